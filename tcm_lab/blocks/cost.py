@@ -1,0 +1,114 @@
+"""Closed formulas for what a layer costs: multiply-accumulates and parameters, by operator kind.
+
+The unit is the MAC. A `Cost` is a value: costs add up, and multiply by a count, so a block's
+formula reads like the block. Biases, activations and softmax are not products and count nothing;
+normalisation is listed under its own kind (one MAC per element: gain and offset), so that a total
+can leave it out by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What sort of operator spends the MACs or holds the parameters."""
+
+    CONVOLUTION = "convolution"
+    LINEAR = "linear"
+    ATTENTION = "attention"  # the products q·k and weights·v: no parameters of their own
+    GDN = "gdn"  # the 1x1 product inside (inverse) generalised divisive normalisation
+    NORMALISATION = "normalisation"
+    POSITION = "position"  # relative position bias: parameters only
+    PRIOR = "prior"  # factorised prior of the hyper latent: parameters only
+    GAIN = "gain"  # rate conditioning's gain vectors
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs and parameters by kind, and the number of activations that the operators write.
+
+    Attributes:
+        macs: multiply-accumulates of one image, by kind.
+        parameters: learnable scalars, by kind.
+        activations: output elements of convolutions, linear layers and attention products.
+    """
+
+    macs: Mapping[Kind, int] = field(default_factory=dict)
+    parameters: Mapping[Kind, int] = field(default_factory=dict)
+    activations: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            _add(self.macs, other.macs),
+            _add(self.parameters, other.parameters),
+            self.activations + other.activations,
+        )
+
+    def __mul__(self, count: int) -> Cost:
+        return Cost(
+            {kind: count * macs for kind, macs in self.macs.items()},
+            {kind: count * scalars for kind, scalars in self.parameters.items()},
+            count * self.activations,
+        )
+
+    __rmul__ = __mul__
+
+
+def _add(a: Mapping[Kind, int], b: Mapping[Kind, int]) -> dict[Kind, int]:
+    total = Counter(a)
+    total.update(b)
+    return dict(total)
+
+
+def conv_cost(
+    c_in: int, c_out: int, kernel: int, height: int, width: int, *, groups: int = 1
+) -> Cost:
+    """Cost of a convolution with bias whose output (one image) is ``height`` x ``width``."""
+    weights = c_out * (c_in // groups) * kernel**2
+    return Cost(
+        {Kind.CONVOLUTION: weights * height * width},
+        {Kind.CONVOLUTION: weights + c_out},
+        c_out * height * width,
+    )
+
+
+def linear_cost(c_in: int, c_out: int, tokens: int) -> Cost:
+    """Cost of a linear layer with bias over ``tokens`` positions."""
+    return Cost(
+        {Kind.LINEAR: c_in * c_out * tokens},
+        {Kind.LINEAR: c_in * c_out + c_out},
+        c_out * tokens,
+    )
+
+
+def layer_norm_cost(channels: int, tokens: int) -> Cost:
+    """Cost of a layer normalisation with gain and offset over ``tokens`` positions."""
+    return Cost({Kind.NORMALISATION: channels * tokens}, {Kind.NORMALISATION: 2 * channels})
+
+
+def gdn_cost(channels: int, height: int, width: int) -> Cost:
+    """Cost of a generalised divisive normalisation: a 1x1 product of the squares."""
+    return Cost(
+        {Kind.GDN: channels**2 * height * width},
+        {Kind.GDN: channels**2 + channels},
+        channels * height * width,
+    )
+
+
+def windows_cost(channels: int, heads: int, window: int, height: int, width: int) -> Cost:
+    """Cost of the two attention products over all windows that cover ``height`` x ``width``.
+
+    A partial window at the border is padded to a whole one, and counted as one. A shifted window
+    costs what a plain one costs: its masked pairs are computed and then ignored.
+    """
+    tokens_per_window = window**2
+    windows = -(-height // window) * -(-width // window)
+    return Cost(
+        {Kind.ATTENTION: windows * 2 * tokens_per_window**2 * channels},
+        {Kind.POSITION: heads * (2 * window - 1) ** 2},
+        windows * (heads * tokens_per_window**2 + tokens_per_window * channels),
+    )
