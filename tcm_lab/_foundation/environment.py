@@ -1,0 +1,57 @@
+"""The conditions under which something was measured, for records."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import torch
+
+from tcm_lab._foundation.models import Frozen
+
+_PACKAGES = ("tcm-lab", "torch", "compressai", "numpy", "pillow")
+
+
+class Environment(Frozen):
+    """Device, threads and versions.
+
+    Attributes:
+        device: name of the processor that did the work.
+        threads: threads that torch uses for one operator on the CPU.
+        python: version of the interpreter.
+        versions: installed version by distribution.
+    """
+
+    device: str
+    threads: int
+    python: str
+    versions: dict[str, str]
+
+
+def environment(device: torch.device | str = "cpu") -> Environment:
+    """Describe where this process works when it works on ``device``."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return Environment(
+        device=name,
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        versions=versions,
+    )
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

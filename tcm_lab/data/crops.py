@@ -1,0 +1,172 @@
+"""Training crops as a pure function of (seed, index), so that resuming and ranks need no state."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tcm_lab._foundation import LabError
+from tcm_lab.data.dead_leaves import paint_dead_leaves
+from tcm_lab.data.images import ImageSet
+
+logger = logging.getLogger(__name__)
+
+# Neighbouring crops come from a pool of pictures, so that a decoded picture serves several crops
+# before it leaves the cache; the pool changes every _WINDOW crops.
+_WINDOW = 2048
+_PHOTOGRAPHS_PER_WINDOW = 256
+_CANVASES_PER_WINDOW = 16
+_CANVAS_PX = 512
+
+
+class CropSource:
+    """Square crops from pictures and, for the embedded pictures, dead leaves half and half.
+
+    Args:
+        images: pictures; those smaller than the crop are left out and reported.
+        crop: side of the crops in pixels.
+        seed: every crop follows from it and its index alone.
+        synthetic: share the crops with dead leaves; by default only for the embedded pictures,
+            which are too few to train on alone.
+        cache_bytes: bound on the decoded pictures that are kept.
+
+    Raises:
+        LabError: no picture is large enough.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        crop: int,
+        seed: int,
+        synthetic: bool | None = None,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        self._images = images.at_least(crop)
+        self.crop = crop
+        self.seed = seed
+        self.synthetic = images.embedded if synthetic is None else synthetic
+        self._cache = _BoundedCache(cache_bytes)
+        self._broken: set[int] = set()
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What was left out so far, the pictures included that broke while being decoded."""
+        broken = (f"{self._images.names[index]}: broken" for index in sorted(self._broken))
+        return (*self._images.skipped, *broken)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that stand for the pictures, the mix, the crop size and the seed."""
+        facts = f"{self._images.fingerprint} {self.synthetic} {self.crop} {self.seed}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
+        """Cut this rank's part of the global batch of ``step``.
+
+        Args:
+            step: number of the training step, from 0.
+            batch_size: crops in the global batch, over all ranks.
+            rank: which part of it.
+            world: how many ranks share it.
+
+        Returns:
+            float32 (batch_size / world, 3, crop, crop) in [0, 1].
+
+        Raises:
+            LabError: the batch can't be shared out equally, or no picture can be decoded.
+        """
+        if batch_size % world:
+            raise LabError(
+                f"batch {batch_size} cannot be shared by {world} processes: "
+                f"use a multiple of {world}."
+            )
+        share = batch_size // world
+        first = step * batch_size + rank * share
+        crops = np.stack([self._cut(index) for index in range(first, first + share)])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(255).contiguous()
+
+    def _cut(self, index: int) -> NDArray[np.uint8]:
+        """Cut crop ``index``: uint8 (crop, crop, 3)."""
+        rng = np.random.default_rng((self.seed, index))
+        window = index // _WINDOW
+        if self.synthetic and index % 2:
+            picture = self._canvas(
+                window * _CANVASES_PER_WINDOW + rng.integers(_CANVASES_PER_WINDOW)
+            )
+        else:
+            picture = self._photograph(window, rng)
+        top = rng.integers(picture.shape[0] - self.crop + 1)
+        left = rng.integers(picture.shape[1] - self.crop + 1)
+        cut = picture[top : top + self.crop, left : left + self.crop]
+        if rng.random() < 0.5:
+            cut = cut[:, ::-1]
+        if rng.random() < 0.5:
+            cut = cut[::-1]
+        return cut
+
+    def _canvas(self, number: int) -> NDArray[np.uint8]:
+        side = max(_CANVAS_PX, 2 * self.crop)
+        return self._cache.get(
+            ("canvas", number), lambda: paint_dead_leaves((self.seed, number), side)
+        )
+
+    def _photograph(self, window: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        count = len(self._images)
+        choice = int(rng.integers(min(count, _PHOTOGRAPHS_PER_WINDOW)))
+        if count > _PHOTOGRAPHS_PER_WINDOW:
+            choice = int(self._pool(window)[choice])
+        for attempt in range(count):
+            index = (choice + attempt) % count
+            try:
+                return self._cache.get(
+                    ("photograph", index), lambda index=index: self._images.decode(index)
+                )
+            except LabError as error:
+                # The next picture stands in for a broken one, so crops still follow from the seed.
+                if index not in self._broken:
+                    self._broken.add(index)
+                    logger.warning("%s Training goes on without it.", error)
+        raise LabError(f"{self._images.origin}: no picture can be decoded. Name another folder.")
+
+    def _pool(self, window: int) -> NDArray[np.int64]:
+        def draw() -> NDArray[np.int64]:
+            rng = np.random.default_rng((self.seed, 1, window))
+            return rng.choice(len(self._images), _PHOTOGRAPHS_PER_WINDOW, replace=False)
+
+        return self._cache.get(("pool", window), draw)
+
+
+class _BoundedCache:
+    """Arrays by key, the least recently used dropped first; threads may share it."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._held = 0
+        self._arrays: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        array = make()  # outside the lock: two threads may both decode, which only costs time
+        with self._lock:
+            if key not in self._arrays:
+                self._arrays[key] = array
+                self._held += array.nbytes
+            while self._held > self._limit and len(self._arrays) > 1:
+                _, dropped = self._arrays.popitem(last=False)
+                self._held -= dropped.nbytes
+        return array

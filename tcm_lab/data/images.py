@@ -1,0 +1,211 @@
+"""Named pictures, found once and decoded when asked for; what can't be used is reported once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from tcm_lab._foundation import LabError
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["train", "eval"]
+
+# The colour photographs that every scikit-image wheel since 0.19 carries. The two motorcycles are
+# one scene seen twice, so they stay together; the evaluation ones are ordinary photographs that
+# never were JPEG files, which would flatter the JPEG anchor.
+EMBEDDED: dict[Role, tuple[str, ...]] = {
+    "train": (
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+        "retina.jpg",
+        "rocket.jpg",
+    ),
+    "eval": ("astronaut.png", "chelsea.png", "coffee.png"),
+}
+
+_BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+_HEAD_BYTES = 4096
+
+
+class _Entry(NamedTuple):
+    """One usable file: its name in the set, where it lies, and its (height, width)."""
+
+    name: str
+    path: Path
+    size: tuple[int, int]
+    digest: str
+
+
+class ImageSet(Sequence[Tensor]):
+    """Pictures in the order of their names, each decoded on access to uint8 (3, H, W).
+
+    Attributes:
+        names: path of each picture below the folder, with forward slashes.
+        sizes: (height, width) of each picture.
+        skipped: ``"name: why"`` for each file that was left out.
+        embedded: whether these are the photographs of the scikit-image wheel.
+    """
+
+    def __init__(
+        self, entries: Sequence[_Entry], skipped: Sequence[str], *, embedded: bool, origin: str
+    ) -> None:
+        self._entries = tuple(entries)
+        self.names = tuple(entry.name for entry in entries)
+        self.sizes = tuple(entry.size for entry in entries)
+        self.skipped = tuple(skipped)
+        self.embedded = embedded
+        self.origin = origin
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> ImageSet: ...
+    def __getitem__(self, index: int | slice) -> Tensor | ImageSet:
+        if isinstance(index, slice):
+            return self._with(self._entries[index], self.skipped)
+        return torch.from_numpy(self.decode(index).transpose(2, 0, 1).copy())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+    def decode(self, index: int) -> NDArray[np.uint8]:
+        """Decode picture ``index`` to (H, W, 3).
+
+        Raises:
+            LabError: the file can no longer be read, or breaks off in the middle.
+        """
+        entry = self._entries[index]
+        try:
+            return _decode(entry.path)
+        except _BROKEN as error:
+            raise LabError(
+                f"{entry.path}: the picture cannot be decoded ({error}). "
+                "Remove it from the folder or repair it."
+            ) from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over names, file sizes and file heads; equal sets, equal digits."""
+        digest = hashlib.sha256()
+        for entry in self._entries:
+            digest.update(f"{entry.name}\0{entry.digest}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def at_least(self, side: int) -> ImageSet:
+        """Leave out the pictures with a side below ``side`` pixels, and report how many.
+
+        Raises:
+            LabError: none is left.
+        """
+        kept = [entry for entry in self._entries if min(entry.size) >= side]
+        small = [entry for entry in self._entries if min(entry.size) < side]
+        reasons = [f"{e.name}: {e.size[0]}x{e.size[1]} is below {side}x{side}" for e in small]
+        if not kept:
+            raise LabError(
+                f"{self.origin}: every picture is smaller than the crop of {side}x{side}. "
+                "Use a smaller crop or larger pictures."
+            )
+        _report(self.origin, reasons)
+        return self._with(kept, (*self.skipped, *reasons))
+
+    def _with(self, entries: Sequence[_Entry], skipped: Sequence[str]) -> ImageSet:
+        return ImageSet(entries, skipped, embedded=self.embedded, origin=self.origin)
+
+
+def open_images(path: Path | None, role: Role) -> ImageSet:
+    """Find the pictures below ``path``, or the embedded ones for ``None``.
+
+    Nested folders and every format that Pillow reads are taken. Files that Pillow can't open are
+    left out and reported once. Evaluation pictures are decoded here to the end, so that a broken
+    one is known before hours of work; training ones only have their headers read.
+
+    Args:
+        path: a folder, or one picture; ``None`` for the embedded photographs.
+        role: which half of the embedded photographs, and how far pictures are checked.
+
+    Raises:
+        LabError: the folder is missing, or holds no usable picture.
+    """
+    if path is None:
+        return _open_embedded(role)
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise LabError(f"{path}: there is no such folder. Name a folder that holds pictures.")
+    known = Image.registered_extensions()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    root = path.parent if path.is_file() else path
+    entries: list[_Entry] = []
+    skipped: list[str] = []
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        if file.name.startswith(".") or file.suffix.lower() not in known:
+            continue
+        try:
+            entries.append(_entry(name, file, whole=role == "eval"))
+        except _BROKEN as error:
+            skipped.append(f"{name}: {error}")
+    _report(str(path), skipped)
+    if not entries:
+        found = f"none of its {len(skipped)} pictures can be read" if skipped else "no picture"
+        raise LabError(f"{path}: {found}. Put PNG, JPEG or WebP pictures there, or name another.")
+    return ImageSet(entries, skipped, embedded=False, origin=str(path))
+
+
+def _open_embedded(role: Role) -> ImageSet:
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise LabError("scikit-image is not installed: pip install scikit-image, or give a folder.")
+    folder = Path(spec.origin).parent / "data"
+    missing = [name for name in EMBEDDED[role] if not (folder / name).is_file()]
+    if missing:
+        raise LabError(
+            f"{folder}: this scikit-image lacks {', '.join(missing)}. "
+            "Install a wheel of scikit-image >= 0.24 from PyPI, or give a folder of pictures."
+        )
+    entries = [_entry(name, folder / name, whole=False) for name in EMBEDDED[role]]
+    return ImageSet(entries, (), embedded=True, origin="embedded photographs")
+
+
+def _entry(name: str, path: Path, *, whole: bool) -> _Entry:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    digest = hashlib.sha256(head + str(path.stat().st_size).encode()).hexdigest()
+    if whole:
+        height, width, _ = _decode(path).shape
+    else:
+        with Image.open(path) as image:
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) >= 5:  # orientations that swap the sides
+                width, height = height, width
+    return _Entry(name, path, (height, width), digest)
+
+
+def _decode(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+            grey = (np.asarray(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _report(origin: str, reasons: Sequence[str]) -> None:
+    if reasons:
+        shown = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
+        logger.warning("%s: %d pictures left out (%s)", origin, len(reasons), shown)
