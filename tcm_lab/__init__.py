@@ -1,0 +1,1 @@
+"""A lab for one question: which architectural choices of a learned image codec are worth it?"""

@@ -1,0 +1,211 @@
+"""Attention modules that stand once: in the entropy model's slices, or behind a stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BeforeValidator, Field, PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab._foundation import ConfigError
+from tcm_lab.blocks.cost import Cost, conv_cost, linear_cost, windows_cost
+from tcm_lab.blocks.layers import AttentionBlock, gated_branch_costs
+from tcm_lab.blocks.registry import AttentionConfig, register_attention
+from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
+from tcm_lab.blocks.window_attention import WindowAttention, check_heads
+
+
+@register_attention("none")
+class NoAttentionConfig(AttentionConfig):
+    """No attention: what comes in goes out."""
+
+    def build(self, channels: int) -> nn.Module:
+        """Build nothing that computes."""
+        del channels
+        return nn.Identity()
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost nothing."""
+        del channels, height, width
+        return Cost()
+
+
+@register_attention("residual-attention")
+class ResidualAttentionConfig(AttentionConfig):
+    """CompressAI's convolutional attention block (simplified from Cheng et al. 2020)."""
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the module."""
+        module: nn.Module = AttentionBlock(channels)
+        return module
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of both branches."""
+        trunk, gate = gated_branch_costs(channels, height, width)
+        return trunk + gate
+
+
+class SwinGatedAttention(nn.Module):
+    """SWAtten: x squeezed to K channels, gated by what a pair of Swin layers sees, and widened.
+
+    t = 1x1(x); t + conv_a(t) · sigmoid(conv_b(swin(t))); 1x1 back (Liu et al. 2023, figure 6;
+    conv_a and conv_b are the branches of CompressAI's attention block). There is no skip around
+    the squeeze.
+
+    Args:
+        channels: width of input and output.
+        inner: K, the width between the 1x1 convolutions.
+        head_width: channels of one attention head.
+        window: side of an attention window, in tokens.
+        mlp_ratio: hidden over inner width of the Swin layers' MLPs.
+    """
+
+    def __init__(
+        self, channels: int, inner: int, head_width: int, window: int, mlp_ratio: float
+    ) -> None:
+        super().__init__()
+        branches = AttentionBlock(inner)
+        self.squeeze = nn.Conv2d(channels, inner, 1)
+        self.swin = nn.Sequential(
+            *(
+                SwinLayer(inner, head_width, window, mlp_ratio, shifted=shifted)
+                for shifted in (False, True)
+            )
+        )
+        self.conv_a: nn.Module = branches.conv_a
+        self.conv_b: nn.Module = branches.conv_b
+        self.widen = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        t = self.squeeze(x)
+        out: Tensor = self.widen(t + self.conv_a(t) * self.gate(t))
+        return out
+
+    def gate(self, t: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+        """Return the gate in (0, 1) that the Swin layers lay over the squeezed input."""
+        seen = self.swin(t.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return torch.sigmoid(self.conv_b(seen))
+
+
+def _none_is_unsqueezed(value: object) -> object:
+    return None if value == "none" else value
+
+
+@register_attention("swatten")
+class SwAttenConfig(AttentionConfig):
+    """SWAtten, the channel-squeezed Swin attention of TCM's entropy model.
+
+    Attributes:
+        squeeze: the inner width K; or its ratio to the input width, in (0, 1], rounded to whole
+            heads; or ``none`` to work at the input's own width.
+        window: side of an attention window, in tokens.
+        head_width: channels of one attention head.
+        mlp_ratio: width of the MLPs' hidden layer over K.
+    """
+
+    squeeze: Annotated[
+        PositiveInt | Annotated[float, Field(gt=0, le=1)] | None,
+        BeforeValidator(_none_is_unsqueezed),
+    ] = 128
+    window: WindowSide = 8
+    head_width: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+
+    def inner(self, channels: int) -> int:
+        """Return K for an input of ``channels``."""
+        if self.squeeze is None:
+            return channels
+        if isinstance(self.squeeze, int):
+            return self.squeeze
+        heads = max(round(self.squeeze * channels / self.head_width), 1)
+        return heads * self.head_width
+
+    def check(self, channels: int) -> None:
+        """Refuse an inner width that the heads do not divide."""
+        inner = self.inner(channels)
+        if inner % self.head_width == 0:
+            return
+        if self.squeeze is None:
+            check_heads(inner, self.head_width)
+        below = inner // self.head_width * self.head_width
+        fits = [n for n in (below, below + self.head_width) if n]
+        raise ConfigError(
+            f"squeeze = {self.squeeze} is not whole heads of {self.head_width}; "
+            f"nearest that work: {' or '.join(map(str, fits))} (or another head_width)"
+        )
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the module."""
+        return SwinGatedAttention(
+            channels, self.inner(channels), self.head_width, self.window, self.mlp_ratio
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of the 1x1 pair, the two Swin layers and the two branches."""
+        inner = self.inner(channels)
+        trunk, gate = gated_branch_costs(inner, height, width)
+        swin = swin_cost(inner, self.head_width, self.window, self.mlp_ratio, height, width)
+        return (
+            conv_cost(channels, inner, 1, height, width)
+            + 2 * swin
+            + trunk
+            + gate
+            + conv_cost(inner, channels, 1, height, width)
+        )
+
+
+class WindowGatedAttention(nn.Module):
+    """x + conv_a(x) · sigmoid(conv_b(x + MSA(x))), as WACNN places it (Zou et al. 2022)."""
+
+    def __init__(self, channels: int, head_width: int, window: int, *, shifted: bool) -> None:
+        super().__init__()
+        branches = AttentionBlock(channels)
+        self.attention = WindowAttention(channels, head_width, window, shifted=shifted)
+        self.conv_a: nn.Module = branches.conv_a
+        self.conv_b: nn.Module = branches.conv_b
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        attended = self.attention(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        out: Tensor = x + self.conv_a(x) * torch.sigmoid(self.conv_b(x + attended))
+        return out
+
+
+@register_attention("window-attention")
+class WindowAttentionConfig(AttentionConfig):
+    """Window attention behind a convolutional gate, without normalisation or MLP (WACNN).
+
+    Attributes:
+        window: side of an attention window, in tokens.
+        head_width: channels of one attention head; or ``heads``, of which there are 8 in WACNN.
+        shift: ``half`` moves the windows by half a window, ``none`` does not.
+    """
+
+    window: WindowSide = 8
+    head_width: PositiveInt = 16
+    shift: Literal["half", "none"] = "half"
+
+    def check(self, channels: int) -> None:
+        """Refuse channels that the head width does not divide."""
+        check_heads(channels, self.head_width)
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the module."""
+        return WindowGatedAttention(
+            channels, self.head_width, self.window, shifted=self.shift == "half"
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of the window attention and the two branches."""
+        trunk, gate = gated_branch_costs(channels, height, width)
+        padded = -(-height // self.window) * -(-width // self.window) * self.window**2
+        return (
+            linear_cost(channels, 3 * channels, padded)
+            + windows_cost(channels, channels // self.head_width, self.window, height, width)
+            + linear_cost(channels, channels, padded)
+            + trunk
+            + gate
+        )

@@ -1,0 +1,160 @@
+"""Blocks of convolutions alone: the baselines that a transformer branch has to beat."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from jaxtyping import Float
+from pydantic import AfterValidator, Field, PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab.blocks.cost import Cost, conv_cost, layer_norm_cost, linear_cost
+from tcm_lab.blocks.layers import ResidualBlock, residual_block_cost
+from tcm_lab.blocks.registry import BlockConfig, register_block
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError(f"a kernel needs a centre: {kernel - 1} or {kernel + 1} would work")
+    return kernel
+
+
+KernelSide = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
+
+
+@register_block("residual")
+class ResidualConfig(BlockConfig):
+    """CompressAI's residual block: two 3x3 convolutions with leaky ReLU, and a skip."""
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block."""
+        del index
+        block: nn.Module = ResidualBlock(channels, channels)
+        return block
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of one block."""
+        return residual_block_cost(channels, height, width)
+
+
+class Skip(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = x + self.body(x)
+        return out
+
+
+@register_block("residual-bottleneck")
+class ResidualBottleneckConfig(BlockConfig):
+    """1x1 to fewer channels, 3x3, 1x1 back, ReLU between, and a skip (ELIC, He et al. 2022).
+
+    Attributes:
+        reduction: how many times fewer channels the 3x3 convolution works on.
+    """
+
+    reduction: PositiveInt = 2
+
+    def _inner(self, channels: int) -> int:
+        return max(channels // self.reduction, 1)
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block."""
+        del index
+        inner = self._inner(channels)
+        return Skip(
+            nn.Conv2d(channels, inner, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, inner, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, channels, 1),
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of one block."""
+        inner = self._inner(channels)
+        return (
+            conv_cost(channels, inner, 1, height, width)
+            + conv_cost(inner, inner, 3, height, width)
+            + conv_cost(inner, channels, 1, height, width)
+        )
+
+
+class ChannelsLastMlp(nn.Module):
+    """Layer normalisation and a two-layer perceptron over the channels of (B, C, H, W)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = self.mlp(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return out
+
+
+@register_block("convnext")
+class ConvNextConfig(BlockConfig):
+    """Depth-wise convolution, layer normalisation, MLP, and a skip (ConvNeXt, Liu et al. 2022).
+
+    Attributes:
+        kernel: side of the depth-wise convolution.
+        mlp_ratio: width of the hidden layer over the block's.
+    """
+
+    kernel: KernelSide = 7
+    mlp_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block."""
+        del index
+        return Skip(
+            nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
+            ChannelsLastMlp(channels, round(self.mlp_ratio * channels)),
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of one block."""
+        tokens, hidden = height * width, round(self.mlp_ratio * channels)
+        return (
+            conv_cost(channels, channels, self.kernel, height, width, groups=channels)
+            + layer_norm_cost(channels, tokens)
+            + linear_cost(channels, hidden, tokens)
+            + linear_cost(hidden, channels, tokens)
+        )
+
+
+@register_block("large-kernel")
+class LargeKernelConfig(BlockConfig):
+    """1x1, a large depth-wise convolution, 1x1, GELU between, and a skip (RepLKNet, Ding 2022).
+
+    Attributes:
+        kernel: side of the depth-wise convolution.
+    """
+
+    kernel: KernelSide = 13
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block."""
+        del index
+        return Skip(
+            nn.Conv2d(channels, channels, 1),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of one block."""
+        return 2 * conv_cost(channels, channels, 1, height, width) + conv_cost(
+            channels, channels, self.kernel, height, width, groups=channels
+        )

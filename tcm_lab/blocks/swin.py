@@ -1,0 +1,108 @@
+"""The Swin transformer layer, as a layer for tokens and as the block `swin`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab.blocks.cost import Cost, layer_norm_cost, linear_cost, windows_cost
+from tcm_lab.blocks.registry import BlockConfig, register_block
+from tcm_lab.blocks.window_attention import WindowAttention, check_heads
+
+WindowSide = Annotated[int, Field(ge=2, le=64)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SwinLayer(nn.Module):
+    """x + MSA(LN(x)), then x + MLP(LN(x)), on maps with the channels last (Swin, equation 3).
+
+    Args:
+        channels: C, a multiple of ``head_width``.
+        head_width: channels of one attention head.
+        window: side of a window, in tokens.
+        mlp_ratio: width of the MLP's hidden layer over C; GELU between (exact, by erf).
+        shifted: whether the windows are moved by half a window.
+    """
+
+    def __init__(
+        self, channels: int, head_width: int, window: int, mlp_ratio: float, *, shifted: bool
+    ) -> None:
+        super().__init__()
+        hidden = round(mlp_ratio * channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention = WindowAttention(channels, head_width, window, shifted=shifted)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
+        )
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Transform maps (B, H, W, C)."""
+        x = x + self.attention(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def swin_cost(
+    channels: int, head_width: int, window: int, mlp_ratio: float, height: int, width: int
+) -> Cost:
+    """Cost of a `SwinLayer`; its linear layers before and after attention see padded windows."""
+    tokens = height * width
+    padded = -(-height // window) * -(-width // window) * window**2
+    hidden = round(mlp_ratio * channels)
+    return (
+        2 * layer_norm_cost(channels, tokens)
+        + linear_cost(channels, 3 * channels, padded)
+        + windows_cost(channels, channels // head_width, window, height, width)
+        + linear_cost(channels, channels, padded)
+        + linear_cost(channels, hidden, tokens)
+        + linear_cost(hidden, channels, tokens)
+    )
+
+
+class SwinBlock(nn.Module):
+    """A `SwinLayer` between feature maps (B, C, H, W)."""
+
+    def __init__(self, layer: SwinLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W); free of copies if the channels are last in memory."""
+        out: Tensor = self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return out
+
+
+@register_block("swin")
+class SwinConfig(BlockConfig):
+    """Swin transformer block: plain windows, and shifted ones in every second block.
+
+    Attributes:
+        window: side of a window, in tokens.
+        head_width: channels of one attention head.
+        mlp_ratio: width of the MLP's hidden layer over the block's.
+        alternate_shift: whether every second block of a stage shifts its windows.
+    """
+
+    window: WindowSide = 8
+    head_width: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+    alternate_shift: bool = True
+
+    def check(self, channels: int) -> None:
+        """Refuse channels that the head width does not divide."""
+        check_heads(channels, self.head_width)
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block; odd places of a stage shift their windows."""
+        shifted = self.alternate_shift and index % 2 == 1
+        return SwinBlock(
+            SwinLayer(channels, self.head_width, self.window, self.mlp_ratio, shifted=shifted)
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of one block."""
+        return swin_cost(channels, self.head_width, self.window, self.mlp_ratio, height, width)

@@ -1,0 +1,174 @@
+"""The mixed transformer-CNN block of TCM (Liu et al. 2023, section 3.2), parallel or sequential."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab._foundation import ConfigError, one_of
+from tcm_lab.blocks.cost import Cost, conv_cost
+from tcm_lab.blocks.layers import ResidualBlock, residual_block_cost
+from tcm_lab.blocks.registry import BlockConfig, register_block
+from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
+from tcm_lab.blocks.window_attention import check_heads
+
+
+class ConvBranch(nn.Module):
+    """CompressAI's residual block inside another skip, as the published code has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = ResidualBlock(channels, channels)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = self.block(x) + x
+        return out
+
+
+class SwinBranch(SwinLayer):
+    """A `SwinLayer` on channels of a feature map (B, C, H, W)."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TcmBlock(nn.Module):
+    """1x1, then a convolution and a transformer branch on a share of the channels each, 1x1, skip.
+
+    The branches stand side by side (Liu et al. 2023, figure 4), or, for comparison at the same
+    cost, one after the other: the convolution branch, the 1x1 that mixes the channels, then the
+    transformer branch. A branch without channels is not built.
+
+    Args:
+        channels: C.
+        transformer_channels: the share of C that goes to the transformer branch, the last ones.
+        swin: the transformer branch, or None.
+        sequential: whether the branches stand one after the other.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        transformer_channels: int,
+        swin: SwinBranch | None,
+        *,
+        sequential: bool = False,
+    ) -> None:
+        super().__init__()
+        self.widths = (channels - transformer_channels, transformer_channels)
+        self.sequential = sequential
+        self.mix_in = nn.Conv2d(channels, channels, 1)
+        self.conv = ConvBranch(self.widths[0]) if self.widths[0] else None
+        self.swin = swin
+        self.mix_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        if self.sequential:
+            mixed = self._branches(self.mix_in(x), self.conv, None)
+            return x + self._branches(self.mix_out(mixed), None, self.swin)
+        mixed = self._branches(self.mix_in(x), self.conv, self.swin)
+        out: Tensor = x + self.mix_out(mixed)
+        return out
+
+    def _branches(self, x: Tensor, conv: nn.Module | None, swin: nn.Module | None) -> Tensor:
+        """Apply each branch to its channels; those of a branch that is None pass."""
+        local, distant = x.split(self.widths, 1)
+        if conv is not None:
+            local = conv(local)
+        if swin is not None:
+            distant = swin(distant)
+        if not self.widths[0]:
+            return distant
+        return torch.cat((local, distant), 1) if self.widths[1] else local
+
+
+@register_block("tcm")
+class TcmConfig(BlockConfig):
+    """TCM block, the paper's parallel split; its stages I and II are a stage's even and odd blocks.
+
+    Attributes:
+        split: share of the channels that go to the transformer branch; 0 builds no transformer,
+            1 no convolution branch.
+        window: side of an attention window, in tokens.
+        head_width: channels of one attention head.
+        mlp_ratio: width of the MLP's hidden layer over the branch's.
+        alternate_shift: whether every second block of a stage shifts its windows.
+    """
+
+    split: Annotated[float, Field(ge=0, le=1)] = 0.5
+    window: WindowSide = 8
+    head_width: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+    alternate_shift: bool = True
+
+    def transformer_channels(self, channels: int) -> int:
+        """Return how many of ``channels`` go to the transformer branch."""
+        return round(self.split * channels)
+
+    def check(self, channels: int) -> None:
+        """Refuse a split whose transformer channels the heads do not divide."""
+        wide = self.transformer_channels(channels)
+        if abs(wide - self.split * channels) > 1e-6 or wide % self.head_width:
+            step = self.head_width
+            if step > channels:
+                fits = [0.0]
+            else:
+                below = min(int(self.split * channels) // step, channels // step) * step
+                fits = [n / channels for n in (below, below + step) if n <= channels]
+            raise ConfigError(
+                f"split = {self.split:g} of {channels} channels is "
+                f"{self.split * channels:g}, not whole heads of {step}; "
+                f"nearest that work: {one_of(f'{fit:g}' for fit in fits)} "
+                "(or another head_width)"
+            )
+        if wide:
+            check_heads(wide, self.head_width)
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block; odd places of a stage shift their windows."""
+        return self._build(channels, index, sequential=False)
+
+    def _build(self, channels: int, index: int, *, sequential: bool) -> nn.Module:
+        wide = self.transformer_channels(channels)
+        shifted = self.alternate_shift and index % 2 == 1
+        swin = (
+            SwinBranch(wide, self.head_width, self.window, self.mlp_ratio, shifted=shifted)
+            if wide
+            else None
+        )
+        return TcmBlock(channels, wide, swin, sequential=sequential)
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Cost of one block: two 1x1 convolutions and the branches that have channels."""
+        wide = self.transformer_channels(channels)
+        cost = 2 * conv_cost(channels, channels, 1, height, width)
+        if wide < channels:
+            cost += residual_block_cost(channels - wide, height, width)
+        if wide:
+            cost += swin_cost(wide, self.head_width, self.window, self.mlp_ratio, height, width)
+        return cost
+
+
+@register_block("tcm-sequential")
+class SequentialTcmConfig(TcmConfig):
+    """The TCM block's parts one after the other, at exactly the parallel block's cost.
+
+    Attributes:
+        split: share of the channels that the transformer branch works on; the convolution
+            branch works on the others, a 1x1 convolution mixes all of them in between.
+        window: side of an attention window, in tokens.
+        head_width: channels of one attention head.
+        mlp_ratio: width of the MLP's hidden layer over the branch's.
+        alternate_shift: whether every second block of a stage shifts its windows.
+    """
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        """Build the block; odd places of a stage shift their windows."""
+        return self._build(channels, index, sequential=True)

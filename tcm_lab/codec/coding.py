@@ -1,0 +1,220 @@
+"""From mean and scale to ŷ: estimating, encoding to and decoding from real rANS bytes.
+
+One stream per image carries all symbols of y, slice by slice, each slice in (C, H, W) order; the
+checkerboard's two passes follow each other within a slice.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tcm_lab._foundation import LabError
+from tcm_lab._foundation.sections import section
+
+
+class CodingError(LabError):
+    """Coded bytes that do not decode here."""
+
+
+class GaussianTables:
+    """The quantised cumulative distributions of a `GaussianConditional`, as rANS wants them.
+
+    Args:
+        conditional: CompressAI's Gaussian conditional after ``update_scale_table``.
+    """
+
+    def __init__(self, conditional: torch.nn.Module) -> None:
+        self.cdfs: list[list[int]] = conditional.quantized_cdf.tolist()  # type: ignore[operator,union-attr]
+        self.lengths: list[int] = conditional.cdf_length.reshape(-1).tolist()  # type: ignore[operator,union-attr]
+        self.offsets: list[int] = conditional.offset.reshape(-1).tolist()  # type: ignore[operator,union-attr]
+        # The last scale is open-ended: an index counts the entries before it that are smaller.
+        self.bounds: Tensor = conditional.scale_table[:-1].contiguous()  # type: ignore[index,operator,union-attr]
+
+    def indexes(self, scale: Tensor) -> Tensor:
+        """Return, for each scale, the index of its distribution (int32)."""
+        return torch.bucketize(scale, self.bounds.to(scale.device), out_int32=True)
+
+
+def round_to_mean(y: Tensor, mean: Tensor) -> Tensor:
+    """Quantise ``y`` to whole steps from ``mean``, with the gradient of the identity to ``y``."""
+    offset = y - mean
+    steps = offset.round()
+    if offset.requires_grad:
+        steps = offset + (steps - offset).detach()
+    return steps + mean
+
+
+def _place(values: Tensor, where: Tensor | None) -> Tensor:
+    return values if where is None else values * where
+
+
+class Estimator:
+    """Quantises without coding, and keeps the means and scales for the likelihoods.
+
+    Args:
+        y: the latent, (B, M, h, w).
+        widths: each slice's channels.
+    """
+
+    def __init__(self, y: Float[Tensor, "b m h w"], widths: Sequence[int]) -> None:
+        self._y = y.split(list(widths), 1)
+        self._means: dict[int, Tensor] = {}
+        self._scales: dict[int, Tensor] = {}
+
+    def __call__(
+        self,
+        i: int,
+        mean: Float[Tensor, "b s h w"],
+        scale: Float[Tensor, "b s h w"],
+        where: Bool[Tensor, "h w"] | None,
+    ) -> Float[Tensor, "b s h w"]:
+        """Quantise slice ``i`` to whole steps from its mean."""
+        for kept, value in ((self._means, mean), (self._scales, scale)):
+            kept[i] = _place(value, where) + kept.get(i, 0)
+        return _place(round_to_mean(self._y[i], mean), where)
+
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        """Return the means and the scales of all slices, each (B, M, h, w)."""
+        means = torch.cat([self._means[i] for i in range(len(self._y))], 1)
+        return means, torch.cat([self._scales[i] for i in range(len(self._y))], 1)
+
+
+class SymbolEncoder:
+    """Collects symbols and their distributions, then writes one stream per image.
+
+    Args:
+        y: the latent, (B, M, h, w).
+        widths: each slice's channels.
+        tables: the distributions.
+    """
+
+    def __init__(
+        self, y: Float[Tensor, "b m h w"], widths: Sequence[int], tables: GaussianTables
+    ) -> None:
+        self._y = y.split(list(widths), 1)
+        self._tables = tables
+        self._symbols: list[Tensor] = []
+        self._indexes: list[Tensor] = []
+
+    def __call__(
+        self,
+        i: int,
+        mean: Float[Tensor, "b s h w"],
+        scale: Float[Tensor, "b s h w"],
+        where: Bool[Tensor, "h w"] | None,
+    ) -> Float[Tensor, "b s h w"]:
+        """Quantise slice ``i`` and remember its symbols."""
+        symbols = (self._y[i] - mean).round()
+        self._symbols.append(_flat(symbols, where).int())
+        self._indexes.append(self._tables.indexes(_flat(scale, where)))
+        return _place(symbols + mean, where)
+
+    def strings(self) -> list[bytes]:
+        """Write the streams, one per image."""
+        from compressai.ans import RansEncoder
+
+        with section("copies"):
+            symbols = torch.cat(self._symbols, 1).cpu()
+            indexes = torch.cat(self._indexes, 1).cpu()
+        with section("entropy_coding"):
+            return [
+                RansEncoder().encode_with_indexes(
+                    s.tolist(),
+                    k.tolist(),
+                    self._tables.cdfs,
+                    self._tables.lengths,
+                    self._tables.offsets,
+                )
+                for s, k in zip(symbols, indexes, strict=True)
+            ]
+
+    def checksum(self) -> int:
+        """Return a CRC-32 over all symbols, to compare with the decoder's."""
+        return zlib.crc32(torch.cat(self._symbols, 1).cpu().numpy().astype("<i4").tobytes())
+
+
+class SymbolDecoder:
+    """Reads symbols from one stream per image.
+
+    Args:
+        strings: the streams.
+        symbols: how many symbols each holds.
+        tables: the distributions.
+
+    Raises:
+        CodingError: a string is no rANS stream.
+    """
+
+    def __init__(self, strings: Sequence[bytes], symbols: int, tables: GaussianTables) -> None:
+        from compressai.ans import RansDecoder
+
+        self._tables = tables
+        self._decoders = []
+        self._symbols: list[Tensor] = []
+        for string in strings:
+            decoder = RansDecoder()
+            decoder.set_stream(guard_stream(string, symbols))
+            self._decoders.append(decoder)
+
+    def __call__(
+        self,
+        i: int,
+        mean: Float[Tensor, "b s h w"],
+        scale: Float[Tensor, "b s h w"],
+        where: Bool[Tensor, "h w"] | None,
+    ) -> Float[Tensor, "b s h w"]:
+        """Read the symbols of the next slice and add its mean."""
+        with section("copies"):
+            indexes = self._tables.indexes(_flat(scale, where)).cpu()
+        with section("entropy_coding"):
+            symbols = torch.from_numpy(
+                np.array(
+                    [
+                        decoder.decode_stream(
+                            k.tolist(),
+                            self._tables.cdfs,
+                            self._tables.lengths,
+                            self._tables.offsets,
+                        )
+                        for decoder, k in zip(self._decoders, indexes, strict=True)
+                    ],
+                    dtype=np.int32,
+                )
+            )
+        self._symbols.append(symbols)
+        with section("copies"):
+            values = symbols.to(mean.device, mean.dtype)
+        if where is None:
+            return values.view_as(mean) + mean
+        placed = torch.zeros_like(mean)
+        placed[:, :, where] = values.view(*mean.shape[:2], -1)
+        return placed + _place(mean, where)
+
+    def checksum(self) -> int:
+        """Return a CRC-32 over all symbols, to compare with the encoder's."""
+        return zlib.crc32(torch.cat(self._symbols, 1).numpy().astype("<i4").tobytes())
+
+
+def guard_stream(string: bytes, symbols: int) -> bytes:
+    """Return a stream that a decoder of ``symbols`` symbols cannot read beyond, whatever it holds.
+
+    CompressAI's decoder trusts its input; a symbol takes two words at most once the stream holds
+    zeros, so that many zeros behind it bound every read.
+
+    Raises:
+        CodingError: the string cannot be a stream of 32-bit words.
+    """
+    if len(string) < 4 or len(string) % 4:
+        raise CodingError(f"{len(string)} bytes are no rANS stream, which is whole 32-bit words")
+    return string + bytes(8 * symbols)
+
+
+def _flat(values: Tensor, where: Tensor | None) -> Tensor:
+    """Return (B, symbols) in (C, H, W) order, of the positions ``where`` only."""
+    return (values if where is None else values[:, :, where]).flatten(1)

@@ -1,0 +1,387 @@
+"""The configuration tree of a codec: frozen, validated, and explicit down to every layer.
+
+The tree is the architecture: names in it are the names of modules, and whatever does not act is
+not in it, so that two equal trees are the same codec and two different ones are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tcm_lab._foundation import ConfigError, Frozen, near, one_of
+from tcm_lab.blocks import (
+    ATTENTIONS,
+    BLOCKS,
+    RESAMPLERS,
+    AttentionConfig,
+    BlockConfig,
+    Direction,
+    ResamplerConfig,
+)
+
+AnyBlock = Annotated[
+    SerializeAsAny[BlockConfig], BeforeValidator(BLOCKS.parse), Field(description="a block")
+]
+AnyAttention = Annotated[
+    SerializeAsAny[AttentionConfig],
+    BeforeValidator(ATTENTIONS.parse),
+    Field(description="an attention module"),
+]
+AnyResampler = Annotated[
+    SerializeAsAny[ResamplerConfig],
+    BeforeValidator(RESAMPLERS.parse),
+    Field(description="a resampler"),
+]
+
+IMAGE_CHANNELS = 3
+
+
+class StageConfig(Frozen):
+    """A resampler, then ``depth`` blocks, then an attention module.
+
+    Attributes:
+        resample: how the stage changes channels and size.
+        width: its channels; none in a transform's last stage, whose width is the transform's
+            output.
+        depth: how many blocks.
+        block: the block; none where ``depth`` is 0.
+        attention: what stands behind the blocks.
+    """
+
+    resample: AnyResampler
+    width: PositiveInt | None = None
+    depth: NonNegativeInt = 0
+    block: AnyBlock | None = None
+    attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_block_of_empty_stage(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("depth", 0) == 0 and value.get("block"):
+            return {**value, "block": None}
+        return value
+
+    @model_validator(mode="after")
+    def _has_what_it_stacks(self) -> StageConfig:
+        if self.depth and self.block is None:
+            raise ConfigError(
+                f"depth = {self.depth} but no block is named; known: {one_of(BLOCKS)}"
+            )
+        return self
+
+
+class TransformConfig(Frozen):
+    """Stages in the order of the data's flow."""
+
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+
+    @property
+    def factor(self) -> int:
+        """How many times the transform shrinks or enlarges the sides."""
+        product = 1
+        for stage in self.stages:
+            product *= stage.resample.factor
+        return product
+
+    def widths(self, c_out: int) -> list[int]:
+        """Return each stage's channels, where the last has the transform's ``c_out``."""
+        return [c_out if stage.width is None else stage.width for stage in self.stages]
+
+    def check(self, name: str, c_in: int, c_out: int) -> None:
+        """Refuse channels that some layer cannot have.
+
+        Raises:
+            ConfigError: the message says at which place of ``name``.
+        """
+        last = len(self.stages) - 1
+        for i, stage in enumerate(self.stages):
+            place = f"{name}.stages.{i}"
+            if i < last and stage.width is None:
+                raise ConfigError(f"{place}.width is missing; only a last stage goes without")
+            if i == last and stage.width not in (None, c_out):
+                raise ConfigError(
+                    f"{place}.width = {stage.width}, but {name} must end at {c_out} channels; "
+                    "leave it out"
+                )
+        for i, (stage, width) in enumerate(zip(self.stages, self.widths(c_out), strict=True)):
+            _at(f"{name}.stages.{i}.resample", stage.resample.check, c_in, width)
+            if stage.block is not None:
+                _at(f"{name}.stages.{i}.block", stage.block.check, width)
+            _at(f"{name}.stages.{i}.attention", stage.attention.check, width)
+            c_in = width
+
+
+def _at(place: str, check: Any, *channels: int) -> None:
+    """Run ``check`` and put the place before what it refuses."""
+    try:
+        check(*channels)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+Lrp = Literal["none", "before-attention", "after-attention"]
+
+
+class EntropyModelConfig(Frozen):
+    """The channel-wise slice entropy model (Minnen & Singh 2020; Liu et al. 2023, section 3.3).
+
+    Attributes:
+        slices: how many equal slices the latent is cut into, or each slice's width.
+        support: how many earlier slices, counted from the first, each slice may see.
+        attention: what the support passes before the slice networks.
+        hidden: widths between the 3x3 convolutions of a slice network, GELU between; ``none``
+            takes the hyper output itself as mean and scale (one slice: the hyperprior alone).
+        paths: whether mean and scale are computed ``apart`` (each its own hyper synthesis,
+            attention and slice networks) or ``shared``.
+        lrp: latent residual prediction, and which mean support it sees: as it is
+            ``before-attention`` (the paper's figure), ``after-attention`` (the published code),
+            or ``none``.
+        checkerboard: whether each slice is coded in two passes, the second of which sees the
+            first one's neighbours (He et al. 2021 and 2022).
+    """
+
+    slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    support: NonNegativeInt
+    attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
+    hidden: tuple[PositiveInt, ...] | None = (224, 128)
+    paths: Literal["apart", "shared"] = "apart"
+    lrp: Lrp = "after-attention"
+    checkerboard: bool = False
+
+    @field_validator("slices")
+    @classmethod
+    def _even_is_a_count(cls, slices: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(slices, tuple) and len(set(slices)) == 1:
+            raise ConfigError(
+                f"slices = {list(slices)} are equal; write their number, {len(slices)}"
+            )
+        return slices
+
+    @field_validator("hidden", mode="before")
+    @classmethod
+    def _none_is_no_network(cls, hidden: object) -> object:
+        return None if hidden == "none" else hidden
+
+    def slice_widths(self, latent_channels: int) -> tuple[int, ...]:
+        """Return the width of each slice; they sum to ``latent_channels``."""
+        if isinstance(self.slices, tuple):
+            return self.slices
+        return (latent_channels // self.slices,) * self.slices
+
+    def seen(self, i: int) -> int:
+        """Return how many earlier slices slice ``i`` sees."""
+        return min(i, self.support)
+
+    def hyper_outputs(self, latent_channels: int) -> tuple[int, ...]:
+        """Return the channels of each hyper synthesis output: one, or mean's and scale's."""
+        if self.paths == "shared":
+            return (2 * latent_channels,)
+        return (latent_channels, latent_channels)
+
+    def support_channels(self, i: int, latent_channels: int) -> int:
+        """Return the channels that each path of slice ``i`` starts from."""
+        widths = self.slice_widths(latent_channels)
+        return self.hyper_outputs(latent_channels)[0] + sum(widths[: self.seen(i)])
+
+    def check(self, latent_channels: int) -> None:
+        """Refuse slices that do not sum to the latent, or a support that attention cannot have.
+
+        Raises:
+            ConfigError: the message names the field, its value and the fix.
+        """
+        m = latent_channels
+        if isinstance(self.slices, tuple) and sum(self.slices) != m:
+            raise ConfigError(
+                f"entropy_model.slices = {list(self.slices)} sum to {sum(self.slices)}, "
+                f"not to latent_channels = {m}"
+            )
+        if isinstance(self.slices, int) and m % self.slices:
+            fits = sorted((n for n in range(1, m + 1) if m % n == 0), key=self._distance)[:2]
+            raise ConfigError(
+                f"entropy_model.slices = {self.slices} does not divide latent_channels = {m}; "
+                f"nearest that do: {one_of(sorted(fits))} (or list the slices' widths)"
+            )
+        if self.hidden is None:
+            self._check_hyperprior_alone()
+        for i in range(len(self.slice_widths(m))):
+            _at("entropy_model.attention", self.attention.check, self.support_channels(i, m))
+
+    def _distance(self, count: int) -> int:
+        assert isinstance(self.slices, int)
+        return abs(count - self.slices)
+
+    def _check_hyperprior_alone(self) -> None:
+        extras = {
+            "slices": self.slices != 1,
+            "attention": self.attention.type != "none",
+            "lrp": self.lrp != "none",
+            "checkerboard": self.checkerboard,
+        }
+        if any(extras.values()):
+            field = next(name for name, wrong in extras.items() if wrong)
+            raise ConfigError(
+                f"entropy_model.hidden = none takes the hyper output as mean and scale, which "
+                f"leaves no place for entropy_model.{field} = {getattr(self, field)!r}; "
+                "set slices 1, attention none, lrp none, checkerboard false"
+            )
+
+
+class VariantConfig(Frozen):
+    """One codec, completely.
+
+    Attributes:
+        name: what tables call it.
+        latent_channels: M, channels of y.
+        hyper_channels: channels of z.
+        rate_levels: 0, or how many learned rate levels one set of weights covers.
+        g_a: analysis transform, image to y.
+        g_s: synthesis transform, y to image.
+        h_a: hyper analysis, y to z.
+        h_s: hyper synthesis, z to the support of y's mean and scale.
+        entropy_model: how y's slices are coded.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/@=,+*?-]*$")]
+    latent_channels: PositiveInt
+    hyper_channels: PositiveInt
+    rate_levels: NonNegativeInt = 0
+    g_a: TransformConfig
+    g_s: TransformConfig
+    h_a: TransformConfig
+    h_s: TransformConfig
+    entropy_model: EntropyModelConfig
+
+    @field_validator("rate_levels")
+    @classmethod
+    def _one_level_is_none(cls, levels: int) -> int:
+        if levels == 1:
+            raise ConfigError("rate_levels = 1 conditions on nothing; write 0, or 2 and more")
+        return levels
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> VariantConfig:
+        m, n = self.latent_channels, self.hyper_channels
+        self.g_a.check("g_a", IMAGE_CHANNELS, m)
+        self.g_s.check("g_s", m, IMAGE_CHANNELS)
+        self.h_a.check("h_a", m, n)
+        for channels in self.entropy_model.hyper_outputs(m):
+            self.h_s.check("h_s", n, channels)
+        for down, up in (("g_a", "g_s"), ("h_a", "h_s")):
+            shrinks, enlarges = getattr(self, down).factor, getattr(self, up).factor
+            if shrinks != enlarges:
+                raise ConfigError(
+                    f"{down} shrinks the sides {shrinks} times but {up} enlarges them "
+                    f"{enlarges} times; give both stages of the same strides"
+                )
+        self.entropy_model.check(m)
+        return self
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> VariantConfig:
+        """Validate a tree of plain values.
+
+        Raises:
+            ConfigError: the message names the first field at fault, its value and the fix.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(_say(error, tree)) from None
+
+    def override(self, changes: Mapping[str, Any]) -> VariantConfig:
+        """Return this configuration with dotted fields changed, validated as a whole.
+
+        ``g_a.split`` reaches every stage of g_a that has a split; a list gives one value per such
+        stage; ``g_a.stages.1.split`` reaches one; ``g_*.split`` ties g_a and g_s.
+
+        Raises:
+            ConfigError: a path or value is wrong; the message names the nearest that work.
+        """
+        from tcm_lab.codec.overrides import apply_overrides
+
+        tree = apply_overrides(self.model_dump(mode="json"), changes)
+        return VariantConfig.parse(tree)
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Sides of the image per side of y, and per side of z."""
+        return self.g_a.factor, self.g_a.factor * self.h_a.factor
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of everything but the name: equal for equal codecs."""
+        tree = self.model_dump(mode="json", exclude={"name"})
+        widths = self.entropy_model.slice_widths(self.latent_channels)
+        # A support beyond the last slice's predecessors sees nothing more.
+        tree["entropy_model"]["support"] = min(self.entropy_model.support, len(widths) - 1)
+        if self.entropy_model.attention.type == "none" and tree["entropy_model"]["lrp"] != "none":
+            tree["entropy_model"]["lrp"] = "after-attention"  # before and after are the same
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def transform_plan(config: VariantConfig) -> dict[str, tuple[TransformConfig, Direction, int, int]]:
+    """Return each transform with its direction and its channels in and out.
+
+    The hyper synthesis stands once for each of its outputs: ``h_s.mean`` and ``h_s.scale``, or
+    ``h_s.shared``.
+    """
+    m, n = config.latent_channels, config.hyper_channels
+    outputs = config.entropy_model.hyper_outputs(m)
+    names = ("shared",) if len(outputs) == 1 else ("mean", "scale")
+    return {
+        "g_a": (config.g_a, "analysis", IMAGE_CHANNELS, m),
+        "h_a": (config.h_a, "analysis", m, n),
+        **{
+            f"h_s.{name}": (config.h_s, "synthesis", n, channels)
+            for name, channels in zip(names, outputs, strict=True)
+        },
+        "g_s": (config.g_s, "synthesis", m, IMAGE_CHANNELS),
+    }
+
+
+def _say(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    """Say the first validation error in one line: path, value and what would work."""
+    first = error.errors()[0]
+    loc = [part for part in first["loc"] if not str(part).startswith(("function-", "constrained"))]
+    path = ".".join(map(str, loc))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        field = str(loc[-1])
+        fields = _fields_at(tuple(map(str, loc[:-1])))
+        return f"unknown field '{path}'.{near(field, fields)} Known: {one_of(fields)}."
+    if first["type"] == "missing":
+        return f"'{path}' is missing"
+    if not path or first["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    value: Any = tree
+    for part in loc:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return f"{path} = {value!r}: {message}"
+
+
+def _fields_at(place: tuple[str, ...]) -> list[str]:
+    """Return the field names of the model at ``place`` of the tree."""
+    if not place:
+        model: type[Frozen] = VariantConfig
+    elif place[0] == "entropy_model":
+        model = EntropyModelConfig
+    else:
+        model = TransformConfig if len(place) == 1 else StageConfig
+    return list(model.model_fields)

@@ -1,0 +1,329 @@
+"""The codec: analysis, hyperprior, slices, synthesis; estimated, or coded to real bytes.
+
+Shape suffixes: B batch, H W sides of the image, M latent channels, h w sides of the latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tcm_lab.blocks import Cost, Kind
+from tcm_lab.blocks import layers as _compressai  # noqa: F401  # makes CompressAI importable
+from tcm_lab.codec.coding import (
+    CodingError,
+    Estimator,
+    GaussianTables,
+    SymbolDecoder,
+    SymbolEncoder,
+    guard_stream,
+)
+from tcm_lab.codec.config import VariantConfig, transform_plan
+from tcm_lab.codec.gains import RateGains, gains_cost
+from tcm_lab.codec.slices import SliceCodec, slice_costs, walk_slices
+from tcm_lab.codec.transforms import Transform, transform_cost
+
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # isort: skip
+from compressai.models import CompressionModel  # isort: skip
+from compressai.models.base import get_scale_table  # isort: skip
+
+Rate = float | Tensor | None
+
+
+class Likelihoods(TypedDict):
+    """Likelihoods of y and z, whose negative logarithms are bits."""
+
+    y: Tensor
+    z: Tensor
+
+
+class CodecOutput(TypedDict):
+    """What a forward pass gives: the picture and its likelihoods."""
+
+    x_hat: Tensor
+    likelihoods: Likelihoods
+
+
+class Coded(TypedDict, total=False):
+    """What ``compress`` gives and ``decompress`` takes.
+
+    ``strings``: y's streams and z's streams, one per image. ``shape``: (h, w) of z. ``size``:
+    (H, W) of the image. ``rate``: rate level, where the codec is conditioned on one. ``checksum``:
+    CRC-32 of the symbols and of what they were coded with.
+    """
+
+    strings: list[list[bytes]]
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    rate: float | None
+    checksum: int
+
+
+class HyperSynthesis(nn.Module):
+    """The hyper synthesis, once for each of its outputs."""
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        for name, plan in transform_plan(config).items():
+            if name.startswith("h_s."):
+                self.add_module(name.removeprefix("h_s."), Transform(*plan))
+
+    def forward(self, z_hat: Float[Tensor, "b n p q"]) -> list[Tensor]:
+        """Return each output on (B, N, p, q): mean's and scale's, or one for both."""
+        return [transform(z_hat) for transform in self.children()]
+
+
+class Codec(CompressionModel):
+    """A learned image codec assembled from its configuration; a CompressAI ``CompressionModel``.
+
+    Args:
+        config: the whole architecture.
+    """
+
+    def __init__(self, config: VariantConfig) -> None:
+        super().__init__()
+        plan = transform_plan(config)
+        m, n, entropy = config.latent_channels, config.hyper_channels, config.entropy_model
+        self.config = config
+        self.slice_widths = entropy.slice_widths(m)
+        self.g_a = Transform(*plan["g_a"])
+        self.h_a = Transform(*plan["h_a"])
+        self.h_s = HyperSynthesis(config)
+        self.slices = nn.ModuleList(
+            SliceCodec(entropy, m, i) for i in range(len(self.slice_widths))
+        )
+        self.g_s = Transform(*plan["g_s"])
+        self.entropy_bottleneck = EntropyBottleneck(n)
+        self.gaussian_conditional = GaussianConditional(None)
+        self.y_gains = RateGains(config.rate_levels, m) if config.rate_levels else None
+        self.z_gains = RateGains(config.rate_levels, n) if config.rate_levels else None
+        self._tables: GaussianTables | None = None
+        self.to(memory_format=torch.channels_last)
+
+    # -- forward ---------------------------------------------------------------------------------
+
+    def forward(self, x: Float[Tensor, "b 3 h w"], rate: Rate = None) -> CodecOutput:
+        """Code without bytes: the picture, and the likelihoods whose logarithms are the bits.
+
+        Args:
+            x: images (B, 3, H, W) in [0, 1], of any size from 1x1.
+            rate: for a rate-conditioned codec, the level in [0, R - 1], one for all or (B,);
+                fractions lie between learned levels.
+
+        Returns:
+            ``x_hat`` (B, 3, H, W), not clamped, and ``likelihoods`` of ``y`` (B, M, h, w) and
+            ``z``, over the padded image.
+
+        Raises:
+            ValueError: ``rate`` is missing or out of range, or given to a codec without levels.
+        """
+        levels = self._rate(rate, x)
+        y = self._analyse(x, levels)
+        z = self._scaled(self.h_a(y), self.z_gains, levels)
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        estimator = Estimator(y, self.slice_widths)
+        features = self._hyper(self._quantise_z(z), levels)
+        y_hat = walk_slices(self.slices, features, estimator)
+        means, scales = estimator.parameters()
+        _, y_likelihoods = self.gaussian_conditional(y, scales, means)
+        x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def _rate(self, rate: Rate, x: Tensor) -> Tensor | None:
+        """Return the level of each image, (B,), or None for a codec without levels."""
+        if self.y_gains is None:
+            if rate is not None:
+                raise ValueError(f"{self.config.name} has no rate levels; leave rate out")
+            return None
+        top = self.config.rate_levels - 1
+        if rate is None:
+            raise ValueError(f"{self.config.name} needs a rate between 0 and {top}")
+        levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        if not x.is_meta and not bool(((levels >= 0) & (levels <= top)).all()):
+            raise ValueError(f"rate = {rate} is not between 0 and {top}")
+        return levels
+
+    def _analyse(self, x: Tensor, levels: Tensor | None) -> Tensor:
+        """Return y, scaled for its rate."""
+        height, width = padded_size(self.config, (x.shape[-2], x.shape[-1]))
+        pad = (0, width - x.shape[-1], 0, height - x.shape[-2])
+        if any(pad):
+            x = F.pad(x, pad, mode="replicate")
+        y = self.g_a(x.contiguous(memory_format=torch.channels_last))
+        return self._scaled(y, self.y_gains, levels)
+
+    def _scaled(self, values: Tensor, gains: RateGains | None, levels: Tensor | None) -> Tensor:
+        return values if gains is None or levels is None else values * gains.gain(levels)
+
+    def _unscaled(self, values: Tensor, gains: RateGains | None, levels: Tensor | None) -> Tensor:
+        return values if gains is None or levels is None else values * gains.inverse(levels)
+
+    def _quantise_z(self, z: Tensor) -> Tensor:
+        """Round z to whole steps from its medians, with the gradient of the identity."""
+        medians = self.entropy_bottleneck._get_medians().detach()[None].squeeze(-1)[..., None]
+        offset = z - medians
+        steps = offset.round()
+        if offset.requires_grad:
+            steps = offset + (steps - offset).detach()
+        quantised: Tensor = steps + medians
+        return quantised
+
+    def _hyper(self, z_hat: Tensor, levels: Tensor | None) -> list[Tensor]:
+        features: list[Tensor] = self.h_s(self._unscaled(z_hat, self.z_gains, levels))
+        return features
+
+    def _synthesise(self, y_hat: Tensor, levels: Tensor | None, size: tuple[int, int]) -> Tensor:
+        x_hat: Tensor = self.g_s(self._unscaled(y_hat, self.y_gains, levels))
+        return x_hat[..., : size[0], : size[1]]
+
+    # -- bytes -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def compress(self, x: Float[Tensor, "b 3 h w"], rate: Rate = None) -> Coded:
+        """Code images (B, 3, H, W) in [0, 1] to bytes; ``decompress(**coded)`` undoes it.
+
+        Raises:
+            ValueError: ``rate`` does not suit the codec.
+            CodingError: y or z is not finite.
+        """
+        tables = self._current_tables()
+        levels = self._rate(rate, x)
+        y = self._analyse(x, levels)
+        z = self._scaled(self.h_a(y), self.z_gains, levels)
+        if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
+            raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
+        z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
+        encoder = SymbolEncoder(y, self.slice_widths, tables)
+        walk_slices(self.slices, self._hyper(self._quantise_z(z), levels), encoder)
+        coded: Coded = {
+            "strings": [encoder.strings(), z_strings],
+            "shape": (z.shape[-2], z.shape[-1]),
+            "size": (x.shape[-2], x.shape[-1]),
+            "checksum": encoder.checksum(),
+        }
+        if rate is not None:
+            if isinstance(rate, Tensor) and rate.numel() > 1:
+                raise ValueError("bytes are written at one rate; give a single value")
+            coded["rate"] = float(rate)
+        return coded
+
+    @torch.no_grad()
+    def decompress(
+        self,
+        strings: Sequence[Sequence[bytes]],
+        shape: Sequence[int],
+        size: Sequence[int] | None = None,
+        rate: float | None = None,
+        checksum: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Decode what ``compress`` wrote.
+
+        Args:
+            strings: y's streams and z's streams, one of each per image.
+            shape: (h, w) of z.
+            size: (H, W) of the image; without it the padded picture is returned.
+            rate: the rate that it was coded at.
+            checksum: what the encoder found over its symbols; compared if given.
+
+        Returns:
+            ``x_hat`` (B, 3, H, W), clamped to [0, 1].
+
+        Raises:
+            CodingError: the bytes are no stream, or the decoder did not compute what the encoder
+                did (other weights, or other arithmetic on another device).
+        """
+        tables = self._current_tables()
+        y_strings, z_strings = strings
+        if len(y_strings) != len(z_strings):
+            raise CodingError(f"{len(y_strings)} streams of y but {len(z_strings)} of z")
+        guarded = [
+            guard_stream(s, self.config.hyper_channels * math.prod(shape)) for s in z_strings
+        ]
+        z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
+        levels = self._rate(rate, z_hat)
+        z_hat = z_hat.contiguous(memory_format=torch.channels_last)
+        features = self._hyper(z_hat, levels)
+        symbols = self.config.latent_channels * math.prod(features[0].shape[-2:])
+        decoder = SymbolDecoder(y_strings, symbols, tables)
+        y_hat = walk_slices(self.slices, features, decoder)
+        if checksum is not None and decoder.checksum() != checksum:
+            raise CodingError(
+                "the decoder read other symbols than the encoder wrote: the bytes were coded "
+                "with other weights, or by another device, dtype or thread count"
+            )
+        full = tuple(side * self.config.stride[1] for side in shape)
+        x_hat = self._synthesise(
+            y_hat, levels, (full[0], full[1]) if size is None else (size[0], size[1])
+        )
+        return {"x_hat": x_hat.clamp(0, 1)}
+
+    def update(self, *args: Any, **kwargs: Any) -> bool:
+        """Rebuild the coding tables from the weights, as CompressAI's models do."""
+        self._tables = None
+        updated: bool = super().update(*args, **kwargs)
+        return updated
+
+    def train(self, mode: bool = True) -> Codec:
+        """Switch between training and evaluation; training makes the coding tables stale."""
+        if mode:
+            self._tables = None
+        super().train(mode)
+        return self
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; the coding tables follow them when they are next needed."""
+        self._tables = None
+        return nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
+
+    def _current_tables(self) -> GaussianTables:
+        """Return the coding tables for the weights as they are."""
+        if self._tables is None:
+            super().update(scale_table=get_scale_table(), force=True)
+            self._tables = GaussianTables(self.gaussian_conditional)
+        return self._tables
+
+
+def padded_size(config: VariantConfig, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) that an image of ``size`` is padded to: whole strides of z."""
+    stride = config.stride[1]
+    return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
+
+
+def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
+    """Cost of each part of the codec on one image of ``size`` (H, W), by closed formulas.
+
+    Parts: ``g_a``, ``h_a``, ``h_s``, ``attention`` (in the entropy model), ``slice_heads``,
+    ``lrp``, ``g_s``, ``prior`` (z's), ``gain`` (rate conditioning). Counted at the padded size.
+
+    Raises:
+        NoFormula: some layer has no closed formula.
+    """
+    height, width = padded_size(config, size)
+    to_y, to_z = config.stride
+    at = {
+        "g_a": (height, width),
+        "h_a": (height // to_y, width // to_y),
+        "h_s": (height // to_z, width // to_z),
+        "g_s": (height // to_y, width // to_y),
+    }
+    parts = {part: Cost() for part in at}
+    for name, plan in transform_plan(config).items():
+        part = name.split(".")[0]
+        parts[part] += transform_cost(*plan, *at[part])
+    m = config.latent_channels
+    # Of a factorised prior's density network: widths 1, 3, 3, 3, 3, 1, and three quantiles.
+    prior = (3 + 27 + 3) + (4 * 3 + 1) + 4 * 3 + 3
+    return {
+        **parts,
+        **slice_costs(config.entropy_model, m, *at["h_a"]),
+        "prior": Cost({}, {Kind.PRIOR: prior * config.hyper_channels}),
+        "gain": gains_cost(config.rate_levels, m, config.hyper_channels)
+        if config.rate_levels
+        else Cost(),
+    }

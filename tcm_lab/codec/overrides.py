@@ -1,0 +1,146 @@
+"""Dotted paths into a configuration tree: finding the fields that a path means, and setting them.
+
+A path's parts may be patterns (``g_*.window``). Inside a transform, a field that the transform
+does not have is looked for in its stages, and in a stage in its block: ``g_a.split`` means the
+split of every block of g_a. Several stages may get a list, one value each.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tcm_lab._foundation import ConfigError, near, one_of
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place in the tree: the mapping that holds it, its key, and whether a stage holds it."""
+
+    holder: Tree
+    key: str
+    staged: bool
+
+
+def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
+    """Return a copy of ``tree`` with each dotted path of ``changes`` set, in order.
+
+    Raises:
+        ConfigError: a path leads nowhere, or a list's length is not that of the stages.
+    """
+    changed: Tree = copy.deepcopy(dict(tree))
+    for path, value in changes.items():
+        fields = find_fields(changed, path)
+        for field, part in zip(fields, _parts(path, value, fields), strict=True):
+            field.holder[field.key] = _whole(field.key, part)
+    return changed
+
+
+def read_field(tree: Mapping[str, Any], path: str) -> Any:
+    """Return what ``path`` holds: one value if all its fields agree, else the list of them."""
+    values = [field.holder[field.key] for field in find_fields(dict(tree), path)]
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+def find_fields(tree: Tree, path: str) -> list[Field]:
+    """Return the fields that ``path`` means.
+
+    Raises:
+        ConfigError: there is none; the message lists what there is at the place where it got lost.
+    """
+    parts = path.split(".")
+    fields = list(_descend(tree, parts, staged=False))
+    if not fields:
+        raise ConfigError(_lost(tree, path, parts))
+    return fields
+
+
+def _descend(node: Tree, parts: list[str], *, staged: bool) -> Iterator[Field]:
+    part, rest = parts[0], parts[1:]
+    for key in [key for key in node if fnmatchcase(key, part)]:
+        child = node[key]
+        if not rest:
+            # A place that is empty by design (the last stage's width, a block of no depth) is
+            # not reached by a path over all stages.
+            if not (staged and _empty(node, key)):
+                yield Field(node, key, staged)
+        elif isinstance(child, dict):
+            yield from _descend(child, rest, staged=staged)
+        elif isinstance(child, list) and child and isinstance(child[0], dict):
+            yield from _into_list(child, rest, staged=staged)
+    if part not in node:
+        if isinstance(node.get("stages"), list):
+            for stage in node["stages"]:
+                yield from _descend(stage, parts, staged=True)
+        elif isinstance(node.get("block"), dict):
+            yield from _descend(node["block"], parts, staged=staged)
+
+
+def _into_list(items: list[Tree], parts: list[str], *, staged: bool) -> Iterator[Field]:
+    index, rest = parts[0], parts[1:]
+    for i, item in enumerate(items):
+        if rest and fnmatchcase(str(i), index):
+            yield from _descend(item, rest, staged=staged or not index.isdigit())
+
+
+def _empty(holder: Tree, key: str) -> bool:
+    """Say whether a stage has nothing at ``key`` that a path over all stages could mean."""
+    if key in ("block", "depth"):
+        return holder.get("block") is None
+    return key == "width" and holder["width"] is None
+
+
+def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
+    """Return the value for each field: a list is spread over the stages of each transform."""
+    if not (isinstance(value, list | tuple) and any(field.staged for field in fields)):
+        return [value] * len(fields)
+    values = list(value)
+    if len(fields) % len(values) or (len(fields) > len(values) and "*" not in path):
+        raise ConfigError(
+            f"{path} = {values}: {len(values)} values for {len(fields)} stages; "
+            "give one value, or one for each stage that has this field"
+        )
+    return values * (len(fields) // len(values))
+
+
+def _whole(key: str, value: Any) -> Any:
+    """Fill a layer's missing options by their defaults, so that a later path can reach them."""
+    registries = {"block": BLOCKS, "attention": ATTENTIONS, "resample": RESAMPLERS}
+    if key in registries and value is not None:
+        return registries[key].parse(value).model_dump(mode="json")
+    return value
+
+
+def _lost(tree: Tree, path: str, parts: list[str]) -> str:
+    """Say where a path leads nowhere and what there is instead."""
+    for depth in range(len(parts), 0, -1):
+        place, part = parts[: depth - 1], parts[depth - 1]
+        nodes = (
+            [field.holder[field.key] for field in _descend(tree, place, staged=False)]
+            if (place)
+            else [tree]
+        )
+        known = sorted({name for node in nodes for name in _names(node)})
+        if known:
+            where = f" in '{'.'.join(place)}'" if place else ""
+            return f"no field '{part}'{where} (of '{path}').{near(part, known)} Known: {one_of(known)}."
+    return f"no field '{path}'. Known: {one_of(sorted(tree))}."
+
+
+def _names(node: Any) -> Iterator[str]:
+    """Yield the field names that can follow a path which led to ``node``."""
+    if isinstance(node, list):
+        yield from map(str, range(len(node)))
+    if not isinstance(node, dict):
+        return
+    yield from node
+    for stage in node.get("stages", []):
+        yield from _names(stage)
+    if isinstance(node.get("block"), dict):
+        yield from (name for name in node["block"] if name != "type")
