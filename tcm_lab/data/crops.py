@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,9 +130,7 @@ class CropSource:
         for attempt in range(count):
             index = (choice + attempt) % count
             try:
-                return self._cache.get(
-                    ("photograph", index), lambda index=index: self._images.decode(index)
-                )
+                return self._cache.get(("photograph", index), partial(self._images.decode, index))
             except LabError as error:
                 # The next picture stands in for a broken one, so crops still follow from the seed.
                 if index not in self._broken:

@@ -70,7 +70,8 @@ def _pink_tile(rng: np.random.Generator) -> NDArray[np.float32]:
     amplitude[0, 0] = 0
     spectrum = np.fft.rfft2(rng.standard_normal((_TILE_PX, _TILE_PX))) * amplitude
     tile = np.fft.irfft2(spectrum, s=(_TILE_PX, _TILE_PX))
-    return (tile / tile.std()).astype(np.float32)
+    pink: NDArray[np.float32] = (tile / tile.std()).astype(np.float32)
+    return pink
 
 
 def _natural_colours(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
@@ -80,4 +81,5 @@ def _natural_colours(rng: np.random.Generator, count: int) -> NDArray[np.float32
     rgb = np.stack(
         [luma + red_green - blue_yellow / 2, luma - red_green / 2, luma + blue_yellow], axis=1
     )
-    return rgb.clip(0, 1).astype(np.float32)
+    colours: NDArray[np.float32] = rgb.clip(0, 1).astype(np.float32)
+    return colours

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -31,7 +31,7 @@ def prefetch(
     workers: int = 2,
     ahead: int = 4,
     pin: bool = False,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the batch of every step in ``steps``, keeping ``ahead`` of them in the making.
 
     Close the iterator (or exhaust it) to end its threads. ``pin`` puts the batches in page-locked

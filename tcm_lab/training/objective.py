@@ -1,0 +1,135 @@
+"""The rate-distortion objective of one batch, as one module so that DDP sees all its gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# One codec on many rates: without weights the highest lambda's loss, several times the others',
+# would own the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
+_LEVEL_EXPONENT = -0.5
+
+
+def level_weights(lambdas: tuple[float, ...]) -> list[float]:
+    """Weigh the levels so that none owns the gradient: lambda^-0.5, with mean 1."""
+    raw = [value**_LEVEL_EXPONENT for value in lambdas]
+    return [value * len(raw) / sum(raw) for value in raw]
+
+
+def draw_levels(levels: int, batch: int, seed: int, step: int) -> Tensor:
+    """Give every sample of the global batch of ``step`` a rate level, in balance.
+
+    Over ``levels`` samples in a row, across steps too, every level comes once.
+
+    Returns:
+        int64 (batch,), a pure function of the arguments.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    rounds, places = np.divmod(positions, levels)
+    orders = {
+        int(turn): np.random.default_rng((seed, 2, int(turn))).permutation(levels)
+        for turn in np.unique(rounds)
+    }
+    picked = [orders[int(turn)][place] for turn, place in zip(rounds, places, strict=True)]
+    return torch.tensor(picked, dtype=torch.int64)
+
+
+class Objective(nn.Module):
+    """Runs a codec on a batch and returns its losses.
+
+    The auxiliary loss touches only the quantiles and the rate-distortion loss touches all else, so
+    one backward pass through their sum gives both optimisers their gradients.
+
+    Args:
+        codec: called as ``codec(x)``, or ``codec(x, rate=level)`` if it is rate-conditioned.
+        lambdas: one weight per rate level.
+        metric: ``mse`` or ``ms-ssim``.
+    """
+
+    def __init__(
+        self, codec: nn.Module, lambdas: tuple[float, ...], metric: Literal["mse", "ms-ssim"]
+    ) -> None:
+        super().__init__()
+        self._lambdas: Tensor
+        self._weights: Tensor
+        self.codec = codec
+        self.metric = metric
+        self.register_buffer("_lambdas", torch.tensor(lambdas), persistent=False)
+        self.register_buffer("_weights", torch.tensor(level_weights(lambdas)), persistent=False)
+
+    def forward(self, x: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the losses of one batch.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1].
+            levels: (B,) rate level of each sample; ``None`` without rate conditioning.
+
+        Returns:
+            scalars ``total`` (to be differentiated), ``loss`` (lambda D + bpp, the mean over the
+            batch), ``bpp``, ``mse`` (pictures in [0, 1]) and ``aux``.
+        """
+        out = self.codec(x) if levels is None else self.codec(x, rate=levels.to(x.dtype))
+        pixels = x.shape[2] * x.shape[3]
+        bits = torch.stack(
+            [
+                part.float().log().flatten(1).sum(1) / -math.log(2)
+                for part in out["likelihoods"].values()
+            ]
+        ).sum(0)
+        bpp = bits / pixels
+        x_hat = out["x_hat"].float()
+        mse = (x_hat - x).square().flatten(1).mean(1)
+        index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        index = index if levels is None else levels
+        loss = self._lambdas[index] * self._distortion(x_hat, x, mse) + bpp
+        total = (loss * self._weights[index]).mean()
+        aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]  # CompressAI's method
+        scalars = {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
+        detached = {name: value.detach() for name, value in scalars.items()}
+        return {"total": total + aux, **detached}
+
+    def _distortion(self, x_hat: Tensor, x: Tensor, mse: Tensor) -> Tensor:
+        if self.metric == "mse":
+            return 255**2 * mse
+        from pytorch_msssim import ms_ssim
+
+        similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+        return 1 - similarity
+
+
+@contextmanager
+def entropy_models_in_float32(codec: nn.Module) -> Iterator[None]:
+    """Keep autocast out of the entropy models: a likelihood in bfloat16 has two digits."""
+    from compressai.entropy_models import EntropyModel
+
+    models = [module for module in codec.modules() if isinstance(module, EntropyModel)]
+    for model in models:
+        model.forward = _in_float32(model.forward)
+    try:
+        yield
+    finally:
+        for model in models:
+            del model.forward
+
+
+def _in_float32(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return forward(
+                *(_float32(arg) for arg in args),
+                **{name: _float32(arg) for name, arg in kwargs.items()},
+            )
+
+    return run
+
+
+def _float32(value: Any) -> Any:
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return value.float() if is_float else value

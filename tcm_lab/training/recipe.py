@@ -1,0 +1,152 @@
+"""How to train, as data: the published recipe, a short one and one for a laptop."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tcm_lab._foundation import ConfigError, Frozen, near, one_of
+
+
+class Recipe(Frozen):
+    """Everything that decides what the weights become, the data and the codec apart.
+
+    Attributes:
+        name: what records call it.
+        lambdas: rate-distortion weights, ascending; loss = lambda * 255^2 * MSE + bpp, or
+            lambda * (1 - MS-SSIM) + bpp, as in CompressAI. A rate-conditioned codec learns all of
+            them in one run, level by level; any other codec takes exactly one.
+        metric: distortion that is minimised.
+        steps: updates of the weights.
+        batch: crops per step over all processes.
+        crop: side of a crop in pixels.
+        lr: learning rate of the main optimiser, Adam.
+        schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` takes it
+            down to a hundredth along half a cosine.
+        lr_drops: shares of ``steps`` after which the rate falls.
+        warmup: steps over which the rate rises linearly from zero.
+        aux_lr: learning rate of the auxiliary optimiser (quantiles of the factorised prior).
+        clip_norm: bound on the norm of the main gradient.
+        ema: decay of the exponential moving average of the weights; 0 is off.
+        precision: ``32-true``, or ``bf16-mixed`` with the entropy models kept in float32.
+        channels_last: keep pictures and weights with the channels innermost.
+        compile: run the codec through ``torch.compile``.
+        checkpoint_every: steps between checkpoints.
+        seed: root of every random choice of the training.
+    """
+
+    name: str = "custom"
+    lambdas: tuple[float, ...] = Field(min_length=1)
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    steps: int = Field(gt=0)
+    batch: int = Field(default=8, gt=0)
+    crop: int = Field(default=256, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
+    schedule: Literal["drops", "cosine"] = "drops"
+    lr_drops: tuple[float, ...] = ()
+    warmup: int = Field(default=0, ge=0)
+    aux_lr: float = Field(default=1e-3, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_every: int = Field(default=1000, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if any(value <= 0 for value in self.lambdas) or list(self.lambdas) != sorted(self.lambdas):
+            raise ConfigError(f"lambdas {self.lambdas}: give positive values in ascending order.")
+        if self.metric == "ms-ssim" and self.crop <= 160:
+            raise ConfigError(
+                f"crop {self.crop}: MS-SSIM's five scales need crops above 160; use 192 or 256."
+            )
+        return self
+
+    def with_lambdas(self, *lambdas: float) -> Recipe:
+        """Return this recipe with other rate-distortion weights."""
+        return self.changed(lambdas=tuple(lambdas))
+
+    def spread(self, levels: int) -> Recipe:
+        """Return this recipe with ``levels`` weights between its first and last, geometrically.
+
+        Raises:
+            ConfigError: several levels are asked of a recipe with one weight.
+        """
+        if levels == len(self.lambdas):
+            return self
+        low, high = self.lambdas[0], self.lambdas[-1]
+        if levels < 2 or low == high:
+            raise ConfigError(
+                f"lambdas {self.lambdas}: cannot be spread over {levels} rate levels. "
+                "Give as many lambdas as the codec has levels."
+            )
+        return self.with_lambdas(
+            *(low * (high / low) ** (level / (levels - 1)) for level in range(levels))
+        )
+
+    def changed(self, **fields: object) -> Recipe:
+        """Return this recipe with some fields changed, checked again."""
+        return Recipe.model_validate(self.model_dump() | fields)
+
+    def lr_factor(self, step: int) -> float:
+        """Return what ``lr`` is multiplied by at ``step``, counted from 0."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "drops":
+            return rise * 0.1 ** sum(step >= share * self.steps for share in self.lr_drops)
+        return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)
+
+
+_PUBLISHED_LAMBDAS = (0.0025, 0.0035, 0.0067, 0.013, 0.025, 0.05)
+
+RECIPES: dict[str, Recipe] = {
+    # jmliu206/LIC_TCM, README and train.py: 50 epochs of 300,000 images at batch 8,
+    # the rate falling at epochs 45 and 48.
+    "published": Recipe(
+        name="published",
+        lambdas=_PUBLISHED_LAMBDAS,
+        steps=1_875_000,
+        lr_drops=(0.9, 0.96),
+        checkpoint_every=5000,
+    ),
+    # A ranking of variants in GPU hours rather than weeks.
+    "short": Recipe(
+        name="short",
+        lambdas=_PUBLISHED_LAMBDAS,
+        steps=50_000,
+        lr=2e-4,
+        lr_drops=(0.8, 0.92),
+        warmup=500,
+        ema=0.999,
+        checkpoint_every=1000,
+    ),
+    # tcm-nano in minutes on two cores.
+    "laptop": Recipe(
+        name="laptop",
+        lambdas=_PUBLISHED_LAMBDAS,
+        steps=800,
+        batch=8,
+        crop=64,
+        lr=2e-3,
+        schedule="cosine",
+        warmup=20,
+        aux_lr=1e-2,
+        checkpoint_every=200,
+    ),
+}
+
+
+def get_recipe(name: str, **changes: object) -> Recipe:
+    """Return the recipe called ``name``, with some fields changed.
+
+    Raises:
+        ConfigError: there is no such recipe, or a changed field is out of range.
+    """
+    if name not in RECIPES:
+        raise ConfigError(
+            f"recipe {name!r}: unknown.{near(name, RECIPES)} There are {one_of(RECIPES)}."
+        )
+    return RECIPES[name].changed(**changes)

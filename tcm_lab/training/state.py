@@ -1,0 +1,125 @@
+"""The whole state of a training, in memory and in one file without pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tcm_lab._foundation import LabError
+from tcm_lab._foundation.files import write_atomically
+
+FILE_NAME = "training.safetensors"
+_FORMAT = "tcm-lab-training-1"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Tensors by name and the plain facts beside them."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write both into one safetensors file, wholly or not at all.
+
+        Raises:
+            LabError: the file can't be written; the one before it stays as it was.
+        """
+        from safetensors.torch import save
+
+        metadata = {"format": _FORMAT, "facts": json.dumps(self.facts)}
+        write_atomically(path, save(self.tensors, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> Snapshot:
+        """Read what ``save`` wrote.
+
+        Raises:
+            LabError: the file is not such a state, or is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise LabError(f"{path}: not the state of a training. Name its folder.")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
+        except (SafetensorError, OSError) as error:
+            raise LabError(
+                f"{path}: cannot be read ({error}). Delete it to start this training anew."
+            ) from error
+        return cls(tensors, json.loads(metadata["facts"]))
+
+
+def take(
+    codec: nn.Module,
+    optimizers: dict[str, Optimizer],
+    averages: dict[str, Tensor],
+    facts: dict[str, Any],
+) -> Snapshot:
+    """Copy the weights, the optimisers' moments and the averages to the CPU."""
+    tensors = {f"model/{name}": value for name, value in codec.state_dict().items()}
+    tensors |= {f"ema/{name}": value for name, value in averages.items()}
+    for title, optimizer in optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"{title}/{index}/{name}": value for name, value in moments.items()}
+    copies = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    return Snapshot(copies, facts)
+
+
+@torch.no_grad()
+def put(
+    snapshot: Snapshot,
+    codec: nn.Module,
+    optimizers: dict[str, Optimizer],
+    averages: dict[str, Tensor],
+) -> None:
+    """Set weights, optimisers and averages to what ``take`` copied."""
+    load_weights(codec, _below(snapshot, "model"))
+    for name, value in _below(snapshot, "ema").items():
+        averages[name].copy_(value)
+    for title, optimizer in optimizers.items():
+        parameters = optimizer.param_groups[0]["params"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(snapshot, title).items():
+            index, moment = name.split("/")
+            # Moments share their parameter's memory format, or the fused optimiser is slow.
+            like = parameters[int(index)] if value.ndim else value
+            state.setdefault(int(index), {})[moment] = torch.empty_like(like).copy_(value)
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
+
+
+def load_weights(codec: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load a state dict whose entropy tables, filled by ``update``, may have other lengths."""
+    own = codec.state_dict()
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name not in own or own[name].shape == value.shape
+    }
+    tables = {name for name in weights if name not in fitting}
+    missing, unexpected = codec.load_state_dict(fitting, strict=False)
+    wrong = [name for name in (*missing, *unexpected) if name not in tables]
+    wrong += [name for name in tables if name in dict(codec.named_parameters())]
+    if wrong:
+        raise LabError(
+            f"weights do not fit the codec ({', '.join(wrong[:3])} …). "
+            "Resume with the configuration that the training began with."
+        )
+
+
+def _below(snapshot: Snapshot, title: str) -> dict[str, Tensor]:
+    start = f"{title}/"
+    return {n[len(start) :]: v for n, v in snapshot.tensors.items() if n.startswith(start)}
