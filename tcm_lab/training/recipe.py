@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tcm_lab._foundation import ConfigError, Frozen, near, one_of
 
@@ -89,8 +89,23 @@ class Recipe(Frozen):
         )
 
     def changed(self, **fields: object) -> Recipe:
-        """Return this recipe with some fields changed, checked again."""
-        return Recipe.model_validate(self.model_dump() | fields)
+        """Return this recipe with some fields changed.
+
+        Raises:
+            ConfigError: a field is unknown or out of range.
+        """
+        unknown = [name for name in fields if name not in Recipe.model_fields]
+        if unknown:
+            hint = near(unknown[0], Recipe.model_fields)
+            raise ConfigError(f"recipe field {unknown[0]!r}: unknown.{hint}")
+        try:
+            return Recipe.model_validate(self.model_dump() | fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            told = f"recipe field {field} = {first['input']!r}: {reason}" if field else reason
+            raise ConfigError(told) from error
 
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""

@@ -1,0 +1,105 @@
+"""A rate-distortion curve as a value, and what may be said about two of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from pydantic import model_validator
+
+from tcm_lab._foundation import Frozen, LabError, near, one_of
+
+
+class RdCurve(Frozen):
+    """Points of a codec on one set of pictures, by ascending rate.
+
+    Attributes:
+        bpp: bits per pixel, distinct and positive; given in any order, kept ascending.
+        psnr_db: PSNR in RGB at each of them.
+        name: what legends call it.
+        source: where the points are from.
+
+    Raises:
+        ValueError: the lists differ in length, are empty, or hold impossible values.
+    """
+
+    bpp: tuple[float, ...]
+    psnr_db: tuple[float, ...]
+    name: str = ""
+    source: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ascending(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "bpp" in values and "psnr_db" in values:
+            bpp, psnr_db = list(values["bpp"]), list(values["psnr_db"])
+            if len(bpp) == len(psnr_db) and all(isinstance(v, int | float) for v in bpp):
+                order = sorted(range(len(bpp)), key=bpp.__getitem__)
+                values = values | {
+                    "bpp": tuple(bpp[i] for i in order),
+                    "psnr_db": tuple(psnr_db[i] for i in order),
+                }
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> RdCurve:
+        if len(self.bpp) != len(self.psnr_db) or not self.bpp:
+            raise ValueError(
+                f"bpp has {len(self.bpp)} values and psnr_db {len(self.psnr_db)}: "
+                "give one psnr_db per bpp, and at least one point."
+            )
+        if not all(math.isfinite(value) and value > 0 for value in self.bpp):
+            raise ValueError(f"bpp {self.bpp}: rates must be positive and finite.")
+        if not all(math.isfinite(value) for value in self.psnr_db):
+            raise ValueError(f"psnr_db {self.psnr_db}: must be finite.")
+        if len(set(self.bpp)) != len(self.bpp):
+            raise ValueError(f"bpp {self.bpp}: two points have the same rate; leave one out.")
+        return self
+
+    @property
+    def mse(self) -> tuple[float, ...]:
+        """Mean squared error of pictures in [0, 1] that has this PSNR."""
+        return tuple(10 ** (-value / 10) for value in self.psnr_db)
+
+    def __len__(self) -> int:
+        return len(self.bpp)
+
+
+@cache
+def _published() -> dict[str, dict[str, RdCurve]]:
+    text = (files("tcm_lab.evaluation") / "published_curves.json").read_text()
+    curves: dict[str, dict[str, RdCurve]] = {}
+    for entry in json.loads(text)["curves"]:
+        dataset = entry.pop("dataset")
+        curves.setdefault(dataset, {})[entry["name"]] = RdCurve.model_validate(entry)
+    return curves
+
+
+def published_curves(dataset: str = "kodak") -> dict[str, RdCurve]:
+    """Return every published curve on ``kodak``, ``clic-pro-val`` or ``tecnick`` by its name.
+
+    Raises:
+        LabError: nothing is known of the data set.
+    """
+    known = _published()
+    if dataset not in known:
+        raise LabError(f"dataset {dataset!r}: no published curves. There are {one_of(known)}.")
+    return dict(known[dataset])
+
+
+def published_curve(name: str, dataset: str = "kodak") -> RdCurve:
+    """Return a published curve, such as ``vtm`` or ``tcm-large``.
+
+    Raises:
+        LabError: no such curve is known.
+    """
+    curves = published_curves(dataset)
+    if name not in curves:
+        raise LabError(
+            f"curve {name!r}: not known on {dataset}.{near(name, curves)} "
+            f"There are {one_of(curves)}."
+        )
+    return curves[name]

@@ -1,0 +1,159 @@
+"""What an evaluation found, per picture and rate, and the views that tables and plots take."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from tcm_lab._foundation import Frozen
+from tcm_lab._foundation.environment import Environment
+from tcm_lab.evaluation.curve import RdCurve
+from tcm_lab.evaluation.quality import ms_ssim_db
+
+
+class ImageResult(Frozen):
+    """One picture at one rate.
+
+    Attributes:
+        name: the picture.
+        height: pixels, before any padding.
+        width: pixels, before any padding.
+        bits: bits that were really written, all strings whole.
+        estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
+        psnr_db: PSNR in RGB after rounding to 8 bits.
+        ms_ssim: MS-SSIM in RGB; ``None`` for pictures below 161 pixels.
+        encode_ms: wall time of coding.
+        decode_ms: wall time of decoding.
+    """
+
+    name: str
+    height: int
+    width: int
+    bits: int
+    estimated_bits: float | None
+    psnr_db: float
+    ms_ssim: float | None
+    encode_ms: float
+    decode_ms: float
+
+    @property
+    def bpp(self) -> float:
+        """Written bits per pixel of the unpadded picture."""
+        return self.bits / (self.height * self.width)
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error, pictures in [0, 1]."""
+        return 10 ** (-self.psnr_db / 10)
+
+
+class RdPoint(Frozen):
+    """All pictures at one rate; each figure is the mean over the pictures.
+
+    Attributes:
+        rate: rate level, JPEG quality or the like; ``None`` for a codec with one rate.
+        images: the pictures.
+    """
+
+    rate: float | None
+    images: tuple[ImageResult, ...]
+
+    @property
+    def bpp(self) -> float:
+        """Written bits per pixel."""
+        return fmean(image.bpp for image in self.images)
+
+    @property
+    def psnr_db(self) -> float:
+        """PSNR in RGB."""
+        return fmean(image.psnr_db for image in self.images)
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error, pictures in [0, 1]; not that of the mean PSNR."""
+        return fmean(image.mse for image in self.images)
+
+    @property
+    def ms_ssim(self) -> float | None:
+        """MS-SSIM over the pictures that are large enough."""
+        values = [image.ms_ssim for image in self.images if image.ms_ssim is not None]
+        return fmean(values) if values else None
+
+    @property
+    def ms_ssim_db(self) -> float | None:
+        """The mean MS-SSIM in dB."""
+        return None if self.ms_ssim is None else ms_ssim_db(self.ms_ssim)
+
+    @property
+    def gap_percent(self) -> float | None:
+        """How far the written bits lie above the estimated ones."""
+        estimates = [i.estimated_bits for i in self.images if i.estimated_bits is not None]
+        if len(estimates) < len(self.images) or not sum(estimates):
+            return None
+        return 100 * (sum(image.bits for image in self.images) / sum(estimates) - 1)
+
+    @property
+    def encode_ms(self) -> float:
+        """Wall time of coding a picture."""
+        return fmean(image.encode_ms for image in self.images)
+
+    @property
+    def decode_ms(self) -> float:
+        """Wall time of decoding a picture."""
+        return fmean(image.decode_ms for image in self.images)
+
+
+class RdRecord(Frozen):
+    """An evaluation, told completely.
+
+    Attributes:
+        name: the codec.
+        model: its configuration, or how it was called.
+        points: one per rate, by ascending rate, which is that of lambda.
+        data_fingerprint: stands for the pictures.
+        skipped: pictures that could not be used.
+        environment: device, threads, versions.
+    """
+
+    name: str
+    model: dict[str, Any] | str
+    points: tuple[RdPoint, ...]
+    data_fingerprint: str
+    skipped: tuple[str, ...] = ()
+    environment: Environment
+
+    @property
+    def bpp(self) -> tuple[float, ...]:
+        """Mean written bits per pixel of each point."""
+        return tuple(point.bpp for point in self.points)
+
+    @property
+    def psnr_db(self) -> tuple[float, ...]:
+        """Mean PSNR of each point."""
+        return tuple(point.psnr_db for point in self.points)
+
+    @property
+    def mse(self) -> tuple[float, ...]:
+        """Mean squared error of each point, pictures in [0, 1]."""
+        return tuple(point.mse for point in self.points)
+
+    def curve(self, name: str = "") -> RdCurve:
+        """Return the means as a curve."""
+        return RdCurve(bpp=self.bpp, psnr_db=self.psnr_db, name=name or self.name)
+
+    def to_compressai_json(self) -> dict[str, Any]:
+        """Return the record in the form of CompressAI's result files; its plots read it.
+
+        Times are in seconds there, and the metrics end in ``-rgb``.
+        """
+        results: dict[str, list[float]] = {
+            "bpp": list(self.bpp),
+            "psnr-rgb": list(self.psnr_db),
+        }
+        similarities = [point.ms_ssim for point in self.points]
+        if None not in similarities:
+            results["ms-ssim-rgb"] = [value for value in similarities if value is not None]
+        results["encoding_time"] = [point.encode_ms / 1000 for point in self.points]
+        results["decoding_time"] = [point.decode_ms / 1000 for point in self.points]
+        description = "written bits of whole pictures"
+        return {"name": self.name, "description": description, "results": results}
