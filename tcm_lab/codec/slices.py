@@ -121,7 +121,7 @@ class SliceCodec(nn.Module):
             attention(support) for attention, support in zip(self.attention, supports, strict=True)
         ]
         if self.context is None:
-            y_hat = code(self.i, *self._parameters(attended), None)
+            y_hat = code(self.i, *self._mean_and_scale(attended), None)
         else:
             y_hat = self._checkerboard(attended, self.context, code)
         if self.lrp is None:
@@ -130,7 +130,7 @@ class SliceCodec(nn.Module):
         refined: Tensor = y_hat + 0.5 * torch.tanh(self.lrp(torch.cat((seen, y_hat), 1)))
         return refined
 
-    def _parameters(self, supports: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _mean_and_scale(self, supports: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return mean and scale of every position from each path's support."""
         outputs = [
             network(support) for network, support in zip(self.networks, supports, strict=True)
@@ -147,11 +147,11 @@ class SliceCodec(nn.Module):
             (supports[0].shape[0], context.out_channels, *first.shape)  # type: ignore[arg-type]
         )
         anchors = code(
-            self.i, *self._parameters([torch.cat((s, unknown), 1) for s in supports]), first
+            self.i, *self._mean_and_scale([torch.cat((s, unknown), 1) for s in supports]), first
         )
         around = context(anchors)
         others = code(
-            self.i, *self._parameters([torch.cat((s, around), 1) for s in supports]), ~first
+            self.i, *self._mean_and_scale([torch.cat((s, around), 1) for s in supports]), ~first
         )
         return anchors + others
 

@@ -1,0 +1,158 @@
+"""The layout of the authors' published TCM checkpoints (jmliu206/LIC_TCM): names and inference.
+
+Two lists of renamings take our names to theirs; everything else about the architecture is read
+off the tensors' shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tcm_lab._foundation import LabError
+from tcm_lab.codec.config import TransformConfig, VariantConfig
+
+State = Mapping[str, Tensor]
+
+#: Ours to theirs, inside any module; tried in order, each at most once per name.
+_LAYERS = (
+    (r"\.mix_in\.", ".conv1_1."),
+    (r"\.mix_out\.", ".conv1_2."),
+    (r"\.conv\.block\.", ".conv_block."),
+    (r"\.swin\.0\.", ".non_local_block.block_1."),
+    (r"\.swin\.1\.", ".non_local_block.block_2."),
+    (r"\.swin\.", ".trans_block."),
+    (r"\.norm([12])\.", r".ln\1."),
+    (r"\.attention\.qkv\.", ".msa.embedding_layer."),
+    (r"\.attention\.proj\.", ".msa.linear."),
+    (r"\.attention\.relative_position_bias$", ".msa.relative_position_params"),
+    (r"\.squeeze\.", ".in_conv."),
+    (r"\.widen\.", ".out_conv."),
+)
+#: Ours to theirs, at the top.
+_PARTS = (
+    (r"^slices\.(\d+)\.attention\.0\.", r"atten_mean.\1.0."),
+    (r"^slices\.(\d+)\.attention\.1\.", r"atten_scale.\1.0."),
+    (r"^slices\.(\d+)\.networks\.0\.", r"cc_mean_transforms.\1."),
+    (r"^slices\.(\d+)\.networks\.1\.", r"cc_scale_transforms.\1."),
+    (r"^slices\.(\d+)\.lrp\.", r"lrp_transforms.\1."),
+    (r"^h_s\.mean\.", "h_mean_s."),
+    (r"^h_s\.scale\.", "h_scale_s."),
+    (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
+    (r"^entropy_bottleneck\.biases\.(\d)", r"entropy_bottleneck._bias\1"),
+    (r"^entropy_bottleneck\.factors\.(\d)", r"entropy_bottleneck._factor\1"),
+)
+
+
+def is_published(state: State) -> bool:
+    """Say whether a state dict, its prefixes stripped, has the published layout."""
+    return "g_a.0.conv1.weight" in state and any(k.startswith("cc_mean_transforms.") for k in state)
+
+
+def strip_wrapping(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off ``state_dict`` around a checkpoint and ``module.`` before its names."""
+    inner = state.get("state_dict", state)
+    if not isinstance(inner, Mapping):
+        raise LabError(f"'state_dict' holds {type(inner).__name__}, not named tensors")
+    return {str(name).removeprefix("module."): value for name, value in inner.items()}
+
+
+def published_name(name: str, config: VariantConfig) -> str:
+    """Return the published name of our state-dict entry ``name``."""
+    for pattern, theirs in _PARTS:
+        name, found = re.subn(pattern, theirs, name, count=1)
+        if found:
+            break
+    place = re.match(r"^(\w+)\.stages\.(\d+)\.(resample|blocks\.(\d+))\.", name)
+    if place:
+        transform = {"h_mean_s": "h_s", "h_scale_s": "h_s"}.get(place[1], place[1])
+        stages: TransformConfig = getattr(config, transform)
+        stage = int(place[2])
+        # In the published layout a transform is one flat sequence.
+        at = sum(1 + s.depth for s in stages.stages[:stage])
+        at += 0 if place[4] is None else 1 + int(place[4])
+        rest = name[place.end() :]
+        if stage == len(stages.stages) - 1 and transform in ("g_a", "h_a"):
+            rest = rest.removeprefix("0.")  # a bare convolution there, a sequence of one here
+        name = f"{place[1]}.{at}.{rest}"
+    for pattern, theirs in _LAYERS:
+        name = re.sub(pattern, theirs, name, count=1)
+    return name
+
+
+def infer_config(state: State) -> VariantConfig:
+    """Read the architecture off the shapes of a published state dict.
+
+    Raises:
+        LabError: the tensors that say it are missing.
+    """
+    from tcm_lab.codec.presets import load_config
+
+    try:
+        return _infer(state, load_config("tcm-small"))
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise LabError(
+            f"the file looks like a published TCM checkpoint but its architecture cannot be read "
+            f"off it: {error} is missing"
+        ) from None
+
+
+def _infer(state: State, base: VariantConfig) -> VariantConfig:
+    width = state["g_a.0.conv1.weight"].shape[0]
+    slices = len({k.split(".")[1] for k in state if k.startswith("cc_mean_transforms.")})
+    last = f"cc_mean_transforms.{slices - 1}"
+    slice_width = state[f"{last}.4.weight"].shape[0]
+    latent = slices * slice_width
+    squeezed = "atten_mean.0.0.in_conv.weight"
+    changes: dict[str, Any] = {
+        "name": "tcm" if squeezed in state else "tcm-no-swatten",
+        "?_?.width": width,
+        "latent_channels": latent,
+        "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
+        "entropy_model.slices": slices,
+        # With as few slices as the limit, 5 as published says the same.
+        "entropy_model.support": max(
+            (state[f"{last}.0.weight"].shape[1] - latent) // slice_width, base.entropy_model.support
+        ),
+        "entropy_model.hidden": [state[f"{last}.{i}.weight"].shape[0] for i in (0, 2)],
+    }
+    if squeezed in state:
+        inner = state[squeezed].shape[0]
+        bias = state["atten_mean.0.0.non_local_block.block_1.msa.relative_position_params"]
+        changes["entropy_model.attention.squeeze"] = inner
+        changes["entropy_model.attention.head_width"] = inner // bias.shape[0]
+        changes["entropy_model.attention.window"] = (bias.shape[-1] + 1) // 2
+    else:
+        changes["entropy_model.attention"] = "none"
+    for ours, theirs in (("g_a", "g_a"), ("g_s", "g_s"), ("h_a", "h_a"), ("h_s", "h_mean_s")):
+        changes |= _infer_transform(state, ours, theirs)
+    names = {128: "small", 192: "medium", 256: "large"}
+    if squeezed in state and width in names and slices == base.entropy_model.slices:
+        changes["name"] = f"tcm-{names[width]}"
+    return base.override(changes)
+
+
+def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
+    """Read depth, window and head width of each stage with blocks."""
+    pattern = re.compile(rf"^{theirs}\.(\d+)\.trans_block\.msa\.relative_position_params$")
+    blocks = sorted(int(found[1]) for name in state if (found := pattern.match(name)))
+    stages: list[list[int]] = []
+    for block in blocks:  # blocks that follow each other are one stage
+        if stages and block == stages[-1][-1] + 1:
+            stages[-1].append(block)
+        else:
+            stages.append([block])
+    biases = [
+        state[f"{theirs}.{stage[0]}.trans_block.msa.relative_position_params"] for stage in stages
+    ]
+    widths = [state[f"{theirs}.{stage[0]}.trans_block.ln1.weight"].shape[0] for stage in stages]
+    return {
+        f"{ours}.depth": [len(stage) for stage in stages],
+        f"{ours}.window": [(bias.shape[-1] + 1) // 2 for bias in biases],
+        f"{ours}.head_width": [
+            w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)
+        ],
+    }
