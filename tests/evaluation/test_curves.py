@@ -1,0 +1,109 @@
+import copy
+import math
+import pickle
+
+import pytest
+from pydantic import ValidationError
+
+from tcm_lab._foundation import LabError
+from tcm_lab.evaluation import (
+    RdCurve,
+    bd_psnr,
+    bd_rate,
+    lagrangian_cost,
+    lagrangian_percent,
+    published_curve,
+    published_curves,
+)
+
+# BD-rate on Kodak against the VTM file of CompressAI's results, recomputed independently from the
+# points in RD_data.md of jmliu206/LIC_TCM.
+PUBLISHED = {
+    "tcm-large": {"cubic": -12.09, "pchip": -11.73, "akima": -11.76},
+    "tcm-medium": {"cubic": -9.41, "pchip": -9.11, "akima": -9.18},
+    "tcm-small": {"cubic": -7.17, "pchip": -6.69, "akima": -6.85},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "percent"),
+    [(m, k, value) for m, methods in PUBLISHED.items() for k, value in methods.items()],
+)
+def test_bd_rate_gives_the_published_figures(model: str, method: str, percent: float) -> None:
+    result = bd_rate(published_curve("vtm"), published_curve(model), method)  # type: ignore[arg-type]
+    assert result.percent == pytest.approx(percent, abs=0.01)
+    assert result.method == method
+    assert result.anchor == "vtm"
+
+
+def test_the_published_points_are_those_of_their_source() -> None:
+    # RD_data.md, first and last row of each Kodak table
+    large = published_curve("tcm-large")
+    assert (large.bpp[0], large.psnr_db[0]) == (0.155, 30.07)
+    assert (large.bpp[-1], large.psnr_db[-1]) == (0.88, 38.07)
+    assert all(curve.source for curve in published_curves().values())
+    assert len(published_curve("tcm-small", "tecnick")) == 6
+    with pytest.raises(LabError, match="Did you mean tcm-large"):
+        published_curve("tcm-lage")
+
+
+@pytest.mark.parametrize("method", ["pchip", "cubic", "akima"])
+def test_a_curve_at_a_constant_share_of_the_rate_saves_exactly_that(method: str) -> None:
+    anchor = RdCurve(bpp=[0.1, 0.2, 0.4, 0.8, 1.6], psnr_db=[26, 29, 32, 35, 38])
+    cheaper = RdCurve(bpp=[0.8 * value for value in anchor.bpp], psnr_db=anchor.psnr_db)
+    result = bd_rate(anchor, cheaper, method)  # type: ignore[arg-type]
+    assert float(result) == pytest.approx(-20)
+    assert result.overlap_db == pytest.approx(12)
+    assert result < -19.9
+    assert f"{result:.1f}" == "-20.0"
+    # 3 dB per octave of rate: 0.8 of the rate is worth 3 * log2(1 / 0.8) dB
+    assert bd_psnr(anchor, cheaper, method) == pytest.approx(3 * math.log2(1 / 0.8))  # type: ignore[arg-type]
+
+
+def test_the_result_survives_copying_and_pickling() -> None:
+    result = bd_rate(published_curve("vtm"), published_curve("tcm-large"))
+    for twin in (copy.copy(result), pickle.loads(pickle.dumps(result))):
+        assert twin == result
+        assert (twin.method, twin.overlap_db) == (result.method, result.overlap_db)
+
+
+def test_a_comparison_that_cannot_be_made_is_refused_with_the_reason() -> None:
+    anchor = RdCurve(bpp=[0.1, 0.2, 0.4], psnr_db=[26, 29, 32], name="a")
+    with pytest.raises(LabError, match="1 points are too few"):
+        bd_rate(anchor, RdCurve(bpp=[0.1], psnr_db=[27]))
+    with pytest.raises(LabError, match="needs 4"):
+        bd_rate(anchor, anchor, "cubic")
+    with pytest.raises(LabError, match="do not overlap"):
+        bd_rate(anchor, RdCurve(bpp=[1, 2], psnr_db=[35, 38]))
+    with pytest.raises(LabError, match=r"share only 0\.50 dB"):
+        bd_rate(anchor, RdCurve(bpp=[0.3, 0.6], psnr_db=[31.5, 34.5]))
+    with pytest.raises(LabError, match="does not rise"):
+        bd_rate(anchor, RdCurve(bpp=[0.1, 0.2], psnr_db=[30, 28]))
+    with pytest.raises(LabError, match="method 'linear'"):
+        bd_rate(anchor, anchor, "linear")  # type: ignore[arg-type]
+
+
+def test_a_curve_sorts_its_points_and_refuses_impossible_ones() -> None:
+    curve = RdCurve(bpp=[0.4, 0.1], psnr_db=[32, 26])
+    assert curve.bpp == (0.1, 0.4)
+    assert curve.psnr_db == (26, 32)
+    for bpp, psnr_db in (([0.1], [1, 2]), ([], []), ([-1], [30]), ([1, 1], [3, 4])):
+        with pytest.raises(ValidationError):
+            RdCurve(bpp=bpp, psnr_db=psnr_db)
+
+
+def test_the_lagrangian_cost_is_the_mean_logarithm_of_the_losses() -> None:
+    curve = RdCurve(bpp=[0.5, 1.0], psnr_db=[30, 40])
+    expected = (math.log(0.5 + 0.01 * 255**2 * 1e-3) + math.log(1 + 0.1 * 255**2 * 1e-4)) / 2
+    assert lagrangian_cost(curve, [0.01, 0.1]) == pytest.approx(expected)
+    with pytest.raises(LabError, match="3 for 2 points"):
+        lagrangian_cost(curve, [1, 2, 3])
+
+
+def test_the_lagrangian_percent_is_the_change_of_every_loss_if_all_change_alike() -> None:
+    base = RdCurve(bpp=[0.5, 1.0], psnr_db=[30, 40])
+    better = RdCurve(
+        bpp=[0.45, 0.9], psnr_db=[value - 10 * math.log10(0.9) for value in base.psnr_db]
+    )
+    assert lagrangian_percent(better, base, [0.01, 0.1]) == pytest.approx(-10)
+    assert lagrangian_percent(base, base, [0.01, 0.1]) == 0

@@ -1,0 +1,142 @@
+import io
+import json
+import logging
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tcm_lab._foundation import LabError
+from tcm_lab._foundation.torchvision_shim import declare_missing_operators
+from tcm_lab.data import ImageSet, open_images
+from tcm_lab.evaluation import RdRecord, evaluate, evaluate_anchor
+
+declare_missing_operators()
+
+from compressai.models import MeanScaleHyperprior  # noqa: E402  # the shim must come first
+
+
+class Quantiser(nn.Module):
+    """Keeps 2 + rate bits of every value, one byte each; its arithmetic is known."""
+
+    def __init__(self, *, factor: float = 1.0) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(rate_levels=3, model_dump=lambda mode: {"rate_levels": 3})
+        self.anything = nn.Parameter(torch.zeros(1))
+        self.factor = factor
+
+    def compress(self, x: Tensor, rate: float) -> dict[str, Any]:
+        steps = 2 ** (2 + rate) - 1
+        symbols = (x * steps).round().to(torch.uint8)
+        half = symbols.numel() // 2
+        data = symbols.numpy().tobytes()
+        return {"strings": [[data[:half]], [[data[half:]]]], "shape": x.shape, "rate": rate}
+
+    def decompress(self, strings: Any, shape: Any, rate: float) -> dict[str, Tensor]:
+        data = strings[0][0] + strings[1][0][0]
+        symbols = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).reshape(shape)
+        return {"x_hat": symbols.float() / (2 ** (2 + rate) - 1)}
+
+    def forward(self, x: Tensor, rate: float) -> dict[str, Any]:
+        return {"likelihoods": {"y": torch.full_like(x, 2.0 ** (-8 / self.factor))}}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    rng = np.random.default_rng(0)
+    for name, size in (("large", (161, 170)), ("small", (33, 57))):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return open_images(tmp_path, "eval")
+
+
+def test_bits_are_whole_strings_over_the_pixels_of_the_picture(images: ImageSet) -> None:
+    record = evaluate(Quantiser(), images)
+    assert [point.rate for point in record.points] == [0, 1, 2]
+    for point in record.points:
+        assert [image.bpp for image in point.images] == [24, 24]
+        assert point.gap_percent == pytest.approx(0, abs=1e-4)
+
+
+def test_psnr_is_that_of_pictures_rounded_to_bytes(images: ImageSet) -> None:
+    point = evaluate(Quantiser(), images, rates=[1]).points[0]
+    x = images[1].double()
+    x_hat = ((x / 255 * 7).round() / 7 * 255).round()
+    expected = 10 * math.log10(255**2 / float((x - x_hat).square().mean()))
+    assert point.images[1].psnr_db == pytest.approx(expected, abs=1e-4)
+
+
+def test_ms_ssim_is_left_out_only_where_a_picture_is_too_small(images: ImageSet) -> None:
+    large, small = evaluate(Quantiser(), images, rates=[2]).points[0].images
+    assert small.ms_ssim is None
+    assert large.ms_ssim is not None
+    assert 0.9 < large.ms_ssim < 1
+
+
+def test_a_gap_over_one_percent_between_written_and_estimated_bits_is_reported(
+    images: ImageSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        record = evaluate(Quantiser(factor=1.02), images, name="q", rates=[0])
+    assert record.points[0].gap_percent == pytest.approx(2, abs=1e-3)
+    assert "q: written bits are +2.0 % off the estimate at rate 0" in caplog.text
+
+
+def test_rates_outside_the_levels_are_refused(images: ImageSet) -> None:
+    with pytest.raises(LabError, match="from 0 to 2"):
+        evaluate(Quantiser(), images, rates=[2.5])
+
+
+def test_a_compressai_model_is_padded_coded_to_real_bytes_and_cropped(images: ImageSet) -> None:
+    torch.manual_seed(0)
+    model = MeanScaleHyperprior(8, 12).eval()
+    seen = []
+    record = evaluate(model, images, on_progress=lambda done, whole: seen.append((done, whole)))
+    assert seen == [(1, 2), (2, 2)]
+    assert [(i.height, i.width) for i in record.points[0].images] == [(161, 170), (33, 57)]
+    padded = nn.functional.pad(images[1][None].float() / 255, (0, 7, 0, 31), mode="replicate")
+    strings = model.compress(padded)["strings"]
+    assert record.points[0].images[1].bits == 8 * sum(len(s) for part in strings for s in part)
+    with pytest.raises(LabError, match="has one rate"):
+        evaluate(model, images, rates=[0])
+
+
+def test_the_record_reads_back_and_compressais_plots_read_its_export(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    record = evaluate(Quantiser(), images, name="mine")
+    assert RdRecord.model_validate_json(record.model_dump_json()) == record
+    from compressai.utils.plot.__main__ import parse_json_file
+
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(record.to_compressai_json()))
+    for metric, ours in (("psnr", record.psnr_db), ("ms-ssim", None)):
+        read = parse_json_file(path, metric)
+        assert read["name"] == "mine"
+        assert read["xs"] == list(record.bpp)
+        values = [p.ms_ssim_db for p in record.points] if ours is None else list(ours)
+        assert list(read["ys"]) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "webp"])
+def test_an_anchors_bits_are_the_size_of_the_file(codec: str, images: ImageSet) -> None:
+    record = evaluate_anchor(codec, images, [30, 90])  # type: ignore[arg-type]
+    assert record.bpp[0] < record.bpp[1]
+    assert record.psnr_db[0] < record.psnr_db[1]
+    options = {"optimize": True, "subsampling": "4:2:0"} if codec == "jpeg" else {"method": 4}
+    file = io.BytesIO()
+    Image.fromarray(images.decode(0)).save(file, codec, quality=30, **options)
+    assert record.points[0].images[0].bits == 8 * file.getbuffer().nbytes
+
+
+def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
+    with pytest.raises(LabError, match="jpeg or webp"):
+        evaluate_anchor("gif", images)  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="0 to 100"):
+        evaluate_anchor("jpeg", images, [101])
