@@ -362,9 +362,10 @@ def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) ->
     codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
     if directory is None:
         return
-    if hasattr(codec, "config"):
-        from tcm_lab.codec import save_checkpoint
+    from tcm_lab.codec.checkpoint import save_checkpoint
+    from tcm_lab.codec.model import Codec
 
+    if isinstance(codec, Codec):  # others, such as CompressAI's, have training.safetensors alone
         save_checkpoint(codec, directory / "model.safetensors", {"recipe": record.recipe.name})
     write_atomically(directory / "training.json", record.model_dump_json(indent=2) + "\n")
 

@@ -26,7 +26,7 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     Raises:
         LabError: the checkpoint can't be read, or holds less than half of the codec's weights.
     """
-    from tcm_lab.codec import load_checkpoint
+    from tcm_lab.codec.checkpoint import load_checkpoint
 
     theirs = load_checkpoint(path).state_dict()
     own = dict(codec.named_parameters())

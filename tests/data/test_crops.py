@@ -1,3 +1,4 @@
+import itertools
 import time
 from pathlib import Path
 
@@ -102,8 +103,7 @@ def test_dead_leaves_have_a_natural_power_spectrum() -> None:
         power = np.abs(np.fft.fft2((luma - luma.mean()) * window[:, None] * window)) ** 2
         radius = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.fftfreq(256)))
         bands = np.geomspace(4 / 256, 0.4, 9)
-        pairs = zip(bands, bands[1:], strict=False)
-        means = [power[(radius >= a) & (radius < b)].mean() for a, b in pairs]
+        means = [power[(radius >= a) & (radius < b)].mean() for a, b in itertools.pairwise(bands)]
         slopes.append(np.polyfit(np.log(bands[:-1]), np.log(means), 1)[0])
     assert -3.0 < np.mean(slopes) < -1.6
 

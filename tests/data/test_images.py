@@ -73,9 +73,9 @@ def test_pictures_below_the_crop_are_counted_and_none_left_is_an_error(tmp_path:
 
 
 def test_missing_and_empty_folders_are_named_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="nowhere.*no such folder"):
+    with pytest.raises(LabError, match=r"nowhere.*no such folder"):
         open_images(tmp_path / "nowhere", "train")
-    with pytest.raises(LabError, match="no picture.*Put PNG"):
+    with pytest.raises(LabError, match=r"no picture.*Put PNG"):
         open_images(tmp_path, "train")
 
 

@@ -1,0 +1,247 @@
+import contextlib
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from run_training import run
+from safetensors.torch import load_file
+from stand_in import RandomCrops, TinyCodec
+from torch import Tensor
+
+from tcm_lab._foundation import LabError
+from tcm_lab.training import Progress, Recipe, TrainingRecord, train
+
+RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
+
+
+def codec(levels: int = 0) -> TinyCodec:
+    torch.manual_seed(0)
+    return TinyCodec(levels)
+
+
+def weights(model: TinyCodec) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def in_a_process(directory: Path, *arguments: str) -> int:
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(here / "run_training.py"), str(directory), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def final_state(directory: Path) -> dict[str, Tensor]:
+    return load_file(directory / "training.safetensors")
+
+
+def test_training_lowers_the_loss_and_leaves_a_codec_that_codes() -> None:
+    seen: list[Progress] = []
+    model = codec()
+    recipe = RECIPE.changed(steps=60)
+    record = train(model, recipe, RandomCrops(), on_progress=seen.append, accelerator="cpu")
+    assert [progress.step for progress in seen] == [5 * n for n in range(1, 13)]
+    assert seen[-1].loss < 0.5 * seen[0].loss
+    assert record.loss == pytest.approx(seen[-1].loss)
+    assert record.steps == 60
+    assert record.images_per_s > 0
+    assert not model.training
+    assert model.entropy_bottleneck.quantized_cdf.numel()
+    assert TrainingRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_the_reported_loss_is_lambda_d_plus_bpp() -> None:
+    seen: list[Progress] = []
+    train(codec(), RECIPE, RandomCrops(), on_progress=seen.append, accelerator="cpu")
+    for progress in seen:
+        expected = 0.01 * 255**2 * 10 ** (-progress.psnr_db / 10) + progress.bpp
+        assert progress.loss == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(directory: Path) -> list[tuple[str, ...]]:
+    with (directory / "log.csv").open() as file:
+        return [(row["step"], row["loss"], row["lr"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_killed_and_resumed_ends_at_the_weights_of_the_uninterrupted_run(tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run(whole)
+    assert in_a_process(halves, "kill=13") == -signal.SIGKILL
+    run(halves)
+    expected, found = final_state(whole), final_state(halves)
+    assert set(expected) == set(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert rows(whole) == rows(halves)
+    assert [step for step, *_ in rows(whole)] == ["10", "20", "23"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_take_the_steps_of_one_at_the_whole_batch(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(one, steps=3)
+    assert in_a_process(two, "steps=3", "devices=2") == 0
+    expected, found = final_state(one), final_state(two)
+    for name in expected:
+        if name.endswith("exp_avg"):  # the mean of the gradients
+            assert torch.allclose(expected[name], found[name], atol=1e-5), name
+    assert json.loads((two / "training.json").read_text())["processes"] == 2
+
+
+def test_ctrl_c_saves_the_step_that_was_done_and_goes_on(tmp_path: Path) -> None:
+    uninterrupted = codec()
+    train(uninterrupted, RECIPE, RandomCrops(), accelerator="cpu")
+    crops = RandomCrops(signal_at=(12, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(codec(), RECIPE, crops, directory=tmp_path, accelerator="cpu")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = codec()
+    record = train(
+        resumed, RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu"
+    )
+    for name, value in weights(uninterrupted).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    assert record.steps == 20
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first, again = codec(), codec()
+    train(first, RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
+    no_crops = RandomCrops(signal_at=(0, signal.SIGKILL))
+    train(again, RECIPE, no_crops, directory=tmp_path, resume=True, accelerator="cpu")
+    for name, value in weights(first).items():
+        assert torch.equal(weights(again)[name], value), name
+
+
+def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
+    train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
+    with pytest.raises(LabError, match="holds a training already"):
+        train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
+    other = RECIPE.changed(lr=2e-3, seed=4)
+    with pytest.raises(LabError, match="began with other lr, seed"):
+        train(codec(), other, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+
+
+def test_nan_batches_end_in_one_message_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
+    model = codec()
+    with pytest.raises(LabError, match=r"diverged at step \d+ .*keeps the state of step 10"):
+        train(model, RECIPE, RandomCrops(nan_at=12), directory=tmp_path, accelerator="cpu")
+    kept = final_state(tmp_path)
+    assert all(value.isfinite().all() for value in kept.values())
+    assert all(value.isfinite().all() for value in weights(model).values())
+    resumed = codec()
+    train(resumed, RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+    uninterrupted = codec()
+    train(uninterrupted, RECIPE, RandomCrops(), accelerator="cpu")
+    for name, value in weights(uninterrupted).items():
+        assert torch.equal(weights(resumed)[name], value), name
+
+
+class NanOnce(RandomCrops):
+    """Breaks one batch, the first time that it is asked for."""
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
+        batch = super().batch(step, batch_size, rank, world)
+        self.nan_at = None if step == self.nan_at else self.nan_at
+        return batch
+
+
+def test_a_passing_divergence_is_rolled_back_and_lowers_the_rate() -> None:
+    model = codec()
+    rates: list[int] = []
+    record = train(
+        model, RECIPE, NanOnce(nan_at=12), on_progress=lambda p: rates.append(p.step),
+        accelerator="cpu",
+    )  # fmt: skip
+    assert record.rollbacks == 1
+    assert record.steps == 20
+    assert all(value.isfinite().all() for value in weights(model).values())
+
+
+@contextlib.contextmanager
+def file_size_limit(limit_bytes: int) -> Iterator[None]:
+    """Make the system refuse to write larger files, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_in_one_message_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
+    class Filling(RandomCrops):
+        def batch(self, step: int, *arguments: int) -> Tensor:  # type: ignore[override]
+            if (tmp_path / "training.safetensors").exists():
+                limit.enter_context(file_size_limit(1000))
+            return super().batch(step, *arguments)
+
+    recipe = RECIPE.changed(steps=200)
+    with contextlib.ExitStack() as limit, pytest.raises(LabError, match=r"cannot be written"):
+        train(codec(), recipe, Filling(), directory=tmp_path, accelerator="cpu")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "training.safetensors"]
+    assert all(value.isfinite().all() for value in final_state(tmp_path).values())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "training.safetensors").write_bytes(b"half a file")
+    with pytest.raises(LabError, match=r"training\.safetensors: cannot be read"):
+        train(codec(), RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+
+
+def test_the_average_of_the_weights_is_what_remains() -> None:
+    model, plain = codec(), codec()
+    start = weights(model)
+    train(model, RECIPE.changed(ema=0.999999), RandomCrops(), accelerator="cpu")
+    train(plain, RECIPE, RandomCrops(), accelerator="cpu")
+    assert torch.allclose(weights(model)["g_a.weight"], start["g_a.weight"], atol=1e-6)
+    assert not torch.allclose(weights(plain)["g_a.weight"], start["g_a.weight"], atol=1e-4)
+
+
+def test_bfloat16_and_channels_last_train_with_float32_likelihoods() -> None:
+    model = codec()
+    recipe = RECIPE.changed(precision="bf16-mixed", channels_last=True)
+    likelihoods: list[torch.dtype] = []
+    hook = model.entropy_bottleneck.register_forward_hook(
+        lambda module, args, out: likelihoods.append(out[1].dtype)
+    )
+    record = train(model, recipe, RandomCrops(), accelerator="cpu")
+    hook.remove()
+    assert set(likelihoods) == {torch.float32}
+    plain = train(codec(), RECIPE, RandomCrops(), accelerator="cpu")
+    assert record.loss == pytest.approx(plain.loss, rel=0.02)
+    assert "forward" not in vars(model.entropy_bottleneck)
+
+
+def test_a_recipe_that_does_not_fit_the_codec_is_refused() -> None:
+    with pytest.raises(LabError, match="2 levels need as many"):
+        train(codec(levels=2), RECIPE, RandomCrops(), accelerator="cpu")
+    with pytest.raises(LabError, match="one rate needs one"):
+        train(codec(), RECIPE.with_lambdas(0.01, 0.02), RandomCrops(), accelerator="cpu")
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    model = codec()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(model, RECIPE.changed(steps=2), RandomCrops(), accelerator="cpu")
+    assert torch.equal(torch.rand(3), expected)

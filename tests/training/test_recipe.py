@@ -1,0 +1,63 @@
+import pytest
+
+from tcm_lab._foundation import ConfigError
+from tcm_lab.training import RECIPES, Recipe, get_recipe
+from tcm_lab.training.guard import DivergenceGuard
+
+
+def test_the_published_recipe_is_the_one_of_the_published_models() -> None:
+    # jmliu206/LIC_TCM: README and train.py
+    recipe = get_recipe("published")
+    assert recipe.lambdas == (0.0025, 0.0035, 0.0067, 0.013, 0.025, 0.05)
+    assert (recipe.batch, recipe.crop, recipe.clip_norm) == (8, 256, 1.0)
+    assert (recipe.lr, recipe.aux_lr) == (1e-4, 1e-3)
+    epoch = 300_000 // 8
+    assert recipe.steps == 50 * epoch
+    for number, factor in ((0, 1), (44, 1), (45, 0.1), (47, 0.1), (48, 0.01), (49, 0.01)):
+        assert recipe.lr_factor(number * epoch) == pytest.approx(factor)
+
+
+def test_the_rate_warms_up_and_falls_along_the_cosine() -> None:
+    recipe = Recipe(lambdas=(0.01,), steps=100, schedule="cosine", warmup=4)
+    factors = [recipe.lr_factor(step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.2, rel=0.01)
+    assert factors[:5] == sorted(factors[:5])
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert factors[-1] < 0.02
+
+
+def test_weights_spread_geometrically_over_the_levels_of_a_codec() -> None:
+    recipe = get_recipe("laptop").spread(3)
+    assert recipe.lambdas == pytest.approx((0.0025, (0.0025 * 0.05) ** 0.5, 0.05))
+    with pytest.raises(ConfigError, match="cannot be spread over 3"):
+        get_recipe("laptop").with_lambdas(0.01).spread(3)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_named_recipe_calls_itself_so(name: str) -> None:
+    assert get_recipe(name).name == name
+
+
+def test_mistakes_name_the_field_and_the_fix() -> None:
+    with pytest.raises(ConfigError, match="Did you mean laptop"):
+        get_recipe("labtop")
+    with pytest.raises(ConfigError, match=r"'batchs': unknown\. Did you mean batch"):
+        get_recipe("laptop", batchs=4)
+    with pytest.raises(ConfigError, match=r"field steps = 0: .*greater than 0"):
+        get_recipe("laptop", steps=0)
+    with pytest.raises(ConfigError, match="ascending"):
+        get_recipe("laptop", lambdas=(0.02, 0.01))
+    with pytest.raises(ConfigError, match="crops above 160"):
+        get_recipe("laptop", metric="ms-ssim")
+
+
+def test_the_guard_trips_on_what_is_not_a_number_and_on_explosions_only() -> None:
+    guard = DivergenceGuard()
+    assert guard.accepts(100.0, 1.0)
+    for loss in (80.0, 40.0, 20.0, 60.0):
+        assert guard.accepts(loss, 1.0)
+    before = guard.smoothed
+    assert not guard.accepts(float("nan"), 1.0)
+    assert not guard.accepts(10.0, float("inf"))
+    assert not guard.accepts(5000.0, 1.0)
+    assert guard.smoothed == before
