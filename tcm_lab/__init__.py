@@ -1,3 +1,85 @@
-"""A lab for one question: which architectural choices of a learned image codec are worth it?"""
+"""A lab for one question: which architectural choices of a learned image codec are worth it?
+
+Everything public is here, and each name is imported when it is first used, so that importing the
+package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tcm_lab.blocks import (
+        AttentionConfig,
+        BlockConfig,
+        register_attention,
+        register_block,
+        register_resampler,
+    )
+    from tcm_lab.codec import (
+        Codec,
+        VariantConfig,
+        build,
+        list_models,
+        load_checkpoint,
+        load_config,
+        save_checkpoint,
+    )
+    from tcm_lab.complexity import measure_complexity, measure_timing
+    from tcm_lab.evaluation import RdCurve, bd_rate
+
+_HOMES = {
+    "tcm_lab.blocks": (
+        "AttentionConfig",
+        "BlockConfig",
+        "register_attention",
+        "register_block",
+        "register_resampler",
+    ),
+    "tcm_lab.codec": (
+        "Codec",
+        "VariantConfig",
+        "build",
+        "list_models",
+        "load_checkpoint",
+        "load_config",
+        "save_checkpoint",
+    ),
+    "tcm_lab.complexity": ("measure_complexity", "measure_timing"),
+    "tcm_lab.evaluation": ("RdCurve", "bd_rate"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AttentionConfig",
+    "BlockConfig",
+    "Codec",
+    "RdCurve",
+    "VariantConfig",
+    "bd_rate",
+    "build",
+    "list_models",
+    "load_checkpoint",
+    "load_config",
+    "measure_complexity",
+    "measure_timing",
+    "register_attention",
+    "register_block",
+    "register_resampler",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tcm_lab' has no attribute '{name}'")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

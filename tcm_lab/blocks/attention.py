@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks.cost import Cost, conv_cost, linear_cost, windows_cost
-from tcm_lab.blocks.layers import AttentionBlock, gated_branch_costs
+from tcm_lab.blocks.layers import compressai, gated_branch_costs
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
@@ -38,7 +38,7 @@ class ResidualAttentionConfig(AttentionConfig):
 
     def build(self, channels: int) -> nn.Module:
         """Build the module."""
-        module: nn.Module = AttentionBlock(channels)
+        module: nn.Module = compressai().layers.AttentionBlock(channels)
         return module
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
@@ -66,7 +66,7 @@ class SwinGatedAttention(nn.Module):
         self, channels: int, inner: int, head_width: int, window: int, mlp_ratio: float
     ) -> None:
         super().__init__()
-        branches = AttentionBlock(inner)
+        branches = compressai().layers.AttentionBlock(inner)
         self.squeeze = nn.Conv2d(channels, inner, 1)
         self.swin = nn.Sequential(
             *(
@@ -162,7 +162,7 @@ class WindowGatedAttention(nn.Module):
 
     def __init__(self, channels: int, head_width: int, window: int, *, shifted: bool) -> None:
         super().__init__()
-        branches = AttentionBlock(channels)
+        branches = compressai().layers.AttentionBlock(channels)
         self.attention = WindowAttention(channels, head_width, window, shifted=shifted)
         self.conv_a: nn.Module = branches.conv_a
         self.conv_b: nn.Module = branches.conv_b

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor, nn
 
 from tcm_lab.blocks.cost import Cost, conv_cost, layer_norm_cost, linear_cost
-from tcm_lab.blocks.layers import ResidualBlock, residual_block_cost
+from tcm_lab.blocks.layers import compressai, residual_block_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
 
 
@@ -29,7 +29,7 @@ class ResidualConfig(BlockConfig):
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block."""
         del index
-        block: nn.Module = ResidualBlock(channels, channels)
+        block: nn.Module = compressai().layers.ResidualBlock(channels, channels)
         return block
 
     def cost(self, channels: int, height: int, width: int) -> Cost:

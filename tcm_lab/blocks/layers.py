@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 from tcm_lab._foundation.torchvision_shim import declare_missing_operators
 from tcm_lab.blocks.cost import Cost, conv_cost
 
-declare_missing_operators()
 
-from compressai.layers import (  # noqa: E402  # the shim must come first
-    GDN,
-    AttentionBlock,
-    ResidualBlock,
-    ResidualBlockUpsample,
-    ResidualBlockWithStride,
-    conv3x3,
-    subpel_conv3x3,
-)
+@lru_cache(maxsize=1)
+def compressai() -> Any:
+    """Return CompressAI with its layers, imported when something is first built.
 
-__all__ = [
-    "GDN",
-    "AttentionBlock",
-    "ResidualBlock",
-    "ResidualBlockUpsample",
-    "ResidualBlockWithStride",
-    "conv3x3",
-    "gated_branch_costs",
-    "residual_block_cost",
-    "subpel_conv3x3",
-]
+    Its import takes longer than torch's, and configurations and cost formulas do without it.
+    """
+    declare_missing_operators()
+    import compressai
+    import compressai.layers
+
+    return compressai
 
 
 def residual_block_cost(channels: int, height: int, width: int) -> Cost:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, conv_cost, gdn_cost, layer_norm_cost, linear_cost
-from tcm_lab.blocks.layers import GDN, ResidualBlockUpsample, ResidualBlockWithStride
+from tcm_lab.blocks.layers import compressai
 from tcm_lab.blocks.registry import Direction, ResamplerConfig, register_resampler
 
 Activation = Literal["none", "relu", "leaky-relu", "gelu", "gdn"]
@@ -54,10 +54,11 @@ class ResidualResamplerConfig(ResamplerConfig):
 
     def build(self, c_in: int, c_out: int, direction: Direction) -> nn.Module:
         """Build RBS for analysis, RBU for synthesis."""
+        layers = compressai().layers
         block: nn.Module = (
-            ResidualBlockWithStride(c_in, c_out, stride=2)
+            layers.ResidualBlockWithStride(c_in, c_out, stride=2)
             if direction == "analysis"
-            else ResidualBlockUpsample(c_in, c_out, upsample=2)
+            else layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
         )
         return block
 
@@ -117,7 +118,7 @@ class ConvResamplerConfig(ResamplerConfig):
 
     def _activation(self, channels: int, direction: Direction) -> list[nn.Module]:
         if self.activation == "gdn":
-            return [GDN(channels, inverse=direction == "synthesis")]
+            return [compressai().layers.GDN(channels, inverse=direction == "synthesis")]
         modules: dict[str, type[nn.Module]] = {
             "relu": nn.ReLU,
             "leaky-relu": nn.LeakyReLU,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tcm_lab._foundation import ConfigError, one_of
 from tcm_lab.blocks.cost import Cost, conv_cost
-from tcm_lab.blocks.layers import ResidualBlock, residual_block_cost
+from tcm_lab.blocks.layers import compressai, residual_block_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import check_heads
@@ -22,7 +22,7 @@ class ConvBranch(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block = ResidualBlock(channels, channels)
+        self.block = compressai().layers.ResidualBlock(channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W)."""

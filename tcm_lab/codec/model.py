@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab.blocks import Cost, Kind
-from tcm_lab.blocks import layers as _compressai  # noqa: F401  # makes CompressAI importable
+from tcm_lab.blocks.layers import compressai
 from tcm_lab.codec.coding import (
     CodingError,
     Estimator,
@@ -25,13 +24,16 @@ from tcm_lab.codec.coding import (
     guard_stream,
 )
 from tcm_lab.codec.config import VariantConfig, transform_plan
-from tcm_lab.codec.gains import RateGains, gains_cost
-from tcm_lab.codec.slices import SliceCodec, slice_costs, walk_slices
-from tcm_lab.codec.transforms import Transform, transform_cost
+from tcm_lab.codec.cost import padded_size
+from tcm_lab.codec.gains import RateGains
+from tcm_lab.codec.slices import SliceCodec, walk_slices
+from tcm_lab.codec.transforms import Transform
 
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # isort: skip
-from compressai.models import CompressionModel  # isort: skip
-from compressai.models.base import get_scale_table  # isort: skip
+compressai()  # before its parts: it needs a hand where torchvision cannot load
+
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # noqa: E402
+from compressai.models import CompressionModel  # noqa: E402
+from compressai.models.base import get_scale_table  # noqa: E402
 
 Rate = float | Tensor | None
 
@@ -287,43 +289,3 @@ class Codec(CompressionModel):
             super().update(scale_table=get_scale_table(), force=True)
             self._tables = GaussianTables(self.gaussian_conditional)
         return self._tables
-
-
-def padded_size(config: VariantConfig, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) that an image of ``size`` is padded to: whole strides of z."""
-    stride = config.stride[1]
-    return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
-
-
-def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
-    """Cost of each part of the codec on one image of ``size`` (H, W), by closed formulas.
-
-    Parts: ``g_a``, ``h_a``, ``h_s``, ``attention`` (in the entropy model), ``slice_heads``,
-    ``lrp``, ``g_s``, ``prior`` (z's), ``gain`` (rate conditioning). Counted at the padded size.
-
-    Raises:
-        NoFormula: some layer has no closed formula.
-    """
-    height, width = padded_size(config, size)
-    to_y, to_z = config.stride
-    at = {
-        "g_a": (height, width),
-        "h_a": (height // to_y, width // to_y),
-        "h_s": (height // to_z, width // to_z),
-        "g_s": (height // to_y, width // to_y),
-    }
-    parts = {part: Cost() for part in at}
-    for name, plan in transform_plan(config).items():
-        part = name.split(".")[0]
-        parts[part] += transform_cost(*plan, *at[part])
-    m = config.latent_channels
-    # Of a factorised prior's density network: widths 1, 3, 3, 3, 3, 1, and three quantiles.
-    prior = (3 + 27 + 3) + (4 * 3 + 1) + 4 * 3 + 3
-    return {
-        **parts,
-        **slice_costs(config.entropy_model, m, *at["h_a"]),
-        "prior": Cost({}, {Kind.PRIOR: prior * config.hyper_channels}),
-        "gain": gains_cost(config.rate_levels, m, config.hyper_channels)
-        if config.rate_levels
-        else Cost(),
-    }

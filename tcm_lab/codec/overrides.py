@@ -8,6 +8,7 @@ split of every block of g_a. Several stages may get a list, one value each.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,11 +22,17 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Field:
-    """A place in the tree: the mapping that holds it, its key, and whether a stage holds it."""
+    """A place in the tree.
+
+    Attributes:
+        holder: the mapping that holds it.
+        key: its key there.
+        stages: the stages over which the path was spread to reach it, by identity; or None.
+    """
 
     holder: Tree
     key: str
-    staged: bool
+    stages: int | None
 
 
 def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
@@ -38,7 +45,10 @@ def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree
     for path, value in changes.items():
         fields = find_fields(changed, path)
         for field, part in zip(fields, _parts(path, value, fields), strict=True):
-            field.holder[field.key] = _whole(field.key, part)
+            try:
+                field.holder[field.key] = _whole(field.key, part)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from None
     return changed
 
 
@@ -55,38 +65,39 @@ def find_fields(tree: Tree, path: str) -> list[Field]:
         ConfigError: there is none; the message lists what there is at the place where it got lost.
     """
     parts = path.split(".")
-    fields = list(_descend(tree, parts, staged=False))
+    fields = list(_descend(tree, parts, None))
     if not fields:
         raise ConfigError(_lost(tree, path, parts))
     return fields
 
 
-def _descend(node: Tree, parts: list[str], *, staged: bool) -> Iterator[Field]:
+def _descend(node: Tree, parts: list[str], stages: int | None) -> Iterator[Field]:
     part, rest = parts[0], parts[1:]
     for key in [key for key in node if fnmatchcase(key, part)]:
         child = node[key]
         if not rest:
             # A place that is empty by design (the last stage's width, a block of no depth) is
             # not reached by a path over all stages.
-            if not (staged and _empty(node, key)):
-                yield Field(node, key, staged)
+            if stages is None or not _empty(node, key):
+                yield Field(node, key, stages)
         elif isinstance(child, dict):
-            yield from _descend(child, rest, staged=staged)
+            yield from _descend(child, rest, stages)
         elif isinstance(child, list) and child and isinstance(child[0], dict):
-            yield from _into_list(child, rest, staged=staged)
+            yield from _into_list(child, rest, stages)
     if part not in node:
         if isinstance(node.get("stages"), list):
             for stage in node["stages"]:
-                yield from _descend(stage, parts, staged=True)
+                yield from _descend(stage, parts, id(node["stages"]))
         elif isinstance(node.get("block"), dict):
-            yield from _descend(node["block"], parts, staged=staged)
+            yield from _descend(node["block"], parts, stages)
 
 
-def _into_list(items: list[Tree], parts: list[str], *, staged: bool) -> Iterator[Field]:
+def _into_list(items: list[Tree], parts: list[str], stages: int | None) -> Iterator[Field]:
     index, rest = parts[0], parts[1:]
+    spread = stages if index.isdigit() else id(items)
     for i, item in enumerate(items):
         if rest and fnmatchcase(str(i), index):
-            yield from _descend(item, rest, staged=staged or not index.isdigit())
+            yield from _descend(item, rest, spread)
 
 
 def _empty(holder: Tree, key: str) -> bool:
@@ -97,16 +108,17 @@ def _empty(holder: Tree, key: str) -> bool:
 
 
 def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
-    """Return the value for each field: a list is spread over the stages of each transform."""
-    if not (isinstance(value, list | tuple) and any(field.staged for field in fields)):
+    """Return the value for each field: a list gives one to each stage of each transform."""
+    if not isinstance(value, list | tuple) or all(field.stages is None for field in fields):
         return [value] * len(fields)
-    values = list(value)
-    if len(fields) % len(values) or (len(fields) > len(values) and "*" not in path):
-        raise ConfigError(
-            f"{path} = {values}: {len(values)} values for {len(fields)} stages; "
-            "give one value, or one for each stage that has this field"
-        )
-    return values * (len(fields) // len(values))
+    spread = Counter(field.stages for field in fields)
+    for count in spread.values():
+        if count != len(value):
+            raise ConfigError(
+                f"{path} = {list(value)}: {len(value)} values for {count} stages; "
+                "give one value, or one for each stage that has this field"
+            )
+    return list(value) * len(spread)
 
 
 def _whole(key: str, value: Any) -> Any:
@@ -121,15 +133,16 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
     """Say where a path leads nowhere and what there is instead."""
     for depth in range(len(parts), 0, -1):
         place, part = parts[: depth - 1], parts[depth - 1]
-        nodes = (
-            [field.holder[field.key] for field in _descend(tree, place, staged=False)]
-            if (place)
-            else [tree]
-        )
+        nodes = [tree]
+        if place:
+            nodes = [field.holder[field.key] for field in _descend(tree, place, None)]
         known = sorted({name for node in nodes for name in _names(node)})
         if known:
             where = f" in '{'.'.join(place)}'" if place else ""
-            return f"no field '{part}'{where} (of '{path}').{near(part, known)} Known: {one_of(known)}."
+            return (
+                f"no field '{part}'{where} (of '{path}')."
+                f"{near(part, known)} Known: {one_of(known)}."
+            )
     return f"no field '{path}'. Known: {one_of(sorted(tree))}."
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tcm_lab._foundation import ConfigError, near
-from tcm_lab.blocks import layers as _compressai  # noqa: F401  # makes CompressAI importable
+from tcm_lab.blocks.layers import compressai
 
 PREFIX = "compressai/"
 _DEFAULT_QUALITY = 4
@@ -14,9 +14,11 @@ _DEFAULT_QUALITY = 4
 
 def image_models() -> dict[str, Callable[..., Any]]:
     """Return CompressAI's image models by CompressAI's names."""
-    from compressai.zoo import image_models as zoo
-
-    return {name: entry for name, entry in zoo.items() if not name.endswith("-vbr")}
+    return {
+        name: entry
+        for name, entry in compressai().zoo.image_models.items()
+        if not name.endswith("-vbr")
+    }
 
 
 def build_peer(name: str, *, quality: int = _DEFAULT_QUALITY) -> Any:

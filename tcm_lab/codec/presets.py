@@ -101,7 +101,11 @@ def peer_names() -> tuple[str, ...]:
 
 
 def build(
-    model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None = None, *, seed: int = 0
+    model: str | Path | VariantConfig,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Any:
     """Build a codec from a preset's name, a YAML file or a configuration.
 
@@ -109,6 +113,7 @@ def build(
         model: what to build; ``compressai/<name>`` builds CompressAI's own model, untouched.
         overrides: dotted fields to change; for CompressAI's models, ``quality`` alone.
         seed: of the initial weights; the caller's random state is left as it was.
+        device: where the weights live; on ``meta`` they have shapes and no values.
 
     Returns:
         A `Codec`, or CompressAI's model.
@@ -118,12 +123,42 @@ def build(
     """
     import torch
 
-    from tcm_lab.codec.model import Codec
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(model, str) and model.startswith("compressai/"):
-            from tcm_lab.codec.peers import build_peer
+        if device != "meta":
+            return _assemble(model, overrides).to(device)
+        # CompressAI's layers compute with their first values, which meta tensors have not: build
+        # on the CPU, in memory that is never touched, and let go of it.
+        with _Uninitialised():
+            return _assemble(model, overrides).to(device)
 
-            return build_peer(model, **(overrides or {}))
-        return Codec(load_config(model).override(overrides or {}))
+
+def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
+    if isinstance(model, str) and model.startswith("compressai/"):
+        from tcm_lab.codec.peers import build_peer
+
+        return build_peer(model, **(overrides or {}))
+    from tcm_lab.codec.model import Codec
+
+    return Codec(load_config(model).override(overrides or {}))
+
+
+def _Uninitialised() -> Any:  # noqa: N802  # stands where a class would
+    """Return a mode in which tensors are left as they come, so that large ones cost no time."""
+    from torch.overrides import TorchFunctionMode
+
+    class Uninitialised(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if getattr(func, "__name__", "") in (
+                "uniform_",
+                "normal_",
+                "fill_",
+                "erfinv_",
+                "clamp_",
+            ):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    return Uninitialised()

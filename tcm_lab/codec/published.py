@@ -152,7 +152,5 @@ def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
     return {
         f"{ours}.depth": [len(stage) for stage in stages],
         f"{ours}.window": [(bias.shape[-1] + 1) // 2 for bias in biases],
-        f"{ours}.head_width": [
-            w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)
-        ],
+        f"{ours}.head_width": [w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)],
     }

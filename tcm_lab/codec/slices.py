@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from tcm_lab.blocks import Cost
 from tcm_lab.blocks.cost import conv_cost
-from tcm_lab.blocks.layers import conv3x3
 from tcm_lab.codec.config import EntropyModelConfig
 
 
@@ -49,7 +48,7 @@ class SliceNetwork(nn.Sequential):
         widths = (c_in, *hidden, c_out)
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
-            layers += [conv3x3(a, b), nn.GELU()]
+            layers += [nn.Conv2d(a, b, 3, padding=1), nn.GELU()]
         super().__init__(*layers[:-1])
 
 

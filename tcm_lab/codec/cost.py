@@ -1,0 +1,49 @@
+"""What a codec costs, part by part, as a function of its configuration alone."""
+
+from __future__ import annotations
+
+from tcm_lab.blocks import Cost, Kind
+from tcm_lab.codec.config import VariantConfig, transform_plan
+from tcm_lab.codec.gains import gains_cost
+from tcm_lab.codec.slices import slice_costs
+from tcm_lab.codec.transforms import transform_cost
+
+
+def padded_size(config: VariantConfig, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) that an image of ``size`` is padded to: whole strides of z."""
+    stride = config.stride[1]
+    return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
+
+
+def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
+    """Cost of each part of the codec on one image of ``size`` (H, W), by closed formulas.
+
+    Parts: ``g_a``, ``h_a``, ``h_s``, ``attention`` (in the entropy model), ``slice_heads``,
+    ``lrp``, ``g_s``, ``prior`` (z's), ``gain`` (rate conditioning). Counted at the padded size.
+
+    Raises:
+        NoFormula: some layer has no closed formula.
+    """
+    height, width = padded_size(config, size)
+    to_y, to_z = config.stride
+    at = {
+        "g_a": (height, width),
+        "h_a": (height // to_y, width // to_y),
+        "h_s": (height // to_z, width // to_z),
+        "g_s": (height // to_y, width // to_y),
+    }
+    parts = {part: Cost() for part in at}
+    for name, plan in transform_plan(config).items():
+        part = name.split(".")[0]
+        parts[part] += transform_cost(*plan, *at[part])
+    m = config.latent_channels
+    # Of a factorised prior's density network: widths 1, 3, 3, 3, 3, 1, and three quantiles.
+    prior = (3 + 27 + 3) + (4 * 3 + 1) + 4 * 3 + 3
+    return {
+        **parts,
+        **slice_costs(config.entropy_model, m, *at["h_a"]),
+        "prior": Cost({}, {Kind.PRIOR: prior * config.hyper_channels}),
+        "gain": gains_cost(config.rate_levels, m, config.hyper_channels)
+        if config.rate_levels
+        else Cost(),
+    }
