@@ -1,0 +1,125 @@
+"""A forward pass without data: the model on torch's meta device, where only shapes are computed."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcm_lab.complexity._dispatch import OperatorMode
+
+
+def meta_image(size: tuple[int, int]) -> Tensor:
+    """Return a picture (1, 3, H, W) of ``size`` that has a shape and nothing else."""
+    return torch.empty(1, 3, *size, device="meta")
+
+
+@contextmanager
+def meta_pass(model: nn.Module) -> Iterator[None]:
+    """Let ``model``, which lives on the meta device, run forward inside the ``with`` block.
+
+    Evaluation mode, no gradients. CompressAI's entropy bottleneck keeps the order of its axes in
+    a tensor on the input's device and reads it back, which a tensor without data refuses: it is
+    stood in for by the same computation without that list.
+    """
+    model.eval()
+    replaced = [module for module in model.modules() if _reads_its_index_lists(module)]
+    for module in replaced:
+        module.forward = partial(_bottleneck_forward, module)
+    try:
+        with _QuickShapes(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for module in replaced:
+            del module.forward
+
+
+@contextmanager
+def fused_attention(function: Callable[..., Tensor]) -> Iterator[None]:
+    """Let ``function`` stand in for `torch.nn.functional.scaled_dot_product_attention`."""
+    torchs_own = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = function
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = torchs_own
+
+
+class _QuickShapes(OperatorMode):
+    """Answers for elementwise operators, whose results have their first operand's shape.
+
+    Torch's shape rules are general and slow: half of a pass is spent on sums of equal shapes.
+    """
+
+    def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Answer at once, or leave it to torch."""
+        if operator in _ELEMENTWISE and not kwargs:
+            first = args[0]
+            if all(not isinstance(a, Tensor) or _alike(a, first) for a in args):
+                return torch.empty_like(first)
+        return operator(*args, **kwargs)
+
+
+def _alike(a: Tensor, b: Any) -> bool:
+    return isinstance(b, Tensor) and a.is_meta and a.shape == b.shape and a.dtype == b.dtype
+
+
+aten = torch.ops.aten
+_ELEMENTWISE = frozenset(
+    [
+        aten.add.Tensor,
+        aten.sub.Tensor,
+        aten.mul.Tensor,
+        aten.gelu.default,
+        aten.leaky_relu.default,
+        aten.relu.default,
+        aten.round.default,
+        aten.rsqrt.default,
+        aten.sigmoid.default,
+        aten.sqrt.default,
+        aten.tanh.default,
+    ]
+)
+
+
+def bottleneck_products(module: nn.Module, z: Tensor) -> int:
+    """Return the MACs of a factorised prior's densities for ``z``: two cumulatives per element.
+
+    Each element passes a chain of small matrices (Ballé et al. 2018, appendix 6.1), once for
+    z - 1/2 and once for z + 1/2.
+    """
+    matrices: Any = module.matrices
+    weights: int = sum(matrix[0].numel() for matrix in matrices)
+    return 2 * weights * z.numel()
+
+
+def is_bottleneck(module: nn.Module) -> bool:
+    """Say whether ``module`` is CompressAI's factorised prior, without importing CompressAI."""
+    models = sys.modules.get("compressai.entropy_models")
+    return models is not None and isinstance(module, models.EntropyBottleneck)
+
+
+def _reads_its_index_lists(module: nn.Module) -> bool:
+    if not is_bottleneck(module) or "forward" in vars(module):
+        return False
+    return type(module).forward.__module__.startswith("compressai.")
+
+
+def _bottleneck_forward(module: Any, z: Tensor, training: bool | None = None) -> Any:
+    """Do what the bottleneck does in evaluation, its axes ordered without reading a tensor."""
+    del training
+    values = z.transpose(0, 1).reshape(z.shape[1], 1, -1)
+    z_hat = module.quantize(values, "dequantize", module._get_medians())
+    likelihood, _, _ = module._likelihood(z_hat)
+    if module.use_likelihood_bound:
+        likelihood = module.likelihood_lower_bound(likelihood)
+    batch_last = (z.shape[1], z.shape[0], *z.shape[2:])
+    return tuple(t.reshape(batch_last).transpose(0, 1).contiguous() for t in (z_hat, likelihood))
