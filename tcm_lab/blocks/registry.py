@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import ValidationError, create_model
 from torch import nn
@@ -163,7 +163,7 @@ class Registry(Mapping[str, type[C]], Generic[C]):
             if issubclass(cls, self.base):
                 config = self._named(name, cls)
                 self._classes[name] = config
-                return config  # type: ignore[return-value]  # a subclass of what came in
+                return cast("Registrable", config)  # a subclass of what came in
             if issubclass(cls, nn.Module):
                 self._classes[name] = self._from_module(name, cls)
                 return cls
@@ -204,12 +204,10 @@ class Registry(Mapping[str, type[C]], Generic[C]):
     def _named(self, name: str, cls: type[Any]) -> type[C]:
         """Return ``cls`` with its ``type`` fixed to ``name``."""
         fields: dict[str, Any] = {"type": (Literal[name], name)}
-        named: type[C] = create_model(
-            cls.__name__, __base__=cls, __module__=cls.__module__, **fields
-        )
+        named: Any = create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **fields)
         named.__qualname__ = cls.__qualname__
         named.__doc__ = cls.__doc__
-        return named
+        return cast("type[C]", named)
 
     def _from_module(self, name: str, module: type[nn.Module]) -> type[C]:
         """Return a configuration whose fields are the options of ``module``'s constructor."""

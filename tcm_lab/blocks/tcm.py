@@ -79,6 +79,8 @@ class TcmBlock(nn.Module):
 
     def _branches(self, x: Tensor, conv: nn.Module | None, swin: nn.Module | None) -> Tensor:
         """Apply each branch to its channels; those of a branch that is None pass."""
+        local: Tensor
+        distant: Tensor
         local, distant = x.split(self.widths, 1)
         if conv is not None:
             local = conv(local)

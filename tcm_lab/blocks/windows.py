@@ -54,28 +54,30 @@ class WindowPlan:
     def cut(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "n t c"]:
         """Cut maps (B, H, W, C) into windows (B·windows, N, C)."""
         rows = _gather(x.flatten(0, 2), self.source, self.target, None)
-        return rows.unflatten(0, (-1, self.tokens))
+        windows: Tensor = rows.unflatten(0, (-1, self.tokens))
+        return windows
 
     def join(
         self, windows: Float[Tensor, "n t c"], size: tuple[int, int]
     ) -> Float[Tensor, "b h w c"]:
         """Join windows (B·windows, N, C) to maps (B, H, W, C) of ``size`` (H, W)."""
         rows = _gather(windows.flatten(0, 1), self.target, self.source, self.padding)
-        return rows.unflatten(0, (-1, *size))
+        maps: Tensor = rows.unflatten(0, (-1, *size))
+        return maps
 
 
 class _Permute(torch.autograd.Function):
     """``rows[index]`` whose gradient is a gather too, since each real row is taken once."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, dropped: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(inverse, dropped)
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         inverse, dropped = ctx.saved_tensors
         gradient = gradient.index_select(0, inverse)
         if dropped is not None:

@@ -199,7 +199,8 @@ def _fill(config: VariantConfig, given: Mapping[str, tuple[str, Tensor]], origin
             )
         )
     codec.load_state_dict({ours: value for ours, (_, value) in given.items()}, strict=False)
-    return codec.eval()
+    codec.eval()
+    return codec
 
 
 def _their_name(name: str, config: VariantConfig, given: Mapping[str, tuple[str, Tensor]]) -> str:

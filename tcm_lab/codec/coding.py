@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +30,12 @@ class GaussianTables:
         conditional: CompressAI's Gaussian conditional after ``update_scale_table``.
     """
 
-    def __init__(self, conditional: torch.nn.Module) -> None:
-        self.cdfs: list[list[int]] = conditional.quantized_cdf.tolist()  # type: ignore[operator,union-attr]
-        self.lengths: list[int] = conditional.cdf_length.reshape(-1).tolist()  # type: ignore[operator,union-attr]
-        self.offsets: list[int] = conditional.offset.reshape(-1).tolist()  # type: ignore[operator,union-attr]
+    def __init__(self, conditional: Any) -> None:
+        self.cdfs: list[list[int]] = conditional.quantized_cdf.tolist()
+        self.lengths: list[int] = conditional.cdf_length.reshape(-1).tolist()
+        self.offsets: list[int] = conditional.offset.reshape(-1).tolist()
         # The last scale is open-ended: an index counts the entries before it that are smaller.
-        self.bounds: Tensor = conditional.scale_table[:-1].contiguous()  # type: ignore[index,operator,union-attr]
+        self.bounds: Tensor = conditional.scale_table[:-1].contiguous()
 
     def indexes(self, scale: Tensor) -> Tensor:
         """Return, for each scale, the index of its distribution (int32)."""

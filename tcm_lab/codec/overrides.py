@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tcm_lab._foundation import ConfigError, near, one_of
-from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Registry
 
 Tree = dict[str, Any]
 
@@ -123,7 +123,11 @@ def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
 
 def _whole(key: str, value: Any) -> Any:
     """Fill a layer's missing options by their defaults, so that a later path can reach them."""
-    registries = {"block": BLOCKS, "attention": ATTENTIONS, "resample": RESAMPLERS}
+    registries: dict[str, Registry[Any]] = {
+        "block": BLOCKS,
+        "attention": ATTENTIONS,
+        "resample": RESAMPLERS,
+    }
     if key in registries and value is not None:
         return registries[key].parse(value).model_dump(mode="json")
     return value

@@ -68,7 +68,8 @@ class CheckerboardContext(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "b s h w"]) -> Float[Tensor, "b c h w"]:
         """Gather the neighbours of the other colour."""
-        return self._conv_forward(input, self.weight * self.kernel_mask, self.bias)
+        around: Tensor = self._conv_forward(input, self.weight * self.kernel_mask, self.bias)
+        return around
 
 
 class SliceCodec(nn.Module):
