@@ -1,0 +1,45 @@
+"""Tables, plots and pages, drawn from records alone: nothing here measures."""
+
+from tcm_lab.reporting.cost_plots import (
+    Roof,
+    RooflinePoint,
+    cost_by_part_plot,
+    cost_size_plot,
+    macs_parameters_plot,
+    roofline_plot,
+)
+from tcm_lab.reporting.html import Code, Picture, Section, render_report
+from tcm_lab.reporting.pareto import ParetoPoint, pareto_front, pareto_plot
+from tcm_lab.reporting.plots import Axis, figure_svg, save_figure
+from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, series_of_records
+from tcm_lab.reporting.tables import Column, Format, Mark, Row, Span, Table, render
+
+__all__ = [
+    "Axis",
+    "Code",
+    "Column",
+    "Format",
+    "Mark",
+    "ParetoPoint",
+    "Picture",
+    "RdSeries",
+    "Roof",
+    "RooflinePoint",
+    "Row",
+    "Section",
+    "Span",
+    "Table",
+    "cost_by_part_plot",
+    "cost_size_plot",
+    "figure_svg",
+    "macs_parameters_plot",
+    "pareto_front",
+    "pareto_plot",
+    "rd_plot",
+    "render",
+    "render_report",
+    "roofline_plot",
+    "save_figure",
+    "series_of_curve",
+    "series_of_records",
+]

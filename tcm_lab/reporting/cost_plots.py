@@ -1,0 +1,287 @@
+"""Plots of what codecs cost: by part, against parameters, against the image's size, on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tcm_lab._foundation import Frozen, LabError
+from tcm_lab.reporting._labels import label_points
+from tcm_lab.reporting.plots import (
+    COLUMN_INCHES,
+    INK,
+    MARKERS,
+    SOFT,
+    Axis,
+    label_axes,
+    new_figure,
+    palette,
+    style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tcm_lab.complexity.record import ComplexityRecord, Convention
+
+KMACS_PER_PX = Axis(name="cost", unit="kMAC/px")
+PARAMETERS = Axis(name="parameters", unit="M")
+
+PART_NAMES: Mapping[str, str] = {
+    "g_a": "g_a",
+    "h_a": "h_a",
+    "h_s": "h_s",
+    "attention": "entropy attention",
+    "slice_heads": "slice networks",
+    "lrp": "LRP",
+    "g_s": "g_s",
+    "prior": "prior",
+    "gain": "rate gains",
+}
+
+
+def part_order(records: Sequence[ComplexityRecord]) -> list[str]:
+    """Return the parts of all records in the order of the data's flow, unknown ones last."""
+    found = {part for record in records for part in record.macs}
+    return [p for p in PART_NAMES if p in found] + sorted(found - set(PART_NAMES))
+
+
+def cost_by_part_plot(
+    records: Sequence[ComplexityRecord],
+    *,
+    convention: Convention = "all",
+    title: str = "",
+    width: float = COLUMN_INCHES,
+) -> Figure:
+    """Draw each model's cost as one bar, stacked by part; the total stands at its end.
+
+    Raises:
+        LabError: there is no record.
+    """
+    _need(records)
+    with style():
+        figure, axes = new_figure(title, width=width, height=1.1 + 0.3 * len(records))
+        parts = [
+            part
+            for part in part_order(records)
+            if any(record.macs_by_part(convention).get(part) for record in records)
+        ]
+        left = [0.0] * len(records)
+        rows = list(range(len(records)))
+        for part, color in zip(parts, palette(len(parts)), strict=True):
+            shares = [
+                record.macs_by_part(convention).get(part, 0) / record.pixels / 1e3
+                for record in records
+            ]
+            name = PART_NAMES.get(part, part)
+            axes.barh(
+                rows, shares, left=left, color=color, label=name, height=0.7, ec="white", lw=0.3
+            )
+            left = [before + share for before, share in zip(left, shares, strict=True)]
+        for row, total in zip(rows, left, strict=True):
+            axes.annotate(
+                f"{total:.1f}",
+                (total, row),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+            )
+        axes.set_yticks(rows, [record.model for record in records])
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.set_xlim(0, max(left) * 1.14 or 1)
+        axes.set_xlabel(KMACS_PER_PX.label)
+        figure.legend(
+            loc="outside lower center",
+            ncols=min(4, len(parts)),
+            handlelength=1.0,
+            columnspacing=1.0,
+        )
+        return figure
+
+
+def macs_parameters_plot(
+    records: Sequence[ComplexityRecord], *, convention: Convention = "all", title: str = ""
+) -> Figure:
+    """Draw each model's cost over its parameters.
+
+    Raises:
+        LabError: there is no record.
+    """
+    _need(records)
+    with style():
+        figure, axes = new_figure(title)
+        points = [
+            (record.total_parameters / 1e6, record.view(convention).kmacs_per_px())
+            for record in records
+        ]
+        label_axes(
+            axes,
+            *(
+                _log_if_wide(axis, [p[i] for p in points])
+                for i, axis in enumerate((PARAMETERS, KMACS_PER_PX))
+            ),
+        )
+        axes.scatter(
+            [x for x, _ in points], [y for _, y in points], s=20, color=palette(1)[0], zorder=3
+        )
+        axes.margins(0.15)
+        label_points(axes, points, [r.model for r in records], colors=[INK] * len(records))
+        return figure
+
+
+def cost_size_plot(
+    records: Sequence[ComplexityRecord], *, convention: Convention = "all", title: str = ""
+) -> Figure:
+    """Draw the cost per pixel over the image's size, which shows what padding adds.
+
+    Args:
+        records: of one or several models, each at several sizes.
+        convention: which kinds of operators count.
+        title: over the plot.
+
+    Raises:
+        LabError: there is no record.
+    """
+    _need(records)
+    with style():
+        figure, axes = new_figure(title)
+        models = list(dict.fromkeys(record.model for record in records))
+        sizes = {record.pixels: record.size for record in records}
+        figures = [record.view(convention).kmacs_per_px() for record in records]
+        label_axes(
+            axes,
+            Axis(name="image", unit="height x width", log=True),
+            _log_if_wide(KMACS_PER_PX, figures),
+        )
+        for model, color, marker in zip(
+            models, palette(len(models)), _markers(len(models)), strict=True
+        ):
+            own = sorted((r for r in records if r.model == model), key=lambda r: r.pixels)
+            costs = [record.view(convention).kmacs_per_px() for record in own]
+            axes.plot([r.pixels for r in own], costs, color=color, marker=marker, label=model)
+        _size_ticks(axes, sizes)
+        if len(models) > 1:
+            figure.legend(loc="outside lower center", ncols=min(3, len(models)))
+        return figure
+
+
+class Roof(Frozen):
+    """What a device can do at most, as measured on it.
+
+    Attributes:
+        device: its name.
+        gmacs_per_s: multiply-accumulates of a large matrix product, in billions a second.
+        gbytes_per_s: bytes of memory read and written, in billions a second.
+    """
+
+    device: str
+    gmacs_per_s: float
+    gbytes_per_s: float
+
+
+class RooflinePoint(Frozen):
+    """One part of a codec on the device.
+
+    Attributes:
+        label: which part.
+        macs: multiply-accumulates that it runs.
+        bytes_moved: of weights and activations, each moved once.
+        ms: how long it took.
+    """
+
+    label: str
+    macs: int
+    bytes_moved: int
+    ms: float
+
+    @property
+    def macs_per_byte(self) -> float:
+        """Arithmetic intensity."""
+        return self.macs / self.bytes_moved
+
+    @property
+    def gmacs_per_s(self) -> float:
+        """What was reached."""
+        return self.macs / self.ms / 1e6
+
+
+def roofline_plot(points: Sequence[RooflinePoint], roof: Roof, *, title: str = "") -> Figure:
+    """Draw what each part reaches under what the device allows at its arithmetic intensity.
+
+    Raises:
+        LabError: there is no point.
+    """
+    _need(points)
+    with style():
+        figure, axes = new_figure(title)
+        label_axes(
+            axes,
+            Axis(name="intensity", unit="MAC/byte", log=True),
+            Axis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
+        )
+        ridge = roof.gmacs_per_s / roof.gbytes_per_s
+        intensities = [p.macs_per_byte for p in points]
+        low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2.5
+        axes.plot(
+            [low, ridge, high],
+            [low * roof.gbytes_per_s, roof.gmacs_per_s, roof.gmacs_per_s],
+            color=SOFT,
+            lw=1.0,
+            zorder=1,
+        )
+        axes.annotate(
+            f"{roof.gmacs_per_s:.0f} GMAC/s",
+            (high, roof.gmacs_per_s),
+            (0, 3),
+            textcoords="offset points",
+            ha="right",
+            color=SOFT,
+            fontsize=6.5,
+        )
+        reached = [(p.macs_per_byte, p.gmacs_per_s) for p in points]
+        axes.scatter(
+            [x for x, _ in reached], [y for _, y in reached], s=20, color=palette(1)[0], zorder=3
+        )
+        axes.set_xlim(low, high)
+        bottom = min(low * roof.gbytes_per_s, *(p.gmacs_per_s for p in points)) / 2
+        axes.set_ylim(bottom, roof.gmacs_per_s * 2)
+        axes.set_title(title or f"{roof.device}, {roof.gbytes_per_s:.0f} GB/s", fontsize=7.5)
+        label_points(axes, reached, [p.label for p in points], colors=[INK] * len(points))
+        return figure
+
+
+def _need(records: Sequence[object]) -> None:
+    if not records:
+        raise LabError("records: there is none to draw.")
+
+
+def _log_if_wide(axis: Axis, figures: Sequence[float]) -> Axis:
+    """Return ``axis``, logarithmic if the figures span more than a decade."""
+    wide = min(figures) > 0 and max(figures) > 10 * min(figures)
+    return axis.model_copy(update={"log": wide})
+
+
+def _size_ticks(axes: Axes, sizes: Mapping[int, tuple[int, int]]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    shown: dict[int, tuple[int, int]] = {}
+    for pixels in sorted(sizes):
+        if not shown or pixels > 1.5 * max(shown):  # closer ones would touch
+            shown[pixels] = sizes[pixels]
+    axis = axes.xaxis
+    axis.set_ticks(
+        list(shown),
+        [f"{h}x{w}" for h, w in shown.values()],
+        rotation=40,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axis.set_minor_locator(NullLocator())
+
+
+def _markers(count: int) -> list[str]:
+    return [MARKERS[index % len(MARKERS)] for index in range(count)]

@@ -1,0 +1,178 @@
+"""One style for every plot, the figure that carries it, and its files.
+
+Figures are made without pyplot, so nothing global is touched; the style holds while one is made
+and while it is written. Type is sized for a plot that is printed as wide as a paper's column.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tcm_lab._foundation import Frozen
+from tcm_lab._foundation.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN_INCHES = 3.5
+_DPI = 300
+_LABEL_CHARACTERS = 34
+
+INK, SOFT, RULE = "#1b1f24", "#57606a", "#d5dae0"
+
+_STYLE: Mapping[str, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.4,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "axes.unicode_minus": True,
+    "svg.hashsalt": "tcm_lab",
+    "svg.fonttype": "path",
+    "path.simplify": False,
+}
+
+
+class Axis(Frozen):
+    """What an axis shows.
+
+    Attributes:
+        name: the quantity.
+        unit: what it is counted in.
+        log: whether its ticks are powers.
+        lower_is_better: on which side of it one wants to be.
+    """
+
+    name: str
+    unit: str = ""
+    log: bool = False
+    lower_is_better: bool = True
+
+    @property
+    def label(self) -> str:
+        """The quantity with its unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def palette(count: int) -> list[str]:
+    """Return ``count`` colours that colour-blind readers can tell apart, as far as there are any.
+
+    They are seaborn's ``colorblind`` ones; ask for more than ten and they repeat.
+    """
+    import seaborn
+
+    # Its grey and yellow come last: grey is for what is not ours, yellow is faint on white.
+    ten = seaborn.color_palette("colorblind").as_hex()
+    order = [0, 1, 2, 3, 4, 9, 5, 6, 8, 7]
+    return [str(ten[order[index % len(order)]]) for index in range(count)]
+
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Hold our style over the block, and leave the caller's as it was."""
+    import matplotlib as mpl
+    import seaborn
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        seaborn.set_theme(style="ticks", rc=dict(_STYLE))
+        yield
+
+
+def new_figure(
+    title: str = "", *, width: float = COLUMN_INCHES, height: float = 2.7
+) -> tuple[Figure, Axes]:
+    """Return a figure, its sides in inches, with one pair of axes; call it inside `style`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if title:
+        axes.set_title(title)
+    return figure, axes
+
+
+def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
+    """Write the axes' names with units and set their scales."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    for axis, described, set_scale in (
+        (axes.xaxis, x, axes.set_xscale),
+        (axes.yaxis, y, axes.set_yscale),
+    ):
+        axis.set_label_text(textwrap.fill(described.label, _LABEL_CHARACTERS))
+        if described.log:
+            set_scale("log")
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            plain = ScalarFormatter()
+            plain.set_scientific(False)
+            axis.set_major_formatter(plain)
+            axis.set_minor_formatter(NullFormatter())
+
+
+def figure_svg(figure: Figure) -> str:
+    """Return the figure as an SVG document, the same bytes each time, on a clear background."""
+    return _written(figure, "svg", transparent=True).decode()
+
+
+def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write ``stem``.png and ``stem``.svg, each wholly or not at all; no date is in them.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        LabError: they can't be written.
+    """
+    png, svg = (stem.parent / f"{stem.name}.{kind}" for kind in ("png", "svg"))
+    write_atomically(png, _written(figure, "png"))
+    write_atomically(svg, _written(figure, "svg"))
+    return png, svg
+
+
+def _written(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
+    import matplotlib as mpl
+
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    file = io.BytesIO()
+    with mpl.rc_context({name: _STYLE[name] for name in ("svg.hashsalt", "svg.fonttype")}):
+        figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata, transparent=transparent)
+    return file.getvalue()

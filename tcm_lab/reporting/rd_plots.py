@@ -1,0 +1,192 @@
+"""Rate-distortion curves: ours, the anchors and published ones, each recognisable as what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import model_validator
+
+from tcm_lab._foundation import Frozen, LabError
+from tcm_lab.reporting.plots import (
+    COLUMN_INCHES,
+    MARKERS,
+    SOFT,
+    Axis,
+    label_axes,
+    new_figure,
+    palette,
+    style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tcm_lab.evaluation import RdCurve, RdRecord
+
+Role = Literal["measured", "baseline", "anchor", "published"]
+Quality = Literal["psnr_db", "ms_ssim_db"]
+
+BPP = Axis(name="rate", unit="bpp")
+QUALITY: dict[str, Axis] = {
+    "psnr_db": Axis(name="PSNR", unit="dB", lower_is_better=False),
+    "ms_ssim_db": Axis(name="MS-SSIM", unit="dB", lower_is_better=False),
+}
+
+_INSIDE = 4  # that many names find room below the curves
+
+
+class RdSeries(Frozen):
+    """One curve of a plot.
+
+    Attributes:
+        label: what the legend calls it.
+        bpp: rates, ascending.
+        quality: PSNR or MS-SSIM in dB at each.
+        low: lower end of each point's interval, where known.
+        high: upper end.
+        role: ``measured`` here, the measured ``baseline``, an ``anchor`` measured here (JPEG,
+            WebP), or ``published`` by others.
+    """
+
+    label: str
+    bpp: tuple[float, ...]
+    quality: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    role: Role = "measured"
+
+    @model_validator(mode="after")
+    def _same_lengths(self) -> RdSeries:
+        for name in ("quality", "low", "high"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.bpp):
+                raise ValueError(f"{name} has {len(values)} values for {len(self.bpp)} rates")
+        return self
+
+
+def series_of_records(
+    records: Sequence[RdRecord],
+    *,
+    label: str = "",
+    role: Role = "measured",
+    quality: Quality = "psnr_db",
+) -> RdSeries:
+    """Return the mean curve of one codec's evaluations, one per training seed.
+
+    With several seeds the interval is the seeds' range; pictures are no source of it, since a hard
+    picture is hard for every codec.
+
+    Raises:
+        LabError: there is none, or a picture is too small for MS-SSIM.
+    """
+    if not records:
+        raise LabError("records: there is none to draw.")
+    rows = [[getattr(point, quality) for point in record.points] for record in records]
+    if any(value is None for row in rows for value in row):
+        raise LabError(
+            f"{records[0].name}: MS-SSIM is unknown, since its pictures have sides below 161 "
+            "pixels. Draw psnr_db."
+        )
+    rates = [fmean(at) for at in zip(*(record.bpp for record in records), strict=True)]
+    means = [fmean(at) for at in zip(*rows, strict=True)]
+    several = len(records) > 1
+    order = sorted(range(len(rates)), key=rates.__getitem__)
+    return RdSeries(
+        label=label or records[0].name,
+        bpp=tuple(rates[i] for i in order),
+        quality=tuple(means[i] for i in order),
+        low=tuple(min(row[i] for row in rows) for i in order) if several else None,
+        high=tuple(max(row[i] for row in rows) for i in order) if several else None,
+        role=role,
+    )
+
+
+def series_of_curve(curve: RdCurve, *, label: str = "", role: Role = "published") -> RdSeries:
+    """Return a curve's points, as published ones unless told otherwise."""
+    return RdSeries(label=label or curve.name, bpp=curve.bpp, quality=curve.psnr_db, role=role)
+
+
+def rd_plot(
+    series: Sequence[RdSeries],
+    *,
+    quality: Quality = "psnr_db",
+    title: str = "",
+    log_rate: bool = False,
+    width: float = COLUMN_INCHES,
+    height: float = 3.0,
+) -> Figure:
+    """Draw quality over rate.
+
+    What was measured here has lines in colour, the baseline a thick black one, anchors grey dashes,
+    and published points stand alone without a line: their pictures and conditions are not ours.
+    The plot shows the rates of what was measured here; anchors and published points that lie far
+    outside of them are cut off.
+
+    Args:
+        series: curves in the order of the legend.
+        quality: what the series hold.
+        title: over the plot.
+        log_rate: whether the rates' axis is logarithmic.
+        width: inches.
+        height: inches.
+    """
+    with style():
+        figure, axes = new_figure(title, width=width, height=height)
+        label_axes(axes, BPP.model_copy(update={"log": log_rate}), QUALITY[quality])
+        colored = [s for s in series if s.role in ("measured", "published")]
+        colors = dict(zip(map(id, colored), palette(len(colored)), strict=True))
+        marks = dict(zip(map(id, colored), _cycle(MARKERS, len(colored)), strict=True))
+        dashes = iter(_cycle(("--", ":", "-."), len(series)))
+        for curve in series:
+            look: dict[str, Any]
+            if curve.role == "baseline":
+                look = {"color": "black", "lw": 1.6, "marker": "D", "zorder": 4}
+            elif curve.role == "anchor":
+                look = {"color": SOFT, "lw": 0.9, "ls": next(dashes), "zorder": 1}
+            elif curve.role == "published":
+                look = {
+                    "color": colors[id(curve)],
+                    "ls": "none",
+                    "marker": marks[id(curve)],
+                    "markerfacecolor": "none",
+                    "markeredgewidth": 0.8,
+                    "zorder": 2,
+                }
+            else:
+                look = {"color": colors[id(curve)], "marker": marks[id(curve)], "zorder": 3}
+            axes.plot(curve.bpp, curve.quality, label=curve.label, **look)
+            if curve.low is not None and curve.high is not None:
+                axes.fill_between(
+                    curve.bpp, curve.low, curve.high, color=str(look["color"]), alpha=0.18, lw=0
+                )
+        _show_measured(axes, series)
+        if len(series) > _INSIDE:
+            columns = 2 if max(len(s.label) for s in series) > 18 else 3
+            figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0)
+        else:
+            axes.legend(loc="lower right")
+        return figure
+
+
+def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
+    """Set the limits to what was measured here, with a margin; to everything if nothing was."""
+    ours = [s for s in series if s.role in ("measured", "baseline")] or list(series)
+    rates = [rate for s in ours for rate in s.bpp]
+    levels = [
+        level for s in ours for values in (s.quality, s.low, s.high) if values for level in values
+    ]
+    if len(rates) < 2:
+        return
+    log = axes.get_xscale() == "log"
+    left, right = min(rates), max(rates)
+    rise = 0.15 * (max(levels) - min(levels)) or 1.0
+    pad = 0.12 * (right - left)
+    axes.set_xlim(left / 1.2 if log else max(0.0, left - pad), right * 1.2 if log else right + pad)
+    axes.set_ylim(min(levels) - rise, max(levels) + rise)
+
+
+def _cycle(items: Sequence[str], count: int) -> list[str]:
+    return [items[index % len(items)] for index in range(count)]

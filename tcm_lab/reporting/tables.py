@@ -1,0 +1,224 @@
+"""A table as a value, and its five forms; what it says was measured elsewhere.
+
+A `Table` holds plain figures with their units, so that one table can be markdown, LaTeX, CSV, JSON
+and HTML, and byte for byte the same each time. Readers' forms round to what a column says;
+machines' forms (CSV, JSON) keep seven significant digits and whole counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
+
+from pydantic import model_validator
+
+from tcm_lab._foundation import Frozen, LabError, near, one_of
+
+Format: TypeAlias = Literal["markdown", "latex", "csv", "json", "html"]
+Mark: TypeAlias = Literal["pareto", "baseline", "partial", "infeasible"]
+
+MARKS: Mapping[Mark, tuple[str, str, str]] = {
+    "pareto": ("★", r"$\star$", "Pareto-optimal"),
+    "baseline": ("†", r"$\dagger$", "baseline"),
+    "partial": ("‡", r"$\ddagger$", "stopped before the full budget"),
+    "infeasible": ("\N{MULTIPLICATION SIGN}", r"$\times$", "over a constraint"),
+}
+"""What stands behind a row's first cell, as text and in LaTeX, and what it means."""
+
+
+class Span(Frozen):
+    """A figure with the interval it may lie in.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+Value: TypeAlias = str | int | float | Span | None
+
+
+class Column(Frozen):
+    """What stands in a column.
+
+    Attributes:
+        key: name for machines, with its unit, such as ``kmacs_per_px``.
+        header: name for readers, without the unit.
+        group: heading over neighbouring columns that share it.
+        unit: what the printed figures are counted in.
+        format: a format specification such as ``.1f`` for numbers; empty for text.
+        scale: printed figures are the values times this (``1e-6`` prints a count in millions).
+        best: whether the lowest or the highest figure is marked, if any.
+    """
+
+    key: str
+    header: str
+    group: str = ""
+    unit: str = ""
+    format: str = ""
+    scale: float = 1.0
+    best: Literal["low", "high"] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds words."""
+        return not self.format
+
+    @property
+    def label(self) -> str:
+        """The header with its unit."""
+        return f"{self.header} ({self.unit})" if self.unit else self.header
+
+    def text(self, value: Value) -> str:
+        """Return ``value`` as a reader sees it; an en dash for none."""
+        if value is None:
+            return "\N{EN DASH}"
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Span):
+            low, high = self.text(value.low), self.text(value.high)
+            return f"{self.text(value.value)} [{low}, {high}]"
+        return f"{value * self.scale:{self.format}}" if self.format else str(value)
+
+
+class Row(Frozen):
+    """Values by column key, and what is to be said of the whole row.
+
+    Attributes:
+        values: one per column key; a missing one is unknown.
+        marks: shown behind the first cell.
+        section: heading over neighbouring rows that share it. Rows of a named section are apart:
+            none of their figures competes for best. Figures measured by others stand there.
+    """
+
+    values: dict[str, Value]
+    marks: tuple[Mark, ...] = ()
+    section: str = ""
+
+
+class Table(Frozen):
+    """Columns, rows and the conditions that they hold under.
+
+    Attributes:
+        title: one line.
+        columns: from left to right.
+        rows: from top to bottom, those of one section together.
+        footer: conditions, conventions, versions; one line each.
+
+    Raises:
+        ValueError: a row has a value for a column that is not there.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footer: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rows_fit_columns(self) -> Table:
+        keys = [column.key for column in self.columns]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"columns {keys}: two have the same key")
+        for row in self.rows:
+            unknown = set(row.values) - set(keys)
+            if unknown:
+                raise ValueError(f"row values {sorted(unknown)}: there is no such column")
+        return self
+
+    def cells(self, row: Row) -> list[Value]:
+        """Return the row's values in the order of the columns."""
+        return [row.values.get(column.key) for column in self.columns]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The best printed figure of each column that has one, among at least two that differ."""
+        found: dict[str, float] = {}
+        for column in self.columns:
+            if column.best is None:
+                continue
+            figures = [number(row.values.get(column.key)) for row in self.rows if not row.section]
+            known = {printed(column, figure) for figure in figures if figure is not None}
+            if len(known) > 1:
+                found[column.key] = min(known) if column.best == "low" else max(known)
+        return found
+
+    def is_best(self, column: Column, row: Row, best: Mapping[str, float]) -> bool:
+        """Say whether this cell holds the column's best figure, to the printed digit."""
+        figure = number(row.values.get(column.key))
+        if row.section or figure is None or column.key not in best:
+            return False
+        return printed(column, figure) == best[column.key]
+
+    @property
+    def notes(self) -> list[str]:
+        """The legend of the marks in use, then the footer."""
+        used = {mark for row in self.rows for mark in row.marks}
+        legend = [f"{MARKS[mark][0]} {MARKS[mark][2]}" for mark in MARKS if mark in used]
+        return [*([", ".join(legend) + "."] if legend else []), *self.footer]
+
+    def to_markdown(self) -> str:
+        """Return a GitHub-flavoured table under its title, the notes below."""
+        from tcm_lab.reporting._text_forms import to_markdown
+
+        return to_markdown(self)
+
+    def to_latex(self) -> str:
+        """Return a ``table`` environment; needs the booktabs package."""
+        from tcm_lab.reporting._latex import to_latex
+
+        return to_latex(self)
+
+    def to_csv(self) -> str:
+        """Return comma-separated values under the column keys; an interval takes two columns."""
+        from tcm_lab.reporting._text_forms import to_csv
+
+        return to_csv(self)
+
+    def to_json(self) -> str:
+        """Return title, columns, rows by key, and notes."""
+        from tcm_lab.reporting._text_forms import to_json
+
+        return to_json(self)
+
+    def to_html(self) -> str:
+        """Return a ``<table>`` element, escaped, whose columns a page's script can sort."""
+        from tcm_lab.reporting._html_table import to_html
+
+        return to_html(self)
+
+
+def number(value: Value) -> float | None:
+    """Return the figure in a cell, or nothing where it holds words."""
+    if isinstance(value, Span):
+        return value.value
+    return float(value) if isinstance(value, int | float) else None
+
+
+def printed(column: Column, figure: float) -> float:
+    """Return ``figure`` in the column's unit, to the digit that is printed."""
+    return float(format(figure * column.scale, column.format).replace(",", ""))
+
+
+def render(table: Table, form: Format) -> str:
+    """Return ``table`` in one of its forms; ``html`` is a whole page.
+
+    Raises:
+        LabError: there is no such form.
+    """
+    from tcm_lab.reporting.html import page_of
+
+    forms: dict[str, Callable[[], str]] = {
+        "markdown": table.to_markdown,
+        "latex": table.to_latex,
+        "csv": table.to_csv,
+        "json": table.to_json,
+        "html": lambda: page_of(table),
+    }
+    if form not in forms:
+        raise LabError(f"format '{form}': unknown.{near(form, forms)} Write {one_of(forms)}.")
+    return forms[form]()
