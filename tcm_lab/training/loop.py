@@ -27,6 +27,7 @@ from tcm_lab.training.progress import OnProgress, Progress
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.record import TrainingRecord
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
+from tcm_lab.training.strided_conv import safe_strided_convolutions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -94,6 +95,8 @@ def train(
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
+        if fabric.device.type == "cpu":
+            stack.enter_context(safe_strided_convolutions(codec))
         if recipe.precision != "32-true":
             stack.enter_context(entropy_models_in_float32(codec))
         run = _Run(codec, recipe, crops, levels, fabric, directory, on_progress)

@@ -1,0 +1,30 @@
+import torch
+from torch import nn
+
+from tcm_lab.training.strided_conv import safe_strided_convolutions
+
+
+def test_the_replacement_computes_the_same_and_is_undone() -> None:
+    torch.manual_seed(0)
+    first, later = nn.Conv2d(3, 8, 1, stride=2), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    model = nn.Sequential(first, later)
+    x = torch.rand(2, 3, 33, 32)
+    expected = model(x)
+    with safe_strided_convolutions(model):
+        assert "forward" in vars(first)
+        assert "forward" not in vars(later)
+        assert torch.allclose(model(x), expected, atol=1e-6)
+    assert "forward" not in vars(first)
+
+
+def test_its_gradient_is_right_where_onednns_is_not() -> None:
+    # mb32 ic4 ih64 oc8 kh1 sh2 in channels-last, one of the failing cases of oneDNN's issue 6035
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, 1, stride=2)
+    x = torch.rand(32, 4, 64, 64).to(memory_format=torch.channels_last)
+    with safe_strided_convolutions(conv):
+        conv(x).square().sum().backward()
+    assert conv.weight.grad is not None
+    y = conv(x).detach()
+    expected = torch.einsum("bohw,bihw->oi", 2 * y, x[:, :, ::2, ::2])
+    assert torch.allclose(conv.weight.grad[:, :, 0, 0], expected, rtol=1e-4)
