@@ -45,6 +45,21 @@ class NoResamplerConfig(ResamplerConfig):
         return Cost()
 
 
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution of stride 2, computed as every second position and then stride 1.
+
+    The same numbers, but oneDNN's own strided kernel writes past its workspace in the gradient
+    for channels-last maps with fewer channels than a SIMD block (torch 2.13), such as an image.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1)
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """Transform (B, C_in, H, W) to (B, C_out, ⌈H/2⌉, ⌈W/2⌉)."""
+        return super().forward(input[:, :, ::2, ::2])
+
+
 @register_resampler("residual")
 class ResidualResamplerConfig(ResamplerConfig):
     """CompressAI's residual block with stride (RBS) or with sub-pixel upsampling (RBU), with GDN.
@@ -55,11 +70,11 @@ class ResidualResamplerConfig(ResamplerConfig):
     def build(self, c_in: int, c_out: int, direction: Direction) -> nn.Module:
         """Build RBS for analysis, RBU for synthesis."""
         layers = compressai().layers
-        block: nn.Module = (
-            layers.ResidualBlockWithStride(c_in, c_out, stride=2)
-            if direction == "analysis"
-            else layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
-        )
+        if direction == "synthesis":
+            enlarging: nn.Module = layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
+            return enlarging
+        block: nn.Module = layers.ResidualBlockWithStride(c_in, c_out, stride=2)
+        block.skip = StridedPointwise(c_in, c_out)
         return block
 
     def cost(self, c_in: int, c_out: int, direction: Direction, height: int, width: int) -> Cost:
