@@ -19,7 +19,7 @@ Direction = Literal["encode", "decode", "whole"]
 CounterName = Literal["formula", "torch", "fvcore", "ptflops"]
 Size = tuple[PositiveInt, PositiveInt]
 
-CONVENTIONS: Mapping[str, frozenset[str]] = {
+CONVENTIONS: Mapping[Convention, frozenset[str]] = {
     "all": frozenset({Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION, Kind.GDN}),
     "no-attention-products": frozenset({Kind.CONVOLUTION, Kind.LINEAR, Kind.GDN}),
     "conv-linear-only": frozenset({Kind.CONVOLUTION, Kind.LINEAR}),
@@ -166,7 +166,7 @@ class ComplexityRecord(Frozen):
         return self.view().gmacs()
 
 
-def _kinds(convention: str) -> frozenset[str]:
+def _kinds(convention: Convention) -> frozenset[str]:
     try:
         return CONVENTIONS[convention]
     except KeyError:

@@ -1,0 +1,174 @@
+"""A codec made ready for the stopwatch: its stages hooked, its options set, all undone after."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcm_lab._foundation.sections import listening
+from tcm_lab.complexity._subject import Subject
+from tcm_lab.complexity.stopwatch import Stopwatch
+
+Precision = Literal["float32", "bfloat16", "float16"]
+ENTROPY_CODING = "entropy_coding"
+
+
+class Sample(NamedTuple):
+    """One run: its wall time, and the time of each stage."""
+
+    wall_ms: float
+    stages_ms: dict[str, float]
+
+
+class Bench:
+    """Runs one codec, on one image, under one set of conditions.
+
+    Args:
+        model: the codec, on its device.
+        subject: what it is.
+        size: (height, width) of the image.
+        batch: how many images at once.
+        precision: arithmetic of the networks, by autocast.
+        channels_last: memory layout of the networks and the image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        subject: Subject,
+        size: tuple[int, int],
+        *,
+        batch: int,
+        precision: Precision,
+        channels_last: bool,
+    ) -> None:
+        self.device = next(model.parameters()).device
+        self.subject = subject
+        self._model: Any = model
+        self._watch = Stopwatch(self.device)
+        self._precision = precision
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub misses it
+        image = sample_image(size, batch).to(self.device)
+        # Our own codecs pad for themselves; CompressAI's leave it to the caller.
+        height, width = subject.padded_size(size)
+        if subject.config is None and (height, width) != size:
+            image = F.pad(image, (0, width - size[1], 0, height - size[0]), mode="replicate")
+        self._image = image.contiguous(memory_format=layout)
+        self._options = (
+            {"rate": 0.0} if subject.config is not None and subject.config.rate_levels else {}
+        )
+
+    @contextmanager
+    def ready(self, *, compiled: bool) -> Iterator[None]:
+        """Hook the stages and compile the networks inside the ``with`` block."""
+        model = self._model
+        was_training = model.training
+        model.eval()
+        if self.subject.config is None:
+            model.update()
+        with ExitStack() as undo:
+            undo.callback(model.train, was_training)
+            for name, stage in _stages(model, self.subject):
+                handle = stage.register_forward_pre_hook(_entering(self._watch, name))
+                undo.callback(handle.remove)
+                handle = stage.register_forward_hook(_leaving(self._watch), always_call=True)
+                undo.callback(handle.remove)
+                if compiled:
+                    undo.callback(_compile(stage))
+            for entropy_model in _entropy_models(model):
+                for method in ("compress", "decompress"):
+                    undo.callback(_charge(self._watch, entropy_model, method))
+            yield
+
+    def once(self) -> tuple[Sample, Sample]:
+        """Encode the image and decode its bytes."""
+        with torch.no_grad(), self._autocast(), listening(self._watch.stage):
+            with self._watch.running():
+                coded = self._model.compress(self._image, **self._options)
+            encoded = Sample(self._watch.wall_ms, self._watch.stages_ms())
+            with self._watch.running():
+                self._model.decompress(**coded)
+            return encoded, Sample(self._watch.wall_ms, self._watch.stages_ms())
+
+    def _autocast(self) -> Any:
+        if self._precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self._precision))
+
+
+def sample_image(size: tuple[int, int], batch: int) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1]: soft shapes and a little grain, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(batch, 3, -(-size[0] // 16) + 1, -(-size[1] // 16) + 1, generator=generator)
+    image = F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
+    grain = 0.02 * torch.randn(image.shape, generator=generator)
+    return (image + grain).clamp(0, 1)
+
+
+def _stages(model: nn.Module, subject: Subject) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules to be timed: the transforms, and each slice."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{i}", module) for i, module in enumerate(child))
+        elif subject.config is None and not any(
+            part in ("g_a", "g_s") for part, _ in child.named_children()
+        ):
+            yield from _innermost(name, child)
+        else:
+            yield name, child
+
+
+def _innermost(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield h_a and h_s where CompressAI's newer models nest them, else the module itself."""
+    nested = [
+        (path.rpartition(".")[2], inner)
+        for path, inner in module.named_modules()
+        if path.rpartition(".")[2] in ("h_a", "h_s")
+    ]
+    yield from nested or [(name, module)]
+
+
+def _entropy_models(model: nn.Module) -> list[nn.Module]:
+    """Return CompressAI's entropy models, whose methods do not pass a module's hooks."""
+    theirs = sys.modules.get("compressai.entropy_models")
+    base = getattr(theirs, "EntropyModel", None)
+    return [module for module in model.modules() if base is not None and isinstance(module, base)]
+
+
+def _charge(watch: Stopwatch, module: nn.Module, method: str) -> Callable[[], None]:
+    """Charge a method to entropy coding; return what undoes it."""
+    own = getattr(module, method)
+
+    def charged(*args: Any, **kwargs: Any) -> Any:
+        with watch.stage(ENTROPY_CODING):
+            return own(*args, **kwargs)
+
+    vars(module)[method] = charged
+    return lambda: vars(module).pop(method)
+
+
+def _compile(module: nn.Module) -> Callable[[], None]:
+    """Compile what a module computes, its hooks left outside; return what undoes it."""
+    vars(module)["forward"] = torch.compile(module.forward)
+    return lambda: vars(module).pop("forward")
+
+
+def _entering(watch: Stopwatch, name: str) -> Callable[..., None]:
+    def enter(*_: object) -> None:
+        watch.enter(name)
+
+    return enter
+
+
+def _leaving(watch: Stopwatch) -> Callable[..., None]:
+    def leave(*_: object) -> None:
+        watch.leave()
+
+    return leave
