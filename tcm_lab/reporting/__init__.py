@@ -8,10 +8,13 @@ from tcm_lab.reporting.cost_plots import (
     macs_parameters_plot,
     roofline_plot,
 )
+from tcm_lab.reporting.cost_tables import check_table, complexity_table, mark_front
 from tcm_lab.reporting.html import Code, Picture, Section, render_report
 from tcm_lab.reporting.pareto import ParetoPoint, pareto_front, pareto_plot
 from tcm_lab.reporting.plots import Axis, figure_svg, save_figure
+from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, series_of_records
+from tcm_lab.reporting.rd_tables import bd_rate_table, rd_table
 from tcm_lab.reporting.tables import Column, Format, Mark, Row, Span, Table, render
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "Mark",
     "ParetoPoint",
     "Picture",
+    "Published",
     "RdSeries",
     "Roof",
     "RooflinePoint",
@@ -29,13 +33,18 @@ __all__ = [
     "Section",
     "Span",
     "Table",
+    "bd_rate_table",
+    "check_table",
+    "complexity_table",
     "cost_by_part_plot",
     "cost_size_plot",
     "figure_svg",
     "macs_parameters_plot",
+    "mark_front",
     "pareto_front",
     "pareto_plot",
     "rd_plot",
+    "rd_table",
     "render",
     "render_report",
     "roofline_plot",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 
 from tcm_lab.reporting.tables import MARKS, Column, Row, Span, Table, Value
@@ -55,8 +56,8 @@ def _cell(table: Table, row: Row, index: int, best: dict[str, float]) -> str:
 
 
 def _escape(text: str) -> str:
-    for character in "\\|*<_`":
-        text = text.replace(character, "\\" + character)
+    text = re.sub(r"([\\|*<`])", r"\\\1", text)
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # within a word it is itself
     return text.replace("\n", " ")
 
 

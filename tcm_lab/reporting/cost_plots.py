@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab._foundation import Frozen, LabError
 from tcm_lab.reporting._labels import label_points
+from tcm_lab.reporting.parts import PART_NAMES, part_order
 from tcm_lab.reporting.plots import (
     COLUMN_INCHES,
     INK,
@@ -27,24 +28,6 @@ if TYPE_CHECKING:
 
 KMACS_PER_PX = Axis(name="cost", unit="kMAC/px")
 PARAMETERS = Axis(name="parameters", unit="M")
-
-PART_NAMES: Mapping[str, str] = {
-    "g_a": "g_a",
-    "h_a": "h_a",
-    "h_s": "h_s",
-    "attention": "entropy attention",
-    "slice_heads": "slice networks",
-    "lrp": "LRP",
-    "g_s": "g_s",
-    "prior": "prior",
-    "gain": "rate gains",
-}
-
-
-def part_order(records: Sequence[ComplexityRecord]) -> list[str]:
-    """Return the parts of all records in the order of the data's flow, unknown ones last."""
-    found = {part for record in records for part in record.macs}
-    return [p for p in PART_NAMES if p in found] + sorted(found - set(PART_NAMES))
 
 
 def cost_by_part_plot(

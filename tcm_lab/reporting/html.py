@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from typing import TypeAlias
 
 from tcm_lab.reporting.tables import Table
@@ -79,7 +80,7 @@ def render_report(
         body.append(f'<section aria-labelledby="{anchor}">')
         if section.heading:
             body.append(f'<h2 id="{anchor}">{escape(section.heading)}</h2>')
-        body += [_piece(piece, pictures) for piece in section.pieces]
+        body += _pieces(section.pieces, pictures)
         body.append("</section>")
     body.append("</main>")
     if footer:
@@ -126,14 +127,22 @@ def _paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def _piece(piece: Piece, pictures: _Numbers) -> str:
-    if isinstance(piece, str):
-        return _paragraph(piece)
-    if isinstance(piece, Table):
-        return _scrolling(piece, piece.title or "Table")
-    if isinstance(piece, Picture):
-        return _figure(piece, pictures.next())
-    return _code(piece)
+def _pieces(pieces: Sequence[Piece], pictures: _Numbers) -> Iterator[str]:
+    """Yield the pieces' elements; neighbouring pictures share a row where there is room."""
+    for is_picture, run in groupby(pieces, key=lambda piece: isinstance(piece, Picture)):
+        if is_picture:
+            yield '<div class="figures">'
+        for piece in run:
+            if isinstance(piece, str):
+                yield _paragraph(piece)
+            elif isinstance(piece, Table):
+                yield _scrolling(piece, piece.title or "Table")
+            elif isinstance(piece, Picture):
+                yield _figure(piece, pictures.next())
+            else:
+                yield _code(piece)
+        if is_picture:
+            yield "</div>"
 
 
 def _scrolling(table: Table, name: str) -> str:

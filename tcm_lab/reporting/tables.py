@@ -83,7 +83,9 @@ class Column(Frozen):
         if isinstance(value, Span):
             low, high = self.text(value.low), self.text(value.high)
             return f"{self.text(value.value)} [{low}, {high}]"
-        return f"{value * self.scale:{self.format}}" if self.format else str(value)
+        if not self.format:
+            return str(value)
+        return format(value if self.scale == 1 else value * self.scale, self.format)
 
 
 class Row(Frozen):
@@ -194,14 +196,13 @@ class Table(Frozen):
 
 def number(value: Value) -> float | None:
     """Return the figure in a cell, or nothing where it holds words."""
-    if isinstance(value, Span):
-        return value.value
-    return float(value) if isinstance(value, int | float) else None
+    figure = value.value if isinstance(value, Span) else value
+    return None if isinstance(figure, str) else figure
 
 
 def printed(column: Column, figure: float) -> float:
     """Return ``figure`` in the column's unit, to the digit that is printed."""
-    return float(format(figure * column.scale, column.format).replace(",", ""))
+    return float(column.text(figure).replace(",", ""))
 
 
 def render(table: Table, form: Format) -> str:

@@ -1,0 +1,43 @@
+"""Figures by others: beside ours, in rows of their own, with their source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tcm_lab._foundation import Frozen
+from tcm_lab.reporting.tables import Column, Row, Value
+
+
+class Published(Frozen):
+    """What somebody else printed about a model.
+
+    Attributes:
+        model: as they call it.
+        source: who, where.
+        figures: by column key of the table that it is to stand in.
+    """
+
+    model: str
+    source: str
+    figures: dict[str, float]
+
+    def row(self, columns: Iterable[Column], section: str) -> Row:
+        """Return the figures that the columns have room for."""
+        keys = {column.key for column in columns}
+        known: dict[str, Value] = {key: v for key, v in self.figures.items() if key in keys}
+        return Row(values={"model": self.model, **known}, section=section)
+
+
+def cite(sources: Iterable[str]) -> dict[str, str]:
+    """Return the heading of each source's section; ``citations`` gives the notes to them."""
+    return {
+        source: f"published [{number}]" for number, source in enumerate(dict.fromkeys(sources), 1)
+    }
+
+
+def citations(headings: Mapping[str, str]) -> list[str]:
+    """Return one note per source that ``cite`` numbered."""
+    return [
+        f"{heading.removeprefix('published ')} {source.rstrip('.')}; not measured here."
+        for source, heading in headings.items()
+    ]

@@ -1,0 +1,158 @@
+"""Tables of rate and distortion: measured points, and BD-rates that say what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting.published import citations, cite
+from tcm_lab.reporting.tables import Column, Row, Table, Value
+
+if TYPE_CHECKING:
+    from tcm_lab.evaluation import RdCurve, RdRecord
+
+_METHODS = ("pchip", "cubic", "akima")
+
+
+def rd_table(
+    records: Sequence[RdRecord], *, published: Sequence[RdCurve] = (), title: str = ""
+) -> Table:
+    """Return one row per codec and rate, means over the pictures.
+
+    Args:
+        records: evaluations on the same pictures.
+        published: curves by others, in sections of their own.
+        title: one line.
+
+    Raises:
+        LabError: there is no record, or the records are of different pictures.
+    """
+    if not records:
+        raise LabError("records: there is none to tabulate.")
+    prints = {record.data_fingerprint for record in records}
+    if len(prints) > 1:
+        raise LabError(
+            f"records are of {len(prints)} different sets of pictures ({', '.join(sorted(prints))})"
+            ". Tabulate one set at a time."
+        )
+    columns = (
+        Column(key="model", header="model"),
+        Column(key="rate", header="rate level", format="g"),
+        Column(key="bpp", header="rate", unit="bpp", format=".4f"),
+        Column(key="psnr_db", header="PSNR", unit="dB", format=".2f"),
+        Column(key="ms_ssim_db", header="MS-SSIM", unit="dB", format=".2f"),
+        Column(key="gap_percent", header="written over estimated", unit="%", format="+.2f"),
+        Column(key="encode_ms", header="encode", unit="ms", format=".0f"),
+        Column(key="decode_ms", header="decode", unit="ms", format=".0f"),
+    )
+    rows = [
+        Row(
+            values={
+                "model": record.name,
+                **{column.key: getattr(point, column.key) for column in columns[1:]},
+            }
+        )
+        for record in records
+        for point in record.points
+    ]
+    headings = cite(map(_source, published))
+    rows += [
+        Row(
+            values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
+            section=headings[_source(curve)],
+        )
+        for curve in published
+        for bpp, psnr_db in zip(curve.bpp, curve.psnr_db, strict=True)
+    ]
+    return Table(
+        title=title or "Rate and distortion",
+        columns=_used(columns, rows),
+        rows=tuple(rows),
+        footer=(*_footer(records), *citations(headings)),
+    )
+
+
+def bd_rate_table(
+    curves: Mapping[str, RdCurve], anchor: RdCurve, *, published: Sequence[RdCurve] = ()
+) -> Table:
+    """Return each curve's BD-rate against ``anchor`` by every interpolation; refusals say why.
+
+    Args:
+        curves: what is judged, by label.
+        anchor: the reference.
+        published: curves by others, in sections of their own.
+    """
+    columns = (
+        Column(key="model", header="model"),
+        *(
+            Column(
+                key=f"{method}_bd_rate_percent",
+                header=method,
+                group="BD-rate",
+                unit="%",
+                format="+.2f",
+                best="low" if method == "pchip" else None,
+            )
+            for method in _METHODS
+        ),
+        Column(key="overlap_db", header="overlap", unit="dB", format=".2f"),
+    )
+    rows, refusals = [], []
+    judged = [(label, curve, "") for label, curve in curves.items()]
+    headings = cite(map(_source, published))
+    judged += [(curve.name, curve, headings[_source(curve)]) for curve in published]
+    for label, curve, section in judged:
+        values, refused = _against(anchor, curve)
+        refusals += [f"{label}: {refused}"] if refused else []
+        rows.append(Row(values={"model": label, **values}, section=section))
+    return Table(
+        title=f"BD-rate against {anchor.name or 'the anchor'}",
+        columns=columns,
+        rows=tuple(rows),
+        footer=(
+            "Mean change of rate at equal PSNR over the overlap; negative is better.",
+            *dict.fromkeys(refusals),
+            *citations(headings),
+        ),
+    )
+
+
+def _against(anchor: RdCurve, curve: RdCurve) -> tuple[dict[str, Value], str]:
+    """Return the figures by column key, and the last refusal if there was one."""
+    from tcm_lab.evaluation import bd_rate
+
+    values: dict[str, Value] = {}
+    refused = ""
+    for method in _METHODS:
+        try:
+            figure = bd_rate(anchor, curve, method)  # type: ignore[arg-type]  # one of its words
+        except LabError as error:
+            refused = str(error)
+        else:
+            values[f"{method}_bd_rate_percent"] = figure.percent
+            values["overlap_db"] = figure.overlap_db
+    return values, refused
+
+
+def _source(curve: RdCurve) -> str:
+    return curve.source or curve.name
+
+
+def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Leave out the columns that no row fills."""
+    return tuple(c for c in columns if any(row.values.get(c.key) is not None for row in rows))
+
+
+def _footer(records: Sequence[RdRecord]) -> tuple[str, ...]:
+    images = max(len(point.images) for record in records for point in record.points)
+    lines = [
+        f"Means over {images} pictures (set {records[0].data_fingerprint}); rates are of written "
+        "bits over the pixels before padding."
+    ]
+    environments = {
+        f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "
+        + ", ".join(f"{name} {version}" for name, version in sorted(e.versions.items()))
+        for e in (record.environment for record in records)
+    }
+    return (*lines, *(f"{line}." for line in sorted(environments)))
