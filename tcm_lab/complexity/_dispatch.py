@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+class OperatorMode(TorchDispatchMode):
     """Sees every operator that runs inside its ``with`` block; subclasses answer in ``operate``."""
 
     def __init__(self) -> None:

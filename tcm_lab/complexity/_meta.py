@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tcm_lab.complexity._dispatch import OperatorMode
 
@@ -19,6 +21,28 @@ from tcm_lab.complexity._dispatch import OperatorMode
 def meta_image(size: tuple[int, int]) -> Tensor:
     """Return a picture (1, 3, H, W) of ``size`` that has a shape and nothing else."""
     return torch.empty(1, 3, *size, device="meta")
+
+
+@contextmanager
+def building_on_meta() -> Iterator[None]:
+    """Give no tensor that is made inside the ``with`` block any data.
+
+    `torch.device("meta")` alone misses ``torch.Tensor([...])``, which CompressAI's GDN and entropy
+    models make on the CPU and then mix with others; what is mixed moves to the meta device.
+    """
+    with torch.device("meta"), _MixedOnMeta():
+        yield
+
+
+class _MixedOnMeta(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        leaves, tree = tree_flatten((args, kwargs or {}))
+        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
+            leaves = [leaf.to("meta") if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(leaves, tree)
+        return function(*args, **kwargs)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from tcm_lab import codec
 from tcm_lab.codec import VariantConfig, load_config
+from tcm_lab.complexity._meta import building_on_meta
 
 Measurable = str | Path | VariantConfig | nn.Module
 """A preset's name, ``compressai/<name>``, a YAML file, a configuration, or a built model."""
@@ -98,7 +99,7 @@ class Subject:
         """The model without weights: parameters and buffers have shapes and no data."""
         if self.config is None:
             return _without_data(self._peer())
-        model: nn.Module = codec.build(self.config, device="meta")
+        model = _codec_on_meta(self.config)
         if self.config.rate_levels:
             model.forward = partial(model.forward, rate=0.0)
         return model
@@ -108,6 +109,19 @@ class Subject:
         return self.model
 
 
+def _codec_on_meta(config: VariantConfig) -> nn.Module:
+    """Build one of our codecs without data."""
+    assemble = codec.Codec  # imported before any tensor is made on the meta device
+    try:
+        with building_on_meta():
+            model: nn.Module = assemble(config)
+    except (NotImplementedError, RuntimeError):
+        # A user's layer that reads a tensor while it is built needs one with data.
+        model = codec.build(config)
+    return model.to("meta")
+
+
+@lru_cache(maxsize=8)
 def versions(*packages: str) -> dict[str, str]:
     """Return the installed version of each package."""
     return {name: importlib.metadata.version(name) for name in ("tcm-lab", "torch", *packages)}
