@@ -61,7 +61,7 @@ def complexity_table(
         columns.append(Column(key="size", header="size", unit="HxW"))
     if detail == "totals":
         columns += _total_columns(records)
-        fill = _totals
+        fill = totals
     elif detail == "parts":
         columns += _share_columns(
             {part: PART_NAMES.get(part, part) for part in part_order(records)}
@@ -211,7 +211,8 @@ def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:
     return columns
 
 
-def _totals(record: ComplexityRecord, convention: Convention) -> dict[str, Value]:
+def totals(record: ComplexityRecord, convention: Convention) -> dict[str, Value]:
+    """Return a record's totals by column key."""
     view = record.view(convention)
     return {
         "parameters": record.total_parameters,

@@ -62,7 +62,7 @@ def rd_table(
             values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
             section=headings[_source(curve)],
         )
-        for curve in published
+        for curve in _by_source(published)
         for bpp, psnr_db in zip(curve.bpp, curve.psnr_db, strict=True)
     ]
     return Table(
@@ -101,7 +101,7 @@ def bd_rate_table(
     rows, refusals = [], []
     judged = [(label, curve, "") for label, curve in curves.items()]
     headings = cite(map(_source, published))
-    judged += [(curve.name, curve, headings[_source(curve)]) for curve in published]
+    judged += [(curve.name, curve, headings[_source(curve)]) for curve in _by_source(published)]
     for label, curve, section in judged:
         values, refused = _against(anchor, curve)
         refusals += [f"{label}: {refused}"] if refused else []
@@ -137,6 +137,11 @@ def _against(anchor: RdCurve, curve: RdCurve) -> tuple[dict[str, Value], str]:
 
 def _source(curve: RdCurve) -> str:
     return curve.source or curve.name
+
+
+def _by_source(curves: Sequence[RdCurve]) -> list[RdCurve]:
+    order = list(dict.fromkeys(map(_source, curves)))
+    return sorted(curves, key=lambda curve: order.index(_source(curve)))
 
 
 def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...]:

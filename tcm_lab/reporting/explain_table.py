@@ -1,0 +1,92 @@
+"""Published figures, and which way of counting gives them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting.published import Published
+from tcm_lab.reporting.tables import Column, Row, Table
+
+if TYPE_CHECKING:
+    from tcm_lab.complexity.explain import Explanation, PublishedFigure
+    from tcm_lab.complexity.record import ComplexityRecord
+
+_UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M parameters"}
+_COLUMNS = {
+    ("kmacs_per_px", "whole"): "kmacs_per_px",
+    ("kmacs_per_px", "encode"): "encode_kmacs_per_px",
+    ("kmacs_per_px", "decode"): "decode_kmacs_per_px",
+    ("gmacs", "whole"): "gmacs",
+    ("gmacs", "encode"): "encode_gmacs",
+    ("gmacs", "decode"): "decode_gmacs",
+}
+
+
+def explain_table(explanations: Sequence[Explanation]) -> Table:
+    """Return one row per published figure with the convention that reproduces it.
+
+    Raises:
+        LabError: there is no explanation.
+    """
+    if not explanations:
+        raise LabError("explanations: there is none to tabulate.")
+    rows = [
+        Row(
+            values={
+                "model": e.figure.model,
+                "printed_as": e.figure.printed_as,
+                "covers": e.figure.direction,
+                "convention": e.convention,
+                "ours": f"{e.ours:.{e.figure.decimals}f} {_UNITS[e.figure.quantity]}",
+                "difference_percent": e.difference_percent,
+                "verdict": "yes" if e.to_the_printed_digit else "no",
+                "source": e.figure.source,
+            }
+        )
+        for e in explanations
+    ]
+    return Table(
+        title="Published figures and the counting that reproduces them",
+        columns=(
+            Column(key="model", header="model"),
+            Column(key="printed_as", header="printed as"),
+            Column(key="covers", header="covers"),
+            Column(key="convention", header="reproduced by convention"),
+            Column(key="ours", header="counted here"),
+            Column(key="difference_percent", header="difference", unit="%", format="+.2f"),
+            Column(key="verdict", header="to the printed digit"),
+            Column(key="source", header="source"),
+        ),
+        rows=tuple(rows),
+        footer=(
+            "all: convolutions, linear layers, attention products and GDN; "
+            "no-attention-products: without the products; conv-linear-only: without GDN too.",
+        ),
+    )
+
+
+def published_beside(
+    records: Sequence[ComplexityRecord], figures: Sequence[PublishedFigure]
+) -> list[Published]:
+    """Return what others reported of the records' models at the records' sizes.
+
+    Figures that were measured on somebody's code rather than read in a source are left out.
+    """
+    models = {record.model for record in records}
+    sizes = {record.size for record in records}
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for figure in figures:
+        if not figure.reported or figure.model not in models:
+            continue
+        if figure.quantity == "parameters_millions":
+            found[figure.model, figure.source]["parameters"] = round(figure.value * 1e6)
+        elif figure.quantity == "kmacs_per_px" or figure.size in sizes:
+            key = _COLUMNS[figure.quantity, figure.direction]
+            found[figure.model, figure.source][key] = figure.value
+    return [
+        Published(model=model, source=source, figures=values)
+        for (model, source), values in sorted(found.items())
+    ]

@@ -1,0 +1,160 @@
+"""Tables of times: each model's medians and quartiles, its stages, and ratios within one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting.tables import Column, Row, Span, Table, Value
+
+if TYPE_CHECKING:
+    from tcm_lab.complexity.compare import TimeRatio
+    from tcm_lab.complexity.timing import Spread, TimingRecord
+
+_DIRECTIONS = ("encode", "decode")
+
+
+def timing_table(
+    records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = (), *, title: str = ""
+) -> Table:
+    """Return one row per record: median and quartiles of the wall time, throughput, memory.
+
+    Args:
+        records: of one run or of several; only those of one run may be compared.
+        ratios: of the same run; their first model is marked as the baseline.
+        title: one line.
+
+    Raises:
+        LabError: there is no record.
+    """
+    _need(records)
+    columns = [Column(key="model", header="model"), *_conditions_that_differ(records)]
+    for way in _DIRECTIONS:
+        columns.append(_figure(f"{way}_ms", "median [quartiles]", way, "ms", ".1f", "low"))
+        throughput = f"{way}_megapixels_per_s"
+        columns.append(_figure(throughput, "throughput", way, "Mpx/s", ".2f", "high"))
+        if ratios:
+            columns.append(_figure(f"{way}_ratio", "over the first", way, "", ".3f", None))
+    if any(record.peak_device_memory_bytes is not None for record in records):
+        memory = _figure("peak_device_memory_bytes", "peak memory", "", "MB", ".0f", "low")
+        columns.append(memory.model_copy(update={"scale": 1e-6}))
+    baseline = ratios[0].baseline if ratios else ""
+    rows = []
+    for record in records:
+        values: dict[str, Value] = {"model": record.model, **_conditions(record)}
+        for way in _DIRECTIONS:
+            timing = getattr(record, way)
+            values[f"{way}_ms"] = _span(timing.wall)
+            values[f"{way}_megapixels_per_s"] = timing.megapixels_per_s
+        values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
+        for ratio in ratios:
+            if ratio.model == record.model:
+                values[f"{ratio.direction}_ratio"] = Span(
+                    value=ratio.ratio, low=ratio.lower, high=ratio.upper
+                )
+        kept = {column.key: values.get(column.key) for column in columns}
+        is_baseline = record.model == baseline and record is records[0]
+        rows.append(Row(values=kept, marks=("baseline",) if is_baseline else ()))
+    compared = (
+        [f"Ratios with their {ratios[0].coverage:.0%} intervals by bootstrap over shared turns."]
+        if ratios
+        else ["Times of different runs do not compare."] * (len(records) > 1)
+    )
+    return Table(
+        title=title or "Coding time",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        footer=(*compared, *_footer(records)),
+    )
+
+
+def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
+    """Return one row per model and stage; the stages of a model add up to its whole.
+
+    Raises:
+        LabError: there is no record.
+    """
+    _need(records)
+    columns = [
+        Column(key="model", header="model"),
+        *_conditions_that_differ(records),
+        Column(key="stage", header="stage"),
+    ]
+    for way in _DIRECTIONS:
+        columns.append(_figure(f"{way}_ms", "median [quartiles]", way, "ms", ".2f", None))
+        columns.append(_figure(f"{way}_percent", "share", way, "%", ".1f", None))
+    rows = []
+    for record in records:
+        stages = dict.fromkeys([*record.encode.stages, *record.decode.stages])
+        stages |= {"other": stages.pop("other", None)}
+        for stage in [*stages, "whole"]:
+            values: dict[str, Value] = {
+                "model": record.model,
+                **_conditions(record),
+                "stage": stage.replace("_", " "),
+            }
+            for way in _DIRECTIONS:
+                timing = getattr(record, way)
+                spread = timing.wall if stage == "whole" else timing.stages.get(stage)
+                if spread is not None:
+                    values[f"{way}_ms"] = _span(spread)
+                    values[f"{way}_percent"] = 100 * spread.median_ms / timing.wall.median_ms
+            rows.append(Row(values={column.key: values.get(column.key) for column in columns}))
+    return Table(
+        title=title or "Coding time by stage",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        footer=_footer(records),
+    )
+
+
+def _need(records: Sequence[TimingRecord]) -> None:
+    if not records:
+        raise LabError("records: there is none to tabulate.")
+
+
+def _figure(key: str, header: str, group: str, unit: str, form: str, best: str | None) -> Column:
+    return Column.model_validate(
+        {"key": key, "header": header, "group": group, "unit": unit, "format": form, "best": best}
+    )
+
+
+def _span(spread: Spread) -> Span:
+    return Span(value=spread.median_ms, low=spread.lower_quartile_ms, high=spread.upper_quartile_ms)
+
+
+def _conditions(record: TimingRecord) -> dict[str, Value]:
+    """Return what a time depends on beside the model, by column key."""
+    place = record.environment
+    threads = f", {place.threads} threads" if record.device_type == "cpu" else ""
+    return {
+        "size": f"{record.size[0]}x{record.size[1]}",
+        "batch": str(record.batch),
+        "device": f"{place.device}{threads}",
+        "precision": record.precision,
+        "layout": "channels last" if record.channels_last else "channels first",
+        "compiled": "compiled" if record.compiled else "eager",
+    }
+
+
+def _conditions_that_differ(records: Sequence[TimingRecord]) -> list[Column]:
+    conditions = [_conditions(record) for record in records]
+    return [
+        Column(key=key, header=key)
+        for key in conditions[0]
+        if len({str(condition[key]) for condition in conditions}) > 1
+    ]
+
+
+def _footer(records: Sequence[TimingRecord]) -> tuple[str, ...]:
+    differing = {column.key for column in _conditions_that_differ(records)}
+    shared = {k: v for k, v in _conditions(records[0]).items() if k not in differing}
+    words = [f"batch {v}" if k == "batch" else str(v) for k, v in shared.items()]
+    counts = sorted({(r.encode.wall.n, r.warm_up) for r in records})
+    repeats = "; ".join(f"{n} runs after {warm_up} to warm up" for n, warm_up in counts)
+    versions: dict[str, str] = {}
+    for record in records:
+        versions |= record.environment.versions
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return (f"{', '.join(words)}; {repeats}.", f"{listed}.")
