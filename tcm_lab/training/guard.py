@@ -11,6 +11,10 @@ _SMOOTHING = 0.9
 MAX_ROLLBACKS = 3
 
 
+class DivergedError(LabError):
+    """A training that diverged again and again."""
+
+
 class DivergenceGuard:
     """Judges the mean loss of a few steps against the smoothed loss of those before.
 
@@ -33,9 +37,9 @@ class DivergenceGuard:
         return True
 
 
-def diverged(step: int, loss: float, lr: float, kept: str) -> LabError:
+def diverged(step: int, loss: float, lr: float, kept: str) -> DivergedError:
     """Word the end of a training that diverged too often."""
-    return LabError(
+    return DivergedError(
         f"training diverged at step {step} (loss {loss:.4g}) for the {MAX_ROLLBACKS + 1}th time, "
         f"with lr at last {lr:.2g}. {kept} Lower lr or clip_norm, or look for damaged pictures."
     )

@@ -1,0 +1,209 @@
+"""One axis of a search space: which fields it sets, which values it takes, and when it acts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from pydantic import Field, JsonValue, model_validator
+
+from tcm_lab._foundation import ConfigError, Frozen
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Key: TypeAlias = str | int | float | bool | None
+"""A value as the sampler, the database and a variant's label know it."""
+
+_MAX_GRID = 10_000
+
+
+class Axis(Frozen):
+    """A choice that the search makes.
+
+    Attributes:
+        path: the dotted field that it sets; several fields, or a pattern such as ``g_*.split``,
+            are tied and get the same value. Without one, the axis's name is the path.
+        kind: ``categorical`` takes ``choices``; ``int`` and ``float`` take ``low`` and ``high``.
+        choices: the values, or a label for each of them (for values that are mappings or lists).
+        low: least value.
+        high: greatest value.
+        step: distance between neighbouring values.
+        log: whether values are spread by their logarithm.
+        when: the axis acts only where each named earlier axis has one of the listed values.
+    """
+
+    path: str | tuple[str, ...] = ()
+    kind: Literal["categorical", "int", "float"] = "categorical"
+    choices: tuple[JsonValue, ...] | dict[str, JsonValue] | None = Field(
+        default=None, description="the values, or a mapping of labels to values"
+    )
+    low: float | None = None
+    high: float | None = None
+    step: float | None = Field(default=None, gt=0)
+    log: bool = False
+    when: dict[str, tuple[Key, ...]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_is_choices(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return {"choices": value}
+        if isinstance(value, Mapping) and isinstance(value.get("when"), Mapping):
+            when = {k: v if isinstance(v, list | tuple) else [v] for k, v in value["when"].items()}
+            return {**value, "when": when}
+        return value
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Axis:
+        if self.kind == "categorical":
+            if not self.choices:
+                raise ConfigError("choices are missing; list the values that the axis takes")
+            if self.low is not None or self.high is not None or self.step is not None or self.log:
+                raise ConfigError("low, high, step and log belong to kind int or float")
+            keys = [key for key, _ in self.options]
+            twice = [key for i, key in enumerate(keys) if _among(key, keys[:i])]
+            if twice:
+                raise ConfigError(f"choices: {twice[0]!r} stands there twice; leave one out")
+            return self
+        if self.choices is not None:
+            raise ConfigError(f"kind {self.kind} takes low and high, not choices")
+        if self.low is None or self.high is None:
+            raise ConfigError(f"kind {self.kind} needs low and high")
+        if not self.low < self.high:
+            raise ConfigError(f"low = {self.low:g} is not below high = {self.high:g}")
+        numbers = [n for n in (self.low, self.high, self.step) if n is not None]
+        if self.kind == "int" and any(number != int(number) for number in numbers):
+            raise ConfigError("kind int takes whole numbers for low, high and step")
+        if self.log and self.low <= 0:
+            raise ConfigError(f"log needs low above 0, not {self.low:g}")
+        if self.log and self.step is not None:
+            raise ConfigError("log and step exclude each other; leave one out")
+        return self
+
+    def paths(self, name: str) -> tuple[str, ...]:
+        """Return the fields that the axis called ``name`` sets."""
+        if isinstance(self.path, str):
+            return (self.path,)
+        return self.path or (name,)
+
+    @property
+    def options(self) -> list[tuple[Key, JsonValue]]:
+        """Each choice's key and value; only of a categorical axis."""
+        if isinstance(self.choices, dict):
+            return list(self.choices.items())
+        return [(_key(value), value) for value in self.choices or ()]
+
+    def value(self, key: Key) -> JsonValue:
+        """Return what is written into the configuration for ``key``."""
+        if self.kind != "categorical":
+            return key
+        for known, value in self.options:
+            if same(known, key):
+                return value
+        raise ConfigError(f"{key!r} is not among its choices")
+
+    def canonical(self, drawn: Key) -> Key:
+        """Return the key that a sampler's value means; arithmetic may have moved its last digit."""
+        if self.kind == "int":
+            return int(drawn)  # type: ignore[arg-type]  # an IntDistribution draws numbers
+        if self.kind == "float":
+            return round(float(drawn), 12)  # type: ignore[arg-type]  # likewise
+        keys = [key for key, _ in self.options]
+        if _is_number(drawn) and all(map(_is_number, keys)):
+            return min(keys, key=lambda key: abs(float(key) - float(drawn)))  # type: ignore[arg-type]
+        return drawn
+
+    def acts(self, params: Mapping[str, Key]) -> bool:
+        """Say whether the axis has a value where the axes before it have ``params``."""
+        return all(
+            name in params and _among(params[name], allowed) for name, allowed in self.when.items()
+        )
+
+    def with_choice(self, value: JsonValue) -> Axis:
+        """Return this axis with one more choice in front."""
+        if isinstance(self.choices, dict):
+            choices: Any = {str(_key(value)): value, **self.choices}
+        else:
+            choices = (value, *(self.choices or ()))
+            if all(_is_number(choice) for choice in choices):
+                choices = tuple(sorted(choices))
+        return self.model_copy(update={"choices": choices})
+
+    def grid(self) -> list[Key]:
+        """Return every value.
+
+        Raises:
+            ConfigError: there are infinitely many.
+        """
+        if self.kind == "categorical":
+            return [key for key, _ in self.options]
+        if self.kind == "float" and self.step is None:
+            raise ConfigError("a float axis without step has no grid; give step or choices")
+        assert self.low is not None and self.high is not None
+        step = self.step or 1
+        count = int((self.high - self.low) / step + 1e-9) + 1
+        if count > _MAX_GRID:
+            raise ConfigError(f"{count} values are too many for a grid; give a larger step")
+        values = [self.low + i * step for i in range(count)]
+        return [int(v) if self.kind == "int" else round(v, 12) for v in values]
+
+    def distribution(self) -> BaseDistribution:
+        """Return what Optuna's samplers draw from; evenly spaced numbers keep their order."""
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
+
+        if self.kind == "int":
+            assert self.low is not None and self.high is not None
+            return IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
+        if self.kind == "float":
+            assert self.low is not None and self.high is not None
+            return FloatDistribution(self.low, self.high, self.log, self.step)
+        keys = self.grid()
+        spaced = _even_step(keys)
+        if spaced is None:
+            return CategoricalDistribution(keys)
+        low, high, step = spaced
+        if all(isinstance(key, int) for key in keys):
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(low, high, step=step)
+
+
+def same(a: Key, b: Key) -> bool:
+    """Say whether two keys mean one value; 1 and 1.0 do, 1 and true don't."""
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _among(key: Key, keys: Any) -> bool:
+    return any(same(key, other) for other in keys)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _key(value: JsonValue) -> Key:
+    """Return a choice itself if it is one word or number, else its JSON."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+def _even_step(keys: list[Key]) -> tuple[float, float, float] | None:
+    """Return (low, high, step) of at least three ascending, evenly spaced numbers."""
+    numbers = [float(key) for key in keys if _is_number(key)]  # type: ignore[arg-type]  # checked
+    if len(numbers) < len(keys) or len(numbers) < 3:
+        return None
+    step = numbers[1] - numbers[0]
+    gaps = (b - a for a, b in _pairs(numbers))
+    if step <= 0 or any(abs(gap - step) > 1e-9 * max(map(abs, numbers)) for gap in gaps):
+        return None
+    return numbers[0], numbers[-1], step
+
+
+def _pairs(numbers: list[float]) -> Iterator[tuple[float, float]]:
+    return zip(numbers, numbers[1:], strict=False)

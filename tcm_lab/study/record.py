@@ -1,0 +1,110 @@
+"""What a study knows of one training of one variant."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from tcm_lab._foundation import Frozen
+from tcm_lab.codec import VariantConfig
+from tcm_lab.complexity.record import ComplexityRecord
+from tcm_lab.evaluation import RdRecord
+from tcm_lab.study.axes import Key
+from tcm_lab.training import Recipe, TrainingRecord
+
+State = Literal["complete", "stopped"]
+
+
+class Outcome(Frozen):
+    """What training and evaluation give.
+
+    Attributes:
+        training: the finished training; ``None`` for one that was given up at a rung.
+        rd: the evaluation by written bits at the last step that was reached.
+        steps: that step.
+    """
+
+    training: TrainingRecord | None
+    rd: RdRecord
+    steps: int
+
+
+class Rung(Frozen):
+    """An evaluation on the way.
+
+    Attributes:
+        step: after how many steps.
+        lagrangian: mean logarithm of the Lagrangian cost.
+    """
+
+    step: int
+    lagrangian: float
+
+
+class TrialRecord(Frozen):
+    """One training of one variant, told completely enough to run it again.
+
+    Attributes:
+        number: of the trial in the study.
+        label: what tables call the variant.
+        params: the key of every axis that acts.
+        config: the codec's whole configuration.
+        fingerprint: the codec's identity.
+        identity: of this training: codec, recipe, seed and data.
+        is_baseline: whether the codec is the study's base.
+        seed: of the training.
+        recipe: how it was trained.
+        lambdas: rate-distortion weights, one per point of ``rd``.
+        state: whether it was trained to the end, or stopped at a rung.
+        steps: training steps that it reached.
+        complexity: what the codec costs.
+        timed_ms: encode and decode times measured apart, where the space asks for them.
+        training: the training's own record, if it reached the end.
+        rd: the evaluation.
+        rungs: evaluations on the way.
+        violations: by how much each soft constraint is exceeded (negative: is kept).
+    """
+
+    number: int
+    label: str
+    params: dict[str, Key]
+    config: dict[str, Any]
+    fingerprint: str
+    identity: str
+    is_baseline: bool
+    seed: int
+    recipe: Recipe
+    lambdas: tuple[float, ...]
+    state: State
+    steps: int
+    complexity: ComplexityRecord
+    timed_ms: dict[str, float] = {}
+    training: TrainingRecord | None
+    rd: RdRecord
+    rungs: tuple[Rung, ...] = ()
+    violations: dict[str, float] = {}
+
+    @property
+    def variant(self) -> VariantConfig:
+        """The codec's configuration, validated."""
+        return VariantConfig.parse(self.config)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every soft constraint is kept."""
+        return all(value <= 0 for value in self.violations.values())
+
+
+def training_identity(fingerprint: str, recipe: Recipe, train_data: str, eval_data: str) -> str:
+    """Return sixteen hex digits, equal for trainings that would give the same record.
+
+    A recipe's name and how often it saves its state change nothing.
+    """
+    facts = {
+        "codec": fingerprint,
+        "recipe": recipe.model_dump(mode="json", exclude={"name", "checkpoint_every"}),
+        "train": train_data,
+        "eval": eval_data,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
