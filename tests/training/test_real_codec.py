@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+from stand_in import RandomCrops
+
+from tcm_lab._foundation import LabError
+from tcm_lab.codec import Codec, build, load_checkpoint
+from tcm_lab.training import Recipe, train, warm_start
+
+RECIPE = Recipe(lambdas=(0.01,), steps=2, batch=2, crop=64, lr=1e-3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("single")
+    train(build("tcm-nano"), RECIPE, RandomCrops(64), directory=directory, accelerator="cpu")
+    return directory
+
+
+def test_the_written_weights_are_the_trained_codec(folder: Path) -> None:
+    codec = build("tcm-nano")
+    train(codec, RECIPE, RandomCrops(64), directory=folder, resume=True, accelerator="cpu")
+    loaded = load_checkpoint(folder / "model.safetensors")
+    x = torch.rand(1, 3, 50, 70)
+    with torch.no_grad():
+        assert torch.equal(codec(x)["x_hat"], loaded(x)["x_hat"])
+    assert codec.compress(x)["strings"] == loaded.compress(x)["strings"]
+
+
+def test_all_of_a_rate_conditioned_codec_learns(folder: Path) -> None:
+    codec = build("tcm-nano", {"rate_levels": 2})
+    before = {name: value.detach().clone() for name, value in codec.named_parameters()}
+    recipe = RECIPE.with_lambdas(0.005, 0.02).changed(warmup=0)
+    train(codec, recipe, RandomCrops(64), accelerator="cpu")
+    same = [name for name, p in codec.named_parameters() if torch.equal(before[name], p)]
+    assert same == []
+
+
+def test_a_warm_start_takes_what_fits_and_names_what_does_not(folder: Path) -> None:
+    codec = build("tcm-nano", {"rate_levels": 2})
+    kept = warm_start(codec, folder / "model.safetensors")
+    assert kept
+    assert all("gains" in name for name in kept)
+    single = load_checkpoint(folder / "model.safetensors")
+    assert isinstance(single, Codec)
+    theirs = single.state_dict()
+    ours = codec.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if "g_a" in name)
+    with pytest.raises(LabError, match="same architecture"):
+        warm_start(build("tcm-small"), folder / "model.safetensors")
