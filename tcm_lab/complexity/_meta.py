@@ -78,40 +78,81 @@ def fused_attention(function: Callable[..., Tensor]) -> Iterator[None]:
 
 
 class _QuickShapes(OperatorMode):
-    """Answers for elementwise operators, whose results have their first operand's shape.
+    """Answers for operators whose results' shapes are plain to see.
 
-    Torch's shape rules are general and slow: half of a pass is spent on sums of equal shapes.
+    Torch's own shape rules are general and slow: they are most of what a pass without data costs.
     """
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer at once, or leave it to torch."""
-        if operator in _ELEMENTWISE and not kwargs:
-            first = args[0]
-            if all(not isinstance(a, Tensor) or _alike(a, first) for a in args):
-                return torch.empty_like(first)
-        return operator(*args, **kwargs)
+        rule = _QUICK.get(operator)
+        result = None if rule is None or kwargs else rule(*args)
+        return operator(*args, **kwargs) if result is None else result
 
 
-def _alike(a: Tensor, b: Any) -> bool:
-    return isinstance(b, Tensor) and a.is_meta and a.shape == b.shape and a.dtype == b.dtype
+def _like_first(first: Tensor, *others: Any) -> Tensor | None:
+    """Elementwise: as the first operand, if no other tensor is broadcast or promoted."""
+    if not first.is_floating_point():
+        return None
+    for other in others:
+        if isinstance(other, Tensor) and (
+            other.shape != first.shape or other.dtype != first.dtype or not other.is_meta
+        ):
+            return None
+    return torch.empty_like(first)
+
+
+def _first(first: Tensor, *others: Any) -> Tensor | None:
+    """In place: the first operand itself."""
+    return first if first.is_meta and not any(isinstance(o, Tensor) for o in others) else None
+
+
+def _broadcast(first: Tensor, second: Any, *others: Any) -> Tensor | None:
+    """Elementwise with a second operand that is the same, smaller, or a number."""
+    if not isinstance(second, Tensor):
+        return _like_first(first)
+    if first.dtype != second.dtype or others or not (first.is_meta and second.is_meta):
+        return None
+    if first.shape == second.shape:
+        return torch.empty_like(first)
+    return first.new_empty(torch.broadcast_shapes(first.shape, second.shape))
+
+
+def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    kept = (*x.shape[: -len(shape)], *(1 for _ in shape))
+    return x.new_empty(x.shape), x.new_empty(kept), x.new_empty(kept)
+
+
+def _softmax(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _addmm(_: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
 
 
 aten = torch.ops.aten
-_ELEMENTWISE = frozenset(
-    [
-        aten.add.Tensor,
-        aten.sub.Tensor,
-        aten.mul.Tensor,
-        aten.gelu.default,
-        aten.leaky_relu.default,
-        aten.relu.default,
-        aten.round.default,
-        aten.rsqrt.default,
-        aten.sigmoid.default,
-        aten.sqrt.default,
-        aten.tanh.default,
-    ]
-)
+_QUICK: dict[Any, Callable[..., Any]] = {
+    aten.add.Tensor: _broadcast,
+    aten.sub.Tensor: _broadcast,
+    aten.mul.Tensor: _broadcast,
+    aten.mul.Scalar: _like_first,
+    aten.gelu.default: _like_first,
+    aten.leaky_relu.default: _like_first,
+    aten.leaky_relu_.default: _first,
+    aten.relu.default: _like_first,
+    aten.relu_.default: _first,
+    aten.round.default: _like_first,
+    aten.rsqrt.default: _like_first,
+    aten.sigmoid.default: _like_first,
+    aten.sqrt.default: _like_first,
+    aten.tanh.default: _like_first,
+    aten._softmax.default: _softmax,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.addmm.default: _addmm,
+}
+if hasattr(aten, "_safe_softmax"):
+    _QUICK[aten._safe_softmax.default] = _softmax
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:

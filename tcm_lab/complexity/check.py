@@ -14,6 +14,7 @@ from pydantic import NonNegativeInt
 from tcm_lab._foundation import Frozen, LabError
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Kind
+from tcm_lab.complexity._aside import Aside
 from tcm_lab.complexity._facts import LayerFacts
 from tcm_lab.complexity._subject import Measurable, Subject, versions
 from tcm_lab.complexity.formula import count_by_formula
@@ -109,12 +110,14 @@ def check(
 
 def _check(subject: Subject, size: tuple[int, int]) -> CheckReport:
     padded, meta, part_of = subject.padded_size(size), subject.on_meta, subject.part_of
+    # The slowest counter takes as long as the others together.
+    aside = Aside(lambda: count_with_fvcore(meta, padded, part_of))
     facts = LayerFacts()
     with facts.watching(meta):
         by_torch = count_with_torch(meta, padded, part_of)
-    by_fvcore = count_with_fvcore(meta, padded, part_of)
     by_layers = count_with_ptflops(meta, padded, part_of)
     by_operators = count_with_ptflops(meta, padded, part_of, "aten")
+    by_fvcore = aside.result()
 
     formula = _formula_or_none(subject, size)
     counted = _in_all(by_torch.macs.values())
