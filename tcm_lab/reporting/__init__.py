@@ -11,13 +11,14 @@ from tcm_lab.reporting.cost_plots import (
 from tcm_lab.reporting.cost_tables import check_table, complexity_table, mark_front
 from tcm_lab.reporting.explain_table import explain_table, published_beside
 from tcm_lab.reporting.html import Code, Picture, Section, render_report
+from tcm_lab.reporting.overviews import layer_table, plot_of, tables_of
 from tcm_lab.reporting.pareto import ParetoPoint, pareto_front, pareto_plot
 from tcm_lab.reporting.plots import Axis, figure_svg, save_figure
 from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, series_of_records
 from tcm_lab.reporting.rd_tables import bd_rate_table, rd_table
 from tcm_lab.reporting.record_files import read_records, records_json
-from tcm_lab.reporting.tables import Column, Format, Mark, Row, Span, Table, render
+from tcm_lab.reporting.tables import Column, Format, Mark, Row, Span, Table, render, render_all
 from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
 __all__ = [
@@ -43,21 +44,25 @@ __all__ = [
     "cost_size_plot",
     "explain_table",
     "figure_svg",
+    "layer_table",
     "macs_parameters_plot",
     "mark_front",
     "pareto_front",
     "pareto_plot",
+    "plot_of",
     "published_beside",
     "rd_plot",
     "rd_table",
     "read_records",
     "records_json",
     "render",
+    "render_all",
     "render_report",
     "roofline_plot",
     "save_figure",
     "series_of_curve",
     "series_of_records",
     "stage_table",
+    "tables_of",
     "timing_table",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from itertools import groupby
 
-from tcm_lab.reporting.tables import MARKS, Column, Row, Table, number
+from tcm_lab.reporting.tables import MARKS, PUBLISHED, Column, Row, Table, number
 
 
 def to_html(table: Table) -> str:
@@ -19,15 +19,15 @@ def to_html(table: Table) -> str:
         f'<th scope="col"{_class(column)}>{escape(column.label)}</th>' for column in table.columns
     ]
     lines += ["</tr>", "</thead>"]
-    for section, rows in groupby(table.rows, key=lambda row: row.section):
-        lines.append("<tbody>")
-        if section:
-            lines.append(
-                f'<tr class="section"><th scope="rowgroup" colspan="{len(table.columns)}">'
-                f"{escape(section)}</th></tr>"
-            )
-        lines += [_row(table, row, best) for row in rows]
-        lines.append("</tbody>")
+    lines += ["<tbody>", *(_row(table, row, best) for row in table.measured), "</tbody>"]
+    if table.published:
+        lines += [
+            "<tbody>",
+            f'<tr class="heading"><th scope="rowgroup" colspan="{len(table.columns)}">{PUBLISHED}'
+            "</th></tr>",
+            *(_row(table, row, best) for row in table.published),
+            "</tbody>",
+        ]
     if table.notes:
         notes = "<br>".join(map(escape, table.notes))
         lines.append(
@@ -61,6 +61,7 @@ def _row(table: Table, row: Row, best: dict[str, float]) -> str:
         figure = number(value)
         data = "" if figure is None else f' data-value="{figure:.7g}"'
         if index == 0:
+            shown += table.citation(row)
             shown += "".join(
                 f' <abbr title="{MARKS[mark][2]}">{MARKS[mark][0]}</abbr>' for mark in row.marks
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from tcm_lab.reporting.tables import MARKS, Row, Table
+from tcm_lab.reporting.tables import MARKS, PUBLISHED, Row, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -43,11 +43,11 @@ def to_latex(table: Table) -> str:
         _line(escape(column.label) for column in table.columns),
         r"\midrule",
     ]
-    for number, (section, rows) in enumerate(groupby(table.rows, key=lambda row: row.section)):
-        if section:
-            lines += [r"\midrule"] * bool(number)
-            lines.append(rf"\multicolumn{{{count}}}{{l}}{{\emph{{{escape(section)}}}}} \\")
-        lines += [_line(_cells(table, row, best)) for row in rows]
+    lines += [_line(_cells(table, row, best)) for row in table.measured]
+    if table.published:
+        lines += [r"\midrule"] * bool(table.measured)
+        lines.append(rf"\multicolumn{{{count}}}{{l}}{{\emph{{{escape(PUBLISHED)}}}}} \\")
+        lines += [_line(_cells(table, row, best)) for row in table.published]
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes:
         notes = r" \\ ".join(map(escape, table.notes))
@@ -83,6 +83,7 @@ def _cells(table: Table, row: Row, best: dict[str, float]) -> list[str]:
         text = column.text(row.values.get(column.key))
         shown = escape(text if column.is_text else text.replace("-", "\N{MINUS SIGN}"))
         cells.append(rf"\textbf{{{shown}}}" if table.is_best(column, row, best) else shown)
+    cells[0] += escape(table.citation(row))
     cells[0] += " ".join(["", *(MARKS[mark][1] for mark in row.marks)])
     return cells
 

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from tcm_lab.reporting.tables import MARKS, Column, Row, Span, Table, Value
+from tcm_lab.reporting.tables import MARKS, PUBLISHED, Column, Row, Span, Table, Value
 
 _DIGITS = 7
 
@@ -19,11 +19,9 @@ def to_markdown(table: Table) -> str:
     lines = [f"**{_escape(table.title)}**", ""] if table.title else []
     header = [_escape(" ".join(filter(None, [c.group, c.label]))) for c in table.columns]
     body: list[list[str]] = []
-    section = ""
     for row in table.rows:
-        if row.section != section:
-            section = row.section
-            body.append([f"*{_escape(section)}*", *[""] * (len(table.columns) - 1)])
+        if row.source and row is table.published[0]:
+            body.append([f"*{PUBLISHED}*", *[""] * (len(table.columns) - 1)])
         body.append([_cell(table, row, i, best) for i in range(len(table.columns))])
     widths = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
     rule = [
@@ -50,8 +48,9 @@ def _cell(table: Table, row: Row, index: int, best: dict[str, float]) -> str:
     text = _escape(column.text(row.values.get(column.key)))
     if table.is_best(column, row, best):
         text = f"**{text}**"
-    if index == 0 and row.marks:
-        text += " " + "".join(MARKS[mark][0] for mark in row.marks)
+    if index == 0:
+        text += table.citation(row) + " " * bool(row.marks)
+        text += "".join(MARKS[mark][0] for mark in row.marks)
     return text
 
 
@@ -62,9 +61,9 @@ def _escape(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Return a header of keys, then the rows; marks and sections have columns of their own."""
+    """Return a header of keys, then the rows; marks and sources have columns of their own."""
     with_marks = any(row.marks for row in table.rows)
-    with_sections = any(row.section for row in table.rows)
+    with_sources = any(row.source for row in table.rows)
     spans = {
         column.key
         for column in table.columns
@@ -75,7 +74,7 @@ def to_csv(table: Table) -> str:
         keys.append(column.key)
         if column.key in spans:
             keys += [f"{column.key}_low", f"{column.key}_high"]
-    keys += ["marks"] * with_marks + ["section"] * with_sections
+    keys += ["marks"] * with_marks + ["source"] * with_sources
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(keys)
@@ -87,7 +86,7 @@ def to_csv(table: Table) -> str:
                 cells += [_plain(value.value), _plain(value.low), _plain(value.high)]
             else:
                 cells += [_plain(value), *[""] * (2 * (column.key in spans))]
-        cells += [";".join(row.marks)] * with_marks + [row.section] * with_sections
+        cells += [";".join(row.marks)] * with_marks + [row.source] * with_sources
         writer.writerow(cells)
     return file.getvalue()
 
@@ -101,7 +100,7 @@ def to_json(table: Table) -> str:
             {
                 **{c.key: _for_json(row.values.get(c.key)) for c in table.columns},
                 **({"marks": list(row.marks)} if row.marks else {}),
-                **({"section": row.section} if row.section else {}),
+                **({"source": row.source} if row.source else {}),
             }
             for row in table.rows
         ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from tcm_lab._foundation import LabError, one_of
 from tcm_lab.reporting.pareto import pareto_front
 from tcm_lab.reporting.parts import PART_NAMES, part_order
-from tcm_lab.reporting.published import Published, citations, cite
+from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.tables import Column, Mark, Row, Table, Value
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def complexity_table(
         detail: ``totals`` (parameters, whole, encode, decode, memory), or the whole forward pass
             split by ``parts`` or ``kinds``.
         baseline: the model that is marked as such, if any.
-        published: figures by others, in sections of their own.
+        published: figures by others, in rows of their own.
         title: one line; by default what the table holds.
 
     Raises:
@@ -79,14 +79,12 @@ def complexity_table(
         marks: tuple[Mark, ...] = ("baseline",) if record.model == baseline else ()
         kept = {c.key: values[c.key] for c in columns if values.get(c.key) is not None}
         rows.append(Row(values=kept, marks=marks))
-    headings = cite(p.source for p in published)
-    for source, heading in headings.items():
-        rows += [p.row(columns, heading) for p in published if p.source == source]
+    rows += [figures.row(columns) for figures in published]
     return Table(
         title=title or _title(records, detail),
         columns=tuple(columns),
         rows=tuple(rows),
-        footer=(*_footer(records, convention, detail), *citations(headings)),
+        footer=_footer(records, convention, detail),
     )
 
 
@@ -142,11 +140,11 @@ def mark_front(table: Table, objectives: Mapping[str, Literal["low", "high"]]) -
     """Return ``table`` with its Pareto-optimal rows marked.
 
     Args:
-        table: rows of named sections, such as published figures, take no part.
+        table: its published rows take no part.
         objectives: column keys, and where one wants to be.
     """
     signs = {"low": 1.0, "high": -1.0}
-    own = [row for row in table.rows if not row.section]
+    own = table.measured
     figures = []
     for row in own:
         cells = ((row.values.get(key), signs[side]) for key, side in objectives.items())

@@ -13,8 +13,8 @@ for (const table of document.querySelectorAll("table")) {
       for (const other of headers) other.removeAttribute("aria-sort");
       if (next !== "none") header.setAttribute("aria-sort", next);
       for (const [body, original] of order) {
-        const fixed = original.filter((row) => row.classList.contains("section"));
-        const rows = original.filter((row) => !row.classList.contains("section"));
+        const fixed = original.filter((row) => row.classList.contains("heading"));
+        const rows = original.filter((row) => !row.classList.contains("heading"));
         if (next !== "none") rows.sort((a, b) => compare(a.cells[column], b.cells[column], next === "ascending" ? 1 : -1));
         body.append(...fixed, ...rows);
       }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from tcm_lab._foundation import Frozen
 from tcm_lab.reporting.tables import Column, Row, Value
@@ -21,23 +21,8 @@ class Published(Frozen):
     source: str
     figures: dict[str, float]
 
-    def row(self, columns: Iterable[Column], section: str) -> Row:
+    def row(self, columns: Iterable[Column]) -> Row:
         """Return the figures that the columns have room for."""
         keys = {column.key for column in columns}
         known: dict[str, Value] = {key: v for key, v in self.figures.items() if key in keys}
-        return Row(values={"model": self.model, **known}, section=section)
-
-
-def cite(sources: Iterable[str]) -> dict[str, str]:
-    """Return the heading of each source's section; ``citations`` gives the notes to them."""
-    return {
-        source: f"published [{number}]" for number, source in enumerate(dict.fromkeys(sources), 1)
-    }
-
-
-def citations(headings: Mapping[str, str]) -> list[str]:
-    """Return one note per source that ``cite`` numbered."""
-    return [
-        f"{heading.removeprefix('published ')} {source.rstrip('.')}; not measured here."
-        for source, heading in headings.items()
-    ]
+        return Row(values={"model": self.model, **known}, source=self.source)

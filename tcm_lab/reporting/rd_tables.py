@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab._foundation import LabError
-from tcm_lab.reporting.published import citations, cite
 from tcm_lab.reporting.tables import Column, Row, Table, Value
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def rd_table(
 
     Args:
         records: evaluations on the same pictures.
-        published: curves by others, in sections of their own.
+        published: curves by others, in rows of their own.
         title: one line.
 
     Raises:
@@ -56,20 +55,19 @@ def rd_table(
         for record in records
         for point in record.points
     ]
-    headings = cite(map(_source, published))
     rows += [
         Row(
             values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
-            section=headings[_source(curve)],
+            source=_source(curve),
         )
-        for curve in _by_source(published)
+        for curve in published
         for bpp, psnr_db in zip(curve.bpp, curve.psnr_db, strict=True)
     ]
     return Table(
         title=title or "Rate and distortion",
         columns=_used(columns, rows),
         rows=tuple(rows),
-        footer=(*_footer(records), *citations(headings)),
+        footer=_footer(records),
     )
 
 
@@ -81,7 +79,7 @@ def bd_rate_table(
     Args:
         curves: what is judged, by label.
         anchor: the reference.
-        published: curves by others, in sections of their own.
+        published: curves by others, in rows of their own.
     """
     columns = (
         Column(key="model", header="model"),
@@ -100,12 +98,11 @@ def bd_rate_table(
     )
     rows, refusals = [], []
     judged = [(label, curve, "") for label, curve in curves.items()]
-    headings = cite(map(_source, published))
-    judged += [(curve.name, curve, headings[_source(curve)]) for curve in _by_source(published)]
-    for label, curve, section in judged:
+    judged += [(curve.name, curve, _source(curve)) for curve in published]
+    for label, curve, source in judged:
         values, refused = _against(anchor, curve)
         refusals += [f"{label}: {refused}"] if refused else []
-        rows.append(Row(values={"model": label, **values}, section=section))
+        rows.append(Row(values={"model": label, **values}, source=source))
     return Table(
         title=f"BD-rate against {anchor.name or 'the anchor'}",
         columns=columns,
@@ -113,7 +110,6 @@ def bd_rate_table(
         footer=(
             "Mean change of rate at equal PSNR over the overlap; negative is better.",
             *dict.fromkeys(refusals),
-            *citations(headings),
         ),
     )
 
@@ -137,11 +133,6 @@ def _against(anchor: RdCurve, curve: RdCurve) -> tuple[dict[str, Value], str]:
 
 def _source(curve: RdCurve) -> str:
     return curve.source or curve.name
-
-
-def _by_source(curves: Sequence[RdCurve]) -> list[RdCurve]:
-    order = list(dict.fromkeys(map(_source, curves)))
-    return sorted(curves, key=lambda curve: order.index(_source(curve)))
 
 
 def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...]:

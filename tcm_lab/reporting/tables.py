@@ -7,7 +7,7 @@ machines' forms (CSV, JSON) keep seven significant digits and whole counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from pydantic import model_validator
@@ -24,6 +24,10 @@ MARKS: Mapping[Mark, tuple[str, str, str]] = {
     "infeasible": ("\N{MULTIPLICATION SIGN}", r"$\times$", "over a constraint"),
 }
 """What stands behind a row's first cell, as text and in LaTeX, and what it means."""
+
+
+PUBLISHED = "published by others"
+"""Heading over rows with a source."""
 
 
 class Span(Frozen):
@@ -94,13 +98,13 @@ class Row(Frozen):
     Attributes:
         values: one per column key; a missing one is unknown.
         marks: shown behind the first cell.
-        section: heading over neighbouring rows that share it. Rows of a named section are apart:
-            none of their figures competes for best. Figures measured by others stand there.
+        source: who published these figures, if it wasn't we who measured them. Such rows stand
+            under a heading of their own, cite their source, and compete for nothing.
     """
 
     values: dict[str, Value]
     marks: tuple[Mark, ...] = ()
-    section: str = ""
+    source: str = ""
 
 
 class Table(Frozen):
@@ -109,11 +113,12 @@ class Table(Frozen):
     Attributes:
         title: one line.
         columns: from left to right.
-        rows: from top to bottom, those of one section together.
+        rows: from top to bottom, published ones last.
         footer: conditions, conventions, versions; one line each.
 
     Raises:
-        ValueError: a row has a value for a column that is not there.
+        ValueError: a row has a value for a column that is not there, or a measured row stands
+            below a published one.
     """
 
     title: str
@@ -130,11 +135,28 @@ class Table(Frozen):
             unknown = set(row.values) - set(keys)
             if unknown:
                 raise ValueError(f"row values {sorted(unknown)}: there is no such column")
+        if [bool(row.source) for row in self.rows] != sorted(bool(row.source) for row in self.rows):
+            raise ValueError("rows: published ones must stand below those that were measured")
         return self
 
-    def cells(self, row: Row) -> list[Value]:
-        """Return the row's values in the order of the columns."""
-        return [row.values.get(column.key) for column in self.columns]
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """The rows that are ours."""
+        return tuple(row for row in self.rows if not row.source)
+
+    @property
+    def published(self) -> tuple[Row, ...]:
+        """The rows that are others'."""
+        return tuple(row for row in self.rows if row.source)
+
+    @property
+    def sources(self) -> list[str]:
+        """Every source that is cited, once, in the order of the rows."""
+        return list(dict.fromkeys(row.source for row in self.published))
+
+    def citation(self, row: Row) -> str:
+        """Return `` [1]`` and the like for a published row, nothing for one of ours."""
+        return f" [{self.sources.index(row.source) + 1}]" if row.source else ""
 
     @property
     def best(self) -> dict[str, float]:
@@ -143,7 +165,7 @@ class Table(Frozen):
         for column in self.columns:
             if column.best is None:
                 continue
-            figures = [number(row.values.get(column.key)) for row in self.rows if not row.section]
+            figures = [number(row.values.get(column.key)) for row in self.measured]
             known = {printed(column, figure) for figure in figures if figure is not None}
             if len(known) > 1:
                 found[column.key] = min(known) if column.best == "low" else max(known)
@@ -152,16 +174,17 @@ class Table(Frozen):
     def is_best(self, column: Column, row: Row, best: Mapping[str, float]) -> bool:
         """Say whether this cell holds the column's best figure, to the printed digit."""
         figure = number(row.values.get(column.key))
-        if row.section or figure is None or column.key not in best:
+        if row.source or figure is None or column.key not in best:
             return False
         return printed(column, figure) == best[column.key]
 
     @property
     def notes(self) -> list[str]:
-        """The legend of the marks in use, then the footer."""
+        """The legend of the marks in use, then the footer, then the sources."""
         used = {mark for row in self.rows for mark in row.marks}
         legend = [f"{MARKS[mark][0]} {MARKS[mark][2]}" for mark in MARKS if mark in used]
-        return [*([", ".join(legend) + "."] if legend else []), *self.footer]
+        sources = [f"[{n}] {source.rstrip('.')}." for n, source in enumerate(self.sources, 1)]
+        return [*([", ".join(legend) + "."] if legend else []), *self.footer, *sources]
 
     def to_markdown(self) -> str:
         """Return a GitHub-flavoured table under its title, the notes below."""
@@ -223,3 +246,27 @@ def render(table: Table, form: Format) -> str:
     if form not in forms:
         raise LabError(f"format '{form}': unknown.{near(form, forms)} Write {one_of(forms)}.")
     return forms[form]()
+
+
+def render_all(tables: Sequence[Table], form: Format) -> str:
+    """Return several tables in one form: one below the other, a JSON list, or one page.
+
+    Raises:
+        LabError: there is no such form, or it is ``csv``, which holds one table only.
+    """
+    if len(tables) == 1:
+        return render(tables[0], form)
+    if form == "csv":
+        raise LabError(
+            f"format csv holds one table, and these are {len(tables)} "
+            f"({', '.join(table.title for table in tables)}). Make them one at a time."
+        )
+    if form == "html":
+        from tcm_lab.reporting.html import Section, render_report
+
+        title = ", ".join(table.title for table in tables)
+        return render_report(title, (), [Section(heading="", pieces=tuple(tables))])
+    parts = [render(table, form) for table in tables]
+    if form == "json":
+        return "[\n" + ",\n".join(part.rstrip("\n") for part in parts) + "\n]\n"
+    return "\n".join(parts)

@@ -1,0 +1,60 @@
+"""Commands that code pictures to files and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from tcm_lab._commands.options import File
+from tcm_lab._foundation import LabError
+from tcm_lab._foundation.files import write_atomically
+
+
+def encode(picture: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> int:
+    """Code a picture to a file.
+
+    Args:
+        picture: in any format that Pillow reads.
+        out: the coded file.
+        checkpoint: weights; decoding needs the same.
+        rate: level of a rate-conditioned model, 0 the cheapest.
+    """
+    from tcm_lab.codec import load_checkpoint
+    from tcm_lab.codec.container import encode_image
+    from tcm_lab.data import open_images
+
+    image = open_images(picture, "eval")[0]
+    data = encode_image(load_checkpoint(checkpoint), image.float().div(255), rate)
+    write_atomically(out, data)
+    height, width = image.shape[1:]
+    print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp")
+    return 0
+
+
+def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
+    """Decode a file to a picture.
+
+    Args:
+        file: what ``tcm-lab encode`` wrote.
+        out: the picture; its ending says in which format, .png keeps it whole.
+        checkpoint: the weights that it was coded with.
+    """
+    from PIL import Image
+
+    from tcm_lab.codec import load_checkpoint
+    from tcm_lab.codec.container import decode_image
+
+    kinds = Image.registered_extensions()
+    if kinds.get(out.suffix.lower()) not in Image.SAVE:
+        raise LabError(f"{out}: no picture can be written as '{out.suffix}'. Write .png.")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise LabError(f"{file}: cannot be read ({error.strerror or error}).") from None
+    levels = decode_image(load_checkpoint(checkpoint), data).mul(255).round().byte()
+    picture = io.BytesIO()
+    pixels = levels.permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels).save(picture, format=kinds[out.suffix.lower()])
+    write_atomically(out, picture.getvalue())
+    print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
+    return 0

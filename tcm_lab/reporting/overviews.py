@@ -1,0 +1,126 @@
+"""From records of any kinds to the tables and plots that suit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting.cost_plots import cost_by_part_plot, cost_size_plot, macs_parameters_plot
+from tcm_lab.reporting.cost_tables import Detail, complexity_table
+from tcm_lab.reporting.explain_table import published_beside
+from tcm_lab.reporting.rd_plots import rd_plot, series_of_records
+from tcm_lab.reporting.rd_tables import rd_table
+from tcm_lab.reporting.tables import Column, Row, Table
+from tcm_lab.reporting.timing_tables import stage_table, timing_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pydantic.fields import FieldInfo
+
+    from tcm_lab.blocks.registry import Registry
+    from tcm_lab.complexity.record import Convention
+    from tcm_lab.reporting.record_files import AnyRecord
+
+PlotKind: TypeAlias = Literal["parts", "parameters", "size", "rd"]
+_Wanted = TypeVar("_Wanted")
+
+
+def tables_of(
+    records: Sequence[AnyRecord],
+    *,
+    convention: Convention = "all",
+    detail: Detail = "totals",
+    published: bool = False,
+) -> list[Table]:
+    """Return one table for each kind of record, costs first; times with their stages.
+
+    Args:
+        records: of any kinds.
+        convention: of costs: which operators the figures count.
+        detail: of costs: totals, parts or kinds.
+        published: of costs: whether others' figures stand beside ours, in rows of their own.
+
+    Raises:
+        LabError: there is no record.
+    """
+    from tcm_lab.complexity import ComplexityRecord, TimingRecord, published_figures
+    from tcm_lab.evaluation import RdRecord
+
+    if not records:
+        raise LabError("records: there is none to tabulate.")
+    costs, times = _only(ComplexityRecord, records), _only(TimingRecord, records)
+    curves = _only(RdRecord, records)
+    tables = []
+    if costs:
+        beside = published_beside(costs, published_figures()) if published else []
+        tables.append(
+            complexity_table(costs, convention=convention, detail=detail, published=beside)
+        )
+    if times:
+        tables += [timing_table(times), stage_table(times)]
+    if curves:
+        tables.append(rd_table(curves))
+    return tables
+
+
+def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") -> Figure:
+    """Return the plot called ``kind`` of the records that it can show.
+
+    Raises:
+        LabError: none of the records suits it.
+    """
+    from tcm_lab.complexity import ComplexityRecord
+    from tcm_lab.evaluation import RdRecord
+
+    if kind == "rd":
+        curves = _only(RdRecord, records)
+        if not curves:
+            raise LabError("plot rd: none of the records is of rate and distortion.")
+        by_name: dict[str, list[RdRecord]] = {}
+        for record in curves:
+            by_name.setdefault(record.name, []).append(record)
+        anchors = ("jpeg", "webp")
+        return rd_plot(
+            [
+                series_of_records(own, role="anchor" if name in anchors else "measured")
+                for name, own in by_name.items()
+            ],
+            title=title,
+        )
+    costs = _only(ComplexityRecord, records)
+    if not costs:
+        raise LabError(f"plot {kind}: none of the records is of complexity.")
+    draw = {"parts": cost_by_part_plot, "parameters": macs_parameters_plot, "size": cost_size_plot}
+    return draw[kind](costs, title=title)
+
+
+def layer_table(registries: Iterable[Registry[Any]]) -> Table:
+    """Return what can be named in a configuration, with its options and their defaults."""
+    rows = []
+    for registry in registries:
+        for name in registry:
+            fields = registry[name].model_fields
+            options = [
+                option + ("" if field.is_required() else f"={_default(field)}")
+                for option, field in fields.items()
+                if option != "type"
+            ]
+            does = (registry[name].__doc__ or "").strip().splitlines()
+            values = {"kind": registry.kind, "name": name, "options": ", ".join(options)}
+            rows.append(Row(values={**values, "does": does[0] if does else ""}))
+    columns = ("kind", "name", "options", "does")
+    return Table(
+        title="What a configuration can name",
+        columns=tuple(Column(key=key, header=key) for key in columns),
+        rows=tuple(rows),
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return str(getattr(value, "type", value))  # a layer in a layer by its name
+
+
+def _only(kind: type[_Wanted], records: Iterable[object]) -> list[_Wanted]:
+    return [record for record in records if isinstance(record, kind)]
