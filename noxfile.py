@@ -1,0 +1,72 @@
+"""Everything that is checked, made or measured here, by name: ``nox -l`` lists it.
+
+Each session runs in the environment that nox itself runs in when called with ``--no-venv`` (as the
+README's test command does), or in one of its own.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2024.10"
+
+
+def _install(session: nox.Session, *extras: str) -> None:
+    if session.virtualenv.is_sandboxed:
+        session.install("-e", f".[{','.join(('dev', *extras))}]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types, and the rooms' import order."""
+    _install(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests; arguments go to pytest."""
+    _install(session)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """All tests, and which lines and branches of the package they reach."""
+    _install(session)
+    session.run("python", "-m", "pytest", "--cov", "--cov-report=term-missing:skip-covered")
+
+
+@nox.session
+def notebooks(session: nox.Session) -> None:
+    """Execute every notebook."""
+    _install(session, "notebooks")
+    session.run("python", "-m", "pytest", "--nbmake", "notebooks", *session.posargs)
+
+
+@nox.session
+def study(session: nox.Session) -> None:
+    """The main job: the packaged study of the convolution/transformer split."""
+    _install(session)
+    space = session.posargs or ["--space", "configs/split.yaml"]
+    session.run("python", "-m", "tcm_lab.study", *space)
+
+
+@nox.session
+def tables(session: nox.Session) -> None:
+    """Make the complexity tables under studies/ again; they must come out as they are."""
+    _install(session)
+    session.run("python", "studies/make_tables.py")
+    session.run("git", "diff", "--exit-code", "--stat", "--", "studies", external=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Speed against a plain baseline, as ratios in one run."""
+    _install(session)
+    session.run("python", "-m", "pytest", "tests/benchmarks", "--benchmark-only", *session.posargs)
