@@ -1,0 +1,45 @@
+"""Arrays inside frozen records: read-only, comparable, and one short text in JSON."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
+
+from tcm_lab._foundation import Frozen
+
+
+def _read(value: Any) -> NDArray[np.float32]:
+    if isinstance(value, dict):
+        raw = zlib.decompress(base64.b64decode(value["zlib_float32"]))
+        value = np.frombuffer(raw, dtype="<f4").reshape(value["shape"])
+    array = np.array(value, dtype=np.float32)
+    array.flags.writeable = False
+    return array
+
+
+def _write(array: NDArray[np.float32]) -> dict[str, Any]:
+    raw = zlib.compress(np.ascontiguousarray(array, dtype="<f4").tobytes(), 6)
+    return {"shape": list(array.shape), "zlib_float32": base64.b64encode(raw).decode()}
+
+
+Array = Annotated[
+    NDArray[np.float32], PlainValidator(_read), PlainSerializer(_write, return_type=dict[str, Any])
+]
+"""A float32 array; in JSON its shape and its little-endian bytes, compressed, in base 64."""
+
+
+class ArrayRecord(Frozen):
+    """A record that may hold arrays; equal if all that it would write is."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self) or not isinstance(other, ArrayRecord):
+            return False
+        return self.model_dump_json() == other.model_dump_json()
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())

@@ -1,0 +1,282 @@
+"""Loss against MACs: what a part of a codec costs, and what is lost without it.
+
+Two ways to ask. Codecs *trained* with and without the part answer what it is worth
+(`compare_trained`). A part *taken out* of a trained codec answers what that codec has come to rely
+on (`knock_out`): an upper bound, since nothing else was trained to take over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._foundation.environment import Environment, environment
+from tcm_lab.analysis._estimate import Estimate, paired
+from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
+from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
+from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.blocks.tcm import ConvBranch
+from tcm_lab.codec import build
+from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord
+from tcm_lab.complexity.torch_counter import count_with_torch
+from tcm_lab.evaluation import Interval, RdRecord, lagrangian_interval
+
+
+class TrainedBenefit(Frozen):
+    """A variant beside the codec that it varies.
+
+    Attributes:
+        name: the variant.
+        baseline: what it is compared with.
+        kmacs_per_px: its whole forward pass.
+        change_kmacs_per_px: what it costs more than the baseline.
+        parameters: its learnable scalars.
+        change_parameters: how many more than the baseline has.
+        loss_percent: how much higher its loss bpp + λ·255²·MSE is, over all rates.
+    """
+
+    name: str
+    baseline: str
+    kmacs_per_px: float
+    change_kmacs_per_px: float
+    parameters: int
+    change_parameters: int
+    loss_percent: Interval
+
+
+def compare_trained(
+    baseline: tuple[ComplexityRecord, Sequence[RdRecord]],
+    variants: Sequence[tuple[ComplexityRecord, Sequence[RdRecord]]],
+    lambdas: Sequence[float],
+) -> tuple[TrainedBenefit, ...]:
+    """Set what trained variants cost against what they lose.
+
+    Args:
+        baseline: cost, and evaluations of one or several training seeds.
+        variants: the same for each; evaluated on the same pictures.
+        lambdas: of the rates, in their order.
+
+    Raises:
+        LabError: the evaluations do not compare, or the costs are of different image sizes.
+    """
+    cost, records = baseline
+    found: list[TrainedBenefit] = []
+    for other, curves in variants:
+        if other.size != cost.size:
+            raise LabError(
+                f"{other.model} is counted at {other.size}, {cost.model} at {cost.size}; "
+                "count both at one size"
+            )
+        found.append(
+            TrainedBenefit(
+                name=other.model,
+                baseline=cost.model,
+                kmacs_per_px=other.kmacs_per_px,
+                change_kmacs_per_px=other.kmacs_per_px - cost.kmacs_per_px,
+                parameters=other.total_parameters,
+                change_parameters=other.total_parameters - cost.total_parameters,
+                loss_percent=lagrangian_interval(records, curves, lambdas),
+            )
+        )
+    return tuple(found)
+
+
+class PartWorth(Frozen):
+    """One part of a trained codec, and what happens without it.
+
+    Attributes:
+        part: its name.
+        kind: ``convolution branch``, ``transformer branch`` or ``LRP``.
+        kmacs_per_px: what it costs at the analysed size.
+        loss_percent: how much higher the loss is without it.
+        rate_percent: how much higher the rate is.
+        psnr_db: mean change of PSNR.
+    """
+
+    part: str
+    kind: str
+    kmacs_per_px: float
+    loss_percent: Estimate
+    rate_percent: Estimate
+    psnr_db: float
+
+
+class KnockOutRecord(Frozen):
+    """What a trained codec relies on.
+
+    Attributes:
+        model: name of the model.
+        images: names of the pictures.
+        size: (height, width) at which the MACs were counted: of the first picture.
+        weight: λ of the loss bpp + λ·255²·MSE.
+        bpp: estimated rate of the whole codec.
+        psnr_db: mean PSNR of the whole codec, before rounding to bytes.
+        parts: in the order of the model's modules.
+        environment: device, threads, versions.
+    """
+
+    model: str
+    images: tuple[str, ...]
+    size: tuple[int, int]
+    weight: float
+    bpp: float
+    psnr_db: float
+    parts: tuple[PartWorth, ...]
+    environment: Environment
+
+
+def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the parts that can be taken out of a codec of ours, as names of modules.
+
+    They are those that add to what passes by them: each block's convolution and transformer
+    branch, and LRP over all slices.
+    """
+    parts: dict[str, tuple[str, ...]] = {}
+    lrp: list[str] = []
+    for name, module in codec.named_modules():
+        path = name.split(".")
+        if path[0] != "slices" and isinstance(module, ConvBranch | SwinLayer):
+            parts[name] = (name,)
+        if path[0] == "slices" and path[2:] == ["lrp"]:
+            lrp.append(name)
+    return parts | ({"lrp": tuple(lrp)} if lrp else {})
+
+
+@torch.no_grad()
+def knock_out(
+    codec: nn.Module,
+    images: Pictures,
+    weight: float,
+    *,
+    parts: Mapping[str, Sequence[str]] | None = None,
+    rate: float | None = None,
+    on_part: Callable[[int, int], None] | None = None,
+) -> KnockOutRecord:
+    """Take each part out of a trained codec and measure what is lost.
+
+    Args:
+        codec: one of ours.
+        images: pictures of any size.
+        weight: λ that the codec was trained for.
+        parts: names of modules by part; None takes `removable_parts`. Modules of an LRP give
+            nothing, any other passes on what it is given.
+        rate: level of a rate-conditioned codec.
+        on_part: told how many parts are done, of how many.
+
+    Raises:
+        LabError: there is no picture or no part, or a module is not there.
+    """
+    chosen = removable_parts(codec) if parts is None else {k: tuple(v) for k, v in parts.items()}
+    if not chosen:
+        raise LabError(f"{model_name(codec)}: has no part that can be taken out")
+    modules: dict[str, nn.Module] = dict(codec.named_modules())
+    missing = [m for names in chosen.values() for m in names if m not in modules]
+    if missing:
+        raise LabError(f"parts: {model_name(codec)} has no module '{missing[0]}'")
+    names = names_of(images)
+    whole = _figures(codec, images, rate)
+    found: list[tuple[str, str, np.ndarray[Any, Any]]] = []
+    for i, (part, members) in enumerate(chosen.items()):
+        handles = [modules[m].register_forward_hook(_absent(m)) for m in members]
+        with hooked(handles):
+            found.append((part, _kind(modules[members[0]]), _figures(codec, images, rate)))
+        if on_part is not None:
+            on_part(i + 1, len(chosen))
+    first = next(iter(pictures(images, codec)))
+    size = (int(first.shape[-2]), int(first.shape[-1]))
+    macs = _macs(codec, size, chosen)
+    return KnockOutRecord(
+        model=model_name(codec),
+        images=names,
+        size=size,
+        weight=weight,
+        bpp=float(whole[:, 0].mean()),
+        psnr_db=_psnr_db(whole),
+        parts=tuple(
+            PartWorth(
+                part=part,
+                kind=kind,
+                kmacs_per_px=macs[part] / (size[0] * size[1]) / 1e3,
+                loss_percent=_rise(_loss(whole, weight), _loss(without, weight)),
+                rate_percent=_rise(whole[:, 0], without[:, 0]),
+                psnr_db=_psnr_db(without) - _psnr_db(whole),
+            )
+            for part, kind, without in found
+        ),
+        environment=environment(device_of(codec)),
+    )
+
+
+def _figures(codec: nn.Module, images: Pictures, rate: float | None) -> np.ndarray[Any, Any]:
+    """Return (pictures, [bpp, mse]) by the likelihoods, decoded pictures clamped."""
+    rows: list[tuple[float, float]] = []
+    for x in pictures(images, codec):
+        with evaluating(codec):
+            out = forward(codec, x, rate)
+        bits = sum(float(-part.double().log2().sum()) for part in out["likelihoods"].values())
+        mse = float((out["x_hat"].clamp(0, 1) - x).double().square().mean())
+        rows.append((bits / (x.shape[-2] * x.shape[-1]), mse))
+    return np.array(rows)
+
+
+def _loss(figures: np.ndarray[Any, Any], weight: float) -> np.ndarray[Any, Any]:
+    loss: np.ndarray[Any, Any] = figures[:, 0] + weight * 255**2 * figures[:, 1]
+    return loss
+
+
+def _rise(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> Estimate:
+    """Return by how many percent the second's mean is above the first's, pictures paired."""
+    return paired(before.tolist(), after.tolist(), lambda a, b: 100 * (b / a - 1))
+
+
+def _psnr_db(figures: np.ndarray[Any, Any]) -> float:
+    return float((-10 * np.log10(figures[:, 1])).mean())
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, SwinLayer):
+        return "transformer branch"
+    return "convolution branch" if isinstance(module, ConvBranch) else "LRP"
+
+
+def _absent(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """Return a hook that makes a module as good as absent."""
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        del module
+        passed: Tensor = args[0]
+        return torch.zeros_like(output) if name.endswith(".lrp") else passed
+
+    return hook
+
+
+def _macs(
+    codec: nn.Module, size: tuple[int, int], parts: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Return the MACs of each part on one picture, padded as the codec pads it."""
+    config: Any = codec.config
+    stride = config.stride[1]
+    padded = -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
+    owner = {member: part for part, members in parts.items() for member in members}
+
+    def part_of(module: str) -> str:
+        path = module.split(".")
+        for length in range(len(path), 0, -1):
+            if (name := ".".join(path[:length])) in owner:
+                return owner[name]
+        return ""
+
+    twin = build(config, device="meta")
+    if config.rate_levels:
+        forward = twin.forward
+        twin.forward = lambda x: forward(x, rate=0.0)
+    counted = count_with_torch(twin, padded, part_of).macs
+    kinds = CONVENTIONS["all"]
+    return {
+        part: sum(n for kind, n in counted.get(part, {}).items() if kind in kinds) for part in parts
+    }

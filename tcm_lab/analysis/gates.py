@@ -1,0 +1,112 @@
+"""What SWAtten's gates let through, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab._foundation import Frozen, LabError
+from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.analysis._pictures import pictures
+from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
+from tcm_lab.blocks.attention import SwinGatedAttention
+
+
+class SliceGate(ArrayRecord):
+    """The gate of one SWAtten.
+
+    Attributes:
+        layer: its dotted name in the model.
+        slice_index: which slice it serves.
+        path: whether it serves the mean or the scale, or both.
+        gate: (h, w) mean over its channels, in (0, 1).
+        mean: over channels and positions.
+        deviation: standard deviation over positions, averaged over channels: what the gate
+            tells apart in the picture.
+    """
+
+    layer: str
+    slice_index: int
+    path: Literal["mean", "scale", "both"]
+    gate: Array
+    mean: float
+    deviation: float
+
+
+class GateRecord(Frozen):
+    """All gates of a codec on one picture.
+
+    Attributes:
+        model: name of the model.
+        image: name of the picture.
+        pitch_px: image pixels per position.
+        gates: by slice, the mean's path first.
+    """
+
+    model: str
+    image: str
+    pitch_px: float
+    gates: tuple[SliceGate, ...]
+
+
+@torch.no_grad()
+def gate_maps(
+    codec: nn.Module, image: Tensor, *, name: str = "", rate: float | None = None
+) -> GateRecord:
+    """Return the gates of every slice's SWAtten on a picture.
+
+    Args:
+        codec: one of ours with SWAtten in its entropy model.
+        image: (3, H, W), uint8 or in [0, 1].
+        name: of the picture.
+        rate: level of a rate-conditioned codec.
+
+    Raises:
+        LabError: the entropy model has no SWAtten.
+    """
+    modules = {
+        layer: module
+        for layer, module in codec.named_modules()
+        if isinstance(module, SwinGatedAttention) and layer.startswith("slices.")
+    }
+    if not modules:
+        raise LabError(f"{model_name(codec)}: its entropy model has no SWAtten, so no gates")
+    found: dict[str, Tensor] = {}
+
+    def keep(layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            del module, args
+            found[layer] = torch.sigmoid(output)[0]
+
+        return hook
+
+    (x,) = pictures([image], codec)
+    # conv_b's output is the gate before its sigmoid.
+    handles = [m.conv_b.register_forward_hook(keep(layer)) for layer, m in modules.items()]
+    with evaluating(codec), hooked(handles):
+        forward(codec, x, rate)
+    stride: int = codec.config.stride[0]  # type: ignore[assignment,index]
+    return GateRecord(
+        model=model_name(codec),
+        image=name,
+        pitch_px=float(stride),
+        gates=tuple(_gate(layer, gate, modules) for layer, gate in found.items()),
+    )
+
+
+def _gate(layer: str, gate: Tensor, modules: dict[str, SwinGatedAttention]) -> SliceGate:
+    """Sum up a gate (K, h, w)."""
+    _, index, _, path = layer.split(".")[:4]
+    paths = sum(other.startswith(f"slices.{index}.") for other in modules)
+    names: tuple[Literal["mean", "scale"], ...] = ("mean", "scale")
+    return SliceGate(
+        layer=layer,
+        slice_index=int(index),
+        path="both" if paths == 1 else names[int(path)],
+        gate=gate.mean(0).cpu().numpy(),
+        mean=float(gate.mean()),
+        deviation=float(gate.flatten(1).std(1, correction=0).mean()),
+    )

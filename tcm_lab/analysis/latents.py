@@ -1,0 +1,335 @@
+"""What happens to the latent between encoder and decoder: deviation, bits, prediction, energy.
+
+y is the latent, ŷ what the decoder gets, μ and σ what the entropy model predicts, all in steps of
+the quantiser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._foundation.environment import Environment, environment
+from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.analysis._estimate import Estimate, mean_estimate
+from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
+from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
+from tcm_lab.analysis.statistics import ErrorStatistics, Moments
+
+# The smallest σ that the coder knows; smaller predictions are raised to it.
+SCALE_BOUND = 0.11
+
+
+@dataclass(frozen=True)
+class LatentTrace:
+    """The latent of one picture, batch first.
+
+    Attributes:
+        y: (1, M, h, w) before quantisation.
+        coded: ŷ as coded, round(y − μ) + μ.
+        y_hat: ŷ as the decoder gets it, refined by LRP where there is one.
+        means: μ.
+        scales: σ, at least `SCALE_BOUND`.
+        y_bits: −log2 of the likelihood of each element of y.
+        z_bits: −log2 of the likelihood of each element of z, (1, N, p, q).
+        widths: channels of each slice.
+    """
+
+    y: Tensor
+    coded: Tensor
+    y_hat: Tensor
+    means: Tensor
+    scales: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+    widths: tuple[int, ...]
+
+
+@torch.no_grad()
+def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> LatentTrace:
+    """Run ``codec`` on a picture (1, 3, H, W) in [0, 1] and keep what became of its latent.
+
+    Args:
+        codec: one of ours, or CompressAI's with one Gaussian conditional with means.
+        x: the picture; CompressAI's models need whole strides.
+        rate: level of a rate-conditioned codec.
+
+    Raises:
+        LabError: the codec predicts no means and scales of its latent in one go.
+    """
+    given: list[tuple[Any, ...]] = []
+    slices: dict[int, Tensor] = {}
+
+    def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+        del module
+        given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
+
+    def keep(module: Any, args: Any, output: Tensor) -> None:
+        del args
+        slices[module.i] = output
+
+    conditional: Any = getattr(codec, "gaussian_conditional", None)
+    if conditional is None:
+        raise LabError(
+            f"{model_name(codec)}: has no Gaussian conditional, so no means and scales to look at"
+        )
+    handles = [conditional.register_forward_pre_hook(see, with_kwargs=True)]
+    handles += [part.register_forward_hook(keep) for part in getattr(codec, "slices", ())]
+    with evaluating(codec), hooked(handles):
+        out = forward(codec, x, rate)
+    if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
+        raise LabError(
+            f"{model_name(codec)}: predicts no means, or slice by slice; this needs one Gaussian "
+            "conditional with mean and scale, as in mbt2018-mean"
+        )
+    y, scales, means = given[0]
+    coded = (y - means).round() + means
+    bits = {name: -part.log2() for name, part in out["likelihoods"].items()}
+    return LatentTrace(
+        y=y,
+        coded=coded,
+        y_hat=torch.cat([slices[i] for i in range(len(slices))], 1) if slices else coded,
+        means=means,
+        scales=scales.clamp_min(SCALE_BOUND),
+        y_bits=bits["y"],
+        z_bits=bits["z"],
+        widths=tuple(getattr(codec, "slice_widths", (y.shape[1],))),
+    )
+
+
+class SliceLatent(Frozen):
+    """One slice of one picture.
+
+    Attributes:
+        channels: how many.
+        bits: by the likelihoods.
+        deviation: mean |y − ŷ|, ŷ as the decoder gets it.
+        coded_deviation: the same before LRP; 1/4 for values spread evenly between two steps.
+        squared_error: mean (y − ŷ)².
+        coded_squared_error: the same before LRP; 1/12 for values spread evenly.
+    """
+
+    channels: int
+    bits: float
+    deviation: float
+    coded_deviation: float
+    squared_error: float
+    coded_squared_error: float
+
+
+class ImageLatent(Frozen):
+    """The latent of one picture.
+
+    Attributes:
+        name: the picture.
+        pixels: of the picture, unpadded.
+        z_bits: by the likelihoods.
+        magnitude: mean |y|, what the deviation is scaled by.
+        slices: in the order of coding.
+    """
+
+    name: str
+    pixels: int
+    z_bits: float
+    magnitude: float
+    slices: tuple[SliceLatent, ...]
+
+    @property
+    def y_bits(self) -> float:
+        """Bits of all slices."""
+        return sum(part.bits for part in self.slices)
+
+    @property
+    def bpp(self) -> float:
+        """Estimated bits of y and z per pixel of the unpadded picture."""
+        return (self.y_bits + self.z_bits) / self.pixels
+
+    def _mean(self, figure: str) -> float:
+        channels = sum(part.channels for part in self.slices)
+        total: float = sum(getattr(part, figure) * part.channels for part in self.slices)
+        return total / channels
+
+    @property
+    def deviation(self) -> float:
+        """Mean |y − ŷ| over all channels."""
+        return self._mean("deviation")
+
+    @property
+    def coded_deviation(self) -> float:
+        """Mean |y − ŷ| before LRP."""
+        return self._mean("coded_deviation")
+
+    @property
+    def scaled_deviation(self) -> float:
+        """Mean |y − ŷ| over mean |y|: what codecs of different latent scale can be compared by."""
+        return self.deviation / self.magnitude
+
+    @property
+    def squared_error(self) -> float:
+        """Mean (y − ŷ)²."""
+        return self._mean("squared_error")
+
+    @property
+    def coded_squared_error(self) -> float:
+        """Mean (y − ŷ)² before LRP."""
+        return self._mean("coded_squared_error")
+
+
+class LatentRecord(ArrayRecord):
+    """The latents of a codec over pictures.
+
+    Attributes:
+        model: name of the model.
+        images: each picture's figures.
+        channel_bits: (M,) mean bits of each channel per pixel of the picture.
+        channel_energy: (M,) mean square of each channel about its own mean over all pictures.
+        errors: of the normalised prediction error (y − μ) / σ.
+        environment: device, threads, versions.
+    """
+
+    model: str
+    images: tuple[ImageLatent, ...]
+    channel_bits: Array
+    channel_energy: Array
+    errors: ErrorStatistics
+    environment: Environment
+
+    def estimate(self, figure: str) -> Estimate:
+        """Return the mean of an `ImageLatent`'s figure with its interval over pictures."""
+        return mean_estimate([float(getattr(image, figure)) for image in self.images])
+
+    @property
+    def coding_gain_db(self) -> float:
+        """Arithmetic over geometric mean of the channels' energies, in dB (Jayant & Noll 1984).
+
+        Channels without energy count as a thousandth of a quantiser's error, 1/12.
+        """
+        energy = torch.from_numpy(self.channel_energy.copy()).double().clamp_min(1 / 12000)
+        return float(10 * (energy.mean().log10() - energy.log10().mean()))
+
+    def channels_holding(self, share: float) -> int:
+        """Return how many channels, strongest first, hold ``share`` of the energy."""
+        energy = torch.from_numpy(self.channel_energy.copy()).double().sort(descending=True).values
+        held = energy.cumsum(0) / energy.sum()
+        return int((held < share - 1e-12).sum()) + 1
+
+
+def measure_latents(
+    codec: nn.Module, images: Pictures, *, rate: float | None = None
+) -> LatentRecord:
+    """Measure the latents of every picture.
+
+    Arguments and errors are those of `trace_latent`, for all ``images``; the bits are what the
+    likelihoods say, as `tcm_lab.evaluation.evaluate` reports them as estimated.
+    """
+    names = names_of(images)
+    found: list[ImageLatent] = []
+    bits: Tensor | float = 0.0
+    energy, errors = Moments(), None
+    for name, x in zip(names, pictures(images, codec), strict=True):
+        trace = trace_latent(codec, x, rate=rate)
+        pixels = x.shape[-2] * x.shape[-1]
+        found.append(_image(name, pixels, trace))
+        bits = bits + trace.y_bits[0].double().sum((1, 2)) / pixels
+        energy.add(trace.y[0])
+        error = (trace.y - trace.means) / trace.scales
+        errors = ErrorStatistics.of(error) if errors is None else errors.with_(error)
+    assert isinstance(bits, Tensor)
+    assert errors is not None
+    return LatentRecord(
+        model=model_name(codec),
+        images=tuple(found),
+        channel_bits=(bits / len(found)).cpu().numpy(),
+        channel_energy=energy.variance().cpu().numpy(),
+        errors=errors,
+        environment=environment(device_of(codec)),
+    )
+
+
+class LatentMaps(ArrayRecord):
+    """Where in one picture bits go and deviation stays.
+
+    Attributes:
+        model: name of the model.
+        image: name of the picture.
+        pitch_px: image pixels per position.
+        bits: (slices, h, w) bits of each position, per slice.
+        deviation: (h, w) |y − ŷ| averaged over channels.
+        scaled_deviation: (h, w) the same over the picture's mean |y|.
+        coded_deviation: (h, w) |y − ŷ| before LRP.
+        scales: (h, w) σ averaged over channels.
+        error: (h, w) normalised error (y − μ) / σ of the channel that costs most bits.
+        channel: which channel that is.
+    """
+
+    model: str
+    image: str
+    pitch_px: float
+    bits: Array
+    deviation: Array
+    scaled_deviation: Array
+    coded_deviation: Array
+    scales: Array
+    error: Array
+    channel: int
+
+
+def latent_maps(
+    codec: nn.Module, image: Tensor, *, name: str = "", rate: float | None = None
+) -> LatentMaps:
+    """Return maps over one picture (3, H, W), uint8 or in [0, 1].
+
+    Errors are those of `trace_latent`.
+    """
+    (x,) = pictures([image], codec)
+    trace = trace_latent(codec, x, rate=rate)
+    deviation = (trace.y - trace.y_hat)[0].abs().mean(0)
+    channel = int(trace.y_bits[0].sum((1, 2)).argmax())
+    error = ((trace.y - trace.means) / trace.scales)[0, channel]
+    parts = trace.y_bits[0].split(list(trace.widths), 0)
+    config: Any = getattr(codec, "config", None)
+    pitch = config.stride[0] if config is not None else x.shape[-2] / trace.y.shape[-2]
+    return LatentMaps(
+        model=model_name(codec),
+        image=name,
+        pitch_px=float(pitch),
+        bits=torch.stack([part.sum(0) for part in parts]).cpu().numpy(),
+        deviation=deviation.cpu().numpy(),
+        scaled_deviation=(deviation / trace.y.abs().mean()).cpu().numpy(),
+        coded_deviation=(trace.y - trace.coded)[0].abs().mean(0).cpu().numpy(),
+        scales=trace.scales[0].mean(0).cpu().numpy(),
+        error=error.cpu().numpy(),
+        channel=channel,
+    )
+
+
+def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
+    """Sum up one picture's trace by slices."""
+    parts: list[SliceLatent] = []
+    first = 0
+    for width in trace.widths:
+        channels = slice(first, first + width)
+        y = trace.y[:, channels].double()
+        refined, coded = y - trace.y_hat[:, channels], y - trace.coded[:, channels]
+        parts.append(
+            SliceLatent(
+                channels=width,
+                bits=float(trace.y_bits[:, channels].double().sum()),
+                deviation=float(refined.abs().mean()),
+                coded_deviation=float(coded.abs().mean()),
+                squared_error=float(refined.square().mean()),
+                coded_squared_error=float(coded.square().mean()),
+            )
+        )
+        first += width
+    return ImageLatent(
+        name=name,
+        pixels=pixels,
+        z_bits=float(trace.z_bits.double().sum()),
+        magnitude=float(trace.y.abs().mean()),
+        slices=tuple(parts),
+    )

@@ -1,0 +1,285 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import convolve2d
+from torch import Tensor, nn
+
+import tcm_lab
+from tcm_lab._foundation import LabError
+from tcm_lab.analysis import (
+    ErfMap,
+    decoder_fields,
+    effective_receptive_field,
+    entropy_model_fields,
+    mean_field,
+    receptive_fields,
+)
+from tcm_lab.analysis.erf_map import Method
+from tcm_lab.blocks import WindowAttention
+
+
+def stack(*kernels: np.ndarray, stride: int = 1, padding: int = 1) -> nn.Sequential:
+    layers = []
+    for kernel in kernels:
+        conv = nn.Conv2d(1, 1, kernel.shape[0], stride=stride, padding=padding)
+        conv.weight.data[:] = torch.from_numpy(kernel)
+        layers.append(conv)
+    return nn.Sequential(*layers)
+
+
+def attention(*layers: WindowAttention) -> nn.Module:
+    class Alternating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(layers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.permute(0, 2, 3, 1)
+            for layer in self.layers:
+                x = x + layer(x)
+            return x.permute(0, 3, 1, 2)
+
+    return Alternating()
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """Three strides' worth of nonlinear convolutions with 24 channels at the end."""
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 5, 2, 2), nn.GELU(), nn.Conv2d(12, 24, 3, 2, 1), nn.GELU()
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "energy"), [("frobenius", np.square), ("sum", np.abs), ("single-channel", np.abs)]
+)
+def test_a_stack_of_linear_convolutions_gives_the_discrete_kernel_of_their_product(
+    method: Method, energy: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    rng = np.random.default_rng(0)
+    kernels = [rng.standard_normal((3, 3)) for _ in range(3)]
+    found = effective_receptive_field(stack(*kernels), torch.rand(2, 1, 15, 15), method=method)
+    # out[i] = Σ k[d]·x[i + d]: offsets add up, so kernels convolve and are not flipped.
+    product = convolve2d(convolve2d(kernels[0], kernels[1]), kernels[2])
+    expected = np.zeros((15, 15))
+    expected[4:11, 4:11] = energy(product)
+    np.testing.assert_allclose(found.scores, expected / expected.sum(), atol=1e-6)
+    assert found.centre == found.position == (7, 7)
+    np.testing.assert_array_equal(found.convolutions, expected > 0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "first", "middle"),
+    [(3, 2, 1, -1, 0.0), (5, 4, 2, -2, 0.0), (4, 2, 1, -1, 0.5), (2, 2, 0, 0, 0.5)],
+)
+def test_a_strided_convolution_has_the_right_centre(
+    kernel: int, stride: int, padding: int, first: int, middle: float
+) -> None:
+    weights = np.random.default_rng(1).uniform(1, 2, (kernel, kernel))
+    model = stack(weights, stride=stride, padding=padding)
+    found = effective_receptive_field(model, torch.rand(1, 1, 24, 24))
+    at = stride * found.position[0]
+    assert found.centre == (at + middle, at + middle)
+    rows, columns = np.nonzero(found.scores)
+    assert (rows.min(), rows.max()) == (at + first, at + first + kernel - 1)
+    assert (columns.min(), columns.max()) == (at + first, at + first + kernel - 1)
+
+
+def test_one_window_attention_sees_exactly_its_window() -> None:
+    model = attention(WindowAttention(8, 4, 4, shifted=False))
+    found = effective_receptive_field(model, torch.rand(1, 8, 16, 16), at=(5, 10), probes=None)
+    expected = np.zeros((16, 16), dtype=bool)
+    expected[4:8, 8:12] = True
+    np.testing.assert_array_equal(found.scores > 0, expected)
+    assert found.convolutions.sum() == 1
+    assert [(grid.window, grid.offset, grid.pitch) for grid in found.grids] == [(4, 0, 1)]
+
+
+def test_alternating_windows_see_the_plain_windows_that_the_shifted_one_touches() -> None:
+    model = attention(*(WindowAttention(8, 4, 4, shifted=s) for s in (False, True)))
+    images = torch.rand(1, 8, 16, 16)
+    found = effective_receptive_field(model, images, at=(5, 9), probes=None)
+    # Rows 2 to 5 and columns 6 to 9 are its shifted window: two plain ones each way.
+    expected = np.zeros((16, 16), dtype=bool)
+    expected[0:8, 4:12] = True
+    np.testing.assert_array_equal(found.scores > 0, expected)
+    corner = effective_receptive_field(model, images, at=(0, 15), probes=None)
+    expected[:] = False
+    expected[0:4, 12:16] = True  # rolled round, but masked
+    np.testing.assert_array_equal(corner.scores > 0, expected)
+
+
+def test_the_probes_estimate_lies_within_three_standard_errors_of_the_jacobian(
+    small: nn.Module,
+) -> None:
+    images = torch.rand(2, 3, 16, 16)
+    exact = effective_receptive_field(small, images, probes=None)
+    assert exact.probes == 0
+    assert not exact.standard_error.any()
+    x = images[:1].clone().requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda x: small(x)[0, :, 2, 2], x)
+    first = receptive_fields(small, images, probes=None)[0]
+    energy = jacobian.square().sum((0, 1, 2)).numpy()
+    np.testing.assert_allclose(first.scores, energy / energy.sum(), atol=1e-6)
+    estimated = effective_receptive_field(small, images, probes=20, seed=3)
+    assert estimated.probes == 20
+    seen = exact.scores > 0
+    np.testing.assert_array_equal(estimated.scores[~seen], 0)
+    off = (estimated.scores - exact.scores)[seen] / estimated.standard_error[seen]
+    assert (np.abs(off) < 3).mean() > 0.97
+    assert 0.7 < np.sqrt(np.mean(off**2)) < 1.4
+
+
+def test_fields_do_not_change_when_the_latent_is_scaled(small: nn.Module) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -1000 * self.inner(x)
+
+    images = torch.rand(2, 3, 16, 16)
+    for method in ("frobenius", "sum", "single-channel"):
+        plain, scaled = (
+            effective_receptive_field(model, images, method=method, probes=4, seed=1)
+            for model in (small, Scaled())
+        )
+        np.testing.assert_allclose(plain.scores, scaled.scores, rtol=1e-4, atol=1e-9)
+
+
+def test_each_picture_has_the_same_say(small: nn.Module) -> None:
+    images = torch.rand(3, 3, 16, 16)
+    maps = receptive_fields(small, images, probes=None)
+    mean = mean_field(maps)
+    assert mean.images == ("0", "1", "2")
+    np.testing.assert_allclose(
+        mean.scores, np.mean([m.scores for m in maps], axis=0), rtol=1e-5, atol=1e-9
+    )
+    for field in (*maps, mean):
+        assert math.isclose(field.scores.sum(), 1, rel_tol=1e-5)
+
+
+def test_the_same_seed_draws_the_same_probes_and_a_map_reads_back(small: nn.Module) -> None:
+    images = torch.rand(2, 3, 16, 16)
+    first, again, other = (
+        effective_receptive_field(small, images, probes=3, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+    read = ErfMap.model_validate_json(first.model_dump_json())
+    assert read == first
+    assert not read.scores.flags.writeable
+
+
+def test_a_convolutional_codec_sees_nothing_beyond_its_convolutions_and_tcm_does() -> None:
+    images = torch.rand(1, 3, 256, 256)
+    widths = {}
+    for name in ("tcm-nano-conv-only", "tcm-nano-transformer-only"):
+        found = effective_receptive_field(tcm_lab.build(name), images, probes=2)
+        assert found.position == (8, 8)
+        assert found.centre == (128, 128)
+        widths[name] = (found.scores * found.convolutions).sum()
+        # From layer to layer: each 3x3 adds its stride so far on both sides; conv-only has two
+        # in each of six blocks and two in each of three strided ones, and one at the end.
+        if name == "tcm-nano-conv-only":
+            radius = (1 + 2) + 2 * 4 + (2 + 4) + 4 * 4 + (4 + 8) + 8 * 4 + 8
+            assert found.convolutions.sum() == (2 * radius + 1) ** 2
+    assert widths["tcm-nano-conv-only"] == pytest.approx(1, abs=1e-6)
+    assert widths["tcm-nano-transformer-only"] < 1
+
+
+def test_any_named_layer_of_a_codec_or_a_peer_can_be_looked_at() -> None:
+    images = torch.rand(1, 3, 64, 64)
+    codec = tcm_lab.build("tcm-nano")
+    for layer, size in {
+        "g_a.stages.0": 32,
+        "g_a.stages.1.blocks.1.swin.attention": 16,
+        "slices.1.attention.0": 4,
+    }.items():
+        found = effective_receptive_field(codec, images, layer=layer, probes=2)
+        assert found.position == (size // 2, size // 2)
+        assert found.of == layer
+    peer = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
+    found = effective_receptive_field(peer, images, probes=2)
+    # Four 5x5 convolutions of stride 2: 2·(1 + 2 + 4 + 8) to each side.
+    assert found.convolutions.sum() == 61**2
+    assert found.centre == (32, 32)
+
+
+def test_a_pixel_depends_on_the_latents_whose_kernels_reach_it() -> None:
+    peer = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
+    found = mean_field(decoder_fields(peer, torch.rand(1, 3, 128, 128)))
+    assert found.pitch_px == 16
+    assert found.scores.shape == (8, 8)
+    np.testing.assert_array_equal(found.scores > 0, found.convolutions > 0)
+    # Pixel 64 = 2·32 takes the odd-sized kernel's taps 0, 2, 4: three positions, at each scale.
+    rows = np.flatnonzero(found.scores.sum(1))
+    assert (rows.min(), rows.max()) == (3, 5)
+
+
+def test_a_slices_mean_depends_on_earlier_slices_within_its_networks_reach() -> None:
+    codec = tcm_lab.build("tcm-nano-no-swatten", {"entropy_model.lrp": "none"})
+    for parameter in codec.h_a.parameters():
+        nn.init.zeros_(parameter)  # so that nothing passes through z
+    images = torch.rand(1, 3, 256, 256)
+    (found,) = entropy_model_fields(codec, images, 2, probes=2)
+    expected = np.zeros((16, 16), dtype=bool)
+    expected[5:12, 5:12] = True  # three 3x3 convolutions around (8, 8)
+    np.testing.assert_array_equal(found.scores > 0, expected)
+    with pytest.raises(LabError, match="depend"):
+        entropy_model_fields(codec, images, 0, probes=2)
+    with pytest.raises(LabError, match="4 slices, 0 to 3"):
+        entropy_model_fields(codec, images, 4)
+
+
+def test_swatten_widens_what_the_mean_depends_on() -> None:
+    reach = {}
+    for attention in ("none", "swatten"):
+        codec = tcm_lab.build(
+            "tcm-nano",
+            {"entropy_model.attention": attention, "entropy_model.lrp": "none"},
+        )
+        for parameter in codec.h_a.parameters():
+            nn.init.zeros_(parameter)
+        (found,) = entropy_model_fields(codec, torch.rand(1, 3, 256, 256), 1, probes=2)
+        reach[attention] = (found.scores > 0).sum()
+        own = [grid for grid in found.grids if grid.layer.startswith("slices.1.attention.0")]
+        assert [grid.offset for grid in own] == ([0, 4] if attention == "swatten" else [])
+    assert reach == {"none": 49, "swatten": 256}
+
+
+def test_mistakes_are_named(small: nn.Module) -> None:
+    images = torch.rand(1, 3, 64, 64)
+    codec = tcm_lab.build("tcm-nano-conv-only")
+    for wrong, said in (
+        ({"layer": "g_a.stage.0"}, "Did you mean"),
+        ({"at": (4, 0)}, "outside of y's map of 4x4"),
+        ({"method": "l1"}, "frobenius, sum or single-channel"),
+        ({"method": "single-channel", "channel": 64}, "channels 0 to 63"),
+        ({"probes": 1}, "at least 2"),
+        ({"layer": "g_a.stages.0.blocks.0.conv.block", "side": 8}, "at least 16x16"),
+    ):
+        with pytest.raises(LabError, match=said):
+            effective_receptive_field(codec, images, **wrong)
+    with pytest.raises(LabError, match="none to analyse"):
+        effective_receptive_field(codec, [])
+    with pytest.raises(LabError, match="different position"):
+        mean_field(
+            [
+                *receptive_fields(small, images, probes=2),
+                *receptive_fields(small, images, probes=2, at=(0, 0)),
+            ]
+        )
+
+
+def test_the_model_is_left_as_it_was(small: nn.Module) -> None:
+    small.train()
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    effective_receptive_field(small, torch.rand(1, 3, 16, 16), probes=2)
+    assert small.training
+    assert all(torch.equal(before[name], value) for name, value in small.state_dict().items())
+    assert all(parameter.grad is None for parameter in small.parameters())
