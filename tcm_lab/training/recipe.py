@@ -28,6 +28,7 @@ class Recipe(Frozen):
         lr_drops: shares of ``steps`` after which the rate falls.
         warmup: steps over which the rate rises linearly from zero.
         aux_lr: learning rate of the auxiliary optimiser (quantiles of the factorised prior).
+        calibrate: scale the latent up to the quantisation step before the first update.
         clip_norm: bound on the norm of the main gradient.
         ema: decay of the exponential moving average of the weights; 0 is off.
         precision: ``32-true``, or ``bf16-mixed`` with the entropy models kept in float32.
@@ -48,6 +49,7 @@ class Recipe(Frozen):
     lr_drops: tuple[float, ...] = ()
     warmup: int = Field(default=0, ge=0)
     aux_lr: float = Field(default=1e-3, gt=0)
+    calibrate: bool = False
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -135,6 +137,7 @@ RECIPES: dict[str, Recipe] = {
         lr=2e-4,
         lr_drops=(0.8, 0.92),
         warmup=500,
+        calibrate=True,
         ema=0.999,
         checkpoint_every=1000,
     ),
@@ -145,9 +148,10 @@ RECIPES: dict[str, Recipe] = {
         steps=800,
         batch=8,
         crop=64,
-        lr=2e-3,
+        lr=1e-3,
         schedule="cosine",
         warmup=20,
+        calibrate=True,
         aux_lr=1e-2,
         checkpoint_every=200,
     ),

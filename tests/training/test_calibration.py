@@ -1,0 +1,46 @@
+import copy
+
+import pytest
+import torch
+from stand_in import RandomCrops, TinyCodec
+
+from tcm_lab.codec import build
+from tcm_lab.training import Recipe, train
+from tcm_lab.training.calibration import TARGET_STD, calibrate
+
+
+@pytest.mark.parametrize("preset", ["tcm-nano", "tcm-nano-conv-only", "tcm-nano-transformer-only"])
+def test_the_latent_grows_to_the_target_and_the_transforms_stay_the_same_function(
+    preset: str,
+) -> None:
+    codec = build(preset)
+    x = RandomCrops(64).batch(0, 4)
+    with torch.no_grad():
+        before = codec.g_s(codec.g_a(x))
+        factor = calibrate(codec, x)
+        y = codec.g_a(x)
+        after = codec.g_s(y)
+    assert factor > 1
+    assert (y - y.mean((0, 2, 3), keepdim=True)).std().item() == pytest.approx(TARGET_STD, rel=1e-4)
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_a_latent_that_is_wide_enough_is_left_alone() -> None:
+    codec = TinyCodec()
+    x = RandomCrops(16).batch(0, 4)
+    assert calibrate(codec, x) > 1
+    state = copy.deepcopy(codec.state_dict())
+    with torch.no_grad():
+        codec.g_a.weight.mul_(2)
+        state["g_a.weight"] *= 2
+    assert calibrate(codec, x) == 1
+    assert all(torch.equal(value, state[name]) for name, value in codec.state_dict().items())
+
+
+def test_only_recipes_that_ask_for_it_calibrate() -> None:
+    recipe = Recipe(lambdas=(0.01,), steps=1, batch=4, crop=16, lr=1e-9)
+    for asked in (False, True):
+        codec = TinyCodec()
+        before = codec.g_a.weight.norm().item()
+        train(codec, recipe.changed(calibrate=asked), RandomCrops(), accelerator="cpu")
+        assert (codec.g_a.weight.norm().item() > 1.5 * before) == asked
