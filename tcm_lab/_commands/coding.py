@@ -23,6 +23,8 @@ def encode(picture: File, out: File, /, *, checkpoint: Path, rate: float | None 
     from tcm_lab.codec.container import encode_image
     from tcm_lab.data import open_images
 
+    if not picture.is_file():
+        raise LabError(f"{picture}: there is no such picture.")
     image = open_images(picture, "eval")[0]
     data = encode_image(load_checkpoint(checkpoint), image.float().div(255), rate)
     write_atomically(out, data)

@@ -252,7 +252,11 @@ def _by_kind(record: ComplexityRecord, convention: Convention) -> dict[str, Valu
 def _title(records: Sequence[ComplexityRecord], detail: Detail) -> str:
     what = {"totals": "Cost", "parts": "Cost by part", "kinds": "Cost by kind of operator"}[detail]
     sizes = sorted({record.size for record in records})
-    return f"{what} of coding a {_size(sizes[0])} image" if len(sizes) == 1 else f"{what} by size"
+    return (
+        f"{what} of coding a {_size(sizes[0])} image"
+        if len(sizes) == 1
+        else f"{what}, by image size"
+    )
 
 
 def _footer(

@@ -45,16 +45,12 @@ def rd_table(
         Column(key="encode_ms", header="encode", unit="ms", format=".0f"),
         Column(key="decode_ms", header="decode", unit="ms", format=".0f"),
     )
-    rows = [
-        Row(
-            values={
-                "model": record.name,
-                **{column.key: getattr(point, column.key) for column in columns[1:]},
-            }
-        )
-        for record in records
-        for point in record.points
-    ]
+    rows = []
+    for record in records:
+        for point in record.points:
+            found = {column.key: getattr(point, column.key) for column in columns[1:]}
+            known = {key: value for key, value in found.items() if value is not None}
+            rows.append(Row(values={"model": record.name, **known}))
     rows += [
         Row(
             values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
@@ -137,7 +133,7 @@ def _source(curve: RdCurve) -> str:
 
 def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...]:
     """Leave out the columns that no row fills."""
-    return tuple(c for c in columns if any(row.values.get(c.key) is not None for row in rows))
+    return tuple(c for c in columns if any(c.key in row.values for row in rows))
 
 
 def _footer(records: Sequence[RdRecord]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tcm_lab.complexity.timing import Spread, TimingRecord
 
 _DIRECTIONS = ("encode", "decode")
+_STAGE_NAMES = {"entropy_coding": "entropy coding"}
 
 
 def timing_table(
@@ -92,7 +93,7 @@ def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
             values: dict[str, Value] = {
                 "model": record.model,
                 **_conditions(record),
-                "stage": stage.replace("_", " "),
+                "stage": _STAGE_NAMES.get(stage, stage),
             }
             for way in _DIRECTIONS:
                 timing = getattr(record, way)
@@ -127,7 +128,8 @@ def _span(spread: Spread) -> Span:
 def _conditions(record: TimingRecord) -> dict[str, Value]:
     """Return what a time depends on beside the model, by column key."""
     place = record.environment
-    threads = f", {place.threads} threads" if record.device_type == "cpu" else ""
+    many = "s" if place.threads > 1 else ""
+    threads = f", {place.threads} thread{many}" if record.device_type == "cpu" else ""
     return {
         "size": f"{record.size[0]}x{record.size[1]}",
         "batch": str(record.batch),

@@ -1,0 +1,96 @@
+"""Small made-up records whose figures follow from the arguments."""
+
+from __future__ import annotations
+
+from tcm_lab._foundation.environment import Environment
+from tcm_lab.complexity import ComplexityRecord, DirectionTiming, Spread, TimingRecord
+from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
+
+PLACE = Environment(device="a processor", threads=2, python="3.11", versions={"tcm-lab": "0"})
+
+
+def complexity(
+    model: str = "m", *, size: tuple[int, int] = (100, 200), scale: int = 1
+) -> ComplexityRecord:
+    """Each part costs a power of ten times ``scale`` per pixel."""
+    pixels = scale * size[0] * size[1] * 1000
+    return ComplexityRecord(
+        model=model,
+        fingerprint="f" * 12,
+        size=size,
+        padded_size=(128, 256),
+        parameters={"g_a": {"convolution": 1_000_000 * scale, "normalisation": 500}},
+        macs={
+            "g_a": {"convolution": 1 * pixels, "attention": 2 * pixels, "normalisation": pixels},
+            "h_s": {"linear": 10 * pixels},
+            "g_s": {"convolution": 100 * pixels, "gdn": 200 * pixels},
+        },
+        activations={"g_a": 5},
+        weight_bytes=4_002_000,
+        counter="formula",
+        versions={"tcm-lab": "0", "torch": "9"},
+    )
+
+
+def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
+    """Encoding takes ``ms``, decoding twice that; a tenth of either is other."""
+
+    def direction(whole: float, part: str) -> DirectionTiming:
+        def spread(value: float) -> Spread:
+            return Spread(
+                lower_quartile_ms=0.9 * value,
+                median_ms=value,
+                upper_quartile_ms=1.2 * value,
+                n=5,
+            )
+
+        return DirectionTiming(
+            wall=spread(whole),
+            stages={part: spread(0.9 * whole), "other": spread(0.1 * whole)},
+            megapixels_per_s=1 / whole,
+            samples_ms=(whole,) * 5,
+        )
+
+    return TimingRecord(
+        model=model,
+        fingerprint="f" * 12,
+        size=(100, 200),
+        padded_size=(128, 256),
+        batch=1,
+        device_type="cpu",
+        precision="float32",
+        channels_last=True,
+        compiled=False,
+        warm_up=3,
+        encode=direction(ms, "g_a"),
+        decode=direction(2 * ms, "g_s"),
+        peak_device_memory_bytes=None,
+        environment=PLACE,
+        measured_at="2020-01-01T00:00:00+00:00",
+    )
+
+
+def rd(name: str = "m", *, db: float = 0.0, pictures: str = "p", side: int = 200) -> RdRecord:
+    """Three rates of 0.1, 0.2 and 0.4 bpp at 30, 32 and 34 dB and ``db`` more."""
+
+    def point(rate: float, bpp: float, psnr_db: float) -> RdPoint:
+        image = ImageResult(
+            name="a.png",
+            height=side,
+            width=side,
+            bits=round(bpp * side * side),
+            estimated_bits=bpp * side * side / 1.01,
+            psnr_db=psnr_db,
+            ms_ssim=0.99 if side > 160 else None,
+            encode_ms=1.0,
+            decode_ms=2.0,
+        )
+        return RdPoint(rate=rate, images=(image,))
+
+    return RdRecord(
+        name=name,
+        model=name,
+        points=(point(0, 0.1, 30 + db), point(1, 0.2, 32 + db), point(2, 0.4, 34 + db)),
+        data_fingerprint=pictures,
+        environment=PLACE,
+    )

@@ -1,0 +1,202 @@
+"""Plots: well-formed, the same bytes each time, with units, names and marks; nothing hidden."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from records import complexity, rd
+
+from tcm_lab._foundation import LabError
+from tcm_lab.evaluation import published_curve
+from tcm_lab.reporting import (
+    Axis,
+    ParetoPoint,
+    RdSeries,
+    Roof,
+    RooflinePoint,
+    cost_by_part_plot,
+    cost_size_plot,
+    figure_svg,
+    macs_parameters_plot,
+    pareto_front,
+    pareto_plot,
+    plot_of,
+    rd_plot,
+    roofline_plot,
+    save_figure,
+    series_of_curve,
+    series_of_records,
+)
+from tcm_lab.reporting.plots import palette
+
+X, Y = Axis(name="cost", unit="kMAC/px"), Axis(name="Lagrangian cost", unit="%")
+
+
+def points() -> list[ParetoPoint]:
+    figures = [(40.0, 0.3), (43.0, -1.9), (46.0, -2.2), (49.0, -0.1), (52.0, 1.5)]
+    front = pareto_front(figures)
+    return [
+        ParetoPoint(
+            x=x,
+            y=y,
+            label=f"split = {i / 4}",
+            y_interval=(y - 0.5, y + 0.5),
+            front=front[i],
+            baseline=i == 2,
+        )
+        for i, (x, y) in enumerate(figures)
+    ]
+
+
+def every_plot() -> dict[str, Figure]:
+    records = [complexity("a"), complexity("b", scale=3)]
+    sizes = [complexity("a", size=(side, 2 * side)) for side in (64, 128, 256)]
+    roofs = [RooflinePoint(label="g_a", macs=10**9, bytes_moved=10**7, ms=20.0)]
+    return {
+        "pareto": pareto_plot(points(), X, Y),
+        "rd": rd_plot([series_of_records([rd("m")]), series_of_curve(published_curve("vtm"))]),
+        "parts": cost_by_part_plot(records),
+        "parameters": macs_parameters_plot(records),
+        "size": cost_size_plot(sizes),
+        "roofline": roofline_plot(roofs, Roof(device="d", gmacs_per_s=100, gbytes_per_s=10)),
+    }
+
+
+def test_every_plot_is_a_well_formed_svg_of_the_same_bytes_each_time_without_a_date() -> None:
+    again = every_plot()
+    for name, figure in every_plot().items():
+        svg = figure_svg(figure)
+        root = ET.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert svg == figure_svg(again[name]), name
+        assert not re.search(r"20\d\d-\d\d-\d\d", svg)
+
+
+def test_both_files_are_written_and_are_the_same_each_time(tmp_path: Path) -> None:
+    first = save_figure(pareto_plot(points(), X, Y), tmp_path / "new" / "front.v1")
+    second = save_figure(pareto_plot(points(), X, Y), tmp_path / "again")
+    assert [path.name for path in first] == ["front.v1.png", "front.v1.svg"]
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    with Image.open(first[0]) as picture:
+        assert picture.width == 1050  # a column of 3.5 inches at 300 dots
+
+
+def shown_texts(figure: Figure) -> list[Text]:
+    """Every text that is drawn; ticks beyond the axes' limits are not."""
+    figure.draw_without_rendering()
+    beyond: set[Text] = set()
+    for axes in figure.axes:
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not min(low, high) <= tick.get_loc() <= max(low, high):
+                    beyond |= {tick.label1, tick.label2}
+    texts = figure.findobj(Text)
+    return [t for t in texts if t.get_text().strip() and t.get_visible() and t not in beyond]  # type: ignore[attr-defined]  # findobj's stub says Artist
+
+
+def test_no_text_lies_outside_its_figure() -> None:
+    for name, figure in every_plot().items():
+        for text in shown_texts(figure):
+            box = Text.get_window_extent(text)
+            for x, y in ((box.x0, box.y0), (box.x1, box.y1)):
+                assert -2 <= x <= figure.bbox.x1 + 2, (name, text)
+                assert -2 <= y <= figure.bbox.y1 + 2, (name, text)
+
+
+def test_names_beside_points_do_not_hide_each_other() -> None:
+    crowded = [
+        ParetoPoint(x=40 + 0.5 * i, y=1 - 0.05 * i, label=f"variant {i}", front=True)
+        for i in range(8)
+    ]
+    figure = pareto_plot(crowded, X, Y)
+    boxes = [Text.get_window_extent(t) for t in shown_texts(figure) if "variant" in t.get_text()]
+    assert len(boxes) == 8
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_axes_say_their_units() -> None:
+    axes = pareto_plot(points(), X, Y).axes[0]
+    assert axes.get_xlabel() == "cost (kMAC/px)"
+    assert axes.get_ylabel() == "Lagrangian cost (%)"
+    axes = rd_plot([series_of_records([rd()])]).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rate (bpp)", "PSNR (dB)")
+
+
+def test_plots_leave_the_callers_style_alone() -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 31.0}):
+        every_plot()
+        assert mpl.rcParams["font.size"] == 31.0
+
+
+def test_the_front_is_what_nobody_beats() -> None:
+    rows = [(1.0, 5.0), (2.0, 3.0), (2.0, 3.0), (3.0, 3.0), (4.0, 1.0), (0.0, float("nan"))]
+    assert pareto_front(rows) == [True, True, True, False, True, False]
+    assert pareto_front([]) == []
+
+
+def test_bars_end_at_each_records_total() -> None:
+    axes = cost_by_part_plot([complexity("a"), complexity("b", scale=3)]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["313.0", "939.0"]
+    ends = sorted({round(bar.get_x() + bar.get_width(), 6) for bar in axes.patches})  # type: ignore[attr-defined]
+    assert ends[-1] == 939
+
+
+def test_points_of_a_roofline_stand_at_their_intensity_and_speed() -> None:
+    point = RooflinePoint(label="g_a", macs=4 * 10**9, bytes_moved=10**8, ms=50.0)
+    assert point.macs_per_byte == 40
+    assert point.gmacs_per_s == 80
+
+
+def test_several_seeds_give_a_band_and_one_gives_none() -> None:
+    one = series_of_records([rd()])
+    assert one.low is None
+    both = series_of_records([rd(), rd(db=1.0)], label="two seeds")
+    assert both.quality == pytest.approx((30.5, 32.5, 34.5))
+    assert both.low == pytest.approx((30, 32, 34))
+    assert both.high == pytest.approx((31, 33, 35))
+
+
+def test_ms_ssim_of_pictures_that_are_too_small_is_refused() -> None:
+    with pytest.raises(LabError, match="sides below 161"):
+        series_of_records([rd(side=100)], quality="ms_ssim_db")
+
+
+def test_published_points_have_no_line_and_anchors_no_markers() -> None:
+    curves = [
+        RdSeries(label=role, bpp=(0.1, 0.2), quality=(30, 31), role=role)  # type: ignore[arg-type]
+        for role in ("measured", "baseline", "anchor", "published")
+    ]
+    lines = {str(line.get_label()): line for line in rd_plot(curves).axes[0].lines}
+    assert lines["published"].get_linestyle() == "None"
+    assert lines["anchor"].get_marker() == "None"
+    assert lines["baseline"].get_color() == "black"
+
+
+def test_colours_differ_in_lightness_or_hue_for_colour_blind_readers() -> None:
+    colors = palette(6)
+    assert len(set(colors)) == 6
+    # Luma of the linear mix that deuteranopes and protanopes still see, plus the blue they do.
+    seen = []
+    for color in colors:
+        red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+        seen.append(np.array([0.5 * (red + green), blue]))
+    gaps = [np.abs(a - b).max() for i, a in enumerate(seen) for b in seen[:i]]
+    assert min(gaps) > 15
+
+
+def test_a_plot_without_a_suitable_record_is_refused() -> None:
+    with pytest.raises(LabError, match="none of the records is of rate"):
+        plot_of("rd", [complexity()])
+    with pytest.raises(LabError, match="none of the records is of complexity"):
+        plot_of("parts", [rd()])

@@ -1,0 +1,232 @@
+"""Tables of records hold what the records' own arithmetic gives, and say under which conditions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from records import complexity, rd, timing
+
+from tcm_lab._foundation import LabError
+from tcm_lab.complexity import TimeRatio, published_figures
+from tcm_lab.evaluation import published_curve
+from tcm_lab.reporting import (
+    Published,
+    Span,
+    Table,
+    bd_rate_table,
+    complexity_table,
+    published_beside,
+    rd_table,
+    read_records,
+    records_json,
+    stage_table,
+    tables_of,
+    timing_table,
+)
+
+
+def values(table: Table, row: int = 0) -> dict[str, object]:
+    return dict(table.rows[row].values)
+
+
+@pytest.mark.parametrize(
+    ("convention", "whole", "encode", "decode"),
+    [
+        ("all", 313, 13, 310),
+        ("no-attention-products", 311, 11, 310),
+        ("conv-linear-only", 111, 11, 110),
+    ],
+)
+def test_totals_are_the_sums_of_the_kinds_that_a_convention_counts(
+    convention: str, whole: float, encode: float, decode: float
+) -> None:
+    row = values(complexity_table([complexity()], convention=convention))  # type: ignore[arg-type]
+    assert row["kmacs_per_px"] == pytest.approx(whole)
+    assert row["encode_kmacs_per_px"] == pytest.approx(encode)
+    assert row["decode_kmacs_per_px"] == pytest.approx(decode)
+    assert row["gmacs"] == pytest.approx(whole * 1e3 * 100 * 200 / 1e9)
+    assert row["parameters"] == 1_000_500
+    assert row["conv_linear_parameters"] == 1_000_000
+
+
+def test_parts_sum_to_the_whole_and_normalisation_is_listed_beside_the_sum() -> None:
+    parts = values(complexity_table([complexity()], detail="parts"))
+    assert [parts[f"{part}_kmacs_per_px"] for part in ("g_a", "h_s", "g_s")] == [3, 10, 300]
+    assert parts["kmacs_per_px"] == 313
+    kinds = values(complexity_table([complexity()], detail="kinds"))
+    assert kinds["normalisation_kmacs_per_px"] == 1
+    assert sum(v for k, v in kinds.items() if k.count("_") > 2) - 1 == kinds["kmacs_per_px"]  # type: ignore[misc]
+
+
+def test_sizes_have_a_column_only_where_they_differ_and_padding_is_told() -> None:
+    one = complexity_table([complexity("a"), complexity("b")])
+    assert "size" not in [column.key for column in one.columns]
+    assert "100x200 as 128x256" in " ".join(one.footer)
+    two = complexity_table([complexity(), complexity(size=(64, 64))])
+    assert [row.values["size"] for row in two.rows] == ["100x200", "64x64"]
+
+
+def test_the_footer_names_no_torch_where_formulas_counted() -> None:
+    footer = " ".join(complexity_table([complexity()]).footer)
+    assert "tcm-lab 0" in footer
+    assert "torch" not in footer
+
+
+def test_published_figures_stand_in_rows_of_their_own_with_their_source() -> None:
+    theirs = Published(model="m", source="A paper", figures={"gmacs": 7.0, "bpp": 1.0})
+    table = complexity_table([complexity()], published=[theirs])
+    assert table.rows[0].source == ""
+    assert table.rows[1].source == "A paper"
+    assert table.rows[1].values == {"model": "m", "gmacs": 7.0}
+
+
+def test_what_was_reported_of_tcm_large_comes_beside_it_only_at_its_size() -> None:
+    def keys(size: tuple[int, int]) -> set[str]:
+        found = published_beside([complexity("tcm-large", size=size)], published_figures())
+        assert found
+        return {key for published in found for key in published.figures}
+
+    assert {"kmacs_per_px", "encode_gmacs", "decode_gmacs", "parameters"} <= keys((512, 768))
+    assert "encode_gmacs" not in keys((256, 256))
+
+
+def test_times_have_quartiles_stages_shares_and_no_date() -> None:
+    table = timing_table([timing()])
+    assert values(table)["encode_ms"] == Span(value=10, low=9, high=12)
+    assert values(table)["decode_ms"] == Span(value=20, low=18, high=24)
+    assert "2020" not in table.to_markdown() + table.to_json()
+    stages = stage_table([timing()])
+    shares = {row.values["stage"]: row.values["encode_percent"] for row in stages.rows}
+    assert shares == {
+        "g_a": pytest.approx(90),
+        "g_s": None,
+        "other": pytest.approx(10),
+        "whole": pytest.approx(100),
+    }
+
+
+def test_conditions_that_differ_are_columns_and_shared_ones_stand_below() -> None:
+    slow = timing().model_copy(update={"precision": "bfloat16"})
+    table = timing_table([timing(), slow])
+    assert [row.values["precision"] for row in table.rows] == ["float32", "bfloat16"]
+    assert "a processor, 2 threads" in table.footer[1]
+    assert "float32" not in table.footer[1]
+    assert "do not compare" in table.footer[0]
+
+
+def test_ratios_stand_beside_the_model_that_they_are_of() -> None:
+    ratio = TimeRatio(
+        model="b",
+        baseline="a",
+        direction="decode",
+        ratio=0.5,
+        lower=0.4,
+        upper=0.6,
+        coverage=0.95,
+        n=5,
+    )
+    table = timing_table([timing("a"), timing("b")], [ratio])
+    assert table.rows[0].marks == ("baseline",)
+    assert table.rows[0].values["decode_ratio"] is None
+    assert table.rows[1].values["decode_ratio"] == Span(value=0.5, low=0.4, high=0.6)
+    assert "95%" in table.footer[0]
+
+
+def test_points_of_evaluations_are_their_means_and_the_gap_is_told() -> None:
+    table = rd_table([rd()], published=[published_curve("vtm")])
+    assert values(table)["bpp"] == pytest.approx(0.1)
+    assert values(table)["gap_percent"] == pytest.approx(1.0)
+    assert values(table)["ms_ssim_db"] == pytest.approx(20)
+    assert table.rows[3].source == published_curve("vtm").source
+
+
+def test_a_column_that_no_evaluation_fills_is_left_out() -> None:
+    assert "ms_ssim_db" not in [column.key for column in rd_table([rd(side=100)]).columns]
+
+
+def test_evaluations_on_different_pictures_are_not_put_into_one_table() -> None:
+    with pytest.raises(LabError, match="2 different sets of pictures"):
+        rd_table([rd(), rd(pictures="q")])
+
+
+def test_bd_rates_of_the_published_points_are_the_published_ones() -> None:
+    large = published_curve("tcm-large")
+    table = bd_rate_table({"tcm-large": large}, published_curve("vtm"))
+    row = values(table)
+    assert row["cubic_bd_rate_percent"] == pytest.approx(-12.09, abs=0.01)
+    assert row["pchip_bd_rate_percent"] == pytest.approx(-11.73, abs=0.01)
+    assert row["akima_bd_rate_percent"] == pytest.approx(-11.76, abs=0.01)
+
+
+def test_a_refused_bd_rate_is_empty_and_says_why_below() -> None:
+    far = rd(db=20).curve()
+    table = bd_rate_table({"far": far}, rd().curve())
+    assert values(table) == {"model": "far"}
+    assert any(line.startswith("far: ") for line in table.footer)
+
+
+def test_records_written_are_read_back_whole(tmp_path: Path) -> None:
+    records = [complexity(), timing(), rd()]
+    path = tmp_path / "records.json"
+    path.write_text(records_json(records))
+    assert read_records(path) == records
+    path.write_text(rd().model_dump_json())
+    assert read_records(path) == [rd()]
+    titles = [table.title for table in tables_of(read_records(path))]
+    assert titles == ["Rate and distortion"]
+
+
+def test_the_json_of_costs_begins_with_the_figures_that_people_ask_for() -> None:
+    entry = json.loads(records_json([complexity()], convention="conv-linear-only"))[0]
+    assert entry["kmacs_per_px"] == 111
+    assert entry["parts_kmacs_per_px"] == {"g_a": 1, "h_s": 10, "g_s": 100}
+    assert entry["kinds_kmacs_per_px"]["gdn"] == 200
+    assert entry["conventions"]["all"]["kmacs_per_px"] == {
+        "whole": 313,
+        "encode": 13,
+        "decode": 310,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "holds no record"),
+        ('{"a": 1}', "neither a complexity"),
+        ("[1]", "neither"),
+    ],
+)
+def test_a_file_without_records_is_refused_by_name(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(LabError, match=message) as refusal:
+        read_records(path)
+    assert "x.json" in str(refusal.value)
+
+
+def test_a_record_with_a_wrong_field_is_refused_by_field(tmp_path: Path) -> None:
+    tree = complexity().model_dump(mode="json")
+    tree["weight_bytes"] = "many"
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(LabError, match="weight_bytes"):
+        read_records(path)
+
+
+def test_no_records_are_no_table() -> None:
+    for make in (complexity_table, timing_table, stage_table, rd_table, tables_of):
+        with pytest.raises(LabError, match="none to tabulate"):
+            make([])  # type: ignore[operator]
+
+
+def test_csv_of_costs_has_the_counts_whole() -> None:
+    text = complexity_table([complexity()]).to_csv()
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert row["parameters"] == "1000500"

@@ -1,0 +1,223 @@
+"""Tables: the same figures in five forms, rounded for readers, whole for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting import Column, Row, Span, Table, mark_front, render, render_all
+
+COLUMNS = (
+    Column(key="model", header="model"),
+    Column(
+        key="parameters",
+        header="all",
+        group="parameters",
+        unit="M",
+        format=".2f",
+        scale=1e-6,
+        best="low",
+    ),
+    Column(key="kmacs_per_px", header="whole", group="kMAC/px", format=".1f", best="low"),
+    Column(key="psnr_db", header="PSNR", unit="dB", format=".2f", best="high"),
+    Column(key="bd_rate_percent", header="BD-rate", unit="%", format="+.1f"),
+)
+
+
+def a_table() -> Table:
+    return Table(
+        title="A & B <C>",
+        columns=COLUMNS,
+        rows=(
+            Row(
+                values={
+                    "model": "g_a|x_y_*",
+                    "parameters": 1_234_567,
+                    "kmacs_per_px": 559.618,
+                    "psnr_db": 30.125,
+                    "bd_rate_percent": Span(value=-3.14159, low=-4.0, high=-2.25),
+                },
+                marks=("pareto", "baseline"),
+            ),
+            Row(
+                values={
+                    "model": "<b>&nbsp;50%_$",
+                    "parameters": 2_000_000,
+                    "kmacs_per_px": 1846.4361,
+                    "psnr_db": 31.5,
+                }
+            ),
+            Row(values={"model": "theirs", "kmacs_per_px": 1.0}, source="Somebody, table 1"),
+        ),
+        footer=("Conditions: 2 cores.",),
+    )
+
+
+def test_csv_read_back_by_pandas_holds_the_values_and_the_interval() -> None:
+    frame = pd.read_csv(io.StringIO(a_table().to_csv()))
+    assert list(frame.columns) == [
+        "model",
+        "parameters",
+        "kmacs_per_px",
+        "psnr_db",
+        "bd_rate_percent",
+        "bd_rate_percent_low",
+        "bd_rate_percent_high",
+        "marks",
+        "source",
+    ]
+    assert frame["parameters"][0] == 1_234_567
+    assert frame["kmacs_per_px"].tolist() == [559.618, 1846.436, 1.0]
+    assert frame["bd_rate_percent"][0] == pytest.approx(-3.14159)
+    assert frame["bd_rate_percent_low"][0] == -4.0
+    assert frame["marks"][0] == "pareto;baseline"
+    assert frame["source"][2] == "Somebody, table 1"
+    assert frame["model"][1] == "<b>&nbsp;50%_$"
+
+
+def test_json_read_back_holds_the_values_and_null_for_unknown_ones() -> None:
+    tree = json.loads(a_table().to_json())
+    first, second, third = tree["rows"]
+    assert first["parameters"] == 1_234_567
+    assert first["bd_rate_percent"] == {"value": -3.14159, "low": -4.0, "high": -2.25}
+    assert first["marks"] == ["pareto", "baseline"]
+    assert second["bd_rate_percent"] is None
+    assert third["source"] == "Somebody, table 1"
+
+
+def test_json_has_no_not_a_number() -> None:
+    rows = (Row(values={"model": "m", "psnr_db": float("nan")}),)
+    tree = json.loads(
+        Table(title="", columns=COLUMNS, rows=rows).to_json(), parse_constant=pytest.fail
+    )
+    assert tree["rows"][0]["psnr_db"] is None
+
+
+def test_markdown_rounds_scales_marks_the_best_and_escapes() -> None:
+    lines = a_table().to_markdown().splitlines()
+    header, rule, first, second, heading, theirs = lines[2:8]
+    assert header.split("|")[2].strip() == "parameters all (M)"
+    assert rule.startswith("| ---")
+    assert rule.rstrip(" |").endswith(":")
+    cells = [cell.strip() for cell in first.replace(r"\|", "").strip("|").split("|")]
+    assert cells == [
+        r"g_ax_y\_\* ★†",
+        "**1.23**",
+        "**559.6**",
+        "30.12",
+        "-3.1 [-4.0, -2.2]",
+    ]
+    assert "**31.50**" in second
+    assert heading.count("|") == header.count("|")
+    assert "theirs [1]" in theirs
+    assert len({len(line) for line in (header, rule, second, heading, theirs)}) == 1
+    assert lines[-1] == "[1] Somebody, table 1."
+
+
+def test_a_published_figure_is_never_the_best_one() -> None:
+    assert a_table().best["kmacs_per_px"] == 559.6
+
+
+def test_figures_equal_to_the_printed_digit_are_best_together_unless_all_are() -> None:
+    columns = COLUMNS[:3]
+
+    def best_rows(*figures: float) -> list[bool]:
+        rows = tuple(Row(values={"model": "m", "kmacs_per_px": figure}) for figure in figures)
+        table = Table(title="", columns=columns, rows=rows)
+        return [table.is_best(columns[2], row, table.best) for row in rows]
+
+    assert best_rows(10.01, 10.04, 12.0) == [True, True, False]
+    assert best_rows(10.01, 10.04) == [False, False]
+
+
+def test_latex_has_as_many_cells_in_every_line_and_closes_what_it_opens() -> None:
+    text = a_table().to_latex()
+    body = text.split(r"\midrule")[1].splitlines()[1:]
+    rows = [line for line in body if line.endswith(r"\\")]
+    for line in rows:
+        assert line.replace(r"\&", "").count("&") == len(COLUMNS) - 1
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
+    # Two grouped columns under their groups, the rest without.
+    groups = next(line for line in text.splitlines() if "multicolumn{1}{c}{parameters}" in line)
+    assert groups.count("&") == len(COLUMNS) - 1
+    assert r"A \& B <C>" in text
+    assert r"50\%\_\$" in text
+    assert r"$-$3.1 [$-$4.0, $-$2.2]" in text
+    assert r"$\star$ $\dagger$" in text
+    assert "†" not in text
+
+
+class _Page(HTMLParser):
+    """Collects tags, attributes and the text of cells."""
+
+    VOID = frozenset({"meta", "link", "br", "path", "use", "rect"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.cells: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+        self.addresses += [v or "" for k, v in attrs if k in ("href", "src", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.cells[-1] += data
+
+
+def test_an_html_page_is_closed_escaped_and_points_nowhere_else() -> None:
+    page = _Page()
+    text = render(a_table(), "html")
+    page.feed(text)
+    assert page.open == []
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert "<b>&nbsp;50%_$" in page.cells
+    assert "−3.1 [−4.0, −2.2]" in page.cells  # noqa: RUF001  # a minus sign is what is shown
+    assert "theirs [1]" in page.cells
+    assert 'data-value="1846.436"' in text
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "csv", "json", "html"])
+def test_a_table_is_the_same_bytes_each_time(form: str) -> None:
+    assert render(a_table(), form) == render(a_table(), form)  # type: ignore[arg-type]
+
+
+def test_an_unknown_format_is_refused_with_the_near_one() -> None:
+    with pytest.raises(LabError, match=r"'markdwn': unknown\. Did you mean markdown"):
+        render(a_table(), "markdwn")  # type: ignore[arg-type]
+
+
+def test_several_tables_do_not_fit_into_one_csv_but_into_a_json_list() -> None:
+    with pytest.raises(LabError, match="csv holds one table, and these are 2"):
+        render_all([a_table(), a_table()], "csv")
+    assert len(json.loads(render_all([a_table(), a_table()], "json"))) == 2
+
+
+def test_a_value_without_a_column_and_a_measured_row_below_a_published_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="no such column"):
+        Table(title="", columns=COLUMNS[:1], rows=(Row(values={"modle": "m"}),))
+    rows = a_table().rows
+    with pytest.raises(ValueError, match="published ones must stand below"):
+        Table(title="", columns=COLUMNS, rows=(rows[2], rows[0]))
+
+
+def test_the_front_is_marked_among_our_own_rows_alone() -> None:
+    table = mark_front(a_table(), {"kmacs_per_px": "low", "psnr_db": "high"})
+    assert [row.marks for row in table.rows] == [("pareto", "baseline"), ("pareto",), ()]
+    table = mark_front(a_table(), {"kmacs_per_px": "low"})
+    assert [row.marks for row in table.rows] == [("pareto", "baseline"), (), ()]

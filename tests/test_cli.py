@@ -1,0 +1,281 @@
+"""The command line: what each command prints and writes, how mistakes end, how light it starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcm_lab import cli
+from tcm_lab.cli import COMMANDS, main
+from tcm_lab.codec import build, save_checkpoint
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line; return exit code, standard output and standard error."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small picture of two sides that no stride divides."""
+    path = tmp_path_factory.mktemp("pictures") / "waves.png"
+    rows, columns = np.mgrid[0:37, 0:51]
+    waves = np.stack([rows * 5, columns * 4, rows + columns], axis=-1)
+    Image.fromarray(waves.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
+    save_checkpoint(build("tcm-nano"), path)
+    return path
+
+
+def test_help_lists_every_command_within_a_second_and_without_torch() -> None:
+    code = (
+        "import sys; from tcm_lab.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'optuna', 'compressai', 'PIL'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    best = 10.0
+    for _ in range(2):
+        before = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        best = min(best, time.perf_counter() - before)
+    assert "HEAVY []" in done.stderr
+    for command in COMMANDS:
+        assert command in done.stdout
+    assert best < 1
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"study"}))
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"tcm-lab {command}" in out
+
+
+def test_the_three_published_sizes_cost_what_was_measured_on_the_authors_code(run: Run) -> None:
+    code, out, _ = run(
+        "complexity", "tcm-small", "tcm-medium", "tcm-large", "--size", "512x768",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0
+    small, medium, large = json.loads(out)
+    assert [entry["parameters"] for entry in (small, medium, large)] == [
+        45_180_752,
+        59_133_650,
+        76_568_148,
+    ]
+    for entry, expected in ((small, 559.6), (medium, 1098.5), (large, 1846.4)):
+        assert entry["kmacs_per_px"] == pytest.approx(expected, abs=0.1)
+    gmacs = {name: view["gmacs"] for name, view in large["conventions"].items()}
+    assert gmacs["all"]["whole"] == pytest.approx(726.1, abs=0.1)
+    assert gmacs["no-attention-products"]["whole"] == pytest.approx(717.1, abs=0.1)
+    assert gmacs["conv-linear-only"]["whole"] == pytest.approx(700.1, abs=0.1)
+    assert gmacs["conv-linear-only"]["encode"] == pytest.approx(306.6, abs=0.1)
+    assert gmacs["conv-linear-only"]["decode"] == pytest.approx(440.3, abs=0.1)
+    assert large["parts_kmacs_per_px"]["g_a"] == pytest.approx(690.4, abs=0.1)
+    assert large["parts_kmacs_per_px"]["g_s"] == pytest.approx(1033.0, abs=0.1)
+    assert large["kinds_kmacs_per_px"]["attention"] == pytest.approx(22.8, abs=0.1)
+
+
+def test_costs_become_tables_again_and_plots_without_measuring(run: Run, tmp_path: Path) -> None:
+    records = tmp_path / "costs.json"
+    arguments = ("tcm-nano", "tcm-nano-conv-only", "--size", "64x64", "256x256")
+    assert run("complexity", *arguments, "--format", "json", "--out", records)[0] == 0
+    direct = run("complexity", *arguments, "--format", "latex", "--convention", "conv-linear-only")
+    again = run("table", records, "--format", "latex", "--convention", "conv-linear-only")
+    assert again[1] == direct[1]
+    for kind in ("parts", "parameters", "size"):
+        assert run("plot", kind, records, "--out", tmp_path / kind)[0] == 0
+        assert (tmp_path / f"{kind}.png").stat().st_size > 1000
+        assert (tmp_path / f"{kind}.svg").read_text().startswith("<?xml")
+
+
+def test_overrides_change_the_cost_and_show_in_the_name(run: Run) -> None:
+    code, out, _ = run("complexity", "tcm-small", "--set", "g_*.split=0", "--format", "json")
+    assert code == 0
+    (entry,) = json.loads(out)
+    assert entry["model"] == "tcm-small g_*.split=0"
+    assert entry["kmacs_per_px"] != pytest.approx(559.6, abs=0.1)
+
+
+def test_published_figures_are_explained_to_the_printed_digit(run: Run) -> None:
+    code, out, _ = run("complexity", "tcm-large", "--explain", "--format", "json")
+    assert code == 0
+    by_words = {row["printed_as"]: row["convention"] for row in json.loads(out)["rows"]}
+    assert by_words["701 GFLOPs"] == "conv-linear-only"
+    assert by_words["1823.6 kMAC/px"] == "no-attention-products"
+
+
+def test_published_rows_stand_apart(run: Run) -> None:
+    _, out, _ = run("complexity", "tcm-large", "--published")
+    ours, theirs = out.split("published by others")
+    assert "1846.4" in ours
+    assert "1823.6" in theirs
+
+
+def test_times_have_a_row_per_model_and_a_ratio(run: Run) -> None:
+    code, out, _ = run(
+        "time", "tcm-nano", "tcm-nano-conv-only", "--size", "64x64", "--repeats", "3",
+        "--warm-up", "1", "--stages",
+    )  # fmt: skip
+    assert code == 0
+    assert "over the first" in out
+    assert "entropy coding" in out
+    assert "3 runs after 1 to warm up" in out
+
+
+def test_a_trained_checkpoint_is_evaluated_and_codes_a_picture_there_and_back(
+    run: Run, tmp_path: Path, picture: Path
+) -> None:
+    folder = tmp_path / "run"
+    code, out, err = run(
+        "train", "tcm-nano", "--recipe", "laptop", "--steps", "2", "--batch", "2", "--crop", "64",
+        "--rate-levels", "2", "--out", folder,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "2 steps" in out
+    weights = folder / "model.safetensors"
+    records = tmp_path / "rd.json"
+    assert (
+        run("evaluate", weights, "--data", picture.parent, "--format", "json", "--out", records)[0]
+        == 0
+    )
+    assert len(json.loads(records.read_text())[0]["bpp"]) == 2
+    code, out, _ = run("evaluate", weights, "--data", picture.parent, "--format", "compressai")
+    assert set(json.loads(out)["results"]) >= {"bpp", "psnr-rgb"}
+    code, out, _ = run("evaluate", weights, "--data", picture.parent, "--anchors", "jpeg")
+    assert "| jpeg " in out
+    coded, decoded = tmp_path / "coded.tcm", tmp_path / "decoded.png"
+    assert run("encode", picture, coded, "--checkpoint", weights, "--rate", "1")[0] == 0
+    assert run("decode", coded, decoded, "--checkpoint", weights)[0] == 0
+    with Image.open(decoded) as image:
+        assert image.size == (51, 37)
+
+
+def test_the_coded_file_is_as_long_as_encode_says(
+    run: Run, tmp_path: Path, picture: Path, checkpoint: Path
+) -> None:
+    coded = tmp_path / "coded.tcm"
+    _, out, _ = run("encode", picture, coded, "--checkpoint", checkpoint)
+    size = coded.stat().st_size
+    assert f"{size} bytes, {8 * size / (37 * 51):.4f} bpp" in out
+
+
+def test_models_and_blocks_are_listed(run: Run) -> None:
+    assert {"tcm-small", "tcm-medium", "tcm-large"} <= set(run("models", "tcm-*")[1].split())
+    assert "compressai/mbt2018" in run("models", "compressai/*")[1].split()
+    code, out, _ = run("blocks", "--format", "json")
+    assert code == 0
+    names = {(row["kind"], row["name"]) for row in json.loads(out)["rows"]}
+    assert {("block", "tcm"), ("attention", "swatten"), ("resampler", "residual")} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("complexity", "tcm-smal"), ("tcm-smal", "Did you mean tcm-small")),
+        (("complexity",), ("MODEL", "at least one")),
+        (("complexity", "tcm-nano", "--size", "512"), ("512", "512x768")),
+        (("complexity", "tcm-nano", "--set", "g_a.splt=0"), ("splt", "split")),
+        (("complexity", "tcm-nano", "--set", "g_a.split"), ("PATH=VALUE",)),
+        (("complexity", "none.yaml"), ("none.yaml", "no such file")),
+        (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
+        (("train", "tcm-nano"), ("--lambdas", "--rate-levels")),
+        (("evaluate", "none.safetensors"), ("none.safetensors", "cannot be read")),
+        (("decode", "none.tcm", "a.png", "--checkpoint", "c"), ("none.tcm", "cannot be read")),
+        (("decode", "none.tcm", "a.xyz", "--checkpoint", "c"), ("a.xyz", ".png")),
+        (("encode", "none.png", "a.tcm", "--checkpoint", "c"), ("none.png", "no such picture")),
+        (("table", "none.json"), ("none.json", "cannot be read")),
+        (("models", "tcm-smol"), ("tcm-smol", "tcm-small")),
+    ],
+)
+def test_a_mistake_ends_with_one_line_that_names_it_and_exit_code_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], words: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("tcm-lab: error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_option_ends_with_exit_code_2(run: Run) -> None:
+    code, _, err = run("complexity", "tcm-nano", "--frmat", "json")
+    assert code == 2
+    assert "--frmat" in err
+    assert "Traceback" not in err
+
+
+def test_published_curves_are_refused_for_other_pictures_than_kodaks(
+    run: Run, picture: Path, checkpoint: Path
+) -> None:
+    code, _, err = run("evaluate", checkpoint, "--data", picture.parent, "--bd-rate", "vtm")
+    assert code == 2
+    assert "Kodak" in err
+
+
+def test_ctrl_c_ends_with_one_line_and_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "models", interrupted)
+    code, _, err = run("models")
+    assert code == 130
+    assert err == "tcm-lab: interrupted\n"
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_left(
+    run: Run, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    code, _, err = run("complexity", "tcm-nano", "--out", blocked / "table.md")
+    assert code == 2
+    assert "table.md" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_python_m_is_the_same_command() -> None:
+    command = [sys.executable, "-m", "tcm_lab", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tcm-lab ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m tcm_lab blocks --format json | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout) == 10
