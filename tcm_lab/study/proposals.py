@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tcm_lab._foundation import ConfigError
@@ -10,6 +11,7 @@ from tcm_lab.study.axes import Axis, Key
 from tcm_lab.study.figures import exceeded, measure_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Plan
+from tcm_lab.study.space import Space
 from tcm_lab.study.variants import Assembler, Variant
 
 if TYPE_CHECKING:
@@ -108,11 +110,7 @@ class Proposals:
         """Queue a new variant that is drawn uniformly; return False where there is none left."""
         taken = self.ledger.keys()
         rng = random.Random(f"{self.space.seed} {len(taken)} {self.worker}")
-        for _ in range(_DRAWS):
-            params: dict[str, Key] = {}
-            for name, axis in self.space.axes.items():
-                if axis.acts(params):
-                    params[name] = draw(axis, rng)
+        for params in self._by_chance(rng):
             try:
                 variant = self.assembler.build(params)
             except ConfigError:
@@ -125,6 +123,17 @@ class Proposals:
             return True
         self.exhausted = True
         return False
+
+    def _by_chance(self, rng: random.Random) -> Iterator[dict[str, Key]]:
+        """Yield points in random order: all of them where they are few."""
+        count = self.assembler.count()
+        if count is not None and count <= _DRAWS:
+            points = list(self.assembler.points())
+            rng.shuffle(points)
+            yield from points
+        else:
+            for _ in range(_DRAWS):
+                yield draw_params(self.space, rng)
 
     def _sampler(self, started: int) -> BaseSampler:
         """Return the sampler, seeded by how far the study is, so that resuming changes nothing."""
@@ -139,7 +148,7 @@ class Proposals:
             return samplers.GPSampler(seed=seed, warn_independent_sampling=False)
         if kind == "nsga2":
             return samplers.NSGAIISampler(seed=seed, population_size=20)
-        return samplers.TPESampler(seed=seed, multivariate=True, warn_independent_sampling=False)
+        return samplers.TPESampler(seed=seed, multivariate=True)
 
 
 def suggest(trial: Trial, name: str, axis: Axis) -> Any:
@@ -154,8 +163,16 @@ def suggest(trial: Trial, name: str, axis: Axis) -> Any:
     return trial.suggest_categorical(name, axis.grid())
 
 
-def draw(axis: Axis, rng: random.Random) -> Key:
-    """Draw an axis's value uniformly."""
+def draw_params(space: Space, rng: random.Random) -> dict[str, Key]:
+    """Draw a point of a space uniformly, axis by axis."""
+    params: dict[str, Key] = {}
+    for name, axis in space.axes.items():
+        if axis.acts(params):
+            params[name] = _draw(axis, rng)
+    return params
+
+
+def _draw(axis: Axis, rng: random.Random) -> Key:
     if axis.kind == "float" and axis.step is None:
         assert axis.low is not None and axis.high is not None
         return round(rng.uniform(axis.low, axis.high), 12)

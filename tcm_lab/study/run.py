@@ -98,7 +98,7 @@ def run_study(
     with (showing or _silently)(todo, done) as tell:
         run_workers(plan, min(count, max(todo - done, 1)), tell)
     with storage_errors(plan.storage):
-        return collect(ledger, plan)
+        return _result(ledger, plan.space, plan.out)
 
 
 def prepare(
@@ -120,7 +120,9 @@ def prepare(
     folder = Path("runs") / space.name if out is None else out
     if trials is not None:
         if space.enumerated:
-            raise ConfigError(f"trials = {trials}: this space trains all its variants; leave it out")
+            raise ConfigError(
+                f"trials = {trials}: this space trains all its variants; leave it out"
+            )
         if trials < 1:
             raise ConfigError(f"trials = {trials}: give at least 1")
     train_images, eval_images = open_images(data, "train"), open_images(eval_data, "eval")
@@ -138,7 +140,7 @@ def prepare(
         space=space,
         out=folder,
         storage=storage or sqlite_url(folder / DATABASE),
-        name=folder.name,
+        name=folder.absolute().name,
         train_data=f"{train_images.fingerprint}{'+leaves' if train_images.embedded else ''}",
         eval_data=eval_images.fingerprint,
         trainer=trainer,
@@ -188,8 +190,7 @@ def check_same_study(ledger: Ledger, plan: Plan) -> None:
     facts = json.loads(json.dumps(facts))
     before = ledger.study.user_attrs.get("space")
     if before is None:
-        space = plan.space.model_dump_json(indent=1, exclude_defaults=True)
-        write_atomically(plan.out / "space.json", space + "\n")
+        write_atomically(plan.out / "space.yaml", plan.space.to_yaml())
         ledger.study.set_user_attr("space", facts)
         ledger.study.set_user_attr("full_space", plan.space.model_dump(mode="json"))
         return
@@ -292,13 +293,27 @@ def _bounds(space: Space) -> str:
     return ", ".join(f"{name} = {bound:g}" for name, bound in space.constraints.items())
 
 
-def collect(ledger: Ledger, plan: Plan) -> StudyResult:
-    """Read what a study has found so far."""
+def _result(ledger: Ledger, space: Space, out: Path) -> StudyResult:
     failed = {}
     for trial in ledger.trials("FAIL"):
         if "reason" in trial.user_attrs:
             failed[_label(trial)] = str(trial.user_attrs["reason"])
-    return StudyResult(plan.space, plan.out, tuple(ledger.records()), failed)
+    return StudyResult(space, out, tuple(ledger.records()), failed)
+
+
+def open_result(folder: Path) -> StudyResult:
+    """Read what the study in a folder has found so far.
+
+    Raises:
+        LabError: there is no study, or no longer the database that it was kept in.
+    """
+    database = folder / DATABASE
+    if not database.is_file():
+        raise LabError(f"{folder}: holds no study ({DATABASE} is missing). Name a study's folder.")
+    with storage_errors(sqlite_url(database)):
+        ledger = Ledger(sqlite_url(database), folder.absolute().name)
+        space = Space.model_validate(ledger.study.user_attrs["full_space"])
+        return _result(ledger, space, folder)
 
 
 def _label(trial: FrozenTrial) -> str:

@@ -157,6 +157,12 @@ class Space(Frozen):
         at = sorted({round(share * steps / 10) * 10 for share in self.budget.rungs})
         return tuple(step for step in at if 0 < step < steps)
 
+    def to_yaml(self) -> str:
+        """Return the space as a file that ``load_space`` reads."""
+        tree = self.model_dump(mode="json", exclude_defaults=True)
+        text: str = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
+        return text
+
     def baseline(self) -> VariantConfig:
         """Return the base, conditioned on as many rates as the study measures."""
         return load_config(self.base).override({"rate_levels": self.budget.rate_levels})

@@ -46,13 +46,36 @@ def open_storage(url: str, on_lost: OnLost | None = None) -> RDBStorage:
         options = {"connect_args": {"timeout": _LOCK_WAIT_S}}
     with storage_errors(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             url,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT_S,
             grace_period=GRACE_S,
             heartbeat_stale_trial_callback=on_lost,
         )
+        if url.startswith("sqlite"):
+            _one_at_a_time(storage)
+    return storage
+
+
+def _one_at_a_time(storage: RDBStorage) -> None:
+    """Let every transaction hold SQLite's lock from its first statement.
+
+    SQLite knows no SELECT … FOR UPDATE, and Python's driver opens a transaction at the first
+    change only; so of two workers that read the same queued trial, both would take it.
+    """
+    from sqlalchemy import event
+
+    storage.engine.dispose()  # connections of before would go on without
+
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver leaves BEGIN to us
+
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(storage.engine, "connect", connected)
+    event.listen(storage.engine, "begin", begun)
 
 
 @contextmanager
@@ -68,8 +91,8 @@ def storage_errors(url: str) -> Iterator[None]:
 
     try:
         yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("psycopg", "psycopg2"):
+    except ImportError as error:
+        if not url.startswith("postgres"):
             raise
         raise LabError(
             f"{shown(url)}: the PostgreSQL driver is missing. pip install 'tcm-lab[postgres]', and "

@@ -84,8 +84,7 @@ class Assembler:
         """
         seen = set()
         baseline = self.baseline()
-        points = self._one_at_a_time() if self.space.mode == "ablation" else self._product()
-        for params in points:
+        for params in self.points():
             try:
                 variant = self.build(params)
             except ConfigError:
@@ -103,8 +102,11 @@ class Assembler:
             return sum(1 for _ in self._one_at_a_time())
         return _count(self.space.axes, {}, {n for a in self.space.axes.values() for n in a.when})
 
-    def _product(self) -> Iterator[dict[str, Key]]:
-        yield from _points(list(self.space.axes.items()), {})
+    def points(self) -> Iterator[dict[str, Key]]:
+        """Yield every combination of values that the mode looks at, repeats included."""
+        if self.space.mode == "ablation":
+            return self._one_at_a_time()
+        return _points(list(self.space.axes.items()), {})
 
     def _one_at_a_time(self) -> Iterator[dict[str, Key]]:
         origin = self.baseline_params()
@@ -229,9 +231,7 @@ def _where_it_acts(base: VariantConfig, axes: Mapping[str, Axis], axis: Axis) ->
             same(key, allowed[0]) for key, _ in other.options
         ):
             keys = ", ".join(show(key) for key, _ in other.options)
-            raise ConfigError(
-                f"when: {name} never is {show(allowed[0])}; its choices are {keys}"
-            )
+            raise ConfigError(f"when: {name} never is {show(allowed[0])}; its choices are {keys}")
         changed = changed.override(dict.fromkeys(other.paths(name), other.value(allowed[0])))
     return changed
 

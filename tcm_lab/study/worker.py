@@ -129,9 +129,7 @@ class _Worker:
         """Return the training's record, and whether somebody had made it before."""
         plan, variant = self.plan, job.variant
         recipe = self.space.budget.recipe_for(self.space.seed + job.seed)
-        identity = training_identity(
-            variant.fingerprint, recipe, plan.train_data, plan.eval_data
-        )
+        identity = training_identity(variant.fingerprint, recipe, plan.train_data, plan.eval_data)
         known = find_record(identity, plan)
         if known is not None:
             named = {"number": job.trial.number, "label": variant.label, "params": variant.params}
@@ -139,9 +137,8 @@ class _Worker:
             own["timed_ms"] = job.cost.timed_ms
             return known.model_copy(update={**named, **own}), True
         watch = _Watch(self, job, event, recipe.lambdas)
-        rungs = () if variant.is_baseline else self.space.rung_steps
         directory = plan.out / "trials" / identity
-        outcome = plan.trainer(Task(variant.config, recipe, directory, rungs), watch)
+        outcome = plan.trainer(Task(variant.config, recipe, directory, self.space.rung_steps), watch)
         record = TrialRecord(
             number=job.trial.number,
             label=variant.label,
@@ -205,7 +202,12 @@ class _Worker:
         return baseline
 
     def survives(self, job: Job, step: int, lagrangian: float) -> bool:
-        """Say whether no other variant dominates this one by the margin at a rung."""
+        """Say whether no other variant dominates this one by the margin at a rung.
+
+        The baseline goes on whatever the others reach, since all are judged against it.
+        """
+        if job.variant.is_baseline:
+            return True
         margin = math.log1p(self.space.budget.margin_percent / 100)
         costs = [name for name in self.space.objectives if name not in TRAINED]
         for other in self.ledger.trials():
@@ -222,9 +224,7 @@ class _Worker:
 class _Watch:
     """Hears how one training goes, and judges it at the rungs."""
 
-    def __init__(
-        self, worker: _Worker, job: Job, event: Event, lambdas: tuple[float, ...]
-    ) -> None:
+    def __init__(self, worker: _Worker, job: Job, event: Event, lambdas: tuple[float, ...]) -> None:
         self.worker, self.job, self.event, self.lambdas = worker, job, event, lambdas
         before = job.trial.user_attrs.get("rungs", {})  # of the worker that was interrupted
         self.rungs = [Rung(step=int(step), lagrangian=value) for step, value in before.items()]

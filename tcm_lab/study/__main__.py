@@ -1,0 +1,21 @@
+"""``python -m tcm_lab.study`` is ``tcm-lab study``."""
+
+import sys
+
+from tcm_lab._foundation import LabError
+from tcm_lab.study.command import main
+
+
+def _guarded() -> int:
+    try:
+        return main()
+    except LabError as error:
+        print(f"tcm-lab: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tcm-lab: interrupted; call again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(_guarded())

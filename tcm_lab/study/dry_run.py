@@ -1,0 +1,214 @@
+"""What a study would cost, before anything is trained."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from tcm_lab._foundation import ConfigError
+from tcm_lab.codec import VariantConfig, build
+from tcm_lab.data import CropSource, open_images
+from tcm_lab.evaluation import evaluate
+from tcm_lab.study.axes import Key
+from tcm_lab.study.display import duration
+from tcm_lab.study.figures import exceeded, measure_cost
+from tcm_lab.study.proposals import draw_params
+from tcm_lab.study.run import cores, prepare, worker_count
+from tcm_lab.study.space import Space
+from tcm_lab.study.variants import Assembler, Variant
+from tcm_lab.training import Recipe, train
+
+_COUNT_S = 5.0
+_PROBES = 3  # variants that are timed: the baseline and the dearest and cheapest
+_WARM_UP_STEPS, _TIMED_STEPS = 1, 2
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What counting has found.
+
+    Attributes:
+        variants: those that were counted and keep the constraints.
+        drawn: how many points were looked at.
+        unbuildable: points that make no codec, or one that another point made.
+        over: variants over a constraint.
+        whole: whether every point was looked at.
+    """
+
+    variants: list[tuple[Variant, float]]
+    drawn: int
+    unbuildable: int
+    over: int
+    whole: bool
+
+
+def dry_run(
+    space: Space,
+    *,
+    data: Path | None,
+    eval_data: Path | None,
+    workers: int | None,
+    trials: int | None,
+) -> str:
+    """Say a space's size, the baseline's cost, what the constraints leave, and the time it takes.
+
+    Nothing is trained or written; a few steps of a few variants are timed and forgotten.
+
+    Raises:
+        LabError: what would stop the study itself.
+    """
+    plan = prepare(
+        space, out=None, data=data, eval_data=eval_data, storage=None, trials=trials,
+        cache=None, trainer=None,
+    )  # fmt: skip
+    assembler = Assembler(space)
+    baseline = assembler.baseline()
+    cost = measure_cost(baseline.config, space).figures
+    points = assembler.count()
+    counted = _count(space, assembler)
+    size = "infinitely many" if points is None else f"{points:,}"
+    lines = [
+        f"Space {space.name}: {size} combinations of {len(space.axes)} axes "
+        f"({', '.join(space.axes)}), mode {space.mode}, sampler {space.sampler}.",
+        f"Baseline {baseline.config.name}: {cost['parameters']:,.0f} parameters, "
+        f"{cost['kmacs_per_px']:.2f} kMAC/px (encode {cost['encode_kmacs_per_px']:.2f}, "
+        f"decode {cost['decode_kmacs_per_px']:.2f}) at {space.size[0]}x{space.size[1]}.",
+        _left(space, counted),
+    ]
+    if space.enumerated and counted.whole and len(counted.variants) < 2:
+        raise ConfigError("constraints: leave no variant beside the baseline; raise them")
+    fitting = len(counted.variants) if space.enumerated else plan.trials or 1
+    trainings = fitting * (plan.seeds if space.mode == "ablation" else 1)
+    seconds, dearest = _estimate(space, baseline, counted, data, eval_data)
+    count = min(worker_count(workers), trainings)
+    recipe = space.budget.recipe_for(space.seed)
+    # Workers share the cores that the timing had alone.
+    slower = max(1.0, count / max(1, cores()))
+    total = seconds * -(-trainings // count) * slower
+    lines += [
+        f"Budget: {trainings} trainings of {recipe.steps:,} steps ({recipe.name}), each about "
+        f"{duration(seconds)} alone on a core ({dearest}).",
+        f"Estimated time: about {duration(total)} with {count} worker{'s' if count > 1 else ''}"
+        f"{_more(space, plan.seeds)}. Nothing was trained.",
+    ]
+    return "\n".join(lines)
+
+
+def _more(space: Space, seeds: int) -> str:
+    if seeds == 1 or space.mode == "ablation":
+        return ""
+    return f", and more for {seeds - 1} further seeds of each variant on the front"
+
+
+def _count(space: Space, assembler: Assembler) -> _Counted:
+    """Count variants, all of them or as many as some seconds allow."""
+    begun = time.monotonic()
+    kept: list[tuple[Variant, float]] = []
+    seen: set[str] = set()
+    drawn = unbuildable = over = 0
+    points = assembler.count()
+    if space.enumerated or (points is not None and points <= 2000):
+        source = assembler.points()
+        whole = True
+    else:
+        source = _draws(space)
+        whole = False
+    for params in islice(source, 100_000):
+        if time.monotonic() - begun > _COUNT_S:
+            whole = False
+            break
+        drawn += 1
+        try:
+            variant = assembler.build(params)
+        except ConfigError:
+            unbuildable += 1
+            continue
+        if variant.fingerprint in seen:
+            unbuildable += 1
+            continue
+        seen.add(variant.fingerprint)
+        cost = measure_cost(variant.config, space)
+        if exceeded(cost, space) and not variant.is_baseline:
+            over += 1
+        else:
+            kept.append((variant, cost.figures["kmacs_per_px"]))
+    return _Counted(kept, drawn, unbuildable, over, whole)
+
+
+def _draws(space: Space) -> Iterator[dict[str, Key]]:
+    rng = random.Random(space.seed)
+    while True:
+        yield draw_params(space, rng)
+
+
+def _left(space: Space, counted: _Counted) -> str:
+    bounds = ", ".join(f"{name} <= {bound:g}" for name, bound in space.constraints.items())
+    within = (
+        f"keep the constraints ({bounds})" if bounds else "can be built; there are no constraints"
+    )
+    n = len(counted.variants)
+    if counted.whole:
+        same = f", {counted.unbuildable} more can't be built or repeat another"
+        return (
+            f"Variants: {n} {within}, {counted.over} are over one"
+            f"{same if counted.unbuildable else ''}."
+        )
+    share = 100 * n / max(counted.drawn, 1)
+    return f"Variants: {n} of {counted.drawn} drawn at random ({share:.0f} %) {within}."
+
+
+def _estimate(
+    space: Space,
+    baseline: Variant,
+    counted: _Counted,
+    data: Path | None,
+    eval_data: Path | None,
+) -> tuple[float, str]:
+    """Return the mean seconds of a training with its evaluation, and what it rests on."""
+    import torch
+
+    ordered = sorted(counted.variants, key=lambda pair: pair[1])
+    probes = [baseline]
+    if ordered:
+        probes += [ordered[0][0], ordered[-1][0]]
+    configs = {probe.fingerprint: probe.config for probe in probes[:_PROBES]}
+    recipe = space.budget.recipe_for(space.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = [_time_one(config, recipe, data, eval_data) for config in configs.values()]
+    finally:
+        torch.set_num_threads(threads)
+    step_s = sum(step for step, _ in times) / len(times)
+    coding_s = sum(coding for _, coding in times) / len(times)
+    seconds = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps))
+    return (
+        seconds,
+        f"{step_s:.3f} s a step, {coding_s:.0f} s of coding; {len(times)} variants timed",
+    )
+
+
+def _time_one(
+    config: VariantConfig, recipe: Recipe, data: Path | None, eval_data: Path | None
+) -> tuple[float, float]:
+    """Return seconds of one training step, and of coding all evaluation pictures at all rates."""
+    codec = build(config)
+    crops = CropSource(open_images(data, "train"), crop=recipe.crop, seed=recipe.seed)
+    warm = recipe.changed(steps=_WARM_UP_STEPS, warmup=0)
+    train(codec, warm, crops, directory=None)
+    timed = recipe.changed(steps=_TIMED_STEPS, warmup=0)
+    begun = time.perf_counter()
+    train(codec, timed, crops, directory=None)
+    step_s = (time.perf_counter() - begun) / _TIMED_STEPS
+    images = open_images(eval_data, "eval")
+    pixels = [height * width for height, width in images.sizes]
+    smallest = min(range(len(images)), key=pixels.__getitem__)
+    begun = time.perf_counter()
+    evaluate(codec, images[smallest : smallest + 1], rates=[0.0])
+    one_s = time.perf_counter() - begun
+    rates = max(config.rate_levels, 1)
+    return step_s, one_s * rates * sum(pixels) / pixels[smallest]

@@ -1,0 +1,234 @@
+"""A finished study as files: tables, plots, one page, and the chosen variants ready to train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from tcm_lab._foundation.files import write_atomically
+from tcm_lab.reporting import (
+    Axis,
+    Code,
+    ParetoPoint,
+    Picture,
+    Section,
+    Table,
+    figure_svg,
+    pareto_plot,
+    rd_plot,
+    render_report,
+    save_figure,
+    series_of_records,
+)
+from tcm_lab.study.insight import insight_pieces
+from tcm_lab.study.run import StudyResult
+from tcm_lab.study.space import TRAINED, Space
+from tcm_lab.study.summary import VariantSummary, summarise
+from tcm_lab.study.tables import FIGURES, ablation_table, rate_table, trial_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_CURVES = 8
+_NAMES = {
+    "lagrangian_percent": "Lagrangian cost vs baseline",
+    "bd_rate_percent": "BD-rate vs baseline",
+    "kmacs_per_px": "forward pass",
+    "encode_kmacs_per_px": "encoder",
+    "decode_kmacs_per_px": "decoder",
+    "parameters": "parameters",
+    "peak_memory_bytes": "peak memory",
+    "encode_ms": "encoding time",
+    "decode_ms": "decoding time",
+}
+
+
+class ReportFiles:
+    """Where a report was written.
+
+    Attributes:
+        page: the self-contained page.
+        tables: markdown, CSV and LaTeX of the table of trials.
+        plots: PNG and SVG of every plot.
+        front: YAML of the variants on the front.
+        summaries: what the report is made of.
+    """
+
+    def __init__(self, summaries: list[VariantSummary]) -> None:
+        self.summaries = summaries
+        self.page = Path()
+        self.tables: list[Path] = []
+        self.plots: list[Path] = []
+        self.front: list[Path] = []
+
+
+def write_report(result: StudyResult, command: str) -> ReportFiles:
+    """Write everything that a study has to show into its folder.
+
+    Args:
+        result: the study.
+        command: what makes it again.
+
+    Raises:
+        LabError: the baseline is not finished, or the folder can't be written.
+    """
+    space, out = result.space, result.out
+    summaries = summarise(result.records, space)
+    files = ReportFiles(summaries)
+    table = trial_table(summaries, space)
+    tables = {"table": table, "rates": rate_table(summaries)}
+    if space.mode == "ablation":
+        tables["ablation"] = ablation_table(summaries, space)
+    for stem, each in tables.items():
+        texts = {"md": each.to_markdown(), "csv": each.to_csv(), "tex": each.to_latex()}
+        for suffix, text in texts.items():
+            path = out / f"{stem}.{suffix}"
+            write_atomically(path, text)
+            files.tables.append(path)
+    figures = {**pareto_figures(summaries, space), "rd": rd_figure(summaries)}
+    for stem, figure in figures.items():
+        files.plots += save_figure(figure, out / stem)
+    chosen = front_configs(summaries, space)
+    for old in (out / "front").glob("*.yaml"):
+        if old.name not in chosen:
+            old.unlink()  # of an earlier call, when the front was another
+    for name, text in chosen.items():
+        write_atomically(out / "front" / name, text)
+        files.front.append(out / "front" / name)
+    page = _page(result, summaries, tables, figures, chosen, command)
+    files.page = out / "report.html"
+    write_atomically(files.page, page)
+    return files
+
+
+def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Figure]:
+    """Return a plot for each objective that costs, over the quality that it buys."""
+    quality = next((name for name in space.objectives if name in TRAINED), "lagrangian_percent")
+    costs = [name for name in space.objectives if name not in TRAINED] or ["kmacs_per_px"]
+    found = {}
+    for name in costs:
+        column = FIGURES[name]
+        points = [
+            ParetoPoint(
+                x=summary.figures[name] * column.scale,
+                y=summary.figures[quality],
+                label="" if summary.is_baseline and not summary.params else summary.label,
+                y_interval=_ends(summary, quality),
+                front=summary.on_front,
+                baseline=summary.is_baseline,
+                partial=not summary.is_complete,
+            )
+            for summary in summaries
+            if name in summary.figures and quality in summary.figures
+        ]
+        stem = "pareto" if name == costs[0] else f"pareto-{name}"
+        x = Axis(name=_NAMES[name], unit=column.unit)
+        found[stem] = pareto_plot(points, x, Axis(name=_NAMES[quality], unit="%"))
+    return found
+
+
+def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
+    interval = summary.intervals.get(name)
+    return None if interval is None else (interval.low, interval.high)
+
+
+def rd_figure(summaries: Sequence[VariantSummary]) -> Figure:
+    """Return the curves of the baseline and the front (of all, where they are few)."""
+    complete = [summary for summary in summaries if summary.is_complete]
+    shown = complete
+    if len(complete) > _MAX_CURVES:
+        front = [s for s in complete if s.on_front and not s.is_baseline]
+        shown = [complete[0], *front[: _MAX_CURVES - 1]]
+    return rd_plot(
+        [
+            series_of_records(
+                [record.rd for record in summary.records],
+                label=f"{summary.label} (baseline)" if summary.is_baseline else summary.label,
+                role="baseline" if summary.is_baseline else "measured",
+            )
+            for summary in shown
+        ]
+    )
+
+
+def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
+    """Return the YAML of each variant on the front, by file name; ``load_config`` takes it."""
+    found = {}
+    for summary in summaries:
+        if summary.on_front:
+            config = summary.records[0].variant
+            figures = ", ".join(f"{name} {summary.figures[name]:.6g}" for name in space.objectives)
+            head = f"# On the Pareto front of study {space.name}: {figures}.\n"
+            tree = config.model_dump(mode="json")
+            text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
+            slug = re.sub(r"[^A-Za-z0-9.]+", "-", summary.label).strip("-")
+            found[f"{slug}.yaml"] = head + text
+    return found
+
+
+def _page(
+    result: StudyResult,
+    summaries: list[VariantSummary],
+    tables: dict[str, Table],
+    figures: dict[str, Figure],
+    chosen: dict[str, str],
+    command: str,
+) -> str:
+    space = result.space
+    pictures = [
+        Picture(figure_svg(figure), alt=_alt(summaries, space), caption="Each point is a variant.")
+        for stem, figure in figures.items()
+        if stem.startswith("pareto")
+    ]
+    curves = Picture(
+        figure_svg(figures["rd"]),
+        alt="Rate-distortion curves; the table below holds their points.",
+        caption="PSNR in RGB over written bits, means over the pictures.",
+    )
+    failed = [f"{label} could not be trained: {why}" for label, why in result.failed.items()]
+    sections = [
+        Section("Variants", (*pictures, tables["table"], *failed)),
+        *([Section("Ablation", (tables["ablation"],))] if "ablation" in tables else []),
+        Section("Rate and distortion", (curves, tables["rates"])),
+    ]
+    insight = insight_pieces(result.records, space)
+    if insight:
+        sections.append(Section("What the search learned", insight))
+    front = tuple(Code(text, title=name, folded=True) for name, text in chosen.items())
+    sections.append(Section("The front, ready to train", front))
+    sections.append(Section("Made by", (Code(command), Code(space.to_yaml(), "The space", True))))
+    title = space.title or f"Study {space.name}"
+    return render_report(title, lead(summaries, space), sections, footer=tables["table"].footer)
+
+
+def lead(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
+    """Return what was found, in words."""
+    front = [summary for summary in summaries if summary.on_front]
+    complete = [summary for summary in summaries if summary.is_complete]
+    stopped = len(summaries) - len(complete)
+    early = f", {stopped} more given up on the way" if stopped else ""
+    names = "; ".join(summary.label for summary in front)
+    found = [
+        f"{len(complete)} variants of {space.base} trained and measured{early}. "
+        f"Pareto-optimal for {' and '.join(_NAMES[n] for n in space.objectives)}: {names}."
+    ]
+    ranked = [s for s in complete if "lagrangian_percent" in s.figures]
+    best = min(ranked, key=lambda s: s.figures["lagrangian_percent"])
+    if best.is_baseline:
+        found.append(f"No variant codes better than the baseline, {best.label}.")
+    else:
+        interval = best.intervals["lagrangian_percent"]
+        found.append(
+            f"{best.label} codes best: {interval.value:+.2f} % of Lagrangian cost against the "
+            f"baseline (95 % interval {interval.low:+.2f} to {interval.high:+.2f} %)."
+        )
+    return found
+
+
+def _alt(summaries: Sequence[VariantSummary], space: Space) -> str:
+    names = ", ".join(summary.label for summary in summaries if summary.on_front)
+    return f"Scatter plot of {len(summaries)} variants; on the front: {names}."

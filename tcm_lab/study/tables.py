@@ -1,0 +1,178 @@
+"""The tables of a study, from its summaries alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
+
+from tcm_lab.evaluation import RdRecord
+from tcm_lab.reporting import Column, Mark, Row, Span, Table, rd_table
+from tcm_lab.study.space import Space
+from tcm_lab.study.summary import VariantSummary
+
+_BEST: Literal["low"] = "low"
+
+FIGURES: dict[str, Column] = {
+    "parameters": Column(
+        key="parameters", header="parameters", unit="M", format=".3f", scale=1e-6,
+        best=_BEST,
+    ),
+    "kmacs_per_px": Column(
+        key="kmacs_per_px", header="whole", group="MACs", unit="kMAC/px", format=".2f", best=_BEST
+    ),
+    "encode_kmacs_per_px": Column(
+        key="encode_kmacs_per_px", header="encode", group="MACs", unit="kMAC/px", format=".2f",
+        best=_BEST,
+    ),
+    "decode_kmacs_per_px": Column(
+        key="decode_kmacs_per_px", header="decode", group="MACs", unit="kMAC/px", format=".2f",
+        best=_BEST,
+    ),
+    "peak_memory_bytes": Column(
+        key="peak_memory_bytes", header="peak memory", unit="MB", format=".0f",
+        scale=1e-6, best=_BEST,
+    ),
+    "encode_ms": Column(
+        key="encode_ms", header="encode", group="time", unit="ms", format=".0f", best=_BEST
+    ),
+    "decode_ms": Column(
+        key="decode_ms", header="decode", group="time", unit="ms", format=".0f", best=_BEST
+    ),
+    "lagrangian_percent": Column(
+        key="lagrangian_percent", header="Lagrangian cost", group="against the baseline", unit="%",
+        format="+.2f", best=_BEST,
+    ),
+    "bd_rate_percent": Column(
+        key="bd_rate_percent", header="BD-rate", group="against the baseline", unit="%",
+        format="+.2f", best=_BEST,
+    ),
+}  # fmt: skip
+"""A column for each figure that a study knows."""
+
+
+def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
+    """Return one row per variant: what it costs, what it codes, and how it compares.
+
+    Rate and PSNR are means over the rates that were trained; ``rate_table`` has each.
+    """
+    shown = [name for name in FIGURES if any(name in s.figures for s in summaries)]
+    columns = (
+        Column(key="variant", header="variant"),
+        *(FIGURES[name] for name in shown if FIGURES[name].group in ("", "MACs")),
+        Column(key="bpp", header="rate", group="mean over the rates", unit="bpp", format=".4f"),
+        Column(key="psnr_db", header="PSNR", group="mean over the rates", unit="dB", format=".2f"),
+        *(FIGURES[name] for name in shown if FIGURES[name].group == "against the baseline"),
+        *(FIGURES[name] for name in shown if FIGURES[name].group == "time"),
+        Column(key="steps", header="steps", group="training", format=",d"),
+        Column(key="seeds", header="seeds", group="training", format="d"),
+    )
+    title = space.title or f"Study {space.name}"
+    rows = tuple(_row(summary) for summary in summaries)
+    return Table(title=title, columns=columns, rows=rows, footer=footer(summaries, space))
+
+
+def _row(summary: VariantSummary) -> Row:
+    values = dict[str, str | int | float | Span | None](summary.figures)
+    for name, interval in summary.intervals.items():
+        values[name] = Span(value=interval.value, low=interval.low, high=interval.high)
+    for name in ("bpp", "psnr_db"):
+        values[name] = fmean(fmean(getattr(record.rd, name)) for record in summary.records)
+    values["variant"] = summary.label
+    values["steps"] = summary.records[0].steps
+    values["seeds"] = len(summary.records)
+    return Row(values=values, marks=marks(summary))
+
+
+def marks(summary: VariantSummary) -> tuple[Mark, ...]:
+    """Return what is to be said of a variant in one sign each."""
+    said: dict[Mark, bool] = {
+        "pareto": summary.on_front,
+        "baseline": summary.is_baseline,
+        "partial": not summary.is_complete,
+        "infeasible": not summary.is_feasible,
+    }
+    return tuple(mark for mark, holds in said.items() if holds)
+
+
+def rate_table(summaries: Sequence[VariantSummary]) -> Table:
+    """Return one row per variant, seed and rate."""
+    records: list[RdRecord] = []
+    for summary in summaries:
+        for record in summary.records:
+            seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
+            name = f"{summary.label}{seed}"
+            records.append(record.rd.model_copy(update={"name": name}))
+    return rd_table(records, title="Rates and qualities")
+
+
+def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
+    """Return what each single change does to parameters, MACs, decoding time and rate."""
+    baseline = summaries[0].figures
+    columns = (
+        Column(key="change", header="change"),
+        Column(key="parameters_change", header="Δ parameters", unit="M", format="+.3f", scale=1e-6),
+        Column(key="kmacs_per_px_change", header="Δ MACs", unit="kMAC/px", format="+.2f"),
+        Column(key="decode_ms_change", header="Δ decode", unit="ms", format="+.0f"),
+        FIGURES["lagrangian_percent"].model_copy(update={"group": "", "header": "Δ Lagrangian"}),
+        FIGURES["bd_rate_percent"].model_copy(update={"group": "", "header": "ΔBD-rate"}),
+    )
+    rows = []
+    for summary in summaries:
+        values = {
+            name: value for name, value in _row(summary).values.items() if name.endswith("_percent")
+        }
+        for name in ("parameters", "kmacs_per_px", "decode_ms"):
+            if name in summary.figures:
+                values[f"{name}_change"] = summary.figures[name] - baseline[name]
+        values["change"] = _change(summary, summaries[0])
+        rows.append(Row(values=values, marks=marks(summary)))
+    return Table(
+        title=f"Ablation of {space.base}",
+        columns=columns,
+        rows=tuple(rows),
+        footer=footer(summaries, space),
+    )
+
+
+def _change(summary: VariantSummary, baseline: VariantSummary) -> str:
+    from tcm_lab.study.variants import show
+
+    if summary.is_baseline:
+        return "none"
+    changed = [
+        f"{name} {show(baseline.params[name])} → {show(key)}"
+        if name in baseline.params
+        else f"{name} {show(key)}"
+        for name, key in summary.params.items()
+        if name not in baseline.params or baseline.params[name] != key
+    ]
+    return ", ".join(changed)
+
+
+def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:
+    """Return the conditions under which a study's figures hold."""
+    first = summaries[0].records[0]
+    recipe, counted, rd = first.recipe, first.complexity, first.rd
+    height, width = counted.size
+    lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
+    pictures = len(rd.points[0].images)
+    lines = [
+        f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, over "
+        "the pixels before padding.",
+        f"Trained by recipe {recipe.name}: {recipe.steps:,} steps of {recipe.batch} crops of "
+        f"{recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one rate-conditioned "
+        "training per row.",
+        f"Rates are written bits, means over {pictures} pictures (set {rd.data_fingerprint}).",
+    ]
+    if any(summary.intervals for summary in summaries):
+        lines.append(
+            "Intervals: 95 % of paired bootstrap resamples over the pictures"
+            + (" and the seeds." if any(len(s.records) > 1 for s in summaries) else ".")
+        )
+    names = {
+        f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "
+        + ", ".join(f"{name} {version}" for name, version in sorted(e.versions.items()))
+        for e in (record.rd.environment for summary in summaries for record in summary.records)
+    }
+    return (*lines, *(f"{line}." for line in sorted(names)))

@@ -1,0 +1,350 @@
+"""The engine: no wasted training, none lost, whoever is interrupted, killed or first."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from surrogate import SPACE, Surrogate, trained
+
+from tcm_lab._foundation import LabError
+from tcm_lab.evaluation import lagrangian_cost
+from tcm_lab.study.plan import Event
+from tcm_lab.study.run import StudyResult, run_study
+from tcm_lab.study.space import Space, parse_space
+from tcm_lab.study.storage import is_dead, this_process
+
+GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def parse(text: str) -> Space:
+    return parse_space(text, "toy.yaml", None)
+
+
+def run(tmp_path: Path, text: str = SPACE, trainer: Surrogate | None = None, **options: object):
+    trainer = trainer or Surrogate(tmp_path / "log")
+    space = parse(text)
+    options = {"workers": 1, "out": tmp_path / "toy", **options}
+    return run_study(space, trainer=trainer, **options)  # type: ignore[arg-type]
+
+
+def splits(result: StudyResult) -> set[object]:
+    return {record.params["split"] for record in result.records}
+
+
+def test_a_grid_trains_every_variant_once_the_baseline_first(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    assert splits(result) == GRID
+    assert len(trained(tmp_path / "log")) == 5
+    assert result.records[0].is_baseline
+    assert [r.is_baseline for r in result.records[1:]] == [False] * 4
+
+
+def test_the_sampler_is_told_the_counted_and_the_measured_figures(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    rows = sqlite3.connect(tmp_path / "toy" / "study.db").execute(
+        "select t.number, v.objective, v.value from trials t join trial_values v using (trial_id)"
+    )
+    told = {(number, objective): value for number, objective, value in rows}
+    for record in result.records:
+        assert told[record.number, 0] == lagrangian_cost(record.rd, record.lambdas)
+        assert told[record.number, 1] == record.complexity.kmacs_per_px
+
+
+def test_a_second_call_trains_nothing_again(tmp_path: Path) -> None:
+    first, second = run(tmp_path), run(tmp_path)
+    assert second.records == first.records
+    assert len(trained(tmp_path / "log")) == 5
+
+
+def test_ctrl_c_loses_nothing_and_a_second_call_goes_on(tmp_path: Path) -> None:
+    trainer = Surrogate(tmp_path / "log", interrupt_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, trainer=trainer)
+    assert len(trained(tmp_path / "log")) == 2
+    result = run(tmp_path)
+    assert splits(result) == GRID
+    names = [name for name, _, _ in trained(tmp_path / "log")]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_a_variant_that_cannot_be_trained_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    events: list[Event] = []
+    trainer = Surrogate(tmp_path / "log", fails_on="split=1")
+    result = run(tmp_path, trainer=trainer, showing=lambda todo, done: _listening(events))
+    assert splits(result) == GRID - {1.0}
+    assert result.failed == {"split 1": "diverged for the 4th time"}
+    assert [e.label for e in events if e.kind == "failed"] == ["split 1"]
+
+
+def test_a_baseline_that_cannot_be_trained_ends_the_study(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="the baseline can't be trained: diverged"):
+        run(tmp_path, trainer=Surrogate(tmp_path / "log", fails_on="split=0.5"))
+
+
+def test_a_variant_over_a_constraint_is_never_trained(tmp_path: Path) -> None:
+    # Of tcm-nano's splits, 0 and 1 cost more than 40 kMAC/px.
+    result = run(tmp_path, SPACE + "constraints: {kmacs_per_px: 40}")
+    assert splits(result) == {0.25, 0.5, 0.75}
+    assert len(trained(tmp_path / "log")) == 3
+    assert all(record.complexity.kmacs_per_px <= 40 for record in result.records)
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [(20, ["kmacs_per_px = 20", "32.93", "baseline"]), (33, ["leave no variant", "raise"])],
+)
+def test_a_constraint_that_nothing_meets_is_named_and_nothing_is_written(
+    tmp_path: Path, bound: int, words: list[str]
+) -> None:
+    with pytest.raises(LabError) as caught:
+        run(tmp_path, SPACE + f"constraints: {{kmacs_per_px: {bound}}}")
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_space_in_the_same_folder_is_refused_by_what_changed(tmp_path: Path) -> None:
+    run(tmp_path)
+    changed = SPACE.replace("0.75, 1.0", "1.0").replace("steps: 40", "steps: 50")
+    with pytest.raises(LabError) as caught:
+        run(tmp_path, changed)
+    message = str(caught.value)
+    assert "axes.split.choices was [0.0, 0.25, 0.5, 0.75, 1.0] and is [0.0, 0.25, 0.5, 1.0]" in (
+        message
+    )
+    assert "budget.steps was 40 and is 50" in message
+    assert "--out" in message
+
+
+def test_other_pictures_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    run(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (80, 80)).save(tmp_path / "pictures" / "a.png")
+    with pytest.raises(LabError, match="evaluation pictures was"):
+        run(tmp_path, eval_data=tmp_path / "pictures")
+
+
+def test_studies_that_share_a_cache_share_trainings(tmp_path: Path) -> None:
+    run(tmp_path, cache=tmp_path / "cache")
+    result = run(tmp_path, out=tmp_path / "other", cache=tmp_path / "cache")
+    assert splits(result) == GRID
+    assert len(trained(tmp_path / "log")) == 5
+    other = SPACE.replace("steps: 40", "steps: 50")
+    run(tmp_path, other, out=tmp_path / "longer", cache=tmp_path / "cache")
+    assert len(trained(tmp_path / "log")) == 10
+
+
+SAMPLED = """
+name: toy
+base: tcm-nano
+axes:
+  split: {path: "g_*.split", choices: [0.0, 0.25, 0.5, 0.75, 1.0]}
+  slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}
+  window: {path: "g_*.window", choices: [4, 8]}
+sampler: tpe
+budget: {recipe: laptop, steps: 40, trials: 14}
+"""
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "nsga2"])
+def test_every_sampler_spends_its_budget_on_different_variants(
+    tmp_path: Path, sampler: str
+) -> None:
+    result = run(tmp_path, SAMPLED.replace("tpe", sampler))
+    assert len({record.fingerprint for record in result.records}) == 14
+    assert len(trained(tmp_path / "log")) == 14
+    assert result.records[0].is_baseline
+
+
+def test_sampling_follows_from_the_seed_also_across_an_interruption(tmp_path: Path) -> None:
+    whole = run(tmp_path, SAMPLED)
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tmp_path, SAMPLED, out=tmp_path / "cut",
+            trainer=Surrogate(tmp_path / "cut-log", interrupt_after=7),
+        )  # fmt: skip
+    cut = run(
+        tmp_path, SAMPLED, out=tmp_path / "cut", trainer=Surrogate(tmp_path / "cut-log")
+    )
+    assert [r.params for r in cut.records] == [r.params for r in whole.records]
+    other = run(tmp_path, SAMPLED + "seed: 1", out=tmp_path / "other")
+    assert {r.label for r in other.records} != {r.label for r in whole.records}
+
+
+def test_a_space_that_is_smaller_than_the_budget_ends_when_it_is_exhausted(tmp_path: Path) -> None:
+    small = SPACE.replace("sampler: grid", "sampler: tpe").replace("steps: 40", "trials: 50")
+    result = run(tmp_path, small)
+    assert splits(result) == GRID
+
+
+def test_more_trials_may_be_asked_for_later(tmp_path: Path) -> None:
+    run(tmp_path, SAMPLED.replace("trials: 14", "trials: 6"))
+    result = run(tmp_path, SAMPLED, trials=9)
+    assert len(result.records) == 9
+    assert len(trained(tmp_path / "log")) == 9
+
+
+def test_a_bounded_search_trains_only_what_keeps_the_bound(tmp_path: Path) -> None:
+    result = run(tmp_path, SAMPLED + "constraints: {kmacs_per_px: 36}")
+    assert len(result.records) == 14
+    assert all(record.complexity.kmacs_per_px <= 36 for record in result.records)
+
+
+def test_soft_constraints_are_trained_and_told_to_the_sampler(tmp_path: Path) -> None:
+    result = run(tmp_path, SPACE + "soft_constraints: {kmacs_per_px: 36}")
+    assert splits(result) == GRID
+    over = {r.params["split"]: r.violations["kmacs_per_px"] for r in result.records}
+    assert [split for split, excess in sorted(over.items()) if excess > 0] == [0.0, 0.25, 1.0]
+    text = "select count(*) from trial_system_attributes where key like 'constraints:%'"
+    database = sqlite3.connect(tmp_path / "toy" / "study.db")
+    assert database.execute(text).fetchone() == (5,)
+
+
+def test_further_seeds_go_to_the_front_and_the_baseline(tmp_path: Path) -> None:
+    result = run(tmp_path, SPACE.replace("steps: 40", "steps: 40, seeds: 3"))
+    by_split: dict[object, list[int]] = {}
+    for record in result.records:
+        by_split.setdefault(record.params["split"], []).append(record.seed)
+    # The surrogate is best at 3/4; the baseline is cheapest; the others are dominated.
+    assert by_split == {0.5: [0, 1, 2], 0.75: [0, 1, 2], 0.0: [0], 0.25: [0], 1.0: [0]}
+    assert {r.recipe.seed for r in result.records if r.seed == 2} == {2}
+
+
+def test_an_ablation_gives_every_variant_all_its_seeds(tmp_path: Path) -> None:
+    text = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
+    result = run(tmp_path, text)
+    assert sorted(r.seed for r in result.records) == [0] * 5 + [1] * 5
+
+
+RUNGS = SPACE.replace("steps: 40", "steps: 40, rungs: [0.25, 0.5], margin_percent: 1")
+
+
+def test_a_variant_that_is_dominated_at_a_rung_stops_there(tmp_path: Path) -> None:
+    # Every split but 3/4 is worse and costs more than the baseline's 1/2.
+    whole = run(tmp_path, out=tmp_path / "whole")
+    result = run(tmp_path, RUNGS, trainer=Surrogate(tmp_path / "rung-log"))
+    states = {r.params["split"]: (r.state, r.steps) for r in result.records}
+    assert states[0.5] == states[0.75] == ("complete", 40)
+    assert states[0.0] == ("stopped", 10)
+    assert sum(steps for _, _, steps in trained(tmp_path / "rung-log")) < 5 * 40
+    from tcm_lab.study.summary import summarise
+
+    fronts = [
+        {s.label for s in summarise(found.records, found.space) if s.on_front}
+        for found in (whole, result)
+    ]
+    assert fronts[0] == fronts[1]
+
+
+def test_two_workers_share_the_variants_without_repeating_any(tmp_path: Path) -> None:
+    result = run(tmp_path, workers=2, trainer=Surrogate(tmp_path / "log", seconds=0.2))
+    assert splits(result) == GRID
+    assert len(trained(tmp_path / "log")) == 5
+
+
+def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
+    result = run(tmp_path, SAMPLED, workers=2, trainer=Surrogate(tmp_path / "log", seconds=0.05))
+    assert len({r.fingerprint for r in result.records}) == len(result.records) == 14
+    assert len(trained(tmp_path / "log")) == 14
+
+
+def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> None:
+    trainer = Surrogate(tmp_path / "log", seconds=0.2, kill_on=("split=0.25",))
+    result = run(tmp_path, workers=2, trainer=trainer)
+    assert splits(result) == GRID
+    assert len(trained(tmp_path / "log")) == 5
+
+
+def test_when_every_worker_is_killed_the_next_call_goes_on(tmp_path: Path) -> None:
+    trainer = Surrogate(tmp_path / "log", seconds=0.2, kill_on=("split=0.25", "split=1"))
+    with pytest.raises(LabError, match="every worker was killed"):
+        run(tmp_path, workers=2, trainer=trainer)
+    result = run(tmp_path)
+    assert splits(result) == GRID
+    assert len(trained(tmp_path / "log")) == 5
+
+
+def test_a_process_that_ended_is_known_to_be_dead_and_a_living_one_is_not() -> None:
+    mine = this_process()
+    assert not is_dead(mine)
+    code = "from tcm_lab.study.storage import this_process; print(this_process())"
+    other = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert is_dead(other)
+    assert not is_dead(other.replace(mine.split("|")[0], "elsewhere"))
+    started = mine.rsplit("|", 1)[0]
+    assert is_dead(f"{started}|another time")
+
+
+def test_a_database_that_stays_locked_ends_in_one_message_and_the_study_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    monkeypatch.setattr("tcm_lab.study.storage._LOCK_WAIT_S", 0.1)
+    database = sqlite3.connect(tmp_path / "toy" / "study.db", isolation_level=None)
+    database.execute("begin exclusive")
+    with pytest.raises(LabError, match=r"study.db: database is locked; another program") as caught:
+        run(tmp_path)
+    assert "\n" not in str(caught.value)
+    database.execute("rollback")
+    assert splits(run(tmp_path)) == GRID
+
+
+def test_a_file_that_is_no_database_and_a_folder_that_is_a_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "study.db").write_text("something else" * 100)
+    with pytest.raises(LabError, match="file is not a database"):
+        run(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(LabError, match="file: cannot be made"):
+        run(tmp_path, out=tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/none", "me:\\*\\*\\*@127.0.0.1"),
+        ("nonsense", "sqlite:///FILE or postgresql"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_named_without_its_password(
+    tmp_path: Path, url: str, words: str
+) -> None:
+    with pytest.raises(LabError, match=words) as caught:
+        run(tmp_path, storage=url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_full_disk_ends_in_one_message_and_the_training_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tcm_lab._foundation import files
+
+    def full(fd: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patched:
+        run(tmp_path, out=tmp_path / "warm-up")
+        patched.setattr(files.os, "fsync", full)
+        with pytest.raises(LabError, match="No space left"):
+            run(tmp_path)
+    assert splits(run(tmp_path)) == GRID
+
+
+class _listening:  # noqa: N801  # reads as what it does
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+
+    def __enter__(self):
+        return lambda event: self.events.append(replace(event))
+
+    def __exit__(self, *_: object) -> None:
+        pass

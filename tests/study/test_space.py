@@ -1,0 +1,204 @@
+"""Spaces: what a file may say, and the one message for what it may not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from tcm_lab._foundation import ConfigError
+from tcm_lab.codec import load_config
+from tcm_lab.study.space import (
+    load_space,
+    packaged_spaces,
+    parse_space,
+    space_schema,
+)
+from tcm_lab.study.variants import Assembler
+from surrogate import SPACE
+
+
+def parse(text: str):
+    return parse_space(text, "toy.yaml", None)
+
+
+def test_a_grid_holds_every_choice_once_and_the_baseline_first() -> None:
+    variants = list(Assembler(parse(SPACE)).all())
+    assert [v.params["split"] for v in variants] == [0.5, 0.0, 0.25, 0.75, 1.0]
+    assert [v.is_baseline for v in variants] == [True, False, False, False, False]
+    assert variants[0].fingerprint == load_config("tcm-nano").override({"rate_levels": 4}).fingerprint
+
+
+def test_a_pattern_ties_every_stage_that_it_matches() -> None:
+    variant = list(Assembler(parse(SPACE)).all())[1]
+    tree = variant.config.model_dump(mode="json")
+    splits = {s["block"]["split"] for t in ("g_a", "g_s") for s in tree[t]["stages"] if s["block"]}
+    assert splits == {0.0}
+    assert tree["h_a"]["stages"][0]["block"]["split"] == 0.5
+
+
+def test_stages_may_be_axes_of_their_own_or_tied_by_a_list_of_paths() -> None:
+    space = parse("""
+name: stages
+base: tcm-nano
+sampler: grid
+axes:
+  g_a.stages.0.split: [0.25, 0.5]
+  later: {path: [g_a.stages.1.split, g_a.stages.2.split], choices: [0.5, 0.75]}
+""")
+    variants = list(Assembler(space).all())
+    found = set()
+    for variant in variants:
+        stages = variant.config.model_dump(mode="json")["g_a"]["stages"]
+        found.add(tuple(stage["block"]["split"] for stage in stages[:3]))
+    assert found == {(a, b, b) for a, b in itertools.product((0.25, 0.5), (0.5, 0.75))}
+
+
+def test_the_bases_own_value_joins_the_choices_that_lack_it() -> None:
+    space = parse(SPACE.replace("[0.0, 0.25, 0.5, 0.75, 1.0]", "[0.0, 1.0]"))
+    assert space.axes["split"].grid() == [0.0, 0.5, 1.0]
+
+
+CONDITIONAL = """
+name: conditional
+base: tcm-nano
+sampler: grid
+axes:
+  attention:
+    path: entropy_model.attention
+    choices: {none: {type: none}, swatten: {type: swatten, squeeze: 16, window: 8, head_width: 8}}
+  squeeze: {path: entropy_model.attention.squeeze, choices: [8, 16, 32], when: {attention: swatten}}
+"""
+
+
+def test_a_conditional_axis_is_counted_only_where_it_acts() -> None:
+    assembler = Assembler(parse(CONDITIONAL))
+    variants = list(assembler.all())
+    assert assembler.count() == 1 + 3 == len(variants)
+    assert {tuple(v.params) for v in variants} == {("attention",), ("attention", "squeeze")}
+
+
+def test_a_grid_counts_equal_codecs_once() -> None:
+    # With four slices, seeing three, four or five earlier ones is the same.
+    space = parse(
+        "name: same\nbase: tcm-nano\nsampler: grid\naxes: {entropy_model.support: [1, 3, 4, 5]}"
+    )
+    assembler = Assembler(space)
+    assert assembler.count() == 4
+    assert [v.params["entropy_model.support"] for v in assembler.all()] == [3, 1]
+
+
+def test_an_ablation_changes_one_axis_at_a_time() -> None:
+    space = parse("""
+name: one
+base: tcm-nano
+mode: ablation
+axes:
+  split: {path: "g_*.split", choices: [0.0, 0.5, 1.0]}
+  entropy_model.slices: [1, 2, 4]
+""")
+    baseline, *others = Assembler(space).all()
+    assert baseline.params == {"split": 0.5, "entropy_model.slices": 4}
+    changed = [[k for k in v.params if v.params[k] != baseline.params[k]] for v in others]
+    assert changed == [["split"]] * 2 + [["entropy_model.slices"]] * 2
+
+
+def test_integer_and_float_ranges_hold_their_steps() -> None:
+    space = parse("""
+name: ranges
+base: tcm-nano
+sampler: grid
+axes:
+  support: {path: entropy_model.support, kind: int, low: 0, high: 4}
+  split: {path: "g_*.split", kind: float, low: 0.0, high: 1.0, step: 0.25}
+""")
+    assert space.axes["support"].grid() == [0, 1, 2, 3, 4]
+    assert space.axes["split"].grid() == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+WRONG = {
+    "a mistyped axis": (
+        SPACE.replace("g_*.split", "g_*.splitt"),
+        ["toy.yaml", "axes.split", "splitt", "Did you mean split"],
+    ),
+    "an impossible value": (
+        SPACE.replace("0.25, 0.5", "0.3, 0.5"),
+        ["toy.yaml", "axes.split", "0.3"],
+    ),
+    "an unknown field": (SPACE + "objectve: [x]", ["objectve", "Did you mean objectives"]),
+    "an unknown objective": (
+        SPACE + "objectives: [kmac_per_px]",
+        ["objectives", "kmac_per_px", "kmacs_per_px"],
+    ),
+    "an unknown base": (SPACE.replace("tcm-nano", "tcm-nanu"), ["tcm-nanu", "tcm-nano"]),
+    "an unknown recipe": (SPACE.replace("laptop", "lapto"), ["recipe", "lapto", "laptop"]),
+    "no YAML": ("name: [toy", ["toy.yaml", "is not YAML", "line 1"]),
+    "a list": ("- toy", ["toy.yaml", "list", "not a mapping"]),
+    "an empty file": ("", ["toy.yaml", "is empty"]),
+    "no axes": ("name: toy\nbase: tcm-nano\nsampler: grid", ["'axes' is missing"]),
+    "a grid with trials": (SPACE.replace("steps: 40", "trials: 4"), ["budget.trials", "grid"]),
+    "a sampler without trials": (
+        SPACE.replace("sampler: grid", "sampler: tpe"),
+        ["budget.trials is missing"],
+    ),
+    "a value that stands twice": (SPACE.replace("0.25", "0.0"), ["axes.split", "twice"]),
+    "a condition on nothing": (
+        CONDITIONAL.replace("{attention: swatten}", "{attentoin: swatten}"),
+        ["axes.squeeze.when", "attentoin", "Did you mean attention"],
+    ),
+    "a condition that never holds": (
+        CONDITIONAL.replace("{attention: swatten}", "{attention: swin}"),
+        ["swin", "none, swatten"],
+    ),
+    "a range without the base": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        "axes: {entropy_model.support: {kind: int, low: 1, high: 3}}",
+        ["entropy_model.support", "4", "from 1 to 3"],
+    ),
+    "a grid of a float range": (
+        'name: toy\nbase: tcm-nano\nsampler: grid\naxes: {"g_*.split": {kind: float, low: 0, high: 1}}',
+        ["g_*.split", "step"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_mistake_is_named_in_one_message_with_its_place(what: str) -> None:
+    text, words = WRONG[what]
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_missing_file_names_the_packaged_spaces() -> None:
+    with pytest.raises(ConfigError, match=r"configs/splitt.yaml: no such file.*configs/split.yaml"):
+        load_space("configs/splitt.yaml")
+
+
+def test_a_file_under_the_working_directory_comes_before_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_space("configs/split.yaml").name == "split"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "split.yaml").write_text(SPACE)
+    assert load_space("configs/split.yaml").name == "toy"
+
+
+@pytest.mark.parametrize("name", packaged_spaces())
+def test_every_packaged_space_is_valid_and_comes_back_from_its_own_yaml(name: str) -> None:
+    space = load_space(name)
+    assert parse_space(space.to_yaml(), "again", None) == space
+
+
+def test_the_shipped_schema_is_that_of_the_fields() -> None:
+    from importlib import resources
+
+    shipped = resources.files("tcm_lab") / "configs" / "space.schema.json"
+    assert shipped.read_text() == space_schema()
+    schema = json.loads(space_schema())
+    assert set(schema["required"]) == {"name", "base", "axes"}
