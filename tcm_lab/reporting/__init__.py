@@ -9,6 +9,7 @@ from tcm_lab.reporting.cost_plots import (
     roofline_plot,
 )
 from tcm_lab.reporting.cost_tables import check_table, complexity_table, mark_front
+from tcm_lab.reporting.effects import Effect, Interaction, Level, interaction, main_effects
 from tcm_lab.reporting.explain_table import explain_table, published_beside
 from tcm_lab.reporting.html import Code, Picture, Section, render_report
 from tcm_lab.reporting.overviews import layer_table, plot_of, tables_of
@@ -18,6 +19,12 @@ from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, series_of_records
 from tcm_lab.reporting.rd_tables import bd_rate_table, rd_table
 from tcm_lab.reporting.record_files import read_records, records_json
+from tcm_lab.reporting.search_plots import (
+    hypervolume_plot,
+    importance_plot,
+    interaction_plot,
+    main_effect_plot,
+)
 from tcm_lab.reporting.tables import Column, Format, Mark, Row, Span, Table, render, render_all
 from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
@@ -25,7 +32,10 @@ __all__ = [
     "Axis",
     "Code",
     "Column",
+    "Effect",
     "Format",
+    "Interaction",
+    "Level",
     "Mark",
     "ParetoPoint",
     "Picture",
@@ -44,8 +54,14 @@ __all__ = [
     "cost_size_plot",
     "explain_table",
     "figure_svg",
+    "hypervolume_plot",
+    "importance_plot",
+    "interaction",
+    "interaction_plot",
     "layer_table",
     "macs_parameters_plot",
+    "main_effect_plot",
+    "main_effects",
     "mark_front",
     "pareto_front",
     "pareto_plot",

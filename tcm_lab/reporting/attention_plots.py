@@ -1,0 +1,274 @@
+"""Attention: how far heads look, what one query sees, and what gates let through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting._panels import PAGE_INCHES, bare, colour_bar, panels, show_picture
+from tcm_lab.reporting.erf_plots import span
+from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
+from tcm_lab.reporting.tables import Column, Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord, LayerAttention
+
+_FIGURES = {
+    "distance_px": Axis(name="mean attention distance", unit="px", log=True),
+    "entropy_bits": Axis(name="entropy of the weights", unit="bit"),
+    "near_share": Axis(name="weight on the 3x3 neighbourhood"),
+}
+
+
+def attention_plot(
+    records: Mapping[str, AttentionRecord],
+    *,
+    figure_of: str = "distance_px",
+    transform: str = "g_a",
+    title: str = "",
+) -> Figure:
+    """Draw one figure of every layer of a transform, head by head, beside what equal weights give.
+
+    Args:
+        records: by label.
+        figure_of: ``distance_px``, ``entropy_bits`` or ``near_share``.
+        transform: g_a, g_s, h_a, h_s or slices.
+        title: over the plot.
+
+    Raises:
+        LabError: no record has a layer there.
+    """
+    layers = {
+        label: [layer for layer in record.layers if layer.layer.split(".")[0] == transform]
+        for label, record in records.items()
+    }
+    names = list(dict.fromkeys(_short(layer) for found in layers.values() for layer in found))
+    if not names:
+        raise LabError(f"records: none has window attention in {transform}.")
+    with style():
+        figure, drawn = new_figure(title)
+        label_axes(drawn, Axis(name=f"attention layer of {transform}"), _FIGURES[figure_of])
+        step = 0.7 / len(records)
+        equal: dict[str, float] = {}
+        for i, (label, found) in enumerate(layers.items()):
+            color = palette(len(records))[i]
+            offset = (i - (len(records) - 1) / 2) * step
+            for layer in found:
+                place = names.index(_short(layer)) + offset
+                heads = np.mean(getattr(layer.learned, figure_of), axis=0)
+                spread = np.linspace(-0.25, 0.25, len(heads)) * step if len(heads) > 1 else [0.0]
+                drawn.scatter(
+                    [place + s for s in spread],
+                    heads,
+                    s=14,
+                    color=color,
+                    marker=MARKERS[i % len(MARKERS)],
+                    label=label if layer is found[0] else None,
+                    zorder=3,
+                    lw=0,
+                )
+                equal[_short(layer)] = getattr(layer.uniform, figure_of)[0][0]
+        for name, value in equal.items():
+            place = names.index(name)
+            drawn.plot(
+                [place - 0.42, place + 0.42],
+                [value, value],
+                color=SOFT,
+                lw=0.9,
+                ls="--",
+                zorder=1,
+                label="equal weights" if name == next(iter(equal)) else None,
+            )
+        drawn.set_xticks(range(len(names)), names)
+        drawn.grid(False, axis="x")
+        drawn.set_xlim(-0.6, len(names) - 0.4)
+        figure.legend(loc="outside lower center", ncols=min(3, len(records) + 1))
+        return figure
+
+
+def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = "g_a") -> Table:
+    """Return one row per model and layer of a transform.
+
+    Raises:
+        LabError: no record has a layer there.
+    """
+    rows = []
+    for label, record in records.items():
+        for layer in record.layers:
+            if layer.layer.split(".")[0] != transform:
+                continue
+            rows.append(
+                Row(
+                    values={
+                        "model": label,
+                        "layer": _short(layer),
+                        "heads": layer.heads,
+                        "distance_px": span(layer.estimate("distance_px")),
+                        "bare_px": span(layer.estimate("distance_px", with_bias=False)),
+                        "uniform_px": layer.uniform.distance_px[0][0],
+                        "entropy_bits": span(layer.estimate("entropy_bits")),
+                        "uniform_bits": layer.uniform.entropy_bits[0][0],
+                        "near_share": span(layer.estimate("near_share")),
+                    }
+                )
+            )
+    if not rows:
+        raise LabError(f"records: none has window attention in {transform}.")
+    return Table(
+        title=f"Attention of {transform}",
+        columns=(
+            Column(key="model", header="model"),
+            Column(key="layer", header="layer"),
+            Column(key="heads", header="heads", format="d"),
+            Column(key="distance_px", header="learned", group="distance", unit="px", format=".1f"),
+            Column(key="bare_px", header="no bias", group="distance", unit="px", format=".1f"),
+            Column(
+                key="uniform_px", header="equal weights", group="distance", unit="px", format=".1f"
+            ),
+            Column(key="entropy_bits", header="learned", group="entropy", unit="bit", format=".2f"),
+            Column(
+                key="uniform_bits",
+                header="equal weights",
+                group="entropy",
+                unit="bit",
+                format=".2f",
+            ),
+            Column(key="near_share", header="weight on 3x3", format=".2f"),
+        ),
+        rows=tuple(rows),
+        footer=(
+            f"Means over heads and {len(next(iter(records.values())).images)} pictures; in "
+            "brackets the 95 % bootstrap interval over the pictures.",
+        ),
+    )
+
+
+def attention_map_plot(
+    maps: Mapping[str, AttentionMap], picture: NDArray[np.uint8], *, title: str = ""
+) -> Figure:
+    """Draw what one query sees over the picture, heads averaged, one panel per map.
+
+    Weights are drawn relative to each map's largest.
+
+    Args:
+        maps: by label, of one picture.
+        picture: (3, H, W) or (H, W, 3) bytes.
+        title: over the figure.
+
+    Raises:
+        LabError: there is no map.
+    """
+    if not maps:
+        raise LabError("maps: there is none to draw.")
+    with style():
+        columns = min(len(maps), 3)
+        figure, grid = panels(len(maps), columns=columns, height=PAGE_INCHES / 3 * 0.78)
+        image = None
+        for axes, (label, found) in zip(grid, maps.items(), strict=True):
+            image = _draw_weights(axes, found, picture, label)
+        colour_bar(figure, image, grid, "weight over the largest")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+        return figure
+
+
+def connect_clicks(
+    figure: Figure, picture: NDArray[np.uint8], look: Callable[[tuple[int, int]], AttentionMap]
+) -> int:
+    """Let a click on a figure's first axes draw what the clicked query sees; for live backends.
+
+    Args:
+        figure: with the picture or an attention map on its first axes, in image pixels.
+        picture: (3, H, W) or (H, W, 3) bytes.
+        look: gives the map of a query pixel (row, column).
+
+    Returns:
+        The connection, for ``figure.canvas.mpl_disconnect``.
+    """
+
+    def on_click(event: Any) -> None:
+        axes = figure.axes[0]
+        if event.inaxes is not axes or event.xdata is None:
+            return
+        found = look((int(event.ydata), int(event.xdata)))
+        with style():
+            axes.clear()
+            _draw_weights(axes, found, picture, f"{found.layer}, query {found.query_px}")
+        figure.canvas.draw_idle()
+
+    return figure.canvas.mpl_connect("button_press_event", on_click)
+
+
+def gate_plot(record: GateRecord, picture: NDArray[np.uint8] | None = None) -> Figure:
+    """Draw the gates of every slice, the mean's path above the scale's, on one scale.
+
+    Args:
+        record: gates of one picture.
+        picture: drawn first, if given.
+    """
+    with style():
+        rows = sorted({gate.path for gate in record.gates})
+        slices = sorted({gate.slice_index for gate in record.gates})
+        extra = int(picture is not None)
+        columns = len(slices) + extra
+        figure, grid = panels(columns * len(rows), columns=columns, height=1.25, width=PAGE_INCHES)
+        low = min(float(gate.gate.min()) for gate in record.gates)
+        high = max(float(gate.gate.max()) for gate in record.gates)
+        image = None
+        for axes in grid:
+            bare(axes)
+        if picture is not None:
+            show_picture(grid[0], picture, record.image)
+        for gate in record.gates:
+            place = rows.index(gate.path) * columns + slices.index(gate.slice_index) + extra
+            image = grid[place].imshow(
+                gate.gate, cmap="cividis", vmin=low, vmax=high, interpolation="none"
+            )
+            bare(grid[place], f"slice {gate.slice_index}, {gate.path}")
+        colour_bar(figure, image, grid, "gate, mean over channels")
+        return figure
+
+
+def _draw_weights(axes: Any, found: AttentionMap, picture: NDArray[np.uint8], label: str) -> Any:
+    """Lay one map's weights over the grey picture and mark its query."""
+    pixels = np.asarray(picture)
+    if pixels.shape[0] == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels.mean(2), cmap="gray", vmin=-60, vmax=300, interpolation="none")
+    mean = found.weights.mean(0)
+    rows, columns = mean.shape
+    relative = np.where(mean > 0, mean / mean.max(), np.nan)
+    image = axes.imshow(
+        relative,
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        alpha=0.75,
+        extent=(-0.5, columns * found.pitch_px - 0.5, rows * found.pitch_px - 0.5, -0.5),
+        interpolation="none",
+    )
+    axes.plot(found.query_px[1], found.query_px[0], marker="+", ms=7, mew=1.4, color=INK, zorder=4)
+    axes.plot(
+        found.query_px[1], found.query_px[0], marker="+", ms=5.5, mew=0.7, color="w", zorder=5
+    )
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    bare(axes, label)
+    return image
+
+
+def _short(layer: LayerAttention) -> str:
+    """Return where a layer stands in few letters: stage 1, plain or shifted windows."""
+    path = layer.layer.split(".")
+    kind = "SW" if layer.shifted else "W"
+    if "stages" in path:
+        return f"{path[path.index('stages') + 1]} {kind}"
+    place = "mean" if path[3:4] == ["0"] else "scale"
+    return f"{path[1]} {place} {kind}"

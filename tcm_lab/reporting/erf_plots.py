@@ -1,0 +1,217 @@
+"""Effective receptive fields: the maps, how much squares around the centre hold, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting._panels import colour_bar, panels
+from tcm_lab.reporting.plots import Axis, label_axes, new_figure, palette, style
+from tcm_lab.reporting.tables import Column, Row, Span, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tcm_lab.analysis import ErfMap, ErfMeasures
+    from tcm_lab.analysis._estimate import Estimate
+
+_FLOOR = 1e-5
+_DRAWN = (0.5, 0.95)
+
+
+def erf_plot(
+    maps: Mapping[str, ErfMap],
+    *,
+    squares: Mapping[str, ErfMeasures] | None = None,
+    title: str = "",
+    columns: int = 3,
+) -> Figure:
+    """Draw maps beside each other, each position's share over its map's largest.
+
+    For display alone, the shares are logarithmic and clipped at 1e-5 of the largest; measures are
+    taken on the shares themselves.
+
+    Args:
+        maps: by the label of their panel; all of one pitch.
+        squares: by the same labels, measures whose 50 and 95 % squares are drawn.
+        title: over the figure.
+        columns: panels beside each other.
+
+    Raises:
+        LabError: there is no map.
+    """
+    if not maps:
+        raise LabError("maps: there is none to draw.")
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
+    with style():
+        several = len(maps) > 1
+        figure, grid = panels(len(maps), columns=columns, height=2.5 if several else 2.9)
+        norm = LogNorm(_FLOOR, 1)
+        image = None
+        for axes, (label, field) in zip(grid, maps.items(), strict=True):
+            relative = np.clip(field.scores / field.scores.max(), _FLOOR, 1)
+            pitch = field.pitch_px
+            (top, left), (height, width) = field.centre, field.scores.shape
+            extent = (
+                (-0.5 - left) * pitch,
+                (width - 0.5 - left) * pitch,
+                (height - 0.5 - top) * pitch,
+                (-0.5 - top) * pitch,
+            )
+            image = axes.imshow(
+                relative, cmap="cividis", norm=norm, extent=extent, interpolation="none"
+            )
+            axes.grid(False)
+            axes.set_title(label, fontsize=7.5)
+            axes.set_xlabel("columns from the centre (px)", fontsize=7)
+            if axes is grid[0] or not several:
+                axes.set_ylabel("rows from the centre (px)", fontsize=7)
+            if squares is not None:
+                for share, dashes in zip(_DRAWN, ("-", "--"), strict=True):
+                    side = squares[label].side_px[share].value
+                    axes.add_patch(
+                        Rectangle(
+                            (-side / 2, -side / 2),
+                            side,
+                            side,
+                            fill=False,
+                            ec="white",
+                            lw=0.8,
+                            ls=dashes,
+                        )
+                    )
+        colour_bar(figure, image, grid, "share over the largest\n(log scale, clipped below 1e-5)")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
+        return figure
+
+
+def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -> Figure:
+    """Draw how much of the contribution lies outside of a centred square, over its side.
+
+    Args:
+        maps: one list of pictures' maps per curve; a band spans the pictures' quartiles.
+        title: over the plot.
+
+    Raises:
+        LabError: there is no map.
+    """
+    if not maps:
+        raise LabError("maps: there is none to draw.")
+    with style():
+        figure, axes = new_figure(title)
+        label_axes(
+            axes,
+            Axis(name="side of a centred square", unit="px", log=True),
+            Axis(name="contribution from outside", log=True),
+        )
+        lines = ("-", "--", ":", "-.")
+        for i, (label, fields) in enumerate(maps.items()):
+            profiles = np.stack([_outside(field) for field in fields])
+            sides = (np.arange(profiles.shape[1]) + 1) * fields[0].pitch_px
+            middle = profiles.mean(0)
+            color = palette(len(maps))[i]
+            # The last squares hold everything, which a logarithm cannot show.
+            shown = middle > 1e-6
+            dashes = lines[i % len(lines)]
+            axes.plot(sides[shown], middle[shown], label=label, color=color, ls=dashes)
+            if len(fields) > 1:
+                low, high = np.quantile(profiles, [0.25, 0.75], axis=0)
+                axes.fill_between(
+                    sides[shown],
+                    np.maximum(low[shown], 1e-6),
+                    high[shown],
+                    color=color,
+                    alpha=0.18,
+                    lw=0,
+                )
+        axes.set_ylim(1e-5, 1.3)
+        axes.set_yticks(
+            [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["1e-5", "1e-4", "0.1 %", "1 %", "10 %", "all"]
+        )
+        figure.legend(loc="outside lower center", ncols=min(2, len(maps)))
+        return figure
+
+
+def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
+    """Return one row per field: sides of the squares, radius, reach beyond convolutions.
+
+    Raises:
+        LabError: there is no field.
+    """
+    if not measures:
+        raise LabError("measures: there are none to tabulate.")
+    first = next(iter(measures.values()))
+    columns = (
+        Column(key="model", header="field"),
+        *(
+            Column(
+                key=f"side_{round(100 * share)}_px",
+                header=f"{100 * share:g} %",
+                group="side of the square that holds",
+                unit="px",
+                format=".0f",
+            )
+            for share in first.side_px
+        ),
+        Column(key="radius_px", header="second-moment radius", unit="px", format=".1f"),
+        Column(key="beyond_percent", header="beyond its convolutions", unit="%", format=".2f"),
+        Column(key="anisotropy", header="anisotropy", format=".2f"),
+        Column(key="grid_visibility", header="grid visibility", format=".2f"),
+    )
+    rows = []
+    for label, found in measures.items():
+        within = found.within_convolutions
+        rows.append(
+            Row(
+                values={
+                    "model": label,
+                    **{
+                        f"side_{round(100 * share)}_px": span(side)
+                        for share, side in found.side_px.items()
+                    },
+                    "radius_px": span(found.radius_px),
+                    "beyond_percent": Span(
+                        value=100 * max(0.0, 1 - within.value),
+                        low=100 * max(0.0, 1 - within.high),
+                        high=100 * max(0.0, 1 - within.low),
+                    ),
+                    "anisotropy": span(found.anisotropy),
+                    "grid_visibility": max(found.grid_visibility.values(), default=None),
+                }
+            )
+        )
+    return Table(
+        title=title or f"Effective receptive field of {first.of}",
+        columns=columns,
+        rows=tuple(rows),
+        footer=(
+            f"Over {first.images} pictures; in brackets the 95 % bootstrap interval over them.",
+            "Grid visibility: the most that changes where windows meet exceed changes elsewhere; "
+            "1 is invisible.",
+        ),
+    )
+
+
+def span(estimate: Estimate) -> Span:
+    """Return an estimate as a table shows it."""
+    return Span(value=estimate.value, low=estimate.low, high=estimate.high)
+
+
+def _outside(field: ErfMap) -> NDArray[np.float64]:
+    """Return the share outside of the square of each side 1, 2, 3 … positions."""
+    scores = field.scores.astype(np.float64)
+    dy, dx = (
+        np.abs(np.arange(length) - middle)
+        for length, middle in zip(scores.shape, field.centre, strict=True)
+    )
+    rings = np.round(2 * np.maximum(dy[:, None], dx[None, :])).astype(np.int64)
+    held = np.bincount(rings.reshape(-1), weights=scores.reshape(-1)).cumsum()
+    outside: NDArray[np.float64] = 1 - held / held[-1]
+    return outside

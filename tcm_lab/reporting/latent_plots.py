@@ -1,0 +1,299 @@
+"""Latents: where deviation stays and bits go, how well they are predicted, what parts are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcm_lab._foundation import LabError
+from tcm_lab.reporting._labels import label_points
+from tcm_lab.reporting._panels import PAGE_INCHES, bare, colour_bar, panels, show_picture
+from tcm_lab.reporting.erf_plots import span
+from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
+from tcm_lab.reporting.tables import Column, Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tcm_lab.analysis import KnockOutRecord, LatentMaps, LatentRecord
+
+_SCALED, _STEPS = r"$|y - \hat{y}|$ over mean $|y|$", r"$|y - \hat{y}|$ (steps)"
+_EDGES = tuple(i / 4 for i in range(-20, 21))  # of the error histograms
+
+
+def deviation_plot(
+    maps: Mapping[str, LatentMaps], picture: NDArray[np.uint8], *, scaled: bool = True
+) -> Figure:
+    """Draw |y − ŷ| averaged over channels, one panel per codec, all on one scale.
+
+    Args:
+        maps: by label, of one picture.
+        picture: (3, H, W) or (H, W, 3) bytes.
+        scaled: over the picture's mean |y|, so that latents of any scale compare.
+
+    Raises:
+        LabError: there is no map.
+    """
+    if not maps:
+        raise LabError("maps: there is none to draw.")
+    with style():
+        figure, grid = panels(len(maps) + 1, columns=3, height=PAGE_INCHES / 3 * 0.72)
+        show_picture(grid[0], picture, next(iter(maps.values())).image)
+        kind = "scaled_deviation" if scaled else "deviation"
+        arrays = [getattr(found, kind) for found in maps.values()]
+        low, high = (
+            float(f(np.concatenate([a.ravel() for a in arrays]))) for f in (np.min, np.max)
+        )
+        image = None
+        for axes, label, array in zip(grid[1:], maps, arrays, strict=True):
+            image = axes.imshow(array, cmap="cividis", vmin=low, vmax=high, interpolation="none")
+            bare(axes, f"{label}: mean {array.mean():.3f}")
+        colour_bar(figure, image, grid, _SCALED if scaled else _STEPS)
+        return figure
+
+
+def bits_plot(maps: LatentMaps, picture: NDArray[np.uint8]) -> Figure:
+    """Draw where each slice's bits go, as bits per image pixel, on one scale."""
+    with style():
+        count = len(maps.bits)
+        figure, grid = panels(count + 1, columns=count + 1, height=1.35, width=PAGE_INCHES)
+        show_picture(grid[0], picture, maps.image)
+        per_px = maps.bits / maps.pitch_px**2
+        image = None
+        for i, axes in enumerate(grid[1:]):
+            image = axes.imshow(
+                per_px[i], cmap="cividis", vmin=0, vmax=float(per_px.max()), interpolation="none"
+            )
+            bare(axes, f"slice {i}: {per_px[i].mean():.3f} bpp")
+        colour_bar(figure, image, grid, "bit per pixel")
+        return figure
+
+
+def slice_bits_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figure:
+    """Draw each codec's rate as one bar, stacked by slice, z last.
+
+    Raises:
+        LabError: there is no record.
+    """
+    if not records:
+        raise LabError("records: there is none to draw.")
+    with style():
+        figure, axes = new_figure(title, height=1.1 + 0.3 * len(records))
+        count = max(len(record.images[0].slices) for record in records.values())
+        colors = palette(count + 1)
+        rows = range(len(records))
+        left = np.zeros(len(records))
+        for part in [*range(count), "z"]:
+            shares = np.array([_rate(record, part) for record in records.values()])
+            axes.barh(
+                rows,
+                shares,
+                left=left,
+                color=colors[-1 if part == "z" else int(part)],
+                label="z" if part == "z" else f"slice {part}",
+                height=0.7,
+                ec="white",
+                lw=0.3,
+            )
+            left += shares
+        for row, total in zip(rows, left, strict=True):
+            axes.annotate(
+                f"{total:.3f}", (total, row), (3, 0), textcoords="offset points", va="center"
+            )
+        axes.set_yticks(rows, list(records))
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.set_xlim(0, left.max() * 1.16)
+        axes.set_xlabel("estimated rate (bpp)")
+        figure.legend(loc="outside lower center", ncols=min(5, count + 1), handlelength=1.0)
+        return figure
+
+
+def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
+    """Draw how the normalised error (y − μ) / σ is distributed, and what neighbours tell of it.
+
+    The left panel compares with the standard normal density that the coder assumes.
+
+    Raises:
+        LabError: there is no record.
+    """
+    if not records:
+        raise LabError("records: there is none to draw.")
+    with style():
+        figure, grid = panels(
+            1 + len(records), columns=1 + len(records), height=2.3, width=PAGE_INCHES
+        )
+        middles = (np.array(_EDGES[1:]) + np.array(_EDGES[:-1])) / 2
+        normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
+        axes = grid[0]
+        axes.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
+        image = None
+        for i, (label, record) in enumerate(records.items()):
+            errors = record.errors
+            density = np.array(errors.histogram) / errors.count / (_EDGES[1] - _EDGES[0])
+            axes.plot(middles[1:-1], density[1:-1], color=palette(len(records))[i], label=label)
+            correlation = errors.correlation.copy()
+            reach = len(correlation) // 2
+            correlation[reach, reach] = np.nan
+            extent = (-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5)
+            image = grid[i + 1].imshow(
+                correlation, cmap="PuOr", vmin=-0.5, vmax=0.5, extent=extent, interpolation="none"
+            )
+            grid[i + 1].grid(False)
+            grid[i + 1].set_title(
+                f"{label}: nearest {errors.neighbour_correlation:.2f}", fontsize=7.5
+            )
+            grid[i + 1].set_xlabel("columns away (latents)")
+        grid[1].set_ylabel("rows away (latents)")
+        axes.set_yscale("log")
+        axes.set_ylim(1e-5, 4)
+        axes.set_xlabel(r"$(y - \mu) / \sigma$")
+        axes.set_ylabel("density")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.legend(loc="lower center", fontsize=6.5)
+        colour_bar(figure, image, grid[1:], "correlation with the neighbour")
+        return figure
+
+
+def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figure:
+    """Draw the share of the latent's energy that its strongest channels hold.
+
+    Raises:
+        LabError: there is no record.
+    """
+    if not records:
+        raise LabError("records: there is none to draw.")
+    with style():
+        figure, axes = new_figure(title)
+        label_axes(
+            axes,
+            Axis(name="strongest channels", log=True),
+            Axis(name="share of the energy that they hold"),
+        )
+        for i, (label, record) in enumerate(records.items()):
+            energy = np.sort(record.channel_energy.astype(np.float64))[::-1]
+            held = energy.cumsum() / energy.sum()
+            axes.plot(
+                range(1, len(held) + 1),
+                held,
+                color=palette(len(records))[i],
+                marker=MARKERS[i],
+                ms=2.5,
+                label=f"{label} ({record.coding_gain_db:.1f} dB)",
+            )
+        axes.set_ylim(0, 1.03)
+        axes.legend(loc="lower right", title="coding gain", title_fontsize=7)
+        return figure
+
+
+def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Table:
+    """Return one row per codec: rate, deviation before and after LRP, prediction, compaction.
+
+    Raises:
+        LabError: there is no record.
+    """
+    if not records:
+        raise LabError("records: there is none to tabulate.")
+    figures = ("bpp", "scaled_deviation", "deviation", "coded_deviation", "squared_error")
+    return Table(
+        title=title or "Latents",
+        columns=(
+            Column(key="model", header="codec"),
+            Column(key="bpp", header="estimated rate", unit="bpp", format=".3f"),
+            Column(key="scaled_deviation", header="scaled", group="deviation", format=".3f"),
+            Column(
+                key="deviation", header="after LRP", group="deviation", unit="steps", format=".4f"
+            ),
+            Column(
+                key="coded_deviation", header="coded", group="deviation", unit="steps", format=".4f"
+            ),
+            Column(key="squared_error", header="squared error after LRP", format=".4f"),
+            Column(key="error_deviation", header="std of the normalised error", format=".2f"),
+            Column(key="neighbour", header="its correlation with neighbours", format=".3f"),
+            Column(key="gain_db", header="coding gain", unit="dB", format=".1f"),
+            Column(key="channels_90", header="channels with 90 % of the energy", format="d"),
+        ),
+        rows=tuple(
+            Row(
+                values={
+                    "model": label,
+                    **{figure: span(record.estimate(figure)) for figure in figures},
+                    "error_deviation": record.errors.deviation,
+                    "neighbour": record.errors.neighbour_correlation,
+                    "gain_db": record.coding_gain_db,
+                    "channels_90": record.channels_holding(0.9),
+                }
+            )
+            for label, record in records.items()
+        ),
+        footer=(
+            f"Over {len(next(iter(records.values())).images)} pictures; in brackets the 95 % "
+            "bootstrap interval over them.",
+            "Scaled deviation: the mean deviation over the mean magnitude of y.",
+        ),
+    )
+
+
+def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 6) -> Figure:
+    """Draw what is lost without each part over what it costs.
+
+    Args:
+        record: parts of one codec.
+        title: over the plot.
+        named: how many of the parts that lose most are named.
+    """
+    with style():
+        figure, axes = new_figure(title)
+        label_axes(
+            axes,
+            Axis(name="cost of the part", unit="kMAC/px", log=True),
+            Axis(name="loss without it", unit="%", log=True),
+        )
+        kinds = list(dict.fromkeys(part.kind for part in record.parts))
+        # A part without which the loss falls, or hardly rises, stands at the bottom.
+        floor = 0.1
+        for kind, color, marker in zip(kinds, palette(len(kinds)), MARKERS, strict=False):
+            own = [part for part in record.parts if part.kind == kind and part.kmacs_per_px]
+            axes.scatter(
+                [part.kmacs_per_px for part in own],
+                [max(part.loss_percent.value, floor) for part in own],
+                s=18,
+                color=color,
+                marker=marker,
+                label=kind,
+                zorder=3,
+                lw=0,
+            )
+        axes.set_ylim(bottom=floor / 1.3)
+        axes.margins(0.12)
+        most = sorted(record.parts, key=lambda part: -part.loss_percent.value)[:named]
+        points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]
+        names = [_short(p.part) if p in most else "" for p in record.parts]
+        figure.legend(loc="outside lower center", ncols=len(kinds), handletextpad=0.2)
+        label_points(axes, points, names, colors=[INK] * len(points))
+        return figure
+
+
+def _rate(record: LatentRecord, part: int | str) -> float:
+    """Return the mean bits per pixel of one slice, or of z."""
+    if part == "z":
+        return float(np.mean([image.z_bits / image.pixels for image in record.images]))
+    rates: Sequence[float] = [
+        image.slices[int(part)].bits / image.pixels
+        for image in record.images
+        if int(part) < len(image.slices)
+    ]
+    return float(np.mean(rates)) if rates else 0.0
+
+
+def _short(part: str) -> str:
+    """Return ``g_s 2.1 conv`` for ``g_s.stages.2.blocks.1.conv``."""
+    path = [step for step in part.split(".") if step not in ("stages", "blocks")]
+    if len(path) < 3:
+        return part
+    return f"{'.'.join(path[:-3])} {'.'.join(path[-3:-1])} {path[-1]}"
