@@ -114,12 +114,13 @@ def sample_image(size: tuple[int, int], batch: int) -> Tensor:
 
 def _stages(model: nn.Module, subject: Subject) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules to be timed: the transforms, and each slice."""
+    coders = _entropy_models(model)
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
             yield from ((f"{name}.{i}", module) for i, module in enumerate(child))
-        elif subject.config is None and not any(
-            part in ("g_a", "g_s") for part, _ in child.named_children()
-        ):
+        elif child in coders or type(child).forward is nn.Module.forward:
+            continue  # never called as a module
+        elif subject.config is None and name not in ("g_a", "g_s"):
             yield from _innermost(name, child)
         else:
             yield name, child

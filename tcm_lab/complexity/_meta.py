@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tcm_lab.complexity._dispatch import OperatorMode
 
@@ -38,11 +37,10 @@ class _MixedOnMeta(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        leaves, tree = tree_flatten((args, kwargs or {}))
-        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves):
-            leaves = [leaf.to("meta") if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        args, kwargs = tree_unflatten(leaves, tree)
-        return function(*args, **kwargs)
+        on_meta = [arg.is_meta for arg in args if isinstance(arg, Tensor)]
+        if any(on_meta) and not all(on_meta):
+            args = [arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args]
+        return function(*args, **(kwargs or {}))
 
 
 @contextmanager

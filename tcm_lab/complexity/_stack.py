@@ -83,6 +83,13 @@ class ModuleStack:
         self._entered.pop()
 
 
+def _loose_kind(name: str) -> str:
+    """Return the kind of a parameter that belongs to no layer of a kind, by its own name."""
+    if "position" in name:
+        return Kind.POSITION
+    return Kind.GAIN if name in ("log_gain", "log_inverse") else OTHER
+
+
 def parameters_by_kind(model: nn.Module, part_of: PartOf) -> dict[str, dict[str, int]]:
     """Count a model's learnable scalars by part, then by kind; a shared one counts once."""
     kinds: dict[str, Kind | None] = {"": None}
@@ -92,7 +99,7 @@ def parameters_by_kind(model: nn.Module, part_of: PartOf) -> dict[str, dict[str,
     table: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
         owner, _, own_name = name.rpartition(".")
-        kind: str = kinds[owner] or (Kind.POSITION if "position" in own_name else OTHER)
+        kind: str = kinds[owner] or _loose_kind(own_name)
         by_kind = table.setdefault(part_of(name), {})
         by_kind[kind] = by_kind.get(kind, 0) + parameter.numel()
     return table

@@ -1,0 +1,46 @@
+"""Peak memory against sums done by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab.complexity import measure_complexity, peak_memory
+
+BYTES = 4
+
+
+def test_the_peak_of_a_chain_is_its_widest_pair_with_all_weights() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 1, bias=False),
+            nn.Conv2d(8, 16, 1, bias=False),
+            nn.Conv2d(16, 2, 1, bias=False),
+        )
+    weights = 3 * 8 + 8 * 16 + 16 * 2
+    # While the second convolution runs: the image, its input and its output.
+    alive = (3 + 8 + 16) * 64 * 64
+    assert peak_memory(model, (64, 64)) == BYTES * (weights + alive)
+
+
+def test_a_skip_connection_keeps_its_input_alive() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            kept = self.conv(x)
+            return kept + self.conv(self.conv(kept))
+
+    with torch.device("meta"):
+        model = Skip()
+    maps = 4  # the image, what is kept, and input and output of the last convolution
+    assert peak_memory(model, (32, 32)) == BYTES * (9 + maps * 3 * 32 * 32)
+
+
+def test_peak_memory_is_in_the_record_when_asked_for() -> None:
+    assert measure_complexity("tcm-nano", (64, 64)).peak_memory_bytes is None
+    record = measure_complexity("tcm-nano", (64, 64), memory=True)
+    assert record.peak_memory_bytes is not None
+    assert record.peak_memory_bytes > record.weight_bytes + BYTES * 3 * 64 * 64

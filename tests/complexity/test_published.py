@@ -1,0 +1,112 @@
+"""The published codec's cost, part by part and kind by kind, as others measured and printed it.
+
+Figures: measured on the authors' code (jmliu206/LIC_TCM) at 256x256, kMAC/px; and as printed.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tcm_lab.blocks.cost import Kind
+from tcm_lab.complexity import explain, measure_complexity
+
+PARTS = ("g_a", "g_s", "hyper", "swatten", "slice_heads", "lrp")
+KINDS = ("conv", "linear", "attention")
+PUBLISHED = {
+    "tcm-small": (559.6, (176.5, 268.4, 5.6, 34.2, 48.2, 26.6), (467.4, 80.2, 12.1)),
+    "tcm-medium": (1098.5, (391.3, 588.7, 9.5, 34.2, 48.2, 26.6), (919.9, 161.2, 17.4)),
+    "tcm-large": (1846.4, (690.4, 1033.0, 14.0, 34.2, 48.2, 26.6), (1549.1, 274.6, 22.8)),
+}
+PARAMETERS = {
+    "tcm-small": (45_180_752, 44_956_396),
+    "tcm-medium": (59_133_650, 58_715_500),
+    "tcm-large": (76_568_148, 75_882_476),
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_whole_forward_pass_costs_what_was_published(model: str) -> None:
+    assert measure_complexity(model, (256, 256)).kmacs_per_px == pytest.approx(
+        PUBLISHED[model][0], abs=0.1
+    )
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_each_part_costs_what_was_measured_on_the_published_code(model: str) -> None:
+    record = measure_complexity(model, (256, 256))
+    parts = record.macs_by_part()
+    ours = (
+        parts["g_a"],
+        parts["g_s"],
+        parts["h_a"] + parts["h_s"],
+        parts["attention"],
+        parts["slice_heads"],
+        parts["lrp"],
+    )
+    for part, macs, published in zip(PARTS, ours, PUBLISHED[model][1], strict=True):
+        assert macs / record.pixels / 1e3 == pytest.approx(published, abs=0.1), part
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_each_kind_costs_what_was_measured_on_the_published_code(model: str) -> None:
+    record = measure_complexity(model, (256, 256))
+    kinds = record.macs_by_kind
+    # Tools take GDN's product for the 1x1 convolution that it is.
+    ours = (
+        kinds[Kind.CONVOLUTION] + kinds[Kind.GDN],
+        kinds[Kind.LINEAR],
+        kinds[Kind.ATTENTION],
+    )
+    for kind, macs, published in zip(KINDS, ours, PUBLISHED[model][2], strict=True):
+        assert macs / record.pixels / 1e3 == pytest.approx(published, abs=0.1), kind
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_parameters_are_exactly_those_of_the_published_code(model: str) -> None:
+    record = measure_complexity(model)
+    assert (record.total_parameters, record.conv_linear_parameters) == PARAMETERS[model]
+
+
+def test_the_three_conventions_give_the_three_published_figures() -> None:
+    record = measure_complexity("tcm-large")
+    views = [
+        record.view(convention)
+        for convention in ("all", "no-attention-products", "conv-linear-only")
+    ]
+    assert [round(view.kmacs_per_px(), 1) for view in views] == [1846.4, 1823.6, 1780.4]
+    assert [view.gmacs() for view in views] == pytest.approx([726.1, 717.1, 700.1], abs=0.06)
+
+
+def test_encoder_and_decoder_cost_what_dcae_counts() -> None:
+    view = measure_complexity("tcm-large").view("conv-linear-only")
+    assert (view.gmacs("encode"), view.gmacs("decode")) == pytest.approx((306.6, 440.3), abs=0.06)
+
+
+def test_squeezing_costs_what_was_measured_on_the_published_code() -> None:
+    from tcm_lab.codec import load_config
+
+    published = {64: (2.44, 10.0), 128: (8.53, 34.2), 192: (18.3, 72.7), "none": (97.4, 383.9)}
+    for squeeze, (millions, kmacs) in published.items():
+        config = load_config("tcm-small").override({"entropy_model.attention.squeeze": squeeze})
+        record = measure_complexity(config, (256, 256))
+        parameters = sum(record.parameters["attention"].values())
+        assert parameters / 1e6 == pytest.approx(millions, abs=0.06), squeeze
+        macs = record.macs_by_part()["attention"]
+        assert macs / record.pixels / 1e3 == pytest.approx(kmacs, abs=0.1), squeeze
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_every_published_figure_is_reproduced_by_the_convention_that_it_names(model: str) -> None:
+    for explanation in explain(model):
+        assert abs(explanation.difference_percent) < 0.2, explanation
+        if not explanation.figure.reported:
+            assert explanation.to_the_printed_digit, explanation
+
+
+def test_printed_figures_are_told_apart_by_what_they_leave_out() -> None:
+    found = {e.figure.printed_as: e.convention for e in explain("tcm-large")}
+    assert found["1823.58 kMACs/px"] == "no-attention-products"
+    assert found["701 GFLOPs"] == "conv-linear-only"
+    assert found["307 GFLOPs"] == found["441 GFLOPs"] == "conv-linear-only"
+    assert found["75.89 M"] == "conv-linear-only"
+    assert found["76.57 M"] == "all"

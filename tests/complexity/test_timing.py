@@ -1,0 +1,126 @@
+"""Times: every moment charged once, conditions told, models compared in turns."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import torch
+
+from tcm_lab._foundation import LabError
+from tcm_lab.codec import build
+from tcm_lab.complexity import TimingRecord, compare_timing, measure_timing
+from tcm_lab.complexity.stopwatch import Stopwatch
+
+
+def test_time_inside_an_inner_stage_is_not_the_outer_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.running(), watch.stage("outer"), watch.stage("inner"):
+        pass
+    # Marks one second apart: other, outer, inner, outer, other; the clock is read outside too.
+    assert watch.stages_ms() == {"outer": 2000.0, "inner": 1000.0, "other": 2000.0}
+    assert watch.wall_ms == 7000.0
+
+
+@pytest.fixture(scope="module")
+def record() -> TimingRecord:
+    return measure_timing("tcm-nano", (128, 128), repeats=5, warm_up=1, threads=1)
+
+
+def test_the_stages_add_up_to_the_whole(record: TimingRecord) -> None:
+    for direction in (record.encode, record.decode):
+        assert direction.parts_over_whole == pytest.approx(1, abs=0.05)
+        assert direction.other_share < 0.05
+
+
+def test_encoding_and_decoding_run_their_own_stages(record: TimingRecord) -> None:
+    slices = {f"slices.{i}" for i in range(4)}
+    shared = {"h_s", "entropy_coding", "copies", "other"} | slices
+    assert set(record.encode.stages) == shared | {"g_a", "h_a"}
+    assert set(record.decode.stages) == shared | {"g_s"}
+
+
+def test_a_record_tells_its_conditions_and_survives_json(record: TimingRecord) -> None:
+    assert (record.batch, record.device_type, record.precision) == (1, "cpu", "float32")
+    assert record.environment.threads == 1
+    assert record.encode.wall.n == len(record.encode.samples_ms) == 5
+    assert record.encode.megapixels_per_s == pytest.approx(
+        128 * 128 / 1e3 / record.encode_ms, rel=1e-6
+    )
+    assert record.peak_device_memory_bytes is None
+    assert TimingRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_the_codec_is_left_as_it_was() -> None:
+    codec = build("tcm-nano")
+    codec.train()
+    threads = torch.get_num_threads()
+    measure_timing(codec, (64, 64), repeats=1, warm_up=0, threads=1)
+    assert codec.training
+    assert torch.get_num_threads() == threads
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in codec.modules())
+    assert "compress" not in vars(codec.entropy_bottleneck)
+
+
+def test_half_precision_and_batches_are_timed_by_the_same_record() -> None:
+    record = measure_timing(
+        "tcm-nano", (64, 64), batch=2, repeats=1, warm_up=0, precision="bfloat16"
+    )
+    assert (record.batch, record.precision) == (2, "bfloat16")
+
+
+def test_compressais_models_are_timed_too_padded_by_us() -> None:
+    record = measure_timing(
+        "compressai/mbt2018-mean", (70, 100), repeats=1, warm_up=0, channels_last=False
+    )
+    assert record.padded_size == (128, 128)
+    assert {"g_a", "h_a", "h_s", "entropy_coding"} <= set(record.encode.stages)
+    assert {"h_s", "g_s", "entropy_coding"} <= set(record.decode.stages)
+
+
+def test_compiled_networks_are_timed_with_their_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def stand_in(function: object) -> object:
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    record = measure_timing("tcm-nano", (64, 64), repeats=1, warm_up=0, compile=True)
+    assert record.compiled
+    assert len(compiled) == 4 + 4  # four transforms, four slices
+    assert "g_a" in record.encode.stages
+
+
+def test_models_are_compared_in_turns_by_the_ratio_and_its_interval() -> None:
+    told = []
+    comparison = compare_timing(
+        ["tcm-nano", "tcm-nano-conv-only"],
+        (64, 64),
+        repeats=4,
+        warm_up=1,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert [record.model for record in comparison.records] == ["tcm-nano", "tcm-nano-conv-only"]
+    assert [(r.model, r.baseline, r.direction) for r in comparison.ratios] == [
+        ("tcm-nano-conv-only", "tcm-nano", "encode"),
+        ("tcm-nano-conv-only", "tcm-nano", "decode"),
+    ]
+    assert all(r.lower <= r.ratio <= r.upper for r in comparison.ratios)
+    assert told == [(i, 5) for i in range(1, 6)]
+
+
+def test_what_cannot_be_timed_is_refused() -> None:
+    with pytest.raises(LabError, match="no weights"):
+        measure_timing(build("tcm-nano", device="meta"))
+    with pytest.raises(LabError, match="cpu or cuda"):
+        measure_timing("tcm-nano", device="meta")
+    with pytest.raises(LabError, match="repeats = 0"):
+        measure_timing("tcm-nano", repeats=0)
+    with pytest.raises(LabError, match="at least two"):
+        compare_timing(["tcm-nano"])
