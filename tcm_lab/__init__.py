@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tcm_lab.analysis import effective_receptive_field
     from tcm_lab.blocks import (
         AttentionConfig,
         BlockConfig,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tcm_lab.evaluation import RdCurve, bd_rate
 
 _HOMES = {
+    "tcm_lab.analysis": ("effective_receptive_field",),
     "tcm_lab.blocks": (
         "AttentionConfig",
         "BlockConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "VariantConfig",
     "bd_rate",
     "build",
+    "effective_receptive_field",
     "list_models",
     "load_checkpoint",
     "load_config",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,10 @@ from tcm_lab import __version__
 from tcm_lab._foundation import ConfigError, LabError
 from tcm_lab._foundation.files import write_atomically
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.model import Codec
+from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.published import infer_config, is_published, published_name, strip_wrapping
 
 _FORMAT = "tcm_lab.codec/1"
-#: Entries that follow from the weights; ``update()`` makes them.
-_DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 
 
 class CheckpointError(LabError):
@@ -77,7 +76,7 @@ def to_published(codec: Codec) -> dict[str, Tensor]:
     """Return a codec's state dict by the published names; derived entries are empty there."""
     return {
         published_name(name, codec.config): (
-            value.new_zeros(0) if name.endswith(_DERIVED) else value
+            value.new_zeros(0) if name.endswith(DERIVED) else value
         )
         for name, value in codec.state_dict().items()
     }
@@ -112,7 +111,7 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
 
 def _weights(codec: Codec) -> dict[str, Tensor]:
     state: dict[str, Tensor] = codec.state_dict()
-    return {name: value for name, value in state.items() if not name.endswith(_DERIVED)}
+    return {name: value for name, value in state.items() if not name.endswith(DERIVED)}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -127,15 +126,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle, which is refused or read
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path}: holds Python objects beside tensors, which are never executed here; "
             "save its state dict alone (torch.save(model.state_dict(), …))"
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = (str(error) or "it is empty").splitlines()[0]
         raise CheckpointError(
-            f"{path}: neither a safetensors nor a torch file ({str(error).splitlines()[0]})"
+            f"{path}: neither a safetensors nor a torch file ({reason})"
         ) from None
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds {type(state).__name__}, not named tensors")
@@ -168,7 +170,7 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
         names = {published_name(name, config): name for name in Codec(config).state_dict()}
     ours = {}
     for theirs, value in tensors.items():
-        if not theirs.endswith(_DERIVED):
+        if not theirs.endswith(DERIVED):
             ours[names.get(theirs, theirs)] = (theirs, value)
     return _fill(config, ours, origin)
 

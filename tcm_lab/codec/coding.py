@@ -39,7 +39,7 @@ class GaussianTables:
 
     def indexes(self, scale: Tensor) -> Tensor:
         """Return, for each scale, the index of its distribution (int32)."""
-        return torch.bucketize(scale, self.bounds.to(scale.device), out_int32=True)
+        return torch.bucketize(scale.contiguous(), self.bounds.to(scale.device), out_int32=True)
 
 
 def round_to_mean(y: Tensor, mean: Tensor) -> Tensor:

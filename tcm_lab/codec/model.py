@@ -36,6 +36,8 @@ from compressai.models import CompressionModel  # noqa: E402
 from compressai.models.base import get_scale_table  # noqa: E402
 
 Rate = float | Tensor | None
+#: State-dict entries that follow from the weights; ``update()`` makes them.
+DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 
 
 class Likelihoods(TypedDict):
@@ -279,9 +281,14 @@ class Codec(CompressionModel):
         return self
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; the coding tables follow them when they are next needed."""
+        """Load weights; the coding tables follow them when they are next needed.
+
+        Whatever tables ``state_dict`` holds are left aside: their sizes go by the weights too.
+        """
         self._tables = None
-        return nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
+        own = {name: v for name, v in self.state_dict().items() if name.endswith(DERIVED)}
+        weights = {**state_dict, **own}
+        return nn.Module.load_state_dict(self, weights, strict=strict, assign=assign)
 
     def _current_tables(self) -> GaussianTables:
         """Return the coding tables for the weights as they are."""

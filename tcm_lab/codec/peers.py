@@ -10,31 +10,36 @@ from tcm_lab.blocks.layers import compressai
 
 PREFIX = "compressai/"
 _DEFAULT_QUALITY = 4
+#: Image models that CompressAI registers without a zoo entry: one width, no quality setting.
+_WITHOUT_QUALITY = ("cheng2020-anchor-checkerboard", "elic2022-chandelier", "elic2022-official")
 
 
 def image_models() -> dict[str, Callable[..., Any]]:
     """Return CompressAI's image models by CompressAI's names."""
-    return {
-        name: entry
-        for name, entry in compressai().zoo.image_models.items()
-        if not name.endswith("-vbr")
-    }
+    zoo = compressai().zoo.image_models
+    models = {name: entry for name, entry in zoo.items() if not name.endswith("-vbr")}
+    return {**models, **{name: compressai().registry.MODELS[name] for name in _WITHOUT_QUALITY}}
 
 
-def build_peer(name: str, *, quality: int = _DEFAULT_QUALITY) -> Any:
+def build_peer(name: str, *, quality: int | None = None) -> Any:
     """Build CompressAI's model ``compressai/<name>`` with random weights.
 
     Args:
         name: with or without the prefix.
-        quality: CompressAI's quality setting, which chooses the widths.
+        quality: CompressAI's quality setting, which chooses the widths; 4 if not given.
 
     Raises:
-        ConfigError: there is no such model or quality.
+        ConfigError: there is no such model or quality, or the model has no quality setting.
     """
     models = image_models()
     short = name.removeprefix(PREFIX)
     if short not in models:
         raise ConfigError(f"CompressAI has no model '{short}'.{near(short, models)}")
+    if short in _WITHOUT_QUALITY:
+        if quality is not None:
+            raise ConfigError(f"{PREFIX}{short} has no quality setting; leave quality out")
+        return models[short]()
+    quality = _DEFAULT_QUALITY if quality is None else quality
     try:
         return models[short](quality=quality, pretrained=False)
     except ValueError as error:

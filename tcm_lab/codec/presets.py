@@ -137,7 +137,12 @@ def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | 
     if isinstance(model, str) and model.startswith("compressai/"):
         from tcm_lab.codec.peers import build_peer
 
-        return build_peer(model, **(overrides or {}))
+        options = {**(overrides or {})}
+        quality = options.pop("quality", None)
+        if options:
+            field = next(iter(options))
+            raise ConfigError(f"'{model}' is CompressAI's: quality is free, '{field}' is not")
+        return build_peer(model, quality=quality)
     from tcm_lab.codec.model import Codec
 
     return Codec(load_config(model).override(overrides or {}))

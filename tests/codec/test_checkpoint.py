@@ -1,0 +1,248 @@
+"""Weights in files: ours, and the published layout in all its dresses."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tcm_lab
+from tcm_lab._foundation import LabError
+from tcm_lab.codec.checkpoint import (
+    read_extra,
+    save_checkpoint,
+    save_published,
+    to_published,
+)
+
+State = dict[str, Tensor]
+#: The published architecture, narrow: M = 40 in 5 slices, one block in each stage.
+NARROW = {
+    "?_?.width": 16,
+    "?_?.head_width": 4,
+    "?_?.window": 4,
+    "latent_channels": 40,
+    "hyper_channels": 12,
+    "entropy_model.hidden": [12, 8],
+    "entropy_model.attention.squeeze": 16,
+    "entropy_model.attention.head_width": 4,
+    "entropy_model.attention.window": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def codec() -> Any:
+    return tcm_lab.build("tcm-small", NARROW).eval()
+
+
+@pytest.fixture(scope="module")
+def published(codec: Any) -> State:
+    return to_published(codec)
+
+
+def _weights(codec: Any) -> State:
+    return {name: value.detach() for name, value in codec.named_parameters()}
+
+
+def _assert_equal(a: State, b: State) -> None:
+    assert a.keys() == b.keys()
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def _as_it_is(state: State) -> Any:
+    return state
+
+
+def _inside(state: State) -> Any:
+    return {"epoch": 49, "state_dict": state, "loss": 0.5, "lr": [1e-4]}
+
+
+def _parallel(state: State) -> Any:
+    return {"state_dict": {f"module.{name}": value for name, value in state.items()}}
+
+
+def _renamed(state: State) -> Any:
+    new = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
+
+    def rename(name: str) -> str:
+        for old, list_name in new.items():
+            name = name.replace(f"entropy_bottleneck.{old}", f"entropy_bottleneck.{list_name}")
+        return name
+
+    renamed = {rename(name): value for name, value in state.items()}
+    assert "entropy_bottleneck.matrices.0" in renamed
+    return renamed
+
+
+def _coded_once(state: State) -> Any:
+    """As a file that was saved after update(): its derived tables are filled."""
+    tables = {"_quantized_cdf": (64, 3133), "_offset": (64,), "_cdf_length": (64,)}
+    return {
+        name: torch.zeros(tables[name.rpartition(".")[2]], dtype=torch.int32)
+        if name.rpartition(".")[2] in tables
+        else value
+        for name, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("dress", [_as_it_is, _inside, _parallel, _renamed, _coded_once])
+@pytest.mark.parametrize("in_file", [True, False], ids=["file", "state"])
+def test_the_published_layout_is_recognised_in_every_dress(
+    codec: Any, published: State, dress: Callable[[State], Any], in_file: bool, tmp_path: Path
+) -> None:
+    source: Any = dress(published)
+    if in_file:
+        torch.save(source, tmp_path / "theirs.pth.tar")
+        source = tmp_path / "theirs.pth.tar"
+    loaded = tcm_lab.load_checkpoint(source)
+    assert not loaded.training
+    assert loaded.config.fingerprint == codec.config.fingerprint
+    _assert_equal(_weights(loaded), _weights(codec))
+
+
+def test_exporting_what_was_loaded_changes_nothing(
+    codec: Any, published: State, tmp_path: Path
+) -> None:
+    loaded = tcm_lab.load_checkpoint(published)
+    _assert_equal(to_published(loaded), published)
+    save_published(loaded, tmp_path / "export.pth.tar")
+    again = tcm_lab.load_checkpoint(tmp_path / "export.pth.tar")
+    _assert_equal(_weights(again), _weights(codec))
+    x = torch.rand(1, 3, 40, 40)
+    assert again.compress(x) == codec.compress(x)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"?_?.width": 24},
+        {"latent_channels": 60, "entropy_model.slices": 10},
+        {"entropy_model.slices": 10, "entropy_model.support": 7},
+        {"entropy_model.slices": 1},
+        {"hyper_channels": 8, "?_?.window": 2},
+        {"g_a.depth": [1, 2, 3], "g_a.head_width": [2, 4, 8], "h_s.depth": 1},
+        {"entropy_model.attention": "none"},
+        {"entropy_model.attention.squeeze": 8, "entropy_model.attention.window": 8},
+        {"entropy_model.hidden": [6, 20]},
+    ],
+)
+def test_the_architecture_is_read_off_the_shapes(changes: dict[str, Any]) -> None:
+    config = tcm_lab.load_config("tcm-small").override({**NARROW, **changes})
+    loaded = tcm_lab.load_checkpoint(to_published(tcm_lab.build(config)))
+    assert loaded.config.fingerprint == config.fingerprint
+
+
+@pytest.mark.parametrize("name", ["tcm-small", "tcm-medium", "tcm-large"])
+def test_a_published_size_gets_its_preset_s_name(name: str) -> None:
+    from tcm_lab.codec.published import infer_config
+
+    state = to_published(tcm_lab.build(name, device="meta"))
+    assert infer_config(state).name == name
+    assert infer_config(state).fingerprint == tcm_lab.load_config(name).fingerprint
+
+
+def test_a_missing_tensor_is_named(published: State) -> None:
+    state = {k: v for k, v in published.items() if k != "g_s.4.conv1_1.weight"}
+    with pytest.raises(LabError, match=r"1 missing \(g_s\.4\.conv1_1\.weight\)"):
+        tcm_lab.load_checkpoint(state)
+
+
+def test_a_missing_tensor_that_says_the_architecture_is_named(published: State) -> None:
+    state = {k: v for k, v in published.items() if k != "entropy_bottleneck.quantiles"}
+    with pytest.raises(LabError, match=r"'entropy_bottleneck\.quantiles' is missing"):
+        tcm_lab.load_checkpoint(state)
+
+
+def test_a_tensor_of_a_wrong_shape_is_named_with_both_shapes(published: State) -> None:
+    state = {**published, "lrp_transforms.2.0.bias": torch.zeros(7)}
+    message = r"1 of another shape \(lrp_transforms\.2\.0\.bias is \(7,\), not \(12,\)\)"
+    with pytest.raises(LabError, match=message):
+        tcm_lab.load_checkpoint(state)
+
+
+def test_an_unknown_tensor_is_named(published: State) -> None:
+    with pytest.raises(LabError, match=r"1 unknown \(h_x\.weight\)"):
+        tcm_lab.load_checkpoint({**published, "h_x.weight": torch.zeros(1)})
+
+
+class _Payload:
+    """What a hostile file would run when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("through_torch", [True, False], ids=["torch file", "bare pickle"])
+def test_code_in_a_file_is_refused_and_not_executed(
+    published: State, through_torch: bool, tmp_path: Path
+) -> None:
+    hostile = {"state_dict": published, "extra": _Payload(tmp_path / "executed")}
+    path = tmp_path / "hostile.pth"
+    if through_torch:
+        torch.save(hostile, path)
+    else:
+        path.write_bytes(pickle.dumps(hostile["extra"]))
+    with pytest.raises(LabError, match=r"hostile\.pth: .*never executed"):
+        tcm_lab.load_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a safetensors nor a torch file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "never executed|neither a safetensors nor"),
+        ((1 << 40).to_bytes(8, "little") + b"{}", "not a whole safetensors file"),
+        (b"PK\x03\x04" + bytes(50), "neither a safetensors nor a torch file"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(content)
+    with pytest.raises(LabError, match=message) as raised:
+        tcm_lab.load_checkpoint(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="cannot be read"):
+        tcm_lab.load_checkpoint(tmp_path / "nowhere.safetensors")
+
+
+def test_another_model_s_state_is_refused() -> None:
+    with pytest.raises(LabError, match="nor of the published TCM layout"):
+        tcm_lab.load_checkpoint(torch.nn.Linear(2, 2).state_dict())
+
+
+def test_a_state_dict_that_holds_none_is_refused() -> None:
+    with pytest.raises(LabError, match="'state_dict' holds list"):
+        tcm_lab.load_checkpoint({"state_dict": [1, 2]})
+
+
+def test_our_file_rebuilds_its_codec_and_keeps_what_was_put_beside(tmp_path: Path) -> None:
+    codec = tcm_lab.build("tcm-nano", {"name": "mine", "g_a.split": 0.25, "rate_levels": 3}).eval()
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(codec, path, {"steps": 7, "lambda": [0.01]})
+    loaded = tcm_lab.load_checkpoint(path)
+    assert loaded.config == codec.config
+    _assert_equal(_weights(loaded), _weights(codec))
+    assert read_extra(path) == {"steps": 7, "lambda": [0.01]}
+    x = torch.rand(1, 3, 30, 30)
+    assert loaded.compress(x, 1.0) == codec.compress(x, 1.0)
+
+
+def test_our_file_cut_off_is_refused(codec: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    save_checkpoint(codec, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(LabError, match=r"cut\.safetensors: not a whole safetensors file"):
+        tcm_lab.load_checkpoint(path)

@@ -1,0 +1,117 @@
+"""Real bytes: any size, any batch, the same every time."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import tcm_lab
+from tcm_lab._foundation import LabError
+from tcm_lab.codec.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def codec() -> Any:
+    """A codec whose symbols are spread, and whose means and scales suit them, as if trained."""
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).eval()
+    with torch.no_grad():
+        for parameter in codec.g_a.stages[-1].resample.parameters():
+            parameter.mul_(300)
+        for parameter in codec.h_a.stages[-1].resample.parameters():
+            parameter.mul_(0.1)  # into the prior's quantiles
+        y = codec.g_a(torch.rand(4, 3, 128, 128))
+        for i, part in enumerate(y.split(codec.slice_widths, 1)):
+            mean, scale = codec.slices[i].networks
+            mean[-1].bias.copy_(part.mean((0, 2, 3)))
+            scale[-1].bias.copy_(part.std((0, 2, 3)))
+    return codec
+
+
+@torch.no_grad()
+def _forward(codec: Any, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    out = codec(x)
+    bits = sum(-value.log2().sum().item() for value in out["likelihoods"].values())
+    return out["x_hat"].clamp(0, 1), bits
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (65, 129)])
+def test_any_size_and_batch_decodes_to_the_forward_pass_s_picture(
+    codec: Any, size: tuple[int, int], batch: int
+) -> None:
+    x = torch.rand(batch, 3, *size)
+    coded = codec.compress(x)
+    assert [len(strings) for strings in coded["strings"]] == [batch, batch]
+    decoded = codec.decompress(**coded)["x_hat"]
+    assert decoded.shape == x.shape
+    torch.testing.assert_close(decoded, _forward(codec, x)[0], rtol=0, atol=1e-4)
+    assert codec.compress(x) == coded
+
+
+def test_a_large_picture_takes_as_many_bytes_as_estimated(codec: Any) -> None:
+    x = torch.rand(1, 3, 500, 333)
+    coded = codec.compress(x)
+    shown, bits = _forward(codec, x)
+    torch.testing.assert_close(codec.decompress(**coded)["x_hat"], shown, rtol=0, atol=1e-4)
+    written = 8 * sum(len(string) for strings in coded["strings"] for string in strings)
+    assert bits > 10_000
+    assert written == pytest.approx(bits, rel=0.01)
+
+
+def test_each_picture_of_a_batch_has_the_bytes_that_it_has_alone(codec: Any) -> None:
+    x = torch.rand(3, 3, 40, 70)
+    together = codec.compress(x)["strings"]
+    for i in range(3):
+        # Convolutions over a batch may round differently; the symbols hardly ever do.
+        y, z = (strings[0] for strings in codec.compress(x[i : i + 1])["strings"])
+        assert len(together[0][i]) == pytest.approx(len(y), rel=0.01)
+        assert len(together[1][i]) == pytest.approx(len(z), rel=0.01)
+
+
+def test_the_bytes_survive_saving_and_loading_the_weights(codec: Any, tmp_path: Any) -> None:
+    x = torch.rand(1, 3, 40, 70)
+    coded = codec.compress(x)
+    save_checkpoint(codec, tmp_path / "codec.safetensors")
+    again = tcm_lab.load_checkpoint(tmp_path / "codec.safetensors")
+    assert again.compress(x) == coded
+    assert torch.equal(again.decompress(**coded)["x_hat"], codec.decompress(**coded)["x_hat"])
+
+
+def test_coding_follows_the_weights_when_they_change() -> None:
+    a = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).eval()
+    b = tcm_lab.build("tcm-nano", {"?_?.depth": 1}, seed=1).eval()
+    with torch.no_grad():
+        b.entropy_bottleneck.quantiles.mul_(0.5)
+    x = torch.rand(1, 3, 20, 20)
+    a.compress(x)
+    a.load_state_dict(b.state_dict())
+    assert a.compress(x) == b.compress(x)
+    with torch.no_grad():
+        a.train().entropy_bottleneck.quantiles.mul_(3)
+    a.eval()
+    shown, _ = _forward(a, x)
+    torch.testing.assert_close(a.decompress(**a.compress(x))["x_hat"], shown, rtol=0, atol=1e-4)
+
+
+def test_without_a_size_the_whole_padded_picture_comes_back(codec: Any) -> None:
+    coded = codec.compress(torch.rand(1, 3, 40, 70))
+    whole = codec.decompress(coded["strings"], coded["shape"])["x_hat"]
+    stride = codec.config.stride[1]
+    assert whole.shape[-2:] == (math.ceil(40 / stride) * stride, math.ceil(70 / stride) * stride)
+    assert torch.equal(whole[..., :40, :70], codec.decompress(**coded)["x_hat"])
+
+
+@pytest.mark.parametrize("string", [b"", b"abc", bytes(5)])
+def test_bytes_that_are_no_stream_are_refused(codec: Any, string: bytes) -> None:
+    coded = codec.compress(torch.rand(1, 3, 20, 20))
+    y, z = coded["strings"]
+    for strings in ([[string], z], [y, [string]]):
+        with pytest.raises(LabError, match="no rANS stream"):
+            codec.decompress(strings, coded["shape"], coded["size"])
+
+
+def test_another_symbol_than_was_written_is_noticed(codec: Any) -> None:
+    coded = codec.compress(torch.rand(1, 3, 40, 40))
+    with pytest.raises(LabError, match="other symbols than the encoder wrote"):
+        codec.decompress(**{**coded, "checksum": coded["checksum"] ^ 1})

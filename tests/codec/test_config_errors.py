@@ -1,0 +1,190 @@
+"""What a mistake in a configuration is answered with: the field, its value, and what works."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tcm_lab
+from tcm_lab._foundation import ConfigError
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"g_a.splt": 0.5},
+        "no field 'splt' in 'g_a' (of 'g_a.splt'). Did you mean split or resample? "
+        "Known: alternate_shift, attention, block, depth, head_width, mlp_ratio, resample, split, "
+        "stages, width or window.",
+    ),
+    (
+        {"g_a.split": 0.3},
+        "g_a.stages.0.block: split = 0.3 of 32 channels is 9.6, not whole heads of 8; "
+        "nearest that work: 0.25 or 0.5 (or another head_width)",
+    ),
+    ({"g_a.split": 1.5}, "split = 1.5: Input should be less than or equal to 1"),
+    ({"h_s.window": 1}, "window = 1: Input should be greater than or equal to 2"),
+    (
+        {"g_s.head_width": [8, 8]},
+        "g_s.head_width = [8, 8]: 2 values for 3 stages; "
+        "give one value, or one for each stage that has this field",
+    ),
+    (
+        {"g_s.block": "swin", "g_s.head_width": 12},
+        "g_s.stages.0.block: head_width = 12 does not divide 32 channels; "
+        "head widths that do: 4, 8, 16, 32",
+    ),
+    (
+        {"g_a.block": "tmc"},
+        "g_a.block: no block is called 'tmc'. Did you mean tcm? Known: convnext, large-kernel, "
+        "residual, residual-bottleneck, swin, tcm or tcm-sequential.",
+    ),
+    (
+        {"g_a.block": {"type": "convnext", "kernal": 5}},
+        "g_a.block: 'convnext' has no option 'kernal'. Did you mean kernel? "
+        "It has kernel or mlp_ratio.",
+    ),
+    (
+        {"g_a.block": {"type": "convnext", "kernel": 4}},
+        "g_a.block: kernel = 4: a kernel needs a centre: 3 or 5 would work",
+    ),
+    (
+        {"entropy_model.slices": 5},
+        "entropy_model.slices = 5 does not divide latent_channels = 64; "
+        "nearest that do: 2 or 4 (or list the slices' widths)",
+    ),
+    (
+        {"entropy_model.slices": [10, 20, 30]},
+        "entropy_model.slices = [10, 20, 30] sum to 60, not to latent_channels = 64",
+    ),
+    (
+        {"entropy_model.slices": [16, 16, 16, 16]},
+        "entropy_model.slices: slices = [16, 16, 16, 16] are equal; write their number, 4",
+    ),
+    (
+        {"entropy_model.attention.squeeze": 20},
+        "entropy_model.attention: squeeze = 20 is not whole heads of 8; "
+        "nearest that work: 16 or 24 (or another head_width)",
+    ),
+    (
+        {"entropy_model.hidden": "none"},
+        "entropy_model.hidden = none takes the hyper output as mean and scale, which leaves no "
+        "place for entropy_model.slices = 4; set slices 1, attention none, lrp none, "
+        "checkerboard false",
+    ),
+    (
+        {"entropy_model.lrp": "after"},
+        "entropy_model.lrp = 'after': Input should be 'none', 'before-attention' or "
+        "'after-attention'",
+    ),
+    (
+        {"g_a.stages.3.resample.stride": 1},
+        "g_a shrinks the sides 8 times but g_s enlarges them 16 times; "
+        "give both stages of the same strides",
+    ),
+    (
+        {"g_a.stages.3.width": 48},
+        "g_a.stages.3.width = 48, but g_a must end at 64 channels; leave it out",
+    ),
+    (
+        {"g_a.stages.1.resample": "none", "g_a.stages.1.width": 48},
+        "g_a.stages.1.resample: resample = none keeps 32 channels but the stage has width 48; "
+        "set the width to 32 or resample to 'conv' with stride 1",
+    ),
+    ({"latent_channels": 0}, "latent_channels = 0: Input should be greater than 0"),
+    ({"rate_levels": 1}, "rate_levels: rate_levels = 1 conditions on nothing; write 0, or 2"),
+    (
+        {"entropy_model.slice": 5},
+        "no field 'slice' in 'entropy_model' (of 'entropy_model.slice'). Did you mean slices",
+    ),
+    ({"g_b.split": 0.5}, "no field 'g_b' (of 'g_b.split'). Did you mean g_s or g_a? Known: "),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_a_mistake_is_answered_with_the_field_its_value_and_what_works(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        tcm_lab.load_config("tcm-nano").override(changes)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("g_a: [", "not YAML"),
+        ("just words", "holds str, not a mapping of fields"),
+        ("name: x\n", "'latent_channels' is missing"),
+        ("base: tcm-nano\nchanges: {}\n", "unknown field 'changes'"),
+        ("base: tcm-nanno\n", "no such file|neither a preset nor a YAML file"),
+        ("base: tcm-nano\noverride: {g_a.split: 2}\n", "split = 2"),
+    ],
+)
+def test_a_mistake_in_a_file_is_answered_with_the_file(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as raised:
+        tcm_lab.load_config(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tcm-nanno", "'tcm-nanno': neither a preset nor a YAML file. Did you mean tcm-nano"),
+        ("nowhere.yaml", "'nowhere.yaml': no such file"),
+        ("compressai/mbt2018", "CompressAI's own model, which has no configuration of ours"),
+    ],
+)
+def test_a_name_that_is_no_configuration_is_answered_with_the_near_ones(
+    source: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tcm_lab.load_config(source)
+
+
+def test_an_unknown_peer_is_answered_with_the_near_ones() -> None:
+    with pytest.raises(ConfigError, match=r"CompressAI has no model 'mbt2017'\. Did you mean mbt"):
+        tcm_lab.build("compressai/mbt2017")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("compressai/mbt2018", {"quality": 30}, "quality = 30"),
+        ("compressai/mbt2018", {"g_a.split": 0}, "quality is free, 'g_a.split' is not"),
+        ("compressai/elic2022-official", {"quality": 3}, "has no quality setting"),
+    ],
+)
+def test_a_peer_s_widths_are_chosen_by_quality_alone(
+    name: str, overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tcm_lab.build(name, overrides)
+
+
+def test_a_path_reaches_every_stage_that_has_the_field_and_a_list_each_its_own() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    one = config.override({"g_?.split": [0.25, 0.5, 0.75], "h_?.split": 0})
+    for transform in (one.g_a, one.g_s):
+        blocks = [stage.block for stage in transform.stages]
+        assert [block.split for block in blocks if block] == [0.25, 0.5, 0.75]
+    assert [stage.block.split for stage in one.h_a.stages if stage.block] == [0]
+    single = config.override({"g_a.stages.1.window": 4})
+    assert [stage.block.window for stage in single.g_a.stages if stage.block] == [8, 4, 8]
+
+
+def test_the_fingerprint_is_of_what_acts() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    assert config.override({"name": "other"}).fingerprint == config.fingerprint
+    assert config.override({"entropy_model.support": 9}).fingerprint == config.fingerprint
+    assert config.override({"entropy_model.support": 2}).fingerprint != config.fingerprint
+    assert config.override({"g_a.stages.0.split": 0.25}).fingerprint != config.fingerprint
+
+
+def test_a_configuration_is_frozen() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    with pytest.raises(ValueError, match="frozen"):
+        config.latent_channels = 8  # type: ignore[misc]  # what is tried here

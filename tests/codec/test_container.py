@@ -1,0 +1,131 @@
+import struct
+import zlib
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from fuzzing import fuzz, mutants, small_codec, written
+
+import tcm_lab
+from tcm_lab._foundation import LabError
+from tcm_lab.codec.container import decode_image, encode_image, read_header
+
+MUTANTS = 1_500
+
+
+@pytest.fixture(scope="module")
+def codec() -> Any:
+    return small_codec()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (65, 129), (500, 333)])
+def test_a_file_decodes_to_what_the_codec_shows(codec: Any, size: tuple[int, int]) -> None:
+    image = torch.rand(3, *size)
+    data = encode_image(codec, image, 1.0)
+    with torch.no_grad():
+        shown = codec(image[None], 1.0)["x_hat"][0].clamp(0, 1)
+    torch.testing.assert_close(decode_image(codec, data), shown, rtol=0, atol=1e-4)
+    assert read_header(data).size == size
+
+
+def test_a_file_is_the_same_on_a_second_run_and_with_reloaded_weights(
+    codec: Any, tmp_path: Any
+) -> None:
+    image = torch.rand(3, 31, 44)
+    data = encode_image(codec, image, 0.5)
+    assert encode_image(codec, image, 0.5) == data
+    tcm_lab.save_checkpoint(codec, tmp_path / "weights.safetensors")
+    again = tcm_lab.load_checkpoint(tmp_path / "weights.safetensors")
+    assert encode_image(again, image, 0.5) == data
+    assert torch.equal(decode_image(again, data), decode_image(codec, data))
+
+
+def test_a_file_is_its_streams_and_a_header_of_fixed_length(codec: Any) -> None:
+    image = torch.rand(3, 40, 40)
+    (y,), (z,) = codec.compress(image[None], 0.0)["strings"]
+    assert len(encode_image(codec, image, 0.0)) == 53 + len(y) + len(z)
+
+
+def test_other_weights_and_other_configurations_are_refused(codec: Any) -> None:
+    data = encode_image(codec, torch.rand(3, 9, 9), 0.0)
+    other = tcm_lab.build(codec.config, seed=5).eval()
+    with pytest.raises(LabError, match="written with other weights of small"):
+        decode_image(other, data)
+    narrow = tcm_lab.build(codec.config, {"entropy_model.support": 0}).eval()
+    with pytest.raises(LabError, match="codec of another configuration"):
+        decode_image(narrow, data)
+
+
+def test_a_decoder_that_computes_something_else_says_so(codec: Any) -> None:
+    data = encode_image(codec, torch.rand(3, 64, 64), 0.0)
+    with_other_arithmetic = small_codec()
+    with_other_arithmetic.slices[1].networks[0].register_forward_hook(lambda m, i, out: out * 1.5)
+    with pytest.raises(LabError, match="other symbols than the encoder wrote"):
+        decode_image(with_other_arithmetic, data)
+
+
+@pytest.mark.parametrize("rate", [None, -0.5, 2.5, float("nan")])
+def test_a_rate_that_the_codec_has_not_is_refused(codec: Any, rate: float | None) -> None:
+    with pytest.raises(LabError, match=r"takes one from 0 to 2"):
+        encode_image(codec, torch.rand(3, 8, 8), rate)
+
+
+def test_an_image_that_is_not_finite_is_refused(codec: Any) -> None:
+    with pytest.raises(LabError, match="not finite"):
+        encode_image(codec, torch.full((3, 8, 8), float("nan")), 0.0)
+
+
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flip(data: bytes) -> bytes:
+    return data[:60] + bytes([data[60] ^ 1]) + data[61:]
+
+
+def _claim_pixels(data: bytes) -> bytes:
+    return _fix(data[:25] + struct.pack("<II", 1 << 16, 1 << 16) + data[33:])
+
+
+def _newer(data: bytes) -> bytes:
+    return _fix(data[:4] + b"\x02" + data[5:])
+
+
+def _fix(data: bytes) -> bytes:
+    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: b"", "not a .tcm file"),
+        (lambda data: b"\x89PNG" + data, "not a .tcm file"),
+        (lambda data: data[:20], "cut off: 20 bytes"),
+        (_cut, "cut off or padded"),
+        (_flip, "damaged: its checksum does not hold"),
+        (_claim_pixels, "claims 65536x65536 pixels in"),
+        (_newer, "version 2 of the container; this program reads 1"),
+    ],
+)
+def test_a_spoilt_file_is_refused_with_its_reason(
+    codec: Any, spoil: Callable[[bytes], bytes], message: str
+) -> None:
+    data = encode_image(codec, torch.rand(3, 8, 8), 0.0)
+    with pytest.raises(LabError, match=message):
+        decode_image(codec, spoil(data))
+
+
+def test_no_mutation_of_a_file_does_anything_but_decode_or_be_refused(codec: Any) -> None:
+    decoded, refused = fuzz(codec, MUTANTS)
+    assert decoded + sum(refused.values()) == MUTANTS
+    # The mutations reach every check, and some leave a file that decodes.
+    assert decoded > 0
+    assert len(refused) >= 10
+
+
+def test_mutations_are_the_same_every_time(codec: Any) -> None:
+    files = written(codec)
+    first, second = (mutants(files, Random(3)) for _ in range(2))
+    assert [next(first) for _ in range(20)] == [next(second) for _ in range(20)]

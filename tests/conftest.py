@@ -1,0 +1,29 @@
+"""What every test runs under: shape types are executed, two threads, one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+# Before anything of tcm_lab is imported: from here on every annotation in it is checked when its
+# function is called, so a shape that lies in a signature fails the test that passes through it.
+jaxtyping.install_import_hook("tcm_lab", "shape_types.check_shapes")
+
+import torch  # noqa: E402  # after the hook, like everything that may import tcm_lab
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+# The same examples on every machine and every run, with no time limit on a single one.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _one_seed() -> Iterator[None]:
+    """Start every test from the same random state, and leave the caller's as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
