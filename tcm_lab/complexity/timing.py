@@ -62,17 +62,15 @@ class DirectionTiming(Frozen):
             for what no stage claims.
         megapixels_per_s: throughput at the median, over all images of the batch, unpadded.
         samples_ms: wall time of every repetition, in order.
+        parts_over_whole: the sum of a repetition's stages over its wall time, at the median. On a
+            GPU this is what reconciles CUDA's events with the wall clock.
     """
 
     wall: Spread
     stages: dict[str, Spread]
     megapixels_per_s: NonNegativeFloat
     samples_ms: tuple[NonNegativeFloat, ...]
-
-    @property
-    def parts_over_whole(self) -> float:
-        """The stages' medians, ``other`` included, over the median of the whole."""
-        return sum(stage.median_ms for stage in self.stages.values()) / self.wall.median_ms
+    parts_over_whole: NonNegativeFloat
 
     @property
     def other_share(self) -> float:
@@ -267,6 +265,7 @@ def _direction(samples: Sequence[Sample], megapixels: float) -> DirectionTiming:
         },
         megapixels_per_s=1e3 * megapixels / median(walls),
         samples_ms=walls,
+        parts_over_whole=median(sum(s.stages_ms.values()) / s.wall_ms for s in samples),
     )
 
 
