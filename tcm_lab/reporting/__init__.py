@@ -1,12 +1,10 @@
 """Tables, plots and pages, drawn from records alone: nothing here measures."""
 
+from tcm_lab.reporting.axis_table import axis_table
 from tcm_lab.reporting.cost_plots import (
-    Roof,
-    RooflinePoint,
     cost_by_part_plot,
     cost_size_plot,
     macs_parameters_plot,
-    roofline_plot,
 )
 from tcm_lab.reporting.cost_tables import check_table, complexity_table, mark_front
 from tcm_lab.reporting.effects import Effect, Interaction, Level, interaction, main_effects
@@ -19,6 +17,7 @@ from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, series_of_records
 from tcm_lab.reporting.rd_tables import bd_rate_table, rd_table
 from tcm_lab.reporting.record_files import read_records, records_json
+from tcm_lab.reporting.roofline import Roof, RooflinePoint, roofline_plot, roofline_points
 from tcm_lab.reporting.search_plots import (
     hypervolume_plot,
     importance_plot,
@@ -47,6 +46,7 @@ __all__ = [
     "Section",
     "Span",
     "Table",
+    "axis_table",
     "bd_rate_table",
     "check_table",
     "complexity_table",
@@ -75,6 +75,7 @@ __all__ = [
     "render_all",
     "render_report",
     "roofline_plot",
+    "roofline_points",
     "save_figure",
     "series_of_curve",
     "series_of_records",

@@ -70,3 +70,12 @@ def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> 
     bar.ax.tick_params(labelsize=6.5, width=0.4)
     bar.outline.set_linewidth(0.4)
     return bar
+
+
+def plain_ticks(axis: Any, *, decades: bool = False) -> None:
+    """Write a logarithmic axis' ticks without trailing zeros, at powers of ten alone if asked."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    if decades:
+        axis.set_major_locator(LogLocator(subs=(1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

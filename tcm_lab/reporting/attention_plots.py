@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord, LayerAttention
 
 _FIGURES = {
-    "distance_px": Axis(name="mean attention distance", unit="px", log=True),
+    "distance_px": Axis(name="mean attention distance", unit="px"),
     "entropy_bits": Axis(name="entropy of the weights", unit="bit"),
     "near_share": Axis(name="weight on the 3x3 neighbourhood"),
 }
@@ -87,6 +87,7 @@ def attention_plot(
             )
         drawn.set_xticks(range(len(names)), names)
         drawn.grid(False, axis="x")
+        drawn.set_ylim(bottom=0)
         drawn.set_xlim(-0.6, len(names) - 0.4)
         figure.legend(loc="outside lower center", ncols=min(3, len(records) + 1))
         return figure

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._foundation import LabError
 from tcm_lab.reporting._labels import label_points
 from tcm_lab.reporting.parts import PART_NAMES, part_order
 from tcm_lab.reporting.plots import (
     COLUMN_INCHES,
     INK,
     MARKERS,
-    SOFT,
     Axis,
     label_axes,
     new_figure,
@@ -149,91 +148,6 @@ def cost_size_plot(
         _size_ticks(axes, sizes)
         if len(models) > 1:
             figure.legend(loc="outside lower center", ncols=min(3, len(models)))
-        return figure
-
-
-class Roof(Frozen):
-    """What a device can do at most, as measured on it.
-
-    Attributes:
-        device: its name.
-        gmacs_per_s: multiply-accumulates of a large matrix product, in billions a second.
-        gbytes_per_s: bytes of memory read and written, in billions a second.
-    """
-
-    device: str
-    gmacs_per_s: float
-    gbytes_per_s: float
-
-
-class RooflinePoint(Frozen):
-    """One part of a codec on the device.
-
-    Attributes:
-        label: which part.
-        macs: multiply-accumulates that it runs.
-        bytes_moved: of weights and activations, each moved once.
-        ms: how long it took.
-    """
-
-    label: str
-    macs: int
-    bytes_moved: int
-    ms: float
-
-    @property
-    def macs_per_byte(self) -> float:
-        """Arithmetic intensity."""
-        return self.macs / self.bytes_moved
-
-    @property
-    def gmacs_per_s(self) -> float:
-        """What was reached."""
-        return self.macs / self.ms / 1e6
-
-
-def roofline_plot(points: Sequence[RooflinePoint], roof: Roof, *, title: str = "") -> Figure:
-    """Draw what each part reaches under what the device allows at its arithmetic intensity.
-
-    Raises:
-        LabError: there is no point.
-    """
-    _need(points)
-    with style():
-        figure, axes = new_figure(title)
-        label_axes(
-            axes,
-            Axis(name="intensity", unit="MAC/byte", log=True),
-            Axis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
-        )
-        ridge = roof.gmacs_per_s / roof.gbytes_per_s
-        intensities = [p.macs_per_byte for p in points]
-        low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2.5
-        axes.plot(
-            [low, ridge, high],
-            [low * roof.gbytes_per_s, roof.gmacs_per_s, roof.gmacs_per_s],
-            color=SOFT,
-            lw=1.0,
-            zorder=1,
-        )
-        axes.annotate(
-            f"{roof.gmacs_per_s:.0f} GMAC/s",
-            (high, roof.gmacs_per_s),
-            (0, 3),
-            textcoords="offset points",
-            ha="right",
-            color=SOFT,
-            fontsize=6.5,
-        )
-        reached = [(p.macs_per_byte, p.gmacs_per_s) for p in points]
-        axes.scatter(
-            [x for x, _ in reached], [y for _, y in reached], s=20, color=palette(1)[0], zorder=3
-        )
-        axes.set_xlim(low, high)
-        bottom = min(low * roof.gbytes_per_s, *(p.gmacs_per_s for p in points)) / 2
-        axes.set_ylim(bottom, roof.gmacs_per_s * 2)
-        axes.set_title(title or f"{roof.device}, {roof.gbytes_per_s:.0f} GB/s", fontsize=7.5)
-        label_points(axes, reached, [p.label for p in points], colors=[INK] * len(points))
         return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab._foundation import LabError
-from tcm_lab.reporting._panels import colour_bar, panels
+from tcm_lab.reporting._panels import colour_bar, panels, plain_ticks
 from tcm_lab.reporting.plots import Axis, label_axes, new_figure, palette, style
 from tcm_lab.reporting.tables import Column, Row, Span, Table
 
@@ -132,10 +132,11 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -
                     lw=0,
                 )
         axes.set_ylim(1e-5, 1.3)
-        axes.set_yticks(
-            [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1], ["1e-5", "1e-4", "0.1 %", "1 %", "10 %", "all"]
-        )
-        figure.legend(loc="outside lower center", ncols=min(2, len(maps)))
+        percents = [f"{100 * 10**-k:g} %" for k in range(6)]
+        axes.set_yticks([10.0**-k for k in range(6)], percents)
+        plain_ticks(axes.xaxis)
+        axes.set_xlim(left=2 * min(fields[0].pitch_px for fields in maps.values()))
+        figure.legend(loc="outside lower center", ncols=min(3, len(maps)))
         return figure
 
 

@@ -12,7 +12,7 @@ from tcm_lab.reporting.tables import Column, Row, Table
 
 if TYPE_CHECKING:
     from tcm_lab.complexity.explain import Explanation, PublishedFigure
-    from tcm_lab.complexity.record import ComplexityRecord
+    from tcm_lab.complexity.record import ComplexityRecord, Convention
 
 _UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M parameters"}
 _COLUMNS = {
@@ -73,20 +73,43 @@ def published_beside(
 ) -> list[Published]:
     """Return what others reported of the records' models at the records' sizes.
 
-    Figures that were measured on somebody's code rather than read in a source are left out.
+    Others count differently: each source is followed by the convention that comes closest to it,
+    and a count of parameters stands in the column that it is closest to. Figures that were
+    measured on somebody's code rather than read in a source are left out.
     """
-    models = {record.model for record in records}
-    sizes = {record.size for record in records}
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for figure in figures:
-        if not figure.reported or figure.model not in models:
+        own = [r for r in records if r.model == figure.model]
+        if figure.quantity == "gmacs":
+            own = [record for record in own if record.size == figure.size]
+        if not figure.reported or not own:
             continue
         if figure.quantity == "parameters_millions":
-            found[figure.model, figure.source]["parameters"] = round(figure.value * 1e6)
-        elif figure.quantity == "kmacs_per_px" or figure.size in sizes:
+            count = round(figure.value * 1e6)
+            both = {
+                "parameters": own[0].total_parameters,
+                "conv_linear_parameters": own[0].conv_linear_parameters,
+            }
+            key = min(both, key=lambda name: abs(both[name] - count))
+            found[figure.model, figure.source][key] = count
+        else:
             key = _COLUMNS[figure.quantity, figure.direction]
-            found[figure.model, figure.source][key] = figure.value
+            source = f"{figure.source}, closest to convention {_closest(own[0], figure)}"
+            found[figure.model, source][key] = figure.value
     return [
         Published(model=model, source=source, figures=values)
         for (model, source), values in sorted(found.items())
     ]
+
+
+def _closest(record: ComplexityRecord, figure: PublishedFigure) -> Convention:
+    from tcm_lab.complexity.record import CONVENTIONS
+
+    views = [record.view(convention) for convention in CONVENTIONS]
+    counted = {
+        view.convention: view.gmacs(figure.direction)
+        if figure.quantity == "gmacs"
+        else view.kmacs_per_px(figure.direction)
+        for view in views
+    }
+    return min(counted, key=lambda convention: abs(counted[convention] - figure.value))

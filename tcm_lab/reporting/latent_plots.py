@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from tcm_lab._foundation import LabError
 from tcm_lab.reporting._labels import label_points
-from tcm_lab.reporting._panels import PAGE_INCHES, bare, colour_bar, panels, show_picture
+from tcm_lab.reporting._panels import (
+    PAGE_INCHES,
+    bare,
+    colour_bar,
+    panels,
+    plain_ticks,
+    show_picture,
+)
 from tcm_lab.reporting.erf_plots import span
 from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
 from tcm_lab.reporting.tables import Column, Row, Table
@@ -40,7 +47,12 @@ def deviation_plot(
     if not maps:
         raise LabError("maps: there is none to draw.")
     with style():
-        figure, grid = panels(len(maps) + 1, columns=3, height=PAGE_INCHES / 3 * 0.72)
+        figure, grid = panels(
+            len(maps) + 1,
+            columns=min(len(maps) + 1, 4),
+            height=PAGE_INCHES / min(len(maps) + 1, 4) * 0.75,
+            width=PAGE_INCHES,
+        )
         show_picture(grid[0], picture, next(iter(maps.values())).image)
         kind = "scaled_deviation" if scaled else "deviation"
         arrays = [getattr(found, kind) for found in maps.values()]
@@ -187,6 +199,7 @@ def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figu
                 label=f"{label} ({record.coding_gain_db:.1f} dB)",
             )
         axes.set_ylim(0, 1.03)
+        plain_ticks(axes.xaxis)
         axes.legend(loc="lower right", title="coding gain", title_fontsize=7)
         return figure
 
@@ -239,7 +252,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
     )
 
 
-def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 6) -> Figure:
+def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 4) -> Figure:
     """Draw what is lost without each part over what it costs.
 
     Args:
@@ -255,7 +268,7 @@ def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 6) -> Fi
             Axis(name="loss without it", unit="%", log=True),
         )
         kinds = list(dict.fromkeys(part.kind for part in record.parts))
-        # A part without which the loss falls, or hardly rises, stands at the bottom.
+        # A part without which the loss falls, or hardly rises, stands on the line at the bottom.
         floor = 0.1
         for kind, color, marker in zip(kinds, palette(len(kinds)), MARKERS, strict=False):
             own = [part for part in record.parts if part.kind == kind and part.kmacs_per_px]
@@ -269,7 +282,10 @@ def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 6) -> Fi
                 zorder=3,
                 lw=0,
             )
+        plain_ticks(axes.xaxis, decades=True)
+        plain_ticks(axes.yaxis)
         axes.set_ylim(bottom=floor / 1.3)
+        axes.axhline(floor, color=SOFT, lw=0.6, ls=":", zorder=1)
         axes.margins(0.12)
         most = sorted(record.parts, key=lambda part: -part.loss_percent.value)[:named]
         points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]

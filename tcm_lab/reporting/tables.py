@@ -7,6 +7,7 @@ machines' forms (CSV, JSON) keep seven significant digits and whole counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -89,7 +90,9 @@ class Column(Frozen):
             return f"{self.text(value.value)} [{low}, {high}]"
         if not self.format:
             return str(value)
-        return format(value if self.scale == 1 else value * self.scale, self.format)
+        text = format(value if self.scale == 1 else value * self.scale, self.format)
+        rounded_away = text.startswith("-") and not re.search("[1-9a-z]", text)
+        return format(0.0, self.format) if rounded_away else text  # zero has no sign
 
 
 class Row(Frozen):

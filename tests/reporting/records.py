@@ -48,6 +48,7 @@ def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
             wall=spread(whole),
             stages={part: spread(0.9 * whole), "other": spread(0.1 * whole)},
             megapixels_per_s=1 / whole,
+            parts_over_whole=1.0,
             samples_ms=(whole,) * 5,
         )
 

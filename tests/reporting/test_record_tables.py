@@ -11,18 +11,20 @@ import pytest
 from records import complexity, rd, timing
 
 from tcm_lab._foundation import LabError
-from tcm_lab.complexity import TimeRatio, published_figures
+from tcm_lab.complexity import TimeRatio, measure_complexity, published_figures
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
     Published,
     Span,
     Table,
+    axis_table,
     bd_rate_table,
     complexity_table,
     published_beside,
     rd_table,
     read_records,
     records_json,
+    roofline_points,
     stage_table,
     tables_of,
     timing_table,
@@ -90,8 +92,46 @@ def test_what_was_reported_of_tcm_large_comes_beside_it_only_at_its_size() -> No
         assert found
         return {key for published in found for key in published.figures}
 
-    assert {"kmacs_per_px", "encode_gmacs", "decode_gmacs", "parameters"} <= keys((512, 768))
+    assert {"kmacs_per_px", "encode_gmacs", "decode_gmacs"} <= keys((512, 768))
     assert "encode_gmacs" not in keys((256, 256))
+
+
+def test_a_published_figure_says_which_convention_it_is_closest_to() -> None:
+    large = measure_complexity("tcm-large")
+    found = published_beside([large], published_figures())
+    sources = {
+        (key, value): published.source
+        for published in found
+        for key, value in published.figures.items()
+    }
+    assert sources["gmacs", 701].endswith("closest to convention conv-linear-only")
+    assert sources["kmacs_per_px", 1823.58].endswith("closest to convention no-attention-products")
+    assert ("conv_linear_parameters", 75_890_000) in sources
+    assert ("parameters", 76_570_000) in sources
+
+
+def test_an_axis_is_compared_with_its_baseline() -> None:
+    records = {"1": complexity(), "3": complexity(scale=3)}
+    table = axis_table("split", records, "1")
+    assert [row.values["kmacs_per_px"] for row in table.rows] == [313, 939]
+    assert [row.values["kmacs_per_px_change_percent"] for row in table.rows] == [
+        0,
+        pytest.approx(200),
+    ]
+    assert [row.marks for row in table.rows] == [("baseline",), ()]
+    with pytest.raises(LabError, match="split = 2: no record of it; there are 1 or 3"):
+        axis_table("split", records, "2")
+
+
+def test_points_of_a_roofline_join_counts_and_times_of_one_model() -> None:
+    cost = complexity().model_copy(update={"activations": {"g_a": 1000, "g_s": 500}})
+    g_a, g_s = roofline_points(cost, timing())
+    pixels = 100 * 200 * 1000
+    assert (g_a.label, g_a.macs, g_a.ms) == ("g_a", 3 * pixels, 9.0)
+    assert g_a.bytes_moved == 4 * (1_000_500 + 1000)
+    assert (g_s.label, g_s.macs, g_s.ms, g_s.bytes_moved) == ("g_s", 300 * pixels, 18.0, 4 * 500)
+    with pytest.raises(LabError, match="one model at one size"):
+        roofline_points(complexity(size=(8, 8)), timing())
 
 
 def test_times_have_quartiles_stages_shares_and_no_date() -> None:

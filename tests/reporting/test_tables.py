@@ -58,6 +58,19 @@ def a_table() -> Table:
     )
 
 
+def test_what_is_rounded_to_zero_has_no_sign() -> None:
+    column = Column(key="change_percent", header="change", format="+.1f")
+    assert [column.text(value) for value in (-0.04, 0.04, -0.06, -10.0)] == [
+        "+0.0",
+        "+0.0",
+        "-0.1",
+        "-10.0",
+    ]
+    plain = Column(key="bpp", header="rate", format=".2f")
+    assert plain.text(-0.001) == "0.00"
+    assert plain.text(float("-inf")) == "-inf"
+
+
 def test_csv_read_back_by_pandas_holds_the_values_and_the_interval() -> None:
     frame = pd.read_csv(io.StringIO(a_table().to_csv()))
     assert list(frame.columns) == [

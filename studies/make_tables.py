@@ -1,0 +1,78 @@
+"""Writes the complexity tables under ``studies/tables`` from nothing but the configurations.
+
+They follow from closed formulas, so they come out byte for byte the same everywhere; only
+CompressAI's own models are run, without data, by torch's counter.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+from tcm_lab._foundation.files import write_atomically
+from tcm_lab.codec import load_config
+from tcm_lab.complexity import ComplexityRecord, measure_complexity, published_figures
+from tcm_lab.reporting import Table, axis_table, complexity_table, published_beside
+
+FOLDER = Path(__file__).parent / "tables"
+SIZE = (512, 768)
+SIZES = ("tcm-small", "tcm-medium", "tcm-large")
+RIVALS = ("cheng2020-attn", "swint-charm", "stf", "wacnn")
+PEERS = (
+    "compressai/bmshj2018-hyperprior",
+    "compressai/mbt2018",
+    "compressai/cheng2020-anchor",
+    "compressai/cheng2020-attn",
+    "compressai/elic2022-official",
+)
+BASE = "tcm-small"
+AXES: dict[str, tuple[str, tuple[object, ...], object]] = {
+    "split": ("g_*.split", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
+    "window": ("g_*.window", (4, 8, 16), 8),
+    "squeeze": ("entropy_model.attention.squeeze", (64, 128, 192, "none"), 128),
+    "slices": ("entropy_model.slices", (1, 2, 4, 5, 8, 10), 5),
+    "support": ("entropy_model.support", (0, 1, 2, 3, 4), 4),
+}
+
+
+def tables() -> dict[str, Table]:
+    """Return every table by the name of its files."""
+    ours = [measure_complexity(name, SIZE) for name in (*SIZES, *RIVALS)]
+    found = {
+        "models": complexity_table(
+            ours, published=published_beside(ours, published_figures()), title="Models at 512x768"
+        ),
+        "models-by-part": complexity_table(ours, detail="parts"),
+        "models-by-kind": complexity_table(ours, detail="kinds"),
+        "compressai": complexity_table(
+            [_peer(name) for name in PEERS], title="CompressAI's own models at 512x768, quality 4"
+        ),
+    }
+    for name, (path, values, baseline) in AXES.items():
+        base = load_config(BASE)
+        records = {
+            str(value): measure_complexity(base.override({path: value}), SIZE) for value in values
+        }
+        title = f"What {path} of {BASE} costs at 512x768"
+        found[f"axis-{name}"] = axis_table(name, records, str(baseline), title=title)
+    return found
+
+
+def _peer(name: str) -> ComplexityRecord:
+    record = measure_complexity(name, SIZE)
+    # What decides their count is CompressAI's version, not torch's, which only runs the counter.
+    versions = {package: importlib.metadata.version(package) for package in ("compressai",)}
+    return record.model_copy(update={"versions": versions})
+
+
+def main() -> None:
+    """Write each table as markdown, CSV and LaTeX."""
+    for name, table in tables().items():
+        texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
+        for suffix, text in texts.items():
+            write_atomically(FOLDER / f"{name}.{suffix}", text)
+        print(FOLDER / f"{name}.md")
+
+
+if __name__ == "__main__":
+    main()
