@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, model_validator
@@ -43,7 +44,7 @@ class Axis(Frozen):
     high: float | None = None
     step: float | None = Field(default=None, gt=0)
     log: bool = False
-    when: dict[str, tuple[Key, ...]] = {}
+    when: dict[str, tuple[Key, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +96,13 @@ class Axis(Frozen):
             return list(self.choices.items())
         return [(_key(value), value) for value in self.choices or ()]
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Least and greatest value of a range."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, self.high
+
     def value(self, key: Key) -> JsonValue:
         """Return what is written into the configuration for ``key``."""
         if self.kind != "categorical":
@@ -141,12 +149,12 @@ class Axis(Frozen):
             return [key for key, _ in self.options]
         if self.kind == "float" and self.step is None:
             raise ConfigError("a float axis without step has no grid; give step or choices")
-        assert self.low is not None and self.high is not None
+        low, high = self.ends
         step = self.step or 1
-        count = int((self.high - self.low) / step + 1e-9) + 1
+        count = int((high - low) / step + 1e-9) + 1
         if count > _MAX_GRID:
             raise ConfigError(f"{count} values are too many for a grid; give a larger step")
-        values = [self.low + i * step for i in range(count)]
+        values = [low + i * step for i in range(count)]
         return [int(v) if self.kind == "int" else round(v, 12) for v in values]
 
     def distribution(self) -> BaseDistribution:
@@ -158,19 +166,17 @@ class Axis(Frozen):
         )
 
         if self.kind == "int":
-            assert self.low is not None and self.high is not None
-            return IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
+            low, high = self.ends
+            return IntDistribution(int(low), int(high), self.log, int(self.step or 1))
         if self.kind == "float":
-            assert self.low is not None and self.high is not None
-            return FloatDistribution(self.low, self.high, self.log, self.step)
+            return FloatDistribution(*self.ends, self.log, self.step)
         keys = self.grid()
-        spaced = _even_step(keys)
-        if spaced is None:
+        step = _even_step(keys)
+        if step is None:
             return CategoricalDistribution(keys)
-        low, high, step = spaced
         if all(isinstance(key, int) for key in keys):
-            return IntDistribution(int(low), int(high), step=int(step))
-        return FloatDistribution(low, high, step=step)
+            return IntDistribution(keys[0], keys[-1], step=int(step))  # type: ignore[arg-type]
+        return FloatDistribution(keys[0], keys[-1], step=step)  # type: ignore[arg-type]
 
 
 def same(a: Key, b: Key) -> bool:
@@ -193,17 +199,13 @@ def _key(value: JsonValue) -> Key:
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
-def _even_step(keys: list[Key]) -> tuple[float, float, float] | None:
-    """Return (low, high, step) of at least three ascending, evenly spaced numbers."""
+def _even_step(keys: list[Key]) -> float | None:
+    """Return the step of at least three ascending, evenly spaced numbers."""
     numbers = [float(key) for key in keys if _is_number(key)]  # type: ignore[arg-type]  # checked
     if len(numbers) < len(keys) or len(numbers) < 3:
         return None
     step = numbers[1] - numbers[0]
-    gaps = (b - a for a, b in _pairs(numbers))
+    gaps = (b - a for a, b in pairwise(numbers))
     if step <= 0 or any(abs(gap - step) > 1e-9 * max(map(abs, numbers)) for gap in gaps):
         return None
-    return numbers[0], numbers[-1], step
-
-
-def _pairs(numbers: list[float]) -> Iterator[tuple[float, float]]:
-    return zip(numbers, numbers[1:], strict=False)
+    return step

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-
 from tyro.conf import Positional
 
 from tcm_lab._foundation import LabError, near, one_of
@@ -106,7 +105,7 @@ def init(storage: str) -> int:
     return 0
 
 
-OTHERS = {"schema": schema, "init": init, "report": report}
+OTHERS: dict[str, Callable[..., int]] = {"schema": schema, "init": init, "report": report}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -120,15 +119,13 @@ def main(args: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text stream
     if args[:1] and args[0] in OTHERS:
         name = f"tcm-lab study {args[0]}"
-        code: int = tyro.cli(OTHERS[args[0]], prog=name, args=args[1:])
-        return code
+        return tyro.cli(OTHERS[args[0]], prog=name, args=args[1:])
     if args[:1] and not args[0].startswith("-"):
         raise LabError(
             f"'{args[0]}': unknown.{near(args[0], OTHERS)} Write tcm-lab study --space FILE, or "
             f"one of {one_of(OTHERS)}."
         )
-    code = tyro.cli(study, prog="tcm-lab study", args=args)
-    return code
+    return tyro.cli(study, prog="tcm-lab study", args=args)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pydantic import Field
+
 from tcm_lab._foundation import Frozen
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity.record import ComplexityRecord
@@ -23,7 +25,7 @@ class Cost(Frozen):
     """
 
     complexity: ComplexityRecord
-    timed_ms: dict[str, float] = {}
+    timed_ms: dict[str, float] = Field(default_factory=dict)
 
     @property
     def figures(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -159,10 +159,8 @@ class Ledger:
 
         def beat() -> None:
             while True:
-                try:
+                with suppress(Exception):  # whatever ails the database, the next statement tells
                     self.storage.record_heartbeat(trial_id)
-                except Exception:  # noqa: BLE001, S110  # the next statement of the trial will tell
-                    pass
                 if ended.wait(HEARTBEAT_S):
                     return
 

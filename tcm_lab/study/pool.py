@@ -170,5 +170,5 @@ def _child(plan: Plan, index: int, connection: Connection) -> None:
         return
     except LabError as error:
         connection.send((True, str(error)))
-    except Exception:  # noqa: BLE001  # whatever it is, the parent raises it
+    except Exception:  # whatever it is, the parent raises it
         connection.send((False, traceback.format_exc()))

@@ -174,6 +174,5 @@ def draw_params(space: Space, rng: random.Random) -> dict[str, Key]:
 
 def _draw(axis: Axis, rng: random.Random) -> Key:
     if axis.kind == "float" and axis.step is None:
-        assert axis.low is not None and axis.high is not None
-        return round(rng.uniform(axis.low, axis.high), 12)
+        return round(rng.uniform(*axis.ends), 12)
     return rng.choice(axis.grid())

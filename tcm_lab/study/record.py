@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from pydantic import Field
+
 from tcm_lab._foundation import Frozen
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity.record import ComplexityRecord
@@ -79,11 +81,11 @@ class TrialRecord(Frozen):
     state: State
     steps: int
     complexity: ComplexityRecord
-    timed_ms: dict[str, float] = {}
+    timed_ms: dict[str, float] = Field(default_factory=dict)
     training: TrainingRecord | None
     rd: RdRecord
     rungs: tuple[Rung, ...] = ()
-    violations: dict[str, float] = {}
+    violations: dict[str, float] = Field(default_factory=dict)
 
     @property
     def variant(self) -> VariantConfig:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
@@ -107,8 +107,8 @@ class Space(Frozen):
         "lagrangian_percent",
         "kmacs_per_px",
     )
-    constraints: dict[Counted, PositiveFloat] = {}
-    soft_constraints: dict[Objective, float] = {}
+    constraints: dict[Counted, PositiveFloat] = Field(default_factory=dict)
+    soft_constraints: dict[Objective, float] = Field(default_factory=dict)
     sampler: SamplerName = "tpe"
     budget: Budget = Budget()
     size: tuple[PositiveInt, PositiveInt] = (512, 768)
@@ -269,7 +269,8 @@ def _say(error: ValidationError) -> str:
     if first["type"] == "literal_error":
         expected = first.get("ctx", {}).get("expected", "").replace("'", "")
         known = expected.replace(" or ", ", ").split(", ")
-        return f"{path} = {first['input']!r} is unknown.{near(str(first['input']), known)} Write {expected}."
+        given = first["input"]
+        return f"{path} = {given!r} is unknown.{near(str(given), known)} Write {expected}."
     return f"{path} = {first['input']!r}: {message}."
 
 

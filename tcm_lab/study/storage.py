@@ -91,7 +91,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
     try:
         yield
-    except ImportError as error:
+    except ImportError:
         if not url.startswith("postgres"):
             raise
         raise LabError(

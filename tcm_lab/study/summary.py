@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from statistics import fmean
 
+from pydantic import Field
+
 from tcm_lab._foundation import Frozen, LabError
-from tcm_lab.evaluation import Interval, bd_rate_interval, lagrangian_interval
+from tcm_lab.evaluation import Interval, RdRecord, bd_rate_interval, lagrangian_interval
 from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key
 from tcm_lab.study.figures import cost_of
@@ -32,7 +35,7 @@ class VariantSummary(Frozen):
     params: dict[str, Key]
     records: tuple[TrialRecord, ...]
     figures: dict[str, float]
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = Field(default_factory=dict)
     on_front: bool = False
 
     @property
@@ -95,15 +98,16 @@ def _summary(
 
 
 def _intervals(
-    anchor: Sequence[object], ours: Sequence[object], lambdas: Sequence[float], seed: int
+    anchor: Sequence[RdRecord], ours: Sequence[RdRecord], lambdas: Sequence[float], seed: int
 ) -> dict[str, Interval]:
     """Return the trained figures with their intervals; a BD-rate that is refused is left out."""
-    options = {"samples": _SAMPLES, "seed": seed}
-    found = {"lagrangian_percent": lagrangian_interval(anchor, ours, lambdas, **options)}  # type: ignore[arg-type]
-    try:
-        found["bd_rate_percent"] = bd_rate_interval(anchor, ours, **options)  # type: ignore[arg-type]
-    except LabError:
-        pass
+    found = {
+        "lagrangian_percent": lagrangian_interval(
+            anchor, ours, lambdas, samples=_SAMPLES, seed=seed
+        )
+    }
+    with suppress(LabError):
+        found["bd_rate_percent"] = bd_rate_interval(anchor, ours, samples=_SAMPLES, seed=seed)
     return found
 
 
@@ -140,7 +144,7 @@ def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tu
 
 
 def objective_row(record: TrialRecord, space: Space) -> list[float]:
-    """Return a training's objectives as the sampler was told them, the BD-rate left to its proxy."""
+    """Return a training's objectives as numbers to minimise, with one quality for each kind."""
     from tcm_lab.evaluation import lagrangian_cost
 
     figures: Mapping[str, float] = cost_of(record).figures

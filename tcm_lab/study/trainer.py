@@ -1,4 +1,4 @@
-"""The real trainer: trains a codec on crops, stops it where it is told to, evaluates written bits."""
+"""The real trainer: trains a codec on crops, stops at rungs if told to, evaluates written bits."""
 
 from __future__ import annotations
 

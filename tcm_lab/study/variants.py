@@ -82,7 +82,7 @@ class Assembler:
 
         Only for an enumerated space.
         """
-        seen = set()
+        seen: set[str] = set()
         baseline = self.baseline()
         for params in self.points():
             try:
@@ -180,15 +180,15 @@ def _with_own_value(base: VariantConfig, name: str, axis: Axis) -> Axis:
             return axis.with_choice(_own_value(base, name, axis))
         return axis
     value = _own_value(base, name, axis)
-    assert axis.low is not None and axis.high is not None
+    low, high = axis.ends
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"axes.{name}: the base has {value!r} there, which is no number")
-    steps = (value - axis.low) / (axis.step or (1 if axis.kind == "int" else 0) or 1)
+    steps = (value - low) / (axis.step or (1 if axis.kind == "int" else 0) or 1)
     on_grid = (axis.kind == "float" and axis.step is None) or abs(steps - round(steps)) < 1e-9
-    if not axis.low <= value <= axis.high or not on_grid:
+    if not low <= value <= high or not on_grid:
         raise ConfigError(
-            f"axes.{name}: the base's own value {value:g} is not in the range from {axis.low:g} "
-            f"to {axis.high:g}; widen it, so that the baseline is one of the variants"
+            f"axes.{name}: the base's own value {value:g} is not in the range from {low:g} "
+            f"to {high:g}; widen it, so that the baseline is one of the variants"
         )
     return axis
 

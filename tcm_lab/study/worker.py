@@ -66,9 +66,13 @@ def work(plan: Plan, index: int, tell: Tell) -> None:
 class _Worker:
     def __init__(self, plan: Plan, index: int, tell: Tell) -> None:
         self.plan, self.space = plan, plan.space
-        self.tell = lambda event: tell(replace(event, worker=index))
+        self.index, self._tell = index, tell
         self.ledger = Ledger(plan.storage, plan.name)
         self.proposals = Proposals(plan, self.ledger, index)
+
+    def tell(self, event: Event) -> None:
+        """Tell what happened, and who says so."""
+        self._tell(replace(event, worker=self.index))
 
     def run(self) -> None:
         while (job := self._next()) is not None:
@@ -138,7 +142,9 @@ class _Worker:
             return known.model_copy(update={**named, **own}), True
         watch = _Watch(self, job, event, recipe.lambdas)
         directory = plan.out / "trials" / identity
-        outcome = plan.trainer(Task(variant.config, recipe, directory, self.space.rung_steps), watch)
+        outcome = plan.trainer(
+            Task(variant.config, recipe, directory, self.space.rung_steps), watch
+        )
         record = TrialRecord(
             number=job.trial.number,
             label=variant.label,

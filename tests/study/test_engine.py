@@ -170,9 +170,7 @@ def test_sampling_follows_from_the_seed_also_across_an_interruption(tmp_path: Pa
             tmp_path, SAMPLED, out=tmp_path / "cut",
             trainer=Surrogate(tmp_path / "cut-log", interrupt_after=7),
         )  # fmt: skip
-    cut = run(
-        tmp_path, SAMPLED, out=tmp_path / "cut", trainer=Surrogate(tmp_path / "cut-log")
-    )
+    cut = run(tmp_path, SAMPLED, out=tmp_path / "cut", trainer=Surrogate(tmp_path / "cut-log"))
     assert [r.params for r in cut.records] == [r.params for r in whole.records]
     other = run(tmp_path, SAMPLED + "seed: 1", out=tmp_path / "other")
     assert {r.label for r in other.records} != {r.label for r in whole.records}

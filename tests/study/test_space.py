@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from surrogate import SPACE
 
 from tcm_lab._foundation import ConfigError
 from tcm_lab.codec import load_config
@@ -17,7 +18,6 @@ from tcm_lab.study.space import (
     space_schema,
 )
 from tcm_lab.study.variants import Assembler
-from surrogate import SPACE
 
 
 def parse(text: str):
@@ -28,7 +28,9 @@ def test_a_grid_holds_every_choice_once_and_the_baseline_first() -> None:
     variants = list(Assembler(parse(SPACE)).all())
     assert [v.params["split"] for v in variants] == [0.5, 0.0, 0.25, 0.75, 1.0]
     assert [v.is_baseline for v in variants] == [True, False, False, False, False]
-    assert variants[0].fingerprint == load_config("tcm-nano").override({"rate_levels": 4}).fingerprint
+    assert (
+        variants[0].fingerprint == load_config("tcm-nano").override({"rate_levels": 4}).fingerprint
+    )
 
 
 def test_a_pattern_ties_every_stage_that_it_matches() -> None:
@@ -158,7 +160,8 @@ WRONG = {
         ["entropy_model.support", "4", "from 1 to 3"],
     ),
     "a grid of a float range": (
-        'name: toy\nbase: tcm-nano\nsampler: grid\naxes: {"g_*.split": {kind: float, low: 0, high: 1}}',
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        'axes: {"g_*.split": {kind: float, low: 0, high: 1}}',
         ["g_*.split", "step"],
     ),
 }
