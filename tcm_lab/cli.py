@@ -15,6 +15,7 @@ from typing import TextIO
 import tyro
 
 from tcm_lab import __version__
+from tcm_lab._commands.analyzing import attention, erf, latents
 from tcm_lab._commands.coding import decode, encode
 from tcm_lab._commands.measure import complexity, time
 from tcm_lab._commands.showing import blocks, models, plot, table
@@ -27,12 +28,24 @@ def study() -> int:
     raise AssertionError("main() hands this command on")
 
 
+def analyze() -> int:
+    """Look inside trained codecs: analyze erf, analyze attention, analyze latents."""
+    raise AssertionError("main() hands this command on")
+
+
+ANALYSES: dict[str, Callable[..., int]] = {
+    "erf": erf,
+    "attention": attention,
+    "latents": latents,
+}
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "study": study,
     "complexity": complexity,
     "time": time,
     "train": train,
     "evaluate": evaluate,
+    "analyze": analyze,
     "encode": encode,
     "decode": decode,
     "table": table,
@@ -54,10 +67,12 @@ def main(args: Sequence[str] | None = None) -> int:
             from tcm_lab.study.command import main as run_study
 
             return run_study(args[1:])
+        if args[:1] == ["analyze"]:
+            return _run(
+                ANALYSES, "tcm-lab analyze", "What does a trained codec do inside?", args[1:]
+            )
         about = "What does each architectural choice of a learned image codec buy, and cost?"
-        code: int = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="tcm-lab", description=about, args=args
-        )
+        return _run(COMMANDS, "tcm-lab", about, args)
     except LabError as error:
         print(f"tcm-lab: error: {error}", file=sys.stderr)
         return 2
@@ -68,6 +83,14 @@ def main(args: Sequence[str] | None = None) -> int:
         # The reader, such as head, has seen enough; nothing more may be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(
+    commands: dict[str, Callable[..., int]], prog: str, about: str, args: Sequence[str]
+) -> int:
+    code: int = tyro.extras.subcommand_cli_from_dict(
+        commands, prog=prog, description=about, args=args
+    )
     return code
 
 

@@ -197,7 +197,7 @@ def connect_clicks(
         axes = figure.axes[0]
         if event.inaxes is not axes or event.xdata is None:
             return
-        found = look((int(event.ydata), int(event.xdata)))
+        found = look((round(event.ydata), round(event.xdata)))
         with style():
             axes.clear()
             _draw_weights(axes, found, picture, f"{found.layer}, query {found.query_px}")

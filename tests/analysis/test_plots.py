@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+import tcm_lab
+from tcm_lab._foundation import LabError
+from tcm_lab.analysis import (
+    entropy_model_fields,
+    gate_maps,
+    knock_out,
+    latent_maps,
+    measure_attention,
+    measure_field,
+    measure_latents,
+    receptive_fields,
+)
+from tcm_lab.codec import Codec
+from tcm_lab.reporting import figure_svg, render
+from tcm_lab.reporting.attention_plots import attention_plot, attention_table, gate_plot
+from tcm_lab.reporting.erf_plots import erf_plot, erf_profile_plot, erf_table
+from tcm_lab.reporting.latent_plots import (
+    bits_plot,
+    deviation_plot,
+    energy_plot,
+    latent_table,
+    prediction_plot,
+    slice_bits_plot,
+    worth_plot,
+)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return tcm_lab.build("tcm-nano").eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
+    codec: Codec, images: torch.Tensor
+) -> None:
+    maps = receptive_fields(codec, images, probes=2)
+    measures = measure_field(maps)
+    figure = erf_plot({"TCM": maps[0]}, squares={"TCM": measures})
+    axes, bar = figure.axes
+    left, right, bottom, top = axes.images[0].get_extent()
+    assert (left, right, bottom, top) == (-32.5, 31.5, 31.5, -32.5)
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.max() == 1
+    assert shown.min() == pytest.approx(1e-5)
+    assert "clipped below 1e-5" in bar.get_ylabel()
+    sides = [patch.get_width() for patch in axes.patches]
+    assert sides == [measures.side_px[0.5].value, measures.side_px[0.95].value]
+    with pytest.raises(LabError, match="none to draw"):
+        erf_plot({})
+
+
+def test_a_profile_falls_to_what_lies_outside_of_each_square(
+    codec: Codec, images: torch.Tensor
+) -> None:
+    maps = receptive_fields(codec, images[:1], probes=2)
+    curve = erf_profile_plot({"TCM": maps}).axes[0].lines[0]
+    outside = dict(zip(*map(np.asarray, curve.get_data()), strict=True))
+    y, x = np.mgrid[:64, :64] - 32
+    for side in (9, 21):
+        far = np.maximum(abs(y), abs(x)) > side // 2
+        assert outside[side] == pytest.approx(maps[0].scores[far].sum(), abs=1e-5)
+
+
+def test_the_field_table_shows_what_was_measured(codec: Codec, images: torch.Tensor) -> None:
+    measures = measure_field(receptive_fields(codec, images, probes=2))
+    table = erf_table({"TCM": measures})
+    values = table.rows[0].values
+    radius = values["radius_px"]
+    assert getattr(radius, "value", None) == measures.radius_px.value
+    assert "95 % bootstrap" in render(table, "markdown")
+    slices = {
+        f"slice {i}": measure_field(entropy_model_fields(codec, images, i, probes=2))
+        for i in (0, 2)
+    }
+    assert len(erf_table(slices).rows) == 2
+
+
+def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> None:
+    record = measure_attention(codec, images)
+    figure = attention_plot({"TCM": record})
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert labels == ["0 W", "0 SW", "1 W", "1 SW", "2 W", "2 SW"]
+    heads = np.concatenate([c.get_offsets()[:, 1] for c in figure.axes[0].collections])
+    expected = [
+        np.mean(layer.learned.distance_px, axis=0)
+        for layer in record.layers
+        if "g_a" in layer.layer
+    ]
+    np.testing.assert_allclose(heads, np.concatenate(expected))
+    for transform, rows in {"slices": 16, "h_s": 4}.items():
+        assert len(attention_table({"TCM": record}, transform=transform).rows) == rows
+    with pytest.raises(LabError, match="none has window attention"):
+        attention_plot({"TCM": record}, transform="h_x")
+
+
+def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> None:
+    picture = (255 * images[0]).byte().numpy()
+    records = {"a": measure_latents(codec, images), "b": measure_latents(codec, images[:1])}
+    maps = {name: latent_maps(codec, images[i]) for i, name in enumerate("ab")}
+    first, second = (axes.images[0].get_clim() for axes in deviation_plot(maps, picture).axes[1:3])
+    assert first == second
+    bars = slice_bits_plot(records).axes[0].patches
+    totals = sum(bar.get_width() for bar in bars[::2]), sum(bar.get_width() for bar in bars[1::2])
+    assert totals == pytest.approx([records[name].estimate("bpp").value for name in "ab"])
+    for figure in (
+        bits_plot(maps["a"], picture),
+        prediction_plot(records),
+        energy_plot(records),
+        gate_plot(gate_maps(codec, images[0]), picture),
+    ):
+        assert figure_svg(figure).startswith("<?xml")
+    assert len(latent_table(records).rows) == 2
+
+
+def test_parts_are_drawn_at_what_they_cost(codec: Codec, images: torch.Tensor) -> None:
+    parts = {"a": ["g_a.stages.0.blocks.0.conv"], "b": ["g_s.stages.2.blocks.0.swin"]}
+    record = knock_out(codec, images[:1], 0.01, parts=parts)
+    drawn = worth_plot(record).axes[0].collections
+    assert [c.get_label() for c in drawn] == ["convolution branch", "transformer branch"]
+    assert drawn[1].get_offsets()[0][0] == pytest.approx(record.parts[1].kmacs_per_px)
