@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -99,12 +99,23 @@ class SliceCodec(nn.Module):
             else SliceNetwork(support + context, config.hidden, outputs)
             for _ in range(paths)
         )
+        if config.hidden is not None:
+            self._start_scales(width)
         self.context = CheckerboardContext(width, context) if config.checkerboard else None
         self.lrp = (
             None
             if config.lrp == "none"
             else SliceNetwork(support + width, config.hidden or (), width)
         )
+
+    def _start_scales(self, width: int) -> None:
+        """Let every scale start at half a quantisation step.
+
+        Untrained networks give scales around zero, where the likelihoods are at their floor: the
+        estimate then says other than the coder, and training starts where there is no gradient.
+        """
+        last: Any = self.networks[-1]
+        nn.init.constant_(last[-1].bias[-width:], 0.5)
 
     def forward(
         self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: SliceCoder
