@@ -27,7 +27,7 @@ from tcm_lab.analysis.erf import (
     mean_field,
     receptive_fields,
 )
-from tcm_lab.analysis.erf_measures import ErfMeasures, grid_visibility, measure_field
+from tcm_lab.analysis.erf_measures import ErfMeasures, grid_visibility, measure_field, reach_ratio
 from tcm_lab.analysis.gates import GateRecord, SliceGate, gate_maps
 from tcm_lab.analysis.latents import (
     ImageLatent,
@@ -69,6 +69,7 @@ __all__ = [
     "measure_attention",
     "measure_field",
     "measure_latents",
+    "reach_ratio",
     "receptive_fields",
     "removable_parts",
 ]

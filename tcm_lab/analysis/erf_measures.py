@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,26 +62,8 @@ def measure_field(
         raise LabError(f"shares = {tuple(shares)}: each must be above 0 and at most 1")
     mean = mean_field(several)
     pitch, size = mean.pitch_px, mean.scores.shape
-    dy, dx = (np.arange(length) - middle for length, middle in zip(size, mean.centre, strict=True))
-    # Everything but the grid follows from sums over the map, so resampling needs no maps.
-    order = np.maximum(np.abs(dy)[:, None], np.abs(dx)[None, :])
-    rings = np.round(2 * order).astype(np.int64).reshape(-1)
-    stack = np.stack([m.scores.astype(np.float64) for m in several])
-    profiles = np.stack([np.bincount(rings, weights=s.reshape(-1)) for s in stack])
-    moments = np.stack(
-        [
-            [
-                (s.sum(1) * dy**2).sum(),
-                (s.sum(0) * dx**2).sum(),
-                float(dy @ s @ dx),
-                (s * m.convolutions).sum(),
-            ]
-            for s, m in zip(stack, several, strict=True)
-        ]
-    )
-    weights = resample(len(several), seed)
-    rows, columns, mixed, within = (weights @ moments).T
-    sides = {share: _sides(weights @ profiles, share) for share in shares}
+    sums = _Sums.of(several, resample(len(several), seed))
+    sides = {share: sums.sides(share) for share in shares}
 
     def estimate(figures: _Floats) -> Estimate:
         return estimate_from(figures, len(several))
@@ -96,15 +79,48 @@ def measure_field(
             )
             for share, side in sides.items()
         },
-        radius_px=estimate(np.sqrt(rows + columns) * pitch),
-        within_convolutions=estimate(within),
-        anisotropy=estimate(_anisotropy(rows, columns, mixed)),
+        radius_px=estimate(sums.radii() * pitch),
+        within_convolutions=estimate(sums.within),
+        anisotropy=estimate(sums.anisotropies()),
         grid_visibility={
             f"{grid.window * pitch:g}+{grid.offset * pitch:g}": seen
             for grid in mean.grids
             if (seen := grid_visibility(mean, grid)) is not None
         },
     )
+
+
+def reach_ratio(
+    maps: Sequence[ErfMap],
+    baseline: Sequence[ErfMap],
+    share: float | None = None,
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """Return how many times as far one codec's position reaches as another's.
+
+    Pictures are resampled together, since what widens one field may widen the other.
+
+    Args:
+        maps: one map per picture.
+        baseline: the other codec's, of the same pictures in the same order.
+        share: compares the sides of the squares that hold it; None compares the radii.
+        seed: of the resampling.
+
+    Raises:
+        LabError: the maps are not of the same pictures.
+    """
+    names = [
+        tuple(name for field in fields for name in field.images) for fields in (maps, baseline)
+    ]
+    if names[0] != names[1]:
+        raise LabError(f"maps of different pictures do not compare: {names[0]} and {names[1]}")
+    weights = resample(len(maps), seed)
+    ours, theirs = (_Sums.of(fields, weights) for fields in (maps, baseline))
+    pitch = maps[0].pitch_px / baseline[0].pitch_px
+    if share is None:
+        return estimate_from(pitch * ours.radii() / theirs.radii(), len(maps))
+    return estimate_from(pitch * ours.sides(share) / theirs.sides(share), len(maps))
 
 
 def grid_visibility(field: ErfMap, grid: WindowGrid) -> float | None:
@@ -132,22 +148,64 @@ def grid_visibility(field: ErfMap, grid: WindowGrid) -> float | None:
     return float(at_border[0] / at_border[1] / usual) if usual > 0 else float("inf")
 
 
-def _sides(profiles: _Floats, share: float) -> _Floats:
-    """Return, for each row of shares by ring, the side of the smallest square that holds ``share``.
+class _Sums(NamedTuple):
+    """What everything but the grid follows from, one row per resample: maps are not needed again.
 
-    Ring k is at Chebyshev distance k / 2, half positions standing for centres between two.
+    Attributes:
+        profiles: shares by ring; ring k is at Chebyshev distance k / 2 from the centre, so that
+            centres between two positions have rings too.
+        rows: second moment of the rows.
+        columns: second moment of the columns.
+        mixed: mixed moment.
+        within: share on the convolutions' field.
     """
-    held = profiles.cumsum(1) / profiles.sum(1, keepdims=True)
-    first = (held >= share - 1e-6).argmax(1)
-    side: _Floats = first + 1.0
-    return side
 
+    profiles: _Floats
+    rows: _Floats
+    columns: _Floats
+    mixed: _Floats
+    within: _Floats
 
-def _anisotropy(rows: _Floats, columns: _Floats, mixed: _Floats) -> _Floats:
-    """Return the ratio of the axes of 2x2 second moments, from their eigenvalues."""
-    middle = (rows + columns) / 2
-    half = np.sqrt(((rows - columns) / 2) ** 2 + mixed**2)
-    smaller = np.maximum(middle - half, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio: _Floats = np.sqrt((middle + half) / smaller)
-    return np.where(middle == 0, 1.0, ratio)
+    @classmethod
+    def of(cls, maps: Sequence[ErfMap], weights: _Floats) -> _Sums:
+        """Sum up maps, each resample weighing them by a row of ``weights`` (R, maps)."""
+        dy, dx = (
+            np.arange(length) - middle
+            for length, middle in zip(maps[0].scores.shape, maps[0].centre, strict=True)
+        )
+        rings = np.round(2 * np.maximum(np.abs(dy)[:, None], np.abs(dx)[None, :])).astype(np.int64)
+        stack = [field.scores.astype(np.float64) for field in maps]
+        profiles = np.stack([np.bincount(rings.ravel(), weights=s.ravel()) for s in stack])
+        moments = np.array(
+            [
+                [
+                    (s.sum(1) * dy**2).sum(),
+                    (s.sum(0) * dx**2).sum(),
+                    dy @ s @ dx,
+                    (s * field.convolutions).sum(),
+                ]
+                for s, field in zip(stack, maps, strict=True)
+            ]
+        )
+        return cls(weights @ profiles, *(weights @ moments).T)
+
+    def sides(self, share: float) -> _Floats:
+        """Return the side of the smallest square that holds ``share``, in positions."""
+        held = self.profiles.cumsum(1) / self.profiles.sum(1, keepdims=True)
+        first = (held >= share - 1e-6).argmax(1)
+        side: _Floats = first + 1.0
+        return side
+
+    def radii(self) -> _Floats:
+        """Return the second-moment radius, in positions."""
+        radius: _Floats = np.sqrt(self.rows + self.columns)
+        return radius
+
+    def anisotropies(self) -> _Floats:
+        """Return the ratio of the axes, from the eigenvalues of the second moments."""
+        middle = (self.rows + self.columns) / 2
+        half = np.sqrt(((self.rows - self.columns) / 2) ** 2 + self.mixed**2)
+        smaller = np.maximum(middle - half, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio: _Floats = np.sqrt((middle + half) / smaller)
+        return np.where(middle == 0, 1.0, ratio)

@@ -3,7 +3,7 @@ import pytest
 
 from tcm_lab._foundation import LabError
 from tcm_lab._foundation.environment import environment
-from tcm_lab.analysis import ErfMap, ErfMeasures, grid_visibility, measure_field
+from tcm_lab.analysis import ErfMap, ErfMeasures, grid_visibility, measure_field, reach_ratio
 from tcm_lab.analysis.erf_map import WindowGrid
 
 
@@ -118,3 +118,23 @@ def test_the_interval_comes_from_the_pictures_and_closes_for_equal_ones() -> Non
 def test_shares_out_of_range_are_refused() -> None:
     with pytest.raises(LabError, match="at most 1"):
         measure_field(field(np.ones((4, 4)), (2, 2)), shares=(1.2,))
+
+
+def test_a_field_twice_as_wide_reaches_twice_as_far_on_every_resample() -> None:
+    sizes = (4.0, 7.0, 10.0)
+    narrow, wide = (
+        [
+            field(gaussian(161, (times * size, times * size)), (80, 80), name=str(i))
+            for i, size in enumerate(sizes)
+        ]
+        for times in (1, 2)
+    )
+    radius = reach_ratio(wide, narrow)
+    assert (radius.low, radius.value, radius.high) == pytest.approx((2, 2, 2), rel=5e-3)
+    side = reach_ratio(wide, narrow, 0.5)
+    assert side.value == pytest.approx(2, rel=0.15)
+    # The pictures' own spread, far larger than the ratio's, is not in it.
+    alone = measure_field(narrow).radius_px
+    assert alone.high / alone.low > 1.5
+    with pytest.raises(LabError, match="different pictures"):
+        reach_ratio(wide, narrow[:2])
