@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _UNSIGNED_S = 60  # a trial that nobody signed for so long was lost between two statements
-_COPIED = ("key", "seed", "baseline", "retries", "rungs")
+_COPIED = ("key", "seed", "baseline", "retries", "rungs", "begun")
 
 
 def key_of(fingerprint: str, seed: int) -> str:
@@ -132,8 +132,32 @@ class Ledger:
 
     def requeue(self, trial: Trial) -> None:
         """Put a trial that was interrupted back into the queue."""
-        self._again(self.study, self._frozen(trial.number), {})
+        self._again(self.study, self._frozen(trial.number), {"begun": True})
         self._tell(trial.number, state="FAIL")
+
+    def reorder(self) -> None:
+        """Put the baseline and what was begun to the head of the queue, if nobody else is at work.
+
+        What is queued again stands last; the others are compared with the baseline, and a
+        training that was begun should not have been in vain.
+        """
+
+        def urgency(trial: FrozenTrial) -> tuple[bool, bool, int]:
+            attributes = trial.user_attrs
+            first = bool(attributes.get("baseline")) and not attributes.get("seed")
+            return not first, not attributes.get("begun"), trial.number
+
+        waiting = self.trials("WAITING")
+        ordered = sorted(waiting, key=urgency)
+        if ordered == waiting or self.trials("RUNNING"):
+            return
+        from optuna.trial import TrialState
+
+        for trial in ordered:
+            self._again(self.study, trial, {})
+        for trial in waiting:
+            self.storage.set_trial_user_attr(trial._trial_id, "discarded", "moved in the queue")
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Note that a variant can't be trained, and why."""
@@ -193,7 +217,7 @@ class Ledger:
         """Queue a lost trial once more, unless it was lost before: it may be what kills."""
         retries = trial.user_attrs.get("retries", 0)
         if "key" in trial.user_attrs and retries < 1:
-            self._again(study, trial, {"retries": retries + 1})
+            self._again(study, trial, {"retries": retries + 1, "begun": True})
 
     def _again(self, study: Study, trial: FrozenTrial, changes: Mapping[str, Any]) -> None:
         if "key" not in trial.user_attrs:

@@ -91,7 +91,9 @@ def run_study(
     with storage_errors(plan.storage):
         ledger = Ledger(plan.storage, plan.name, len(plan.space.objectives))
         check_same_study(ledger, plan)
+        ledger.reclaim()
         enqueue_missing(ledger, variants)
+        ledger.reorder()
         todo = trainings_to_do(plan, len(variants))
         done = len(ledger.records())
     plan = _with_threads(plan, count)

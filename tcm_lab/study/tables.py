@@ -8,10 +8,13 @@ from typing import Literal
 
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.reporting import Column, Mark, Row, Span, Table, rd_table
+from tcm_lab.reporting.tables import Value
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
 
 _BEST: Literal["low"] = "low"
+
+_WHOLE = ("parameters", "peak_memory_bytes")
 
 FIGURES: dict[str, Column] = {
     "parameters": Column(
@@ -73,7 +76,9 @@ def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
 
 
 def _row(summary: VariantSummary) -> Row:
-    values = dict[str, str | int | float | Span | None](summary.figures)
+    values: dict[str, Value] = {
+        name: int(value) if name in _WHOLE else value for name, value in summary.figures.items()
+    }
     for name, interval in summary.intervals.items():
         values[name] = Span(value=interval.value, low=interval.low, high=interval.high)
     for name in ("bpp", "psnr_db"):
@@ -124,7 +129,8 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
         }
         for name in ("parameters", "kmacs_per_px", "decode_ms"):
             if name in summary.figures:
-                values[f"{name}_change"] = summary.figures[name] - baseline[name]
+                change = summary.figures[name] - baseline[name]
+                values[f"{name}_change"] = int(change) if name in _WHOLE else change
         values["change"] = _change(summary, summaries[0])
         rows.append(Row(values=values, marks=marks(summary)))
     return Table(

@@ -120,6 +120,9 @@ class _Worker:
             if job.variant.is_baseline and job.seed == 0:
                 raise LabError(f"the baseline can't be trained: {error}") from None
             return
+        except _BaselineFirst:
+            ledger.requeue(job.trial)  # its record is kept, so that it will not be trained again
+            return
         except BaseException:
             ledger.requeue(job.trial)
             raise
@@ -200,8 +203,9 @@ class _Worker:
         if record.is_baseline and record.seed == 0:
             return record
         while (baseline := self.ledger.baseline()) is None:
-            keys = self.ledger.trials("RUNNING", "WAITING")
-            if not any(trial.user_attrs.get("baseline") for trial in keys):
+            if any(trial.user_attrs.get("baseline") for trial in self.ledger.trials("WAITING")):
+                raise _BaselineFirst
+            if not any(trial.user_attrs.get("baseline") for trial in self.ledger.trials("RUNNING")):
                 raise LabError("the baseline was not trained; see why above, and call again.")
             self.ledger.reclaim()
             time.sleep(_POLL_S)
@@ -225,6 +229,10 @@ class _Worker:
             if all(cost[name] <= own[name] for name in costs) and theirs <= lagrangian - margin:
                 return False
         return True
+
+
+class _BaselineFirst(Exception):  # a fact, not a failure
+    """The baseline is still in the queue, and nobody but this worker may take it."""
 
 
 class _Watch:

@@ -13,7 +13,7 @@ import pytest
 from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab._foundation import LabError
-from tcm_lab.evaluation import lagrangian_cost
+from tcm_lab.evaluation import bd_rate, lagrangian_cost
 from tcm_lab.study.plan import Event
 from tcm_lab.study.run import StudyResult, run_study
 from tcm_lab.study.space import Space, parse_space
@@ -71,6 +71,34 @@ def test_ctrl_c_loses_nothing_and_a_second_call_goes_on(tmp_path: Path) -> None:
     assert splits(result) == GRID
     names = [name for name, _, _ in trained(tmp_path / "log")]
     assert len(names) == len(set(names)) == 5
+
+
+def test_what_was_interrupted_goes_on_first_and_the_baseline_before_it(tmp_path: Path) -> None:
+    for done in (0, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, trainer=Surrogate(tmp_path / "log", interrupt_after=done))
+    events: list[Event] = []
+    run(tmp_path, showing=lambda todo, done: _listening(events))
+    begun = [e.label for e in events if e.kind == "started"]
+    names = [name.split("=")[1] for name, _, _ in trained(tmp_path / "log")]
+    assert names == ["0.5", "0", "0.25", "0.75", "1"]
+    assert begun == ["split 0.75", "split 1"]
+
+
+def test_a_bd_rate_objective_waits_for_the_baseline_without_training_twice(tmp_path: Path) -> None:
+    text = SPACE + "objectives: [bd_rate_percent, kmacs_per_px]"
+    result = run(tmp_path, text)
+    database = sqlite3.connect(tmp_path / "toy" / "study.db")
+    rows = database.execute(
+        "select t.number, v.value from trials t join trial_values v using (trial_id) "
+        "where v.objective = 0"
+    )
+    told = dict(rows.fetchall())
+    anchor = result.records[0].rd.curve()
+    for record in result.records:
+        expected = float(bd_rate(anchor, record.rd.curve())) if record.number else 0.0
+        assert told[record.number] == pytest.approx(expected)
+    assert len(trained(tmp_path / "log")) == 5
 
 
 def test_a_variant_that_cannot_be_trained_is_reported_and_the_others_go_on(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""The real thing, as small as it goes: codecs that are trained and pictures that are coded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcm_lab.codec import load_checkpoint
+from tcm_lab.data import open_images
+from tcm_lab.evaluation import evaluate
+from tcm_lab.study.run import open_result
+
+SPACE = """
+name: real
+base: tcm-nano
+axes:
+  split: {path: "g_*.split", choices: [0.0, 0.5]}
+sampler: grid
+size: [64, 64]
+budget: {recipe: laptop, steps: 20, rate_levels: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "space.yaml").write_text(SPACE)
+    rng = np.random.default_rng(0)
+    for name in ("train", "eval"):
+        (folder / name).mkdir()
+        for index in range(2):
+            pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC)
+            picture.save(folder / name / f"{index}.png")
+    return folder
+
+
+def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
+    words = ["--space", "space.yaml", "--data", "train", "--eval-data", "eval", "--workers", "1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tcm_lab.study", *words, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured(
+    folder: Path,
+) -> None:
+    began = time.monotonic()
+    first = begin(folder)
+    assert first.stdout is not None
+    assert "Study real" in first.stdout.readline()
+    assert time.monotonic() - began < 20
+    while "training" not in first.stdout.readline():
+        pass
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    assert errors.strip().endswith("call again to go on")
+
+    second = begin(folder)
+    assert second.stdout is not None
+    while "done," not in second.stdout.readline():
+        pass
+    second.kill()
+    second.communicate()
+
+    third = begin(folder)
+    told, errors = third.communicate(timeout=120)
+    assert third.returncode == 0, errors
+    assert "going on after 1 of 2" in told
+    assert "split 0: done" in told
+    assert "split 0.5: training" not in told
+    assert "report.html" in told
+    out = folder / "runs" / "real"
+    for name in ("table.md", "table.csv", "table.tex", "pareto.png", "rd.svg", "report.html"):
+        assert (out / name).stat().st_size > 0
+    rows = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    assert len(rows) == 2
+
+    result = open_result(out)
+    images = open_images(folder / "eval", "eval")
+    for record in result.records:
+        codec = load_checkpoint(out / "trials" / record.identity / "model.safetensors")
+        assert codec.config.fingerprint == record.fingerprint
+        again = evaluate(codec, images)
+        assert again.bpp == record.rd.bpp
+        assert again.psnr_db == pytest.approx(record.rd.psnr_db, abs=1e-4)
+        assert record.training is not None
+        assert record.training.steps == 20
+
+    changed = folder / "space.yaml"
+    changed.write_text(SPACE.replace("0.0, 0.5", "0.0, 0.5, 1.0"))
+    fourth = begin(folder)
+    _, errors = fourth.communicate(timeout=60)
+    assert fourth.returncode == 2
+    assert errors.startswith("tcm-lab: error: runs/real: holds a study of another space")
+    assert errors.count("\n") == 1
+    changed.write_text(SPACE)
+
+
+def test_a_dry_run_counts_and_estimates_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    process = begin(folder, "--dry-run", "--out", str(tmp_path / "out"))
+    told, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert time.monotonic() - began < 20
+    assert "2 combinations of 1 axes" in told
+    assert "1,2" in told
+    assert "Variants: 2 can be built" in told
+    assert "2 trainings of 20 steps" in told
+    assert "Nothing was trained." in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("g_*.split", "g_*.spilt"), ["space.yaml", "spilt", "Did you mean split"]),
+        (("size: [64, 64]", "constraints: {kmacs_per_px: 1}"), ["kmacs_per_px = 1"]),
+        (("name: real", "name: [real"), ["space.yaml", "is not YAML"]),
+    ],
+)
+def test_a_mistake_in_the_space_ends_with_one_line_and_code_2(
+    folder: Path, tmp_path: Path, change: tuple[str, str], words: list[str]
+) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE.replace(*change))
+    process = begin(folder, "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.count("\n") == 1
+    assert all(word in errors for word in words), errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--data", "--eval-data"])
+def test_an_empty_folder_of_pictures_ends_with_one_line_and_code_2(
+    folder: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    process = begin(folder, option, str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert str(tmp_path / "empty") in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out").exists()

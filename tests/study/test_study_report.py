@@ -1,0 +1,160 @@
+"""The report: figures that follow from the records, files that others can read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from optuna._hypervolume import compute_hypervolume
+from surrogate import SPACE, Surrogate, curve
+
+from tcm_lab._foundation import LabError
+from tcm_lab.codec import load_config
+from tcm_lab.evaluation import bd_rate, lagrangian_percent
+from tcm_lab.study.hypervolume import hypervolume
+from tcm_lab.study.report import write_report
+from tcm_lab.study.run import StudyResult, open_result, run_study
+from tcm_lab.study.space import parse_space
+from tcm_lab.study.summary import summarise
+
+COMMAND = "tcm-lab study --space toy.yaml"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    folder = tmp_path_factory.mktemp("study")
+    space = parse_space(SPACE, "toy.yaml", None)
+    found = run_study(space, out=folder / "toy", workers=1, trainer=Surrogate(folder / "log"))
+    write_report(found, COMMAND)
+    return found
+
+
+def test_the_table_holds_what_was_counted_and_measured(result: StudyResult) -> None:
+    rows = list(csv.DictReader(io.StringIO((result.out / "table.csv").read_text())))
+    assert len(rows) == 5
+    for row, record in zip(rows, result.records, strict=True):
+        assert row["variant"].startswith(record.label)
+        assert int(row["parameters"]) == record.complexity.total_parameters
+        assert float(row["kmacs_per_px"]) == pytest.approx(record.complexity.kmacs_per_px, 1e-6)
+        assert float(row["bpp"]) == pytest.approx(sum(record.rd.bpp) / 4, rel=1e-6)
+        assert float(row["psnr_db"]) == pytest.approx(sum(record.rd.psnr_db) / 4, rel=1e-6)
+
+
+def test_figures_against_the_baseline_are_those_of_the_curves(result: StudyResult) -> None:
+    baseline, *others = summarise(result.records, result.space)
+    assert baseline.is_baseline
+    assert baseline.figures["lagrangian_percent"] == 0
+    anchor = baseline.records[0].rd
+    for summary in others:
+        rd, lambdas = summary.records[0].rd, summary.records[0].lambdas
+        told = summary.figures
+        assert told["lagrangian_percent"] == pytest.approx(lagrangian_percent(rd, anchor, lambdas))
+        assert told["bd_rate_percent"] == pytest.approx(bd_rate(anchor.curve(), rd.curve()))
+        interval = summary.intervals["lagrangian_percent"]
+        assert interval.low <= interval.value <= interval.high
+
+
+def test_the_front_is_what_no_variant_beats_in_both_objectives(result: StudyResult) -> None:
+    summaries = summarise(result.records, result.space)
+    points = {
+        s.label: (s.figures["lagrangian_percent"], s.figures["kmacs_per_px"]) for s in summaries
+    }
+    expected = {
+        label
+        for label, (a, b) in points.items()
+        if not any(x <= a and y <= b and (x, y) != (a, b) for x, y in points.values())
+    }
+    assert {s.label for s in summaries if s.on_front} == expected == {"split 0.5", "split 0.75"}
+
+
+def test_every_chosen_variant_is_ready_to_train(result: StudyResult) -> None:
+    files = sorted((result.out / "front").glob("*.yaml"))
+    prints = {load_config(file).fingerprint for file in files}
+    summaries = summarise(result.records, result.space)
+    assert prints == {s.records[0].fingerprint for s in summaries if s.on_front}
+    assert [file.name for file in files] == ["split-0.5.yaml", "split-0.75.yaml"]
+
+
+def test_the_same_records_give_the_same_bytes(result: StudyResult, tmp_path: Path) -> None:
+    names = [
+        p for p in result.out.iterdir() if p.suffix in (".md", ".csv", ".tex", ".svg", ".html")
+    ]
+    before = {path: path.read_bytes() for path in [*names, result.out / "pareto.png"]}
+    write_report(open_result(result.out), COMMAND)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(before) >= 9
+
+
+def test_the_page_needs_nothing_beside_it_and_tells_how_it_was_made(result: StudyResult) -> None:
+    page = (result.out / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert COMMAND in page
+    assert page.count("<svg") >= 2
+    assert "split 0.75" in page
+
+
+def test_the_space_in_the_folder_makes_the_study_again(result: StudyResult) -> None:
+    from tcm_lab.study.space import load_space
+
+    assert load_space(result.out / "space.yaml") == result.space
+
+
+def test_records_survive_the_database_to_the_last_digit(result: StudyResult) -> None:
+    assert open_result(result.out).records == result.records
+    own = next((result.out / "trials").glob("*/record.json"))
+    identity = json.loads(own.read_text())["identity"]
+    assert own.parent.name == identity
+
+
+def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> None:
+    text = SPACE.replace("sampler: grid", "mode: ablation")
+    space = parse_space(text, "toy.yaml", None)
+    found = run_study(space, out=tmp_path / "toy", workers=1, trainer=Surrogate(tmp_path / "log"))
+    write_report(found, COMMAND)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "toy" / "ablation.csv").read_text())))
+    assert rows[0]["change"].startswith("none")
+    assert rows[1]["change"].startswith("split 0.5 → 0")
+    baseline, other = (record.complexity for record in found.records[:2])
+    change = other.total_parameters - baseline.total_parameters
+    assert float(rows[1]["parameters_change"]) == change
+
+
+def test_several_seeds_are_one_row_with_their_mean(tmp_path: Path) -> None:
+    space = parse_space(SPACE.replace("40", "40, seeds: 2"), "toy.yaml", None)
+    trainer = Surrogate(tmp_path / "log", seed_noise=0.05)
+    found = run_study(space, out=tmp_path / "toy", workers=1, trainer=trainer)
+    summary = next(s for s in summarise(found.records, space) if s.label == "split 0.75")
+    config = summary.records[0].variant
+    means = [
+        sum(curve(config, bonus=bonus).points[0].psnr_db for bonus in (0.0, 0.05)) / 2,
+        sum(record.rd.points[0].psnr_db for record in summary.records) / 2,
+    ]
+    assert means[0] == pytest.approx(means[1])
+    write_report(found, COMMAND)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "toy" / "table.csv").read_text())))
+    assert {row["variant"].split(" ★")[0].split(" †")[0]: row["seeds"] for row in rows}[
+        "split 0.75"
+    ] == "2"
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"holds no study \(study.db is missing\)"):
+        open_result(tmp_path)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+def test_hypervolume_agrees_with_optunas(dimensions: int) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(dimensions)
+    for count in (1, 2, 7, 15):
+        points = rng.random((count, dimensions))
+        reference = np.full(dimensions, 0.9)
+        inside = points[(points < reference).all(axis=1)]
+        expected = compute_hypervolume(inside, reference) if len(inside) else 0.0
+        found = hypervolume(points.tolist(), reference.tolist())
+        assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
