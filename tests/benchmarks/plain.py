@@ -1,0 +1,156 @@
+"""The plain way to compute the same codec, to measure ours against.
+
+Same modules, same weights, same numbers; written as one would write it first: picture-ordered
+memory, windows cut by reshaping, relative index and shift mask made anew in every forward pass,
+attention by separate products, likelihoods slice by slice, distributions found by counting through
+the scale table, and symbols gathered in Python lists.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab.blocks import WindowAttention
+from tcm_lab.codec import Codec  # before CompressAI, which it makes importable
+
+from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
+
+
+class PlainWindowAttention(nn.Module):
+    """`WindowAttention` on whole windows, with everything spelled out."""
+
+    def __init__(self, ours: WindowAttention) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = ours.heads, ours.window, ours.shift
+        self.qkv, self.proj = ours.qkv, ours.proj
+        self.table = ours.relative_position_bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, height, width, c = x.shape
+        w = self.window
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
+        rows, columns = height // w, width // w
+        windows = x.reshape(b, rows, w, columns, w, c).transpose(2, 3).reshape(b, -1, w * w, c)
+        q, k, v = (
+            self.qkv(windows)
+            .reshape(b, -1, w * w, 3, self.heads, c // self.heads)
+            .permute(3, 4, 0, 1, 2, 5)
+        )
+        scores = torch.einsum("hbnqd,hbnkd->hbnqk", q, k) * (c // self.heads) ** -0.5
+        scores = scores + self._bias()[:, None, None]
+        if self.shift:
+            scores = scores.masked_fill(self._mask(rows, columns), float("-inf"))
+        out = torch.einsum("hbnqk,hbnkd->hbnqd", scores.softmax(-1), v)
+        out = self.proj(out.permute(1, 2, 3, 0, 4).reshape(b, -1, w * w, c))
+        out = out.reshape(b, rows, columns, w, w, c).transpose(2, 3).reshape(b, height, width, c)
+        return torch.roll(out, (self.shift, self.shift), (1, 2)) if self.shift else out
+
+    def _bias(self) -> Tensor:
+        places = torch.cartesian_prod(torch.arange(self.window), torch.arange(self.window))
+        offset = places[:, None] - places[None, :] + self.window - 1
+        return self.table[:, offset[..., 0], offset[..., 1]]
+
+    def _mask(self, rows: int, columns: int) -> Tensor:
+        w, s = self.window, self.window - self.shift
+        mask = torch.zeros(rows, columns, w, w, w, w, dtype=torch.bool)
+        mask[-1, :, :s, :, s:, :] = True
+        mask[-1, :, s:, :, :s, :] = True
+        mask[:, -1, :, :s, :, s:] = True
+        mask[:, -1, :, s:, :, :s] = True
+        return mask.reshape(rows * columns, w * w, w * w)
+
+
+class PlainCodec(nn.Module):
+    """The published kind of walk over a codec without rate levels, checkerboard or padding."""
+
+    def __init__(self, ours: Codec) -> None:
+        super().__init__()
+        codec = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
+        for module in list(codec.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, WindowAttention):
+                    setattr(module, name, PlainWindowAttention(child))
+        codec.update(force=True)
+        self.codec = codec
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        codec = self.codec
+        y = codec.g_a(x)
+        z = codec.h_a(y)
+        _, z_likelihoods = codec.entropy_bottleneck(z)
+        features = codec.h_s(self._rounded_z(z))
+        decoded: list[Tensor] = []
+        likelihoods: list[Tensor] = []
+        for y_slice, networks in zip(y.split(codec.slice_widths, 1), codec.slices, strict=True):
+
+            def code(
+                i: int, mean: Tensor, scale: Tensor, where: None, y: Tensor = y_slice
+            ) -> Tensor:
+                likelihoods.append(codec.gaussian_conditional(y, scale, mean)[1])
+                offset = y - mean
+                return offset + (offset.round() - offset).detach() + mean
+
+            decoded.append(networks(features, decoded, code))
+        x_hat = codec.g_s(torch.cat(decoded, 1))
+        return {"x_hat": x_hat, "likelihoods": {"y": torch.cat(likelihoods, 1), "z": z_likelihoods}}
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> dict[str, object]:
+        codec, conditional = self.codec, self.codec.gaussian_conditional
+        y = codec.g_a(x)
+        z = codec.h_a(y)
+        z_strings = codec.entropy_bottleneck.compress(z)
+        features = codec.h_s(codec.entropy_bottleneck.decompress(z_strings, z.shape[-2:]))
+        symbols: list[int] = []
+        indexes: list[int] = []
+        decoded: list[Tensor] = []
+        for y_slice, networks in zip(y.split(codec.slice_widths, 1), codec.slices, strict=True):
+
+            def code(
+                i: int, mean: Tensor, scale: Tensor, where: None, y: Tensor = y_slice
+            ) -> Tensor:
+                index = conditional.build_indexes(scale)
+                quantised = conditional.quantize(y, "symbols", mean)
+                symbols.extend(quantised.reshape(-1).tolist())
+                indexes.extend(index.reshape(-1).tolist())
+                return quantised + mean
+
+            decoded.append(networks(features, decoded, code))
+        encoder = BufferedRansEncoder()
+        encoder.encode_with_indexes(symbols, indexes, *self._tables())
+        return {"strings": [[encoder.flush()], z_strings], "shape": z.shape[-2:]}
+
+    @torch.no_grad()
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> Tensor:
+        codec, conditional = self.codec, self.codec.gaussian_conditional
+        features = codec.h_s(codec.entropy_bottleneck.decompress(strings[1], shape))
+        decoder = RansDecoder()
+        decoder.set_stream(strings[0][0])
+        tables = self._tables()
+
+        def code(i: int, mean: Tensor, scale: Tensor, where: None) -> Tensor:
+            index = conditional.build_indexes(scale)
+            values = decoder.decode_stream(index.reshape(-1).tolist(), *tables)
+            return torch.tensor(values, dtype=torch.float32).reshape(mean.shape) + mean
+
+        decoded: list[Tensor] = []
+        for networks in codec.slices:
+            decoded.append(networks(features, decoded, code))
+        return codec.g_s(torch.cat(decoded, 1)).clamp(0, 1)
+
+    def _rounded_z(self, z: Tensor) -> Tensor:
+        medians = self.codec.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1).detach()
+        offset = z - medians
+        return offset + (offset.round() - offset).detach() + medians
+
+    def _tables(self) -> tuple[object, object, object]:
+        conditional = self.codec.gaussian_conditional
+        return (
+            conditional.quantized_cdf.tolist(),
+            conditional.cdf_length.reshape(-1).int().tolist(),
+            conditional.offset.reshape(-1).int().tolist(),
+        )
