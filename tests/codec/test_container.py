@@ -78,7 +78,7 @@ def test_an_image_that_is_not_finite_is_refused(codec: Any) -> None:
 
 
 def _cut(data: bytes) -> bytes:
-    return data[: len(data) // 2]
+    return data[:-6]
 
 
 def _flip(data: bytes) -> bytes:
@@ -112,7 +112,7 @@ def _fix(data: bytes) -> bytes:
 def test_a_spoilt_file_is_refused_with_its_reason(
     codec: Any, spoil: Callable[[bytes], bytes], message: str
 ) -> None:
-    data = encode_image(codec, torch.rand(3, 8, 8), 0.0)
+    data = encode_image(codec, torch.rand(3, 32, 32), 0.0)
     with pytest.raises(LabError, match=message):
         read_header(spoil(data))
 
