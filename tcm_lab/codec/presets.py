@@ -127,10 +127,9 @@ def build(
         torch.manual_seed(seed)
         if device != "meta":
             return _assemble(model, overrides).to(device)
-        # CompressAI's layers compute with their first values, which meta tensors have not: build
-        # on the CPU, in memory that is never touched, and let go of it.
-        with _Uninitialised():
-            return _assemble(model, overrides).to(device)
+        from tcm_lab.codec.meta import build_on_meta
+
+        return build_on_meta(lambda: _assemble(model, overrides))
 
 
 def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
@@ -146,24 +145,3 @@ def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | 
     from tcm_lab.codec.model import Codec
 
     return Codec(load_config(model).override(overrides or {}))
-
-
-def _Uninitialised() -> Any:  # noqa: N802  # stands where a class would
-    """Return a mode in which tensors are left as they come, so that large ones cost no time."""
-    from torch.overrides import TorchFunctionMode
-
-    class Uninitialised(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            if getattr(func, "__name__", "") in (
-                "uniform_",
-                "normal_",
-                "fill_",
-                "erfinv_",
-                "clamp_",
-            ):
-                return args[0] if args else kwargs["tensor"]
-            return func(*args, **(kwargs or {}))
-
-    return Uninitialised()

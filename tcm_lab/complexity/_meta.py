@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from tcm_lab.complexity._dispatch import OperatorMode
 
@@ -20,27 +19,6 @@ from tcm_lab.complexity._dispatch import OperatorMode
 def meta_image(size: tuple[int, int]) -> Tensor:
     """Return a picture (1, 3, H, W) of ``size`` that has a shape and nothing else."""
     return torch.empty(1, 3, *size, device="meta")
-
-
-@contextmanager
-def building_on_meta() -> Iterator[None]:
-    """Give no tensor that is made inside the ``with`` block any data.
-
-    `torch.device("meta")` alone misses ``torch.Tensor([...])``, which CompressAI's GDN and entropy
-    models make on the CPU and then mix with others; what is mixed moves to the meta device.
-    """
-    with torch.device("meta"), _MixedOnMeta():
-        yield
-
-
-class _MixedOnMeta(TorchFunctionMode):
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        on_meta = [arg.is_meta for arg in args if isinstance(arg, Tensor)]
-        if any(on_meta) and not all(on_meta):
-            args = [arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args]
-        return function(*args, **(kwargs or {}))
 
 
 @contextmanager

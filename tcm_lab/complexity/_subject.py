@@ -16,7 +16,6 @@ from torch import nn
 
 from tcm_lab import codec
 from tcm_lab.codec import VariantConfig, load_config
-from tcm_lab.complexity._meta import building_on_meta
 
 Measurable = str | Path | VariantConfig | nn.Module
 """A preset's name, ``compressai/<name>``, a YAML file, a configuration, or a built model."""
@@ -99,7 +98,7 @@ class Subject:
         """The model without weights: parameters and buffers have shapes and no data."""
         if self.config is None:
             return _without_data(self._peer())
-        model = _codec_on_meta(self.config)
+        model: nn.Module = codec.build(self.config, device="meta")
         if self.config.rate_levels:
             model.forward = partial(model.forward, rate=0.0)
         return model
@@ -107,18 +106,6 @@ class Subject:
     def _peer(self) -> nn.Module:
         assert self.model is not None, "a subject has a configuration or a model"
         return self.model
-
-
-def _codec_on_meta(config: VariantConfig) -> nn.Module:
-    """Build one of our codecs without data."""
-    assemble = codec.Codec  # imported before any tensor is made on the meta device
-    try:
-        with building_on_meta():
-            model: nn.Module = assemble(config)
-    except (NotImplementedError, RuntimeError):
-        # A user's layer that reads a tensor while it is built needs one with data.
-        model = codec.build(config)
-    return model.to("meta")
 
 
 @lru_cache(maxsize=8)
