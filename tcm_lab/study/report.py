@@ -29,11 +29,13 @@ from tcm_lab.study.run import StudyResult
 from tcm_lab.study.space import TRAINED, Space
 from tcm_lab.study.summary import VariantSummary, summarise
 from tcm_lab.study.tables import FIGURES, ablation_table, rate_table, trial_table
+from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_CURVES = 8
+_SHORT = 0.01  # of the published steps
 _NAMES = {
     "lagrangian_percent": "Lagrangian cost vs baseline",
     "bd_rate_percent": "BD-rate vs baseline",
@@ -226,7 +228,22 @@ def lead(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
             f"{best.label} codes best: {interval.value:+.2f} % of Lagrangian cost against the "
             f"baseline (95 % interval {interval.low:+.2f} to {interval.high:+.2f} %)."
         )
-    return found
+    return [*found, *_reach(summaries)]
+
+
+def _reach(summaries: Sequence[VariantSummary]) -> list[str]:
+    """Say how far a study of few steps or a single seed can be trusted."""
+    first = summaries[0].records[0]
+    share = first.recipe.steps / RECIPES["published"].steps
+    limits = []
+    if share < _SHORT:
+        limits.append(
+            f"{first.recipe.steps:,} steps are {share:.2%} of the published training: what ranks "
+            "variants here may not rank them there"
+        )
+    if all(len(summary.records) == 1 for summary in summaries):
+        limits.append("one seed each: the intervals do not hold what another seed would change")
+    return [f"How far this reaches: {'; '.join(limits)}."] if limits else []
 
 
 def _alt(summaries: Sequence[VariantSummary], space: Space) -> str:
