@@ -153,9 +153,10 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
 def attention_map_plot(
     maps: Mapping[str, AttentionMap], picture: NDArray[np.uint8], *, title: str = ""
 ) -> Figure:
-    """Draw what one query sees over the picture, heads averaged, one panel per map.
+    """Draw what one query sees over the picture around it, heads averaged, one panel per map.
 
-    Weights are drawn relative to each map's largest.
+    Weights are drawn relative to each map's largest; all panels show the same part of the picture,
+    twice as wide as what the map that reaches furthest sees.
 
     Args:
         maps: by label, of one picture.
@@ -173,6 +174,13 @@ def attention_map_plot(
         image = None
         for axes, (label, found) in zip(grid, maps.items(), strict=True):
             image = _draw_weights(axes, found, picture, label)
+        reach = 2 * max(_reach_px(found) for found in maps.values())
+        for axes, found in zip(grid, maps.values(), strict=True):
+            row, column = found.query_px
+            left, right = axes.get_xlim()
+            bottom, top = axes.get_ylim()
+            axes.set_xlim(max(left, column - reach), min(right, column + reach))
+            axes.set_ylim(min(bottom, row + reach), max(top, row - reach))
         colour_bar(figure, image, grid, "weight over the largest")
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
@@ -263,6 +271,15 @@ def _draw_weights(axes: Any, found: AttentionMap, picture: NDArray[np.uint8], la
     axes.set_ylim(height - 0.5, -0.5)
     bare(axes, label)
     return image
+
+
+def _reach_px(found: AttentionMap) -> float:
+    """Return how far the query's window reaches from it, rows or columns, in pixels."""
+    rows, columns = np.nonzero(found.weights.max(0) > 0)
+    tokens = max(
+        np.abs(rows - found.query[0]).max() + 1, np.abs(columns - found.query[1]).max() + 1
+    )
+    return float(tokens * found.pitch_px)
 
 
 def _short(layer: LayerAttention) -> str:
