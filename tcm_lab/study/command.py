@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from tcm_lab._foundation import LabError, near, one_of
+from tcm_lab.reporting.tables import Format
 
 if TYPE_CHECKING:
     from tcm_lab.study.plan import Tell
@@ -30,12 +31,14 @@ def study(
     trials: int | None = None,
     storage: str | None = None,
     cache: Path | None = None,
+    launcher: Literal["local", "slurm"] = "local",
+    slurm: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> int:
     """Search a space of variants: assemble, count, train, evaluate, tabulate.
 
-    A second call goes on where the first one stopped. Other commands: tcm-lab study schema,
-    init --storage URL, compare FOLDER FOLDER, report FOLDER.
+    A second call goes on where the first one stopped. Other commands: tcm-lab study report FOLDER,
+    compare FOLDER FOLDER, schema, init --storage URL. To watch: optuna-dashboard on the database.
 
     Args:
         space: YAML file of the space; configs/split.yaml and the like are packaged.
@@ -47,6 +50,8 @@ def study(
         storage: database for workers on several machines, such as
             postgresql+psycopg://USER@HOST/DATABASE (default: an SQLite file in the folder).
         cache: folder of finished trainings that studies share.
+        launcher: where workers run: as processes here, or as jobs of a SLURM cluster.
+        slurm: the cluster's own options, such as partition=gpu timeout_min=720.
         dry_run: count and estimate only; train nothing.
     """
     from tcm_lab.study.space import load_space
@@ -57,6 +62,11 @@ def study(
 
         print(look_ahead(searched, data=data, eval_data=eval_data, workers=workers, trials=trials))
         return 0
+    if launcher == "slurm":
+        return _submit(
+            searched, slurm, out=out, data=data, eval_data=eval_data, storage=storage,
+            workers=workers, trials=trials, cache=cache,
+        )  # fmt: skip
     from tcm_lab.study.run import run_study
 
     typed = {
@@ -73,15 +83,62 @@ def study(
     return _finish(result, command)
 
 
-def report(folder: Positional[Path]) -> int:
+def _submit(
+    space: Space,
+    options: tuple[str, ...],
+    *,
+    storage: str | None,
+    workers: int | None,
+    **where: Any,
+) -> int:
+    """Queue a study's trainings, and submit the jobs that will do them."""
+    from tcm_lab.study.run import begin, prepare
+    from tcm_lab.study.slurm import submit_workers
+
+    if storage is None:
+        raise LabError(
+            "launcher slurm: nodes share no SQLite file safely. Give --storage "
+            "postgresql+psycopg://USER@HOST/DATABASE."
+        )
+    plan = prepare(space, storage=storage, **where)
+    begin(plan)
+    jobs = submit_workers(plan, workers or 1, options)
+    numbers = ", ".join(job.job_id for job in jobs)
+    print(f"Submitted {len(jobs)} workers as jobs {numbers}; logs in {plan.out}/slurm.")
+    print(f"When they have ended: tcm-lab study report {plan.out} --storage …")
+    return 0
+
+
+def report(folder: Positional[Path], storage: str | None = None) -> int:
     """Write the report of a study again, from what its database holds.
 
     Args:
         folder: of the study.
+        storage: its database, if that is not the SQLite file in the folder.
     """
     from tcm_lab.study.run import open_result
 
-    return _finish(open_result(folder), f"tcm-lab study report {shlex.quote(str(folder))}")
+    result = open_result(folder, storage)
+    return _finish(result, f"tcm-lab study report {shlex.quote(str(folder))}")
+
+
+def compare(
+    first: Positional[Path],
+    second: Positional[Path],
+    form: Annotated[Format, tyro.conf.arg(name="format")] = "markdown",
+) -> int:
+    """Set two studies side by side: their fronts, and every variant of either.
+
+    Args:
+        first: folder of a study.
+        second: folder of another.
+        form: markdown, latex, json or html.
+    """
+    from tcm_lab.reporting import render_all
+    from tcm_lab.study.compare import compare_folders
+
+    print(render_all(compare_folders(first, second), form))
+    return 0
 
 
 def schema() -> int:
@@ -98,14 +155,19 @@ def init(storage: str) -> int:
     Args:
         storage: address, such as postgresql+psycopg://USER@HOST/DATABASE.
     """
-    from tcm_lab.study.storage import open_storage, shown
+    from tcm_lab.study.storage import close_storage, open_storage, shown
 
-    open_storage(storage)
+    close_storage(open_storage(storage))
     print(f"{shown(storage)} is ready.")
     return 0
 
 
-OTHERS: dict[str, Callable[..., int]] = {"schema": schema, "init": init, "report": report}
+OTHERS: dict[str, Callable[..., int]] = {
+    "report": report,
+    "compare": compare,
+    "schema": schema,
+    "init": init,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcm_lab.study.axes import Key
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.storage import HEARTBEAT_S, is_dead, open_storage, this_process
+from tcm_lab.study.storage import HEARTBEAT_S, close_storage, is_dead, open_storage, this_process
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -36,7 +36,7 @@ def key_of(fingerprint: str, seed: int) -> str:
 
 
 class Ledger:
-    """The trials of one study.
+    """The trials of one study; leave its ``with`` block to close the database.
 
     Attributes:
         study: Optuna's view of them.
@@ -57,6 +57,12 @@ class Ledger:
                 directions=["minimize"] * objectives,
                 load_if_exists=True,
             )
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_storage(self.storage)
 
     def trials(self, *states: str) -> list[FrozenTrial]:
         """Return the trials in these states (all, if none is named) that were not discarded."""

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,21 +86,32 @@ def run_study(
         cache=cache, trainer=trainer,
     )  # fmt: skip
     count = worker_count(workers)
+    todo, done = begin(plan)
+    useful = count if plan.seeds > 1 else min(count, max(todo - done, 1))
+    with (showing or _silently)(todo, done) as tell:
+        run_workers(replace(plan, threads=max(1, cores() // count)), useful, tell)
+    with storage_errors(plan.storage), Ledger(plan.storage, plan.name) as ledger:
+        return _result(ledger, plan.space, plan.out)
+
+
+def begin(plan: Plan) -> tuple[int, int]:
+    """Make a study's folder and queue, or find them as they were left.
+
+    Returns:
+        How many trainings the study has in all, so far as is known, and how many are done.
+
+    Raises:
+        LabError: the folder holds another study, or can't be written.
+    """
     variants = known_variants(plan.space)
     make_folder(plan.out)
-    with storage_errors(plan.storage):
-        ledger = Ledger(plan.storage, plan.name, len(plan.space.objectives))
+    objectives = len(plan.space.objectives)
+    with storage_errors(plan.storage), Ledger(plan.storage, plan.name, objectives) as ledger:
         check_same_study(ledger, plan)
         ledger.reclaim()
         enqueue_missing(ledger, variants)
         ledger.reorder()
-        todo = trainings_to_do(plan, len(variants))
-        done = len(ledger.records())
-    plan = _with_threads(plan, count)
-    with (showing or _silently)(todo, done) as tell:
-        run_workers(plan, min(count, max(todo - done, 1)), tell)
-    with storage_errors(plan.storage):
-        return _result(ledger, plan.space, plan.out)
+        return trainings_to_do(plan, len(variants)), len(ledger.records())
 
 
 def prepare(
@@ -112,7 +123,7 @@ def prepare(
     storage: str | None,
     trials: int | None,
     cache: Path | None,
-    trainer: Trainer | None,
+    trainer: Trainer | None = None,
 ) -> Plan:
     """Look at everything that can be wrong before anything is written.
 
@@ -168,12 +179,6 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         return os.cpu_count() or 1
-
-
-def _with_threads(plan: Plan, count: int) -> Plan:
-    from dataclasses import replace
-
-    return replace(plan, threads=max(1, cores() // count))
 
 
 def check_same_study(ledger: Ledger, plan: Plan) -> None:
@@ -303,17 +308,24 @@ def _result(ledger: Ledger, space: Space, out: Path) -> StudyResult:
     return StudyResult(space, out, tuple(ledger.records()), failed)
 
 
-def open_result(folder: Path) -> StudyResult:
+def open_result(folder: Path, storage: str | None = None) -> StudyResult:
     """Read what the study in a folder has found so far.
+
+    Args:
+        folder: of the study.
+        storage: address of its database, if that is not the SQLite file in the folder.
 
     Raises:
         LabError: there is no study, or no longer the database that it was kept in.
     """
     database = folder / DATABASE
-    if not database.is_file():
-        raise LabError(f"{folder}: holds no study ({DATABASE} is missing). Name a study's folder.")
-    with storage_errors(sqlite_url(database)):
-        ledger = Ledger(sqlite_url(database), folder.absolute().name)
+    if storage is None and not database.is_file():
+        raise LabError(
+            f"{folder}: holds no study ({DATABASE} is missing). Name a study's folder, and its "
+            "database by --storage if it was kept elsewhere."
+        )
+    url = storage or sqlite_url(database)
+    with storage_errors(url), Ledger(url, folder.absolute().name) as ledger:
         space = Space.model_validate(ledger.study.user_attrs["full_space"])
         return _result(ledger, space, folder)
 

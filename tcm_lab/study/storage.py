@@ -78,6 +78,12 @@ def _one_at_a_time(storage: RDBStorage) -> None:
     event.listen(storage.engine, "begin", begun)
 
 
+def close_storage(storage: RDBStorage) -> None:
+    """Give every connection back."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn whatever the database raises into one message.

@@ -59,16 +59,15 @@ def work(plan: Plan, index: int, tell: Tell) -> None:
             back in the queue.
         KeyboardInterrupt: Ctrl-C; likewise.
     """
-    with storage_errors(plan.storage):
-        _Worker(plan, index, tell).run()
+    with storage_errors(plan.storage), Ledger(plan.storage, plan.name) as ledger:
+        _Worker(plan, index, ledger, tell).run()
 
 
 class _Worker:
-    def __init__(self, plan: Plan, index: int, tell: Tell) -> None:
+    def __init__(self, plan: Plan, index: int, ledger: Ledger, tell: Tell) -> None:
         self.plan, self.space = plan, plan.space
         self.index, self._tell = index, tell
-        self.ledger = Ledger(plan.storage, plan.name)
-        self.proposals = Proposals(plan, self.ledger, index)
+        self.ledger, self.proposals = ledger, Proposals(plan, ledger, index)
 
     def tell(self, event: Event) -> None:
         """Tell what happened, and who says so."""

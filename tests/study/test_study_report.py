@@ -15,11 +15,13 @@ from surrogate import SPACE, Surrogate, curve
 from tcm_lab._foundation import LabError
 from tcm_lab.codec import load_config
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
+from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.hypervolume import hypervolume
+from tcm_lab.study.insight import importance_table, interactions, main_effects
 from tcm_lab.study.report import write_report
 from tcm_lab.study.run import StudyResult, open_result, run_study
 from tcm_lab.study.space import parse_space
-from tcm_lab.study.summary import summarise
+from tcm_lab.study.summary import hypervolume_history, summarise
 
 COMMAND = "tcm-lab study --space toy.yaml"
 
@@ -158,3 +160,85 @@ def test_hypervolume_agrees_with_optunas(dimensions: int) -> None:
         expected = compute_hypervolume(inside, reference) if len(inside) else 0.0
         found = hypervolume(points.tolist(), reference.tolist())
         assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+MANY = """
+name: many
+base: tcm-nano
+axes:
+  split: {path: "g_*.split", choices: [0.0, 0.5, 1.0]}
+  slices: {path: entropy_model.slices, choices: [1, 4, 8]}
+  window: {path: "g_*.window", choices: [4, 8]}
+sampler: grid
+budget: {recipe: laptop, steps: 40, rate_levels: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    folder = tmp_path_factory.mktemp("many")
+    space = parse_space(MANY, "many.yaml", None)
+    return run_study(space, out=folder / "many", workers=1, trainer=Surrogate(folder / "log"))
+
+
+def test_main_effects_are_means_over_the_variants_with_a_value(many: StudyResult) -> None:
+    effects = {e.axis: dict(e.values) for e in main_effects(many.records, many.space)}
+    baseline = next(r for r in many.records if r.is_baseline)
+    with_eight = [r for r in many.records if r.params["slices"] == 8]
+    expected = [lagrangian_percent(r.rd, baseline.rd, r.lambdas) for r in with_eight]
+    assert sorted(effects["slices"]["8"]) == sorted(expected)
+    assert [len(costs) for costs in effects["split"].values()] == [6, 6, 6]
+
+
+def test_importance_is_shared_out_among_the_axes(many: StudyResult) -> None:
+    table = importance_table(many.records, many.space)
+    assert {row.values["axis"] for row in table.rows} == set(many.space.axes)
+    shares = [row.values["lagrangian_percent"] for row in table.rows]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_the_hypervolume_grows_to_the_whole(many: StudyResult) -> None:
+    shares = [share for _, share in hypervolume_history(many.records, many.space)]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+
+
+def test_interactions_hold_every_pair_of_values(many: StudyResult) -> None:
+    pairs = interactions(many.records, many.space)
+    assert {frozenset(pair[:2]) for pair in pairs} == {
+        frozenset(pair) for pair in (("split", "slices"), ("split", "window"), ("slices", "window"))
+    }
+    for _, _, lines in pairs:
+        assert len({tuple(word for word, _ in line) for line in lines.values()}) == 1
+
+
+def test_a_report_of_many_trials_tells_what_the_search_learned(many: StudyResult) -> None:
+    write_report(many, COMMAND)
+    page = (many.out / "report.html").read_text()
+    for words in ("What the search learned", "Importance of each axis", "Main effects"):
+        assert words in page
+
+
+def test_two_studies_are_compared_by_volume_and_by_variant(
+    many: StudyResult, result: StudyResult
+) -> None:
+    overview, variants = compare_studies(result, many)
+    volumes = {row.values["study"][0]: row.values["hypervolume"] for row in overview.rows}
+    assert volumes["B"] == 100 >= volumes["A"] > 0
+    shared = [
+        row.values
+        for row in variants.rows
+        if row.values.get("A_kmacs_per_px") is not None
+        and row.values.get("B_kmacs_per_px") is not None
+    ]
+    assert len(shared) == 3
+    assert all(row["A_kmacs_per_px"] == row["B_kmacs_per_px"] for row in shared)
+
+
+def test_studies_that_cannot_be_compared_are_refused(result: StudyResult, tmp_path: Path) -> None:
+    text = SPACE + "objectives: [lagrangian_percent, parameters]"
+    space = parse_space(text, "toy.yaml", None)
+    other = run_study(space, out=tmp_path / "o", workers=1, trainer=Surrogate(tmp_path / "log"))
+    with pytest.raises(LabError, match=r"minimises .*kmacs_per_px but .*parameters"):
+        compare_studies(result, other)

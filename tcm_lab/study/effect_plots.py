@@ -1,0 +1,116 @@
+"""Plots of what axes do: main effects, interactions, and the hypervolume over the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tcm_lab.reporting.plots import COLUMN_INCHES, MARKERS, SOFT, palette, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ACROSS = 3
+_SIDE_INCHES = 2.0
+_LONG = 6
+_COST = "Lagrangian cost\nvs baseline (%)"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One axis.
+
+    Attributes:
+        axis: its name.
+        values: each value's word, and the cost of every variant that has it.
+    """
+
+    axis: str
+    values: Sequence[tuple[str, Sequence[float]]]
+
+
+def effects_plot(effects: Sequence[Effect]) -> Figure:
+    """Draw one panel per axis: every variant as a dot, the means as a line."""
+    with style():
+        figure, panels = _panels(len(effects))
+        color = palette(1)[0]
+        for panel, effect in zip(panels, effects, strict=True):
+            for place, (_, costs) in enumerate(effect.values):
+                panel.plot([place] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
+            means = [sum(costs) / len(costs) for _, costs in effect.values]
+            panel.plot(range(len(means)), means, "-o", color=color, zorder=3)
+            _name(panel, effect.axis, [word for word, _ in effect.values])
+        _label_left(panels)
+        return figure
+
+
+def interactions_plot(
+    pairs: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[str, float]]]]],
+) -> Figure:
+    """Draw one panel per pair of axes: a line for each value of the second."""
+    with style():
+        figure, panels = _panels(len(pairs), height=_SIDE_INCHES + 0.3)
+        for panel, (a, b, lines) in zip(panels, pairs, strict=True):
+            words = list(dict.fromkeys(word for line in lines.values() for word, _ in line))
+            colors = palette(len(lines))
+            for index, (value, line) in enumerate(lines.items()):
+                panel.plot(
+                    [words.index(word) for word, _ in line],
+                    [cost for _, cost in line],
+                    marker=MARKERS[index % len(MARKERS)],
+                    color=colors[index],
+                    label=value,
+                    ms=3,
+                )
+            _name(panel, a, words)
+            panel.legend(title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2)
+        _label_left(panels)
+        return figure
+
+
+def history_plot(history: Sequence[tuple[int, float]]) -> Figure:
+    """Draw the dominated share over the trainings."""
+    from tcm_lab.reporting.plots import new_figure
+
+    with style():
+        figure, axes = new_figure(height=2.2)
+        trainings = [number for number, _ in history]
+        shares = [100 * share for _, share in history]
+        axes.step(trainings, shares, where="post", color=palette(1)[0])
+        axes.set_xlabel("trainings")
+        axes.set_ylabel("hypervolume (% of final)")
+        return figure
+
+
+def _panels(count: int, height: float = _SIDE_INCHES) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(count, _ACROSS)
+    down = -(-count // across)
+    size = (max(COLUMN_INCHES, across * (_SIDE_INCHES + 0.3)), down * height)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, squeeze=False, sharey=True)
+    panels: list[Axes] = list(grid.flat)
+    for panel in panels[count:]:
+        panel.remove()
+    for panel in panels[:count]:
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    return figure, panels[:count]
+
+
+def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
+    panel.set_xlabel(axis)
+    long = sum(map(len, words)) > 4 * _LONG
+    panel.set_xticks(range(len(words)), words, rotation=30 if long else 0)
+    panel.margins(x=0.15)
+
+
+def _label_left(panels: Sequence[Axes]) -> None:
+    for index, panel in enumerate(panels):
+        if index % _ACROSS == 0:
+            panel.set_ylabel(_COST)
