@@ -3,7 +3,7 @@
 Everything here computes and returns records; `tcm_lab.reporting` draws them.
 """
 
-from tcm_lab.analysis._estimate import Estimate
+from tcm_lab.analysis._estimate import Estimate, paired
 from tcm_lab.analysis.attention import (
     AttentionMap,
     AttentionRecord,
@@ -69,6 +69,7 @@ __all__ = [
     "measure_attention",
     "measure_field",
     "measure_latents",
+    "paired",
     "reach_ratio",
     "receptive_fields",
     "removable_parts",

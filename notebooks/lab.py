@@ -1,0 +1,113 @@
+"""What the notebooks share: the trained family, the photographs, and where figures go."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from IPython.display import Image, Markdown, display
+
+import tcm_lab
+from tcm_lab.data import ImageSet, open_images
+from tcm_lab.reporting import Table, render, save_figure
+from tcm_lab.reporting._panels import bare, panels
+from tcm_lab.reporting.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # no bars are shown here
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "studies" / "models"
+FIGURES = ROOT / "runs" / "notebooks"
+NAMES = {
+    "convolution": "tcm-nano-conv-only",
+    "mixture": "tcm-nano",
+    "transformer": "tcm-nano-transformer-only",
+    "mixture without SWAtten": "tcm-nano-no-swatten",
+}
+_WIDTH = 760  # pixels on the page
+
+
+class Trained(NamedTuple):
+    """A codec of the family, the rate that it is looked at, and the λ that it was trained for."""
+
+    codec: tcm_lab.Codec
+    rate: float | None
+    weight: float
+
+
+def family(*labels: str) -> dict[str, Trained]:
+    """Return the family's trained codecs by label; where there are none, untrained ones."""
+    found = {}
+    for label in labels or NAMES:
+        folder = MODELS / NAMES[label]
+        if not (folder / "model.safetensors").exists():
+            display(Markdown(f"*{NAMES[label]} is not trained: random weights show nothing.*"))
+            found[label] = Trained(tcm_lab.build(NAMES[label]).eval(), None, 0.013)
+            continue
+        codec = tcm_lab.load_checkpoint(folder / "model.safetensors")
+        lambdas = json.loads((folder / "training.json").read_text())["recipe"]["lambdas"]
+        level = len(lambdas) // 2
+        rate = float(level) if codec.config.rate_levels else None
+        found[label] = Trained(codec, rate, lambdas[level])
+    return found
+
+
+def photographs(count: int) -> ImageSet:
+    """Return at most ``count`` photographs: of the folder TCM_LAB_PICTURES, else embedded ones."""
+    folder = os.environ.get("TCM_LAB_PICTURES")
+    images = open_images(Path(folder) if folder else None, "eval")[:count]
+    display(Markdown(f"{len(images)} photographs: {', '.join(images.names)}"))
+    return images
+
+
+def scale(trained: Trained) -> str:
+    """Say how a codec was trained, for the end of a finding."""
+    file = MODELS / trained.codec.config.name / "training.json"
+    if not file.exists():
+        return "**With random weights; none of these figures is a finding.**"
+    record = json.loads(file.read_text())
+    recipe = record["recipe"]
+    return (
+        f"Scale: {trained.codec.config.name}, {record['steps']} steps of {recipe['batch']} crops "
+        f"of {recipe['crop']}x{recipe['crop']} px, one training (seed {recipe['seed']}), "
+        f"looked at where λ = {trained.weight:g}. The published codecs have 35 to 60 times its "
+        "parameters and were trained for 1.9 million steps; what holds here may not hold there."
+    )
+
+
+def say(*sentences: str) -> None:
+    """Show a finding."""
+    display(Markdown("**Finding.** " + " ".join(sentences)))
+
+
+def interval(estimate: object, form: str = "+.1f", unit: str = " %") -> str:
+    """Spell an estimate with its interval."""
+    value, low, high = (format(getattr(estimate, end), form) for end in ("value", "low", "high"))
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def side_by_side(pictures: dict[str, Any]) -> Figure:
+    """Return pictures (H, W, 3) or (H, W) of bytes beside each other, by title."""
+    with style():
+        figure, axes = panels(len(pictures), columns=len(pictures), height=2.4)
+        for each, (title, pixels) in zip(axes, pictures.items(), strict=True):
+            each.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none")
+            bare(each, title)
+    return figure
+
+
+def show(figure: Figure, name: str, width: int = _WIDTH) -> None:
+    """Show a figure, and keep it as PNG and SVG under runs/notebooks."""
+    png, _ = save_figure(figure, FIGURES / name)
+    display(Image(png, width=width))
+
+
+def tabulate(table: Table) -> None:
+    """Show a table."""
+    display(Markdown(render(table, "markdown")))
