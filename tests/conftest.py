@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import jaxtyping
@@ -13,6 +14,9 @@ jaxtyping.install_import_hook("tcm_lab", "shape_types.check_shapes")
 
 import torch  # noqa: E402  # after the hook, like everything that may import tcm_lab
 from hypothesis import settings  # noqa: E402
+
+# A runner in the background ignores Ctrl-C, and so would everything that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
