@@ -22,6 +22,7 @@ from tcm_lab.codec.coding import (
     SymbolDecoder,
     SymbolEncoder,
     guard_stream,
+    round_to_mean,
 )
 from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
@@ -171,12 +172,7 @@ class Codec(CompressionModel):
     def _quantise_z(self, z: Tensor) -> Tensor:
         """Round z to whole steps from its medians, with the gradient of the identity."""
         medians = self.entropy_bottleneck._get_medians().detach()[None].squeeze(-1)[..., None]
-        offset = z - medians
-        steps = offset.round()
-        if offset.requires_grad:
-            steps = offset + (steps - offset).detach()
-        quantised: Tensor = steps + medians
-        return quantised
+        return round_to_mean(z, medians)
 
     def _hyper(self, z_hat: Tensor, levels: Tensor | None) -> list[Tensor]:
         features: list[Tensor] = self.h_s(self._unscaled(z_hat, self.z_gains, levels))
