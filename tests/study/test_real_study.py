@@ -74,7 +74,7 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
 
     second = begin(folder)
     assert second.stdout is not None
-    while "done," not in second.stdout.readline():
+    while "split 0.5: done" not in second.stdout.readline():
         pass
     second.kill()
     second.communicate()
