@@ -45,7 +45,7 @@ def table(
 
 
 def plot(
-    kind: Annotated[Literal["parts", "parameters", "size", "rd"], tyro.conf.Positional],
+    kind: Annotated[Literal["parts", "parameters", "size", "roofline", "rd"], tyro.conf.Positional],
     records: Files,
     /,
     *,
@@ -55,7 +55,8 @@ def plot(
     """Draw a plot from records that were written with --format json, as PNG and SVG.
 
     Args:
-        kind: cost by part, cost over parameters, cost over image size, or rate and distortion.
+        kind: cost by part, cost over parameters, cost over image size, what each part reaches under
+            what the device allows, or rate and distortion.
         records: JSON files.
         out: where to write, without the endings.
         title: over the plot.

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
-from tcm_lab._foundation.torchvision_shim import declare_missing_operators
+from tcm_lab._foundation.compressai_import import import_compressai
 from tcm_lab.blocks.cost import Cost, conv_cost
 
 
-@lru_cache(maxsize=1)
 def compressai() -> Any:
     """Return CompressAI with its layers, imported when something is first built.
 
     Its import takes longer than torch's, and configurations and cost formulas do without it.
     """
-    declare_missing_operators()
-    import compressai
-    import compressai.layers
-
-    return compressai
+    return import_compressai()
 
 
 def residual_block_cost(channels: int, height: int, width: int) -> Cost:

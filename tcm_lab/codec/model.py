@@ -30,7 +30,7 @@ from tcm_lab.codec.gains import RateGains
 from tcm_lab.codec.slices import SliceCodec, walk_slices
 from tcm_lab.codec.transforms import Transform
 
-compressai()  # before its parts: it needs a hand where torchvision cannot load
+compressai()  # before its parts, so that they come without what takes long to import
 
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # noqa: E402
 from compressai.models import CompressionModel  # noqa: E402

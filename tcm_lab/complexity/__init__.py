@@ -6,6 +6,7 @@ from tcm_lab.complexity.explain import Explanation, PublishedFigure, explain, pu
 from tcm_lab.complexity.measure import COUNTERS, UncountedWarning, measure_complexity
 from tcm_lab.complexity.memory import peak_memory
 from tcm_lab.complexity.record import CONVENTIONS, DIRECTIONS, ComplexityRecord, View
+from tcm_lab.complexity.roof import Roof, measure_roof
 from tcm_lab.complexity.timing import DirectionTiming, Spread, TimingRecord, measure_timing
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DirectionTiming",
     "Explanation",
     "PublishedFigure",
+    "Roof",
     "Spread",
     "TimeRatio",
     "TimingComparison",
@@ -29,6 +31,7 @@ __all__ = [
     "compare_timing",
     "explain",
     "measure_complexity",
+    "measure_roof",
     "measure_timing",
     "peak_memory",
     "published_figures",

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcm_lab._foundation.torchvision_shim import declare_missing_operators
+from tcm_lab._foundation.compressai_import import left_out
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity._dispatch import OperatorMode
 from tcm_lab.complexity._meta import fused_attention, meta_image, meta_pass
@@ -60,8 +60,8 @@ def count_with_ptflops(
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    declare_missing_operators()  # ptflops imports torchvision
-    from ptflops import get_model_complexity_info
+    with left_out():  # it asks torchvision for a layer that nothing here uses
+        from ptflops import get_model_complexity_info
 
     printed = io.StringIO()
     count = PtflopsCount()

@@ -23,6 +23,7 @@ from tcm_lab._foundation.environment import Environment, environment
 from tcm_lab.complexity._bench import Bench, Precision, Sample
 from tcm_lab.complexity._subject import Measurable, Subject
 from tcm_lab.complexity.record import Size
+from tcm_lab.complexity.roof import Roof, measure_roof
 from tcm_lab.complexity.stopwatch import OTHER
 
 Progress = Callable[[int, int], None]
@@ -95,6 +96,7 @@ class TimingRecord(Frozen):
         encode: from image to bytes.
         decode: from bytes to image.
         peak_device_memory_bytes: on a GPU, of all runs that count, weights included.
+        roof: what the device allows under the same conditions, measured in the same run.
         environment: device, threads, versions.
         measured_at: when, in UTC (ISO 8601).
     """
@@ -112,6 +114,7 @@ class TimingRecord(Frozen):
     encode: DirectionTiming
     decode: DirectionTiming
     peak_device_memory_bytes: NonNegativeInt | None
+    roof: Roof | None = None
     environment: Environment
     measured_at: str
 
@@ -222,6 +225,7 @@ def time_interleaved(
             if on_progress is not None:
                 on_progress(turn + 1, warm_up + repeats)
         measured_at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+        roofs = {b.device: measure_roof(b.device, precision) for b in benches}
         megapixels = batch * size[0] * size[1] / 1e6
         return [
             TimingRecord(
@@ -238,6 +242,7 @@ def time_interleaved(
                 encode=_direction([encoded for encoded, _ in samples], megapixels),
                 decode=_direction([decoded for _, decoded in samples], megapixels),
                 peak_device_memory_bytes=peak,
+                roof=roofs[bench.device],
                 environment=environment(bench.device),
                 measured_at=measured_at,
             )

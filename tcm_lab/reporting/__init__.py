@@ -17,7 +17,7 @@ from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, series_of_records
 from tcm_lab.reporting.rd_tables import bd_rate_table, rd_table
 from tcm_lab.reporting.record_files import read_records, records_json
-from tcm_lab.reporting.roofline import Roof, RooflinePoint, roofline_plot, roofline_points
+from tcm_lab.reporting.roofline import RooflinePoint, roofline_plot, roofline_points
 from tcm_lab.reporting.search_plots import (
     hypervolume_plot,
     importance_plot,
@@ -40,7 +40,6 @@ __all__ = [
     "Picture",
     "Published",
     "RdSeries",
-    "Roof",
     "RooflinePoint",
     "Row",
     "Section",

@@ -11,6 +11,7 @@ from tcm_lab.reporting.cost_tables import Detail, complexity_table
 from tcm_lab.reporting.explain_table import published_beside
 from tcm_lab.reporting.rd_plots import rd_plot, series_of_records
 from tcm_lab.reporting.rd_tables import rd_table
+from tcm_lab.reporting.roofline import roofline_plot, roofline_points
 from tcm_lab.reporting.tables import Column, Row, Table
 from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from tcm_lab.blocks.registry import Registry
-    from tcm_lab.complexity.record import Convention
+    from tcm_lab.complexity.record import ComplexityRecord, Convention
+    from tcm_lab.complexity.timing import TimingRecord
     from tcm_lab.reporting.record_files import AnyRecord
 
-PlotKind: TypeAlias = Literal["parts", "parameters", "size", "rd"]
+PlotKind: TypeAlias = Literal["parts", "parameters", "size", "roofline", "rd"]
 _Wanted = TypeVar("_Wanted")
 
 
@@ -70,7 +72,7 @@ def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") ->
     Raises:
         LabError: none of the records suits it.
     """
-    from tcm_lab.complexity import ComplexityRecord
+    from tcm_lab.complexity import ComplexityRecord, TimingRecord
     from tcm_lab.evaluation import RdRecord
 
     if kind == "rd":
@@ -91,8 +93,25 @@ def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") ->
     costs = _only(ComplexityRecord, records)
     if not costs:
         raise LabError(f"plot {kind}: none of the records is of complexity.")
+    if kind == "roofline":
+        return _roofline(costs, _only(TimingRecord, records), title)
     draw = {"parts": cost_by_part_plot, "parameters": macs_parameters_plot, "size": cost_size_plot}
     return draw[kind](costs, title=title)
+
+
+def _roofline(
+    costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord], title: str
+) -> Figure:
+    counted = {(cost.fingerprint, cost.size): cost for cost in costs}
+    for timing in times:
+        cost = counted.get((timing.fingerprint, timing.size))
+        if cost is not None and timing.roof is not None:
+            shown = title or f"{timing.model} on {timing.environment.device}"
+            return roofline_plot(roofline_points(cost, timing), timing.roof, title=shown)
+    raise LabError(
+        "plot roofline: needs a record of complexity and one of times, of one model and size. "
+        "tcm-lab complexity and tcm-lab time write them with --format json."
+    )
 
 
 def layer_table(registries: Iterable[Registry[Any]]) -> Table:

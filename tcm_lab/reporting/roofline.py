@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tcm_lab.complexity.record import ComplexityRecord
+    from tcm_lab.complexity.roof import Roof
     from tcm_lab.complexity.timing import TimingRecord
 
 _STAGE_PARTS = {
@@ -23,20 +24,6 @@ _STAGE_PARTS = {
     "g_s": ("g_s",),
 }
 """The parts that a timed stage runs; all slices' stages together are one."""
-
-
-class Roof(Frozen):
-    """What a device can do at most, as measured on it.
-
-    Attributes:
-        device: its name.
-        gmacs_per_s: multiply-accumulates of a large matrix product, in billions a second.
-        gbytes_per_s: bytes of memory read and written, in billions a second.
-    """
-
-    device: str
-    gmacs_per_s: float
-    gbytes_per_s: float
 
 
 class RooflinePoint(Frozen):
@@ -141,6 +128,6 @@ def roofline_plot(points: Sequence[RooflinePoint], roof: Roof, *, title: str = "
         axes.set_xlim(low, high)
         bottom = min(low * roof.gbytes_per_s, *(p.gmacs_per_s for p in points)) / 2
         axes.set_ylim(bottom, roof.gmacs_per_s * 2)
-        axes.set_title(title or f"{roof.device}, {roof.gbytes_per_s:.0f} GB/s", fontsize=7.5)
+        axes.set_title(title or f"roof of the device: {roof.gbytes_per_s:.0f} GB/s", fontsize=7.5)
         label_points(axes, reached, [p.label for p in points], colors=[INK] * len(points))
         return figure

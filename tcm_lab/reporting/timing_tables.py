@@ -159,4 +159,11 @@ def _footer(records: Sequence[TimingRecord]) -> tuple[str, ...]:
     for record in records:
         versions |= record.environment.versions
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return (f"{', '.join(words)}; {repeats}.", f"{listed}.")
+    roofs = {
+        f"{roof.gmacs_per_s:.0f} GMAC/s in one large matrix product, {roof.gbytes_per_s:.0f} GB/s "
+        "in a copy"
+        for roof in (record.roof for record in records)
+        if roof is not None
+    }
+    allowed = [f"The device allowed {'; '.join(sorted(roofs))}."] if roofs else []
+    return (f"{', '.join(words)}; {repeats}.", *allowed, f"{listed}.")

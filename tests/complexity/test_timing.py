@@ -10,7 +10,7 @@ import torch
 
 from tcm_lab._foundation import LabError
 from tcm_lab.codec import build
-from tcm_lab.complexity import TimingRecord, compare_timing, measure_timing
+from tcm_lab.complexity import TimingRecord, compare_timing, measure_roof, measure_timing
 from tcm_lab.complexity.stopwatch import Stopwatch
 
 
@@ -124,3 +124,11 @@ def test_what_cannot_be_timed_is_refused() -> None:
         measure_timing("tcm-nano", repeats=0)
     with pytest.raises(LabError, match="at least two"):
         compare_timing(["tcm-nano"])
+
+
+def test_a_roof_divides_what_was_done_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 0.125)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    roof = measure_roof()
+    assert roof.gmacs_per_s == pytest.approx(1024**3 / 0.125 / 1e9)
+    assert roof.gbytes_per_s == pytest.approx(2 * 2**27 / 0.125 / 1e9)

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcm_lab._foundation import LabError
-from tcm_lab._foundation.torchvision_shim import declare_missing_operators
+from tcm_lab._foundation.compressai_import import import_compressai
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.evaluation import RdRecord, evaluate, evaluate_anchor
 
-declare_missing_operators()
+import_compressai()
 
-from compressai.models import MeanScaleHyperprior  # noqa: E402  # the shim must come first
+from compressai.models import MeanScaleHyperprior  # noqa: E402  # what it needs left out, first
 
 
 class Quantiser(nn.Module):

@@ -14,12 +14,12 @@ from PIL import Image
 from records import complexity, rd
 
 from tcm_lab._foundation import LabError
+from tcm_lab.complexity import Roof
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
     Axis,
     ParetoPoint,
     RdSeries,
-    Roof,
     RooflinePoint,
     cost_by_part_plot,
     cost_size_plot,
@@ -65,7 +65,7 @@ def every_plot() -> dict[str, Figure]:
         "parts": cost_by_part_plot(records),
         "parameters": macs_parameters_plot(records),
         "size": cost_size_plot(sizes),
-        "roofline": roofline_plot(roofs, Roof(device="d", gmacs_per_s=100, gbytes_per_s=10)),
+        "roofline": roofline_plot(roofs, Roof(gmacs_per_s=100, gbytes_per_s=10)),
     }
 
 
@@ -200,3 +200,5 @@ def test_a_plot_without_a_suitable_record_is_refused() -> None:
         plot_of("rd", [complexity()])
     with pytest.raises(LabError, match="none of the records is of complexity"):
         plot_of("parts", [rd()])
+    with pytest.raises(LabError, match="needs a record of complexity and one of times"):
+        plot_of("roofline", [complexity()])

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation.torchvision_shim import declare_missing_operators
+from tcm_lab._foundation.compressai_import import import_compressai
 
-declare_missing_operators()
+import_compressai()
 
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # noqa: E402
 from compressai.models import CompressionModel  # noqa: E402
