@@ -6,7 +6,8 @@ from tcm_lab._foundation import LabError
 from tcm_lab.study.command import main
 
 
-def _guarded() -> int:
+def guarded() -> int:
+    """Run the command; a mistake that the user can mend is one line and exit code 2."""
     try:
         return main()
     except LabError as error:
@@ -18,4 +19,4 @@ def _guarded() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_guarded())
+    sys.exit(guarded())

@@ -42,7 +42,7 @@ def study(
 
     Args:
         space: YAML file of the space; configs/split.yaml and the like are packaged.
-        out: folder of the study (default: runs/NAME).
+        out: folder of the study, on a disk of this machine (default: runs/NAME).
         data: folder of training pictures (default: embedded photographs and dead leaves).
         eval_data: folder of evaluation pictures (default: embedded photographs).
         workers: processes (default: one per GPU, else one per CPU core).

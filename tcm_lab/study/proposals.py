@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import Trial
 
-_ASKS = 12  # refused proposals of the sampler in a row before chance takes over
-_DRAWS = 3000  # draws by chance before the space counts as exhausted
+_ASKS = 3  # refused proposals of the sampler in a row before a neighbour is looked for
+_NEIGHBOURS = 60  # draws around the sampler's last proposal before the whole space is drawn from
+_DRAWS = 3000  # draws over the whole space before it counts as exhausted
 
 Proposal = tuple["Trial", Variant, int]
 
@@ -32,6 +33,7 @@ class Proposals:
         self.assembler = Assembler(plan.space)
         self.exhausted = False
         self._refused = 0
+        self._last: dict[str, Key] = {}
 
     def wanted(self) -> bool:
         """Say whether the budget has room for another sampled variant."""
@@ -65,6 +67,7 @@ class Proposals:
     def _sampled(self, trial: Trial) -> Proposal | None:
         params = self._suggested(trial)
         self._refused += 1
+        self._last = params
         try:
             variant = self.assembler.build(params)
         except ConfigError as error:
@@ -107,7 +110,13 @@ class Proposals:
         return params
 
     def _draw_by_chance(self) -> bool:
-        """Queue a new variant that is drawn uniformly; return False where there is none left."""
+        """Queue a new variant near the sampler's last proposal, or anywhere.
+
+        A sampler that has converged proposes what is known; what it has not seen lies beside that.
+
+        Returns:
+            False where there is none left.
+        """
         taken = self.ledger.keys()
         rng = random.Random(f"{self.space.seed} {len(taken)} {self.worker}")
         for params in self._by_chance(rng):
@@ -125,7 +134,10 @@ class Proposals:
         return False
 
     def _by_chance(self, rng: random.Random) -> Iterator[dict[str, Key]]:
-        """Yield points in random order: all of them where they are few."""
+        """Yield neighbours of the last proposal, then points in random order, all if few."""
+        if self.space.sampler != "random":
+            for _ in range(_NEIGHBOURS):
+                yield self._neighbour(rng)
         count = self.assembler.count()
         if count is not None and count <= _DRAWS:
             points = list(self.assembler.points())
@@ -134,6 +146,16 @@ class Proposals:
         else:
             for _ in range(_DRAWS):
                 yield draw_params(self.space, rng)
+
+    def _neighbour(self, rng: random.Random) -> dict[str, Key]:
+        """Change one axis of the last proposal; an axis that acts only then is drawn too."""
+        changed = rng.choice(list(self._last))
+        params: dict[str, Key] = {}
+        for name, axis in self.space.axes.items():
+            if axis.acts(params):
+                keep = name in self._last and name != changed
+                params[name] = self._last[name] if keep else _draw(axis, rng)
+        return params
 
     def _sampler(self, started: int) -> BaseSampler:
         """Return the sampler, seeded by how far the study is, so that resuming changes nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,13 @@ def _one_at_a_time(storage: RDBStorage) -> None:
 
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver leaves BEGIN to us
+        # A log beside the file: who only looks on, such as optuna-dashboard, keeps nobody waiting.
+        # Whoever closes the file last puts the log into it. Processes share the log by memory, so
+        # the file belongs on a disk of this machine; several machines need a server.
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A killed process loses nothing. A power cut may undo the last statements; what was
+        # trained is then found again by its record, which is a file that was synced.
+        connection.execute("PRAGMA synchronous=NORMAL")
 
     def begun(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -104,7 +112,7 @@ def storage_errors(url: str) -> Iterator[None]:
             f"{shown(url)}: the PostgreSQL driver is missing. pip install 'tcm-lab[postgres]', and "
             "write postgresql+psycopg://…"
         ) from None
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
         raise LabError(f"{shown(url)}: {_say(error)}") from error
     except OSError as error:
         if not url.startswith("sqlite"):

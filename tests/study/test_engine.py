@@ -177,7 +177,7 @@ axes:
   slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}
   window: {path: "g_*.window", choices: [4, 8]}
 sampler: tpe
-budget: {recipe: laptop, steps: 40, trials: 14}
+budget: {recipe: laptop, steps: 40, trials: 10}
 """
 
 
@@ -186,8 +186,8 @@ def test_every_sampler_spends_its_budget_on_different_variants(
     tmp_path: Path, sampler: str
 ) -> None:
     result = run(tmp_path, SAMPLED.replace("tpe", sampler))
-    assert len({record.fingerprint for record in result.records}) == 14
-    assert len(trained(tmp_path / "log")) == 14
+    assert len({record.fingerprint for record in result.records}) == 10
+    assert len(trained(tmp_path / "log")) == 10
     assert result.records[0].is_baseline
 
 
@@ -196,7 +196,7 @@ def test_sampling_follows_from_the_seed_also_across_an_interruption(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         run(
             tmp_path, SAMPLED, out=tmp_path / "cut",
-            trainer=Surrogate(tmp_path / "cut-log", interrupt_after=7),
+            trainer=Surrogate(tmp_path / "cut-log", interrupt_after=5),
         )  # fmt: skip
     cut = run(tmp_path, SAMPLED, out=tmp_path / "cut", trainer=Surrogate(tmp_path / "cut-log"))
     assert [r.params for r in cut.records] == [r.params for r in whole.records]
@@ -211,15 +211,15 @@ def test_a_space_that_is_smaller_than_the_budget_ends_when_it_is_exhausted(tmp_p
 
 
 def test_more_trials_may_be_asked_for_later(tmp_path: Path) -> None:
-    run(tmp_path, SAMPLED.replace("trials: 14", "trials: 6"))
-    result = run(tmp_path, SAMPLED, trials=9)
-    assert len(result.records) == 9
-    assert len(trained(tmp_path / "log")) == 9
+    run(tmp_path, SAMPLED.replace("trials: 10", "trials: 6"))
+    result = run(tmp_path, SAMPLED, trials=8)
+    assert len(result.records) == 8
+    assert len(trained(tmp_path / "log")) == 8
 
 
 def test_a_bounded_search_trains_only_what_keeps_the_bound(tmp_path: Path) -> None:
     result = run(tmp_path, SAMPLED + "constraints: {kmacs_per_px: 36}")
-    assert len(result.records) == 14
+    assert len(result.records) == 10
     assert all(record.complexity.kmacs_per_px <= 36 for record in result.records)
 
 
@@ -277,8 +277,8 @@ def test_two_workers_share_the_variants_without_repeating_any(tmp_path: Path) ->
 
 def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
     result = run(tmp_path, SAMPLED, workers=2, trainer=Surrogate(tmp_path / "log", seconds=0.05))
-    assert len({r.fingerprint for r in result.records}) == len(result.records) == 14
-    assert len(trained(tmp_path / "log")) == 14
+    assert len({r.fingerprint for r in result.records}) == len(result.records) == 10
+    assert len(trained(tmp_path / "log")) == 10
 
 
 def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> None:
@@ -295,6 +295,8 @@ def test_when_every_worker_is_killed_the_next_call_goes_on(tmp_path: Path) -> No
     result = run(tmp_path)
     assert splits(result) == GRID
     assert len(trained(tmp_path / "log")) == 5
+    # What SQLite keeps beside an open database went into it, though nobody closed it before.
+    assert [file.name for file in (tmp_path / "toy").glob("study.db*")] == ["study.db"]
 
 
 def test_a_process_that_ended_is_known_to_be_dead_and_a_living_one_is_not() -> None:

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcm_lab.codec import load_checkpoint
+from tcm_lab.codec import build, load_checkpoint, load_config
 from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
+from tcm_lab.study.__main__ import guarded
 from tcm_lab.study.run import open_result
 
 SPACE = """
 name: real
-base: tcm-nano
+base: tiny.yaml
 axes:
   split: {path: "g_*.split", choices: [0.0, 0.5]}
 sampler: grid
@@ -31,9 +32,21 @@ budget: {recipe: laptop, steps: 20, rate_levels: 2}
 """
 
 
+TINY = """
+base: tcm-nano
+name: tiny
+override:
+  g_*.depth: 1
+  h_*.depth: 1
+  entropy_model.slices: 2
+  entropy_model.attention: {type: none}
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
+    (folder / "tiny.yaml").write_text(TINY)
     (folder / "space.yaml").write_text(SPACE)
     rng = np.random.default_rng(0)
     for name in ("train", "eval"):
@@ -113,14 +126,26 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
     changed.write_text(SPACE)
 
 
-def test_a_dry_run_counts_and_estimates_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
+def say(folder: Path, *options: str) -> int:
+    """Run the command in this process."""
+    words = ["--space", "space.yaml", "--data", "train", "--eval-data", "eval", "--workers", "1"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(sys, "argv", ["tcm-lab study", *words, *options])
+        return guarded()
+
+
+def test_a_dry_run_counts_and_estimates_and_writes_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     began = time.monotonic()
-    process = begin(folder, "--dry-run", "--out", str(tmp_path / "out"))
-    told, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert say(folder, "--dry-run", "--out", str(tmp_path / "out")) == 0
     assert time.monotonic() - began < 20
+    told = capsys.readouterr().out
+    config = load_config(folder / "tiny.yaml").override({"rate_levels": 2})
+    parameters = sum(p.numel() for p in build(config).parameters())
     assert "2 combinations of 1 axes" in told
-    assert "1,2" in told
+    assert f"{parameters:,} parameters" in told
     assert "Variants: 2 can be built" in told
     assert "2 trainings of 20 steps" in told
     assert "Nothing was trained." in told
@@ -136,25 +161,37 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(folder: Path, tmp_pat
     ],
 )
 def test_a_mistake_in_the_space_ends_with_one_line_and_code_2(
-    folder: Path, tmp_path: Path, change: tuple[str, str], words: list[str]
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    words: list[str],
 ) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE.replace(*change))
-    process = begin(folder, "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out"))
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    text = SPACE.replace("tiny.yaml", str(folder / "tiny.yaml"))
+    (tmp_path / "space.yaml").write_text(text.replace(*change))
+    assert say(folder, "--space", str(tmp_path / "space.yaml"), "--out", "out") == 2
+    errors = capsys.readouterr().err
     assert errors.count("\n") == 1
     assert all(word in errors for word in words), errors
-    assert not (tmp_path / "out").exists()
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["--data", "--eval-data"])
 def test_an_empty_folder_of_pictures_ends_with_one_line_and_code_2(
-    folder: Path, tmp_path: Path, option: str
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    process = begin(folder, option, str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert say(folder, option, str(tmp_path / "empty"), "--out", "out") == 2
+    errors = capsys.readouterr().err
     assert str(tmp_path / "empty") in errors
     assert errors.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert not (folder / "out").exists()
+
+
+def test_an_unknown_command_names_the_near_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["tcm-lab study", "reprot"])
+        assert guarded() == 2
+    assert "Did you mean report" in capsys.readouterr().err
