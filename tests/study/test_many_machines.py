@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -45,11 +46,13 @@ def server() -> Iterator[str]:
     binaries = _binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's server programs are not installed (Debian: postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    as_user: dict[str, str] = {}
+    # A socket's path must be short, and whoever runs the server must get there.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
+    as_user: dict[str, int] = {}
     if os.geteuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        as_user = {"user": "postgres"}
+        known = {user.pw_name: user.pw_uid for user in pwd.getpwall()}
+        as_user = {"user": known.get("postgres", 65534)}
+        os.chown(folder, as_user["user"], -1)
 
     def call(*words: str) -> None:
         subprocess.run(
