@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tcm_lab._foundation.uncompiled import compiler_left_out
 from tcm_lab.blocks.layers import compressai
 
 
@@ -20,7 +21,7 @@ def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:
     """
     compressai()  # its import makes tensors, which must have data
     try:
-        with torch.device("meta"), _MixedOnMeta():
+        with compiler_left_out(), torch.device("meta"), _MixedOnMeta():
             model = assemble()
     except (NotImplementedError, RuntimeError):
         # A user's layer that reads a tensor while it is built needs one with data.

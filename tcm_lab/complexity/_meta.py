@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tcm_lab._foundation.uncompiled import compiler_left_out
 from tcm_lab.complexity._dispatch import OperatorMode
 
 
@@ -34,7 +35,7 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     for module in replaced:
         module.forward = partial(_bottleneck_forward, module)
     try:
-        with _QuickShapes(), torch.no_grad(), warnings.catch_warnings():
+        with compiler_left_out(), _QuickShapes(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
