@@ -66,6 +66,13 @@ def tables(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Write the reference of the configuration and the Python interface to docs-html/."""
+    _install(session)
+    session.run("python", "-m", "tcm_lab._commands.reference", *(session.posargs or ["docs-html"]))
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Speed against a plain baseline, as ratios in one run."""
     _install(session)

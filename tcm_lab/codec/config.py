@@ -85,7 +85,11 @@ class StageConfig(Frozen):
 
 
 class TransformConfig(Frozen):
-    """Stages in the order of the data's flow."""
+    """Stages in the order of the data's flow.
+
+    Attributes:
+        stages: the stages; every one but the last says its width.
+    """
 
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
 

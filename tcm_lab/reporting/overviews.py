@@ -9,6 +9,7 @@ from tcm_lab._foundation import LabError
 from tcm_lab.reporting.cost_plots import cost_by_part_plot, cost_size_plot, macs_parameters_plot
 from tcm_lab.reporting.cost_tables import Detail, complexity_table
 from tcm_lab.reporting.explain_table import published_beside
+from tcm_lab.reporting.field_tables import plain
 from tcm_lab.reporting.rd_plots import rd_plot, series_of_records
 from tcm_lab.reporting.rd_tables import rd_table
 from tcm_lab.reporting.roofline import roofline_plot, roofline_points
@@ -17,7 +18,6 @@ from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pydantic.fields import FieldInfo
 
     from tcm_lab.blocks.registry import Registry
     from tcm_lab.complexity.record import ComplexityRecord, Convention
@@ -121,7 +121,12 @@ def layer_table(registries: Iterable[Registry[Any]]) -> Table:
         for name in registry:
             fields = registry[name].model_fields
             options = [
-                option + ("" if field.is_required() else f"={_default(field)}")
+                option
+                + (
+                    ""
+                    if field.is_required()
+                    else f"={plain(field.get_default(call_default_factory=True))}"
+                )
                 for option, field in fields.items()
                 if option != "type"
             ]
@@ -134,11 +139,6 @@ def layer_table(registries: Iterable[Registry[Any]]) -> Table:
         columns=tuple(Column(key=key, header=key) for key in columns),
         rows=tuple(rows),
     )
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    return str(getattr(value, "type", value))  # a layer in a layer by its name
 
 
 def _only(kind: type[_Wanted], records: Iterable[object]) -> list[_Wanted]:

@@ -1,0 +1,112 @@
+"""What a configuration can hold, field by field, read off its schema and its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from tcm_lab.reporting.tables import Column, Row, Table
+
+Schema = Mapping[str, Any]
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_WORDS = {
+    "integer": "integer",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "none",
+}
+
+
+def field_table(model: type[BaseModel], title: str) -> Table:
+    """Return one row per field of ``model``: its type and range, its default, what it means.
+
+    A field with one possible value, such as a layer's ``type``, is left out.
+
+    Args:
+        model: a configuration whose docstring says what each field means, under ``Attributes:``.
+        title: of the table.
+    """
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    meanings = meanings_of(model)
+    rows = []
+    for name, said in schema.get("properties", {}).items():
+        if "const" in said:
+            continue
+        field = model.model_fields[name]
+        default = field.get_default(call_default_factory=True)
+        values = {
+            "field": name,
+            "type": spell(said, definitions),
+            "default": "required" if field.is_required() else plain(default),
+            "meaning": meanings.get(name, field.description or ""),
+        }
+        rows.append(Row(values=values))
+    headers = {"field": "field", "type": "type and range", "default": "default"}
+    columns = [Column(key=key, header=header) for key, header in headers.items()]
+    columns.append(Column(key="meaning", header="meaning"))
+    return Table(title=title, columns=tuple(columns), rows=tuple(rows))
+
+
+def meanings_of(model: type[BaseModel]) -> dict[str, str]:
+    """Return what the docstring's ``Attributes:`` say of each field, on one line each."""
+    doc = inspect.getdoc(model) or ""
+    _, found, section = doc.partition("Attributes:\n")
+    if not found:
+        return {}
+    section = re.split(r"\n(?=\S)", section)[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).strip().replace("``", "") for name, text in entries}
+
+
+def spell(said: Schema, definitions: Schema) -> str:
+    """Return a JSON Schema in words: its types, each with its bounds, joined by ``or``."""
+    if "$ref" in said:
+        name = str(said["$ref"]).rsplit("/", 1)[-1]
+        target = definitions.get(name, {})
+        return name if target.get("type", "object") == "object" else spell(target, definitions)
+    if "anyOf" in said:
+        return " or ".join(dict.fromkeys(spell(one, definitions) for one in said["anyOf"]))
+    if "enum" in said:
+        return " | ".join(map(str, said["enum"]))
+    kind = said.get("type")
+    if kind == "array":
+        return _spell_list(said, definitions)
+    if kind == "object":
+        values = said.get("additionalProperties")
+        keys = said.get("propertyNames")
+        named = spell(keys, definitions) if isinstance(keys, Mapping) else "names"
+        held = spell(values, definitions) if isinstance(values, Mapping) else "anything"
+        return f"mapping of {named} to {held}"
+    words = _WORDS.get(str(kind), "anything")
+    bounds = ", ".join(f"{sign} {said[key]:g}" for key, sign in _BOUNDS.items() if key in said)
+    if "pattern" in said:
+        bounds = f"matching {said['pattern']}"
+    return f"{words} {bounds}".rstrip()
+
+
+def _spell_list(said: Schema, definitions: Schema) -> str:
+    if "prefixItems" in said:
+        return "[" + ", ".join(spell(one, definitions) for one in said["prefixItems"]) + "]"
+    items = spell(said["items"], definitions) if "items" in said else "anything"
+    fewest = f", at least {said['minItems']}" if said.get("minItems") else ""
+    return f"list of ({items}){fewest}" if " or " in items else f"list of {items}{fewest}"
+
+
+def plain(value: Any) -> str:
+    """Return a value as YAML would spell it on one line; a configuration by its type."""
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        kind = getattr(value, "type", None)
+        return str(kind) if kind is not None else "its own defaults"
+    if value in ("", (), {}):
+        return "empty"
+    return value if isinstance(value, str) else json.dumps(value)
