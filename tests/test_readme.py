@@ -1,0 +1,281 @@
+"""The README does what it says: every block and command in it is run, in its order.
+
+What is heavy is run smaller, by options behind the line as it stands (`SMALLER`); what needs a
+cluster, several GPUs or a database server is read by the command's own parser; and what installs
+is held against ``pyproject.toml`` and ``noxfile.py``, since a test that installs the project is
+what the README's test command is.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tcm_lab import cli
+from tcm_lab.blocks import BLOCKS
+from tcm_lab.codec import load_config
+from tcm_lab.study import command as study_command
+from tcm_lab.study import load_space
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+FOREIGN = ("--devices", "--workers", "--launcher", "--storage", "cuda")
+"""A line with one of these needs what a test has not: it is parsed."""
+PICTURES = ("--data", "pictures")
+SMALLER: dict[str, tuple[str, ...]] = {
+    "train": (*PICTURES, "--steps", "2", "--batch", "2", "--crop", "64"),
+    "evaluate": PICTURES,
+    "analyze": (*PICTURES, "--side", "128", "--probes", "2", "--pictures", "1"),
+    "study": (*PICTURES, "--eval-data", "pictures", "--dry-run"),
+    "time": ("--repeats", "2", "--warm-up", "1", "--size", "64x64"),
+}
+"""What is put behind a line so that it takes seconds; the last of two equal options holds."""
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, and the line that it starts at."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a shell block, comments and ``&&`` taken away."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        parts = [part for line in lines for part in line.split(" && ")]
+        return [words for part in parts if (words := shlex.split(part, comments=True))]
+
+
+BLOCKS_OF_README = [
+    Block(match[1], match[2], README[: match.start()].count("\n") + 1)
+    for match in FENCE.finditer(README)
+]
+
+
+def test_every_block_says_its_language() -> None:
+    assert {block.language for block in BLOCKS_OF_README} <= {"bash", "python", "yaml"}
+    assert README.count("\n```") + README.startswith("```") == 2 * len(BLOCKS_OF_README)
+
+
+class Walk:
+    """One way through the README: a folder, a namespace, and the blocks done so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.done = 0
+        self.ran: set[tuple[str, ...]] = set()
+
+    def to(self, index: int) -> None:
+        """Do every block up to ``index`` that has not been done."""
+        while self.done <= index:
+            block = BLOCKS_OF_README[self.done]
+            self.done += 1
+            {"bash": self._shell, "python": self._python, "yaml": self._yaml}[block.language](block)
+
+    def _python(self, block: Block) -> None:
+        exec(compile(block.text, f"README.md, line {block.line}", "exec"), self.names)
+
+    def _yaml(self, block: Block) -> None:
+        """Keep the block under the name in its first line, and read it as what it is."""
+        named = re.match(r"# ([\w-]+\.yaml)\b", block.text)
+        assert named, f"line {block.line}: the first line names no file"
+        path = self.folder / named[1]
+        path.write_text(block.text, encoding="utf-8")
+        if "axes" in yaml.safe_load(block.text):
+            assert load_space(path).axes
+        else:
+            assert load_config(path).name
+
+    def _shell(self, block: Block) -> None:
+        for words in block.commands:
+            if words[0] == "tcm-lab" or words[1:3] == ["-m", "tcm_lab.study"]:
+                self._lab(words[1:] if words[0] == "tcm-lab" else ["study", *words[3:]])
+            else:
+                CHECKS[words[0]](words)
+
+    def _lab(self, arguments: list[str]) -> None:
+        """Run ``tcm-lab …`` here, made smaller, or parse what needs machines that are not here."""
+        if any(need in word for word in arguments for need in FOREIGN):
+            assert _parse(arguments), arguments
+            return
+        small = SMALLER.get(arguments[0], ())
+        line = (*(word for word in arguments if word != "--dry-run"), *small)
+        if line in self.ran:
+            return  # a study with and without --dry-run is one line here
+        self.ran.add(line)
+        assert cli.main(line) == 0, line
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    """Walk in a folder with a picture of the reader's; what it registers is taken out after."""
+    folder = tmp_path_factory.mktemp("readme")
+    rows, columns = np.mgrid[0:131, 0:140]
+    picture = np.stack([rows, columns, (rows * columns) // 80], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save(folder / "photo.png")
+    (folder / "pictures").mkdir()
+    Image.fromarray(picture).save(folder / "pictures" / "waves.png")
+    before = set(BLOCKS)
+    yield Walk(folder)
+    for name in set(BLOCKS) - before:
+        BLOCKS.unregister(name)
+
+
+@pytest.mark.parametrize(
+    "index",
+    range(len(BLOCKS_OF_README)),
+    ids=[f"{block.language}-at-line-{block.line}" for block in BLOCKS_OF_README],
+)
+def test_a_block_does_what_it_shows(
+    walk: Walk, index: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(walk.folder)
+    walk.to(index)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def _parse(arguments: Sequence[str]) -> bool:
+    """Say whether the command's own parser takes ``arguments``; nothing is run."""
+    reached: list[str] = []
+
+    def stand_in(command: Callable[..., int]) -> Callable[..., int]:
+        def only_parsed(*_: object, **__: object) -> int:
+            reached.append(command.__name__)
+            return 0
+
+        only_parsed.__doc__ = command.__doc__
+        only_parsed.__annotations__ = inspect.get_annotations(command, eval_str=True)
+        only_parsed.__signature__ = inspect.signature(command, eval_str=True)  # type: ignore[attr-defined]  # read by tyro
+        return only_parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for table in (cli.COMMANDS, cli.ANALYSES, study_command.OTHERS):
+            for name, command in table.items():
+                patch.setitem(table, name, stand_in(command))
+        patch.setattr(study_command, "study", stand_in(study_command.study))
+        return cli.main(list(arguments)) == 0 and len(reached) == 1
+
+
+def _venv(words: list[str]) -> None:
+    assert words[1:] == ["-m", "venv", ".venv"]
+
+
+def _activate(words: list[str]) -> None:
+    assert words[1:] == [".venv/bin/activate"]
+
+
+def _pip(words: list[str]) -> None:
+    """Hold what is installed against what the project offers."""
+    options = {"-e", "-q"}
+    assert words[1] == "install"
+    for wanted in (word for word in words[2:] if word not in options):
+        named = re.fullmatch(r"(?:\.|tcm-lab)(?:\[([\w,]+)\])?", wanted)
+        assert named, wanted
+        offered = PYPROJECT["project"]["optional-dependencies"]
+        assert set((named[1] or "").split(",")) - {""} <= set(offered)
+
+
+def _nox(words: list[str]) -> None:
+    """Hold the sessions against those of the noxfile."""
+    tree = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    sessions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert "-s" in words
+    assert set(words[words.index("-s") + 1 :]) <= sessions - {"_install"}
+
+
+def _jupyter(words: list[str]) -> None:
+    assert words[1] == "lab"
+    assert "jupyterlab" in " ".join(PYPROJECT["project"]["optional-dependencies"]["notebooks"])
+    assert all((ROOT / word).exists() for word in words[2:])
+
+
+def _dashboard(words: list[str]) -> None:
+    """The dashboard opens a study's database; where that lies is the study's own constant."""
+    from tcm_lab.study.run import DATABASE
+
+    assert "optuna-dashboard" in " ".join(
+        PYPROJECT["project"]["optional-dependencies"]["dashboard"]
+    )
+    assert re.fullmatch(rf"sqlite:///runs/[\w-]+/{re.escape(DATABASE)}", words[1])
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "python3": _venv,
+    ".": _activate,
+    "pip": _pip,
+    "nox": _nox,
+    "jupyter": _jupyter,
+    "optuna-dashboard": _dashboard,
+}
+
+
+def test_the_test_command_is_what_the_ci_runs() -> None:
+    """``.ci/run`` is run with an ``eval`` that prints the command instead of running it."""
+    program = 'eval() { printf "evaluated: %s\\n" "$1"; }; . .ci/run'
+    done = subprocess.run(
+        ["bash", "-c", program, ".ci/run"],
+        cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    block = README.split("<!-- the test command -->\n")[1].split("```")[1]
+    command = block.removeprefix("bash\n").strip()
+    assert command.count("\n") == 0
+    assert done.stdout.splitlines()[-1] == f"evaluated: {command}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted({text for text in INLINE.findall(FENCE.sub("", README)) if text.startswith("tcm-lab ")}),
+)
+def test_a_command_named_in_the_text_is_one(command: str) -> None:
+    assert _parse(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted({text for text in INLINE.findall(FENCE.sub("", README)) if text.startswith("nox ")}),
+)
+def test_a_session_named_in_the_text_is_one(command: str) -> None:
+    _nox(shlex.split(command))
+
+
+@pytest.mark.parametrize("target", sorted(set(LINK.findall(README))))
+def test_a_link_leads_to_a_file_of_the_project_or_to_a_page(target: str) -> None:
+    assert target.startswith("https://") or (ROOT / target).exists()
+
+
+def test_every_path_in_the_table_of_axes_is_a_field() -> None:
+    """A path may begin with a dot: then it goes on from the entropy model."""
+    config = load_config("tcm-small")
+    table = README.split("| axis |")[1].split("\n\n")[0]
+    paths = [
+        path if not path.startswith(".") else f"entropy_model{path}"
+        for row in table.splitlines()[2:]
+        for path in INLINE.findall(row.split("|")[2])
+    ]
+    assert len(paths) > 10
+    tree = config.model_dump(mode="json")
+    from tcm_lab.codec.overrides import find_fields
+
+    for path in paths:
+        assert find_fields(tree, path), path
