@@ -7,7 +7,6 @@ from tcm_lab.reporting.cost_plots import (
     macs_parameters_plot,
 )
 from tcm_lab.reporting.cost_tables import check_table, complexity_table, mark_front
-from tcm_lab.reporting.effects import Effect, Interaction, Level, interaction, main_effects
 from tcm_lab.reporting.explain_table import explain_table, published_beside
 from tcm_lab.reporting.html import Code, Picture, Section, render_report
 from tcm_lab.reporting.overviews import layer_table, plot_of, tables_of
@@ -18,12 +17,7 @@ from tcm_lab.reporting.rd_plots import RdSeries, rd_plot, series_of_curve, serie
 from tcm_lab.reporting.rd_tables import bd_rate_table, rd_table
 from tcm_lab.reporting.record_files import read_records, records_json
 from tcm_lab.reporting.roofline import RooflinePoint, roofline_plot, roofline_points
-from tcm_lab.reporting.search_plots import (
-    hypervolume_plot,
-    importance_plot,
-    interaction_plot,
-    main_effect_plot,
-)
+from tcm_lab.reporting.search_plots import Effect, effects_plot, history_plot, interactions_plot
 from tcm_lab.reporting.tables import Column, Format, Mark, Row, Span, Table, render, render_all
 from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
@@ -33,8 +27,6 @@ __all__ = [
     "Column",
     "Effect",
     "Format",
-    "Interaction",
-    "Level",
     "Mark",
     "ParetoPoint",
     "Picture",
@@ -51,16 +43,13 @@ __all__ = [
     "complexity_table",
     "cost_by_part_plot",
     "cost_size_plot",
+    "effects_plot",
     "explain_table",
     "figure_svg",
-    "hypervolume_plot",
-    "importance_plot",
-    "interaction",
-    "interaction_plot",
+    "history_plot",
+    "interactions_plot",
     "layer_table",
     "macs_parameters_plot",
-    "main_effect_plot",
-    "main_effects",
     "mark_front",
     "pareto_front",
     "pareto_plot",

@@ -1,183 +1,122 @@
-"""Plots of a search: how the front grew, which axes matter, and what each of them does."""
+"""Plots of a search: what its axes do, alone and in pairs, and how its front grew."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError
-from tcm_lab.reporting.effects import Effect, Interaction
-from tcm_lab.reporting.plots import (
-    COLUMN_INCHES,
-    INK,
-    SOFT,
-    Axis,
-    label_axes,
-    new_figure,
-    palette,
-    style,
-)
+from tcm_lab.reporting.plots import COLUMN_INCHES, MARKERS, SOFT, new_figure, palette, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PANEL_INCHES = 1.75
-_TICK_CHARACTERS = 9
+_ACROSS = 3
+_SIDE_INCHES = 2.0
+_LONG = 6
+_COST = "Lagrangian cost\nvs baseline (%)"
 
 
-def hypervolume_plot(
-    curves: Mapping[str, Sequence[float]], *, best: float | None = None, title: str = ""
-) -> Figure:
-    """Draw the hypervolume that the front dominates after each trial.
+@dataclass(frozen=True)
+class Effect:
+    """One axis.
 
-    Args:
-        curves: by label, one value per trial.
-        best: the whole space's, where it is known.
-        title: over the plot.
-
-    Raises:
-        LabError: there is no curve.
+    Attributes:
+        axis: its name.
+        values: each value's word, and the cost of every variant that has it.
     """
-    _need(curves, "hypervolumes")
-    from matplotlib.ticker import MaxNLocator
 
+    axis: str
+    values: Sequence[tuple[str, Sequence[float]]]
+
+
+def effects_plot(effects: Sequence[Effect]) -> Figure:
+    """Draw one panel per axis: the cost of every variant as a dot, the means as a line."""
     with style():
-        figure, axes = new_figure(title, height=2.4)
-        label_axes(axes, Axis(name="trials"), Axis(name="hypervolume"))
-        for (label, values), color in zip(curves.items(), palette(len(curves)), strict=True):
-            trials = range(1, len(values) + 1)
-            axes.step(trials, values, where="post", color=color, label=label)
-        if best is not None:
-            axes.axhline(best, color=SOFT, lw=0.8, ls="--", label="whole space")
-        axes.set_xlim(left=1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(curves) > 1 or best is not None:
-            axes.legend(loc="lower right")
-        return figure
-
-
-def importance_plot(importances: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
-    """Draw the share of each objective's variation that each axis explains.
-
-    Args:
-        importances: by objective, then by axis.
-        title: over the plot.
-
-    Raises:
-        LabError: there is none.
-    """
-    _need(importances, "importances")
-    axes_named = sorted(
-        {axis for shares in importances.values() for axis in shares},
-        key=lambda axis: -max(shares.get(axis, 0.0) for shares in importances.values()),
-    )
-    _need(axes_named, "importances")
-    with style():
-        thickness = 0.8 / len(importances)
-        height = 0.9 + len(axes_named) * (0.12 + 0.13 * len(importances))
-        figure, axes = new_figure(title, height=height)
-        colors = palette(len(importances))
-        for i, (objective, shares) in enumerate(importances.items()):
-            rows = [
-                row + (i - (len(importances) - 1) / 2) * thickness for row in range(len(axes_named))
-            ]
-            values = [shares.get(axis, 0.0) for axis in axes_named]
-            axes.barh(rows, values, thickness, color=colors[i], label=objective)
-        axes.set_yticks(range(len(axes_named)), axes_named)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(False, axis="y")
-        axes.invert_yaxis()
-        axes.set_xlabel("importance (share of variation)")
-        axes.set_xlim(left=0)
-        if len(importances) > 1:
-            figure.legend(loc="outside lower center", ncols=2)
-        return figure
-
-
-def main_effect_plot(effects: Sequence[Effect], y: Axis, *, title: str = "") -> Figure:
-    """Draw one panel per axis: mean and quartiles of a figure at each of its values.
-
-    All panels share the vertical axis, so that their heights compare.
-
-    Raises:
-        LabError: there is no effect.
-    """
-    _need(effects, "effects")
-    with style():
-        columns = min(len(effects), {4: 2, 5: 3, 6: 3}.get(len(effects), 4))
-        rows = math.ceil(len(effects) / columns)
-        width = max(COLUMN_INCHES, _PANEL_INCHES * columns)
-        figure, first = new_figure(width=width, height=0.4 + 1.75 * rows)
-        first.remove()
-        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        figure, panels = _panels(len(effects))
         color = palette(1)[0]
-        for effect, axes in zip(effects, panels, strict=False):
-            places = range(len(effect.levels))
-            means = [level.mean for level in effect.levels]
-            below = [level.mean - level.low for level in effect.levels]
-            above = [level.high - level.mean for level in effect.levels]
-            bars = [[max(0.0, end) for end in ends] for ends in (below, above)]
-            # Between words there is nothing that a line could mean.
-            line = "-" if effect.is_ordered else "none"
-            axes.errorbar(
-                places, means, bars, color=color, marker="o", ls=line, elinewidth=0.8, capsize=2
-            )
-            names = [level.name for level in effect.levels]
-            long = max(map(len, names)) * len(names) > 3 * _TICK_CHARACTERS
-            axes.set_xticks(places, names, **_turned(long))
-            axes.set_title(effect.axis, fontsize=7.5)
-            axes.margins(x=0.15)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
-        for spare in list(panels):
-            spare.remove()
-        figure.supylabel(y.label, fontsize=8)
-        if title:
-            figure.suptitle(title, fontsize=8.5, fontweight="bold", x=0.02, ha="left")
+        for panel, effect in zip(panels, effects, strict=True):
+            for place, (_, costs) in enumerate(effect.values):
+                panel.plot([place] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
+            means = [sum(costs) / len(costs) for _, costs in effect.values]
+            panel.plot(range(len(means)), means, "-o", color=color, zorder=3)
+            _name(panel, effect.axis, [word for word, _ in effect.values])
+        _label_left(panels)
         return figure
 
 
-def interaction_plot(table: Interaction, figure_axis: Axis, *, title: str = "") -> Figure:
-    """Draw the means at each pair of values of two axes as a map with its figures in it.
+def interactions_plot(
+    pairs: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[str, float]]]]],
+) -> Figure:
+    """Draw one panel per pair of axes: a line for each value of the second.
 
-    Raises:
-        LabError: no trial has both axes.
+    Args:
+        pairs: both axes' names, and by the second's values the mean cost at each of the first's.
     """
-    _need(table.means, "interaction")
-    import numpy as np
-    import seaborn
-
-    means = np.array([[np.nan if m is None else m for m in row] for row in table.means])
     with style():
-        height = 1.1 + 0.28 * len(table.rows)
-        figure, axes = new_figure(title, height=max(2.0, height))
-        colors = seaborn.color_palette("crest", as_cmap=True)
-        image = axes.imshow(means, cmap=colors, aspect="auto")
-        axes.grid(False)
-        axes.set_yticks(range(len(table.rows)), table.rows)
-        long = max(map(len, table.columns)) * len(table.columns) > 4 * _TICK_CHARACTERS
-        axes.set_xticks(range(len(table.columns)), table.columns, **_turned(long))
-        axes.set_ylabel(table.axes[0])
-        axes.set_xlabel(table.axes[1])
-        middle = (np.nanmin(means) + np.nanmax(means)) / 2
-        for (row, column), mean in np.ndenumerate(means):
-            if not np.isnan(mean):
-                # The map is dark where the figure is high.
-                ink = "white" if mean > middle else INK
-                axes.text(
-                    column, row, f"{mean:.2f}", ha="center", va="center", color=ink, fontsize=6.5
+        figure, panels = _panels(len(pairs), height=_SIDE_INCHES + 0.3)
+        for panel, (a, b, lines) in zip(panels, pairs, strict=True):
+            words = list(dict.fromkeys(word for line in lines.values() for word, _ in line))
+            colors = palette(len(lines))
+            for index, (value, line) in enumerate(lines.items()):
+                panel.plot(
+                    [words.index(word) for word, _ in line],
+                    [cost for _, cost in line],
+                    marker=MARKERS[index % len(MARKERS)],
+                    color=colors[index],
+                    label=value,
+                    ms=3,
                 )
-        bar = figure.colorbar(image, ax=axes)
-        bar.set_label(figure_axis.label)
-        bar.outline.set_visible(False)
+            _name(panel, a, words)
+            panel.legend(title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2)
+        _label_left(panels)
         return figure
 
 
-def _turned(long: bool) -> dict[str, Any]:
-    return {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+def history_plot(history: Sequence[tuple[int, float]]) -> Figure:
+    """Draw the share of the final front's hypervolume after each training.
+
+    Args:
+        history: number of the training, and the share in [0, 1].
+    """
+    with style():
+        figure, axes = new_figure(height=2.2)
+        trainings = [number for number, _ in history]
+        shares = [100 * share for _, share in history]
+        axes.step(trainings, shares, where="post", color=palette(1)[0])
+        axes.set_xlabel("trainings")
+        axes.set_ylabel("hypervolume (% of final)")
+        return figure
 
 
-def _need(items: object, name: str) -> None:
-    if not items:
-        raise LabError(f"{name}: there is none to draw.")
+def _panels(count: int, height: float = _SIDE_INCHES) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(count, _ACROSS)
+    down = -(-count // across)
+    size = (max(COLUMN_INCHES, across * (_SIDE_INCHES + 0.3)), down * height)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, squeeze=False, sharey=True)
+    panels: list[Axes] = list(grid.flat)
+    for panel in panels[count:]:
+        panel.remove()
+    for panel in panels[:count]:
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
+    return figure, panels[:count]
+
+
+def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
+    panel.set_xlabel(axis)
+    long = sum(map(len, words)) > 4 * _LONG
+    panel.set_xticks(range(len(words)), words, rotation=30 if long else 0)
+    panel.margins(x=0.15)
+
+
+def _label_left(panels: Sequence[Axes]) -> None:
+    for index, panel in enumerate(panels):
+        if index % _ACROSS == 0:
+            panel.set_ylabel(_COST)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from tcm_lab.evaluation import lagrangian_percent
 from tcm_lab.reporting import Column, Picture, Row, Table, figure_svg
 from tcm_lab.reporting.html import Piece
+from tcm_lab.reporting.search_plots import Effect, effects_plot, history_plot, interactions_plot
 from tcm_lab.study.axes import Key
-from tcm_lab.study.effect_plots import Effect, effects_plot, history_plot, interactions_plot
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import hypervolume_history, objective_row
