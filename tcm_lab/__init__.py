@@ -1,7 +1,7 @@
 """A lab for one question: which architectural choices of a learned image codec are worth it?
 
-Everything public is here, and each name is imported when it is first used, so that importing the
-package costs nothing.
+The names that most work needs are here, each imported when it is first used, so that importing the
+package costs nothing; every room exports the rest of what is its.
 """
 
 from __future__ import annotations

@@ -243,20 +243,22 @@ def test_the_test_command_is_what_the_ci_runs() -> None:
     assert done.stdout.splitlines()[-1] == f"evaluated: {command}"
 
 
-@pytest.mark.parametrize(
-    "command",
-    sorted({text for text in INLINE.findall(FENCE.sub("", README)) if text.startswith("tcm-lab ")}),
+INLINE_COMMANDS = sorted(
+    {
+        text
+        for text in INLINE.findall(FENCE.sub("", README))
+        if text.split(" ")[0] in ("tcm-lab", *CHECKS) and " " in text
+    }
 )
+
+
+@pytest.mark.parametrize("command", INLINE_COMMANDS)
 def test_a_command_named_in_the_text_is_one(command: str) -> None:
-    assert _parse(shlex.split(command)[1:])
-
-
-@pytest.mark.parametrize(
-    "command",
-    sorted({text for text in INLINE.findall(FENCE.sub("", README)) if text.startswith("nox ")}),
-)
-def test_a_session_named_in_the_text_is_one(command: str) -> None:
-    _nox(shlex.split(command))
+    words = shlex.split(command)
+    if words[0] == "tcm-lab":
+        assert _parse(words[1:])
+    else:
+        CHECKS[words[0]](words)
 
 
 @pytest.mark.parametrize("target", sorted(set(LINK.findall(README))))

@@ -44,7 +44,7 @@ class _LeftOut:
                 "imports CompressAI. Import compressai before tcm_lab."
             )
 
-        cls.__init__ = refuse  # type: ignore[method-assign]
+        cls.__init__ = refuse  # type: ignore[method-assign]  # what refusing takes
 
     def __init__(self, *_: object) -> None: ...
 

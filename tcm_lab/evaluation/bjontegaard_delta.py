@@ -5,6 +5,7 @@ The arithmetic is the `bjontegaard` package's (Herglotz et al., "Beyond Bjontega
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from tcm_lab._foundation import LabError, one_of
@@ -132,11 +133,10 @@ def _check(anchor: RdCurve, curve: RdCurve, method: str) -> None:
             )
 
 
-def _overlap(a: object, b: object) -> tuple[float, float]:
+def _overlap(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """Return the width of the common range of two ascending sequences, and its relative share."""
-    first, second = list(a), list(b)  # type: ignore[call-overload]
-    width = min(first[-1], second[-1]) - max(first[0], second[0])
-    return width, width / min(first[-1] - first[0], second[-1] - second[0])
+    width = min(a[-1], b[-1]) - max(a[0], b[0])
+    return width, width / min(a[-1] - a[0], b[-1] - b[0])
 
 
 def _refuse_little(share: float, least: float, width: str, anchor: RdCurve, curve: RdCurve) -> None:
