@@ -36,6 +36,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+SOURCE = re.compile(r'<img src="([^"]+)"')
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 FOREIGN = ("--devices", "--workers", "--launcher", "--storage", "cuda")
@@ -261,7 +262,7 @@ def test_a_command_named_in_the_text_is_one(command: str) -> None:
         CHECKS[words[0]](words)
 
 
-@pytest.mark.parametrize("target", sorted(set(LINK.findall(README))))
+@pytest.mark.parametrize("target", sorted({*LINK.findall(README), *SOURCE.findall(README)}))
 def test_a_link_leads_to_a_file_of_the_project_or_to_a_page(target: str) -> None:
     assert target.startswith("https://") or (ROOT / target).exists()
 
