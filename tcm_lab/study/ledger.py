@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 _POLL_S = 0.2
+_RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
 _UNSIGNED_S = 60  # a trial that nobody signed for so long was lost between two statements
 _COPIED = ("key", "seed", "baseline", "retries", "rungs", "begun")
 
@@ -47,6 +48,7 @@ class Ledger:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._reclaimed = -_RECLAIM_S
         self.storage = open_storage(url, on_lost=self._lost)
         if objectives is None:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
@@ -203,9 +205,12 @@ class Ledger:
             thread.join()
 
     def reclaim(self) -> None:
-        """Put trials of workers that are gone back into the queue."""
+        """Put trials of workers that are gone back into the queue; not more often than need be."""
         import optuna
 
+        if time.monotonic() - self._reclaimed < _RECLAIM_S:
+            return
+        self._reclaimed = time.monotonic()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(self.study)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tcm_lab._foundation import ConfigError
@@ -16,9 +16,8 @@ from tcm_lab.study.variants import Assembler, Variant
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
-_ASKS = 3  # refused proposals of the sampler in a row before a neighbour is looked for
 _NEIGHBOURS = 60  # draws around the sampler's last proposal before the whole space is drawn from
 _DRAWS = 3000  # draws over the whole space before it counts as exhausted
 
@@ -35,20 +34,19 @@ class Proposals:
         self._refused = 0
         self._last: dict[str, Key] = {}
 
-    def wanted(self) -> bool:
-        """Say whether the budget has room for another sampled variant."""
+    def wanted(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Say whether the budget has room for another sampled variant beside these trials."""
         if self.space.enumerated or self.exhausted:
             return False
         assert self.plan.trials is not None
-        return len(self._started()) < self.plan.trials
+        return len(_started(trials)) < self.plan.trials
 
-    def take(self) -> Proposal | None:
+    def take(self, trials: Sequence[FrozenTrial]) -> Proposal | None:
         """Return a trial that this worker holds, with its variant and seed; None to look again."""
         if not self.space.enumerated:
-            started = len(self._started())
-            if self._refused >= _ASKS and not self._draw_by_chance():
+            if self._refused and not self._draw_by_chance():
                 return None
-            self.ledger.study.sampler = self._sampler(started)
+            self.ledger.study.sampler = self._sampler(len(_started(trials)))
         trial = self.ledger.ask()
         if "key" in trial.user_attrs:
             return self._queued(trial)
@@ -62,7 +60,7 @@ class Proposals:
         if self.ledger.claim(trial, trial.user_attrs["key"]) is not None:
             self.ledger.discard(trial, "is trained already")
             return None
-        return trial, variant, int(trial.user_attrs["seed"])
+        return trial, variant, int(trial.user_attrs.get("seed", 0))
 
     def _sampled(self, trial: Trial) -> Proposal | None:
         params = self._suggested(trial)
@@ -79,28 +77,18 @@ class Proposals:
             excess = {name: value / bound - 1 for name, (value, bound) in over.items()}
             self.ledger.discard(trial, f"is over {', '.join(over)}", over=excess)
             return None
-        trial.set_user_attr("seed", 0)
-        trial.set_user_attr("baseline", variant.is_baseline)
+        if variant.is_baseline:
+            trial.set_user_attr("baseline", True)
         if self.ledger.claim(trial, key_of(variant.fingerprint, 0)) is not None:
             self.ledger.discard(trial, "is trained already")
             return None
         assert self.plan.trials is not None
-        if sum(number < trial.number for number in self._started().values()) >= self.plan.trials:
+        started = _started(self.ledger.trials()).values()
+        if sum(number < trial.number for number in started) >= self.plan.trials:
             self.ledger.discard(trial, "the budget is spent")
             return None
         self._refused = 0
         return trial, variant, 0
-
-    def _started(self) -> dict[str, int]:
-        """Return the number of the first trial of every variant that was begun or is queued."""
-        found: dict[str, int] = {}
-        for trial in self.ledger.trials():
-            undeclared = trial.state.name == "RUNNING" and "key" not in trial.user_attrs
-            key = f"?{trial.number}" if undeclared else trial.user_attrs.get("key")
-            lost = trial.state.name == "FAIL" and "reason" not in trial.user_attrs
-            if key is not None and not lost and not trial.user_attrs.get("seed"):
-                found.setdefault(key, trial.number)
-        return found
 
     def _suggested(self, trial: Trial) -> dict[str, Key]:
         params: dict[str, Key] = {}
@@ -113,6 +101,7 @@ class Proposals:
         """Queue a new variant near the sampler's last proposal, or anywhere.
 
         A sampler that has converged proposes what is known; what it has not seen lies beside that.
+        To ask it again costs as much, and mostly gives what is known once more.
 
         Returns:
             False where there is none left.
@@ -171,6 +160,18 @@ class Proposals:
         if kind == "nsga2":
             return samplers.NSGAIISampler(seed=seed, population_size=20)
         return samplers.TPESampler(seed=seed, multivariate=True)
+
+
+def _started(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Return the number of the first trial of every variant that was begun or is queued."""
+    found: dict[str, int] = {}
+    for trial in trials:
+        undeclared = trial.state.name == "RUNNING" and "key" not in trial.user_attrs
+        key = f"?{trial.number}" if undeclared else trial.user_attrs.get("key")
+        lost = trial.state.name == "FAIL" and "reason" not in trial.user_attrs
+        if key is not None and not lost and not trial.user_attrs.get("seed"):
+            found.setdefault(key, trial.number)
+    return found
 
 
 def suggest(trial: Trial, name: str, axis: Axis) -> Any:

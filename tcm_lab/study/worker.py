@@ -83,13 +83,15 @@ class _Worker:
         told = False
         while True:
             self.ledger.reclaim()
-            if self.ledger.trials("WAITING") or self.proposals.wanted():
-                proposal = self.proposals.take()
+            trials = self.ledger.trials()
+            states = {trial.state.name for trial in trials}
+            if "WAITING" in states or self.proposals.wanted(trials):
+                proposal = self.proposals.take(trials)
                 if proposal is not None:
                     trial, variant, seed = proposal
                     return Job(trial, variant, seed, measure_cost(variant.config, self.space))
                 continue
-            if not self.ledger.trials("RUNNING"):
+            if "RUNNING" not in states:
                 due = due_seeds(self.ledger, self.plan)
                 if not due:
                     return None

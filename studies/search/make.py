@@ -1,0 +1,241 @@
+"""How soon the search finds a front that is known: every variant is counted, none is trained.
+
+The search is the engine's own: its queue, its sampler, its refusal of repeats. Only its database
+lies in memory, and a formula stands in for training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tcm_lab._foundation.files import write_atomically
+from tcm_lab.complexity import measure_complexity
+from tcm_lab.reporting import pareto_front, save_figure
+from tcm_lab.reporting.plots import MARKERS, SOFT, new_figure, palette, style
+from tcm_lab.study.hypervolume import hypervolume
+from tcm_lab.study.ledger import Ledger
+from tcm_lab.study.plan import Plan
+from tcm_lab.study.proposals import Proposals
+from tcm_lab.study.run import enqueue_missing, known_variants, prepare
+from tcm_lab.study.space import Space, load_space
+from tcm_lab.study.variants import Assembler, Variant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path(__file__).parent
+SEEDS = 10
+GOAL = 0.95
+# Chance needs more evaluations than the search; both are followed past the goal.
+EVALUATIONS = {"tpe": 225, "random": 900}
+NAMES = {"tpe": "search (default sampler)", "random": "random"}
+
+Point = tuple[float, float]
+Histories = dict[str, list[list[float]]]
+"""By sampler, for each seed: share of the whole space's hypervolume after each evaluation."""
+
+
+def quality(variant: Variant) -> float:
+    """Return a made-up Lagrangian cost in percent, the lower the better.
+
+    Each stage has a best split of its own, which matters more where windows are large; window,
+    squeeze and slices buy less and less; and every codec has a small luck of its own, as seeds do.
+    """
+    params = {name: float(str(key)) for name, key in variant.params.items()}
+    reach = math.log2(params["window"] / 4)
+    cost = 0.0
+    for name, best, weight in (("outer", 0.25, 4), ("middle", 0.5, 6), ("inner", 0.75, 9)):
+        split = params[f"split_{name}"]
+        cost += weight * (1 + 0.3 * reach) * (split - best) ** 2 - 0.8 * reach * split
+    cost -= 4 * (1 - 2 ** -math.log2(params["slices"]))
+    cost -= 1.5 * math.log2(params["squeeze"] / 8) / math.log2(params["slices"] + 1)
+    luck = int(hashlib.sha256(variant.fingerprint.encode()).hexdigest()[:8], 16) / 2**32
+    return cost + 0.4 * (luck - 0.5)
+
+
+class Known:
+    """A space of which every variant's objectives are known."""
+
+    def __init__(self, space: Space) -> None:
+        self.points: dict[str, Point] = {}
+        assembler = Assembler(space)
+        for params in assembler.points():
+            self.measure(assembler.build(params), space)
+        rows = list(self.points.values())
+        self.reference = (max(x for x, _ in rows), max(y for _, y in rows))
+        self.volume = hypervolume(rows, self.reference)
+
+    def measure(self, variant: Variant, space: Space) -> Point:
+        """Return a variant's made-up quality and counted kMAC/px."""
+        if variant.fingerprint not in self.points:
+            counted = measure_complexity(variant.config, space.size).kmacs_per_px
+            self.points[variant.fingerprint] = (quality(variant), counted)
+        return self.points[variant.fingerprint]
+
+    def shares(self, points: Iterable[Point]) -> list[float]:
+        """Return the share of the whole volume that is dominated after each point."""
+        best: list[Point] = []
+        found: list[float] = []
+        for x, y in points:
+            if not any(a <= x and b <= y for a, b in best):
+                best = [(a, b) for a, b in best if not (x <= a and y <= b)] + [(x, y)]
+            found.append(hypervolume(best, self.reference) / self.volume)
+        return found
+
+    def front(self) -> list[Point]:
+        """Return the points that none dominates, by quality."""
+        rows = list(self.points.values())
+        marks = pareto_front(rows)
+        return sorted(row for row, best in zip(rows, marks, strict=True) if best)
+
+
+class MemoryLedger(Ledger):
+    """The engine's ledger over Optuna's storage in memory, for one worker that nobody kills."""
+
+    def __init__(self, objectives: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(directions=["minimize"] * objectives)
+
+
+def search(plan: Plan, known: Known, evaluations: int) -> list[Point]:
+    """Return what one search evaluates, in its order."""
+    ledger = MemoryLedger(len(plan.space.objectives))
+    enqueue_missing(ledger, known_variants(plan.space))
+    proposals = Proposals(plan, ledger, worker=0)
+    found: list[Point] = []
+    while len(found) < evaluations:
+        proposal = proposals.take(ledger.trials())
+        if proposal is not None:
+            trial, variant, _ = proposal
+            found.append(known.measure(variant, plan.space))
+            ledger.study.tell(trial, found[-1])
+    return found
+
+
+def plan_of(space: Space, sampler: str, seed: int, evaluations: int) -> Plan:
+    """Return the plan of one search."""
+    searched = space.model_copy(update={"sampler": sampler, "seed": seed})
+    plan = prepare(
+        searched, out=FOLDER, data=None, eval_data=None, storage=None, trials=None, cache=None
+    )
+    return replace(plan, trials=evaluations)
+
+
+def reached(shares: Sequence[float]) -> int | None:
+    """Return after how many evaluations the goal was reached, if it was."""
+    return next((i for i, share in enumerate(shares, 1) if share >= GOAL), None)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return lower quartile, median and upper quartile."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def figure(histories: Histories, variants: int) -> Figure:
+    """Return median and quartiles of the share over the evaluations; a mark where 95 % is met.
+
+    The marks stand at the median, over the seeds, of the evaluations that each one needed.
+    """
+    with style():
+        drawn, axes = new_figure(height=2.6)
+        for index, (sampler, runs) in enumerate(histories.items()):
+            color = palette(2)[index]
+            columns = [quartiles(at) for at in zip(*runs, strict=True)]
+            low, middle, high = ([100 * row[i] for row in columns] for i in range(3))
+            x = range(1, len(columns) + 1)
+            axes.fill_between(x, low, high, step="post", color=color, alpha=0.2, lw=0)
+            axes.step(x, middle, where="post", color=color, label=NAMES[sampler])
+            _, needed, _ = quartiles([reached(run) or math.inf for run in runs])
+            if needed < len(columns):
+                axes.plot(needed, 100 * GOAL, MARKERS[index], color=color, ms=4)
+                axes.annotate(
+                    f"{needed:g}", (needed, 100 * GOAL), (3, -10), textcoords="offset points",
+                    color=color, fontsize=7,
+                )  # fmt: skip
+        axes.axhline(100 * GOAL, color=SOFT, lw=0.8, ls="--")
+        axes.axvline(variants / 10, color=SOFT, lw=0.8, ls=":")
+        axes.annotate(
+            f"10 % of {variants:,}", (variants / 10, 0.03), (-3, 0),
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="right", color=SOFT, fontsize=6.5,
+        )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlim(left=3)
+        ticks = [5, 10, 20, 50, 100, 200, 500]
+        axes.set_xticks(ticks, labels=map(str, ticks))
+        axes.minorticks_off()
+        axes.set_ylim(68, 101)
+        axes.set_xlabel("variants evaluated")
+        axes.set_ylabel("hypervolume (% of the whole space's)")
+        axes.legend(loc="lower right", bbox_to_anchor=(0.82, 0.08))
+        return drawn
+
+
+def rows_of(histories: Histories) -> str:
+    """Return a CSV of every rise of the share; between two rises it stays."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["sampler", "seed", "evaluations", "hypervolume_share"])
+    for sampler, runs in histories.items():
+        for seed, shares in enumerate(runs):
+            for i, share in enumerate(shares):
+                if i in (0, len(shares) - 1) or share > shares[i - 1]:
+                    writer.writerow([sampler, seed, i + 1, f"{share:.5f}"])
+    return file.getvalue()
+
+
+def read_rows(text: str) -> Histories:
+    """Return what `rows_of` wrote."""
+    found: Histories = {}
+    for row in csv.DictReader(text.splitlines()):
+        runs = found.setdefault(row["sampler"], [])
+        if int(row["seed"]) == len(runs):
+            runs.append([])
+        run, at = runs[-1], int(row["evaluations"])
+        run += [run[-1] if run else 0.0] * (at - len(run) - 1)
+        run.append(float(row["hypervolume_share"]))
+    return found
+
+
+def main() -> None:
+    """Search, or draw again what was found; write the figure and the records, and tell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draw", action="store_true", help="draw from records.csv alone")
+    space = load_space(FOLDER / "space.yaml")
+    records = FOLDER / "records.csv"
+    if not parser.parse_args().draw:
+        known = Known(space)
+        histories: Histories = {}
+        for sampler, evaluations in EVALUATIONS.items():
+            for seed in range(SEEDS):
+                plan = plan_of(space, sampler, seed, evaluations)
+                shares = known.shares(search(plan, known, evaluations))
+                histories.setdefault(sampler, []).append(shares)
+                print(f"{sampler} seed {seed}: {GOAL:.0%} after {reached(shares)}", flush=True)
+        write_atomically(records, rows_of(histories))
+        front = "".join(f"{x:.4f},{y:.4f}\n" for x, y in known.front())
+        write_atomically(FOLDER / "front.csv", "lagrangian_percent,kmacs_per_px\n" + front)
+    histories = read_rows(records.read_text())
+    variants = Assembler(space).count()
+    assert variants is not None
+    save_figure(figure(histories, variants), FOLDER / "hypervolume")
+    for sampler, runs in histories.items():
+        needed = [reached(run) or math.inf for run in runs]
+        low, middle, high = quartiles(needed)
+        print(f"{NAMES[sampler]}: {middle:g} evaluations ({low:g} to {high:g}) of {variants:,}")
+
+
+if __name__ == "__main__":
+    main()
