@@ -164,7 +164,8 @@ def rd_plot(
                 )
         _show_measured(axes, series)
         if len(series) > _INSIDE:
-            columns = 2 if max(len(s.label) for s in series) > 18 else 3
+            longest = max(len(s.label) for s in series)
+            columns = 3 if longest <= 18 else 2 if longest <= 26 else 1
             figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0)
         else:
             axes.legend(loc="lower right")

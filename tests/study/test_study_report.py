@@ -97,6 +97,8 @@ def test_the_page_needs_nothing_beside_it_and_tells_how_it_was_made(result: Stud
     assert COMMAND in page
     assert page.count("<svg") >= 2
     assert "split 0.75" in page
+    assert page.count("<table") == page.count('<div class="scroll"') == 2  # none widens a phone
+    assert '<meta name="viewport" content="width=device-width' in page
 
 
 def test_the_space_in_the_folder_makes_the_study_again(result: StudyResult) -> None:
