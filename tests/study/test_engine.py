@@ -200,8 +200,8 @@ def test_sampling_follows_from_the_seed_also_across_an_interruption(tmp_path: Pa
         )  # fmt: skip
     cut = run(tmp_path, SAMPLED, out=tmp_path / "cut", trainer=Surrogate(tmp_path / "cut-log"))
     assert [r.params for r in cut.records] == [r.params for r in whole.records]
-    other = run(tmp_path, SAMPLED + "seed: 1", out=tmp_path / "other")
-    assert {r.label for r in other.records} != {r.label for r in whole.records}
+    other = run(tmp_path, SAMPLED + "seed: 1", out=tmp_path / "other", trials=4)
+    assert [r.params for r in other.records] != [r.params for r in whole.records[:4]]
 
 
 def test_a_space_that_is_smaller_than_the_budget_ends_when_it_is_exhausted(tmp_path: Path) -> None:
@@ -267,12 +267,6 @@ def test_a_variant_that_is_dominated_at_a_rung_stops_there(tmp_path: Path) -> No
         for found in (whole, result)
     ]
     assert fronts[0] == fronts[1]
-
-
-def test_two_workers_share_the_variants_without_repeating_any(tmp_path: Path) -> None:
-    result = run(tmp_path, workers=2, trainer=Surrogate(tmp_path / "log", seconds=0.2))
-    assert splits(result) == GRID
-    assert len(trained(tmp_path / "log")) == 5
 
 
 def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
