@@ -215,18 +215,23 @@ class _Worker:
     def survives(self, job: Job, step: int, lagrangian: float) -> bool:
         """Say whether no other variant dominates this one by the margin at a rung.
 
-        The baseline goes on whatever the others reach, since all are judged against it.
+        The baseline goes on whatever the others reach, since all are judged against it, and so do
+        further seeds, since a mean over the lucky ones alone would flatter. A variant over a soft
+        constraint stands on no front, so it pushes nobody off one.
         """
-        if job.variant.is_baseline:
+        if job.variant.is_baseline or job.seed:
             return True
         margin = math.log1p(self.space.budget.margin_percent / 100)
         costs = [name for name in self.space.objectives if name not in TRAINED]
+        bounds = {n: b for n, b in self.space.soft_constraints.items() if n not in TRAINED}
         for other in self.ledger.trials():
             attributes = other.user_attrs
             theirs = attributes.get("rungs", {}).get(str(step))
             if theirs is None or attributes.get("key") == job.key or "cost" not in attributes:
                 continue
             own, cost = job.cost.figures, attributes["cost"]
+            if any(cost[name] > bound for name, bound in bounds.items()):
+                continue
             if all(cost[name] <= own[name] for name in costs) and theirs <= lagrangian - margin:
                 return False
         return True

@@ -269,6 +269,25 @@ def test_a_variant_that_is_dominated_at_a_rung_stops_there(tmp_path: Path) -> No
     assert fronts[0] == fronts[1]
 
 
+def test_a_further_seed_goes_on_however_it_does(tmp_path: Path) -> None:
+    trainer = Surrogate(tmp_path / "log", seed_noise=-0.5)
+    result = run(tmp_path, RUNGS.replace("steps: 40", "steps: 40, seeds: 2"), trainer=trainer)
+    further = [record for record in result.records if record.seed == 1]
+    assert {record.params["split"] for record in further} >= {0.5, 0.75}
+    assert {record.state for record in further} == {"complete"}
+
+
+def test_a_variant_over_a_soft_constraint_stops_no_other(tmp_path: Path) -> None:
+    result = run(tmp_path, RUNGS)
+    stopped = {record.label for record in result.records if record.state == "stopped"}
+    counts = {record.complexity.kmacs_per_px for record in result.records}
+    bound = min(counts) - 1  # nobody keeps it
+    bounded = RUNGS + f"soft_constraints: {{kmacs_per_px: {bound}}}"
+    other = run(tmp_path, bounded, out=tmp_path / "bounded")
+    assert stopped
+    assert {record.state for record in other.records} == {"complete"}
+
+
 def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
     result = run(tmp_path, SAMPLED, workers=2, trainer=Surrogate(tmp_path / "log", seconds=0.05))
     assert len({r.fingerprint for r in result.records}) == len(result.records) == 10
