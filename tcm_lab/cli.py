@@ -16,7 +16,7 @@ import tyro
 
 from tcm_lab import __version__
 from tcm_lab._commands.analyzing import attention, erf, latents
-from tcm_lab._commands.coding import decode, encode
+from tcm_lab._commands.coding import decode, encode, export
 from tcm_lab._commands.measure import complexity, time
 from tcm_lab._commands.showing import blocks, models, plot, table
 from tcm_lab._commands.training import evaluate, train
@@ -48,6 +48,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "analyze": analyze,
     "encode": encode,
     "decode": decode,
+    "export": export,
     "table": table,
     "plot": plot,
     "models": models,

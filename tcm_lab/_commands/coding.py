@@ -1,11 +1,12 @@
-"""Commands that code pictures to files and back."""
+"""Commands that code pictures to files and back, and bring weights into other files."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
-from tcm_lab._commands.options import File
+from tcm_lab._commands.options import File, Flag
 from tcm_lab._foundation import LabError
 from tcm_lab._foundation.files import write_atomically
 
@@ -59,4 +60,38 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
     Image.fromarray(pixels).save(picture, format=kinds[out.suffix.lower()])
     write_atomically(out, picture.getvalue())
     print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
+    return 0
+
+
+def export(
+    checkpoint: File,
+    out: File,
+    /,
+    *,
+    layout: Literal["lab", "published"] = "lab",
+    half: Flag = False,
+) -> int:
+    """Write a checkpoint's weights to another file, half as large or for the authors' code.
+
+    Args:
+        checkpoint: weights in any layout that can be read.
+        out: the file.
+        layout: lab for safetensors with the whole configuration; published for the layout of the
+            authors' code.
+        half: store float16. The rounded weights are a codec of their own: what the original coded
+            needs the original.
+    """
+    import torch
+
+    from tcm_lab.codec import load_checkpoint, save_checkpoint
+    from tcm_lab.codec.checkpoint import read_extra, save_published
+
+    codec = load_checkpoint(checkpoint)
+    if layout == "published":
+        if half:
+            raise LabError("--half: the published layout holds float32. Leave one of both away.")
+        save_published(codec, out)
+    else:
+        save_checkpoint(codec, out, read_extra(checkpoint), dtype=torch.float16 if half else None)
+    print(f"{out}: {out.stat().st_size} bytes")
     return 0

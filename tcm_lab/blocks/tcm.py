@@ -26,7 +26,7 @@ class ConvBranch(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W)."""
-        out: Tensor = self.block(x) + x
+        out: Tensor = self.block(x).add_(x)
         return out
 
 
@@ -74,7 +74,7 @@ class TcmBlock(nn.Module):
             mixed = self._branches(self.mix_in(x), self.conv, None)
             return x + self._branches(self.mix_out(mixed), None, self.swin)
         mixed = self._branches(self.mix_in(x), self.conv, self.swin)
-        out: Tensor = x + self.mix_out(mixed)
+        out: Tensor = self.mix_out(mixed).add_(x)
         return out
 
     def _branches(self, x: Tensor, conv: nn.Module | None, swin: nn.Module | None) -> Tensor:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab._foundation import ConfigError
+from tcm_lab.blocks.cached_attention import attend, attend_in_portions
 from tcm_lab.blocks.windows import WindowPlan, window_plan
 
 
@@ -41,22 +42,20 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attend within each window of (B, H, W, C)."""
-        plan = self._plan(x)
-        q, k, v = self._heads(plan.cut(x))
-        bias = self.bias()
-        attended = torch.cat(
-            [
-                _attend(
-                    q[group.start : group.stop],
-                    k[group.start : group.stop],
-                    v[group.start : group.stop],
-                    _masked(bias, group.allowed).to(q.dtype),
-                )
-                for group in plan.groups
-            ]
-        )
-        windows: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return plan.join(windows, (x.shape[1], x.shape[2]))
+        plan = self.plan(x)
+        qkv = self.qkv(plan.cut(x))
+        if x.device.type == "cpu":
+            attended = attend_in_portions(qkv, self.bias().to(qkv.dtype), plan.groups)
+        else:
+            attended = self._fused(qkv, plan)
+        return plan.join(self.proj(attended), (x.shape[1], x.shape[2]))
+
+    def portion(
+        self, windows: Float[Tensor, "n t c"], bias: Float[Tensor, "heads t t"]
+    ) -> Float[Tensor, "n t c"]:
+        """Attend within a few windows (n, N, C) that share a bias (heads, N, N); no gradient."""
+        attended: Tensor = self.proj(attend(self.qkv(windows), bias))
+        return attended
 
     def weights(
         self, x: Float[Tensor, "b h w c"], *, with_bias: bool = True
@@ -65,37 +64,40 @@ class WindowAttention(nn.Module):
 
         Rows are queries and sum to one; a masked pair is exactly zero.
         """
-        plan = self._plan(x)
-        q, k, _ = self._heads(plan.cut(x))
+        plan = self.plan(x)
+        q, k, _ = self._heads(self.qkv(plan.cut(x)))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         bias = self.bias() if with_bias else torch.zeros_like(self.bias())
         for group in plan.groups:
-            scores[group.start : group.stop] += _masked(bias, group.allowed)
+            scores[group.start : group.stop] += group.masked(bias)
         return scores.softmax(-1), plan
 
     def bias(self) -> Float[Tensor, "heads t t"]:
         """Return the relative position bias of each pair of tokens, (heads, N, N)."""
         return self.relative_position_bias.flatten(1)[:, self.relative_index]
 
-    def _plan(self, x: Tensor) -> WindowPlan:
+    def plan(self, x: Float[Tensor, "b h w c"]) -> WindowPlan:
+        """Return how maps (B, H, W, C) are cut into windows."""
         batch, height, width, _ = x.shape
         return window_plan(int(batch), (int(height), int(width)), self.window, self.shift, x.device)
 
-    def _heads(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project windows (n, N, C) to q, k, v, each (n, heads, N, d), without a copy."""
-        qkv = self.qkv(windows).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """View windows (n, N, 3C) as q, k, v, each (n, heads, N, d)."""
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Return softmax(q·kᵀ / √d + bias) · v for (n, heads, N, d) and a bias (heads, N, N)."""
-    if q.device.type == "cpu" and torch.is_grad_enabled():
-        # The CPU's fused kernel has no gradient for a bias; what takes its place guards against
-        # rows without any key, which windows have not, and costs a tenth of a training step.
-        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)) + bias
-        return torch.matmul(scores.softmax(-1), v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+    def _fused(self, qkv: Tensor, plan: WindowPlan) -> Tensor:
+        """Attend by torch's fused kernel, once for each mask."""
+        q, k, v = self._heads(qkv)
+        bias = self.bias().to(qkv.dtype)
+        attended = []
+        for group in plan.groups:
+            windows = slice(group.start, group.stop)
+            masked = group.masked(bias)[None]
+            attended.append(
+                F.scaled_dot_product_attention(q[windows], k[windows], v[windows], attn_mask=masked)
+            )
+        return torch.cat(attended).transpose(1, 2).flatten(2)
 
 
 def check_heads(channels: int, head_width: int, field: str = "head_width") -> None:
@@ -110,11 +112,6 @@ def check_heads(channels: int, head_width: int, field: str = "head_width") -> No
             f"{field} = {head_width} does not divide {channels} channels; "
             f"head widths that do: {', '.join(map(str, fits or [channels]))}"
         )
-
-
-def _masked(bias: Tensor, allowed: Tensor | None) -> Tensor:
-    """Return the bias with minus infinity where a token may not see another."""
-    return bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
 
 
 def _relative_index(window: int) -> Tensor:

@@ -32,6 +32,10 @@ class WindowGroup:
     stop: int
     allowed: Bool[Tensor, "n n"] | None
 
+    def masked(self, bias: Float[Tensor, "heads n n"]) -> Float[Tensor, "heads n n"]:
+        """Return the bias with minus infinity where a token may not see another."""
+        return bias if self.allowed is None else bias.masked_fill(~self.allowed, float("-inf"))
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -50,6 +54,17 @@ class WindowPlan:
     target: Int[Tensor, " p"]
     padding: Bool[Tensor, " t"] | None
     groups: tuple[WindowGroup, ...]
+
+    def rows_of(self, windows: slice) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"]]:
+        """Return where some windows' tokens come from and go to in the flattened map.
+
+        Padding goes to the row behind the map's last one.
+        """
+        tokens = slice(windows.start * self.tokens, windows.stop * self.tokens)
+        source = self.source[tokens]
+        if self.padding is None:
+            return source, source
+        return source, source.masked_fill(self.padding[tokens], len(self.target))
 
     def cut(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "n t c"]:
         """Cut maps (B, H, W, C) into windows (B·windows, N, C)."""

@@ -29,13 +29,21 @@ class CheckpointError(LabError):
     """A file of weights that cannot be loaded; the message says exactly what differs."""
 
 
-def save_checkpoint(codec: Codec, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(
+    codec: Codec,
+    path: str | Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write a codec's weights and whole configuration to a safetensors file, atomically.
 
     Args:
         codec: what to save.
         path: the file.
         extra: JSON values to keep beside the configuration, such as how it was trained.
+        dtype: of the weights in the file, such as ``torch.float16`` for half its size. They are
+            loaded as float32 again, rounded: a codec of its own, which decodes no other's files.
 
     Raises:
         LabError: the file cannot be written; an older one is untouched.
@@ -48,13 +56,19 @@ def save_checkpoint(codec: Codec, path: str | Path, extra: Mapping[str, Any] | N
         "config": codec.config.model_dump_json(),
         "extra": json.dumps(dict(extra or {})),
     }
-    tensors = {name: value.contiguous().cpu() for name, value in _weights(codec).items()}
+    tensors = {
+        name: value.to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for name, value in _weights(codec).items()
+    }
     write_atomically(Path(path), save(tensors, metadata))
 
 
 def read_extra(path: str | Path) -> dict[str, Any]:
-    """Return what ``save_checkpoint`` kept beside the configuration."""
-    _, metadata = _read_safetensors(Path(path))
+    """Return what ``save_checkpoint`` kept beside the configuration; nothing if another wrote it."""
+    try:
+        _, metadata = _read_safetensors(Path(path))
+    except CheckpointError:
+        return {}
     extra: dict[str, Any] = json.loads(metadata.get("extra", "{}"))
     return extra
 

@@ -9,11 +9,15 @@ the scale table, and symbols gathered in Python lists.
 from __future__ import annotations
 
 import copy
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tcm_lab.blocks import WindowAttention
+from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.blocks.tcm import SwinBranch, TcmBlock
 from tcm_lab.codec import Codec  # before CompressAI, which it makes importable
 
 from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
@@ -64,6 +68,42 @@ class PlainWindowAttention(nn.Module):
         return mask.reshape(rows * columns, w * w, w * w)
 
 
+class PlainSwinLayer(nn.Module):
+    """`SwinLayer` on whole maps, one sum after the other."""
+
+    def __init__(self, ours: SwinLayer) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = ours.norm1, ours.norm2, ours.mlp
+        self.attention = PlainWindowAttention(ours.attention)
+        self.pictures = isinstance(ours, SwinBranch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pictures:
+            x = x.permute(0, 2, 3, 1)
+        x = x + self.attention(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return x.permute(0, 3, 1, 2) if self.pictures else x
+
+
+class PlainTcmBlock(nn.Module):
+    """`TcmBlock` with both branches, every sum a new map."""
+
+    def __init__(self, ours: TcmBlock) -> None:
+        super().__init__()
+        assert ours.conv is not None
+        assert ours.swin is not None
+        self.widths, self.mix_in, self.mix_out = ours.widths, ours.mix_in, ours.mix_out
+        self.residual, self.swin = ours.conv.block, PlainSwinLayer(ours.swin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        local, distant = self.mix_in(x).split(self.widths, 1)
+        local = self.residual(local) + local
+        return x + self.mix_out(torch.cat((local, self.swin(distant)), 1))
+
+
+PLAIN = {TcmBlock: PlainTcmBlock, SwinLayer: PlainSwinLayer}
+
+
 class PlainCodec(nn.Module):
     """The published kind of walk over a codec without rate levels, checkerboard or padding."""
 
@@ -72,12 +112,12 @@ class PlainCodec(nn.Module):
         codec = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
         for module in list(codec.modules()):
             for name, child in module.named_children():
-                if isinstance(child, WindowAttention):
-                    setattr(module, name, PlainWindowAttention(child))
+                if type(child) in PLAIN:
+                    setattr(module, name, PLAIN[type(child)](child))
         codec.update(force=True)
         self.codec = codec
 
-    def forward(self, x: Tensor) -> dict[str, object]:
+    def forward(self, x: Tensor) -> dict[str, Any]:
         codec = self.codec
         y = codec.g_a(x)
         z = codec.h_a(y)
@@ -154,3 +194,33 @@ class PlainCodec(nn.Module):
             conditional.cdf_length.reshape(-1).int().tolist(),
             conditional.offset.reshape(-1).int().tolist(),
         )
+
+
+class PlainTraining:
+    """The published kind of training step: two backward passes, two optimisers as they come."""
+
+    def __init__(self, ours: Codec, weight: float) -> None:
+        self.model = PlainCodec(ours).train()
+        self.weight = weight
+        named = list(self.model.codec.named_parameters())
+        self.main = [p for name, p in named if not name.endswith("quantiles")]
+        self.optimizer = torch.optim.Adam(self.main, lr=1e-4)
+        aux = [p for name, p in named if name.endswith("quantiles")]
+        self.aux_optimizer = torch.optim.Adam(aux, lr=1e-3)
+
+    def step(self, x: Tensor) -> float:
+        self.optimizer.zero_grad()
+        self.aux_optimizer.zero_grad()
+        out = self.model(x)
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        bpp = sum(
+            torch.log(part).sum() / (-math.log(2) * pixels) for part in out["likelihoods"].values()
+        )
+        loss = self.weight * 255**2 * nn.functional.mse_loss(out["x_hat"], x) + bpp
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.main, 1.0)
+        self.optimizer.step()
+        aux_loss = self.model.codec.aux_loss()
+        aux_loss.backward()
+        self.aux_optimizer.step()
+        return loss.item()
