@@ -66,6 +66,11 @@ def photographs(count: int) -> ImageSet:
     return images
 
 
+def shown() -> ImageSet:
+    """Return the photographs that may be drawn: embedded ones, whatever is measured."""
+    return open_images(None, "eval")
+
+
 def scale(trained: Trained) -> str:
     """Say how a codec was trained, for the end of a finding."""
     file = MODELS / trained.codec.config.name / "training.json"
