@@ -57,7 +57,7 @@ def explain_table(explanations: Sequence[Explanation]) -> Table:
             Column(key="convention", header="reproduced by convention"),
             Column(key="ours", header="counted here"),
             Column(key="difference_percent", header="difference", unit="%", format="+.2f"),
-            Column(key="verdict", header="to the printed digit"),
+            Column(key="verdict", header="within a unit of the last digit"),
             Column(key="source", header="source"),
         ),
         rows=tuple(rows),
