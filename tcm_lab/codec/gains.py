@@ -42,7 +42,7 @@ class RateGains(nn.Module):
 def _between(levels: Tensor, rate: Tensor) -> Tensor:
     """Interpolate between the two nearest levels, in the logarithm."""
     below = rate.floor().clamp(0, levels.shape[0] - 2).long()
-    share = (rate - below)[:, None]
+    share = (rate - below).to(levels.dtype)[:, None]
     return torch.lerp(levels[below], levels[below + 1], share).exp()[:, :, None, None]
 
 

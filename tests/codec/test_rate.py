@@ -47,6 +47,15 @@ def test_a_higher_rate_has_a_larger_gain_and_takes_more_bits(codec: Any) -> None
     assert lengths == sorted(set(lengths))
 
 
+def test_a_codec_in_double_precision_has_its_rates_too() -> None:
+    rate = torch.tensor([0.0, 1.3])
+    gains = RateGains(LEVELS, 5)
+    expected = gains.gain(rate)
+    doubled = gains.double().gain(rate)
+    assert doubled.dtype == torch.float64
+    torch.testing.assert_close(doubled.float(), expected)
+
+
 def test_pictures_of_a_batch_may_have_rates_of_their_own(codec: Any) -> None:
     x = torch.rand(2, 3, 20, 30)
     with torch.no_grad():
