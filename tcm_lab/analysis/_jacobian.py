@@ -39,6 +39,8 @@ class Field:
         start: makes that map (1, C, H, W) from a picture.
         run: leads from it to the position's map.
         pitch_px: image pixels per position of the start map.
+        same_grid: whether both maps have the same positions, so that a position is its own centre,
+            whatever else it depends on.
     """
 
     of: str
@@ -46,6 +48,7 @@ class Field:
     start: Callable[[Tensor], Tensor]
     run: Run
     pitch_px: float
+    same_grid: bool = False
 
 
 def fields_of(
@@ -99,6 +102,8 @@ def fields_of(
             if on_picture is not None:
                 on_picture(i + 1, len(starts))
         within, centre = convolution_field(model, field.run, starts[0], position)
+        if field.same_grid:
+            centre = (float(position[0]), float(position[1]))
     return tuple(
         ErfMap(
             model=model_name(model),

@@ -208,6 +208,7 @@ def entropy_model_fields(
         start=lambda x: codec.g_a(x),  # type: ignore[operator]
         run=lambda model, y: _means(model, y, _stride(codec, 0), rate)[:, channels],
         pitch_px=float(_stride(codec, 0)),
+        same_grid=True,
     )
     return fields_of(
         codec,

@@ -64,7 +64,7 @@ def save_checkpoint(
 
 
 def read_extra(path: str | Path) -> dict[str, Any]:
-    """Return what ``save_checkpoint`` kept beside the configuration; nothing if another wrote it."""
+    """Return what ``save_checkpoint`` kept beside the configuration; nothing of other files."""
     try:
         _, metadata = _read_safetensors(Path(path))
     except CheckpointError:

@@ -252,7 +252,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
     )
 
 
-def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 4) -> Figure:
+def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -> Figure:
     """Draw what is lost without each part over what it costs.
 
     Args:

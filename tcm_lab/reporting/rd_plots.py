@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import model_validator
 
 from tcm_lab._foundation import Frozen, LabError
@@ -122,8 +123,8 @@ def rd_plot(
 
     What was measured here has lines in colour, the baseline a thick black one, anchors grey dashes,
     and published points stand alone without a line: their pictures and conditions are not ours.
-    The plot shows the rates of what was measured here; anchors and published points that lie far
-    outside of them are cut off.
+    The plot shows the rates of what was measured here, and what anchors and published points have
+    at these rates; what lies outside of them is cut off.
 
     Args:
         series: curves in the order of the legend.
@@ -183,10 +184,22 @@ def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
         return
     log = axes.get_xscale() == "log"
     left, right = min(rates), max(rates)
+    levels += [level for s in series for level in _between(s, left, right)]
     rise = 0.15 * (max(levels) - min(levels)) or 1.0
     pad = 0.12 * (right - left)
     axes.set_xlim(left / 1.2 if log else max(0.0, left - pad), right * 1.2 if log else right + pad)
     axes.set_ylim(min(levels) - rise, max(levels) + rise)
+
+
+def _between(series: RdSeries, left: float, right: float) -> list[float]:
+    """Return what a curve has between two rates, at their ends by interpolation."""
+    own = [
+        level
+        for rate, level in zip(series.bpp, series.quality, strict=True)
+        if left <= rate <= right
+    ]
+    ends = [rate for rate in (left, right) if min(series.bpp) < rate < max(series.bpp)]
+    return own + [float(level) for level in np.interp(ends, series.bpp, series.quality)]
 
 
 def _cycle(items: Sequence[str], count: int) -> list[str]:

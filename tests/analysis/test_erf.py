@@ -230,10 +230,17 @@ def test_a_slices_mean_depends_on_earlier_slices_within_its_networks_reach() -> 
     expected = np.zeros((16, 16), dtype=bool)
     expected[5:12, 5:12] = True  # three 3x3 convolutions around (8, 8)
     np.testing.assert_array_equal(found.scores > 0, expected)
+    assert found.centre == found.position == (8, 8)
     with pytest.raises(LabError, match="depend"):
         entropy_model_fields(codec, images, 0, probes=2)
     with pytest.raises(LabError, match="4 slices, 0 to 3"):
         entropy_model_fields(codec, images, 4)
+
+
+def test_a_slices_mean_is_centred_on_its_own_position_whatever_comes_through_z() -> None:
+    codec = tcm_lab.build("tcm-nano-no-swatten")
+    (found,) = entropy_model_fields(codec, torch.rand(1, 3, 256, 256), 3, probes=2, at=(6, 9))
+    assert found.centre == (6, 9)
 
 
 def test_swatten_widens_what_the_mean_depends_on() -> None:
