@@ -73,7 +73,8 @@ def shown() -> ImageSet:
 
 def scale(trained: Trained) -> str:
     """Say how a codec was trained, for the end of a finding."""
-    file = MODELS / trained.codec.config.name / "training.json"
+    # The name says what was changed, too: the rate levels.
+    file = MODELS / trained.codec.config.name.split()[0] / "training.json"
     if not file.exists():
         return "**With random weights; none of these figures is a finding.**"
     record = json.loads(file.read_text())
