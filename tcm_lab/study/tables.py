@@ -163,18 +163,19 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
     height, width = counted.size
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
     pictures = len(rd.points[0].images)
+    several = any(len(summary.records) > 1 for summary in summaries)
     lines = [
         f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, over "
         "the pixels before padding.",
         f"Trained by recipe {recipe.name}: {recipe.steps:,} steps of {recipe.batch} crops of "
         f"{recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one rate-conditioned "
-        "training per row.",
+        f"training per {'seed' if several else 'row'}.",
         f"Rates are written bits, means over {pictures} pictures (set {rd.data_fingerprint}).",
     ]
     if any(summary.intervals for summary in summaries):
         lines.append(
             "Intervals: 95 % of paired bootstrap resamples over the pictures"
-            + (" and the seeds." if any(len(s.records) > 1 for s in summaries) else ".")
+            + (" and the seeds." if several else ".")
         )
     names = {
         f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "
