@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from tcm_lab import build, check, load_config, measure_complexity
+from tcm_lab import build, load_config, measure_complexity
 from tcm_lab.codec import VariantConfig
+from tcm_lab.complexity import check
 from tcm_lab.complexity._subject import Subject
 from tcm_lab.complexity.fvcore_counter import count_with_fvcore
 
@@ -65,7 +66,7 @@ def test_a_command_beside_the_import_of_torch(benchmark: Any, words: tuple[str, 
 
 
 def test_a_large_model_is_built_beside_allocating_its_weights(benchmark: Any) -> None:
-    weights = measure_complexity("tcm-large").parameters
+    weights = measure_complexity("tcm-large").total_parameters
     plain_s = beside(benchmark, lambda: build("tcm-large"), lambda: torch.rand(weights))
     benchmark.extra_info["random_numbers_s"] = round(plain_s, 3)
 
@@ -95,7 +96,7 @@ def test_a_thousand_random_variants_are_counted(benchmark: Any) -> None:
         )
 
     def count() -> int:
-        return sum(measure_complexity(variant()).parameters > 0 for _ in range(1000))
+        return sum(measure_complexity(variant()).total_parameters > 0 for _ in range(1000))
 
     assert benchmark.pedantic(count, rounds=2) == 1000
 
