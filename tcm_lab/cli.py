@@ -21,6 +21,7 @@ from tcm_lab._commands.measure import complexity, time
 from tcm_lab._commands.showing import blocks, models, plot, table
 from tcm_lab._commands.training import evaluate, train
 from tcm_lab._foundation import LabError
+from tcm_lab._foundation.memory import keep_freed_memory
 
 
 def study() -> int:
@@ -60,6 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command that ``args`` spell and return its exit code."""
     args = sys.argv[1:] if args is None else list(args)
     warnings.showwarning = _show_warning
+    keep_freed_memory()
     try:
         if args == ["--version"]:
             print(f"tcm-lab {__version__}")

@@ -46,7 +46,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "evaluate": PICTURES,
     "analyze": (*PICTURES, "--side", "128", "--probes", "2", "--pictures", "1"),
     "study": (*PICTURES, "--eval-data", "pictures", "--dry-run"),
-    "time": ("--repeats", "2", "--warm-up", "1", "--size", "64x64"),
+    "time": ("--repeats", "2", "--seconds", "0", "--warm-up", "1", "--size", "64x64"),
 }
 """What is put behind a line so that it takes seconds; the last of two equal options holds."""
 

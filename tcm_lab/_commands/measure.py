@@ -81,6 +81,7 @@ def time(
     device: str | None = None,
     batch: int = 1,
     repeats: int = 20,
+    seconds: float = 60.0,
     warm_up: int = 3,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     threads: int | None = None,
@@ -98,7 +99,8 @@ def time(
         size: image size, height x width.
         device: cpu or cuda; by default where the model is, the CPU.
         batch: images coded at once.
-        repeats: runs that count.
+        repeats: runs that count, at least.
+        seconds: how long they go on, at least; a shorter run's medians do not repeat.
         warm_up: runs before them.
         precision: arithmetic of the networks.
         threads: of torch on the CPU.
@@ -117,6 +119,7 @@ def time(
     conditions: dict[str, Any] = {
         "batch": batch,
         "repeats": repeats,
+        "seconds": seconds,
         "warm_up": warm_up,
         "device": device,
         "precision": precision,

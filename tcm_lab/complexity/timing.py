@@ -2,10 +2,13 @@
 
 Encoding and decoding are timed apart, on real bytes, after a warm-up, and every moment is charged
 to a stage. Times of different runs do not compare: `compare_timing` takes turns within one run.
+What else the machine does comes and goes over seconds, so a few repetitions in a row all see the
+same of it: a median repeats only if the run outlasts that, which ``seconds`` asks for.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +23,7 @@ from torch import nn
 from tcm_lab import codec as _codec
 from tcm_lab._foundation import Frozen, LabError
 from tcm_lab._foundation.environment import Environment, environment
+from tcm_lab._foundation.memory import keep_freed_memory
 from tcm_lab.complexity._bench import Bench, Precision, Sample
 from tcm_lab.complexity._subject import Measurable, Subject
 from tcm_lab.complexity.record import Size
@@ -135,6 +139,7 @@ def measure_timing(
     *,
     batch: int = 1,
     repeats: int = 20,
+    seconds: float = 0.0,
     warm_up: int = 3,
     device: str | torch.device | None = None,
     precision: Precision = "float32",
@@ -150,7 +155,8 @@ def measure_timing(
             coding then codes what such weights give).
         size: (height, width) of the image, before padding.
         batch: images coded at once.
-        repeats: runs that count.
+        repeats: runs that count, at least.
+        seconds: how long they go on, at least.
         warm_up: runs before them.
         device: ``cpu`` or ``cuda``; None is where the model is.
         precision: arithmetic of the networks, by autocast.
@@ -167,6 +173,7 @@ def measure_timing(
         size,
         batch=batch,
         repeats=repeats,
+        seconds=seconds,
         warm_up=warm_up,
         device=device,
         precision=precision,
@@ -184,6 +191,7 @@ def time_interleaved(
     *,
     batch: int,
     repeats: int,
+    seconds: float,
     warm_up: int,
     device: str | torch.device | None,
     precision: Precision,
@@ -196,7 +204,10 @@ def time_interleaved(
 
     Arguments and errors are those of `measure_timing`.
     """
-    _refuse_nonsense(size, batch=batch, repeats=repeats, warm_up=warm_up, threads=threads)
+    _refuse_nonsense(
+        size, batch=batch, repeats=repeats, seconds=seconds, warm_up=warm_up, threads=threads
+    )
+    keep_freed_memory()
     with ExitStack() as stack:
         stack.enter_context(_threads(threads))
         benches = []
@@ -215,15 +226,13 @@ def time_interleaved(
             benches.append(bench)
         runs: list[list[tuple[Sample, Sample]]] = [[] for _ in benches]
         peaks: list[int | None] = [None] * len(benches)
-        for turn in range(warm_up + repeats):
+        for turn in _turns(warm_up, repeats, seconds, on_progress):
             # Each turn begins with another model, so that none is always first.
             for i in ((turn + k) % len(benches) for k in range(len(benches))):
                 run, peak = _run(benches[i])
                 if turn >= warm_up:
                     runs[i].append(run)
                     peaks[i] = peak if peak is None else max(peak, peaks[i] or 0)
-            if on_progress is not None:
-                on_progress(turn + 1, warm_up + repeats)
         measured_at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
         roofs = {b.device: measure_roof(b.device, precision) for b in benches}
         megapixels = batch * size[0] * size[1] / 1e6
@@ -248,6 +257,23 @@ def time_interleaved(
             )
             for bench, samples, peak in zip(benches, runs, peaks, strict=True)
         ]
+
+
+def _turns(
+    warm_up: int, repeats: int, seconds: float, on_progress: Progress | None
+) -> Iterator[int]:
+    """Count turns, the warm-up first, until there are ``repeats`` and ``seconds`` have passed."""
+    start, total, turn = time.perf_counter(), warm_up + repeats, 0
+    while turn < total:
+        if turn == warm_up:
+            start = time.perf_counter()
+        yield turn
+        turn += 1
+        passed = time.perf_counter() - start
+        if turn > warm_up and seconds > 0:
+            total = warm_up + max(repeats, math.ceil((turn - warm_up) * seconds / passed))
+        if on_progress is not None:
+            on_progress(turn, total)
 
 
 def _run(bench: Bench) -> tuple[tuple[Sample, Sample], int | None]:
@@ -310,7 +336,9 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _refuse_nonsense(size: tuple[int, int], **counts: int | None) -> None:
+def _refuse_nonsense(size: tuple[int, int], *, seconds: float, **counts: int | None) -> None:
+    if not 0 <= seconds < math.inf:
+        raise LabError(f"seconds = {seconds} is no time to go on for; give 0 or more")
     if len(size) != 2 or min(size) < 1:
         raise LabError(f"size = {size} is no picture; give (height, width), both at least 1")
     for name, count in counts.items():

@@ -10,6 +10,7 @@ from torch import nn
 
 from tcm_lab._foundation import LabError
 from tcm_lab._foundation.files import write_atomically
+from tcm_lab._foundation.memory import keep_freed_memory
 from tcm_lab.data.prefetch import Batches
 from tcm_lab.training.objective import entropy_models_in_float32
 from tcm_lab.training.progress import OnProgress
@@ -73,6 +74,7 @@ def train(
         fabric.launch()
     if directory is not None and not resume and (directory / FILE_NAME).exists():
         raise LabError(f"{directory}: holds a training already. Resume it, or name another folder.")
+    keep_freed_memory()
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))

@@ -10,7 +10,8 @@ import torch
 
 from tcm_lab._foundation import LabError
 from tcm_lab.codec import build
-from tcm_lab.complexity import TimingRecord, compare_timing, measure_roof, measure_timing
+from tcm_lab.complexity import TimingRecord, compare_timing, measure_roof, measure_timing, timing
+from tcm_lab.complexity._bench import Sample
 from tcm_lab.complexity.stopwatch import Stopwatch
 
 
@@ -115,6 +116,32 @@ def test_models_are_compared_in_turns_by_the_ratio_and_its_interval() -> None:
     assert told == [(i, 5) for i in range(1, 6)]
 
 
+def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def turn_takes_two_seconds(_: object) -> tuple[tuple[Sample, Sample], None]:
+        clock[0] += 2.0
+        return (Sample(1200.0, {"g_a": 1200.0}), Sample(800.0, {"g_s": 800.0})), None
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing, "_run", turn_takes_two_seconds)
+    monkeypatch.setattr(timing, "measure_roof", lambda *_: None)
+    told = []
+    record = measure_timing(
+        "tcm-nano",
+        (64, 64),
+        repeats=3,
+        seconds=25.0,
+        warm_up=2,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    # 25 s of turns of 2 s are 13, the warm-up's two not among them.
+    assert record.encode.wall.n == 13
+    assert told == [(1, 5), (2, 5), *((i, 15) for i in range(3, 16))]
+    record = measure_timing("tcm-nano", (64, 64), repeats=3, seconds=1.0, warm_up=0)
+    assert record.encode.wall.n == 3
+
+
 def test_what_cannot_be_timed_is_refused() -> None:
     with pytest.raises(LabError, match="no weights"):
         measure_timing(build("tcm-nano", device="meta"))
@@ -122,6 +149,8 @@ def test_what_cannot_be_timed_is_refused() -> None:
         measure_timing("tcm-nano", device="meta")
     with pytest.raises(LabError, match="repeats = 0"):
         measure_timing("tcm-nano", repeats=0)
+    with pytest.raises(LabError, match="seconds = -1"):
+        measure_timing("tcm-nano", seconds=-1)
     with pytest.raises(LabError, match="at least two"):
         compare_timing(["tcm-nano"])
 
