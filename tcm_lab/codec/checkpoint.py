@@ -23,6 +23,9 @@ from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.published import infer_config, is_published, published_name, strip_wrapping
 
 _FORMAT = "tcm_lab.codec/1"
+#: Entries that are the same in every codec of one configuration; old files lack some, and half
+#: precision would make nought of a few.
+_CONSTANTS = ("pedestal", "bound", "target")
 
 
 class CheckpointError(LabError):
@@ -125,7 +128,7 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
 
 def _weights(codec: Codec) -> dict[str, Tensor]:
     state: dict[str, Tensor] = codec.state_dict()
-    return {name: value for name, value in state.items() if not name.endswith(DERIVED)}
+    return {name: v for name, v in state.items() if not name.endswith((*DERIVED, *_CONSTANTS))}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -193,8 +196,8 @@ def _fill(config: VariantConfig, given: Mapping[str, tuple[str, Tensor]], origin
     """Build ``config`` and load tensors by our names; each comes with its name in the file."""
     codec = Codec(config)
     wanted = _weights(codec)
-    constants = ("pedestal", "bound", "target")  # the same in every model; old files lack some
-    missing = [n for n in wanted if n not in given and not n.endswith(constants)]
+    given = {ours: entry for ours, entry in given.items() if not ours.endswith(_CONSTANTS)}
+    missing = [n for n in wanted if n not in given]
     unknown = [theirs for ours, (theirs, _) in given.items() if ours not in wanted]
     shaped = [
         f"{theirs} is {tuple(value.shape)}, not {tuple(wanted[ours].shape)}"

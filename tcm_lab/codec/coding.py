@@ -23,23 +23,56 @@ class CodingError(LabError):
     """Coded bytes that do not decode here."""
 
 
+#: How many scales, spread evenly in their logarithm, have a distribution of their own.
+SCALES = {"fine": 256, "compressai": 64}
+#: What the coder's 16-bit probabilities give the least likely symbol of a table, and one beyond it:
+#: that it is beyond, how many digits of four bits it has, and one such digit.
+_LEAST, _BEYOND = 2**-16, 2**-24
+#: A table ends where the tails beyond hold 1e-9, so many standard deviations from the mean.
+_REACH = 6.1094
+_SMALLEST_SCALE = 0.11
+
+
 class GaussianTables:
     """The quantised cumulative distributions of a `GaussianConditional`, as rANS wants them.
 
     Args:
         conditional: CompressAI's Gaussian conditional after ``update_scale_table``.
+        nearest: whether a scale takes the distribution of the nearest scale that has one (in
+            logarithm), rather than of the next larger one as in CompressAI.
     """
 
-    def __init__(self, conditional: Any) -> None:
-        self.cdfs: list[list[int]] = conditional.quantized_cdf.tolist()
+    def __init__(self, conditional: Any, *, nearest: bool) -> None:
         self.lengths: list[int] = conditional.cdf_length.reshape(-1).tolist()
+        # Without their padding: the coder copies all of them at every call.
+        self.cdfs: list[list[int]] = [
+            row[:length]
+            for row, length in zip(conditional.quantized_cdf.tolist(), self.lengths, strict=True)
+        ]
         self.offsets: list[int] = conditional.offset.reshape(-1).tolist()
-        # The last scale is open-ended: an index counts the entries before it that are smaller.
-        self.bounds: Tensor = conditional.scale_table[:-1].contiguous()
+        # The last scale is open-ended: an index counts the bounds that are smaller.
+        scales: Tensor = conditional.scale_table
+        self.bounds: Tensor = (
+            (scales[:-1] * scales[1:]).sqrt() if nearest else scales[:-1].contiguous()
+        )
 
     def indexes(self, scale: Tensor) -> Tensor:
         """Return, for each scale, the index of its distribution (int32)."""
         return torch.bucketize(scale.contiguous(), self.bounds.to(scale.device), out_int32=True)
+
+
+def likelihoods_as_coded(likelihoods: Tensor, y: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+    """Return y's likelihoods so that their logarithms are what rANS spends, on outliers too.
+
+    Args:
+        likelihoods: of the Gaussians, with a floor.
+        y: the latent.
+        means: of the Gaussians.
+        scales: of the Gaussians.
+    """
+    steps = (y - means).round().abs()
+    reach = (_REACH * scales.clamp(min=_SMALLEST_SCALE)).ceil()
+    return torch.where(steps > reach, _BEYOND, likelihoods.clamp(min=_LEAST))
 
 
 def round_to_mean(y: Tensor, mean: Tensor) -> Tensor:

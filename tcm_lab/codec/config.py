@@ -156,6 +156,9 @@ class EntropyModelConfig(Frozen):
             or ``none``.
         checkerboard: whether each slice is coded in two passes, the second of which sees the
             first one's neighbours (He et al. 2021 and 2022).
+        scale_table: which scales the coder tells apart: ``fine``, where each takes the nearest of
+            256 and the estimate counts what the coder spends, or ``compressai``, where each takes
+            the next larger of its 64 and bytes and estimate are those of the published code.
     """
 
     slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -165,6 +168,7 @@ class EntropyModelConfig(Frozen):
     paths: Literal["apart", "shared"] = "apart"
     lrp: Lrp = "after-attention"
     checkerboard: bool = False
+    scale_table: Literal["fine", "compressai"] = "fine"
 
     @field_validator("slices")
     @classmethod
@@ -334,6 +338,8 @@ class VariantConfig(Frozen):
         tree["entropy_model"]["support"] = min(self.entropy_model.support, len(widths) - 1)
         if self.entropy_model.attention.type == "none" and tree["entropy_model"]["lrp"] != "none":
             tree["entropy_model"]["lrp"] = "after-attention"  # before and after are the same
+        if self.entropy_model.scale_table == "fine":
+            del tree["entropy_model"]["scale_table"]  # as it was before there was a choice
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 

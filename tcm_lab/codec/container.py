@@ -25,7 +25,7 @@ from tcm_lab.codec.model import Codec
 MAGIC = b"TCM1"
 _HEADER = struct.Struct("<B12s8sIIfIII")  # version … lengths and the symbols' checksum
 _CRC = struct.Struct("<I")
-_VERSION = 1
+_VERSION = 2
 _NO_RATE = -1.0
 #: A side that a header may claim, and how many pixels one byte of stream may stand for. A flat
 #: image costs some 0.001 bits per pixel; anything beyond is a forged header, not a picture.

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from tcm_lab.blocks.layers import compressai
 from tcm_lab.codec.coding import (
+    SCALES,
     CodingError,
     Estimator,
     GaussianTables,
     SymbolDecoder,
     SymbolEncoder,
     guard_stream,
+    likelihoods_as_coded,
     round_to_mean,
 )
 from tcm_lab.codec.config import VariantConfig, transform_plan
@@ -123,7 +125,7 @@ class Codec(CompressionModel):
 
         Returns:
             ``x_hat`` (B, 3, H, W), not clamped, and ``likelihoods`` of ``y`` (B, M, h, w) and
-            ``z``, over the padded image.
+            ``z``, over the padded image; in evaluation those of a coder with fine scales.
 
         Raises:
             ValueError: ``rate`` is missing or out of range, or given to a codec without levels.
@@ -137,6 +139,8 @@ class Codec(CompressionModel):
         y_hat = walk_slices(self.slices, features, estimator)
         means, scales = estimator.parameters()
         _, y_likelihoods = self.gaussian_conditional(y, scales, means)
+        if not self.training and self.config.entropy_model.scale_table == "fine":
+            y_likelihoods = likelihoods_as_coded(y_likelihoods, y, means, scales)
         x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
@@ -289,6 +293,7 @@ class Codec(CompressionModel):
     def _current_tables(self) -> GaussianTables:
         """Return the coding tables for the weights as they are."""
         if self._tables is None:
-            super().update(scale_table=get_scale_table(), force=True)
-            self._tables = GaussianTables(self.gaussian_conditional)
+            kind = self.config.entropy_model.scale_table
+            super().update(scale_table=get_scale_table(levels=SCALES[kind]), force=True)
+            self._tables = GaussianTables(self.gaussian_conditional, nearest=kind == "fine")
         return self._tables

@@ -113,6 +113,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
         "latent_channels": latent,
         "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
         "entropy_model.slices": slices,
+        "entropy_model.scale_table": "compressai",
         # With as few slices as the limit, 5 as published says the same.
         "entropy_model.support": max(
             (state[f"{last}.0.weight"].shape[1] - latent) // slice_width, base.entropy_model.support

@@ -26,6 +26,7 @@ NARROW = {
     "?_?.window": 4,
     "latent_channels": 40,
     "hyper_channels": 12,
+    "entropy_model.scale_table": "compressai",
     "entropy_model.hidden": [12, 8],
     "entropy_model.attention.squeeze": 16,
     "entropy_model.attention.head_width": 4,
@@ -141,8 +142,11 @@ def test_a_published_size_gets_its_preset_s_name(name: str) -> None:
     from tcm_lab.codec.published import infer_config
 
     state = to_published(tcm_lab.build(name, device="meta"))
-    assert infer_config(state).name == name
-    assert infer_config(state).fingerprint == tcm_lab.load_config(name).fingerprint
+    inferred = infer_config(state)
+    assert inferred.name == name
+    assert inferred.entropy_model.scale_table == "compressai"  # its bytes are the published ones
+    fine = inferred.override({"entropy_model.scale_table": "fine"})
+    assert fine.fingerprint == tcm_lab.load_config(name).fingerprint != inferred.fingerprint
 
 
 def test_a_missing_tensor_is_named(published: State) -> None:

@@ -1,5 +1,7 @@
 """Real bytes: any size, any batch, the same every time."""
 
+import copy
+import itertools
 import math
 from typing import Any
 
@@ -57,6 +59,51 @@ def test_a_large_picture_takes_as_many_bytes_as_estimated(codec: Any) -> None:
     written = 8 * sum(len(string) for strings in coded["strings"] for string in strings)
     assert bits > 10_000
     assert written == pytest.approx(bits, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["tcm-nano", "tcm-nano-conv-only", "wacnn"])
+def test_untrained_codecs_write_as_many_bytes_as_estimated(name: str) -> None:
+    codec = tcm_lab.build(name).eval()
+    x = torch.rand(1, 3, 256, 384)
+    rate = {"rate": 0.0} if codec.config.rate_levels else {}
+    coded = codec.compress(x, **rate)
+    with torch.no_grad():
+        likelihoods = codec(x, **rate)["likelihoods"]
+    bits = sum(-value.log2().sum().item() for value in likelihoods.values())
+    written = 8 * sum(len(string) for strings in coded["strings"] for string in strings)
+    assert written == pytest.approx(bits, rel=0.01)
+
+
+@torch.no_grad()
+def test_outliers_take_as_many_bytes_as_estimated(codec: Any) -> None:
+    overconfident = copy.deepcopy(codec)
+    for slice_codec in overconfident.slices:
+        slice_codec.networks[1][-1].bias.div_(6)
+        slice_codec.networks[1][-1].weight.zero_()
+    x = torch.rand(1, 3, 256, 384)
+    least = overconfident(x)["likelihoods"]["y"].min().log2().item()
+    assert least == -24  # beyond the table: sixteen bits that say so, a digit's count, a digit
+    written = 8 * sum(map(len, itertools.chain(*overconfident.compress(x)["strings"])))
+    assert written == pytest.approx(_forward(overconfident, x)[1], rel=0.01)
+
+
+def test_a_scale_takes_the_nearest_distribution_there_is(codec: Any) -> None:
+    codec.compress(torch.rand(1, 3, 8, 8))
+    scales = torch.rand(1000).mul(8).sub(2.5).exp()  # beyond both ends of the table, too
+    table = codec.gaussian_conditional.scale_table
+    distances = (scales[:, None].log() - table.log()).abs()
+    chosen = codec._current_tables().indexes(scales).long()
+    torch.testing.assert_close(
+        distances.gather(1, chosen[:, None])[:, 0], distances.min(1).values, rtol=0, atol=1e-5
+    )
+
+
+def test_half_a_file_s_size_leaves_the_floors_where_they_are(codec: Any, tmp_path: Any) -> None:
+    save_checkpoint(codec, tmp_path / "codec.safetensors", dtype=torch.float16)
+    again = tcm_lab.load_checkpoint(tmp_path / "codec.safetensors")
+    # In half precision 1e-9 would be nought, and the least likely symbols infinitely long.
+    assert again.gaussian_conditional.likelihood_lower_bound.bound.item() == pytest.approx(1e-9)
+    assert again.entropy_bottleneck.likelihood_lower_bound.bound.item() == pytest.approx(1e-9)
 
 
 def test_each_picture_of_a_batch_has_the_bytes_that_it_has_alone(codec: Any) -> None:

@@ -90,7 +90,7 @@ def _claim_pixels(data: bytes) -> bytes:
 
 
 def _newer(data: bytes) -> bytes:
-    return _fix(data[:4] + b"\x02" + data[5:])
+    return _fix(data[:4] + b"\x03" + data[5:])
 
 
 def _fix(data: bytes) -> bytes:
@@ -106,7 +106,7 @@ def _fix(data: bytes) -> bytes:
         (_cut, "cut off or padded"),
         (_flip, "damaged: its checksum does not hold"),
         (_claim_pixels, "claims 65536x65536 pixels in"),
-        (_newer, "version 2 of the container; this program reads 1"),
+        (_newer, "version 3 of the container; this program reads 2"),
     ],
 )
 def test_a_spoilt_file_is_refused_with_its_reason(

@@ -22,7 +22,9 @@ def codecs() -> dict[int, Codec]:
 def _codec(codecs: dict[int, Codec], n: int) -> Codec:
     """Build the published codec of width ``n`` with its weights, by names of our own export."""
     if n not in codecs:
-        config = tcm_lab.load_config("tcm-small").override({"?_?.width": 2 * n})
+        config = tcm_lab.load_config("tcm-small").override(
+            {"?_?.width": 2 * n, "entropy_model.scale_table": "compressai"}
+        )
         shapes = {
             name: tuple(value.shape)
             for name, value in to_published(tcm_lab.build(config, device="meta")).items()
