@@ -137,8 +137,8 @@ def test_published_rows_stand_apart(run: Run) -> None:
 
 def test_times_have_a_row_per_model_and_a_ratio(run: Run) -> None:
     code, out, _ = run(
-        "time", "tcm-nano", "tcm-nano-conv-only", "--size", "64x64", "--repeats", "3", "--seconds", "0",
-        "--warm-up", "1", "--stages",
+        "time", "tcm-nano", "tcm-nano-conv-only", "--size", "64x64", "--repeats", "3",
+        "--seconds", "0", "--warm-up", "1", "--stages",
     )  # fmt: skip
     assert code == 0
     assert "over the first" in out
