@@ -7,6 +7,7 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -42,7 +43,10 @@ def prefetch(
         batch = source.batch(step, batch_size, rank, world)
         return batch.pin_memory() if pin else batch
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
+    # Each thread would have as many more of torch's own, all waiting for each other's cores.
+    pool = ThreadPoolExecutor(
+        workers, thread_name_prefix="crops", initializer=torch.set_num_threads, initargs=(1,)
+    )
     waiting: deque[Future[Tensor]] = deque()
     todo = iter(steps)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tcm_lab.codec import load_checkpoint
+from tcm_lab.codec import VariantConfig, load_checkpoint
 
 STUDIES = Path(__file__).parents[2] / "studies"
 MODELS = sorted(path.parent for path in STUDIES.glob("models/*/training.json"))
@@ -48,8 +48,7 @@ def test_a_trained_model_is_small_loads_and_is_the_one_on_the_page(folder: Path)
     weights = folder / "model.safetensors"
     assert weights.stat().st_size < 4e6
     training = json.loads((folder / "training.json").read_text())
-    config = load_checkpoint(weights).config
-    assert config.model_dump(mode="json") == training["model"]
+    assert load_checkpoint(weights).config == VariantConfig.parse(training["model"])
     row = f"| {folder.name} | {training['loss']:.3f} | {training['bpp']:.4f} | "
     assert row + f"{training['psnr_db']:.2f} |" in (STUDIES / "models/README.md").read_text()
 
@@ -65,3 +64,29 @@ def test_the_family_is_whole() -> None:
 
 def number(cell: str) -> bool:
     return re.fullmatch(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", cell) is not None
+
+
+def test_the_page_of_the_speed_study_holds_what_was_measured() -> None:
+    folder = STUDIES / "speed"
+    page = (folder / "README.md").read_text()
+    records = {r["name"]: r for r in json.loads((folder / "records.json").read_text())}
+    timed = [record for record in records.values() if "plain_s" in record]
+    assert len(timed) == 4
+    for record in timed:
+        row = f"| {record['median_s']:.2f} | {record['plain_s']:.2f} | **{record['ratio']:.2f}** |"
+        assert row in page
+        assert row in (folder / "table.md").read_text()
+    training = records["test_a_training_step_is_faster_and_takes_no_more_memory"]
+    turns = training["ratio_of_each_turn"]
+    waits = "test_a_command_beside_the_import_of_torch"
+    for claim in (
+        f"between {turns[0]} and {turns[-1]} times",
+        f"{training['peak_memory_mb']} MB against {training['plain_peak_memory_mb']} MB",
+        f"{records[f'{waits}[import]']['over_torch_s']} s beyond",
+        f"{records[f'{waits}[help]']['median_s']:.2f} s in all",
+        f"{records['test_a_trial_costs_little_beside_its_training']['s_per_trial']} s beside",
+        f"{records['test_all_counters_agree_beside_one_of_them']['median_s']:.1f} s, and",
+        f"{records[f'{waits}[check]']['median_s']:.1f} s; a thousand",
+        f"{records['test_a_thousand_random_variants_are_counted']['median_s']:.1f} s by formula",
+    ):
+        assert claim in " ".join(page.split()), claim

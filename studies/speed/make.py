@@ -1,0 +1,67 @@
+"""Keep what ``nox -s bench`` measured: its figures as records, and as the table of this page.
+
+nox -s bench -- --benchmark-json=bench.json
+python studies/speed/make.py bench.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def main(paths: list[str]) -> None:
+    """Write ``records.json`` from pytest-benchmark's files, and ``table.md`` from it."""
+    if paths:
+        records = [
+            record
+            for path in paths
+            for record in kept(json.loads(Path(path).read_text(encoding="utf-8")))
+        ]
+        (HERE / "records.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    records = json.loads((HERE / "records.json").read_text(encoding="utf-8"))
+    (HERE / "table.md").write_text(table(records), encoding="utf-8")
+
+
+def kept(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each benchmark's figures and conditions, without what only one machine knows."""
+    cpu = run["machine_info"]["cpu"]
+    conditions = {
+        "processor": cpu["brand_raw"],
+        "cores": cpu["count"],
+        "python": run["machine_info"]["python_version"],
+        "torch": version("torch"),
+        "day": run["datetime"][:10],
+    }
+    return [
+        {
+            "name": bench["name"],
+            "median_s": round(bench["stats"]["median"], 4),
+            "rounds": bench["stats"]["rounds"],
+            **bench["extra_info"],
+            **conditions,
+        }
+        for bench in run["benchmarks"]
+    ]
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Return a table of everything that has a plain way beside it."""
+    lines = ["| what | ours (s) | plain (s) | ratio |", "|---|---:|---:|---:|"]
+    for record in records:
+        if "plain_s" in record:
+            what = record["name"].removeprefix("test_").replace("_", " ")
+            lines.append(
+                f"| {what} | {record['median_s']:.2f} | {record['plain_s']:.2f} "
+                f"| **{record['ratio']:.2f}** |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
