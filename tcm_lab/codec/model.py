@@ -164,8 +164,19 @@ class Codec(CompressionModel):
         pad = (0, width - x.shape[-1], 0, height - x.shape[-2])
         if any(pad):
             x = F.pad(x, pad, mode="replicate")
-        y = self.g_a(x.contiguous(memory_format=torch.channels_last))
+        y = self.g_a(x.contiguous(memory_format=self._layout))
         return self._scaled(y, self.y_gains, levels)
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        """The memory layout of the weights, which the data take before they meet them.
+
+        Channels last, unless the codec was moved to another by ``to(memory_format=...)``.
+        """
+        for weight in self.g_a.parameters():
+            if weight.dim() == 4 and min(weight.shape[1:]) > 1:  # others lie both ways at once
+                return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+        return torch.channels_last
 
     def _scaled(self, values: Tensor, gains: RateGains | None, levels: Tensor | None) -> Tensor:
         return values if gains is None or levels is None else values * gains.gain(levels)
@@ -251,7 +262,7 @@ class Codec(CompressionModel):
         ]
         z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
         levels = self._rate(rate, z_hat)
-        z_hat = z_hat.contiguous(memory_format=torch.channels_last)
+        z_hat = z_hat.contiguous(memory_format=self._layout)
         features = self._hyper(z_hat, levels)
         symbols = self.config.latent_channels * math.prod(features[0].shape[-2:])
         decoder = SymbolDecoder(y_strings, symbols, tables)

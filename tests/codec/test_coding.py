@@ -37,6 +37,21 @@ def _forward(codec: Any, x: torch.Tensor) -> tuple[torch.Tensor, float]:
     return out["x_hat"].clamp(0, 1), bits
 
 
+@torch.no_grad()
+def test_channels_lie_where_the_codec_was_moved_to(codec: Any) -> None:
+    x = torch.rand(2, 3, 64, 64)
+    latents = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        moved = copy.deepcopy(codec).to(memory_format=layout)
+        seen: list[torch.Tensor] = []
+        for part in (moved.g_a, moved.h_a):
+            part.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        moved(x)
+        assert [value.is_contiguous(memory_format=layout) for value in seen] == [True, True]
+        latents.append(seen[1])
+    torch.testing.assert_close(*latents, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (65, 129)])
 def test_any_size_and_batch_decodes_to_the_forward_pass_s_picture(
