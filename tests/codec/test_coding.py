@@ -93,13 +93,17 @@ def test_untrained_codecs_write_as_many_bytes_as_estimated(name: str) -> None:
 def test_outliers_take_as_many_bytes_as_estimated(codec: Any) -> None:
     overconfident = copy.deepcopy(codec)
     for slice_codec in overconfident.slices:
-        slice_codec.networks[1][-1].bias.div_(6)
+        slice_codec.networks[1][-1].bias.div_(4)
         slice_codec.networks[1][-1].weight.zero_()
-    x = torch.rand(1, 3, 256, 384)
-    least = overconfident(x)["likelihoods"]["y"].min().log2().item()
-    assert least == -24  # beyond the table: sixteen bits that say so, a digit's count, a digit
+    x = torch.rand(1, 3, 256, 384, generator=torch.Generator().manual_seed(0))
+    likelihoods = overconfident(x)["likelihoods"]["y"]
+    # Sixteen bits say that a symbol is beyond its table, four how many digits it has, four are one.
+    beyond = likelihoods == 2.0**-24
+    assert beyond.float().mean() > 0.05
+    assert likelihoods[~beyond].min() >= 2.0**-16
     written = 8 * sum(map(len, itertools.chain(*overconfident.compress(x)["strings"])))
-    assert written == pytest.approx(_forward(overconfident, x)[1], rel=0.01)
+    # With CompressAI's floor the estimate would be 8 % higher.
+    assert written == pytest.approx(_forward(overconfident, x)[1], rel=0.02)
 
 
 def test_a_scale_takes_the_nearest_distribution_there_is(codec: Any) -> None:
