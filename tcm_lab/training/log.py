@@ -52,9 +52,10 @@ class TrainingLog:
         if self._board is not None:
             for name in FIELDS[1:]:
                 self._board.add_scalar(name, row[name], int(row["step"]))
+            self._board.flush()  # a process that is killed takes nothing with it
 
     def close(self) -> None:
-        """Flush what TensorBoard holds back."""
+        """Close TensorBoard's file."""
         if self._board is not None:
             self._board.close()
 

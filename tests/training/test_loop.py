@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_killed_and_resumed_ends_at_the_weights_of_the_uninterrupted_run(tmp_pat
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert rows(whole) == rows(halves)
     assert [step for step, *_ in rows(whole)] == ["10", "20", "23"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_tensorboard_shows_what_the_log_holds_also_after_a_kill(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert in_a_process(tmp_path, "kill=13") == -signal.SIGKILL
+    time.sleep(1)  # TensorBoard orders its files by the second
+    run(tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    with (tmp_path / "log.csv").open() as file:
+        log = list(csv.DictReader(file))
+    assert set(board.Tags()["scalars"]) == set(log[0]) - {"step"}
+    for name in board.Tags()["scalars"]:
+        shown = [(event.step, event.value) for event in board.Scalars(name)]
+        assert shown == [(int(row["step"]), pytest.approx(float(row[name]), 1e-5)) for row in log]
 
 
 @pytest.mark.usefixtures("one_thread")
