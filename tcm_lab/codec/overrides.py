@@ -137,10 +137,7 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
     """Say where a path leads nowhere and what there is instead."""
     for depth in range(len(parts), 0, -1):
         place, part = parts[: depth - 1], parts[depth - 1]
-        nodes = [tree]
-        if place:
-            nodes = [field.holder[field.key] for field in _descend(tree, place, None)]
-        known = sorted({name for node in nodes for name in _names(node)})
+        known = sorted({name for node in _reached(tree, place) for name in _names(node)})
         if known:
             where = f" in '{'.'.join(place)}'" if place else ""
             return (
@@ -148,6 +145,23 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
                 f"{near(part, known)} Known: {one_of(known)}."
             )
     return f"no field '{path}'. Known: {one_of(sorted(tree))}."
+
+
+def _reached(tree: Tree, place: list[str]) -> list[Any]:
+    """Return what lies at ``place``, also where that is an item of a list."""
+    if not place:
+        return [tree]
+    found = [field.holder[field.key] for field in _descend(tree, place, None)]
+    if found or not place[:-1]:
+        return found
+    lists = [field.holder[field.key] for field in _descend(tree, place[:-1], None)]
+    return [
+        item
+        for items in lists
+        if isinstance(items, list)
+        for index, item in enumerate(items)
+        if fnmatchcase(str(index), place[-1])
+    ]
 
 
 def _names(node: Any) -> Iterator[str]:

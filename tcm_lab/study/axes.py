@@ -26,8 +26,10 @@ class Axis(Frozen):
     Attributes:
         path: the dotted field that it sets; several fields, or a pattern such as ``g_*.split``,
             are tied and get the same value. Without one, the axis's name is the path.
-        kind: ``categorical`` takes ``choices``; ``int`` and ``float`` take ``low`` and ``high``.
-        choices: the values, or a label for each of them (for values that are mappings or lists).
+        kind: ``categorical`` takes ``choices``; ``int`` and ``float`` take ``low`` and ``high``;
+            ``override`` takes ``choices`` each of which sets fields of its own.
+        choices: the values, or a label for each of them (for values that are mappings or lists);
+            of an ``override``, a label for each mapping of dotted fields to values.
         low: least value.
         high: greatest value.
         step: distance between neighbouring values.
@@ -36,7 +38,7 @@ class Axis(Frozen):
     """
 
     path: str | tuple[str, ...] = ()
-    kind: Literal["categorical", "int", "float"] = "categorical"
+    kind: Literal["categorical", "int", "float", "override"] = "categorical"
     choices: tuple[JsonValue, ...] | dict[str, JsonValue] | None = Field(
         default=None, description="the values, or a mapping of labels to values"
     )
@@ -58,7 +60,17 @@ class Axis(Frozen):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Axis:
-        if self.kind == "categorical":
+        if self.kind == "override":
+            if self.path:
+                raise ConfigError("kind override takes no path; its choices name their fields")
+            choices = self.choices if isinstance(self.choices, dict) else {"": self.choices}
+            unnamed = [key for key, fields in choices.items() if not isinstance(fields, dict)]
+            if unnamed:
+                raise ConfigError(
+                    f"choices{unnamed[0] and f'.{unnamed[0]}'}: kind override takes labels with "
+                    "mappings of fields to values, such as {wide: {g_a.width: 64, g_s.width: 64}}"
+                )
+        if self.discrete:
             if not self.choices:
                 raise ConfigError("choices are missing; list the values that the axis takes")
             if self.low is not None or self.high is not None or self.step is not None or self.log:
@@ -83,15 +95,28 @@ class Axis(Frozen):
             raise ConfigError("log and step exclude each other; leave one out")
         return self
 
+    @property
+    def discrete(self) -> bool:
+        """Whether its values are listed."""
+        return self.kind in ("categorical", "override")
+
     def paths(self, name: str) -> tuple[str, ...]:
-        """Return the fields that the axis called ``name`` sets."""
+        """Return the fields that the axis called ``name`` sets; not of an ``override``."""
         if isinstance(self.path, str):
             return (self.path,)
         return self.path or (name,)
 
+    def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
+        """Return what the axis called ``name`` writes into the configuration for ``key``."""
+        value = self.value(key)
+        if self.kind == "override":
+            assert isinstance(value, dict)
+            return value
+        return dict.fromkeys(self.paths(name), value)
+
     @property
     def options(self) -> list[tuple[Key, JsonValue]]:
-        """Each choice's key and value; only of a categorical axis."""
+        """Each choice's key and value; only of a discrete axis."""
         if isinstance(self.choices, dict):
             return list(self.choices.items())
         return [(_key(value), value) for value in self.choices or ()]
@@ -104,8 +129,8 @@ class Axis(Frozen):
         return self.low, self.high
 
     def value(self, key: Key) -> JsonValue:
-        """Return what is written into the configuration for ``key``."""
-        if self.kind != "categorical":
+        """Return what ``key`` stands for."""
+        if not self.discrete:
             return key
         for known, value in self.options:
             if same(known, key):
@@ -145,7 +170,7 @@ class Axis(Frozen):
         Raises:
             ConfigError: there are infinitely many.
         """
-        if self.kind == "categorical":
+        if self.discrete:
             return [key for key, _ in self.options]
         if self.kind == "float" and self.step is None:
             raise ConfigError("a float axis without step has no grid; give step or choices")

@@ -176,7 +176,7 @@ def _percents(records: Sequence[TrialRecord]) -> list[float]:
 def _in_order(keys: list[Key], name: str, space: Space) -> list[Key]:
     """Return keys as the space lists them; numbers of a range ascend."""
     axis = space.axes[name]
-    if axis.kind != "categorical":
+    if not axis.discrete:
         return sorted(keys, key=float)  # type: ignore[arg-type]  # a range holds numbers
     order = axis.grid()
     return sorted(keys, key=order.index)

@@ -192,6 +192,8 @@ def check_same_study(ledger: Ledger, plan: Plan) -> None:
     facts: dict[str, Any] = plan.space.model_dump(mode="json", exclude={"title"})
     for growing in ("trials", "seeds"):
         facts["budget"].pop(growing)
+    if not facts["budget"]["changes"]:
+        del facts["budget"]["changes"]  # as studies noted it that were begun before there were any
     facts["base"] = Assembler(plan.space).base.fingerprint
     facts |= {"training pictures": plan.train_data, "evaluation pictures": plan.eval_data}
     facts = json.loads(json.dumps(facts))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
@@ -15,7 +15,7 @@ from pydantic import model_validator as validator
 from tcm_lab._foundation import ConfigError, Frozen, LabError, near, one_of
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.study.axes import Axis
-from tcm_lab.training import RECIPES, Recipe, get_recipe
+from tcm_lab.training import Recipe, get_recipe
 
 Counted: TypeAlias = Literal[
     "kmacs_per_px",
@@ -36,12 +36,20 @@ TRAINED: tuple[str, ...] = ("lagrangian_percent", "bd_rate_percent")
 SCHEMA_FILE = "space.schema.json"
 
 
+_SET_APART = {
+    "name": "the recipe's; write another recipe",
+    "steps": "budget.steps",
+    "seed": "the space's own field; write seed beside axes, and seeds under budget",
+}
+
+
 class Budget(Frozen):
     """What a study may spend.
 
     Attributes:
         recipe: the named training recipe of every variant.
         steps: steps of each training, instead of the recipe's.
+        changes: other fields of the recipe that differ, such as ``{crop: 128, batch: 4}``.
         rate_levels: rates that one training learns, and one evaluation measures.
         trials: variants to train, the baseline among them; a grid or an ablation has its own
             number and takes none.
@@ -53,6 +61,7 @@ class Budget(Frozen):
 
     recipe: str = "laptop"
     steps: PositiveInt | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
     rate_levels: Annotated[int, Field(ge=2)] = 4
     trials: PositiveInt | None = None
     seeds: PositiveInt = 1
@@ -72,10 +81,20 @@ class Budget(Frozen):
             raise ConfigError(f"rungs = {list(rungs)} must ascend, such as [0.25, 0.5]")
         return rungs
 
+    @validator(mode="after")
+    def _has_a_recipe(self) -> Budget:
+        for name in _SET_APART.keys() & self.changes:
+            raise ConfigError(f"changes.{name}: is {_SET_APART[name]}")
+        try:
+            self.recipe_for(seed=0)
+        except ConfigError as error:
+            raise ConfigError(f"changes: {error}") from None
+        return self
+
     def recipe_for(self, seed: int) -> Recipe:
         """Return the recipe of one training."""
-        recipe = RECIPES[self.recipe].spread(self.rate_levels).changed(seed=seed)
-        return recipe if self.steps is None else recipe.changed(steps=self.steps)
+        recipe = get_recipe(self.recipe, **self.changes).spread(self.rate_levels)
+        return recipe.changed(seed=seed, steps=self.steps or recipe.steps)
 
 
 class Space(Frozen):

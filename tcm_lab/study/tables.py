@@ -164,11 +164,16 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
     pictures = len(rd.points[0].images)
     several = any(len(summary.records) > 1 for summary in summaries)
+    changed = "".join(
+        f", {name} {value}"
+        for name, value in space.budget.changes.items()
+        if name not in ("batch", "crop", "lambdas")  # which the line tells anyway
+    )
     lines = [
         f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, over "
         "the pixels before padding.",
-        f"Trained by recipe {recipe.name}: {recipe.steps:,} steps of {recipe.batch} crops of "
-        f"{recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one rate-conditioned "
+        f"Trained by recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} crops "
+        f"of {recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one rate-conditioned "
         f"training per {'seed' if several else 'row'}.",
         f"Rates are written bits, means over {pictures} pictures (set {rd.data_fingerprint}).",
     ]

@@ -55,9 +55,7 @@ class Assembler:
         """
         changes: dict[str, Any] = {}
         for name, key in params.items():
-            axis = self.space.axes[name]
-            value = axis.value(key)
-            for path in axis.paths(name):
+            for path, value in self.space.axes[name].changes(name, key).items():
                 changes.pop(path, None)  # set anew, so that it acts at its place in the order
                 changes[path] = value
         label = ", ".join(f"{name} {show(key)}" for name, key in params.items())
@@ -151,13 +149,13 @@ def fit_to_base(space: Space) -> Space:
 
 def own_key(base: VariantConfig, name: str, axis: Axis) -> Key:
     """Return the key at which ``axis`` leaves ``base`` as it is."""
-    if axis.kind != "categorical":
+    if not axis.discrete:
         value = _own_value(base, name, axis)
         assert isinstance(value, int | float)
         return value
-    for key, value in axis.options:
+    for key, _ in axis.options:
         try:
-            changed = base.override(dict.fromkeys(axis.paths(name), value))
+            changed = base.override(axis.changes(name, key))
         except ConfigError:
             continue
         if changed.fingerprint == base.fingerprint:
@@ -173,11 +171,11 @@ def show(key: Key) -> str:
 
 
 def _with_own_value(base: VariantConfig, name: str, axis: Axis) -> Axis:
-    if axis.kind == "categorical":
+    if axis.discrete:
         try:
             own_key(base, name, axis)
         except ConfigError:
-            return axis.with_choice(_own_value(base, name, axis))
+            return _with_base(base, name, axis)
         return axis
     value = _own_value(base, name, axis)
     low, high = axis.ends
@@ -193,6 +191,16 @@ def _with_own_value(base: VariantConfig, name: str, axis: Axis) -> Axis:
     return axis
 
 
+def _with_base(base: VariantConfig, name: str, axis: Axis) -> Axis:
+    """Return the axis with one more choice, which leaves the base as it is."""
+    if axis.kind == "categorical":
+        return axis.with_choice(_own_value(base, name, axis))
+    choices = dict(axis.options)
+    if "base" in choices:
+        raise ConfigError(f"axes.{name}.choices.base: is the base's name; call it otherwise")
+    return axis.model_copy(update={"choices": {"base": {}, **choices}})
+
+
 def _own_value(base: VariantConfig, name: str, axis: Axis) -> JsonValue:
     tree = base.model_dump(mode="json")
     values: list[JsonValue] = [read_field(tree, path) for path in axis.paths(name)]
@@ -205,19 +213,20 @@ def _own_value(base: VariantConfig, name: str, axis: Axis) -> JsonValue:
 
 def _checked(base: VariantConfig, name: str, axis: Axis) -> Axis:
     """Try every choice alone, or both ends of a range."""
-    ends: list[JsonValue] = [_number(axis, axis.low), _number(axis, axis.high)]
-    values = [v for _, v in axis.options] if axis.kind == "categorical" else ends
-    for value in values:
+    ends = [_number(axis, axis.low), _number(axis, axis.high)]
+    keys = [key for key, _ in axis.options] if axis.discrete else ends
+    for key in keys:
         try:
-            base.override(dict.fromkeys(axis.paths(name), value))
+            base.override(axis.changes(name, key))
         except ConfigError as error:
-            if axis.kind == "categorical" or "no field" in str(error):
+            if axis.discrete or "no field" in str(error):
+                value = key if axis.kind == "override" else axis.value(key)
                 what = "" if "no field" in str(error) else f"value {value!r}: "
                 raise ConfigError(f"axes.{name}: {what}{error}") from None
     return axis
 
 
-def _number(axis: Axis, value: float | None) -> JsonValue:
+def _number(axis: Axis, value: float | None) -> Key:
     return int(value) if axis.kind == "int" and value is not None else value
 
 
@@ -227,12 +236,10 @@ def _where_it_acts(base: VariantConfig, axes: Mapping[str, Axis], axis: Axis) ->
     for name, allowed in axis.when.items():
         other = axes[name]
         changed = _where_it_acts(changed, axes, other)
-        if other.kind == "categorical" and not any(
-            same(key, allowed[0]) for key, _ in other.options
-        ):
+        if other.discrete and not any(same(key, allowed[0]) for key, _ in other.options):
             keys = ", ".join(show(key) for key, _ in other.options)
             raise ConfigError(f"when: {name} never is {show(allowed[0])}; its choices are {keys}")
-        changed = changed.override(dict.fromkeys(other.paths(name), other.value(allowed[0])))
+        changed = changed.override(other.changes(name, allowed[0]))
     return changed
 
 

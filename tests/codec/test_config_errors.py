@@ -95,6 +95,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"entropy_model.slice": 5},
         "no field 'slice' in 'entropy_model' (of 'entropy_model.slice'). Did you mean slices",
     ),
+    (
+        {"g_a.stages.*.blok.type": "tcm"},
+        "no field 'blok' in 'g_a.stages.*' (of 'g_a.stages.*.blok.type'). Did you mean block? ",
+    ),
     ({"g_b.split": 0.5}, "no field 'g_b' (of 'g_b.split'). Did you mean g_s or g_a? Known: "),
 ]
 

@@ -107,6 +107,33 @@ axes:
     assert changed == [["split"]] * 2 + [["entropy_model.slices"]] * 2
 
 
+OVERRIDES = """
+name: groups
+base: tcm-nano
+mode: ablation
+axes:
+  change:
+    kind: override
+    choices:
+      sequential: {"?_?.stages.*.block.type": tcm-sequential}
+      main path: {entropy_model.attention: none, g_a.stages.1.attention: swatten}
+"""
+
+
+def test_a_choice_may_set_fields_of_its_own() -> None:
+    baseline, sequential, main_path = Assembler(parse(OVERRIDES)).all()
+    nano = load_config("tcm-nano").override({"rate_levels": 4})
+    assert baseline.fingerprint == nano.fingerprint
+    assert baseline.params == {"change": "base"}
+    by_hand = nano.override({"?_?.stages.*.block.type": "tcm-sequential"})
+    assert sequential.fingerprint == by_hand.fingerprint
+    assert sequential.label == "change sequential"
+    by_hand = nano.override(
+        {"entropy_model.attention": "none", "g_a.stages.1.attention": "swatten"}
+    )
+    assert main_path.fingerprint == by_hand.fingerprint
+
+
 def test_integer_and_float_ranges_hold_their_steps() -> None:
     space = parse("""
 name: ranges
@@ -118,6 +145,13 @@ axes:
 """)
     assert space.axes["support"].grid() == [0, 1, 2, 3, 4]
     assert space.axes["split"].grid() == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_budget_changes_its_recipe() -> None:
+    told = "steps: 40, changes: {crop: 128, batch: 4}"
+    recipe = parse(SPACE.replace("steps: 40", told)).budget.recipe_for(3)
+    plain = parse(SPACE).budget.recipe_for(3)
+    assert recipe == plain.changed(crop=128, batch=4) != plain
 
 
 WRONG = {
@@ -136,6 +170,34 @@ WRONG = {
     ),
     "an unknown base": (SPACE.replace("tcm-nano", "tcm-nanu"), ["tcm-nanu", "tcm-nano"]),
     "an unknown recipe": (SPACE.replace("laptop", "lapto"), ["recipe", "lapto", "laptop"]),
+    "an override with a path": (
+        OVERRIDES.replace("kind: override", "kind: override\n    path: g_a"),
+        ["axes.change", "override takes no path"],
+    ),
+    "an override that names no fields": (
+        OVERRIDES.replace('{"?_?.stages.*.block.type": tcm-sequential}', "tcm-sequential"),
+        ["axes.change", "choices.sequential", "mappings of fields to values"],
+    ),
+    "an override of a mistyped field": (
+        OVERRIDES.replace("block.type", "blok.type"),
+        ["axes.change", "blok", "Did you mean block"],
+    ),
+    "an override to an impossible value": (
+        OVERRIDES.replace("tcm-sequential", "tcm-sequentiel"),
+        ["axes.change", "tcm-sequentiel", "tcm-sequential"],
+    ),
+    "a recipe's field that there is none of": (
+        SPACE.replace("steps: 40", "changes: {crops: 128}"),
+        ["budget", "changes", "crops", "Did you mean crop"],
+    ),
+    "a recipe's field out of range": (
+        SPACE.replace("steps: 40", "changes: {crop: -128}"),
+        ["budget", "changes", "crop", "-128"],
+    ),
+    "steps among the changes": (
+        SPACE.replace("steps: 40", "changes: {steps: 40}"),
+        ["budget", "changes.steps", "budget.steps"],
+    ),
     "no YAML": ("name: [toy", ["toy.yaml", "is not YAML", "line 1"]),
     "a list": ("- toy", ["toy.yaml", "list", "not a mapping"]),
     "an empty file": ("", ["toy.yaml", "is empty"]),
