@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tcm_lab._foundation import LabError
 from tcm_lab.reporting import Column, Row, Table
+from tcm_lab.reporting.tables import Span, Value
 from tcm_lab.study.hypervolume import hypervolume
+from tcm_lab.study.ranking import rank_agreement
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.run import StudyResult
 from tcm_lab.study.summary import VariantSummary, objective_row, summarise
@@ -15,16 +18,20 @@ from tcm_lab.study.tables import FIGURES, marks
 
 
 def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
-    """Return two tables: the fronts' figures, and every variant of either study.
+    """Return tables: the fronts' figures, how alike both rank, and every variant of either study.
 
-    Percentages are each study's own, against its own baseline.
+    Rankings are compared where both trained at least three variants to the end. Percentages are
+    each study's own, against its own baseline.
 
     Raises:
         LabError: they minimise different figures, or are of different pictures or rates, so that
             nothing in them compares.
     """
     _comparable(a, b)
-    return [_overview(a, b), _variants(a, b)]
+    tables = [_overview(a, b), _variants(a, b)]
+    with suppress(LabError):  # too few in common
+        tables.insert(1, _ranking(a, b))
+    return tables
 
 
 def _comparable(a: StudyResult, b: StudyResult) -> None:
@@ -78,6 +85,37 @@ def _overview(a: StudyResult, b: StudyResult) -> Table:
             for name, study in studies.items()
         ),
         footer=("Hypervolumes have one reference point, beyond the worst of both studies.",),
+    )
+
+
+def _ranking(a: StudyResult, b: StudyResult) -> Table:
+    agreement = rank_agreement(a.records, b.records)
+    columns = (
+        Column(key="variants", header="variants in both", format="d"),
+        Column(key="tau", header="Kendall's τ between their rankings", format="+.2f"),
+        *(
+            Column(key=f"{name}_seeds", header="seeds", group=name, format="d")
+            for name in ("A", "B")
+        ),
+        *(
+            Column(key=f"{name}_ceiling", header=f"τ between seeds of {name}", format="+.2f")
+            for name in ("A", "B")
+        ),
+    )
+    values: dict[str, Value] = {
+        "variants": agreement.variants,
+        "tau": Span(value=agreement.tau, low=agreement.low, high=agreement.high),
+    }
+    for name, seeds, ceiling in zip("AB", agreement.seeds, agreement.ceilings, strict=True):
+        values |= {f"{name}_seeds": seeds, f"{name}_ceiling": ceiling}
+    return Table(
+        title="Ranking by Lagrangian cost",
+        columns=columns,
+        rows=(Row(values=values),),
+        footer=(
+            "τ between means over seeds, with the interval that 95 % of the resamples of variants "
+            "and seeds fill; beside it what one seed's ranking shares with another's.",
+        ),
     )
 
 

@@ -1,0 +1,90 @@
+"""Rank agreement: against Kendall's own count of pairs, and against orders that are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+from surrogate import curve
+
+from tcm_lab._foundation import LabError
+from tcm_lab.codec import load_config
+from tcm_lab.complexity import measure_complexity
+from tcm_lab.evaluation import lagrangian_cost
+from tcm_lab.study.ranking import rank_agreement
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.training import get_recipe
+
+NANO = load_config("tcm-nano")
+COUNTED = measure_complexity(NANO, (64, 64))
+LAMBDAS = (0.0025, 0.0067, 0.018, 0.05)
+
+
+def trainings(goods: Sequence[float], seeds: int = 1, noise: float = 0.0) -> list[TrialRecord]:
+    """One variant for each quality, trained by several seeds that differ by chance."""
+    chance = np.random.default_rng(len(goods))
+    return [
+        TrialRecord(
+            number=len(goods) * seed + n,
+            label=str(n),
+            params={"n": n},
+            config=NANO.model_dump(mode="json"),
+            fingerprint=f"{n:016x}",
+            identity=f"{n}-{seed}",
+            is_baseline=n == 0,
+            seed=seed,
+            recipe=get_recipe("laptop"),
+            lambdas=LAMBDAS,
+            state="complete",
+            steps=800,
+            complexity=COUNTED,
+            training=None,
+            rd=curve(NANO, bonus=good + noise * chance.normal()),
+        )
+        for n, good in enumerate(goods)
+        for seed in range(seeds)
+    ]
+
+
+def test_tau_counts_the_pairs_that_both_order_alike() -> None:
+    first, second = (0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 0.2, 0.1, 0.4, 0.3)
+    found = rank_agreement(trainings(first), trainings(second))
+    signs = [(first[i] < first[j]) == (second[i] < second[j]) for i, j in combinations(range(5), 2)]
+    assert signs.count(False) == 2
+    assert found.tau == pytest.approx((8 - 2) / 10)
+    assert found.low <= found.tau <= found.high
+    assert (found.variants, found.seeds, found.ceilings) == (5, (1, 1), (None, None))
+
+
+def test_one_order_and_the_opposite_one() -> None:
+    goods = np.linspace(0, 1, 12).tolist()
+    same = rank_agreement(trainings(goods), trainings(goods))
+    assert (same.tau, same.low, same.high) == pytest.approx((1, 1, 1))
+    assert rank_agreement(trainings(goods), trainings(goods[::-1])).tau == pytest.approx(-1)
+
+
+def test_noise_lowers_what_one_seed_shares_with_another() -> None:
+    goods = np.linspace(0, 1, 12).tolist()
+    quiet = rank_agreement(trainings(goods, 3), trainings(goods, 3, noise=0.02))
+    loud = rank_agreement(trainings(goods, 3), trainings(goods, 3, noise=1.0))
+    assert quiet.ceilings[0] == pytest.approx(1)
+    assert quiet.ceilings[1] > 0.9 > 0.6 > loud.ceilings[1]
+    assert quiet.tau > loud.tau
+    assert loud.high - loud.low > quiet.high - quiet.low
+
+
+def test_only_what_both_trained_to_the_end_is_ranked() -> None:
+    some, others = trainings((0.0, 0.1, 0.2, 0.3)), trainings((0.0, 0.1, 0.3, 0.2))
+    stopped = others[3].model_copy(update={"state": "stopped"})
+    assert rank_agreement(some, [*others[:3], stopped]).variants == 3
+    with pytest.raises(LabError, match="2 variants were trained to the end in both"):
+        rank_agreement(some, others[:2])
+
+
+def test_the_stand_ins_are_ordered_as_they_are_told() -> None:
+    costs = [lagrangian_cost(r.rd, r.lambdas) for r in trainings((0.0, 0.1, 0.2))]
+    assert costs == sorted(costs, reverse=True)
+    assert all(math.isfinite(cost) for cost in costs)
