@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from tcm_lab.codec import VariantConfig, load_checkpoint
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.space import load_space
+from tcm_lab.study.summary import summarise
 
 STUDIES = Path(__file__).parents[2] / "studies"
 MODELS = sorted(path.parent for path in STUDIES.glob("models/*/training.json"))
@@ -90,3 +93,46 @@ def test_the_page_of_the_speed_study_holds_what_was_measured() -> None:
         f"{records['test_a_thousand_random_variants_are_counted']['median_s']:.1f} s by formula",
     ):
         assert claim in " ".join(page.split()), claim
+
+
+def rungs_records(folder: Path) -> list[TrialRecord]:
+    texts = [path.read_text() for path in (folder / "records").glob("*.json")]
+    return [TrialRecord.model_validate_json(text) for text in texts]
+
+
+def test_the_page_of_the_rungs_study_holds_its_table_and_its_steps() -> None:
+    folder = STUDIES / "rungs"
+    page = (folder / "README.md").read_text()
+    for line in (folder / "table.md").read_text().splitlines():
+        if line.startswith("|"):
+            assert line in page
+    totals = {}
+    for name, place in (("whole", folder / "whole"), ("rungs", folder)):
+        records = rungs_records(place)
+        stopped = sum(record.state == "stopped" for record in records)
+        first = sum(record.steps for record in records if record.seed == 0)
+        every = sum(record.steps for record in records)
+        front = [s for s in summarise(records, load_space(place / "space.yaml")) if s.on_front]
+        assert f"| {name} | 24 | {stopped} | {first:,} | {every:,} | {len(front)} |" in page
+        totals[name] = (first, every, {summary.label for summary in front})
+    first, every, front = totals["rungs"]
+    first_whole, every_whole, front_whole = totals["whole"]
+    assert f"{first / first_whole:.0%}".replace("%", " %") in page
+    assert f"{every / every_whole:.0%}".replace("%", " %") in page
+    assert front == front_whole
+
+
+def test_what_the_rungs_study_says_of_its_first_seeds_follows_from_them() -> None:
+    page = " ".join((STUDIES / "rungs" / "README.md").read_text().split())
+    space = load_space(STUDIES / "rungs" / "whole" / "space.yaml")
+    fronts = []
+    for folder in (STUDIES / "rungs" / "whole", STUDIES / "rungs"):
+        firsts = [record for record in rungs_records(folder) if record.seed == 0]
+        fronts.append({s.label: s for s in summarise(firsts, space) if s.on_front})
+    whole, rungs = fronts
+    assert (len(whole), len(rungs)) == (4, 3)
+    (lost,) = set(whole) - set(rungs)
+    assert lost == "split 0, depth 2, attention swatten, slices 4"
+    best = min(s.figures["lagrangian_percent"] for s in rungs.values())
+    told = whole[lost].figures["lagrangian_percent"]
+    assert f"{best - told:.2f} points ({told:.2f} % against {best:.2f} %)" in page
