@@ -43,16 +43,6 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
-def mutants(session: nox.Session) -> None:
-    """Which small faults in the core the tests notice, by a random sample; hours."""
-    _install(session)
-    if session.virtualenv.is_sandboxed:
-        session.install("cosmic-ray>=8.4")
-    for step in ("cover", "judge", "report"):
-        session.run("python", "tests/mutation/mutants.py", step, *session.posargs)
-
-
-@nox.session
 def notebooks(session: nox.Session) -> None:
     """Execute every notebook."""
     _install(session, "notebooks")

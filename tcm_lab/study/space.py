@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
@@ -61,7 +61,7 @@ class Budget(Frozen):
 
     recipe: str = "laptop"
     steps: PositiveInt | None = None
-    changes: dict[str, Any] = Field(default_factory=dict)
+    changes: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
     rate_levels: Annotated[int, Field(ge=2)] = 4
     trials: PositiveInt | None = None
     seeds: PositiveInt = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,21 @@ class TrainingLog:
                 csv.DictWriter(file, FIELDS).writerow(
                     {name: row[name] if name == "step" else f"{row[name]:.6g}" for name in FIELDS}
                 )
+            if self._board is not None:
+                for name in FIELDS[1:]:
+                    self._board.add_scalar(name, row[name], int(row["step"]))
+                self._board.flush()  # a process that is killed takes nothing with it
         except OSError as error:
             raise LabError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free some space; "
                 "the last checkpoint is intact and training resumes from it."
             ) from error
-        if self._board is not None:
-            for name in FIELDS[1:]:
-                self._board.add_scalar(name, row[name], int(row["step"]))
-            self._board.flush()  # a process that is killed takes nothing with it
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Close TensorBoard's file; what it could not write, ``write`` has told."""
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
 
 
 def _kept(path: Path, step: int) -> str:
