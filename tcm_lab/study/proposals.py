@@ -60,6 +60,9 @@ class Proposals:
         if self.ledger.claim(trial, trial.user_attrs["key"]) is not None:
             self.ledger.discard(trial, "is trained already")
             return None
+        kept = ("baseline", "begun", "seed")  # nobody drew these beside another worker
+        if not any(trial.user_attrs.get(name) for name in kept) and self._overspent(trial):
+            return None
         return trial, variant, int(trial.user_attrs.get("seed", 0))
 
     def _sampled(self, trial: Trial) -> Proposal | None:
@@ -82,13 +85,21 @@ class Proposals:
         if self.ledger.claim(trial, key_of(variant.fingerprint, 0)) is not None:
             self.ledger.discard(trial, "is trained already")
             return None
-        assert self.plan.trials is not None
-        started = _started(self.ledger.trials()).values()
-        if sum(number < trial.number for number in started) >= self.plan.trials:
-            self.ledger.discard(trial, "the budget is spent")
+        if self._overspent(trial):
             return None
         self._refused = 0
         return trial, variant, 0
+
+    def _overspent(self, trial: Trial) -> bool:
+        """Discard a trial that several workers' looking at once has put beyond the budget."""
+        if self.space.enumerated:
+            return False
+        assert self.plan.trials is not None
+        started = _started(self.ledger.trials()).values()
+        if sum(number < trial.number for number in started) < self.plan.trials:
+            return False
+        self.ledger.discard(trial, "the budget is spent")
+        return True
 
     def _suggested(self, trial: Trial) -> dict[str, Key]:
         params: dict[str, Key] = {}

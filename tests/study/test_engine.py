@@ -14,10 +14,12 @@ from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab._foundation import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_cost
+from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Event
-from tcm_lab.study.run import StudyResult, run_study
+from tcm_lab.study.run import StudyResult, begin, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import is_dead, this_process
+from tcm_lab.study.variants import Assembler
 
 GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
 
@@ -292,6 +294,24 @@ def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
     result = run(tmp_path, SAMPLED, workers=2, trainer=Surrogate(tmp_path / "log", seconds=0.05))
     assert len({r.fingerprint for r in result.records}) == len(result.records) == 10
     assert len(trained(tmp_path / "log")) == 10
+
+
+def test_what_workers_drew_at_once_stays_within_the_budget(tmp_path: Path) -> None:
+    # Two that both saw room for one more would have queued these beside the baseline.
+    plan = prepare(
+        parse_space(SAMPLED, "toy.yaml", None), out=tmp_path / "toy", data=None, eval_data=None,
+        storage=None, trials=2, cache=None,
+    )  # fmt: skip
+    begin(plan)
+    with Ledger(plan.storage, plan.name) as ledger:
+        for split in (0.25, 0.75):
+            params = {"split": split, "slices": 4, "window": 8}
+            key = key_of(Assembler(plan.space).build(params).fingerprint, 0)
+            ledger.enqueue(params, key, 0, baseline=False)
+    result = run(tmp_path, SAMPLED, trials=2)
+    assert [record.params["split"] for record in result.records] == [0.5, 0.25]
+    more = run(tmp_path, SAMPLED, trials=3)  # a larger budget goes on
+    assert len({record.fingerprint for record in more.records}) == len(more.records) == 3
 
 
 def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> None:
