@@ -1,7 +1,8 @@
-"""Writes the complexity tables under ``studies/tables`` from nothing but the configurations.
+"""Writes every table under ``studies`` again; all come out byte for byte the same everywhere.
 
-They follow from closed formulas, so they come out byte for byte the same everywhere; only
-CompressAI's own models are run, without data, by torch's counter.
+The complexity tables follow from nothing but the configurations, by closed formulas; only
+CompressAI's own models are run, without data, by torch's counter. Each study's tables follow from
+its records.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
-from tcm_lab._foundation.files import write_atomically
 from tcm_lab.codec import load_config
 from tcm_lab.complexity import ComplexityRecord, measure_complexity, published_figures
 from tcm_lab.reporting import Table, axis_table, complexity_table, published_beside
+from tcm_lab.study.report import study_tables, write_tables
+from tcm_lab.study.result import RECORDS, open_result
+from tcm_lab.study.summary import summarise
 
-FOLDER = Path(__file__).parent / "tables"
+STUDIES = Path(__file__).parent
 SIZE = (512, 768)
 SIZES = ("tcm-small", "tcm-medium", "tcm-large")
 RIVALS = ("cheng2020-attn", "swint-charm", "stf", "wacnn")
@@ -67,11 +70,14 @@ def _peer(name: str) -> ComplexityRecord:
 
 def main() -> None:
     """Write each table as markdown, CSV and LaTeX."""
-    for name, table in tables().items():
-        texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
-        for suffix, text in texts.items():
-            write_atomically(FOLDER / f"{name}.{suffix}", text)
-        print(FOLDER / f"{name}.md")
+    written = write_tables(tables(), STUDIES / "tables")
+    for records in sorted(STUDIES.rglob(RECORDS)):
+        study = open_result(records.parent)
+        summaries = summarise(study.records, study.space)
+        written += write_tables(study_tables(summaries, study.space), study.out)
+    for path in written:
+        if path.suffix == ".md":
+            print(path)
 
 
 if __name__ == "__main__":

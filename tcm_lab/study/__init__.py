@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tcm_lab.study.record import TrialRecord
     from tcm_lab.study.report import write_report
-    from tcm_lab.study.run import StudyResult, run_study
+    from tcm_lab.study.result import StudyResult
+    from tcm_lab.study.run import run_study
     from tcm_lab.study.space import Space, load_space
 
 _HOMES = {
     "Space": "space",
-    "StudyResult": "run",
+    "StudyResult": "result",
     "TrialRecord": "record",
     "load_space": "space",
     "run_study": "run",

@@ -18,7 +18,7 @@ from tcm_lab.reporting.tables import Format
 if TYPE_CHECKING:
     from tcm_lab.study.plan import Tell
     from tcm_lab.study.report import ReportFiles
-    from tcm_lab.study.run import StudyResult
+    from tcm_lab.study.result import StudyResult
     from tcm_lab.study.space import Space
 
 
@@ -116,7 +116,7 @@ def report(folder: Positional[Path], storage: str | None = None) -> int:
         folder: of the study.
         storage: its database, if that is not the SQLite file in the folder.
     """
-    from tcm_lab.study.run import open_result
+    from tcm_lab.study.result import open_result
 
     result = open_result(folder, storage)
     return _finish(result, f"tcm-lab study report {shlex.quote(str(folder))}")

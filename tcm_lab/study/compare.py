@@ -12,7 +12,7 @@ from tcm_lab.reporting.tables import Span, Value
 from tcm_lab.study.hypervolume import hypervolume
 from tcm_lab.study.ranking import rank_agreement
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.run import StudyResult
+from tcm_lab.study.result import StudyResult
 from tcm_lab.study.summary import VariantSummary, objective_row, summarise
 from tcm_lab.study.tables import FIGURES, marks
 
@@ -164,6 +164,6 @@ def compare_folders(first: Path, second: Path) -> list[Table]:
     Raises:
         LabError: a folder holds no study, or the studies don't compare.
     """
-    from tcm_lab.study.run import open_result
+    from tcm_lab.study.result import open_result
 
     return compare_studies(open_result(first), open_result(second))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from tcm_lab.reporting import (
     series_of_records,
 )
 from tcm_lab.study.insight import insight_pieces
-from tcm_lab.study.run import StudyResult
+from tcm_lab.study.result import RECORDS, StudyResult, records_text
 from tcm_lab.study.space import TRAINED, Space
 from tcm_lab.study.summary import VariantSummary, summarise
 from tcm_lab.study.tables import FIGURES, ablation_table, rate_table, trial_table
@@ -81,16 +81,9 @@ def write_report(result: StudyResult, command: str) -> ReportFiles:
     space, out = result.space, result.out
     summaries = summarise(result.records, space)
     files = ReportFiles(summaries)
-    table = trial_table(summaries, space)
-    tables = {"table": table, "rates": rate_table(summaries)}
-    if space.mode == "ablation":
-        tables["ablation"] = ablation_table(summaries, space)
-    for stem, each in tables.items():
-        texts = {"md": each.to_markdown(), "csv": each.to_csv(), "tex": each.to_latex()}
-        for suffix, text in texts.items():
-            path = out / f"{stem}.{suffix}"
-            write_atomically(path, text)
-            files.tables.append(path)
+    write_atomically(out / RECORDS, records_text(result))
+    tables = study_tables(summaries, space)
+    files.tables = write_tables(tables, out)
     figures = {**pareto_figures(summaries, space), "rd": rd_figure(summaries)}
     for stem, figure in figures.items():
         files.plots += save_figure(figure, out / stem)
@@ -105,6 +98,30 @@ def write_report(result: StudyResult, command: str) -> ReportFiles:
     files.page = out / "report.html"
     write_atomically(files.page, page)
     return files
+
+
+def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Table]:
+    """Return a study's tables by the name of their files."""
+    tables = {"table": trial_table(summaries, space), "rates": rate_table(summaries)}
+    if space.mode == "ablation":
+        tables["ablation"] = ablation_table(summaries, space)
+    return tables
+
+
+def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
+    """Write each table as markdown, CSV and LaTeX, and return where.
+
+    Raises:
+        LabError: the folder can't be written.
+    """
+    written = []
+    for stem, table in tables.items():
+        texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
+        for suffix, text in texts.items():
+            path = folder / f"{stem}.{suffix}"
+            write_atomically(path, text)
+            written.append(path)
+    return written
 
 
 def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Figure]:

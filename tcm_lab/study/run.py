@@ -6,47 +6,25 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tcm_lab._foundation import ConfigError, LabError
 from tcm_lab._foundation.files import write_atomically
 from tcm_lab.data import open_images
-from tcm_lab.study.axes import Key
 from tcm_lab.study.figures import Cost, exceeded, measure_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Plan, Tell, Trainer
 from tcm_lab.study.pool import run_workers, visible_gpus
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.result import DATABASE, StudyResult, read_ledger
 from tcm_lab.study.space import Space
 from tcm_lab.study.storage import sqlite_url, storage_errors
-from tcm_lab.study.variants import Assembler, Variant, show
+from tcm_lab.study.variants import Assembler, Variant
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-DATABASE = "study.db"
 _MAX_CPU_WORKERS = 4
 Showing = Callable[[int, int], AbstractContextManager[Tell]]
 """Given trainings to do and trainings done, shows events while its block runs."""
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """What a study has found.
-
-    Attributes:
-        space: what was searched.
-        out: its folder.
-        records: finished trainings, by number.
-        failed: reason by label of each variant that couldn't be trained.
-    """
-
-    space: Space
-    out: Path
-    records: tuple[TrialRecord, ...]
-    failed: dict[str, str]
 
 
 def run_study(
@@ -91,7 +69,7 @@ def run_study(
     with (showing or _silently)(todo, done) as tell:
         run_workers(replace(plan, threads=max(1, cores() // count)), useful, tell)
     with storage_errors(plan.storage), Ledger(plan.storage, plan.name) as ledger:
-        return _result(ledger, plan.space, plan.out)
+        return read_ledger(ledger, plan.space, plan.out)
 
 
 def begin(plan: Plan) -> tuple[int, int]:
@@ -300,41 +278,6 @@ def _nothing_fits(space: Space, baseline: Variant, cost: Cost) -> str:
 
 def _bounds(space: Space) -> str:
     return ", ".join(f"{name} = {bound:g}" for name, bound in space.constraints.items())
-
-
-def _result(ledger: Ledger, space: Space, out: Path) -> StudyResult:
-    failed = {}
-    for trial in ledger.trials("FAIL"):
-        if "reason" in trial.user_attrs:
-            failed[_label(trial)] = str(trial.user_attrs["reason"])
-    return StudyResult(space, out, tuple(ledger.records()), failed)
-
-
-def open_result(folder: Path, storage: str | None = None) -> StudyResult:
-    """Read what the study in a folder has found so far.
-
-    Args:
-        folder: of the study.
-        storage: address of its database, if that is not the SQLite file in the folder.
-
-    Raises:
-        LabError: there is no study, or no longer the database that it was kept in.
-    """
-    database = folder / DATABASE
-    if storage is None and not database.is_file():
-        raise LabError(
-            f"{folder}: holds no study ({DATABASE} is missing). Name a study's folder, and its "
-            "database by --storage if it was kept elsewhere."
-        )
-    url = storage or sqlite_url(database)
-    with storage_errors(url), Ledger(url, folder.absolute().name) as ledger:
-        space = Space.model_validate(ledger.study.user_attrs["full_space"])
-        return _result(ledger, space, folder)
-
-
-def _label(trial: FrozenTrial) -> str:
-    params: dict[str, Key] = trial.params
-    return ", ".join(f"{name} {show(key)}" for name, key in params.items())
 
 
 class _silently:  # noqa: N801  # reads as what it does

@@ -5,24 +5,51 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tcm_lab.codec import VariantConfig, load_checkpoint
-from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.space import load_space
+from tcm_lab.study.report import study_tables
+from tcm_lab.study.result import open_result
+from tcm_lab.study.run import known_variants
 from tcm_lab.study.summary import summarise
 
 STUDIES = Path(__file__).parents[2] / "studies"
 MODELS = sorted(path.parent for path in STUDIES.glob("models/*/training.json"))
 
 
-def test_the_page_of_the_split_study_holds_its_table() -> None:
-    page = (STUDIES / "split" / "README.md").read_text()
-    for line in (STUDIES / "split" / "table.md").read_text().splitlines():
-        if line.startswith("|"):
-            assert line in page
+PUBLISHED = sorted(path.parent for path in STUDIES.rglob("records.jsonl"))
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: str(folder.relative_to(STUDIES)))
+def test_a_studys_files_hold_what_its_records_say(folder: Path) -> None:
+    study = open_result(folder)
+    tables = study_tables(summarise(study.records, study.space), study.space)
+    for name, table in tables.items():
+        assert (folder / f"{name}.md").read_text() == table.to_markdown()
+        assert (folder / f"{name}.csv").read_text() == table.to_csv()
+    page = folder / "README.md"
+    if page.exists():
+        rows = [line for line in tables["table"].to_markdown().splitlines() if line[:1] == "|"]
+        assert len(rows) > 4
+        assert set(rows) <= set(page.read_text().splitlines())
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: str(folder.relative_to(STUDIES)))
+def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> None:
+    study = open_result(folder)
+    budget, known = study.space.budget, known_variants(study.space)
+    seeds = Counter(record.fingerprint for record in study.records)
+    assert set(seeds) == {variant.fingerprint for variant in known}
+    assert {record.steps for record in study.records if record.state == "complete"} == {
+        budget.steps
+    }
+    recipes = {budget.recipe_for(study.space.seed + seed) for seed in range(budget.seeds)}
+    assert {record.recipe for record in study.records} == recipes
+    if study.space.mode == "ablation":
+        assert set(seeds.values()) == {budget.seeds} == {3}
 
 
 def test_the_split_studys_claims_are_figures_of_its_table() -> None:
@@ -36,14 +63,6 @@ def test_the_split_studys_claims_are_figures_of_its_table() -> None:
     assert len(claimed) >= 9
     for claim in claimed:
         assert any(abs(float(claim) - figure) < 0.005 for figure in figures), claim
-
-
-def test_every_training_of_the_split_study_has_a_record_of_its_own() -> None:
-    records = [json.loads(path.read_text()) for path in (STUDIES / "split/records").glob("*.json")]
-    done = {(record["label"], record["seed"]) for record in records if record["steps"] == 400}
-    assert done == {
-        (f"split {share:g}", seed) for share in (0, 0.25, 0.5, 0.75, 1) for seed in range(3)
-    }
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
@@ -95,24 +114,16 @@ def test_the_page_of_the_speed_study_holds_what_was_measured() -> None:
         assert claim in " ".join(page.split()), claim
 
 
-def rungs_records(folder: Path) -> list[TrialRecord]:
-    texts = [path.read_text() for path in (folder / "records").glob("*.json")]
-    return [TrialRecord.model_validate_json(text) for text in texts]
-
-
-def test_the_page_of_the_rungs_study_holds_its_table_and_its_steps() -> None:
+def test_the_page_of_the_rungs_study_holds_its_steps() -> None:
     folder = STUDIES / "rungs"
     page = (folder / "README.md").read_text()
-    for line in (folder / "table.md").read_text().splitlines():
-        if line.startswith("|"):
-            assert line in page
     totals = {}
     for name, place in (("whole", folder / "whole"), ("rungs", folder)):
-        records = rungs_records(place)
-        stopped = sum(record.state == "stopped" for record in records)
-        first = sum(record.steps for record in records if record.seed == 0)
-        every = sum(record.steps for record in records)
-        front = [s for s in summarise(records, load_space(place / "space.yaml")) if s.on_front]
+        study = open_result(place)
+        stopped = sum(record.state == "stopped" for record in study.records)
+        first = sum(record.steps for record in study.records if record.seed == 0)
+        every = sum(record.steps for record in study.records)
+        front = [s for s in summarise(study.records, study.space) if s.on_front]
         assert f"| {name} | 24 | {stopped} | {first:,} | {every:,} | {len(front)} |" in page
         totals[name] = (first, every, {summary.label for summary in front})
     first, every, front = totals["rungs"]
@@ -124,11 +135,11 @@ def test_the_page_of_the_rungs_study_holds_its_table_and_its_steps() -> None:
 
 def test_what_the_rungs_study_says_of_its_first_seeds_follows_from_them() -> None:
     page = " ".join((STUDIES / "rungs" / "README.md").read_text().split())
-    space = load_space(STUDIES / "rungs" / "whole" / "space.yaml")
     fronts = []
     for folder in (STUDIES / "rungs" / "whole", STUDIES / "rungs"):
-        firsts = [record for record in rungs_records(folder) if record.seed == 0]
-        fronts.append({s.label: s for s in summarise(firsts, space) if s.on_front})
+        study = open_result(folder)
+        firsts = [record for record in study.records if record.seed == 0]
+        fronts.append({s.label: s for s in summarise(firsts, study.space) if s.on_front})
     whole, rungs = fronts
     assert (len(whole), len(rungs)) == (4, 3)
     (lost,) = set(whole) - set(rungs)

@@ -16,7 +16,8 @@ from tcm_lab._foundation import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Event
-from tcm_lab.study.run import StudyResult, begin, prepare, run_study
+from tcm_lab.study.result import StudyResult
+from tcm_lab.study.run import begin, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import is_dead, this_process
 from tcm_lab.study.variants import Assembler

@@ -15,7 +15,8 @@ from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab._foundation import LabError
 from tcm_lab.study.command import main
-from tcm_lab.study.run import begin, open_result, prepare, run_study
+from tcm_lab.study.result import open_result
+from tcm_lab.study.run import begin, prepare, run_study
 from tcm_lab.study.slurm import submit_workers
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.storage import sqlite_url

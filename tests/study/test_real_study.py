@@ -19,7 +19,7 @@ from tcm_lab.codec import build, load_checkpoint, load_config
 from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.__main__ import guarded
-from tcm_lab.study.run import open_result
+from tcm_lab.study.result import open_result
 
 SPACE = """
 name: real

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.hypervolume import hypervolume
 from tcm_lab.study.insight import importance_table, interactions, main_effects
 from tcm_lab.study.report import write_report
-from tcm_lab.study.run import StudyResult, open_result, run_study
+from tcm_lab.study.result import StudyResult, open_result
+from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import hypervolume_history, summarise
 
@@ -114,6 +116,27 @@ def test_records_survive_the_database_to_the_last_digit(result: StudyResult) -> 
     assert own.parent.name == identity
 
 
+def test_a_published_study_is_drawn_again_from_its_space_and_records(
+    result: StudyResult, tmp_path: Path
+) -> None:
+    for name in ("space.yaml", "records.jsonl"):
+        shutil.copy(result.out / name, tmp_path)
+    found = open_result(tmp_path)
+    assert (found.space, found.records) == (result.space, result.records)
+    write_report(found, COMMAND)
+    for drawn in ("table.csv", "rates.md", "pareto.svg", "rd.png", "report.html", "records.jsonl"):
+        assert (tmp_path / drawn).read_bytes() == (result.out / drawn).read_bytes()
+
+
+def test_a_spoilt_record_is_named_by_its_line(result: StudyResult, tmp_path: Path) -> None:
+    shutil.copy(result.out / "space.yaml", tmp_path)
+    lines = (result.out / "records.jsonl").read_text().splitlines()
+    lines[2] = lines[2].replace('"seed":0', '"seed":"first"')
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    with pytest.raises(LabError, match=r"records\.jsonl, line 3: .*seed.*integer"):
+        open_result(tmp_path)
+
+
 def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation")
     space = parse_space(text, "toy.yaml", None)
@@ -146,7 +169,9 @@ def test_several_seeds_are_one_row_with_their_mean(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"holds no study \(study.db is missing\)"):
+    with pytest.raises(
+        LabError, match=r"no study \(neither study.db nor space.yaml with records.jsonl\)"
+    ):
         open_result(tmp_path)
 
 

@@ -1,0 +1,100 @@
+"""What a study has found, read from the database it is kept in or from the records it published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tcm_lab._foundation import LabError
+from tcm_lab.study.ledger import Ledger
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.space import Space, load_space
+from tcm_lab.study.storage import sqlite_url, storage_errors
+from tcm_lab.study.variants import show
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+DATABASE = "study.db"
+SPACE = "space.yaml"
+RECORDS = "records.jsonl"
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study has found.
+
+    Attributes:
+        space: what was searched.
+        out: its folder.
+        records: finished trainings, by number.
+        failed: reason by label of each variant that couldn't be trained.
+    """
+
+    space: Space
+    out: Path
+    records: tuple[TrialRecord, ...]
+    failed: dict[str, str]
+
+
+def open_result(folder: Path, storage: str | None = None) -> StudyResult:
+    """Read what the study in a folder has found so far.
+
+    Args:
+        folder: of the study. Without a database it is a published one: its space and records are
+            enough to draw its tables and plots again, or to compare it with another.
+        storage: address of its database, if that is not the SQLite file in the folder.
+
+    Raises:
+        LabError: there is no study, or what it was kept in can't be read.
+    """
+    database = folder / DATABASE
+    if storage is None and not database.is_file():
+        if (folder / RECORDS).is_file() and (folder / SPACE).is_file():
+            return StudyResult(
+                load_space(folder / SPACE), folder, tuple(_published(folder / RECORDS)), {}
+            )
+        raise LabError(
+            f"{folder}: holds no study (neither {DATABASE} nor {SPACE} with {RECORDS}). Name a "
+            " study's folder, and its database by --storage if it was kept elsewhere."
+        )
+    url = storage or sqlite_url(database)
+    with storage_errors(url), Ledger(url, folder.absolute().name) as ledger:
+        space = Space.model_validate(ledger.study.user_attrs["full_space"])
+        return read_ledger(ledger, space, folder)
+
+
+def read_ledger(ledger: Ledger, space: Space, out: Path) -> StudyResult:
+    """Return what an open study has found so far."""
+    failed = {}
+    for trial in ledger.trials("FAIL"):
+        if "reason" in trial.user_attrs:
+            failed[_label(trial)] = str(trial.user_attrs["reason"])
+    return StudyResult(space, out, tuple(ledger.records()), failed)
+
+
+def records_text(result: StudyResult) -> str:
+    """Return a study's records as JSON lines, one per training."""
+    return "".join(f"{record.model_dump_json()}\n" for record in result.records)
+
+
+def _published(path: Path) -> Iterator[TrialRecord]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            yield TrialRecord.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise LabError(
+                f"{path}, line {number}: is no record of a training"
+                f"{f' ({place})' if place else ''}: {first['msg']}. Take the file as it was "
+                "published, or write it again by tcm-lab study report where the database is."
+            ) from None
+
+
+def _label(trial: FrozenTrial) -> str:
+    return ", ".join(f"{name} {show(key)}" for name, key in trial.params.items())
