@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 from tcm_lab._foundation import LabError
@@ -15,6 +16,8 @@ from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.summary import VariantSummary, objective_row, summarise
 from tcm_lab.study.tables import FIGURES, marks
+
+_SIDES = ("first", "second")
 
 
 def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
@@ -30,7 +33,7 @@ def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
     _comparable(a, b)
     tables = [_overview(a, b), _variants(a, b)]
     with suppress(LabError):  # too few in common
-        tables.insert(1, _ranking(a, b))
+        tables.insert(1, ranking_table({"A": a, "B": b}))
     return tables
 
 
@@ -88,30 +91,40 @@ def _overview(a: StudyResult, b: StudyResult) -> Table:
     )
 
 
-def _ranking(a: StudyResult, b: StudyResult) -> Table:
-    agreement = rank_agreement(a.records, b.records)
+def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
+    """Return how alike each two of several studies rank the variants that both trained.
+
+    Args:
+        studies: by the name that the table gives them.
+
+    Raises:
+        LabError: two of them share too few variants.
+    """
     columns = (
+        *(Column(key=side, header=side) for side in _SIDES),
         Column(key="variants", header="variants in both", format="d"),
         Column(key="tau", header="Kendall's τ between their rankings", format="+.2f"),
+        *(Column(key=f"{side}_seeds", header=side, group="seeds", format="d") for side in _SIDES),
         *(
-            Column(key=f"{name}_seeds", header="seeds", group=name, format="d")
-            for name in ("A", "B")
-        ),
-        *(
-            Column(key=f"{name}_ceiling", header=f"τ between seeds of {name}", format="+.2f")
-            for name in ("A", "B")
+            Column(key=f"{side}_ceiling", header=side, group="τ between seeds", format="+.2f")
+            for side in _SIDES
         ),
     )
-    values: dict[str, Value] = {
-        "variants": agreement.variants,
-        "tau": Span(value=agreement.tau, low=agreement.low, high=agreement.high),
-    }
-    for name, seeds, ceiling in zip("AB", agreement.seeds, agreement.ceilings, strict=True):
-        values |= {f"{name}_seeds": seeds, f"{name}_ceiling": ceiling}
+    rows = []
+    for pair in combinations(studies, 2):
+        agreement = rank_agreement(*(studies[name].records for name in pair))
+        values: dict[str, Value] = {
+            "variants": agreement.variants,
+            "tau": Span(value=agreement.tau, low=agreement.low, high=agreement.high),
+        }
+        sides = zip(_SIDES, pair, agreement.seeds, agreement.ceilings, strict=True)
+        for side, name, seeds, ceiling in sides:
+            values |= {side: name, f"{side}_seeds": seeds, f"{side}_ceiling": ceiling}
+        rows.append(Row(values=values))
     return Table(
         title="Ranking by Lagrangian cost",
         columns=columns,
-        rows=(Row(values=values),),
+        rows=tuple(rows),
         footer=(
             "τ between means over seeds, with the interval that 95 % of the resamples of variants "
             "and seeds fill; beside it what one seed's ranking shares with another's.",

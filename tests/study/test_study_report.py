@@ -253,7 +253,7 @@ def test_two_studies_are_compared_by_volume_and_by_variant(
     overview, ranking, variants = compare_studies(result, many)
     assert ranking.rows[0].values["variants"] == 3
     assert ranking.rows[0].values["tau"].value == pytest.approx(1)  # one formula for both
-    assert ranking.rows[0].values["A_ceiling"] is None  # a single seed
+    assert ranking.rows[0].values["first_ceiling"] is None  # a single seed
     volumes = {row.values["study"][0]: row.values["hypervolume"] for row in overview.rows}
     assert volumes["B"] == 100 >= volumes["A"] > 0
     shared = [
