@@ -114,6 +114,10 @@ class Axis(Frozen):
             return value
         return dict.fromkeys(self.paths(name), value)
 
+    def says(self, name: str, key: Key) -> str:
+        """Return ``key`` as labels say it: an ``override``'s choices have names of their own."""
+        return show(key) if self.kind == "override" else f"{name} {show(key)}"
+
     @property
     def options(self) -> list[tuple[Key, JsonValue]]:
         """Each choice's key and value; only of a discrete axis."""
@@ -202,6 +206,13 @@ class Axis(Frozen):
         if all(isinstance(key, int) for key in keys):
             return IntDistribution(keys[0], keys[-1], step=int(step))  # type: ignore[arg-type]
         return FloatDistribution(keys[0], keys[-1], step=step)  # type: ignore[arg-type]
+
+
+def show(key: Key) -> str:
+    """Return a key as a word."""
+    if isinstance(key, float):
+        return f"{key:g}"
+    return "none" if key is None else str(key)
 
 
 def same(a: Key, b: Key) -> bool:

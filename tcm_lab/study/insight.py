@@ -15,11 +15,10 @@ from tcm_lab.evaluation import lagrangian_percent
 from tcm_lab.reporting import Column, Picture, Row, Table, figure_svg
 from tcm_lab.reporting.html import Piece
 from tcm_lab.reporting.search_plots import Effect, effects_plot, history_plot, interactions_plot
-from tcm_lab.study.axes import Key
+from tcm_lab.study.axes import Key, show
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import hypervolume_history, objective_row
-from tcm_lab.study.variants import show
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -14,7 +14,6 @@ from tcm_lab.study.ledger import Ledger
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import sqlite_url, storage_errors
-from tcm_lab.study.variants import show
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -73,7 +72,7 @@ def read_ledger(ledger: Ledger, space: Space, out: Path) -> StudyResult:
     failed = {}
     for trial in ledger.trials("FAIL"):
         if "reason" in trial.user_attrs:
-            failed[_label(trial)] = str(trial.user_attrs["reason"])
+            failed[_label(trial, space)] = str(trial.user_attrs["reason"])
     return StudyResult(space, out, tuple(ledger.records()), failed)
 
 
@@ -96,5 +95,5 @@ def _published(path: Path) -> Iterator[TrialRecord]:
             ) from None
 
 
-def _label(trial: FrozenTrial) -> str:
-    return ", ".join(f"{name} {show(key)}" for name, key in trial.params.items())
+def _label(trial: FrozenTrial, space: Space) -> str:
+    return ", ".join(space.axes[name].says(name, key) for name, key in trial.params.items())

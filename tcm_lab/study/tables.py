@@ -9,6 +9,7 @@ from typing import Literal
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.reporting import Column, Mark, Row, Span, Table, rd_table
 from tcm_lab.reporting.tables import Value
+from tcm_lab.study.axes import show
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
 
@@ -131,7 +132,7 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
             if name in summary.figures:
                 change = summary.figures[name] - baseline[name]
                 values[f"{name}_change"] = int(change) if name in _WHOLE else change
-        values["change"] = _change(summary, summaries[0])
+        values["change"] = _change(summary, summaries[0], space)
         rows.append(Row(values=values, marks=marks(summary)))
     return Table(
         title=f"Ablation of {space.base}",
@@ -141,15 +142,13 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     )
 
 
-def _change(summary: VariantSummary, baseline: VariantSummary) -> str:
-    from tcm_lab.study.variants import show
-
+def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> str:
     if summary.is_baseline:
         return "none"
     changed = [
         f"{name} {show(baseline.params[name])} → {show(key)}"
-        if name in baseline.params
-        else f"{name} {show(key)}"
+        if name in baseline.params and space.axes[name].kind != "override"
+        else space.axes[name].says(name, key)
         for name, key in summary.params.items()
         if name not in baseline.params or baseline.params[name] != key
     ]

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from tcm_lab._foundation import ConfigError
 from tcm_lab.codec import VariantConfig
 from tcm_lab.codec.overrides import read_field
-from tcm_lab.study.axes import Axis, Key, same
+from tcm_lab.study.axes import Axis, Key, same, show
 from tcm_lab.study.space import Space
 
 Params = Mapping[str, Key]
@@ -58,7 +58,7 @@ class Assembler:
             for path, value in self.space.axes[name].changes(name, key).items():
                 changes.pop(path, None)  # set anew, so that it acts at its place in the order
                 changes[path] = value
-        label = ", ".join(f"{name} {show(key)}" for name, key in params.items())
+        label = ", ".join(self.space.axes[name].says(name, key) for name, key in params.items())
         config = self.base.override({**changes, "name": _config_name(self.base.name, params)})
         baseline = config.fingerprint == self.base.fingerprint
         return Variant(dict(params), config, label or "baseline", baseline)
@@ -161,13 +161,6 @@ def own_key(base: VariantConfig, name: str, axis: Axis) -> Key:
         if changed.fingerprint == base.fingerprint:
             return key
     raise ConfigError(f"axes.{name}: the base's own value is not among its choices")
-
-
-def show(key: Key) -> str:
-    """Return a key as labels show it."""
-    if isinstance(key, float):
-        return f"{key:g}"
-    return "none" if key is None else str(key)
 
 
 def _with_own_value(base: VariantConfig, name: str, axis: Axis) -> Axis:

@@ -127,7 +127,7 @@ def test_a_choice_may_set_fields_of_its_own() -> None:
     assert baseline.params == {"change": "base"}
     by_hand = nano.override({"?_?.stages.*.block.type": "tcm-sequential"})
     assert sequential.fingerprint == by_hand.fingerprint
-    assert sequential.label == "change sequential"
+    assert sequential.label == "sequential"
     by_hand = nano.override(
         {"entropy_model.attention": "none", "g_a.stages.1.attention": "swatten"}
     )
