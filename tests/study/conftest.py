@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _few_resamples() -> Iterator[None]:
     """Draw a tenth; how intervals come about is tested where they are made."""
     with pytest.MonkeyPatch.context() as patched:
