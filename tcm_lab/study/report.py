@@ -255,7 +255,7 @@ def _reach(summaries: Sequence[VariantSummary]) -> list[str]:
     limits = []
     if share < _SHORT:
         limits.append(
-            f"{first.recipe.steps:,} steps are {share:.2%} of the published training: what ranks "
+            f"{first.recipe.steps:,} steps are {100 * share:.2g} % of the published training: what ranks "
             "variants here may not rank them there"
         )
     if all(len(summary.records) == 1 for summary in summaries):
