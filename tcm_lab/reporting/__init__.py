@@ -1,5 +1,6 @@
 """Tables, plots and pages, drawn from records alone: nothing here measures."""
 
+from tcm_lab.reporting.ablation_plot import Change, ablation_plot
 from tcm_lab.reporting.axis_table import axis_table
 from tcm_lab.reporting.cost_plots import (
     cost_by_part_plot,
@@ -23,6 +24,7 @@ from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
 __all__ = [
     "Axis",
+    "Change",
     "Code",
     "Column",
     "Effect",
@@ -37,6 +39,7 @@ __all__ = [
     "Section",
     "Span",
     "Table",
+    "ablation_plot",
     "axis_table",
     "bd_rate_table",
     "check_table",

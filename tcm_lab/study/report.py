@@ -12,11 +12,13 @@ import yaml
 from tcm_lab._foundation.files import write_atomically
 from tcm_lab.reporting import (
     Axis,
+    Change,
     Code,
     ParetoPoint,
     Picture,
     Section,
     Table,
+    ablation_plot,
     figure_svg,
     pareto_plot,
     rd_plot,
@@ -85,6 +87,8 @@ def write_report(result: StudyResult, command: str) -> ReportFiles:
     tables = study_tables(summaries, space)
     files.tables = write_tables(tables, out)
     figures = {**pareto_figures(summaries, space), "rd": rd_figure(summaries)}
+    if "ablation" in tables:
+        figures["ablation"] = ablation_figure(summaries, space, tables["ablation"])
     for stem, figure in figures.items():
         files.plots += save_figure(figure, out / stem)
     chosen = front_configs(summaries, space)
@@ -126,8 +130,7 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
 
 def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Figure]:
     """Return a plot for each objective that costs, over the quality that it buys."""
-    quality = next((name for name in space.objectives if name in TRAINED), "lagrangian_percent")
-    costs = [name for name in space.objectives if name not in TRAINED] or ["kmacs_per_px"]
+    quality, costs = _quality(space), _costs(space)
     found = {}
     for name in costs:
         column = FIGURES[name]
@@ -148,6 +151,32 @@ def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[st
         x = Axis(name=_NAMES[name], unit=column.unit)
         found[stem] = pareto_plot(points, x, Axis(name=_NAMES[quality], unit="%"))
     return found
+
+
+def ablation_figure(summaries: Sequence[VariantSummary], space: Space, table: Table) -> Figure:
+    """Return what each change does to quality and to the first cost among the objectives."""
+    quality, (cost, *_) = _quality(space), _costs(space)
+    column, baseline = FIGURES[cost], summaries[0].figures
+    changes = [
+        Change(
+            label=str(row.values["change"]),
+            quality=summary.figures[quality],
+            interval=interval,
+            cost=(summary.figures[cost] - baseline[cost]) * column.scale,
+        )
+        for summary, row in zip(summaries, table.rows, strict=True)
+        if (interval := _ends(summary, quality)) is not None and cost in summary.figures
+    ]
+    x = Axis(name=f"Δ {_NAMES[cost]}", unit=column.unit)
+    return ablation_plot(changes, Axis(name=f"Δ {_NAMES[quality]}", unit="%"), x)
+
+
+def _quality(space: Space) -> str:
+    return next((name for name in space.objectives if name in TRAINED), "lagrangian_percent")
+
+
+def _costs(space: Space) -> list[str]:
+    return [name for name in space.objectives if name not in TRAINED] or ["kmacs_per_px"]
 
 
 def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
@@ -211,7 +240,7 @@ def _page(
     failed = [f"{label} could not be trained: {why}" for label, why in result.failed.items()]
     sections = [
         Section("Variants", (*pictures, tables["table"], *failed)),
-        *([Section("Ablation", (tables["ablation"],))] if "ablation" in tables else []),
+        *([_ablation_section(tables, figures)] if "ablation" in tables else []),
         Section("Rate and distortion", (curves, tables["rates"])),
     ]
     insight = insight_pieces(result.records, space)
@@ -222,6 +251,15 @@ def _page(
     sections.append(Section("Made by", (Code(command), Code(space.to_yaml(), "The space", True))))
     title = space.title or f"Study {space.name}"
     return render_report(title, lead(summaries, space), sections, footer=tables["table"].footer)
+
+
+def _ablation_section(tables: dict[str, Table], figures: dict[str, Figure]) -> Section:
+    picture = Picture(
+        figure_svg(figures["ablation"]),
+        alt="Each change's effect on quality and cost; the table below holds the figures.",
+        caption="Each change alone, with its 95 % interval.",
+    )
+    return Section("Ablation", (picture, tables["ablation"]))
 
 
 def lead(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
@@ -255,8 +293,8 @@ def _reach(summaries: Sequence[VariantSummary]) -> list[str]:
     limits = []
     if share < _SHORT:
         limits.append(
-            f"{first.recipe.steps:,} steps are {100 * share:.2g} % of the published training: what ranks "
-            "variants here may not rank them there"
+            f"{first.recipe.steps:,} steps are {100 * share:.2g} % of the published training: what "
+            "ranks variants here may not rank them there"
         )
     if all(len(summary.records) == 1 for summary in summaries):
         limits.append("one seed each: the intervals do not hold what another seed would change")

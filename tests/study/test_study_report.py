@@ -148,6 +148,10 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
     baseline, other = (record.complexity for record in found.records[:2])
     change = other.total_parameters - baseline.total_parameters
     assert float(rows[1]["parameters_change"]) == change
+    page = (tmp_path / "toy" / "report.html").read_text()
+    assert page.count("<svg") == 3
+    drawn = (tmp_path / "toy" / "ablation.svg").read_bytes()
+    assert drawn.startswith(b"<?xml")
 
 
 def test_several_seeds_are_one_row_with_their_mean(tmp_path: Path) -> None:

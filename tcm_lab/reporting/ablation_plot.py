@@ -1,0 +1,81 @@
+"""A plot of single changes: what each does to quality, with its interval, and to cost."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tcm_lab._foundation import Frozen
+from tcm_lab.reporting.plots import INK, SOFT, Axis, new_figure, palette, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH_INCHES = 5.6
+_ROW_INCHES = 0.2
+_VERDICTS = ("better", "not told apart", "worse")
+
+
+class Change(Frozen):
+    """One change of the baseline.
+
+    Attributes:
+        label: what was changed.
+        quality: change of what is to be low.
+        interval: lower and upper end of that.
+        cost: change of what is paid.
+    """
+
+    label: str
+    quality: float
+    interval: tuple[float, float]
+    cost: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether the interval lies on one side of zero, in a word."""
+        low, high = self.interval
+        return _VERDICTS[0] if high < 0 else _VERDICTS[2] if low > 0 else _VERDICTS[1]
+
+
+def ablation_plot(changes: Sequence[Change], quality: Axis, cost: Axis) -> Figure:
+    """Draw a row per change: its effect on quality with the interval, and beside it on cost.
+
+    Args:
+        changes: in the order of the rows.
+        quality: what the left half shows; less is better.
+        cost: what the right half shows.
+    """
+    better, worse = palette(4)[0], palette(4)[3]
+    colors = dict(zip(_VERDICTS, (better, SOFT, worse), strict=True))
+    with style():
+        figure, left = new_figure(width=_WIDTH_INCHES, height=0.9 + _ROW_INCHES * len(changes))
+        left.remove()
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+        for row, change in enumerate(changes):
+            color = colors[change.verdict]
+            left.plot(change.interval, (row, row), color=color, lw=1)
+            left.plot(change.quality, row, "o", color=color, ms=4, label=change.verdict)
+            right.barh(row, change.cost, height=0.6, color=SOFT)
+        left.set_yticks(range(len(changes)), labels=[change.label for change in changes])
+        left.invert_yaxis()
+        for axes, shown, characters in ((left, quality, 40), (right, cost, 18)):
+            axes.axvline(0, color=INK, lw=0.6, zorder=1)
+            axes.set_xlabel(textwrap.fill(shown.label, characters))
+            axes.grid(visible=False, axis="y")
+            axes.tick_params(axis="y", length=0)
+            for side in ("top", "left", "right"):
+                axes.spines[side].set_visible(False)
+        _legend(left, figure)
+        return figure
+
+
+def _legend(axes: Axes, figure: Figure) -> None:
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    words = [word for word in _VERDICTS if word in handles]
+    figure.legend(
+        [handles[word] for word in words], words, loc="outside lower center", ncols=3,
+        handletextpad=0.2, columnspacing=1.0,
+    )  # fmt: skip
