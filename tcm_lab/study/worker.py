@@ -91,14 +91,16 @@ class _Worker:
                     trial, variant, seed = proposal
                     return Job(trial, variant, seed, measure_cost(variant.config, self.space))
                 continue
-            if "RUNNING" not in states:
+            # What stands on a front is known once nobody is at work; an ablation trains all anyway.
+            if "RUNNING" not in states or self.space.mode == "ablation":
                 due = due_seeds(self.ledger, self.plan)
-                if not due:
-                    return None
                 for record, seed in due:
                     key = key_of(record.fingerprint, seed)
                     self.ledger.enqueue(record.params, key, seed, baseline=record.is_baseline)
-                continue
+                if due:
+                    continue
+                if "RUNNING" not in states:
+                    return None
             if not told:
                 self.tell(Event("waiting", 0, text="for trainings of other workers"))
                 told = True

@@ -21,6 +21,7 @@ from tcm_lab.study.run import begin, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import is_dead, this_process
 from tcm_lab.study.variants import Assembler
+from tcm_lab.study.worker import work
 
 GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
 
@@ -313,6 +314,31 @@ def test_what_workers_drew_at_once_stays_within_the_budget(tmp_path: Path) -> No
     assert [record.params["split"] for record in result.records] == [0.5, 0.25]
     more = run(tmp_path, SAMPLED, trials=3)  # a larger budget goes on
     assert len({record.fingerprint for record in more.records}) == len(more.records) == 3
+
+
+def test_an_ablations_further_seeds_wait_for_nobody(tmp_path: Path) -> None:
+    text = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
+    plan = prepare(
+        parse_space(text, "toy.yaml", None), out=tmp_path / "toy", data=None, eval_data=None,
+        storage=None, trials=None, cache=None,
+    )  # fmt: skip
+    begin(plan)
+    with Ledger(plan.storage, plan.name) as ledger:
+        baseline, held = ledger.ask(), ledger.ask()  # another worker's, which takes its time
+        ledger.requeue(baseline)
+
+        def release(event: Event) -> None:
+            assert event.kind != "waiting" or held_again
+            if "seed 1" in event.label and not held_again:
+                held_again.append(True)
+                ledger.requeue(held)
+
+        held_again: list[bool] = []
+        work(replace(plan, trainer=Surrogate(tmp_path / "log")), 0, release)
+        records = ledger.records()
+    assert held_again
+    assert {(r.params["split"], r.seed) for r in records} == {(s, i) for s in GRID for i in (0, 1)}
+    assert len(records) == 10
 
 
 def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> None:
