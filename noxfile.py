@@ -43,6 +43,14 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Which share of small faults of the core the tests notice; half an hour and more."""
+    _install(session, "mutants")
+    for step in ("cover", "judge", "report"):
+        session.run("python", "tests/mutation/mutants.py", step)
+
+
+@nox.session
 def notebooks(session: nox.Session) -> None:
     """Execute every notebook."""
     _install(session, "notebooks")

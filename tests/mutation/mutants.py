@@ -1,0 +1,255 @@
+"""How many small faults the tests notice: a random sample of cosmic-ray's mutants of the core.
+
+Each mutant is one small change of one file. It is shown to the tests that ran its lines, the
+quickest first, and counts as killed by the first that fails. Everything happens in copies of the
+tree, so nothing is ever changed here. ``nox -s mutants`` calls the three steps one after the other;
+a second call goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coverage import CoverageData
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("codec", "complexity", "evaluation")
+KEPT = ROOT / "runs" / "mutants"
+DURATIONS, COVERAGE, RESULTS = KEPT / "durations.xml", KEPT / "coverage", KEPT / "results.jsonl"
+# The union of two types in an annotation looks like arithmetic; changing it changes nothing.
+LEFT_OUT = ("core/ReplaceBinaryOperator_BitOr_",)
+_LIMIT_S = 60.0  # beyond three times what the tests took without a mutant
+_HEAVY = (
+    "compressai.models",
+    "fvcore.nn",
+    "hypothesis",
+    "pandas",
+    "ptflops",
+    "pytest",
+    "scipy.stats",
+)
+_TESTS_S = 30.0  # of tests for one mutant
+
+
+def cover() -> None:
+    """Run the suite once, and note which test runs which lines, and for how long."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "pytest", "-q", "--cov=tcm_lab", "--cov-context=test",
+        "--cov-report=term:skip-covered", f"--junitxml={DURATIONS}",
+    ]  # fmt: skip
+    subprocess.run(
+        command, cwd=ROOT, check=True, env={**os.environ, "COVERAGE_FILE": str(COVERAGE)}
+    )
+
+
+def mutants(count: int, seed: int) -> list[dict[str, Any]]:
+    """Draw mutants of the three rooms: places in the code at random, and one change of each."""
+    from cosmic_ray.commands.init import _all_work_items  # `init` alone would write a database
+
+    files = [path for room in ROOMS for path in sorted((ROOT / "tcm_lab" / room).rglob("*.py"))]
+    places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for path in files:
+        for item in _all_work_items([path], {}):
+            (mutation,) = item.mutations
+            operator = mutation.operator_name
+            if operator.startswith(LEFT_OUT):
+                continue
+            # An operator has a dozen replacements: they are one place, or would crowd out the rest.
+            family = operator.split("_")[0]
+            place = (str(path.relative_to(ROOT)), mutation.start_pos, mutation.end_pos, family)
+            change = {
+                "file": place[0],
+                "operator": operator,
+                "occurrence": mutation.occurrence,
+                "lines": [mutation.start_pos[0], mutation.end_pos[0]],
+            }
+            places.setdefault(place, []).append(change)
+    generator = random.Random(seed)
+    drawn = generator.sample(list(places.values()), min(count, len(places)))
+    return [generator.choice(changes) for changes in drawn]
+
+
+def judge(count: int, seed: int, jobs: int) -> None:
+    """Show each mutant to its tests, ``jobs`` at a time, and note what became of it."""
+    known = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    judged = {_name(json.loads(line)) for line in known}
+    todo = [one for one in mutants(count, seed) if _name(one) not in judged]
+    fresh = multiprocessing.get_context("spawn")
+    judges = [fresh.Process(target=_judge, args=(todo[job::jobs],)) for job in range(jobs)]
+    for each in judges:
+        each.start()
+    for each in judges:
+        each.join()
+    if any(each.exitcode for each in judges):
+        raise SystemExit(1)
+
+
+def _judge(todo: list[dict[str, Any]]) -> None:
+    """Judge one share of the mutants in a tree of its own."""
+    from coverage import CoverageData
+
+    data = CoverageData(str(COVERAGE))
+    data.read()
+    durations = dict(_durations())
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        files = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
+        for name in files.rstrip("\0").split("\0"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tree / name)
+        _settle(tree)
+        for number, one in enumerate(todo, 1):
+            tests = tests_of(one, data, durations)
+            told = one | _outcome(tree, one, tests, sum(durations.get(t, 1.0) for t in tests))
+            with RESULTS.open("a") as results:
+                results.write(json.dumps(told) + "\n")
+            print(f"{number}/{len(todo)} {told['outcome']}: {_name(one)}", flush=True)
+
+
+def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
+    """Return the tests that ran a mutant's lines, the quickest first, as time allows.
+
+    Lines that run on import belong to no test: then any test counts that ran something of the file.
+    """
+    contexts = data.contexts_by_lineno(str(ROOT / one["file"]))
+    first, last = one["lines"]
+    ran = {c for line in range(first, last + 1) for c in contexts.get(line, ())}
+    if not any(ran):
+        ran = {context for there in contexts.values() for context in there}
+    names = {context.rpartition("|")[0] for context in ran if context}
+    chosen, seconds = [], 0.0
+    for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
+        seconds += durations.get(name, 1.0)
+        if chosen and seconds > _TESTS_S:
+            break
+        chosen.append(name)
+    return chosen
+
+
+def _settle(tree: Path) -> None:
+    """Make this process one whose forks test the tree: everything but the package is imported."""
+    for module in _HEAVY:
+        importlib.import_module(module)
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    os.environ["PYTHONPATH"] = str(tree)  # for the commands that tests start
+    # A mutant of the same length within the same second would be taken for what is cached.
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+def _outcome(
+    tree: Path, one: dict[str, Any], tests: list[str], expected_s: float
+) -> dict[str, Any]:
+    from cosmic_ray.mutating import use_mutation
+    from cosmic_ray.plugins import get_operator
+
+    if not tests:
+        return {"outcome": "no test", "tests": 0}
+    path = tree / one["file"]
+    operator = get_operator(one["operator"])()
+    with use_mutation(path, operator, one["occurrence"]) as (_, mutated):
+        if mutated is None:
+            raise RuntimeError(f"{_name(one)}: no longer there; judge after the draw, not later")
+        diff = subprocess.run(
+            ["diff", "-U2", ROOT / one["file"], path], capture_output=True, text=True, check=False
+        ).stdout
+        output = tree.parent / "output.txt"
+        status = _run(tests, output, _LIMIT_S + 3 * expected_s)
+    outcome = {0: "survived", None: "killed"}.get(status, "killed")
+    return {
+        "outcome": outcome,
+        "tests": len(tests),
+        "status": status,
+        "diff": diff,
+        "output": output.read_text(errors="replace")[-1500:],
+    }
+
+
+def _run(tests: list[str], output: Path, limit_s: float) -> int | None:
+    """Run tests in a fork up to the first that fails; return its status, or None if it hung."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with output.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        import pytest
+
+        status = 99
+        try:
+            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        finally:
+            os._exit(status)
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def report() -> str:
+    """Say which share was killed, room by room, and show what survived."""
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    lines = []
+    for room in (*ROOMS, ""):
+        those = [one for one in known if one["file"].startswith(f"tcm_lab/{room}")]
+        killed = sum(one["outcome"] == "killed" for one in those)
+        if those:
+            share = f"{killed} of {len(those)} mutants killed ({killed / len(those):.0%})"
+            lines.append(f"{room or 'all'}: {share}")
+    survived = [one for one in known if one["outcome"] != "killed"]
+    return "\n".join([*lines, *(f"\n{one['outcome']}\n{one.get('diff')}" for one in survived)])
+
+
+def _durations() -> Iterator[tuple[str, float]]:
+    for case in ElementTree.parse(DURATIONS).iter("testcase"):
+        file = case.attrib["classname"].replace(".", "/") + ".py"
+        yield f"{file}::{case.attrib['name']}", float(case.attrib["time"])
+
+
+def _name(one: dict[str, Any]) -> str:
+    return f"{one['file']}:{one['lines'][0]} {one['operator']} {one['occurrence']}"
+
+
+def main() -> None:
+    """Cover, judge or report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=["cover", "judge", "report"])
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    if given.step == "cover":
+        cover()
+    elif given.step == "judge":
+        judge(given.count, given.seed, given.jobs)
+    else:
+        print(report())
+
+
+if __name__ == "__main__":
+    main()
