@@ -54,6 +54,24 @@ def test_a_slice_depends_on_as_many_of_the_first_slices_as_the_support_says(
         assert depends == [changed < min(i, support) for i in range(4)]
 
 
+@pytest.mark.parametrize("paths", ["apart", "shared"])
+def test_an_untrained_codec_expects_means_about_0_and_scales_about_a_half(paths: str) -> None:
+    codec = tcm_lab.build("tcm-nano", {"entropy_model.paths": paths, "?_?.depth": 0}).eval()
+    found: list[tuple[float, float]] = []
+
+    def code(i: int, mean: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
+        found.append((float(mean.mean()), float(scale.mean())))
+        return torch.zeros_like(mean)
+
+    outputs = codec.config.entropy_model.hyper_outputs(64)
+    features = [torch.zeros(1, channels, 3, 5) for channels in outputs]
+    with torch.no_grad():
+        walk_slices(codec.slices, features, code)
+    for mean, scale in found:
+        assert abs(mean) < 0.15
+        assert abs(scale - 0.5) < 0.15
+
+
 def test_the_second_pass_of_a_checkerboard_depends_on_the_first_and_not_the_reverse() -> None:
     changes = {
         "entropy_model.slices": 1,
