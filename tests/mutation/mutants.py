@@ -133,7 +133,9 @@ def _judge(todo: list[dict[str, Any]]) -> None:
 
 
 def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
-    """Return the tests that ran a mutant's lines, the quickest first, as time allows.
+    """Return the tests that ran a mutant's lines, its room's first, the quickest first.
+
+    Those of its room are all there, others as time allows.
 
     Lines that run on import belong to no test: then any test counts that ran something of the file.
     """
@@ -143,10 +145,11 @@ def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float
     if not any(ran):
         ran = {context for there in contexts.values() for context in there}
     names = {context.rpartition("|")[0] for context in ran if context}
+    near = f"tests/{Path(one['file']).parts[1]}/"
     chosen, seconds = [], 0.0
-    for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
+    for name in sorted(names, key=lambda n: (not n.startswith(near), durations.get(n, 1.0))):
         seconds += durations.get(name, 1.0)
-        if chosen and seconds > _TESTS_S:
+        if chosen and seconds > _TESTS_S and not name.startswith(near):
             break
         chosen.append(name)
     return chosen
