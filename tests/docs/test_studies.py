@@ -73,6 +73,18 @@ def test_an_ablations_claims_are_figures_of_its_tables(folder: Path) -> None:
         assert any(abs(float(claim) - figure) < 0.0051 for figure in figures), claim
 
 
+def test_what_the_readme_says_of_a_study_is_on_its_page() -> None:
+    readme = (STUDIES.parent / "README.md").read_text()
+    rows = re.findall(r"^(\|.*\| \[[a-z-]+\]\((studies/.*/README\.md)\) \|)$", readme, re.M)
+    claims = 0
+    for row, page in rows:
+        figures = re.findall(r"[+\N{MINUS SIGN}]?\d[\d,]*\.\d+", row)
+        told = (STUDIES.parent / page).read_text()
+        assert [figure for figure in figures if figure not in told] == [], page
+        claims += len(figures)
+    assert claims >= 12
+
+
 @pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
 def test_a_trained_model_is_small_loads_and_is_the_one_on_the_page(folder: Path) -> None:
     weights = folder / "model.safetensors"

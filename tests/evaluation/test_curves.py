@@ -107,3 +107,11 @@ def test_the_lagrangian_percent_is_the_change_of_every_loss_if_all_change_alike(
     )
     assert lagrangian_percent(better, base, [0.01, 0.1]) == pytest.approx(-10)
     assert lagrangian_percent(base, base, [0.01, 0.1]) == 0
+
+
+@pytest.mark.parametrize("missing", ["bpp", "psnr_db"])
+def test_a_curve_without_one_of_its_lists_says_which(missing: str) -> None:
+    lists = {"bpp": [0.1, 0.2], "psnr_db": [30.0, 31.0]}
+    del lists[missing]
+    with pytest.raises(ValidationError, match=f"{missing}\n.*required"):
+        RdCurve.model_validate(lists)
