@@ -45,7 +45,7 @@ _HEAVY = (
     "torch",
 )
 _BROKE = 99  # the tests did not run at all
-_TESTS_S = 30.0  # of tests for one mutant
+_QUICK_S = 30.0  # of tests of other rooms for one mutant
 
 
 def cover() -> None:
@@ -133,9 +133,7 @@ def _judge(todo: list[dict[str, Any]]) -> None:
 
 
 def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
-    """Return the tests that ran a mutant's lines, its room's first, the quickest first.
-
-    Those of its room are all there, others as time allows.
+    """Return the tests that ran a mutant's lines: the quickest, then what is left of its room's.
 
     Lines that run on import belong to no test: then any test counts that ran something of the file.
     """
@@ -145,13 +143,12 @@ def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float
     if not any(ran):
         ran = {context for there in contexts.values() for context in there}
     names = {context.rpartition("|")[0] for context in ran if context}
-    near = f"tests/{Path(one['file']).parts[1]}/"
+    room = f"tests/{Path(one['file']).parts[1]}/"
     chosen, seconds = [], 0.0
-    for name in sorted(names, key=lambda n: (not n.startswith(near), durations.get(n, 1.0))):
+    for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
         seconds += durations.get(name, 1.0)
-        if chosen and seconds > _TESTS_S and not name.startswith(near):
-            break
-        chosen.append(name)
+        if seconds <= _QUICK_S or name.startswith(room):
+            chosen.append(name)
     return chosen
 
 
