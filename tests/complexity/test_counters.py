@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from tcm_lab.blocks import BLOCKS, register_block
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
-from tcm_lab.complexity._meta import fused_attention
+from tcm_lab.complexity._meta import fused_attention, meta_pass
 from tcm_lab.complexity.record import ComplexityRecord
+from tcm_lab.complexity.torch_counter import _outputs
 
 COUNTED = (Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION, Kind.GDN, Kind.NORMALISATION)
 # The smallest codec that has one of everything.
@@ -260,3 +262,30 @@ def test_an_operator_that_nobody_can_count_is_named_and_refused_in_strict_mode()
             check(config, (64, 64), strict=True)
     finally:
         BLOCKS.unregister("test-mystery")
+
+
+def test_fused_attention_writes_its_scores_and_its_values() -> None:
+    query, key, value = torch.empty(2, 3, 5, 8), torch.empty(2, 3, 7, 8), torch.empty(2, 3, 7, 4)
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    scores, mixed = 2 * 3 * 5 * 7, 2 * 3 * 5 * 4
+    assert _outputs(fused, (query, key, value), None) == scores + mixed
+
+
+@pytest.mark.parametrize("operator", [torch.add, torch.mul, torch.sub])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    ("shape", "device"),
+    # torch mixes devices for scalars alone
+    [((2, 3, 4), "meta"), ((3, 1), "meta"), ((5, 1, 3, 4), "meta"), ((), "meta"), ((), "cpu")],
+)
+def test_a_pass_without_data_gives_the_shapes_that_torch_gives(
+    operator: Any, dtype: torch.dtype, shape: tuple[int, ...], device: str
+) -> None:
+    first = torch.empty(2, 3, 4, device="meta")
+    second = torch.empty(shape, dtype=dtype, device=device)
+    for pair in ((first, second), (second, first)):
+        expected = operator(*pair)
+        with meta_pass(nn.Identity()):
+            quick = operator(*pair)
+        found = (quick.shape, quick.dtype, quick.device)
+        assert found == (expected.shape, expected.dtype, expected.device)

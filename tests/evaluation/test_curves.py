@@ -73,7 +73,7 @@ def test_a_comparison_that_cannot_be_made_is_refused_with_the_reason() -> None:
         bd_rate(anchor, RdCurve(bpp=[0.1], psnr_db=[27]))
     with pytest.raises(LabError, match="needs 4"):
         bd_rate(anchor, anchor, "cubic")
-    with pytest.raises(LabError, match="do not overlap"):
+    with pytest.raises(LabError, match="curves a and curve do not overlap"):
         bd_rate(anchor, RdCurve(bpp=[1, 2], psnr_db=[35, 38]))
     with pytest.raises(LabError, match=r"share only 0\.50 dB"):
         bd_rate(anchor, RdCurve(bpp=[0.3, 0.6], psnr_db=[31.5, 34.5]))

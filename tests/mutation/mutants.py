@@ -159,9 +159,6 @@ def _settle(tree: Path) -> None:
     os.chdir(tree)
     sys.path.insert(0, str(tree))
     os.environ["PYTHONPATH"] = str(tree)  # for the commands that tests start
-    # A mutant of the same length within the same second would be taken for what is cached.
-    sys.dont_write_bytecode = True
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def _outcome(
@@ -179,11 +176,15 @@ def _outcome(
     if mutated is None:
         return {"outcome": "not made"}
     output = tree.parent / "output.txt"
+    # A mutant of the same length within the same second would be taken for what is cached.
+    later = path.stat().st_mtime + 2
     path.write_text(mutated)
+    os.utime(path, (later, later))
     try:
         status = _run(tests, output, _LIMIT_S + 3 * expected_s)
     finally:
         path.write_text(code)
+        os.utime(path, (later + 2, later + 2))
     told = output.read_text(errors="replace")
     if status == _BROKE:
         raise RuntimeError(told)
