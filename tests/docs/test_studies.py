@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tcm_lab.codec import VariantConfig, load_checkpoint
+from tcm_lab.study.compare import ranking_table
 from tcm_lab.study.report import study_tables
 from tcm_lab.study.result import open_result
 from tcm_lab.study.run import known_variants
@@ -167,3 +170,31 @@ def test_what_the_rungs_study_says_of_its_first_seeds_follows_from_them() -> Non
     best = min(s.figures["lagrangian_percent"] for s in rungs.values())
     told = whole[lost].figures["lagrangian_percent"]
     assert f"{best - told:.2f} points ({told:.2f} % against {best:.2f} %)" in page
+
+
+def test_the_page_of_the_fidelity_study_says_what_three_budgets_do() -> None:
+    folder = STUDIES / "fidelity"
+    spec = importlib.util.spec_from_file_location("fidelity_study", folder / "make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    make: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    studies = make.studies()
+    assert [study.space.budget.steps for study in studies.values()] == [30, 90, 300]
+    table = ranking_table(studies)
+    assert (folder / "ranking.md").read_text() == table.to_markdown()
+    assert (folder / "ranking.csv").read_text() == table.to_csv()
+    page = (folder / "README.md").read_text()
+    assert {line for line in table.to_markdown().splitlines() if line[:1] == "|"} <= set(
+        page.splitlines()
+    )
+    taus: list[Any] = [row.values["tau"] for row in table.rows]
+    assert max(tau.value for tau in taus) < 0.8
+    places = [make.ranks(study) for study in studies.values()]
+    for name in ("convolution alone", "no residual prediction"):
+        assert max(place[name] for place in places) <= 5
+    for name in ("transformer alone", "SWAtten in the main path"):
+        assert min(place[name] for place in places) >= 12
+    said = page.replace("\N{MINUS SIGN}", "-")
+    for claim in re.findall(r"[+-]\d\.\d\d", said[said.index("**Result.**") :]):
+        assert claim in table.to_markdown()
