@@ -18,6 +18,7 @@ from tcm_lab.blocks.cost import Kind
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
 from tcm_lab.complexity._meta import fused_attention, meta_pass
+from tcm_lab.complexity._operators import counts_nothing
 from tcm_lab.complexity.record import ComplexityRecord
 from tcm_lab.complexity.torch_counter import _outputs
 
@@ -262,6 +263,14 @@ def test_an_operator_that_nobody_can_count_is_named_and_refused_in_strict_mode()
             check(config, (64, 64), strict=True)
     finally:
         BLOCKS.unregister("test-mystery")
+
+
+def test_only_operators_known_to_be_free_are_counted_as_nothing() -> None:
+    aten, prim = torch.ops.aten, torch.ops.prim
+    for free in (prim.device.default, aten.add.Tensor, aten.view.default, aten.cat.default):
+        assert counts_nothing(free)
+    for product in (aten.mm.default, aten.convolution.default, torch.ops.tcm_lab_test.mystery):
+        assert not counts_nothing(getattr(product, "default", product))
 
 
 def test_fused_attention_writes_its_scores_and_its_values() -> None:

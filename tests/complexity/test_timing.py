@@ -11,7 +11,7 @@ import torch
 from tcm_lab._foundation import LabError
 from tcm_lab.codec import build
 from tcm_lab.complexity import TimingRecord, compare_timing, measure_roof, measure_timing, timing
-from tcm_lab.complexity._bench import Sample
+from tcm_lab.complexity._bench import Sample, sample_image
 from tcm_lab.complexity.stopwatch import Stopwatch
 
 
@@ -161,3 +161,16 @@ def test_a_roof_divides_what_was_done_by_the_clock(monkeypatch: pytest.MonkeyPat
     roof = measure_roof()
     assert roof.gmacs_per_s == pytest.approx(1024**3 / 0.125 / 1e9)
     assert roof.gbytes_per_s == pytest.approx(2 * 2**27 / 0.125 / 1e9)
+
+
+def test_the_picture_that_is_timed_is_soft_with_a_little_grain_and_always_the_same() -> None:
+    image = sample_image((128, 192), 2)
+    assert image.shape == (2, 3, 128, 192)
+    assert torch.equal(image, sample_image((128, 192), 2))
+    assert 0 <= image.min() < 0.1 < 0.9 < image.max() <= 1
+    # Second differences cancel what is soft: of white grain they have sqrt(1 + 4 + 1) times its
+    # deviation.
+    inner = image[..., 1:-1]
+    bent = (image[..., 2:] - 2 * inner + image[..., :-2])[(inner > 0.1) & (inner < 0.9)]
+    assert bent.std().item() / 6**0.5 == pytest.approx(0.02, rel=0.1)
+    assert image[0].mean().item() == pytest.approx(0.5, abs=0.1)

@@ -77,6 +77,8 @@ def test_a_comparison_that_cannot_be_made_is_refused_with_the_reason() -> None:
         bd_rate(anchor, RdCurve(bpp=[1, 2], psnr_db=[35, 38]))
     with pytest.raises(LabError, match=r"share only 0\.50 dB"):
         bd_rate(anchor, RdCurve(bpp=[0.3, 0.6], psnr_db=[31.5, 34.5]))
+    with pytest.raises(LabError, match=r"share only a factor of 2\.00 of rate"):
+        bd_psnr(anchor, RdCurve(bpp=[0.2, 0.9], psnr_db=[30, 36]), min_overlap=0.9)
     with pytest.raises(LabError, match="does not rise"):
         bd_rate(anchor, RdCurve(bpp=[0.1, 0.2], psnr_db=[30, 28]))
     with pytest.raises(LabError, match="method 'linear'"):
