@@ -110,3 +110,12 @@ def test_printed_figures_are_told_apart_by_what_they_leave_out() -> None:
     assert found["307 GFLOPs"] == found["441 GFLOPs"] == "conv-linear-only"
     assert found["75.89 M"] == "conv-linear-only"
     assert found["76.57 M"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("units", "same"), [(0.0, True), (-1.0, True), (1.5, False), (-2.0, False)]
+)
+def test_a_figure_is_met_within_a_unit_of_its_last_digit(units: float, same: bool) -> None:
+    found = explain("tcm-large")[0]
+    ours = found.figure.value + units * 10.0**-found.figure.decimals
+    assert found.model_copy(update={"ours": ours}).to_the_printed_digit is same
