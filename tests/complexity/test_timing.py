@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -174,3 +175,24 @@ def test_the_picture_that_is_timed_is_soft_with_a_little_grain_and_always_the_sa
     bent = (image[..., 2:] - 2 * inner + image[..., :-2])[(inner > 0.1) & (inner < 0.9)]
     assert bent.std().item() / 6**0.5 == pytest.approx(0.02, rel=0.1)
     assert image[0].mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, 0), (-1, 64), (64,)])
+def test_a_size_that_is_no_picture_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(LabError, match=r"size = .* is no picture; give \(height, width\)"):
+        measure_timing("tcm-nano", size)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"repeats": 0}, "repeats = 0 is too few; give at least 1"),
+        ({"batch": 0}, "batch = 0 is too few; give at least 1"),
+        ({"warm_up": -1}, "warm_up = -1 is too few; give at least 0"),
+        ({"seconds": -1.0}, "seconds = -1.0 is no time to go on for"),
+        ({"seconds": float("inf")}, "seconds = inf is no time to go on for"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_timed(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(LabError, match=told):
+        measure_timing("tcm-nano", (64, 64), **wrong)
