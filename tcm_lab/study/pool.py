@@ -7,7 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
@@ -169,6 +169,10 @@ def _child(plan: Plan, index: int, connection: Connection) -> None:
     except KeyboardInterrupt:
         return
     except LabError as error:
-        connection.send((True, str(error)))
+        failed = (True, str(error))
     except Exception:  # whatever it is, the parent raises it
-        connection.send((False, traceback.format_exc()))
+        failed = (False, traceback.format_exc())
+    else:
+        return
+    with suppress(OSError):  # the parent is gone
+        connection.send(failed)

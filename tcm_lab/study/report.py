@@ -30,7 +30,14 @@ from tcm_lab.study.insight import insight_pieces
 from tcm_lab.study.result import RECORDS, StudyResult, records_text
 from tcm_lab.study.space import TRAINED, Space
 from tcm_lab.study.summary import VariantSummary, summarise
-from tcm_lab.study.tables import FIGURES, ablation_table, rate_table, trial_table
+from tcm_lab.study.tables import (
+    FIGURES,
+    ablation_table,
+    are_numbered,
+    plot_names,
+    rate_table,
+    trial_table,
+)
 from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
@@ -138,13 +145,13 @@ def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[st
             ParetoPoint(
                 x=summary.figures[name] * column.scale,
                 y=summary.figures[quality],
-                label="" if summary.is_baseline and not summary.params else summary.label,
+                label="" if summary.is_baseline and not summary.params else label,
                 y_interval=_ends(summary, quality),
                 front=summary.on_front,
                 baseline=summary.is_baseline,
                 partial=not summary.is_complete,
             )
-            for summary in summaries
+            for summary, label in zip(summaries, plot_names(summaries), strict=True)
             if name in summary.figures and quality in summary.figures
         ]
         stem = "pareto" if name == costs[0] else f"pareto-{name}"
@@ -186,19 +193,20 @@ def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
 
 def rd_figure(summaries: Sequence[VariantSummary]) -> Figure:
     """Return the curves of the baseline and the front (of all, where they are few)."""
-    complete = [summary for summary in summaries if summary.is_complete]
+    named = zip(summaries, plot_names(summaries), strict=True)
+    complete = [(summary, label) for summary, label in named if summary.is_complete]
     shown = complete
     if len(complete) > _MAX_CURVES:
-        front = [s for s in complete if s.on_front and not s.is_baseline]
+        front = [(s, label) for s, label in complete if s.on_front and not s.is_baseline]
         shown = [complete[0], *front[: _MAX_CURVES - 1]]
     return rd_plot(
         [
             series_of_records(
                 [record.rd for record in summary.records],
-                label=f"{summary.label} (baseline)" if summary.is_baseline else summary.label,
+                label=f"{label} (baseline)" if summary.is_baseline else label,
                 role="baseline" if summary.is_baseline else "measured",
             )
-            for summary in shown
+            for summary, label in shown
         ]
     )
 
@@ -206,15 +214,15 @@ def rd_figure(summaries: Sequence[VariantSummary]) -> Figure:
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
     """Return the YAML of each variant on the front, by file name; ``load_config`` takes it."""
     found = {}
-    for summary in summaries:
+    for summary, label in zip(summaries, plot_names(summaries), strict=True):
         if summary.on_front:
             config = summary.records[0].variant
             figures = ", ".join(f"{name} {summary.figures[name]:.6g}" for name in space.objectives)
-            head = f"# On the Pareto front of study {space.name}: {figures}.\n"
+            head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {figures}.\n"
             tree = config.model_dump(mode="json")
             text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
-            slug = re.sub(r"[^A-Za-z0-9.]+", "-", summary.label).strip("-")
-            found[f"{slug}.yaml"] = head + text
+            stem = re.sub(r"[^A-Za-z0-9.]+", "-", label.replace("#", "variant-")).strip("-")
+            found[f"{stem}.yaml"] = head + text
     return found
 
 
@@ -227,8 +235,13 @@ def _page(
     command: str,
 ) -> str:
     space = result.space
+    numbers = ", by its number in the table" if are_numbered(summaries) else ""
     pictures = [
-        Picture(figure_svg(figure), alt=_alt(summaries, space), caption="Each point is a variant.")
+        Picture(
+            figure_svg(figure),
+            alt=_alt(summaries, space),
+            caption=f"Each point is a variant{numbers}.",
+        )
         for stem, figure in figures.items()
         if stem.startswith("pareto")
     ]

@@ -16,6 +16,7 @@ from tcm_lab.study.summary import VariantSummary
 _BEST: Literal["low"] = "low"
 
 _WHOLE = ("parameters", "peak_memory_bytes")
+_LONGEST_NAME = 40  # letters: longer ones hide the points of a plot
 
 FIGURES: dict[str, Column] = {
     "parameters": Column(
@@ -55,13 +56,29 @@ FIGURES: dict[str, Column] = {
 """A column for each figure that a study knows."""
 
 
+def plot_names(summaries: Sequence[VariantSummary]) -> list[str]:
+    """Return what plots call the variants: their labels, or where those are long their rows."""
+    if are_numbered(summaries):
+        return [f"#{number}" for number in range(1, len(summaries) + 1)]
+    return [summary.label for summary in summaries]
+
+
+def are_numbered(summaries: Sequence[VariantSummary]) -> bool:
+    """Say whether variants have too long labels to be called by them beside a point."""
+    return any(len(summary.label) > _LONGEST_NAME for summary in summaries)
+
+
 def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     """Return one row per variant: what it costs, what it codes, and how it compares.
+
+    Rows are numbered where plots call the variants by number.
 
     Rate and PSNR are means over the rates that were trained; ``rate_table`` has each.
     """
     shown = [name for name in FIGURES if any(name in s.figures for s in summaries)]
+    numbered = are_numbered(summaries)
     columns = (
+        *([Column(key="number", header="#", format="d")] if numbered else []),
         Column(key="variant", header="variant"),
         *(FIGURES[name] for name in shown if FIGURES[name].group in ("", "MACs")),
         Column(key="bpp", header="rate", group="mean over the rates", unit="bpp", format=".4f"),
@@ -72,14 +89,18 @@ def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
         Column(key="seeds", header="seeds", group="training", format="d"),
     )
     title = space.title or f"Study {space.name}"
-    rows = tuple(_row(summary) for summary in summaries)
+    rows = tuple(
+        _row(summary, number if numbered else None) for number, summary in enumerate(summaries, 1)
+    )
     return Table(title=title, columns=columns, rows=rows, footer=footer(summaries, space))
 
 
-def _row(summary: VariantSummary) -> Row:
+def _row(summary: VariantSummary, number: int | None = None) -> Row:
     values: dict[str, Value] = {
         name: int(value) if name in _WHOLE else value for name, value in summary.figures.items()
     }
+    if number is not None:
+        values["number"] = number
     for name, interval in summary.intervals.items():
         values[name] = Span(value=interval.value, low=interval.low, high=interval.high)
     for name in ("bpp", "psnr_db"):

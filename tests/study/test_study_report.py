@@ -10,20 +10,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from optuna._hypervolume import compute_hypervolume
 from surrogate import SPACE, Surrogate, curve
 
 from tcm_lab._foundation import LabError
-from tcm_lab.codec import load_config
+from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.hypervolume import hypervolume
 from tcm_lab.study.insight import importance_table, interactions, main_effects
-from tcm_lab.study.report import write_report
+from tcm_lab.study.report import front_configs, write_report
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import hypervolume_history, summarise
+from tcm_lab.study.tables import plot_names, trial_table
 
 COMMAND = "tcm-lab study --space toy.yaml"
 
@@ -81,6 +83,24 @@ def test_every_chosen_variant_is_ready_to_train(result: StudyResult) -> None:
     summaries = summarise(result.records, result.space)
     assert prints == {s.records[0].fingerprint for s in summaries if s.on_front}
     assert [file.name for file in files] == ["split-0.5.yaml", "split-0.75.yaml"]
+
+
+def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None:
+    summaries = summarise(result.records, result.space)
+    assert plot_names(summaries) == [summary.label for summary in summaries]
+    assert "number" not in [c.key for c in trial_table(summaries, result.space).columns]
+    long = [s.model_copy(update={"label": f"{s.label}, " + 40 * "x"}) for s in summaries]
+    rows = trial_table(long, result.space).rows
+    assert [row.values["number"] for row in rows] == [1, 2, 3, 4, 5]
+    assert plot_names(long) == ["#1", "#2", "#3", "#4", "#5"]
+    chosen = front_configs(long, result.space)
+    assert len(chosen) == sum(summary.on_front for summary in summaries) > 0
+    for number, summary in enumerate(long, 1):
+        assert (f"variant-{number}.yaml" in chosen) == summary.on_front
+        if summary.on_front:
+            told = chosen[f"variant-{number}.yaml"]
+            assert told.startswith(f"# {summary.label}\n")
+            assert VariantConfig.parse(yaml.safe_load(told)) == summary.records[0].variant
 
 
 def test_the_same_records_give_the_same_bytes(result: StudyResult, tmp_path: Path) -> None:
