@@ -27,6 +27,7 @@ PUBLISHED = sorted(path.parent for path in STUDIES.rglob("records.jsonl"))
 ABLATIONS = [
     path for path in PUBLISHED if (path / "ablation.csv").exists() and (path / "README.md").exists()
 ]
+FULL = STUDIES / "full"
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: str(folder.relative_to(STUDIES)))
@@ -64,14 +65,15 @@ def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> N
         assert set(seeds.values()) == {budget.seeds} == {3}
 
 
-@pytest.mark.parametrize("folder", ABLATIONS, ids=lambda folder: folder.name)
-def test_an_ablations_claims_are_figures_of_its_tables(folder: Path) -> None:
+@pytest.mark.parametrize("folder", [*ABLATIONS, FULL], ids=lambda folder: folder.name)
+def test_a_pages_claims_are_figures_of_its_tables(folder: Path) -> None:
     page = (folder / "README.md").read_text().replace("\N{MINUS SIGN}", "-")
     result = page[page.index("**Result.**") : page.index("**Limits.**")]
     figures = [
         float(cell)
-        for name in ("table", "ablation")
-        for row in csv.reader((folder / f"{name}.csv").read_text().splitlines())
+        for file in (folder / "table.csv", folder / "ablation.csv")
+        if file.exists()
+        for row in csv.reader(file.read_text().splitlines())
         for cell in row
         if number(cell)
     ]
@@ -140,6 +142,30 @@ def test_the_page_of_the_speed_study_holds_what_was_measured() -> None:
         f"{records['test_a_thousand_random_variants_are_counted']['median_s']:.1f} s by formula",
     ):
         assert claim in " ".join(page.split()), claim
+
+
+def test_what_the_full_study_says_of_its_front_and_its_steps_follows_from_its_records() -> None:
+    page = " ".join((FULL / "README.md").read_text().split())
+    study = open_result(FULL)
+    summaries = summarise(study.records, study.space)
+    front = {number: s for number, s in enumerate(summaries, 1) if s.on_front}
+    assert list(front) == [17, 27, 32]
+    for number, summary in front.items():
+        assert re.search(rf"#{number} at {summary.figures['kmacs_per_px']:.2f}\b", page)
+        for axis, value in (("depth", 1), ("window", 4), ("hyper_window", 8), ("slices", 1)):
+            assert summary.params[axis] == value
+        assert summary.params["block"] == "tcm-sequential"
+        assert summary.params["attention"] == "swatten"
+        assert summary.intervals["lagrangian_percent"].low < 0
+        assert summary.intervals["lagrangian_percent"].high > 0
+    share = front[32].figures["kmacs_per_px"] / summaries[0].figures["kmacs_per_px"]
+    assert f"{share:.0%}".replace("%", " %") in page
+    stopped = sum(record.state == "stopped" for record in study.records)
+    first = sum(record.steps for record in study.records if record.seed == 0)
+    whole = study.space.budget.steps * len(summaries)
+    assert f"{stopped} of the {len(summaries)} were given up early" in page
+    assert f"{first:,} steps instead of {whole:,}" in page
+    assert f"further seeds {sum(record.steps for record in study.records):,}" in page
 
 
 def test_the_page_of_the_rungs_study_holds_its_steps() -> None:
