@@ -93,7 +93,7 @@ def write_report(result: StudyResult, command: str) -> ReportFiles:
     write_atomically(out / RECORDS, records_text(result))
     tables = study_tables(summaries, space)
     files.tables = write_tables(tables, out)
-    figures = {**pareto_figures(summaries, space), "rd": rd_figure(summaries)}
+    figures = {**pareto_figures(summaries, space), "rd": rd_figure(summaries, space)}
     if "ablation" in tables:
         figures["ablation"] = ablation_figure(summaries, space, tables["ablation"])
     for stem, figure in figures.items():
@@ -151,7 +151,7 @@ def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[st
                 baseline=summary.is_baseline,
                 partial=not summary.is_complete,
             )
-            for summary, label in zip(summaries, plot_names(summaries), strict=True)
+            for summary, label in zip(summaries, plot_names(summaries, space), strict=True)
             if name in summary.figures and quality in summary.figures
         ]
         stem = "pareto" if name == costs[0] else f"pareto-{name}"
@@ -191,9 +191,9 @@ def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
     return None if interval is None else (interval.low, interval.high)
 
 
-def rd_figure(summaries: Sequence[VariantSummary]) -> Figure:
+def rd_figure(summaries: Sequence[VariantSummary], space: Space) -> Figure:
     """Return the curves of the baseline and the front (of all, where they are few)."""
-    named = zip(summaries, plot_names(summaries), strict=True)
+    named = zip(summaries, plot_names(summaries, space), strict=True)
     complete = [(summary, label) for summary, label in named if summary.is_complete]
     shown = complete
     if len(complete) > _MAX_CURVES:
@@ -214,15 +214,17 @@ def rd_figure(summaries: Sequence[VariantSummary]) -> Figure:
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
     """Return the YAML of each variant on the front, by file name; ``load_config`` takes it."""
     found = {}
-    for summary, label in zip(summaries, plot_names(summaries), strict=True):
+    numbered = are_numbered(summaries, space)
+    for number, summary in enumerate(summaries, 1):
         if summary.on_front:
             config = summary.records[0].variant
             figures = ", ".join(f"{name} {summary.figures[name]:.6g}" for name in space.objectives)
             head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {figures}.\n"
             tree = config.model_dump(mode="json")
             text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
-            stem = re.sub(r"[^A-Za-z0-9.]+", "-", label.replace("#", "variant-")).strip("-")
-            found[f"{stem}.yaml"] = head + text
+            name = f"variant-{number}" if numbered else summary.label
+            slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+            found[f"{slug}.yaml"] = head + text
     return found
 
 
@@ -235,7 +237,7 @@ def _page(
     command: str,
 ) -> str:
     space = result.space
-    numbers = ", by its number in the table" if are_numbered(summaries) else ""
+    numbers = ", by its number in the table" if are_numbered(summaries, space) else ""
     pictures = [
         Picture(
             figure_svg(figure),

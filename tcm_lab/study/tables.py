@@ -16,7 +16,7 @@ from tcm_lab.study.summary import VariantSummary
 _BEST: Literal["low"] = "low"
 
 _WHOLE = ("parameters", "peak_memory_bytes")
-_LONGEST_NAME = 40  # letters: longer ones hide the points of a plot
+_LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
 
 FIGURES: dict[str, Column] = {
     "parameters": Column(
@@ -56,16 +56,22 @@ FIGURES: dict[str, Column] = {
 """A column for each figure that a study knows."""
 
 
-def plot_names(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Return what plots call the variants: their labels, or where those are long their rows."""
-    if are_numbered(summaries):
+def plot_names(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
+    """Return what plots call the variants: their labels, or where those are long their rows.
+
+    Those of an ablation go by what they change.
+    """
+    if are_numbered(summaries, space):
         return [f"#{number}" for number in range(1, len(summaries) + 1)]
+    if space.mode == "ablation":
+        baseline = summaries[0]
+        return [space.base, *(_change(summary, baseline, space) for summary in summaries[1:])]
     return [summary.label for summary in summaries]
 
 
-def are_numbered(summaries: Sequence[VariantSummary]) -> bool:
+def are_numbered(summaries: Sequence[VariantSummary], space: Space) -> bool:
     """Say whether variants have too long labels to be called by them beside a point."""
-    return any(len(summary.label) > _LONGEST_NAME for summary in summaries)
+    return space.mode != "ablation" and any(len(s.label) > _LONGEST_NAME for s in summaries)
 
 
 def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
@@ -76,7 +82,7 @@ def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     Rate and PSNR are means over the rates that were trained; ``rate_table`` has each.
     """
     shown = [name for name in FIGURES if any(name in s.figures for s in summaries)]
-    numbered = are_numbered(summaries)
+    numbered = are_numbered(summaries, space)
     columns = (
         *([Column(key="number", header="#", format="d")] if numbered else []),
         Column(key="variant", header="variant"),

@@ -87,13 +87,14 @@ def test_every_chosen_variant_is_ready_to_train(result: StudyResult) -> None:
 
 def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None:
     summaries = summarise(result.records, result.space)
-    assert plot_names(summaries) == [summary.label for summary in summaries]
-    assert "number" not in [c.key for c in trial_table(summaries, result.space).columns]
+    space = result.space
+    assert plot_names(summaries, space) == [summary.label for summary in summaries]
+    assert "number" not in [c.key for c in trial_table(summaries, space).columns]
     long = [s.model_copy(update={"label": f"{s.label}, " + 40 * "x"}) for s in summaries]
-    rows = trial_table(long, result.space).rows
+    rows = trial_table(long, space).rows
     assert [row.values["number"] for row in rows] == [1, 2, 3, 4, 5]
-    assert plot_names(long) == ["#1", "#2", "#3", "#4", "#5"]
-    chosen = front_configs(long, result.space)
+    assert plot_names(long, space) == ["#1", "#2", "#3", "#4", "#5"]
+    chosen = front_configs(long, space)
     assert len(chosen) == sum(summary.on_front for summary in summaries) > 0
     for number, summary in enumerate(long, 1):
         assert (f"variant-{number}.yaml" in chosen) == summary.on_front
@@ -170,6 +171,12 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
     assert float(rows[1]["parameters_change"]) == change
     page = (tmp_path / "toy" / "report.html").read_text()
     assert page.count("<svg") == 3
+    summaries = summarise(found.records, space)
+    names = plot_names(summaries, space)
+    assert names == ["tcm-nano", *(f"split 0.5 → {share}" for share in ("0", "0.25", "0.75", "1"))]
+    assert set(front_configs(summaries, space)) == {
+        f"split-{s.params['split']}.yaml" for s in summaries if s.on_front
+    }
     drawn = (tmp_path / "toy" / "ablation.svg").read_bytes()
     assert drawn.startswith(b"<?xml")
 
