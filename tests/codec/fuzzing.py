@@ -31,8 +31,8 @@ _HEADER = 49
 _FOREIGN = (b"", b"TCM1", b"TCM2", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"PK\x03\x04", b"{}")
 
 
-def small_codec() -> Any:
-    """Build a codec with rate levels and two slices that decodes in milliseconds."""
+def small_codec(rate_levels: int = 3) -> Any:
+    """Build a codec with two slices that decodes in milliseconds."""
     stage = {"resample": "conv", "width": 8}
     last = {"resample": "conv"}
     from tcm_lab.codec import VariantConfig
@@ -42,7 +42,7 @@ def small_codec() -> Any:
             "name": "small",
             "latent_channels": 8,
             "hyper_channels": 4,
-            "rate_levels": 3,
+            "rate_levels": rate_levels,
             "g_a": {"stages": [stage, last]},
             "g_s": {"stages": [stage, last]},
             "h_a": {"stages": [last]},

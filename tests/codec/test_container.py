@@ -1,3 +1,4 @@
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -89,6 +90,10 @@ def _claim_pixels(data: bytes) -> bytes:
     return _fix(data[:25] + struct.pack("<II", 1 << 16, 1 << 16) + data[33:])
 
 
+def _claim_rate(rate: float) -> Callable[[bytes], bytes]:
+    return lambda data: _fix(data[:33] + struct.pack("<f", rate) + data[37:])
+
+
 def _newer(data: bytes) -> bytes:
     return _fix(data[:4] + b"\x03" + data[5:])
 
@@ -106,6 +111,9 @@ def _fix(data: bytes) -> bytes:
         (_cut, "cut off or padded"),
         (_flip, "damaged: its checksum does not hold"),
         (_claim_pixels, "claims 65536x65536 pixels in"),
+        (_claim_rate(math.nan), "claims a rate of nan"),
+        (_claim_rate(math.inf), "claims a rate of inf"),
+        (_claim_rate(-0.5), "claims a rate of -0.5"),
         (_newer, "version 3 of the container; this program reads 2"),
     ],
 )
@@ -115,6 +123,22 @@ def test_a_spoilt_file_is_refused_with_its_reason(
     data = encode_image(codec, torch.rand(3, 32, 32), 0.0)
     with pytest.raises(LabError, match=message):
         read_header(spoil(data))
+
+
+def test_a_codec_of_one_rate_writes_files_without_one() -> None:
+    codec = small_codec(rate_levels=0)
+    image = torch.rand(3, 32, 32)
+    data = encode_image(codec, image)
+    assert read_header(data).rate is None
+    assert decode_image(codec, data).shape == image.shape
+
+
+@pytest.mark.parametrize("size", [(1, 65_537), (65_537, 1)])
+def test_a_side_that_no_header_may_claim_is_refused_before_coding(
+    codec: Any, size: tuple[int, int]
+) -> None:
+    with pytest.raises(LabError, match=f"picture is {size[0]}x{size[1]}; sides end at 65536"):
+        encode_image(codec, torch.zeros(3, *size), 0.0)
 
 
 def test_no_mutation_of_a_file_does_anything_but_decode_or_be_refused(codec: Any) -> None:

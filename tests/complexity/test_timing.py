@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from tcm_lab._foundation import LabError
 from tcm_lab.codec import build
 from tcm_lab.complexity import TimingRecord, compare_timing, measure_roof, measure_timing, timing
 from tcm_lab.complexity._bench import Sample, sample_image
+from tcm_lab.complexity.compare import _ratio
 from tcm_lab.complexity.stopwatch import Stopwatch
 
 
@@ -115,6 +119,23 @@ def test_models_are_compared_in_turns_by_the_ratio_and_its_interval() -> None:
     ]
     assert all(r.lower <= r.ratio <= r.upper for r in comparison.ratios)
     assert told == [(i, 5) for i in range(1, 6)]
+
+
+def test_the_interval_of_a_ratio_is_that_of_a_median_drawn_again() -> None:
+    # A resample's median is at most the k-th of n values when more than half of its draws are.
+    n, rng = 2001, np.random.default_rng(1)
+    ours, theirs = rng.permutation(np.arange(1.0, n + 1)), np.full(n, 4.0)
+    ratio = _ratio(_timed("ours", ours), _timed("theirs", theirs), "decode")
+    chance = binom.sf(n // 2, n, np.arange(1, n + 1) / n)
+    for end, tail in ((ratio.lower, 0.025), (ratio.upper, 0.975)):
+        rank = 1 + np.searchsorted(chance, tail)
+        assert abs(4 * end - rank) <= 4  # of 2,001; an interval of 90 % ends 7 ranks further in
+    assert ratio.ratio == 1001 / 4
+
+
+def _timed(model: str, samples_ms: Any) -> Any:
+    direction = SimpleNamespace(samples_ms=tuple(samples_ms))
+    return SimpleNamespace(model=model, encode=None, decode=direction)
 
 
 def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

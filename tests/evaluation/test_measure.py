@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from tcm_lab._foundation import LabError
 from tcm_lab._foundation.compressai_import import import_compressai
 from tcm_lab.data import ImageSet, open_images
-from tcm_lab.evaluation import RdRecord, evaluate, evaluate_anchor
+from tcm_lab.evaluation import RdRecord, anchors, evaluate, evaluate_anchor
 
 import_compressai()
 
@@ -122,6 +123,10 @@ def test_the_record_reads_back_and_compressais_plots_read_its_export(
         assert read["xs"] == list(record.bpp)
         values = [p.ms_ssim_db for p in record.points] if ours is None else list(ours)
         assert list(read["ys"]) == pytest.approx(values)
+    told = record.to_compressai_json()["results"]
+    for name, times_ms in (("encoding", "encode_ms"), ("decoding", "decode_ms")):
+        seconds = [getattr(point, times_ms) * 1e-3 for point in record.points]
+        assert told[f"{name}_time"] == pytest.approx(seconds, rel=1e-9)
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "webp"])
@@ -133,6 +138,16 @@ def test_an_anchors_bits_are_the_size_of_the_file(codec: str, images: ImageSet) 
     file = io.BytesIO()
     Image.fromarray(images.decode(0)).save(file, codec, quality=30, **options)
     assert record.points[0].images[0].bits == 8 * file.getbuffer().nbytes
+
+
+def test_an_anchors_times_are_those_of_the_clock(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.cycle([10.0, 10.25, 11.0])  # before, between writing and reading, after
+    monkeypatch.setattr(anchors, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    (point,) = evaluate_anchor("jpeg", images, [50]).points
+    assert {image.encode_ms for image in point.images} == {250}
+    assert {image.decode_ms for image in point.images} == {750}
 
 
 def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
