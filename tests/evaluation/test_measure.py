@@ -102,8 +102,13 @@ def test_a_compressai_model_is_padded_coded_to_real_bytes_and_cropped(images: Im
     assert seen == [(1, 2), (2, 2)]
     assert [(i.height, i.width) for i in record.points[0].images] == [(161, 170), (33, 57)]
     padded = nn.functional.pad(images[1][None].float() / 255, (0, 7, 0, 31), mode="replicate")
-    strings = model.compress(padded)["strings"]
-    assert record.points[0].images[1].bits == 8 * sum(len(s) for part in strings for s in part)
+    coded = model.compress(padded)
+    told = record.points[0].images[1]
+    assert told.bits == 8 * sum(len(s) for part in coded["strings"] for s in part)
+    x_hat = model.decompress(coded["strings"], coded["shape"])["x_hat"].detach()
+    errors = images[1] - (255 * x_hat[0, :, :33, :57].clamp(0, 1)).round()
+    mse = float(errors.double().square().mean())
+    assert told.psnr_db == pytest.approx(10 * math.log10(255**2 / mse), abs=1e-4)
     with pytest.raises(LabError, match="has one rate"):
         evaluate(model, images, rates=[0])
 
