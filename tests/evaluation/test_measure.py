@@ -153,6 +153,7 @@ def test_an_anchors_times_are_those_of_the_clock(
     (point,) = evaluate_anchor("jpeg", images, [50]).points
     assert {image.encode_ms for image in point.images} == {250}
     assert {image.decode_ms for image in point.images} == {750}
+    assert [(i.height, i.width) for i in point.images] == [(161, 170), (33, 57)]
 
 
 def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
@@ -160,3 +161,5 @@ def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
         evaluate_anchor("gif", images)  # type: ignore[arg-type]
     with pytest.raises(LabError, match="0 to 100"):
         evaluate_anchor("jpeg", images, [101])
+    with pytest.raises(LabError, match="-1"):
+        evaluate_anchor("jpeg", images, [-1])
