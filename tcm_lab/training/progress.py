@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+_LINE_EVERY_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,18 @@ OnProgress = Callable[[Progress], None]
 
 @contextmanager
 def progress_line(title: str) -> Iterator[OnProgress]:
-    """Show one line with a bar, the figures and the remaining time while the block runs."""
+    """Show one line with a bar, the figures and the remaining time while the block runs.
+
+    Where nobody watches (a file, a cluster's log) it is a line of words now and then.
+    """
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
+
+    console = Console()
+    if not console.is_terminal:
+        yield _Lines(title)
+        return
 
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -54,7 +67,7 @@ def progress_line(title: str) -> Iterator[OnProgress]:
         TextColumn("{task.fields[figures]}"),
         TextColumn("{task.fields[left]}"),
     )
-    with Bar(*columns) as bar:
+    with Bar(*columns, console=console) as bar:
         task = bar.add_task(title, total=None, figures="", left="")
 
         def show(progress: Progress) -> None:
@@ -67,6 +80,22 @@ def progress_line(title: str) -> Iterator[OnProgress]:
             )
 
         yield show
+
+
+class _Lines:
+    """Prints where a training is: its first step, every twenty seconds, and its last."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._told_s = -math.inf
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told_s < _LINE_EVERY_S and progress.step < progress.steps:
+            return
+        self._told_s = now
+        where = f"step {progress.step} of {progress.steps}, {progress.text}"
+        print(f"{self._title}: {where}, {_duration(progress.remaining_s)} left", flush=True)
 
 
 def _duration(seconds: float) -> str:
