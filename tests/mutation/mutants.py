@@ -3,13 +3,15 @@
 Each mutant is one small change of one file. It is shown to the tests that ran its lines, the
 quickest first, and counts as killed by the first that fails. Everything happens in copies of the
 tree, so nothing is ever changed here. ``nox -s mutants`` calls the three steps one after the other;
-a second call goes on where the first one stopped.
+a second call goes on where the first one stopped, and shows what survived to the tests of today.
+Where a file has changed, all its mutants are judged again.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -67,6 +69,7 @@ def mutants(count: int, seed: int) -> list[dict[str, Any]]:
     files = [path for room in ROOMS for path in sorted((ROOT / "tcm_lab" / room).rglob("*.py"))]
     places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for path in files:
+        code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         for item in _all_work_items([path], {}):
             (mutation,) = item.mutations
             operator = mutation.operator_name
@@ -77,6 +80,7 @@ def mutants(count: int, seed: int) -> list[dict[str, Any]]:
             place = (str(path.relative_to(ROOT)), mutation.start_pos, mutation.end_pos, family)
             change = {
                 "file": place[0],
+                "code": code,
                 "operator": operator,
                 "occurrence": mutation.occurrence,
                 "lines": [mutation.start_pos[0], mutation.end_pos[0]],
@@ -89,9 +93,8 @@ def mutants(count: int, seed: int) -> list[dict[str, Any]]:
 
 def judge(count: int, seed: int, jobs: int) -> None:
     """Show each mutant to its tests, ``jobs`` at a time, and note what became of it."""
-    known = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    judged = {_name(json.loads(line)) for line in known}
-    todo = [one for one in mutants(count, seed) if _name(one) not in judged]
+    settled = {name for name, one in _known().items() if one["outcome"] in ("killed", "not made")}
+    todo = [one for one in mutants(count, seed) if _identity(one) not in settled]
     fresh = multiprocessing.get_context("spawn")
     judges = [fresh.Process(target=_judge, args=(todo[job::jobs],)) for job in range(jobs)]
     for each in judges:
@@ -226,10 +229,11 @@ def _run(tests: list[str], output: Path, limit_s: float) -> int | None:
     return None
 
 
-def report() -> str:
+def report(count: int, seed: int) -> str:
     """Say which share was killed, room by room, and show what survived."""
-    known = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    known = [one for one in known if one["outcome"] != "not made"]
+    results = _known()
+    drawn = [results.get(_identity(one)) for one in mutants(count, seed)]
+    known = [one for one in drawn if one is not None and one["outcome"] != "not made"]
     lines = []
     for room in (*ROOMS, ""):
         those = [one for one in known if one["file"].startswith(f"tcm_lab/{room}")]
@@ -245,6 +249,17 @@ def _durations() -> Iterator[tuple[str, float]]:
     for case in ElementTree.parse(DURATIONS).iter("testcase"):
         file = case.attrib["classname"].replace(".", "/") + ".py"
         yield f"{file}::{case.attrib['name']}", float(case.attrib["time"])
+
+
+def _known() -> dict[tuple[str, str], dict[str, Any]]:
+    """Return what is known of each mutant: the last that was noted."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return {_identity(one): one for one in map(json.loads, lines)}
+
+
+def _identity(one: dict[str, Any]) -> tuple[str, str]:
+    """Return a mutant's name, and the code that it is a mutant of."""
+    return _name(one), one["code"]
 
 
 def _name(one: dict[str, Any]) -> str:
@@ -264,7 +279,7 @@ def main() -> None:
     elif given.step == "judge":
         judge(given.count, given.seed, given.jobs)
     else:
-        print(report())
+        print(report(given.count, given.seed))
 
 
 if __name__ == "__main__":
