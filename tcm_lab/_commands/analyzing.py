@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tcm_lab._commands import options
 from tcm_lab._commands.options import Form, Models
 from tcm_lab._foundation.files import write_atomically
+from tcm_lab._foundation.progress import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def erf(
     images = _images(data, pictures)
     fields = {}
     for name, codec in _codecs(models, device):
-        with options.progress(name) as on_picture:
+        with progress(f"{name}, picture") as on_picture:
             fields[name] = receptive_fields(
                 codec,
                 images,
@@ -118,7 +119,8 @@ def attention(
     pixel = (height // 2, width // 2) if query is None else query
     records, figures = {}, {}
     for name, codec in _codecs(models, device):
-        records[name] = measure_attention(codec, images, rate=rate)
+        with progress(f"{name}, picture") as on_picture:
+            records[name] = measure_attention(codec, images, rate=rate, on_picture=on_picture)
         layers = [x for x in records[name].layers if x.layer.startswith(f"{transform}.")]
         maps = {
             f"{layer.stage}, {'SW' if layer.shifted else 'W'}": attention_map(
@@ -164,7 +166,8 @@ def latents(
     images = _images(data, pictures)
     records, maps = {}, {}
     for name, codec in _codecs(models, device):
-        records[name] = measure_latents(codec, images, rate=rate)
+        with progress(f"{name}, picture") as on_picture:
+            records[name] = measure_latents(codec, images, rate=rate, on_picture=on_picture)
         maps[name] = latent_maps(codec, images[0], name=images.names[0], rate=rate)
     _keep(out, {name: [record] for name, record in records.items()})
     picture = images.decode(0)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tcm_lab._commands import options
 from tcm_lab._commands.options import Convention, Detail, Flag, Form, Models, Overrides
 from tcm_lab._foundation import LabError
+from tcm_lab._foundation.progress import progress
 
 
 def complexity(
@@ -127,7 +128,7 @@ def time(
         "channels_last": channels_last,
         "compile": compile,
     }
-    with options.progress("runs") as on_progress:
+    with progress("turn") as on_progress:
         conditions["on_progress"] = on_progress
         if len(subjects) > 1:
             compared = lab.compare_timing(subjects, options.size(size), **conditions)

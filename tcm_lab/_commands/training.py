@@ -12,6 +12,7 @@ import tyro
 from tcm_lab._commands import options
 from tcm_lab._commands.options import File, Flag, Form, Model, Overrides
 from tcm_lab._foundation import LabError
+from tcm_lab._foundation.progress import progress
 
 
 def train(
@@ -152,14 +153,17 @@ def evaluate(
             "pictures. Name a folder with kodim01 to kodim24, or compare with --anchors."
         )
     curves = [lab.published_curve(name) for name in wanted]
-    with options.progress("pictures") as on_progress:
+    with progress(f"{codec.config.name}, coding") as on_progress:
         record = lab.evaluate(
             codec, images, name=codec.config.name, rates=rates or None, on_progress=on_progress
         )
     if format == "compressai":
         options.print_or_write(json.dumps(record.to_compressai_json(), indent=1) + "\n", out)
         return 0
-    records = [record, *(lab.evaluate_anchor(name, images) for name in anchors)]
+    records = [record]
+    for name in anchors:
+        with progress(f"{name}, coding") as on_progress:
+            records.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
     if format == "json":
         options.print_or_write(reporting.records_json(records), out)
         return 0

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from tcm_lab._foundation import LabError, one_of
 from tcm_lab._foundation.environment import environment
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.analysis._dependence import Run, convolution_field
 from tcm_lab.analysis._pictures import Pictures, centre_crop, common_size, device_of, names_of
 from tcm_lab.analysis._pictures import pictures as _pictures
 from tcm_lab.analysis._probe import attention_inputs, evaluating, model_name
 from tcm_lab.analysis.erf_map import METHODS, ErfMap, Method, WindowGrid
 
-OnPicture = Callable[[int, int], None]
 _Found = tuple[NDArray[np.float64], NDArray[np.float64], int]
 
 
@@ -63,7 +63,7 @@ def fields_of(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     multiple: int = 1,
-    on_picture: OnPicture | None = None,
+    on_picture: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
     """Return the effective receptive field of ``field`` on each picture.
 

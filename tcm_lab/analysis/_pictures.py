@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tcm_lab._foundation import LabError
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.data import ImageSet
 
 Pictures = ImageSet | Sequence[Tensor] | Tensor
@@ -33,12 +34,16 @@ def names_of(images: Pictures) -> tuple[str, ...]:
     return tuple(str(i) for i in range(len(images)))
 
 
-def pictures(images: Pictures, model: nn.Module) -> Iterator[Tensor]:
-    """Give each picture as (1, 3, H, W) in [0, 1], where ``model`` is."""
+def pictures(
+    images: Pictures, model: nn.Module, on_picture: OnDone | None = None
+) -> Iterator[Tensor]:
+    """Give each picture as (1, 3, H, W) in [0, 1], where ``model`` is, and tell of it when done."""
     device = device_of(model)
-    for image in images:
+    for done, image in enumerate(images, 1):
         x = image.to(device)
         yield (x.float().div(255) if x.dtype == torch.uint8 else x.float())[None]
+        if on_picture is not None:
+            on_picture(done, len(images))
 
 
 def centre_crop(x: Tensor, size: tuple[int, int]) -> Tensor:

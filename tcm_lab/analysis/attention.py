@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tcm_lab._foundation import Frozen, LabError
 from tcm_lab._foundation.environment import Environment, environment
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._estimate import Estimate, mean_estimate
 from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
@@ -138,7 +139,11 @@ class AttentionMap(ArrayRecord):
 
 @torch.no_grad()
 def measure_attention(
-    codec: nn.Module, images: Pictures, *, rate: float | None = None
+    codec: nn.Module,
+    images: Pictures,
+    *,
+    rate: float | None = None,
+    on_picture: OnDone | None = None,
 ) -> AttentionRecord:
     """Measure every window attention that runs in a forward pass.
 
@@ -146,6 +151,7 @@ def measure_attention(
         codec: any model with `WindowAttention` in it.
         images: pictures of any size, one by one.
         rate: level of a rate-conditioned codec.
+        on_picture: told how many pictures are done, of how many.
 
     Raises:
         LabError: the model has no window attention, or there is no picture.
@@ -155,7 +161,7 @@ def measure_attention(
     found: dict[str, list[tuple[_Rows, _Rows]]] = {}
     uniform: dict[str, AttentionFigures] = {}
     pitch: dict[str, float] = {}
-    for x in pictures(images, codec):
+    for x in pictures(images, codec, on_picture):
 
         def on_input(layer: str, module: WindowAttention, tokens: Tensor, x: Tensor = x) -> None:
             pitch[layer] = _pitch(codec, x, tokens)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tcm_lab._foundation import LabError
-from tcm_lab.analysis._jacobian import Field, OnPicture, fields_of
+from tcm_lab._foundation.progress import OnDone
+from tcm_lab.analysis._jacobian import Field, fields_of
 from tcm_lab.analysis._pictures import Pictures
 from tcm_lab.analysis._probe import Seen, as_map, forward, hooked, module_named
 from tcm_lab.analysis.erf_map import ErfMap, Method, WindowGrid, mean_field
@@ -37,7 +38,7 @@ def effective_receptive_field(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnPicture | None = None,
+    on_picture: OnDone | None = None,
 ) -> ErfMap:
     """Return what the middle of the latent depends on in the image, averaged over pictures.
 
@@ -72,7 +73,7 @@ def receptive_fields(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnPicture | None = None,
+    on_picture: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
     """Return what one position of the latent, or of a layer, depends on in each picture.
 
@@ -126,7 +127,7 @@ def decoder_fields(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnPicture | None = None,
+    on_picture: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
     """Return which latents a pixel of the decoded picture depends on, for each picture.
 
@@ -174,7 +175,7 @@ def entropy_model_fields(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnPicture | None = None,
+    on_picture: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
     """Return which latents the mean of a slice depends on, for each picture.
 

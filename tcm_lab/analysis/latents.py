@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tcm_lab._foundation import Frozen, LabError
 from tcm_lab._foundation.environment import Environment, environment
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._estimate import Estimate, mean_estimate
 from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
@@ -219,18 +220,23 @@ class LatentRecord(ArrayRecord):
 
 
 def measure_latents(
-    codec: nn.Module, images: Pictures, *, rate: float | None = None
+    codec: nn.Module,
+    images: Pictures,
+    *,
+    rate: float | None = None,
+    on_picture: OnDone | None = None,
 ) -> LatentRecord:
     """Measure the latents of every picture.
 
     Arguments and errors are those of `trace_latent`, for all ``images``; the bits are what the
-    likelihoods say, as `tcm_lab.evaluation.evaluate` reports them as estimated.
+    likelihoods say, as `tcm_lab.evaluation.evaluate` reports them as estimated. ``on_picture`` is
+    told how many pictures are done, of how many.
     """
     names = names_of(images)
     found: list[ImageLatent] = []
     bits: Tensor | float = 0.0
     energy, errors = Moments(), None
-    for name, x in zip(names, pictures(images, codec), strict=True):
+    for name, x in zip(names, pictures(images, codec, on_picture), strict=True):
         trace = trace_latent(codec, x, rate=rate)
         pixels = x.shape[-2] * x.shape[-1]
         found.append(_image(name, pixels, trace))

@@ -10,9 +10,10 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.complexity._bench import Precision
 from tcm_lab.complexity._subject import Measurable
-from tcm_lab.complexity.timing import Progress, TimingRecord, time_interleaved
+from tcm_lab.complexity.timing import TimingRecord, time_interleaved
 
 _RESAMPLES = 2000
 _COVERAGE = 0.95
@@ -67,7 +68,7 @@ def compare_timing(
     threads: int | None = None,
     channels_last: bool = True,
     compile: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnDone | None = None,
 ) -> TimingComparison:
     """Time models in turns, and return their records and the ratios to the first.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from statistics import median, quantiles
@@ -24,13 +24,13 @@ from tcm_lab import codec as _codec
 from tcm_lab._foundation import Frozen, LabError
 from tcm_lab._foundation.environment import Environment, environment
 from tcm_lab._foundation.memory import keep_freed_memory
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.complexity._bench import Bench, Precision, Sample
 from tcm_lab.complexity._subject import Measurable, Subject
 from tcm_lab.complexity.record import Size
 from tcm_lab.complexity.roof import Roof, measure_roof
 from tcm_lab.complexity.stopwatch import OTHER
 
-Progress = Callable[[int, int], None]
 """Called with the repetitions that are done and those there are in all, warm-up included."""
 
 
@@ -146,7 +146,7 @@ def measure_timing(
     threads: int | None = None,
     channels_last: bool = True,
     compile: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnDone | None = None,
 ) -> TimingRecord:
     """Time encoding to real bytes and decoding them, stage by stage.
 
@@ -198,7 +198,7 @@ def time_interleaved(
     threads: int | None,
     channels_last: bool,
     compile: bool,
-    on_progress: Progress | None,
+    on_progress: OnDone | None,
 ) -> list[TimingRecord]:
     """Time several models in turns, so that whatever disturbs the machine disturbs them all.
 
@@ -259,9 +259,7 @@ def time_interleaved(
         ]
 
 
-def _turns(
-    warm_up: int, repeats: int, seconds: float, on_progress: Progress | None
-) -> Iterator[int]:
+def _turns(warm_up: int, repeats: int, seconds: float, on_progress: OnDone | None) -> Iterator[int]:
     """Count turns, the warm-up first, until there are ``repeats`` and ``seconds`` have passed."""
     start, total, turn = time.perf_counter(), warm_up + repeats, 0
     while turn < total:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tcm_lab._foundation import LabError, one_of
 from tcm_lab._foundation.environment import environment
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.data import ImageSet
 from tcm_lab.evaluation.quality import ms_ssim, psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
@@ -27,7 +28,11 @@ QUALITIES = tuple(range(5, 100, 5))
 
 
 def evaluate_anchor(
-    codec: Anchor, images: ImageSet, qualities: Sequence[int] = QUALITIES
+    codec: Anchor,
+    images: ImageSet,
+    qualities: Sequence[int] = QUALITIES,
+    *,
+    on_progress: OnDone | None = None,
 ) -> RdRecord:
     """Code and decode every picture at every quality; the whole file counts, headers included.
 
@@ -35,6 +40,7 @@ def evaluate_anchor(
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
         images: whole pictures.
         qualities: Pillow's quality, 0 to 100.
+        on_progress: told (pictures done, pictures to do), counting a picture once per quality.
 
     Raises:
         LabError: the codec is unknown, a quality is out of range, or WebP takes no such picture.
@@ -45,10 +51,14 @@ def evaluate_anchor(
     if wrong or not qualities:
         raise LabError(f"qualities {wrong or '()'}: give numbers from 0 to 100.")
     results: dict[int, list[ImageResult]] = {quality: [] for quality in sorted(qualities)}
+    done = 0
     for index, name in enumerate(images.names):
         pixels = images.decode(index)
         for quality, found in results.items():
             found.append(_code(codec, pixels, quality, name))
+            done += 1
+            if on_progress is not None:
+                on_progress(done, len(images) * len(results))
     points = [RdPoint(rate=quality, images=tuple(found)) for quality, found in results.items()]
     return RdRecord(
         name=codec,

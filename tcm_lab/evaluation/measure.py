@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from tcm_lab._foundation import LabError
 from tcm_lab._foundation.environment import environment
+from tcm_lab._foundation.progress import OnDone
 from tcm_lab.data import ImageSet
 from tcm_lab.evaluation.quality import ms_ssim, psnr_db, to_bytes
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 
 logger = logging.getLogger(__name__)
 
-OnImage = Callable[[int, int], None]
 GAP_PERCENT = 1.0
 _PEER_STRIDE = 64
 
@@ -30,7 +30,7 @@ def evaluate(
     *,
     name: str = "",
     rates: Sequence[float] | None = None,
-    on_progress: OnImage | None = None,
+    on_progress: OnDone | None = None,
 ) -> RdRecord:
     """Code and decode every picture at every rate.
 

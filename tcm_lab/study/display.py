@@ -6,13 +6,13 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tcm_lab._foundation.progress import LINE_EVERY_S, duration
 from tcm_lab.study.plan import Event
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-_LINE_EVERY_S = 20.0
 _EVALUATION = 0.05  # of a training's work, for the estimate
 _DONE = ("complete", "known", "stopped", "failed")
 
@@ -31,7 +31,7 @@ class Display:
         self._before = self._done = done
         self._shares: dict[int, float] = {}
         self._begun_s = time.monotonic()
-        self._told_s = -_LINE_EVERY_S
+        self._told_s = -LINE_EVERY_S
         self._live = console.is_terminal
         self._tasks: dict[int, TaskID] = {}
 
@@ -94,7 +94,7 @@ class Display:
         }
         text = words.get(event.kind)
         if text is None:
-            if self._live or now - self._told_s < _LINE_EVERY_S:
+            if self._live or now - self._told_s < LINE_EVERY_S:
                 return
             text = f"{event.label}: step {event.step} of {event.steps}, {event.text}"
         elif self._live and event.kind in ("started", "waiting"):
@@ -129,10 +129,3 @@ class Display:
             completed=self._done + sum(self._shares.values()),
             text=f"{self._done} of {self.trainings} trainings done{left}",
         )
-
-
-def duration(seconds: float) -> str:
-    """Return a time as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 
 from tcm_lab._foundation import ConfigError
+from tcm_lab._foundation.progress import duration
 from tcm_lab.codec import VariantConfig, build
 from tcm_lab.data import CropSource, open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.axes import Key
-from tcm_lab.study.display import duration
 from tcm_lab.study.figures import exceeded, measure_cost
 from tcm_lab.study.proposals import draw_params
 from tcm_lab.study.run import cores, prepare, worker_count

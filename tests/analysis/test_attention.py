@@ -125,7 +125,10 @@ def test_attention_to_itself_alone_has_no_distance_and_only_the_bias_says_so(
 
 
 def test_every_layer_that_runs_is_measured_and_the_record_reads_back(codec: Codec) -> None:
-    record = measure_attention(codec, torch.rand(2, 3, 64, 64))
+    told = []
+    pictures = torch.rand(2, 3, 64, 64)
+    record = measure_attention(codec, pictures, on_picture=lambda *done: told.append(done))
+    assert told == [(1, 2), (2, 2)]
     assert {layer.layer for layer in record.layers} == set(attention_modules(codec))
     assert AttentionRecord.model_validate_json(record.model_dump_json()) == record
     mean = np.mean(

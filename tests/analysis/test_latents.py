@@ -34,7 +34,9 @@ def test_bits_of_slices_channels_and_positions_sum_to_what_an_evaluation_reports
     codec: Codec, photographs: ImageSet
 ) -> None:
     reported = evaluate(codec, photographs).points[0].images
-    record = measure_latents(codec, photographs)
+    told = []
+    record = measure_latents(codec, photographs, on_picture=lambda *done: told.append(done))
+    assert told == [(n, len(photographs)) for n in range(1, len(photographs) + 1)]
     assert len(record.images[0].slices) == 4
     for ours, theirs in zip(record.images, reported, strict=True):
         assert ours.name == theirs.name

@@ -136,7 +136,14 @@ def test_the_record_reads_back_and_compressais_plots_read_its_export(
 
 @pytest.mark.parametrize("codec", ["jpeg", "webp"])
 def test_an_anchors_bits_are_the_size_of_the_file(codec: str, images: ImageSet) -> None:
-    record = evaluate_anchor(codec, images, [30, 90])  # type: ignore[arg-type]
+    told = []
+    record = evaluate_anchor(
+        codec,  # type: ignore[arg-type]
+        images,
+        [30, 90],
+        on_progress=lambda *done: told.append(done),
+    )
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert record.bpp[0] < record.bpp[1]
     assert record.psnr_db[0] < record.psnr_db[1]
     options = {"optimize": True, "subsampling": "4:2:0"} if codec == "jpeg" else {"method": 4}

@@ -1,0 +1,82 @@
+"""How far long work is: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LINE_EVERY_S = 20.0
+
+OnDone = Callable[[int, int], None]
+"""What is told (done, to do)."""
+
+
+class Shown(Protocol):
+    """Shows how far something is."""
+
+    def __call__(
+        self, done: int, total: int, figures: str = "", remaining_s: float | None = None
+    ) -> None:
+        """Show it, with what else is known; the time that is left is estimated if not given."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Shown]:
+    """Show on stderr how far the block is, and how long the rest takes.
+
+    A terminal has a bar until the end. A file, a notebook or a cluster's log gets a line every
+    twenty seconds, so nothing of what is done sooner.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    begun_s = time.monotonic()
+
+    def left(done: int, total: int, remaining_s: float | None) -> str:
+        if remaining_s is None:
+            remaining_s = (time.monotonic() - begun_s) / max(done, 1) * (total - done)
+        return f"{duration(remaining_s)} left"
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told_s = begun_s
+
+        def say(done: int, total: int, figures: str = "", remaining_s: float | None = None) -> None:
+            nonlocal told_s
+            now_s = time.monotonic()
+            due = now_s - told_s >= LINE_EVERY_S
+            if due or (done == total and told_s > begun_s):
+                told_s = now_s
+                words = [f"{what}: {done} of {total}", figures, left(done, total, remaining_s)]
+                print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
+
+        yield say
+        return
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, figures="", left="")
+
+        def move(
+            done: int, total: int, figures: str = "", remaining_s: float | None = None
+        ) -> None:
+            time_left = left(done, total, remaining_s)
+            bar.update(task, completed=done, total=total, figures=figures, left=time_left)
+
+        yield move
+
+
+def duration(seconds: float) -> str:
+    """Return a time as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

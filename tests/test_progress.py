@@ -1,0 +1,86 @@
+"""How far long work is, as those see it who watch and those who read a log."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tcm_lab._foundation.progress import duration, progress
+from tcm_lab.training import Progress, progress_line
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+
+
+def test_a_log_gets_a_line_every_twenty_seconds_and_the_last_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with progress("coding") as show:
+        for done in range(1, 12):
+            clock.now_s += 8
+            show(done, 11)
+    out, err = capsys.readouterr()
+    assert out == ""  # a result that is piped on holds nothing else
+    # 8 seconds each: the third is the first after 20 seconds, and so on.
+    assert err.splitlines() == [
+        "coding: 3 of 11, 1:04 left",
+        "coding: 6 of 11, 0:40 left",
+        "coding: 9 of 11, 0:16 left",
+        "coding: 11 of 11, 0:00 left",
+    ]
+
+
+def test_what_is_done_soon_leaves_a_log_as_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with progress("coding") as show:
+        for done in (1, 2, 3):
+            clock.now_s += 6
+            show(done, 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_has_a_bar_that_is_gone_in_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress("coding [1, 2]") as show:
+        show(1, 2, "0.5 bpp [x]", 61.0)
+    out, err = capsys.readouterr()
+    assert out == ""
+    for told in ("1/2", "0.5 bpp [x]", "1:01 left"):
+        assert told in err
+    assert err.endswith("\x1b[2K")  # the line is erased
+
+
+def test_a_training_tells_its_figures_and_its_own_estimate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with progress_line("tcm-nano") as show:
+        for step in range(10, 101, 10):
+            clock.now_s += 8
+            show(Progress(step, 100, 2.0, 0.5, 25.0, 3.0, 9.0 * (100 - step)))
+    lines = capsys.readouterr().err.splitlines()
+    figures = "loss  2.000  0.500 bpp  25.00 dB    3.0 images/s"
+    assert lines == [
+        f"tcm-nano, step: 30 of 100, {figures}, 10:30 left",
+        f"tcm-nano, step: 60 of 100, {figures}, 6:00 left",
+        f"tcm-nano, step: 90 of 100, {figures}, 1:30 left",
+        f"tcm-nano, step: 100 of 100, {figures}, 0:00 left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
