@@ -15,6 +15,7 @@ from tcm_lab.study.summary import VariantSummary
 
 _BEST: Literal["low"] = "low"
 
+_COMPARED = "against the baseline"
 _WHOLE = ("parameters", "peak_memory_bytes")
 _LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
 
@@ -45,11 +46,11 @@ FIGURES: dict[str, Column] = {
         key="decode_ms", header="decode", group="time", unit="ms", format=".0f", best=_BEST
     ),
     "lagrangian_percent": Column(
-        key="lagrangian_percent", header="Lagrangian cost", group="against the baseline", unit="%",
+        key="lagrangian_percent", header="Lagrangian cost", group=_COMPARED, unit="%",
         format="+.2f", best=_BEST,
     ),
     "bd_rate_percent": Column(
-        key="bd_rate_percent", header="BD-rate", group="against the baseline", unit="%",
+        key="bd_rate_percent", header="BD-rate", group=_COMPARED, unit="%",
         format="+.2f", best=_BEST,
     ),
 }  # fmt: skip
@@ -81,7 +82,7 @@ def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
 
     Rate and PSNR are means over the rates that were trained; ``rate_table`` has each.
     """
-    shown = [name for name in FIGURES if any(name in s.figures for s in summaries)]
+    shown = _known_figures(summaries)
     numbered = are_numbered(summaries, space)
     columns = (
         *([Column(key="number", header="#", format="d")] if numbered else []),
@@ -89,21 +90,31 @@ def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
         *(FIGURES[name] for name in shown if FIGURES[name].group in ("", "MACs")),
         Column(key="bpp", header="rate", group="mean over the rates", unit="bpp", format=".4f"),
         Column(key="psnr_db", header="PSNR", group="mean over the rates", unit="dB", format=".2f"),
-        *(FIGURES[name] for name in shown if FIGURES[name].group == "against the baseline"),
+        *(FIGURES[name] for name in shown if FIGURES[name].group == _COMPARED),
         *(FIGURES[name] for name in shown if FIGURES[name].group == "time"),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
     )
     title = space.title or f"Study {space.name}"
     rows = tuple(
-        _row(summary, number if numbered else None) for number, summary in enumerate(summaries, 1)
+        _row(summary, shown, number if numbered else None)
+        for number, summary in enumerate(summaries, 1)
     )
     return Table(title=title, columns=columns, rows=rows, footer=footer(summaries, space))
 
 
-def _row(summary: VariantSummary, number: int | None = None) -> Row:
+def _known_figures(summaries: Sequence[VariantSummary]) -> list[str]:
+    """Return the figures that have a column: no comparison that only the baseline knows."""
+    known = {name for s in summaries if not s.is_baseline for name in s.figures}
+    known |= {name for s in summaries for name in s.figures if FIGURES[name].group != _COMPARED}
+    return [name for name in FIGURES if name in known]
+
+
+def _row(summary: VariantSummary, shown: Sequence[str], number: int | None = None) -> Row:
     values: dict[str, Value] = {
-        name: int(value) if name in _WHOLE else value for name, value in summary.figures.items()
+        name: int(value) if name in _WHOLE else value
+        for name, value in summary.figures.items()
+        if name in shown
     }
     if number is not None:
         values["number"] = number
@@ -141,19 +152,23 @@ def rate_table(summaries: Sequence[VariantSummary]) -> Table:
 
 def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     """Return what each single change does to parameters, MACs, decoding time and rate."""
-    baseline = summaries[0].figures
+    baseline, shown = summaries[0].figures, _known_figures(summaries)
+    compared = {"lagrangian_percent": "Δ Lagrangian", "bd_rate_percent": "ΔBD-rate"}
     columns = (
         Column(key="change", header="change"),
         Column(key="parameters_change", header="Δ parameters", unit="M", format="+.3f", scale=1e-6),
         Column(key="kmacs_per_px_change", header="Δ MACs", unit="kMAC/px", format="+.2f"),
         Column(key="decode_ms_change", header="Δ decode", unit="ms", format="+.0f"),
-        FIGURES["lagrangian_percent"].model_copy(update={"group": "", "header": "Δ Lagrangian"}),
-        FIGURES["bd_rate_percent"].model_copy(update={"group": "", "header": "ΔBD-rate"}),
+        *(
+            FIGURES[name].model_copy(update={"group": "", "header": header})
+            for name, header in compared.items()
+            if name in shown
+        ),
     )
     rows = []
     for summary in summaries:
         values = {
-            name: value for name, value in _row(summary).values.items() if name.endswith("_percent")
+            name: value for name, value in _row(summary, shown).values.items() if name in compared
         }
         for name in ("parameters", "kmacs_per_px", "decode_ms"):
             if name in summary.figures:
@@ -207,6 +222,13 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         lines.append(
             "Intervals: 95 % of paired bootstrap resamples over the pictures"
             + (" and the seeds." if several else ".")
+        )
+    compared = [s for s in summaries if s.is_complete and not s.is_baseline]
+    if any("bd_rate_percent" not in summary.figures for summary in compared):
+        known = "bd_rate_percent" in _known_figures(summaries)
+        lines.append(
+            "A BD-rate needs curves that rise and share a quarter of their PSNR's range with the "
+            "baseline's: " + ("a dash marks those that do not." if known else "none here does.")
         )
     names = {
         f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "

@@ -104,6 +104,32 @@ def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None
             assert VariantConfig.parse(yaml.safe_load(told)) == summary.records[0].variant
 
 
+def test_a_comparison_that_no_variant_has_is_no_column_but_a_line(result: StudyResult) -> None:
+    baseline, *others = summarise(result.records, result.space)
+    bare = [
+        summary.model_copy(
+            update={
+                field: {k: v for k, v in getattr(summary, field).items() if k != "bd_rate_percent"}
+                for field in ("figures", "intervals")
+            }
+        )
+        for summary in others
+    ]
+    assert "bd_rate_percent" in baseline.figures
+    needs = "A BD-rate needs"
+    for rest, has_column, says in (
+        (others, True, None),
+        ([*others[:2], *bare[2:]], True, "a dash marks those that do not."),
+        (bare, False, "none here does."),
+    ):
+        table = trial_table([baseline, *rest], result.space)
+        keys = [column.key for column in table.columns]
+        assert ("bd_rate_percent" in keys) == has_column
+        assert "lagrangian_percent" in keys
+        told = [line for line in table.footer if line.startswith(needs)]
+        assert [line.endswith(says or "") for line in told] == [True] * (says is not None)
+
+
 def test_the_same_records_give_the_same_bytes(result: StudyResult, tmp_path: Path) -> None:
     names = [
         p for p in result.out.iterdir() if p.suffix in (".md", ".csv", ".tex", ".svg", ".html")
