@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tcm_lab._foundation import ConfigError, LabError
-from tcm_lab.blocks import BLOCKS, register_block
-from tcm_lab.blocks.cost import Kind
+from tcm_lab.blocks import BLOCKS, BlockConfig, register_block
+from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
 from tcm_lab.complexity._meta import fused_attention, meta_pass
@@ -269,8 +269,36 @@ def test_an_operator_that_nobody_can_count_is_named_and_refused_in_strict_mode()
         assert any("tcm_lab_test::mystery" in str(w.message) for w in caught)
         with pytest.raises(LabError, match="tcm_lab_test::mystery"):
             check(config, (64, 64), strict=True)
+        report = check(config, (64, 64))
+        assert report.reference == "torch"
+        named = [step.what for counter in report.counters for step in counter.differences]
+        assert not [what for what in named if what.startswith("inside")]
     finally:
         BLOCKS.unregister("test-mystery")
+
+
+class _ToldConfig(BlockConfig):
+    """A block whose operator no tool looks into, and whose formula says what it takes."""
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        return _Mysterious(channels)
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        return Cost({Kind.LINEAR: 7 * channels * height * width}, {Kind.LINEAR: channels})
+
+
+def test_what_a_formula_says_of_an_operator_that_nobody_can_count_is_named_to_the_mac() -> None:
+    register_block("test-told")(_ToldConfig)
+    try:
+        report = check(TINY.override({"g_a.stages.0.block": "test-told"}), (64, 64), strict=True)
+        assert report.reference == "formula"
+        inside = -2 * 7 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
+        for counter in report.counters:
+            named = {step.what: step.macs for step in counter.differences}
+            if counter.counter != "formula":
+                assert named["inside tcm_lab_test::mystery"] == inside
+    finally:
+        BLOCKS.unregister("test-told")
 
 
 def test_only_operators_known_to_be_free_are_counted_as_nothing() -> None:

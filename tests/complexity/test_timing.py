@@ -159,9 +159,17 @@ def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> 
     )
     # 25 s of turns of 2 s are 13, the warm-up's two not among them.
     assert record.encode.wall.n == 13
+    assert record.encode.stages["g_a"].median_ms == 1200
     assert told == [(1, 5), (2, 5), *((i, 15) for i in range(3, 16))]
     record = measure_timing("tcm-nano", (64, 64), repeats=3, seconds=1.0, warm_up=0)
     assert record.encode.wall.n == 3
+
+
+def test_a_stage_that_a_run_leaves_out_took_no_time_in_it() -> None:
+    runs = [Sample(10.0, {"g_a": 6.0, "rans": 4.0}), Sample(6.0, {"g_a": 6.0})]
+    direction = timing._direction(runs, megapixels=1.0)
+    assert direction.stages["rans"].median_ms == pytest.approx(2.0)  # of 4 and 0
+    assert direction.parts_over_whole == 1
 
 
 def test_what_cannot_be_timed_is_refused() -> None:

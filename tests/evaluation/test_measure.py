@@ -17,6 +17,7 @@ from tcm_lab._foundation import LabError
 from tcm_lab._foundation.compressai_import import import_compressai
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.evaluation import RdRecord, anchors, evaluate, evaluate_anchor
+from tcm_lab.evaluation.measure import _pad
 
 import_compressai()
 
@@ -92,6 +93,12 @@ def test_a_gap_over_one_percent_between_written_and_estimated_bits_is_reported(
 def test_rates_outside_the_levels_are_refused(images: ImageSet) -> None:
     with pytest.raises(LabError, match="from 0 to 2"):
         evaluate(Quantiser(), images, rates=[2.5])
+
+
+def test_padding_repeats_the_last_row_and_column_up_to_the_peers_stride() -> None:
+    x = torch.arange(3 * 65 * 100, dtype=torch.float32).view(1, 3, 65, 100)
+    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, 63), (0, 28)), mode="edge")
+    np.testing.assert_array_equal(_pad(x).numpy(), expected)
 
 
 def test_a_compressai_model_is_padded_coded_to_real_bytes_and_cropped(images: ImageSet) -> None:
