@@ -301,6 +301,40 @@ def test_what_a_formula_says_of_an_operator_that_nobody_can_count_is_named_to_th
         BLOCKS.unregister("test-told")
 
 
+class _WrongConfig(BlockConfig):
+    """A convolution, of which the formula has a quarter, and a linear layer that is not there."""
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        return _Convolutions(channels)
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        macs, parameters = 9 * channels * channels * height * width, channels * (9 * channels + 1)
+        return Cost(
+            {Kind.CONVOLUTION: macs // 4, Kind.LINEAR: 2 * macs}, {Kind.CONVOLUTION: parameters}
+        )
+
+
+def test_a_wrong_formula_is_found_and_told_by_part_and_kind() -> None:
+    register_block("test-wrong")(_WrongConfig)
+    try:
+        config = TINY.override({"g_a.stages.0.block": "test-wrong"})
+        right = measure_complexity(config, (64, 64), counter="torch").macs["g_a"]
+        report = check(config, (64, 64))
+        assert not report.agrees
+        products = 2 * 9 * 32 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
+        convolution, linear = right[Kind.CONVOLUTION], right.get(Kind.LINEAR, 0)
+        assert report.disagreements == (
+            f"g_a, convolution: formula {convolution - 3 * products // 4}, torch {convolution}",
+            f"g_a, linear: formula {linear + 2 * products}, torch {linear}",
+        )
+        by_name = {counter.counter: counter.unexplained for counter in report.counters}
+        assert by_name["torch"] == 3 * products // 4 - 2 * products
+        with pytest.raises(LabError, match=r"g_a, convolution: formula \d+, torch \d+"):
+            check(config, (64, 64), strict=True)
+    finally:
+        BLOCKS.unregister("test-wrong")
+
+
 def test_only_operators_known_to_be_free_are_counted_as_nothing() -> None:
     aten, prim = torch.ops.aten, torch.ops.prim
     for free in (prim.device.default, aten.add.Tensor, aten.view.default, aten.cat.default):
