@@ -25,6 +25,18 @@ settings.register_profile("suite", derandomize=True, deadline=None, database=Non
 settings.load_profile("suite")
 
 
+@pytest.fixture
+def own_layers() -> Iterator[None]:
+    """Take out again what a test registers."""
+    from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+
+    before = [(registry, set(registry)) for registry in (ATTENTIONS, BLOCKS, RESAMPLERS)]
+    yield
+    for registry, names in before:
+        for name in set(registry) - names:
+            registry.unregister(name)
+
+
 @pytest.fixture(autouse=True)
 def _one_seed() -> Iterator[None]:
     """Start every test from the same random state, and leave the caller's as it was."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_EVERY_S = 20.0
 
@@ -31,30 +34,27 @@ def progress(what: str) -> Iterator[Shown]:
     twenty seconds, so nothing of what is done sooner.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    begun_s = time.monotonic()
-
-    def left(done: int, total: int, remaining_s: float | None) -> str:
-        if remaining_s is None:
-            remaining_s = (time.monotonic() - begun_s) / max(done, 1) * (total - done)
-        return f"{duration(remaining_s)} left"
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        told_s = begun_s
+    begun_s = time.monotonic()
+    with _bar(what, console) if console.is_terminal else nullcontext(_lines(what)) as tell:
 
-        def say(done: int, total: int, figures: str = "", remaining_s: float | None = None) -> None:
-            nonlocal told_s
-            now_s = time.monotonic()
-            due = now_s - told_s >= LINE_EVERY_S
-            if due or (done == total and told_s > begun_s):
-                told_s = now_s
-                words = [f"{what}: {done} of {total}", figures, left(done, total, remaining_s)]
-                print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
+        def show(
+            done: int, total: int, figures: str = "", remaining_s: float | None = None
+        ) -> None:
+            if remaining_s is None:
+                remaining_s = (time.monotonic() - begun_s) / max(done, 1) * (total - done)
+            tell(done, total, figures, f"{duration(remaining_s)} left")
 
-        yield say
-        return
+        yield show
+
+
+_Tell = Callable[[int, int, str, str], None]
+
+
+@contextmanager
+def _bar(what: str, console: Console) -> Iterator[_Tell]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -65,14 +65,23 @@ def progress(what: str) -> Iterator[Shown]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None, figures="", left="")
+        yield lambda done, total, figures, left: bar.update(
+            task, completed=done, total=total, figures=figures, left=left
+        )
 
-        def move(
-            done: int, total: int, figures: str = "", remaining_s: float | None = None
-        ) -> None:
-            time_left = left(done, total, remaining_s)
-            bar.update(task, completed=done, total=total, figures=figures, left=time_left)
 
-        yield move
+def _lines(what: str) -> _Tell:
+    begun_s = told_s = time.monotonic()
+
+    def tell(done: int, total: int, figures: str, left: str) -> None:
+        nonlocal told_s
+        now_s = time.monotonic()
+        if now_s - told_s >= LINE_EVERY_S or (done == total and told_s > begun_s):
+            told_s = now_s
+            words = (f"{what}: {done} of {total}", figures, left)
+            print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
+
+    return tell
 
 
 def duration(seconds: float) -> str:

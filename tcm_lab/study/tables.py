@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Literal
 
 from tcm_lab.evaluation import RdRecord
+from tcm_lab.evaluation.bjontegaard_delta import MIN_OVERLAP
 from tcm_lab.reporting import Column, Mark, Row, Span, Table, rd_table
 from tcm_lab.reporting.tables import Value
 from tcm_lab.study.axes import show
@@ -227,8 +228,9 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
     if any("bd_rate_percent" not in summary.figures for summary in compared):
         known = "bd_rate_percent" in _known_figures(summaries)
         lines.append(
-            "A BD-rate needs curves that rise and share a quarter of their PSNR's range with the "
-            "baseline's: " + ("a dash marks those that do not." if known else "none here does.")
+            f"A BD-rate needs curves that rise and share {100 * MIN_OVERLAP:g} % of their range of "
+            "PSNR with the baseline's: "
+            + ("a dash marks those that do not." if known else "none here does.")
         )
     names = {
         f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +7,8 @@ from torch import Tensor, nn
 
 import tcm_lab
 from tcm_lab._foundation import ConfigError
-from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, NoFormula
+from tcm_lab.blocks import BLOCKS, NoFormula
 from tcm_lab.blocks.cost import Cost, conv_cost
-
-
-@pytest.fixture
-def names() -> Iterator[list[str]]:
-    """Block names that a test registers, taken out again after it."""
-    registered: list[str] = []
-    yield registered
-    for name in registered:
-        BLOCKS.unregister(name)
 
 
 def _yaml(folder: Path, block: str) -> Path:
@@ -30,11 +20,8 @@ def _yaml(folder: Path, block: str) -> Path:
     return path
 
 
-def test_a_module_registered_in_five_lines_is_usable_from_yaml(
-    names: list[str], tmp_path: Path
-) -> None:
-    names.append("my-block")
-
+@pytest.mark.usefixtures("own_layers")
+def test_a_module_registered_in_five_lines_is_usable_from_yaml(tmp_path: Path) -> None:
     @tcm_lab.register_block("my-block")
     class MyBlock(nn.Conv2d):
         def __init__(self, channels: int, kernel: int = 3, *, bias: bool = True) -> None:
@@ -49,11 +36,8 @@ def test_a_module_registered_in_five_lines_is_usable_from_yaml(
     torch.testing.assert_close(codec.decompress(**codec.compress(x))["x_hat"], expected)
 
 
-def test_a_module_without_a_formula_says_so_when_it_is_counted_by_formula(
-    names: list[str], tmp_path: Path
-) -> None:
-    names.append("no-formula")
-
+@pytest.mark.usefixtures("own_layers")
+def test_a_module_without_a_formula_says_so_when_it_is_counted_by_formula(tmp_path: Path) -> None:
     @tcm_lab.register_block("no-formula")
     class Plain(nn.Module):
         def __init__(self, channels: int) -> None:
@@ -67,11 +51,8 @@ def test_a_module_without_a_formula_says_so_when_it_is_counted_by_formula(
         tcm_lab.codec.part_costs(config, (64, 64))
 
 
-def test_a_configuration_registered_in_five_lines_is_usable_from_yaml(
-    names: list[str], tmp_path: Path
-) -> None:
-    names.append("my-config")
-
+@pytest.mark.usefixtures("own_layers")
+def test_a_configuration_registered_in_five_lines_is_usable_from_yaml(tmp_path: Path) -> None:
     @tcm_lab.register_block("my-config")
     class MyConfig(tcm_lab.BlockConfig):
         groups: int = 1
@@ -98,6 +79,7 @@ def test_a_configuration_registered_in_five_lines_is_usable_from_yaml(
         config.override({"g_a.groups": 5})
 
 
+@pytest.mark.usefixtures("own_layers")
 def test_an_attention_module_and_a_resampler_register_the_same_way() -> None:
     @tcm_lab.register_attention("my-attention")
     class MyAttention(nn.Module):
@@ -116,20 +98,16 @@ def test_an_attention_module_and_a_resampler_register_the_same_way() -> None:
                 return nn.Sequential(nn.AvgPool2d(2), pick)
             return nn.Sequential(pick, nn.Upsample(scale_factor=2))
 
-    try:
-        codec = tcm_lab.build(
-            "tcm-nano",
-            {
-                "?_?.resample": "my-resampler",
-                "entropy_model.attention": {"type": "my-attention", "strength": 0.25},
-            },
-        ).eval()
-        x = torch.rand(1, 3, 9, 9)
-        expected = codec(x)["x_hat"].clamp(0, 1)
-        torch.testing.assert_close(codec.decompress(**codec.compress(x))["x_hat"], expected)
-    finally:
-        ATTENTIONS.unregister("my-attention")
-        RESAMPLERS.unregister("my-resampler")
+    codec = tcm_lab.build(
+        "tcm-nano",
+        {
+            "?_?.resample": "my-resampler",
+            "entropy_model.attention": {"type": "my-attention", "strength": 0.25},
+        },
+    ).eval()
+    x = torch.rand(1, 3, 9, 9)
+    expected = codec(x)["x_hat"].clamp(0, 1)
+    torch.testing.assert_close(codec.decompress(**codec.compress(x))["x_hat"], expected)
 
 
 def test_a_name_that_is_taken_is_refused() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tcm_lab._foundation import ConfigError, LabError
-from tcm_lab.blocks import BLOCKS, BlockConfig, register_block
+from tcm_lab.blocks import BlockConfig, register_block
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
@@ -223,19 +223,17 @@ class _Convolutions(nn.Module):
         return F.gelu(self.conv(x))
 
 
+@pytest.mark.usefixtures("own_layers")
 def test_a_block_without_formula_is_counted_by_torch_and_says_so() -> None:
     register_block("test-plain")(_Convolutions)
-    try:
-        config = TINY.override({"g_a.stages.0.block": "test-plain"})
-        with pytest.warns(UncountedWarning, match="test-plain"):
-            record = measure_complexity(config, (64, 64))
-        assert record.counter == "torch"
-        without = measure_complexity(config.override({"g_a.stages.0.depth": 0}), (64, 64))
-        convolutions = 2 * 32 * 32 * 9 * 32 * 32
-        assert record.macs_by_part()["g_a"] - without.macs_by_part()["g_a"] == convolutions
-        assert check(config, (64, 64)).reference == "torch"
-    finally:
-        BLOCKS.unregister("test-plain")
+    config = TINY.override({"g_a.stages.0.block": "test-plain"})
+    with pytest.warns(UncountedWarning, match="test-plain"):
+        record = measure_complexity(config, (64, 64))
+    assert record.counter == "torch"
+    without = measure_complexity(config.override({"g_a.stages.0.depth": 0}), (64, 64))
+    convolutions = 2 * 32 * 32 * 9 * 32 * 32
+    assert record.macs_by_part()["g_a"] - without.macs_by_part()["g_a"] == convolutions
+    assert check(config, (64, 64)).reference == "torch"
 
 
 @torch.library.custom_op("tcm_lab_test::mystery", mutates_args=())
@@ -258,23 +256,21 @@ class _Mysterious(nn.Module):
         return out
 
 
+@pytest.mark.usefixtures("own_layers")
 def test_an_operator_that_nobody_can_count_is_named_and_refused_in_strict_mode() -> None:
     register_block("test-mystery")(_Mysterious)
-    try:
-        config = TINY.override({"g_a.stages.0.block": "test-mystery"})
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            record = measure_complexity(config, (64, 64))
-        assert record.unknown_operators == ("tcm_lab_test::mystery",)
-        assert any("tcm_lab_test::mystery" in str(w.message) for w in caught)
-        with pytest.raises(LabError, match="tcm_lab_test::mystery"):
-            check(config, (64, 64), strict=True)
-        report = check(config, (64, 64))
-        assert report.reference == "torch"
-        named = [step.what for counter in report.counters for step in counter.differences]
-        assert not [what for what in named if what.startswith("inside")]
-    finally:
-        BLOCKS.unregister("test-mystery")
+    config = TINY.override({"g_a.stages.0.block": "test-mystery"})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        record = measure_complexity(config, (64, 64))
+    assert record.unknown_operators == ("tcm_lab_test::mystery",)
+    assert any("tcm_lab_test::mystery" in str(w.message) for w in caught)
+    with pytest.raises(LabError, match="tcm_lab_test::mystery"):
+        check(config, (64, 64), strict=True)
+    report = check(config, (64, 64))
+    assert report.reference == "torch"
+    named = [step.what for counter in report.counters for step in counter.differences]
+    assert not [what for what in named if what.startswith("inside")]
 
 
 class _ToldConfig(BlockConfig):
@@ -287,18 +283,16 @@ class _ToldConfig(BlockConfig):
         return Cost({Kind.LINEAR: 7 * channels * height * width}, {Kind.LINEAR: channels})
 
 
+@pytest.mark.usefixtures("own_layers")
 def test_what_a_formula_says_of_an_operator_that_nobody_can_count_is_named_to_the_mac() -> None:
     register_block("test-told")(_ToldConfig)
-    try:
-        report = check(TINY.override({"g_a.stages.0.block": "test-told"}), (64, 64), strict=True)
-        assert report.reference == "formula"
-        inside = -2 * 7 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
-        for counter in report.counters:
-            named = {step.what: step.macs for step in counter.differences}
-            if counter.counter != "formula":
-                assert named["inside tcm_lab_test::mystery"] == inside
-    finally:
-        BLOCKS.unregister("test-told")
+    report = check(TINY.override({"g_a.stages.0.block": "test-told"}), (64, 64), strict=True)
+    assert report.reference == "formula"
+    inside = -2 * 7 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
+    for counter in report.counters:
+        named = {step.what: step.macs for step in counter.differences}
+        if counter.counter != "formula":
+            assert named["inside tcm_lab_test::mystery"] == inside
 
 
 class _WrongConfig(BlockConfig):
@@ -314,25 +308,23 @@ class _WrongConfig(BlockConfig):
         )
 
 
+@pytest.mark.usefixtures("own_layers")
 def test_a_wrong_formula_is_found_and_told_by_part_and_kind() -> None:
     register_block("test-wrong")(_WrongConfig)
-    try:
-        config = TINY.override({"g_a.stages.0.block": "test-wrong"})
-        right = measure_complexity(config, (64, 64), counter="torch").macs["g_a"]
-        report = check(config, (64, 64))
-        assert not report.agrees
-        products = 2 * 9 * 32 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
-        convolution, linear = right[Kind.CONVOLUTION], right.get(Kind.LINEAR, 0)
-        assert report.disagreements == (
-            f"g_a, convolution: formula {convolution - 3 * products // 4}, torch {convolution}",
-            f"g_a, linear: formula {linear + 2 * products}, torch {linear}",
-        )
-        by_name = {counter.counter: counter.unexplained for counter in report.counters}
-        assert by_name["torch"] == 3 * products // 4 - 2 * products
-        with pytest.raises(LabError, match=r"g_a, convolution: formula \d+, torch \d+"):
-            check(config, (64, 64), strict=True)
-    finally:
-        BLOCKS.unregister("test-wrong")
+    config = TINY.override({"g_a.stages.0.block": "test-wrong"})
+    right = measure_complexity(config, (64, 64), counter="torch").macs["g_a"]
+    report = check(config, (64, 64))
+    assert not report.agrees
+    products = 2 * 9 * 32 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
+    convolution, linear = right[Kind.CONVOLUTION], right.get(Kind.LINEAR, 0)
+    assert report.disagreements == (
+        f"g_a, convolution: formula {convolution - 3 * products // 4}, torch {convolution}",
+        f"g_a, linear: formula {linear + 2 * products}, torch {linear}",
+    )
+    by_name = {counter.counter: counter.unexplained for counter in report.counters}
+    assert by_name["torch"] == 3 * products // 4 - 2 * products
+    with pytest.raises(LabError, match=r"g_a, convolution: formula \d+, torch \d+"):
+        check(config, (64, 64), strict=True)
 
 
 def test_only_operators_known_to_be_free_are_counted_as_nothing() -> None:

@@ -9,37 +9,34 @@ import torch
 
 from tcm_lab.complexity.fvcore_counter import _convolve, _convolve_transposed
 
-
-@pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize(
-    "how",
-    [
-        {},
-        {"padding": "same"},
-        {"padding": "same", "dilation": 2},
-        {"padding": "valid"},
-        {"padding": 2, "stride": 2},
-        {"groups": 2, "dilation": 3},
-    ],
-)
-def test_a_convolution_is_torchs_own(axes: int, how: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    x, bias = torch.randn(2, 4, *[9] * axes), torch.randn(6)
-    weight = torch.randn(6, 4 // how.get("groups", 1), *[3] * axes)
-    expected = getattr(torch, f"conv{axes}d")(x, weight, bias, **how)
-    torch.testing.assert_close(_convolve(x, weight, bias, **how), expected)
+FORWARD: list[dict[str, Any]] = [
+    {},
+    {"padding": "same"},
+    {"padding": "same", "dilation": 2},
+    {"padding": "valid"},
+    {"padding": 2, "stride": 2},
+    {"groups": 2, "dilation": 3},
+]
+TRANSPOSED: list[dict[str, Any]] = [
+    {},
+    {"stride": 2, "output_padding": 1, "padding": 1},
+    {"groups": 2, "dilation": 2},
+]
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize(
-    "how", [{}, {"stride": 2, "output_padding": 1, "padding": 1}, {"groups": 2, "dilation": 2}]
+    ("transposed", "how"),
+    [*((False, how) for how in FORWARD), *((True, how) for how in TRANSPOSED)],
 )
-def test_a_transposed_convolution_is_torchs_own(axes: int, how: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    x, bias = torch.randn(2, 4, *[5] * axes), torch.randn(6)
-    weight = torch.randn(4, 6 // how.get("groups", 1), *[3] * axes)
-    expected = getattr(torch, f"conv_transpose{axes}d")(x, weight, bias, **how)
-    torch.testing.assert_close(_convolve_transposed(x, weight, bias, **how), expected)
+def test_a_convolution_is_torchs_own(axes: int, transposed: bool, how: dict[str, Any]) -> None:
+    c_in, c_out, groups = 4, 6, how.get("groups", 1)
+    x, bias = torch.randn(2, c_in, *[9] * axes), torch.randn(c_out)
+    filters = (c_in, c_out // groups) if transposed else (c_out, c_in // groups)
+    weight = torch.randn(*filters, *[3] * axes)
+    ours = _convolve_transposed if transposed else _convolve
+    theirs = getattr(torch, f"conv_transpose{axes}d" if transposed else f"conv{axes}d")
+    torch.testing.assert_close(ours(x, weight, bias, **how), theirs(x, weight, bias, **how))
 
 
 def test_several_sizes_of_one_convolution_may_differ() -> None:

@@ -142,14 +142,9 @@ def test_the_record_reads_back_and_compressais_plots_read_its_export(
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "webp"])
-def test_an_anchors_bits_are_the_size_of_the_file(codec: str, images: ImageSet) -> None:
+def test_an_anchors_bits_are_the_size_of_the_file(codec: anchors.Anchor, images: ImageSet) -> None:
     told = []
-    record = evaluate_anchor(
-        codec,  # type: ignore[arg-type]
-        images,
-        [30, 90],
-        on_progress=lambda *done: told.append(done),
-    )
+    record = evaluate_anchor(codec, images, [30, 90], on_progress=lambda *done: told.append(done))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert record.bpp[0] < record.bpp[1]
     assert record.psnr_db[0] < record.psnr_db[1]
