@@ -59,8 +59,8 @@ def family(*labels: str) -> dict[str, Trained]:
 
 
 def photographs(count: int) -> ImageSet:
-    """Return at most ``count`` photographs: of the folder TCM_LAB_PICTURES, else embedded ones."""
-    folder = os.environ.get("TCM_LAB_PICTURES")
+    """Return at most ``count`` photographs: of the folder TCM_LAB_IMAGES, else embedded ones."""
+    folder = os.environ.get("TCM_LAB_IMAGES")
     images = open_images(Path(folder) if folder else None, "eval")[:count]
     display(Markdown(f"{len(images)} photographs: {', '.join(images.names)}"))
     return images
@@ -98,11 +98,11 @@ def interval(estimate: object, form: str = "+.1f", unit: str = " %") -> str:
     return f"{value}{unit} [{low}, {high}]"
 
 
-def side_by_side(pictures: dict[str, Any]) -> Figure:
-    """Return pictures (H, W, 3) or (H, W) of bytes beside each other, by title."""
+def side_by_side(images: dict[str, Any]) -> Figure:
+    """Return images (H, W, 3) or (H, W) of bytes beside each other, by title."""
     with style():
-        figure, axes = panels(len(pictures), columns=len(pictures), height=2.4)
-        for each, (title, pixels) in zip(axes, pictures.items(), strict=True):
+        figure, axes = panels(len(images), columns=len(images), height=2.4)
+        for each, (title, pixels) in zip(axes, images.items(), strict=True):
             each.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none")
             bare(each, title)
     return figure

@@ -31,7 +31,7 @@ PEERS = (
 BASE = "tcm-small"
 AXES: dict[str, tuple[str, tuple[object, ...], object]] = {
     "split": ("g_*.split", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
-    "window": ("g_*.window", (4, 8, 16), 8),
+    "window": ("g_*.window_size", (4, 8, 16), 8),
     "squeeze": ("entropy_model.attention.squeeze", (64, 128, 192, "none"), 128),
     "slices": ("entropy_model.slices", (1, 2, 4, 5, 8, 10), 5),
     "support": ("entropy_model.support", (0, 1, 2, 3, 4), 4),
@@ -48,7 +48,8 @@ def tables() -> dict[str, Table]:
         "models-by-part": complexity_table(ours, detail="parts"),
         "models-by-kind": complexity_table(ours, detail="kinds"),
         "compressai": complexity_table(
-            [_peer(name) for name in PEERS], title="CompressAI's own models at 512x768, quality 4"
+            [_reference_model(name) for name in PEERS],
+            title="CompressAI's own models at 512x768, quality 4",
         ),
     }
     for name, (path, values, baseline) in AXES.items():
@@ -61,7 +62,7 @@ def tables() -> dict[str, Table]:
     return found
 
 
-def _peer(name: str) -> ComplexityRecord:
+def _reference_model(name: str) -> ComplexityRecord:
     record = measure_complexity(name, SIZE)
     # What decides their count is CompressAI's version, not torch's, which only runs the counter.
     versions = {package: importlib.metadata.version(package) for package in ("compressai",)}

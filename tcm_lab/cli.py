@@ -20,8 +20,8 @@ from tcm_lab._commands.coding import decode, encode, export
 from tcm_lab._commands.measure import complexity, time
 from tcm_lab._commands.showing import blocks, models, plot, table
 from tcm_lab._commands.training import evaluate, train
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.memory import keep_freed_memory
+from tcm_lab._utils.memory import keep_freed_memory
+from tcm_lab.errors import LabError
 
 
 def study() -> int:

@@ -37,9 +37,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one small picture of two sides that no stride divides."""
-    path = tmp_path_factory.mktemp("pictures") / "waves.png"
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small image of two sides that no stride divides."""
+    path = tmp_path_factory.mktemp("images") / "waves.png"
     rows, columns = np.mgrid[0:37, 0:51]
     waves = np.stack([rows * 5, columns * 4, rows + columns], axis=-1)
     Image.fromarray(waves.astype(np.uint8)).save(path)
@@ -146,8 +146,8 @@ def test_times_have_a_row_per_model_and_a_ratio(run: Run) -> None:
     assert "3 runs after 1 to warm up" in out
 
 
-def test_a_trained_checkpoint_is_evaluated_and_codes_a_picture_there_and_back(
-    run: Run, tmp_path: Path, picture: Path
+def test_a_trained_checkpoint_is_evaluated_and_codes_an_image_there_and_back(
+    run: Run, tmp_path: Path, image: Path
 ) -> None:
     folder = tmp_path / "run"
     code, out, err = run(
@@ -159,16 +159,16 @@ def test_a_trained_checkpoint_is_evaluated_and_codes_a_picture_there_and_back(
     weights = folder / "model.safetensors"
     records = tmp_path / "rd.json"
     assert (
-        run("evaluate", weights, "--data", picture.parent, "--format", "json", "--out", records)[0]
+        run("evaluate", weights, "--data", image.parent, "--format", "json", "--out", records)[0]
         == 0
     )
     assert len(json.loads(records.read_text())[0]["bpp"]) == 2
-    code, out, _ = run("evaluate", weights, "--data", picture.parent, "--format", "compressai")
+    code, out, _ = run("evaluate", weights, "--data", image.parent, "--format", "compressai")
     assert set(json.loads(out)["results"]) >= {"bpp", "psnr-rgb"}
-    code, out, _ = run("evaluate", weights, "--data", picture.parent, "--anchors", "jpeg")
+    code, out, _ = run("evaluate", weights, "--data", image.parent, "--anchors", "jpeg")
     assert "| jpeg " in out
     coded, decoded = tmp_path / "coded.tcm", tmp_path / "decoded.png"
-    assert run("encode", picture, coded, "--checkpoint", weights, "--rate", "1")[0] == 0
+    assert run("encode", image, coded, "--checkpoint", weights, "--rate", "1")[0] == 0
     assert run("decode", coded, decoded, "--checkpoint", weights)[0] == 0
     with Image.open(decoded) as image:
         assert image.size == (51, 37)
@@ -198,10 +198,10 @@ def test_weights_are_exported_at_half_the_size_and_in_the_published_layout(
 
 
 def test_the_coded_file_is_as_long_as_encode_says(
-    run: Run, tmp_path: Path, picture: Path, checkpoint: Path
+    run: Run, tmp_path: Path, image: Path, checkpoint: Path
 ) -> None:
     coded = tmp_path / "coded.tcm"
-    _, out, _ = run("encode", picture, coded, "--checkpoint", checkpoint)
+    _, out, _ = run("encode", image, coded, "--checkpoint", checkpoint)
     size = coded.stat().st_size
     assert f"{size} bytes, {8 * size / (37 * 51):.4f} bpp" in out
 
@@ -229,7 +229,7 @@ def test_models_and_blocks_are_listed(run: Run) -> None:
         (("evaluate", "none.safetensors"), ("none.safetensors", "cannot be read")),
         (("decode", "none.tcm", "a.png", "--checkpoint", "c"), ("none.tcm", "cannot be read")),
         (("decode", "none.tcm", "a.xyz", "--checkpoint", "c"), ("a.xyz", ".png")),
-        (("encode", "none.png", "a.tcm", "--checkpoint", "c"), ("none.png", "no such picture")),
+        (("encode", "none.png", "a.tcm", "--checkpoint", "c"), ("none.png", "no such image")),
         (("table", "none.json"), ("none.json", "cannot be read")),
         (("models", "tcm-smol"), ("tcm-smol", "tcm-small")),
     ],
@@ -256,10 +256,10 @@ def test_an_unknown_option_ends_with_exit_code_2(run: Run) -> None:
     assert "Traceback" not in err
 
 
-def test_published_curves_are_refused_for_other_pictures_than_kodaks(
-    run: Run, picture: Path, checkpoint: Path
+def test_published_curves_are_refused_for_other_images_than_kodaks(
+    run: Run, image: Path, checkpoint: Path
 ) -> None:
-    code, _, err = run("evaluate", checkpoint, "--data", picture.parent, "--bd-rate", "vtm")
+    code, _, err = run("evaluate", checkpoint, "--data", image.parent, "--bd-rate", "vtm")
     assert code == 2
     assert "Kodak" in err
 

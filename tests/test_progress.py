@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tcm_lab._foundation.progress import duration, progress
+from tcm_lab._utils.progress import duration, progress
 from tcm_lab.training import Progress, progress_line
 
 

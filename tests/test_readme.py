@@ -40,12 +40,12 @@ INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 FOREIGN = ("--devices", "--workers", "--launcher", "--storage", "cuda")
 """A line with one of these needs what a test has not: it is parsed."""
-PICTURES = ("--data", "pictures")
+IMAGES = ("--data", "images")
 SMALLER: dict[str, tuple[str, ...]] = {
-    "train": (*PICTURES, "--steps", "2", "--batch", "2", "--crop", "64"),
-    "evaluate": PICTURES,
-    "analyze": (*PICTURES, "--side", "128", "--probes", "2", "--pictures", "1"),
-    "study": (*PICTURES, "--eval-data", "pictures", "--dry-run"),
+    "train": (*IMAGES, "--steps", "2", "--batch", "2", "--crop", "64"),
+    "evaluate": IMAGES,
+    "analyze": (*IMAGES, "--side", "128", "--probes", "2", "--max-images", "1"),
+    "study": (*IMAGES, "--eval-data", "images", "--dry-run"),
     "time": ("--repeats", "2", "--seconds", "0", "--warm-up", "1", "--size", "64x64"),
 }
 """What is put behind a line so that it takes seconds; the last of two equal options holds."""
@@ -129,13 +129,13 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    """Walk in a folder with a picture of the reader's; what it registers is taken out after."""
+    """Walk in a folder with an image of the reader's; what it registers is taken out after."""
     folder = tmp_path_factory.mktemp("readme")
     rows, columns = np.mgrid[0:131, 0:140]
-    picture = np.stack([rows, columns, (rows * columns) // 80], axis=-1).astype(np.uint8)
-    Image.fromarray(picture).save(folder / "photo.png")
-    (folder / "pictures").mkdir()
-    Image.fromarray(picture).save(folder / "pictures" / "waves.png")
+    image = np.stack([rows, columns, (rows * columns) // 80], axis=-1).astype(np.uint8)
+    Image.fromarray(image).save(folder / "photo.png")
+    (folder / "images").mkdir()
+    Image.fromarray(image).save(folder / "images" / "waves.png")
     before = set(BLOCKS)
     yield Walk(folder)
     for name in set(BLOCKS) - before:

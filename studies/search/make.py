@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.reporting import pareto_front, save_figure
 from tcm_lab.reporting.plots import MARKERS, SOFT, new_figure, palette, style

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tcm_lab._commands import options
 from tcm_lab._commands.options import Form, Models
-from tcm_lab._foundation.files import write_atomically
-from tcm_lab._foundation.progress import progress
+from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.progress import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def erf(
     method: Method = "frobenius",
     probes: int = 16,
     side: int = 256,
-    pictures: int = 8,
+    max_images: int = 8,
     rate: float | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -40,12 +40,12 @@ def erf(
 
     Args:
         models: checkpoints; or presets and compressai/NAME, which have random weights.
-        data: folder of pictures; by default the embedded photographs.
+        data: folder of images; by default the embedded photographs.
         layer: dotted name of the layer; by default the latent, y.
         method: how channels are brought together.
-        probes: random sign vectors per picture.
-        side: side of the crop from the middle of each picture, in pixels.
-        pictures: at most so many.
+        probes: random sign vectors per image.
+        side: side of the crop from the middle of each image, in pixels.
+        max_images: maximum number of images.
         rate: level of rate-conditioned models.
         seed: of the probes.
         device: cpu or cuda.
@@ -56,10 +56,10 @@ def erf(
     from tcm_lab.reporting.erf_plots import erf_plot, erf_profile_plot, erf_table
 
     options.need_some(models, "MODEL")
-    images = _images(data, pictures)
+    images = _images(data, max_images)
     fields = {}
     for name, codec in _codecs(models, device):
-        with progress(f"{name}, picture") as on_picture:
+        with progress(f"{name}, image") as on_image:
             fields[name] = receptive_fields(
                 codec,
                 images,
@@ -69,7 +69,7 @@ def erf(
                 side=side,
                 rate=rate,
                 seed=seed,
-                on_picture=on_picture,
+                on_image=on_image,
             )
     measures = {name: measure_field(maps) for name, maps in fields.items()}
     means = {name: mean_field(maps) for name, maps in fields.items()}
@@ -85,7 +85,7 @@ def attention(
     *,
     data: Path | None = None,
     transform: Literal["g_a", "g_s", "h_a", "h_s", "slices"] = "g_a",
-    pictures: int = 8,
+    max_images: int = 8,
     query: tuple[int, int] | None = None,
     rate: float | None = None,
     device: str = "cpu",
@@ -96,10 +96,10 @@ def attention(
 
     Args:
         models: checkpoints or presets with window attention.
-        data: folder of pictures; by default the embedded photographs.
+        data: folder of images; by default the embedded photographs.
         transform: whose layers to show; the records hold all.
-        pictures: at most so many.
-        query: row and column of the pixel of the first picture whose maps are drawn; by default
+        max_images: maximum number of images.
+        query: row and column of the pixel of the first image whose maps are drawn; by default
             its middle.
         rate: level of rate-conditioned models.
         device: cpu or cuda.
@@ -114,13 +114,13 @@ def attention(
     )
 
     options.need_some(models, "MODEL")
-    images = _images(data, pictures)
+    images = _images(data, max_images)
     height, width = images.sizes[0]
     pixel = (height // 2, width // 2) if query is None else query
     records, figures = {}, {}
     for name, codec in _codecs(models, device):
-        with progress(f"{name}, picture") as on_picture:
-            records[name] = measure_attention(codec, images, rate=rate, on_picture=on_picture)
+        with progress(f"{name}, image") as on_image:
+            records[name] = measure_attention(codec, images, rate=rate, on_image=on_image)
         layers = [x for x in records[name].layers if x.layer.startswith(f"{transform}.")]
         maps = {
             f"{layer.stage}, {'SW' if layer.shifted else 'W'}": attention_map(
@@ -142,7 +142,7 @@ def latents(
     /,
     *,
     data: Path | None = None,
-    pictures: int = 8,
+    max_images: int = 8,
     rate: float | None = None,
     device: str = "cpu",
     format: Form = "markdown",
@@ -152,8 +152,8 @@ def latents(
 
     Args:
         models: checkpoints or presets.
-        data: folder of pictures; by default the embedded photographs.
-        pictures: at most so many.
+        data: folder of images; by default the embedded photographs.
+        max_images: maximum number of images.
         rate: level of rate-conditioned models.
         device: cpu or cuda.
         format: of the printed table.
@@ -163,22 +163,22 @@ def latents(
     from tcm_lab.reporting import latent_plots as draw
 
     options.need_some(models, "MODEL")
-    images = _images(data, pictures)
+    images = _images(data, max_images)
     records, maps = {}, {}
     for name, codec in _codecs(models, device):
-        with progress(f"{name}, picture") as on_picture:
-            records[name] = measure_latents(codec, images, rate=rate, on_picture=on_picture)
+        with progress(f"{name}, image") as on_image:
+            records[name] = measure_latents(codec, images, rate=rate, on_image=on_image)
         maps[name] = latent_maps(codec, images[0], name=images.names[0], rate=rate)
     _keep(out, {name: [record] for name, record in records.items()})
-    picture = images.decode(0)
+    image = images.decode(0)
     _draw(
         out,
         {
-            "deviation": draw.deviation_plot(maps, picture),
+            "deviation": draw.deviation_plot(maps, image),
             "slices": draw.slice_bits_plot(records),
             "prediction": draw.prediction_plot(records),
             "energy": draw.energy_plot(records),
-            **{f"bits-{name}": draw.bits_plot(found, picture) for name, found in maps.items()},
+            **{f"bits-{name}": draw.bits_plot(found, image) for name, found in maps.items()},
         },
     )
     _show(draw.latent_table(records), format)

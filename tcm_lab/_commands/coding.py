@@ -1,4 +1,4 @@
-"""Commands that code pictures to files and back, and bring weights into other files."""
+"""Commands that code images to files and back, and bring weights into other files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from tcm_lab._commands.options import File, Flag
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.errors import LabError
 
 
-def encode(picture: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> int:
-    """Code a picture to a file.
+def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> int:
+    """Code an image to a file.
 
     Args:
-        picture: in any format that Pillow reads.
+        image: in any format that Pillow reads.
         out: the coded file.
         checkpoint: weights; decoding needs the same.
         rate: level of a rate-conditioned model, 0 the cheapest.
@@ -24,22 +24,22 @@ def encode(picture: File, out: File, /, *, checkpoint: Path, rate: float | None 
     from tcm_lab.codec.container import encode_image
     from tcm_lab.data import open_images
 
-    if not picture.is_file():
-        raise LabError(f"{picture}: there is no such picture.")
-    image = open_images(picture, "eval")[0]
-    data = encode_image(load_checkpoint(checkpoint), image.float().div(255), rate)
+    if not image.is_file():
+        raise LabError(f"{image}: there is no such image.")
+    x = open_images(image, "eval")[0]
+    data = encode_image(load_checkpoint(checkpoint), x.float().div(255), rate)
     write_atomically(out, data)
-    height, width = image.shape[1:]
+    height, width = x.shape[1:]
     print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp")
     return 0
 
 
 def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
-    """Decode a file to a picture.
+    """Decode a file to an image.
 
     Args:
         file: what ``tcm-lab encode`` wrote.
-        out: the picture; its ending says in which format, .png keeps it whole.
+        out: the image; its ending says in which format, .png keeps it whole.
         checkpoint: the weights that it was coded with.
     """
     from PIL import Image
@@ -49,16 +49,16 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
 
     kinds = Image.registered_extensions()
     if kinds.get(out.suffix.lower()) not in Image.SAVE:
-        raise LabError(f"{out}: no picture can be written as '{out.suffix}'. Write .png.")
+        raise LabError(f"{out}: no image can be written as '{out.suffix}'. Write .png.")
     try:
         data = file.read_bytes()
     except OSError as error:
         raise LabError(f"{file}: cannot be read ({error.strerror or error}).") from None
     levels = decode_image(load_checkpoint(checkpoint), data).mul(255).round().byte()
-    picture = io.BytesIO()
+    image = io.BytesIO()
     pixels = levels.permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(picture, format=kinds[out.suffix.lower()])
-    write_atomically(out, picture.getvalue())
+    Image.fromarray(pixels).save(image, format=kinds[out.suffix.lower()])
+    write_atomically(out, image.getvalue())
     print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
     return 0
 

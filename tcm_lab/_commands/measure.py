@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from tcm_lab._commands import options
 from tcm_lab._commands.options import Convention, Detail, Flag, Form, Models, Overrides
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.progress import progress
+from tcm_lab._utils.progress import progress
+from tcm_lab.errors import LabError
 
 
 def complexity(
@@ -48,19 +48,19 @@ def complexity(
     from tcm_lab import reporting
 
     options.need_some(models, "MODEL")
-    subjects = [options.changed(model, overrides) for model in models]
+    targets = [options.changed(model, overrides) for model in models]
     sizes = [options.size(text) for text in size]
     if check:
-        reports = [lab.check(subject, size) for subject in subjects for size in sizes]
+        reports = [lab.check(target, size) for target in targets for size in sizes]
         options.show([reporting.check_table(reports)], format, out)
         return 0 if all(report.agrees for report in reports) else 1
     if explain:
-        found = [line for subject in subjects for line in lab.explain(subject)]
+        found = [line for target in targets for line in lab.explain(target)]
         options.show([reporting.explain_table(found)], format, out)
         return 0
     records = [
-        lab.measure_complexity(subject, size, counter=counter, memory=memory)
-        for subject in subjects
+        lab.measure_complexity(target, size, counter=counter, memory=memory)
+        for target in targets
         for size in sizes
     ]
     if format == "json":
@@ -116,7 +116,7 @@ def time(
     from tcm_lab import reporting
 
     options.need_some(models, "MODEL")
-    subjects = [_with_weights(model, overrides) for model in models]
+    targets = [_with_weights(model, overrides) for model in models]
     conditions: dict[str, Any] = {
         "batch": batch,
         "repeats": repeats,
@@ -130,12 +130,12 @@ def time(
     }
     with progress("turn") as on_progress:
         conditions["on_progress"] = on_progress
-        if len(subjects) > 1:
-            compared = lab.compare_timing(subjects, options.size(size), **conditions)
+        if len(targets) > 1:
+            compared = lab.compare_timing(targets, options.size(size), **conditions)
             records, ratios = list(compared.records), compared.ratios
         else:
             records, ratios = (
-                [lab.measure_timing(subjects[0], options.size(size), **conditions)],
+                [lab.measure_timing(targets[0], options.size(size), **conditions)],
                 (),
             )
     if format == "json":

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     from tcm_lab.codec import VariantConfig

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tcm_lab import __version__
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.reporting.html import Section, render_report
 from tcm_lab.reporting.tables import Table
 

@@ -9,7 +9,7 @@ import tyro
 
 from tcm_lab._commands import options
 from tcm_lab._commands.options import Convention, Detail, Files, Flag, Form
-from tcm_lab._foundation import LabError, near
+from tcm_lab.errors import LabError, near
 
 
 def table(

@@ -11,8 +11,8 @@ import tyro
 
 from tcm_lab._commands import options
 from tcm_lab._commands.options import File, Flag, Form, Model, Overrides
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.progress import progress
+from tcm_lab._utils.progress import progress
+from tcm_lab.errors import LabError
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
 
     Args:
         model: a preset, compressai/NAME or a YAML file.
-        data: folder of pictures; by default the embedded photographs and dead leaves.
+        data: folder of images; by default the embedded photographs and dead leaves.
         out: folder for weights, state and logs; by default runs/MODEL.
         recipe: where every setting that is not given here comes from.
         lambdas: rate-distortion weights: one, or one per rate level.
@@ -126,14 +126,14 @@ def evaluate(
     format: Form | Literal["compressai"] = "markdown",
     out: Path | None = None,
 ) -> int:
-    """Code whole pictures to real bytes, decode them, and measure rate and distortion.
+    """Code whole images to real bytes, decode them, and measure rate and distortion.
 
     Args:
         checkpoint: weights, ours or in the published layout.
-        data: folder of pictures; by default the embedded evaluation photographs.
+        data: folder of images; by default the embedded evaluation photographs.
         rates: positions between the levels of a rate-conditioned model; by default its levels.
-        anchors: code the same pictures with these, too.
-        published: add published curves, such as vtm; only where the pictures are Kodak's.
+        anchors: code the same images with these, too.
+        published: add published curves, such as vtm; only where the images are Kodak's.
         bd_rate: add BD-rates against this anchor or published curve.
         device: where to compute.
         format: what to print; compressai is CompressAI's result format.
@@ -150,7 +150,7 @@ def evaluate(
     if wanted and not all(re.search(r"kodim\d\d\.\w+$", name) for name in images.names):
         raise LabError(
             f"{next(iter(wanted))}: published curves are Kodak's, and {images.origin} holds other "
-            "pictures. Name a folder with kodim01 to kodim24, or compare with --anchors."
+            "images. Name a folder with kodim01 to kodim24, or compare with --anchors."
         )
     curves = [lab.published_curve(name) for name in wanted]
     with progress(f"{codec.config.name}, coding") as on_progress:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 
 
 def _read(value: Any) -> NDArray[np.float32]:

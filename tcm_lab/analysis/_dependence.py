@@ -61,7 +61,7 @@ def convolution_field(
     weight = gradient[0].sum(0).cpu().numpy()
     core = weight
     if max(weight[[0, -1]].max(), weight[:, [0, -1]].max()) > 0:
-        # Its flanks are cut off by the picture's border, on one side more than on the other.
+        # Its flanks are cut off by the image's border, on one side more than on the other.
         core = np.where(weight >= weight.max() / 2, weight, 0)
     rows, columns = (
         float((core.sum(other) * np.arange(length)).sum() / core.sum())

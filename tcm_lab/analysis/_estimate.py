@@ -1,4 +1,4 @@
-"""A figure with the interval that resampling its pictures gives."""
+"""A figure with the interval that resampling its images gives."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 
 LEVEL = 0.95
 _RESAMPLES = 1000
 
 
 class Estimate(Frozen):
-    """A figure over pictures and its bootstrap interval.
+    """A figure over images and its bootstrap interval.
 
     Attributes:
-        value: over all pictures.
-        low: lower end; the value itself where there is one picture.
+        value: over all images.
+        low: lower end; the value itself where there is one image.
         high: upper end.
         level: share of the resamples between the two.
-        images: how many pictures.
+        images: how many images.
     """
 
     value: float
@@ -32,9 +32,9 @@ class Estimate(Frozen):
 
 
 def resample(count: int, seed: int) -> NDArray[np.float64]:
-    """Return resamples of ``count`` pictures as weights (R, count) whose rows sum to one.
+    """Return resamples of ``count`` images as weights (R, count) whose rows sum to one.
 
-    The first row is the pictures as they are.
+    The first row is the images as they are.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
@@ -51,7 +51,7 @@ def estimate_from(figures: NDArray[np.float64], images: int) -> Estimate:
 
 
 def mean_estimate(per_image: Sequence[float], *, seed: int = 0) -> Estimate:
-    """Return the mean over pictures with its interval."""
+    """Return the mean over images with its interval."""
     values = np.asarray(per_image, dtype=np.float64)
     return estimate_from(resample(len(values), seed) @ values, len(values))
 
@@ -63,6 +63,6 @@ def paired(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """Return ``figure`` of two lists' means, resampled together: a picture is hard for both."""
+    """Return ``figure`` of two lists' means, resampled together: an image is hard for both."""
     weights = resample(len(a), seed)
     return estimate_from(figure(weights @ np.asarray(a), weights @ np.asarray(b)), len(a))

@@ -17,14 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tcm_lab._foundation import LabError, one_of
-from tcm_lab._foundation.environment import environment
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils.environment import environment
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._dependence import Run, convolution_field
-from tcm_lab.analysis._pictures import Pictures, centre_crop, common_size, device_of, names_of
-from tcm_lab.analysis._pictures import pictures as _pictures
+from tcm_lab.analysis._images import (
+    Images,
+    centre_crop,
+    common_size,
+    device_of,
+    iterate_images,
+    names_of,
+)
 from tcm_lab.analysis._probe import attention_inputs, evaluating, model_name
 from tcm_lab.analysis.erf_map import METHODS, ErfMap, Method, WindowGrid
+from tcm_lab.errors import LabError, one_of
 
 _Found = tuple[NDArray[np.float64], NDArray[np.float64], int]
 
@@ -36,7 +42,7 @@ class Field:
     Attributes:
         of: name of the map that the position belongs to.
         wrt: name of the map that it is differentiated by.
-        start: makes that map (1, C, H, W) from a picture.
+        start: makes that map (1, C, H, W) from an image.
         run: leads from it to the position's map.
         pitch_px: image pixels per position of the start map.
         same_grid: whether both maps have the same positions, so that a position is its own centre,
@@ -54,7 +60,7 @@ class Field:
 def fields_of(
     model: nn.Module,
     field: Field,
-    images: Pictures,
+    images: Images,
     *,
     method: Method = "frobenius",
     probes: int | None = 16,
@@ -63,25 +69,25 @@ def fields_of(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     multiple: int = 1,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return the effective receptive field of ``field`` on each picture.
+    """Return the effective receptive field of ``field`` on each image.
 
     Args:
         model: the codec, or any module that ``field`` runs.
         field: what is differentiated.
-        images: pictures; their common middle is taken.
+        images: images; their common middle is taken.
         method: how channels are brought together.
         probes: random sign vectors; None, or as many as channels, differentiates every channel.
         channel: for ``single-channel``; None takes the one with the most energy.
         seed: of the probes.
         at: (row, column) of the position; None is the middle of its map.
-        side: crop to at most so many pixels; None takes all that the pictures share.
+        side: crop to at most so many pixels; None takes all that the images share.
         multiple: what crops are rounded down to.
-        on_picture: told how many pictures are done, of how many.
+        on_image: told how many images are done, of how many.
 
     Raises:
-        LabError: a picture is too small, the position or channel is not there, or it depends on
+        LabError: an image is too small, the position or channel is not there, or it depends on
             nothing.
     """
     if method not in METHODS:
@@ -89,7 +95,7 @@ def fields_of(
     names = names_of(images)
     size = common_size(images, multiple, side)
     with evaluating(model):
-        starts = [field.start(centre_crop(x, size)).detach() for x in _pictures(images, model)]
+        starts = [field.start(centre_crop(x, size)).detach() for x in iterate_images(images, model)]
         if method == "single-channel" and channel is None:
             channel = _strongest_channel(model, field, starts)
         generator = torch.Generator().manual_seed(seed)
@@ -99,8 +105,8 @@ def fields_of(
                 model, field, start, method, probes, channel, generator, at
             )
             maps.append(found)
-            if on_picture is not None:
-                on_picture(i + 1, len(starts))
+            if on_image is not None:
+                on_image(i + 1, len(starts))
         within, centre = convolution_field(model, field.run, starts[0], position)
         if field.same_grid:
             centre = (float(position[0]), float(position[1]))
@@ -137,14 +143,17 @@ def _scores(
     generator: torch.Generator,
     at: tuple[int, int] | None,
 ) -> tuple[_Found, tuple[WindowGrid, ...], tuple[int, int]]:
-    """Return one picture's shares, their standard error and the probes used; grids; position."""
+    """Return one image's shares, their standard error and the probes used; grids; position."""
     x = start.clone().requires_grad_()
     attended: list[tuple[WindowGrid, Tensor]] = []
 
     def on_attention(name: str, module: Any, tokens: Tensor) -> None:
         pitch = x.shape[-2] / tokens.shape[1]
         grid = WindowGrid(
-            layer=name, window=module.window * pitch, offset=module.shift * pitch, pitch=pitch
+            layer=name,
+            window_size=module.window_size * pitch,
+            offset=module.shift * pitch,
+            pitch=pitch,
         )
         if tokens.requires_grad:
             attended.append((grid, tokens))
@@ -218,7 +227,7 @@ def _shares(
 
 @torch.no_grad()
 def _strongest_channel(model: nn.Module, field: Field, starts: Sequence[Tensor]) -> int:
-    """Return the channel that varies most over the pictures."""
+    """Return the channel that varies most over the images."""
     energy = sum(field.run(model, start)[0].flatten(1).var(1) for start in starts)
     assert isinstance(energy, Tensor)
     return int(energy.argmax())

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tcm_lab._foundation import LabError, near
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.errors import LabError, near
 
 
 class Seen(Exception):
@@ -47,7 +47,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def forward(codec: nn.Module, x: Tensor, rate: float | None) -> Any:
-    """Run ``codec`` on pictures, at a rate where it is conditioned on one."""
+    """Run ``codec`` on images, at a rate where it is conditioned on one."""
     return codec(x) if rate is None else codec(x, rate=rate)
 
 

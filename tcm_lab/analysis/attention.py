@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import Frozen, LabError
-from tcm_lab._foundation.environment import Environment, environment
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._estimate import Estimate, mean_estimate
-from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
+from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
 from tcm_lab.analysis._probe import (
     Seen,
     attention_inputs,
@@ -25,9 +25,10 @@ from tcm_lab.analysis._probe import (
 )
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.windows import WindowPlan
+from tcm_lab.errors import LabError
 
 Figures = tuple[tuple[float, ...], ...]
-"""One row per picture, one figure per head."""
+"""One row per image, one figure per head."""
 
 
 class AttentionFigures(Frozen):
@@ -45,22 +46,22 @@ class AttentionFigures(Frozen):
 
 
 class LayerAttention(Frozen):
-    """One window attention, over all pictures.
+    """One window attention, over all images.
 
     Attributes:
         layer: its dotted name in the model.
         shifted: whether it is SW-MSA.
-        window: side of its windows in tokens.
+        window_size: side of its windows in tokens.
         heads: how many.
         pitch_px: image pixels per token.
         learned: with the relative position bias, as the model runs.
         without_bias: by contents alone.
-        uniform: one picture, one head: what equal weights on all that is seen would give.
+        uniform: one image, one head: what equal weights on all that is seen would give.
     """
 
     layer: str
     shifted: bool
-    window: int
+    window_size: int
     heads: int
     pitch_px: float
     learned: AttentionFigures
@@ -76,7 +77,7 @@ class LayerAttention(Frozen):
         return ".".join(path[:2])
 
     def estimate(self, figure: str, *, with_bias: bool = True) -> Estimate:
-        """Return the mean of ``figure`` over heads, with its interval over pictures."""
+        """Return the mean of ``figure`` over heads, with its interval over images."""
         figures = self.learned if with_bias else self.without_bias
         return mean_estimate([float(np.mean(row)) for row in getattr(figures, figure)])
 
@@ -86,7 +87,7 @@ class AttentionRecord(Frozen):
 
     Attributes:
         model: name of the model.
-        images: names of the pictures.
+        images: names of the images.
         layers: in the order of the data's flow.
         environment: device, threads, versions.
     """
@@ -97,7 +98,7 @@ class AttentionRecord(Frozen):
     environment: Environment
 
     def mean_distance_px(self, transform: str = "g_a") -> Estimate:
-        """Return the mean attention distance over a transform's layers, their heads and pictures.
+        """Return the mean attention distance over a transform's layers, their heads and images.
 
         Raises:
             LabError: no layer of that transform attends.
@@ -117,7 +118,7 @@ class AttentionMap(ArrayRecord):
 
     Attributes:
         model: name of the model.
-        image: name of the picture.
+        image: name of the image.
         layer: dotted name of the window attention.
         with_bias: whether the relative position bias was added.
         query: (row, column) of the query's token.
@@ -140,39 +141,39 @@ class AttentionMap(ArrayRecord):
 @torch.no_grad()
 def measure_attention(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     *,
     rate: float | None = None,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> AttentionRecord:
     """Measure every window attention that runs in a forward pass.
 
     Args:
         codec: any model with `WindowAttention` in it.
-        images: pictures of any size, one by one.
+        images: images of any size, one by one.
         rate: level of a rate-conditioned codec.
-        on_picture: told how many pictures are done, of how many.
+        on_image: told how many images are done, of how many.
 
     Raises:
-        LabError: the model has no window attention, or there is no picture.
+        LabError: the model has no window attention, or there is no image.
     """
     known = _need_attention(codec)
     names = names_of(images)
     found: dict[str, list[tuple[_Rows, _Rows]]] = {}
     uniform: dict[str, AttentionFigures] = {}
     pitch: dict[str, float] = {}
-    for x in pictures(images, codec, on_picture):
+    for x in iterate_images(images, codec, on_image):
 
         def on_input(layer: str, module: WindowAttention, tokens: Tensor, x: Tensor = x) -> None:
             pitch[layer] = _pitch(codec, x, tokens)
             both = []
             for with_bias in (True, False):
                 weights, plan = module.weights(tokens, with_bias=with_bias)
-                both.append(_rows(weights, plan, module.window, pitch[layer]))
+                both.append(_rows(weights, plan, module.window_size, pitch[layer]))
                 if layer not in uniform:
                     equal = (weights > 0).to(weights)
                     equal = (equal / equal.sum(-1, keepdim=True))[:, :1]
-                    rows = _rows(equal, plan, module.window, pitch[layer])
+                    rows = _rows(equal, plan, module.window_size, pitch[layer])
                     uniform[layer] = _figures([rows])
             found.setdefault(layer, []).append((both[0], both[1]))
 
@@ -185,7 +186,7 @@ def measure_attention(
             LayerAttention(
                 layer=layer,
                 shifted=known[layer].shift > 0,
-                window=known[layer].window,
+                window_size=known[layer].window_size,
                 heads=known[layer].heads,
                 pitch_px=pitch[layer],
                 learned=_figures([learned for learned, _ in rows]),
@@ -216,12 +217,12 @@ def attention_map(
         image: (3, H, W), uint8 or in [0, 1].
         layer: dotted name of the window attention.
         query_px: (row, column) of the pixel.
-        name: of the picture.
+        name: of the image.
         with_bias: whether to add the relative position bias.
         rate: level of a rate-conditioned codec.
 
     Raises:
-        LabError: there is no such layer, it does not run, or the pixel is outside of the picture.
+        LabError: there is no such layer, it does not run, or the pixel is outside of the image.
     """
     _need_attention(codec)
     if not isinstance(module_named(codec, layer), WindowAttention):
@@ -231,9 +232,9 @@ def attention_map(
         )
     height, width = image.shape[-2:]
     if not (0 <= query_px[0] < height and 0 <= query_px[1] < width):
-        raise LabError(f"query_px = {query_px}: the picture is {height}x{width} pixels")
+        raise LabError(f"query_px = {query_px}: the image is {height}x{width} pixels")
     found: list[tuple[tuple[int, int], float]] = []
-    (x,) = pictures([image], codec)
+    (x,) = iterate_images([image], codec)
 
     def on_input(ran: str, module: WindowAttention, tokens: Tensor) -> None:
         if ran != layer:
@@ -278,10 +279,10 @@ def spread_over_map(
         query: (row, column) of the query's token.
     """
     place = int(plan.target[query[0] * size[1] + query[1]])
-    window, token = divmod(place, plan.tokens)
-    row = weights[window, :, token]
+    window_size, token = divmod(place, plan.tokens)
+    row = weights[window_size, :, token]
     # Padding stands for row 0, where it would be counted in: it was never seen, so it adds zero.
-    source = plan.source[window * plan.tokens : (window + 1) * plan.tokens]
+    source = plan.source[window_size * plan.tokens : (window_size + 1) * plan.tokens]
     flat = row.new_zeros(row.shape[0], size[0] * size[1])
     flat.index_add_(1, source, row)
     laid: Tensor = flat.unflatten(1, size)
@@ -289,16 +290,16 @@ def spread_over_map(
 
 
 class _Rows(Frozen):
-    """One picture's figures, one per head."""
+    """One image's figures, one per head."""
 
     distance_px: tuple[float, ...]
     entropy_bits: tuple[float, ...]
     near_share: tuple[float, ...]
 
 
-def _rows(weights: Tensor, plan: WindowPlan, window: int, pitch: float) -> _Rows:
+def _rows(weights: Tensor, plan: WindowPlan, window_size: int, pitch: float) -> _Rows:
     """Sum up weights (windows, heads, N, N) over all queries that are no padding."""
-    axis = torch.arange(window, device=weights.device, dtype=torch.float64)
+    axis = torch.arange(window_size, device=weights.device, dtype=torch.float64)
     y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
     distance = torch.hypot(dy, dx) * pitch
@@ -329,7 +330,7 @@ def _figures(rows: list[_Rows]) -> AttentionFigures:
 
 
 def _pitch(codec: nn.Module, x: Tensor, tokens: Tensor) -> float:
-    """Return the image pixels per token: of the padded picture, a whole number."""
+    """Return the image pixels per token: of the padded image, a whole number."""
     config: Any = getattr(codec, "config", None)
     height = x.shape[-2]
     if config is not None:

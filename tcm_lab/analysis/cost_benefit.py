@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import Frozen, LabError
-from tcm_lab._foundation.environment import Environment, environment
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment, environment
 from tcm_lab.analysis._estimate import Estimate, paired
-from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
+from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
 from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch
 from tcm_lab.codec import build
 from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord
 from tcm_lab.complexity.torch_counter import count_with_torch
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import Interval, RdRecord, lagrangian_interval
 
 
@@ -58,7 +59,7 @@ def compare_trained(
 
     Args:
         baseline: cost, and evaluations of one or several training seeds.
-        variants: the same for each; evaluated on the same pictures.
+        variants: the same for each; evaluated on the same images.
         lambdas: of the rates, in their order.
 
     Raises:
@@ -111,8 +112,8 @@ class KnockOutRecord(Frozen):
 
     Attributes:
         model: name of the model.
-        images: names of the pictures.
-        size: (height, width) at which the MACs were counted: of the first picture.
+        images: names of the images.
+        size: (height, width) at which the MACs were counted: of the first image.
         weight: λ of the loss bpp + λ·255²·MSE.
         bpp: estimated rate of the whole codec.
         psnr_db: mean PSNR of the whole codec, before rounding to bytes.
@@ -150,7 +151,7 @@ def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
 @torch.no_grad()
 def knock_out(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     weight: float,
     *,
     parts: Mapping[str, Sequence[str]] | None = None,
@@ -161,7 +162,7 @@ def knock_out(
 
     Args:
         codec: one of ours.
-        images: pictures of any size.
+        images: images of any size.
         weight: λ that the codec was trained for.
         parts: names of modules by part; None takes `removable_parts`. Modules of an LRP give
             nothing, any other passes on what it is given.
@@ -169,7 +170,7 @@ def knock_out(
         on_part: told how many parts are done, of how many.
 
     Raises:
-        LabError: there is no picture or no part, or a module is not there.
+        LabError: there is no image or no part, or a module is not there.
     """
     chosen = removable_parts(codec) if parts is None else {k: tuple(v) for k, v in parts.items()}
     if not chosen:
@@ -187,7 +188,7 @@ def knock_out(
             found.append((part, _kind(modules[members[0]]), _figures(codec, images, rate)))
         if on_part is not None:
             on_part(i + 1, len(chosen))
-    first = next(iter(pictures(images, codec)))
+    first = next(iter(iterate_images(images, codec)))
     size = (int(first.shape[-2]), int(first.shape[-1]))
     macs = _macs(codec, size, chosen)
     return KnockOutRecord(
@@ -212,10 +213,10 @@ def knock_out(
     )
 
 
-def _figures(codec: nn.Module, images: Pictures, rate: float | None) -> np.ndarray[Any, Any]:
-    """Return (pictures, [bpp, mse]) by the likelihoods, decoded pictures clamped."""
+def _figures(codec: nn.Module, images: Images, rate: float | None) -> np.ndarray[Any, Any]:
+    """Return (images, [bpp, mse]) by the likelihoods, decoded images clamped."""
     rows: list[tuple[float, float]] = []
-    for x in pictures(images, codec):
+    for x in iterate_images(images, codec):
         with evaluating(codec):
             out = forward(codec, x, rate)
         bits = sum(float(-part.double().log2().sum()) for part in out["likelihoods"].values())
@@ -230,7 +231,7 @@ def _loss(figures: np.ndarray[Any, Any], weight: float) -> np.ndarray[Any, Any]:
 
 
 def _rise(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> Estimate:
-    """Return by how many percent the second's mean is above the first's, pictures paired."""
+    """Return by how many percent the second's mean is above the first's, images paired."""
     return paired(before.tolist(), after.tolist(), lambda a, b: 100 * (b / a - 1))
 
 
@@ -258,7 +259,7 @@ def _absent(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 def _macs(
     codec: nn.Module, size: tuple[int, int], parts: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
-    """Return the MACs of each part on one picture, padded as the codec pads it."""
+    """Return the MACs of each part on one image, padded as the codec pads it."""
     config: Any = codec.config
     stride = config.stride[1]
     padded = -(-size[0] // stride) * stride, -(-size[1] // stride) * stride

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils.progress import OnDone
+from tcm_lab.analysis._images import Images
 from tcm_lab.analysis._jacobian import Field, fields_of
-from tcm_lab.analysis._pictures import Pictures
 from tcm_lab.analysis._probe import Seen, as_map, forward, hooked, module_named
 from tcm_lab.analysis.erf_map import ErfMap, Method, WindowGrid, mean_field
+from tcm_lab.errors import LabError
 
 __all__ = [
     "ErfMap",
@@ -28,7 +28,7 @@ __all__ = [
 
 def effective_receptive_field(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     *,
     layer: str | None = None,
     method: Method = "frobenius",
@@ -38,9 +38,9 @@ def effective_receptive_field(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> ErfMap:
-    """Return what the middle of the latent depends on in the image, averaged over pictures.
+    """Return what the middle of the latent depends on in the image, averaged over images.
 
     Arguments and errors are those of `receptive_fields`.
     """
@@ -56,14 +56,14 @@ def effective_receptive_field(
             at=at,
             side=side,
             rate=rate,
-            on_picture=on_picture,
+            on_image=on_image,
         )
     )
 
 
 def receptive_fields(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     *,
     layer: str | None = None,
     method: Method = "frobenius",
@@ -73,27 +73,27 @@ def receptive_fields(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return what one position of the latent, or of a layer, depends on in each picture.
+    """Return what one position of the latent, or of a layer, depends on in each image.
 
     Args:
         codec: one of ours or of CompressAI's; or any module, whose output is then the latent.
-        images: pictures; their common middle is taken, in whole strides of the codec.
+        images: images; their common middle is taken, in whole strides of the codec.
         layer: dotted name of the module whose output is looked at; None is g_a's, which is y.
         method: ``frobenius``, the Jacobian's energy over all channels, is free of the latent's
-            scale and of any choice; ``sum`` and ``single-channel`` are what published pictures
+            scale and of any choice; ``sum`` and ``single-channel`` are what published images
             show.
-        probes: random sign vectors per picture; None differentiates every channel.
+        probes: random sign vectors per image; None differentiates every channel.
         channel: for ``single-channel``; None takes the one that varies most.
         seed: of the probes.
         at: (row, column) of the position; None is (h // 2, w // 2).
-        side: crop to at most so many pixels; None takes all that the pictures share.
+        side: crop to at most so many pixels; None takes all that the images share.
         rate: level of a rate-conditioned codec; needed only for layers behind g_a.
-        on_picture: told how many pictures are done, of how many.
+        on_image: told how many images are done, of how many.
 
     Raises:
-        LabError: a picture is too small, there is no such layer, position or channel, or the
+        LabError: an image is too small, there is no such layer, position or channel, or the
             position depends on nothing.
     """
     field = Field(
@@ -114,32 +114,32 @@ def receptive_fields(
         at=at,
         side=side,
         multiple=_stride(codec, 0 if _within_analysis(codec, layer) else 1),
-        on_picture=on_picture,
+        on_image=on_image,
     )
 
 
 def decoder_fields(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     *,
     probes: int | None = None,
     seed: int = 0,
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return which latents a pixel of the decoded picture depends on, for each picture.
+    """Return which latents a pixel of the decoded image depends on, for each image.
 
     Args:
         codec: one of ours or of CompressAI's.
-        images: pictures; their common middle is taken, in whole strides of the codec.
+        images: images; their common middle is taken, in whole strides of the codec.
         probes: as in `receptive_fields`; a pixel has three channels, so all are the default.
         seed: of the probes.
         at: (row, column) of the pixel; None is the middle one.
         side: crop to at most so many pixels.
         rate: level of a rate-conditioned codec.
-        on_picture: told how many pictures are done, of how many.
+        on_image: told how many images are done, of how many.
 
     Raises:
         LabError: as for `receptive_fields`, or the module has no g_s.
@@ -161,13 +161,13 @@ def decoder_fields(
         at=at,
         side=side,
         multiple=_stride(codec, 1),
-        on_picture=on_picture,
+        on_image=on_image,
     )
 
 
 def entropy_model_fields(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     slice_index: int,
     *,
     probes: int | None = 16,
@@ -175,22 +175,22 @@ def entropy_model_fields(
     at: tuple[int, int] | None = None,
     side: int | None = None,
     rate: float | None = None,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return which latents the mean of a slice depends on, for each picture.
+    """Return which latents the mean of a slice depends on, for each image.
 
     Both ways count: through earlier slices, and through z. Rounding passes gradients unchanged.
 
     Args:
         codec: one of ours.
-        images: pictures; their common middle is taken, in whole strides of the codec.
+        images: images; their common middle is taken, in whole strides of the codec.
         slice_index: which slice's mean.
         probes: as in `receptive_fields`.
         seed: of the probes.
         at: (row, column) of the latent; None is the middle.
         side: crop to at most so many pixels.
         rate: level of a rate-conditioned codec.
-        on_picture: told how many pictures are done, of how many.
+        on_image: told how many images are done, of how many.
 
     Raises:
         LabError: as for `receptive_fields`, or the codec has no such slice.
@@ -220,7 +220,7 @@ def entropy_model_fields(
         at=at,
         side=side,
         multiple=_stride(codec, 1),
-        on_picture=on_picture,
+        on_image=on_image,
     )
 
 

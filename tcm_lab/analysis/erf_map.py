@@ -1,4 +1,4 @@
-"""The record of an effective receptive field, and the average of several pictures' records."""
+"""The record of an effective receptive field, and the average of several images' records."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from tcm_lab._foundation import Frozen, LabError
-from tcm_lab._foundation.environment import Environment
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment
 from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.errors import LabError
 
 Method = Literal["frobenius", "sum", "single-channel"]
 METHODS: tuple[Method, ...] = ("frobenius", "sum", "single-channel")
@@ -20,13 +21,13 @@ class WindowGrid(Frozen):
 
     Attributes:
         layer: the attention's place in the model.
-        window: side of a window.
+        window_size: side of a window.
         offset: where the first window begins; not 0 where windows are shifted.
         pitch: input positions per token.
     """
 
     layer: str
-    window: float
+    window_size: float
     offset: float
     pitch: float
 
@@ -41,9 +42,9 @@ class ErfMap(ArrayRecord):
         method: ``frobenius``: squared gradients of all channels; ``sum``: absolute gradient of
             the channels' sum; ``single-channel``: absolute gradient of one channel.
         channel: which, where the method looks at one.
-        probes: random sign vectors per picture; 0 where every channel was differentiated.
+        probes: random sign vectors per image; 0 where every channel was differentiated.
         seed: of the probes.
-        images: names of the pictures. Each one's map sums to one before they are averaged, so that
+        images: names of the images. Each one's map sums to one before they are averaged, so that
             each has the same say.
         position: (row, column) of ``of``'s map that was differentiated.
         centre: (row, column) on this map of the middle of the position's field.
@@ -74,7 +75,7 @@ class ErfMap(ArrayRecord):
 
 
 def mean_field(maps: Sequence[ErfMap]) -> ErfMap:
-    """Return the average of several pictures' fields of the same position.
+    """Return the average of several images' fields of the same position.
 
     Raises:
         LabError: there is none, or they are not of the same thing.

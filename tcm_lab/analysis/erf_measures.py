@@ -8,21 +8,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
 from tcm_lab.analysis._estimate import Estimate, estimate_from, resample
 from tcm_lab.analysis.erf_map import ErfMap, WindowGrid, mean_field
+from tcm_lab.errors import LabError
 
 SHARES = (0.2, 0.3, 0.5, 0.95, 0.99)
 _Floats = NDArray[np.float64]
 
 
 class ErfMeasures(Frozen):
-    """How far a position reaches, over the pictures of its maps.
+    """How far a position reaches, over the images of its maps.
 
     Attributes:
         model: name of the model.
         of: what the position belongs to.
-        images: how many pictures.
+        images: how many images.
         side_px: by share of the contribution, the side of the smallest centred square that holds
             it, in image pixels.
         area: by share, that square's area over the whole map's.
@@ -47,10 +48,10 @@ class ErfMeasures(Frozen):
 def measure_field(
     maps: ErfMap | Sequence[ErfMap], *, shares: Sequence[float] = SHARES, seed: int = 0
 ) -> ErfMeasures:
-    """Measure one map, or the average of several pictures' maps with intervals over the pictures.
+    """Measure one map, or the average of several images' maps with intervals over the images.
 
     Args:
-        maps: one map; or one for each picture, which are resampled for the intervals.
+        maps: one map; or one for each image, which are resampled for the intervals.
         shares: of the contribution, each between 0 and 1.
         seed: of the resampling.
 
@@ -83,7 +84,7 @@ def measure_field(
         within_convolutions=estimate(sums.within),
         anisotropy=estimate(sums.anisotropies()),
         grid_visibility={
-            f"{grid.window * pitch:g}+{grid.offset * pitch:g}": seen
+            f"{grid.window_size * pitch:g}+{grid.offset * pitch:g}": seen
             for grid in mean.grids
             if (seen := grid_visibility(mean, grid)) is not None
         },
@@ -99,22 +100,22 @@ def reach_ratio(
 ) -> Estimate:
     """Return how many times as far one codec's position reaches as another's.
 
-    Pictures are resampled together, since what widens one field may widen the other.
+    Images are resampled together, since what widens one field may widen the other.
 
     Args:
-        maps: one map per picture.
-        baseline: the other codec's, of the same pictures in the same order.
+        maps: one map per image.
+        baseline: the other codec's, of the same images in the same order.
         share: compares the sides of the squares that hold it; None compares the radii.
         seed: of the resampling.
 
     Raises:
-        LabError: the maps are not of the same pictures.
+        LabError: the maps are not of the same images.
     """
     names = [
         tuple(name for field in fields for name in field.images) for fields in (maps, baseline)
     ]
     if names[0] != names[1]:
-        raise LabError(f"maps of different pictures do not compare: {names[0]} and {names[1]}")
+        raise LabError(f"maps of different images do not compare: {names[0]} and {names[1]}")
     weights = resample(len(maps), seed)
     ours, theirs = (_Sums.of(fields, weights) for fields in (maps, baseline))
     pitch = maps[0].pitch_px / baseline[0].pitch_px
@@ -137,7 +138,7 @@ def grid_visibility(field: ErfMap, grid: WindowGrid) -> float | None:
         changes = np.stack([np.abs(a - b).sum(1), (a + b).sum(1)], axis=1)
         # Token t lies at position t·pitch: windows meet half a pitch before their first token.
         place = np.arange(len(changes)) + 0.5 - (grid.offset - grid.pitch / 2)
-        distance = np.abs((place + grid.window / 2) % grid.window - grid.window / 2)
+        distance = np.abs((place + grid.window_size / 2) % grid.window_size - grid.window_size / 2)
         near = distance <= grid.pitch / 2
         changes[len(changes) + 1 - int(grid.pitch) :] = 0  # behind the last token none meet
         at_border += changes[near].sum(0)

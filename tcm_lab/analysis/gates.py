@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._pictures import pictures
+from tcm_lab.analysis._images import iterate_images
 from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
 from tcm_lab.blocks.attention import SwinGatedAttention
+from tcm_lab.errors import LabError
 
 
 class SliceGate(ArrayRecord):
@@ -25,7 +26,7 @@ class SliceGate(ArrayRecord):
         gate: (h, w) mean over its channels, in (0, 1).
         mean: over channels and positions.
         deviation: standard deviation over positions, averaged over channels: what the gate
-            tells apart in the picture.
+            tells apart in the image.
     """
 
     layer: str
@@ -37,11 +38,11 @@ class SliceGate(ArrayRecord):
 
 
 class GateRecord(Frozen):
-    """All gates of a codec on one picture.
+    """All gates of a codec on one image.
 
     Attributes:
         model: name of the model.
-        image: name of the picture.
+        image: name of the image.
         pitch_px: image pixels per position.
         gates: by slice, the mean's path first.
     """
@@ -56,12 +57,12 @@ class GateRecord(Frozen):
 def gate_maps(
     codec: nn.Module, image: Tensor, *, name: str = "", rate: float | None = None
 ) -> GateRecord:
-    """Return the gates of every slice's SWAtten on a picture.
+    """Return the gates of every slice's SWAtten on an image.
 
     Args:
         codec: one of ours with SWAtten in its entropy model.
         image: (3, H, W), uint8 or in [0, 1].
-        name: of the picture.
+        name: of the image.
         rate: level of a rate-conditioned codec.
 
     Raises:
@@ -83,7 +84,7 @@ def gate_maps(
 
         return hook
 
-    (x,) = pictures([image], codec)
+    (x,) = iterate_images([image], codec)
     # conv_b's output is the gate before its sigmoid.
     handles = [m.conv_b.register_forward_hook(keep(layer)) for layer, m in modules.items()]
     with evaluating(codec), hooked(handles):

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import Frozen, LabError
-from tcm_lab._foundation.environment import Environment, environment
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._estimate import Estimate, mean_estimate
-from tcm_lab.analysis._pictures import Pictures, device_of, names_of, pictures
+from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
 from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
 from tcm_lab.analysis.statistics import ErrorStatistics, Moments
+from tcm_lab.errors import LabError
 
 # The smallest σ that the coder knows; smaller predictions are raised to it.
 SCALE_BOUND = 0.11
@@ -27,7 +28,7 @@ SCALE_BOUND = 0.11
 
 @dataclass(frozen=True)
 class LatentTrace:
-    """The latent of one picture, batch first.
+    """The latent of one image, batch first.
 
     Attributes:
         y: (1, M, h, w) before quantisation.
@@ -52,11 +53,11 @@ class LatentTrace:
 
 @torch.no_grad()
 def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> LatentTrace:
-    """Run ``codec`` on a picture (1, 3, H, W) in [0, 1] and keep what became of its latent.
+    """Run ``codec`` on an image (1, 3, H, W) in [0, 1] and keep what became of its latent.
 
     Args:
         codec: one of ours, or CompressAI's with one Gaussian conditional with means.
-        x: the picture; CompressAI's models need whole strides.
+        x: the image; CompressAI's models need whole strides.
         rate: level of a rate-conditioned codec.
 
     Raises:
@@ -103,7 +104,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
 
 
 class SliceLatent(Frozen):
-    """One slice of one picture.
+    """One slice of one image.
 
     Attributes:
         channels: how many.
@@ -123,11 +124,11 @@ class SliceLatent(Frozen):
 
 
 class ImageLatent(Frozen):
-    """The latent of one picture.
+    """The latent of one image.
 
     Attributes:
-        name: the picture.
-        pixels: of the picture, unpadded.
+        name: the image.
+        pixels: of the image, unpadded.
         z_bits: by the likelihoods.
         magnitude: mean |y|, what the deviation is scaled by.
         slices: in the order of coding.
@@ -146,7 +147,7 @@ class ImageLatent(Frozen):
 
     @property
     def bpp(self) -> float:
-        """Estimated bits of y and z per pixel of the unpadded picture."""
+        """Estimated bits of y and z per pixel of the unpadded image."""
         return (self.y_bits + self.z_bits) / self.pixels
 
     def _mean(self, figure: str) -> float:
@@ -181,13 +182,13 @@ class ImageLatent(Frozen):
 
 
 class LatentRecord(ArrayRecord):
-    """The latents of a codec over pictures.
+    """The latents of a codec over images.
 
     Attributes:
         model: name of the model.
-        images: each picture's figures.
-        channel_bits: (M,) mean bits of each channel per pixel of the picture.
-        channel_energy: (M,) mean square of each channel about its own mean over all pictures.
+        images: each image's figures.
+        channel_bits: (M,) mean bits of each channel per pixel of the image.
+        channel_energy: (M,) mean square of each channel about its own mean over all images.
         errors: of the normalised prediction error (y − μ) / σ.
         environment: device, threads, versions.
     """
@@ -200,7 +201,7 @@ class LatentRecord(ArrayRecord):
     environment: Environment
 
     def estimate(self, figure: str) -> Estimate:
-        """Return the mean of an `ImageLatent`'s figure with its interval over pictures."""
+        """Return the mean of an `ImageLatent`'s figure with its interval over images."""
         return mean_estimate([float(getattr(image, figure)) for image in self.images])
 
     @property
@@ -221,22 +222,22 @@ class LatentRecord(ArrayRecord):
 
 def measure_latents(
     codec: nn.Module,
-    images: Pictures,
+    images: Images,
     *,
     rate: float | None = None,
-    on_picture: OnDone | None = None,
+    on_image: OnDone | None = None,
 ) -> LatentRecord:
-    """Measure the latents of every picture.
+    """Measure the latents of every image.
 
     Arguments and errors are those of `trace_latent`, for all ``images``; the bits are what the
-    likelihoods say, as `tcm_lab.evaluation.evaluate` reports them as estimated. ``on_picture`` is
-    told how many pictures are done, of how many.
+    likelihoods say, as `tcm_lab.evaluation.evaluate` reports them as estimated. ``on_image`` is
+    told how many images are done, of how many.
     """
     names = names_of(images)
     found: list[ImageLatent] = []
     bits: Tensor | float = 0.0
     energy, errors = Moments(), None
-    for name, x in zip(names, pictures(images, codec, on_picture), strict=True):
+    for name, x in zip(names, iterate_images(images, codec, on_image), strict=True):
         trace = trace_latent(codec, x, rate=rate)
         pixels = x.shape[-2] * x.shape[-1]
         found.append(_image(name, pixels, trace))
@@ -257,15 +258,15 @@ def measure_latents(
 
 
 class LatentMaps(ArrayRecord):
-    """Where in one picture bits go and deviation stays.
+    """Where in one image bits go and deviation stays.
 
     Attributes:
         model: name of the model.
-        image: name of the picture.
+        image: name of the image.
         pitch_px: image pixels per position.
         bits: (slices, h, w) bits of each position, per slice.
         deviation: (h, w) |y − ŷ| averaged over channels.
-        scaled_deviation: (h, w) the same over the picture's mean |y|.
+        scaled_deviation: (h, w) the same over the image's mean |y|.
         coded_deviation: (h, w) |y − ŷ| before LRP.
         scales: (h, w) σ averaged over channels.
         error: (h, w) normalised error (y − μ) / σ of the channel that costs most bits.
@@ -287,11 +288,11 @@ class LatentMaps(ArrayRecord):
 def latent_maps(
     codec: nn.Module, image: Tensor, *, name: str = "", rate: float | None = None
 ) -> LatentMaps:
-    """Return maps over one picture (3, H, W), uint8 or in [0, 1].
+    """Return maps over one image (3, H, W), uint8 or in [0, 1].
 
     Errors are those of `trace_latent`.
     """
-    (x,) = pictures([image], codec)
+    (x,) = iterate_images([image], codec)
     trace = trace_latent(codec, x, rate=rate)
     deviation = (trace.y - trace.y_hat)[0].abs().mean(0)
     channel = int(trace.y_bits[0].sum((1, 2)).argmax())
@@ -314,7 +315,7 @@ def latent_maps(
 
 
 def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
-    """Sum up one picture's trace by slices."""
+    """Sum up one image's trace by slices."""
     parts: list[SliceLatent] = []
     first = 0
     for width in trace.widths:

@@ -1,4 +1,4 @@
-"""Statistics of latents and of their prediction errors, gathered picture by picture."""
+"""Statistics of latents and of their prediction errors, gathered image by image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EDGES = tuple(i / 4 for i in range(-20, 21))
 
 
 class Moments:
-    """Mean and variance of each channel over pictures of any size."""
+    """Mean and variance of each channel over images of any size."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -26,7 +26,7 @@ class Moments:
         self._squares: Tensor | float = 0.0
 
     def add(self, values: Tensor) -> None:
-        """Take in one picture's channels (M, h, w)."""
+        """Take in one image's channels (M, h, w)."""
         flat = values.double().flatten(1)
         self._count += flat.shape[1]
         self._sum = self._sum + flat.sum(1)
@@ -86,7 +86,7 @@ class ErrorStatistics(ArrayRecord):
         )
 
     def with_(self, error: Tensor) -> ErrorStatistics:
-        """Return these statistics with one more picture's errors."""
+        """Return these statistics with one more image's errors."""
         other = ErrorStatistics.of(error)
         return ErrorStatistics(
             count=self.count + other.count,

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks.cost import Cost, conv_cost, linear_cost, windows_cost
 from tcm_lab.blocks.layers import compressai, gated_branch_costs
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
+from tcm_lab.errors import ConfigError
 
 
 @register_attention("none")
@@ -57,20 +57,20 @@ class SwinGatedAttention(nn.Module):
     Args:
         channels: width of input and output.
         inner: K, the width between the 1x1 convolutions.
-        head_width: channels of one attention head.
-        window: side of an attention window, in tokens.
+        head_dim: channels of one attention head.
+        window_size: side of an attention window, in tokens.
         mlp_ratio: hidden over inner width of the Swin layers' MLPs.
     """
 
     def __init__(
-        self, channels: int, inner: int, head_width: int, window: int, mlp_ratio: float
+        self, channels: int, inner: int, head_dim: int, window_size: int, mlp_ratio: float
     ) -> None:
         super().__init__()
         branches = compressai().layers.AttentionBlock(inner)
         self.squeeze = nn.Conv2d(channels, inner, 1)
         self.swin = nn.Sequential(
             *(
-                SwinLayer(inner, head_width, window, mlp_ratio, shifted=shifted)
+                SwinLayer(inner, head_dim, window_size, mlp_ratio, shifted=shifted)
                 for shifted in (False, True)
             )
         )
@@ -101,8 +101,8 @@ class SwAttenConfig(AttentionConfig):
     Attributes:
         squeeze: the inner width K; or its ratio to the input width, in (0, 1], rounded to whole
             heads; or ``none`` to work at the input's own width.
-        window: side of an attention window, in tokens.
-        head_width: channels of one attention head.
+        window_size: side of an attention window, in tokens.
+        head_dim: channels of one attention head.
         mlp_ratio: width of the MLPs' hidden layer over K.
     """
 
@@ -110,8 +110,8 @@ class SwAttenConfig(AttentionConfig):
         PositiveInt | Annotated[float, Field(gt=0, le=1)] | None,
         BeforeValidator(_none_is_unsqueezed),
     ] = 128
-    window: WindowSide = 8
-    head_width: PositiveInt = 16
+    window_size: WindowSide = 8
+    head_dim: PositiveInt = 16
     mlp_ratio: PositiveFloat = 4.0
 
     def inner(self, channels: int) -> int:
@@ -120,34 +120,34 @@ class SwAttenConfig(AttentionConfig):
             return channels
         if isinstance(self.squeeze, int):
             return self.squeeze
-        heads = max(round(self.squeeze * channels / self.head_width), 1)
-        return heads * self.head_width
+        heads = max(round(self.squeeze * channels / self.head_dim), 1)
+        return heads * self.head_dim
 
     def check(self, channels: int) -> None:
         """Refuse an inner width that the heads do not divide."""
         inner = self.inner(channels)
-        if inner % self.head_width == 0:
+        if inner % self.head_dim == 0:
             return
         if self.squeeze is None:
-            check_heads(inner, self.head_width)
-        below = inner // self.head_width * self.head_width
-        fits = [n for n in (below, below + self.head_width) if n]
+            check_heads(inner, self.head_dim)
+        below = inner // self.head_dim * self.head_dim
+        fits = [n for n in (below, below + self.head_dim) if n]
         raise ConfigError(
-            f"squeeze = {self.squeeze} is not whole heads of {self.head_width}; "
-            f"nearest that work: {' or '.join(map(str, fits))} (or another head_width)"
+            f"squeeze = {self.squeeze} is not whole heads of {self.head_dim}; "
+            f"nearest that work: {' or '.join(map(str, fits))} (or another head_dim)"
         )
 
     def build(self, channels: int) -> nn.Module:
         """Build the module."""
         return SwinGatedAttention(
-            channels, self.inner(channels), self.head_width, self.window, self.mlp_ratio
+            channels, self.inner(channels), self.head_dim, self.window_size, self.mlp_ratio
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of the 1x1 pair, the two Swin layers and the two branches."""
         inner = self.inner(channels)
         trunk, gate = gated_branch_costs(inner, height, width)
-        swin = swin_cost(inner, self.head_width, self.window, self.mlp_ratio, height, width)
+        swin = swin_cost(inner, self.head_dim, self.window_size, self.mlp_ratio, height, width)
         return (
             conv_cost(channels, inner, 1, height, width)
             + 2 * swin
@@ -160,10 +160,10 @@ class SwAttenConfig(AttentionConfig):
 class WindowGatedAttention(nn.Module):
     """x + conv_a(x) · sigmoid(conv_b(x + MSA(x))), as WACNN places it (Zou et al. 2022)."""
 
-    def __init__(self, channels: int, head_width: int, window: int, *, shifted: bool) -> None:
+    def __init__(self, channels: int, head_dim: int, window_size: int, *, shifted: bool) -> None:
         super().__init__()
         branches = compressai().layers.AttentionBlock(channels)
-        self.attention = WindowAttention(channels, head_width, window, shifted=shifted)
+        self.attention = WindowAttention(channels, head_dim, window_size, shifted=shifted)
         self.conv_a: nn.Module = branches.conv_a
         self.conv_b: nn.Module = branches.conv_b
 
@@ -179,32 +179,34 @@ class WindowAttentionConfig(AttentionConfig):
     """Window attention behind a convolutional gate, without normalisation or MLP (WACNN).
 
     Attributes:
-        window: side of an attention window, in tokens.
-        head_width: channels of one attention head; or ``heads``, of which there are 8 in WACNN.
+        window_size: side of an attention window, in tokens.
+        head_dim: channels of one attention head; or ``heads``, of which there are 8 in WACNN.
         shift: ``half`` moves the windows by half a window, ``none`` does not.
     """
 
-    window: WindowSide = 8
-    head_width: PositiveInt = 16
+    window_size: WindowSide = 8
+    head_dim: PositiveInt = 16
     shift: Literal["half", "none"] = "half"
 
     def check(self, channels: int) -> None:
         """Refuse channels that the head width does not divide."""
-        check_heads(channels, self.head_width)
+        check_heads(channels, self.head_dim)
 
     def build(self, channels: int) -> nn.Module:
         """Build the module."""
         return WindowGatedAttention(
-            channels, self.head_width, self.window, shifted=self.shift == "half"
+            channels, self.head_dim, self.window_size, shifted=self.shift == "half"
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of the window attention and the two branches."""
         trunk, gate = gated_branch_costs(channels, height, width)
-        padded = -(-height // self.window) * -(-width // self.window) * self.window**2
+        padded = (
+            -(-height // self.window_size) * -(-width // self.window_size) * self.window_size**2
+        )
         return (
             linear_cost(channels, 3 * channels, padded)
-            + windows_cost(channels, channels // self.head_width, self.window, height, width)
+            + windows_cost(channels, channels // self.head_dim, self.window_size, height, width)
             + linear_cost(channels, channels, padded)
             + trunk
             + gate

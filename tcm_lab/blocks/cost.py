@@ -99,16 +99,16 @@ def gdn_cost(channels: int, height: int, width: int) -> Cost:
     )
 
 
-def windows_cost(channels: int, heads: int, window: int, height: int, width: int) -> Cost:
+def windows_cost(channels: int, heads: int, window_size: int, height: int, width: int) -> Cost:
     """Cost of the two attention products over all windows that cover ``height`` x ``width``.
 
     A partial window at the border is padded to a whole one, and counted as one. A shifted window
     costs what a plain one costs: its masked pairs are computed and then ignored.
     """
-    tokens_per_window = window**2
-    windows = -(-height // window) * -(-width // window)
+    tokens_per_window = window_size**2
+    windows = -(-height // window_size) * -(-width // window_size)
     return Cost(
         {Kind.ATTENTION: windows * 2 * tokens_per_window**2 * channels},
-        {Kind.POSITION: heads * (2 * window - 1) ** 2},
+        {Kind.POSITION: heads * (2 * window_size - 1) ** 2},
         windows * (heads * tokens_per_window**2 + tokens_per_window * channels),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tcm_lab._foundation.compressai_import import import_compressai
+from tcm_lab._utils.compressai_import import import_compressai
 from tcm_lab.blocks.cost import Cost, conv_cost
 
 

@@ -16,8 +16,9 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from pydantic import ValidationError, create_model
 from torch import nn
 
-from tcm_lab._foundation import ConfigError, Frozen, near, one_of
+from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Cost
+from tcm_lab.errors import ConfigError, near, one_of
 
 
 class NoFormula(LookupError):

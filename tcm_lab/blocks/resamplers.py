@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, conv_cost, gdn_cost, layer_norm_cost, linear_cost
 from tcm_lab.blocks.layers import compressai
 from tcm_lab.blocks.registry import Direction, ResamplerConfig, register_resampler
+from tcm_lab.errors import ConfigError
 
 Activation = Literal["none", "relu", "leaky-relu", "gelu", "gdn"]
 

@@ -22,20 +22,20 @@ class SwinLayer(nn.Module):
     """x + MSA(LN(x)), then x + MLP(LN(x)), on maps with the channels last (Swin, equation 3).
 
     Args:
-        channels: C, a multiple of ``head_width``.
-        head_width: channels of one attention head.
-        window: side of a window, in tokens.
+        channels: C, a multiple of ``head_dim``.
+        head_dim: channels of one attention head.
+        window_size: side of a window, in tokens.
         mlp_ratio: width of the MLP's hidden layer over C; GELU between (exact, by erf).
         shifted: whether the windows are moved by half a window.
     """
 
     def __init__(
-        self, channels: int, head_width: int, window: int, mlp_ratio: float, *, shifted: bool
+        self, channels: int, head_dim: int, window_size: int, mlp_ratio: float, *, shifted: bool
     ) -> None:
         super().__init__()
         hidden = round(mlp_ratio * channels)
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, head_width, window, shifted=shifted)
+        self.attention = WindowAttention(channels, head_dim, window_size, shifted=shifted)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
@@ -77,16 +77,16 @@ def _may_go_in_portions(layer: nn.Module, x: Tensor) -> bool:
 
 
 def swin_cost(
-    channels: int, head_width: int, window: int, mlp_ratio: float, height: int, width: int
+    channels: int, head_dim: int, window_size: int, mlp_ratio: float, height: int, width: int
 ) -> Cost:
     """Cost of a `SwinLayer`; its linear layers before and after attention see padded windows."""
     tokens = height * width
-    padded = -(-height // window) * -(-width // window) * window**2
+    padded = -(-height // window_size) * -(-width // window_size) * window_size**2
     hidden = round(mlp_ratio * channels)
     return (
         2 * layer_norm_cost(channels, tokens)
         + linear_cost(channels, 3 * channels, padded)
-        + windows_cost(channels, channels // head_width, window, height, width)
+        + windows_cost(channels, channels // head_dim, window_size, height, width)
         + linear_cost(channels, channels, padded)
         + linear_cost(channels, hidden, tokens)
         + linear_cost(hidden, channels, tokens)
@@ -111,28 +111,28 @@ class SwinConfig(BlockConfig):
     """Swin transformer block: plain windows, and shifted ones in every second block.
 
     Attributes:
-        window: side of a window, in tokens.
-        head_width: channels of one attention head.
+        window_size: side of a window, in tokens.
+        head_dim: channels of one attention head.
         mlp_ratio: width of the MLP's hidden layer over the block's.
         alternate_shift: whether every second block of a stage shifts its windows.
     """
 
-    window: WindowSide = 8
-    head_width: PositiveInt = 16
+    window_size: WindowSide = 8
+    head_dim: PositiveInt = 16
     mlp_ratio: PositiveFloat = 4.0
     alternate_shift: bool = True
 
     def check(self, channels: int) -> None:
         """Refuse channels that the head width does not divide."""
-        check_heads(channels, self.head_width)
+        check_heads(channels, self.head_dim)
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block; odd places of a stage shift their windows."""
         shifted = self.alternate_shift and index % 2 == 1
         return SwinBlock(
-            SwinLayer(channels, self.head_width, self.window, self.mlp_ratio, shifted=shifted)
+            SwinLayer(channels, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of one block."""
-        return swin_cost(channels, self.head_width, self.window, self.mlp_ratio, height, width)
+        return swin_cost(channels, self.head_dim, self.window_size, self.mlp_ratio, height, width)

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab._foundation import ConfigError, one_of
 from tcm_lab.blocks.cost import Cost, conv_cost
 from tcm_lab.blocks.layers import compressai, residual_block_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import check_heads
+from tcm_lab.errors import ConfigError, one_of
 
 
 class ConvBranch(nn.Module):
@@ -98,15 +98,15 @@ class TcmConfig(BlockConfig):
     Attributes:
         split: share of the channels that go to the transformer branch; 0 builds no transformer,
             1 no convolution branch.
-        window: side of an attention window, in tokens.
-        head_width: channels of one attention head.
+        window_size: side of an attention window, in tokens.
+        head_dim: channels of one attention head.
         mlp_ratio: width of the MLP's hidden layer over the branch's.
         alternate_shift: whether every second block of a stage shifts its windows.
     """
 
     split: Annotated[float, Field(ge=0, le=1)] = 0.5
-    window: WindowSide = 8
-    head_width: PositiveInt = 16
+    window_size: WindowSide = 8
+    head_dim: PositiveInt = 16
     mlp_ratio: PositiveFloat = 4.0
     alternate_shift: bool = True
 
@@ -117,8 +117,8 @@ class TcmConfig(BlockConfig):
     def check(self, channels: int) -> None:
         """Refuse a split whose transformer channels the heads do not divide."""
         wide = self.transformer_channels(channels)
-        if abs(wide - self.split * channels) > 1e-6 or wide % self.head_width:
-            step = self.head_width
+        if abs(wide - self.split * channels) > 1e-6 or wide % self.head_dim:
+            step = self.head_dim
             if step > channels:
                 fits = [0.0]
             else:
@@ -128,10 +128,10 @@ class TcmConfig(BlockConfig):
                 f"split = {self.split:g} of {channels} channels is "
                 f"{self.split * channels:g}, not whole heads of {step}; "
                 f"nearest that work: {one_of(f'{fit:g}' for fit in fits)} "
-                "(or another head_width)"
+                "(or another head_dim)"
             )
         if wide:
-            check_heads(wide, self.head_width)
+            check_heads(wide, self.head_dim)
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block; odd places of a stage shift their windows."""
@@ -141,7 +141,7 @@ class TcmConfig(BlockConfig):
         wide = self.transformer_channels(channels)
         shifted = self.alternate_shift and index % 2 == 1
         swin = (
-            SwinBranch(wide, self.head_width, self.window, self.mlp_ratio, shifted=shifted)
+            SwinBranch(wide, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
             if wide
             else None
         )
@@ -154,7 +154,7 @@ class TcmConfig(BlockConfig):
         if wide < channels:
             cost += residual_block_cost(channels - wide, height, width)
         if wide:
-            cost += swin_cost(wide, self.head_width, self.window, self.mlp_ratio, height, width)
+            cost += swin_cost(wide, self.head_dim, self.window_size, self.mlp_ratio, height, width)
         return cost
 
 
@@ -165,8 +165,8 @@ class SequentialTcmConfig(TcmConfig):
     Attributes:
         split: share of the channels that the transformer branch works on; the convolution
             branch works on the others, a 1x1 convolution mixes all of them in between.
-        window: side of an attention window, in tokens.
-        head_width: channels of one attention head.
+        window_size: side of an attention window, in tokens.
+        head_dim: channels of one attention head.
         mlp_ratio: width of the MLP's hidden layer over the branch's.
         alternate_shift: whether every second block of a stage shifts its windows.
     """

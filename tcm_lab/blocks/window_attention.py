@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks.cached_attention import attend, attend_in_portions
 from tcm_lab.blocks.windows import WindowPlan, window_plan
+from tcm_lab.errors import ConfigError
 
 
 class WindowAttention(nn.Module):
@@ -20,25 +20,25 @@ class WindowAttention(nn.Module):
     and padding is never seen.
 
     Args:
-        channels: C, a multiple of ``head_width``.
-        head_width: d, channels of one head.
-        window: side of a window, in tokens.
+        channels: C, a multiple of ``head_dim``.
+        head_dim: d, channels of one head.
+        window_size: side of a window, in tokens.
         shifted: whether the windows are moved by half a window (SW-MSA).
     """
 
     relative_index: Tensor
 
-    def __init__(self, channels: int, head_width: int, window: int, *, shifted: bool) -> None:
+    def __init__(self, channels: int, head_dim: int, window_size: int, *, shifted: bool) -> None:
         super().__init__()
-        self.heads = channels // head_width
-        self.window = window
-        self.shift = window // 2 if shifted else 0
+        self.heads = channels // head_dim
+        self.window_size = window_size
+        self.shift = window_size // 2 if shifted else 0
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
-        span = 2 * window - 1
+        span = 2 * window_size - 1
         self.relative_position_bias = nn.Parameter(torch.zeros(self.heads, span, span))
         nn.init.trunc_normal_(self.relative_position_bias, std=0.02)
-        self.register_buffer("relative_index", _relative_index(window), persistent=False)
+        self.register_buffer("relative_index", _relative_index(window_size), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attend within each window of (B, H, W, C)."""
@@ -79,7 +79,9 @@ class WindowAttention(nn.Module):
     def plan(self, x: Float[Tensor, "b h w c"]) -> WindowPlan:
         """Return how maps (B, H, W, C) are cut into windows."""
         batch, height, width, _ = x.shape
-        return window_plan(int(batch), (int(height), int(width)), self.window, self.shift, x.device)
+        return window_plan(
+            int(batch), (int(height), int(width)), self.window_size, self.shift, x.device
+        )
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """View windows (n, N, 3C) as q, k, v, each (n, heads, N, d)."""
@@ -100,24 +102,24 @@ class WindowAttention(nn.Module):
         return torch.cat(attended).transpose(1, 2).flatten(2)
 
 
-def check_heads(channels: int, head_width: int, field: str = "head_width") -> None:
+def check_heads(channels: int, head_dim: int, field: str = "head_dim") -> None:
     """Refuse a head width that does not divide the channels.
 
     Raises:
         ConfigError: the message lists the head widths that work.
     """
-    if channels % head_width:
+    if channels % head_dim:
         fits = [d for d in (4, 8, 12, 16, 24, 32, 40, 48, 64) if channels % d == 0]
         raise ConfigError(
-            f"{field} = {head_width} does not divide {channels} channels; "
+            f"{field} = {head_dim} does not divide {channels} channels; "
             f"head widths that do: {', '.join(map(str, fits or [channels]))}"
         )
 
 
-def _relative_index(window: int) -> Tensor:
+def _relative_index(window_size: int) -> Tensor:
     """Return, for each pair (query, key) of a window, its place in the flattened bias table."""
-    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
     y, x = y.flatten(), x.flatten()
-    dy = y[:, None] - y[None, :] + window - 1
-    dx = x[:, None] - x[None, :] + window - 1
-    return dy * (2 * window - 1) + dx
+    dy = y[:, None] - y[None, :] + window_size - 1
+    dx = x[:, None] - x[None, :] + window_size - 1
+    return dy * (2 * window_size - 1) + dx

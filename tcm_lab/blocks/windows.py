@@ -109,7 +109,7 @@ def _gather(rows: Tensor, index: Tensor, inverse: Tensor, dropped: Tensor | None
 
 @lru_cache(maxsize=64)
 def window_plan(
-    batch: int, size: tuple[int, int], window: int, shift: int, device: torch.device
+    batch: int, size: tuple[int, int], window_size: int, shift: int, device: torch.device
 ) -> WindowPlan:
     """Plan the windows of ``batch`` maps of one size.
 
@@ -120,18 +120,18 @@ def window_plan(
     Args:
         batch: number of maps.
         size: their (height, width) in tokens.
-        window: side of a window in tokens.
+        window_size: side of a window in tokens.
         shift: how far the windows are moved down and right; 0 for plain windows.
         device: where the plan's tensors live.
     """
     height, width = size
-    rows, columns = -(-height // window), -(-width // window)
-    y, y_region = _rolled_axis(height, rows * window, window, shift)
-    x, x_region = _rolled_axis(width, columns * window, window, shift)
+    rows, columns = -(-height // window_size), -(-width // window_size)
+    y, y_region = _rolled_axis(height, rows * window_size, window_size, shift)
+    x, x_region = _rolled_axis(width, columns * window_size, window_size, shift)
 
     def windows_of(grid: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        cut = grid.reshape(rows, window, columns, window).swapaxes(1, 2)
-        return cut.reshape(rows * columns, window**2)
+        cut = grid.reshape(rows, window_size, columns, window_size).swapaxes(1, 2)
+        return cut.reshape(rows * columns, window_size**2)
 
     source = windows_of(y[:, None] * width + x[None, :])
     padded = windows_of((y_region[:, None] < 0) | (x_region[None, :] < 0))
@@ -159,7 +159,7 @@ def window_plan(
             groups.append(WindowGroup(start, start + count, allowed))
             start += count
         return WindowPlan(
-            tokens=window**2,
+            tokens=window_size**2,
             source=torch.from_numpy(source).to(device),
             target=torch.from_numpy(target).to(device),
             padding=torch.from_numpy(padded.copy()).to(device) if padded.any() else None,
@@ -168,7 +168,7 @@ def window_plan(
 
 
 def _rolled_axis(
-    length: int, padded_length: int, window: int, shift: int
+    length: int, padded_length: int, window_size: int, shift: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return, per place of a rolled axis, its position before and its region (-1: padding)."""
     position = (np.arange(padded_length) + shift) % padded_length

@@ -14,11 +14,11 @@ from tcm_lab.codec.presets import build, list_models, load_config, preset_names
 if TYPE_CHECKING:
     from tcm_lab.codec.checkpoint import load_checkpoint, save_checkpoint
     from tcm_lab.codec.model import Codec
-    from tcm_lab.codec.peers import build_peer
+    from tcm_lab.codec.reference_models import build_reference_model
 
 _HEAVY = {
     "Codec": "model",
-    "build_peer": "peers",
+    "build_reference_model": "peers",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }
@@ -30,7 +30,7 @@ __all__ = [
     "TransformConfig",
     "VariantConfig",
     "build",
-    "build_peer",
+    "build_reference_model",
     "list_models",
     "load_checkpoint",
     "load_config",

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from tcm_lab import __version__
-from tcm_lab._foundation import ConfigError, LabError
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.published import infer_config, is_published, published_name, strip_wrapping
+from tcm_lab.errors import ConfigError, LabError
 
 _FORMAT = "tcm_lab.codec/1"
 #: Entries that are the same in every codec of one configuration; old files lack some, and half

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.sections import section
+from tcm_lab._utils.sections import section
+from tcm_lab.errors import LabError
 
 
 class CodingError(LabError):

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from tcm_lab._foundation import ConfigError, Frozen, near, one_of
+from tcm_lab._utils import Frozen
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
@@ -32,6 +32,7 @@ from tcm_lab.blocks import (
     Direction,
     ResamplerConfig,
 )
+from tcm_lab.errors import ConfigError, near, one_of
 
 AnyBlock = Annotated[
     SerializeAsAny[BlockConfig], BeforeValidator(BLOCKS.parse), Field(description="a block")

@@ -1,4 +1,4 @@
-"""The coded file ``.tcm``: one picture's bytes, and what it takes to know that they decode here.
+"""The coded file ``.tcm``: one image's bytes, and what it takes to know that they decode here.
 
 Layout, little-endian: magic ``TCM1``; header (version, fingerprint of configuration and weights,
 image size, rate, lengths, CRC-32 of the decoded symbols); y's stream; z's stream; CRC-32 of
@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec.coding import CodingError
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.model import Codec
+from tcm_lab.errors import LabError
 
 MAGIC = b"TCM1"
 _HEADER = struct.Struct("<B12s8sIIfIII")  # version … lengths and the symbols' checksum
@@ -28,7 +28,7 @@ _CRC = struct.Struct("<I")
 _VERSION = 2
 _NO_RATE = -1.0
 #: A side that a header may claim, and how many pixels one byte of stream may stand for. A flat
-#: image costs some 0.001 bits per pixel; anything beyond is a forged header, not a picture.
+#: image costs some 0.001 bits per pixel; anything beyond is a forged header, not an image.
 _MAX_SIDE = 1 << 16
 _MAX_PIXELS_PER_BYTE = 1 << 16
 
@@ -44,7 +44,7 @@ class Header:
     Attributes:
         config: fingerprint of the codec's configuration, 12 hexadecimal digits.
         weights: fingerprint of its weights, 8 bytes.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         rate: rate level, or None for a codec without levels.
         y_bytes: length of y's stream.
         z_bytes: length of z's stream.
@@ -61,14 +61,14 @@ class Header:
 
 
 def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None = None) -> bytes:
-    """Code one picture (3, H, W) in [0, 1] to the bytes of a ``.tcm`` file.
+    """Code one image (3, H, W) in [0, 1] to the bytes of a ``.tcm`` file.
 
     Raises:
-        LabError: the picture is too large for the container, or ``rate`` does not suit the codec.
+        LabError: the image is too large for the container, or ``rate`` does not suit the codec.
     """
     height, width = image.shape[1:]
     if max(height, width) > _MAX_SIDE:
-        raise ContainerError(f"the picture is {height}x{width}; sides end at {_MAX_SIDE} here")
+        raise ContainerError(f"the image is {height}x{width}; sides end at {_MAX_SIDE} here")
     _check_rate(codec, rate)
     coded = codec.compress(image[None], rate)
     (y,), (z,) = coded["strings"]
@@ -88,7 +88,7 @@ def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None
 
 
 def decode_image(codec: Codec, data: bytes) -> Float[Tensor, "3 h w"]:
-    """Decode the bytes of a ``.tcm`` file to its picture (3, H, W), clamped to [0, 1].
+    """Decode the bytes of a ``.tcm`` file to its image (3, H, W), clamped to [0, 1].
 
     Raises:
         LabError: the bytes are no whole ``.tcm`` file, another codec wrote them, or this device
@@ -110,16 +110,16 @@ def decode_image(codec: Codec, data: bytes) -> Float[Tensor, "3 h w"]:
     y, z = data[at : at + header.y_bytes], data[at + header.y_bytes : -_CRC.size]
     stride = codec.config.stride[1]
     height, width = padded_size(codec.config, header.size)
-    picture = codec.decompress(
+    image = codec.decompress(
         [[y], [z]],
         (height // stride, width // stride),
         header.size,
         header.rate,
         header.checksum,
     )["x_hat"][0]
-    if not torch.isfinite(picture).all():
-        raise CodingError("the decoded picture is not finite: the weights do not suit this file")
-    return picture
+    if not torch.isfinite(image).all():
+        raise CodingError("the decoded image is not finite: the weights do not suit this file")
+    return image
 
 
 def read_header(data: bytes) -> Header:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tcm_lab._foundation.uncompiled import compiler_left_out
+from tcm_lab._utils.uncompiled import compiler_left_out
 from tcm_lab.blocks.layers import compressai
 
 

@@ -51,7 +51,7 @@ class Likelihoods(TypedDict):
 
 
 class CodecOutput(TypedDict):
-    """What a forward pass gives: the picture and its likelihoods."""
+    """What a forward pass gives: the image and its likelihoods."""
 
     x_hat: Tensor
     likelihoods: Likelihoods
@@ -116,7 +116,7 @@ class Codec(CompressionModel):
     # -- forward ---------------------------------------------------------------------------------
 
     def forward(self, x: Float[Tensor, "b 3 h w"], rate: Rate = None) -> CodecOutput:
-        """Code without bytes: the picture, and the likelihoods whose logarithms are the bits.
+        """Code without bytes: the image, and the likelihoods whose logarithms are the bits.
 
         Args:
             x: images (B, 3, H, W) in [0, 1], of any size from 1x1.
@@ -242,7 +242,7 @@ class Codec(CompressionModel):
         Args:
             strings: y's streams and z's streams, one of each per image.
             shape: (h, w) of z.
-            size: (H, W) of the image; without it the padded picture is returned.
+            size: (H, W) of the image; without it the padded image is returned.
             rate: the rate that it was coded at.
             checksum: what the encoder found over its symbols; compared if given.
 

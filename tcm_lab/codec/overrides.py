@@ -1,6 +1,6 @@
 """Dotted paths into a configuration tree: finding the fields that a path means, and setting them.
 
-A path's parts may be patterns (``g_*.window``). Inside a transform, a field that the transform
+A path's parts may be patterns (``g_*.window_size``). Inside a transform, a field that the transform
 does not have is looked for in its stages, and in a stage in its block: ``g_a.split`` means the
 split of every block of g_a. Several stages may get a list, one value each.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tcm_lab._foundation import ConfigError, near, one_of
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Registry
+from tcm_lab.errors import ConfigError, near, one_of
 
 Tree = dict[str, Any]
 

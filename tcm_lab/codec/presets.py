@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from tcm_lab._foundation import ConfigError, near
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.errors import ConfigError, near
 
 _SUFFIX = ".yaml"
 
@@ -88,14 +88,14 @@ def _read(text: str, origin: str, folder: Path | None) -> VariantConfig:
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of presets and of CompressAI's image models that match ``pattern``."""
-    names = [*preset_names(), *(f"compressai/{name}" for name in peer_names())]
+    names = [*preset_names(), *(f"compressai/{name}" for name in reference_model_names())]
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
 @lru_cache(maxsize=1)
-def peer_names() -> tuple[str, ...]:
+def reference_model_names() -> tuple[str, ...]:
     """Return the names of CompressAI's own image models, sorted."""
-    from tcm_lab.codec.peers import image_models
+    from tcm_lab.codec.reference_models import image_models
 
     return tuple(sorted(image_models()))
 
@@ -134,14 +134,14 @@ def build(
 
 def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
     if isinstance(model, str) and model.startswith("compressai/"):
-        from tcm_lab.codec.peers import build_peer
+        from tcm_lab.codec.reference_models import build_reference_model
 
         options = {**(overrides or {})}
         quality = options.pop("quality", None)
         if options:
             field = next(iter(options))
             raise ConfigError(f"'{model}' is CompressAI's: quality is free, '{field}' is not")
-        return build_peer(model, quality=quality)
+        return build_reference_model(model, quality=quality)
     from tcm_lab.codec.model import Codec
 
     return Codec(load_config(model).override(overrides or {}))

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.errors import LabError
 
 State = Mapping[str, Tensor]
 
@@ -124,8 +124,8 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
         inner = state[squeezed].shape[0]
         bias = state["atten_mean.0.0.non_local_block.block_1.msa.relative_position_params"]
         changes["entropy_model.attention.squeeze"] = inner
-        changes["entropy_model.attention.head_width"] = inner // bias.shape[0]
-        changes["entropy_model.attention.window"] = (bias.shape[-1] + 1) // 2
+        changes["entropy_model.attention.head_dim"] = inner // bias.shape[0]
+        changes["entropy_model.attention.window_size"] = (bias.shape[-1] + 1) // 2
     else:
         changes["entropy_model.attention"] = "none"
     for ours, theirs in (("g_a", "g_a"), ("g_s", "g_s"), ("h_a", "h_a"), ("h_s", "h_mean_s")):
@@ -152,6 +152,6 @@ def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
     widths = [state[f"{theirs}.{stage[0]}.trans_block.ln1.weight"].shape[0] for stage in stages]
     return {
         f"{ours}.depth": [len(stage) for stage in stages],
-        f"{ours}.window": [(bias.shape[-1] + 1) // 2 for bias in biases],
-        f"{ours}.head_width": [w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)],
+        f"{ours}.window_size_size": [(bias.shape[-1] + 1) // 2 for bias in biases],
+        f"{ours}.head_dim": [w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)],
     }

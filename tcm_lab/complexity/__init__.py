@@ -2,11 +2,11 @@
 
 from tcm_lab.complexity.check import CheckReport, CounterCheck, Difference, check
 from tcm_lab.complexity.compare import TimeRatio, TimingComparison, compare_timing
+from tcm_lab.complexity.device_peak import DevicePeak, measure_device_peak
 from tcm_lab.complexity.explain import Explanation, PublishedFigure, explain, published_figures
 from tcm_lab.complexity.measure import COUNTERS, UncountedWarning, measure_complexity
 from tcm_lab.complexity.memory import peak_memory
 from tcm_lab.complexity.record import CONVENTIONS, DIRECTIONS, ComplexityRecord, View
-from tcm_lab.complexity.roof import Roof, measure_roof
 from tcm_lab.complexity.timing import DirectionTiming, Spread, TimingRecord, measure_timing
 
 __all__ = [
@@ -16,11 +16,11 @@ __all__ = [
     "CheckReport",
     "ComplexityRecord",
     "CounterCheck",
+    "DevicePeak",
     "Difference",
     "DirectionTiming",
     "Explanation",
     "PublishedFigure",
-    "Roof",
     "Spread",
     "TimeRatio",
     "TimingComparison",
@@ -31,7 +31,7 @@ __all__ = [
     "compare_timing",
     "explain",
     "measure_complexity",
-    "measure_roof",
+    "measure_device_peak",
     "measure_timing",
     "peak_memory",
     "published_figures",

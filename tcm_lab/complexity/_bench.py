@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcm_lab._foundation.sections import listening
-from tcm_lab.complexity._subject import Subject
+from tcm_lab._utils.sections import listening
+from tcm_lab.complexity._target import Target
 from tcm_lab.complexity.stopwatch import Stopwatch
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -41,7 +41,7 @@ class Bench:
     def __init__(
         self,
         model: nn.Module,
-        subject: Subject,
+        target: Target,
         size: tuple[int, int],
         *,
         batch: int,
@@ -49,7 +49,7 @@ class Bench:
         channels_last: bool,
     ) -> None:
         self.device = next(model.parameters()).device
-        self.subject = subject
+        self.target = target
         self._model: Any = model
         self._watch = Stopwatch(self.device)
         self._precision = precision
@@ -57,12 +57,12 @@ class Bench:
         model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub misses it
         image = sample_image(size, batch).to(self.device)
         # Our own codecs pad for themselves; CompressAI's leave it to the caller.
-        height, width = subject.padded_size(size)
-        if subject.config is None and (height, width) != size:
+        height, width = target.padded_size(size)
+        if target.config is None and (height, width) != size:
             image = F.pad(image, (0, width - size[1], 0, height - size[0]), mode="replicate")
         self._image = image.contiguous(memory_format=layout)
         self._options = (
-            {"rate": 0.0} if subject.config is not None and subject.config.rate_levels else {}
+            {"rate": 0.0} if target.config is not None and target.config.rate_levels else {}
         )
 
     @contextmanager
@@ -71,11 +71,11 @@ class Bench:
         model = self._model
         was_training = model.training
         model.eval()
-        if self.subject.config is None:
+        if self.target.config is None:
             model.update()
         with ExitStack() as undo:
             undo.callback(model.train, was_training)
-            for name, stage in _stages(model, self.subject):
+            for name, stage in _stages(model, self.target):
                 handle = stage.register_forward_pre_hook(_entering(self._watch, name))
                 undo.callback(handle.remove)
                 handle = stage.register_forward_hook(_leaving(self._watch), always_call=True)
@@ -112,7 +112,7 @@ def sample_image(size: tuple[int, int], batch: int) -> Tensor:
     return (image + grain).clamp(0, 1)
 
 
-def _stages(model: nn.Module, subject: Subject) -> Iterator[tuple[str, nn.Module]]:
+def _stages(model: nn.Module, target: Target) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules to be timed: the transforms, and each slice."""
     coders = _entropy_models(model)
     for name, child in model.named_children():
@@ -120,7 +120,7 @@ def _stages(model: nn.Module, subject: Subject) -> Iterator[tuple[str, nn.Module
             yield from ((f"{name}.{i}", module) for i, module in enumerate(child))
         elif child in coders or type(child).forward is nn.Module.forward:
             continue  # never called as a module
-        elif subject.config is None and name not in ("g_a", "g_s"):
+        elif target.config is None and name not in ("g_a", "g_s"):
             yield from _innermost(name, child)
         else:
             yield name, child

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcm_lab._foundation.uncompiled import compiler_left_out
+from tcm_lab._utils.uncompiled import compiler_left_out
 from tcm_lab.complexity._dispatch import OperatorMode
 
 
 def meta_image(size: tuple[int, int]) -> Tensor:
-    """Return a picture (1, 3, H, W) of ``size`` that has a shape and nothing else."""
+    """Return an image (1, 3, H, W) of ``size`` that has a shape and nothing else."""
     return torch.empty(1, 3, *size, device="meta")
 
 

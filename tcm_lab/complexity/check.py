@@ -11,17 +11,18 @@ from collections.abc import Iterable
 
 from pydantic import NonNegativeInt
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity._aside import Aside
 from tcm_lab.complexity._facts import LayerFacts
-from tcm_lab.complexity._subject import Measurable, Subject, versions
+from tcm_lab.complexity._target import Measurable, Target, versions
 from tcm_lab.complexity.formula import count_by_formula
 from tcm_lab.complexity.fvcore_counter import FvcoreCount, count_with_fvcore
 from tcm_lab.complexity.ptflops_counter import count_with_ptflops
 from tcm_lab.complexity.record import CONVENTIONS, Size
 from tcm_lab.complexity.torch_counter import TorchCount, count_with_torch
+from tcm_lab.errors import LabError
 
 
 class Difference(Frozen):
@@ -101,15 +102,15 @@ def check(
     Raises:
         LabError: strict, and something is unexplained or unknown; the message names it.
     """
-    subject = Subject.of(model)
-    report = _check(subject, size)
+    target = Target.of(model)
+    report = _check(target, size)
     if strict and not report.agrees:
         raise LabError(f"{report.model}: {'; '.join(_complaints(report))}")
     return report
 
 
-def _check(subject: Subject, size: tuple[int, int]) -> CheckReport:
-    padded, meta, part_of = subject.padded_size(size), subject.on_meta, subject.part_of
+def _check(target: Target, size: tuple[int, int]) -> CheckReport:
+    padded, meta, part_of = target.padded_size(size), target.on_meta, target.part_of
     # The slowest counter takes as long as the others together.
     aside = Aside(lambda: count_with_fvcore(meta, padded, part_of))
     facts = LayerFacts()
@@ -119,7 +120,7 @@ def _check(subject: Subject, size: tuple[int, int]) -> CheckReport:
     by_operators = count_with_ptflops(meta, padded, part_of, "aten")
     by_fvcore = aside.result()
 
-    formula = _formula_or_none(subject, size)
+    formula = _formula_or_none(target, size)
     counted = _in_all(by_torch.macs.values())
     reference = counted if formula is None else _in_all(formula.values())
     unknown = tuple(op for op in by_torch.unknown if op in by_fvcore.unsupported)
@@ -154,8 +155,8 @@ def _check(subject: Subject, size: tuple[int, int]) -> CheckReport:
         own = CounterCheck(counter="formula", total=reference, differences=(), unexplained=0)
         checks.insert(0, own)
     return CheckReport(
-        model=subject.name,
-        fingerprint=subject.fingerprint,
+        model=target.name,
+        fingerprint=target.fingerprint,
         size=size,
         padded_size=padded,
         reference="torch" if formula is None else "formula",
@@ -216,11 +217,11 @@ def _of_ptflops_aten(facts: LayerFacts) -> Iterable[Difference]:
     yield Difference(what="offsets of GDN and biases of other layers", macs=facts.other_biases)
 
 
-def _formula_or_none(subject: Subject, size: tuple[int, int]) -> dict[str, dict[str, int]] | None:
-    if subject.config is None:
+def _formula_or_none(target: Target, size: tuple[int, int]) -> dict[str, dict[str, int]] | None:
+    if target.config is None:
         return None
     try:
-        return count_by_formula(subject.config, size)[0]
+        return count_by_formula(target.config, size)[0]
     except NoFormula:
         return None
 

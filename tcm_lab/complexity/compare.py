@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from tcm_lab._foundation import Frozen, LabError
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.complexity._bench import Precision
-from tcm_lab.complexity._subject import Measurable
+from tcm_lab.complexity._target import Measurable
 from tcm_lab.complexity.timing import TimingRecord, time_interleaved
+from tcm_lab.errors import LabError
 
 _RESAMPLES = 2000
 _COVERAGE = 0.95

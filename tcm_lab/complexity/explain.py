@@ -12,10 +12,11 @@ from functools import lru_cache
 from importlib import resources
 from typing import Literal
 
-from tcm_lab._foundation import Frozen, LabError, near, one_of
-from tcm_lab.complexity._subject import Measurable, Subject
+from tcm_lab._utils import Frozen
+from tcm_lab.complexity._target import Measurable, Target
 from tcm_lab.complexity.measure import measure_complexity
 from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord, Convention, Direction, Size
+from tcm_lab.errors import LabError, near, one_of
 
 Quantity = Literal["kmacs_per_px", "gmacs", "parameters_millions"]
 
@@ -88,7 +89,7 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
     Raises:
         LabError: there are none for it; the message lists the models that have some.
     """
-    name = Subject.of(model).name
+    name = Target.of(model).name
     figures = [figure for figure in published_figures() if figure.model == name]
     if not figures:
         known = sorted({figure.model for figure in published_figures()})

@@ -70,8 +70,8 @@ def count_with_fvcore(model: nn.Module, size: tuple[int, int], part_of: PartOf) 
     given one.
 
     Args:
-        model: lives on the meta device; called with one picture (1, 3, H, W).
-        size: (height, width) of the picture.
+        model: lives on the meta device; called with one image (1, 3, H, W).
+        size: (height, width) of the image.
         part_of: maps a module's dotted name to the part to book its products on.
     """
     from fvcore.nn import FlopCountAnalysis

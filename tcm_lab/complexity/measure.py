@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
-from tcm_lab._foundation import LabError, near, one_of
 from tcm_lab.blocks import NoFormula
 from tcm_lab.complexity._stack import parameters_by_kind
-from tcm_lab.complexity._subject import Measurable, Subject, versions
+from tcm_lab.complexity._target import Measurable, Target, versions
 from tcm_lab.complexity.formula import count_by_formula
 from tcm_lab.complexity.fvcore_counter import count_with_fvcore
 from tcm_lab.complexity.memory import peak_memory
 from tcm_lab.complexity.ptflops_counter import count_with_ptflops
 from tcm_lab.complexity.record import ComplexityRecord, CounterName
 from tcm_lab.complexity.torch_counter import count_with_torch
+from tcm_lab.errors import LabError, near, one_of
 
 _BYTES = 4  # float32
 COUNTERS: tuple[CounterName, ...] = ("formula", "torch", "fvcore", "ptflops")
@@ -51,9 +51,9 @@ def measure_complexity(
             f"no counter is called '{counter}'.{near(counter, COUNTERS)} Write {one_of(COUNTERS)}."
         )
     if len(size) != 2 or min(size) < 1:
-        raise LabError(f"size = {size} is no picture; give (height, width), both at least 1")
-    subject = Subject.of(model)
-    record = _count(subject, (int(size[0]), int(size[1])), counter)
+        raise LabError(f"size = {size} is no image; give (height, width), both at least 1")
+    target = Target.of(model)
+    record = _count(target, (int(size[0]), int(size[1])), counter)
     if record.unknown_operators:
         warnings.warn(
             f"{record.model}: counted as nothing, since {record.counter} knows no formula: "
@@ -62,38 +62,38 @@ def measure_complexity(
             stacklevel=2,
         )
     if memory:
-        peak = peak_memory(subject.on_meta, subject.padded_size(record.size))
+        peak = peak_memory(target.on_meta, target.padded_size(record.size))
         record = record.model_copy(update={"peak_memory_bytes": peak})
     return record
 
 
-def _count(subject: Subject, size: tuple[int, int], counter: CounterName) -> ComplexityRecord:
+def _count(target: Target, size: tuple[int, int], counter: CounterName) -> ComplexityRecord:
     if counter == "formula":
-        if subject.config is None:
-            return _count(subject, size, "torch")
+        if target.config is None:
+            return _count(target, size, "torch")
         try:
-            macs, parameters, activations = count_by_formula(subject.config, size)
+            macs, parameters, activations = count_by_formula(target.config, size)
         except NoFormula as missing:
             warnings.warn(
-                f"{subject.name}: {missing}; counted by torch instead",
+                f"{target.name}: {missing}; counted by torch instead",
                 UncountedWarning,
                 stacklevel=3,
             )
-            return _count(subject, size, "torch")
-        return _record(subject, size, counter, macs, activations, parameters=parameters)
-    model, padded = subject.on_meta, subject.padded_size(size)
+            return _count(target, size, "torch")
+        return _record(target, size, counter, macs, activations, parameters=parameters)
+    model, padded = target.on_meta, target.padded_size(size)
     if counter == "torch":
-        count = count_with_torch(model, padded, subject.part_of)
-        return _record(subject, size, counter, count.macs, count.activations, unknown=count.unknown)
+        count = count_with_torch(model, padded, target.part_of)
+        return _record(target, size, counter, count.macs, count.activations, unknown=count.unknown)
     if counter == "fvcore":
-        by_part = count_with_fvcore(model, padded, subject.part_of).by_part
+        by_part = count_with_fvcore(model, padded, target.part_of).by_part
     else:
-        by_part = count_with_ptflops(model, padded, subject.part_of).by_part
-    return _record(subject, size, counter, by_part, {}, packages=(counter,))
+        by_part = count_with_ptflops(model, padded, target.part_of).by_part
+    return _record(target, size, counter, by_part, {}, packages=(counter,))
 
 
 def _record(
-    subject: Subject,
+    target: Target,
     size: tuple[int, int],
     counter: CounterName,
     macs: Mapping[str, Mapping[str, int]],
@@ -104,13 +104,13 @@ def _record(
     packages: tuple[str, ...] = (),
 ) -> ComplexityRecord:
     if parameters is None:
-        parameters = parameters_by_kind(subject.on_meta, subject.part_of)
+        parameters = parameters_by_kind(target.on_meta, target.part_of)
     scalars = sum(sum(by_kind.values()) for by_kind in parameters.values())
     return ComplexityRecord(
-        model=subject.name,
-        fingerprint=subject.fingerprint,
+        model=target.name,
+        fingerprint=target.fingerprint,
         size=size,
-        padded_size=subject.padded_size(size),
+        padded_size=target.padded_size(size),
         parameters={part: _plain(by_kind) for part, by_kind in parameters.items()},
         macs={part: _plain(by_kind) for part, by_kind in macs.items()},
         activations=dict(activations),

@@ -20,11 +20,11 @@ from tcm_lab.complexity._meta import fused_attention, meta_image, meta_pass
 
 
 def peak_memory(model: nn.Module, size: tuple[int, int]) -> int:
-    """Return the peak bytes of one forward pass on one picture.
+    """Return the peak bytes of one forward pass on one image.
 
     Args:
         model: on the meta device, or on a GPU.
-        size: (height, width) of the picture, as the networks see it.
+        size: (height, width) of the image, as the networks see it.
     """
     device = next(model.parameters()).device
     if device.type == "cuda":

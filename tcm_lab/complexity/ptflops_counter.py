@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcm_lab._foundation.compressai_import import left_out
+from tcm_lab._utils.compressai_import import left_out
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity._dispatch import OperatorMode
 from tcm_lab.complexity._meta import fused_attention, meta_image, meta_pass
@@ -53,7 +53,7 @@ def count_with_ptflops(
 
     Args:
         model: lives on the meta device.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         part_of: maps a module's dotted name to the part to book its products on.
         backend: ``pytorch`` counts by layers, ``aten`` by operators.
 

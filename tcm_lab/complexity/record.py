@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from tcm_lab._foundation import Frozen, LabError, near, one_of
+from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Kind
+from tcm_lab.errors import LabError, near, one_of
 
 Convention = Literal["all", "no-attention-products", "conv-linear-only"]
 Direction = Literal["encode", "decode", "whole"]

@@ -21,15 +21,16 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import nn
 
 from tcm_lab import codec as _codec
-from tcm_lab._foundation import Frozen, LabError
-from tcm_lab._foundation.environment import Environment, environment
-from tcm_lab._foundation.memory import keep_freed_memory
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.memory import keep_freed_memory
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.complexity._bench import Bench, Precision, Sample
-from tcm_lab.complexity._subject import Measurable, Subject
+from tcm_lab.complexity._target import Measurable, Target
+from tcm_lab.complexity.device_peak import DevicePeak, measure_device_peak
 from tcm_lab.complexity.record import Size
-from tcm_lab.complexity.roof import Roof, measure_roof
 from tcm_lab.complexity.stopwatch import OTHER
+from tcm_lab.errors import LabError
 
 """Called with the repetitions that are done and those there are in all, warm-up included."""
 
@@ -118,7 +119,7 @@ class TimingRecord(Frozen):
     encode: DirectionTiming
     decode: DirectionTiming
     peak_device_memory_bytes: NonNegativeInt | None
-    roof: Roof | None = None
+    device_peak: DevicePeak | None = None
     environment: Environment
     measured_at: str
 
@@ -212,11 +213,11 @@ def time_interleaved(
         stack.enter_context(_threads(threads))
         benches = []
         for model in models:
-            network, subject = _with_weights(model)
+            network, target = _with_weights(model)
             stack.enter_context(_moved(network, device))
             bench = Bench(
                 network,
-                subject,
+                target,
                 size,
                 batch=batch,
                 precision=precision,
@@ -234,14 +235,14 @@ def time_interleaved(
                     runs[i].append(run)
                     peaks[i] = peak if peak is None else max(peak, peaks[i] or 0)
         measured_at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-        roofs = {b.device: measure_roof(b.device, precision) for b in benches}
+        device_peaks = {b.device: measure_device_peak(b.device, precision) for b in benches}
         megapixels = batch * size[0] * size[1] / 1e6
         return [
             TimingRecord(
-                model=bench.subject.name,
-                fingerprint=bench.subject.fingerprint,
+                model=bench.target.name,
+                fingerprint=bench.target.fingerprint,
                 size=size,
-                padded_size=bench.subject.padded_size(size),
+                padded_size=bench.target.padded_size(size),
                 batch=batch,
                 device_type="cuda" if bench.device.type == "cuda" else "cpu",
                 precision=precision,
@@ -251,7 +252,7 @@ def time_interleaved(
                 encode=_direction([encoded for encoded, _ in samples], megapixels),
                 decode=_direction([decoded for _, decoded in samples], megapixels),
                 peak_device_memory_bytes=peak,
-                roof=roofs[bench.device],
+                device_peak=device_peaks[bench.device],
                 environment=environment(bench.device),
                 measured_at=measured_at,
             )
@@ -298,13 +299,13 @@ def _direction(samples: Sequence[Sample], megapixels: float) -> DirectionTiming:
     )
 
 
-def _with_weights(model: Measurable) -> tuple[nn.Module, Subject]:
+def _with_weights(model: Measurable) -> tuple[nn.Module, Target]:
     network = model if isinstance(model, nn.Module) else _codec.build(model)
     if any(parameter.is_meta for parameter in network.parameters()):
         raise LabError(
             "this model is on the meta device and has no weights; build it on a real one"
         )
-    return network, Subject.of(model if isinstance(model, str) else network)
+    return network, Target.of(model if isinstance(model, str) else network)
 
 
 @contextmanager
@@ -338,7 +339,7 @@ def _refuse_nonsense(size: tuple[int, int], *, seconds: float, **counts: int | N
     if not 0 <= seconds < math.inf:
         raise LabError(f"seconds = {seconds} is no time to go on for; give 0 or more")
     if len(size) != 2 or min(size) < 1:
-        raise LabError(f"size = {size} is no picture; give (height, width), both at least 1")
+        raise LabError(f"size = {size} is no image; give (height, width), both at least 1")
     for name, count in counts.items():
         least = 0 if name == "warm_up" else 1
         if count is not None and count < least:

@@ -1,4 +1,4 @@
-"""Pictures: image folders, the embedded default, dead leaves, and reproducible training crops."""
+"""Images: image folders, the embedded default, dead leaves, and reproducible training crops."""
 
 from tcm_lab.data.crops import CropSource
 from tcm_lab.data.dead_leaves import paint_dead_leaves

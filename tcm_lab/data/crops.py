@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcm_lab._foundation import LabError
 from tcm_lab.data.dead_leaves import paint_dead_leaves
 from tcm_lab.data.images import ImageSet
+from tcm_lab.errors import LabError
 
 logger = logging.getLogger(__name__)
 
-# Neighbouring crops come from a pool of pictures, so that a decoded picture serves several crops
+# Neighbouring crops come from a pool of images, so that a decoded image serves several crops
 # before it leaves the cache; the pool changes every _WINDOW crops.
 _WINDOW = 2048
 _PHOTOGRAPHS_PER_WINDOW = 256
@@ -30,18 +30,18 @@ _CANVAS_PX = 512
 
 
 class CropSource:
-    """Square crops from pictures and, for the embedded pictures, dead leaves half and half.
+    """Square crops from images and, for the embedded images, dead leaves half and half.
 
     Args:
-        images: pictures; those smaller than the crop are left out and reported.
+        images: images; those smaller than the crop are left out and reported.
         crop: side of the crops in pixels.
         seed: every crop follows from it and its index alone.
-        synthetic: share the crops with dead leaves; by default only for the embedded pictures,
+        synthetic: share the crops with dead leaves; by default only for the embedded images,
             which are too few to train on alone.
-        cache_bytes: bound on the decoded pictures that are kept.
+        cache_bytes: bound on the decoded images that are kept.
 
     Raises:
-        LabError: no picture is large enough.
+        LabError: no image is large enough.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class CropSource:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What was left out so far, the pictures included that broke while being decoded."""
+        """What was left out so far, the images included that broke while being decoded."""
         broken = (f"{self._images.names[index]}: broken" for index in sorted(self._broken))
         return (*self._images.skipped, *broken)
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that stand for the pictures, the mix, the crop size and the seed."""
+        """Sixteen hex digits that stand for the images, the mix, the crop size and the seed."""
         facts = f"{self._images.fingerprint} {self.synthetic} {self.crop} {self.seed}"
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
@@ -85,7 +85,7 @@ class CropSource:
             float32 (batch_size / world, 3, crop, crop) in [0, 1].
 
         Raises:
-            LabError: the batch can't be shared out equally, or no picture can be decoded.
+            LabError: the batch can't be shared out equally, or no image can be decoded.
         """
         if batch_size % world:
             raise LabError(
@@ -102,14 +102,12 @@ class CropSource:
         rng = np.random.default_rng((self.seed, index))
         window = index // _WINDOW
         if self.synthetic and index % 2:
-            picture = self._canvas(
-                window * _CANVASES_PER_WINDOW + rng.integers(_CANVASES_PER_WINDOW)
-            )
+            image = self._canvas(window * _CANVASES_PER_WINDOW + rng.integers(_CANVASES_PER_WINDOW))
         else:
-            picture = self._photograph(window, rng)
-        top = rng.integers(picture.shape[0] - self.crop + 1)
-        left = rng.integers(picture.shape[1] - self.crop + 1)
-        cut = picture[top : top + self.crop, left : left + self.crop]
+            image = self._photograph(window, rng)
+        top = rng.integers(image.shape[0] - self.crop + 1)
+        left = rng.integers(image.shape[1] - self.crop + 1)
+        cut = image[top : top + self.crop, left : left + self.crop]
         if rng.random() < 0.5:
             cut = cut[:, ::-1]
         if rng.random() < 0.5:
@@ -132,11 +130,11 @@ class CropSource:
             try:
                 return self._cache.get(("photograph", index), partial(self._images.decode, index))
             except LabError as error:
-                # The next picture stands in for a broken one, so crops still follow from the seed.
+                # The next image stands in for a broken one, so crops still follow from the seed.
                 if index not in self._broken:
                     self._broken.add(index)
                     logger.warning("%s Training goes on without it.", error)
-        raise LabError(f"{self._images.origin}: no picture can be decoded. Name another folder.")
+        raise LabError(f"{self._images.origin}: no image can be decoded. Name another folder.")
 
     def _pool(self, window: int) -> NDArray[np.int64]:
         def draw() -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Dead leaves: pictures of occluding textured discs, whose statistics are close to natural ones.
+"""Dead leaves: images of occluding textured discs, whose statistics are close to natural ones.
 
 Discs with radii of density r^-3 that hide one another reproduce the scale invariance, the edges
 and the power spectrum of photographs (Lee, Mumford, Huang, "Occlusion models for natural images",

@@ -1,4 +1,4 @@
-"""Named pictures, found once and decoded when asked for; what can't be used is reported once."""
+"""Named images, found once and decoded when asked for; what can't be used is reported once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,11 @@ class _Entry(NamedTuple):
 
 
 class ImageSet(Sequence[Tensor]):
-    """Pictures in the order of their names, each decoded on access to uint8 (3, H, W).
+    """Images in the order of their names, each decoded on access to uint8 (3, H, W).
 
     Attributes:
-        names: path of each picture below the folder, with forward slashes.
-        sizes: (height, width) of each picture.
+        names: path of each image below the folder, with forward slashes.
+        sizes: (height, width) of each image.
         skipped: ``"name: why"`` for each file that was left out.
         embedded: whether these are the photographs of the scikit-image wheel.
     """
@@ -85,7 +85,7 @@ class ImageSet(Sequence[Tensor]):
         return (self[index] for index in range(len(self)))
 
     def decode(self, index: int) -> NDArray[np.uint8]:
-        """Decode picture ``index`` to (H, W, 3).
+        """Decode image ``index`` to (H, W, 3).
 
         Raises:
             LabError: the file can no longer be read, or breaks off in the middle.
@@ -95,7 +95,7 @@ class ImageSet(Sequence[Tensor]):
             return _decode(entry.path)
         except _BROKEN as error:
             raise LabError(
-                f"{entry.path}: the picture cannot be decoded ({error}). "
+                f"{entry.path}: the image cannot be decoded ({error}). "
                 "Remove it from the folder or repair it."
             ) from error
 
@@ -108,7 +108,7 @@ class ImageSet(Sequence[Tensor]):
         return digest.hexdigest()[:16]
 
     def at_least(self, side: int) -> ImageSet:
-        """Leave out the pictures with a side below ``side`` pixels, and report how many.
+        """Leave out the images with a side below ``side`` pixels, and report how many.
 
         Raises:
             LabError: none is left.
@@ -118,8 +118,8 @@ class ImageSet(Sequence[Tensor]):
         reasons = [f"{e.name}: {e.size[0]}x{e.size[1]} is below {side}x{side}" for e in small]
         if not kept:
             raise LabError(
-                f"{self.origin}: every picture is smaller than the crop of {side}x{side}. "
-                "Use a smaller crop or larger pictures."
+                f"{self.origin}: every image is smaller than the crop of {side}x{side}. "
+                "Use a smaller crop or larger images."
             )
         _report(self.origin, reasons)
         return self._with(kept, (*self.skipped, *reasons))
@@ -129,24 +129,24 @@ class ImageSet(Sequence[Tensor]):
 
 
 def open_images(path: Path | None, role: Role) -> ImageSet:
-    """Find the pictures below ``path``, or the embedded ones for ``None``.
+    """Find the images below ``path``, or the embedded ones for ``None``.
 
     Nested folders and every format that Pillow reads are taken. Files that Pillow can't open are
-    left out and reported once. Evaluation pictures are decoded here to the end, so that a broken
+    left out and reported once. Evaluation images are decoded here to the end, so that a broken
     one is known before hours of work; training ones only have their headers read.
 
     Args:
-        path: a folder, or one picture; ``None`` for the embedded photographs.
-        role: which half of the embedded photographs, and how far pictures are checked.
+        path: a folder, or one image; ``None`` for the embedded photographs.
+        role: which half of the embedded photographs, and how far images are checked.
 
     Raises:
-        LabError: the folder is missing, or holds no usable picture.
+        LabError: the folder is missing, or holds no usable image.
     """
     if path is None:
         return _open_embedded(role)
     path = Path(path).expanduser()
     if not path.exists():
-        raise LabError(f"{path}: there is no such folder. Name a folder that holds pictures.")
+        raise LabError(f"{path}: there is no such folder. Name a folder that holds images.")
     known = Image.registered_extensions()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     root = path.parent if path.is_file() else path
@@ -162,8 +162,8 @@ def open_images(path: Path | None, role: Role) -> ImageSet:
             skipped.append(f"{name}: {error}")
     _report(str(path), skipped)
     if not entries:
-        found = f"none of its {len(skipped)} pictures can be read" if skipped else "no picture"
-        raise LabError(f"{path}: {found}. Put PNG, JPEG or WebP pictures there, or name another.")
+        found = f"none of its {len(skipped)} images can be read" if skipped else "no image"
+        raise LabError(f"{path}: {found}. Put PNG, JPEG or WebP images there, or name another.")
     return ImageSet(entries, skipped, embedded=False, origin=str(path))
 
 
@@ -176,7 +176,7 @@ def _open_embedded(role: Role) -> ImageSet:
     if missing:
         raise LabError(
             f"{folder}: this scikit-image lacks {', '.join(missing)}. "
-            "Install a wheel of scikit-image >= 0.24 from PyPI, or give a folder of pictures."
+            "Install a wheel of scikit-image >= 0.24 from PyPI, or give a folder of images."
         )
     entries = [_entry(name, folder / name, whole=False) for name in EMBEDDED[role]]
     return ImageSet(entries, (), embedded=True, origin="embedded photographs")
@@ -208,4 +208,4 @@ def _decode(path: Path) -> NDArray[np.uint8]:
 def _report(origin: str, reasons: Sequence[str]) -> None:
     if reasons:
         shown = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
-        logger.warning("%s: %d pictures left out (%s)", origin, len(reasons), shown)
+        logger.warning("%s: %d images left out (%s)", origin, len(reasons), shown)

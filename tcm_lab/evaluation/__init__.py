@@ -1,4 +1,4 @@
-"""Evaluation: real bits and distortion on whole pictures, curves, and comparisons that hold."""
+"""Evaluation: real bits and distortion on whole images, curves, and comparisons that hold."""
 
 from tcm_lab.evaluation.anchors import evaluate_anchor
 from tcm_lab.evaluation.bjontegaard_delta import BdRate, bd_psnr, bd_rate

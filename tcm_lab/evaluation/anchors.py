@@ -1,4 +1,4 @@
-"""JPEG and WebP on the same pictures, as Pillow writes them."""
+"""JPEG and WebP on the same images, as Pillow writes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tcm_lab._foundation import LabError, one_of
-from tcm_lab._foundation.environment import environment
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils.environment import environment
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
+from tcm_lab.errors import LabError, one_of
 from tcm_lab.evaluation.quality import ms_ssim, psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 
@@ -34,16 +34,16 @@ def evaluate_anchor(
     *,
     on_progress: OnDone | None = None,
 ) -> RdRecord:
-    """Code and decode every picture at every quality; the whole file counts, headers included.
+    """Code and decode every image at every quality; the whole file counts, headers included.
 
     Args:
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
-        images: whole pictures.
+        images: whole images.
         qualities: Pillow's quality, 0 to 100.
-        on_progress: told (pictures done, pictures to do), counting a picture once per quality.
+        on_progress: told (images done, images to do), counting an image once per quality.
 
     Raises:
-        LabError: the codec is unknown, a quality is out of range, or WebP takes no such picture.
+        LabError: the codec is unknown, a quality is out of range, or WebP takes no such image.
     """
     if codec not in _OPTIONS:
         raise LabError(f"anchor {codec!r}: unknown. There are {one_of(_OPTIONS)}.")
@@ -76,7 +76,7 @@ def _code(codec: Anchor, pixels: Any, quality: int, name: str) -> ImageResult:
     try:
         Image.fromarray(pixels).save(file, quality=quality, **_OPTIONS[codec])
     except OSError as error:
-        raise LabError(f"{name}: {codec} cannot hold this picture ({error}).") from error
+        raise LabError(f"{name}: {codec} cannot hold this image ({error}).") from error
     between = time.perf_counter()
     with Image.open(file) as decoded:
         back = np.asarray(decoded.convert("RGB"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tcm_lab._foundation import LabError, one_of
+from tcm_lab.errors import LabError, one_of
 from tcm_lab.evaluation.curve import RdCurve
 
 Method = Literal["pchip", "cubic", "akima"]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation.bjontegaard_delta import MIN_OVERLAP, Method, bd_rate
 from tcm_lab.evaluation.curve import RdCurve
 from tcm_lab.evaluation.lagrangian import lagrangian_percent
@@ -21,13 +22,13 @@ class Interval(Frozen):
     """A figure and the interval that its resamples fill.
 
     Attributes:
-        value: the figure on all pictures and seeds.
+        value: the figure on all images and seeds.
         low: lower end.
         high: upper end.
         level: share of the resamples between the two.
         samples: how many resamples gave a figure.
         refused: how many gave none, for want of overlap.
-        images: pictures that were resampled.
+        images: images that were resampled.
         seeds: trainings that were resampled, anchor and curve.
     """
 
@@ -62,13 +63,13 @@ def bd_rate_interval(
     seed: int = 0,
     min_overlap: float = MIN_OVERLAP,
 ) -> Interval:
-    """Give a BD-rate its paired bootstrap interval over pictures and seeds.
+    """Give a BD-rate its paired bootstrap interval over images and seeds.
 
-    Every resample draws pictures with replacement, the same for both sides since a hard picture is
+    Every resample draws images with replacement, the same for both sides since a hard image is
     hard for both, and seeds with replacement on each side alone.
 
     Args:
-        anchor: records of the anchor on the same pictures, one per training seed.
+        anchor: records of the anchor on the same images, one per training seed.
         curve: records of what is judged.
         method: as in ``bd_rate``.
         samples: resamples.
@@ -77,7 +78,7 @@ def bd_rate_interval(
         min_overlap: as in ``bd_rate``.
 
     Raises:
-        LabError: the records are of different pictures or rates, the figure itself is refused, or
+        LabError: the records are of different images or rates, the figure itself is refused, or
             more than a twentieth of the resamples are.
     """
 
@@ -98,7 +99,7 @@ def lagrangian_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Give ``lagrangian_percent`` its paired bootstrap interval over pictures and seeds.
+    """Give ``lagrangian_percent`` its paired bootstrap interval over images and seeds.
 
     Raises:
         LabError: as ``bd_rate_interval``, or there is not one point per lambda.
@@ -122,7 +123,7 @@ def _interval(
     prints = {record.data_fingerprint for record in (*anchor, *curve)}
     if len(prints) > 1:
         raise LabError(
-            f"records are of {len(prints)} different sets of pictures ({', '.join(prints)}). "
+            f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
             "Evaluate both on the same folder."
         )
     images = sides[0].shape[2]
@@ -142,7 +143,7 @@ def _interval(
     if refused > _MAX_REFUSED * samples:
         raise LabError(
             f"{refused} of {samples} resamples gave no figure: the curves are too close to "
-            "disjoint or too noisy. Measure more rates or pictures, or use lagrangian_interval."
+            "disjoint or too noisy. Measure more rates or images, or use lagrangian_interval."
         )
     low, high = np.quantile(figures, [(1 - level) / 2, (1 + level) / 2])
     return Interval(

@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import model_validator
 
-from tcm_lab._foundation import Frozen, LabError, near, one_of
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError, near, one_of
 
 
 class RdCurve(Frozen):
-    """Points of a codec on one set of pictures, by ascending rate.
+    """Points of a codec on one set of images, by ascending rate.
 
     Attributes:
         bpp: bits per pixel, distinct and positive; given in any order, kept ascending.
@@ -61,7 +62,7 @@ class RdCurve(Frozen):
 
     @property
     def mse(self) -> tuple[float, ...]:
-        """Mean squared error of pictures in [0, 1] that has this PSNR."""
+        """Mean squared error of images in [0, 1] that has this PSNR."""
         return tuple(10 ** (-value / 10) for value in self.psnr_db)
 
     def __len__(self) -> int:

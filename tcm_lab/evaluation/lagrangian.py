@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 
 
 class Points(Protocol):
@@ -18,7 +18,7 @@ class Points(Protocol):
 
     @property
     def mse(self) -> tuple[float, ...]:
-        """Mean squared error of each point, pictures in [0, 1]."""
+        """Mean squared error of each point, images in [0, 1]."""
 
 
 def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
@@ -26,7 +26,7 @@ def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
 
     Point i is judged by lambda i, the one it was trained for. The logarithm gives every rate the
     same say; a difference of 0.01 is one percent of cost. The value is the mean of logarithms and
-    has a meaning only beside another on the same pictures and lambdas.
+    has a meaning only beside another on the same images and lambdas.
 
     Raises:
         LabError: there is not one point per lambda.

@@ -1,4 +1,4 @@
-"""Codes whole pictures to real bytes and measures what comes back."""
+"""Codes whole images to real bytes and measures what comes back."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.environment import environment
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils.environment import environment
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation.quality import ms_ssim, psnr_db, to_bytes
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 
@@ -32,27 +32,27 @@ def evaluate(
     rates: Sequence[float] | None = None,
     on_progress: OnDone | None = None,
 ) -> RdRecord:
-    """Code and decode every picture at every rate.
+    """Code and decode every image at every rate.
 
     Args:
         codec: one of ours, which takes any size, or a CompressAI model, which is padded to
             multiples of 64 here and nowhere else. Its entropy tables are made if it has none.
-        images: whole pictures, coded one by one.
+        images: whole images, coded one by one.
         name: what the record calls the codec.
         rates: positions between the levels of a rate-conditioned codec, 0 the cheapest; ``None``
             for its levels themselves.
-        on_progress: told (pictures done, pictures to do), counting a picture once per rate.
+        on_progress: told (images done, images to do), counting an image once per rate.
 
     Returns:
         One point per rate, by ascending rate. A gap over 1 % between written and estimated bits
         is logged as a warning.
 
     Raises:
-        LabError: there is no picture, or rates are given for a codec that has one rate or lie
+        LabError: there is no image, or rates are given for a codec that has one rate or lie
             outside its levels.
     """
     if not len(images):
-        raise LabError("images: there is none to evaluate on. Name a folder of pictures.")
+        raise LabError("images: there is none to evaluate on. Name a folder of images.")
     positions = _positions(codec, rates)
     config: Any = getattr(codec, "config", None)
     title = name or type(codec).__name__

@@ -1,4 +1,4 @@
-"""Distortion of a decoded picture, as a decoder that writes 8-bit files would show it."""
+"""Distortion of a decoded image, as a decoder that writes 8-bit files would show it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold
 _MS_SSIM_MIN_SIDE = 161  # five scales of an 11-pixel window
 
 
-def to_bytes(picture: Tensor) -> Tensor:
-    """Round a picture in [0, 1] to the 256 levels that a file keeps, as float32 in [0, 255]."""
-    return (picture.float() * 255).clamp(0, 255).round()
+def to_bytes(image: Tensor) -> Tensor:
+    """Round an image in [0, 1] to the 256 levels that a file keeps, as float32 in [0, 255]."""
+    return (image.float() * 255).clamp(0, 255).round()
 
 
 def psnr_db(x: Tensor, x_hat: Tensor) -> float:

@@ -1,27 +1,27 @@
-"""What an evaluation found, per picture and rate, and the views that tables and plots take."""
+"""What an evaluation found, per image and rate, and the views that tables and plots take."""
 
 from __future__ import annotations
 
 from statistics import fmean
 from typing import Any
 
-from tcm_lab._foundation import Frozen
-from tcm_lab._foundation.environment import Environment
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation.curve import RdCurve
 from tcm_lab.evaluation.quality import ms_ssim_db
 
 
 class ImageResult(Frozen):
-    """One picture at one rate.
+    """One image at one rate.
 
     Attributes:
-        name: the picture.
+        name: the image.
         height: pixels, before any padding.
         width: pixels, before any padding.
         bits: bits that were really written, all strings whole.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.
-        ms_ssim: MS-SSIM in RGB; ``None`` for pictures below 161 pixels.
+        ms_ssim: MS-SSIM in RGB; ``None`` for images below 161 pixels.
         encode_ms: wall time of coding.
         decode_ms: wall time of decoding.
     """
@@ -38,21 +38,21 @@ class ImageResult(Frozen):
 
     @property
     def bpp(self) -> float:
-        """Written bits per pixel of the unpadded picture."""
+        """Written bits per pixel of the unpadded image."""
         return self.bits / (self.height * self.width)
 
     @property
     def mse(self) -> float:
-        """Mean squared error, pictures in [0, 1]."""
+        """Mean squared error, images in [0, 1]."""
         return 10 ** (-self.psnr_db / 10)
 
 
 class RdPoint(Frozen):
-    """All pictures at one rate; each figure is the mean over the pictures.
+    """All images at one rate; each figure is the mean over the images.
 
     Attributes:
         rate: rate level, JPEG quality or the like; ``None`` for a codec with one rate.
-        images: the pictures.
+        images: the images.
     """
 
     rate: float | None
@@ -70,12 +70,12 @@ class RdPoint(Frozen):
 
     @property
     def mse(self) -> float:
-        """Mean squared error, pictures in [0, 1]; not that of the mean PSNR."""
+        """Mean squared error, images in [0, 1]; not that of the mean PSNR."""
         return fmean(image.mse for image in self.images)
 
     @property
     def ms_ssim(self) -> float | None:
-        """MS-SSIM over the pictures that are large enough."""
+        """MS-SSIM over the images that are large enough."""
         values = [image.ms_ssim for image in self.images if image.ms_ssim is not None]
         return fmean(values) if values else None
 
@@ -94,12 +94,12 @@ class RdPoint(Frozen):
 
     @property
     def encode_ms(self) -> float:
-        """Wall time of coding a picture."""
+        """Wall time of coding an image."""
         return fmean(image.encode_ms for image in self.images)
 
     @property
     def decode_ms(self) -> float:
-        """Wall time of decoding a picture."""
+        """Wall time of decoding an image."""
         return fmean(image.decode_ms for image in self.images)
 
 
@@ -110,8 +110,8 @@ class RdRecord(Frozen):
         name: the codec.
         model: its configuration, or how it was called.
         points: one per rate, by ascending rate, which is that of lambda.
-        data_fingerprint: stands for the pictures.
-        skipped: pictures that could not be used.
+        data_fingerprint: stands for the images.
+        skipped: images that could not be used.
         environment: device, threads, versions.
     """
 
@@ -134,7 +134,7 @@ class RdRecord(Frozen):
 
     @property
     def mse(self) -> tuple[float, ...]:
-        """Mean squared error of each point, pictures in [0, 1]."""
+        """Mean squared error of each point, images in [0, 1]."""
         return tuple(point.mse for point in self.points)
 
     def curve(self, name: str = "") -> RdCurve:
@@ -155,5 +155,5 @@ class RdRecord(Frozen):
             results["ms-ssim-rgb"] = [value for value in similarities if value is not None]
         results["encoding_time"] = [point.encode_ms / 1000 for point in self.points]
         results["decoding_time"] = [point.decode_ms / 1000 for point in self.points]
-        description = "written bits of whole pictures"
+        description = "written bits of whole images"
         return {"name": self.name, "description": description, "results": results}

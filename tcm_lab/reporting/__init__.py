@@ -9,7 +9,7 @@ from tcm_lab.reporting.cost_plots import (
 )
 from tcm_lab.reporting.cost_tables import check_table, complexity_table, mark_front
 from tcm_lab.reporting.explain_table import explain_table, published_beside
-from tcm_lab.reporting.html import Code, Picture, Section, render_report
+from tcm_lab.reporting.html import Code, PlotImage, Section, render_report
 from tcm_lab.reporting.overviews import layer_table, plot_of, tables_of
 from tcm_lab.reporting.pareto import ParetoPoint, pareto_front, pareto_plot
 from tcm_lab.reporting.plots import Axis, figure_svg, save_figure
@@ -31,7 +31,7 @@ __all__ = [
     "Format",
     "Mark",
     "ParetoPoint",
-    "Picture",
+    "PlotImage",
     "Published",
     "RdSeries",
     "RooflinePoint",

@@ -1,4 +1,4 @@
-"""Several pictures or maps side by side in one figure, without axes that say nothing."""
+"""Several images or maps side by side in one figure, without axes that say nothing."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def panels(
     return figure, list(grid[:count])
 
 
-def show_picture(axes: Axes, picture: NDArray[np.uint8], title: str = "") -> None:
-    """Draw a picture (H, W, 3) or (3, H, W) without ticks."""
-    pixels = np.asarray(picture)
+def show_image(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:
+    """Draw an image (H, W, 3) or (3, H, W) without ticks."""
+    pixels = np.asarray(image)
     if pixels.shape[0] == 3:
         pixels = pixels.transpose(1, 2, 0)
     axes.imshow(pixels, interpolation="none")
@@ -53,7 +53,7 @@ def show_picture(axes: Axes, picture: NDArray[np.uint8], title: str = "") -> Non
 
 
 def bare(axes: Axes, title: str = "") -> None:
-    """Take ticks and grid away, which mean nothing on a picture."""
+    """Take ticks and grid away, which mean nothing on an image."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.reporting.plots import INK, SOFT, Axis, new_figure, palette, style
 
 if TYPE_CHECKING:

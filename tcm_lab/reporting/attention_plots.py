@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab._foundation import LabError
-from tcm_lab.reporting._panels import PAGE_INCHES, bare, colour_bar, panels, show_picture
+from tcm_lab.errors import LabError
+from tcm_lab.reporting._panels import PAGE_INCHES, bare, colour_bar, panels, show_image
 from tcm_lab.reporting.erf_plots import span
 from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
 from tcm_lab.reporting.tables import Column, Row, Table
@@ -144,23 +144,23 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
         ),
         rows=tuple(rows),
         footer=(
-            f"Means over heads and {len(next(iter(records.values())).images)} pictures; in "
-            "brackets the 95 % bootstrap interval over the pictures.",
+            f"Means over heads and {len(next(iter(records.values())).images)} images; in "
+            "brackets the 95 % bootstrap interval over the images.",
         ),
     )
 
 
 def attention_map_plot(
-    maps: Mapping[str, AttentionMap], picture: NDArray[np.uint8], *, title: str = ""
+    maps: Mapping[str, AttentionMap], image: NDArray[np.uint8], *, title: str = ""
 ) -> Figure:
-    """Draw what one query sees over the picture around it, heads averaged, one panel per map.
+    """Draw what one query sees over the image around it, heads averaged, one panel per map.
 
-    Weights are drawn relative to each map's largest; all panels show the same part of the picture,
+    Weights are drawn relative to each map's largest; all panels show the same part of the image,
     twice as wide as what the map that reaches furthest sees.
 
     Args:
-        maps: by label, of one picture.
-        picture: (3, H, W) or (H, W, 3) bytes.
+        maps: by label, of one image.
+        image: (3, H, W) or (H, W, 3) bytes.
         title: over the figure.
 
     Raises:
@@ -171,9 +171,9 @@ def attention_map_plot(
     with style():
         columns = min(len(maps), 3)
         figure, grid = panels(len(maps), columns=columns, height=PAGE_INCHES / 3 * 0.78)
-        image = None
+        drawn = None
         for axes, (label, found) in zip(grid, maps.items(), strict=True):
-            image = _draw_weights(axes, found, picture, label)
+            drawn = _draw_weights(axes, found, image, label)
         reach = 2 * max(_reach_px(found) for found in maps.values())
         for axes, found in zip(grid, maps.values(), strict=True):
             row, column = found.query_px
@@ -181,20 +181,20 @@ def attention_map_plot(
             bottom, top = axes.get_ylim()
             axes.set_xlim(max(left, column - reach), min(right, column + reach))
             axes.set_ylim(min(bottom, row + reach), max(top, row - reach))
-        colour_bar(figure, image, grid, "weight over the largest")
+        colour_bar(figure, drawn, grid, "weight over the largest")
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
         return figure
 
 
 def connect_clicks(
-    figure: Figure, picture: NDArray[np.uint8], look: Callable[[tuple[int, int]], AttentionMap]
+    figure: Figure, image: NDArray[np.uint8], look: Callable[[tuple[int, int]], AttentionMap]
 ) -> int:
     """Let a click on a figure's first axes draw what the clicked query sees; for live backends.
 
     Args:
-        figure: with the picture or an attention map on its first axes, in image pixels.
-        picture: (3, H, W) or (H, W, 3) bytes.
+        figure: with the image or an attention map on its first axes, in image pixels.
+        image: (3, H, W) or (H, W, 3) bytes.
         look: gives the map of a query pixel (row, column).
 
     Returns:
@@ -208,45 +208,45 @@ def connect_clicks(
         found = look((round(event.ydata), round(event.xdata)))
         with style():
             axes.clear()
-            _draw_weights(axes, found, picture, f"{found.layer}, query {found.query_px}")
+            _draw_weights(axes, found, image, f"{found.layer}, query {found.query_px}")
         figure.canvas.draw_idle()
 
     return figure.canvas.mpl_connect("button_press_event", on_click)
 
 
-def gate_plot(record: GateRecord, picture: NDArray[np.uint8] | None = None) -> Figure:
+def gate_plot(record: GateRecord, image: NDArray[np.uint8] | None = None) -> Figure:
     """Draw the gates of every slice, the mean's path above the scale's, on one scale.
 
     Args:
-        record: gates of one picture.
-        picture: drawn first, if given.
+        record: gates of one image.
+        image: drawn first, if given.
     """
     with style():
         rows = sorted({gate.path for gate in record.gates})
         slices = sorted({gate.slice_index for gate in record.gates})
-        extra = int(picture is not None)
+        extra = int(image is not None)
         columns = len(slices) + extra
         figure, grid = panels(columns * len(rows), columns=columns, height=1.25, width=PAGE_INCHES)
         low = min(float(gate.gate.min()) for gate in record.gates)
         high = max(float(gate.gate.max()) for gate in record.gates)
-        image = None
+        drawn = None
         for axes in grid:
             bare(axes)
-        if picture is not None:
-            show_picture(grid[0], picture, record.image)
+        if image is not None:
+            show_image(grid[0], image, record.image)
         for gate in record.gates:
             place = rows.index(gate.path) * columns + slices.index(gate.slice_index) + extra
-            image = grid[place].imshow(
+            drawn = grid[place].imshow(
                 gate.gate, cmap="cividis", vmin=low, vmax=high, interpolation="none"
             )
             bare(grid[place], f"slice {gate.slice_index}, {gate.path}")
-        colour_bar(figure, image, grid, "gate, mean over channels")
+        colour_bar(figure, drawn, grid, "gate, mean over channels")
         return figure
 
 
-def _draw_weights(axes: Any, found: AttentionMap, picture: NDArray[np.uint8], label: str) -> Any:
-    """Lay one map's weights over the grey picture and mark its query."""
-    pixels = np.asarray(picture)
+def _draw_weights(axes: Any, found: AttentionMap, image: NDArray[np.uint8], label: str) -> Any:
+    """Lay one map's weights over the grey image and mark its query."""
+    pixels = np.asarray(image)
     if pixels.shape[0] == 3:
         pixels = pixels.transpose(1, 2, 0)
     height, width = pixels.shape[:2]
@@ -254,7 +254,7 @@ def _draw_weights(axes: Any, found: AttentionMap, picture: NDArray[np.uint8], la
     mean = found.weights.mean(0)
     rows, columns = mean.shape
     relative = np.where(mean > 0, mean / mean.max(), np.nan)
-    image = axes.imshow(
+    drawn = axes.imshow(
         relative,
         cmap="cividis",
         vmin=0,
@@ -270,7 +270,7 @@ def _draw_weights(axes: Any, found: AttentionMap, picture: NDArray[np.uint8], la
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     bare(axes, label)
-    return image
+    return drawn
 
 
 def _reach_px(found: AttentionMap) -> float:

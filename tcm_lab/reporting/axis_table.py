@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError, one_of
+from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting.cost_tables import complexity_table, totals
 from tcm_lab.reporting.tables import Column, Row, Table, Value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting._labels import label_points
 from tcm_lab.reporting.parts import PART_NAMES, part_order
 from tcm_lab.reporting.plots import (

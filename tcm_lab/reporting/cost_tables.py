@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tcm_lab._foundation import LabError, one_of
+from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting.pareto import pareto_front
 from tcm_lab.reporting.parts import PART_NAMES, part_order
 from tcm_lab.reporting.published import Published

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting._panels import colour_bar, panels, plain_ticks
 from tcm_lab.reporting.plots import Axis, label_axes, new_figure, palette, style
 from tcm_lab.reporting.tables import Column, Row, Span, Table
@@ -96,7 +96,7 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -
     """Draw how much of the contribution lies outside of a centred square, over its side.
 
     Args:
-        maps: one list of pictures' maps per curve; a band spans the pictures' quartiles.
+        maps: one list of images' maps per curve; a band spans the images' quartiles.
         title: over the plot.
 
     Raises:
@@ -193,7 +193,7 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
         columns=columns,
         rows=tuple(rows),
         footer=(
-            f"Over {first.images} pictures; in brackets the 95 % bootstrap interval over them.",
+            f"Over {first.images} images; in brackets the 95 % bootstrap interval over them.",
             "Grid visibility: the most that changes where windows meet exceed changes elsewhere; "
             "1 is invisible.",
         ),

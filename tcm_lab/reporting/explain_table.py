@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.tables import Column, Row, Table
 

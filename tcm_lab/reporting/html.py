@@ -15,7 +15,7 @@ from tcm_lab.reporting.tables import Table
 
 
 @dataclass(frozen=True)
-class Picture:
+class PlotImage:
     """A plot in a page.
 
     Attributes:
@@ -44,7 +44,7 @@ class Code:
     folded: bool = False
 
 
-Piece: TypeAlias = str | Table | Picture | Code
+Piece: TypeAlias = str | Table | PlotImage | Code
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def render_report(
         footer: conditions and the command that makes the page again; one paragraph each.
     """
     anchors = [f"section-{number}" for number in range(1, len(sections) + 1)]
-    pictures = _Numbers()
+    images = _Numbers()
     body = [f"<header><h1>{escape(title)}</h1>", *map(_paragraph, lead), "</header>"]
     if len(sections) > 1:
         links = "".join(
@@ -80,7 +80,7 @@ def render_report(
         body.append(f'<section aria-labelledby="{anchor}">')
         if section.heading:
             body.append(f'<h2 id="{anchor}">{escape(section.heading)}</h2>')
-        body += _pieces(section.pieces, pictures)
+        body += _pieces(section.pieces, images)
         body.append("</section>")
     body.append("</main>")
     if footer:
@@ -96,7 +96,7 @@ def page_of(table: Table) -> str:
 
 
 class _Numbers:
-    """Counts the pictures of a page, whose names inside must differ."""
+    """Counts the images of a page, whose names inside must differ."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -127,21 +127,21 @@ def _paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def _pieces(pieces: Sequence[Piece], pictures: _Numbers) -> Iterator[str]:
-    """Yield the pieces' elements; neighbouring pictures share a row where there is room."""
-    for is_picture, run in groupby(pieces, key=lambda piece: isinstance(piece, Picture)):
-        if is_picture:
+def _pieces(pieces: Sequence[Piece], images: _Numbers) -> Iterator[str]:
+    """Yield the pieces' elements; neighbouring images share a row where there is room."""
+    for is_image, run in groupby(pieces, key=lambda piece: isinstance(piece, PlotImage)):
+        if is_image:
             yield '<div class="figures">'
         for piece in run:
             if isinstance(piece, str):
                 yield _paragraph(piece)
             elif isinstance(piece, Table):
                 yield _scrolling(piece, piece.title or "Table")
-            elif isinstance(piece, Picture):
-                yield _figure(piece, pictures.next())
+            elif isinstance(piece, PlotImage):
+                yield _figure(piece, images.next())
             else:
                 yield _code(piece)
-        if is_picture:
+        if is_image:
             yield "</div>"
 
 
@@ -160,9 +160,9 @@ def _code(code: Code) -> str:
     return (f'<p class="code-title">{escape(code.title)}</p>' if code.title else "") + block
 
 
-def _figure(picture: Picture, number: int) -> str:
-    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    return f"<figure>{inline_svg(picture.svg, picture.alt, f'p{number}')}{caption}</figure>"
+def _figure(image: PlotImage, number: int) -> str:
+    caption = f"<figcaption>{escape(image.caption)}</figcaption>" if image.caption else ""
+    return f"<figure>{inline_svg(image.svg, image.alt, f'p{number}')}{caption}</figure>"
 
 
 def inline_svg(svg: str, alt: str, prefix: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting._labels import label_points
 from tcm_lab.reporting._panels import (
     PAGE_INCHES,
@@ -16,7 +16,7 @@ from tcm_lab.reporting._panels import (
     colour_bar,
     panels,
     plain_ticks,
-    show_picture,
+    show_image,
 )
 from tcm_lab.reporting.erf_plots import span
 from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
@@ -32,14 +32,14 @@ _EDGES = tuple(i / 4 for i in range(-20, 21))  # of the error histograms
 
 
 def deviation_plot(
-    maps: Mapping[str, LatentMaps], picture: NDArray[np.uint8], *, scaled: bool = True
+    maps: Mapping[str, LatentMaps], image: NDArray[np.uint8], *, scaled: bool = True
 ) -> Figure:
     """Draw |y − ŷ| averaged over channels, one panel per codec, all on one scale.
 
     Args:
-        maps: by label, of one picture.
-        picture: (3, H, W) or (H, W, 3) bytes.
-        scaled: over the picture's mean |y|, so that latents of any scale compare.
+        maps: by label, of one image.
+        image: (3, H, W) or (H, W, 3) bytes.
+        scaled: over the image's mean |y|, so that latents of any scale compare.
 
     Raises:
         LabError: there is no map.
@@ -53,34 +53,34 @@ def deviation_plot(
             height=PAGE_INCHES / min(len(maps) + 1, 4) * 0.75,
             width=PAGE_INCHES,
         )
-        show_picture(grid[0], picture, next(iter(maps.values())).image)
+        show_image(grid[0], image, next(iter(maps.values())).image)
         kind = "scaled_deviation" if scaled else "deviation"
         arrays = [getattr(found, kind) for found in maps.values()]
         low, high = (
             float(f(np.concatenate([a.ravel() for a in arrays]))) for f in (np.min, np.max)
         )
-        image = None
+        drawn = None
         for axes, label, array in zip(grid[1:], maps, arrays, strict=True):
-            image = axes.imshow(array, cmap="cividis", vmin=low, vmax=high, interpolation="none")
+            drawn = axes.imshow(array, cmap="cividis", vmin=low, vmax=high, interpolation="none")
             bare(axes, f"{label}: mean {array.mean():.3f}")
-        colour_bar(figure, image, grid, _SCALED if scaled else _STEPS)
+        colour_bar(figure, drawn, grid, _SCALED if scaled else _STEPS)
         return figure
 
 
-def bits_plot(maps: LatentMaps, picture: NDArray[np.uint8]) -> Figure:
+def bits_plot(maps: LatentMaps, image: NDArray[np.uint8]) -> Figure:
     """Draw where each slice's bits go, as bits per image pixel, on one scale."""
     with style():
         count = len(maps.bits)
         figure, grid = panels(count + 1, columns=count + 1, height=1.35, width=PAGE_INCHES)
-        show_picture(grid[0], picture, maps.image)
+        show_image(grid[0], image, maps.image)
         per_px = maps.bits / maps.pitch_px**2
-        image = None
+        drawn = None
         for i, axes in enumerate(grid[1:]):
-            image = axes.imshow(
+            drawn = axes.imshow(
                 per_px[i], cmap="cividis", vmin=0, vmax=float(per_px.max()), interpolation="none"
             )
             bare(axes, f"slice {i}: {per_px[i].mean():.3f} bpp")
-        colour_bar(figure, image, grid, "bit per pixel")
+        colour_bar(figure, drawn, grid, "bit per pixel")
         return figure
 
 
@@ -143,7 +143,7 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
         normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
         axes = grid[0]
         axes.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
-        image = None
+        drawn = None
         for i, (label, record) in enumerate(records.items()):
             errors = record.errors
             density = np.array(errors.histogram) / errors.count / (_EDGES[1] - _EDGES[0])
@@ -152,7 +152,7 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
             reach = len(correlation) // 2
             correlation[reach, reach] = np.nan
             extent = (-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5)
-            image = grid[i + 1].imshow(
+            drawn = grid[i + 1].imshow(
                 correlation, cmap="PuOr", vmin=-0.5, vmax=0.5, extent=extent, interpolation="none"
             )
             grid[i + 1].grid(False)
@@ -168,7 +168,7 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         axes.legend(loc="lower center", fontsize=6.5)
-        colour_bar(figure, image, grid[1:], "correlation with the neighbour")
+        colour_bar(figure, drawn, grid[1:], "correlation with the neighbour")
         return figure
 
 
@@ -245,7 +245,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
             for label, record in records.items()
         ),
         footer=(
-            f"Over {len(next(iter(records.values())).images)} pictures; in brackets the 95 % "
+            f"Over {len(next(iter(records.values())).images)} images; in brackets the 95 % "
             "bootstrap interval over them.",
             "Scaled deviation: the mean deviation over the mean magnitude of y.",
         ),

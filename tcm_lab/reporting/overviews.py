@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting.cost_plots import cost_by_part_plot, cost_size_plot, macs_parameters_plot
 from tcm_lab.reporting.cost_tables import Detail, complexity_table
 from tcm_lab.reporting.explain_table import published_beside
@@ -105,9 +105,9 @@ def _roofline(
     counted = {(cost.fingerprint, cost.size): cost for cost in costs}
     for timing in times:
         cost = counted.get((timing.fingerprint, timing.size))
-        if cost is not None and timing.roof is not None:
+        if cost is not None and timing.device_peak is not None:
             shown = title or f"{timing.model} on {timing.environment.device}"
-            return roofline_plot(roofline_points(cost, timing), timing.roof, title=shown)
+            return roofline_plot(roofline_points(cost, timing), timing.device_peak, title=shown)
     raise LabError(
         "plot roofline: needs a record of complexity and one of times, of one model and size. "
         "tcm-lab complexity and tcm-lab time write them with --format json."

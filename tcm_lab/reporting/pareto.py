@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.reporting._labels import label_points
 from tcm_lab.reporting.plots import (
     COLUMN_INCHES,

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcm_lab._foundation import Frozen
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.reporting.tables import Column, Row, Value
 
 

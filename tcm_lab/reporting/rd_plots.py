@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import model_validator
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError
 from tcm_lab.reporting.plots import (
     COLUMN_INCHES,
     MARKERS,
@@ -77,18 +78,18 @@ def series_of_records(
 ) -> RdSeries:
     """Return the mean curve of one codec's evaluations, one per training seed.
 
-    With several seeds the interval is the seeds' range; pictures are no source of it, since a hard
-    picture is hard for every codec.
+    With several seeds the interval is the seeds' range; images are no source of it, since a hard
+    image is hard for every codec.
 
     Raises:
-        LabError: there is none, or a picture is too small for MS-SSIM.
+        LabError: there is none, or an image is too small for MS-SSIM.
     """
     if not records:
         raise LabError("records: there is none to draw.")
     rows = [[getattr(point, quality) for point in record.points] for record in records]
     if any(value is None for row in rows for value in row):
         raise LabError(
-            f"{records[0].name}: MS-SSIM is unknown, since its pictures have sides below 161 "
+            f"{records[0].name}: MS-SSIM is unknown, since its images have sides below 161 "
             "pixels. Draw psnr_db."
         )
     rates = [fmean(at) for at in zip(*(record.bpp for record in records), strict=True)]
@@ -122,7 +123,7 @@ def rd_plot(
     """Draw quality over rate.
 
     What was measured here has lines in colour, the baseline a thick black one, anchors grey dashes,
-    and published points stand alone without a line: their pictures and conditions are not ours.
+    and published points stand alone without a line: their images and conditions are not ours.
     The plot shows the rates of what was measured here, and what anchors and published points have
     at these rates; what lies outside of them is cut off.
 

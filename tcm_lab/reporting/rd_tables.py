@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting.tables import Column, Row, Table, Value
 
 if TYPE_CHECKING:
@@ -17,22 +17,22 @@ _METHODS = ("pchip", "cubic", "akima")
 def rd_table(
     records: Sequence[RdRecord], *, published: Sequence[RdCurve] = (), title: str = ""
 ) -> Table:
-    """Return one row per codec and rate, means over the pictures.
+    """Return one row per codec and rate, means over the images.
 
     Args:
-        records: evaluations on the same pictures.
+        records: evaluations on the same images.
         published: curves by others, in rows of their own.
         title: one line.
 
     Raises:
-        LabError: there is no record, or the records are of different pictures.
+        LabError: there is no record, or the records are of different images.
     """
     if not records:
         raise LabError("records: there is none to tabulate.")
     prints = {record.data_fingerprint for record in records}
     if len(prints) > 1:
         raise LabError(
-            f"records are of {len(prints)} different sets of pictures ({', '.join(sorted(prints))})"
+            f"records are of {len(prints)} different sets of images ({', '.join(sorted(prints))})"
             ". Tabulate one set at a time."
         )
     columns = (
@@ -139,7 +139,7 @@ def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...
 def _footer(records: Sequence[RdRecord]) -> tuple[str, ...]:
     images = max(len(point.images) for record in records for point in record.points)
     lines = [
-        f"Means over {images} pictures (set {records[0].data_fingerprint}); rates are of written "
+        f"Means over {images} images (set {records[0].data_fingerprint}); rates are of written "
         "bits over the pixels before padding."
     ]
     environments = {

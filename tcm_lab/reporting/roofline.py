@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError
 from tcm_lab.reporting._labels import label_points
 from tcm_lab.reporting.plots import INK, SOFT, Axis, label_axes, new_figure, palette, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tcm_lab.complexity.device_peak import DevicePeak
     from tcm_lab.complexity.record import ComplexityRecord
-    from tcm_lab.complexity.roof import Roof
     from tcm_lab.complexity.timing import TimingRecord
 
 _STAGE_PARTS = {
@@ -87,7 +88,9 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
     return points
 
 
-def roofline_plot(points: Sequence[RooflinePoint], roof: Roof, *, title: str = "") -> Figure:
+def roofline_plot(
+    points: Sequence[RooflinePoint], device_peak: DevicePeak, *, title: str = ""
+) -> Figure:
     """Draw what each part reaches under what the device allows at its arithmetic intensity.
 
     Raises:
@@ -102,19 +105,19 @@ def roofline_plot(points: Sequence[RooflinePoint], roof: Roof, *, title: str = "
             Axis(name="intensity", unit="MAC/byte", log=True),
             Axis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
         )
-        ridge = roof.gmacs_per_s / roof.gbytes_per_s
+        ridge = device_peak.gmacs_per_s / device_peak.gbytes_per_s
         intensities = [p.macs_per_byte for p in points]
         low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2.5
         axes.plot(
             [low, ridge, high],
-            [low * roof.gbytes_per_s, roof.gmacs_per_s, roof.gmacs_per_s],
+            [low * device_peak.gbytes_per_s, device_peak.gmacs_per_s, device_peak.gmacs_per_s],
             color=SOFT,
             lw=1.0,
             zorder=1,
         )
         axes.annotate(
-            f"{roof.gmacs_per_s:.0f} GMAC/s",
-            (high, roof.gmacs_per_s),
+            f"{device_peak.gmacs_per_s:.0f} GMAC/s",
+            (high, device_peak.gmacs_per_s),
             (0, 3),
             textcoords="offset points",
             ha="right",
@@ -126,8 +129,8 @@ def roofline_plot(points: Sequence[RooflinePoint], roof: Roof, *, title: str = "
             [x for x, _ in reached], [y for _, y in reached], s=20, color=palette(1)[0], zorder=3
         )
         axes.set_xlim(low, high)
-        bottom = min(low * roof.gbytes_per_s, *(p.gmacs_per_s for p in points)) / 2
-        axes.set_ylim(bottom, roof.gmacs_per_s * 2)
-        axes.set_title(title or f"roof of the device: {roof.gbytes_per_s:.0f} GB/s", fontsize=7.5)
+        bottom = min(low * device_peak.gbytes_per_s, *(p.gmacs_per_s for p in points)) / 2
+        axes.set_ylim(bottom, device_peak.gmacs_per_s * 2)
+        axes.set_title(title or f"device peak: {device_peak.gbytes_per_s:.0f} GB/s", fontsize=7.5)
         label_points(axes, reached, [p.label for p in points], colors=[INK] * len(points))
         return figure

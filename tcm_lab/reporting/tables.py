@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import model_validator
 
-from tcm_lab._foundation import Frozen, LabError, near, one_of
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError, near, one_of
 
 Format: TypeAlias = Literal["markdown", "latex", "csv", "json", "html"]
 Mark: TypeAlias = Literal["pareto", "baseline", "partial", "infeasible"]

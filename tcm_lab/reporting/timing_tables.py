@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting.tables import Column, Row, Span, Table, Value
 
 if TYPE_CHECKING:
@@ -159,11 +159,11 @@ def _footer(records: Sequence[TimingRecord]) -> tuple[str, ...]:
     for record in records:
         versions |= record.environment.versions
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    roofs = {
-        f"{roof.gmacs_per_s:.0f} GMAC/s in one large matrix product, {roof.gbytes_per_s:.0f} GB/s "
-        "in a copy"
-        for roof in (record.roof for record in records)
-        if roof is not None
+    device_peaks = {
+        f"{device_peak.gmacs_per_s:.0f} GMAC/s in one large matrix product, "
+        f"{device_peak.gbytes_per_s:.0f} GB/s in a copy"
+        for device_peak in (record.device_peak for record in records)
+        if device_peak is not None
     }
-    allowed = [f"The device allowed {'; '.join(sorted(roofs))}."] if roofs else []
+    allowed = [f"The device allowed {'; '.join(sorted(device_peaks))}."] if device_peaks else []
     return (f"{', '.join(words)}; {repeats}.", *allowed, f"{listed}.")

@@ -2,7 +2,7 @@
 
 import sys
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.study.command import main
 
 

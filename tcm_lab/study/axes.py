@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, model_validator
 
-from tcm_lab._foundation import ConfigError, Frozen
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import ConfigError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

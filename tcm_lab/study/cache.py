@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.study.plan import Plan
 from tcm_lab.study.record import TrialRecord
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from tcm_lab._foundation import LabError, near, one_of
+from tcm_lab.errors import LabError, near, one_of
 from tcm_lab.reporting.tables import Format
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def study(
     Args:
         space: YAML file of the space; configs/split.yaml and the like are packaged.
         out: folder of the study, on a disk of this machine (default: runs/NAME).
-        data: folder of training pictures (default: embedded photographs and dead leaves).
-        eval_data: folder of evaluation pictures (default: embedded photographs).
+        data: folder of training images (default: embedded photographs and dead leaves).
+        eval_data: folder of evaluation images (default: embedded photographs).
         workers: processes (default: one per GPU, else one per CPU core).
         trials: variants to train, instead of the space's budget.
         storage: database for workers on several machines, such as

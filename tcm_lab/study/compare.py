@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting import Column, Row, Table
 from tcm_lab.reporting.tables import Span, Value
 from tcm_lab.study.hypervolume import hypervolume
@@ -27,7 +27,7 @@ def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
     each study's own, against its own baseline.
 
     Raises:
-        LabError: they minimise different figures, or are of different pictures or rates, so that
+        LabError: they minimise different figures, or are of different images or rates, so that
             nothing in them compares.
     """
     _comparable(a, b)
@@ -44,7 +44,7 @@ def _comparable(a: StudyResult, b: StudyResult) -> None:
             f"{', '.join(b.space.objectives)}; compare studies with the same objectives."
         )
     conditions: dict[str, Callable[[TrialRecord], object]] = {
-        "evaluation pictures": lambda record: record.rd.data_fingerprint,
+        "evaluation images": lambda record: record.rd.data_fingerprint,
         "lambdas": lambda record: record.lambdas,
         "counted image sizes": lambda record: record.complexity.size,
     }

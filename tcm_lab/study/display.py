@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation.progress import LINE_EVERY_S, duration
+from tcm_lab._utils.progress import LINE_EVERY_S, duration
 from tcm_lab.study.plan import Event
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tcm_lab._foundation import ConfigError
-from tcm_lab._foundation.progress import duration
+from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
 from tcm_lab.data import CropSource, open_images
+from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.axes import Key
 from tcm_lab.study.figures import exceeded, measure_cost
@@ -25,7 +25,7 @@ from tcm_lab.training import Recipe, train
 
 _COUNT_S = 5.0
 _PROBES = 3  # variants that are timed: the baseline and the dearest and cheapest
-_PICTURES_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
+_IMAGES_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ def _estimate(
 def _time_one(
     config: VariantConfig, recipe: Recipe, data: Path | None, eval_data: Path | None
 ) -> tuple[float, float]:
-    """Return seconds of one training step, and of coding all evaluation pictures at all rates."""
+    """Return seconds of one training step, and of coding all evaluation images at all rates."""
     codec = build(config)
     crops = CropSource(open_images(data, "train"), crop=recipe.crop, seed=recipe.seed)
-    for step in range(_PICTURES_STEPS):  # what is painted once must not count for every step
+    for step in range(_IMAGES_STEPS):  # what is painted once must not count for every step
         crops.batch(step, recipe.batch)
     warm = recipe.changed(steps=_WARM_UP_STEPS, warmup=0)
     train(codec, warm, crops, directory=None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity.record import ComplexityRecord
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_cost

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tcm_lab.evaluation import lagrangian_percent
-from tcm_lab.reporting import Column, Picture, Row, Table, figure_svg
+from tcm_lab.reporting import Column, PlotImage, Row, Table, figure_svg
 from tcm_lab.reporting.html import Piece
 from tcm_lab.reporting.search_plots import Effect, effects_plot, history_plot, interactions_plot
 from tcm_lab.study.axes import Key, show
@@ -37,7 +37,7 @@ def insight_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Piece,
     history = hypervolume_history(firsts, space)
     if history:
         pieces.append(
-            Picture(
+            PlotImage(
                 figure_svg(history_plot(history)),
                 alt=f"Hypervolume over {len(history)} trainings, as a share of the final one.",
                 caption="What the front dominates, as a share of what it dominates at the end.",
@@ -47,7 +47,7 @@ def insight_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Piece,
         pieces.append(importance_table(firsts, space))
     effects = main_effects(firsts, space)
     pieces.append(
-        Picture(
+        PlotImage(
             figure_svg(effects_plot(effects)),
             alt="Mean Lagrangian cost against the baseline by the value of each axis.",
             caption="Main effects: each dot is a variant, the line is their mean.",
@@ -56,7 +56,7 @@ def insight_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Piece,
     pairs = interactions(firsts, space)
     if pairs:
         pieces.append(
-            Picture(
+            PlotImage(
                 figure_svg(interactions_plot(pairs)),
                 alt="Mean Lagrangian cost by the values of two axes together.",
                 caption="Interactions: parallel lines mean that two axes act independently.",

@@ -65,8 +65,8 @@ class Plan:
         out: the study's folder.
         storage: address of the database.
         name: of the study in it.
-        train_data: fingerprint of the training pictures.
-        eval_data: fingerprint of the evaluation pictures.
+        train_data: fingerprint of the training images.
+        eval_data: fingerprint of the evaluation images.
         trainer: what trains.
         trials: variants to train, where the space is not enumerated.
         seeds: trainings of a promising variant.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tcm_lab._foundation import ConfigError
+from tcm_lab.errors import ConfigError
 from tcm_lab.study.axes import Axis, Key
 from tcm_lab.study.figures import exceeded, measure_cost
 from tcm_lab.study.ledger import Ledger, key_of

@@ -8,7 +8,8 @@ from statistics import fmean
 
 import numpy as np
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.study.record import TrialRecord
 

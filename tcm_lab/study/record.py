@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity.record import ComplexityRecord
 from tcm_lab.evaluation import RdRecord

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.reporting import (
     Axis,
     Change,
     Code,
     ParetoPoint,
-    Picture,
+    PlotImage,
     Section,
     Table,
     ablation_plot,
@@ -238,8 +238,8 @@ def _page(
 ) -> str:
     space = result.space
     numbers = ", by its number in the table" if are_numbered(summaries, space) else ""
-    pictures = [
-        Picture(
+    images = [
+        PlotImage(
             figure_svg(figure),
             alt=_alt(summaries, space),
             caption=f"Each point is a variant{numbers}.",
@@ -247,14 +247,14 @@ def _page(
         for stem, figure in figures.items()
         if stem.startswith("pareto")
     ]
-    curves = Picture(
+    curves = PlotImage(
         figure_svg(figures["rd"]),
         alt="Rate-distortion curves; the table below holds their points.",
-        caption="PSNR in RGB over written bits, means over the pictures.",
+        caption="PSNR in RGB over written bits, means over the images.",
     )
     failed = [f"{label} could not be trained: {why}" for label, why in result.failed.items()]
     sections = [
-        Section("Variants", (*pictures, tables["table"], *failed)),
+        Section("Variants", (*images, tables["table"], *failed)),
         *([_ablation_section(tables, figures)] if "ablation" in tables else []),
         Section("Rate and distortion", (curves, tables["rates"])),
     ]
@@ -269,12 +269,12 @@ def _page(
 
 
 def _ablation_section(tables: dict[str, Table], figures: dict[str, Figure]) -> Section:
-    picture = Picture(
+    image = PlotImage(
         figure_svg(figures["ablation"]),
         alt="Each change's effect on quality and cost; the table below holds the figures.",
         caption="Each change alone, with its 95 % interval.",
     )
-    return Section("Ablation", (picture, tables["ablation"]))
+    return Section("Ablation", (image, tables["ablation"]))
 
 
 def lead(summaries: Sequence[VariantSummary], space: Space) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.study.ledger import Ledger
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space

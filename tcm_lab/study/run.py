@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tcm_lab._foundation import ConfigError, LabError
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.data import open_images
+from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.figures import Cost, exceeded, measure_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Plan, Tell, Trainer
@@ -45,8 +45,8 @@ def run_study(
     Args:
         space: what to search.
         out: folder of the study; ``runs/<name>`` by default. Its last part names the study.
-        data: folder of training pictures; ``None`` for the embedded ones.
-        eval_data: folder of evaluation pictures; likewise.
+        data: folder of training images; ``None`` for the embedded ones.
+        eval_data: folder of evaluation images; likewise.
         storage: address of the database; an SQLite file in ``out`` by default.
         workers: processes; by default one per GPU, else one per CPU core.
         trials: variants to train, instead of the budget's.
@@ -106,7 +106,7 @@ def prepare(
     """Look at everything that can be wrong before anything is written.
 
     Raises:
-        LabError: pictures are missing, the folder can't be made, or no variant fits.
+        LabError: images are missing, the folder can't be made, or no variant fits.
     """
     folder = Path("runs") / space.name if out is None else out
     if trials is not None:
@@ -173,7 +173,7 @@ def check_same_study(ledger: Ledger, plan: Plan) -> None:
     if not facts["budget"]["changes"]:
         del facts["budget"]["changes"]  # as studies noted it that were begun before there were any
     facts["base"] = Assembler(plan.space).base.fingerprint
-    facts |= {"training pictures": plan.train_data, "evaluation pictures": plan.eval_data}
+    facts |= {"training images": plan.train_data, "evaluation images": plan.eval_data}
     facts = json.loads(json.dumps(facts))
     before = ledger.study.user_attrs.get("space")
     if before is None:

@@ -12,8 +12,9 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic import model_validator as validator
 
-from tcm_lab._foundation import ConfigError, Frozen, LabError, near, one_of
+from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, load_config
+from tcm_lab.errors import ConfigError, LabError, near, one_of
 from tcm_lab.study.axes import Axis
 from tcm_lab.training import Recipe, get_recipe
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     from optuna import Study

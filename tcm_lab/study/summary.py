@@ -8,7 +8,8 @@ from statistics import fmean
 
 from pydantic import Field
 
-from tcm_lab._foundation import Frozen, LabError
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import Interval, RdRecord, bd_rate_interval, lagrangian_interval
 from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key

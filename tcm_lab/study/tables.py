@@ -204,7 +204,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
     recipe, counted, rd = first.recipe, first.complexity, first.rd
     height, width = counted.size
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
-    pictures = len(rd.points[0].images)
+    images = len(rd.points[0].images)
     several = any(len(summary.records) > 1 for summary in summaries)
     changed = "".join(
         f", {name} {value}"
@@ -217,11 +217,11 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         f"Trained by recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} crops "
         f"of {recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one rate-conditioned "
         f"training per {'seed' if several else 'row'}.",
-        f"Rates are written bits, means over {pictures} pictures (set {rd.data_fingerprint}).",
+        f"Rates are written bits, means over {images} images (set {rd.data_fingerprint}).",
     ]
     if any(summary.intervals for summary in summaries):
         lines.append(
-            "Intervals: 95 % of paired bootstrap resamples over the pictures"
+            "Intervals: 95 % of paired bootstrap resamples over the images"
             + (" and the seeds." if several else ".")
         )
     compared = [s for s in summaries if s.is_complete and not s.is_baseline]

@@ -20,11 +20,11 @@ from tcm_lab.training.guard import DivergedError
 
 @dataclass
 class CodecTrainer:
-    """Trains and evaluates on folders of pictures, or on the embedded ones.
+    """Trains and evaluates on folders of images, or on the embedded ones.
 
     Attributes:
-        data: folder of training pictures; ``None`` for the embedded ones.
-        eval_data: folder of evaluation pictures; likewise.
+        data: folder of training images; ``None`` for the embedded ones.
+        eval_data: folder of evaluation images; likewise.
         accelerator: as Lightning Fabric takes it.
     """
 
@@ -61,14 +61,14 @@ class CodecTrainer:
         return Outcome(training=training, rd=rd, steps=recipe.steps)
 
     def images(self, role: Any) -> ImageSet:
-        """Return the training or evaluation pictures, opened once."""
+        """Return the training or evaluation images, opened once."""
         if role not in self._opened:
             self._opened[role] = open_images(self.data if role == "train" else self.eval_data, role)
         return self._opened[role]
 
     def evaluated(self, codec: Any, task: Task, watch: Watch, step: int) -> Any:
         """Evaluate the codec as it is."""
-        note = partial(_note_picture, watch, step)
+        note = partial(_note_image, watch, step)
         return evaluate(codec, self.images("eval"), name=task.config.name, on_progress=note)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,5 +98,5 @@ class _Listener:
                 raise _StoppedError(rd, progress.step)
 
 
-def _note_picture(watch: Watch, step: int, done: int, of: int) -> None:
-    watch.progress(step, f"coding picture {done} of {of}")
+def _note_image(watch: Watch, step: int, done: int, of: int) -> None:
+    watch.progress(step, f"coding image {done} of {of}")

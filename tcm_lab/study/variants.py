@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from tcm_lab._foundation import ConfigError
 from tcm_lab.codec import VariantConfig
 from tcm_lab.codec.overrides import read_field
+from tcm_lab.errors import ConfigError
 from tcm_lab.study.axes import Axis, Key, same, show
 from tcm_lab.study.space import Space
 

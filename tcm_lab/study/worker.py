@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost, lagrangian_percent
 from tcm_lab.study.cache import find_record, keep_record
 from tcm_lab.study.figures import (

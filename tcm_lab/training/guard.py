@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 
 _EXPLODED = 10.0  # times the smoothed loss
 _SMOOTHING = 0.9
@@ -41,5 +41,5 @@ def diverged(step: int, loss: float, lr: float, kept: str) -> DivergedError:
     """Word the end of a training that diverged too often."""
     return DivergedError(
         f"training diverged at step {step} (loss {loss:.4g}) for the {MAX_ROLLBACKS + 1}th time, "
-        f"with lr at last {lr:.2g}. {kept} Lower lr or clip_norm, or look for damaged pictures."
+        f"with lr at last {lr:.2g}. {kept} Lower lr or clip_norm, or look for damaged images."
     )

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.errors import LabError
 
 FIELDS = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.files import write_atomically
-from tcm_lab._foundation.memory import keep_freed_memory
+from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.memory import keep_freed_memory
 from tcm_lab.data.prefetch import Batches
+from tcm_lab.errors import LabError
 from tcm_lab.training.objective import entropy_models_in_float32
 from tcm_lab.training.progress import OnProgress
 from tcm_lab.training.recipe import Recipe

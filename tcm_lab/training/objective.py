@@ -72,7 +72,7 @@ class Objective(nn.Module):
 
         Returns:
             scalars ``total`` (to be differentiated), ``loss`` (lambda D + bpp, the mean over the
-            batch), ``bpp``, ``mse`` (pictures in [0, 1]) and ``aux``.
+            batch), ``bpp``, ``mse`` (images in [0, 1]) and ``aux``.
         """
         out = self.codec(x) if levels is None else self.codec(x, rate=levels.to(x.dtype))
         pixels = x.shape[2] * x.shape[3]

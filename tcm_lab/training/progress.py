@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tcm_lab._foundation.progress import progress
+from tcm_lab._utils.progress import progress
 
 
 @dataclass(frozen=True)

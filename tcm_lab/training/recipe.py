@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from tcm_lab._foundation import ConfigError, Frozen, near, one_of
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import ConfigError, near, one_of
 
 
 class Recipe(Frozen):
@@ -32,7 +33,7 @@ class Recipe(Frozen):
         clip_norm: bound on the norm of the main gradient.
         ema: decay of the exponential moving average of the weights; 0 is off.
         precision: ``32-true``, or ``bf16-mixed`` with the entropy models kept in float32.
-        channels_last: keep pictures and weights with the channels innermost.
+        channels_last: keep images and weights with the channels innermost.
         compile: run the codec through ``torch.compile``.
         checkpoint_every: steps between checkpoints.
         seed: root of every random choice of the training.
@@ -143,7 +144,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     # tcm-nano in minutes on two cores. So small a crop has a single position of z and fewer of y
     # than an attention window: for some hundred steps their number counts more, but a codec that
-    # takes a thousand of them spends several times the bits on whole pictures. Then take 128.
+    # takes a thousand of them spends several times the bits on whole images. Then take 128.
     "laptop": Recipe(
         name="laptop",
         lambdas=_PUBLISHED_LAMBDAS,

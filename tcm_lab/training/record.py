@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tcm_lab._foundation import Frozen
-from tcm_lab._foundation.environment import Environment
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment
 from tcm_lab.training.recipe import Recipe
 
 
@@ -24,7 +24,7 @@ class TrainingRecord(Frozen):
         images_per_s: crops per second.
         rollbacks: how often the training diverged and was taken back.
         data_fingerprint: stands for the crops.
-        skipped: pictures that could not be used.
+        skipped: images that could not be used.
         environment: device and versions of the last part.
     """
 

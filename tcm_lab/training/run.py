@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.environment import environment
+from tcm_lab._utils.environment import environment
 from tcm_lab.data.prefetch import Batches, prefetch
+from tcm_lab.errors import LabError
 from tcm_lab.training.calibration import calibrate
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergenceGuard, diverged
 from tcm_lab.training.interrupts import interrupts

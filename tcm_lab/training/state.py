@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.files import write_atomically
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.errors import LabError
 
 FILE_NAME = "training.safetensors"
 _FORMAT = "tcm-lab-training-1"

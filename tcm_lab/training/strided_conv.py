@@ -1,6 +1,6 @@
 """Keeps oneDNN's broken gradient of strided 1x1 convolutions out of training on a CPU.
 
-For channels-last pictures with fewer channels than a SIMD block, that kernel writes past its
+For channels-last images with fewer channels than a SIMD block, that kernel writes past its
 workspace: wrong gradients, or a crash (https://github.com/uxlfoundation/oneDNN/issues/6035, in
 the oneDNN of torch 2.13). The skip convolution of a codec's first layer is exactly such a one.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 
 logger = logging.getLogger(__name__)
 

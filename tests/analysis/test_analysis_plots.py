@@ -3,7 +3,6 @@ import pytest
 import torch
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.analysis import (
     entropy_model_fields,
     gate_maps,
@@ -15,6 +14,7 @@ from tcm_lab.analysis import (
     receptive_fields,
 )
 from tcm_lab.codec import Codec
+from tcm_lab.errors import LabError
 from tcm_lab.reporting import figure_svg, render
 from tcm_lab.reporting.attention_plots import attention_plot, attention_table, gate_plot
 from tcm_lab.reporting.erf_plots import erf_plot, erf_profile_plot, erf_table
@@ -103,19 +103,19 @@ def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> 
 
 
 def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> None:
-    picture = (255 * images[0]).byte().numpy()
+    image = (255 * images[0]).byte().numpy()
     records = {"a": measure_latents(codec, images), "b": measure_latents(codec, images[:1])}
     maps = {name: latent_maps(codec, images[i]) for i, name in enumerate("ab")}
-    first, second = (axes.images[0].get_clim() for axes in deviation_plot(maps, picture).axes[1:3])
+    first, second = (axes.images[0].get_clim() for axes in deviation_plot(maps, image).axes[1:3])
     assert first == second
     bars = slice_bits_plot(records).axes[0].patches
     totals = sum(bar.get_width() for bar in bars[::2]), sum(bar.get_width() for bar in bars[1::2])
     assert totals == pytest.approx([records[name].estimate("bpp").value for name in "ab"])
     for figure in (
-        bits_plot(maps["a"], picture),
+        bits_plot(maps["a"], image),
         prediction_plot(records),
         energy_plot(records),
-        gate_plot(gate_maps(codec, images[0]), picture),
+        gate_plot(gate_maps(codec, images[0]), image),
     ):
         assert figure_svg(figure).startswith("<?xml")
     assert len(latent_table(records).rows) == 2

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.analysis import (
     AttentionRecord,
     GateRecord,
@@ -20,6 +19,7 @@ from tcm_lab.analysis.attention import spread_over_map
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.codec import Codec
+from tcm_lab.errors import LabError
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_attention_to_itself_alone_has_no_distance_and_only_the_bias_says_so(
 
 def test_every_layer_that_runs_is_measured_and_the_record_reads_back(codec: Codec) -> None:
     told = []
-    pictures = torch.rand(2, 3, 64, 64)
-    record = measure_attention(codec, pictures, on_picture=lambda *done: told.append(done))
+    images = torch.rand(2, 3, 64, 64)
+    record = measure_attention(codec, images, on_image=lambda *done: told.append(done))
     assert told == [(1, 2), (2, 2)]
     assert {layer.layer for layer in record.layers} == set(attention_modules(codec))
     assert AttentionRecord.model_validate_json(record.model_dump_json()) == record

@@ -33,7 +33,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     torch.manual_seed(0)
     for name, size in (("a", (70, 64)), ("b", (64, 90))):
         pixels = (255 * torch.rand(*size, 3)).byte().numpy()

@@ -3,10 +3,10 @@ import torch
 from torch import Tensor
 
 import tcm_lab
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.environment import environment
+from tcm_lab._utils.environment import environment
 from tcm_lab.analysis import KnockOutRecord, compare_trained, knock_out, removable_parts
 from tcm_lab.blocks.tcm import TcmBlock
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 
 WEIGHT = 0.0067

@@ -8,7 +8,6 @@ from scipy.signal import convolve2d
 from torch import Tensor, nn
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.analysis import (
     ErfMap,
     decoder_fields,
@@ -19,6 +18,7 @@ from tcm_lab.analysis import (
 )
 from tcm_lab.analysis.erf_map import Method
 from tcm_lab.blocks import WindowAttention
+from tcm_lab.errors import LabError
 
 
 def stack(*kernels: np.ndarray, stride: int = 1, padding: int = 1) -> nn.Sequential:
@@ -151,7 +151,7 @@ def test_fields_do_not_change_when_the_latent_is_scaled(small: nn.Module) -> Non
         np.testing.assert_allclose(plain.scores, scaled.scores, rtol=1e-4, atol=1e-9)
 
 
-def test_each_picture_has_the_same_say(small: nn.Module) -> None:
+def test_each_image_has_the_same_say(small: nn.Module) -> None:
     images = torch.rand(3, 3, 16, 16)
     maps = receptive_fields(small, images, probes=None)
     mean = mean_field(maps)
@@ -203,16 +203,16 @@ def test_any_named_layer_of_a_codec_or_a_peer_can_be_looked_at() -> None:
         found = effective_receptive_field(codec, images, layer=layer, probes=2)
         assert found.position == (size // 2, size // 2)
         assert found.of == layer
-    peer = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
-    found = effective_receptive_field(peer, images, probes=2)
+    reference_model = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
+    found = effective_receptive_field(reference_model, images, probes=2)
     # Four 5x5 convolutions of stride 2: 2·(1 + 2 + 4 + 8) to each side.
     assert found.convolutions.sum() == 61**2
     assert found.centre == (32, 32)
 
 
 def test_a_pixel_depends_on_the_latents_whose_kernels_reach_it() -> None:
-    peer = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
-    found = mean_field(decoder_fields(peer, torch.rand(1, 3, 128, 128)))
+    reference_model = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
+    found = mean_field(decoder_fields(reference_model, torch.rand(1, 3, 128, 128)))
     assert found.pitch_px == 16
     assert found.scores.shape == (8, 8)
     np.testing.assert_array_equal(found.scores > 0, found.convolutions > 0)

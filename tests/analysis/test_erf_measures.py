@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.environment import environment
+from tcm_lab._utils.environment import environment
 from tcm_lab.analysis import ErfMap, ErfMeasures, grid_visibility, measure_field, reach_ratio
 from tcm_lab.analysis.erf_map import WindowGrid
+from tcm_lab.errors import LabError
 
 
 def field(
@@ -100,7 +100,7 @@ def test_a_map_that_steps_where_windows_meet_shows_the_grid_and_a_smooth_one_doe
     assert grid_visibility(field(stepped, (64, 64)), other) < 1
 
 
-def test_the_interval_comes_from_the_pictures_and_closes_for_equal_ones() -> None:
+def test_the_interval_comes_from_the_images_and_closes_for_equal_ones() -> None:
     narrow, wide = gaussian(81, (4.0, 4.0)), gaussian(81, (12.0, 12.0))
     equal = measure_field([field(narrow, (40, 40), name=str(i)) for i in range(4)])
     assert equal.radius_px.low == equal.radius_px.high == equal.radius_px.value
@@ -133,8 +133,8 @@ def test_a_field_twice_as_wide_reaches_twice_as_far_on_every_resample() -> None:
     assert (radius.low, radius.value, radius.high) == pytest.approx((2, 2, 2), rel=5e-3)
     side = reach_ratio(wide, narrow, 0.5)
     assert side.value == pytest.approx(2, rel=0.15)
-    # The pictures' own spread, far larger than the ratio's, is not in it.
+    # The images' own spread, far larger than the ratio's, is not in it.
     alone = measure_field(narrow).radius_px
     assert alone.high / alone.low > 1.5
-    with pytest.raises(LabError, match="different pictures"):
+    with pytest.raises(LabError, match="different images"):
         reach_ratio(wide, narrow[:2])

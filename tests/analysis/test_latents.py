@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.analysis import LatentRecord, latent_maps, measure_latents
 from tcm_lab.analysis.latents import trace_latent
 from tcm_lab.analysis.statistics import EDGES, REACH, ErrorStatistics, Moments
 from tcm_lab.codec import Codec
 from tcm_lab.data import ImageSet, open_images
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import evaluate
 
 
@@ -35,7 +35,7 @@ def test_bits_of_slices_channels_and_positions_sum_to_what_an_evaluation_reports
 ) -> None:
     reported = evaluate(codec, photographs).points[0].images
     told = []
-    record = measure_latents(codec, photographs, on_picture=lambda *done: told.append(done))
+    record = measure_latents(codec, photographs, on_image=lambda *done: told.append(done))
     assert told == [(n, len(photographs)) for n in range(1, len(photographs) + 1)]
     assert len(record.images[0].slices) == 4
     for ours, theirs in zip(record.images, reported, strict=True):
@@ -108,11 +108,11 @@ def test_a_rate_level_and_a_compressai_model_are_traced_too(photographs: ImageSe
         for rate in (0.0, 2.0)
     )
     assert low < high
-    peer = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1}).eval()
+    reference_model = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1}).eval()
     x = torch.rand(1, 3, 64, 128)
-    record = measure_latents(peer, x)
+    record = measure_latents(reference_model, x)
     with torch.no_grad():
-        bits = sum(float(-part.log2().sum()) for part in peer(x)["likelihoods"].values())
+        bits = sum(float(-part.log2().sum()) for part in reference_model(x)["likelihoods"].values())
     assert record.images[0].bpp == pytest.approx(bits / (64 * 128), rel=1e-4)
     assert record.images[0].deviation == record.images[0].coded_deviation
     with pytest.raises(LabError, match="no Gaussian conditional"):
@@ -155,7 +155,7 @@ def test_the_correlation_of_a_first_order_field_falls_geometrically() -> None:
         )
 
 
-def test_energy_is_each_channels_variance_over_all_pictures() -> None:
+def test_energy_is_each_channels_variance_over_all_images() -> None:
     values = [torch.randn(3, 8, 8) * torch.tensor([1.0, 2.0, 4.0])[:, None, None] for _ in range(2)]
     moments = Moments()
     for value in values:

@@ -1,6 +1,6 @@
 """The plain way to compute the same codec, to measure ours against.
 
-Same modules, same weights, same numbers; written as one would write it first: picture-ordered
+Same modules, same weights, same numbers; written as one would write it first: image-ordered
 memory, windows cut by reshaping, relative index and shift mask made anew in every forward pass,
 attention by separate products, likelihoods slice by slice, distributions found by counting through
 the scale table, and symbols gathered in Python lists.
@@ -28,13 +28,13 @@ class PlainWindowAttention(nn.Module):
 
     def __init__(self, ours: WindowAttention) -> None:
         super().__init__()
-        self.heads, self.window, self.shift = ours.heads, ours.window, ours.shift
+        self.heads, self.window_size, self.shift = ours.heads, ours.window_size, ours.shift
         self.qkv, self.proj = ours.qkv, ours.proj
         self.table = ours.relative_position_bias
 
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, c = x.shape
-        w = self.window
+        w = self.window_size
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
         rows, columns = height // w, width // w
@@ -54,12 +54,14 @@ class PlainWindowAttention(nn.Module):
         return torch.roll(out, (self.shift, self.shift), (1, 2)) if self.shift else out
 
     def _bias(self) -> Tensor:
-        places = torch.cartesian_prod(torch.arange(self.window), torch.arange(self.window))
-        offset = places[:, None] - places[None, :] + self.window - 1
+        places = torch.cartesian_prod(
+            torch.arange(self.window_size), torch.arange(self.window_size)
+        )
+        offset = places[:, None] - places[None, :] + self.window_size - 1
         return self.table[:, offset[..., 0], offset[..., 1]]
 
     def _mask(self, rows: int, columns: int) -> Tensor:
-        w, s = self.window, self.window - self.shift
+        w, s = self.window_size, self.window_size - self.shift
         mask = torch.zeros(rows, columns, w, w, w, w, dtype=torch.bool)
         mask[-1, :, :s, :, s:, :] = True
         mask[-1, :, s:, :, :s, :] = True
@@ -75,14 +77,14 @@ class PlainSwinLayer(nn.Module):
         super().__init__()
         self.norm1, self.norm2, self.mlp = ours.norm1, ours.norm2, ours.mlp
         self.attention = PlainWindowAttention(ours.attention)
-        self.pictures = isinstance(ours, SwinBranch)
+        self.images = isinstance(ours, SwinBranch)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pictures:
+        if self.images:
             x = x.permute(0, 2, 3, 1)
         x = x + self.attention(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
-        return x.permute(0, 3, 1, 2) if self.pictures else x
+        return x.permute(0, 3, 1, 2) if self.images else x
 
 
 class PlainTcmBlock(nn.Module):

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tcm_lab._foundation.environment import Environment
+from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 from tcm_lab.study.plan import Task, Watch
 from tcm_lab.study.record import Outcome
@@ -28,7 +28,7 @@ class Nothing:
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         tree = task.config.model_dump(mode="json")
         psnr = 28 + zlib.crc32(task.config.name.encode()) / 2**32
-        pictures = tuple(
+        images = tuple(
             ImageResult(
                 name=f"{index}.png", height=256, width=256, bits=40_000, estimated_bits=4e4,
                 psnr_db=psnr, ms_ssim=None, encode_ms=1.0, decode_ms=1.0,
@@ -38,7 +38,7 @@ class Nothing:
         rd = RdRecord(
             name=task.config.name,
             model=tree,
-            points=tuple(RdPoint(rate=float(rate), images=pictures) for rate in range(4)),
+            points=tuple(RdPoint(rate=float(rate), images=images) for rate in range(4)),
             data_fingerprint="none",
             environment=Environment(device="none", threads=1, python="3", versions={}),
         )

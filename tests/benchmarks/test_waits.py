@@ -20,7 +20,7 @@ import torch
 from tcm_lab import build, load_config, measure_complexity
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import check
-from tcm_lab.complexity._subject import Subject
+from tcm_lab.complexity._target import Target
 from tcm_lab.complexity.fvcore_counter import count_with_fvcore
 
 ROUNDS = 5
@@ -72,11 +72,11 @@ def test_a_large_model_is_built_beside_allocating_its_weights(benchmark: Any) ->
 
 
 def test_a_count_by_formula_beside_fvcore_on_the_same_model(benchmark: Any) -> None:
-    subject = Subject.of("tcm-large")
+    target = Target.of("tcm-large")
     fvcore_s = beside(
         benchmark,
-        lambda: measure_complexity(subject.config, (512, 768)),
-        lambda: count_with_fvcore(subject.on_meta, (512, 768), subject.part_of),
+        lambda: measure_complexity(target.config, (512, 768)),
+        lambda: count_with_fvcore(target.on_meta, (512, 768), target.part_of),
     )
     benchmark.extra_info["ratio"] = round(fvcore_s / benchmark.stats.stats.median, 1)
 
@@ -89,7 +89,7 @@ def test_a_thousand_random_variants_are_counted(benchmark: Any) -> None:
         return base.override(
             {
                 "g_*.split": rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]),
-                "g_*.window": rng.choice([4, 8, 16]),
+                "g_*.window_size": rng.choice([4, 8, 16]),
                 "entropy_model.slices": rng.choice([4, 5, 8, 10]),
                 "entropy_model.attention.squeeze": rng.choice([32, 64, 128]),
             }
@@ -102,10 +102,10 @@ def test_a_thousand_random_variants_are_counted(benchmark: Any) -> None:
 
 
 def test_all_counters_agree_beside_one_of_them(benchmark: Any) -> None:
-    subject = Subject.of("tcm-large")
+    target = Target.of("tcm-large")
     fvcore_s = beside(
         benchmark,
         lambda: check("tcm-large", strict=True),
-        lambda: count_with_fvcore(subject.on_meta, (512, 768), subject.part_of),
+        lambda: count_with_fvcore(target.on_meta, (512, 768), target.part_of),
     )
     benchmark.extra_info["fvcore_alone_s"] = round(fvcore_s, 3)

@@ -9,9 +9,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Cost
 from tcm_lab.blocks.registry import LayerConfig, Registry
+from tcm_lab.errors import ConfigError
 
 SIZES = [(1, 1), (7, 5), (8, 8), (17, 9)]
 CHANNELS = 32

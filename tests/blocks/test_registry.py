@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 import tcm_lab
-from tcm_lab._foundation import ConfigError
 from tcm_lab.blocks import BLOCKS, NoFormula
 from tcm_lab.blocks.cost import Cost, conv_cost
+from tcm_lab.errors import ConfigError
 
 
 def _yaml(folder: Path, block: str) -> Path:

@@ -11,20 +11,20 @@ WIDTH, HEAD_WIDTH = 12, 4
 SIZES = [(1, 1), (3, 7), (8, 8), (9, 5), (4, 13), (2, 3)]
 
 
-def _attention(window: int, *, shifted: bool) -> WindowAttention:
-    attention = WindowAttention(WIDTH, HEAD_WIDTH, window, shifted=shifted).double()
+def _attention(window_size: int, *, shifted: bool) -> WindowAttention:
+    attention = WindowAttention(WIDTH, HEAD_WIDTH, window_size, shifted=shifted).double()
     torch.nn.init.normal_(attention.relative_position_bias)
     return attention
 
 
-def _plainly(attention: WindowAttention, x: Tensor, window: int, shift: int) -> Tensor:
+def _plainly(attention: WindowAttention, x: Tensor, window_size: int, shift: int) -> Tensor:
     """Attend as Swin describes: pad, roll, partition, mask, per window; then undo.
 
     A shifted map is cut into regions before it is rolled, at the last whole window and at the
     last half window; tokens of one window see each other if they are of one region.
     """
     batch, height, width, _ = x.shape
-    rows, columns = -(-height // window) * window, -(-width // window) * window
+    rows, columns = -(-height // window_size) * window_size, -(-width // window_size) * window_size
     padded = x.new_zeros(batch, rows, columns, WIDTH)
     padded[:, :height, :width] = x
     real = torch.zeros(rows, columns, dtype=torch.bool)
@@ -32,7 +32,7 @@ def _plainly(attention: WindowAttention, x: Tensor, window: int, shift: int) -> 
     region = torch.zeros(rows, columns, dtype=torch.long)
     if shift:
         number = 0
-        bounds = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
+        bounds = (slice(0, -window_size), slice(-window_size, -shift), slice(-shift, None))
         for vertical in bounds:
             for horizontal in bounds:
                 region[vertical, horizontal] = number
@@ -41,25 +41,25 @@ def _plainly(attention: WindowAttention, x: Tensor, window: int, shift: int) -> 
     real = real.roll((-shift, -shift), (0, 1))
     out = torch.zeros_like(padded)
     for b in range(batch):
-        for top in range(0, rows, window):
-            for left in range(0, columns, window):
-                box = (slice(top, top + window), slice(left, left + window))
-                tokens = padded[(b, *box)].reshape(window**2, WIDTH)
+        for top in range(0, rows, window_size):
+            for left in range(0, columns, window_size):
+                box = (slice(top, top + window_size), slice(left, left + window_size))
+                tokens = padded[(b, *box)].reshape(window_size**2, WIDTH)
                 there, part = real[box].flatten(), region[box].flatten()
                 if not there.any():
                     continue
-                seen = _one_window(attention, tokens[there], part[there], there, window)
+                seen = _one_window(attention, tokens[there], part[there], there, window_size)
                 whole = torch.zeros_like(tokens)
                 whole[there] = seen
-                out[(b, *box)] = whole.reshape(window, window, WIDTH)
+                out[(b, *box)] = whole.reshape(window_size, window_size, WIDTH)
     return out.roll((shift, shift), (1, 2))[:, :height, :width]
 
 
 def _one_window(
-    attention: WindowAttention, tokens: Tensor, region: Tensor, there: Tensor, window: int
+    attention: WindowAttention, tokens: Tensor, region: Tensor, there: Tensor, window_size: int
 ) -> Tensor:
     """Attend among the real tokens of one window; ``there`` says which places they have."""
-    places = [divmod(int(i), window) for i in there.nonzero()[:, 0]]
+    places = [divmod(int(i), window_size) for i in there.nonzero()[:, 0]]
     q, k, v = (tokens @ attention.qkv.weight.T + attention.qkv.bias).split(WIDTH, 1)
     heads = []
     for head in range(WIDTH // HEAD_WIDTH):
@@ -71,7 +71,7 @@ def _one_window(
                 if region[i] != region[j]:
                     continue
                 bias = attention.relative_position_bias[
-                    head, qy - ky + window - 1, qx - kx + window - 1
+                    head, qy - ky + window_size - 1, qx - kx + window_size - 1
                 ]
                 scores.append(q[i, own] @ k[j, own] / HEAD_WIDTH**0.5 + bias)
                 values.append(v[j, own])

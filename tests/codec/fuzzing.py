@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec import build
 from tcm_lab.codec.container import decode_image, encode_image
+from tcm_lab.errors import LabError
 
 #: Offsets of the header's fields and their formats, as the container's docstring lists them.
 _FIELDS = {
@@ -58,7 +58,7 @@ def small_codec(rate_levels: int = 3) -> Any:
 
 
 def written(codec: Any) -> list[bytes]:
-    """Return files of pictures of three sizes."""
+    """Return files of images of three sizes."""
     generator = torch.Generator().manual_seed(0)
     return [
         encode_image(codec, torch.rand(3, *size, generator=generator), rate)
@@ -124,12 +124,12 @@ def fuzz(codec: Any, count: int, seed: int = 0) -> tuple[int, Counter[str]]:
     for _ in range(count):
         data = next(source)
         try:
-            picture = decode_image(codec, data)
+            image = decode_image(codec, data)
         except LabError as error:
             refused[re.sub(r"[^ ]*\d[^ ]*", "#", str(error))[:60]] += 1
         else:
-            assert picture.shape[0] == 3
-            assert 0 <= picture.min() <= picture.max() <= 1
+            assert image.shape[0] == 3
+            assert 0 <= image.min() <= image.max() <= 1
             decoded += 1
     return decoded, refused
 

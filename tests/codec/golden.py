@@ -40,13 +40,13 @@ def published_results(n: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def photograph(n: int) -> np.ndarray[Any, Any]:
-    """Return the picture (H, W, 3) that the results of width ``n`` are of."""
+    """Return the image (H, W, 3) that the results of width ``n`` are of."""
     from skimage import data
 
     whole = {32: data.astronaut, 64: data.coffee}[n]()
-    picture = np.ascontiguousarray({32: whole[128:384, 128:384], 64: whole[72:328, 108:492]}[n])
-    assert zlib.crc32(picture.tobytes()) == published_results(n)["image_crc32"]
-    return picture
+    image = np.ascontiguousarray({32: whole[128:384, 128:384], 64: whole[72:328, 108:492]}[n])
+    assert zlib.crc32(image.tobytes()) == published_results(n)["image_crc32"]
+    return image
 
 
 def weights_by_name(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.codec.checkpoint import (
     read_extra,
     save_checkpoint,
     save_published,
     to_published,
 )
+from tcm_lab.errors import LabError
 
 State = dict[str, Tensor]
 #: The published architecture, narrow: M = 40 in 5 slices, one block in each stage.
 NARROW = {
     "?_?.width": 16,
-    "?_?.head_width": 4,
-    "?_?.window": 4,
+    "?_?.head_dim": 4,
+    "?_?.window_size": 4,
     "latent_channels": 40,
     "hyper_channels": 12,
     "entropy_model.scale_table": "compressai",
     "entropy_model.hidden": [12, 8],
     "entropy_model.attention.squeeze": 16,
-    "entropy_model.attention.head_width": 4,
-    "entropy_model.attention.window": 4,
+    "entropy_model.attention.head_dim": 4,
+    "entropy_model.attention.window_size": 4,
 }
 
 
@@ -124,10 +124,10 @@ def test_exporting_what_was_loaded_changes_nothing(
         {"latent_channels": 60, "entropy_model.slices": 10},
         {"entropy_model.slices": 10, "entropy_model.support": 7},
         {"entropy_model.slices": 1},
-        {"hyper_channels": 8, "?_?.window": 2},
-        {"g_a.depth": [1, 2, 3], "g_a.head_width": [2, 4, 8], "h_s.depth": 1},
+        {"hyper_channels": 8, "?_?.window_size": 2},
+        {"g_a.depth": [1, 2, 3], "g_a.head_dim": [2, 4, 8], "h_s.depth": 1},
         {"entropy_model.attention": "none"},
-        {"entropy_model.attention.squeeze": 8, "entropy_model.attention.window": 8},
+        {"entropy_model.attention.squeeze": 8, "entropy_model.attention.window_size": 8},
         {"entropy_model.hidden": [6, 20]},
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.codec.checkpoint import save_checkpoint
+from tcm_lab.errors import LabError
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_channels_lie_where_the_codec_was_moved_to(codec: Any) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (65, 129)])
-def test_any_size_and_batch_decodes_to_the_forward_pass_s_picture(
+def test_any_size_and_batch_decodes_to_the_forward_pass_s_image(
     codec: Any, size: tuple[int, int], batch: int
 ) -> None:
     x = torch.rand(batch, 3, *size)
@@ -66,7 +66,7 @@ def test_any_size_and_batch_decodes_to_the_forward_pass_s_picture(
     assert codec.compress(x) == coded
 
 
-def test_a_large_picture_takes_as_many_bytes_as_estimated(codec: Any) -> None:
+def test_a_large_image_takes_as_many_bytes_as_estimated(codec: Any) -> None:
     x = torch.rand(1, 3, 500, 333)
     coded = codec.compress(x)
     shown, bits = _forward(codec, x)
@@ -127,7 +127,7 @@ def test_half_a_file_s_size_leaves_the_floors_where_they_are(codec: Any, tmp_pat
     assert again.entropy_bottleneck.likelihood_lower_bound.bound.item() == pytest.approx(1e-9)
 
 
-def test_each_picture_of_a_batch_has_the_bytes_that_it_has_alone(codec: Any) -> None:
+def test_each_image_of_a_batch_has_the_bytes_that_it_has_alone(codec: Any) -> None:
     x = torch.rand(3, 3, 40, 70)
     together = codec.compress(x)["strings"]
     for i in range(3):
@@ -162,7 +162,7 @@ def test_coding_follows_the_weights_when_they_change() -> None:
     torch.testing.assert_close(a.decompress(**a.compress(x))["x_hat"], shown, rtol=0, atol=1e-4)
 
 
-def test_without_a_size_the_whole_padded_picture_comes_back(codec: Any) -> None:
+def test_without_a_size_the_whole_padded_image_comes_back(codec: Any) -> None:
     coded = codec.compress(torch.rand(1, 3, 40, 70))
     whole = codec.decompress(coded["strings"], coded["shape"])["x_hat"]
     stride = codec.config.stride[1]

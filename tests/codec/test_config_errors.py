@@ -6,30 +6,30 @@ from typing import Any
 import pytest
 
 import tcm_lab
-from tcm_lab._foundation import ConfigError
+from tcm_lab.errors import ConfigError
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"g_a.splt": 0.5},
         "no field 'splt' in 'g_a' (of 'g_a.splt'). Did you mean split or resample? "
-        "Known: alternate_shift, attention, block, depth, head_width, mlp_ratio, resample, split, "
+        "Known: alternate_shift, attention, block, depth, head_dim, mlp_ratio, resample, split, "
         "stages, width or window.",
     ),
     (
         {"g_a.split": 0.3},
         "g_a.stages.0.block: split = 0.3 of 32 channels is 9.6, not whole heads of 8; "
-        "nearest that work: 0.25 or 0.5 (or another head_width)",
+        "nearest that work: 0.25 or 0.5 (or another head_dim)",
     ),
     ({"g_a.split": 1.5}, "split = 1.5: Input should be less than or equal to 1"),
-    ({"h_s.window": 1}, "window = 1: Input should be greater than or equal to 2"),
+    ({"h_s.window_size": 1}, "window = 1: Input should be greater than or equal to 2"),
     (
-        {"g_s.head_width": [8, 8]},
-        "g_s.head_width = [8, 8]: 2 values for 3 stages; "
+        {"g_s.head_dim": [8, 8]},
+        "g_s.head_dim = [8, 8]: 2 values for 3 stages; "
         "give one value, or one for each stage that has this field",
     ),
     (
-        {"g_s.block": "swin", "g_s.head_width": 12},
-        "g_s.stages.0.block: head_width = 12 does not divide 32 channels; "
+        {"g_s.block": "swin", "g_s.head_dim": 12},
+        "g_s.stages.0.block: head_dim = 12 does not divide 32 channels; "
         "head widths that do: 4, 8, 16, 32",
     ),
     (
@@ -62,7 +62,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"entropy_model.attention.squeeze": 20},
         "entropy_model.attention: squeeze = 20 is not whole heads of 8; "
-        "nearest that work: 16 or 24 (or another head_width)",
+        "nearest that work: 16 or 24 (or another head_dim)",
     ),
     (
         {"entropy_model.hidden": "none"},
@@ -176,7 +176,7 @@ def test_a_path_reaches_every_stage_that_has_the_field_and_a_list_each_its_own()
         blocks = [stage.block for stage in transform.stages]
         assert [block.split for block in blocks if block] == [0.25, 0.5, 0.75]
     assert [stage.block.split for stage in one.h_a.stages if stage.block] == [0]
-    single = config.override({"g_a.stages.1.window": 4})
+    single = config.override({"g_a.stages.1.window_size": 4})
     assert [stage.block.window for stage in single.g_a.stages if stage.block] == [8, 4, 8]
 
 

@@ -10,8 +10,8 @@ import torch
 from fuzzing import fuzz, mutants, small_codec, written
 
 import tcm_lab
-from tcm_lab._foundation import LabError
 from tcm_lab.codec.container import decode_image, encode_image, read_header
+from tcm_lab.errors import LabError
 
 MUTANTS = 1_500
 
@@ -137,7 +137,7 @@ def test_a_codec_of_one_rate_writes_files_without_one() -> None:
 def test_a_side_that_no_header_may_claim_is_refused_before_coding(
     codec: Any, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(LabError, match=f"picture is {size[0]}x{size[1]}; sides end at 65536"):
+    with pytest.raises(LabError, match=f"image is {size[0]}x{size[1]}; sides end at 65536"):
         encode_image(codec, torch.zeros(3, *size), 0.0)
 
 

@@ -52,7 +52,7 @@ def _forward(codec: Codec, n: int) -> tuple[dict[str, Tensor], dict[str, float]]
         codec.h_s.register_forward_hook(latents),
         codec.gaussian_conditional.register_forward_pre_hook(parameters),
     ]
-    output = codec(_picture(codec, n))
+    output = codec(_image(codec, n))
     for handle in handles:
         handle.remove()
     seen["x_hat"] = output["x_hat"]
@@ -62,7 +62,7 @@ def _forward(codec: Codec, n: int) -> tuple[dict[str, Tensor], dict[str, float]]
     }
 
 
-def _picture(codec: Codec, n: int) -> Tensor:
+def _image(codec: Codec, n: int) -> Tensor:
     dtype = next(codec.g_a.parameters()).dtype
     return torch.from_numpy(photograph(n)).permute(2, 0, 1)[None].to(dtype) / 255
 
@@ -102,7 +102,7 @@ def test_the_narrow_codec_computes_and_codes_what_the_published_one_does(
 ) -> None:
     codec, expected = _codec(codecs, 32), published_results(32)
     seen, bits = _forward(codec, 32)
-    coded = codec.compress(_picture(codec, 32))
+    coded = codec.compress(_image(codec, 32))
     seen["x_hat_decoded"] = codec.decompress(**coded)["x_hat"]
     for name in (*BEFORE_QUANTISATION, *AFTER_QUANTISATION, "x_hat_decoded"):
         _assert_same(seen[name], expected, name)
@@ -110,7 +110,7 @@ def test_the_narrow_codec_computes_and_codes_what_the_published_one_does(
     _assert_same_lengths(coded["strings"], expected)
 
 
-# Of the 122,880 symbols of the wide codec's picture one, y[0, 232, 10, 23], lies 4e-6 from a tie
+# Of the 122,880 symbols of the wide codec's image one, y[0, 232, 10, 23], lies 4e-6 from a tie
 # (3.5 steps from its mean). In float32 it depends on the convolution kernels which way it falls,
 # and what follows it differs visibly; in float64 it falls as in the published code everywhere. So
 # what no rounding has touched is compared in float32, and the rest in float64. Bits are compared
@@ -126,7 +126,7 @@ def test_the_wide_codec_computes_and_codes_what_the_published_one_does(
     for name in BEFORE_QUANTISATION:
         _assert_same(seen[name], expected, name)
     _assert_same_bits(bits, expected)
-    _assert_same_lengths(codec.compress(_picture(codec, 64))["strings"], expected)
+    _assert_same_lengths(codec.compress(_image(codec, 64))["strings"], expected)
 
 
 def test_the_wide_codec_computes_what_the_published_one_does_in_double_precision(

@@ -17,7 +17,7 @@ import tcm_lab
 from tcm_lab.codec import VariantConfig, part_costs, preset_names
 
 #: Fields that hold widths; lists of numbers hold nothing else.
-_WIDTHS = ("width", "latent_channels", "hyper_channels", "head_width", "squeeze")
+_WIDTHS = ("width", "latent_channels", "hyper_channels", "head_dim", "squeeze")
 
 
 def narrowed(config: VariantConfig) -> VariantConfig:
@@ -142,12 +142,12 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
 @pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", "elic2022-official"])
 def test_compressai_s_own_models_are_built_untouched(name: str) -> None:
     assert f"compressai/{name}" in tcm_lab.list_models("compressai/*")
-    peer = tcm_lab.build(f"compressai/{name}")
+    reference_model = tcm_lab.build(f"compressai/{name}")
     from compressai.registry import MODELS
     from compressai.zoo import image_models
 
     theirs = image_models[name](quality=4) if name in image_models else MODELS[name]()
-    assert type(peer) is type(theirs)
-    assert [(n, v.shape) for n, v in peer.state_dict().items()] == [
+    assert type(reference_model) is type(theirs)
+    assert [(n, v.shape) for n, v in reference_model.state_dict().items()] == [
         (n, v.shape) for n, v in theirs.state_dict().items()
     ]

@@ -12,7 +12,7 @@ COUNT = 60
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
-def test_the_decoded_picture_is_the_forward_pass_s(seed: int) -> None:
+def test_the_decoded_image_is_the_forward_pass_s(seed: int) -> None:
     config = random_config(seed)
     codec, forward, decoded = round_trip(config, seed)
     assert decoded.shape == forward.shape

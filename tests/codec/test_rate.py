@@ -56,7 +56,7 @@ def test_a_codec_in_double_precision_has_its_rates_too() -> None:
     torch.testing.assert_close(doubled.float(), expected)
 
 
-def test_pictures_of_a_batch_may_have_rates_of_their_own(codec: Any) -> None:
+def test_images_of_a_batch_may_have_rates_of_their_own(codec: Any) -> None:
     x = torch.rand(2, 3, 20, 30)
     with torch.no_grad():
         together = codec(x, torch.tensor([0.5, 3.0]))

@@ -12,7 +12,6 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tcm_lab._foundation import ConfigError, LabError
 from tcm_lab.blocks import BlockConfig, register_block
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.codec import VariantConfig, load_config
@@ -21,6 +20,7 @@ from tcm_lab.complexity._meta import fused_attention, meta_pass
 from tcm_lab.complexity._operators import counts_nothing
 from tcm_lab.complexity.record import ComplexityRecord
 from tcm_lab.complexity.torch_counter import _outputs
+from tcm_lab.errors import ConfigError, LabError
 
 COUNTED = (Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION, Kind.GDN, Kind.NORMALISATION)
 # The smallest codec that has one of everything.
@@ -61,8 +61,8 @@ def variants(draw: st.DrawFn) -> VariantConfig:
         "g_a.split": draw(SHARES),
         "g_s.split": draw(SHARES),
         "h_*.split": draw(SHARES),
-        "g_*.window": draw(st.sampled_from([2, 4, 7, 8])),
-        "h_*.window": draw(st.sampled_from([2, 4])),
+        "g_*.window_size": draw(st.sampled_from([2, 4, 7, 8])),
+        "h_*.window_size": draw(st.sampled_from([2, 4])),
         "g_a.depth": [draw(st.integers(0, 2)) for _ in range(3)],
         "g_s.width": [draw(st.sampled_from([32, 64])) for _ in range(3)],
         "entropy_model.slices": draw(st.sampled_from([1, 2, 4, 8]) | st.just([8, latent - 24, 16])),
@@ -74,7 +74,7 @@ def variants(draw: st.DrawFn) -> VariantConfig:
                     "type": "swatten",
                     "squeeze": squeeze,
                     "window": window,
-                    "head_width": 8,
+                    "head_dim": 8,
                 },
                 st.sampled_from([8, 24, 0.5, "none"]),
                 st.sampled_from([4, 8]),
@@ -105,7 +105,7 @@ def test_formula_and_torch_agree_on_any_variant(
 
 AXES = {
     "g_a.split": [0.0, 1.0],
-    "g_s.window": [2, 4],
+    "g_s.window_size": [2, 4],
     "entropy_model.attention.squeeze": [8, 32, "none"],
     "entropy_model.slices": [1, 8],
     "g_*.width": [16, 64],
@@ -132,7 +132,7 @@ def test_window_size_is_not_free_whichever_way_attention_is_computed() -> None:
 
     products = []
     for window in (4, 8):
-        config = TINY.override({"?_?.window": window})
+        config = TINY.override({"?_?.window_size": window})
         fused = measure_complexity(config, (64, 96), counter="torch")
         with fused_attention(spelled_out):
             assert counts(measure_complexity(config, (64, 96), counter="torch")) == counts(fused)

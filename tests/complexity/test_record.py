@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec import load_config
 from tcm_lab.complexity import ComplexityRecord, measure_complexity
+from tcm_lab.errors import LabError
 
 
 def test_a_record_survives_json() -> None:

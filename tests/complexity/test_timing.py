@@ -12,12 +12,18 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec import build
-from tcm_lab.complexity import TimingRecord, compare_timing, measure_roof, measure_timing, timing
+from tcm_lab.complexity import (
+    TimingRecord,
+    compare_timing,
+    measure_device_peak,
+    measure_timing,
+    timing,
+)
 from tcm_lab.complexity._bench import Sample, sample_image
 from tcm_lab.complexity.compare import _ratio
 from tcm_lab.complexity.stopwatch import Stopwatch
+from tcm_lab.errors import LabError
 
 
 def test_time_inside_an_inner_stage_is_not_the_outer_ones(
@@ -147,7 +153,7 @@ def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(timing, "_run", turn_takes_two_seconds)
-    monkeypatch.setattr(timing, "measure_roof", lambda *_: None)
+    monkeypatch.setattr(timing, "measure_device_peak", lambda *_: None)
     told = []
     record = measure_timing(
         "tcm-nano",
@@ -188,12 +194,12 @@ def test_what_cannot_be_timed_is_refused() -> None:
 def test_a_roof_divides_what_was_done_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0, 0.375)
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    roof = measure_roof()
-    assert roof.gmacs_per_s == pytest.approx(1024**3 / 0.375 / 1e9, rel=1e-12)
-    assert roof.gbytes_per_s == pytest.approx(2 * 2**27 / 0.375 / 1e9, rel=1e-12)
+    device_peak = measure_device_peak()
+    assert device_peak.gmacs_per_s == pytest.approx(1024**3 / 0.375 / 1e9, rel=1e-12)
+    assert device_peak.gbytes_per_s == pytest.approx(2 * 2**27 / 0.375 / 1e9, rel=1e-12)
 
 
-def test_the_picture_that_is_timed_is_soft_with_a_little_grain_and_always_the_same() -> None:
+def test_the_image_that_is_timed_is_soft_with_a_little_grain_and_always_the_same() -> None:
     image = sample_image((128, 192), 2)
     assert image.shape == (2, 3, 128, 192)
     assert torch.equal(image, sample_image((128, 192), 2))
@@ -207,8 +213,8 @@ def test_the_picture_that_is_timed_is_soft_with_a_little_grain_and_always_the_sa
 
 
 @pytest.mark.parametrize("size", [(0, 64), (64, 0), (-1, 64), (64,)])
-def test_a_size_that_is_no_picture_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(LabError, match=r"size = .* is no picture; give \(height, width\)"):
+def test_a_size_that_is_no_image_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(LabError, match=r"size = .* is no image; give \(height, width\)"):
         measure_timing("tcm-nano", size)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tcm_lab._foundation import LabError
 from tcm_lab.data import CropSource, open_images, paint_dead_leaves, prefetch
+from tcm_lab.errors import LabError
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def test_ranks_share_the_global_batch_between_them(folder: Path) -> None:
         crops.batch(0, 6, 0, 4)
 
 
-def test_crops_are_cut_from_the_pictures_and_flipped(folder: Path) -> None:
+def test_crops_are_cut_from_the_images_and_flipped(folder: Path) -> None:
     crops = source(folder)
-    pictures = [image.float() / 255 for image in open_images(folder, "train")]
+    images = [image.float() / 255 for image in open_images(folder, "train")]
     for crop in crops.batch(0, 8):
         assert crop.shape == (3, 32, 32)
         candidates = [crop.flip(dims) for dims in ([], [1], [2], [1, 2])]
-        windows = [p.unfold(1, 32, 1).unfold(2, 32, 1) for p in pictures]
+        windows = [p.unfold(1, 32, 1).unfold(2, 32, 1) for p in images]
         assert any(
             ((window - c[:, None, None]).abs().amax((0, 3, 4)) < 1e-6).any()
             for window in windows
@@ -54,12 +54,12 @@ def test_crops_are_cut_from_the_pictures_and_flipped(folder: Path) -> None:
         )
 
 
-def test_only_the_embedded_pictures_are_mixed_with_dead_leaves(folder: Path) -> None:
+def test_only_the_embedded_images_are_mixed_with_dead_leaves(folder: Path) -> None:
     assert CropSource(open_images(None, "train"), crop=32, seed=0).synthetic
     assert not source(folder).synthetic
 
 
-def test_a_picture_that_breaks_later_is_replaced_reported_once_and_counted(
+def test_an_image_that_breaks_later_is_replaced_reported_once_and_counted(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     crops = source(folder)
@@ -75,11 +75,11 @@ def test_large_folders_are_visited_in_pools_so_that_decoding_pays(tmp_path: Path
         Image.new("RGB", (32, 32), (index % 256, index // 256, 7)).save(tmp_path / f"{index}.bmp")
     crops = source(tmp_path)
 
-    def pictures(first_step: int) -> set[tuple[float, ...]]:
+    def images(first_step: int) -> set[tuple[float, ...]]:
         batches = [crops.batch(first_step + step, 64) for step in range(32)]
         return {tuple(crop[:, 0, 0].tolist()) for batch in batches for crop in batch}
 
-    first, second = pictures(0), pictures(32)
+    first, second = images(0), images(32)
     assert len(first) == len(second) == 256
     assert first != second
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tcm_lab._foundation import LabError
 from tcm_lab.data import open_images
+from tcm_lab.errors import LabError
 
 
 def save(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> None:
@@ -31,7 +31,7 @@ def test_nested_folders_and_every_format_are_found_in_the_order_of_their_names(
 ) -> None:
     for name in ("b/deep/er.webp", "a.png", "b/c.jpg", "z.tiff", "y.bmp"):
         save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     images = open_images(tmp_path, "eval")
     assert images.names == ("a.png", "b/c.jpg", "b/deep/er.webp", "y.bmp", "z.tiff")
     assert images.sizes == ((30, 40),) * 5
@@ -40,11 +40,11 @@ def test_nested_folders_and_every_format_are_found_in_the_order_of_their_names(
 
 
 @pytest.mark.parametrize("role", ["train", "eval"])
-def test_a_broken_picture_is_left_out_and_reported_once(
+def test_a_broken_image_is_left_out_and_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, role: str
 ) -> None:
     save(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     with caplog.at_level(logging.WARNING):
         images = open_images(tmp_path, role)  # type: ignore[arg-type]
     assert images.names == ("good.png",)
@@ -53,7 +53,7 @@ def test_a_broken_picture_is_left_out_and_reported_once(
     assert len(caplog.records) == 1
 
 
-def test_a_truncated_evaluation_picture_is_found_before_it_is_needed(tmp_path: Path) -> None:
+def test_a_truncated_evaluation_image_is_found_before_it_is_needed(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in ("whole.png", "cut.png"):
         Image.fromarray(noise).save(tmp_path / name)
@@ -62,7 +62,7 @@ def test_a_truncated_evaluation_picture_is_found_before_it_is_needed(tmp_path: P
     assert open_images(tmp_path, "eval").names == ("whole.png",)
 
 
-def test_pictures_below_the_crop_are_counted_and_none_left_is_an_error(tmp_path: Path) -> None:
+def test_images_below_the_crop_are_counted_and_none_left_is_an_error(tmp_path: Path) -> None:
     save(tmp_path / "small.png", (100, 20))
     save(tmp_path / "large.png", (100, 90))
     images = open_images(tmp_path, "train").at_least(64)
@@ -75,7 +75,7 @@ def test_pictures_below_the_crop_are_counted_and_none_left_is_an_error(tmp_path:
 def test_missing_and_empty_folders_are_named_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"nowhere.*no such folder"):
         open_images(tmp_path / "nowhere", "train")
-    with pytest.raises(LabError, match=r"no picture.*Put PNG"):
+    with pytest.raises(LabError, match=r"no image.*Put PNG"):
         open_images(tmp_path, "train")
 
 

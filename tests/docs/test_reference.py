@@ -13,7 +13,7 @@ from pydantic import Field
 
 import tcm_lab
 from tcm_lab._commands.reference import ROOMS, configuration_page, configuration_tables
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
 from tcm_lab.codec import VariantConfig
 from tcm_lab.reporting.field_tables import field_table, meanings_of

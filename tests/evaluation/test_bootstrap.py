@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.environment import environment
+from tcm_lab._utils.environment import environment
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import (
     ImageResult,
     RdPoint,
@@ -16,7 +16,7 @@ LAMBDAS = [0.005, 0.01, 0.02, 0.04]
 
 
 def record(scale: float = 1.0, *, noise: float = 0.0, seed: int = 0, images: int = 12) -> RdRecord:
-    """Pictures that differ widely in rate; ``scale`` multiplies all rates, ``noise`` each one."""
+    """Images that differ widely in rate; ``scale`` multiplies all rates, ``noise`` each one."""
     hard = np.random.default_rng(9).lognormal(0, 0.8, images)
     rng = np.random.default_rng(seed)
     points = []
@@ -37,7 +37,7 @@ def record(scale: float = 1.0, *, noise: float = 0.0, seed: int = 0, images: int
     )
 
 
-def test_pairing_takes_the_difficulty_of_the_pictures_out_of_the_interval() -> None:
+def test_pairing_takes_the_difficulty_of_the_images_out_of_the_interval() -> None:
     interval = bd_rate_interval([record()], [record(0.9)], samples=100)
     assert interval.value == pytest.approx(-10, abs=0.01)
     assert interval.high - interval.low < 0.01
@@ -54,7 +54,7 @@ def test_the_interval_holds_the_figure_and_widens_with_the_noise() -> None:
     assert widths[1] > 2 * widths[0]
 
 
-def test_the_figure_on_all_pictures_is_that_of_the_mean_curves() -> None:
+def test_the_figure_on_all_images_is_that_of_the_mean_curves() -> None:
     a, b = record(), record(0.8, noise=0.1)
     interval = bd_rate_interval([a], [b], samples=20)
     assert interval.value == pytest.approx(bd_rate(a.curve(), b.curve()).percent)
@@ -71,9 +71,9 @@ def test_the_lagrangian_has_its_interval_even_where_bd_rate_has_none() -> None:
     assert interval.low <= interval.value <= interval.high
 
 
-def test_records_of_other_pictures_or_rates_are_refused() -> None:
+def test_records_of_other_images_or_rates_are_refused() -> None:
     other = record().model_copy(update={"data_fingerprint": "e"})
-    with pytest.raises(LabError, match="different sets of pictures"):
+    with pytest.raises(LabError, match="different sets of images"):
         bd_rate_interval([record()], [other])
     shorter = record()
     shorter = shorter.model_copy(update={"points": shorter.points[:2]})

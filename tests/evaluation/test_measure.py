@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.compressai_import import import_compressai
+from tcm_lab._utils.compressai_import import import_compressai
 from tcm_lab.data import ImageSet, open_images
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, anchors, evaluate, evaluate_anchor
 from tcm_lab.evaluation.measure import _pad
 
@@ -58,7 +58,7 @@ def images(tmp_path: Path) -> ImageSet:
     return open_images(tmp_path, "eval")
 
 
-def test_bits_are_whole_strings_over_the_pixels_of_the_picture(images: ImageSet) -> None:
+def test_bits_are_whole_strings_over_the_pixels_of_the_image(images: ImageSet) -> None:
     record = evaluate(Quantiser(), images)
     assert [point.rate for point in record.points] == [0, 1, 2]
     for point in record.points:
@@ -66,7 +66,7 @@ def test_bits_are_whole_strings_over_the_pixels_of_the_picture(images: ImageSet)
         assert point.gap_percent == pytest.approx(0, abs=1e-4)
 
 
-def test_psnr_is_that_of_pictures_rounded_to_bytes(images: ImageSet) -> None:
+def test_psnr_is_that_of_images_rounded_to_bytes(images: ImageSet) -> None:
     point = evaluate(Quantiser(), images, rates=[1]).points[0]
     x = images[1].double()
     x_hat = ((x / 255 * 7).round() / 7 * 255).round()
@@ -74,7 +74,7 @@ def test_psnr_is_that_of_pictures_rounded_to_bytes(images: ImageSet) -> None:
     assert point.images[1].psnr_db == pytest.approx(expected, abs=1e-4)
 
 
-def test_ms_ssim_is_left_out_only_where_a_picture_is_too_small(images: ImageSet) -> None:
+def test_ms_ssim_is_left_out_only_where_an_image_is_too_small(images: ImageSet) -> None:
     large, small = evaluate(Quantiser(), images, rates=[2]).points[0].images
     assert small.ms_ssim is None
     assert large.ms_ssim is not None

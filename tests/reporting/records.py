@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcm_lab._foundation.environment import Environment
+from tcm_lab._utils.environment import Environment
 from tcm_lab.complexity import ComplexityRecord, DirectionTiming, Spread, TimingRecord
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 
@@ -71,7 +71,7 @@ def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
     )
 
 
-def rd(name: str = "m", *, db: float = 0.0, pictures: str = "p", side: int = 200) -> RdRecord:
+def rd(name: str = "m", *, db: float = 0.0, images: str = "p", side: int = 200) -> RdRecord:
     """Three rates of 0.1, 0.2 and 0.4 bpp at 30, 32 and 34 dB and ``db`` more."""
 
     def point(rate: float, bpp: float, psnr_db: float) -> RdPoint:
@@ -92,6 +92,6 @@ def rd(name: str = "m", *, db: float = 0.0, pictures: str = "p", side: int = 200
         name=name,
         model=name,
         points=(point(0, 0.1, 30 + db), point(1, 0.2, 32 + db), point(2, 0.4, 34 + db)),
-        data_fingerprint=pictures,
+        data_fingerprint=images,
         environment=PLACE,
     )

@@ -9,7 +9,7 @@ from records import complexity, rd
 
 from tcm_lab.reporting import (
     Code,
-    Picture,
+    PlotImage,
     Section,
     complexity_table,
     cost_by_part_plot,
@@ -22,8 +22,10 @@ from tcm_lab.reporting import (
 
 def a_page() -> str:
     table = complexity_table([complexity("<script>alert(1)</script>")])
-    parts = Picture(figure_svg(cost_by_part_plot([complexity()])), 'Bars "by part" & <more>', "One")
-    curves = Picture(figure_svg(rd_plot([series_of_records([rd()])])), "Curves")
+    parts = PlotImage(
+        figure_svg(cost_by_part_plot([complexity()])), 'Bars "by part" & <more>', "One"
+    )
+    curves = PlotImage(figure_svg(rd_plot([series_of_records([rd()])])), "Curves")
     return render_report(
         "Study & <others>",
         ["The best is 0.25."],
@@ -80,10 +82,10 @@ def test_names_are_unique_and_every_reference_has_its_target() -> None:
     assert "section-1" in referred
 
 
-def test_pictures_have_alternative_texts_and_grow_with_the_page() -> None:
-    pictures = parsed(a_page()).of("svg")
-    assert [svg["aria-label"] for svg in pictures][:2] == ['Bars "by part" & <more>', "Curves"]
-    for svg in pictures:
+def test_images_have_alternative_texts_and_grow_with_the_page() -> None:
+    images = parsed(a_page()).of("svg")
+    assert [svg["aria-label"] for svg in images][:2] == ['Bars "by part" & <more>', "Curves"]
+    for svg in images:
         assert svg["role"] == "img"
         assert "viewBox".lower() in svg
         assert "width" not in svg

@@ -13,8 +13,8 @@ from matplotlib.text import Text
 from PIL import Image
 from records import complexity, rd
 
-from tcm_lab._foundation import LabError
-from tcm_lab.complexity import Roof
+from tcm_lab.complexity import DevicePeak
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
     Axis,
@@ -58,14 +58,14 @@ def points() -> list[ParetoPoint]:
 def every_plot() -> dict[str, Figure]:
     records = [complexity("a"), complexity("b", scale=3)]
     sizes = [complexity("a", size=(side, 2 * side)) for side in (64, 128, 256)]
-    roofs = [RooflinePoint(label="g_a", macs=10**9, bytes_moved=10**7, ms=20.0)]
+    device_peaks = [RooflinePoint(label="g_a", macs=10**9, bytes_moved=10**7, ms=20.0)]
     return {
         "pareto": pareto_plot(points(), X, Y),
         "rd": rd_plot([series_of_records([rd("m")]), series_of_curve(published_curve("vtm"))]),
         "parts": cost_by_part_plot(records),
         "parameters": macs_parameters_plot(records),
         "size": cost_size_plot(sizes),
-        "roofline": roofline_plot(roofs, Roof(gmacs_per_s=100, gbytes_per_s=10)),
+        "roofline": roofline_plot(device_peaks, DevicePeak(gmacs_per_s=100, gbytes_per_s=10)),
     }
 
 
@@ -85,8 +85,8 @@ def test_both_files_are_written_and_are_the_same_each_time(tmp_path: Path) -> No
     assert [path.name for path in first] == ["front.v1.png", "front.v1.svg"]
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
-    with Image.open(first[0]) as picture:
-        assert picture.width == 1050  # a column of 3.5 inches at 300 dots
+    with Image.open(first[0]) as image:
+        assert image.width == 1050  # a column of 3.5 inches at 300 dots
 
 
 def shown_texts(figure: Figure) -> list[Text]:
@@ -167,7 +167,7 @@ def test_several_seeds_give_a_band_and_one_gives_none() -> None:
     assert both.high == pytest.approx((31, 33, 35))
 
 
-def test_ms_ssim_of_pictures_that_are_too_small_is_refused() -> None:
+def test_ms_ssim_of_images_that_are_too_small_is_refused() -> None:
     with pytest.raises(LabError, match="sides below 161"):
         series_of_records([rd(side=100)], quality="ms_ssim_db")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from records import complexity, rd, timing
 
-from tcm_lab._foundation import LabError
 from tcm_lab.complexity import TimeRatio, measure_complexity, published_figures
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
     Published,
@@ -188,9 +188,9 @@ def test_a_column_that_no_evaluation_fills_is_left_out() -> None:
     assert "ms_ssim_db" not in [column.key for column in rd_table([rd(side=100)]).columns]
 
 
-def test_evaluations_on_different_pictures_are_not_put_into_one_table() -> None:
-    with pytest.raises(LabError, match="2 different sets of pictures"):
-        rd_table([rd(), rd(pictures="q")])
+def test_evaluations_on_different_images_are_not_put_into_one_table() -> None:
+    with pytest.raises(LabError, match="2 different sets of images"):
+        rd_table([rd(), rd(images="q")])
 
 
 def test_bd_rates_of_the_published_points_are_the_published_ones() -> None:

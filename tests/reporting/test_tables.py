@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting import Column, Row, Span, Table, mark_front, render, render_all
 
 COLUMNS = (

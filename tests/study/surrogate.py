@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcm_lab._foundation.environment import Environment
+from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 from tcm_lab.study.plan import CannotTrainError, Task, Watch

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from surrogate import SPACE, Surrogate, trained
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Event
@@ -153,14 +153,14 @@ def test_another_space_in_the_same_folder_is_refused_by_what_changed(tmp_path: P
     assert "--out" in message
 
 
-def test_other_pictures_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+def test_other_images_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     from PIL import Image
 
     run(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (80, 80)).save(tmp_path / "pictures" / "a.png")
-    with pytest.raises(LabError, match="evaluation pictures was"):
-        run(tmp_path, eval_data=tmp_path / "pictures")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (80, 80)).save(tmp_path / "images" / "a.png")
+    with pytest.raises(LabError, match="evaluation images was"):
+        run(tmp_path, eval_data=tmp_path / "images")
 
 
 def test_studies_that_share_a_cache_share_trainings(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ base: tcm-nano
 axes:
   split: {path: "g_*.split", choices: [0.0, 0.25, 0.5, 0.75, 1.0]}
   slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}
-  window: {path: "g_*.window", choices: [4, 8]}
+  window: {path: "g_*.window_size", choices: [4, 8]}
 sampler: tpe
 budget: {recipe: laptop, steps: 40, trials: 10}
 """
@@ -414,7 +414,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(
 def test_a_full_disk_ends_in_one_message_and_the_training_is_queued_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tcm_lab._foundation import files
+    from tcm_lab._utils import files
 
     def full(fd: int) -> None:
         raise OSError(28, os.strerror(28))

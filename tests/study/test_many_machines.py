@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from surrogate import SPACE, Surrogate, trained
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.study.command import main
 from tcm_lab.study.result import open_result
 from tcm_lab.study.run import begin, prepare, run_study
@@ -27,7 +27,7 @@ base: tcm-nano
 axes:
   split: {path: "g_*.split", choices: [0.0, 0.5, 1.0]}
   slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}
-  window: {path: "g_*.window", choices: [4, 8]}
+  window: {path: "g_*.window_size", choices: [4, 8]}
 sampler: grid
 budget: {recipe: laptop, steps: 40, rate_levels: 4}
 """

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from surrogate import curve
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec import load_config
 from tcm_lab.complexity import measure_complexity
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.study.ranking import rank_agreement
 from tcm_lab.study.record import TrialRecord

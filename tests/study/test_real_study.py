@@ -1,4 +1,4 @@
-"""The real thing, as small as it goes: codecs that are trained and pictures that are coded."""
+"""The real thing, as small as it goes: codecs that are trained and images that are coded."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         for index in range(2):
             pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-            picture = Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC)
-            picture.save(folder / name / f"{index}.png")
+            image = Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC)
+            image.save(folder / name / f"{index}.png")
     return folder
 
 
@@ -177,7 +177,7 @@ def test_a_mistake_in_the_space_ends_with_one_line_and_code_2(
 
 
 @pytest.mark.parametrize("option", ["--data", "--eval-data"])
-def test_an_empty_folder_of_pictures_ends_with_one_line_and_code_2(
+def test_an_empty_folder_of_images_ends_with_one_line_and_code_2(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from surrogate import SPACE
 
-from tcm_lab._foundation import ConfigError
 from tcm_lab.codec import load_config
+from tcm_lab.errors import ConfigError
 from tcm_lab.study.space import (
     load_space,
     packaged_spaces,
@@ -70,7 +70,7 @@ sampler: grid
 axes:
   attention:
     path: entropy_model.attention
-    choices: {none: {type: none}, swatten: {type: swatten, squeeze: 16, window: 8, head_width: 8}}
+    choices: {none: {type: none}, swatten: {type: swatten, squeeze: 16, window: 8, head_dim: 8}}
   squeeze: {path: entropy_model.attention.squeeze, choices: [8, 16, 32], when: {attention: swatten}}
 """
 

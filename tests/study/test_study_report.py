@@ -14,8 +14,8 @@ import yaml
 from optuna._hypervolume import compute_hypervolume
 from surrogate import SPACE, Surrogate, curve
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec import VariantConfig, load_config
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.hypervolume import hypervolume
@@ -251,7 +251,7 @@ base: tcm-nano
 axes:
   split: {path: "g_*.split", choices: [0.0, 0.5, 1.0]}
   slices: {path: entropy_model.slices, choices: [1, 4, 8]}
-  window: {path: "g_*.window", choices: [4, 8]}
+  window: {path: "g_*.window_size", choices: [4, 8]}
 sampler: grid
 budget: {recipe: laptop, steps: 40, rate_levels: 4}
 """

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from stand_in import RandomCrops, TinyCodec
 from torch import Tensor
 
-from tcm_lab._foundation import LabError
+from tcm_lab.errors import LabError
 from tcm_lab.training import Progress, Recipe, TrainingRecord, train
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)

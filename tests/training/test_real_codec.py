@@ -4,8 +4,8 @@ import pytest
 import torch
 from stand_in import RandomCrops
 
-from tcm_lab._foundation import LabError
 from tcm_lab.codec import Codec, build, load_checkpoint
+from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, train, warm_start
 
 RECIPE = Recipe(lambdas=(0.01,), steps=2, batch=2, crop=64, lr=1e-3)

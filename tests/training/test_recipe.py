@@ -1,6 +1,6 @@
 import pytest
 
-from tcm_lab._foundation import ConfigError
+from tcm_lab.errors import ConfigError
 from tcm_lab.training import RECIPES, Recipe, get_recipe
 from tcm_lab.training.guard import DivergenceGuard
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from pydantic import PositiveFloat
 
-from tcm_lab._foundation import Frozen
+from tcm_lab._utils import Frozen
 
 _SIDE = {"cpu": 1024, "cuda": 8192}
 _COPIED_BYTES = 2**27  # far beyond any cache
@@ -16,7 +16,7 @@ _BUDGET_S = 0.15
 _LEAST_RUNS = 3
 
 
-class Roof(Frozen):
+class DevicePeak(Frozen):
     """What a device can do at most, as measured on it.
 
     Attributes:
@@ -28,8 +28,10 @@ class Roof(Frozen):
     gbytes_per_s: PositiveFloat
 
 
-def measure_roof(device: torch.device | str = "cpu", precision: str = "float32") -> Roof:
-    """Measure a device's roof: the fastest of several runs of each, in under a second on a CPU.
+def measure_device_peak(
+    device: torch.device | str = "cpu", precision: str = "float32"
+) -> DevicePeak:
+    """Measure a device's peak: the fastest of several runs of each, in under a second on a CPU.
 
     Args:
         device: ``cpu``, with as many threads as torch has now, or ``cuda``.
@@ -49,7 +51,7 @@ def measure_roof(device: torch.device | str = "cpu", precision: str = "float32")
     with torch.no_grad():
         product_s = _fastest(lambda: torch.mm(a, b, out=product), wait)
         copy_s = _fastest(lambda: target.copy_(source), wait)
-    return Roof(
+    return DevicePeak(
         gmacs_per_s=side**3 / product_s / 1e9, gbytes_per_s=2 * _COPIED_BYTES / copy_s / 1e9
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tcm_lab._foundation.models import Frozen
+from tcm_lab._utils.models import Frozen
 
 _PACKAGES = ("tcm-lab", "torch", "compressai", "numpy", "pillow")
 

@@ -37,7 +37,7 @@ _PEER_STRIDE = 64
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A model to be counted.
 
     Attributes:
@@ -51,7 +51,7 @@ class Subject:
     model: nn.Module | None
 
     @classmethod
-    def of(cls, source: Measurable) -> Subject:
+    def of(cls, source: Measurable) -> Target:
         """Return the subject that ``source`` names.
 
         Raises:
@@ -72,7 +72,7 @@ class Subject:
         """A short hash of the configuration, or of somebody else's parameters' shapes."""
         if self.config is not None:
             return self.config.fingerprint
-        shapes = {name: list(p.shape) for name, p in self._peer().named_parameters()}
+        shapes = {name: list(p.shape) for name, p in self._reference_model().named_parameters()}
         return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:12]
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -97,13 +97,13 @@ class Subject:
     def on_meta(self) -> nn.Module:
         """The model without weights: parameters and buffers have shapes and no data."""
         if self.config is None:
-            return _without_data(self._peer())
+            return _without_data(self._reference_model())
         model: nn.Module = codec.build(self.config, device="meta")
         if self.config.rate_levels:
             model.forward = partial(model.forward, rate=0.0)
         return model
 
-    def _peer(self) -> nn.Module:
+    def _reference_model(self) -> nn.Module:
         assert self.model is not None, "a subject has a configuration or a model"
         return self.model
 

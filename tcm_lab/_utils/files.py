@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tcm_lab._foundation.errors import LabError
+from tcm_lab.errors import LabError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tcm_lab._foundation import ConfigError, near
 from tcm_lab.blocks.layers import compressai
+from tcm_lab.errors import ConfigError, near
 
 PREFIX = "compressai/"
 _DEFAULT_QUALITY = 4
@@ -21,7 +21,7 @@ def image_models() -> dict[str, Callable[..., Any]]:
     return {**models, **{name: compressai().registry.MODELS[name] for name in _WITHOUT_QUALITY}}
 
 
-def build_peer(name: str, *, quality: int | None = None) -> Any:
+def build_reference_model(name: str, *, quality: int | None = None) -> Any:
     """Build CompressAI's model ``compressai/<name>`` with random weights.
 
     Args:

@@ -1,7 +1,7 @@
 """Imports CompressAI without what takes nine tenths of its import time and is of no use here.
 
 Its registry of transforms imports torchvision and torch_geometric, which import torch's compiler.
-Nothing here transforms pictures or point clouds by them, and a registry build of torchvision can't
+Nothing here transforms images or point clouds by them, and a registry build of torchvision can't
 even be imported beside a CPU-only torch, so both are left out. Its entropy models import
 scipy.stats for one quantile, which scipy itself loads once that is asked for. Who imports
 CompressAI before this package has it whole.

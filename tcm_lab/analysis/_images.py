@@ -1,4 +1,4 @@
-"""Pictures as codecs take them, from whatever the caller has them in."""
+"""Images as codecs take them, from whatever the caller has them in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._foundation import LabError
-from tcm_lab._foundation.progress import OnDone
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
+from tcm_lab.errors import LabError
 
-Pictures = ImageSet | Sequence[Tensor] | Tensor
-"""An image set; or (3, H, W) pictures, or a batch (B, 3, H, W), uint8 or in [0, 1]."""
+Images = ImageSet | Sequence[Tensor] | Tensor
+"""An image set; or (3, H, W) images, or a batch (B, 3, H, W), uint8 or in [0, 1]."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -21,29 +21,29 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def names_of(images: Pictures) -> tuple[str, ...]:
-    """Return the pictures' names, or their numbers.
+def names_of(images: Images) -> tuple[str, ...]:
+    """Return the images' names, or their numbers.
 
     Raises:
-        LabError: there is no picture.
+        LabError: there is no image.
     """
     if not len(images):
-        raise LabError("images: there is none to analyse. Name a folder of pictures.")
+        raise LabError("images: there is none to analyse. Name a folder of images.")
     if isinstance(images, ImageSet):
         return images.names
     return tuple(str(i) for i in range(len(images)))
 
 
-def pictures(
-    images: Pictures, model: nn.Module, on_picture: OnDone | None = None
+def iterate_images(
+    images: Images, model: nn.Module, on_image: OnDone | None = None
 ) -> Iterator[Tensor]:
-    """Give each picture as (1, 3, H, W) in [0, 1], where ``model`` is, and tell of it when done."""
+    """Give each image as (1, 3, H, W) in [0, 1], where ``model`` is, and tell of it when done."""
     device = device_of(model)
     for done, image in enumerate(images, 1):
         x = image.to(device)
         yield (x.float().div(255) if x.dtype == torch.uint8 else x.float())[None]
-        if on_picture is not None:
-            on_picture(done, len(images))
+        if on_image is not None:
+            on_image(done, len(images))
 
 
 def centre_crop(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -52,16 +52,16 @@ def centre_crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[..., top : top + size[0], left : left + size[1]].contiguous()
 
 
-def common_size(images: Pictures, multiple: int, side: int | None = None) -> tuple[int, int]:
-    """Return the largest (height, width) that all pictures hold in whole ``multiple`` pixels.
+def common_size(images: Images, multiple: int, side: int | None = None) -> tuple[int, int]:
+    """Return the largest (height, width) that all images hold in whole ``multiple`` pixels.
 
     Args:
-        images: the pictures.
+        images: the images.
         multiple: what both sides are rounded down to.
         side: at most so many pixels high and wide.
 
     Raises:
-        LabError: a picture is smaller than ``multiple``, or ``side`` is.
+        LabError: an image is smaller than ``multiple``, or ``side`` is.
     """
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     if isinstance(images, ImageSet):
@@ -72,7 +72,7 @@ def common_size(images: Pictures, multiple: int, side: int | None = None) -> tup
     height, width = (length // multiple * multiple for length in smallest)
     if not height or not width:
         raise LabError(
-            f"pictures of {smallest[0]}x{smallest[1]} pixels hold no whole step of {multiple}; "
-            f"give pictures, or crops, of at least {multiple}x{multiple}"
+            f"images of {smallest[0]}x{smallest[1]} pixels hold no whole step of {multiple}; "
+            f"give images, or crops, of at least {multiple}x{multiple}"
         )
     return height, width

@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
 
     A forward pass frees a map of some megabytes after every layer. By default glibc hands such
     memory back to the system, which clears each page anew for the next layer: some 40,000 page
-    faults for ``tcm-nano`` on one picture, a seventh of its time, and as irregular as the system
+    faults for ``tcm-nano`` on one image, a seventh of its time, and as irregular as the system
     is busy. The setting stays until the process ends, whose peak memory is the same.
     """
     try:

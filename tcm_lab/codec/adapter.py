@@ -1,0 +1,121 @@
+"""One view of every codec: assembled here, CompressAI's, or a user's own module.
+
+What differs between them (the configuration, the stride that images are padded to, rate levels,
+which part a parameter belongs to) is asked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcm_lab.codec.config import VariantConfig
+
+_FOREIGN_STRIDE = 64
+_TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
+_SLICE_PARTS = {
+    "attention": "attention",
+    "networks": "slice_heads",
+    "context": "slice_heads",
+    "lrp": "lrp",
+}
+_TOP_PARTS = {
+    "entropy_bottleneck": "prior",
+    "gaussian_conditional": "prior",
+    "y_gains": "gain",
+    "z_gains": "gain",
+}
+
+
+@dataclass(frozen=True)
+class CodecAdapter:
+    """What the lab asks of any codec with CompressAI's interface.
+
+    Attributes:
+        module: the codec: ``forward``, and for real bytes ``compress`` and ``decompress``.
+    """
+
+    module: nn.Module
+
+    @property
+    def config(self) -> VariantConfig | None:
+        """The configuration it was assembled from, or ``None`` for a foreign codec."""
+        config = getattr(self.module, "config", None)
+        return config if isinstance(config, VariantConfig) else None
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return type(self.module).__name__ if self.config is None else self.config.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits: of the configuration, or of a foreign codec's parameter shapes."""
+        if self.config is not None:
+            return self.config.fingerprint
+        shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
+        return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def description(self) -> str | dict[str, Any]:
+        """The whole configuration as plain values, or a foreign codec's name."""
+        return self.name if self.config is None else self.config.model_dump(mode="json")
+
+    @property
+    def rate_levels(self) -> int:
+        """Number of rates that one set of weights holds; 0 for a single rate."""
+        return 0 if self.config is None else self.config.rate_levels
+
+    @property
+    def stride(self) -> int:
+        """Number of pixels that both sides are padded to a multiple of."""
+        if self.config is not None:
+            return self.config.stride[1]
+        # CompressAI's models say the stride of z, or of y where there is no z.
+        return int(getattr(self.module, "downsampling_factor", _FOREIGN_STRIDE))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        tensor = next(self.module.parameters(), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that an image of ``size`` is padded to."""
+        return -(-size[0] // self.stride) * self.stride, -(-size[1] // self.stride) * self.stride
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad a foreign codec's images (B, 3, H, W) by their last row and column.
+
+        Codecs that are assembled here pad by themselves; theirs come back as they are.
+        """
+        height, width = self.padded_size((x.shape[-2], x.shape[-1]))
+        missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
+        if self.config is not None or not any(missing):
+            return x
+        return F.pad(x, missing, mode="replicate")
+
+    def forward(self, x: Tensor, rate: float | None = None) -> Mapping[str, Any]:
+        """Run a forward pass; a codec with rate levels takes the lowest unless told otherwise."""
+        if self.rate_levels:
+            return self.module(x, rate=0.0 if rate is None else rate)  # type: ignore[no-any-return]
+        return self.module(x)  # type: ignore[no-any-return]
+
+    def part_of(self, name: str) -> str:
+        """Return the part that the module or parameter called ``name`` belongs to."""
+        path = name.split(".")
+        if self.config is not None:
+            if path[0] == "slices":
+                return _SLICE_PARTS.get(path[2], path[2]) if len(path) > 2 else "slice_heads"
+            return _TOP_PARTS.get(path[0], path[0])
+        # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
+        transform = next((step for step in path if step in _TRANSFORMS), path[0])
+        return _TOP_PARTS.get(transform, transform)
