@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HEAVY = {
     "Codec": "model",
-    "build_reference_model": "peers",
+    "build_reference_model": "reference_models",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }

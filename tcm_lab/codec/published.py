@@ -152,6 +152,6 @@ def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
     widths = [state[f"{theirs}.{stage[0]}.trans_block.ln1.weight"].shape[0] for stage in stages]
     return {
         f"{ours}.depth": [len(stage) for stage in stages],
-        f"{ours}.window_size_size": [(bias.shape[-1] + 1) // 2 for bias in biases],
+        f"{ours}.window_size": [(bias.shape[-1] + 1) // 2 for bias in biases],
         f"{ours}.head_dim": [w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)],
     }

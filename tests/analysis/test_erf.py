@@ -95,7 +95,7 @@ def test_one_window_attention_sees_exactly_its_window() -> None:
     expected[4:8, 8:12] = True
     np.testing.assert_array_equal(found.scores > 0, expected)
     assert found.convolutions.sum() == 1
-    assert [(grid.window, grid.offset, grid.pitch) for grid in found.grids] == [(4, 0, 1)]
+    assert [(grid.window_size, grid.offset, grid.pitch) for grid in found.grids] == [(4, 0, 1)]
 
 
 def test_alternating_windows_see_the_plain_windows_that_the_shifted_one_touches() -> None:

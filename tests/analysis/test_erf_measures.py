@@ -87,7 +87,7 @@ def test_the_share_within_the_convolutions_is_what_falls_on_their_field() -> Non
 
 
 def test_a_map_that_steps_where_windows_meet_shows_the_grid_and_a_smooth_one_does_not() -> None:
-    grid = WindowGrid(layer="a", window=16, offset=8, pitch=2)
+    grid = WindowGrid(layer="a", window_size=16, offset=8, pitch=2)
     smooth = gaussian(128, (25.0, 25.0))
     seen = grid_visibility(field(smooth, (64, 64)), grid)
     assert seen == pytest.approx(1, abs=0.1)

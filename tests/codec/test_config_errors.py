@@ -13,7 +13,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"g_a.splt": 0.5},
         "no field 'splt' in 'g_a' (of 'g_a.splt'). Did you mean split or resample? "
         "Known: alternate_shift, attention, block, depth, head_dim, mlp_ratio, resample, split, "
-        "stages, width or window.",
+        "stages, width or window_size.",
     ),
     (
         {"g_a.split": 0.3},
@@ -21,7 +21,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "nearest that work: 0.25 or 0.5 (or another head_dim)",
     ),
     ({"g_a.split": 1.5}, "split = 1.5: Input should be less than or equal to 1"),
-    ({"h_s.window_size": 1}, "window = 1: Input should be greater than or equal to 2"),
+    ({"h_s.window_size": 1}, "window_size = 1: Input should be greater than or equal to 2"),
     (
         {"g_s.head_dim": [8, 8]},
         "g_s.head_dim = [8, 8]: 2 values for 3 stages; "
@@ -177,7 +177,7 @@ def test_a_path_reaches_every_stage_that_has_the_field_and_a_list_each_its_own()
         assert [block.split for block in blocks if block] == [0.25, 0.5, 0.75]
     assert [stage.block.split for stage in one.h_a.stages if stage.block] == [0]
     single = config.override({"g_a.stages.1.window_size": 4})
-    assert [stage.block.window for stage in single.g_a.stages if stage.block] == [8, 4, 8]
+    assert [stage.block.window_size for stage in single.g_a.stages if stage.block] == [8, 4, 8]
 
 
 def test_the_fingerprint_is_of_what_acts() -> None:

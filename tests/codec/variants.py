@@ -86,7 +86,7 @@ def random_block(rng: Random, width: int) -> Tree:
     if heads:
         d = rng.choice(heads)
         swin = {
-            "window": rng.choice(_WINDOWS),
+            "window_size": rng.choice(_WINDOWS),
             "head_dim": d,
             "mlp_ratio": rng.choice((1.0, 4.0)),
             "alternate_shift": rng.random() < 0.8,
@@ -104,7 +104,7 @@ def random_block(rng: Random, width: int) -> Tree:
 def _attention(rng: Random, widths: list[int]) -> Tree:
     """Draw an attention module that stands at every one of ``widths``."""
     d, window = rng.choice(_HEADS), rng.choice(_WINDOWS)
-    swatten = {"type": "swatten", "window": window, "head_dim": d, "mlp_ratio": 2.0}
+    swatten = {"type": "swatten", "window_size": window, "head_dim": d, "mlp_ratio": 2.0}
     kinds: list[Tree] = [
         {"type": "none"},
         {"type": "residual-attention"},
@@ -115,7 +115,7 @@ def _attention(rng: Random, widths: list[int]) -> Tree:
         shift = rng.choice(("half", "none"))
         kinds += [
             {**swatten, "squeeze": "none"},
-            {"type": "window-attention", "window": window, "head_dim": d, "shift": shift},
+            {"type": "window-attention", "window_size": window, "head_dim": d, "shift": shift},
         ]
     return rng.choice(kinds)
 

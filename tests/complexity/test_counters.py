@@ -73,7 +73,7 @@ def variants(draw: st.DrawFn) -> VariantConfig:
                 lambda squeeze, window: {
                     "type": "swatten",
                     "squeeze": squeeze,
-                    "window": window,
+                    "window_size": window,
                     "head_dim": 8,
                 },
                 st.sampled_from([8, 24, 0.5, "none"]),

@@ -95,7 +95,7 @@ def test_rates_outside_the_levels_are_refused(images: ImageSet) -> None:
         evaluate(Quantiser(), images, rates=[2.5])
 
 
-def test_padding_repeats_the_last_row_and_column_up_to_the_peers_stride() -> None:
+def test_padding_repeats_the_last_row_and_column_up_to_the_foreign_codecs_stride() -> None:
     x = torch.arange(3 * 65 * 100, dtype=torch.float32).view(1, 3, 65, 100)
     expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, 63), (0, 28)), mode="edge")
     np.testing.assert_array_equal(_pad(x).numpy(), expected)

@@ -32,7 +32,7 @@ def goodness(config: VariantConfig) -> float:
     split = block.get("split", 0.0)
     slices = tree["entropy_model"]["slices"]
     squeeze = tree["entropy_model"]["attention"].get("squeeze") or 0
-    window = block.get("window", 8)
+    window = block.get("window_size", 8)
     return (
         1.0
         - 0.4 * (split - 0.75) ** 2

@@ -70,7 +70,9 @@ sampler: grid
 axes:
   attention:
     path: entropy_model.attention
-    choices: {none: {type: none}, swatten: {type: swatten, squeeze: 16, window: 8, head_dim: 8}}
+    choices:
+      none: {type: none}
+      swatten: {type: swatten, squeeze: 16, window_size: 8, head_dim: 8}
   squeeze: {path: entropy_model.attention.squeeze, choices: [8, 16, 32], when: {attention: swatten}}
 """
 
