@@ -7,6 +7,7 @@ how a statistic follows from a draw of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ RESAMPLES = 1000
 MAX_REFUSED_SHARE = 0.05
 
 Draw = Mapping[str, NDArray[np.int64]]
-"""For each unit, the indexes that were drawn: with replacement, as many as there are."""
+"""For each unit the indexes that were drawn, with replacement, as many as there are of it: (N,),
+or (R, N) for R draws at once."""
 
 
 class Interval(Frozen):
@@ -51,12 +53,13 @@ class Interval(Frozen):
 
 
 def bootstrap(
-    statistic: Callable[[Draw], float],
+    statistic: Callable[[Draw], Any],
     units: Mapping[str, int],
     *,
     samples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    vectorized: bool = False,
 ) -> Interval:
     """Return a statistic with its percentile interval over resampled units.
 
@@ -64,29 +67,35 @@ def bootstrap(
     codec is hard for the other.
 
     Args:
-        statistic: of one draw of all units. It may refuse a draw by a ``LabError``, ``ValueError``
-            or NaN; it must not refuse the data as they are.
+        statistic: of one draw of all units, a number. It may refuse a draw by a ``LabError``,
+            ``ValueError`` or NaN; it must not refuse the data as they are.
         units: how many there are of each thing that is resampled; a unit of one is kept.
         samples: number of resamples.
         level: share of the resamples that the interval holds.
         seed: of the resampling.
+        vectorized: whether ``statistic`` takes R draws at once, indexes of (R, N), and returns
+            their (R,) values, NaN for those that it refuses.
 
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
     """
-    value = float(statistic({name: np.arange(count) for name, count in units.items()}))
+    whole = {name: np.arange(count) for name, count in units.items()}
     resampled = {name: count for name, count in units.items() if count > 1}
+    rng = np.random.default_rng(seed)
+    draws = [
+        {name: rng.integers(count, size=count) for name, count in units.items()}
+        for _ in range(samples if resampled else 0)
+    ]
+    if vectorized:
+        rows = {name: np.stack([each[name] for each in (whole, *draws)]) for name in units}
+        value, *values = np.asarray(statistic(rows), dtype=float).tolist()
+    else:
+        value, values = float(statistic(whole)), [_or_nan(statistic, draw) for draw in draws]
+    if np.isnan(value):
+        raise LabError("no interval: the data themselves give no value.")
     if not resampled:
         return Interval(value=value, low=value, high=value, level=level)
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(samples):
-        draw = {name: rng.integers(count, size=count) for name, count in units.items()}
-        try:
-            values.append(float(statistic(draw)))
-        except (LabError, ValueError):
-            continue
-    found = np.array([each for each in values if not np.isnan(each)])
+    found = np.array(values)[~np.isnan(values)]
     refused = samples - len(found)
     if refused > MAX_REFUSED_SHARE * samples:
         raise LabError(
@@ -103,3 +112,20 @@ def bootstrap(
         samples=len(found),
         refused=refused,
     )
+
+
+def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the weight of each of N units in each of R draws, (R, N) of rows that sum to one.
+
+    ``shares(draw["images"]) @ values`` is the mean of every draw.
+    """
+    draws, count = indexes.shape
+    cells = indexes + count * np.arange(draws)[:, None]
+    return np.bincount(cells.ravel(), minlength=draws * count).reshape(draws, count) / count
+
+
+def _or_nan(statistic: Callable[[Draw], Any], draw: Draw) -> float:
+    try:
+        return float(statistic(draw))
+    except (LabError, ValueError):
+        return float("nan")

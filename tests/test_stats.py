@@ -1,0 +1,106 @@
+"""Intervals against another implementation and against distributions whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from tcm_lab.errors import LabError
+from tcm_lab.stats import Draw, bootstrap, shares
+
+DATA = np.random.default_rng(4).lognormal(size=20)
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median, np.std, np.max, scipy.stats.skew])
+@pytest.mark.parametrize("level", [0.95, 0.68])
+def test_the_interval_is_scipys_percentile_interval_of_the_same_draws(
+    statistic: object, level: float
+) -> None:
+    assert callable(statistic)
+    theirs = scipy.stats.bootstrap(
+        (DATA,), statistic, n_resamples=500, confidence_level=level, method="percentile",
+        rng=np.random.default_rng(7), vectorized=False,
+    ).confidence_interval  # fmt: skip
+    ours = bootstrap(
+        lambda draw: statistic(DATA[draw["images"]]), {"images": 20},
+        samples=500, level=level, seed=7,
+    )  # fmt: skip
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), rel=1e-12)
+    assert ours.value == pytest.approx(statistic(DATA))
+    assert (ours.resampled, ours.samples, ours.refused) == ({"images": 20}, 500, 0)
+
+
+def test_all_draws_at_once_give_the_interval_of_one_by_one() -> None:
+    table = np.random.default_rng(1).normal(size=(3, 12))  # seeds, images
+
+    def one(draw: Draw) -> float:
+        return float(table[draw["seeds"]][:, draw["images"]].mean())
+
+    def all_at_once(draw: Draw) -> np.ndarray:
+        return np.einsum("rs,ri,si->r", shares(draw["seeds"]), shares(draw["images"]), table)
+
+    units = {"images": 12, "seeds": 3}
+    slow, fast = bootstrap(one, units), bootstrap(all_at_once, units, vectorized=True)
+    for end in ("value", "low", "high"):
+        assert getattr(fast, end) == pytest.approx(getattr(slow, end), rel=1e-12)
+    assert fast.resampled == slow.resampled == units
+
+
+def test_a_95_percent_interval_of_a_mean_covers_it_in_95_percent_of_experiments() -> None:
+    rng = np.random.default_rng(0)
+    experiments = 400
+    covered = 0
+    for seed in range(experiments):
+        data = rng.normal(3.0, 2.0, size=60)
+        interval = bootstrap(
+            lambda draw, data=data: shares(draw["images"]) @ data,
+            {"images": 60}, samples=400, seed=seed, vectorized=True,
+        )  # fmt: skip
+        covered += interval.low <= 3.0 <= interval.high
+    # A percentile interval of 60 values is a little narrow; three standard errors are 3.3 %.
+    assert covered / experiments == pytest.approx(0.945, abs=0.033)
+
+
+def test_the_width_is_that_of_the_normal_distribution() -> None:
+    data = np.random.default_rng(3).normal(size=400)
+    interval = bootstrap(
+        lambda draw: shares(draw["images"]) @ data, {"images": 400}, samples=4000, vectorized=True
+    )
+    expected = 2 * 1.95996 * data.std() / 20
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.05)
+
+
+def test_nothing_to_resample_leaves_the_value_alone() -> None:
+    interval = bootstrap(lambda draw: 1.5, {"images": 1, "seeds": 1})
+    assert (interval.low, interval.value, interval.high) == (1.5, 1.5, 1.5)
+    assert interval.resampled == {}
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_few_refused_draws_are_counted_and_many_refuse_the_interval(vectorized: bool) -> None:
+    def refusing(least: int) -> object:
+        def values(draw: Draw) -> object:
+            distinct = [len(set(row)) for row in np.atleast_2d(draw["images"]).tolist()]
+            found = [float(n) if n >= least else float("nan") for n in distinct]
+            return found if vectorized else found[0]
+
+        return values
+
+    some = bootstrap(refusing(10), {"images": 20}, vectorized=vectorized)  # type: ignore[arg-type]
+    assert 0 < some.refused < 50
+    assert some.samples + some.refused == 1000
+    with pytest.raises(LabError, match="of 1000 resamples gave no value"):
+        bootstrap(refusing(13), {"images": 20}, vectorized=vectorized)  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="the data themselves give no value"):
+        bootstrap(refusing(21), {"images": 20}, vectorized=vectorized)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excludes"), [(-2, -1, True), (-1, 1, False), (0, 1, False), (0.1, 2, True)]
+)
+def test_an_interval_excludes_zero_only_if_both_ends_are_on_one_side(
+    low: float, high: float, excludes: bool
+) -> None:
+    interval = bootstrap(lambda draw: (low + high) / 2, {"images": 1})
+    assert interval.model_copy(update={"low": low, "high": high}).excludes_zero == excludes
