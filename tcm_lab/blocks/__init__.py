@@ -1,5 +1,6 @@
 """Layers and blocks, one idea a file, and the registries that name them."""
 
+from tcm_lab._utils.plugins import import_installed_layers
 from tcm_lab.blocks import attention, convolutional, resamplers, swin, tcm  # they register
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.blocks.registry import (
@@ -42,3 +43,5 @@ __all__ = [
     "swin",
     "tcm",
 ]
+
+import_installed_layers()

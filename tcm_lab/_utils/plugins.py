@@ -1,0 +1,82 @@
+"""Imports of modules that register layers of the user's own: files, modules, installed plugins."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from tcm_lab.errors import LabError
+
+ENTRY_POINTS = "tcm_lab.layers"
+
+_imported: list[str] = []
+
+
+class PluginWarning(UserWarning):
+    """An installed plugin could not be imported."""
+
+
+def import_layers(sources: Iterable[str | Path]) -> None:
+    """Import modules that register layers, each once.
+
+    The folder of a file joins ``sys.path`` and the file is imported by its stem. Modules beside it
+    can therefore be imported too, and a spawned process finds the same module by the same name.
+
+    Args:
+        sources: paths of ``.py`` files or dotted names of modules.
+
+    Raises:
+        LabError: there is no such file or module, or a different module has the name already.
+    """
+    for source in map(str, sources):
+        _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+        if source not in _imported:
+            _imported.append(source)
+
+
+def imported_layers() -> tuple[str, ...]:
+    """Return the sources that `import_layers` has imported in this process, in their order."""
+    return tuple(_imported)
+
+
+def import_installed_layers() -> None:
+    """Import what installed packages declare in the entry point group ``tcm_lab.layers``."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # a broken plugin must not make everything else unusable
+            warnings.warn(
+                f"plugin '{point.name}' ({point.value}) could not be imported: {error}",
+                PluginWarning,
+                stacklevel=2,
+            )
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise LabError(f"--import {path}: no such file")
+    folder, name = str(path.resolve().parent), path.stem
+    if folder not in sys.path:
+        sys.path.append(folder)
+    found = getattr(importlib.import_module(name), "__file__", None)
+    if found is None or Path(found).resolve() != path.resolve():
+        raise LabError(
+            f"--import {path}: the name '{name}' belongs to {found or 'a built-in module'}; "
+            "rename your file"
+        )
+
+
+def _import_module(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # a module that the user's own module needs
+        raise LabError(
+            f"--import {name}: no such module. Write the path of a .py file, or the dotted name "
+            "of an installed module."
+        ) from None
