@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pydantic import ConfigDict, NonNegativeInt
+
 
 class Kind(StrEnum):
     """What sort of operator spends the MACs or holds the parameters."""
@@ -29,7 +31,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs and parameters by kind, and the number of activations that the operators write.
+    """What something costs: the one count type, from a layer's formula to a stored record.
+
+    A pydantic model takes it as a field, validates it and writes it to JSON and back. Kinds that
+    count nothing are left out, so that equal costs compare equal.
 
     Attributes:
         macs: multiply-accumulates of one image, by kind.
@@ -37,14 +42,31 @@ class Cost:
         activations: output elements of convolutions, linear layers and attention products.
     """
 
-    macs: Mapping[Kind, int] = field(default_factory=dict)
-    parameters: Mapping[Kind, int] = field(default_factory=dict)
-    activations: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    macs: Mapping[Kind, NonNegativeInt] = field(default_factory=dict)
+    parameters: Mapping[Kind, NonNegativeInt] = field(default_factory=dict)
+    activations: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        for name in ("macs", "parameters"):
+            counts = {kind: count for kind, count in getattr(self, name).items() if count}
+            object.__setattr__(self, name, counts)
+
+    @property
+    def total_macs(self) -> int:
+        """MACs of all kinds, normalisation included."""
+        return sum(self.macs.values())
+
+    @property
+    def total_parameters(self) -> int:
+        """Learnable scalars of all kinds."""
+        return sum(self.parameters.values())
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            _add(self.macs, other.macs),
-            _add(self.parameters, other.parameters),
+            Counter(self.macs) + Counter(other.macs),
+            Counter(self.parameters) + Counter(other.parameters),
             self.activations + other.activations,
         )
 
@@ -56,12 +78,6 @@ class Cost:
         )
 
     __rmul__ = __mul__
-
-
-def _add(a: Mapping[Kind, int], b: Mapping[Kind, int]) -> dict[Kind, int]:
-    total = Counter(a)
-    total.update(b)
-    return dict(total)
 
 
 def conv_cost(
