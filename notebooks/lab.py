@@ -13,8 +13,7 @@ from IPython.display import Image, Markdown, display
 import tcm_lab
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.reporting import Table, render, save_figure
-from tcm_lab.reporting._panels import bare, panels
-from tcm_lab.reporting.plots import style
+from tcm_lab.reporting.plots import bare, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

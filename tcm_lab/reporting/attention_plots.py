@@ -9,9 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting._panels import PAGE_INCHES, bare, colour_bar, panels, show_image
 from tcm_lab.reporting.erf_plots import span
-from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
+from tcm_lab.reporting.plots import (
+    INK,
+    MARKERS,
+    PAGE_INCHES,
+    SOFT,
+    PlotAxis,
+    bare,
+    colour_bar,
+    label_axes,
+    new_figure,
+    palette,
+    panels,
+    show_image,
+    style,
+)
 from tcm_lab.reporting.tables import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -20,9 +33,9 @@ if TYPE_CHECKING:
     from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord, LayerAttention
 
 _FIGURES = {
-    "distance_px": Axis(name="mean attention distance", unit="px"),
-    "entropy_bits": Axis(name="entropy of the weights", unit="bit"),
-    "near_share": Axis(name="weight on the 3x3 neighbourhood"),
+    "distance_px": PlotAxis(name="mean attention distance", unit="px"),
+    "entropy_bits": PlotAxis(name="entropy of the weights", unit="bit"),
+    "near_share": PlotAxis(name="weight on the 3x3 neighbourhood"),
 }
 
 
@@ -53,7 +66,7 @@ def attention_plot(
         raise LabError(f"records: none has window attention in {transform}.")
     with style():
         figure, drawn = new_figure(title)
-        label_axes(drawn, Axis(name=f"attention layer of {transform}"), _FIGURES[figure_of])
+        label_axes(drawn, PlotAxis(name=f"attention layer of {transform}"), _FIGURES[figure_of])
         step = 0.7 / len(records)
         equal: dict[str, float] = {}
         for i, (label, found) in enumerate(layers.items()):

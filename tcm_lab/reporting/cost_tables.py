@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tcm_lab.errors import LabError, one_of
-from tcm_lab.reporting.pareto import pareto_front
 from tcm_lab.reporting.parts import PART_NAMES, part_order
+from tcm_lab.reporting.plots.pareto import pareto_front
 from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.tables import Column, Mark, Row, Table, Value
 

@@ -9,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting._panels import colour_bar, panels, plain_ticks
-from tcm_lab.reporting.plots import Axis, label_axes, new_figure, palette, style
+from tcm_lab.reporting.plots import (
+    PlotAxis,
+    colour_bar,
+    label_axes,
+    new_figure,
+    palette,
+    panels,
+    plain_ticks,
+    style,
+)
 from tcm_lab.reporting.tables import Column, Row, Span, Table
 
 if TYPE_CHECKING:
@@ -108,8 +116,8 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -
         figure, axes = new_figure(title)
         label_axes(
             axes,
-            Axis(name="side of a centred square", unit="px", log=True),
-            Axis(name="contribution from outside", log=True),
+            PlotAxis(name="side of a centred square", unit="px", log=True),
+            PlotAxis(name="contribution from outside", log=True),
         )
         lines = ("-", "--", ":", "-.")
         for i, (label, fields) in enumerate(maps.items()):

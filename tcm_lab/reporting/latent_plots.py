@@ -9,17 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting._labels import label_points
-from tcm_lab.reporting._panels import (
+from tcm_lab.reporting.erf_plots import span
+from tcm_lab.reporting.plots import (
+    INK,
+    MARKERS,
     PAGE_INCHES,
+    SOFT,
+    PlotAxis,
     bare,
     colour_bar,
+    label_axes,
+    label_points,
+    new_figure,
+    palette,
     panels,
     plain_ticks,
     show_image,
+    style,
 )
-from tcm_lab.reporting.erf_plots import span
-from tcm_lab.reporting.plots import INK, MARKERS, SOFT, Axis, label_axes, new_figure, palette, style
 from tcm_lab.reporting.tables import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -184,8 +191,8 @@ def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figu
         figure, axes = new_figure(title)
         label_axes(
             axes,
-            Axis(name="strongest channels", log=True),
-            Axis(name="share of the energy that they hold"),
+            PlotAxis(name="strongest channels", log=True),
+            PlotAxis(name="share of the energy that they hold"),
         )
         for i, (label, record) in enumerate(records.items()):
             energy = np.sort(record.channel_energy.astype(np.float64))[::-1]
@@ -264,8 +271,8 @@ def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -> Fi
         figure, axes = new_figure(title)
         label_axes(
             axes,
-            Axis(name="cost of the part", unit="kMAC/px", log=True),
-            Axis(name="loss without it", unit="%", log=True),
+            PlotAxis(name="cost of the part", unit="kMAC/px", log=True),
+            PlotAxis(name="loss without it", unit="%", log=True),
         )
         kinds = list(dict.fromkeys(part.kind for part in record.parts))
         # A part without which the loss falls, or hardly rises, stands on the line at the bottom.

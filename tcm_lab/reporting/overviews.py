@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.cost_plots import cost_by_part_plot, cost_size_plot, macs_parameters_plot
 from tcm_lab.reporting.cost_tables import Detail, complexity_table
 from tcm_lab.reporting.explain_table import published_beside
 from tcm_lab.reporting.field_tables import plain
-from tcm_lab.reporting.rd_plots import rd_plot, series_of_records
+from tcm_lab.reporting.plots.cost import cost_by_part_plot, cost_size_plot, macs_parameters_plot
+from tcm_lab.reporting.plots.rd import rd_plot, series_of_records
+from tcm_lab.reporting.plots.roofline import roofline_plot, roofline_points
 from tcm_lab.reporting.rd_tables import rd_table
-from tcm_lab.reporting.roofline import roofline_plot, roofline_points
 from tcm_lab.reporting.tables import Column, Row, Table
 from tcm_lab.reporting.timing_tables import stage_table, timing_table
 

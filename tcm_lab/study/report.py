@@ -11,10 +11,10 @@ import yaml
 
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.reporting import (
-    Axis,
     Change,
     Code,
     ParetoPoint,
+    PlotAxis,
     PlotImage,
     Section,
     Table,
@@ -155,8 +155,8 @@ def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[st
             if name in summary.figures and quality in summary.figures
         ]
         stem = "pareto" if name == costs[0] else f"pareto-{name}"
-        x = Axis(name=_NAMES[name], unit=column.unit)
-        found[stem] = pareto_plot(points, x, Axis(name=_NAMES[quality], unit="%"))
+        x = PlotAxis(name=_NAMES[name], unit=column.unit)
+        found[stem] = pareto_plot(points, x, PlotAxis(name=_NAMES[quality], unit="%"))
     return found
 
 
@@ -174,8 +174,8 @@ def ablation_figure(summaries: Sequence[VariantSummary], space: Space, table: Ta
         for summary, row in zip(summaries, table.rows, strict=True)
         if (interval := _ends(summary, quality)) is not None and cost in summary.figures
     ]
-    x = Axis(name=f"Δ {_NAMES[cost]}", unit=column.unit)
-    return ablation_plot(changes, Axis(name=f"Δ {_NAMES[quality]}", unit="%"), x)
+    x = PlotAxis(name=f"Δ {_NAMES[cost]}", unit=column.unit)
+    return ablation_plot(changes, PlotAxis(name=f"Δ {_NAMES[quality]}", unit="%"), x)
 
 
 def _quality(space: Space) -> str:

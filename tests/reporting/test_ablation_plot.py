@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.colors import to_hex
 
-from tcm_lab.reporting import Axis, Change, ablation_plot
+from tcm_lab.reporting import Change, PlotAxis, ablation_plot
 from tcm_lab.reporting.plots import SOFT, palette
 
 CHANGES = [
@@ -16,7 +16,9 @@ CHANGES = [
 
 
 def test_each_change_has_its_interval_its_verdict_and_its_cost() -> None:
-    figure = ablation_plot(CHANGES, Axis(name="cost", unit="%"), Axis(name="MACs", unit="kMAC/px"))
+    figure = ablation_plot(
+        CHANGES, PlotAxis(name="cost", unit="%"), PlotAxis(name="MACs", unit="kMAC/px")
+    )
     left, right = figure.axes
     spans = [line for line in left.lines if len(line.get_xdata()) == 2]
     drawn = {tuple(line.get_xdata()): to_hex(line.get_color()) for line in spans}

@@ -17,8 +17,8 @@ from tcm_lab.complexity import DevicePeak
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
-    Axis,
     ParetoPoint,
+    PlotAxis,
     RdSeries,
     RooflinePoint,
     cost_by_part_plot,
@@ -36,7 +36,7 @@ from tcm_lab.reporting import (
 )
 from tcm_lab.reporting.plots import palette
 
-X, Y = Axis(name="cost", unit="kMAC/px"), Axis(name="Lagrangian cost", unit="%")
+X, Y = PlotAxis(name="cost", unit="kMAC/px"), PlotAxis(name="Lagrangian cost", unit="%")
 
 
 def points() -> list[ParetoPoint]:

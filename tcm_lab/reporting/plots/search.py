@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tcm_lab.reporting.plots import COLUMN_INCHES, MARKERS, SOFT, new_figure, palette, style
+from tcm_lab.reporting.plots._style import COLUMN_INCHES, MARKERS, SOFT, new_figure, palette, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.reporting._labels import label_points
-from tcm_lab.reporting.plots import INK, SOFT, Axis, label_axes, new_figure, palette, style
+from tcm_lab.reporting.plots._labels import label_points
+from tcm_lab.reporting.plots._style import (
+    INK,
+    SOFT,
+    PlotAxis,
+    label_axes,
+    new_figure,
+    palette,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,8 +110,8 @@ def roofline_plot(
         figure, axes = new_figure(title)
         label_axes(
             axes,
-            Axis(name="intensity", unit="MAC/byte", log=True),
-            Axis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
+            PlotAxis(name="intensity", unit="MAC/byte", log=True),
+            PlotAxis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
         )
         ridge = device_peak.gmacs_per_s / device_peak.gbytes_per_s
         intensities = [p.macs_per_byte for p in points]

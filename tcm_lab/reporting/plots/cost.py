@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting._labels import label_points
 from tcm_lab.reporting.parts import PART_NAMES, part_order
-from tcm_lab.reporting.plots import (
+from tcm_lab.reporting.plots._labels import label_points
+from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
     INK,
     MARKERS,
-    Axis,
+    PlotAxis,
     label_axes,
     new_figure,
     palette,
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from tcm_lab.complexity.record import ComplexityRecord, Convention
 
-KMACS_PER_PX = Axis(name="cost", unit="kMAC/px")
-PARAMETERS = Axis(name="parameters", unit="M")
+KMACS_PER_PX = PlotAxis(name="cost", unit="kMAC/px")
+PARAMETERS = PlotAxis(name="parameters", unit="M")
 
 
 def cost_by_part_plot(
@@ -136,7 +136,7 @@ def cost_size_plot(
         figures = [record.view(convention).kmacs_per_px() for record in records]
         label_axes(
             axes,
-            Axis(name="image", unit="height x width", log=True),
+            PlotAxis(name="image", unit="height x width", log=True),
             _log_if_wide(KMACS_PER_PX, figures),
         )
         for model, color, marker in zip(
@@ -156,7 +156,7 @@ def _need(records: Sequence[object]) -> None:
         raise LabError("records: there is none to draw.")
 
 
-def _log_if_wide(axis: Axis, figures: Sequence[float]) -> Axis:
+def _log_if_wide(axis: PlotAxis, figures: Sequence[float]) -> PlotAxis:
     """Return ``axis``, logarithmic if the figures span more than a decade."""
     wide = min(figures) > 0 and max(figures) > 10 * min(figures)
     return axis.model_copy(update={"log": wide})

@@ -11,11 +11,11 @@ from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.plots import (
+from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
     MARKERS,
     SOFT,
-    Axis,
+    PlotAxis,
     label_axes,
     new_figure,
     palette,
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 Role = Literal["measured", "baseline", "anchor", "published"]
 Quality = Literal["psnr_db", "ms_ssim_db"]
 
-BPP = Axis(name="rate", unit="bpp")
-QUALITY: dict[str, Axis] = {
-    "psnr_db": Axis(name="PSNR", unit="dB", lower_is_better=False),
-    "ms_ssim_db": Axis(name="MS-SSIM", unit="dB", lower_is_better=False),
+BPP = PlotAxis(name="rate", unit="bpp")
+QUALITY: dict[str, PlotAxis] = {
+    "psnr_db": PlotAxis(name="PSNR", unit="dB", lower_is_better=False),
+    "ms_ssim_db": PlotAxis(name="MS-SSIM", unit="dB", lower_is_better=False),
 }
 
 _INSIDE = 4  # that many names find room below the curves

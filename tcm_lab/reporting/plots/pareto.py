@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tcm_lab._utils import Frozen
-from tcm_lab.reporting._labels import label_points
-from tcm_lab.reporting.plots import (
+from tcm_lab.reporting.plots._labels import label_points
+from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
     INK,
     SOFT,
-    Axis,
+    PlotAxis,
     label_axes,
     new_figure,
     palette,
@@ -70,8 +70,8 @@ class ParetoPoint(Frozen):
 
 def pareto_plot(
     points: Sequence[ParetoPoint],
-    x: Axis,
-    y: Axis,
+    x: PlotAxis,
+    y: PlotAxis,
     *,
     title: str = "",
     width: float = COLUMN_INCHES,
@@ -139,7 +139,7 @@ def _intervals(points: Sequence[ParetoPoint]) -> list[Line]:
     return upright + level
 
 
-def _border(front: Sequence[ParetoPoint], x: Axis) -> list[Line]:
+def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:
     """Return the steps between the front's points, on the side that they dominate."""
     ordered = sorted(front, key=lambda p: (p.x, p.y))
     lines: list[Line] = []

@@ -1,17 +1,20 @@
-"""One style for every plot, the figure that carries it, and its files.
+"""The style of every plot, the figures and panels that carry it, and their files.
 
-Figures are made without pyplot, so nothing global is touched; the style holds while one is made
-and while it is written. Type is sized for a plot that is printed as wide as a paper's column.
+Figures are made without pyplot, so nothing global is touched; the style holds while a figure is
+made and while it is written. Type is sized for a plot printed as wide as a paper's column.
 """
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import write_atomically
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN_INCHES = 3.5
+PAGE_INCHES = 7.16  # the width of a page of two columns
 _DPI = 300
 _LABEL_CHARACTERS = 34
 
@@ -64,14 +68,14 @@ _STYLE: Mapping[str, Any] = {
 }
 
 
-class Axis(Frozen):
-    """What an axis shows.
+class PlotAxis(Frozen):
+    """An axis of a plot.
 
     Attributes:
         name: the quantity.
-        unit: what it is counted in.
-        log: whether its ticks are powers.
-        lower_is_better: on which side of it one wants to be.
+        unit: its unit.
+        log: whether the scale is logarithmic.
+        lower_is_better: whether low values are the good ones.
     """
 
     name: str
@@ -86,10 +90,7 @@ class Axis(Frozen):
 
 
 def palette(count: int) -> list[str]:
-    """Return ``count`` colours that colour-blind readers can tell apart, as far as there are any.
-
-    They are seaborn's ``colorblind`` ones; ask for more than ten and they repeat.
-    """
+    """Return ``count`` colours of seaborn's ``colorblind`` palette; beyond ten they repeat."""
     import seaborn
 
     # Its grey and yellow come last: grey is for what is not ours, yellow is faint on white.
@@ -99,6 +100,11 @@ def palette(count: int) -> list[str]:
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+
+
+def markers(count: int) -> list[str]:
+    """Return ``count`` markers; beyond ten they repeat."""
+    return [MARKERS[index % len(MARKERS)] for index in range(count)]
 
 
 @contextmanager
@@ -117,20 +123,41 @@ def new_figure(
     title: str = "", *, width: float = COLUMN_INCHES, height: float = 2.7
 ) -> tuple[Figure, Axes]:
     """Return a figure, its sides in inches, with one pair of axes; call it inside `style`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    figure, (axes,) = panels(1, columns=1, height=height, width=width)
     if title:
         axes.set_title(title)
     return figure, axes
 
 
-def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
+def panels(
+    count: int, *, columns: int, height: float, width: float | None = None, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` equal axes; call it inside `style`.
+
+    Args:
+        count: number of axes.
+        columns: maximum number beside each other.
+        height: inches of one row.
+        width: inches of the figure; None is a column's for two panels a row, a page's for more.
+        options: for ``Figure.subplots``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    wide = PAGE_INCHES if columns > 2 else COLUMN_INCHES
+    figure = Figure(figsize=(width or wide, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axes in grid[count:]:
+        axes.remove()
+    for axes in grid[:count]:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid[:count]
+
+
+def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
     """Write the axes' names with units and set their scales."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
@@ -146,6 +173,44 @@ def label_axes(axes: Axes, x: Axis, y: Axis) -> None:
             plain.set_scientific(False)
             axis.set_major_formatter(plain)
             axis.set_minor_formatter(NullFormatter())
+
+
+def show_image(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:
+    """Draw an image (H, W, 3) or (3, H, W) without ticks."""
+    pixels = np.asarray(image)
+    if pixels.shape[0] == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    axes.imshow(pixels, interpolation="none")
+    bare(axes, title)
+
+
+def bare(axes: Axes, title: str = "") -> None:
+    """Remove ticks and grid, which mean nothing on an image."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=7.5)
+
+
+def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> Any:
+    """Draw one colour bar for all ``axes`` and return it."""
+    bar = figure.colorbar(image, ax=list(axes), fraction=0.05, pad=0.015, aspect=25)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6.5, width=0.4)
+    bar.outline.set_linewidth(0.4)
+    return bar
+
+
+def plain_ticks(axis: Any, *, decades: bool = False) -> None:
+    """Write a logarithmic axis' ticks without trailing zeros, only at powers of ten if asked."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    if decades:
+        axis.set_major_locator(LogLocator(subs=(1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def figure_svg(figure: Figure) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab._utils import Frozen
-from tcm_lab.reporting.plots import INK, SOFT, Axis, new_figure, palette, style
+from tcm_lab.reporting.plots._style import INK, SOFT, PlotAxis, new_figure, palette, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ class Change(Frozen):
         return _VERDICTS[0] if high < 0 else _VERDICTS[2] if low > 0 else _VERDICTS[1]
 
 
-def ablation_plot(changes: Sequence[Change], quality: Axis, cost: Axis) -> Figure:
+def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) -> Figure:
     """Draw a row per change: its effect on quality with the interval, and beside it on cost.
 
     Args:

@@ -1,0 +1,65 @@
+from ._labels import label_points
+from ._style import (
+    COLUMN_INCHES,
+    INK,
+    MARKERS,
+    PAGE_INCHES,
+    SOFT,
+    PlotAxis,
+    bare,
+    colour_bar,
+    figure_svg,
+    label_axes,
+    new_figure,
+    palette,
+    panels,
+    plain_ticks,
+    save_figure,
+    show_image,
+    style,
+)
+from .ablation import Change, ablation_plot
+from .cost import cost_by_part_plot, cost_size_plot, macs_parameters_plot
+from .pareto import ParetoPoint, pareto_front, pareto_plot
+from .rd import RdSeries, rd_plot, series_of_records
+from .roofline import RooflinePoint, roofline_plot, roofline_points
+from .search import Effect, effects_plot, history_plot, interactions_plot
+
+__all__ = [
+    "COLUMN_INCHES",
+    "INK",
+    "MARKERS",
+    "PAGE_INCHES",
+    "SOFT",
+    "Change",
+    "Effect",
+    "ParetoPoint",
+    "PlotAxis",
+    "RdSeries",
+    "RooflinePoint",
+    "ablation_plot",
+    "bare",
+    "colour_bar",
+    "cost_by_part_plot",
+    "cost_size_plot",
+    "effects_plot",
+    "figure_svg",
+    "history_plot",
+    "interactions_plot",
+    "label_axes",
+    "label_points",
+    "macs_parameters_plot",
+    "new_figure",
+    "palette",
+    "panels",
+    "pareto_front",
+    "pareto_plot",
+    "plain_ticks",
+    "rd_plot",
+    "roofline_plot",
+    "roofline_points",
+    "save_figure",
+    "series_of_records",
+    "show_image",
+    "style",
+]
