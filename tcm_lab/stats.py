@@ -83,7 +83,7 @@ def bootstrap(
     resampled = {name: count for name, count in units.items() if count > 1}
     rng = np.random.default_rng(seed)
     draws = [
-        {name: rng.integers(count, size=count) for name, count in units.items()}
+        whole | {name: rng.integers(count, size=count) for name, count in resampled.items()}
         for _ in range(samples if resampled else 0)
     ]
     if vectorized:

@@ -25,7 +25,8 @@ from tcm_lab.codec import build
 from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord
 from tcm_lab.complexity.torch_counter import count_with_torch
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import Interval, RdRecord, lagrangian_interval
+from tcm_lab.evaluation import RdRecord, lagrangian_interval
+from tcm_lab.stats import Interval
 
 
 class TrainedBenefit(Frozen):
@@ -81,7 +82,7 @@ def compare_trained(
                 change_kmacs_per_px=other.kmacs_per_px - cost.kmacs_per_px,
                 parameters=other.total_parameters,
                 change_parameters=other.total_parameters - cost.total_parameters,
-                loss_percent=lagrangian_interval(records, curves, lambdas),
+                loss_percent=lagrangian_interval(records, curves, lambdas=lambdas),
             )
         )
     return tuple(found)

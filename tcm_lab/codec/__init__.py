@@ -12,12 +12,15 @@ from tcm_lab.codec.cost import padded_size, part_costs
 from tcm_lab.codec.presets import build, list_models, load_config, preset_names
 
 if TYPE_CHECKING:
+    from tcm_lab.codec.adapter import CodecAdapter, bits
     from tcm_lab.codec.checkpoint import load_checkpoint, save_checkpoint
     from tcm_lab.codec.model import Codec
     from tcm_lab.codec.reference_models import build_reference_model
 
 _HEAVY = {
     "Codec": "model",
+    "CodecAdapter": "adapter",
+    "bits": "adapter",
     "build_reference_model": "reference_models",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
@@ -25,10 +28,12 @@ _HEAVY = {
 
 __all__ = [
     "Codec",
+    "CodecAdapter",
     "EntropyModelConfig",
     "StageConfig",
     "TransformConfig",
     "VariantConfig",
+    "bits",
     "build",
     "build_reference_model",
     "list_models",

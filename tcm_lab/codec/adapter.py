@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,3 +120,9 @@ class CodecAdapter:
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in _TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)
+
+
+def bits(likelihoods: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the bits of every image by its likelihoods, summed in ``dtype``: (B,)."""
+    parts = [part.to(dtype).log().flatten(1).sum(1) for part in likelihoods.values()]
+    return torch.stack([part / -math.log(2) for part in parts]).sum(0)

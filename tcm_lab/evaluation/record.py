@@ -7,7 +7,7 @@ from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
-from tcm_lab.evaluation.curve import RdCurve
+from tcm_lab.evaluation.curves import RdCurve
 from tcm_lab.evaluation.quality import ms_ssim_db
 
 

@@ -91,7 +91,7 @@ def trained_figures(
             figures[name] = lagrangian_cost(rd, lambdas)
         elif name == "bd_rate_percent":
             assert baseline is not None, "the baseline is trained first"
-            figures[name] = 0.0 if rd is baseline else float(bd_rate(baseline.curve(), rd.curve()))
+            figures[name] = 0.0 if rd is baseline else bd_rate(baseline.curve(), rd.curve()).percent
     return figures
 
 

@@ -169,7 +169,7 @@ def _unexplained(means: dict[tuple[Key, Key], float]) -> float:
 
 def _percents(records: Sequence[TrialRecord]) -> list[float]:
     baseline = next(record for record in records if record.is_baseline)
-    return [lagrangian_percent(r.rd, baseline.rd, r.lambdas) for r in records]
+    return [lagrangian_percent(baseline.rd, r.rd, lambdas=r.lambdas) for r in records]
 
 
 def _in_order(keys: list[Key], name: str, space: Space) -> list[Key]:

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import Interval, RdRecord, bd_rate_interval, lagrangian_interval
+from tcm_lab.evaluation import RdRecord, bd_rate_interval, lagrangian_interval
 from tcm_lab.reporting import pareto_front
+from tcm_lab.stats import Interval
 from tcm_lab.study.axes import Key
 from tcm_lab.study.figures import cost_of
 from tcm_lab.study.record import TrialRecord
@@ -104,7 +105,7 @@ def _intervals(
     """Return the trained figures with their intervals; a BD-rate that is refused is left out."""
     found = {
         "lagrangian_percent": lagrangian_interval(
-            anchor, ours, lambdas, samples=_SAMPLES, seed=seed
+            anchor, ours, lambdas=lambdas, samples=_SAMPLES, seed=seed
         )
     }
     with suppress(LabError):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
 
-from tcm_lab.evaluation import RdRecord
-from tcm_lab.evaluation.bjontegaard_delta import MIN_OVERLAP
+from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
 from tcm_lab.reporting import Column, Mark, Row, Span, Table, rd_table
 from tcm_lab.reporting.tables import Value
 from tcm_lab.study.axes import show

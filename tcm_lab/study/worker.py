@@ -193,7 +193,7 @@ class _Worker:
         if any(name in TRAINED for name in self.space.soft_constraints):
             baseline = self._baseline(record)
             figures["lagrangian_percent"] = lagrangian_percent(
-                record.rd, baseline.rd, record.lambdas
+                baseline.rd, record.rd, lambdas=record.lambdas
             )
             if "bd_rate_percent" in self.space.soft_constraints:
                 figures |= trained_figures(

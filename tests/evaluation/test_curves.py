@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import (
+    BdRate,
     RdCurve,
     bd_psnr,
     bd_rate,
@@ -52,19 +53,36 @@ def test_a_curve_at_a_constant_share_of_the_rate_saves_exactly_that(method: str)
     anchor = RdCurve(bpp=[0.1, 0.2, 0.4, 0.8, 1.6], psnr_db=[26, 29, 32, 35, 38])
     cheaper = RdCurve(bpp=[0.8 * value for value in anchor.bpp], psnr_db=anchor.psnr_db)
     result = bd_rate(anchor, cheaper, method)  # type: ignore[arg-type]
-    assert float(result) == pytest.approx(-20)
+    assert result.percent == pytest.approx(-20)
+    assert float(result) == result.percent
     assert result.overlap_db == pytest.approx(12)
-    assert result < -19.9
-    assert f"{result:.1f}" == "-20.0"
+    assert result.overlap == pytest.approx(1)
     # 3 dB per octave of rate: 0.8 of the rate is worth 3 * log2(1 / 0.8) dB
     assert bd_psnr(anchor, cheaper, method) == pytest.approx(3 * math.log2(1 / 0.8))  # type: ignore[arg-type]
 
 
 def test_the_result_survives_copying_and_pickling() -> None:
     result = bd_rate(published_curve("vtm"), published_curve("tcm-large"))
-    for twin in (copy.copy(result), pickle.loads(pickle.dumps(result))):
+    json = BdRate.model_validate_json(result.model_dump_json())
+    for twin in (copy.copy(result), pickle.loads(pickle.dumps(result)), json):
         assert twin == result
         assert (twin.method, twin.overlap_db) == (result.method, result.overlap_db)
+
+
+@pytest.mark.parametrize("better", ["tcm-large", "tcm-medium", "tcm-small"])
+def test_every_comparison_takes_the_anchor_first(better: str) -> None:
+    vtm, curve = published_curve("vtm"), published_curve(better)
+    pair = [
+        RdCurve(bpp=which.bpp[:4], psnr_db=which.psnr_db[:4], name=which.name)
+        for which in (vtm, curve)
+    ]
+    lambdas = [0.0067, 0.013, 0.025, 0.05]
+    assert bd_rate(*pair).percent < 0 < bd_psnr(*pair)
+    cheaper = RdCurve(bpp=[0.9 * value for value in vtm.bpp[:4]], psnr_db=vtm.psnr_db[:4])
+    assert lagrangian_percent(pair[0], cheaper, lambdas=lambdas) < 0
+    assert lagrangian_percent(cheaper, pair[0], lambdas=lambdas) > 0
+    with pytest.raises(TypeError):
+        lagrangian_percent(pair[0], cheaper, lambdas)  # type: ignore[misc]
 
 
 def test_a_comparison_that_cannot_be_made_is_refused_with_the_reason() -> None:
@@ -107,8 +125,8 @@ def test_the_lagrangian_percent_is_the_change_of_every_loss_if_all_change_alike(
     better = RdCurve(
         bpp=[0.45, 0.9], psnr_db=[value - 10 * math.log10(0.9) for value in base.psnr_db]
     )
-    assert lagrangian_percent(better, base, [0.01, 0.1]) == pytest.approx(-10)
-    assert lagrangian_percent(base, base, [0.01, 0.1]) == 0
+    assert lagrangian_percent(base, better, lambdas=[0.01, 0.1]) == pytest.approx(-10)
+    assert lagrangian_percent(base, base, lambdas=[0.01, 0.1]) == 0
 
 
 @pytest.mark.parametrize("missing", ["bpp", "psnr_db"])

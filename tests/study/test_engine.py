@@ -100,7 +100,7 @@ def test_a_bd_rate_objective_waits_for_the_baseline_without_training_twice(tmp_p
     told = dict(rows.fetchall())
     anchor = result.records[0].rd.curve()
     for record in result.records:
-        expected = float(bd_rate(anchor, record.rd.curve())) if record.number else 0.0
+        expected = bd_rate(anchor, record.rd.curve()).percent if record.number else 0.0
         assert told[record.number] == pytest.approx(expected)
     assert len(trained(tmp_path / "log")) == 5
 

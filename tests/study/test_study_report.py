@@ -58,8 +58,10 @@ def test_figures_against_the_baseline_are_those_of_the_curves(result: StudyResul
     for summary in others:
         rd, lambdas = summary.records[0].rd, summary.records[0].lambdas
         told = summary.figures
-        assert told["lagrangian_percent"] == pytest.approx(lagrangian_percent(rd, anchor, lambdas))
-        assert told["bd_rate_percent"] == pytest.approx(bd_rate(anchor.curve(), rd.curve()))
+        assert told["lagrangian_percent"] == pytest.approx(
+            lagrangian_percent(anchor, rd, lambdas=lambdas)
+        )
+        assert told["bd_rate_percent"] == pytest.approx(bd_rate(anchor.curve(), rd.curve()).percent)
         interval = summary.intervals["lagrangian_percent"]
         assert interval.low <= interval.value <= interval.high
 
@@ -268,7 +270,7 @@ def test_main_effects_are_means_over_the_variants_with_a_value(many: StudyResult
     effects = {e.axis: dict(e.values) for e in main_effects(many.records, many.space)}
     baseline = next(r for r in many.records if r.is_baseline)
     with_eight = [r for r in many.records if r.params["slices"] == 8]
-    expected = [lagrangian_percent(r.rd, baseline.rd, r.lambdas) for r in with_eight]
+    expected = [lagrangian_percent(baseline.rd, r.rd, lambdas=r.lambdas) for r in with_eight]
     assert sorted(effects["slices"]["8"]) == sorted(expected)
     assert [len(costs) for costs in effects["split"].values()] == [6, 6, 6]
 

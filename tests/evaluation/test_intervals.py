@@ -5,12 +5,15 @@ from tcm_lab._utils.environment import environment
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import (
     ImageResult,
+    Interpolation,
+    RdCurve,
     RdPoint,
     RdRecord,
     bd_rate,
     bd_rate_interval,
     lagrangian_interval,
 )
+from tcm_lab.evaluation.comparison import _bd_rates
 
 LAMBDAS = [0.005, 0.01, 0.02, 0.04]
 
@@ -49,7 +52,7 @@ def test_the_interval_holds_the_figure_and_widens_with_the_noise() -> None:
         curves = [record(0.9, noise=noise, seed=seed) for seed in (1, 2, 3)]
         interval = bd_rate_interval([record()], curves, samples=200)
         assert interval.low < interval.value < interval.high
-        assert interval.seeds == (1, 3)
+        assert interval.resampled == {"images": 12, "curve seeds": 3}
         widths.append(interval.high - interval.low)
     assert widths[1] > 2 * widths[0]
 
@@ -67,7 +70,7 @@ def test_the_lagrangian_has_its_interval_even_where_bd_rate_has_none() -> None:
     a = a.model_copy(update={"points": a.points[:1]})
     with pytest.raises(LabError, match="too few"):
         bd_rate_interval([a], [far])
-    interval = lagrangian_interval([a], [far], LAMBDAS[:1], samples=50)
+    interval = lagrangian_interval([a], [far], lambdas=LAMBDAS[:1], samples=50)
     assert interval.low <= interval.value <= interval.high
 
 
@@ -79,3 +82,55 @@ def test_records_of_other_images_or_rates_are_refused() -> None:
     shorter = shorter.model_copy(update={"points": shorter.points[:2]})
     with pytest.raises(LabError, match="different rates"):
         bd_rate_interval([record(), shorter], [record()])
+
+
+def rising(rng: np.random.Generator, points: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.cumsum(rng.exponential(size=points)) + 0.1, 25 + np.cumsum(rng.gamma(2, 1, points))
+
+
+@pytest.mark.parametrize("points", [(2, 2), (2, 5), (3, 3), (4, 6), (6, 6)])
+def test_many_bd_rates_at_once_are_those_of_the_package_one_by_one(points: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(points))
+    pairs = [[rising(rng, count) for count in points] for _ in range(200)]
+    sides = [
+        np.stack([np.stack([bpp, bpp, psnr_db], axis=1) for bpp, psnr_db in side])
+        for side in zip(*pairs, strict=True)
+    ]
+    found = _bd_rates(sides[0], sides[1], 0.25)
+    compared = 0
+    for pair, percent in zip(pairs, found, strict=True):
+        curves = [RdCurve(bpp=bpp, psnr_db=psnr_db) for bpp, psnr_db in pair]
+        try:
+            expected = bd_rate(*curves).percent
+        except LabError:
+            assert np.isnan(percent)
+        else:
+            assert percent == pytest.approx(expected, rel=1e-9, abs=1e-9)
+            compared += 1
+    assert compared > 80
+
+
+@pytest.mark.parametrize("method", ["pchip", "cubic", "akima"])
+def test_every_interpolation_has_its_interval(method: Interpolation) -> None:
+    curves = [record(0.9, noise=0.05, seed=seed) for seed in (1, 2, 3)]
+    interval = bd_rate_interval([record()], curves, method, samples=60)
+    assert interval.low < interval.value < interval.high
+    assert interval.value == pytest.approx(-10, abs=4)
+
+
+def test_the_interval_is_that_of_curves_resampled_one_by_one() -> None:
+    anchor, curve = [record()], [record(0.9, noise=0.1, seed=seed) for seed in (1, 2)]
+    tables = [
+        np.array([[[(i.bpp, i.psnr_db) for i in p.images] for p in r.points] for r in records])
+        for records in (anchor, curve)
+    ]
+    rng = np.random.default_rng(3)
+    percents = []
+    for _ in range(40):
+        images = rng.integers(12, size=12)
+        draws = [table[rng.integers(len(table), size=len(table))][:, :, images] for table in tables]
+        means = [draw.mean(axis=(0, 2)) for draw in draws]
+        percents.append(bd_rate(*(RdCurve(bpp=m[:, 0], psnr_db=m[:, 1]) for m in means)).percent)
+    interval = bd_rate_interval(anchor, curve, samples=40, seed=3)
+    expected = np.quantile(percents, [0.025, 0.975])
+    assert (interval.low, interval.high) == pytest.approx(tuple(expected), rel=1e-9)

@@ -1,0 +1,399 @@
+"""What a curve gains on an anchor: Bjontegaard deltas, Lagrangian cost, and their intervals.
+
+Every function takes the anchor first and the curve that is judged against it second; a negative
+percentage is a saving. The Bjontegaard arithmetic is the `bjontegaard` package's (Herglotz et
+al., "Beyond Bjontegaard", 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError, one_of
+from tcm_lab.evaluation.curves import RdCurve
+from tcm_lab.evaluation.record import RdRecord
+from tcm_lab.stats import LEVEL, RESAMPLES, Draw, Interval, bootstrap, shares
+
+Interpolation = Literal["pchip", "cubic", "akima"]
+_MIN_POINTS: dict[str, int] = {"pchip": 2, "cubic": 4, "akima": 4}
+MIN_OVERLAP = 0.25
+
+_Array = NDArray[np.float64]
+
+
+class BdRate(Frozen):
+    """Mean change of rate at equal quality; negative is better than the anchor.
+
+    Attributes:
+        percent: the change.
+        overlap_db: width of the quality range that both curves cover.
+        overlap: that width over the range of the curve with the smaller one.
+        method: interpolation between the points.
+        anchor: name of the anchor.
+    """
+
+    percent: float
+    overlap_db: float
+    overlap: float
+    method: Interpolation
+    anchor: str
+
+    def __float__(self) -> float:
+        return self.percent
+
+
+class Points(Protocol):
+    """Rates and distortions side by side, such as ``RdCurve`` or ``RdRecord``."""
+
+    @property
+    def bpp(self) -> tuple[float, ...]:
+        """Bits per pixel of each point, ascending."""
+
+    @property
+    def mse(self) -> tuple[float, ...]:
+        """Mean squared error of each point, images in [0, 1]."""
+
+
+def bd_rate(
+    anchor: RdCurve,
+    curve: RdCurve,
+    method: Interpolation = "pchip",
+    *,
+    min_overlap: float = MIN_OVERLAP,
+) -> BdRate:
+    """Compare the rates of two curves over the qualities that both reach.
+
+    Args:
+        anchor: the curve to compare with.
+        curve: the curve to judge.
+        method: ``pchip``, ``cubic`` (the classic fit of a cubic polynomial) or ``akima``; they
+            differ by some tenths of a percent.
+        min_overlap: least share of the narrower curve's quality range that both must cover.
+
+    Raises:
+        LabError: too few points for the method, a curve whose quality does not rise with its
+            rate, or too little overlap.
+    """
+    _check(anchor, curve, method)
+    overlap_db, share = _overlap(anchor.psnr_db, curve.psnr_db)
+    _refuse_little(share, min_overlap, f"{overlap_db:.2f} dB of PSNR", anchor, curve)
+    from bjontegaard import bd_rate as package_bd_rate
+
+    # The package orders nothing itself and warns of overlap by a measure of its own.
+    percent = package_bd_rate(
+        anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db, method,
+        require_matching_points=False, min_overlap=0,
+    )  # fmt: skip
+    return BdRate(
+        percent=float(percent),
+        overlap_db=overlap_db,
+        overlap=share,
+        method=method,
+        anchor=anchor.name,
+    )
+
+
+def bd_psnr(
+    anchor: RdCurve,
+    curve: RdCurve,
+    method: Interpolation = "pchip",
+    *,
+    min_overlap: float = MIN_OVERLAP,
+) -> float:
+    """Return the mean gain of PSNR in dB at equal rate, on a logarithmic axis of rate.
+
+    Raises:
+        LabError: as ``bd_rate``, the overlap being that of the rates.
+    """
+    _check(anchor, curve, method)
+    rates = [[math.log10(value) for value in which.bpp] for which in (anchor, curve)]
+    width, share = _overlap(*rates)
+    _refuse_little(share, min_overlap, f"a factor of {10**width:.2f} of rate", anchor, curve)
+    from bjontegaard import bd_psnr as package_bd_psnr
+
+    return float(
+        package_bd_psnr(
+            anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db, method,
+            require_matching_points=False, min_overlap=0,
+        )
+    )  # fmt: skip
+
+
+def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
+    """Return the mean over the rates of ln(bpp + lambda * 255^2 * MSE).
+
+    Point i is judged by lambda i, the one it was trained for. The logarithm gives every rate the
+    same weight; a difference of 0.01 is one percent of cost. The value is a mean of logarithms
+    and has a meaning only beside another on the same images and lambdas.
+
+    Raises:
+        LabError: there is not one point per lambda.
+    """
+    if len(points.bpp) != len(lambdas):
+        raise LabError(
+            f"lambdas {tuple(lambdas)}: {len(lambdas)} for {len(points.bpp)} points. "
+            "Give the lambda of each point, in ascending order."
+        )
+    costs = [
+        math.log(bpp + weight * 255**2 * mse)
+        for bpp, mse, weight in zip(points.bpp, points.mse, lambdas, strict=True)
+    ]
+    return sum(costs) / len(costs)
+
+
+def lagrangian_percent(anchor: Points, curve: Points, *, lambdas: Sequence[float]) -> float:
+    """Return by how many percent the curve's Lagrangian cost is above the anchor's.
+
+    It is defined also where curves hardly overlap.
+
+    Raises:
+        LabError: either has not one point per lambda.
+    """
+    difference = lagrangian_cost(curve, lambdas) - lagrangian_cost(anchor, lambdas)
+    return 100 * math.expm1(difference)
+
+
+def bd_rate_interval(
+    anchor: Sequence[RdRecord],
+    curve: Sequence[RdRecord],
+    method: Interpolation = "pchip",
+    *,
+    samples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    min_overlap: float = MIN_OVERLAP,
+) -> Interval:
+    """Return a BD-rate in percent with its paired bootstrap interval over images and seeds.
+
+    Every resample draws images with replacement, the same for both sides since a hard image is
+    hard for both, and seeds with replacement on each side alone.
+
+    Args:
+        anchor: records of the anchor on the same images, one per training seed.
+        curve: records of what is judged.
+        method: as in ``bd_rate``.
+        samples: number of resamples.
+        level: share of the resamples that the interval holds.
+        seed: of the resampling.
+        min_overlap: as in ``bd_rate``.
+
+    Raises:
+        LabError: the records are of different images or rates, the BD-rate itself is refused, or
+            more than a twentieth of the resamples are.
+    """
+
+    def one(a: _Array, b: _Array) -> float:
+        try:
+            before, after = (RdCurve(bpp=side[:, 0], psnr_db=side[:, 2]) for side in (a, b))
+            return bd_rate(before, after, method, min_overlap=min_overlap).percent
+        except (LabError, ValueError):
+            return math.nan
+
+    def statistic(a: _Array, b: _Array) -> _Array:
+        if method == "pchip":
+            return _bd_rates(a, b, min_overlap)
+        return np.array([one(*pair) for pair in zip(a, b, strict=True)])
+
+    sides = _sides(anchor, curve)
+    # Where the data themselves are refused, this says why.
+    bd_rate(sides[0].curve(), sides[1].curve(), method, min_overlap=min_overlap)
+    return _interval(statistic, sides, samples, level, seed)
+
+
+def lagrangian_interval(
+    anchor: Sequence[RdRecord],
+    curve: Sequence[RdRecord],
+    *,
+    lambdas: Sequence[float],
+    samples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Return ``lagrangian_percent`` with its paired bootstrap interval over images and seeds.
+
+    Raises:
+        LabError: the records are of different images or rates, or there is not one point per
+            lambda.
+    """
+    weights = 255**2 * np.asarray(lambdas)
+
+    def log_cost(means: _Array) -> _Array:
+        costs: _Array = np.log(means[..., 0] + weights * means[..., 1]).mean(axis=1)
+        return costs
+
+    sides = _sides(anchor, curve)
+    for records in (anchor, curve):
+        lagrangian_cost(records[0], lambdas)
+    return _interval(
+        lambda a, b: 100 * np.expm1(log_cost(b) - log_cost(a)), sides, samples, level, seed
+    )
+
+
+class _Side(NamedTuple):
+    """All seeds of one codec: (seeds, points, images, [bpp, mse, psnr_db])."""
+
+    name: str
+    table: _Array
+
+    def curve(self) -> RdCurve:
+        means = self.table.mean(axis=(0, 2))
+        return RdCurve(bpp=means[:, 0], psnr_db=means[:, 2], name=self.name)
+
+    def means(self, seeds: NDArray[np.int64], images: NDArray[np.int64]) -> _Array:
+        """Return the mean of every draw: (draws, points, [bpp, mse, psnr_db])."""
+        per_image = np.tensordot(shares(seeds), self.table, axes=1)
+        means: _Array = np.einsum("rpic,ri->rpc", per_image, shares(images))
+        return means
+
+
+def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Side]:
+    prints = {record.data_fingerprint for record in (*anchor, *curve)}
+    if len(prints) > 1:
+        raise LabError(
+            f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
+            "Evaluate both on the same folder."
+        )
+    for title, records in (("anchor", anchor), ("curve", curve)):
+        if not records:
+            raise LabError(f"{title}: no records given. Give at least one on each side.")
+        if len({tuple(point.rate for point in record.points) for record in records}) > 1:
+            raise LabError(
+                f"records of {records[0].name} have different rates. "
+                "Evaluate every seed at the same."
+            )
+    return [
+        _Side(records[0].name, np.array([_rows(r) for r in records])) for records in (anchor, curve)
+    ]
+
+
+def _rows(record: RdRecord) -> list[list[tuple[float, float, float]]]:
+    return [[(i.bpp, i.mse, i.psnr_db) for i in point.images] for point in record.points]
+
+
+def _interval(
+    statistic: Callable[[_Array, _Array], _Array],
+    sides: Sequence[_Side],
+    samples: int,
+    level: float,
+    seed: int,
+) -> Interval:
+    """Resample images together and each side's seeds alone."""
+    anchor, curve = sides
+    units = {
+        "images": anchor.table.shape[2],
+        "anchor seeds": len(anchor.table),
+        "curve seeds": len(curve.table),
+    }
+
+    def of_draws(draw: Draw) -> _Array:
+        return statistic(
+            anchor.means(draw["anchor seeds"], draw["images"]),
+            curve.means(draw["curve seeds"], draw["images"]),
+        )
+
+    return bootstrap(of_draws, units, samples=samples, level=level, seed=seed, vectorized=True)
+
+
+def _bd_rates(anchor: _Array, curve: _Array, min_overlap: float) -> _Array:
+    """Return the BD-rates of many pairs of curves by pchip at once, NaN for those refused.
+
+    Args:
+        anchor: (R, K, [bpp, mse, psnr_db]).
+        curve: (R, L, [bpp, mse, psnr_db]).
+        min_overlap: as in ``bd_rate``.
+    """
+    logs, qualities, rising = [], [], []
+    for side in (anchor, curve):
+        order = np.argsort(side[..., 0], axis=1)
+        ordered = np.take_along_axis(side, order[..., None], axis=1)
+        logs.append(np.log10(ordered[..., 0]))
+        qualities.append(ordered[..., 2])
+        rising.append((np.diff(ordered[..., [0, 2]], axis=1) > 0).all(axis=(1, 2)))
+    low = np.maximum(*(quality[:, 0] for quality in qualities))
+    high = np.minimum(*(quality[:, -1] for quality in qualities))
+    narrower = np.minimum(*(quality[:, -1] - quality[:, 0] for quality in qualities))
+    fit = rising[0] & rising[1] & (high > low) & (high - low >= min_overlap * narrower)
+    low, high = low[fit], high[fit]
+    areas = [
+        _pchip_integral(quality[fit], log[fit], low, high)
+        for quality, log in zip(qualities, logs, strict=True)
+    ]
+    percent = np.full(len(fit), math.nan)
+    percent[fit] = 100 * (10 ** ((areas[1] - areas[0]) / (high - low)) - 1)
+    return percent
+
+
+def _pchip_integral(x: _Array, y: _Array, low: _Array, high: _Array) -> _Array:
+    """Integrate many monotone cubic interpolants at once, from ``low`` to ``high`` (R,).
+
+    The slopes at the points are those of Fritsch and Butland (1984), as in scipy's
+    ``PchipInterpolator``, which takes only one row of abscissas at a time.
+
+    Args:
+        x: (R, K) rising abscissas.
+        y: (R, K) rising values.
+        low: within the abscissas.
+        high: within the abscissas.
+    """
+    step = np.diff(x)
+    secant = np.diff(y) / step
+    slope = np.empty_like(y)
+    if x.shape[1] == 2:
+        slope[:] = secant
+    else:
+        left, right = 2 * step[:, 1:] + step[:, :-1], step[:, 1:] + 2 * step[:, :-1]
+        slope[:, 1:-1] = (left + right) / (left / secant[:, :-1] + right / secant[:, 1:])
+        for end, h0, h1, m0, m1 in (
+            (0, step[:, 0], step[:, 1], secant[:, 0], secant[:, 1]),
+            (-1, step[:, -1], step[:, -2], secant[:, -1], secant[:, -2]),
+        ):
+            slope[:, end] = np.maximum(((2 * h0 + h1) * m0 - h0 * m1) / (h0 + h1), 0)
+
+    def area(until: _Array) -> _Array:
+        t = ((until[:, None] - x[:, :-1]) / step).clip(0, 1)
+        values = y[:, :-1] * (t - t**3 + t**4 / 2) + y[:, 1:] * (t**3 - t**4 / 2)
+        slopes = slope[:, :-1] * (t**2 / 2 - 2 * t**3 / 3 + t**4 / 4)
+        slopes += slope[:, 1:] * (t**4 / 4 - t**3 / 3)
+        total: _Array = (step * (values + step * slopes)).sum(axis=1)
+        return total
+
+    return area(high) - area(low)
+
+
+def _check(anchor: RdCurve, curve: RdCurve, method: str) -> None:
+    if method not in _MIN_POINTS:
+        raise LabError(f"method {method!r}: unknown. Use {one_of(_MIN_POINTS)}.")
+    for which, side in ((anchor, "anchor"), (curve, "curve")):
+        title = f"{side} {which.name}".strip()
+        if len(which) < _MIN_POINTS[method]:
+            raise LabError(
+                f"{title}: {len(which)} points are too few for a Bjontegaard delta by {method}, "
+                f"which needs {_MIN_POINTS[method]}. Measure more rates."
+            )
+        pairs = zip(which.psnr_db, which.psnr_db[1:], strict=False)
+        if any(after <= before for before, after in pairs):
+            raise LabError(
+                f"{title}: PSNR does not rise with the rate ({which.psnr_db}). Leave out the "
+                "points that others beat, or compare by lagrangian_percent."
+            )
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Return the width of the common range of two ascending sequences, and its relative share."""
+    width = min(a[-1], b[-1]) - max(a[0], b[0])
+    return width, width / min(a[-1] - a[0], b[-1] - b[0])
+
+
+def _refuse_little(share: float, least: float, width: str, anchor: RdCurve, curve: RdCurve) -> None:
+    if share <= 0 or share < least:
+        what = "do not overlap" if share <= 0 else f"share only {width}"
+        raise LabError(
+            f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {what}: a Bjontegaard "
+            f"delta would be extrapolated. Measure nearer rates, or compare by lagrangian_percent."
+        )
