@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.reporting.html import Section, render_report
-from tcm_lab.reporting.tables import Table
+from tcm_lab.reporting import Section, render_report
+from tcm_lab.reporting.table import Table
 
 ROOMS = (
     "blocks",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting.cost_tables import complexity_table, totals
-from tcm_lab.reporting.tables import Column, Row, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table, Value
 
 if TYPE_CHECKING:
     from tcm_lab.complexity.record import ComplexityRecord, Convention

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting.parts import PART_NAMES, part_order
-from tcm_lab.reporting.plots.pareto import pareto_front
 from tcm_lab.reporting.published import Published
-from tcm_lab.reporting.tables import Column, Mark, Row, Table, Value
+from tcm_lab.reporting.table import Column, Mark, Row, Table, Value
 
 if TYPE_CHECKING:
     from tcm_lab.complexity.check import CheckReport
@@ -134,35 +133,6 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
         rows=tuple(rows),
         footer=(verdict, *dict.fromkeys(notes), versions),
     )
-
-
-def mark_front(table: Table, objectives: Mapping[str, Literal["low", "high"]]) -> Table:
-    """Return ``table`` with its Pareto-optimal rows marked.
-
-    Args:
-        table: its published rows take no part.
-        objectives: column keys, and where one wants to be.
-    """
-    signs = {"low": 1.0, "high": -1.0}
-    own = table.measured
-    figures = []
-    for row in own:
-        cells = ((row.values.get(key), signs[side]) for key, side in objectives.items())
-        figures.append([_figure(cell) * sign for cell, sign in cells])
-    front = {id(row) for row, on in zip(own, pareto_front(figures), strict=True) if on}
-    rows = []
-    for row in table.rows:
-        others: tuple[Mark, ...] = tuple(mark for mark in row.marks if mark != "pareto")
-        marks: tuple[Mark, ...] = ("pareto", *others) if id(row) in front else others
-        rows.append(row.model_copy(update={"marks": marks}))
-    return table.model_copy(update={"rows": tuple(rows)})
-
-
-def _figure(value: Value) -> float:
-    from tcm_lab.reporting.tables import number
-
-    figure = number(value)
-    return float("nan") if figure is None else figure
 
 
 def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:

@@ -19,7 +19,8 @@ from tcm_lab.reporting.plots import (
     plain_ticks,
     style,
 )
-from tcm_lab.reporting.tables import Column, Row, Span, Table
+from tcm_lab.reporting.table import Column, Row, Table
+from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,7 +187,7 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
                         for share, side in found.side_px.items()
                     },
                     "radius_px": span(found.radius_px),
-                    "beyond_percent": Span(
+                    "beyond_percent": Interval(
                         value=100 * max(0.0, 1 - within.value),
                         low=100 * max(0.0, 1 - within.high),
                         high=100 * max(0.0, 1 - within.low),
@@ -208,9 +209,9 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
     )
 
 
-def span(estimate: Estimate) -> Span:
+def span(estimate: Estimate) -> Interval:
     """Return an estimate as a table shows it."""
-    return Span(value=estimate.value, low=estimate.low, high=estimate.high)
+    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 def _outside(field: ErfMap) -> NDArray[np.float64]:

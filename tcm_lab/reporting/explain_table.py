@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab.errors import LabError
 from tcm_lab.reporting.published import Published
-from tcm_lab.reporting.tables import Column, Row, Table
+from tcm_lab.reporting.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from tcm_lab.complexity.explain import Explanation, PublishedFigure

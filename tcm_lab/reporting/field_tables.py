@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tcm_lab.reporting.tables import Column, Row, Table
+from tcm_lab.reporting.table import Column, Row, Table
 
 Schema = Mapping[str, Any]
 

@@ -27,7 +27,7 @@ from tcm_lab.reporting.plots import (
     show_image,
     style,
 )
-from tcm_lab.reporting.tables import Column, Row, Table
+from tcm_lab.reporting.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from tcm_lab.reporting.plots.cost import cost_by_part_plot, cost_size_plot, macs
 from tcm_lab.reporting.plots.rd import rd_plot, series_of_records
 from tcm_lab.reporting.plots.roofline import roofline_plot, roofline_points
 from tcm_lab.reporting.rd_tables import rd_table
-from tcm_lab.reporting.tables import Column, Row, Table
+from tcm_lab.reporting.table import Column, Row, Table
 from tcm_lab.reporting.timing_tables import stage_table, timing_table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tcm_lab._utils import Frozen
-from tcm_lab.reporting.tables import Column, Row, Value
+from tcm_lab.reporting.table import Column, Row, Value
 
 
 class Published(Frozen):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.tables import Column, Row, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table, Value
 
 if TYPE_CHECKING:
     from tcm_lab.evaluation import RdCurve, RdRecord

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.tables import Column, Row, Span, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table, Value
+from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
     from tcm_lab.complexity.compare import TimeRatio
@@ -51,7 +52,7 @@ def timing_table(
         values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
         for ratio in ratios:
             if ratio.model == record.model:
-                values[f"{ratio.direction}_ratio"] = Span(
+                values[f"{ratio.direction}_ratio"] = Interval(
                     value=ratio.ratio, low=ratio.lower, high=ratio.upper
                 )
         kept = {column.key: values.get(column.key) for column in columns}
@@ -121,8 +122,13 @@ def _figure(key: str, header: str, group: str, unit: str, form: str, best: str |
     )
 
 
-def _span(spread: Spread) -> Span:
-    return Span(value=spread.median_ms, low=spread.lower_quartile_ms, high=spread.upper_quartile_ms)
+def _span(spread: Spread) -> Interval:
+    return Interval(
+        value=spread.median_ms,
+        low=spread.lower_quartile_ms,
+        high=spread.upper_quartile_ms,
+        level=0.5,
+    )
 
 
 def _conditions(record: TimingRecord) -> dict[str, Value]:

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from tcm_lab.errors import LabError, near, one_of
-from tcm_lab.reporting.tables import Format
+from tcm_lab.reporting import Format
 
 if TYPE_CHECKING:
     from tcm_lab.study.plan import Tell

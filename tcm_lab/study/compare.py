@@ -8,8 +8,8 @@ from itertools import combinations
 from pathlib import Path
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting import Column, Row, Table
-from tcm_lab.reporting.tables import Span, Value
+from tcm_lab.reporting import Column, Row, Table, Value
+from tcm_lab.stats import Interval
 from tcm_lab.study.hypervolume import hypervolume
 from tcm_lab.study.ranking import rank_agreement
 from tcm_lab.study.record import TrialRecord
@@ -115,7 +115,7 @@ def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
         agreement = rank_agreement(*(studies[name].records for name in pair))
         values: dict[str, Value] = {
             "variants": agreement.variants,
-            "tau": Span(value=agreement.tau, low=agreement.low, high=agreement.high),
+            "tau": Interval(value=agreement.tau, low=agreement.low, high=agreement.high),
         }
         sides = zip(_SIDES, pair, agreement.seeds, agreement.ceilings, strict=True)
         for side, name, seeds, ceiling in sides:

@@ -12,8 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tcm_lab.evaluation import lagrangian_percent
-from tcm_lab.reporting import Column, PlotImage, Row, Table, figure_svg
-from tcm_lab.reporting.html import Piece
+from tcm_lab.reporting import Column, Piece, PlotImage, Row, Table, figure_svg
 from tcm_lab.reporting.plots.search import Effect, effects_plot, history_plot, interactions_plot
 from tcm_lab.study.axes import Key, show
 from tcm_lab.study.record import TrialRecord

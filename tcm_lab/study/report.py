@@ -22,6 +22,7 @@ from tcm_lab.reporting import (
     figure_svg,
     pareto_plot,
     rd_plot,
+    render,
     render_report,
     save_figure,
     series_of_records,
@@ -127,7 +128,11 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
     """
     written = []
     for stem, table in tables.items():
-        texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
+        texts = {
+            "md": render(table, "markdown"),
+            "csv": render(table, "csv"),
+            "tex": render(table, "latex"),
+        }
         for suffix, text in texts.items():
             path = folder / f"{stem}.{suffix}"
             write_atomically(path, text)

@@ -7,8 +7,7 @@ from statistics import fmean
 from typing import Literal
 
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
-from tcm_lab.reporting import Column, Mark, Row, Span, Table, rd_table
-from tcm_lab.reporting.tables import Value
+from tcm_lab.reporting import Column, Mark, Row, Table, Value, rd_table
 from tcm_lab.study.axes import show
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
@@ -119,7 +118,7 @@ def _row(summary: VariantSummary, shown: Sequence[str], number: int | None = Non
     if number is not None:
         values["number"] = number
     for name, interval in summary.intervals.items():
-        values[name] = Span(value=interval.value, low=interval.low, high=interval.high)
+        values[name] = interval
     for name in ("bpp", "psnr_db"):
         values[name] = fmean(fmean(getattr(record.rd, name)) for record in summary.records)
     values["variant"] = summary.label

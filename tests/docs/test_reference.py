@@ -17,7 +17,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
 from tcm_lab.codec import VariantConfig
 from tcm_lab.reporting.field_tables import field_table, meanings_of
-from tcm_lab.reporting.tables import Table
+from tcm_lab.reporting.table import Table
 
 ROOT = Path(__file__).parents[2]
 

@@ -31,7 +31,6 @@ from tcm_lab.reporting import (
     rd_plot,
     roofline_plot,
     save_figure,
-    series_of_curve,
     series_of_records,
 )
 from tcm_lab.reporting.plots import palette
@@ -58,10 +57,12 @@ def points() -> list[ParetoPoint]:
 def every_plot() -> dict[str, Figure]:
     records = [complexity("a"), complexity("b", scale=3)]
     sizes = [complexity("a", size=(side, 2 * side)) for side in (64, 128, 256)]
+    vtm = published_curve("vtm")
+    published = RdSeries(label="vtm", bpp=vtm.bpp, quality=vtm.psnr_db, role="published")
     device_peaks = [RooflinePoint(label="g_a", macs=10**9, bytes_moved=10**7, ms=20.0)]
     return {
         "pareto": pareto_plot(points(), X, Y),
-        "rd": rd_plot([series_of_records([rd("m")]), series_of_curve(published_curve("vtm"))]),
+        "rd": rd_plot([series_of_records([rd("m")]), published]),
         "parts": cost_by_part_plot(records),
         "parameters": macs_parameters_plot(records),
         "size": cost_size_plot(sizes),

@@ -15,7 +15,6 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
     Published,
-    Span,
     Table,
     axis_table,
     bd_rate_table,
@@ -24,11 +23,13 @@ from tcm_lab.reporting import (
     rd_table,
     read_records,
     records_json,
+    render,
     roofline_points,
     stage_table,
     tables_of,
     timing_table,
 )
+from tcm_lab.stats import Interval
 
 
 def values(table: Table, row: int = 0) -> dict[str, object]:
@@ -136,9 +137,9 @@ def test_points_of_a_roofline_join_counts_and_times_of_one_model() -> None:
 
 def test_times_have_quartiles_stages_shares_and_no_date() -> None:
     table = timing_table([timing()])
-    assert values(table)["encode_ms"] == Span(value=10, low=9, high=12)
-    assert values(table)["decode_ms"] == Span(value=20, low=18, high=24)
-    assert "2020" not in table.to_markdown() + table.to_json()
+    assert values(table)["encode_ms"] == Interval(value=10, low=9, high=12, level=0.5)
+    assert values(table)["decode_ms"] == Interval(value=20, low=18, high=24, level=0.5)
+    assert "2020" not in render(table, "markdown") + render(table, "json")
     stages = stage_table([timing()])
     shares = {row.values["stage"]: row.values["encode_percent"] for row in stages.rows}
     assert shares == {
@@ -172,7 +173,7 @@ def test_ratios_stand_beside_the_model_that_they_are_of() -> None:
     table = timing_table([timing("a"), timing("b")], [ratio])
     assert table.rows[0].marks == ("baseline",)
     assert table.rows[0].values["decode_ratio"] is None
-    assert table.rows[1].values["decode_ratio"] == Span(value=0.5, low=0.4, high=0.6)
+    assert table.rows[1].values["decode_ratio"] == Interval(value=0.5, low=0.4, high=0.6)
     assert "95%" in table.footer[0]
 
 
@@ -267,6 +268,6 @@ def test_no_records_are_no_table() -> None:
 
 
 def test_csv_of_costs_has_the_counts_whole() -> None:
-    text = complexity_table([complexity()]).to_csv()
+    text = render(complexity_table([complexity()]), "csv")
     (row,) = csv.DictReader(io.StringIO(text))
     assert row["parameters"] == "1000500"

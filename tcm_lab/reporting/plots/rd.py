@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tcm_lab.evaluation import RdCurve, RdRecord
+    from tcm_lab.evaluation import RdRecord
 
 Role = Literal["measured", "baseline", "anchor", "published"]
 Quality = Literal["psnr_db", "ms_ssim_db"]
@@ -106,17 +106,11 @@ def series_of_records(
     )
 
 
-def series_of_curve(curve: RdCurve, *, label: str = "", role: Role = "published") -> RdSeries:
-    """Return a curve's points, as published ones unless told otherwise."""
-    return RdSeries(label=label or curve.name, bpp=curve.bpp, quality=curve.psnr_db, role=role)
-
-
 def rd_plot(
     series: Sequence[RdSeries],
     *,
     quality: Quality = "psnr_db",
     title: str = "",
-    log_rate: bool = False,
     width: float = COLUMN_INCHES,
     height: float = 3.0,
 ) -> Figure:
@@ -131,13 +125,12 @@ def rd_plot(
         series: curves in the order of the legend.
         quality: what the series hold.
         title: over the plot.
-        log_rate: whether the rates' axis is logarithmic.
         width: inches.
         height: inches.
     """
     with style():
         figure, axes = new_figure(title, width=width, height=height)
-        label_axes(axes, BPP.model_copy(update={"log": log_rate}), QUALITY[quality])
+        label_axes(axes, BPP, QUALITY[quality])
         colored = [s for s in series if s.role in ("measured", "published")]
         colors = dict(zip(map(id, colored), palette(len(colored)), strict=True))
         marks = dict(zip(map(id, colored), _cycle(MARKERS, len(colored)), strict=True))
@@ -183,12 +176,11 @@ def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
     ]
     if len(rates) < 2:
         return
-    log = axes.get_xscale() == "log"
     left, right = min(rates), max(rates)
     levels += [level for s in series for level in _between(s, left, right)]
     rise = 0.15 * (max(levels) - min(levels)) or 1.0
     pad = 0.12 * (right - left)
-    axes.set_xlim(left / 1.2 if log else max(0.0, left - pad), right * 1.2 if log else right + pad)
+    axes.set_xlim(max(0.0, left - pad), right + pad)
     axes.set_ylim(min(levels) - rise, max(levels) + rise)
 
 

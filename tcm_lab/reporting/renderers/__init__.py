@@ -1,0 +1,44 @@
+"""Renderers: functions from tables to text, by the name of their format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from tcm_lab.errors import LabError, near, one_of
+from tcm_lab.reporting.renderers.html import html
+from tcm_lab.reporting.renderers.latex import latex
+from tcm_lab.reporting.renderers.markdown import markdown
+from tcm_lab.reporting.renderers.text import as_csv, as_json
+from tcm_lab.reporting.table import Table
+
+Format: TypeAlias = Literal["markdown", "latex", "csv", "json", "html"]
+
+RENDERERS: Mapping[str, Callable[[Sequence[Table]], str]] = {
+    "markdown": markdown,
+    "latex": latex,
+    "csv": as_csv,
+    "json": as_json,
+    "html": html,
+}
+
+
+def render(table: Table, form: Format) -> str:
+    """Return ``table`` in a format; ``html`` is a whole page.
+
+    Raises:
+        LabError: the format is unknown.
+    """
+    return render_all([table], form)
+
+
+def render_all(tables: Sequence[Table], form: Format) -> str:
+    """Return several tables in one format: one below the other, a JSON list, or one page.
+
+    Raises:
+        LabError: the format is unknown, or it is ``csv``, which holds one table only.
+    """
+    if form not in RENDERERS:
+        known = one_of(RENDERERS)
+        raise LabError(f"format '{form}': unknown.{near(form, RENDERERS)} Known: {known}.")
+    return RENDERERS[form](tables)

@@ -1,0 +1,136 @@
+"""Self-contained HTML pages of tables, plots and text: no file beside them, no address in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import count, groupby
+from typing import TYPE_CHECKING, TypeAlias
+
+from tcm_lab.reporting.table import MARKS, PUBLISHED, Table, number
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+@dataclass(frozen=True)
+class PlotImage:
+    """A plot in a page.
+
+    Attributes:
+        svg: what ``figure_svg`` returns.
+        alt: a description for readers who cannot see it.
+        caption: one line under it.
+    """
+
+    svg: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be copied, such as a command or YAML.
+
+    Attributes:
+        text: verbatim.
+        title: one line over it.
+        folded: whether it is shown on a click only.
+    """
+
+    text: str
+    title: str = ""
+    folded: bool = False
+
+
+Piece: TypeAlias = str | Table | PlotImage | Code
+
+_KINDS: dict[type, str] = {str: "text", Table: "table", PlotImage: "plot", Code: "code"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its contents; a plain string is a paragraph."""
+
+    heading: str
+    pieces: tuple[Piece, ...]
+
+
+def render_report(
+    title: str, lead: Sequence[str], sections: Sequence[Section], *, footer: Sequence[str] = ()
+) -> str:
+    """Return a whole page; every text is escaped.
+
+    Args:
+        title: heading of the page.
+        lead: paragraphs under it: the findings, in words.
+        sections: one heading each, also listed at the top if there are several.
+        footer: conditions and the command that makes the page again; one paragraph each.
+    """
+    from markupsafe import Markup
+
+    numbers = count(1)
+
+    def svg(image: PlotImage) -> Markup:
+        return Markup(inline_svg(image.svg, str(Markup.escape(image.alt)), f"p{next(numbers)}"))
+
+    return _template().render(
+        title=title, lead=lead, sections=sections, footer=footer, runs=_runs, svg=svg
+    )
+
+
+def html(tables: Sequence[Table]) -> str:
+    """Return one page of all tables."""
+    title = ", ".join(table.title for table in tables) or "Table"
+    if len(tables) == 1:  # its title is the page's
+        tables = [tables[0].model_copy(update={"title": ""})]
+    return render_report(title, (), [Section(heading="", pieces=tuple(tables))])
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tcm_lab.reporting", "renderers"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"marks": MARKS, "published": PUBLISHED, "number": number}
+    return environment.get_template("page.html.j2")
+
+
+def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, list[Piece]]]:
+    """Yield neighbouring pieces of one kind together, so that plots share a row if they fit."""
+    for kind, run in groupby(pieces, key=lambda piece: _KINDS[type(piece)]):
+        yield kind, list(run)
+
+
+def inline_svg(svg: str, label: str, prefix: str) -> str:
+    """Return an SVG document as an element of a page that grows and shrinks with the page.
+
+    Its prologue, metadata and namespaces are removed, since a page needs none of them and they are
+    addresses; its ids get a prefix, since two plots would share them.
+
+    Args:
+        svg: the document.
+        label: alternative text, escaped.
+        prefix: of the ids.
+    """
+    inner = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    inner = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", inner)
+    inner = inner.replace("xlink:href=", "href=")
+    inner = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', inner)
+    inner = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", inner)
+    inner = re.sub(r'\bhref="#([^"]+)"', rf'href="#{prefix}-\1"', inner)
+    opening = inner[: inner.index(">")]
+    width = re.search(r'width="([\d.]+)pt"', opening)
+    sized = re.sub(r'\s(width|height)="[^"]*"', "", opening)
+    # Points to CSS pixels, and a half more, so that type is as large as the page's own.
+    limit = f' style="max-width:{round(float(width[1]) * 2)}px"' if width else ""
+    return f'{sized} role="img" aria-label="{label}"{limit}{inner[len(opening) :]}'

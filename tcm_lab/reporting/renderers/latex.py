@@ -1,0 +1,121 @@
+"""Tables as LaTeX, set by booktabs."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from tcm_lab.reporting.table import MARKS, PUBLISHED, Cell, Row, Table
+
+_GREEK = (
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"),
+    *("lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi"),
+    *("omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"),
+)
+
+
+def _greek(name: str) -> str:
+    case = "SMALL" if name.islower() else "CAPITAL"
+    return unicodedata.lookup(f"GREEK {case} LETTER {name.replace('mbd', 'md')}")  # its spelling
+
+
+_MATHS = {
+    **{_greek(name): rf"\{name}" for name in _GREEK},
+    "\N{MINUS SIGN}": "-",
+    "\N{MULTIPLICATION SIGN}": r"\times",
+    "<": "<",
+    ">": ">",
+    "|": "|",
+    "≤": r"\leq",
+    "≥": r"\geq",
+    "≈": r"\approx",
+    "±": r"\pm",
+    "·": r"\cdot",
+    "²": "^2",
+    "∞": r"\infty",
+    "→": r"\rightarrow",
+    "★": r"\star",
+    "†": r"\dagger",
+    "‡": r"\ddagger",
+}
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\n": " ",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+    "…": r"\ldots{}",
+    "\N{MICRO SIGN}": r"$\mu$",
+    **{character: f"${name}$" for character, name in _MATHS.items()},
+}
+
+
+def latex(tables: Sequence[Table]) -> str:
+    r"""Return a ``table`` environment each; they need ``\usepackage{booktabs}``."""
+    return "\n".join(map(_one, tables))
+
+
+def escape(text: str) -> str:
+    r"""Return ``text`` so that LaTeX prints it as it is, also right after a ``\\``."""
+    escaped = "".join(_SPECIAL.get(character, character) for character in text)
+    # ``\\`` would take a following ``*`` or ``[`` as its own.
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("*", "[")) else escaped
+
+
+def _one(table: Table) -> str:
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        *([rf"\caption{{{escape(table.title)}}}"] if table.title else []),
+        rf"\begin{{tabular}}{{{''.join('l' if c.is_text else 'r' for c in table.columns)}}}",
+        r"\toprule",
+        *_group_header(table),
+        _line(escape(column.label) for column in table.columns),
+        r"\midrule",
+        *(_row(table, row, cells) for row, cells in table.cells(table.measured)),
+    ]
+    if table.published:
+        if table.measured:
+            lines.append(r"\midrule")
+        heading = rf"\emph{{{escape(PUBLISHED)}}}"
+        lines.append(rf"\multicolumn{{{len(table.columns)}}}{{l}}{{{heading}}} \\")
+        lines += [_row(table, row, cells) for row, cells in table.cells(table.published)]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        notes = r" \\ ".join(map(escape, table.notes))
+        lines += [r"\par\smallskip", rf"{{\footnotesize {notes}}}"]
+    lines.append(r"\end{table}")
+    return "\n".join(lines) + "\n"
+
+
+def _group_header(table: Table) -> list[str]:
+    """Return the row of groups and the rules under them, or nothing without groups."""
+    cells: list[str] = []
+    rules: list[str] = []
+    first = 1
+    for group, width in table.groups:
+        if group:
+            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
+        else:
+            cells += [""] * width
+        first += width
+    return [_line(cells), " ".join(rules)] if rules else []
+
+
+def _row(table: Table, row: Row, cells: Sequence[Cell]) -> str:
+    texts = []
+    for cell in cells:
+        minus = cell.text if cell.column.is_text else cell.text.replace("-", "\N{MINUS SIGN}")
+        text = escape(minus)
+        texts.append(rf"\textbf{{{text}}}" if cell.is_best else text)
+    signs = "".join(" " + escape(MARKS[mark][0]) for mark in row.marks)
+    texts[0] += table.citation(row) + signs
+    return _line(texts)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"

@@ -1,0 +1,50 @@
+"""Tables as GitHub-flavoured markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tcm_lab.reporting.table import MARKS, PUBLISHED, Cell, Row, Table
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Return each table under its title, its notes below."""
+    return "\n".join(map(_one, tables))
+
+
+def _one(table: Table) -> str:
+    lines = [f"**{_escape(table.title)}**", ""] if table.title else []
+    # Markdown has one header row, so groups join their headers.
+    header = [_escape(" ".join(filter(None, [c.group, c.label]))) for c in table.columns]
+    body = [_row(table, row, cells) for row, cells in table.cells(table.measured)]
+    if table.published:
+        body.append([f"*{PUBLISHED}*", *[""] * (len(table.columns) - 1)])
+        body += [_row(table, row, cells) for row, cells in table.cells(table.published)]
+    widths = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
+    rule = [
+        "-" * width if column.is_text else "-" * (width - 1) + ":"
+        for column, width in zip(table.columns, widths, strict=True)
+    ]
+    for cells in (header, rule, *body):
+        aligned = [
+            cell.ljust(width) if column.is_text else cell.rjust(width)
+            for cell, column, width in zip(cells, table.columns, widths, strict=True)
+        ]
+        lines.append(f"| {' | '.join(aligned)} |")
+    notes = "  \n".join(map(_escape, table.notes))
+    return "\n".join([*lines, *(["", notes] if notes else [])]) + "\n"
+
+
+def _row(table: Table, row: Row, cells: Sequence[Cell]) -> list[str]:
+    texts = [_escape(cell.text) for cell in cells]
+    texts = [f"**{t}**" if c.is_best else t for t, c in zip(texts, cells, strict=True)]
+    signs = "".join(MARKS[mark][0] for mark in row.marks)
+    texts[0] += table.citation(row) + (f" {signs}" if signs else "")
+    return texts
+
+
+def _escape(text: str) -> str:
+    text = re.sub(r"([\\|*<`])", r"\\\1", text)
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # within a word it is itself
+    return text.replace("\n", " ")
