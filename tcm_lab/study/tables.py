@@ -117,8 +117,7 @@ def _row(summary: VariantSummary, shown: Sequence[str], number: int | None = Non
     }
     if number is not None:
         values["number"] = number
-    for name, interval in summary.intervals.items():
-        values[name] = interval
+    values |= summary.intervals
     for name in ("bpp", "psnr_db"):
         values[name] = fmean(fmean(getattr(record.rd, name)) for record in summary.records)
     values["variant"] = summary.label
