@@ -8,6 +8,7 @@ on (`knock_out`): an upper bound, since nothing else was trained to take over.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,7 @@ from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
 from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch
-from tcm_lab.codec import build
-from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord
-from tcm_lab.complexity.torch_counter import count_with_torch
+from tcm_lab.complexity import CONVENTIONS, COUNTERS, ComplexityRecord, Target
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_interval
 from tcm_lab.stats import Interval
@@ -261,9 +260,6 @@ def _macs(
     codec: nn.Module, size: tuple[int, int], parts: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
     """Return the MACs of each part on one image, padded as the codec pads it."""
-    config: Any = codec.config
-    stride = config.stride[1]
-    padded = -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
     owner = {member: part for part, members in parts.items() for member in members}
 
     def part_of(module: str) -> str:
@@ -273,12 +269,9 @@ def _macs(
                 return owner[name]
         return ""
 
-    twin = build(config, device="meta")
-    if config.rate_levels:
-        forward = twin.forward
-        twin.forward = lambda x: forward(x, rate=0.0)
-    counted = count_with_torch(twin, padded, part_of).macs
+    target = replace(Target.of(codec), group_of=part_of)
+    counted = COUNTERS["torch"](target, target.padded_size(size)).parts
     kinds = CONVENTIONS["all"]
     return {
-        part: sum(n for kind, n in counted.get(part, {}).items() if kind in kinds) for part in parts
+        part: sum(n for kind, n in counted[part].macs.items() if kind in kinds) for part in parts
     }

@@ -27,6 +27,8 @@ class Kind(StrEnum):
     POSITION = "position"  # relative position bias: parameters only
     PRIOR = "prior"  # factorised prior of the hyper latent: parameters only
     GAIN = "gain"  # rate conditioning's gain vectors
+    ELEMENTWISE = "elementwise"  # activations and softmax, which some tools count; no formula does
+    OTHER = "other"
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,5 @@
-"""What a codec costs: counts by four counters, memory, and times; each as a record of its own."""
+"""What a codec costs: counts by five counters, memory, and times; each as a record of its own."""
 
-from tcm_lab.complexity.check import CheckReport, CounterCheck, Difference, check
-from tcm_lab.complexity.compare import TimeRatio, TimingComparison, compare_timing
-from tcm_lab.complexity.device_peak import DevicePeak, measure_device_peak
-from tcm_lab.complexity.explain import Explanation, PublishedFigure, explain, published_figures
-from tcm_lab.complexity.measure import COUNTERS, UncountedWarning, measure_complexity
-from tcm_lab.complexity.memory import peak_memory
-from tcm_lab.complexity.record import CONVENTIONS, DIRECTIONS, ComplexityRecord, View
-from tcm_lab.complexity.timing import DirectionTiming, Spread, TimingRecord, measure_timing
+import lazy_loader
 
-__all__ = [
-    "CONVENTIONS",
-    "COUNTERS",
-    "DIRECTIONS",
-    "CheckReport",
-    "ComplexityRecord",
-    "CounterCheck",
-    "DevicePeak",
-    "Difference",
-    "DirectionTiming",
-    "Explanation",
-    "PublishedFigure",
-    "Spread",
-    "TimeRatio",
-    "TimingComparison",
-    "TimingRecord",
-    "UncountedWarning",
-    "View",
-    "check",
-    "compare_timing",
-    "explain",
-    "measure_complexity",
-    "measure_device_peak",
-    "measure_timing",
-    "peak_memory",
-    "published_figures",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._utils.sections import listening
-from tcm_lab.complexity._target import Target
 from tcm_lab.complexity.stopwatch import Stopwatch
+from tcm_lab.complexity.target import Target
 
 Precision = Literal["float32", "bfloat16", "float16"]
 ENTROPY_CODING = "entropy_coding"

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.complexity._bench import Precision
-from tcm_lab.complexity._target import Measurable
+from tcm_lab.complexity.target import Measurable
 from tcm_lab.complexity.timing import TimingRecord, time_interleaved
 from tcm_lab.errors import LabError
 

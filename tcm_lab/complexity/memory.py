@@ -1,22 +1,24 @@
-"""Peak memory of a forward pass: what tensors take at most, weights included.
+"""Peak memory of a forward pass or of decoding: what tensors take at most, weights included.
 
 On a GPU the allocator knows. Anywhere else the pass runs on the meta device and every tensor's
 storage is followed from its making to its end, which needs no memory at all and gives the same
-figure on every machine. Attention is taken as fused, as torch's kernels compute it. Not in the
-figure: what a kernel borrows while it runs (an unfolded image, say).
+number on every machine. Attention is taken as fused, as torch's kernels compute it. Not counted:
+what a kernel borrows while it runs (an unfolded image, say).
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from tcm_lab.complexity._dispatch import OperatorMode
-from tcm_lab.complexity._meta import fused_attention, meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import FusedAttention, OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.record import ABSENT
+from tcm_lab.complexity.target import Target
 
 
 def peak_memory(model: nn.Module, size: tuple[int, int]) -> int:
@@ -29,13 +31,47 @@ def peak_memory(model: nn.Module, size: tuple[int, int]) -> int:
     device = next(model.parameters()).device
     if device.type == "cuda":
         return _peak_of_allocator(model, size, device)
-    image = meta_image(size)
-    ledger = _Ledger()
-    for tensor in [*model.parameters(), *model.buffers(), image]:
-        ledger.see(tensor)
-    with meta_pass(model), fused_attention(_fused), ledger:
-        model(image)
-    return ledger.peak
+    return _peak_of_shapes(model, size)
+
+
+def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
+    """Return the peak bytes of what the decoder runs on one image.
+
+    A forward pass is followed from where its encoder ends, without the encoder's weights, the
+    image and the latents as the encoder wrote them. The likelihoods that the pass computes stand
+    for the symbols that a decoder reads.
+
+    Args:
+        target: the codec.
+        size: (height, width) of the image, as the networks see it.
+    """
+    encoder = [
+        module
+        for name, module in target.on_meta.named_modules()
+        if target.part_of(name) in ABSENT["decode"]
+    ]
+    return _peak_of_shapes(target.on_meta, size, encoder)
+
+
+def _peak_of_shapes(
+    model: nn.Module, size: tuple[int, int], without: Iterable[nn.Module] = ()
+) -> int:
+    image, without = meta_image(size), list(without)
+    left_out = {id(parameter) for module in without for parameter in module.parameters()}
+    tensors = _Storages()
+    for weight in [*model.parameters(), *model.buffers()]:
+        if id(weight) not in left_out:
+            tensors.see(weight)
+    tensors.keep_so_far()
+    tensors.see(image)
+    handles = [module.register_forward_hook(lambda *_: tensors.restart()) for module in without]
+    try:
+        with meta_pass(model), FusedAttention(_fused), tensors:
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tensors.peak
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -43,14 +79,16 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Ten
     return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
-class _Ledger(OperatorMode):
+class _Storages(OperatorMode):
     """Adds up the bytes of all storages that are alive, and remembers the most there were."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive = 0
         self.peak = 0
-        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._alive = 0
+        self._kept: set[int] = set()
+        self._bytes: dict[int, int] = {}
+        self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run the operator and follow what it makes."""
@@ -64,17 +102,26 @@ class _Ledger(OperatorMode):
         """Count the storage behind ``tensor`` once, until nothing holds it any more."""
         storage = tensor.untyped_storage()
         key = id(storage)
-        if key in self._seen:
+        if key in self._bytes:
             return
-        count = storage.nbytes()
 
         def free(_: object) -> None:
-            self.alive -= count
-            self._seen.pop(key, None)
+            self._alive -= self._bytes.pop(key, 0)
+            self._references.pop(key, None)
 
-        self._seen[key] = weakref.ref(storage, free)
-        self.alive += count
-        self.peak = max(self.peak, self.alive)
+        self._references[key] = weakref.ref(storage, free)
+        self._bytes[key] = storage.nbytes()
+        self._alive += self._bytes[key]
+        self.peak = max(self.peak, self._alive)
+
+    def keep_so_far(self) -> None:
+        """Let everything that is alive now outlast every restart."""
+        self._kept = set(self._bytes)
+
+    def restart(self) -> None:
+        """Begin again: what is alive now and is not kept counts as nothing."""
+        self._bytes = {k: n if k in self._kept else 0 for k, n in self._bytes.items()}
+        self._alive = self.peak = sum(self._bytes.values())
 
 
 def _peak_of_allocator(model: nn.Module, size: tuple[int, int], device: torch.device) -> int:

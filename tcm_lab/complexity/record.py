@@ -1,4 +1,4 @@
-"""What was counted: one frozen record per model and image size, and the views that make a total.
+"""What was counted: one frozen record per model and image size, and the totals that it gives.
 
 A record holds every part and every kind of operator; a *convention* only says which kinds are
 summed. So one record answers to every published figure, whichever operators that figure left out.
@@ -6,58 +6,37 @@ summed. So one record answers to every published figure, whichever operators tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from tcm_lab._utils import Frozen
-from tcm_lab.blocks.cost import Kind
+from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.errors import LabError, near, one_of
 
 Convention = Literal["all", "no-attention-products", "conv-linear-only"]
-Direction = Literal["encode", "decode", "whole"]
-CounterName = Literal["formula", "torch", "fvcore", "ptflops"]
+Scope = Literal["encode", "decode", "whole"]
+CounterName = Literal["formula", "torch", "fvcore", "ptflops", "ptflops-aten"]
 Size = tuple[PositiveInt, PositiveInt]
 
-CONVENTIONS: Mapping[Convention, frozenset[str]] = {
+CONVENTIONS: Mapping[Convention, frozenset[Kind]] = {
     "all": frozenset({Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION, Kind.GDN}),
     "no-attention-products": frozenset({Kind.CONVOLUTION, Kind.LINEAR, Kind.GDN}),
     "conv-linear-only": frozenset({Kind.CONVOLUTION, Kind.LINEAR}),
 }
 """Which kinds each convention sums. Normalisation is in none: published totals leave it out."""
 
-DIRECTIONS: tuple[Direction, ...] = ("encode", "decode", "whole")
-_ABSENT: Mapping[str, frozenset[str]] = {
+SCOPES: tuple[Scope, ...] = ("encode", "decode", "whole")
+ABSENT: Mapping[Scope, frozenset[str]] = {
     "encode": frozenset({"g_s"}),
     "decode": frozenset({"g_a", "h_a"}),
     "whole": frozenset(),
 }
+"""The parts that each scope does not run."""
 
-Table = dict[str, dict[str, NonNegativeInt]]
-"""Figures by part, then by kind."""
-
-
-class View(Frozen):
-    """A record's MACs under one convention.
-
-    Attributes:
-        convention: which kinds are summed.
-        macs: MACs of one image by direction: ``encode``, ``decode``, ``whole``.
-        pixels: pixels of the image before padding.
-    """
-
-    convention: Convention
-    macs: dict[Direction, NonNegativeInt]
-    pixels: PositiveInt
-
-    def kmacs_per_px(self, direction: Direction = "whole") -> float:
-        """Return thousands of MACs for each pixel of the unpadded image."""
-        return self.macs[direction] / self.pixels / 1e3
-
-    def gmacs(self, direction: Direction = "whole") -> float:
-        """Return billions of MACs for one image."""
-        return self.macs[direction] / 1e9
+_BYTES = 4  # float32
 
 
 class ComplexityRecord(Frozen):
@@ -71,13 +50,11 @@ class ComplexityRecord(Frozen):
         fingerprint: of its configuration (for a wrapped model: of its parameters' shapes).
         size: (height, width) of the image.
         padded_size: (height, width) that the networks see.
-        parameters: learnable scalars by part, then by kind.
-        macs: multiply-accumulates of one image by part, then by kind, as the counter counts them:
-            fvcore counts a normalisation at five per element, ptflops a layer with its bias.
-        activations: output elements of convolutions, linear layers and attention products, by
-            part; empty for a counter that does not count them.
-        weight_bytes: what the parameters take in float32.
+        parts: cost of each part: MACs of one image as the counter counts them (fvcore counts a
+            normalisation at five per element, ptflops a layer with its bias), parameters, and
+            activations where the counter counts them.
         peak_memory_bytes: of one forward pass in float32, weights included; None if not asked for.
+        decode_peak_memory_bytes: the same of what the decoder runs.
         counter: what counted.
         unknown_operators: operators that the counter met and cannot count: they cost zero here.
         versions: of what counted, by package.
@@ -87,14 +64,66 @@ class ComplexityRecord(Frozen):
     fingerprint: str
     size: Size
     padded_size: Size
-    parameters: Table
-    macs: Table
-    activations: dict[str, NonNegativeInt]
-    weight_bytes: NonNegativeInt
+    parts: dict[str, Cost]
     peak_memory_bytes: NonNegativeInt | None = None
+    decode_peak_memory_bytes: NonNegativeInt | None = None
     counter: CounterName
     unknown_operators: tuple[str, ...] = ()
     versions: dict[str, str]
+
+    @property
+    def macs(self) -> dict[str, dict[Kind, int]]:
+        """Multiply-accumulates of one image by part, then by kind; zeros left out."""
+        return {part: _nonzero(cost.macs) for part, cost in self.parts.items()}
+
+    @property
+    def parameters(self) -> dict[str, dict[Kind, int]]:
+        """Learnable scalars by part, then by kind; zeros left out."""
+        return {part: _nonzero(cost.parameters) for part, cost in self.parts.items()}
+
+    @property
+    def activations(self) -> dict[str, int]:
+        """Output elements of convolutions, linear layers and attention products, by part."""
+        return {part: cost.activations for part, cost in self.parts.items()}
+
+    @property
+    def macs_by_kind(self) -> dict[Kind, int]:
+        """MACs of the whole forward pass by kind."""
+        return _sum(self.macs.values())
+
+    @property
+    def parameters_by_kind(self) -> dict[Kind, int]:
+        """Learnable scalars by kind."""
+        return _sum(self.parameters.values())
+
+    def macs_by_part(self, convention: Convention = "all") -> dict[str, int]:
+        """Return the MACs of each part under ``convention``.
+
+        Raises:
+            LabError: no convention has that name.
+        """
+        kinds = _kinds(convention)
+        return {
+            part: sum(macs for kind, macs in cost.macs.items() if kind in kinds)
+            for part, cost in self.parts.items()
+        }
+
+    def total_macs(self, scope: Scope = "whole", convention: Convention = "all") -> int:
+        """Return the MACs of one image that ``scope`` runs, summed under ``convention``.
+
+        Raises:
+            LabError: no convention has that name.
+        """
+        parts = self.macs_by_part(convention)
+        return sum(macs for part, macs in parts.items() if part not in ABSENT[scope])
+
+    def total_kmacs_per_px(self, scope: Scope = "whole", convention: Convention = "all") -> float:
+        """Return `total_macs` in thousands for each pixel of the unpadded image."""
+        return self.total_macs(scope, convention) / self.pixels / 1e3
+
+    def total_gmacs(self, scope: Scope = "whole", convention: Convention = "all") -> float:
+        """Return `total_macs` in billions."""
+        return self.total_macs(scope, convention) / 1e9
 
     @property
     def total_parameters(self) -> int:
@@ -108,38 +137,9 @@ class ComplexityRecord(Frozen):
         return kinds.get(Kind.CONVOLUTION, 0) + kinds.get(Kind.LINEAR, 0)
 
     @property
-    def parameters_by_kind(self) -> dict[str, int]:
-        """Learnable scalars by kind of operator."""
-        return _sum(self.parameters.values())
-
-    @property
-    def macs_by_kind(self) -> dict[str, int]:
-        """MACs of one forward pass by kind of operator, normalisation included."""
-        return _sum(self.macs.values())
-
-    def macs_by_part(self, convention: Convention = "all") -> dict[str, int]:
-        """Return the MACs of each part under ``convention``."""
-        kinds = _kinds(convention)
-        return {
-            part: sum(macs for kind, macs in by_kind.items() if kind in kinds)
-            for part, by_kind in self.macs.items()
-        }
-
-    def view(self, convention: Convention = "all") -> View:
-        """Return the totals under ``convention``.
-
-        Raises:
-            LabError: no convention has that name.
-        """
-        parts = self.macs_by_part(convention)
-        return View(
-            convention=convention,
-            macs={
-                direction: sum(macs for part, macs in parts.items() if part not in absent)
-                for direction, absent in zip(DIRECTIONS, _ABSENT.values(), strict=True)
-            },
-            pixels=self.pixels,
-        )
+    def weight_bytes(self) -> int:
+        """What the parameters take in float32."""
+        return _BYTES * self.total_parameters
 
     @property
     def pixels(self) -> int:
@@ -149,25 +149,25 @@ class ComplexityRecord(Frozen):
     @property
     def kmacs_per_px(self) -> float:
         """Whole forward pass, convention ``all``, in thousands of MACs per unpadded pixel."""
-        return self.view().kmacs_per_px()
+        return self.total_kmacs_per_px()
 
     @property
     def encode_kmacs_per_px(self) -> float:
         """What the encoder runs, convention ``all``, in thousands of MACs per unpadded pixel."""
-        return self.view().kmacs_per_px("encode")
+        return self.total_kmacs_per_px("encode")
 
     @property
     def decode_kmacs_per_px(self) -> float:
         """What the decoder runs, convention ``all``, in thousands of MACs per unpadded pixel."""
-        return self.view().kmacs_per_px("decode")
+        return self.total_kmacs_per_px("decode")
 
     @property
     def gmacs(self) -> float:
         """Whole forward pass, convention ``all``, in billions of MACs."""
-        return self.view().gmacs()
+        return self.total_gmacs()
 
 
-def _kinds(convention: Convention) -> frozenset[str]:
+def _kinds(convention: Convention) -> frozenset[Kind]:
     try:
         return CONVENTIONS[convention]
     except KeyError:
@@ -177,9 +177,12 @@ def _kinds(convention: Convention) -> frozenset[str]:
         ) from None
 
 
-def _sum(tables: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+def _nonzero(counts: Mapping[Kind, int]) -> dict[Kind, int]:
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def _sum(tables: Iterable[Mapping[Kind, int]]) -> dict[Kind, int]:
+    total: Counter[Kind] = Counter()
     for by_kind in tables:
-        for kind, count in by_kind.items():
-            total[kind] = total.get(kind, 0) + count
-    return total
+        total.update(by_kind)
+    return dict(total)

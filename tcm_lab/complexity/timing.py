@@ -26,10 +26,10 @@ from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.memory import keep_freed_memory
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.complexity._bench import Bench, Precision, Sample
-from tcm_lab.complexity._target import Measurable, Target
 from tcm_lab.complexity.device_peak import DevicePeak, measure_device_peak
 from tcm_lab.complexity.record import Size
 from tcm_lab.complexity.stopwatch import OTHER
+from tcm_lab.complexity.target import Measurable, Target
 from tcm_lab.errors import LabError
 
 """Called with the repetitions that are done and those there are in all, warm-up included."""

@@ -10,7 +10,7 @@ from tcm_lab.reporting.cost_tables import complexity_table, totals
 from tcm_lab.reporting.table import Column, Row, Table, Value
 
 if TYPE_CHECKING:
-    from tcm_lab.complexity.record import ComplexityRecord, Convention
+    from tcm_lab.complexity import ComplexityRecord, Convention
 
 _COMPARED = {
     "parameters": ("parameters", "M", ".2f", 1e-6),

@@ -11,8 +11,7 @@ from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.table import Column, Mark, Row, Table, Value
 
 if TYPE_CHECKING:
-    from tcm_lab.complexity.check import CheckReport
-    from tcm_lab.complexity.record import ComplexityRecord, Convention
+    from tcm_lab.complexity import CheckReport, ComplexityRecord, Convention
 
 Detail: TypeAlias = Literal["totals", "parts", "kinds"]
 
@@ -181,16 +180,15 @@ def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:
 
 def totals(record: ComplexityRecord, convention: Convention) -> dict[str, Value]:
     """Return a record's totals by column key."""
-    view = record.view(convention)
     return {
         "parameters": record.total_parameters,
         "conv_linear_parameters": record.conv_linear_parameters,
-        "kmacs_per_px": view.kmacs_per_px(),
-        "encode_kmacs_per_px": view.kmacs_per_px("encode"),
-        "decode_kmacs_per_px": view.kmacs_per_px("decode"),
-        "gmacs": view.gmacs(),
-        "encode_gmacs": view.gmacs("encode"),
-        "decode_gmacs": view.gmacs("decode"),
+        "kmacs_per_px": record.total_kmacs_per_px("whole", convention),
+        "encode_kmacs_per_px": record.total_kmacs_per_px("encode", convention),
+        "decode_kmacs_per_px": record.total_kmacs_per_px("decode", convention),
+        "gmacs": record.total_gmacs("whole", convention),
+        "encode_gmacs": record.total_gmacs("encode", convention),
+        "decode_gmacs": record.total_gmacs("decode", convention),
         "peak_memory_bytes": record.peak_memory_bytes,
     }
 
@@ -207,7 +205,7 @@ def _by_part(record: ComplexityRecord, convention: Convention) -> dict[str, Valu
     parts = record.macs_by_part(convention)
     return {
         **{f"{part}_kmacs_per_px": macs / record.pixels / 1e3 for part, macs in parts.items()},
-        "kmacs_per_px": record.view(convention).kmacs_per_px(),
+        "kmacs_per_px": record.total_kmacs_per_px("whole", convention),
     }
 
 
@@ -215,7 +213,7 @@ def _by_kind(record: ComplexityRecord, convention: Convention) -> dict[str, Valu
     kinds = record.macs_by_kind
     return {
         **{f"{kind}_kmacs_per_px": macs / record.pixels / 1e3 for kind, macs in kinds.items()},
-        "kmacs_per_px": record.view(convention).kmacs_per_px(),
+        "kmacs_per_px": record.total_kmacs_per_px("whole", convention),
     }
 
 

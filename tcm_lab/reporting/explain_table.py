@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tcm_lab.complexity import explain_figure
 from tcm_lab.errors import LabError
 from tcm_lab.reporting.published import Published
 from tcm_lab.reporting.table import Column, Row, Table
 
 if TYPE_CHECKING:
-    from tcm_lab.complexity.explain import Explanation, PublishedFigure
-    from tcm_lab.complexity.record import ComplexityRecord, Convention
+    from tcm_lab.complexity import ComplexityRecord, Explanation, PublishedFigure
 
 _UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M parameters"}
 _COLUMNS = {
@@ -36,14 +36,14 @@ def explain_table(explanations: Sequence[Explanation]) -> Table:
     rows = [
         Row(
             values={
-                "model": e.figure.model,
-                "printed_as": e.figure.printed_as,
-                "covers": e.figure.direction,
+                "model": e.published.model,
+                "printed_as": e.published.printed_as,
+                "covers": e.published.scope,
                 "convention": e.convention,
-                "ours": f"{e.ours:.{e.figure.decimals}f} {_UNITS[e.figure.quantity]}",
+                "ours": f"{e.ours:.{e.published.decimals}f} {_UNITS[e.published.quantity]}",
                 "difference_percent": e.difference_percent,
                 "verdict": "yes" if e.to_the_printed_digit else "no",
-                "source": e.figure.source,
+                "source": e.published.source,
             }
         )
         for e in explanations
@@ -93,23 +93,11 @@ def published_beside(
             key = min(both, key=lambda name: abs(both[name] - count))
             found[figure.model, figure.source][key] = count
         else:
-            key = _COLUMNS[figure.quantity, figure.direction]
-            source = f"{figure.source}, closest to convention {_closest(own[0], figure)}"
+            key = _COLUMNS[figure.quantity, figure.scope]
+            closest = explain_figure(figure, own[0]).convention
+            source = f"{figure.source}, closest to convention {closest}"
             found[figure.model, source][key] = figure.value
     return [
         Published(model=model, source=source, figures=values)
         for (model, source), values in sorted(found.items())
     ]
-
-
-def _closest(record: ComplexityRecord, figure: PublishedFigure) -> Convention:
-    from tcm_lab.complexity.record import CONVENTIONS
-
-    views = [record.view(convention) for convention in CONVENTIONS]
-    counted = {
-        view.convention: view.gmacs(figure.direction)
-        if figure.quantity == "gmacs"
-        else view.kmacs_per_px(figure.direction)
-        for view in views
-    }
-    return min(counted, key=lambda convention: abs(counted[convention] - figure.value))

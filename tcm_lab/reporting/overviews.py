@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tcm_lab.blocks.registry import Registry
-    from tcm_lab.complexity.record import ComplexityRecord, Convention
-    from tcm_lab.complexity.timing import TimingRecord
+    from tcm_lab.complexity import ComplexityRecord, Convention, TimingRecord
     from tcm_lab.reporting.record_files import AnyRecord
 
 PlotKind: TypeAlias = Literal["parts", "parameters", "size", "roofline", "rd"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tcm_lab.complexity.record import ComplexityRecord
+    from tcm_lab.complexity import ComplexityRecord
 
 PART_NAMES: Mapping[str, str] = {
     "g_a": "g_a",

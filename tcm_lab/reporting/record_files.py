@@ -13,13 +13,12 @@ from tcm_lab.errors import LabError
 from tcm_lab.reporting.cost_tables import totals
 
 if TYPE_CHECKING:
-    from tcm_lab.complexity.record import ComplexityRecord, Convention
-    from tcm_lab.complexity.timing import TimingRecord
+    from tcm_lab.complexity import ComplexityRecord, Convention, TimingRecord
     from tcm_lab.evaluation import RdRecord
 
     AnyRecord: TypeAlias = ComplexityRecord | TimingRecord | RdRecord
 
-_TELLING = {"macs": "complexity", "encode": "timing", "points": "rd"}
+_TELLING = {"parts": "complexity", "encode": "timing", "points": "rd"}
 """A field that only one kind of record has, and that kind."""
 
 
@@ -56,8 +55,7 @@ def read_records(path: Path) -> list[AnyRecord]:
 
 
 def _record(entry: Any, place: str) -> AnyRecord:
-    from tcm_lab.complexity.record import ComplexityRecord
-    from tcm_lab.complexity.timing import TimingRecord
+    from tcm_lab.complexity import ComplexityRecord, TimingRecord
     from tcm_lab.evaluation import RdRecord
 
     fields = entry.get("record", entry) if isinstance(entry, Mapping) else {}
@@ -83,8 +81,7 @@ def _record(entry: Any, place: str) -> AnyRecord:
 
 
 def _entry(record: AnyRecord, convention: Convention) -> dict[str, Any]:
-    from tcm_lab.complexity.record import ComplexityRecord
-    from tcm_lab.complexity.timing import TimingRecord
+    from tcm_lab.complexity import ComplexityRecord, TimingRecord
 
     if isinstance(record, ComplexityRecord):
         summary = _complexity(record, convention)
@@ -102,12 +99,11 @@ def _entry(record: AnyRecord, convention: Convention) -> dict[str, Any]:
 
 
 def _complexity(record: ComplexityRecord, convention: Convention) -> dict[str, Any]:
-    from tcm_lab.complexity.record import CONVENTIONS, DIRECTIONS
+    from tcm_lab.complexity import CONVENTIONS, SCOPES
 
-    def per_pixel(macs: Mapping[str, int]) -> dict[str, float]:
+    def per_pixel(macs: Mapping[Any, int]) -> dict[str, float]:
         return {name: count / record.pixels / 1e3 for name, count in macs.items()}
 
-    views = [record.view(name) for name in CONVENTIONS]
     return {
         "model": record.model,
         "size": "x".join(map(str, record.size)),
@@ -116,11 +112,11 @@ def _complexity(record: ComplexityRecord, convention: Convention) -> dict[str, A
         "parts_kmacs_per_px": per_pixel(record.macs_by_part(convention)),
         "kinds_kmacs_per_px": per_pixel(record.macs_by_kind),
         "conventions": {
-            view.convention: {
-                "kmacs_per_px": {way: view.kmacs_per_px(way) for way in DIRECTIONS},
-                "gmacs": {way: view.gmacs(way) for way in DIRECTIONS},
+            name: {
+                "kmacs_per_px": {scope: record.total_kmacs_per_px(scope, name) for scope in SCOPES},
+                "gmacs": {scope: record.total_gmacs(scope, name) for scope in SCOPES},
             }
-            for view in views
+            for name in CONVENTIONS
         },
     }
 

@@ -10,8 +10,7 @@ from tcm_lab.reporting.table import Column, Row, Table, Value
 from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
-    from tcm_lab.complexity.compare import TimeRatio
-    from tcm_lab.complexity.timing import Spread, TimingRecord
+    from tcm_lab.complexity import Spread, TimeRatio, TimingRecord
 
 _DIRECTIONS = ("encode", "decode")
 _STAGE_NAMES = {"entropy_coding": "entropy coding"}

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
-from tcm_lab.complexity.record import ComplexityRecord
+from tcm_lab.complexity import ComplexityRecord
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_cost
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
-from tcm_lab.complexity.record import ComplexityRecord
+from tcm_lab.complexity import ComplexityRecord
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.study.axes import Key
 from tcm_lab.training import Recipe, TrainingRecord

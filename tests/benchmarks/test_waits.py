@@ -19,9 +19,7 @@ import torch
 
 from tcm_lab import build, load_config, measure_complexity
 from tcm_lab.codec import VariantConfig
-from tcm_lab.complexity import check
-from tcm_lab.complexity._target import Target
-from tcm_lab.complexity.fvcore_counter import count_with_fvcore
+from tcm_lab.complexity import COUNTERS, Target, check
 
 ROUNDS = 5
 
@@ -76,7 +74,7 @@ def test_a_count_by_formula_beside_fvcore_on_the_same_model(benchmark: Any) -> N
     fvcore_s = beside(
         benchmark,
         lambda: measure_complexity(target.config, (512, 768)),
-        lambda: count_with_fvcore(target.on_meta, (512, 768), target.part_of),
+        lambda: COUNTERS["fvcore"](target, (512, 768)),
     )
     benchmark.extra_info["ratio"] = round(fvcore_s / benchmark.stats.stats.median, 1)
 
@@ -106,6 +104,6 @@ def test_all_counters_agree_beside_one_of_them(benchmark: Any) -> None:
     fvcore_s = beside(
         benchmark,
         lambda: check("tcm-large", strict=True),
-        lambda: count_with_fvcore(target.on_meta, (512, 768), target.part_of),
+        lambda: COUNTERS["fvcore"](target, (512, 768)),
     )
     benchmark.extra_info["fvcore_alone_s"] = round(fvcore_s, 3)

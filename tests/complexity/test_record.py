@@ -39,7 +39,7 @@ def test_what_does_not_exist_is_refused_with_what_does() -> None:
     with pytest.raises(LabError, match="formula"):
         measure_complexity("tcm-nano", counter="formule")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(LabError, match="conv-linear-only"):
-        measure_complexity("tcm-nano").view("conv-only")  # type: ignore[arg-type]  # the mistake
+        measure_complexity("tcm-nano").total_macs("whole", "conv-only")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(LabError, match="height"):
         measure_complexity("tcm-nano", (0, 64))
     with pytest.raises(LabError, match="tcm-large"):

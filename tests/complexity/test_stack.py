@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn, zeros
 
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity._stack import OTHER, ModuleStack
+from tcm_lab.complexity.counters.base import ModuleStack
+from tcm_lab.complexity.target import OTHER
 
 
 def test_what_runs_belongs_to_the_innermost_module_and_to_its_outermost_kind() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tcm_lab.complexity.fvcore_counter import _convolve, _convolve_transposed
+from tcm_lab.complexity.counters.fvcore import _convolve, _convolve_transposed
 
 FORWARD: list[dict[str, Any]] = [
     {},

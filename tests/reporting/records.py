@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tcm_lab._utils.environment import Environment
+from tcm_lab.blocks import Cost, Kind
 from tcm_lab.complexity import ComplexityRecord, DirectionTiming, Spread, TimingRecord
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 
@@ -19,14 +20,19 @@ def complexity(
         fingerprint="f" * 12,
         size=size,
         padded_size=(128, 256),
-        parameters={"g_a": {"convolution": 1_000_000 * scale, "normalisation": 500}},
-        macs={
-            "g_a": {"convolution": 1 * pixels, "attention": 2 * pixels, "normalisation": pixels},
-            "h_s": {"linear": 10 * pixels},
-            "g_s": {"convolution": 100 * pixels, "gdn": 200 * pixels},
+        parts={
+            "g_a": Cost(
+                {
+                    Kind.CONVOLUTION: 1 * pixels,
+                    Kind.ATTENTION: 2 * pixels,
+                    Kind.NORMALISATION: pixels,
+                },
+                {Kind.CONVOLUTION: 1_000_000 * scale, Kind.NORMALISATION: 500},
+                activations=5,
+            ),
+            "h_s": Cost({Kind.LINEAR: 10 * pixels}),
+            "g_s": Cost({Kind.CONVOLUTION: 100 * pixels, Kind.GDN: 200 * pixels}),
         },
-        activations={"g_a": 5},
-        weight_bytes=4_002_000,
         counter="formula",
         versions={"tcm-lab": "0", "torch": "9"},
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tcm_lab.complexity.record import ComplexityRecord, Convention
+    from tcm_lab.complexity import ComplexityRecord, Convention
 
 KMACS_PER_PX = PlotAxis(name="cost", unit="kMAC/px")
 PARAMETERS = PlotAxis(name="parameters", unit="M")
@@ -97,7 +97,7 @@ def macs_parameters_plot(
     with style():
         figure, axes = new_figure(title)
         points = [
-            (record.total_parameters / 1e6, record.view(convention).kmacs_per_px())
+            (record.total_parameters / 1e6, record.total_kmacs_per_px("whole", convention))
             for record in records
         ]
         label_axes(
@@ -133,7 +133,7 @@ def cost_size_plot(
         figure, axes = new_figure(title)
         models = list(dict.fromkeys(record.model for record in records))
         sizes = {record.pixels: record.size for record in records}
-        figures = [record.view(convention).kmacs_per_px() for record in records]
+        figures = [record.total_kmacs_per_px("whole", convention) for record in records]
         label_axes(
             axes,
             PlotAxis(name="image", unit="height x width", log=True),
@@ -143,7 +143,7 @@ def cost_size_plot(
             models, palette(len(models)), _markers(len(models)), strict=True
         ):
             own = sorted((r for r in records if r.model == model), key=lambda r: r.pixels)
-            costs = [record.view(convention).kmacs_per_px() for record in own]
+            costs = [record.total_kmacs_per_px("whole", convention) for record in own]
             axes.plot([r.pixels for r in own], costs, color=color, marker=marker, label=model)
         _size_ticks(axes, sizes)
         if len(models) > 1:

@@ -21,9 +21,7 @@ from tcm_lab.reporting.plots._style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tcm_lab.complexity.device_peak import DevicePeak
-    from tcm_lab.complexity.record import ComplexityRecord
-    from tcm_lab.complexity.timing import TimingRecord
+    from tcm_lab.complexity import ComplexityRecord, DevicePeak, TimingRecord
 
 _STAGE_PARTS = {
     "g_a": ("g_a",),

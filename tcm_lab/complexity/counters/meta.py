@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,49 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tcm_lab._utils.uncompiled import compiler_left_out
-from tcm_lab.complexity._dispatch import OperatorMode
+from tcm_lab.blocks.cost import Kind
+from tcm_lab.complexity.counters.base import module_kind
+
+
+class OperatorMode(TorchDispatchMode):
+    """Sees every operator that runs inside its ``with`` block; subclasses answer in ``operate``."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
+
+    @classmethod
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()  # type: ignore[no-untyped-call]  # torch does not annotate it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        return self.operate(func, args, kwargs or {})
+
+    def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Return the result of ``operator``, an ``OpOverload``."""
+        return operator(*args, **kwargs)
+
+
+class FusedAttention(TorchFunctionMode):
+    """Computes `torch.nn.functional.scaled_dot_product_attention` by another function.
+
+    Args:
+        function: takes what that takes; where it calls torch's own, it gets torch's own.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is F.scaled_dot_product_attention:
+            function = self._function
+        return function(*args, **(kwargs or {}))
 
 
 def meta_image(size: tuple[int, int]) -> Tensor:
@@ -27,31 +66,20 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     """Let ``model``, which lives on the meta device, run forward inside the ``with`` block.
 
     Evaluation mode, no gradients. CompressAI's entropy bottleneck keeps the order of its axes in
-    a tensor on the input's device and reads it back, which a tensor without data refuses: it is
-    stood in for by the same computation without that list.
+    a tensor on the input's device and reads it back, which a tensor without data refuses; inside
+    the block the same is computed without that tensor.
     """
     model.eval()
     replaced = [module for module in model.modules() if _reads_its_index_lists(module)]
     for module in replaced:
         module.forward = partial(_bottleneck_forward, module)
     try:
-        with compiler_left_out(), _QuickShapes(), torch.no_grad(), warnings.catch_warnings():
+        with _QuickShapes(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         for module in replaced:
             del module.forward
-
-
-@contextmanager
-def fused_attention(function: Callable[..., Tensor]) -> Iterator[None]:
-    """Let ``function`` stand in for `torch.nn.functional.scaled_dot_product_attention`."""
-    torchs_own = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = function
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention = torchs_own
 
 
 class _QuickShapes(OperatorMode):
@@ -143,14 +171,8 @@ def bottleneck_products(module: nn.Module, z: Tensor) -> int:
     return 2 * weights * z.numel()
 
 
-def is_bottleneck(module: nn.Module) -> bool:
-    """Say whether ``module`` is CompressAI's factorised prior, without importing CompressAI."""
-    models = sys.modules.get("compressai.entropy_models")
-    return models is not None and isinstance(module, models.EntropyBottleneck)
-
-
 def _reads_its_index_lists(module: nn.Module) -> bool:
-    if not is_bottleneck(module) or "forward" in vars(module):
+    if module_kind(module) is not Kind.PRIOR or "forward" in vars(module):
         return False
     return type(module).forward.__module__.startswith("compressai.")
 

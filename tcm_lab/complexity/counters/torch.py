@@ -7,20 +7,17 @@ product inside GDN is a convolution to torch and GDN to us.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity._dispatch import OperatorMode
-from tcm_lab.complexity._meta import meta_image, meta_pass
-from tcm_lab.complexity._operators import counts_nothing
-from tcm_lab.complexity._stack import ModuleStack, PartOf
+from tcm_lab.complexity.counters.base import Count, ModuleStack, Tally
+from tcm_lab.complexity.counters.meta import OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten
 
@@ -56,35 +53,11 @@ _FUSED_ATTENTION = [
 ]
 
 
-@dataclass
-class TorchCount:
-    """What `count_with_torch` found.
-
-    Attributes:
-        macs: multiply-accumulates by part, then by kind; normalisation one for each element.
-        activations: output elements of the counted products, by part.
-        total: all that torch's formulas count (normalisation is ours, and not in it).
-        elements: elements that each operator wrote, by its name.
-        unknown: operators that neither torch nor we know the count of.
-    """
-
-    macs: dict[str, dict[str, int]] = field(default_factory=dict)
-    activations: Counter[str] = field(default_factory=Counter)
-    total: int = 0
-    elements: Counter[str] = field(default_factory=Counter)
-    unknown: tuple[str, ...] = ()
-
-
-def count_with_torch(model: nn.Module, size: tuple[int, int], part_of: PartOf) -> TorchCount:
-    """Count one forward pass of ``model``.
-
-    Args:
-        model: lives on the meta device; called with one image (1, 3, H, W).
-        size: (height, width) of the image.
-        part_of: maps a module's dotted name to the part to book its products on.
-    """
-    stack = ModuleStack(model, part_of)
-    count = TorchCount()
+def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
+    """Count one forward pass on an image of ``size``; normalisation as one MAC per element."""
+    model = target.on_meta
+    stack = ModuleStack(model, target.part_of)
+    tally = Tally(target)
 
     def booked(operator: Any) -> Callable[..., int]:
         formula = _formula(operator)
@@ -92,52 +65,40 @@ def count_with_torch(model: nn.Module, size: tuple[int, int], part_of: PartOf) -
         def book(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
             kind = stack.kind or _KINDS.get(operator._qualified_op_name.split("::")[1])
-            by_kind = count.macs.setdefault(stack.part, {})
             kind = kind or Kind.ATTENTION
-            by_kind[kind] = by_kind.get(kind, 0) + flops // 2
-            if kind is not Kind.NORMALISATION and kind is not Kind.PRIOR:
-                count.activations[stack.part] += _outputs(operator, args, out_val)
+            tally.add(stack.part, kind, flops // 2)
+            if kind not in (Kind.NORMALISATION, Kind.PRIOR):
+                tally.activations[stack.part] += _outputs(operator, args, out_val)
             return flops
 
         # torch's word for: hand over the tensors themselves, not only their shapes.
         book._get_raw = True  # type: ignore[attr-defined]
         return book
 
-    operators = [*_products(), *_NORMALISATIONS, *_FUSED_ATTENTION]
-    mapping = {operator: booked(operator) for operator in operators}
-    census = _Census(count.elements, set(mapping))
+    mapping = {op: booked(op) for op in [*_products(), *_NORMALISATIONS, *_FUSED_ATTENTION]}
+    unknown = _Unknown(set(mapping))
     flop_counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with meta_pass(model), stack.following(), census, flop_counter:
+    with meta_pass(model), stack.following(), unknown, flop_counter:
         model(meta_image(size))
-    normalised = sum(by_kind.get(Kind.NORMALISATION, 0) for by_kind in count.macs.values())
-    count.total = flop_counter.get_total_flops() // 2 - normalised
-    count.unknown = tuple(sorted(census.unknown))
-    return count
+    return tally.count(tuple(sorted(unknown.names)))
 
 
-class _Census(OperatorMode):
-    """Tallies the elements that every operator writes, and the operators that nobody knows."""
+class _Unknown(OperatorMode):
+    """Collects the operators of which nobody knows what they compute."""
 
-    def __init__(self, elements: Counter[str], counted: set[Any]) -> None:
+    def __init__(self, counted: set[Any]) -> None:
         super().__init__()
-        self._elements = elements
+        self.names: set[str] = set()
         self._counted = counted
-        self._known: dict[Any, bool] = {}
-        self.unknown: set[str] = set()
+        self._seen: set[Any] = set()
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator and tally it."""
-        out = operator(*args, **kwargs)
-        if operator not in self._known:
-            counted = operator.overloadpacket in self._counted
-            self._known[operator] = counted or counts_nothing(operator)
-        name = operator._schema.name
-        if not self._known[operator]:
-            self.unknown.add(name)
-        written = out[0] if isinstance(out, (tuple, list)) and out else out
-        if isinstance(written, Tensor):
-            self._elements[name] += written.numel()
-        return out
+        """Run the operator and look at it when it is new."""
+        if operator not in self._seen:
+            self._seen.add(operator)
+            if operator.overloadpacket not in self._counted and not counts_nothing(operator):
+                self.names.add(operator._schema.name)
+        return operator(*args, **kwargs)
 
 
 def _products() -> list[Any]:
@@ -170,3 +131,55 @@ def _outputs(operator: Any, args: Any, out: Any) -> int:
         queries: int = query.shape[:-1].numel()
         return queries * (int(key.shape[-2]) + int(value.shape[-1]))
     return out.numel() if isinstance(out, Tensor) else 0
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_COPIES = _names(
+    """
+    _to_copy _unsafe_view alias arange as_strided_copy bernoulli_ cat clone constant_pad_nd
+    copy_ detach_ empty empty_like empty_strided expand_copy fill_ flip full full_like gather
+    index index_put index_put_ index_select lift_fresh_copy masked_select new_empty
+    new_empty_strided new_full new_ones new_zeros nonzero normal_ ones ones_like pixel_shuffle
+    pixel_unshuffle rand randn randint reflection_pad1d reflection_pad2d repeat
+    replication_pad2d resize_ roll scalar_tensor scatter select_scatter set_ slice_scatter
+    split_with_sizes_copy stack tril triu uniform_ unsafe_split unsafe_chunk upsample_nearest2d
+    zeros zeros_like zero_
+    """
+)
+_REDUCTIONS = _names(
+    """
+    _local_scalar_dense _log_softmax _safe_softmax _softmax _unique2 adaptive_max_pool2d
+    _adaptive_avg_pool2d all amax amin any argmax argmin avg_pool2d bucketize cumsum equal max
+    max_pool2d_with_indices mean min prod searchsorted sort std sum topk var var_mean item
+    is_nonzero
+    """
+)
+_SIZES = _names(
+    """
+    dim is_contiguous is_non_overlapping_and_dense is_same_size is_strides_like_format numel
+    size storage_offset stride sym_is_contiguous sym_numel sym_size sym_storage_offset
+    sym_stride
+    """
+)
+_COUNTS_NOTHING = _COPIES | _REDUCTIONS | _SIZES
+
+
+def counts_nothing(operator: Any) -> bool:
+    """Say whether a dispatched operator (an ``OpOverload``) is known to compute no product."""
+    namespace, _, name = operator._schema.name.partition("::")
+    if namespace == "prim":
+        return True
+    if namespace != "aten":
+        return False
+    return (
+        name in _COUNTS_NOTHING
+        or torch.Tag.pointwise in operator.tags
+        or operator.is_view
+        or name.rstrip("_") in _POINTWISE_UNTAGGED
+    )
+
+
+_POINTWISE_UNTAGGED = frozenset(["clamp", "dropout", "native_dropout", "lift_fresh", "detach"])

@@ -1,7 +1,8 @@
-"""Which way of counting reproduces which published figure.
+"""Published figures, and the way of counting that reproduces each.
 
-Papers print different costs for one and the same model, since their tools count different things.
-A record answers to all of them: for each figure, the convention that comes closest is named.
+A published figure is a cost that a paper prints, or that was measured on its code. Papers print
+different costs for one and the same model, since their tools count different things. A record
+answers to all of them: for each published figure, the convention that comes closest is named.
 """
 
 from __future__ import annotations
@@ -13,32 +14,32 @@ from importlib import resources
 from typing import Literal
 
 from tcm_lab._utils import Frozen
-from tcm_lab.complexity._target import Measurable, Target
 from tcm_lab.complexity.measure import measure_complexity
-from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord, Convention, Direction, Size
+from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord, Convention, Scope, Size
+from tcm_lab.complexity.target import Measurable, Target
 from tcm_lab.errors import LabError, near, one_of
 
 Quantity = Literal["kmacs_per_px", "gmacs", "parameters_millions"]
 
 
 class PublishedFigure(Frozen):
-    """A figure that somebody printed or measured for a model.
+    """A cost that a paper prints for a model, or that was measured on its code.
 
     Attributes:
         model: name of our preset for that model.
         quantity: what the figure is, with its unit.
-        direction: what it covers; of parameters, always ``whole``.
-        value: the figure, in that unit.
+        scope: what it covers; of parameters, always ``whole``.
+        value: in that unit.
         decimals: how many decimals it was given with.
         size: (height, width) of the image that it holds for; None for parameters.
         printed_as: the words it was printed in.
-        source: who printed or measured it.
+        source: where it was printed, or what it was measured on.
         reported: whether it was read in the source, rather than measured on the published code.
     """
 
     model: str
     quantity: Quantity
-    direction: Direction
+    scope: Scope
     value: float
     decimals: int
     size: Size | None
@@ -51,25 +52,25 @@ class Explanation(Frozen):
     """The counting convention that comes closest to a published figure.
 
     Attributes:
-        figure: the figure.
+        published: the figure.
         convention: the convention; of parameters, ``all`` or ``conv-linear-only``.
         ours: what we count in that convention, in the figure's unit.
     """
 
-    figure: PublishedFigure
+    published: PublishedFigure
     convention: Convention
     ours: float
 
     @property
     def difference_percent(self) -> float:
         """Ours over the published figure, minus one."""
-        return 100 * (self.ours / self.figure.value - 1)
+        return 100 * (self.ours / self.published.value - 1)
 
     @property
     def to_the_printed_digit(self) -> bool:
         """Whether the two differ by at most one unit of the last digit printed."""
-        unit = 10.0**-self.figure.decimals
-        return abs(self.ours - self.figure.value) <= unit * (1 + 1e-9)
+        unit = 10.0**-self.published.decimals
+        return abs(self.ours - self.published.value) <= unit * (1 + 1e-9)
 
 
 @lru_cache(maxsize=1)
@@ -81,13 +82,13 @@ def published_figures() -> tuple[PublishedFigure, ...]:
 
 
 def explain(model: Measurable) -> tuple[Explanation, ...]:
-    """Say, for each published figure of ``model``, which convention reproduces it.
+    """Return, for each published figure of ``model``, the convention that reproduces it.
 
     Args:
-        model: a preset that figures were published for.
+        model: a preset with published figures.
 
     Raises:
-        LabError: there are none for it; the message lists the models that have some.
+        LabError: it has none; the message lists the models that have some.
     """
     name = Target.of(model).name
     figures = [figure for figure in published_figures() if figure.model == name]
@@ -97,16 +98,15 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
             f"no published figures for '{name}'.{near(name, known)} There are some for "
             f"{one_of(known)}."
         )
-    records = {
-        size: measure_complexity(model, size)
-        for size in {figure.size or (256, 256) for figure in figures}
-    }
-    return tuple(_closest(figure, records[figure.size or (256, 256)]) for figure in figures)
+    sizes = {figure.size or (256, 256) for figure in figures}
+    records = {size: measure_complexity(model, size) for size in sizes}
+    return tuple(explain_figure(f, records[f.size or (256, 256)]) for f in figures)
 
 
-def _closest(figure: PublishedFigure, record: ComplexityRecord) -> Explanation:
+def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explanation:
+    """Return the convention under which ``record`` comes closest to a published figure."""
     candidates = [
-        Explanation(figure=figure, convention=convention, ours=ours)
+        Explanation(published=figure, convention=convention, ours=ours)
         for convention, ours in _readings(figure, record)
     ]
     return min(candidates, key=lambda candidate: abs(candidate.difference_percent))
@@ -119,11 +119,6 @@ def _readings(
         yield "all", record.total_parameters / 1e6
         yield "conv-linear-only", record.conv_linear_parameters / 1e6
         return
+    total = record.total_gmacs if figure.quantity == "gmacs" else record.total_kmacs_per_px
     for convention in CONVENTIONS:
-        view = record.view(convention)
-        yield (
-            view.convention,
-            view.gmacs(figure.direction)
-            if figure.quantity == "gmacs"
-            else view.kmacs_per_px(figure.direction),
-        )
+        yield convention, total(figure.scope, convention)

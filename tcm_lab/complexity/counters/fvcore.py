@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity._dispatch import OperatorMode
-from tcm_lab.complexity._meta import meta_image, meta_pass
-from tcm_lab.complexity._stack import OTHER, PartOf, module_kind
+from tcm_lab.complexity.counters.base import Count, Tally, module_kind
+from tcm_lab.complexity.counters.meta import OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten
 _set_tracing_state: Any = torch._C._set_tracing_state  # type: ignore[attr-defined]  # no stub
 _SDPA = "scaled_dot_product_attention"
-
+_TORCHS_OWN = ("aten::", "prim::")
 
 _KINDS: dict[str, Kind] = {
     "conv": Kind.CONVOLUTION,
@@ -43,39 +42,15 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-@dataclass(frozen=True)
-class FvcoreCount:
-    """What fvcore found.
-
-    Attributes:
-        by_operator: its counts by its own operator names; ours for fused attention among them.
-        by_part: the same by part, then by kind; normalisation at fvcore's five per element.
-        unsupported: operators that it met and counted as nothing, with how often.
-    """
-
-    by_operator: dict[str, int]
-    by_part: dict[str, dict[str, int]]
-    unsupported: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """What fvcore would print, with the handler for fused attention."""
-        return sum(self.by_operator.values())
-
-
-def count_with_fvcore(model: nn.Module, size: tuple[int, int], part_of: PartOf) -> FvcoreCount:
-    """Count one forward pass of ``model``.
+def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
+    """Count one forward pass on an image of ``size``; a normalisation is five MACs per element.
 
     fvcore has no handler for `scaled_dot_product_attention` and would count it as nothing; it is
     given one.
-
-    Args:
-        model: lives on the meta device; called with one image (1, 3, H, W).
-        size: (height, width) of the image.
-        part_of: maps a module's dotted name to the part to book its products on.
     """
     from fvcore.nn import FlopCountAnalysis
 
+    model = target.on_meta
     analysis = FlopCountAnalysis(model, (meta_image(size),))
     analysis.set_op_handle(f"aten::{_SDPA}", _attention_products)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -84,28 +59,17 @@ def count_with_fvcore(model: nn.Module, size: tuple[int, int], part_of: PartOf) 
         warnings.simplefilter("ignore")
         analysis.tracer_warnings("all")
         by_module: dict[str, Counter[str]] = analysis.by_module_and_operator()
-    return FvcoreCount(
-        {name: int(macs) for name, macs in by_module[""].items() if macs},
-        _by_part(model, by_module, part_of),
-        dict(analysis.unsupported_ops()),
-    )
-
-
-def _by_part(
-    model: nn.Module, by_module: dict[str, Counter[str]], part_of: PartOf
-) -> dict[str, dict[str, int]]:
-    """Book what each module computes itself, its children's share taken off."""
-    table: dict[str, dict[str, int]] = {}
+    tally = Tally(target)
     for name, module in model.named_modules():
         own = Counter(by_module[name])
         for child, _ in module.named_children():
             own.subtract(by_module.get(f"{name}.{child}" if name else child, {}))
         for operator, macs in own.items():
-            if macs:
-                kind: str = module_kind(module) or _KINDS.get(operator) or operator
-                by_kind = table.setdefault(part_of(name) if name else OTHER, {})
-                by_kind[kind] = by_kind.get(kind, 0) + int(macs)
-    return table
+            kind = module_kind(module) or _KINDS.get(operator, Kind.OTHER)
+            tally.add(target.part_of(name), kind, int(macs))
+    # Torch's own operators are vetted in torch's counter; what a user's own computes, nobody knows.
+    unknown = [name for name in analysis.unsupported_ops() if not name.startswith(_TORCHS_OWN)]
+    return tally.count(tuple(sorted(unknown)))
 
 
 def _attention_products(inputs: list[Any], outputs: list[Any]) -> Counter[str]:

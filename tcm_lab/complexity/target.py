@@ -1,0 +1,121 @@
+"""What is to be measured: a configuration of ours, or any codec with CompressAI's interface."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab import codec
+from tcm_lab.codec import VariantConfig, load_config
+from tcm_lab.codec.adapter import CodecAdapter
+from tcm_lab.errors import LabError
+
+Measurable = str | Path | VariantConfig | nn.Module
+"""A preset's name, ``compressai/<name>``, a YAML file, a configuration, or a built codec."""
+
+OTHER = "other"
+"""The part of whatever belongs to no part of its own."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A codec to be counted.
+
+    Attributes:
+        name: what tables call it.
+        config: its configuration, or None for a foreign codec.
+        module: a foreign codec, or None.
+        group_of: maps a module's dotted name to the part to count it under; None is the codec's
+            own parts.
+    """
+
+    name: str
+    config: VariantConfig | None
+    module: nn.Module | None = None
+    group_of: Callable[[str], str] | None = None
+
+    @classmethod
+    def of(cls, source: Measurable) -> Target:
+        """Return the target that ``source`` names.
+
+        Raises:
+            ConfigError: it names neither a preset, nor a file, nor a model of CompressAI's.
+        """
+        if isinstance(source, nn.Module):
+            adapter = CodecAdapter(source)
+            return cls(adapter.name, adapter.config, None if adapter.config else source)
+        if isinstance(source, str) and source.startswith("compressai/"):
+            return cls(source, None, codec.build(source, device="meta"))
+        config = load_config(source)
+        return cls(config.name, config)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the configuration, or of a foreign codec's parameter shapes."""
+        return self._foreign.fingerprint if self.config is None else self.config.fingerprint
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that the networks see of an image of ``size``."""
+        if self.config is None:
+            return self._foreign.padded_size(size)
+        return codec.padded_size(self.config, size)
+
+    @cached_property
+    def on_meta(self) -> MetaCodec:
+        """The codec without data: parameters and buffers have shapes and no values."""
+        if self.config is None:
+            return MetaCodec(_without_data(self._foreign.module))
+        return MetaCodec(codec.build(self.config, device="meta"))
+
+    def part_of(self, name: str) -> str:
+        """Return the part that the module or parameter of `on_meta` called ``name`` belongs to."""
+        _, _, inner = name.partition(".")
+        if not inner:
+            return OTHER
+        return (self.group_of or CodecAdapter(self.on_meta.codec).part_of)(inner)
+
+    @property
+    def _foreign(self) -> CodecAdapter:
+        assert self.module is not None, "a target has a configuration or a module"
+        return CodecAdapter(self.module)
+
+
+class MetaCodec(nn.Module):
+    """A codec on the meta device, called with an image alone, whatever else its forward takes."""
+
+    def __init__(self, codec: nn.Module) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the codec's forward pass; with rate levels, at the lowest rate."""
+        return CodecAdapter(self.codec).forward(x)
+
+
+def checked_size(size: tuple[int, ...]) -> tuple[int, int]:
+    """Return ``size``.
+
+    Raises:
+        LabError: it is not the (height, width) of an image.
+    """
+    if len(size) != 2 or min(size) < 1:
+        raise LabError(f"size = {size}: must be (height, width), both at least 1")
+    return int(size[0]), int(size[1])
+
+
+def _without_data(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` on the meta device; no data is copied."""
+    memo: dict[int, Any] = {
+        id(tensor): nn.Parameter(torch.empty_like(tensor, device="meta"), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else torch.empty_like(tensor, device="meta")
+        for tensor in [*model.parameters(), *model.buffers()]
+    }
+    return copy.deepcopy(model, memo)
