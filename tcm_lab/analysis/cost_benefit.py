@@ -20,6 +20,7 @@ from tcm_lab._utils.environment import Environment, environment
 from tcm_lab.analysis._estimate import Estimate, paired
 from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
 from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
+from tcm_lab.blocks import Cost
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch
 from tcm_lab.complexity import CONVENTIONS, COUNTERS, ComplexityRecord, Target
@@ -273,5 +274,6 @@ def _macs(
     counted = COUNTERS["torch"](target, target.padded_size(size)).parts
     kinds = CONVENTIONS["all"]
     return {
-        part: sum(n for kind, n in counted[part].macs.items() if kind in kinds) for part in parts
+        part: sum(n for kind, n in counted.get(part, Cost()).macs.items() if kind in kinds)
+        for part in parts
     }
