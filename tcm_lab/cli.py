@@ -20,7 +20,7 @@ from tcm_lab._commands.coding import decode, encode, export
 from tcm_lab._commands.measure import complexity, time
 from tcm_lab._commands.showing import blocks, models, plot, table
 from tcm_lab._commands.training import evaluate, train
-from tcm_lab._utils.memory import keep_freed_memory
+from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab.errors import LabError
 
 

@@ -1,10 +1,10 @@
-"""CompressAI's layers, from the one place that imports them, and what they cost."""
+"""CompressAI's layers, imported when they are first built, and what they cost."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tcm_lab._utils.compressai_import import import_compressai
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.blocks.cost import Cost, conv_cost
 
 

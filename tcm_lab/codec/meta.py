@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tcm_lab._utils.uncompiled import compiler_left_out
 from tcm_lab.blocks.layers import compressai
 
 
@@ -21,7 +20,7 @@ def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:
     """
     compressai()  # its import makes tensors, which must have data
     try:
-        with compiler_left_out(), torch.device("meta"), _MixedOnMeta():
+        with torch.device("meta"), _MixedOnMeta():
             model = assemble()
     except (NotImplementedError, RuntimeError):
         # A user's layer that reads a tensor while it is built needs one with data.

@@ -21,9 +21,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import nn
 
 from tcm_lab import codec as _codec
+from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
-from tcm_lab._utils.memory import keep_freed_memory
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.complexity._bench import Bench, Precision, Sample
 from tcm_lab.complexity.device_peak import DevicePeak, measure_device_peak

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tcm_lab._compat.malloc import keep_freed_memory
+from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.files import write_atomically
-from tcm_lab._utils.memory import keep_freed_memory
 from tcm_lab.data.prefetch import Batches
 from tcm_lab.errors import LabError
 from tcm_lab.training.objective import entropy_models_in_float32
@@ -18,7 +19,6 @@ from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.record import TrainingRecord
 from tcm_lab.training.run import Run
 from tcm_lab.training.state import FILE_NAME
-from tcm_lab.training.strided_conv import safe_strided_convolutions
 
 
 def train(

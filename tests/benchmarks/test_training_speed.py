@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from plain import PlainTraining
 
 import tcm_lab
-from tcm_lab._utils.memory import keep_freed_memory
+from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab.training import get_recipe
 from tcm_lab.training.run import Run
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tcm_lab._utils.compressai_import import import_compressai
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, anchors, evaluate, evaluate_anchor

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._utils.compressai_import import import_compressai
+from tcm_lab._compat.torchvision import import_compressai
 
 import_compressai()
 

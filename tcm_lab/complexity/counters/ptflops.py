@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcm_lab._compat.ptflops import without_optional_imports
+from tcm_lab._compat.torchvision import make_torchvision_importable
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, ModuleStack, Tally, module_kind
 from tcm_lab.complexity.counters.meta import FusedAttention, OperatorMode, meta_image, meta_pass
@@ -29,8 +29,8 @@ def count_with_ptflops(target: Target, size: tuple[int, int]) -> Count:
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    with without_optional_imports():
-        from ptflops.pytorch_ops import FUNCTIONAL_MAPPING, TENSOR_OPS_MAPPING
+    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
+    from ptflops.pytorch_ops import FUNCTIONAL_MAPPING, TENSOR_OPS_MAPPING
 
     tally, model = Tally(target), target.on_meta
     stack = ModuleStack(model, target.part_of)
@@ -59,8 +59,8 @@ def count_with_ptflops_aten(target: Target, size: tuple[int, int]) -> Count:
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    with without_optional_imports():
-        from ptflops.aten_ops import ATEN_OPS_MAPPING
+    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
+    from ptflops.aten_ops import ATEN_OPS_MAPPING
 
     tally, model = Tally(target), target.on_meta
     stack = ModuleStack(model, target.part_of)
@@ -76,8 +76,8 @@ def count_with_ptflops_aten(target: Target, size: tuple[int, int]) -> Count:
 
 def _run(model: nn.Module, size: tuple[int, int], **options: Any) -> None:
     """Let ptflops count one forward pass."""
-    with without_optional_imports():
-        from ptflops import get_model_complexity_info
+    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
+    from ptflops import get_model_complexity_info
 
     printed = io.StringIO()
     with (

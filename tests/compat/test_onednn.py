@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from tcm_lab.training.strided_conv import safe_strided_convolutions
+from tcm_lab._compat.onednn import safe_strided_convolutions
 
 
 def test_the_replacement_computes_the_same_and_is_undone() -> None:

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from tcm_lab._utils.memory import keep_freed_memory
+from tcm_lab._compat.malloc import keep_freed_memory
 
 _MAP_BYTES, _MAPS = 16 * 2**20, 20
 
