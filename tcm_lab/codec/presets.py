@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.reference_models import REFERENCE_MODELS, build_reference_model
 from tcm_lab.errors import ConfigError, near
 
 _SUFFIX = ".yaml"
@@ -88,16 +89,8 @@ def _read(text: str, origin: str, folder: Path | None) -> VariantConfig:
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of presets and of CompressAI's image models that match ``pattern``."""
-    names = [*preset_names(), *(f"compressai/{name}" for name in reference_model_names())]
+    names = [*preset_names(), *(f"compressai/{name}" for name in REFERENCE_MODELS)]
     return [name for name in names if fnmatchcase(name, pattern)]
-
-
-@lru_cache(maxsize=1)
-def reference_model_names() -> tuple[str, ...]:
-    """Return the names of CompressAI's own image models, sorted."""
-    from tcm_lab.codec.reference_models import image_models
-
-    return tuple(sorted(image_models()))
 
 
 def build(
@@ -134,8 +127,6 @@ def build(
 
 def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
     if isinstance(model, str) and model.startswith("compressai/"):
-        from tcm_lab.codec.reference_models import build_reference_model
-
         options = {**(overrides or {})}
         quality = options.pop("quality", None)
         if options:

@@ -10,6 +10,19 @@ from tcm_lab.errors import ConfigError, near
 
 PREFIX = "compressai/"
 _DEFAULT_QUALITY = 4
+#: Image models of CompressAI 1.2, by its own names: listing them must not import it.
+REFERENCE_MODELS = (
+    "bmshj2018-factorized",
+    "bmshj2018-factorized-relu",
+    "bmshj2018-hyperprior",
+    "cheng2020-anchor",
+    "cheng2020-anchor-checkerboard",
+    "cheng2020-attn",
+    "elic2022-chandelier",
+    "elic2022-official",
+    "mbt2018",
+    "mbt2018-mean",
+)
 #: Image models that CompressAI registers without a zoo entry: one width, no quality setting.
 _WITHOUT_QUALITY = ("cheng2020-anchor-checkerboard", "elic2022-chandelier", "elic2022-official")
 

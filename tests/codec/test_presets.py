@@ -15,6 +15,7 @@ from torch import Tensor
 
 import tcm_lab
 from tcm_lab.codec import VariantConfig, part_costs, preset_names
+from tcm_lab.codec.reference_models import REFERENCE_MODELS, image_models
 
 #: Fields that hold widths; lists of numbers hold nothing else.
 _WIDTHS = ("width", "latent_channels", "hyper_channels", "head_dim", "squeeze")
@@ -137,6 +138,10 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     weights = [codec.g_a.stages[0].resample.conv1.weight for codec in (a, b, c)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_every_image_model_of_compressai_is_listed() -> None:
+    assert set(REFERENCE_MODELS) == set(image_models())
 
 
 @pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", "elic2022-official"])
