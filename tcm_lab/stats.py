@@ -6,7 +6,7 @@ how a statistic follows from a draw of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,28 @@ def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
     draws, count = indexes.shape
     cells = indexes + count * np.arange(draws)[:, None]
     return np.bincount(cells.ravel(), minlength=draws * count).reshape(draws, count) / count
+
+
+def mean_interval(values: Sequence[float], unit: str = "images", *, seed: int = 0) -> Interval:
+    """Return the mean of one value per image (or other unit) with its interval."""
+    array = np.asarray(values, dtype=np.float64)
+    return bootstrap(
+        lambda draw: shares(draw[unit]) @ array, {unit: len(array)}, seed=seed, vectorized=True
+    )
+
+
+def percent_change(
+    before: Sequence[float], after: Sequence[float], unit: str = "images", *, seed: int = 0
+) -> Interval:
+    """Return by how many percent the mean changes, the same units drawn on both sides."""
+    both = np.stack([np.asarray(before, dtype=float), np.asarray(after, dtype=float)], axis=1)
+
+    def change(draw: Draw) -> NDArray[np.float64]:
+        old, new = (shares(draw[unit]) @ both).T
+        percent: NDArray[np.float64] = 100 * (new / old - 1)
+        return percent
+
+    return bootstrap(change, {unit: len(both)}, seed=seed, vectorized=True)
 
 
 def _or_nan(statistic: Callable[[Draw], Any], draw: Draw) -> float:

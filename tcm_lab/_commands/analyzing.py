@@ -52,27 +52,18 @@ def erf(
         format: of the printed table.
         out: folder for the records and figures.
     """
-    from tcm_lab.analysis import mean_field, measure_field, receptive_fields
+    from tcm_lab.analysis import erf_maps, erf_options, mean_erf, measure_erf
     from tcm_lab.reporting.erf_plots import erf_plot, erf_profile_plot, erf_table
 
     options.need_some(models, "MODEL")
     images = _images(data, max_images)
+    how = erf_options(layer=layer, method=method, probes=probes, side=side, rate=rate, seed=seed)
     fields = {}
     for name, codec in _codecs(models, device):
         with progress(f"{name}, image") as on_image:
-            fields[name] = receptive_fields(
-                codec,
-                images,
-                layer=layer,
-                method=method,
-                probes=probes,
-                side=side,
-                rate=rate,
-                seed=seed,
-                on_image=on_image,
-            )
-    measures = {name: measure_field(maps) for name, maps in fields.items()}
-    means = {name: mean_field(maps) for name, maps in fields.items()}
+            fields[name] = erf_maps(codec, images, how, on_image=on_image)
+    measures = {name: measure_erf(maps) for name, maps in fields.items()}
+    means = {name: mean_erf(maps) for name, maps in fields.items()}
     _keep(out, {name: [means[name], measures[name]] for name in fields})
     _draw(out, {"erf": erf_plot(means, squares=measures), "profile": erf_profile_plot(fields)})
     _show(erf_table(measures), format)

@@ -1,38 +1,88 @@
-"""Looking into a model while it runs: which module gave what, and which layers attended where."""
+"""Running a codec on images, and capturing what happens inside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.codec import CodecAdapter
+from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, near
 
+Images = ImageSet | Sequence[Tensor] | Tensor
+"""An image set; or (3, H, W) images, or a batch (B, 3, H, W), uint8 or in [0, 1]."""
 
-class Seen(Exception):
-    """Ends a forward pass once what was looked for is there.
+
+def image_names(images: Images) -> tuple[str, ...]:
+    """Return the images' names, or their numbers.
+
+    Raises:
+        LabError: there are no images.
+    """
+    if not len(images):
+        raise LabError("no images to analyze; give a folder that contains some")
+    return images.names if isinstance(images, ImageSet) else tuple(map(str, range(len(images))))
+
+
+def iterate_images(
+    images: Images, model: nn.Module, on_image: OnDone | None = None
+) -> Iterator[Tensor]:
+    """Yield each image as (1, 3, H, W) in [0, 1] on the model's device; report those done."""
+    device = CodecAdapter(model).device
+    for done, image in enumerate(images, 1):
+        x = image.to(device)
+        yield (x.float().div(255) if x.dtype == torch.uint8 else x.float())[None]
+        if on_image is not None:
+            on_image(done, len(images))
+
+
+def centre_crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the middle of (1, C, H, W), of ``size`` (H, W)."""
+    top, left = (x.shape[-2] - size[0]) // 2, (x.shape[-1] - size[1]) // 2
+    return x[..., top : top + size[0], left : left + size[1]].contiguous()
+
+
+def common_size(images: Images, multiple: int, side: int | None = None) -> tuple[int, int]:
+    """Return the largest (height, width) within all images whose sides are multiples.
 
     Args:
-        value: what was looked for.
+        images: the images.
+        multiple: what both sides are rounded down to.
+        side: maximum height and width in pixels.
+
+    Raises:
+        LabError: an image, or ``side``, is smaller than ``multiple``.
     """
+    sizes = images.sizes if isinstance(images, ImageSet) else [i.shape[-2:] for i in images]
+    smallest = [min(int(size[axis]) for size in sizes) for axis in (0, 1)]
+    if side is not None:
+        smallest = [min(side, length) for length in smallest]
+    height, width = (length // multiple * multiple for length in smallest)
+    if not height or not width:
+        raise LabError(
+            f"images of {smallest[0]}x{smallest[1]} pixels are too small; "
+            f"give images, or crops, of at least {multiple}x{multiple}"
+        )
+    return height, width
 
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = value
+
+def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
+    """Run a forward pass on images (B, 3, H, W) of any size."""
+    adapter = CodecAdapter(codec)
+    return adapter.forward(adapter.pad(x), rate)
 
 
-@contextmanager
-def hooked(handles: list[Any]) -> Iterator[None]:
-    """Remove the hooks behind ``handles`` when the ``with`` block is left."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def pitch_px(codec: nn.Module, x: Tensor, rows: int) -> float:
+    """Return the pixels of the padded image per row of a map that has ``rows``."""
+    return CodecAdapter(codec).padded_size((x.shape[-2], x.shape[-1]))[0] / rows
 
 
 @contextmanager
@@ -46,44 +96,70 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def forward(codec: nn.Module, x: Tensor, rate: float | None) -> Any:
-    """Run ``codec`` on images, at a rate where it is conditioned on one."""
-    return codec(x) if rate is None else codec(x, rate=rate)
+@contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove the hooks behind ``handles`` when the ``with`` block is left."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def model_name(model: nn.Module) -> str:
-    """Return what tables call ``model``."""
-    config: Any = getattr(model, "config", None)
-    return str(getattr(config, "name", type(model).__name__))
+class Captured(Exception):
+    """Ends a forward pass from within a hook.
+
+    Args:
+        value: what `run_until_captured` returns.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def run_until_captured(
+    forward: Callable[[], Any], handles: Sequence[RemovableHandle], missing: str
+) -> Tensor:
+    """Call ``forward`` until one of the hooks raises `Captured`, and return its value.
+
+    Raises:
+        LabError: none does; with ``missing`` as its message.
+    """
+    with hooked(handles):
+        try:
+            forward()
+        except Captured as captured:
+            return captured.value
+    raise LabError(missing)
 
 
 def module_named(model: nn.Module, name: str) -> nn.Module:
-    """Return the submodule that ``name`` leads to.
+    """Return the submodule called ``name``.
 
     Raises:
-        LabError: there is none; the message names the nearest.
+        LabError: the model has none; the message names the nearest.
     """
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
         raise LabError(
             f"layer '{name}': the model has no such module.{near(name, modules)} "
             "model.named_modules() lists them."
         )
-    found: nn.Module = modules[name]
-    return found
+    return modules[name]
 
 
 def as_map(module: nn.Module, output: Any, name: str) -> Tensor:
     """Return a module's output as a feature map (B, C, H, W).
 
-    Layers of tokens keep their channels last: they are known by their type.
+    Layers of tokens keep their channels last: they are recognised by their type.
 
     Raises:
         LabError: the output is no feature map.
     """
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise LabError(f"layer '{name}': gives {shape}, which is no feature map (B, C, H, W)")
+        raise LabError(f"layer '{name}' returns {shape}, which is no feature map (B, C, H, W)")
     last = [module] if not isinstance(module, nn.Sequential) else list(module)[-1:]
     tokens = any(
         isinstance(m, nn.LayerNorm | nn.Linear | WindowAttention) or type(m) is SwinLayer

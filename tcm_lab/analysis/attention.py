@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,27 +13,32 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._estimate import Estimate, mean_estimate
-from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
 from tcm_lab.analysis._probe import (
-    Seen,
+    Captured,
+    Images,
     attention_inputs,
     attention_modules,
     evaluating,
-    forward,
-    model_name,
+    image_names,
+    iterate_images,
     module_named,
+    pitch_px,
+    run,
+    run_until_captured,
 )
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.windows import WindowPlan
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
+from tcm_lab.stats import Interval, mean_interval
 
-Figures = tuple[tuple[float, ...], ...]
-"""One row per image, one figure per head."""
+_PerHead = tuple[float, ...]
+_ImagesByHeads = tuple[_PerHead, ...]
+"""One row per image, one value per head."""
 
 
-class AttentionFigures(Frozen):
-    """What the weights of one layer amount to, means over all queries that are no padding.
+class AttentionMetrics(Frozen):
+    """Metrics of one layer's weights, means over all queries that are not padding.
 
     Attributes:
         distance_px: weighted distance from the query to what it sees, in image pixels.
@@ -40,9 +46,9 @@ class AttentionFigures(Frozen):
         near_share: weight on the query itself and its eight neighbours.
     """
 
-    distance_px: Figures
-    entropy_bits: Figures
-    near_share: Figures
+    distance_px: _ImagesByHeads
+    entropy_bits: _ImagesByHeads
+    near_share: _ImagesByHeads
 
 
 class LayerAttention(Frozen):
@@ -52,11 +58,11 @@ class LayerAttention(Frozen):
         layer: its dotted name in the model.
         shifted: whether it is SW-MSA.
         window_size: side of its windows in tokens.
-        heads: how many.
+        heads: number of heads.
         pitch_px: image pixels per token.
         learned: with the relative position bias, as the model runs.
         without_bias: by contents alone.
-        uniform: one image, one head: what equal weights on all that is seen would give.
+        uniform: one image, one head: what equal weights on all visible tokens would give.
     """
 
     layer: str
@@ -64,9 +70,9 @@ class LayerAttention(Frozen):
     window_size: int
     heads: int
     pitch_px: float
-    learned: AttentionFigures
-    without_bias: AttentionFigures
-    uniform: AttentionFigures
+    learned: AttentionMetrics
+    without_bias: AttentionMetrics
+    uniform: AttentionMetrics
 
     @property
     def stage(self) -> str:
@@ -76,10 +82,10 @@ class LayerAttention(Frozen):
             return ".".join(path[: path.index("stages") + 2])
         return ".".join(path[:2])
 
-    def estimate(self, figure: str, *, with_bias: bool = True) -> Estimate:
-        """Return the mean of ``figure`` over heads, with its interval over images."""
-        figures = self.learned if with_bias else self.without_bias
-        return mean_estimate([float(np.mean(row)) for row in getattr(figures, figure)])
+    def interval(self, metric: str, *, with_bias: bool = True) -> Interval:
+        """Return the mean of a metric over heads, with its interval over images."""
+        metrics = self.learned if with_bias else self.without_bias
+        return mean_interval([float(np.mean(row)) for row in getattr(metrics, metric)])
 
 
 class AttentionRecord(Frozen):
@@ -88,7 +94,7 @@ class AttentionRecord(Frozen):
     Attributes:
         model: name of the model.
         images: names of the images.
-        layers: in the order of the data's flow.
+        layers: in the order in which they ran.
         environment: device, threads, versions.
     """
 
@@ -97,7 +103,7 @@ class AttentionRecord(Frozen):
     layers: tuple[LayerAttention, ...]
     environment: Environment
 
-    def mean_distance_px(self, transform: str = "g_a") -> Estimate:
+    def mean_distance_px(self, transform: str = "g_a") -> Interval:
         """Return the mean attention distance over a transform's layers, their heads and images.
 
         Raises:
@@ -110,7 +116,7 @@ class AttentionRecord(Frozen):
         ]
         if not rows:
             raise LabError(f"{self.model}: no layer of {transform} has window attention")
-        return mean_estimate([float(value) for value in np.mean(rows, axis=0)])
+        return mean_interval([float(value) for value in np.mean(rows, axis=0)])
 
 
 class AttentionMap(ArrayRecord):
@@ -149,38 +155,37 @@ def measure_attention(
     """Measure every window attention that runs in a forward pass.
 
     Args:
-        codec: any model with `WindowAttention` in it.
+        codec: any codec with `WindowAttention` in it.
         images: images of any size, one by one.
-        rate: level of a rate-conditioned codec.
-        on_image: told how many images are done, of how many.
+        rate: level of a rate-conditioned codec; None is the lowest.
+        on_image: callback receiving (images done, images in all).
 
     Raises:
-        LabError: the model has no window attention, or there is no image.
+        LabError: the model has no window attention, or there are no images.
     """
-    known = _need_attention(codec)
-    names = names_of(images)
-    found: dict[str, list[tuple[_Rows, _Rows]]] = {}
-    uniform: dict[str, AttentionFigures] = {}
+    known = _window_attentions(codec)
+    names = image_names(images)
+    learned: dict[str, list[dict[str, _PerHead]]] = {layer: [] for layer in known}
+    bare: dict[str, list[dict[str, _PerHead]]] = {layer: [] for layer in known}
+    uniform: dict[str, dict[str, _PerHead]] = {}
     pitch: dict[str, float] = {}
     for x in iterate_images(images, codec, on_image):
 
         def on_input(layer: str, module: WindowAttention, tokens: Tensor, x: Tensor = x) -> None:
-            pitch[layer] = _pitch(codec, x, tokens)
-            both = []
-            for with_bias in (True, False):
+            pitch[layer] = pitch_px(codec, x, tokens.shape[1])
+            for rows, with_bias in ((learned, True), (bare, False)):
                 weights, plan = module.weights(tokens, with_bias=with_bias)
-                both.append(_rows(weights, plan, module.window_size, pitch[layer]))
-                if layer not in uniform:
-                    equal = (weights > 0).to(weights)
-                    equal = (equal / equal.sum(-1, keepdim=True))[:, :1]
-                    rows = _rows(equal, plan, module.window_size, pitch[layer])
-                    uniform[layer] = _figures([rows])
-            found.setdefault(layer, []).append((both[0], both[1]))
+                rows[layer].append(_metrics(weights, plan, module.window_size, pitch[layer]))
+            if layer not in uniform:
+                equal = (weights > 0).to(weights)
+                equal = (equal / equal.sum(-1, keepdim=True))[:, :1]
+                uniform[layer] = _metrics(equal, plan, module.window_size, pitch[layer])
 
         with evaluating(codec), attention_inputs(codec, on_input):
-            forward(codec, x, rate)
+            run(codec, x, rate)
+    adapter = CodecAdapter(codec)
     return AttentionRecord(
-        model=model_name(codec),
+        model=adapter.name,
         images=names,
         layers=tuple(
             LayerAttention(
@@ -189,13 +194,13 @@ def measure_attention(
                 window_size=known[layer].window_size,
                 heads=known[layer].heads,
                 pitch_px=pitch[layer],
-                learned=_figures([learned for learned, _ in rows]),
-                without_bias=_figures([bare for _, bare in rows]),
-                uniform=uniform[layer],
+                learned=_over_images(learned[layer]),
+                without_bias=_over_images(bare[layer]),
+                uniform=_over_images([equal]),
             )
-            for layer, rows in found.items()
+            for layer, equal in uniform.items()
         ),
-        environment=environment(device_of(codec)),
+        environment=environment(adapter.device),
     )
 
 
@@ -213,57 +218,55 @@ def attention_map(
     """Return what the token over one pixel sees in ``layer``.
 
     Args:
-        codec: any model with `WindowAttention` in it.
+        codec: any codec with `WindowAttention` in it.
         image: (3, H, W), uint8 or in [0, 1].
         layer: dotted name of the window attention.
         query_px: (row, column) of the pixel.
         name: of the image.
         with_bias: whether to add the relative position bias.
-        rate: level of a rate-conditioned codec.
+        rate: level of a rate-conditioned codec; None is the lowest.
 
     Raises:
-        LabError: there is no such layer, it does not run, or the pixel is outside of the image.
+        LabError: the layer does not exist or does not run, or the pixel is outside of the image.
     """
-    _need_attention(codec)
-    if not isinstance(module_named(codec, layer), WindowAttention):
+    known = _window_attentions(codec)
+    module = module_named(codec, layer)
+    if not isinstance(module, WindowAttention):
         raise LabError(
-            f"layer '{layer}': is no window attention; there are "
-            f"{', '.join(list(attention_modules(codec))[:6])} …"
+            f"layer '{layer}' is no window attention; the first ones are "
+            f"{', '.join(list(known)[:6])}"
         )
     height, width = image.shape[-2:]
     if not (0 <= query_px[0] < height and 0 <= query_px[1] < width):
         raise LabError(f"query_px = {query_px}: the image is {height}x{width} pixels")
-    found: list[tuple[tuple[int, int], float]] = []
     (x,) = iterate_images([image], codec)
 
-    def on_input(ran: str, module: WindowAttention, tokens: Tensor) -> None:
-        if ran != layer:
-            return
-        pitch = _pitch(codec, x, tokens)
-        row = min(int(query_px[0] / pitch), tokens.shape[1] - 1)
-        column = min(int(query_px[1] / pitch), tokens.shape[2] - 1)
-        weights, plan = module.weights(tokens, with_bias=with_bias)
-        found.append(((row, column), pitch))
-        raise Seen(
-            spread_over_map(weights, plan, (tokens.shape[1], tokens.shape[2]), (row, column))
-        )
+    def capture(module: nn.Module, args: Any) -> None:
+        del module
+        raise Captured(args[0])
 
-    try:
-        with evaluating(codec), attention_inputs(codec, on_input):
-            forward(codec, x, rate)
-        raise LabError(f"layer '{layer}': does not run in a forward pass")
-    except Seen as seen:
-        weights = seen.value
-    query, pitch = found[0]
+    with evaluating(codec):
+        tokens = run_until_captured(
+            lambda: run(codec, x, rate),
+            [module.register_forward_pre_hook(capture)],
+            f"layer '{layer}' does not run in a forward pass",
+        )
+        weights, plan = module.weights(tokens, with_bias=with_bias)
+    _, rows, columns, _ = tokens.shape
+    pitch = pitch_px(codec, x, rows)
+    query = (
+        min(int(query_px[0] / pitch), rows - 1),
+        min(int(query_px[1] / pitch), columns - 1),
+    )
     return AttentionMap(
-        model=model_name(codec),
+        model=CodecAdapter(codec).name,
         image=name,
         layer=layer,
         with_bias=with_bias,
         query=query,
         query_px=query_px,
         pitch_px=pitch,
-        weights=weights.cpu().numpy(),
+        weights=spread_over_map(weights, plan, (rows, columns), query).cpu().numpy(),
     )
 
 
@@ -289,16 +292,10 @@ def spread_over_map(
     return laid
 
 
-class _Rows(Frozen):
-    """One image's figures, one per head."""
-
-    distance_px: tuple[float, ...]
-    entropy_bits: tuple[float, ...]
-    near_share: tuple[float, ...]
-
-
-def _rows(weights: Tensor, plan: WindowPlan, window_size: int, pitch: float) -> _Rows:
-    """Sum up weights (windows, heads, N, N) over all queries that are no padding."""
+def _metrics(
+    weights: Tensor, plan: WindowPlan, window_size: int, pitch: float
+) -> dict[str, _PerHead]:
+    """Return `AttentionMetrics` of one image, from weights (windows, heads, N, N)."""
     axis = torch.arange(window_size, device=weights.device, dtype=torch.float64)
     y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
@@ -308,39 +305,25 @@ def _rows(weights: Tensor, plan: WindowPlan, window_size: int, pitch: float) -> 
     if plan.padding is not None:
         real = (~plan.padding).float().view_as(real)
 
-    def mean(per_query: Tensor) -> tuple[float, ...]:
+    def mean(per_query: Tensor) -> _PerHead:
         """Average (windows, heads, N) over real queries, per head."""
         total = torch.einsum("whn,wn->h", per_query.double(), real.double()) / real.double().sum()
         return tuple(total.tolist())
 
-    entropy = -torch.xlogy(weights, weights).sum(-1) / np.log(2)
-    return _Rows(
-        distance_px=mean((weights * distance.to(weights)).sum(-1)),
-        entropy_bits=mean(entropy),
-        near_share=mean((weights * near).sum(-1)),
-    )
+    return {
+        "distance_px": mean((weights * distance.to(weights)).sum(-1)),
+        "entropy_bits": mean(-torch.xlogy(weights, weights).sum(-1) / np.log(2)),
+        "near_share": mean((weights * near).sum(-1)),
+    }
 
 
-def _figures(rows: list[_Rows]) -> AttentionFigures:
-    return AttentionFigures(
-        distance_px=tuple(row.distance_px for row in rows),
-        entropy_bits=tuple(row.entropy_bits for row in rows),
-        near_share=tuple(row.near_share for row in rows),
-    )
+def _over_images(rows: Sequence[dict[str, _PerHead]]) -> AttentionMetrics:
+    names = AttentionMetrics.model_fields
+    return AttentionMetrics(**{name: tuple(row[name] for row in rows) for name in names})
 
 
-def _pitch(codec: nn.Module, x: Tensor, tokens: Tensor) -> float:
-    """Return the image pixels per token: of the padded image, a whole number."""
-    config: Any = getattr(codec, "config", None)
-    height = x.shape[-2]
-    if config is not None:
-        stride = config.stride[1]
-        height = -(-height // stride) * stride
-    return float(height / tokens.shape[1])
-
-
-def _need_attention(codec: nn.Module) -> dict[str, WindowAttention]:
+def _window_attentions(codec: nn.Module) -> dict[str, WindowAttention]:
     known = attention_modules(codec)
     if not known:
-        raise LabError(f"{model_name(codec)}: has no window attention to look at")
+        raise LabError(f"{CodecAdapter(codec).name} has no window attention to analyze")
     return known

@@ -1,19 +1,56 @@
-"""The record of an effective receptive field, and the average of several images' records."""
+"""Effective receptive fields as values, and what is measured on them.
+
+Measures are taken on the raw shares, so they do not depend on the gradient's scale.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.errors import LabError
+from tcm_lab.stats import Draw, Interval, bootstrap
+from tcm_lab.stats import shares as image_weights
 
-Method = Literal["frobenius", "sum", "single-channel"]
-METHODS: tuple[Method, ...] = ("frobenius", "sum", "single-channel")
+ErfMethod = Literal["frobenius", "sum", "single-channel"]
+_SHARES = (0.2, 0.3, 0.5, 0.95, 0.99)
+_Floats = NDArray[np.float64]
+
+
+class ErfOptions(Frozen):
+    """How an effective receptive field is estimated.
+
+    Attributes:
+        layer: dotted name of the module whose output is analyzed; None is g_a's, which is y.
+        method: ``frobenius``: squared gradients of all channels, free of the latent's scale and of
+            any choice of a channel; ``sum``: absolute gradient of the channels' sum;
+            ``single-channel``: absolute gradient of one channel. The last two are what published
+            images show.
+        channel: for ``single-channel``; None takes the one that varies most.
+        probes: random sign vectors per image; None, or at least as many as there are channels,
+            differentiates every channel.
+        seed: of the probes.
+        at: (row, column) of the position; None is (h // 2, w // 2).
+        side: maximum side of the crop from the middle of each image, in pixels; None takes all
+            that the images share.
+        rate: level of a rate-conditioned codec; None is the lowest.
+    """
+
+    layer: str | None = None
+    method: ErfMethod = "frobenius"
+    channel: int | None = None
+    probes: int | None = Field(default=16, ge=2)
+    seed: int = 0
+    at: tuple[int, int] | None = None
+    side: int | None = None
+    rate: float | None = None
 
 
 class WindowGrid(Frozen):
@@ -39,13 +76,12 @@ class ErfMap(ArrayRecord):
         model: name of the model.
         of: what the position belongs to: ``y``, a layer's name, ``x_hat``, ``mean of slice 2``.
         wrt: what it depends on, which the map shows: ``image``, ``y`` or ``y_hat``.
-        method: ``frobenius``: squared gradients of all channels; ``sum``: absolute gradient of
-            the channels' sum; ``single-channel``: absolute gradient of one channel.
-        channel: which, where the method looks at one.
+        method: see `ErfOptions`.
+        channel: the channel, for ``single-channel``.
         probes: random sign vectors per image; 0 where every channel was differentiated.
         seed: of the probes.
         images: names of the images. Each one's map sums to one before they are averaged, so that
-            each has the same say.
+            all have the same weight.
         position: (row, column) of ``of``'s map that was differentiated.
         centre: (row, column) on this map of the middle of the position's field.
         pitch_px: image pixels per position of this map.
@@ -59,7 +95,7 @@ class ErfMap(ArrayRecord):
     model: str
     of: str
     wrt: Literal["image", "y", "y_hat"]
-    method: Method
+    method: ErfMethod
     channel: int | None = None
     probes: int
     seed: int
@@ -73,21 +109,35 @@ class ErfMap(ArrayRecord):
     grids: tuple[WindowGrid, ...] = ()
     environment: Environment
 
+    def profile(self) -> _Floats:
+        """Return the share held by the centred square of each side 1, 2, 3 … positions."""
+        dy, dx = self._offsets()
+        # Ring k is at Chebyshev distance k / 2, so that centres between two positions have rings.
+        rings = np.round(2 * np.maximum(np.abs(dy)[:, None], np.abs(dx)[None, :])).astype(np.int64)
+        held = np.bincount(rings.ravel(), weights=self.scores.ravel().astype(np.float64)).cumsum()
+        inside: _Floats = held / held[-1]
+        return inside
 
-def mean_field(maps: Sequence[ErfMap]) -> ErfMap:
-    """Return the average of several images' fields of the same position.
+    def _offsets(self) -> tuple[_Floats, _Floats]:
+        """Return the rows' and the columns' distance from the centre."""
+        height, width = self.scores.shape
+        return np.arange(height) - self.centre[0], np.arange(width) - self.centre[1]
+
+
+def mean_erf(maps: Sequence[ErfMap]) -> ErfMap:
+    """Return the average of several images' maps of the same position.
 
     Raises:
-        LabError: there is none, or they are not of the same thing.
+        LabError: there are no maps, or they are not of the same thing.
     """
     if not maps:
-        raise LabError("maps: there is none to average.")
+        raise LabError("no maps to average")
     first = maps[0]
     for other in maps:
         for what in ("model", "of", "wrt", "method", "channel", "position", "centre"):
             if getattr(other, what) != getattr(first, what):
                 raise LabError(
-                    f"maps of different {what} have no average: "
+                    f"maps of different {what} cannot be averaged: "
                     f"{getattr(first, what)} and {getattr(other, what)}"
                 )
     scores = np.mean([m.scores.astype(np.float64) for m in maps], axis=0)
@@ -99,3 +149,199 @@ def mean_field(maps: Sequence[ErfMap]) -> ErfMap:
             "standard_error": (np.sqrt(variance) / len(maps)).astype(np.float32),
         }
     )
+
+
+class ErfMeasures(Frozen):
+    """How far a position reaches, over the images of its maps.
+
+    Attributes:
+        model: name of the model.
+        of: what the position belongs to.
+        images: number of images.
+        side_px: by share of the contribution, the side of the smallest centred square that holds
+            it, in image pixels.
+        area: by share, that square's area over the whole map's.
+        radius_px: root of the mean squared distance from the centre, weighted by the shares.
+        within_convolutions: share that falls where a path of convolutions leads.
+        anisotropy: longer over shorter axis of the field's second moments; 1 is round.
+        grid_visibility: by spacing and offset of the windows in pixels ("64+32"), how much more
+            the map changes between neighbours where windows meet than elsewhere; 1 is invisible.
+    """
+
+    model: str
+    of: str
+    images: int
+    side_px: dict[float, Interval]
+    area: dict[float, Interval]
+    radius_px: Interval
+    within_convolutions: Interval
+    anisotropy: Interval
+    grid_visibility: dict[str, float]
+
+
+def measure_erf(
+    maps: ErfMap | Sequence[ErfMap], *, shares: Sequence[float] = _SHARES, seed: int = 0
+) -> ErfMeasures:
+    """Measure one map, or the average of several images' maps with intervals over the images.
+
+    Args:
+        maps: one map; or one for each image, which are resampled for the intervals.
+        shares: of the contribution, each between 0 and 1.
+        seed: of the resampling.
+
+    Raises:
+        LabError: there are no maps, they are of different things, or a share is out of range.
+    """
+    several = (maps,) if isinstance(maps, ErfMap) else tuple(maps)
+    if any(not 0 < share <= 1 for share in shares):
+        raise LabError(f"shares = {tuple(shares)}: each must be above 0 and at most 1")
+    mean = mean_erf(several)
+    pitch, (height, width) = mean.pitch_px, mean.scores.shape
+    sums = _Sums.of(several)
+
+    def interval(measure: Callable[..., _Floats], *share: float) -> Interval:
+        return bootstrap(
+            lambda draw: measure(sums.mean(draw), *share),
+            {"images": len(several)},
+            seed=seed,
+            vectorized=True,
+        )
+
+    def side_px(sums: _Sums, share: float) -> _Floats:
+        return pitch * sums.side(share)
+
+    def area(sums: _Sums, share: float) -> _Floats:
+        side = sums.side(share)
+        covered: _Floats = np.minimum(side, height) * np.minimum(side, width) / (height * width)
+        return covered
+
+    def radius_px(sums: _Sums) -> _Floats:
+        return pitch * sums.radius()
+
+    return ErfMeasures(
+        model=mean.model,
+        of=mean.of,
+        images=len(several),
+        side_px={share: interval(side_px, share) for share in shares},
+        area={share: interval(area, share) for share in shares},
+        radius_px=interval(radius_px),
+        within_convolutions=interval(_Sums.within),
+        anisotropy=interval(_Sums.anisotropy),
+        grid_visibility={
+            f"{grid.window_size * pitch:g}+{grid.offset * pitch:g}": seen
+            for grid in mean.grids
+            if (seen := grid_visibility(mean, grid)) is not None
+        },
+    )
+
+
+def reach_ratio(
+    maps: Sequence[ErfMap],
+    baseline: Sequence[ErfMap],
+    share: float | None = None,
+    *,
+    seed: int = 0,
+) -> Interval:
+    """Return how many times as far one codec's position reaches as another's.
+
+    Images are resampled together, since what widens one field may widen the other.
+
+    Args:
+        maps: one map per image.
+        baseline: the other codec's, of the same images in the same order.
+        share: compares the sides of the squares that hold it; None compares the radii.
+        seed: of the resampling.
+
+    Raises:
+        LabError: the maps are of different images.
+    """
+    names = [tuple(name for one in side for name in one.images) for side in (maps, baseline)]
+    if names[0] != names[1]:
+        raise LabError(f"maps of different images cannot be compared: {names[0]} and {names[1]}")
+    ours, theirs = _Sums.of(maps), _Sums.of(baseline)
+    pitch = maps[0].pitch_px / baseline[0].pitch_px
+
+    def reach(sums: _Sums) -> _Floats:
+        return sums.radius() if share is None else sums.side(share)
+
+    return bootstrap(
+        lambda draw: pitch * reach(ours.mean(draw)) / reach(theirs.mean(draw)),
+        {"images": len(maps)},
+        seed=seed,
+        vectorized=True,
+    )
+
+
+def grid_visibility(erf: ErfMap, grid: WindowGrid) -> float | None:
+    """Return how much more a map changes where windows meet than elsewhere; None if none meet.
+
+    A change is Σ|a − b| over Σ(a + b) of neighbouring positions, so that it depends neither on
+    faint parts nor on the scale. A window's border lies between two tokens, which convolutions
+    blur over about one token: that is the width of the band in which changes count as the border's.
+    """
+    scores = erf.scores.astype(np.float64)
+    at_border, elsewhere = np.zeros(2), np.zeros(2)
+    for axis in (0, 1):
+        a, b = (scores, scores.T)[axis][:-1], (scores, scores.T)[axis][1:]
+        changes = np.stack([np.abs(a - b).sum(1), (a + b).sum(1)], axis=1)
+        # Token t lies at position t·pitch: windows meet half a pitch before their first token.
+        place = np.arange(len(changes)) + 0.5 - (grid.offset - grid.pitch / 2)
+        distance = np.abs((place + grid.window_size / 2) % grid.window_size - grid.window_size / 2)
+        near = distance <= grid.pitch / 2
+        changes[len(changes) + 1 - int(grid.pitch) :] = 0  # behind the last token none meet
+        at_border += changes[near].sum(0)
+        elsewhere += changes[~near].sum(0)
+    if min(at_border[1], elsewhere[1]) <= 0:
+        return None
+    usual = elsewhere[0] / elsewhere[1]
+    return float(at_border[0] / at_border[1] / usual) if usual > 0 else float("inf")
+
+
+class _Sums(NamedTuple):
+    """What the measures follow from, so that resamples need not average whole maps.
+
+    Attributes:
+        profiles: (N, K) of each image, or of each resample: see `ErfMap.profile`.
+        moments: (N, 4): second moments of the rows, of the columns, mixed; and the share on the
+            convolutions' field.
+    """
+
+    profiles: _Floats
+    moments: _Floats
+
+    @classmethod
+    def of(cls, maps: Sequence[ErfMap]) -> _Sums:
+        moments = []
+        for erf in maps:
+            s, (dy, dx) = erf.scores.astype(np.float64), erf._offsets()
+            moments.append(
+                (s.sum(1) @ dy**2, s.sum(0) @ dx**2, dy @ s @ dx, (s * erf.convolutions).sum())
+            )
+        return cls(np.stack([erf.profile() for erf in maps]), np.array(moments))
+
+    def mean(self, draw: Draw) -> _Sums:
+        weights = image_weights(draw["images"])
+        return _Sums(weights @ self.profiles, weights @ self.moments)
+
+    def side(self, share: float) -> _Floats:
+        """Return the side of the smallest square that holds ``share``, in positions."""
+        side: _Floats = (self.profiles >= share - 1e-6).argmax(1) + 1.0
+        return side
+
+    def radius(self) -> _Floats:
+        """Return the second-moment radius, in positions."""
+        radius: _Floats = np.sqrt(self.moments[:, 0] + self.moments[:, 1])
+        return radius
+
+    def within(self) -> _Floats:
+        """Return the share on the convolutions' field."""
+        return self.moments[:, 3]
+
+    def anisotropy(self) -> _Floats:
+        """Return the ratio of the axes, from the eigenvalues of the second moments."""
+        rows, columns, mixed, _ = self.moments.T
+        middle = (rows + columns) / 2
+        half = np.sqrt(((rows - columns) / 2) ** 2 + mixed**2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio: _Floats = np.sqrt((middle + half) / np.maximum(middle - half, 0))
+        return np.where(middle == 0, 1.0, ratio)

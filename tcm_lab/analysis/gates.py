@@ -1,4 +1,4 @@
-"""What SWAtten's gates let through, slice by slice."""
+"""What SWAtten's gates pass, slice by slice."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._images import iterate_images
-from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
+from tcm_lab.analysis._probe import evaluating, hooked, iterate_images, pitch_px, run
 from tcm_lab.blocks.attention import SwinGatedAttention
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
 
 
@@ -25,8 +25,8 @@ class SliceGate(ArrayRecord):
         path: whether it serves the mean or the scale, or both.
         gate: (h, w) mean over its channels, in (0, 1).
         mean: over channels and positions.
-        deviation: standard deviation over positions, averaged over channels: what the gate
-            tells apart in the image.
+        deviation: standard deviation over positions, averaged over channels: how much the gate
+            distinguishes within the image.
     """
 
     layer: str
@@ -60,10 +60,10 @@ def gate_maps(
     """Return the gates of every slice's SWAtten on an image.
 
     Args:
-        codec: one of ours with SWAtten in its entropy model.
+        codec: a codec assembled by this package with SWAtten in its entropy model.
         image: (3, H, W), uint8 or in [0, 1].
         name: of the image.
-        rate: level of a rate-conditioned codec.
+        rate: level of a rate-conditioned codec; None is the lowest.
 
     Raises:
         LabError: the entropy model has no SWAtten.
@@ -74,7 +74,9 @@ def gate_maps(
         if isinstance(module, SwinGatedAttention) and layer.startswith("slices.")
     }
     if not modules:
-        raise LabError(f"{model_name(codec)}: its entropy model has no SWAtten, so no gates")
+        raise LabError(
+            f"{CodecAdapter(codec).name} has no SWAtten in its entropy model, so no gates"
+        )
     found: dict[str, Tensor] = {}
 
     def keep(layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -88,18 +90,17 @@ def gate_maps(
     # conv_b's output is the gate before its sigmoid.
     handles = [m.conv_b.register_forward_hook(keep(layer)) for layer, m in modules.items()]
     with evaluating(codec), hooked(handles):
-        forward(codec, x, rate)
-    stride: int = codec.config.stride[0]  # type: ignore[assignment,index]
+        run(codec, x, rate)
     return GateRecord(
-        model=model_name(codec),
+        model=CodecAdapter(codec).name,
         image=name,
-        pitch_px=float(stride),
+        pitch_px=pitch_px(codec, x, next(iter(found.values())).shape[-2]),
         gates=tuple(_gate(layer, gate, modules) for layer, gate in found.items()),
     )
 
 
 def _gate(layer: str, gate: Tensor, modules: dict[str, SwinGatedAttention]) -> SliceGate:
-    """Sum up a gate (K, h, w)."""
+    """Summarize a gate (K, h, w)."""
     _, index, _, path = layer.split(".")[:4]
     paths = sum(other.startswith(f"slices.{index}.") for other in modules)
     names: tuple[Literal["mean", "scale"], ...] = ("mean", "scale")

@@ -1,12 +1,14 @@
 """What happens to the latent between encoder and decoder: deviation, bits, prediction, energy.
 
-y is the latent, ŷ what the decoder gets, μ and σ what the entropy model predicts, all in steps of
-the quantiser.
+y is the latent, ŷ what the decoder receives, μ and σ what the entropy model predicts, all in steps
+of the quantiser.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -16,14 +18,19 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._estimate import Estimate, mean_estimate
-from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
-from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
-from tcm_lab.analysis.statistics import ErrorStatistics, Moments
+from tcm_lab.analysis._probe import (
+    Images,
+    evaluating,
+    hooked,
+    image_names,
+    iterate_images,
+    pitch_px,
+    run,
+)
+from tcm_lab.analysis.prediction_error import ErrorStatistics
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
-
-# The smallest σ that the coder knows; smaller predictions are raised to it.
-SCALE_BOUND = 0.11
+from tcm_lab.stats import Interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,9 @@ class LatentTrace:
     Attributes:
         y: (1, M, h, w) before quantisation.
         coded: ŷ as coded, round(y − μ) + μ.
-        y_hat: ŷ as the decoder gets it, refined by LRP where there is one.
+        y_hat: ŷ as the decoder receives it, refined by LRP where there is one.
         means: μ.
-        scales: σ, at least `SCALE_BOUND`.
+        scales: σ, not below the coder's smallest.
         y_bits: −log2 of the likelihood of each element of y.
         z_bits: −log2 of the likelihood of each element of z, (1, N, p, q).
         widths: channels of each slice.
@@ -53,20 +60,21 @@ class LatentTrace:
 
 @torch.no_grad()
 def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> LatentTrace:
-    """Run ``codec`` on an image (1, 3, H, W) in [0, 1] and keep what became of its latent.
+    """Run ``codec`` on an image (1, 3, H, W) in [0, 1] and keep its latent at every step.
 
     Args:
-        codec: one of ours, or CompressAI's with one Gaussian conditional with means.
-        x: the image; CompressAI's models need whole strides.
-        rate: level of a rate-conditioned codec.
+        codec: one assembled by this package, or CompressAI's with one Gaussian conditional with
+            means.
+        x: the image, of any size.
+        rate: level of a rate-conditioned codec; None is the lowest.
 
     Raises:
-        LabError: the codec predicts no means and scales of its latent in one go.
+        LabError: the codec does not predict means and scales of its whole latent at once.
     """
     given: list[tuple[Any, ...]] = []
     slices: dict[int, Tensor] = {}
 
-    def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def capture(module: nn.Module, args: Any, kwargs: Any) -> None:
         del module
         given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
 
@@ -77,16 +85,16 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     conditional: Any = getattr(codec, "gaussian_conditional", None)
     if conditional is None:
         raise LabError(
-            f"{model_name(codec)}: has no Gaussian conditional, so no means and scales to look at"
+            f"{CodecAdapter(codec).name} has no Gaussian conditional, so no means and scales"
         )
-    handles = [conditional.register_forward_pre_hook(see, with_kwargs=True)]
+    handles = [conditional.register_forward_pre_hook(capture, with_kwargs=True)]
     handles += [part.register_forward_hook(keep) for part in getattr(codec, "slices", ())]
     with evaluating(codec), hooked(handles):
-        out = forward(codec, x, rate)
+        out = run(codec, x, rate)
     if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
         raise LabError(
-            f"{model_name(codec)}: predicts no means, or slice by slice; this needs one Gaussian "
-            "conditional with mean and scale, as in mbt2018-mean"
+            f"{CodecAdapter(codec).name} predicts no means, or predicts slice by slice; this needs "
+            "one Gaussian conditional with mean and scale, as in mbt2018-mean"
         )
     y, scales, means = given[0]
     coded = (y - means).round() + means
@@ -96,7 +104,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
         coded=coded,
         y_hat=torch.cat([slices[i] for i in range(len(slices))], 1) if slices else coded,
         means=means,
-        scales=scales.clamp_min(SCALE_BOUND),
+        scales=conditional.lower_bound_scale(scales),
         y_bits=bits["y"],
         z_bits=bits["z"],
         widths=tuple(getattr(codec, "slice_widths", (y.shape[1],))),
@@ -107,9 +115,9 @@ class SliceLatent(Frozen):
     """One slice of one image.
 
     Attributes:
-        channels: how many.
+        channels: number of channels.
         bits: by the likelihoods.
-        deviation: mean |y − ŷ|, ŷ as the decoder gets it.
+        deviation: mean |y − ŷ|, ŷ as the decoder receives it.
         coded_deviation: the same before LRP; 1/4 for values spread evenly between two steps.
         squared_error: mean (y − ŷ)².
         coded_squared_error: the same before LRP; 1/12 for values spread evenly.
@@ -150,9 +158,9 @@ class ImageLatent(Frozen):
         """Estimated bits of y and z per pixel of the unpadded image."""
         return (self.y_bits + self.z_bits) / self.pixels
 
-    def _mean(self, figure: str) -> float:
+    def _mean(self, metric: str) -> float:
         channels = sum(part.channels for part in self.slices)
-        total: float = sum(getattr(part, figure) * part.channels for part in self.slices)
+        total: float = sum(getattr(part, metric) * part.channels for part in self.slices)
         return total / channels
 
     @property
@@ -167,7 +175,7 @@ class ImageLatent(Frozen):
 
     @property
     def scaled_deviation(self) -> float:
-        """Mean |y − ŷ| over mean |y|: what codecs of different latent scale can be compared by."""
+        """Mean |y − ŷ| over mean |y|: comparable across latents of different scales."""
         return self.deviation / self.magnitude
 
     @property
@@ -186,7 +194,7 @@ class LatentRecord(ArrayRecord):
 
     Attributes:
         model: name of the model.
-        images: each image's figures.
+        images: the latent of each image.
         channel_bits: (M,) mean bits of each channel per pixel of the image.
         channel_energy: (M,) mean square of each channel about its own mean over all images.
         errors: of the normalised prediction error (y − μ) / σ.
@@ -200,9 +208,9 @@ class LatentRecord(ArrayRecord):
     errors: ErrorStatistics
     environment: Environment
 
-    def estimate(self, figure: str) -> Estimate:
-        """Return the mean of an `ImageLatent`'s figure with its interval over images."""
-        return mean_estimate([float(getattr(image, figure)) for image in self.images])
+    def interval(self, metric: str) -> Interval:
+        """Return the mean of an `ImageLatent`'s metric with its interval over images."""
+        return mean_interval([float(getattr(image, metric)) for image in self.images])
 
     @property
     def coding_gain_db(self) -> float:
@@ -214,7 +222,7 @@ class LatentRecord(ArrayRecord):
         return float(10 * (energy.mean().log10() - energy.log10().mean()))
 
     def channels_holding(self, share: float) -> int:
-        """Return how many channels, strongest first, hold ``share`` of the energy."""
+        """Return the smallest number of channels that hold ``share`` of the energy."""
         energy = torch.from_numpy(self.channel_energy.copy()).double().sort(descending=True).values
         held = energy.cumsum(0) / energy.sum()
         return int((held < share - 1e-12).sum()) + 1
@@ -229,36 +237,45 @@ def measure_latents(
 ) -> LatentRecord:
     """Measure the latents of every image.
 
-    Arguments and errors are those of `trace_latent`, for all ``images``; the bits are what the
-    likelihoods say, as `tcm_lab.evaluation.evaluate` reports them as estimated. ``on_image`` is
-    told how many images are done, of how many.
+    Args:
+        codec: see `trace_latent`.
+        images: images of any size, one by one.
+        rate: level of a rate-conditioned codec; None is the lowest.
+        on_image: callback receiving (images done, images in all).
+
+    Returns:
+        The record; its bits are those of the likelihoods, which an evaluation reports as estimated.
+
+    Raises:
+        LabError: there are no images, or as for `trace_latent`.
     """
-    names = names_of(images)
+    names = image_names(images)
     found: list[ImageLatent] = []
-    bits: Tensor | float = 0.0
-    energy, errors = Moments(), None
+    errors: list[ErrorStatistics] = []
+    bits, moments = [], []
     for name, x in zip(names, iterate_images(images, codec, on_image), strict=True):
         trace = trace_latent(codec, x, rate=rate)
         pixels = x.shape[-2] * x.shape[-1]
         found.append(_image(name, pixels, trace))
-        bits = bits + trace.y_bits[0].double().sum((1, 2)) / pixels
-        energy.add(trace.y[0])
-        error = (trace.y - trace.means) / trace.scales
-        errors = ErrorStatistics.of(error) if errors is None else errors.with_(error)
-    assert isinstance(bits, Tensor)
-    assert errors is not None
+        errors.append(ErrorStatistics.of((trace.y - trace.means) / trace.scales))
+        bits.append(trace.y_bits[0].double().sum((1, 2)) / pixels)
+        y = trace.y[0].double().flatten(1)
+        moments.append(torch.stack([torch.ones_like(y).sum(1), y.sum(1), y.square().sum(1)]))
+    count, total, squares = torch.stack(moments).sum(0)
+    energy = (squares / count - (total / count) ** 2).clamp_min(0)
+    adapter = CodecAdapter(codec)
     return LatentRecord(
-        model=model_name(codec),
+        model=adapter.name,
         images=tuple(found),
-        channel_bits=(bits / len(found)).cpu().numpy(),
-        channel_energy=energy.variance().cpu().numpy(),
-        errors=errors,
-        environment=environment(device_of(codec)),
+        channel_bits=torch.stack(bits).mean(0).cpu().numpy(),
+        channel_energy=energy.cpu().numpy(),
+        errors=reduce(add, errors),
+        environment=environment(adapter.device),
     )
 
 
 class LatentMaps(ArrayRecord):
-    """Where in one image bits go and deviation stays.
+    """Where in one image bits are spent and deviation remains.
 
     Attributes:
         model: name of the model.
@@ -269,8 +286,8 @@ class LatentMaps(ArrayRecord):
         scaled_deviation: (h, w) the same over the image's mean |y|.
         coded_deviation: (h, w) |y − ŷ| before LRP.
         scales: (h, w) σ averaged over channels.
-        error: (h, w) normalised error (y − μ) / σ of the channel that costs most bits.
-        channel: which channel that is.
+        error: (h, w) normalised error (y − μ) / σ of ``channel``.
+        channel: the channel that costs most bits.
     """
 
     model: str
@@ -298,12 +315,10 @@ def latent_maps(
     channel = int(trace.y_bits[0].sum((1, 2)).argmax())
     error = ((trace.y - trace.means) / trace.scales)[0, channel]
     parts = trace.y_bits[0].split(list(trace.widths), 0)
-    config: Any = getattr(codec, "config", None)
-    pitch = config.stride[0] if config is not None else x.shape[-2] / trace.y.shape[-2]
     return LatentMaps(
-        model=model_name(codec),
+        model=CodecAdapter(codec).name,
         image=name,
-        pitch_px=float(pitch),
+        pitch_px=pitch_px(codec, x, trace.y.shape[-2]),
         bits=torch.stack([part.sum(0) for part in parts]).cpu().numpy(),
         deviation=deviation.cpu().numpy(),
         scaled_deviation=(deviation / trace.y.abs().mean()).cpu().numpy(),
@@ -315,7 +330,7 @@ def latent_maps(
 
 
 def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
-    """Sum up one image's trace by slices."""
+    """Summarize one image's trace by slices."""
     parts: list[SliceLatent] = []
     first = 0
     for width in trace.widths:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tcm_lab.codec.config import VariantConfig
 
 _FOREIGN_STRIDE = 64
+_FOREIGN_LATENT_STRIDE = 16
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 _SLICE_PARTS = {
     "attention": "attention",
@@ -84,6 +85,13 @@ class CodecAdapter:
         return int(getattr(self.module, "downsampling_factor", _FOREIGN_STRIDE))
 
     @property
+    def latent_stride(self) -> int:
+        """Number of pixels per position of y."""
+        if self.config is not None:
+            return self.config.stride[0]
+        return min(self.stride, _FOREIGN_LATENT_STRIDE)
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         tensor = next(self.module.parameters(), None)
@@ -105,10 +113,11 @@ class CodecAdapter:
         return F.pad(x, missing, mode="replicate")
 
     def forward(self, x: Tensor, rate: float | None = None) -> Mapping[str, Any]:
-        """Run a forward pass; a codec with rate levels takes the lowest unless told otherwise."""
-        if self.rate_levels:
-            return self.module(x, rate=0.0 if rate is None else rate)  # type: ignore[no-any-return]
-        return self.module(x)  # type: ignore[no-any-return]
+        """Run a forward pass; a codec with rate levels takes the lowest if none is given."""
+        if rate is None and self.rate_levels:
+            rate = 0.0
+        options = {} if rate is None else {"rate": rate}
+        return self.module(x, **options)  # type: ignore[no-any-return]  # nn.Module's typing
 
     def part_of(self, name: str) -> str:
         """Return the part that the module or parameter called ``name`` belongs to."""

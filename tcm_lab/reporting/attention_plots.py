@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.erf_plots import span
 from tcm_lab.reporting.plots import (
     INK,
     MARKERS,
@@ -123,12 +122,12 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
                         "model": label,
                         "layer": _short(layer),
                         "heads": layer.heads,
-                        "distance_px": span(layer.estimate("distance_px")),
-                        "bare_px": span(layer.estimate("distance_px", with_bias=False)),
+                        "distance_px": layer.interval("distance_px"),
+                        "bare_px": layer.interval("distance_px", with_bias=False),
                         "uniform_px": layer.uniform.distance_px[0][0],
-                        "entropy_bits": span(layer.estimate("entropy_bits")),
+                        "entropy_bits": layer.interval("entropy_bits"),
                         "uniform_bits": layer.uniform.entropy_bits[0][0],
-                        "near_share": span(layer.estimate("near_share")),
+                        "near_share": layer.interval("near_share"),
                     }
                 )
             )

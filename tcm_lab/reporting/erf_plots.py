@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tcm_lab.analysis import ErfMap, ErfMeasures
-    from tcm_lab.analysis._estimate import Estimate
 
 _FLOOR = 1e-5
 _DRAWN = (0.5, 0.95)
@@ -183,16 +182,16 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
                 values={
                     "model": label,
                     **{
-                        f"side_{round(100 * share)}_px": span(side)
+                        f"side_{round(100 * share)}_px": side
                         for share, side in found.side_px.items()
                     },
-                    "radius_px": span(found.radius_px),
+                    "radius_px": found.radius_px,
                     "beyond_percent": Interval(
                         value=100 * max(0.0, 1 - within.value),
                         low=100 * max(0.0, 1 - within.high),
                         high=100 * max(0.0, 1 - within.low),
                     ),
-                    "anisotropy": span(found.anisotropy),
+                    "anisotropy": found.anisotropy,
                     "grid_visibility": max(found.grid_visibility.values(), default=None),
                 }
             )
@@ -207,11 +206,6 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
             "1 is invisible.",
         ),
     )
-
-
-def span(estimate: Estimate) -> Interval:
-    """Return an estimate as a table shows it."""
-    return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
 def _outside(field: ErfMap) -> NDArray[np.float64]:

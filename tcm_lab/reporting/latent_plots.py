@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.erf_plots import span
 from tcm_lab.reporting.plots import (
     INK,
     MARKERS,
@@ -242,7 +241,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
             Row(
                 values={
                     "model": label,
-                    **{figure: span(record.estimate(figure)) for figure in figures},
+                    **{figure: record.interval(figure) for figure in figures},
                     "error_deviation": record.errors.deviation,
                     "neighbour": record.errors.neighbour_correlation,
                     "gain_db": record.coding_gain_db,

@@ -4,14 +4,15 @@ import torch
 
 import tcm_lab
 from tcm_lab.analysis import (
-    entropy_model_fields,
+    ErfOptions,
+    entropy_model_erf_maps,
+    erf_maps,
     gate_maps,
     knock_out,
     latent_maps,
     measure_attention,
-    measure_field,
+    measure_erf,
     measure_latents,
-    receptive_fields,
 )
 from tcm_lab.codec import Codec
 from tcm_lab.errors import LabError
@@ -42,8 +43,8 @@ def images() -> torch.Tensor:
 def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
     codec: Codec, images: torch.Tensor
 ) -> None:
-    maps = receptive_fields(codec, images, probes=2)
-    measures = measure_field(maps)
+    maps = erf_maps(codec, images, ErfOptions(probes=2))
+    measures = measure_erf(maps)
     figure = erf_plot({"TCM": maps[0]}, squares={"TCM": measures})
     axes, bar = figure.axes
     left, right, bottom, top = axes.images[0].get_extent()
@@ -61,7 +62,7 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
 def test_a_profile_falls_to_what_lies_outside_of_each_square(
     codec: Codec, images: torch.Tensor
 ) -> None:
-    maps = receptive_fields(codec, images[:1], probes=2)
+    maps = erf_maps(codec, images[:1], ErfOptions(probes=2))
     curve = erf_profile_plot({"TCM": maps}).axes[0].lines[0]
     outside = dict(zip(*map(np.asarray, curve.get_data()), strict=True))
     y, x = np.mgrid[:64, :64] - 32
@@ -71,14 +72,14 @@ def test_a_profile_falls_to_what_lies_outside_of_each_square(
 
 
 def test_the_field_table_shows_what_was_measured(codec: Codec, images: torch.Tensor) -> None:
-    measures = measure_field(receptive_fields(codec, images, probes=2))
+    measures = measure_erf(erf_maps(codec, images, ErfOptions(probes=2)))
     table = erf_table({"TCM": measures})
     values = table.rows[0].values
     radius = values["radius_px"]
     assert getattr(radius, "value", None) == measures.radius_px.value
     assert "95 % bootstrap" in render(table, "markdown")
     slices = {
-        f"slice {i}": measure_field(entropy_model_fields(codec, images, i, probes=2))
+        f"slice {i}": measure_erf(entropy_model_erf_maps(codec, images, i, ErfOptions(probes=2)))
         for i in (0, 2)
     }
     assert len(erf_table(slices).rows) == 2
@@ -110,7 +111,7 @@ def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> N
     assert first == second
     bars = slice_bits_plot(records).axes[0].patches
     totals = sum(bar.get_width() for bar in bars[::2]), sum(bar.get_width() for bar in bars[1::2])
-    assert totals == pytest.approx([records[name].estimate("bpp").value for name in "ab"])
+    assert totals == pytest.approx([records[name].interval("bpp").value for name in "ab"])
     for figure in (
         bits_plot(maps["a"], image),
         prediction_plot(records),

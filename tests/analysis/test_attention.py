@@ -57,7 +57,7 @@ def test_the_layers_output_can_be_built_from_its_weights_whichever_kernel_attend
 
 
 @torch.no_grad()
-def test_figures_are_those_of_every_query_one_by_one(codec: Codec) -> None:
+def test_metrics_are_means_over_every_query(codec: Codec) -> None:
     image = torch.rand(3, 64, 64)
     record = measure_attention(codec, [image])
     layer = next(
@@ -103,11 +103,11 @@ def test_equal_weights_reach_the_mean_distance_within_the_window() -> None:
             assert layer.uniform.distance_px[0][0] == pytest.approx(mean * layer.pitch_px)
             assert layer.uniform.entropy_bits[0][0] == pytest.approx(6)
             assert layer.uniform.near_share[0][0] == pytest.approx(close)
-            assert layer.estimate("distance_px").value == pytest.approx(mean * layer.pitch_px)
+            assert layer.interval("distance_px").value == pytest.approx(mean * layer.pitch_px)
 
 
 @torch.no_grad()
-def test_attention_to_itself_alone_has_no_distance_and_only_the_bias_says_so(
+def test_attention_only_to_itself_has_no_distance_and_the_bias_alone_causes_it(
     codec: Codec,
 ) -> None:
     layer = "g_a.stages.0.blocks.0.swin.attention"
@@ -118,17 +118,17 @@ def test_attention_to_itself_alone_has_no_distance_and_only_the_bias_says_so(
     record = measure_attention(codec, [torch.rand(3, 64, 64)])
     module.relative_position_bias.copy_(saved)
     (found,) = (each for each in record.layers if each.layer == layer)
-    assert found.estimate("distance_px").value == 0
-    assert found.estimate("entropy_bits").value == 0
-    assert found.estimate("near_share").value == 1
-    assert found.estimate("distance_px", with_bias=False).value > 1
+    assert found.interval("distance_px").value == 0
+    assert found.interval("entropy_bits").value == 0
+    assert found.interval("near_share").value == 1
+    assert found.interval("distance_px", with_bias=False).value > 1
 
 
 def test_every_layer_that_runs_is_measured_and_the_record_reads_back(codec: Codec) -> None:
-    told = []
+    calls = []
     images = torch.rand(2, 3, 64, 64)
-    record = measure_attention(codec, images, on_image=lambda *done: told.append(done))
-    assert told == [(1, 2), (2, 2)]
+    record = measure_attention(codec, images, on_image=lambda *done: calls.append(done))
+    assert calls == [(1, 2), (2, 2)]
     assert {layer.layer for layer in record.layers} == set(attention_modules(codec))
     assert AttentionRecord.model_validate_json(record.model_dump_json()) == record
     mean = np.mean(
@@ -188,7 +188,7 @@ def test_gates_are_what_the_attention_multiplies_by(codec: Codec) -> None:
 def test_mistakes_are_named(codec: Codec) -> None:
     image = torch.rand(3, 64, 64)
     bare = tcm_lab.build("tcm-nano", {"?_?.split": 0, "entropy_model.attention": "none"})
-    with pytest.raises(LabError, match="no window attention to look at"):
+    with pytest.raises(LabError, match="no window attention to analyze"):
         measure_attention(bare, [image])
     with pytest.raises(LabError, match="no SWAtten"):
         gate_maps(bare, image)
@@ -196,6 +196,6 @@ def test_mistakes_are_named(codec: Codec) -> None:
         attention_map(codec, image, "g_a.stages.0", (0, 0))
     with pytest.raises(LabError, match="64x64 pixels"):
         attention_map(codec, image, "g_a.stages.0.blocks.0.swin.attention", (64, 0))
-    with pytest.raises(LabError, match="none to analyse"):
+    with pytest.raises(LabError, match="no images to analyze"):
         measure_attention(codec, [])
     assert math.isfinite(measure_attention(codec, [image]).mean_distance_px("g_s").value)

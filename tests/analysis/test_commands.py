@@ -89,7 +89,7 @@ def test_latents_of_a_checkpoint_and_a_preset_are_told_apart(
     records = [
         LatentRecord.model_validate(json.loads(file.read_text())[0]) for file in out.glob("*.json")
     ]
-    assert records[0].estimate("bpp") != records[1].estimate("bpp")
+    assert records[0].interval("bpp") != records[1].interval("bpp")
 
 
 def test_a_click_draws_what_the_clicked_query_sees() -> None:

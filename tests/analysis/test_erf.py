@@ -10,13 +10,14 @@ from torch import Tensor, nn
 import tcm_lab
 from tcm_lab.analysis import (
     ErfMap,
-    decoder_fields,
+    ErfMethod,
+    ErfOptions,
+    decoder_erf_maps,
     effective_receptive_field,
-    entropy_model_fields,
-    mean_field,
-    receptive_fields,
+    entropy_model_erf_maps,
+    erf_maps,
+    mean_erf,
 )
-from tcm_lab.analysis.erf_map import Method
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.errors import LabError
 
@@ -57,7 +58,7 @@ def small() -> nn.Module:
     ("method", "energy"), [("frobenius", np.square), ("sum", np.abs), ("single-channel", np.abs)]
 )
 def test_a_stack_of_linear_convolutions_gives_the_discrete_kernel_of_their_product(
-    method: Method, energy: Callable[[np.ndarray], np.ndarray]
+    method: ErfMethod, energy: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     rng = np.random.default_rng(0)
     kernels = [rng.standard_normal((3, 3)) for _ in range(3)]
@@ -121,7 +122,7 @@ def test_the_probes_estimate_lies_within_three_standard_errors_of_the_jacobian(
     assert not exact.standard_error.any()
     x = images[:1].clone().requires_grad_()
     jacobian = torch.autograd.functional.jacobian(lambda x: small(x)[0, :, 2, 2], x)
-    first = receptive_fields(small, images, probes=None)[0]
+    first = erf_maps(small, images, ErfOptions(probes=None))[0]
     energy = jacobian.square().sum((0, 1, 2)).numpy()
     np.testing.assert_allclose(first.scores, energy / energy.sum(), atol=1e-6)
     estimated = effective_receptive_field(small, images, probes=20, seed=3)
@@ -151,10 +152,10 @@ def test_fields_do_not_change_when_the_latent_is_scaled(small: nn.Module) -> Non
         np.testing.assert_allclose(plain.scores, scaled.scores, rtol=1e-4, atol=1e-9)
 
 
-def test_each_image_has_the_same_say(small: nn.Module) -> None:
+def test_each_image_has_the_same_weight(small: nn.Module) -> None:
     images = torch.rand(3, 3, 16, 16)
-    maps = receptive_fields(small, images, probes=None)
-    mean = mean_field(maps)
+    maps = erf_maps(small, images, ErfOptions(probes=None))
+    mean = mean_erf(maps)
     assert mean.images == ("0", "1", "2")
     np.testing.assert_allclose(
         mean.scores, np.mean([m.scores for m in maps], axis=0), rtol=1e-5, atol=1e-9
@@ -192,7 +193,7 @@ def test_a_convolutional_codec_sees_nothing_beyond_its_convolutions_and_tcm_does
     assert widths["tcm-nano-transformer-only"] < 1
 
 
-def test_any_named_layer_of_a_codec_or_a_peer_can_be_looked_at() -> None:
+def test_any_named_layer_of_a_codec_or_a_reference_model_can_be_analyzed() -> None:
     images = torch.rand(1, 3, 64, 64)
     codec = tcm_lab.build("tcm-nano")
     for layer, size in {
@@ -212,7 +213,7 @@ def test_any_named_layer_of_a_codec_or_a_peer_can_be_looked_at() -> None:
 
 def test_a_pixel_depends_on_the_latents_whose_kernels_reach_it() -> None:
     reference_model = tcm_lab.build("compressai/mbt2018-mean", {"quality": 1})
-    found = mean_field(decoder_fields(reference_model, torch.rand(1, 3, 128, 128)))
+    found = mean_erf(decoder_erf_maps(reference_model, torch.rand(1, 3, 128, 128)))
     assert found.pitch_px == 16
     assert found.scores.shape == (8, 8)
     np.testing.assert_array_equal(found.scores > 0, found.convolutions > 0)
@@ -226,20 +227,22 @@ def test_a_slices_mean_depends_on_earlier_slices_within_its_networks_reach() -> 
     for parameter in codec.h_a.parameters():
         nn.init.zeros_(parameter)  # so that nothing passes through z
     images = torch.rand(1, 3, 256, 256)
-    (found,) = entropy_model_fields(codec, images, 2, probes=2)
+    (found,) = entropy_model_erf_maps(codec, images, 2, ErfOptions(probes=2))
     expected = np.zeros((16, 16), dtype=bool)
     expected[5:12, 5:12] = True  # three 3x3 convolutions around (8, 8)
     np.testing.assert_array_equal(found.scores > 0, expected)
     assert found.centre == found.position == (8, 8)
     with pytest.raises(LabError, match="depend"):
-        entropy_model_fields(codec, images, 0, probes=2)
+        entropy_model_erf_maps(codec, images, 0, ErfOptions(probes=2))
     with pytest.raises(LabError, match="4 slices, 0 to 3"):
-        entropy_model_fields(codec, images, 4)
+        entropy_model_erf_maps(codec, images, 4)
 
 
 def test_a_slices_mean_is_centred_on_its_own_position_whatever_comes_through_z() -> None:
     codec = tcm_lab.build("tcm-nano-no-swatten")
-    (found,) = entropy_model_fields(codec, torch.rand(1, 3, 256, 256), 3, probes=2, at=(6, 9))
+    (found,) = entropy_model_erf_maps(
+        codec, torch.rand(1, 3, 256, 256), 3, ErfOptions(probes=2, at=(6, 9))
+    )
     assert found.centre == (6, 9)
 
 
@@ -252,7 +255,9 @@ def test_swatten_widens_what_the_mean_depends_on() -> None:
         )
         for parameter in codec.h_a.parameters():
             nn.init.zeros_(parameter)
-        (found,) = entropy_model_fields(codec, torch.rand(1, 3, 256, 256), 1, probes=2)
+        (found,) = entropy_model_erf_maps(
+            codec, torch.rand(1, 3, 256, 256), 1, ErfOptions(probes=2)
+        )
         reach[attention] = (found.scores > 0).sum()
         own = [grid for grid in found.grids if grid.layer.startswith("slices.1.attention.0")]
         assert [grid.offset for grid in own] == ([0, 4] if attention == "swatten" else [])
@@ -265,20 +270,20 @@ def test_mistakes_are_named(small: nn.Module) -> None:
     for wrong, said in (
         ({"layer": "g_a.stage.0"}, "Did you mean"),
         ({"at": (4, 0)}, "outside of y's map of 4x4"),
-        ({"method": "l1"}, "frobenius, sum or single-channel"),
+        ({"method": "l1"}, "'frobenius', 'sum' or 'single-channel'"),
         ({"method": "single-channel", "channel": 64}, "channels 0 to 63"),
-        ({"probes": 1}, "at least 2"),
+        ({"probes": 1}, "probes = 1: .* equal to 2"),
         ({"layer": "g_a.stages.0.blocks.0.conv.block", "side": 8}, "at least 16x16"),
     ):
         with pytest.raises(LabError, match=said):
             effective_receptive_field(codec, images, **wrong)
-    with pytest.raises(LabError, match="none to analyse"):
+    with pytest.raises(LabError, match="no images to analyze"):
         effective_receptive_field(codec, [])
     with pytest.raises(LabError, match="different position"):
-        mean_field(
+        mean_erf(
             [
-                *receptive_fields(small, images, probes=2),
-                *receptive_fields(small, images, probes=2, at=(0, 0)),
+                *erf_maps(small, images, ErfOptions(probes=2)),
+                *erf_maps(small, images, ErfOptions(probes=2, at=(0, 0))),
             ]
         )
 

@@ -1,4 +1,4 @@
-"""Statistics of latents and of their prediction errors, gathered image by image."""
+"""Statistics of the entropy model's normalised prediction error, gathered image by image."""
 
 from __future__ import annotations
 
@@ -11,51 +11,29 @@ from torch import Tensor
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 
 REACH = 3
-"""Correlation is looked for up to so many positions away."""
+"""Largest distance, in positions, at which correlation is measured."""
 
 EDGES = tuple(i / 4 for i in range(-20, 21))
-"""Borders of the histogram's bins; what lies outside is counted in the outermost."""
-
-
-class Moments:
-    """Mean and variance of each channel over images of any size."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0
-
-    def add(self, values: Tensor) -> None:
-        """Take in one image's channels (M, h, w)."""
-        flat = values.double().flatten(1)
-        self._count += flat.shape[1]
-        self._sum = self._sum + flat.sum(1)
-        self._squares = self._squares + flat.square().sum(1)
-
-    def variance(self) -> Tensor:
-        """Return each channel's variance, (M,)."""
-        assert isinstance(self._sum, Tensor)
-        assert isinstance(self._squares, Tensor)
-        return (self._squares / self._count - (self._sum / self._count) ** 2).clamp_min(0)
+"""Borders of the histogram's bins; the outermost bins also count what lies outside."""
 
 
 class ErrorStatistics(ArrayRecord):
     """The normalised prediction error e = (y − μ) / σ over all channels and positions.
 
-    Were μ and σ all there is to know, e would be standard normal where σ is well above a step, and
-    no value would tell of its neighbours.
+    If the entropy model predicted all that can be predicted, e would be standard normal where σ is
+    well above a quantiser step, and no value would depend on its neighbours.
 
     Attributes:
-        count: how many values.
-        sums: sums of e, e², e³ and e⁴.
-        histogram: how many fall between two of `EDGES`.
-        products: (2R+1, 2R+1) sums of e(p)·e(p + Δ) over channels and positions, Δ at the centre
-            being none.
-        pairs: how many pairs each is a sum of.
+        count: number of values.
+        sums: sums of e and of e².
+        histogram: number of values between two of `EDGES`.
+        products: (2R+1, 2R+1) sums of e(p)·e(p + Δ) over channels and positions, Δ = 0 at the
+            centre.
+        pairs: number of pairs in each sum.
     """
 
     count: int
-    sums: tuple[float, float, float, float]
+    sums: tuple[float, float]
     histogram: tuple[int, ...]
     products: Array
     pairs: Array
@@ -79,18 +57,16 @@ class ErrorStatistics(ArrayRecord):
                 pairs[dy + REACH, dx + REACH] = here.numel()
         return cls(
             count=e.numel(),
-            sums=tuple(float((e**k).sum()) for k in (1, 2, 3, 4)),
+            sums=(float(e.sum()), float(e.square().sum())),
             histogram=tuple(counts.tolist()),
             products=products,
             pairs=pairs,
         )
 
-    def with_(self, error: Tensor) -> ErrorStatistics:
-        """Return these statistics with one more image's errors."""
-        other = ErrorStatistics.of(error)
+    def __add__(self, other: ErrorStatistics) -> ErrorStatistics:
         return ErrorStatistics(
             count=self.count + other.count,
-            sums=tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
+            sums=(self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]),
             histogram=tuple(a + b for a, b in zip(self.histogram, other.histogram, strict=True)),
             products=self.products + other.products,
             pairs=self.pairs + other.pairs,
@@ -103,15 +79,8 @@ class ErrorStatistics(ArrayRecord):
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of e; 1 if σ is right on average, below if it is too cautious."""
+        """Standard deviation of e; 1 if σ is right on average, smaller if σ is too large."""
         return math.sqrt(max(self.sums[1] / self.count - self.mean**2, 0.0))
-
-    @property
-    def kurtosis(self) -> float:
-        """Fourth central moment over the squared variance; 3 for a Gaussian."""
-        m, (_, e2, e3, e4) = self.mean, (s / self.count for s in self.sums)
-        fourth = e4 - 4 * m * e3 + 6 * m**2 * e2 - 3 * m**4
-        return fourth / self.deviation**4 if self.deviation else float("nan")
 
     @property
     def correlation(self) -> Array:

@@ -1,8 +1,8 @@
 """Loss against MACs: what a part of a codec costs, and what is lost without it.
 
-Two ways to ask. Codecs *trained* with and without the part answer what it is worth
-(`compare_trained`). A part *taken out* of a trained codec answers what that codec has come to rely
-on (`knock_out`): an upper bound, since nothing else was trained to take over.
+There are two ways to ask. Codecs *trained* with and without the part show what it is worth
+(`compare_trained`). A part *removed* from a trained codec shows what that codec has come to rely on
+(`knock_out`): an upper bound, since nothing else was trained to replace it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
-from tcm_lab.analysis._estimate import Estimate, paired
-from tcm_lab.analysis._images import Images, device_of, iterate_images, names_of
-from tcm_lab.analysis._probe import evaluating, forward, hooked, model_name
-from tcm_lab.blocks import Cost
-from tcm_lab.blocks.swin import SwinLayer
-from tcm_lab.blocks.tcm import ConvBranch
+from tcm_lab._utils.progress import OnDone
+from tcm_lab.analysis._probe import Images, evaluating, hooked, image_names, iterate_images, run
+from tcm_lab.blocks import ConvBranch, Cost, SwinLayer
+from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.complexity import CONVENTIONS, COUNTERS, ComplexityRecord, Target
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_interval
-from tcm_lab.stats import Interval
+from tcm_lab.stats import Interval, percent_change
 
 
 class TrainedBenefit(Frozen):
@@ -36,9 +35,9 @@ class TrainedBenefit(Frozen):
         name: the variant.
         baseline: what it is compared with.
         kmacs_per_px: its whole forward pass.
-        change_kmacs_per_px: what it costs more than the baseline.
+        change_kmacs_per_px: its cost minus the baseline's.
         parameters: its learnable scalars.
-        change_parameters: how many more than the baseline has.
+        change_parameters: its parameters minus the baseline's.
         loss_percent: how much higher its loss bpp + λ·255²·MSE is, over all rates.
     """
 
@@ -56,7 +55,7 @@ def compare_trained(
     variants: Sequence[tuple[ComplexityRecord, Sequence[RdRecord]]],
     lambdas: Sequence[float],
 ) -> tuple[TrainedBenefit, ...]:
-    """Set what trained variants cost against what they lose.
+    """Compare what trained variants cost and lose with a baseline.
 
     Args:
         baseline: cost, and evaluations of one or several training seeds.
@@ -64,7 +63,7 @@ def compare_trained(
         lambdas: of the rates, in their order.
 
     Raises:
-        LabError: the evaluations do not compare, or the costs are of different image sizes.
+        LabError: the evaluations cannot be compared, or the costs are of different image sizes.
     """
     cost, records = baseline
     found: list[TrainedBenefit] = []
@@ -103,8 +102,8 @@ class PartWorth(Frozen):
     part: str
     kind: str
     kmacs_per_px: float
-    loss_percent: Estimate
-    rate_percent: Estimate
+    loss_percent: Interval
+    rate_percent: Interval
     psnr_db: float
 
 
@@ -133,10 +132,10 @@ class KnockOutRecord(Frozen):
 
 
 def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the parts that can be taken out of a codec of ours, as names of modules.
+    """Return the parts that can be removed from a codec assembled by this package, by module names.
 
-    They are those that add to what passes by them: each block's convolution and transformer
-    branch, and LRP over all slices.
+    They are those whose output is added to what bypasses them: each block's convolution and
+    transformer branch, and LRP over all slices.
     """
     parts: dict[str, tuple[str, ...]] = {}
     lrp: list[str] = []
@@ -157,43 +156,44 @@ def knock_out(
     *,
     parts: Mapping[str, Sequence[str]] | None = None,
     rate: float | None = None,
-    on_part: Callable[[int, int], None] | None = None,
+    on_part: OnDone | None = None,
 ) -> KnockOutRecord:
-    """Take each part out of a trained codec and measure what is lost.
+    """Remove each part from a trained codec, one at a time, and measure what is lost.
 
     Args:
-        codec: one of ours.
+        codec: one assembled by this package.
         images: images of any size.
         weight: λ that the codec was trained for.
-        parts: names of modules by part; None takes `removable_parts`. Modules of an LRP give
-            nothing, any other passes on what it is given.
-        rate: level of a rate-conditioned codec.
-        on_part: told how many parts are done, of how many.
+        parts: names of modules by part; None takes `removable_parts`. Modules of an LRP return
+            zero, any other returns its input.
+        rate: level of a rate-conditioned codec; None is the lowest.
+        on_part: callback receiving (parts done, parts in all).
 
     Raises:
-        LabError: there is no image or no part, or a module is not there.
+        LabError: there are no images or no parts, or a module does not exist.
     """
+    adapter = CodecAdapter(codec)
     chosen = removable_parts(codec) if parts is None else {k: tuple(v) for k, v in parts.items()}
     if not chosen:
-        raise LabError(f"{model_name(codec)}: has no part that can be taken out")
+        raise LabError(f"{adapter.name} has no part that can be removed")
     modules: dict[str, nn.Module] = dict(codec.named_modules())
     missing = [m for names in chosen.values() for m in names if m not in modules]
     if missing:
-        raise LabError(f"parts: {model_name(codec)} has no module '{missing[0]}'")
-    names = names_of(images)
-    whole = _figures(codec, images, rate)
-    found: list[tuple[str, str, np.ndarray[Any, Any]]] = []
-    for i, (part, members) in enumerate(chosen.items()):
+        raise LabError(f"parts: {adapter.name} has no module '{missing[0]}'")
+    names = image_names(images)
+    whole = _rate_and_mse(codec, images, rate)
+    found: list[tuple[str, str, _Floats]] = []
+    for done, (part, members) in enumerate(chosen.items(), 1):
         handles = [modules[m].register_forward_hook(_absent(m)) for m in members]
         with hooked(handles):
-            found.append((part, _kind(modules[members[0]]), _figures(codec, images, rate)))
+            found.append((part, _kind(modules[members[0]]), _rate_and_mse(codec, images, rate)))
         if on_part is not None:
-            on_part(i + 1, len(chosen))
+            on_part(done, len(chosen))
     first = next(iter(iterate_images(images, codec)))
     size = (int(first.shape[-2]), int(first.shape[-1]))
     macs = _macs(codec, size, chosen)
     return KnockOutRecord(
-        model=model_name(codec),
+        model=adapter.name,
         images=names,
         size=size,
         weight=weight,
@@ -204,40 +204,36 @@ def knock_out(
                 part=part,
                 kind=kind,
                 kmacs_per_px=macs[part] / (size[0] * size[1]) / 1e3,
-                loss_percent=_rise(_loss(whole, weight), _loss(without, weight)),
-                rate_percent=_rise(whole[:, 0], without[:, 0]),
+                loss_percent=percent_change(_loss(whole, weight), _loss(without, weight)),
+                rate_percent=percent_change(list(whole[:, 0]), list(without[:, 0])),
                 psnr_db=_psnr_db(without) - _psnr_db(whole),
             )
             for part, kind, without in found
         ),
-        environment=environment(device_of(codec)),
+        environment=environment(adapter.device),
     )
 
 
-def _figures(codec: nn.Module, images: Images, rate: float | None) -> np.ndarray[Any, Any]:
+_Floats = NDArray[np.float64]
+
+
+def _rate_and_mse(codec: nn.Module, images: Images, rate: float | None) -> _Floats:
     """Return (images, [bpp, mse]) by the likelihoods, decoded images clamped."""
     rows: list[tuple[float, float]] = []
     for x in iterate_images(images, codec):
         with evaluating(codec):
-            out = forward(codec, x, rate)
-        bits = sum(float(-part.double().log2().sum()) for part in out["likelihoods"].values())
-        mse = float((out["x_hat"].clamp(0, 1) - x).double().square().mean())
-        rows.append((bits / (x.shape[-2] * x.shape[-1]), mse))
+            out = run(codec, x, rate)
+        bpp = float(bits(out["likelihoods"], torch.float64)) / (x.shape[-2] * x.shape[-1])
+        rows.append((bpp, float((out["x_hat"].clamp(0, 1) - x).double().square().mean())))
     return np.array(rows)
 
 
-def _loss(figures: np.ndarray[Any, Any], weight: float) -> np.ndarray[Any, Any]:
-    loss: np.ndarray[Any, Any] = figures[:, 0] + weight * 255**2 * figures[:, 1]
-    return loss
+def _loss(rate_and_mse: _Floats, weight: float) -> list[float]:
+    return list(rate_and_mse[:, 0] + weight * 255**2 * rate_and_mse[:, 1])
 
 
-def _rise(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> Estimate:
-    """Return by how many percent the second's mean is above the first's, images paired."""
-    return paired(before.tolist(), after.tolist(), lambda a, b: 100 * (b / a - 1))
-
-
-def _psnr_db(figures: np.ndarray[Any, Any]) -> float:
-    return float((-10 * np.log10(figures[:, 1])).mean())
+def _psnr_db(rate_and_mse: _Floats) -> float:
+    return float((-10 * np.log10(rate_and_mse[:, 1])).mean())
 
 
 def _kind(module: nn.Module) -> str:
@@ -247,7 +243,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _absent(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """Return a hook that makes a module as good as absent."""
+    """Return a hook by which a module returns its input, or zero for an LRP."""
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         del module

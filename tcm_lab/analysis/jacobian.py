@@ -1,0 +1,304 @@
+"""The energy of a position's Jacobian, and where convolutions alone would lead from it.
+
+The field of a position is the energy of its Jacobian (Luo et al. 2016, "Understanding the effective
+receptive field"), here of all its channels together: s(p) = Σ_c Σ_m (∂y_m / ∂x_c(p))², which does
+not depend on the latent's scale or on the choice of a channel. With random signs v of length M,
+E[Σ_c (∂ v·y / ∂x_c(p))²] = s(p): each backward pass is an unbiased sample of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from tcm_lab._utils.environment import environment
+from tcm_lab._utils.progress import OnDone
+from tcm_lab.analysis._probe import (
+    Images,
+    attention_inputs,
+    centre_crop,
+    common_size,
+    evaluating,
+    image_names,
+    iterate_images,
+)
+from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid
+from tcm_lab.blocks import WindowAttention
+from tcm_lab.codec import CodecAdapter
+from tcm_lab.errors import LabError
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """What is differentiated with respect to what.
+
+    Attributes:
+        of: name of the map that the position belongs to.
+        wrt: name of the map that it is differentiated by.
+        start: makes that map (1, C, H, W) from an image.
+        run: leads from it, in the given model, to the position's map (1, M, h, w).
+        pitch_px: image pixels per position of the start map.
+        multiple: what the sides of images are rounded down to.
+        same_grid: whether both maps have the same positions, so that a position is its own centre,
+            whatever else it depends on.
+    """
+
+    of: str
+    wrt: Literal["image", "y", "y_hat"]
+    start: Callable[[Tensor], Tensor]
+    run: Callable[[nn.Module, Tensor], Tensor]
+    pitch_px: float
+    multiple: int
+    same_grid: bool = False
+
+
+def jacobian_maps(
+    model: nn.Module,
+    dependence: Dependence,
+    images: Images,
+    options: ErfOptions,
+    on_image: OnDone | None = None,
+) -> tuple[ErfMap, ...]:
+    """Return the effective receptive field on each image.
+
+    Args:
+        model: the codec, or any module that ``dependence`` runs.
+        dependence: what is differentiated.
+        images: images; their common middle is taken.
+        options: how; ``layer`` and ``rate`` are in ``dependence`` already.
+        on_image: callback receiving (images done, images in all).
+
+    Raises:
+        LabError: an image is too small, the position or channel is out of range, or the position
+            depends on nothing.
+    """
+    names = image_names(images)
+    size = common_size(images, dependence.multiple, options.side)
+    with evaluating(model):
+        starts = [
+            dependence.start(centre_crop(x, size)).detach() for x in iterate_images(images, model)
+        ]
+        if options.method == "single-channel" and options.channel is None:
+            strongest = _strongest_channel(model, dependence, starts)
+            options = options.model_copy(update={"channel": strongest})
+        generator = torch.Generator().manual_seed(options.seed)
+        found: list[_Estimate] = []
+        for done, start in enumerate(starts, 1):
+            found.append(_estimate(model, dependence, start, options, generator))
+            if on_image is not None:
+                on_image(done, len(starts))
+        position = found[0].position
+        within, centre = convolution_field(model, dependence.run, starts[0], position)
+    adapter = CodecAdapter(model)
+    return tuple(
+        ErfMap(
+            model=adapter.name,
+            of=dependence.of,
+            wrt=dependence.wrt,
+            method=options.method,
+            channel=options.channel if options.method == "single-channel" else None,
+            probes=one.probes,
+            seed=options.seed,
+            images=(name,),
+            position=position,
+            centre=position if dependence.same_grid else centre,
+            pitch_px=dependence.pitch_px,
+            scores=one.scores,
+            standard_error=one.standard_error,
+            convolutions=within,
+            grids=one.grids,
+            environment=environment(adapter.device),
+        )
+        for name, one in zip(names, found, strict=True)
+    )
+
+
+@dataclass
+class _Estimate:
+    """One image's shares (H, W), their standard error, and how they were found."""
+
+    position: tuple[int, int]
+    scores: _Floats
+    standard_error: _Floats
+    probes: int
+    grids: tuple[WindowGrid, ...]
+
+
+def _estimate(
+    model: nn.Module,
+    dependence: Dependence,
+    start: Tensor,
+    options: ErfOptions,
+    generator: torch.Generator,
+) -> _Estimate:
+    x = start.clone().requires_grad_()
+    attended: list[tuple[WindowGrid, Tensor]] = []
+
+    def on_attention(name: str, module: WindowAttention, tokens: Tensor) -> None:
+        pitch = x.shape[-2] / tokens.shape[1]
+        side, offset = module.window_size * pitch, module.shift * pitch
+        if tokens.requires_grad:
+            grid = WindowGrid(layer=name, window_size=side, offset=offset, pitch=pitch)
+            attended.append((grid, tokens))
+
+    with torch.enable_grad(), attention_inputs(model, on_attention):
+        out = dependence.run(model, x)
+    height, width = out.shape[-2:]
+    row, column = (height // 2, width // 2) if options.at is None else options.at
+    if not (0 <= row < height and 0 <= column < width):
+        raise LabError(
+            f"at = {(row, column)} is outside of {dependence.of}'s map of {height}x{width}"
+        )
+    values = out[0, :, row, column]
+    channels = len(values)
+
+    def gradient(vector: Tensor) -> _Floats:
+        found, *reached = torch.autograd.grad(
+            values,
+            [x, *(tokens for _, tokens in attended)],
+            vector.to(values),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        # What the position does not depend on is not between the two.
+        attended[:] = [a for a, g in zip(attended, reached, strict=True) if g is not None]
+        if found is None:
+            raise LabError(
+                f"{dependence.of} does not depend on {dependence.wrt} by any differentiable path"
+            )
+        per_channel = found[0].double()
+        energy = per_channel.square() if options.method == "frobenius" else per_channel.abs()
+        summed: _Floats = energy.sum(0).cpu().numpy()
+        return summed
+
+    probes = 0
+    if options.method == "sum":
+        samples = [gradient(torch.ones(channels))]
+    elif options.method == "single-channel":
+        if options.channel is None or not 0 <= options.channel < channels:
+            raise LabError(
+                f"channel = {options.channel}: {dependence.of} has channels 0 to {channels - 1}"
+            )
+        samples = [gradient(torch.eye(channels)[options.channel])]
+    elif options.probes is None or options.probes >= channels:
+        samples = [reduce(np.add, (gradient(row) for row in torch.eye(channels)))]
+    else:
+        probes = options.probes
+        signs = torch.randint(0, 2, (probes, channels), generator=generator) * 2.0 - 1
+        samples = [gradient(row) for row in signs]
+    scores, error = _shares(np.stack(samples), dependence)
+    return _Estimate((row, column), scores, error, probes, tuple(grid for grid, _ in attended))
+
+
+def _shares(samples: _Floats, dependence: Dependence) -> tuple[_Floats, _Floats]:
+    """Return shares (H, W) from samples (K, H, W) of the scores, and their standard error.
+
+    A share is a ratio of two means over the same probes; its error is that of the residuals
+    e_k − s·t_k, where t_k is the k-th sample's sum.
+    """
+    totals = samples.sum(axis=(1, 2))
+    whole = float(totals.mean())
+    if not np.isfinite(whole) or whole <= 0:
+        raise LabError(
+            f"{dependence.of} has a gradient of {whole} with respect to {dependence.wrt}: "
+            "the position depends on nothing there, or the weights are not finite"
+        )
+    shares = samples.mean(axis=0) / whole
+    count = len(samples)
+    if count == 1:
+        return shares, np.zeros_like(shares)
+    residuals = samples - shares * totals[:, None, None]
+    spread = np.sqrt((residuals**2).sum(axis=0) / (count - 1))
+    return shares, spread / whole / np.sqrt(count)
+
+
+@torch.no_grad()
+def _strongest_channel(model: nn.Module, dependence: Dependence, starts: Sequence[Tensor]) -> int:
+    """Return the channel that varies most over the images."""
+    energy = [dependence.run(model, start)[0].flatten(1).var(1) for start in starts]
+    return int(torch.stack(energy).sum(0).argmax())
+
+
+# So small that a tanh or sigmoid between layers is straight, yet a product of two is not zero.
+_LEVEL = 1e-6
+_SKIPPED = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.BatchNorm2d,
+    nn.GELU,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Tanh,
+    WindowAttention,
+)
+_SKIPPED_BY_NAME = ("GDN", "GDN1")  # CompressAI's, or a user's
+
+
+def convolution_field(
+    model: nn.Module,
+    run: Callable[[nn.Module, Tensor], Tensor],
+    x: Tensor,
+    position: tuple[int, int],
+) -> tuple[NDArray[np.bool_], tuple[float, float]]:
+    """Return where the convolutions alone lead from ``position`` of ``run``'s map to its input.
+
+    The model is copied with every kernel made uniform and positive, every nonlinearity and
+    normalisation skipped, and every attention seeing its own position alone. The gradient of the
+    copy is then positive exactly where a path of convolutions leads, and symmetric around the
+    middle of the field, whatever the strides, paddings and sub-pixel steps on the way.
+
+    Args:
+        model: handed to ``run``, as a copy.
+        run: see `Dependence`.
+        x: an input (1, C, H, W); only its shape and device matter.
+        position: (row, column) of the map.
+
+    Returns:
+        Whether the position depends on each input position, (H, W); and the middle of that field,
+        (row, column) to half a position.
+    """
+    linear = _uniform_and_linear(model)
+    probe = torch.full_like(x, _LEVEL, dtype=torch.float64).requires_grad_()
+    out = run(linear, probe)[0, :, position[0], position[1]].sum()
+    (gradient,) = torch.autograd.grad(out, probe)
+    weight = gradient[0].sum(0).cpu().numpy()
+    core = weight
+    if max(weight[[0, -1]].max(), weight[:, [0, -1]].max()) > 0:
+        # Its flanks are cut off by the image's border, on one side more than on the other.
+        core = np.where(weight >= weight.max() / 2, weight, 0)
+    rows, columns = (
+        float((core.sum(other) * np.arange(length)).sum() / core.sum())
+        for other, length in zip((1, 0), weight.shape, strict=True)
+    )
+    return weight > 0, (round(2 * rows) / 2, round(2 * columns) / 2)
+
+
+def _uniform_and_linear(model: nn.Module) -> nn.Module:
+    """Return a float64 copy of ``model`` whose gradients are positive along every convolution."""
+    linear = copy.deepcopy(model).double().eval()
+    for module in linear.modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, _SKIPPED) or type(module).__name__ in _SKIPPED_BY_NAME:
+            module.register_forward_hook(_skip)
+    return linear
+
+
+def _skip(module: nn.Module, args: Any, output: Any) -> Any:
+    del module, output
+    return args[0]
