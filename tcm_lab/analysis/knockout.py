@@ -20,7 +20,9 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import Images, evaluating, hooked, image_names, iterate_images, run
-from tcm_lab.blocks import ConvBranch, Cost, SwinLayer
+from tcm_lab.blocks import Cost
+from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.blocks.tcm import ConvBranch
 from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.complexity import CONVENTIONS, COUNTERS, ComplexityRecord, Target
 from tcm_lab.errors import LabError
