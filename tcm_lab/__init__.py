@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from tcm_lab.complexity import measure_complexity, measure_timing
     from tcm_lab.evaluation import RdCurve, bd_rate
+    from tcm_lab.metrics import register_metric
 
 _HOMES = {
     "tcm_lab.analysis": ("effective_receptive_field",),
@@ -52,6 +53,7 @@ _HOMES = {
     ),
     "tcm_lab.complexity": ("measure_complexity", "measure_timing"),
     "tcm_lab.evaluation": ("RdCurve", "bd_rate"),
+    "tcm_lab.metrics": ("register_metric",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -71,6 +73,7 @@ __all__ = [
     "measure_timing",
     "register_attention",
     "register_block",
+    "register_metric",
     "register_resampler",
     "save_checkpoint",
 ]

@@ -21,7 +21,7 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.reporting import pareto_front, save_figure
 from tcm_lab.reporting.plots import MARKERS, SOFT, new_figure, palette, style
-from tcm_lab.study.hypervolume import hypervolume
+from tcm_lab.study.importance import hypervolume
 from tcm_lab.study.ledger import Ledger
 from tcm_lab.study.plan import Plan
 from tcm_lab.study.proposals import Proposals

@@ -16,11 +16,15 @@ from pydantic import model_validator
 from tcm_lab._utils import Frozen
 from tcm_lab.stats import Interval
 
-Mark: TypeAlias = Literal["pareto", "baseline", "partial", "infeasible"]
+Mark: TypeAlias = Literal["pareto", "pareto-by-mean", "baseline", "partial", "infeasible"]
 Value: TypeAlias = str | int | float | Interval | None
 
 MARKS: Mapping[Mark, tuple[str, str]] = {
     "pareto": ("★", "Pareto-optimal"),
+    "pareto-by-mean": (
+        "(★)",
+        "Pareto-optimal by its mean, but not distinguishable from the baseline",
+    ),
     "baseline": ("†", "baseline"),
     "partial": ("‡", "stopped before the full budget"),
     "infeasible": ("\N{MULTIPLICATION SIGN}", "over a constraint"),
@@ -178,14 +182,18 @@ class Table(Frozen):
         return found
 
     def cells(self, rows: Iterable[Row]) -> Iterator[tuple[Row, list[Cell]]]:
-        """Yield each row with its cells; equal to the displayed digit, several are best."""
+        """Yield each row with its cells; equal to the displayed digit, several are best.
+
+        A value whose interval holds 0 is never best.
+        """
         best = self.best
         for row in rows:
             cells = []
             for column in self.columns:
                 value = row.values.get(column.key)
+                unsure = isinstance(value, Interval) and not value.excludes_zero
                 is_best = (
-                    not row.source
+                    not (row.source or unsure)
                     and column.key in best
                     and column.displayed(value) == best[column.key]
                 )

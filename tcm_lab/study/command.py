@@ -17,7 +17,6 @@ from tcm_lab.reporting import Format
 
 if TYPE_CHECKING:
     from tcm_lab.study.plan import Tell
-    from tcm_lab.study.report import ReportFiles
     from tcm_lab.study.result import StudyResult
     from tcm_lab.study.space import Space
 
@@ -210,24 +209,5 @@ def _showing(space: Space, todo: int, done: int) -> Iterator[Tell]:
 def _finish(result: StudyResult, command: str) -> int:
     from tcm_lab.study.report import write_report
 
-    files = write_report(result, command)
-    _print_summary(result, files)
+    print(write_report(result, command).text())
     return 0
-
-
-def _print_summary(result: StudyResult, files: ReportFiles) -> None:
-    from tcm_lab.study.report import lead
-
-    print()
-    print((result.out / "table.md").read_text(encoding="utf-8"))
-    for line in lead(files.summaries, result.space):
-        print(line)
-    print()
-    tables = ", ".join(path.name for path in files.tables)
-    plots = ", ".join(path.name for path in files.plots)
-    print(f"Report  {files.page}")
-    print(f"Tables  {result.out}/: {tables}")
-    print(f"Plots   {result.out}/: {plots}")
-    print(f"Front   {result.out}/front/: {', '.join(path.name for path in files.front)}")
-    for label, reason in result.failed.items():
-        print(f"FAILED  {label}: {reason}")

@@ -1,72 +1,95 @@
-"""Two studies side by side: what they share, what differs, and whose front is better."""
+"""Two studies side by side: their fronts, their rankings, and every variant of either."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
+from math import isnan
 from pathlib import Path
+from statistics import fmean
 
+from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
+from tcm_lab.evaluation import lagrangian_cost
+from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
-from tcm_lab.stats import Interval
-from tcm_lab.study.hypervolume import hypervolume
-from tcm_lab.study.ranking import rank_agreement
+from tcm_lab.stats import Draw, Interval, bootstrap
+from tcm_lab.study.cost import objective_losses
+from tcm_lab.study.importance import hypervolume, reference_point
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.result import StudyResult
-from tcm_lab.study.summary import VariantSummary, objective_row, summarise
-from tcm_lab.study.tables import FIGURES, marks
+from tcm_lab.study.result import StudyResult, open_result
+from tcm_lab.study.summary import VariantSummary, summarise
+from tcm_lab.study.tables import column_of, marks
 
 _SIDES = ("first", "second")
+_MIN_VARIANTS = 3
+
+Costs = Mapping[str, Sequence[float]]
+"""By variant, the mean logarithm of the Lagrangian cost of each of its trainings."""
+
+
+def compare_folders(first: Path, second: Path) -> list[Table]:
+    """Return the comparison of the studies in two folders.
+
+    Raises:
+        LabError: a folder holds no study, or the studies are not comparable.
+    """
+    return compare_studies(open_result(first), open_result(second))
 
 
 def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
-    """Return tables: the fronts' figures, how alike both rank, and every variant of either study.
+    """Return tables: an overview, how alike both rank, and the variants of both.
 
-    Rankings are compared where both trained at least three variants to the end. Percentages are
-    each study's own, against its own baseline.
+    Rankings are compared if both studies trained at least three of the same variants to the end.
+    Percentages are relative to each study's own baseline.
 
     Raises:
-        LabError: they minimise different figures, or are of different images or rates, so that
-            nothing in them compares.
+        LabError: the studies have different objectives, images or rates, so that their values are
+            not comparable.
     """
-    _comparable(a, b)
+    _check_comparable(a, b)
     tables = [_overview(a, b), _variants(a, b)]
     with suppress(LabError):  # too few in common
         tables.insert(1, ranking_table({"A": a, "B": b}))
     return tables
 
 
-def _comparable(a: StudyResult, b: StudyResult) -> None:
+def _check_comparable(a: StudyResult, b: StudyResult) -> None:
     if a.space.objectives != b.space.objectives:
         raise LabError(
-            f"{a.out} minimises {', '.join(a.space.objectives)} but {b.out} "
+            f"{a.out} has the objectives {', '.join(a.space.objectives)} but {b.out} has "
             f"{', '.join(b.space.objectives)}; compare studies with the same objectives."
         )
     conditions: dict[str, Callable[[TrialRecord], object]] = {
         "evaluation images": lambda record: record.rd.data_fingerprint,
         "lambdas": lambda record: record.lambdas,
-        "counted image sizes": lambda record: record.complexity.size,
+        "image sizes for the complexity": lambda record: record.complexity.size,
     }
     for what, of in conditions.items():
         sides = [{of(record) for record in study.records} for study in (a, b)]
         if sides[0] != sides[1]:
             raise LabError(
-                f"{a.out} and {b.out} have different {what}; their figures do not compare."
+                f"{a.out} and {b.out} have different {what}; their results are not comparable."
             )
 
 
 def _overview(a: StudyResult, b: StudyResult) -> Table:
     studies = {"A": a, "B": b}
-    rows = {name: [objective_row(r, s.space) for r in _front(s)] for name, s in studies.items()}
-    every = [objective_row(r, s.space) for s in studies.values() for r in s.records]
-    reference = [max(c) + 0.1 * ((max(c) - min(c)) or 1.0) for c in zip(*every, strict=True)]
+    baseline = next(record for record in a.records if record.is_baseline)  # one for both
+
+    def losses(records: Iterable[TrialRecord]) -> list[list[float]]:
+        found = [objective_losses([record], baseline, a.space) for record in records]
+        return [row for row in found if not any(map(isnan, row))]
+
+    rows = {name: losses(_front(study)) for name, study in studies.items()}
+    reference = reference_point(losses((*a.records, *b.records)))
     volumes = {name: hypervolume(points, reference) for name, points in rows.items()}
     best = max(volumes.values()) or 1.0
     columns = (
         Column(key="study", header="study"),
         Column(key="variants", header="variants", format="d"),
-        Column(key="stopped", header="given up", format="d"),
+        Column(key="stopped", header="stopped early", format="d"),
         Column(key="steps", header="training steps", format=",d"),
         Column(key="front", header="on the front", format="d"),
         Column(key="hypervolume", header="hypervolume", unit="% of the larger", format=".1f"),
@@ -87,15 +110,143 @@ def _overview(a: StudyResult, b: StudyResult) -> Table:
             )
             for name, study in studies.items()
         ),
-        footer=("Hypervolumes have one reference point, beyond the worst of both studies.",),
+        footer=("Both hypervolumes share a reference point, beyond the worst of both studies.",),
     )
 
 
-def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
-    """Return how alike each two of several studies rank the variants that both trained.
+def _front(study: StudyResult) -> list[TrialRecord]:
+    return [s.records[0] for s in summarise(study.records, study.space) if s.on_front]
+
+
+def _variants(a: StudyResult, b: StudyResult) -> Table:
+    space, sides = a.space, {}
+    baselines: dict[str, VariantSummary] = {}
+    for name, study in (("A", a), ("B", b)):
+        summaries = summarise(study.records, study.space)
+        sides[name] = {s.records[0].fingerprint: s for s in summaries}
+        baselines[name] = summaries[0]
+    columns = [
+        Column(key="variant", header="variant"),
+        *(
+            column_of(metric, key=f"{name}_{metric}", group=name, header=METRICS[metric].label)
+            for name in sides
+            for metric in space.objectives
+        ),
+    ]
+    rows = []
+    for fingerprint in {**sides["A"], **sides["B"]}:
+        found = {name: side[fingerprint] for name, side in sides.items() if fingerprint in side}
+        name, first = next(iter(found.items()))
+        values: dict[str, Value] = {"variant": first.label}
+        for side, summary in found.items():
+            values |= {f"{side}_{m}": summary.metrics.get(m) for m in space.objectives}
+        said = set(marks(first, baselines[name], space))
+        for side, summary in found.items():  # on the front of every study that has the variant
+            said -= {"pareto", "pareto-by-mean"} - set(marks(summary, baselines[side], space))
+        kept = tuple(mark for mark in marks(first, baselines[name], space) if mark in said)
+        rows.append(Row(values=values, marks=kept))
+    note = "A variant is marked Pareto-optimal if it is so in every study that has it."
+    return Table(title="Variants", columns=tuple(columns), rows=tuple(rows), footer=(note,))
+
+
+class RankAgreement(Frozen):
+    """How alike two sets of trainings rank their variants by Lagrangian cost.
+
+    Attributes:
+        tau: Kendall's τ-b between the means over seeds, with its interval over resampled variants
+            and seeds; 1 for the same order, 0 for unrelated ones.
+        variants: number of variants that both rank.
+        seeds: most trainings of a variant, on either side.
+        ceilings: on either side, the mean τ between the rankings by two of its seeds, which is
+            the most that noise lets another ranking reach; ``None`` with a single seed.
+    """
+
+    tau: Interval
+    variants: int
+    seeds: tuple[int, int]
+    ceilings: tuple[float | None, float | None]
+
+
+def rank_agreement(
+    first: Sequence[TrialRecord],
+    second: Sequence[TrialRecord],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> RankAgreement:
+    """Compare how two studies rank the variants that both trained to the end.
 
     Args:
-        studies: by the name that the table gives them.
+        first: records of one study.
+        second: records of the other, with another budget for instance.
+        samples: number of resamples.
+        seed: of the resampling.
+
+    Raises:
+        LabError: they share fewer than three variants.
+    """
+    sides = _costs(first), _costs(second)
+    shared = [name for name in sides[0] if name in sides[1]]
+    if len(shared) < _MIN_VARIANTS:
+        raise LabError(
+            f"{len(shared)} variants were trained to the end in both studies; a ranking needs "
+            f"at least {_MIN_VARIANTS}."
+        )
+
+    def tau(draw: Draw) -> float:
+        means = [
+            [fmean(side[name][i] for i in draw[f"{n} {name}"]) for name in shared]
+            for n, side in enumerate(sides)
+        ]
+        found = _tau(*([mean[v] for v in draw["variants"]] for mean in means))
+        return 0.0 if isnan(found) else found  # one variant drawn again and again has no order
+
+    units = {f"{n} {name}": len(side[name]) for n, side in enumerate(sides) for name in shared}
+    interval = bootstrap(tau, {"variants": len(shared), **units}, samples=samples, seed=seed)
+    seeds = (_most(sides[0], shared), _most(sides[1], shared))
+    resampled = {"variants": len(shared), "seeds": max(seeds)}
+    return RankAgreement(
+        tau=interval.model_copy(update={"resampled": resampled}),
+        variants=len(shared),
+        seeds=seeds,
+        ceilings=(_ceiling(sides[0], shared), _ceiling(sides[1], shared)),
+    )
+
+
+def _costs(records: Sequence[TrialRecord]) -> Costs:
+    costs: dict[str, list[float]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        if record.state == "complete":
+            cost = lagrangian_cost(record.rd, record.lambdas)
+            costs.setdefault(record.fingerprint, []).append(cost)
+    return costs
+
+
+def _tau(first: Sequence[float], second: Sequence[float]) -> float:
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(first, second).statistic)
+
+
+def _most(side: Costs, names: Sequence[str]) -> int:
+    return max(len(side[name]) for name in names)
+
+
+def _ceiling(side: Costs, names: Sequence[str]) -> float | None:
+    """Return the mean τ between the rankings of two seeds that every variant has."""
+    seeds = range(min(len(side[name]) for name in names))
+    taus = [
+        _tau([side[name][a] for name in names], [side[name][b] for name in names])
+        for a, b in combinations(seeds, 2)
+    ]
+    return fmean(taus) if taus else None
+
+
+def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
+    """Return how alike each pair of studies ranks the variants that both trained.
+
+    Args:
+        studies: by their names in the table.
 
     Raises:
         LabError: two of them share too few variants.
@@ -115,7 +266,7 @@ def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
         agreement = rank_agreement(*(studies[name].records for name in pair))
         values: dict[str, Value] = {
             "variants": agreement.variants,
-            "tau": Interval(value=agreement.tau, low=agreement.low, high=agreement.high),
+            "tau": agreement.tau,
         }
         sides = zip(_SIDES, pair, agreement.seeds, agreement.ceilings, strict=True)
         for side, name, seeds, ceiling in sides:
@@ -126,57 +277,7 @@ def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
         columns=columns,
         rows=tuple(rows),
         footer=(
-            "τ between means over seeds, with the interval that 95 % of the resamples of variants "
-            "and seeds fill; beside it what one seed's ranking shares with another's.",
+            "τ between means over seeds, with the 95 % bootstrap interval over variants and seeds; "
+            "τ between seeds is the agreement of two seeds' rankings within one study.",
         ),
     )
-
-
-def _front(study: StudyResult) -> list[TrialRecord]:
-    return [s.records[0] for s in summarise(study.records, study.space) if s.on_front]
-
-
-def _variants(a: StudyResult, b: StudyResult) -> Table:
-    sides = {
-        name: {s.records[0].fingerprint: s for s in summarise(study.records, study.space)}
-        for name, study in (("A", a), ("B", b))
-    }
-    objectives = a.space.objectives
-    columns = [Column(key="variant", header="variant")]
-    for name in sides:
-        columns += [
-            FIGURES[figure].model_copy(
-                update={"key": f"{name}_{figure}", "group": name, "header": _head(figure)}
-            )
-            for figure in objectives
-        ]
-    rows = []
-    for fingerprint in {**sides["A"], **sides["B"]}:
-        found: dict[str, VariantSummary] = {
-            name: side[fingerprint] for name, side in sides.items() if fingerprint in side
-        }
-        first = next(iter(found.values()))
-        values: dict[str, str | float | None] = {"variant": first.label}
-        for name, summary in found.items():
-            for figure in objectives:
-                values[f"{name}_{figure}"] = summary.figures.get(figure)
-        on_both = all(summary.on_front for summary in found.values())
-        said = tuple(m for m in marks(first) if m != "pareto" or on_both)
-        rows.append(Row(values=dict(values), marks=said))
-    note = "Pareto-optimal here: on the front of every study that has the variant."
-    return Table(title="Variants", columns=tuple(columns), rows=tuple(rows), footer=(note,))
-
-
-def _head(figure: str) -> str:
-    return FIGURES[figure].header if FIGURES[figure].group != "MACs" else figure.split("_")[0]
-
-
-def compare_folders(first: Path, second: Path) -> list[Table]:
-    """Return the comparison of the studies in two folders.
-
-    Raises:
-        LabError: a folder holds no study, or the studies don't compare.
-    """
-    from tcm_lab.study.result import open_result
-
-    return compare_studies(open_result(first), open_result(second))

@@ -16,7 +16,7 @@ from tcm_lab.data import CropSource, open_images
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.axes import Key
-from tcm_lab.study.figures import exceeded, measure_cost
+from tcm_lab.study.cost import exceeded, measure_cost
 from tcm_lab.study.proposals import draw_params
 from tcm_lab.study.run import cores, prepare, worker_count
 from tcm_lab.study.space import Space
@@ -68,7 +68,7 @@ def dry_run(
     )  # fmt: skip
     assembler = Assembler(space)
     baseline = assembler.baseline()
-    cost = measure_cost(baseline.config, space).figures
+    cost = measure_cost(baseline.config, space).metrics
     points = assembler.count()
     counted = _count(space, assembler)
     size = "infinitely many" if points is None else f"{points:,}"
@@ -136,7 +136,7 @@ def _count(space: Space, assembler: Assembler) -> _Counted:
         if exceeded(cost, space) and not variant.is_baseline:
             over += 1
         else:
-            kept.append((variant, cost.figures["kmacs_per_px"]))
+            kept.append((variant, cost.complexity.kmacs_per_px))
     return _Counted(kept, drawn, unbuildable, over, whole)
 
 

@@ -12,11 +12,12 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from tcm_lab.metrics import Goal
 from tcm_lab.study.axes import Key
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.storage import HEARTBEAT_S, close_storage, is_dead, open_storage, this_process
@@ -43,20 +44,20 @@ class Ledger:
         study: Optuna's view of them.
     """
 
-    def __init__(self, url: str, name: str, objectives: int | None = None) -> None:
-        """Open a study; with the number of its objectives it is made if there is none."""
+    def __init__(self, url: str, name: str, directions: Sequence[Goal] | None = None) -> None:
+        """Open a study; given the directions of its objectives, create it if there is none."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._reclaimed = -_RECLAIM_S
         self.storage = open_storage(url, on_lost=self._lost)
-        if objectives is None:
+        if directions is None:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
         else:
             self.study = optuna.create_study(
                 study_name=name,
                 storage=self.storage,
-                directions=["minimize"] * objectives,
+                directions=list(directions),
                 load_if_exists=True,
             )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcm_lab.errors import ConfigError
 from tcm_lab.study.axes import Axis, Key
-from tcm_lab.study.figures import exceeded, measure_cost
+from tcm_lab.study.cost import exceeded, measure_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Plan
 from tcm_lab.study.space import Space

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
-from tcm_lab.complexity import ComplexityRecord
-from tcm_lab.evaluation import RdRecord
+from tcm_lab.complexity import ComplexityRecord, TimingRecord
+from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
 from tcm_lab.study.axes import Key
 from tcm_lab.training import Recipe, TrainingRecord
 
@@ -61,7 +61,7 @@ class TrialRecord(Frozen):
         state: whether it was trained to the end, or stopped at a rung.
         steps: training steps that it reached.
         complexity: what the codec costs.
-        timed_ms: encode and decode times measured apart, where the space asks for them.
+        timing: encode and decode times measured apart, where the space asks for them.
         training: the training's own record, if it reached the end.
         rd: the evaluation.
         rungs: evaluations on the way.
@@ -81,7 +81,7 @@ class TrialRecord(Frozen):
     state: State
     steps: int
     complexity: ComplexityRecord
-    timed_ms: dict[str, float] = Field(default_factory=dict)
+    timing: TimingRecord | None = None
     training: TrainingRecord | None
     rd: RdRecord
     rungs: tuple[Rung, ...] = ()
@@ -91,6 +91,18 @@ class TrialRecord(Frozen):
     def variant(self) -> VariantConfig:
         """The codec's configuration, validated."""
         return VariantConfig.parse(self.config)
+
+    def lagrangian_percent(self, baseline: TrialRecord) -> float:
+        """Return by how many percent the Lagrangian cost is above the baseline's."""
+        return lagrangian_percent(baseline.rd, self.rd, lambdas=self.lambdas)
+
+    def bd_rate_percent(self, baseline: TrialRecord) -> float:
+        """Return the BD-rate against the baseline.
+
+        Raises:
+            LabError: the curves do not compare.
+        """
+        return 0.0 if self is baseline else bd_rate(baseline.rd.curve(), self.rd.curve()).percent
 
     @property
     def feasible(self) -> bool:

@@ -1,137 +1,128 @@
-"""A finished study as files: tables, plots, one page, and the chosen variants ready to train."""
+"""A study's results as files: tables, plots, one page, and the front's variants ready to train."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
+from tcm_lab import reporting
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.reporting import (
-    Change,
-    Code,
-    ParetoPoint,
-    PlotAxis,
-    PlotImage,
-    Section,
-    Table,
-    ablation_plot,
-    figure_svg,
-    pareto_plot,
-    rd_plot,
-    render,
-    render_report,
-    save_figure,
-    series_of_records,
-)
-from tcm_lab.study.insight import insight_pieces
+from tcm_lab.metrics import METRICS
+from tcm_lab.reporting import Code, PlotAxis, PlotImage, Section, Table
+from tcm_lab.study.cost import quality_of
+from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.result import RECORDS, StudyResult, records_text
-from tcm_lab.study.space import TRAINED, Space
-from tcm_lab.study.summary import VariantSummary, summarise
-from tcm_lab.study.tables import (
-    FIGURES,
-    ablation_table,
-    are_numbered,
-    plot_names,
-    rate_table,
-    trial_table,
-)
+from tcm_lab.study.space import Space
+from tcm_lab.study.summary import VariantSummary, is_established, summarise
+from tcm_lab.study.tables import are_numbered, plot_names, study_tables
 from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_CURVES = 8
-_SHORT = 0.01  # of the published steps
-_NAMES = {
-    "lagrangian_percent": "Lagrangian cost vs baseline",
-    "bd_rate_percent": "BD-rate vs baseline",
-    "kmacs_per_px": "forward pass",
-    "encode_kmacs_per_px": "encoder",
-    "decode_kmacs_per_px": "decoder",
-    "parameters": "parameters",
-    "peak_memory_bytes": "peak memory",
-    "encode_ms": "encoding time",
-    "decode_ms": "decoding time",
-}
+_SHORT = 0.01  # of the paper's steps
+_QUALITY = "lagrangian_percent"
 
 
-class ReportFiles:
-    """Where a report was written.
+@dataclass(frozen=True)
+class ReportSummary:
+    """What a study found, and the files that hold it.
 
     Attributes:
+        table: one row per variant.
+        findings: one sentence each.
+        failed: the reason by variant that could not be trained.
         page: the self-contained page.
-        tables: markdown, CSV and LaTeX of the table of trials.
-        plots: PNG and SVG of every plot.
-        front: YAML of the variants on the front.
-        summaries: what the report is made of.
+        tables: each as markdown, CSV and LaTeX.
+        plots: each as PNG and SVG.
+        front: YAML of each variant on the front.
     """
 
-    def __init__(self, summaries: list[VariantSummary]) -> None:
-        self.summaries = summaries
-        self.page = Path()
-        self.tables: list[Path] = []
-        self.plots: list[Path] = []
-        self.front: list[Path] = []
+    table: Table
+    findings: tuple[str, ...]
+    failed: Mapping[str, str]
+    page: Path
+    tables: tuple[Path, ...]
+    plots: tuple[Path, ...]
+    front: tuple[Path, ...]
+
+    def text(self) -> str:
+        """Return the summary for a terminal."""
+        folder = self.page.parent
+        files = {"Tables": (folder, self.tables), "Plots": (folder, self.plots)}
+        files["Front"] = (folder / "front", self.front)
+        lines = [
+            "",
+            reporting.render(self.table, "markdown"),
+            *self.findings,
+            "",
+            f"Report  {self.page}",
+        ]
+        for name, (where, paths) in files.items():
+            lines.append(f"{name:<8}{where}/: {', '.join(path.name for path in paths)}")
+        lines += [f"FAILED  {label}: {reason}" for label, reason in self.failed.items()]
+        return "\n".join(lines)
 
 
-def write_report(result: StudyResult, command: str) -> ReportFiles:
-    """Write everything that a study has to show into its folder.
+def write_report(result: StudyResult, command: str) -> ReportSummary:
+    """Write a study's records, tables, plots, page and front into its folder.
 
     Args:
         result: the study.
-        command: what makes it again.
+        command: the command line that makes the report again, for the page.
 
     Raises:
-        LabError: the baseline is not finished, or the folder can't be written.
+        LabError: the baseline is not trained yet, or the folder cannot be written.
     """
     space, out = result.space, result.out
     summaries = summarise(result.records, space)
-    files = ReportFiles(summaries)
-    write_atomically(out / RECORDS, records_text(result))
     tables = study_tables(summaries, space)
-    files.tables = write_tables(tables, out)
-    figures = {**pareto_figures(summaries, space), "rd": rd_figure(summaries, space)}
-    if "ablation" in tables:
-        figures["ablation"] = ablation_figure(summaries, space, tables["ablation"])
-    for stem, figure in figures.items():
-        files.plots += save_figure(figure, out / stem)
-    chosen = front_configs(summaries, space)
+    plots = study_plots(summaries, space)
+    front = front_configs(summaries, space)
+    said = findings(summaries, space)
+    page = out / "report.html"
+    write_atomically(out / RECORDS, records_text(result))
     for old in (out / "front").glob("*.yaml"):
-        if old.name not in chosen:
-            old.unlink()  # of an earlier call, when the front was another
-    for name, text in chosen.items():
+        if old.name not in front:  # of an earlier report
+            old.unlink()
+    for name, text in front.items():
         write_atomically(out / "front" / name, text)
-        files.front.append(out / "front" / name)
-    page = _page(result, summaries, tables, figures, chosen, command)
-    files.page = out / "report.html"
-    write_atomically(files.page, page)
-    return files
-
-
-def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Table]:
-    """Return a study's tables by the name of their files."""
-    tables = {"table": trial_table(summaries, space), "rates": rate_table(summaries)}
-    if space.mode == "ablation":
-        tables["ablation"] = ablation_table(summaries, space)
-    return tables
+    sections = _sections(result, summaries, tables, plots, front, command)
+    title = space.title or f"Study {space.name}"
+    write_atomically(
+        page, reporting.render_report(title, said, sections, footer=tables["table"].footer)
+    )
+    return ReportSummary(
+        table=tables["table"],
+        findings=tuple(said),
+        failed=result.failed,
+        page=page,
+        tables=tuple(write_tables(tables, out)),
+        plots=tuple(
+            path for stem, plot in plots.items() for path in reporting.save_figure(plot, out / stem)
+        ),
+        front=tuple(out / "front" / name for name in front),
+    )
 
 
 def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
-    """Write each table as markdown, CSV and LaTeX, and return where.
+    """Write each table as markdown, CSV and LaTeX, and return the files.
 
     Raises:
-        LabError: the folder can't be written.
+        LabError: the folder cannot be written.
     """
     written = []
     for stem, table in tables.items():
         texts = {
-            "md": render(table, "markdown"),
-            "csv": render(table, "csv"),
-            "tex": render(table, "latex"),
+            "md": reporting.render(table, "markdown"),
+            "csv": reporting.render(table, "csv"),
+            "tex": reporting.render(table, "latex"),
         }
         for suffix, text in texts.items():
             path = folder / f"{stem}.{suffix}"
@@ -140,73 +131,87 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
     return written
 
 
-def pareto_figures(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Figure]:
-    """Return a plot for each objective that costs, over the quality that it buys."""
-    quality, costs = _quality(space), _costs(space)
-    found = {}
-    for name in costs:
-        column = FIGURES[name]
-        points = [
-            ParetoPoint(
-                x=summary.figures[name] * column.scale,
-                y=summary.figures[quality],
-                label="" if summary.is_baseline and not summary.params else label,
-                y_interval=_ends(summary, quality),
-                front=summary.on_front,
-                baseline=summary.is_baseline,
-                partial=not summary.is_complete,
-            )
-            for summary, label in zip(summaries, plot_names(summaries, space), strict=True)
-            if name in summary.figures and quality in summary.figures
-        ]
-        stem = "pareto" if name == costs[0] else f"pareto-{name}"
-        x = PlotAxis(name=_NAMES[name], unit=column.unit)
-        found[stem] = pareto_plot(points, x, PlotAxis(name=_NAMES[quality], unit="%"))
-    return found
-
-
-def ablation_figure(summaries: Sequence[VariantSummary], space: Space, table: Table) -> Figure:
-    """Return what each change does to quality and to the first cost among the objectives."""
-    quality, (cost, *_) = _quality(space), _costs(space)
-    column, baseline = FIGURES[cost], summaries[0].figures
-    changes = [
-        Change(
-            label=str(row.values["change"]),
-            quality=summary.figures[quality],
-            interval=interval,
-            cost=(summary.figures[cost] - baseline[cost]) * column.scale,
-        )
-        for summary, row in zip(summaries, table.rows, strict=True)
-        if (interval := _ends(summary, quality)) is not None and cost in summary.figures
-    ]
-    x = PlotAxis(name=f"Δ {_NAMES[cost]}", unit=column.unit)
-    return ablation_plot(changes, PlotAxis(name=f"Δ {_NAMES[quality]}", unit="%"), x)
-
-
-def _quality(space: Space) -> str:
-    return next((name for name in space.objectives if name in TRAINED), "lagrangian_percent")
+def study_plots(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Figure]:
+    """Return a study's plots by the name of their files."""
+    costs = _costs(space)
+    names = {name: "pareto" if name == costs[0] else f"pareto-{name}" for name in costs}
+    plots = {stem: _pareto_plot(summaries, space, name) for name, stem in names.items()}
+    plots["rd"] = _rd_plot(summaries, space)
+    if space.mode == "ablation":
+        plots["ablation"] = _ablation_plot(summaries, space)
+    return plots
 
 
 def _costs(space: Space) -> list[str]:
-    return [name for name in space.objectives if name not in TRAINED] or ["kmacs_per_px"]
+    return [name for name in space.objectives if name != quality_of(space).name] or ["kmacs_per_px"]
+
+
+def _plot_axis(name: str, prefix: str = "") -> PlotAxis:
+    metric = METRICS[name]
+    return PlotAxis(
+        name=f"{prefix}{metric.label}{' vs baseline' if metric.relative else ''}",
+        unit=metric.unit,
+        lower_is_better=metric.direction == "minimize",
+    )
+
+
+def _shown(summary: VariantSummary, name: str) -> float:
+    """Return a metric as plots show it."""
+    return summary.metrics[name] * METRICS[name].scale
 
 
 def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
-    interval = summary.intervals.get(name)
-    return None if interval is None else (interval.low, interval.high)
+    interval, scale = summary.intervals.get(name), METRICS[name].scale
+    return None if interval is None else (interval.low * scale, interval.high * scale)
 
 
-def rd_figure(summaries: Sequence[VariantSummary], space: Space) -> Figure:
-    """Return the curves of the baseline and the front (of all, where they are few)."""
+def _pareto_plot(summaries: Sequence[VariantSummary], space: Space, cost: str) -> Figure:
+    quality = quality_of(space).name
+    points = [
+        reporting.ParetoPoint(
+            x=_shown(summary, cost),
+            y=_shown(summary, quality),
+            label="" if summary.is_baseline and not summary.params else label,
+            x_interval=_ends(summary, cost),
+            y_interval=_ends(summary, quality),
+            front=summary.on_front,
+            baseline=summary.is_baseline,
+            partial=not summary.is_complete,
+        )
+        for summary, label in zip(summaries, plot_names(summaries, space), strict=True)
+        if cost in summary.metrics and quality in summary.metrics
+    ]
+    return reporting.pareto_plot(points, _plot_axis(cost), _plot_axis(quality))
+
+
+def _ablation_plot(summaries: Sequence[VariantSummary], space: Space) -> Figure:
+    """Draw each change's effect on quality and on the first cost among the objectives."""
+    cost = _costs(space)[0]
+    quality = quality_of(space).name if quality_of(space).relative else _QUALITY
+    baseline, *others = zip(summaries, plot_names(summaries, space), strict=True)
+    changes = [
+        reporting.Change(
+            label=label,
+            quality=_shown(summary, quality),
+            interval=interval,
+            cost=_shown(summary, cost) - _shown(baseline[0], cost),
+        )
+        for summary, label in others
+        if (interval := _ends(summary, quality)) is not None and cost in summary.metrics
+    ]
+    return reporting.ablation_plot(changes, _plot_axis(quality, "Δ "), _plot_axis(cost, "Δ "))
+
+
+def _rd_plot(summaries: Sequence[VariantSummary], space: Space) -> Figure:
+    """Draw the curves of the baseline and the front, or of all variants if they are few."""
     named = zip(summaries, plot_names(summaries, space), strict=True)
-    complete = [(summary, label) for summary, label in named if summary.is_complete]
-    shown = complete
-    if len(complete) > _MAX_CURVES:
-        front = [(s, label) for s, label in complete if s.on_front and not s.is_baseline]
-        shown = [complete[0], *front[: _MAX_CURVES - 1]]
-    return rd_plot(
+    shown = [(summary, label) for summary, label in named if summary.is_complete]
+    if len(shown) > _MAX_CURVES:
+        front = [(s, label) for s, label in shown if s.on_front and not s.is_baseline]
+        shown = [shown[0], *front[: _MAX_CURVES - 1]]
+    return reporting.rd_plot(
         [
-            series_of_records(
+            reporting.series_of_records(
                 [record.rd for record in summary.records],
                 label=f"{label} (baseline)" if summary.is_baseline else label,
                 role="baseline" if summary.is_baseline else "measured",
@@ -217,15 +222,14 @@ def rd_figure(summaries: Sequence[VariantSummary], space: Space) -> Figure:
 
 
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
-    """Return the YAML of each variant on the front, by file name; ``load_config`` takes it."""
+    """Return the YAML of each variant on the front, by file name; ``load_config`` reads it."""
     found = {}
     numbered = are_numbered(summaries, space)
     for number, summary in enumerate(summaries, 1):
         if summary.on_front:
-            config = summary.records[0].variant
-            figures = ", ".join(f"{name} {summary.figures[name]:.6g}" for name in space.objectives)
-            head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {figures}.\n"
-            tree = config.model_dump(mode="json")
+            values = ", ".join(f"{name} {summary.metrics[name]:.6g}" for name in space.objectives)
+            head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {values}.\n"
+            tree = summary.records[0].variant.model_dump(mode="json")
             text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
             name = f"variant-{number}" if numbered else summary.label
             slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
@@ -233,94 +237,106 @@ def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str
     return found
 
 
-def _page(
+def _sections(
     result: StudyResult,
-    summaries: list[VariantSummary],
-    tables: dict[str, Table],
-    figures: dict[str, Figure],
-    chosen: dict[str, str],
+    summaries: Sequence[VariantSummary],
+    tables: Mapping[str, Table],
+    plots: Mapping[str, Figure],
+    front: Mapping[str, str],
     command: str,
-) -> str:
+) -> list[Section]:
     space = result.space
-    numbers = ", by its number in the table" if are_numbered(summaries, space) else ""
-    images = [
-        PlotImage(
-            figure_svg(figure),
-            alt=_alt(summaries, space),
-            caption=f"Each point is a variant{numbers}.",
+    number = ", labelled by its number in the table" if are_numbered(summaries, space) else ""
+    names = ", ".join(summary.label for summary in summaries if summary.on_front)
+    alt = f"Scatter plot of {len(summaries)} variants; on the front: {names}."
+    captions = {
+        "rd": (
+            "Rate-distortion curves; the table below holds their points.",
+            "PSNR in RGB over written bits, means over the images.",
+        ),
+        "ablation": (
+            "Effect of each change on quality and cost; the table below holds the values.",
+            "Each change alone, with its 95 % interval.",
+        ),
+    }
+    images = {
+        stem: PlotImage(
+            reporting.figure_svg(plot),
+            *captions.get(stem, (alt, f"Each point is a variant{number}.")),
         )
-        for stem, figure in figures.items()
-        if stem.startswith("pareto")
-    ]
-    curves = PlotImage(
-        figure_svg(figures["rd"]),
-        alt="Rate-distortion curves; the table below holds their points.",
-        caption="PSNR in RGB over written bits, means over the images.",
-    )
+        for stem, plot in plots.items()
+    }
+    pareto = [image for stem, image in images.items() if stem.startswith("pareto")]
     failed = [f"{label} could not be trained: {why}" for label, why in result.failed.items()]
-    sections = [
-        Section("Variants", (*images, tables["table"], *failed)),
-        *([_ablation_section(tables, figures)] if "ablation" in tables else []),
-        Section("Rate and distortion", (curves, tables["rates"])),
-    ]
-    insight = insight_pieces(result.records, space)
-    if insight:
-        sections.append(Section("What the search learned", insight))
-    front = tuple(Code(text, title=name, folded=True) for name, text in chosen.items())
-    sections.append(Section("The front, ready to train", front))
-    sections.append(Section("Made by", (Code(command), Code(space.to_yaml(), "The space", True))))
-    title = space.title or f"Study {space.name}"
-    return render_report(title, lead(summaries, space), sections, footer=tables["table"].footer)
+    sections = [Section("Variants", (*pareto, tables["table"], *failed))]
+    if "ablation" in tables:
+        sections.append(Section("Ablation", (images["ablation"], tables["ablation"])))
+    sections.append(Section("Rate and distortion", (images["rd"], tables["rates"])))
+    learned = importance_pieces(result.records, space)
+    if learned:
+        sections.append(Section("Importance of the axes", learned))
+    codes = tuple(Code(text, title=name, folded=True) for name, text in front.items())
+    sections.append(Section("The front, ready to train", codes))
+    made = (Code(command), Code(space.to_yaml(), "The space", folded=True))
+    return [*sections, Section("Made by", made)]
 
 
-def _ablation_section(tables: dict[str, Table], figures: dict[str, Figure]) -> Section:
-    image = PlotImage(
-        figure_svg(figures["ablation"]),
-        alt="Each change's effect on quality and cost; the table below holds the figures.",
-        caption="Each change alone, with its 95 % interval.",
-    )
-    return Section("Ablation", (image, tables["ablation"]))
-
-
-def lead(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return what was found, in words."""
-    front = [summary for summary in summaries if summary.on_front]
+def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
+    """Return what a study found, one sentence or two for each finding."""
     complete = [summary for summary in summaries if summary.is_complete]
     stopped = len(summaries) - len(complete)
-    early = f", {stopped} more given up on the way" if stopped else ""
-    names = "; ".join(summary.label for summary in front)
+    early = f"; {stopped} more stopped early" if stopped else ""
+    front = [summary for summary in summaries if summary.on_front]
+    established = [s.label for s in front if is_established(s, summaries[0], space)]
+    objectives = " and ".join(METRICS[name].label for name in space.objectives)
     found = [
         f"{len(complete)} variants of {space.base} trained and measured{early}. "
-        f"Pareto-optimal for {' and '.join(_NAMES[n] for n in space.objectives)}: {names}."
+        f"Pareto-optimal for {objectives}: {'; '.join(established) or 'none'}."
     ]
-    ranked = [s for s in complete if "lagrangian_percent" in s.figures]
-    best = min(ranked, key=lambda s: s.figures["lagrangian_percent"])
-    if best.is_baseline:
-        found.append(f"No variant codes better than the baseline, {best.label}.")
-    else:
-        interval = best.intervals["lagrangian_percent"]
+    unsure = [s.label for s in front if s.label not in established]
+    if unsure:
         found.append(
-            f"{best.label} codes best: {interval.value:+.2f} % of Lagrangian cost against the "
-            f"baseline (95 % interval {interval.low:+.2f} to {interval.high:+.2f} %)."
+            "Pareto-optimal by the mean alone, not distinguishable from the baseline: "
+            f"{'; '.join(unsure)}."
         )
-    return [*found, *_reach(summaries)]
+    return [*found, _lowest_cost(complete), *_limits(summaries)]
 
 
-def _reach(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Say how far a study of few steps or a single seed can be trusted."""
-    first = summaries[0].records[0]
-    share = first.recipe.steps / RECIPES["published"].steps
+def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
+    """Say which variant codes best, if the data can tell."""
+    baseline, *others = complete
+    ranked = sorted(
+        (s for s in others if _QUALITY in s.intervals), key=lambda s: s.metrics[_QUALITY]
+    )
+    better = [summary for summary in ranked if summary.intervals[_QUALITY].high < 0]
+    best = next(iter(better or ranked), None)
+    if best is None or (not better and best.metrics[_QUALITY] >= 0):
+        return f"No variant codes better than the baseline, {baseline.label}."
+    interval = best.intervals[_QUALITY]
+    value = (
+        f"{interval.value:+.2f} % of Lagrangian cost "
+        f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %"
+    )
+    seeds = min(len(best.records), len(baseline.records))
+    covered = "" if seeds > 1 else " over the images alone, from one seed"
+    if better:
+        return f"{best.label} codes better than the baseline, {baseline.label}: {value}{covered})."
+    return (
+        f"No variant is distinguishable from the baseline, {baseline.label}, by being better: the "
+        f"lowest mean is that of {best.label}, {value}{covered})."
+    )
+
+
+def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
+    """Say how far the results of a short study, or of one with a single seed, reach."""
+    recipe = summaries[0].records[0].recipe
+    share = recipe.steps / RECIPES["published"].steps
     limits = []
     if share < _SHORT:
         limits.append(
-            f"{first.recipe.steps:,} steps are {100 * share:.2g} % of the published training: what "
-            "ranks variants here may not rank them there"
+            f"{recipe.steps:,} steps are {100 * share:.2g} % of the paper's training, and a full "
+            "training may rank the variants differently"
         )
     if all(len(summary.records) == 1 for summary in summaries):
-        limits.append("one seed each: the intervals do not hold what another seed would change")
-    return [f"How far this reaches: {'; '.join(limits)}."] if limits else []
-
-
-def _alt(summaries: Sequence[VariantSummary], space: Space) -> str:
-    names = ", ".join(summary.label for summary in summaries if summary.on_front)
-    return f"Scatter plot of {len(summaries)} variants; on the front: {names}."
+        limits.append("with one seed each, the intervals leave out the variation between seeds")
+    return [f"Limits: {'; '.join(limits)}."] if limits else []

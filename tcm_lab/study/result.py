@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, validation_message
 from tcm_lab.study.ledger import Ledger
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
@@ -58,8 +58,8 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
                 load_space(folder / SPACE), folder, tuple(_published(folder / RECORDS)), {}
             )
         raise LabError(
-            f"{folder}: holds no study (neither {DATABASE} nor {SPACE} with {RECORDS}). Name a "
-            " study's folder, and its database by --storage if it was kept elsewhere."
+            f"{folder}: holds no study (neither {DATABASE} nor {SPACE} with {RECORDS}). Give a "
+            "study's folder, and its database with --storage if that is elsewhere."
         )
     url = storage or sqlite_url(database)
     with storage_errors(url), Ledger(url, folder.absolute().name) as ledger:
@@ -86,12 +86,10 @@ def _published(path: Path) -> Iterator[TrialRecord]:
         try:
             yield TrialRecord.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
             raise LabError(
-                f"{path}, line {number}: is no record of a training"
-                f"{f' ({place})' if place else ''}: {first['msg']}. Take the file as it was "
-                "published, or write it again by tcm-lab study report where the database is."
+                f"{path}, line {number}: not a training record: "
+                f"{validation_message(error, TrialRecord)}. Restore the published file, or write "
+                "it again with tcm-lab study report where the database is."
             ) from None
 
 

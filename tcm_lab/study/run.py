@@ -13,7 +13,8 @@ from typing import Any
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError, LabError
-from tcm_lab.study.figures import Cost, exceeded, measure_cost
+from tcm_lab.metrics import METRICS
+from tcm_lab.study.cost import VariantCost, exceeded, measure_cost
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Plan, Tell, Trainer
 from tcm_lab.study.pool import run_workers, visible_gpus
@@ -83,8 +84,8 @@ def begin(plan: Plan) -> tuple[int, int]:
     """
     variants = known_variants(plan.space)
     make_folder(plan.out)
-    objectives = len(plan.space.objectives)
-    with storage_errors(plan.storage), Ledger(plan.storage, plan.name, objectives) as ledger:
+    directions = [METRICS[name].direction for name in plan.space.objectives]
+    with storage_errors(plan.storage), Ledger(plan.storage, plan.name, directions) as ledger:
         check_same_study(ledger, plan)
         ledger.reclaim()
         enqueue_missing(ledger, variants)
@@ -265,7 +266,7 @@ def make_folder(folder: Path) -> None:
         raise LabError(f"{folder}: may not be written. Name another folder by --out.")
 
 
-def _nothing_fits(space: Space, baseline: Variant, cost: Cost) -> str:
+def _nothing_fits(space: Space, baseline: Variant, cost: VariantCost) -> str:
     """Say which bound the baseline breaks, and the nearest that some variant keeps."""
     over = exceeded(cost, space)
     told = ", ".join(f"{name} = {bound:g}" for name, (_, bound) in over.items())

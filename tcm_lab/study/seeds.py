@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.reporting import pareto_front
-from tcm_lab.study.figures import cost_of
+from tcm_lab.study.cost import objective_losses
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.space import TRAINED
 
 if TYPE_CHECKING:
     from tcm_lab.study.plan import Plan
@@ -42,13 +39,11 @@ def due_seeds(ledger: Ledger, plan: Plan) -> list[tuple[TrialRecord, int]]:
 
 def _front(trainings: dict[str, list[TrialRecord]], plan: Plan) -> list[str]:
     """Return the baseline and the fingerprints that no other dominates, by means over seeds."""
-    costs = [name for name in plan.space.objectives if name not in TRAINED]
+    baseline = next(records[0] for records in trainings.values() if records[0].is_baseline)
     rows = []
     for records in trainings.values():
-        figures = cost_of(records[0]).figures
-        quality = fmean(lagrangian_cost(record.rd, record.lambdas) for record in records)
-        penalty = 0.0 if records[0].feasible else float("nan")
-        rows.append([quality + penalty, *(figures[name] for name in costs)])
+        losses = objective_losses(records, baseline, plan.space)
+        rows.append(losses if records[0].feasible else [float("nan")] * len(losses))
     marks = pareto_front(rows)
     return [
         fingerprint

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic import model_validator as validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, near, one_of
+from tcm_lab.metrics import METRICS
 from tcm_lab.study.axes import Axis
 from tcm_lab.training import Recipe, get_recipe
 
-Counted: TypeAlias = Literal[
-    "kmacs_per_px",
-    "encode_kmacs_per_px",
-    "decode_kmacs_per_px",
-    "parameters",
-    "peak_memory_bytes",
-    "encode_ms",
-    "decode_ms",
-]
-"""Figures that are known before training."""
-Trained: TypeAlias = Literal["lagrangian_percent", "bd_rate_percent"]
-"""Figures that only training and evaluation tell, both against the baseline."""
-Objective: TypeAlias = Counted | Trained
+
+def _known(name: str) -> str:
+    return METRICS[name].name  # raises for an unknown one
+
+
+def _known_before_training(name: str) -> str:
+    if METRICS[name].needs_training:
+        raise ConfigError(f"{name} is known only after training; bound it by soft_constraints")
+    return name
+
+
+def _completed(names: Iterable[str]) -> WithJsonSchema:
+    """Return a schema by which editors offer these names, and accept a user's own."""
+    return WithJsonSchema({"anyOf": [{"enum": list(names)}, {"type": "string"}]})
+
+
+_COSTS = [name for name, metric in METRICS.items() if not metric.needs_training]
+MetricName: TypeAlias = Annotated[str, AfterValidator(_known), _completed(METRICS)]
+"""A registered metric."""
+CostName: TypeAlias = Annotated[str, AfterValidator(_known_before_training), _completed(_COSTS)]
+"""A registered metric that is known before training."""
 SamplerName: TypeAlias = Literal["grid", "random", "tpe", "gp", "nsga2"]
 
-TRAINED: tuple[str, ...] = ("lagrangian_percent", "bd_rate_percent")
 SCHEMA_FILE = "space.schema.json"
 
 
@@ -107,11 +123,12 @@ class Space(Frozen):
         base: a preset or a YAML configuration; as it is, it is the baseline.
         mode: ``search`` combines the axes; ``ablation`` changes one at a time from the baseline.
         axes: by name; a plain list is a categorical axis whose name is its path.
-        objectives: figures to minimise together.
-        constraints: greatest allowed figures, known before training: a variant over one is
-            never trained.
-        soft_constraints: greatest wanted figures: a variant over one is trained, and the sampler
-            learns that it is over.
+        objectives: metrics to optimise together, each in its own direction.
+        constraints: bounds of metrics that are known before training: a variant that violates one
+            is never trained. A bound is the largest value allowed, or the smallest for a metric
+            that is to be maximised.
+        soft_constraints: bounds of any metrics: a variant that violates one is trained, stands on
+            no front, and the sampler learns of it.
         sampler: who proposes variants; ``grid`` takes them all.
         budget: recipe, steps, seeds, trials.
         size: (height, width) of the image that is counted.
@@ -123,12 +140,12 @@ class Space(Frozen):
     base: str
     mode: Literal["search", "ablation"] = "search"
     axes: Annotated[dict[str, Axis], Field(min_length=1)]
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = (
+    objectives: Annotated[tuple[MetricName, ...], Field(min_length=1)] = (
         "lagrangian_percent",
         "kmacs_per_px",
     )
-    constraints: dict[Counted, PositiveFloat] = Field(default_factory=dict)
-    soft_constraints: dict[Objective, float] = Field(default_factory=dict)
+    constraints: dict[CostName, PositiveFloat] = Field(default_factory=dict)
+    soft_constraints: dict[MetricName, float] = Field(default_factory=dict)
     sampler: SamplerName = "tpe"
     budget: Budget = Budget()
     size: tuple[PositiveInt, PositiveInt] = (512, 768)

@@ -3,63 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
-from typing import Literal
 
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
+from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Mark, Row, Table, Value, rd_table
 from tcm_lab.study.axes import show
 from tcm_lab.study.space import Space
-from tcm_lab.study.summary import VariantSummary
+from tcm_lab.study.summary import VariantSummary, is_established
 
-_BEST: Literal["low"] = "low"
-
-_COMPARED = "against the baseline"
-_WHOLE = ("parameters", "peak_memory_bytes")
 _LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
+_COLUMNS = (
+    "parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px",
+    "peak_memory_bytes", "decode_peak_memory_bytes", "bpp", "psnr_db", "lagrangian_percent",
+    "bd_rate_percent", "encode_ms", "decode_ms",
+)  # fmt: skip
+"""Metrics that a study's table shows, beside those that the space judges by."""
+_CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
 
-FIGURES: dict[str, Column] = {
-    "parameters": Column(
-        key="parameters", header="parameters", unit="M", format=".3f", scale=1e-6,
-        best=_BEST,
-    ),
-    "kmacs_per_px": Column(
-        key="kmacs_per_px", header="whole", group="MACs", unit="kMAC/px", format=".2f", best=_BEST
-    ),
-    "encode_kmacs_per_px": Column(
-        key="encode_kmacs_per_px", header="encode", group="MACs", unit="kMAC/px", format=".2f",
-        best=_BEST,
-    ),
-    "decode_kmacs_per_px": Column(
-        key="decode_kmacs_per_px", header="decode", group="MACs", unit="kMAC/px", format=".2f",
-        best=_BEST,
-    ),
-    "peak_memory_bytes": Column(
-        key="peak_memory_bytes", header="peak memory", unit="MB", format=".0f",
-        scale=1e-6, best=_BEST,
-    ),
-    "encode_ms": Column(
-        key="encode_ms", header="encode", group="time", unit="ms", format=".0f", best=_BEST
-    ),
-    "decode_ms": Column(
-        key="decode_ms", header="decode", group="time", unit="ms", format=".0f", best=_BEST
-    ),
-    "lagrangian_percent": Column(
-        key="lagrangian_percent", header="Lagrangian cost", group=_COMPARED, unit="%",
-        format="+.2f", best=_BEST,
-    ),
-    "bd_rate_percent": Column(
-        key="bd_rate_percent", header="BD-rate", group=_COMPARED, unit="%",
-        format="+.2f", best=_BEST,
-    ),
-}  # fmt: skip
-"""A column for each figure that a study knows."""
+
+def column_of(name: str, **changes: str) -> Column:
+    """Return the column of a metric."""
+    metric = METRICS[name]
+    column = Column(
+        key=name,
+        header=metric.header or metric.label,
+        group=metric.group,
+        unit=metric.unit,
+        format=metric.format,
+        scale=metric.scale,
+        best="low" if metric.direction == "minimize" else "high",
+    )
+    return column.model_copy(update=changes)
 
 
 def plot_names(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return what plots call the variants: their labels, or where those are long their rows.
+    """Return the variants' names in plots: their labels, or their rows if a label is long.
 
-    Those of an ablation go by what they change.
+    Variants of an ablation are named by what they change.
     """
     if are_numbered(summaries, space):
         return [f"#{number}" for number in range(1, len(summaries) + 1)]
@@ -70,71 +50,71 @@ def plot_names(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
 
 
 def are_numbered(summaries: Sequence[VariantSummary], space: Space) -> bool:
-    """Say whether variants have too long labels to be called by them beside a point."""
+    """Return whether plots name the variants by number because a label is too long."""
     return space.mode != "ablation" and any(len(s.label) > _LONGEST_NAME for s in summaries)
 
 
+def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Table]:
+    """Return a study's tables by the name of their files."""
+    tables = {"table": trial_table(summaries, space), "rates": rate_table(summaries)}
+    if space.mode == "ablation":
+        tables["ablation"] = ablation_table(summaries, space)
+    return tables
+
+
 def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
-    """Return one row per variant: what it costs, what it codes, and how it compares.
+    """Return one row per variant with its metrics.
 
-    Rows are numbered where plots call the variants by number.
-
-    Rate and PSNR are means over the rates that were trained; ``rate_table`` has each.
+    Rates and qualities are means over the rates that were trained; ``rate_table`` has each. Rows
+    are numbered where plots name the variants by number.
     """
-    shown = _known_figures(summaries)
+    shown = _known_metrics(summaries, space)
     numbered = are_numbered(summaries, space)
     columns = (
         *([Column(key="number", header="#", format="d")] if numbered else []),
         Column(key="variant", header="variant"),
-        *(FIGURES[name] for name in shown if FIGURES[name].group in ("", "MACs")),
-        Column(key="bpp", header="rate", group="mean over the rates", unit="bpp", format=".4f"),
-        Column(key="psnr_db", header="PSNR", group="mean over the rates", unit="dB", format=".2f"),
-        *(FIGURES[name] for name in shown if FIGURES[name].group == _COMPARED),
-        *(FIGURES[name] for name in shown if FIGURES[name].group == "time"),
+        *map(column_of, shown),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
     )
-    title = space.title or f"Study {space.name}"
-    rows = tuple(
-        _row(summary, shown, number if numbered else None)
-        for number, summary in enumerate(summaries, 1)
+    rows = []
+    for number, summary in enumerate(summaries, 1):
+        values: dict[str, Value] = {"number": number} if numbered else {}
+        values |= {"variant": summary.label, **_cells(summary, shown)}
+        values |= {"steps": summary.records[0].steps, "seeds": len(summary.records)}
+        rows.append(Row(values=values, marks=marks(summary, summaries[0], space)))
+    return Table(
+        title=space.title or f"Study {space.name}",
+        columns=columns,
+        rows=tuple(rows),
+        footer=footer(summaries, space),
     )
-    return Table(title=title, columns=columns, rows=rows, footer=footer(summaries, space))
 
 
-def _known_figures(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Return the figures that have a column: no comparison that only the baseline knows."""
-    known = {name for s in summaries if not s.is_baseline for name in s.figures}
-    known |= {name for s in summaries for name in s.figures if FIGURES[name].group != _COMPARED}
-    return [name for name in FIGURES if name in known]
+def _known_metrics(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
+    """Return the metrics that have a column: none that compares the baseline with itself alone."""
+    judged = {*space.objectives, *space.constraints, *space.soft_constraints, *_COLUMNS}
+    known = {name for s in summaries if not s.is_baseline for name in s.metrics}
+    known |= {name for name in summaries[0].metrics if not METRICS[name].relative}
+    return [name for name in METRICS if name in judged & known]
 
 
-def _row(summary: VariantSummary, shown: Sequence[str], number: int | None = None) -> Row:
-    values: dict[str, Value] = {
-        name: int(value) if name in _WHOLE else value
-        for name, value in summary.figures.items()
-        if name in shown
-    }
-    if number is not None:
-        values["number"] = number
-    values |= summary.intervals
-    for name in ("bpp", "psnr_db"):
-        values[name] = fmean(fmean(getattr(record.rd, name)) for record in summary.records)
-    values["variant"] = summary.label
-    values["steps"] = summary.records[0].steps
-    values["seeds"] = len(summary.records)
-    return Row(values=values, marks=marks(summary))
+def _cells(summary: VariantSummary, names: Sequence[str]) -> dict[str, Value]:
+    """Return metrics with their intervals, where they have one."""
+    return {name: summary.intervals.get(name, summary.metrics.get(name)) for name in names}
 
 
-def marks(summary: VariantSummary) -> tuple[Mark, ...]:
-    """Return what is to be said of a variant in one sign each."""
-    said: dict[Mark, bool] = {
-        "pareto": summary.on_front,
+def marks(summary: VariantSummary, baseline: VariantSummary, space: Space) -> tuple[Mark, ...]:
+    """Return the marks of a variant's row."""
+    established = is_established(summary, baseline, space)
+    holds: dict[Mark, bool] = {
+        "pareto": summary.on_front and established,
+        "pareto-by-mean": summary.on_front and not established,
         "baseline": summary.is_baseline,
         "partial": not summary.is_complete,
         "infeasible": not summary.is_feasible,
     }
-    return tuple(mark for mark, holds in said.items() if holds)
+    return tuple(mark for mark, held in holds.items() if held)
 
 
 def rate_table(summaries: Sequence[VariantSummary]) -> Table:
@@ -143,40 +123,36 @@ def rate_table(summaries: Sequence[VariantSummary]) -> Table:
     for summary in summaries:
         for record in summary.records:
             seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
-            name = f"{summary.label}{seed}"
-            records.append(record.rd.model_copy(update={"name": name}))
+            records.append(record.rd.model_copy(update={"name": f"{summary.label}{seed}"}))
     return rd_table(records, title="Rates and qualities")
 
 
 def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
-    """Return what each single change does to parameters, MACs, decoding time and rate."""
-    baseline, shown = summaries[0].figures, _known_figures(summaries)
-    compared = {"lagrangian_percent": "Δ Lagrangian", "bd_rate_percent": "ΔBD-rate"}
-    columns = (
-        Column(key="change", header="change"),
-        Column(key="parameters_change", header="Δ parameters", unit="M", format="+.3f", scale=1e-6),
-        Column(key="kmacs_per_px_change", header="Δ MACs", unit="kMAC/px", format="+.2f"),
-        Column(key="decode_ms_change", header="Δ decode", unit="ms", format="+.0f"),
-        *(
-            FIGURES[name].model_copy(update={"group": "", "header": header})
-            for name, header in compared.items()
-            if name in shown
-        ),
-    )
+    """Return the effect of each single change on parameters, MACs, decoding time and rate."""
+    baseline = summaries[0]
+    compared = [name for name in _known_metrics(summaries, space) if METRICS[name].relative]
+    changed = [name for name in METRICS if name in {*_CHANGES, *space.objectives}]
+    changed = [name for name in changed if name in baseline.metrics and name not in compared]
+    columns = [Column(key="change", header="change")]
+    for name in changed:
+        metric = METRICS[name]
+        column = column_of(
+            name, key=f"{name}_change", group="", header=f"Δ {metric.label}",
+            format=f"+{metric.format.removeprefix('+')}",
+        )  # fmt: skip
+        columns.append(column.model_copy(update={"best": None}))
+    columns += [column_of(name, group="", header=f"Δ {METRICS[name].label}") for name in compared]
     rows = []
     for summary in summaries:
-        values = {
-            name: value for name, value in _row(summary, shown).values.items() if name in compared
-        }
-        for name in ("parameters", "kmacs_per_px", "decode_ms"):
-            if name in summary.figures:
-                change = summary.figures[name] - baseline[name]
-                values[f"{name}_change"] = int(change) if name in _WHOLE else change
-        values["change"] = _change(summary, summaries[0], space)
-        rows.append(Row(values=values, marks=marks(summary)))
+        values: dict[str, Value] = {"change": _change(summary, baseline, space)}
+        for name in changed:
+            if name in summary.metrics:
+                values[f"{name}_change"] = summary.metrics[name] - baseline.metrics[name]
+        values |= _cells(summary, compared)
+        rows.append(Row(values=values, marks=marks(summary, baseline, space)))
     return Table(
         title=f"Ablation of {space.base}",
-        columns=columns,
+        columns=tuple(columns),
         rows=tuple(rows),
         footer=footer(summaries, space),
     )
@@ -196,38 +172,35 @@ def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> 
 
 
 def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:
-    """Return the conditions under which a study's figures hold."""
+    """Return the conditions under which a study's values were measured."""
     first = summaries[0].records[0]
-    recipe, counted, rd = first.recipe, first.complexity, first.rd
-    height, width = counted.size
+    recipe, (height, width) = first.recipe, first.complexity.size
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
-    images = len(rd.points[0].images)
     several = any(len(summary.records) > 1 for summary in summaries)
     changed = "".join(
         f", {name} {value}"
         for name, value in space.budget.changes.items()
-        if name not in ("batch", "crop", "lambdas")  # which the line tells anyway
+        if name not in ("batch", "crop", "lambdas")  # in the line anyway
     )
     lines = [
-        f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, over "
-        "the pixels before padding.",
-        f"Trained by recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} crops "
-        f"of {recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one rate-conditioned "
-        f"training per {'seed' if several else 'row'}.",
-        f"Rates are written bits, means over {images} images (set {rd.data_fingerprint}).",
+        f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, per "
+        "pixel before padding.",
+        f"Trained with recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} "
+        f"crops of {recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one "
+        f"rate-conditioned training per {'seed' if several else 'row'}.",
+        f"Rates are written bits, means over {len(first.rd.points[0].images)} images "
+        f"(set {first.rd.data_fingerprint}).",
     ]
     if any(summary.intervals for summary in summaries):
-        lines.append(
-            "Intervals: 95 % of paired bootstrap resamples over the images"
-            + (" and the seeds." if several else ".")
-        )
+        resampled = "the images and the seeds" if several else "the images; one seed each"
+        lines.append(f"Intervals: 95 % of paired bootstrap resamples of {resampled}.")
     compared = [s for s in summaries if s.is_complete and not s.is_baseline]
-    if any("bd_rate_percent" not in summary.figures for summary in compared):
-        known = "bd_rate_percent" in _known_figures(summaries)
+    if any("bd_rate_percent" not in summary.metrics for summary in compared):
+        known = "bd_rate_percent" in _known_metrics(summaries, space)
         lines.append(
             f"A BD-rate needs curves that rise and share {100 * MIN_OVERLAP:g} % of their range of "
             "PSNR with the baseline's: "
-            + ("a dash marks those that do not." if known else "none here does.")
+            + ("a dash marks those that do not." if known else "no variant here has one.")
         )
     names = {
         f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdRecord, lagrangian_cost, lagrangian_percent
+from tcm_lab.evaluation import RdRecord, lagrangian_cost
+from tcm_lab.metrics import METRICS, Number
 from tcm_lab.study.cache import find_record, keep_record
-from tcm_lab.study.figures import (
-    Cost,
-    measure_cost,
-    trained_figures,
-    violations,
-)
+from tcm_lab.study.cost import VariantCost, measure_cost, violations
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import CannotTrainError, Event, Plan, Task, Tell
 from tcm_lab.study.proposals import Proposals
 from tcm_lab.study.record import Rung, TrialRecord, training_identity
 from tcm_lab.study.seeds import due_seeds
-from tcm_lab.study.space import TRAINED
 from tcm_lab.study.storage import storage_errors
 from tcm_lab.study.variants import Variant
 
@@ -38,7 +34,7 @@ class Job:
     trial: Trial
     variant: Variant
     seed: int
-    cost: Cost
+    cost: VariantCost
 
     @property
     def key(self) -> str:
@@ -112,9 +108,9 @@ class _Worker:
             recipe = self.space.budget.recipe_for(self.space.seed + job.seed)
             event = replace(event, steps=recipe.steps)
             self.tell(event)
-            job.trial.set_user_attr("cost", job.cost.figures)
+            job.trial.set_user_attr("cost", job.cost.metrics)
             record, known = self._obtain(job, event)
-            values = None if record.state == "stopped" else self._values(job, record)
+            values = None if record.state == "stopped" else self._values(record)
             record = self._judged(record)
             ledger.finish(job.trial, record, values)
         except CannotTrainError as error:
@@ -144,7 +140,7 @@ class _Worker:
         if known is not None:
             named = {"number": job.trial.number, "label": variant.label, "params": variant.params}
             own = {"is_baseline": variant.is_baseline, "complexity": job.cost.complexity}
-            own["timed_ms"] = job.cost.timed_ms
+            own["timing"] = job.cost.timing
             return known.model_copy(update={**named, **own}), True
         watch = _Watch(self, job, event, recipe.lambdas)
         directory = plan.out / "trials" / identity
@@ -165,7 +161,7 @@ class _Worker:
             state="stopped" if watch.stopped else "complete",
             steps=outcome.steps,
             complexity=job.cost.complexity,
-            timed_ms=job.cost.timed_ms,
+            timing=job.cost.timing,
             training=outcome.training,
             rd=outcome.rd,
             rungs=tuple(watch.rungs),
@@ -173,33 +169,35 @@ class _Worker:
         keep_record(record, plan)
         return record, False
 
-    def _values(self, job: Job, record: TrialRecord) -> list[float]:
-        """Return what the sampler is told, objective by objective."""
-        needs = "bd_rate_percent" in self.space.objectives
-        baseline = self._baseline(record).rd if needs else None
-        trained = [name for name in self.space.objectives if name in TRAINED]
-        try:
-            figures = trained_figures(trained, record.rd, baseline, record.lambdas)
-        except LabError as error:
-            raise CannotTrainError(str(error)) from None
-        figures |= job.cost.figures
-        return [figures[name] for name in self.space.objectives]
+    def _values(self, record: TrialRecord) -> list[Number]:
+        """Return the objectives of a finished training, for the sampler."""
+        return list(self._metrics(record, self.space.objectives).values())
 
     def _judged(self, record: TrialRecord) -> TrialRecord:
         """Return the record with its soft constraints."""
-        if not self.space.soft_constraints:
-            return record
-        figures = Cost(complexity=record.complexity, timed_ms=record.timed_ms).figures
-        if any(name in TRAINED for name in self.space.soft_constraints):
-            baseline = self._baseline(record)
-            figures["lagrangian_percent"] = lagrangian_percent(
-                baseline.rd, record.rd, lambdas=record.lambdas
-            )
-            if "bd_rate_percent" in self.space.soft_constraints:
-                figures |= trained_figures(
-                    ["bd_rate_percent"], record.rd, baseline.rd, record.lambdas
-                )
-        return record.model_copy(update={"violations": violations(figures, self.space)})
+        bounds = self.space.soft_constraints
+        over = violations(self._metrics(record, bounds), bounds)
+        return record.model_copy(update={"violations": over})
+
+    def _metrics(self, record: TrialRecord, names: Iterable[str]) -> dict[str, Number]:
+        """Return metrics of a training, waiting for the baseline if one compares with it.
+
+        Raises:
+            CannotTrainError: the record does not have one of them.
+        """
+        metrics = [METRICS[name] for name in names]
+        relative = any(metric.relative for metric in metrics)
+        baseline = self._baseline(record) if relative else None
+        values = {}
+        for metric in metrics:
+            try:
+                value = metric.of(record, baseline)
+            except LabError as error:
+                raise CannotTrainError(str(error)) from None
+            if value is None:
+                raise CannotTrainError(f"{metric.name} is undefined for this training")
+            values[metric.name] = value
+        return values
 
     def _baseline(self, record: TrialRecord) -> TrialRecord:
         """Return the baseline's record, waiting for the worker that trains it."""
@@ -224,17 +222,19 @@ class _Worker:
         if job.variant.is_baseline or job.seed:
             return True
         margin = math.log1p(self.space.budget.margin_percent / 100)
-        costs = [name for name in self.space.objectives if name not in TRAINED]
-        bounds = {n: b for n, b in self.space.soft_constraints.items() if n not in TRAINED}
+        costs = [METRICS[n] for n in self.space.objectives if not METRICS[n].needs_training]
+        soft = self.space.soft_constraints.items()
+        bounds = {name: bound for name, bound in soft if not METRICS[name].needs_training}
         for other in self.ledger.trials():
             attributes = other.user_attrs
             theirs = attributes.get("rungs", {}).get(str(step))
             if theirs is None or attributes.get("key") == job.key or "cost" not in attributes:
                 continue
-            own, cost = job.cost.figures, attributes["cost"]
-            if any(cost[name] > bound for name, bound in bounds.items()):
+            own, cost = job.cost.metrics, attributes["cost"]
+            if any(by > 0 for by in violations(cost, bounds).values()):
                 continue
-            if all(cost[name] <= own[name] for name in costs) and theirs <= lagrangian - margin:
+            cheaper = all(m.loss(cost[m.name]) <= m.loss(own[m.name]) for m in costs)
+            if cheaper and theirs <= lagrangian - margin:
                 return False
         return True
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tcm_lab.codec import VariantConfig, load_checkpoint
+from tcm_lab.reporting import render
 from tcm_lab.study.compare import ranking_table
 from tcm_lab.study.report import study_tables
 from tcm_lab.study.result import open_result
@@ -35,12 +36,12 @@ def test_a_studys_files_hold_what_its_records_say(folder: Path) -> None:
     study = open_result(folder)
     tables = study_tables(summarise(study.records, study.space), study.space)
     for name, table in tables.items():
-        assert (folder / f"{name}.md").read_text() == table.to_markdown()
-        assert (folder / f"{name}.csv").read_text() == table.to_csv()
+        assert (folder / f"{name}.md").read_text() == render(table, "markdown")
+        assert (folder / f"{name}.csv").read_text() == render(table, "csv")
     page = folder / "README.md"
     if page.exists():
         shown = tables.get("ablation", tables["table"])
-        rows = [line for line in shown.to_markdown().splitlines() if line[:1] == "|"]
+        rows = [line for line in render(shown, "markdown").splitlines() if line[:1] == "|"]
         assert len(rows) > 4
         assert set(rows) <= set(page.read_text().splitlines())
 
@@ -151,14 +152,14 @@ def test_what_the_full_study_says_of_its_front_and_its_steps_follows_from_its_re
     front = {number: s for number, s in enumerate(summaries, 1) if s.on_front}
     assert list(front) == [17, 27, 32]
     for number, summary in front.items():
-        assert re.search(rf"#{number} at {summary.figures['kmacs_per_px']:.2f}\b", page)
+        assert re.search(rf"#{number} at {summary.metrics['kmacs_per_px']:.2f}\b", page)
         for axis, value in (("depth", 1), ("window", 4), ("hyper_window", 8), ("slices", 1)):
             assert summary.params[axis] == value
         assert summary.params["block"] == "tcm-sequential"
         assert summary.params["attention"] == "swatten"
         assert summary.intervals["lagrangian_percent"].low < 0
         assert summary.intervals["lagrangian_percent"].high > 0
-    share = front[32].figures["kmacs_per_px"] / summaries[0].figures["kmacs_per_px"]
+    share = front[32].metrics["kmacs_per_px"] / summaries[0].figures["kmacs_per_px"]
     assert f"{share:.0%}".replace("%", " %") in page
     stopped = sum(record.state == "stopped" for record in study.records)
     first = sum(record.steps for record in study.records if record.seed == 0)
@@ -198,8 +199,8 @@ def test_what_the_rungs_study_says_of_its_first_seeds_follows_from_them() -> Non
     assert (len(whole), len(rungs)) == (4, 3)
     (lost,) = set(whole) - set(rungs)
     assert lost == "split 0, depth 2, attention swatten, slices 4"
-    best = min(s.figures["lagrangian_percent"] for s in rungs.values())
-    told = whole[lost].figures["lagrangian_percent"]
+    best = min(s.metrics["lagrangian_percent"] for s in rungs.values())
+    told = whole[lost].metrics["lagrangian_percent"]
     assert f"{best - told:.2f} points ({told:.2f} % against {best:.2f} %)" in page
 
 
@@ -213,10 +214,10 @@ def test_the_page_of_the_fidelity_study_says_what_three_budgets_do() -> None:
     studies = make.studies()
     assert [study.space.budget.steps for study in studies.values()] == [30, 90, 300]
     table = ranking_table(studies)
-    assert (folder / "ranking.md").read_text() == table.to_markdown()
-    assert (folder / "ranking.csv").read_text() == table.to_csv()
+    assert (folder / "ranking.md").read_text() == render(table, "markdown")
+    assert (folder / "ranking.csv").read_text() == render(table, "csv")
     page = (folder / "README.md").read_text()
-    assert {line for line in table.to_markdown().splitlines() if line[:1] == "|"} <= set(
+    assert {line for line in render(table, "markdown").splitlines() if line[:1] == "|"} <= set(
         page.splitlines()
     )
     taus: list[Any] = [row.values["tau"] for row in table.rows]
@@ -228,4 +229,4 @@ def test_the_page_of_the_fidelity_study_says_what_three_budgets_do() -> None:
         assert min(place[name] for place in places) >= 12
     said = page.replace("\N{MINUS SIGN}", "-")
     for claim in re.findall(r"[+-]\d\.\d\d", said[said.index("**Result.**") :]):
-        assert claim in table.to_markdown()
+        assert claim in render(table, "markdown")

@@ -13,7 +13,7 @@ import pytest
 from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import bd_rate, lagrangian_cost
+from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.ledger import Ledger, key_of
 from tcm_lab.study.plan import Event
 from tcm_lab.study.result import StudyResult
@@ -56,7 +56,8 @@ def test_the_sampler_is_told_the_counted_and_the_measured_figures(tmp_path: Path
     )
     told = {(number, objective): value for number, objective, value in rows}
     for record in result.records:
-        assert told[record.number, 0] == lagrangian_cost(record.rd, record.lambdas)
+        percent = lagrangian_percent(result.records[0].rd, record.rd, lambdas=record.lambdas)
+        assert told[record.number, 0] == percent
         assert told[record.number, 1] == record.complexity.kmacs_per_px
 
 

@@ -18,13 +18,18 @@ from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.compare import compare_studies
-from tcm_lab.study.hypervolume import hypervolume
-from tcm_lab.study.insight import importance_table, interactions, main_effects
+from tcm_lab.study.importance import (
+    hypervolume,
+    hypervolume_history,
+    importance_table,
+    interactions,
+    main_effects,
+)
 from tcm_lab.study.report import front_configs, write_report
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
-from tcm_lab.study.summary import hypervolume_history, summarise
+from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import plot_names, trial_table
 
 COMMAND = "tcm-lab study --space toy.yaml"
@@ -53,11 +58,11 @@ def test_the_table_holds_what_was_counted_and_measured(result: StudyResult) -> N
 def test_figures_against_the_baseline_are_those_of_the_curves(result: StudyResult) -> None:
     baseline, *others = summarise(result.records, result.space)
     assert baseline.is_baseline
-    assert baseline.figures["lagrangian_percent"] == 0
+    assert baseline.metrics["lagrangian_percent"] == 0
     anchor = baseline.records[0].rd
     for summary in others:
         rd, lambdas = summary.records[0].rd, summary.records[0].lambdas
-        told = summary.figures
+        told = summary.metrics
         assert told["lagrangian_percent"] == pytest.approx(
             lagrangian_percent(anchor, rd, lambdas=lambdas)
         )
@@ -69,7 +74,7 @@ def test_figures_against_the_baseline_are_those_of_the_curves(result: StudyResul
 def test_the_front_is_what_no_variant_beats_in_both_objectives(result: StudyResult) -> None:
     summaries = summarise(result.records, result.space)
     points = {
-        s.label: (s.figures["lagrangian_percent"], s.figures["kmacs_per_px"]) for s in summaries
+        s.label: (s.metrics["lagrangian_percent"], s.metrics["kmacs_per_px"]) for s in summaries
     }
     expected = {
         label
@@ -112,17 +117,17 @@ def test_a_comparison_that_no_variant_has_is_no_column_but_a_line(result: StudyR
         summary.model_copy(
             update={
                 field: {k: v for k, v in getattr(summary, field).items() if k != "bd_rate_percent"}
-                for field in ("figures", "intervals")
+                for field in ("metrics", "intervals")
             }
         )
         for summary in others
     ]
-    assert "bd_rate_percent" in baseline.figures
+    assert "bd_rate_percent" in baseline.metrics
     needs = "A BD-rate needs"
     for rest, has_column, says in (
         (others, True, []),
         ([*others[:2], *bare[2:]], True, ["a dash marks those that do not."]),
-        (bare, False, ["none here does."]),
+        (bare, False, ["no variant here has one."]),
     ):
         table = trial_table([baseline, *rest], result.space)
         keys = [column.key for column in table.columns]
@@ -301,7 +306,7 @@ def test_interactions_hold_every_pair_of_values(many: StudyResult) -> None:
 def test_a_report_of_many_trials_tells_what_the_search_learned(many: StudyResult) -> None:
     write_report(many, COMMAND)
     page = (many.out / "report.html").read_text()
-    for words in ("What the search learned", "Importance of each axis", "Main effects"):
+    for words in ("Importance of the axes", "Importance of each axis", "Main effects"):
         assert words in page
 
 
@@ -328,5 +333,5 @@ def test_studies_that_cannot_be_compared_are_refused(result: StudyResult, tmp_pa
     text = SPACE + "objectives: [lagrangian_percent, parameters]"
     space = parse_space(text, "toy.yaml", None)
     other = run_study(space, out=tmp_path / "o", workers=1, trainer=Surrogate(tmp_path / "log"))
-    with pytest.raises(LabError, match=r"minimises .*kmacs_per_px but .*parameters"):
+    with pytest.raises(LabError, match=r"objectives .*kmacs_per_px but .*parameters"):
         compare_studies(result, other)

@@ -45,7 +45,7 @@ def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) 
 
     Args:
         changes: in the order of the rows.
-        quality: what the left half shows; less is better.
+        quality: what the left half shows.
         cost: what the right half shows.
     """
     better, worse = palette(4)[0], palette(4)[3]
@@ -55,9 +55,12 @@ def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) 
         left.remove()
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
         for row, change in enumerate(changes):
-            color = colors[change.verdict]
+            verdict = change.verdict
+            if not quality.lower_is_better:
+                verdict = {"better": "worse", "worse": "better"}.get(verdict, verdict)
+            color = colors[verdict]
             left.plot(change.interval, (row, row), color=color, lw=1)
-            left.plot(change.quality, row, "o", color=color, ms=4, label=change.verdict)
+            left.plot(change.quality, row, "o", color=color, ms=4, label=verdict)
             right.barh(row, change.cost, height=0.6, color=SOFT)
         left.set_yticks(range(len(changes)), labels=[change.label for change in changes])
         left.invert_yaxis()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tcm_lab.reporting.plots._style import COLUMN_INCHES, MARKERS, SOFT, new_figure, palette, style
+from tcm_lab.reporting.plots._style import (
+    COLUMN_INCHES,
+    MARKERS,
+    SOFT,
+    PlotAxis,
+    new_figure,
+    palette,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +24,7 @@ if TYPE_CHECKING:
 _ACROSS = 3
 _SIDE_INCHES = 2.0
 _LONG = 6
-_COST = "Lagrangian cost\nvs baseline (%)"
+COST = PlotAxis(name="Lagrangian cost vs baseline", unit="%")
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,8 @@ class Effect:
     values: Sequence[tuple[str, Sequence[float]]]
 
 
-def effects_plot(effects: Sequence[Effect]) -> Figure:
-    """Draw one panel per axis: the cost of every variant as a dot, the means as a line."""
+def effects_plot(effects: Sequence[Effect], quality: PlotAxis = COST) -> Figure:
+    """Draw one panel per axis: the quality of every variant as a dot, the means as a line."""
     with style():
         figure, panels = _panels(len(effects))
         color = palette(1)[0]
@@ -42,17 +51,20 @@ def effects_plot(effects: Sequence[Effect]) -> Figure:
             means = [sum(costs) / len(costs) for _, costs in effect.values]
             panel.plot(range(len(means)), means, "-o", color=color, zorder=3)
             _name(panel, effect.axis, [word for word, _ in effect.values])
-        _label_left(panels)
+        _label_left(panels, quality)
         return figure
 
 
 def interactions_plot(
     pairs: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[str, float]]]]],
+    quality: PlotAxis = COST,
 ) -> Figure:
     """Draw one panel per pair of axes: a line for each value of the second.
 
     Args:
-        pairs: both axes' names, and by the second's values the mean cost at each of the first's.
+        pairs: both axes' names, and by the second's values the mean quality at each of the
+            first's.
+        quality: what the lines show.
     """
     with style():
         figure, panels = _panels(len(pairs), height=_SIDE_INCHES + 0.3)
@@ -70,7 +82,7 @@ def interactions_plot(
                 )
             _name(panel, a, words)
             panel.legend(title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2)
-        _label_left(panels)
+        _label_left(panels, quality)
         return figure
 
 
@@ -116,7 +128,7 @@ def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
     panel.margins(x=0.15)
 
 
-def _label_left(panels: Sequence[Axes]) -> None:
+def _label_left(panels: Sequence[Axes], quality: PlotAxis) -> None:
     for index, panel in enumerate(panels):
         if index % _ACROSS == 0:
-            panel.set_ylabel(_COST)
+            panel.set_ylabel("\n".join(textwrap.wrap(quality.label, 18)))

@@ -14,7 +14,7 @@ from tcm_lab.codec import load_config
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
-from tcm_lab.study.ranking import rank_agreement
+from tcm_lab.study.compare import rank_agreement
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.training import get_recipe
 
@@ -54,16 +54,16 @@ def test_tau_counts_the_pairs_that_both_order_alike() -> None:
     found = rank_agreement(trainings(first), trainings(second))
     signs = [(first[i] < first[j]) == (second[i] < second[j]) for i, j in combinations(range(5), 2)]
     assert signs.count(False) == 2
-    assert found.tau == pytest.approx((8 - 2) / 10)
-    assert found.low <= found.tau <= found.high
+    assert found.tau.value == pytest.approx((8 - 2) / 10)
+    assert found.tau.low <= found.tau.value <= found.tau.high
     assert (found.variants, found.seeds, found.ceilings) == (5, (1, 1), (None, None))
 
 
 def test_one_order_and_the_opposite_one() -> None:
     goods = np.linspace(0, 1, 12).tolist()
     same = rank_agreement(trainings(goods), trainings(goods))
-    assert (same.tau, same.low, same.high) == pytest.approx((1, 1, 1))
-    assert rank_agreement(trainings(goods), trainings(goods[::-1])).tau == pytest.approx(-1)
+    assert (same.tau.value, same.tau.low, same.tau.high) == pytest.approx((1, 1, 1))
+    assert rank_agreement(trainings(goods), trainings(goods[::-1])).tau.value == pytest.approx(-1)
 
 
 def test_noise_lowers_what_one_seed_shares_with_another() -> None:
@@ -72,8 +72,8 @@ def test_noise_lowers_what_one_seed_shares_with_another() -> None:
     loud = rank_agreement(trainings(goods, 3), trainings(goods, 3, noise=1.0))
     assert quiet.ceilings[0] == pytest.approx(1)
     assert quiet.ceilings[1] > 0.9 > 0.6 > loud.ceilings[1]
-    assert quiet.tau > loud.tau
-    assert loud.high - loud.low > quiet.high - quiet.low
+    assert quiet.tau.value > loud.tau.value
+    assert loud.tau.high - loud.tau.low > quiet.tau.high - quiet.tau.low
 
 
 def test_only_what_both_trained_to_the_end_is_ranked() -> None:

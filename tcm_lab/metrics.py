@@ -1,0 +1,248 @@
+"""The registry of metrics: what a variant can be judged by, and how each value is computed.
+
+Search spaces, constraints, tables, plots, importance and the command line all read this registry,
+so a metric that is registered here is usable everywhere:
+
+    @tcm_lab.register_metric("macs_per_parameter", label="MACs per parameter", unit="MAC")
+    def macs_per_parameter(record, baseline):
+        return sum(record.complexity.macs_by_kind.values()) / record.complexity.total_parameters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+from tcm_lab.errors import ConfigError, LabError, near, one_of
+
+Needs: TypeAlias = Literal["complexity", "memory", "timing", "rd"]
+"""What must be measured first: counts, peak memory, encoding and decoding times, or a training."""
+Goal: TypeAlias = Literal["minimize", "maximize"]
+Number: TypeAlias = int | float
+
+
+class Record(Protocol):
+    """What a metric is computed from: one training of one variant, or its cost before training."""
+
+    @property
+    def complexity(self) -> Any:
+        """The variant's ``ComplexityRecord``."""
+
+    @property
+    def timing(self) -> Any:
+        """Its ``TimingRecord``; ``None`` if it was not timed apart from the evaluation."""
+
+    @property
+    def rd(self) -> Any:
+        """The evaluation's ``RdRecord``; ``None`` before training."""
+
+    @property
+    def lambdas(self) -> Sequence[float]:
+        """Rate-distortion weights, one per point of ``rd``."""
+
+
+Compute: TypeAlias = Callable[[Any, Any], Number | None]
+"""Takes a record and the baseline's (``None`` before that is known); ``None`` if unknown."""
+F = TypeVar("F", bound=Compute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A quantity by which variants are judged.
+
+    Attributes:
+        name: for machines, with its unit, such as ``kmacs_per_px``.
+        label: for readers, without the unit.
+        header: heading of a column, below ``group`` if there is one.
+        group: heading over neighbouring columns.
+        unit: of displayed values; they are the values times ``scale``.
+        scale: ``1e-6`` displays a count in millions.
+        format: a format specification for displayed values, such as ``.1f``.
+        direction: whether low or high values are better.
+        needs: what must be measured before it is known.
+        relative: whether it compares with the baseline, whose own value is 0. Such a metric gets
+            an interval over images and seeds.
+        compute: takes a record and the baseline's record.
+    """
+
+    name: str
+    label: str
+    compute: Compute
+    header: str = ""
+    group: str = ""
+    unit: str = ""
+    scale: float = 1.0
+    format: str = ".4g"
+    direction: Goal = "minimize"
+    needs: Needs = "complexity"
+    relative: bool = False
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether only a trained codec has it."""
+        return self.needs == "rd"
+
+    def of(self, record: Record, baseline: Record | None = None) -> Number | None:
+        """Return the metric of a record, or ``None`` if the record does not hold what it needs.
+
+        Raises:
+            LabError: the record cannot be compared with the baseline.
+        """
+        if self.needs_training and record.rd is None:
+            return None
+        if self.relative and baseline is None:
+            return None
+        return self.compute(record, baseline)
+
+    def known(self, record: Record, baseline: Record | None = None) -> Number | None:
+        """Return the metric of a record, or ``None`` if it is undefined.
+
+        Unlike ``of`` this also covers comparisons that are refused, such as a BD-rate of curves
+        that do not overlap.
+        """
+        with suppress(LabError):
+            return self.of(record, baseline)
+        return None
+
+    def loss(self, value: Number) -> Number:
+        """Return ``value`` as a number that is better the lower it is."""
+        return value if self.direction == "minimize" else -value
+
+
+class Metrics(dict[str, Metric]):
+    """Metrics by name, in the order in which tables list them."""
+
+    def __missing__(self, name: str) -> Metric:
+        raise ConfigError(f"unknown metric '{name}'.{near(name, self)} Known: {one_of(self)}.")
+
+
+METRICS = Metrics()
+
+
+def register_metric(
+    name: str,
+    *,
+    label: str = "",
+    header: str = "",
+    group: str = "",
+    unit: str = "",
+    scale: float = 1.0,
+    format: str = ".4g",  # the field's name
+    direction: Goal = "minimize",
+    needs: Needs = "complexity",
+    relative: bool = False,
+) -> Callable[[F], F]:
+    """Return a decorator that registers a function as the metric ``name``.
+
+    The function takes the record of a training and the baseline's record, and returns a number, or
+    ``None`` where the metric is undefined. Before training, a record has ``complexity`` and, if the
+    study measures times, ``timing``; a metric that reads ``rd`` must say ``needs="rd"``. The other
+    arguments are those of `Metric`.
+
+    Raises:
+        ConfigError: the name is taken, or is no identifier.
+    """
+    if name in METRICS:
+        raise ConfigError(f"the metric name '{name}' is taken; register yours under another name")
+    if not name.isidentifier():
+        raise ConfigError(f"the metric name '{name}' is no identifier; write it like 'encode_ms'")
+
+    def register(compute: F) -> F:
+        METRICS[name] = Metric(
+            name=name,
+            label=label or name,
+            compute=compute,
+            header=header,
+            group=group,
+            unit=unit,
+            scale=scale,
+            format=format,
+            direction=direction,
+            needs=needs,
+            relative=relative,
+        )
+        return compute
+
+    return register
+
+
+def _mean_ms(record: Record, name: str) -> float | None:
+    """Return a time measured apart, or else the mean over what the evaluation coded."""
+    if record.timing is not None:
+        return float(getattr(record.timing, name))
+    return fmean(getattr(point, name) for point in record.rd.points) if record.rd else None
+
+
+_MACS: dict[str, Any] = {"unit": "kMAC/px", "format": ".2f", "group": "MACs"}
+_MEMORY: dict[str, Any] = {"unit": "MB", "scale": 1e-6, "format": ".0f", "needs": "memory"}
+_TIME: dict[str, Any] = {"unit": "ms", "format": ".0f", "group": "time", "needs": "timing"}
+_MEAN: dict[str, Any] = {"needs": "rd", "group": "mean over the rates"}
+_VERSUS: dict[str, Any] = {
+    "unit": "%", "format": "+.2f", "group": "against the baseline", "needs": "rd", "relative": True,
+}  # fmt: skip
+
+for _metric in (
+    Metric(
+        name="parameters", label="parameters", unit="M", scale=1e-6, format=".3f",
+        compute=lambda record, _: record.complexity.total_parameters,
+    ),
+    Metric(
+        name="weight_bytes", label="size of the weights", unit="MB", scale=1e-6, format=".2f",
+        compute=lambda record, _: record.complexity.weight_bytes,
+    ),
+    Metric(
+        name="kmacs_per_px", label="MACs", header="whole", **_MACS,
+        compute=lambda record, _: record.complexity.kmacs_per_px,
+    ),
+    Metric(
+        name="encode_kmacs_per_px", label="encoder MACs", header="encode", **_MACS,
+        compute=lambda record, _: record.complexity.encode_kmacs_per_px,
+    ),
+    Metric(
+        name="decode_kmacs_per_px", label="decoder MACs", header="decode", **_MACS,
+        compute=lambda record, _: record.complexity.decode_kmacs_per_px,
+    ),
+    Metric(
+        name="peak_memory_bytes", label="peak memory", **_MEMORY,
+        compute=lambda record, _: record.complexity.peak_memory_bytes,
+    ),
+    Metric(
+        name="decode_peak_memory_bytes", label="decoder peak memory", **_MEMORY,
+        compute=lambda record, _: record.complexity.decode_peak_memory_bytes,
+    ),
+    Metric(
+        name="bpp", label="rate", unit="bpp", format=".4f", **_MEAN,
+        compute=lambda record, _: fmean(record.rd.bpp),
+    ),
+    Metric(
+        name="file_bytes", label="size of a coded image", unit="kB", scale=1e-3, format=".1f",
+        **_MEAN,
+        compute=lambda record, _: fmean(
+            image.bits / 8 for point in record.rd.points for image in point.images
+        ),
+    ),
+    Metric(
+        name="psnr_db", label="PSNR", unit="dB", format=".2f", direction="maximize", **_MEAN,
+        compute=lambda record, _: fmean(record.rd.psnr_db),
+    ),
+    Metric(
+        name="lagrangian_percent", label="Lagrangian cost", **_VERSUS,
+        compute=lambda record, base: record.lagrangian_percent(base),
+    ),
+    Metric(
+        name="bd_rate_percent", label="BD-rate", **_VERSUS,
+        compute=lambda record, base: record.bd_rate_percent(base),
+    ),
+    Metric(
+        name="encode_ms", label="encoding time", header="encode", **_TIME,
+        compute=lambda record, _: _mean_ms(record, "encode_ms"),
+    ),
+    Metric(
+        name="decode_ms", label="decoding time", header="decode", **_TIME,
+        compute=lambda record, _: _mean_ms(record, "decode_ms"),
+    ),
+):  # fmt: skip
+    METRICS[_metric.name] = _metric

@@ -1,0 +1,239 @@
+"""What a search tells about its axes: importance, main effects, interactions, and its progress.
+
+Everything follows from the records; searches of few trials get none of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import combinations
+from math import isnan
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from tcm_lab import reporting
+from tcm_lab.metrics import METRICS
+from tcm_lab.reporting import Column, Effect, Piece, PlotAxis, PlotImage, Row, Table
+from tcm_lab.study.axes import Key, show
+from tcm_lab.study.cost import objective_losses, quality_of
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.space import Space
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+_FEW = 8  # trials below which nothing is said about axes
+_MAX_PAIRS = 6
+
+
+def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Piece, ...]:
+    """Return plots and tables about the axes; none for fewer than eight complete trials."""
+    firsts = [r for r in records if r.state == "complete" and r.seed == 0]
+    if len(firsts) < _FEW:
+        return ()
+    pieces: list[Piece] = []
+    history = hypervolume_history(firsts, space)
+    if history:
+        pieces.append(
+            PlotImage(
+                reporting.figure_svg(reporting.history_plot(history)),
+                alt=f"Hypervolume over {len(history)} trainings, as a share of the final one.",
+                caption="Hypervolume of the front, as a share of the final one.",
+            )
+        )
+    if len(space.axes) > 1:
+        pieces.append(importance_table(firsts, space))
+    metric = quality_of(space)
+    axis = PlotAxis(name=f"{metric.label}{' vs baseline' * metric.relative}", unit=metric.unit)
+    pieces.append(
+        PlotImage(
+            reporting.figure_svg(reporting.effects_plot(main_effects(firsts, space), axis)),
+            alt=f"{metric.label} by the value of each axis.",
+            caption="Main effects: each dot is a variant, the line is the mean.",
+        )
+    )
+    pairs = interactions(firsts, space)
+    if pairs:
+        pieces.append(
+            PlotImage(
+                reporting.figure_svg(reporting.interactions_plot(pairs, axis)),
+                alt=f"Mean {metric.label} by the values of two axes together.",
+                caption="Interactions: parallel lines mean that two axes act independently.",
+            )
+        )
+    return tuple(pieces)
+
+
+def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
+    """Return how much of each objective's variation among the best trials each axis explains.
+
+    By PED-ANOVA (Watanabe et al. 2023), as Optuna computes it.
+    """
+    import optuna
+
+    shares = {}
+    for index, name in enumerate(space.objectives):
+        study = _study_of(records, space, index)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        shares[name] = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    first = shares[space.objectives[0]]
+    return Table(
+        title="Importance of each axis",
+        columns=(
+            Column(key="axis", header="axis"),
+            *(
+                Column(key=name, header=METRICS[name].label, format=".2f")
+                for name in space.objectives
+            ),
+        ),
+        rows=tuple(
+            Row(values={"axis": axis, **{n: shares[n].get(axis) for n in space.objectives}})
+            for axis in sorted(space.axes, key=lambda axis: -first.get(axis, 0.0))
+        ),
+        footer=("Shares by PED-ANOVA over the trials; axes that act in only some are left out.",),
+    )
+
+
+def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> Study:
+    """Return a study in memory with one objective, to be minimised."""
+    import optuna
+
+    study = optuna.create_study(direction="minimize")
+    always = [n for n in space.axes if all(n in record.params for record in records)]
+    baseline = next(record for record in records if record.is_baseline)
+    for record in records:
+        loss = objective_losses([record], baseline, space)[index]
+        if not isnan(loss):
+            study.add_trial(
+                optuna.create_trial(
+                    params={name: record.params[name] for name in always},
+                    distributions={name: space.axes[name].distribution() for name in always},
+                    value=loss,
+                )
+            )
+    return study
+
+
+def main_effects(records: Sequence[TrialRecord], space: Space) -> list[Effect]:
+    """Return the quality metric by the value of each axis."""
+    valued = _valued(records, space)
+    effects = []
+    for name in space.axes:
+        by_key: dict[Key, list[float]] = {}
+        for record, value in valued:
+            if name in record.params:
+                by_key.setdefault(record.params[name], []).append(value)
+        if len(by_key) > 1:
+            keys = _in_order(list(by_key), name, space)
+            effects.append(Effect(name, [(show(key), by_key[key]) for key in keys]))
+    return effects
+
+
+def interactions(
+    records: Sequence[TrialRecord], space: Space
+) -> list[tuple[str, str, dict[str, list[tuple[str, float]]]]]:
+    """Return, for pairs of axes, the mean quality at every pair of values that was trained.
+
+    The pairs with the strongest interactions come first.
+    """
+    valued = _valued(records, space)
+    found = []
+    for a, b in combinations(space.axes, 2):
+        cells: dict[tuple[Key, Key], list[float]] = {}
+        for record, value in valued:
+            if a in record.params and b in record.params:
+                cells.setdefault((record.params[a], record.params[b]), []).append(value)
+        means = {pair: fmean(values) for pair, values in cells.items()}
+        keys_a = _in_order(list(dict.fromkeys(pair[0] for pair in means)), a, space)
+        keys_b = _in_order(list(dict.fromkeys(pair[1] for pair in means)), b, space)
+        if len(keys_a) < 2 or len(keys_b) < 2 or len(means) < 2 * max(len(keys_a), len(keys_b)):
+            continue
+        lines = {
+            show(kb): [(show(ka), means[ka, kb]) for ka in keys_a if (ka, kb) in means]
+            for kb in keys_b
+        }
+        found.append((_unexplained(means), (a, b, lines)))
+    found.sort(key=lambda entry: -entry[0])
+    return [entry for _, entry in found[:_MAX_PAIRS]]
+
+
+def _unexplained(means: dict[tuple[Key, Key], float]) -> float:
+    """Return the variation of the cells that two main effects do not explain."""
+    overall = fmean(means.values())
+    rows = {a: fmean(v for (x, _), v in means.items() if x == a) for a, _ in means}
+    columns = {b: fmean(v for (_, y), v in means.items() if y == b) for _, b in means}
+    return sum((v - rows[a] - columns[b] + overall) ** 2 for (a, b), v in means.items())
+
+
+def _valued(records: Sequence[TrialRecord], space: Space) -> list[tuple[TrialRecord, float]]:
+    """Return the records that have the quality metric, with its displayed value."""
+    metric = quality_of(space)
+    baseline = next(record for record in records if record.is_baseline)
+    values = [(record, metric.known(record, baseline)) for record in records]
+    return [(record, value * metric.scale) for record, value in values if value is not None]
+
+
+def _in_order(keys: list[Key], name: str, space: Space) -> list[Key]:
+    """Return keys as the space lists them; numbers of a range ascend."""
+    axis = space.axes[name]
+    if not axis.discrete:
+        return sorted(keys, key=float)  # type: ignore[arg-type]  # a range holds numbers
+    order = axis.grid()
+    return sorted(keys, key=order.index)
+
+
+def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tuple[int, float]]:
+    """Return, after each finished training, the share of the final front's hypervolume."""
+    baseline = next(record for record in records if record.is_baseline)
+    firsts = [r for r in records if r.state == "complete" and r.seed == 0 and r.feasible]
+    firsts.sort(key=lambda record: record.number)
+    rows = [objective_losses([record], baseline, space) for record in firsts]
+    rows = [row for row in rows if not any(map(isnan, row))]
+    if len(rows) < 2:
+        return []
+    reference = reference_point(rows)
+    whole = hypervolume(rows, reference)
+    return [(n, hypervolume(rows[:n], reference) / whole) for n in range(1, len(rows) + 1)]
+
+
+def reference_point(points: Sequence[Sequence[float]]) -> list[float]:
+    """Return a reference a tenth of each objective's range beyond its worst value."""
+    columns = list(zip(*points, strict=True))
+    return [max(column) + 0.1 * ((max(column) - min(column)) or 1.0) for column in columns]
+
+
+def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Return the volume between ``reference`` and the points that dominate it.
+
+    By slicing along the last objective (While et al. 2006, "A faster algorithm for calculating
+    hypervolume"): between two neighbouring values of it, the volume is that of the others.
+
+    Args:
+        points: one row per point, all objectives to be minimised.
+        reference: the corner that bounds the volume; points beyond it add nothing.
+    """
+    inside = [tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    if not inside:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - min(p[0] for p in inside)
+    if len(reference) == 2:
+        return _area(inside, (reference[0], reference[1]))
+    levels = sorted({p[-1] for p in inside})
+    total = 0.0
+    for low, high in zip(levels, [*levels[1:], reference[-1]], strict=True):
+        below = [p[:-1] for p in inside if p[-1] <= low]
+        total += hypervolume(below, reference[:-1]) * (high - low)
+    return total
+
+
+def _area(points: list[tuple[float, ...]], reference: tuple[float, float]) -> float:
+    area, edge = 0.0, reference[1]
+    for x, y in sorted(points):
+        if y < edge:
+            area += (reference[0] - x) * (edge - y)
+            edge = y
+    return area
