@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tcm_lab._utils.progress import duration, progress
-from tcm_lab.training import Progress, progress_line
+from tcm_lab.training import TrainingProgress, progress_line
 
 
 class Clock:
@@ -68,7 +68,7 @@ def test_a_training_tells_its_figures_and_its_own_estimate(
     with progress_line("tcm-nano") as show:
         for step in range(10, 101, 10):
             clock.now_s += 8
-            show(Progress(step, 100, 2.0, 0.5, 25.0, 3.0, 9.0 * (100 - step)))
+            show(TrainingProgress(step, 100, 2.0, 0.5, 25.0, 3.0, 9.0 * (100 - step)))
     lines = capsys.readouterr().err.splitlines()
     figures = "loss  2.000  0.500 bpp  25.00 dB    3.0 images/s"
     assert lines == [

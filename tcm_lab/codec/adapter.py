@@ -74,7 +74,7 @@ class CodecAdapter:
     @property
     def rate_levels(self) -> int:
         """Number of rates that one set of weights holds; 0 for a single rate."""
-        return 0 if self.config is None else self.config.rate_levels
+        return int(getattr(self.config or self.module, "rate_levels", 0))
 
     @property
     def stride(self) -> int:

@@ -1,10 +1,11 @@
-"""Named images, found once and decoded when asked for; what can't be used is reported once."""
+"""Named images, found once and decoded when asked for; those left out are reported once."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
@@ -12,19 +13,19 @@ from typing import Literal, NamedTuple, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from tcm_lab.errors import LabError
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["train", "eval"]
+Purpose = Literal["train", "eval"]
 
 # The colour photographs that every scikit-image wheel since 0.19 carries. The two motorcycles are
 # one scene seen twice, so they stay together; the evaluation ones are ordinary photographs that
 # never were JPEG files, which would flatter the JPEG anchor.
-EMBEDDED: dict[Role, tuple[str, ...]] = {
+EMBEDDED: dict[Purpose, tuple[str, ...]] = {
     "train": (
         "hubble_deep_field.jpg",
         "ihc.png",
@@ -36,7 +37,6 @@ EMBEDDED: dict[Role, tuple[str, ...]] = {
     "eval": ("astronaut.png", "chelsea.png", "coffee.png"),
 }
 
-_BROKEN = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
 _HEAD_BYTES = 4096
 
 
@@ -93,7 +93,7 @@ class ImageSet(Sequence[Tensor]):
         entry = self._entries[index]
         try:
             return _decode(entry.path)
-        except _BROKEN as error:
+        except Exception as error:  # Pillow's decoders raise whatever they run into
             raise LabError(
                 f"{entry.path}: the image cannot be decoded ({error}). "
                 "Remove it from the folder or repair it."
@@ -128,38 +128,38 @@ class ImageSet(Sequence[Tensor]):
         return ImageSet(entries, skipped, embedded=self.embedded, origin=self.origin)
 
 
-def open_images(path: Path | None, role: Role) -> ImageSet:
+def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
     """Find the images below ``path``, or the embedded ones for ``None``.
 
-    Nested folders and every format that Pillow reads are taken. Files that Pillow can't open are
-    left out and reported once. Evaluation images are decoded here to the end, so that a broken
-    one is known before hours of work; training ones only have their headers read.
+    Nested folders, linked ones included, and every format that Pillow reads are searched. An image
+    that Pillow can't open, turn upright or convert to 8-bit RGB without a guess is left out and
+    reported once. Evaluation images are decoded here to the end, so that a broken one is known
+    before hours of work; training ones only have their headers read.
 
     Args:
         path: a folder, or one image; ``None`` for the embedded photographs.
-        role: which half of the embedded photographs, and how far images are checked.
+        purpose: which half of the embedded photographs, and how far images are checked.
 
     Raises:
         LabError: the folder is missing, or holds no usable image.
     """
     if path is None:
-        return _open_embedded(role)
+        return _open_embedded(purpose)
     path = Path(path).expanduser()
     if not path.exists():
-        raise LabError(f"{path}: there is no such folder. Name a folder that holds images.")
+        raise LabError(f"{path}: no such folder. Name a folder that holds images.")
     known = Image.registered_extensions()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files, skipped = ([path], []) if path.is_file() else _files_below(path)
     root = path.parent if path.is_file() else path
     entries: list[_Entry] = []
-    skipped: list[str] = []
     for file in files:
         name = file.relative_to(root).as_posix()
         if file.name.startswith(".") or file.suffix.lower() not in known:
             continue
         try:
-            entries.append(_entry(name, file, whole=role == "eval"))
-        except _BROKEN as error:
-            skipped.append(f"{name}: {error}")
+            entries.append(_entry(name, file, whole=purpose == "eval"))
+        except Exception as error:  # Pillow's readers raise whatever they run into
+            skipped.append(f"{name}: {error or type(error).__name__}")
     _report(str(path), skipped)
     if not entries:
         found = f"none of its {len(skipped)} images can be read" if skipped else "no image"
@@ -167,18 +167,45 @@ def open_images(path: Path | None, role: Role) -> ImageSet:
     return ImageSet(entries, skipped, embedded=False, origin=str(path))
 
 
-def _open_embedded(role: Role) -> ImageSet:
+def _files_below(root: Path) -> tuple[list[Path], list[str]]:
+    """Return the files below a folder in order, and why folders were left out.
+
+    Every folder is searched once: under its own path if that is below ``root``, else under the
+    first link to it.
+    """
+    files: list[Path] = []
+    skipped: list[str] = []
+    seen: set[Path] = set()
+    waiting = deque([root])
+    while waiting:
+        folder = waiting.popleft()
+        if (real := folder.resolve()) in seen:
+            continue
+        seen.add(real)
+        try:
+            found = sorted(folder.iterdir())
+        except OSError as error:
+            skipped.append(f"{folder.relative_to(root).as_posix()}: {error.strerror}")
+            continue
+        files += [path for path in found if path.is_file()]
+        folders = [path for path in found if path.is_dir()]
+        waiting.extendleft(path for path in folders if not path.is_symlink())
+        waiting.extend(path for path in folders if path.is_symlink())
+    return sorted(files), skipped
+
+
+def _open_embedded(purpose: Purpose) -> ImageSet:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise LabError("scikit-image is not installed: pip install scikit-image, or give a folder.")
     folder = Path(spec.origin).parent / "data"
-    missing = [name for name in EMBEDDED[role] if not (folder / name).is_file()]
+    missing = [name for name in EMBEDDED[purpose] if not (folder / name).is_file()]
     if missing:
         raise LabError(
             f"{folder}: this scikit-image lacks {', '.join(missing)}. "
             "Install a wheel of scikit-image >= 0.24 from PyPI, or give a folder of images."
         )
-    entries = [_entry(name, folder / name, whole=False) for name in EMBEDDED[role]]
+    entries = [_entry(name, folder / name, whole=False) for name in EMBEDDED[purpose]]
     return ImageSet(entries, (), embedded=True, origin="embedded photographs")
 
 
@@ -190,19 +217,29 @@ def _entry(name: str, path: Path, *, whole: bool) -> _Entry:
         height, width, _ = _decode(path).shape
     else:
         with Image.open(path) as image:
+            _refuse_guesses(image)
             width, height = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # orientations that swap the sides
+            if image.getexif().get(0x0112) in (5, 6, 7, 8):  # orientations that swap the sides
                 width, height = height, width
     return _Entry(name, path, (height, width), digest)
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
+        _refuse_guesses(image)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
             grey = (np.asarray(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _refuse_guesses(image: Image.Image) -> None:
+    """Raise for pixels whose range is unknown: floats, and integers of 32 bits."""
+    # Pillow also calls 16-bit PNG and PPM "I", whose range its readers make 0 to 65535.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        raise ValueError(f"{kind} pixels have no known range; save them as 8 or 16 bits")
 
 
 def _report(origin: str, reasons: Sequence[str]) -> None:

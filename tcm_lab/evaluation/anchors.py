@@ -15,7 +15,7 @@ from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of
-from tcm_lab.evaluation.quality import ms_ssim, psnr_db
+from tcm_lab.evaluation.measure import ms_ssim, psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 
 Anchor = Literal["jpeg", "webp"]
@@ -40,13 +40,13 @@ def evaluate_anchor(
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
         images: whole images.
         qualities: Pillow's quality, 0 to 100.
-        on_progress: told (images done, images to do), counting an image once per quality.
+        on_progress: called with (images done, images in all), counting an image once per quality.
 
     Raises:
-        LabError: the codec is unknown, a quality is out of range, or WebP takes no such image.
+        LabError: unknown codec, quality out of range, or the format can't hold an image.
     """
     if codec not in _OPTIONS:
-        raise LabError(f"anchor {codec!r}: unknown. There are {one_of(_OPTIONS)}.")
+        raise LabError(f"anchor {codec!r}: unknown. Use {one_of(_OPTIONS)}.")
     wrong = [quality for quality in qualities if not 0 <= quality <= 100]
     if wrong or not qualities:
         raise LabError(f"qualities {wrong or '()'}: give numbers from 0 to 100.")

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
+from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation.quality import ms_ssim, psnr_db, to_bytes
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 
 logger = logging.getLogger(__name__)
 
 GAP_PERCENT = 1.0
-_PEER_STRIDE = 64
+_LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold
+_MS_SSIM_MIN_SIDE = 161  # five scales of an 11-pixel window
 
 
 def evaluate(
@@ -35,28 +36,27 @@ def evaluate(
     """Code and decode every image at every rate.
 
     Args:
-        codec: one of ours, which takes any size, or a CompressAI model, which is padded to
-            multiples of 64 here and nowhere else. Its entropy tables are made if it has none.
+        codec: assembled here, CompressAI's, or any module with its interface; images are padded
+            for one that doesn't pad them itself. Its entropy tables are made if it has none.
         images: whole images, coded one by one.
-        name: what the record calls the codec.
+        name: what the record calls the codec; by default its own name.
         rates: positions between the levels of a rate-conditioned codec, 0 the cheapest; ``None``
             for its levels themselves.
-        on_progress: told (images done, images to do), counting an image once per rate.
+        on_progress: called with (images done, images in all), counting an image once per rate.
 
     Returns:
         One point per rate, by ascending rate. A gap over 1 % between written and estimated bits
         is logged as a warning.
 
     Raises:
-        LabError: there is no image, or rates are given for a codec that has one rate or lie
+        LabError: the set is empty, or rates are given for a codec that has one rate or lie
             outside its levels.
     """
     if not len(images):
-        raise LabError("images: there is none to evaluate on. Name a folder of images.")
-    positions = _positions(codec, rates)
-    config: Any = getattr(codec, "config", None)
-    title = name or type(codec).__name__
-    device = next(codec.parameters()).device
+        raise LabError("images: the set is empty. Name a folder of images.")
+    adapter = CodecAdapter(codec)
+    positions = _positions(adapter, rates)
+    title = name or adapter.name
     was_training = codec.training
     codec.eval()
     if not _has_tables(codec):
@@ -65,9 +65,9 @@ def evaluate(
     done = 0
     with torch.no_grad():
         for index, label in enumerate(images.names):
-            x = images[index].to(device).float().div(255).unsqueeze(0)
+            x = images[index].to(adapter.device).float().div(255).unsqueeze(0)
             for rate in positions:
-                results[rate].append(_code(codec, x, rate, label))
+                results[rate].append(_code(adapter, x, rate, label))
                 done += 1
                 if on_progress is not None:
                     on_progress(done, len(images) * len(positions))
@@ -80,11 +80,11 @@ def evaluate(
             logger.warning("%s: written bits are %+.1f %% off the estimate%s", title, gap, where)
     return RdRecord(
         name=title,
-        model=title if config is None else config.model_dump(mode="json"),
+        model=adapter.description,
         points=tuple(points),
         data_fingerprint=images.fingerprint,
         skipped=images.skipped,
-        environment=environment(device),
+        environment=environment(adapter.device),
     )
 
 
@@ -95,24 +95,23 @@ def written_bits(strings: Any) -> int:
     return sum(written_bits(part) for part in strings)
 
 
-def _code(codec: Any, x: Tensor, rate: float | None, name: str) -> ImageResult:
+def _code(adapter: CodecAdapter, x: Tensor, rate: float | None, name: str) -> ImageResult:
     height, width = x.shape[-2:]
-    options = {} if rate is None else {"rate": rate}
-    padded = x if hasattr(codec, "config") else _pad(x)
+    codec: Any = adapter.module  # with CompressAI's methods
+    padded = adapter.pad(x)
     started = _now(x)
-    encoded = codec.compress(padded, **options)
+    encoded = codec.compress(padded, **({} if rate is None else {"rate": rate}))
     between = _now(x)
     decoded = codec.decompress(**encoded)["x_hat"]
     ended = _now(x)
-    likelihoods = codec(padded, **options)["likelihoods"]
-    estimated = sum(float(part.double().log2().sum()) for part in likelihoods.values())
+    likelihoods = adapter.forward(padded, rate)["likelihoods"]
     ours, theirs = to_bytes(x), to_bytes(decoded[..., :height, :width])
     return ImageResult(
         name=name,
         height=height,
         width=width,
         bits=written_bits(encoded["strings"]),
-        estimated_bits=-estimated,
+        estimated_bits=bits(likelihoods, torch.float64).item(),
         psnr_db=psnr_db(ours, theirs),
         ms_ssim=ms_ssim(ours, theirs),
         encode_ms=1000 * (between - started),
@@ -120,14 +119,8 @@ def _code(codec: Any, x: Tensor, rate: float | None, name: str) -> ImageResult:
     )
 
 
-def _pad(x: Tensor) -> Tensor:
-    height, width = x.shape[-2:]
-    bottom, right = -height % _PEER_STRIDE, -width % _PEER_STRIDE
-    return nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
-
-
-def _positions(codec: nn.Module, rates: Sequence[float] | None) -> list[float | None]:
-    levels = int(getattr(getattr(codec, "config", None), "rate_levels", 0))
+def _positions(adapter: CodecAdapter, rates: Sequence[float] | None) -> list[float | None]:
+    levels = adapter.rate_levels
     if not levels:
         if rates is not None:
             raise LabError(
@@ -151,3 +144,23 @@ def _now(x: Tensor) -> float:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return time.perf_counter()
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Round an image in [0, 1] to the 256 levels that a file keeps, as float32 in [0, 255]."""
+    return (image.float() * 255).clamp(0, 255).round()
+
+
+def psnr_db(x: Tensor, x_hat: Tensor) -> float:
+    """PSNR over the pixels and channels of two (1, 3, H, W) in [0, 255]; 100 dB if equal."""
+    mse = float((x - x_hat).double().square().mean())
+    return _LOSSLESS_DB if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def ms_ssim(x: Tensor, x_hat: Tensor) -> float | None:
+    """MS-SSIM of two (1, 3, H, W) in [0, 255], or ``None`` for a side below 161 pixels."""
+    if min(x.shape[-2:]) < _MS_SSIM_MIN_SIDE:
+        return None
+    from pytorch_msssim import ms_ssim as package_ms_ssim
+
+    return float(package_ms_ssim(x, x_hat, data_range=255))

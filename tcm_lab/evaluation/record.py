@@ -1,14 +1,14 @@
-"""What an evaluation found, per image and rate, and the views that tables and plots take."""
+"""The results of an evaluation, per image and rate, and their means for tables and plots."""
 
 from __future__ import annotations
 
+import math
 from statistics import fmean
 from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation.curves import RdCurve
-from tcm_lab.evaluation.quality import ms_ssim_db
 
 
 class ImageResult(Frozen):
@@ -18,7 +18,7 @@ class ImageResult(Frozen):
         name: the image.
         height: pixels, before any padding.
         width: pixels, before any padding.
-        bits: bits that were really written, all strings whole.
+        bits: bits that were written, all strings whole.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.
         ms_ssim: MS-SSIM in RGB; ``None`` for images below 161 pixels.
@@ -48,7 +48,7 @@ class ImageResult(Frozen):
 
 
 class RdPoint(Frozen):
-    """All images at one rate; each figure is the mean over the images.
+    """All images at one rate; each metric is the mean over the images.
 
     Attributes:
         rate: rate level, JPEG quality or the like; ``None`` for a codec with one rate.
@@ -81,12 +81,14 @@ class RdPoint(Frozen):
 
     @property
     def ms_ssim_db(self) -> float | None:
-        """The mean MS-SSIM in dB."""
-        return None if self.ms_ssim is None else ms_ssim_db(self.ms_ssim)
+        """The mean MS-SSIM as -10 log10(1 - MS-SSIM); 100 dB where it is 1."""
+        if self.ms_ssim is None:
+            return None
+        return 100.0 if self.ms_ssim >= 1 else -10 * math.log10(1 - self.ms_ssim)
 
     @property
     def gap_percent(self) -> float | None:
-        """How far the written bits lie above the estimated ones."""
+        """Written bits above the estimated ones, in percent of these."""
         estimates = [i.estimated_bits for i in self.images if i.estimated_bits is not None]
         if len(estimates) < len(self.images) or not sum(estimates):
             return None
@@ -104,14 +106,14 @@ class RdPoint(Frozen):
 
 
 class RdRecord(Frozen):
-    """An evaluation, told completely.
+    """A complete evaluation of one codec.
 
     Attributes:
         name: the codec.
-        model: its configuration, or how it was called.
+        model: its configuration, or its class name where it has none.
         points: one per rate, by ascending rate, which is that of lambda.
         data_fingerprint: stands for the images.
-        skipped: images that could not be used.
+        skipped: images that were left out, each with the reason.
         environment: device, threads, versions.
     """
 

@@ -14,8 +14,7 @@ from tcm_lab.data import CropSource, ImageSet, open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.plan import CannotTrainError, Task, Watch
 from tcm_lab.study.record import Outcome
-from tcm_lab.training import Progress, train
-from tcm_lab.training.guard import DivergedError
+from tcm_lab.training import DivergedError, TrainingProgress, train
 
 
 @dataclass
@@ -89,7 +88,7 @@ class _Listener:
     def __init__(self, trainer: CodecTrainer, codec: Any, task: Task, watch: Watch) -> None:
         self.trainer, self.codec, self.task, self.watch = trainer, codec, task, watch
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TrainingProgress) -> None:
         self.watch.progress(progress.step, progress.text)
         if progress.step in self.task.rungs:
             rd = self.trainer.evaluated(self.codec, self.task, self.watch, progress.step)

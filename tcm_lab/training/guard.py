@@ -1,8 +1,12 @@
-"""Notices a training that diverges, before the damage is saved."""
+"""What ends a training early, without damage to what is saved: divergence and Ctrl-C."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tcm_lab.errors import LabError
 
@@ -12,7 +16,7 @@ MAX_ROLLBACKS = 3
 
 
 class DivergedError(LabError):
-    """A training that diverged again and again."""
+    """A training that diverged more than ``MAX_ROLLBACKS`` times."""
 
 
 class DivergenceGuard:
@@ -26,7 +30,7 @@ class DivergenceGuard:
         self.smoothed = smoothed
 
     def accepts(self, loss: float, gradient_norm: float) -> bool:
-        """Say whether training may go on, and remember the loss if so."""
+        """Return whether training may go on, and remember the loss if so."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             return False
         if self.smoothed is None:
@@ -37,9 +41,21 @@ class DivergenceGuard:
         return True
 
 
-def diverged(step: int, loss: float, lr: float, kept: str) -> DivergedError:
-    """Word the end of a training that diverged too often."""
-    return DivergedError(
-        f"training diverged at step {step} (loss {loss:.4g}) for the {MAX_ROLLBACKS + 1}th time, "
-        f"with lr at last {lr:.2g}. {kept} Lower lr or clip_norm, or look for damaged images."
-    )
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that no step is cut in two; the second one acts."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,23 +1,109 @@
-"""The training's log: a CSV file, and TensorBoard where it is installed."""
+"""What a training reports: progress while it runs, a log, and the record of the finished one."""
 
 from __future__ import annotations
 
 import csv
 import io
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.progress import progress
 from tcm_lab.errors import LabError
+from tcm_lab.training.recipe import Recipe
 
 FIELDS = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
 
 
-class TrainingLog:
-    """Rows of figures below ``directory``; nothing at all without one.
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Means since the last report.
 
-    A training that goes on from ``step`` drops the rows after it, so that the log tells one story.
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        loss: lambda D + bpp.
+        bpp: estimated bits per pixel.
+        psnr_db: PSNR of the mean squared error.
+        images_per_s: crops per second over all processes.
+        remaining_s: seconds left at the current pace.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    bpp: float
+    psnr_db: float
+    images_per_s: float
+    remaining_s: float
+
+    @property
+    def text(self) -> str:
+        """The metrics on one line."""
+        return (
+            f"loss {self.loss:6.3f}  {self.bpp:5.3f} bpp  {self.psnr_db:5.2f} dB  "
+            f"{self.images_per_s:5.1f} images/s"
+        )
+
+
+OnProgress = Callable[[TrainingProgress], None]
+
+
+@contextmanager
+def progress_line(title: str) -> Iterator[OnProgress]:
+    """Show on stderr a bar with the metrics and the remaining time while the block runs.
+
+    A file or a cluster's log gets a line every twenty seconds.
+    """
+    with progress(f"{title}, step") as show:
+        yield lambda now: show(now.step, now.steps, now.text, now.remaining_s)
+
+
+class TrainingRecord(Frozen):
+    """A finished training, described completely enough to run it again.
+
+    Attributes:
+        model: the codec's configuration, or its class name where it has none.
+        recipe: how it was trained, its seed included.
+        steps: updates done.
+        processes: number that shared each batch.
+        loss: mean of lambda D + bpp over the last twentieth of the steps.
+        bpp: mean estimated rate over them.
+        psnr_db: PSNR of the mean squared error over them.
+        wall_s: seconds of training, all its resumed parts together.
+        images_per_s: crops per second.
+        rollbacks: number of times the training diverged and was rolled back.
+        data_fingerprint: stands for the crops.
+        skipped: images that were left out, each with the reason.
+        environment: device and versions of the last part.
+    """
+
+    model: dict[str, Any] | str
+    recipe: Recipe
+    steps: int
+    processes: int
+    loss: float
+    bpp: float
+    psnr_db: float
+    wall_s: float
+    images_per_s: float
+    rollbacks: int
+    data_fingerprint: str
+    skipped: tuple[str, ...]
+    environment: Environment
+
+
+class TrainingLog:
+    """Rows of metrics as CSV, and as TensorBoard events where it is installed.
+
+    Args:
+        directory: where the files go; without one nothing is written.
+        step: rows after it are dropped, since a resumed training writes them again.
     """
 
     def __init__(self, directory: Path | None, step: int) -> None:
@@ -56,7 +142,7 @@ class TrainingLog:
             ) from error
 
     def close(self) -> None:
-        """Close TensorBoard's file; what it could not write, ``write`` has told."""
+        """Close TensorBoard's file; ``write`` has raised what could not be written."""
         if self._board is not None:
             with suppress(OSError):
                 self._board.close()
@@ -74,5 +160,5 @@ def _kept(path: Path, step: int) -> str:
 
 
 def _complete(row: dict[str, Any]) -> bool:
-    """Tell a whole row from one that a killed process left half-written."""
+    """Return whether a row is whole; a killed process may leave half of one."""
     return set(row) == set(FIELDS) and all(row[name] for name in FIELDS)

@@ -1,8 +1,7 @@
-"""The rate-distortion objective of one batch, as one module so that DDP sees all its gradients."""
+"""The loss of one batch, and the random choices behind it: rate levels and noise of each step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tcm_lab.codec import bits
 
 # One codec on many rates: without weights the highest lambda's loss, several times the others',
 # would own the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
@@ -40,8 +42,8 @@ def draw_levels(levels: int, batch: int, seed: int, step: int) -> Tensor:
     return torch.tensor(picked, dtype=torch.int64)
 
 
-class Objective(nn.Module):
-    """Runs a codec on a batch and returns its losses.
+class RateDistortionLoss(nn.Module):
+    """Runs a codec on a batch and returns its losses; one module, so that DDP sees all gradients.
 
     The auxiliary loss touches only the quantiles and the rate-distortion loss touches all else, so
     one backward pass through their sum gives both optimisers their gradients.
@@ -75,14 +77,7 @@ class Objective(nn.Module):
             batch), ``bpp``, ``mse`` (images in [0, 1]) and ``aux``.
         """
         out = self.codec(x) if levels is None else self.codec(x, rate=levels.to(x.dtype))
-        pixels = x.shape[2] * x.shape[3]
-        bits = torch.stack(
-            [
-                part.float().log().flatten(1).sum(1) / -math.log(2)
-                for part in out["likelihoods"].values()
-            ]
-        ).sum(0)
-        bpp = bits / pixels
+        bpp = bits(out["likelihoods"]) / (x.shape[2] * x.shape[3])
         x_hat = out["x_hat"].float()
         mse = (x_hat - x).square().flatten(1).mean(1)
         index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -133,3 +128,44 @@ def _in_float32(forward: Any) -> Any:
 def _float32(value: Any) -> Any:
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return value.float() if is_float else value
+
+
+def seed_step(seed: int, step: int, attempt: int) -> None:
+    """Seed torch for one step, so that its noise follows from (seed, step, attempt) alone."""
+    state = np.random.SeedSequence((seed, 3, step, attempt)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) >> 1)
+
+
+class SharedNoise(TorchFunctionMode):
+    """Draws the noise of the global batch in each process and hands out this rank's part.
+
+    With it, the ranks' gradients average to those of one process on the whole batch, sample for
+    sample. It covers what quantisation by noise calls: ``uniform_`` and ``rand_like``. The batch
+    is the first dimension, but the last of (C, 1, B * ...), the layout of CompressAI's factorised
+    prior.
+    """
+
+    def __init__(self, rank: int, world: int) -> None:
+        super().__init__()
+        self._rank = rank
+        self._world = world
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.uniform_:
+            tensor, *bounds = args
+            return tensor.copy_(self._part(tensor, *bounds, **kwargs))
+        if func is torch.rand_like:
+            return self._part(args[0])
+        return func(*args, **kwargs)
+
+    def _part(self, like: Tensor, *bounds: float, **kwargs: Any) -> Tensor:
+        dim = 2 if like.ndim == 3 and like.shape[1] == 1 else 0
+        shape = list(like.shape)
+        shape[dim] *= self._world
+        with torch._C.DisableTorchFunction():
+            whole = torch.empty(shape, dtype=like.dtype, device=like.device)
+            whole.uniform_(*bounds, **kwargs)
+            return whole.narrow(dim, self._rank * like.shape[dim], like.shape[dim])

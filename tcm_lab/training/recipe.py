@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import ConfigError, near, one_of
+from tcm_lab.errors import ConfigError, near, one_of, validation_message
 
 
 class Recipe(Frozen):
@@ -97,18 +97,11 @@ class Recipe(Frozen):
         Raises:
             ConfigError: a field is unknown or out of range.
         """
-        unknown = [name for name in fields if name not in Recipe.model_fields]
-        if unknown:
-            hint = near(unknown[0], Recipe.model_fields)
-            raise ConfigError(f"recipe field {unknown[0]!r}: unknown.{hint}")
+        tree = self.model_dump() | fields
         try:
-            return Recipe.model_validate(self.model_dump() | fields)
+            return Recipe.model_validate(tree)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ")
-            told = f"recipe field {field} = {first['input']!r}: {reason}" if field else reason
-            raise ConfigError(told) from error
+            raise ConfigError(f"recipe: {validation_message(error, Recipe, tree)}") from error
 
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""
@@ -168,7 +161,5 @@ def get_recipe(name: str, **changes: object) -> Recipe:
         ConfigError: there is no such recipe, or a changed field is out of range.
     """
     if name not in RECIPES:
-        raise ConfigError(
-            f"recipe {name!r}: unknown.{near(name, RECIPES)} There are {one_of(RECIPES)}."
-        )
+        raise ConfigError(f"recipe {name!r}: unknown.{near(name, RECIPES)} Use {one_of(RECIPES)}.")
     return RECIPES[name].changed(**changes)

@@ -24,7 +24,7 @@ from plain import PlainTraining
 import tcm_lab
 from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab.training import get_recipe
-from tcm_lab.training.run import Run
+from tcm_lab.training.trainer import TrainingLoop
 
 ROUNDS, CROP, BATCH = 9, 256, 2
 THREADS = min(2, os.cpu_count() or 1)
@@ -47,7 +47,7 @@ def ours() -> Callable[[], None]:
     torch.manual_seed(0)
     recipe = get_recipe("published", lambdas=(LAMBDA,), batch=BATCH, channels_last=True)
     fabric = Fabric(accelerator="cpu", devices=1)
-    run = Run(tcm_lab.build("tcm-small"), recipe, Given(), 0, fabric, None, None)
+    run = TrainingLoop(tcm_lab.build("tcm-small"), recipe, Given(), fabric, None, None)
     run.begin(resume=False)
     return lambda: run._one_step(X)
 

@@ -1,13 +1,17 @@
 import logging
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tcm_lab.data import open_images
+from tcm_lab.data import CropSource, Purpose, open_images
 from tcm_lab.errors import LabError
+
+PURPOSES: tuple[Purpose, ...] = ("train", "eval")
 
 
 def save(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> None:
@@ -39,14 +43,14 @@ def test_nested_folders_and_every_format_are_found_in_the_order_of_their_names(
     assert images[0][:, 0, 0].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("role", ["train", "eval"])
+@pytest.mark.parametrize("purpose", ["train", "eval"])
 def test_a_broken_image_is_left_out_and_reported_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, role: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, purpose: Purpose
 ) -> None:
     save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"not an image")
     with caplog.at_level(logging.WARNING):
-        images = open_images(tmp_path, role)  # type: ignore[arg-type]
+        images = open_images(tmp_path, purpose)
     assert images.names == ("good.png",)
     assert len(images.skipped) == 1
     assert images.skipped[0].startswith("bad.png")
@@ -96,7 +100,128 @@ def test_a_rotated_photograph_is_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
-    for role in ("train", "eval"):
-        images = open_images(tmp_path, role)
+    for purpose in PURPOSES:
+        images = open_images(tmp_path, purpose)
         assert images.sizes == ((40, 30),)
         assert images[0].shape == (3, 40, 30)
+
+
+def grey(dtype: str, value: float) -> Image.Image:
+    return Image.fromarray(np.full((40, 40), value, dtype))
+
+
+UNUSABLE: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "32-bit integers": ("tiff", lambda path: grey("int32", 70_000).save(path)),
+    "floats": ("tiff", lambda path: grey("float32", 0.5).save(path)),
+    "no image": ("png", lambda path: path.write_bytes(b"not an image")),
+    "an empty file": ("jpg", lambda path: path.write_bytes(b"")),
+    "a header alone": ("bmp", lambda path: path.write_bytes(b"BM" + bytes(20))),
+    "a size of nothing": ("gif", lambda path: path.write_bytes(b"GIF89a" + bytes(7))),
+}
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("kind", list(UNUSABLE))
+def test_an_image_that_cannot_be_used_is_left_out_and_counted(
+    tmp_path: Path, kind: str, purpose: Purpose
+) -> None:
+    save(tmp_path / "good.png")
+    ending, write = UNUSABLE[kind]
+    write(tmp_path / f"bad.{ending}")
+    images = open_images(tmp_path, purpose)
+    assert images.names == ("good.png",)
+    assert [reason.split(":")[0] for reason in images.skipped] == [f"bad.{ending}"]
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (2, b"6\0\0\0"),  # text
+        (2, b"up\0\0"),
+        (1, b"\x06\0\0\0"),  # a byte
+        (7, b"\x06\0\0\0"),  # undefined
+        (3, b"\0\0\0\0"),  # a number that is no orientation
+        (3, b"\0\x09\0\0"),
+        (3, b"\xff\xff\0\0"),
+    ],
+)
+def test_an_orientation_that_is_none_leaves_the_image_as_it_is(
+    tmp_path: Path, kind: int, value: bytes, purpose: Purpose
+) -> None:
+    count = len(value.rstrip(b"\0")) + 1 if kind == 2 else 1
+    entry = struct.pack(">HHHI", 1, 0x0112, kind, count) + value
+    tags = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entry + bytes(4)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=tags)
+    images = open_images(tmp_path, purpose)
+    assert images.sizes == ((30, 40),)
+    assert images[0].shape == (3, 30, 40)
+
+
+class Raising:
+    """Stands for a reader of Pillow's that runs into what it did not expect."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *_: object, **__: object) -> object:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError(274), TypeError("int"), IndexError(), ZeroDivisionError(), RuntimeError("codec"),
+     MemoryError(), AttributeError("mode"), Image.DecompressionBombError("large")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_whatever_pillow_raises_leaves_one_image_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+    plain = ImageOps.exif_transpose
+    failing = Raising(error)
+
+    def transpose(image: Image.Image) -> object:
+        return (failing if str(image.filename).endswith("a.png") else plain)(image)
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", transpose)
+    images = open_images(tmp_path, "eval")
+    assert images.names == ("b.png",)
+    assert images.skipped[0].startswith("a.png: ")
+    crops = CropSource(open_images(tmp_path, "train"), crop=16, seed=0)
+    assert crops.batch(0, 16).isfinite().all()
+    assert crops.skipped == ("a.png: broken",)
+
+
+def link(at: Path, to: Path) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.symlink_to(to, target_is_directory=True)
+
+
+@pytest.mark.parametrize(
+    ("links", "names"),
+    [
+        ({"data/link": "apart"}, ("a/x.png", "link/y.png")),
+        ({"data/a/loop": "data"}, ("a/x.png",)),
+        ({"data/0": "data/a"}, ("a/x.png",)),
+        ({"data/one": "apart", "data/two": "apart"}, ("a/x.png", "one/y.png")),
+        ({"data/deep/link": "apart", "apart/back": "data"}, ("a/x.png", "deep/link/y.png")),
+        ({"data/nowhere": "missing"}, ("a/x.png",)),
+        ({"data/self": "data/self"}, ("a/x.png",)),
+    ],
+)
+def test_linked_folders_are_searched_once_each(
+    tmp_path: Path, links: dict[str, str], names: tuple[str, ...]
+) -> None:
+    save(tmp_path / "data/a/x.png")
+    save(tmp_path / "apart/y.png")
+    for at, to in links.items():
+        link(tmp_path / at, tmp_path / to)
+    assert open_images(tmp_path / "data", "train").names == names
+
+
+def test_a_folder_may_be_a_link_itself(tmp_path: Path) -> None:
+    save(tmp_path / "real/x.png")
+    link(tmp_path / "link", tmp_path / "real")
+    assert open_images(tmp_path / "link", "train").names == ("x.png",)

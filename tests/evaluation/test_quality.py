@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tcm_lab.evaluation.quality import ms_ssim, psnr_db, to_bytes
+from tcm_lab.evaluation.measure import ms_ssim, psnr_db, to_bytes
 
 
 def test_psnr_is_the_mean_squared_error_under_the_peak() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +21,8 @@ class TinyCodec(CompressionModel):
 
     def __init__(self, levels: int = 0, width: int = 6) -> None:
         super().__init__()
+        self.rate_levels = levels
         if levels:
-            self.config = SimpleNamespace(
-                rate_levels=levels, model_dump=lambda mode: {"rate_levels": levels}
-            )
             self.gain = nn.Parameter(torch.ones(levels, width))
         self.g_a = nn.Conv2d(3, width, 5, 4, 2)
         self.h_a = nn.Conv2d(width, 4, 3, 2, 1)

@@ -6,7 +6,7 @@ from stand_in import RandomCrops, TinyCodec
 
 from tcm_lab.codec import build
 from tcm_lab.training import Recipe, train
-from tcm_lab.training.calibration import TARGET_STD, calibrate
+from tcm_lab.training.start import TARGET_STD, calibrate
 
 
 @pytest.mark.parametrize("preset", ["tcm-nano", "tcm-nano-conv-only", "tcm-nano-transformer-only"])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from stand_in import RandomCrops, TinyCodec
 from torch import Tensor
 
 from tcm_lab.errors import LabError
-from tcm_lab.training import Progress, Recipe, TrainingRecord, train
+from tcm_lab.training import Recipe, TrainingProgress, TrainingRecord, train
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
 
@@ -47,7 +48,7 @@ def final_state(directory: Path) -> dict[str, Tensor]:
 
 
 def test_training_lowers_the_loss_and_leaves_a_codec_that_codes() -> None:
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     model = codec()
     recipe = RECIPE.changed(steps=60)
     record = train(model, recipe, RandomCrops(), on_progress=seen.append, accelerator="cpu")
@@ -62,7 +63,7 @@ def test_training_lowers_the_loss_and_leaves_a_codec_that_codes() -> None:
 
 
 def test_the_reported_loss_is_lambda_d_plus_bpp() -> None:
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     train(codec(), RECIPE, RandomCrops(), on_progress=seen.append, accelerator="cpu")
     for progress in seen:
         expected = 0.01 * 255**2 * 10 ** (-progress.psnr_db / 10) + progress.bpp
@@ -96,11 +97,16 @@ def test_killed_and_resumed_ends_at_the_weights_of_the_uninterrupted_run(tmp_pat
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_tensorboard_shows_what_the_log_holds_also_after_a_kill(tmp_path: Path) -> None:
+def test_tensorboard_shows_what_the_log_holds_also_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
     assert in_a_process(tmp_path, "kill=13") == -signal.SIGKILL
-    time.sleep(1)  # TensorBoard orders its files by the second
+    # TensorBoard orders its files by the second in their names; resume an hour later.
+    clock = SimpleNamespace(time=lambda: time.time() + 3600)
+    monkeypatch.setattr(event_file_writer, "time", clock)
     run(tmp_path)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     with (tmp_path / "log.csv").open() as file:
@@ -150,7 +156,7 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
     train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
-    with pytest.raises(LabError, match="holds a training already"):
+    with pytest.raises(LabError, match="already holds a training"):
         train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
     other = RECIPE.changed(lr=2e-3, seed=4)
     with pytest.raises(LabError, match="began with other lr, seed"):

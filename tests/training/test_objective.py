@@ -5,8 +5,8 @@ import torch
 from stand_in import TinyCodec
 from torch import Tensor
 
-from tcm_lab.training.noise import SharedNoise, seed_step
-from tcm_lab.training.objective import Objective, draw_levels, level_weights
+from tcm_lab.training import RateDistortionLoss
+from tcm_lab.training.objective import SharedNoise, draw_levels, level_weights, seed_step
 
 
 class Fixed(TinyCodec):
@@ -18,7 +18,7 @@ class Fixed(TinyCodec):
 
 
 def test_the_loss_is_lambda_times_255_squared_mse_plus_bits_per_pixel() -> None:
-    losses = Objective(Fixed(), (0.02,), "mse")(torch.rand(2, 3, 4, 4))
+    losses = RateDistortionLoss(Fixed(), (0.02,), "mse")(torch.rand(2, 3, 4, 4))
     assert losses["bpp"].item() == pytest.approx(16 / 16)
     assert losses["mse"].item() == pytest.approx(0.01)
     assert losses["loss"].item() == pytest.approx(1 + 0.02 * 255**2 * 0.01, rel=1e-5)
@@ -27,7 +27,7 @@ def test_the_loss_is_lambda_times_255_squared_mse_plus_bits_per_pixel() -> None:
 def test_every_sample_is_judged_by_the_lambda_of_its_level() -> None:
     x, levels = torch.rand(2, 3, 4, 4), torch.tensor([1, 1])
     low_high = (0.01, 0.05)
-    losses = Objective(Fixed(levels=2), low_high, "mse")(x, levels)
+    losses = RateDistortionLoss(Fixed(levels=2), low_high, "mse")(x, levels)
     assert losses["loss"].item() == pytest.approx(1 + 0.05 * 255**2 * 0.01, rel=1e-5)
     weighted = losses["total"] - losses["aux"]
     assert weighted.item() == pytest.approx(losses["loss"].item() * level_weights(low_high)[1])
@@ -37,7 +37,7 @@ def test_ms_ssim_takes_the_place_of_the_squared_error() -> None:
     from pytorch_msssim import ms_ssim
 
     x = torch.rand(1, 3, 176, 176)
-    losses = Objective(Fixed(), (8.0,), "ms-ssim")(x)
+    losses = RateDistortionLoss(Fixed(), (8.0,), "ms-ssim")(x)
     bpp = 16 / 176**2
     expected = 8 * (1 - ms_ssim(x + 0.1, x, data_range=1.0).item()) + bpp
     assert losses["loss"].item() == pytest.approx(expected, rel=1e-4)
@@ -47,7 +47,7 @@ def test_one_backward_pass_gives_quantiles_the_auxiliary_gradient_alone() -> Non
     torch.manual_seed(0)
     codec = TinyCodec()
     x = torch.rand(2, 3, 16, 16)
-    Objective(codec, (0.01,), "mse")(x)["total"].backward()
+    RateDistortionLoss(codec, (0.01,), "mse")(x)["total"].backward()
     together = {name: p.grad.clone() for name, p in codec.named_parameters() if p.grad is not None}
     codec.zero_grad()
     codec.aux_loss().backward()

@@ -41,10 +41,12 @@ def test_every_named_recipe_calls_itself_so(name: str) -> None:
 def test_mistakes_name_the_field_and_the_fix() -> None:
     with pytest.raises(ConfigError, match="Did you mean laptop"):
         get_recipe("labtop")
-    with pytest.raises(ConfigError, match=r"'batchs': unknown\. Did you mean batch"):
+    with pytest.raises(ConfigError, match=r"recipe: unknown field 'batchs'\. Did you mean batch"):
         get_recipe("laptop", batchs=4)
-    with pytest.raises(ConfigError, match=r"field steps = 0: .*greater than 0"):
+    with pytest.raises(ConfigError, match=r"recipe: steps = 0: .*greater than 0"):
         get_recipe("laptop", steps=0)
+    with pytest.raises(ConfigError, match=r"recipe: metric = 'ssim': .*'mse' or 'ms-ssim'"):
+        get_recipe("laptop", metric="ssim")
     with pytest.raises(ConfigError, match="ascending"):
         get_recipe("laptop", lambdas=(0.02, 0.01))
     with pytest.raises(ConfigError, match="crops above 160"):

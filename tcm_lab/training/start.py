@@ -1,26 +1,64 @@
-"""Starts a codec with a latent that rounding does not drown.
-
-With torch's default initialisation the latent of a deep analysis is several times smaller than
-the noise that stands for rounding, and a short training spends itself on making it grow. Scaling
-the analysis' last convolution, and unscaling the synthesis' first ones, changes the function by
-nothing but the noise.
-"""
+"""What a training starts from: weights of an earlier one, and a latent that outgrows its noise."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tcm_lab.codec import load_checkpoint
+from tcm_lab.errors import LabError
+
+logger = logging.getLogger(__name__)
+
 TARGET_STD = 3.0
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
+    """Copy every parameter of a checkpoint that has the name and shape of one of the codec's.
+
+    Args:
+        codec: changed in place.
+        path: one of our checkpoints, or one of the authors' in the layout of LIC_TCM.
+
+    Returns:
+        The names of the codec's parameters that kept their own values, such as the gains of a
+        rate-conditioned codec that starts from a single-rate one.
+
+    Raises:
+        LabError: the checkpoint can't be read, or holds less than half of the codec's weights.
+    """
+    theirs = load_checkpoint(path).state_dict()
+    own = dict(codec.named_parameters())
+    fitting = {n: p for n, p in own.items() if n in theirs and theirs[n].shape == p.shape}
+    taken = sum(p.numel() for p in fitting.values())
+    whole = sum(p.numel() for p in own.values())
+    if 2 * taken < whole:
+        raise LabError(
+            f"{path}: fits only {taken:,} of the codec's {whole:,} weights. "
+            "Start from a checkpoint of the same architecture."
+        )
+    for name, parameter in fitting.items():
+        parameter.data.copy_(theirs[name])
+    kept = tuple(name for name in own if name not in fitting)
+    if kept:
+        logger.warning("%s: %d parameters keep their own values (%s …)", path, len(kept), kept[0])
+    return kept
 
 
 @torch.no_grad()
 def calibrate(codec: nn.Module, batch: Tensor) -> float:
     """Scale the latent of ``batch`` up to a standard deviation of ``TARGET_STD`` steps.
+
+    With torch's default initialisation the latent of a deep analysis is several times smaller
+    than the noise that stands for rounding, and a short training is spent on making it grow.
+    Scaling the analysis' last convolution, and unscaling the synthesis' first ones, changes the
+    function by nothing but the noise.
 
     Args:
         codec: with ``g_a`` and ``g_s``; changed in place. Left as it is where its analysis does

@@ -1,43 +1,132 @@
-"""The state of one training while it runs: steps, figures, checkpoints, rollbacks."""
+"""Training one codec by one recipe on any device, resumable at every checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Generator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from tcm_lab._compat.malloc import keep_freed_memory
+from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.environment import environment
-from tcm_lab.data.prefetch import Batches, prefetch
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.codec import Codec, CodecAdapter, save_checkpoint
+from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
-from tcm_lab.training.calibration import calibrate
-from tcm_lab.training.guard import MAX_ROLLBACKS, DivergenceGuard, diverged
-from tcm_lab.training.interrupts import interrupts
-from tcm_lab.training.log import TrainingLog
-from tcm_lab.training.noise import SharedNoise, seed_step
-from tcm_lab.training.objective import Objective, draw_levels
-from tcm_lab.training.progress import OnProgress, Progress
+from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
+from tcm_lab.training.log import OnProgress, TrainingLog, TrainingProgress, TrainingRecord
+from tcm_lab.training.objective import (
+    RateDistortionLoss,
+    SharedNoise,
+    draw_levels,
+    entropy_models_in_float32,
+    seed_step,
+)
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.record import TrainingRecord
+from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# Figures are fetched from the device once in so many steps, so that a GPU need not wait.
+# Metrics are fetched from the device once in so many steps, so that a GPU need not wait.
 _WINDOW = 10
 _NAMES = ("loss", "bpp", "mse", "aux", "gradient_norm")
-_TAIL = 0.05  # share of the steps whose mean is the record's final figure
+_TAIL = 0.05  # share of the steps over which the record's metrics are averaged
 _LOG_ROWS = 2000
 
 
-class Run:
+def train(
+    codec: nn.Module,
+    recipe: Recipe,
+    crops: Batches,
+    *,
+    directory: Path | None = None,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> TrainingRecord:
+    """Train ``codec`` in place.
+
+    With a ``directory``, the state goes there every ``checkpoint_every`` steps and on Ctrl-C, and
+    a later call with ``resume`` ends at the same weights as an uninterrupted one (bit for bit on a
+    CPU with the same number of threads). Crops, noise and rate levels follow from the recipe's
+    seed and the step alone; processes that share a batch share its noise too, so their gradients
+    are those of one process.
+
+    Args:
+        codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``;
+            must have ``aux_loss()``. Parameters named ``…quantiles`` belong to
+            the auxiliary optimiser. Left in evaluation mode with its entropy tables updated.
+        recipe: how to train.
+        crops: makes the batch of any step.
+        directory: where state, log, record and weights go; ``None`` keeps nothing.
+        resume: continue from the state in ``directory`` if there is one.
+        on_progress: called every few steps.
+        accelerator: ``auto``, ``cpu`` or ``cuda``, as in Lightning Fabric.
+        devices: processes, one device each.
+
+    Raises:
+        LabError: recipe and codec don't match, ``directory`` holds another training, or the disk
+            is full. The last checkpoint stays intact.
+        DivergedError: training diverges again and again. The last checkpoint stays intact.
+        KeyboardInterrupt: Ctrl-C, after the state was saved.
+    """
+    from lightning_fabric import Fabric
+
+    levels = CodecAdapter(codec).rate_levels
+    if len(recipe.lambdas) != max(levels, 1):
+        needed = f"{levels} levels need as many" if levels else "one rate needs one"
+        raise LabError(
+            f"lambdas {recipe.lambdas}: the codec's {needed}. "
+            "Change them by recipe.spread(levels) or recipe.with_lambdas(value)."
+        )
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, strategy=strategy, precision=recipe.precision
+    )
+    if devices > 1:
+        fabric.launch()
+    if directory is not None and not resume and (directory / FILE_NAME).exists():
+        raise LabError(
+            f"{directory}: already holds a training. Resume it or choose another folder."
+        )
+    keep_freed_memory()
+    cuda = [fabric.device] if fabric.device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        if fabric.device.type == "cpu":
+            stack.enter_context(safe_strided_convolutions(codec))
+        if recipe.precision != "32-true":
+            stack.enter_context(entropy_models_in_float32(codec))
+        loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)
+        loop.begin(resume=resume)
+        record = loop.run()
+    _finish(codec, record, directory if fabric.is_global_zero else None)
+    return record
+
+
+def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:
+    """Make the codec ready for coding, and write its weights and the record."""
+    codec.eval()
+    codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
+    if directory is None:
+        return
+    if isinstance(codec, Codec):  # others, such as CompressAI's, have training.safetensors alone
+        save_checkpoint(codec, directory / "model.safetensors", {"recipe": record.recipe.name})
+    write_atomically(directory / "training.json", record.model_dump_json(indent=2) + "\n")
+
+
+class TrainingLoop:
     """The state of a training while it runs."""
 
     def __init__(
@@ -45,14 +134,13 @@ class Run:
         codec: nn.Module,
         recipe: Recipe,
         crops: Batches,
-        levels: int,
         fabric: Fabric,
         directory: Path | None,
         on_progress: OnProgress | None,
     ) -> None:
-        self.codec, self.recipe, self.crops, self.levels = codec, recipe, crops, levels
-        self.fabric, self.directory = fabric, directory
-        self.on_progress = on_progress
+        self.codec, self.recipe, self.crops = codec, recipe, crops
+        self.fabric, self.directory, self.on_progress = fabric, directory, on_progress
+        self.levels = CodecAdapter(codec).rate_levels
         codec.train()
         codec.to(fabric.device)
         if recipe.channels_last:
@@ -65,6 +153,7 @@ class Run:
             self.optimizers["aux"] = _adam(aux, recipe.aux_lr)
         own = {id(p) for p in self.main} if recipe.ema else set()
         self.averages = {n: p.detach().clone() for n, p in named if id(p) in own}
+        self.average = get_ema_multi_avg_fn(recipe.ema)
 
         self.step = 0
         self.lr_scale = 1.0
@@ -76,9 +165,7 @@ class Run:
         self.guard = DivergenceGuard()
         self.good: Snapshot | None = None
 
-    # -- the loop ---------------------------------------------------------------------------
-
-    def until_done(self) -> TrainingRecord:
+    def run(self) -> TrainingRecord:
         """Train to the last step, rolling back where it diverges."""
         log = TrainingLog(self.directory if self.fabric.is_global_zero else None, self.step)
         if self.good is None:
@@ -122,7 +209,7 @@ class Run:
             group["lr"] = recipe.lr * self.lr_scale * recipe.lr_factor(step)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
-        # A compiled codec draws its noise where no one can see it.
+        # A compiled codec draws its noise where a function mode cannot see it.
         shares = fabric.world_size > 1 and not recipe.compile
         with SharedNoise(fabric.global_rank, fabric.world_size) if shares else nullcontext():
             losses = self.objective(x, levels)
@@ -132,17 +219,13 @@ class Run:
             optimizer.step()
         if self.averages:
             own = dict(self.codec.named_parameters())
-            torch._foreach_lerp_(
-                list(self.averages.values()),
-                [own[name].detach() for name in self.averages],
-                1 - recipe.ema,
-            )
-        figures = [losses["loss"], losses["bpp"], losses["mse"], losses["aux"], norm]
-        self.window += torch.stack([*figures, torch.ones_like(norm)])
+            self.average(list(self.averages.values()), [own[name] for name in self.averages], None)
+        sums = (losses["loss"], losses["bpp"], losses["mse"], losses["aux"], norm)
+        self.window += torch.stack([*sums, torch.ones_like(norm)])
         self.step += 1
 
     def _report(self, log: TrainingLog, first: int) -> bool:
-        """Look at the figures when they are due; return False after rolling back."""
+        """Report the metrics when they are due; return False after rolling back."""
         done = self.step == self.recipe.steps
         saves = done or self.step % self.recipe.checkpoint_every == 0
         if not (saves or self.step % _WINDOW == 0):
@@ -157,15 +240,15 @@ class Run:
             return False
         if self.step > (1 - _TAIL) * self.recipe.steps:
             self.tail = [old + new for old, new in zip(self.tail, sums, strict=True)]
-        self._tell(means, log, first)
+        self._log(means, log, first)
         if saves:
             self._save()
         return True
 
-    def _tell(self, means: dict[str, float], log: TrainingLog, first: int) -> None:
+    def _log(self, means: dict[str, float], log: TrainingLog, first: int) -> None:
         recipe = self.recipe
         pace = (time.perf_counter() - self.started) / max(self.step - first, 1)
-        figures = {
+        metrics = {
             **means,
             "step": self.step,
             "psnr_db": _psnr_db(means["mse"]),
@@ -174,24 +257,22 @@ class Run:
         }
         every = max(_WINDOW, recipe.steps // _LOG_ROWS // _WINDOW * _WINDOW)
         if self.step % every == 0 or self.step == recipe.steps:
-            log.write(figures)
+            log.write(metrics)
         if self.on_progress is not None and self.fabric.is_global_zero:
             self.on_progress(
-                Progress(
+                TrainingProgress(
                     step=self.step,
                     steps=recipe.steps,
                     loss=means["loss"],
                     bpp=means["bpp"],
-                    psnr_db=figures["psnr_db"],
-                    images_per_s=figures["images_per_s"],
+                    psnr_db=metrics["psnr_db"],
+                    images_per_s=metrics["images_per_s"],
                     remaining_s=pace * (recipe.steps - self.step),
                 )
             )
 
-    # -- state ------------------------------------------------------------------------------
-
     def begin(self, *, resume: bool) -> None:
-        """Start afresh, or go on from the directory's state if there is one."""
+        """Start afresh, or continue from the directory's state if there is one."""
         recipe = self.recipe
         path = None if self.directory is None else self.directory / FILE_NAME
         if resume and path is not None and path.exists():
@@ -200,7 +281,7 @@ class Run:
             calibrate(self.codec, self.crops.batch(0, recipe.batch).to(self.fabric.device))
             weights = dict(self.codec.named_parameters())
             self.averages = {name: weights[name].detach().clone() for name in self.averages}
-        objective: nn.Module = Objective(self.codec, recipe.lambdas, recipe.metric)
+        objective: nn.Module = RateDistortionLoss(self.codec, recipe.lambdas, recipe.metric)
         if recipe.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
         self.objective = self.fabric.setup_module(objective)
@@ -214,7 +295,7 @@ class Run:
         if differing:
             raise LabError(
                 f"{path}: began with other {', '.join(differing)}. "
-                "Resume with the same, or name another folder."
+                "Resume with the same, or choose another folder."
             )
         self._restore(snapshot)
         self.earlier_s = snapshot.facts["wall_s"]
@@ -252,7 +333,7 @@ class Run:
         """Return to the last good state with half the learning rate.
 
         Raises:
-            LabError: that has been done too often.
+            DivergedError: that has been done too often.
         """
         assert self.good is not None
         step, rollbacks, scale = self.step, self.rollbacks, self.lr_scale
@@ -261,7 +342,11 @@ class Run:
             kept = ""
             if self.directory is not None and (self.directory / FILE_NAME).exists():
                 kept = f"{self.directory} keeps the state of step {self.step}."
-            raise diverged(step, loss, self.recipe.lr * scale, kept)
+            raise DivergedError(
+                f"training diverged at step {step} (loss {loss:.4g}) for the "
+                f"{MAX_ROLLBACKS + 1}th time, with lr reduced to {self.recipe.lr * scale:.2g}. "
+                f"{kept} Lower lr or clip_norm, or look for damaged images."
+            )
         self.rollbacks, self.lr_scale = rollbacks + 1, scale / 2
 
     def _use_averages(self) -> None:
@@ -276,9 +361,8 @@ class Run:
     def _record(self) -> TrainingRecord:
         recipe, wall_s = self.recipe, self._wall_s()
         means = {n: v / self.tail[-1] for n, v in zip(_NAMES, self.tail, strict=False)}
-        config: Any = getattr(self.codec, "config", None)
         return TrainingRecord(
-            model=type(self.codec).__name__ if config is None else config.model_dump(mode="json"),
+            model=CodecAdapter(self.codec).description,
             recipe=recipe,
             steps=self.step,
             processes=self.fabric.world_size,

@@ -1,0 +1,12 @@
+from .guard import DivergedError as DivergedError
+from .log import OnProgress as OnProgress
+from .log import TrainingProgress as TrainingProgress
+from .log import TrainingRecord as TrainingRecord
+from .log import progress_line as progress_line
+from .objective import RateDistortionLoss as RateDistortionLoss
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .recipe import get_recipe as get_recipe
+from .start import calibrate as calibrate
+from .start import warm_start as warm_start
+from .trainer import train as train
