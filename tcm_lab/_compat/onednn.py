@@ -1,8 +1,9 @@
-"""Keeps oneDNN's broken gradient of strided 1x1 convolutions out of training on a CPU.
+"""Keeps oneDNN's broken gradient of strided 1x1 convolutions on a CPU out of our codecs and training.
 
 For channels-last images with fewer channels than a SIMD block, that kernel writes past its
 workspace: wrong gradients, or a crash (https://github.com/uxlfoundation/oneDNN/issues/6035, in
-the oneDNN of torch 2.13). The skip convolution of a codec's first layer is exactly such a one.
+the oneDNN of torch 2.13). The skip convolution of a codec's first layer is such a one. Our own
+layers use `StridedPointwise`; training replaces those of other codecs while it runs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SIMD_BLOCK = 16
+
+
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution of stride 2, computed as every second position and then stride 1."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Transform (B, C_in, H, W) to (B, C_out, ⌈H/2⌉, ⌈W/2⌉)."""
+        return super().forward(input[:, :, ::2, ::2])
 
 
 @contextmanager

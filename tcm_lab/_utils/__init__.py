@@ -1,6 +1,7 @@
 """What every room stands on: the error type, frozen models, files, the environment. No science."""
 
 from tcm_lab._utils.models import Frozen
+from tcm_lab._utils.registry import Registry
 from tcm_lab.errors import ConfigError, LabError, near, one_of
 
-__all__ = ["ConfigError", "Frozen", "LabError", "near", "one_of"]
+__all__ = ["ConfigError", "Frozen", "LabError", "Registry", "near", "one_of"]

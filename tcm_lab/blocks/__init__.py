@@ -1,24 +1,28 @@
-"""Layers and blocks, one idea a file, and the registries that name them."""
+"""Layers and blocks, one idea per file, their costs, and the registries that name them."""
 
-from tcm_lab._utils.plugins import import_installed_layers
-from tcm_lab.blocks import attention, convolutional, resamplers, swin, tcm  # they register
-from tcm_lab.blocks.cost import Cost, Kind
+from tcm_lab.blocks.attention import SwinGatedAttention
+from tcm_lab.blocks.convolutional import KernelSide
+from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
 from tcm_lab.blocks.registry import (
     ATTENTIONS,
     BLOCKS,
     RESAMPLERS,
     AttentionConfig,
     BlockConfig,
-    Direction,
     LayerConfig,
+    LayerRegistry,
     NoFormula,
-    Registry,
+    ResampleDirection,
     ResamplerConfig,
     register_attention,
     register_block,
     register_resampler,
 )
+from tcm_lab.blocks.resamplers import ConvResamplerConfig
+from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.blocks.tcm import ConvBranch, SwinBranch, TcmBlock
 from tcm_lab.blocks.window_attention import WindowAttention
+from tcm_lab.blocks.windows import WindowPlan
 
 __all__ = [
     "ATTENTIONS",
@@ -26,22 +30,25 @@ __all__ = [
     "RESAMPLERS",
     "AttentionConfig",
     "BlockConfig",
+    "ConvBranch",
+    "ConvResamplerConfig",
     "Cost",
-    "Direction",
+    "KernelSide",
     "Kind",
     "LayerConfig",
+    "LayerRegistry",
     "NoFormula",
-    "Registry",
+    "ResampleDirection",
     "ResamplerConfig",
+    "SwinBranch",
+    "SwinGatedAttention",
+    "SwinLayer",
+    "TcmBlock",
     "WindowAttention",
-    "attention",
-    "convolutional",
+    "WindowPlan",
+    "conv_cost",
+    "linear_cost",
     "register_attention",
     "register_block",
     "register_resampler",
-    "resamplers",
-    "swin",
-    "tcm",
 ]
-
-import_installed_layers()

@@ -1,4 +1,4 @@
-"""Attention modules that stand once: in the entropy model's slices, or behind a stage."""
+"""Attention modules, used once: in the entropy model's slices, or after a stage."""
 
 from __future__ import annotations
 
@@ -9,27 +9,79 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cost import Cost, conv_cost, linear_cost, windows_cost
-from tcm_lab.blocks.layers import compressai, gated_branch_costs
+from tcm_lab.blocks.cost import Cost, conv_cost, window_attention_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, one_of
 
 
 @register_attention("none")
 class NoAttentionConfig(AttentionConfig):
-    """No attention: what comes in goes out."""
+    """No attention: the input is the output."""
 
     def build(self, channels: int) -> nn.Module:
         """Build nothing that computes."""
-        del channels
         return nn.Identity()
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost nothing."""
-        del channels, height, width
         return Cost()
+
+
+class ResidualUnit(nn.Module):
+    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels between (Cheng et al. 2020)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, half, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, channels, 1),
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = self.relu(self.conv(x).add_(x))
+        return out
+
+
+class GatedAttention(nn.Module):
+    """x + conv_a(x) · sigmoid(conv_b(x)): CompressAI's attention block, and the base of others.
+
+    Both branches are three residual units; a 1x1 convolution ends the gate's.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_a = nn.Sequential(*(ResidualUnit(channels) for _ in range(3)))
+        self.conv_b = nn.Sequential(
+            *(ResidualUnit(channels) for _ in range(3)), nn.Conv2d(channels, channels, 1)
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = x + self.conv_a(x) * self.gate(x)
+        return out
+
+    def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the gate in (0, 1)."""
+        return torch.sigmoid(self.conv_b(x))
+
+
+def gated_cost(channels: int, height: int, width: int) -> Cost:
+    """Cost of a `GatedAttention`'s branches."""
+    half = channels // 2
+    unit = (
+        conv_cost(channels, half, 1, height, width)
+        + conv_cost(half, half, 3, height, width)
+        + conv_cost(half, channels, 1, height, width)
+    )
+    return 6 * unit + conv_cost(channels, channels, 1, height, width)
 
 
 @register_attention("residual-attention")
@@ -38,17 +90,15 @@ class ResidualAttentionConfig(AttentionConfig):
 
     def build(self, channels: int) -> nn.Module:
         """Build the module."""
-        module: nn.Module = compressai().layers.AttentionBlock(channels)
-        return module
+        return GatedAttention(channels)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of both branches."""
-        trunk, gate = gated_branch_costs(channels, height, width)
-        return trunk + gate
+        return gated_cost(channels, height, width)
 
 
-class SwinGatedAttention(nn.Module):
-    """SWAtten: x squeezed to K channels, gated by what a pair of Swin layers sees, and widened.
+class SwinGatedAttention(GatedAttention):
+    """SWAtten: x squeezed to K channels, gated by the output of two Swin layers, and widened.
 
     t = 1x1(x); t + conv_a(t) · sigmoid(conv_b(swin(t))); 1x1 back (Liu et al. 2023, figure 6;
     conv_a and conv_b are the branches of CompressAI's attention block). There is no skip around
@@ -65,8 +115,7 @@ class SwinGatedAttention(nn.Module):
     def __init__(
         self, channels: int, inner: int, head_dim: int, window_size: int, mlp_ratio: float
     ) -> None:
-        super().__init__()
-        branches = compressai().layers.AttentionBlock(inner)
+        super().__init__(inner)
         self.squeeze = nn.Conv2d(channels, inner, 1)
         self.swin = nn.Sequential(
             *(
@@ -74,19 +123,16 @@ class SwinGatedAttention(nn.Module):
                 for shifted in (False, True)
             )
         )
-        self.conv_a: nn.Module = branches.conv_a
-        self.conv_b: nn.Module = branches.conv_b
         self.widen = nn.Conv2d(inner, channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W)."""
-        t = self.squeeze(x)
-        out: Tensor = self.widen(t + self.conv_a(t) * self.gate(t))
+        out: Tensor = self.widen(super().forward(self.squeeze(x)))
         return out
 
-    def gate(self, t: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-        """Return the gate in (0, 1) that the Swin layers lay over the squeezed input."""
-        seen = self.swin(t.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def gate(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+        """Return the gate in (0, 1) that the Swin layers compute from the squeezed input."""
+        seen = self.swin(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return torch.sigmoid(self.conv_b(seen))
 
 
@@ -124,7 +170,7 @@ class SwAttenConfig(AttentionConfig):
         return heads * self.head_dim
 
     def check(self, channels: int) -> None:
-        """Refuse an inner width that the heads do not divide."""
+        """Refuse an inner width that is not whole heads."""
         inner = self.inner(channels)
         if inner % self.head_dim == 0:
             return
@@ -134,7 +180,7 @@ class SwAttenConfig(AttentionConfig):
         fits = [n for n in (below, below + self.head_dim) if n]
         raise ConfigError(
             f"squeeze = {self.squeeze} is not whole heads of {self.head_dim}; "
-            f"nearest that work: {' or '.join(map(str, fits))} (or another head_dim)"
+            f"nearest that work: {one_of(fits)} (or another head_dim)"
         )
 
     def build(self, channels: int) -> nn.Module:
@@ -146,32 +192,26 @@ class SwAttenConfig(AttentionConfig):
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of the 1x1 pair, the two Swin layers and the two branches."""
         inner = self.inner(channels)
-        trunk, gate = gated_branch_costs(inner, height, width)
         swin = swin_cost(inner, self.head_dim, self.window_size, self.mlp_ratio, height, width)
         return (
             conv_cost(channels, inner, 1, height, width)
             + 2 * swin
-            + trunk
-            + gate
+            + gated_cost(inner, height, width)
             + conv_cost(inner, channels, 1, height, width)
         )
 
 
-class WindowGatedAttention(nn.Module):
+class WindowGatedAttention(GatedAttention):
     """x + conv_a(x) · sigmoid(conv_b(x + MSA(x))), as WACNN places it (Zou et al. 2022)."""
 
     def __init__(self, channels: int, head_dim: int, window_size: int, *, shifted: bool) -> None:
-        super().__init__()
-        branches = compressai().layers.AttentionBlock(channels)
+        super().__init__(channels)
         self.attention = WindowAttention(channels, head_dim, window_size, shifted=shifted)
-        self.conv_a: nn.Module = branches.conv_a
-        self.conv_b: nn.Module = branches.conv_b
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Transform (B, C, H, W)."""
+    def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the gate in (0, 1), which sees what attention sees."""
         attended = self.attention(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        out: Tensor = x + self.conv_a(x) * torch.sigmoid(self.conv_b(x + attended))
-        return out
+        return torch.sigmoid(self.conv_b(x + attended))
 
 
 @register_attention("window-attention")
@@ -180,7 +220,7 @@ class WindowAttentionConfig(AttentionConfig):
 
     Attributes:
         window_size: side of an attention window, in tokens.
-        head_dim: channels of one attention head; or ``heads``, of which there are 8 in WACNN.
+        head_dim: channels of one attention head.
         shift: ``half`` moves the windows by half a window, ``none`` does not.
     """
 
@@ -189,7 +229,7 @@ class WindowAttentionConfig(AttentionConfig):
     shift: Literal["half", "none"] = "half"
 
     def check(self, channels: int) -> None:
-        """Refuse channels that the head width does not divide."""
+        """Refuse channels that ``head_dim`` does not divide."""
         check_heads(channels, self.head_dim)
 
     def build(self, channels: int) -> nn.Module:
@@ -200,14 +240,5 @@ class WindowAttentionConfig(AttentionConfig):
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of the window attention and the two branches."""
-        trunk, gate = gated_branch_costs(channels, height, width)
-        padded = (
-            -(-height // self.window_size) * -(-width // self.window_size) * self.window_size**2
-        )
-        return (
-            linear_cost(channels, 3 * channels, padded)
-            + windows_cost(channels, channels // self.head_dim, self.window_size, height, width)
-            + linear_cost(channels, channels, padded)
-            + trunk
-            + gate
-        )
+        attention = window_attention_cost(channels, self.head_dim, self.window_size, height, width)
+        return attention + gated_cost(channels, height, width)

@@ -8,14 +8,16 @@ from jaxtyping import Float
 from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cost import Cost, conv_cost, layer_norm_cost, linear_cost
-from tcm_lab.blocks.layers import compressai, residual_block_cost
+from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.blocks.cost import Cost, conv_cost, layer_norm_cost, linear_cost, residual_block_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
 
 
 def _odd(kernel: int) -> int:
     if kernel % 2 == 0:
-        raise ValueError(f"a kernel needs a centre: {kernel - 1} or {kernel + 1} would work")
+        raise ValueError(
+            f"{kernel} is even, and a kernel has a centre: {kernel - 1} or {kernel + 1} would work"
+        )
     return kernel
 
 
@@ -28,8 +30,7 @@ class ResidualConfig(BlockConfig):
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block."""
-        del index
-        block: nn.Module = compressai().layers.ResidualBlock(channels, channels)
+        block: nn.Module = import_compressai().layers.ResidualBlock(channels, channels)
         return block
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
@@ -65,7 +66,6 @@ class ResidualBottleneckConfig(BlockConfig):
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block."""
-        del index
         inner = self._inner(channels)
         return Skip(
             nn.Conv2d(channels, inner, 1),
@@ -115,7 +115,6 @@ class ConvNextConfig(BlockConfig):
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block."""
-        del index
         return Skip(
             nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
             ChannelsLastMlp(channels, round(self.mlp_ratio * channels)),
@@ -144,7 +143,6 @@ class LargeKernelConfig(BlockConfig):
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block."""
-        del index
         return Skip(
             nn.Conv2d(channels, channels, 1),
             nn.GELU(),

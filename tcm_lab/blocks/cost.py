@@ -117,16 +117,28 @@ def gdn_cost(channels: int, height: int, width: int) -> Cost:
     )
 
 
-def windows_cost(channels: int, heads: int, window_size: int, height: int, width: int) -> Cost:
-    """Cost of the two attention products over all windows that cover ``height`` x ``width``.
+def window_attention_cost(
+    channels: int, head_dim: int, window_size: int, height: int, width: int
+) -> Cost:
+    """Cost of a `WindowAttention` over all windows that cover ``height`` x ``width``.
 
     A partial window at the border is padded to a whole one, and counted as one. A shifted window
     costs what a plain one costs: its masked pairs are computed and then ignored.
     """
-    tokens_per_window = window_size**2
+    heads, tokens = channels // head_dim, window_size**2
     windows = -(-height // window_size) * -(-width // window_size)
-    return Cost(
-        {Kind.ATTENTION: windows * 2 * tokens_per_window**2 * channels},
+    products = Cost(
+        {Kind.ATTENTION: windows * 2 * tokens**2 * channels},
         {Kind.POSITION: heads * (2 * window_size - 1) ** 2},
-        windows * (heads * tokens_per_window**2 + tokens_per_window * channels),
+        windows * (heads * tokens**2 + tokens * channels),
     )
+    return (
+        linear_cost(channels, 3 * channels, windows * tokens)
+        + products
+        + linear_cost(channels, channels, windows * tokens)
+    )
+
+
+def residual_block_cost(channels: int, height: int, width: int) -> Cost:
+    """Cost of CompressAI's `ResidualBlock` that keeps its channels: two 3x3 convolutions."""
+    return 2 * conv_cost(channels, channels, 3, height, width)

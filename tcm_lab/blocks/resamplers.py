@@ -1,4 +1,4 @@
-"""What stands at the head of a stage: it changes the channels and, usually, the size."""
+"""Resamplers, first in a stage: they change the channels and, usually, the size."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tcm_lab._compat.onednn import StridedPointwise
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, conv_cost, gdn_cost, layer_norm_cost, linear_cost
-from tcm_lab.blocks.layers import compressai
-from tcm_lab.blocks.registry import Direction, ResamplerConfig, register_resampler
+from tcm_lab.blocks.registry import ResampleDirection, ResamplerConfig, register_resampler
 from tcm_lab.errors import ConfigError
 
 Activation = Literal["none", "relu", "leaky-relu", "gelu", "gdn"]
@@ -34,30 +35,15 @@ class NoResamplerConfig(ResamplerConfig):
                 f"set the width to {c_in} or resample to 'conv' with stride 1"
             )
 
-    def build(self, c_in: int, c_out: int, direction: Direction) -> nn.Module:
+    def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
         """Build nothing that computes."""
-        del c_in, c_out, direction
         return nn.Identity()
 
-    def cost(self, c_in: int, c_out: int, direction: Direction, height: int, width: int) -> Cost:
+    def cost(
+        self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
+    ) -> Cost:
         """Cost nothing."""
-        del c_in, c_out, direction, height, width
         return Cost()
-
-
-class StridedPointwise(nn.Conv2d):
-    """A 1x1 convolution of stride 2, computed as every second position and then stride 1.
-
-    The same numbers, but oneDNN's own strided kernel writes past its workspace in the gradient
-    for channels-last maps with fewer channels than a SIMD block (torch 2.13), such as an image.
-    """
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 1)
-
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Transform (B, C_in, H, W) to (B, C_out, ⌈H/2⌉, ⌈W/2⌉)."""
-        return super().forward(input[:, :, ::2, ::2])
 
 
 @register_resampler("residual")
@@ -67,19 +53,21 @@ class ResidualResamplerConfig(ResamplerConfig):
     From Cheng et al. 2020, where TCM takes them from.
     """
 
-    def build(self, c_in: int, c_out: int, direction: Direction) -> nn.Module:
-        """Build RBS for analysis, RBU for synthesis."""
-        layers = compressai().layers
-        if direction == "synthesis":
+    def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
+        """Build RBS to shrink, RBU to enlarge."""
+        layers = import_compressai().layers
+        if direction == "up":
             enlarging: nn.Module = layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
             return enlarging
         block: nn.Module = layers.ResidualBlockWithStride(c_in, c_out, stride=2)
         block.skip = StridedPointwise(c_in, c_out)
         return block
 
-    def cost(self, c_in: int, c_out: int, direction: Direction, height: int, width: int) -> Cost:
+    def cost(
+        self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
+    ) -> Cost:
         """Cost on an input of ``height`` x ``width``."""
-        if direction == "analysis":
+        if direction == "down":
             h, w = -(-height // 2), -(-width // 2)
             return (
                 conv_cost(c_in, c_out, 3, h, w)
@@ -102,8 +90,8 @@ class ConvResamplerConfig(ResamplerConfig):
     Attributes:
         kernel: side of the convolution.
         stride: 2 halves or doubles the sides, 1 keeps them.
-        upsample: how synthesis enlarges: ``subpixel`` or ``transposed``.
-        activation: what follows; ``gdn`` is inverse in synthesis.
+        upsample: how sides are enlarged: ``subpixel`` or ``transposed``.
+        activation: what follows; ``gdn`` is inverse where sides are enlarged.
     """
 
     kernel: KernelSide = 3
@@ -116,11 +104,11 @@ class ConvResamplerConfig(ResamplerConfig):
         """The stride."""
         return self.stride
 
-    def build(self, c_in: int, c_out: int, direction: Direction) -> nn.Module:
+    def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
         """Build the convolution and its activation."""
         k, s = self.kernel, self.stride
         layers: list[nn.Module]
-        if direction == "analysis" or s == 1:
+        if direction == "down" or s == 1:
             layers = [nn.Conv2d(c_in, c_out, k, stride=s, padding=k // 2)]
         elif self.upsample == "subpixel":
             layers = [nn.Conv2d(c_in, s**2 * c_out, k, padding=k // 2), nn.PixelShuffle(s)]
@@ -131,9 +119,9 @@ class ConvResamplerConfig(ResamplerConfig):
         layers += self._activation(c_out, direction)
         return nn.Sequential(*layers)
 
-    def _activation(self, channels: int, direction: Direction) -> list[nn.Module]:
+    def _activation(self, channels: int, direction: ResampleDirection) -> list[nn.Module]:
         if self.activation == "gdn":
-            return [compressai().layers.GDN(channels, inverse=direction == "synthesis")]
+            return [import_compressai().layers.GDN(channels, inverse=direction == "up")]
         modules: dict[str, type[nn.Module]] = {
             "relu": nn.ReLU,
             "leaky-relu": nn.LeakyReLU,
@@ -141,10 +129,12 @@ class ConvResamplerConfig(ResamplerConfig):
         }
         return [modules[self.activation]()] if self.activation != "none" else []
 
-    def cost(self, c_in: int, c_out: int, direction: Direction, height: int, width: int) -> Cost:
+    def cost(
+        self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
+    ) -> Cost:
         """Cost on an input of ``height`` x ``width``."""
         k, s = self.kernel, self.stride
-        if direction == "analysis" or s == 1:
+        if direction == "down" or s == 1:
             h, w = -(-height // s), -(-width // s)
             cost = conv_cost(c_in, c_out, k, h, w)
         else:
@@ -192,13 +182,15 @@ class PatchSplit(nn.Module):
 class PatchResamplerConfig(ResamplerConfig):
     """Patch merging and splitting of Swin codecs (Zou et al. 2022; Zhu et al. 2022)."""
 
-    def build(self, c_in: int, c_out: int, direction: Direction) -> nn.Module:
-        """Build merging for analysis, splitting for synthesis."""
-        return PatchMerge(c_in, c_out) if direction == "analysis" else PatchSplit(c_in, c_out)
+    def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
+        """Build merging to shrink, splitting to enlarge."""
+        return PatchMerge(c_in, c_out) if direction == "down" else PatchSplit(c_in, c_out)
 
-    def cost(self, c_in: int, c_out: int, direction: Direction, height: int, width: int) -> Cost:
+    def cost(
+        self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
+    ) -> Cost:
         """Cost on an input of ``height`` x ``width``."""
-        if direction == "analysis":
+        if direction == "down":
             tokens = -(-height // 2) * -(-width // 2)
             return layer_norm_cost(4 * c_in, tokens) + linear_cost(4 * c_in, c_out, tokens)
         tokens = height * width

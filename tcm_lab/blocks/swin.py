@@ -9,10 +9,9 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cached_attention import portions
-from tcm_lab.blocks.cost import Cost, layer_norm_cost, linear_cost, windows_cost
+from tcm_lab.blocks.cost import Cost, layer_norm_cost, linear_cost, window_attention_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
-from tcm_lab.blocks.window_attention import WindowAttention, check_heads
+from tcm_lab.blocks.window_attention import WindowAttention, check_heads, portions
 
 WindowSide = Annotated[int, Field(ge=2, le=64)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -66,7 +65,7 @@ class SwinLayer(nn.Module):
 
 
 def _may_go_in_portions(layer: nn.Module, x: Tensor) -> bool:
-    """Say whether nobody looks on: no gradient, no counter, no compiler and no hook inside."""
+    """Say whether no gradient, counter, compiler or hook needs the layer's parts one by one."""
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()
@@ -79,15 +78,11 @@ def _may_go_in_portions(layer: nn.Module, x: Tensor) -> bool:
 def swin_cost(
     channels: int, head_dim: int, window_size: int, mlp_ratio: float, height: int, width: int
 ) -> Cost:
-    """Cost of a `SwinLayer`; its linear layers before and after attention see padded windows."""
-    tokens = height * width
-    padded = -(-height // window_size) * -(-width // window_size) * window_size**2
-    hidden = round(mlp_ratio * channels)
+    """Cost of a `SwinLayer`."""
+    tokens, hidden = height * width, round(mlp_ratio * channels)
     return (
         2 * layer_norm_cost(channels, tokens)
-        + linear_cost(channels, 3 * channels, padded)
-        + windows_cost(channels, channels // head_dim, window_size, height, width)
-        + linear_cost(channels, channels, padded)
+        + window_attention_cost(channels, head_dim, window_size, height, width)
         + linear_cost(channels, hidden, tokens)
         + linear_cost(hidden, channels, tokens)
     )
@@ -106,8 +101,27 @@ class SwinBlock(nn.Module):
         return out
 
 
+LayerClass = type[SwinLayer]
+
+
+class SwinOptions(BlockConfig):
+    """Options of every block with Swin layers; see `SwinConfig`."""
+
+    window_size: WindowSide = 8
+    head_dim: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+    alternate_shift: bool = True
+
+    def _layer(self, layer: LayerClass, channels: int, index: int) -> SwinLayer:
+        shifted = self.alternate_shift and index % 2 == 1
+        return layer(channels, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
+
+    def _layer_cost(self, channels: int, height: int, width: int) -> Cost:
+        return swin_cost(channels, self.head_dim, self.window_size, self.mlp_ratio, height, width)
+
+
 @register_block("swin")
-class SwinConfig(BlockConfig):
+class SwinConfig(SwinOptions):
     """Swin transformer block: plain windows, and shifted ones in every second block.
 
     Attributes:
@@ -117,22 +131,14 @@ class SwinConfig(BlockConfig):
         alternate_shift: whether every second block of a stage shifts its windows.
     """
 
-    window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 4.0
-    alternate_shift: bool = True
-
     def check(self, channels: int) -> None:
-        """Refuse channels that the head width does not divide."""
+        """Refuse channels that ``head_dim`` does not divide."""
         check_heads(channels, self.head_dim)
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block; odd places of a stage shift their windows."""
-        shifted = self.alternate_shift and index % 2 == 1
-        return SwinBlock(
-            SwinLayer(channels, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
-        )
+        """Build the block; every second one of a stage shifts its windows."""
+        return SwinBlock(self._layer(SwinLayer, channels, index))
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of one block."""
-        return swin_cost(channels, self.head_dim, self.window_size, self.mlp_ratio, height, width)
+        return self._layer_cost(channels, height, width)

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cost import Cost, conv_cost
-from tcm_lab.blocks.layers import compressai, residual_block_cost
-from tcm_lab.blocks.registry import BlockConfig, register_block
-from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
+from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.blocks.cost import Cost, conv_cost, residual_block_cost
+from tcm_lab.blocks.registry import register_block
+from tcm_lab.blocks.swin import SwinLayer, SwinOptions
 from tcm_lab.blocks.window_attention import check_heads
 from tcm_lab.errors import ConfigError, one_of
 
@@ -22,7 +22,7 @@ class ConvBranch(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block = compressai().layers.ResidualBlock(channels, channels)
+        self.block = import_compressai().layers.ResidualBlock(channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W)."""
@@ -56,7 +56,7 @@ class TcmBlock(nn.Module):
         self,
         channels: int,
         transformer_channels: int,
-        swin: SwinBranch | None,
+        swin: SwinLayer | None,
         *,
         sequential: bool = False,
     ) -> None:
@@ -92,7 +92,7 @@ class TcmBlock(nn.Module):
 
 
 @register_block("tcm")
-class TcmConfig(BlockConfig):
+class TcmConfig(SwinOptions):
     """TCM block, the paper's parallel split; its stages I and II are a stage's even and odd blocks.
 
     Attributes:
@@ -105,10 +105,6 @@ class TcmConfig(BlockConfig):
     """
 
     split: Annotated[float, Field(ge=0, le=1)] = 0.5
-    window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 4.0
-    alternate_shift: bool = True
 
     def transformer_channels(self, channels: int) -> int:
         """Return how many of ``channels`` go to the transformer branch."""
@@ -134,17 +130,12 @@ class TcmConfig(BlockConfig):
             check_heads(wide, self.head_dim)
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block; odd places of a stage shift their windows."""
+        """Build the block; every second one of a stage shifts its windows."""
         return self._build(channels, index, sequential=False)
 
     def _build(self, channels: int, index: int, *, sequential: bool) -> nn.Module:
         wide = self.transformer_channels(channels)
-        shifted = self.alternate_shift and index % 2 == 1
-        swin = (
-            SwinBranch(wide, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
-            if wide
-            else None
-        )
+        swin = self._layer(SwinBranch, wide, index) if wide else None
         return TcmBlock(channels, wide, swin, sequential=sequential)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
@@ -154,7 +145,7 @@ class TcmConfig(BlockConfig):
         if wide < channels:
             cost += residual_block_cost(channels - wide, height, width)
         if wide:
-            cost += swin_cost(wide, self.head_dim, self.window_size, self.mlp_ratio, height, width)
+            cost += self._layer_cost(wide, height, width)
         return cost
 
 
@@ -172,5 +163,5 @@ class SequentialTcmConfig(TcmConfig):
     """
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block; odd places of a stage shift their windows."""
+        """Build the block; every second one of a stage shifts its windows."""
         return self._build(channels, index, sequential=True)

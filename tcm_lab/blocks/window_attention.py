@@ -1,15 +1,29 @@
-"""Multi-head self-attention inside windows (W-MSA and SW-MSA of Swin, Liu et al. 2021)."""
+"""Multi-head self-attention inside windows (W-MSA and SW-MSA of Swin, Liu et al. 2021).
+
+On a CPU it works on as many windows at a time as the cache holds the scores of. Torch's fused
+kernel for CPUs is slow with heads as narrow as Swin's and has no gradient for a bias; spelled out
+over whole maps, attention is a handful of passes over scores that are far larger than the map. In
+portions the scores never leave the cache, and backward computes them again rather than reading them
+from memory (as FlashAttention does, Dao et al. 2022, section 3.1).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cached_attention import attend, attend_in_portions
-from tcm_lab.blocks.windows import WindowPlan, window_plan
-from tcm_lab.errors import ConfigError
+from tcm_lab.blocks.windows import WindowGroup, WindowPlan, window_plan
+from tcm_lab.errors import ConfigError, one_of
+
+_CACHED_SCORES = 2**21  # 8 MB in float32
+
+Windows = Float[Tensor, "n t c"]
+Bias = Float[Tensor, "heads t t"]
 
 
 class WindowAttention(nn.Module):
@@ -44,17 +58,16 @@ class WindowAttention(nn.Module):
         """Attend within each window of (B, H, W, C)."""
         plan = self.plan(x)
         qkv = self.qkv(plan.cut(x))
-        if x.device.type == "cpu":
-            attended = attend_in_portions(qkv, self.bias().to(qkv.dtype), plan.groups)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            bias = self.bias().to(qkv.dtype)
+            attended = _InPortions.apply(qkv, bias, plan.groups)  # type: ignore[no-untyped-call]
         else:
             attended = self._fused(qkv, plan)
         return plan.join(self.proj(attended), (x.shape[1], x.shape[2]))
 
-    def portion(
-        self, windows: Float[Tensor, "n t c"], bias: Float[Tensor, "heads t t"]
-    ) -> Float[Tensor, "n t c"]:
+    def portion(self, windows: Windows, bias: Bias) -> Windows:
         """Attend within a few windows (n, N, C) that share a bias (heads, N, N); no gradient."""
-        attended: Tensor = self.proj(attend(self.qkv(windows), bias))
+        attended: Tensor = self.proj(_attend(self.qkv(windows), bias))
         return attended
 
     def weights(
@@ -65,14 +78,14 @@ class WindowAttention(nn.Module):
         Rows are queries and sum to one; a masked pair is exactly zero.
         """
         plan = self.plan(x)
-        q, k, _ = self._heads(self.qkv(plan.cut(x)))
+        q, k, _ = _heads(self.qkv(plan.cut(x)), self.heads)
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         bias = self.bias() if with_bias else torch.zeros_like(self.bias())
         for group in plan.groups:
             scores[group.start : group.stop] += group.masked(bias)
         return scores.softmax(-1), plan
 
-    def bias(self) -> Float[Tensor, "heads t t"]:
+    def bias(self) -> Bias:
         """Return the relative position bias of each pair of tokens, (heads, N, N)."""
         return self.relative_position_bias.flatten(1)[:, self.relative_index]
 
@@ -83,14 +96,9 @@ class WindowAttention(nn.Module):
             int(batch), (int(height), int(width)), self.window_size, self.shift, x.device
         )
 
-    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """View windows (n, N, 3C) as q, k, v, each (n, heads, N, d)."""
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
-
     def _fused(self, qkv: Tensor, plan: WindowPlan) -> Tensor:
         """Attend by torch's fused kernel, once for each mask."""
-        q, k, v = self._heads(qkv)
+        q, k, v = _heads(qkv, self.heads)
         bias = self.bias().to(qkv.dtype)
         attended = []
         for group in plan.groups:
@@ -102,18 +110,77 @@ class WindowAttention(nn.Module):
         return torch.cat(attended).transpose(1, 2).flatten(2)
 
 
-def check_heads(channels: int, head_dim: int, field: str = "head_dim") -> None:
-    """Refuse a head width that does not divide the channels.
+def check_heads(channels: int, head_dim: int) -> None:
+    """Refuse a ``head_dim`` that does not divide the channels.
 
     Raises:
-        ConfigError: the message lists the head widths that work.
+        ConfigError: the message lists the values that work.
     """
     if channels % head_dim:
         fits = [d for d in (4, 8, 12, 16, 24, 32, 40, 48, 64) if channels % d == 0]
         raise ConfigError(
-            f"{field} = {head_dim} does not divide {channels} channels; "
-            f"head widths that do: {', '.join(map(str, fits or [channels]))}"
+            f"head_dim = {head_dim} does not divide {channels} channels; "
+            f"values that do: {one_of(fits or [channels])}"
         )
+
+
+def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slice, Bias]]:
+    """Yield portions of the windows, each with its bias: minus infinity where masked."""
+    count = max(_CACHED_SCORES // bias.numel(), 1)
+    for group in groups:
+        masked = group.masked(bias)
+        for start in range(group.start, group.stop, count):
+            yield slice(start, min(start + count, group.stop)), masked
+
+
+class _InPortions(torch.autograd.Function):
+    """Attention portion by portion, with a gradient that computes the weights again."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, groups: tuple[WindowGroup, ...]) -> Tensor:
+        ctx.save_for_backward(qkv, bias)
+        ctx.groups = groups
+        attended = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+        for windows, masked in portions(groups, bias):
+            attended[windows] = _attend(qkv[windows], masked)
+        return attended
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        qkv, bias = ctx.saved_tensors
+        heads = len(bias)
+        d_qkv, d_bias = torch.empty_like(qkv), torch.zeros_like(bias)
+        for windows, masked in portions(ctx.groups, bias):
+            q, k, v = _heads(qkv[windows], heads)
+            weights = _weights(q, k, masked)
+            d_out = gradient[windows].unflatten(-1, (heads, -1)).transpose(1, 2)
+            # Through the softmax: dS = P ∘ (dP - rowsum(dP ∘ P)).
+            d_scores = torch.matmul(d_out, v.transpose(-1, -2)).mul_(weights)
+            d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
+            d_bias += d_scores.sum(0)
+            scale = q.shape[-1] ** -0.5
+            d_q, d_k, d_v = _heads(d_qkv[windows], heads)
+            d_q.copy_(torch.matmul(d_scores, k).mul_(scale))
+            d_k.copy_(torch.matmul(d_scores.transpose(-1, -2), q).mul_(scale))
+            d_v.copy_(torch.matmul(weights.transpose(-1, -2), d_out))
+        return d_qkv, d_bias, None
+
+
+def _attend(qkv: Float[Tensor, "n t c3"], bias: Bias) -> Windows:
+    """Return softmax(q·kᵀ / √d + bias) · v of some windows, heads side by side."""
+    q, k, v = _heads(qkv, len(bias))
+    return torch.matmul(_weights(q, k, bias), v).transpose(1, 2).flatten(2)
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    scores = torch.matmul(q, k.transpose(-1, -2))
+    return torch.add(bias, scores, alpha=q.shape[-1] ** -0.5, out=scores).softmax(-1)
+
+
+def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """View windows (n, N, 3C) as q, k, v, each (n, heads, N, d)."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 def _relative_index(window_size: int) -> Tensor:

@@ -1,9 +1,9 @@
 """How a feature map is cut into attention windows and put together again, for any size.
 
-A plan is made once for a batch of maps of one size and then shared by every block that cuts such
-maps: one gather cuts, shifts and pads, one gather undoes all three. Windows are ordered so that
-those with the same mask stand together, so a mask is never repeated per window: however large the
-map, there are at most nine kinds of window, and all inner ones need no mask at all.
+A plan is made once for a batch of maps of one size and shared by every block that cuts such maps:
+one gather cuts, shifts and pads, one gather undoes all three. Windows with the same mask follow
+each other, so a mask is never repeated per window: however large the map, there are at most nine
+groups, and inner windows need no mask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -102,16 +101,15 @@ class _Permute(torch.autograd.Function):
 
 def _gather(rows: Tensor, index: Tensor, inverse: Tensor, dropped: Tensor | None) -> Tensor:
     """Return ``rows[index]``; rows marked ``dropped`` are in no result and get no gradient."""
-    if torch.is_grad_enabled() and rows.requires_grad:
+    if torch.is_grad_enabled() and rows.requires_grad and not torch.compiler.is_compiling():
         return _Permute.apply(rows, index, inverse, dropped)  # type: ignore[no-any-return,no-untyped-call]
     return rows.index_select(0, index)
 
 
-@lru_cache(maxsize=64)
 def window_plan(
     batch: int, size: tuple[int, int], window_size: int, shift: int, device: torch.device
 ) -> WindowPlan:
-    """Plan the windows of ``batch`` maps of one size.
+    """Plan the windows of ``batch`` maps of one size; kept for the next maps of that size.
 
     The map is padded at its lower right to whole windows and rolled by ``shift``. Two tokens see
     each other if both are real and were not brought together by the roll (Swin, Liu et al. 2021,
@@ -124,55 +122,89 @@ def window_plan(
         shift: how far the windows are moved down and right; 0 for plain windows.
         device: where the plan's tensors live.
     """
+    if torch.compiler.is_compiling():  # the compiler traces the plan into its graph
+        return _plan(batch, size, window_size, shift, device)
+    # Tensors made in inference mode can't serve training, so each mode has plans of its own.
+    return _kept_plan(batch, size, window_size, shift, device, torch.is_inference_mode_enabled())
+
+
+@lru_cache(maxsize=64)
+def _kept_plan(
+    batch: int,
+    size: tuple[int, int],
+    window_size: int,
+    shift: int,
+    device: torch.device,
+    inference: bool,
+) -> WindowPlan:
+    del inference
+    return _plan(batch, size, window_size, shift, device)
+
+
+def _plan(
+    batch: int, size: tuple[int, int], window_size: int, shift: int, device: torch.device
+) -> WindowPlan:
     height, width = size
-    rows, columns = -(-height // window_size), -(-width // window_size)
-    y, y_region = _rolled_axis(height, rows * window_size, window_size, shift)
-    x, x_region = _rolled_axis(width, columns * window_size, window_size, shift)
-
-    def windows_of(grid: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        cut = grid.reshape(rows, window_size, columns, window_size).swapaxes(1, 2)
-        return cut.reshape(rows * columns, window_size**2)
-
-    source = windows_of(y[:, None] * width + x[None, :])
-    padded = windows_of((y_region[:, None] < 0) | (x_region[None, :] < 0))
-    region = np.where(padded, -1, windows_of(y_region[:, None] * 2 + x_region[None, :]))
-
-    # Windows with the same regions in the same places share a mask: put them side by side.
-    kinds, kind_of = np.unique(region, axis=0, return_inverse=True)
-    order = np.argsort(kind_of.reshape(-1), kind="stable")
-    counts = np.bincount(kind_of.reshape(-1)) * batch
-
-    source, padded = source[order], padded[order]
-    source = np.where(padded, 0, source)[:, None, :] + (np.arange(batch) * height * width)[:, None]
-    padded = np.broadcast_to(padded[:, None, :], source.shape).reshape(-1)
-    source = source.reshape(-1)
-    target = np.empty(batch * height * width, dtype=np.int64)
-    target[source[~padded]] = np.flatnonzero(~padded)
-
-    # The plan is shared: it must serve training even if inference mode asked for it first.
-    with torch.inference_mode(mode=False):
-        groups, start = [], 0
-        for kind, count in zip(kinds, counts.tolist(), strict=True):
+    groups: list[WindowGroup] = []
+    sources, paddings, start = [], [], 0
+    columns = _axis(width, window_size, shift, device)
+    for y, y_regions in _axis(height, window_size, shift, device):
+        for x, x_regions in columns:
+            sources.append((y[:, None, :, None] * width + x[None, :, None, :]).flatten(0, 1))
+            padded = (y >= height)[:, None, :, None] | (x >= width)[None, :, None, :]
+            paddings.append(padded.flatten(0, 1))
+            regions = [-1 if a < 0 or b < 0 else 2 * a + b for a in y_regions for b in x_regions]
+            stop = start + batch * len(y) * len(x)
             allowed = None
-            if kind.min() != kind.max():
-                allowed = torch.from_numpy(kind[:, None] == kind[None, :]).to(device)
-            groups.append(WindowGroup(start, start + count, allowed))
-            start += count
-        return WindowPlan(
-            tokens=window_size**2,
-            source=torch.from_numpy(source).to(device),
-            target=torch.from_numpy(target).to(device),
-            padding=torch.from_numpy(padded.copy()).to(device) if padded.any() else None,
-            groups=tuple(groups),
+            if min(regions) != max(regions):
+                region = torch.tensor(regions, device=device)
+                allowed = region[:, None] == region[None, :]
+            groups.append(WindowGroup(start, stop, allowed))
+            start = stop
+    # Each window stands once for every map of the batch, one after the other.
+    first_row = torch.arange(batch, device=device)[:, None] * (height * width)
+    padding = torch.cat(paddings).flatten(1)[:, None].expand(-1, batch, -1).flatten()
+    source = (torch.cat(sources).flatten(1)[:, None] + first_row).flatten().masked_fill(padding, 0)
+    rows = batch * height * width
+    target = torch.empty(rows + 1, dtype=torch.long, device=device)  # and one for all padding
+    target.scatter_(0, source.masked_fill(padding, rows), torch.arange(len(source), device=device))
+    return WindowPlan(
+        tokens=window_size**2,
+        source=source,
+        target=target[:rows],
+        padding=padding if height % window_size or width % window_size else None,
+        groups=tuple(groups),
+    )
+
+
+def _axis(
+    length: int, window_size: int, shift: int, device: torch.device
+) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """Cut one axis into windows: those that look alike together, each with its tokens' regions.
+
+    Returns:
+        For each kind of window, the positions (windows, window_size) before the roll, and the
+        region of each place: -1 is padding, 1 what the roll brought round from the other end.
+    """
+    count = -(-length // window_size)
+    whole = count * window_size
+    alike: dict[tuple[int, ...], list[int]] = {}
+    # Only the last two windows can hold padding or the seam of the roll.
+    plain = max(count - 2, 0)
+    if plain:
+        alike[(0,) * window_size] = list(range(plain))
+    for window in range(plain, count):
+        places = range(window * window_size, (window + 1) * window_size)
+        regions = tuple(
+            int(place >= whole - shift) if (place + shift) % whole < length else -1
+            for place in places
         )
-
-
-def _rolled_axis(
-    length: int, padded_length: int, window_size: int, shift: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return, per place of a rolled axis, its position before and its region (-1: padding)."""
-    position = (np.arange(padded_length) + shift) % padded_length
-    # Places that the roll brought round from the other end are a region of their own; where
-    # nothing is rolled, or all in one window is, there is one region.
-    wrapped = np.arange(padded_length) >= padded_length - shift
-    return position, np.where(position < length, wrapped.astype(np.int64), -1)
+        alike.setdefault(regions, []).append(window)
+    within = torch.arange(window_size, device=device) + shift
+    return [
+        (
+            (torch.tensor(windows, device=device)[:, None] * window_size + within) % whole,
+            regions,
+        )
+        for regions, windows in alike.items()
+    ]

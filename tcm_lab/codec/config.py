@@ -29,7 +29,7 @@ from tcm_lab.blocks import (
     RESAMPLERS,
     AttentionConfig,
     BlockConfig,
-    Direction,
+    ResampleDirection,
     ResamplerConfig,
 )
 from tcm_lab.errors import ConfigError, near, one_of
@@ -344,7 +344,9 @@ class VariantConfig(Frozen):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def transform_plan(config: VariantConfig) -> dict[str, tuple[TransformConfig, Direction, int, int]]:
+def transform_plan(
+    config: VariantConfig,
+) -> dict[str, tuple[TransformConfig, ResampleDirection, int, int]]:
     """Return each transform with its direction and its channels in and out.
 
     The hyper synthesis stands once for each of its outputs: ``h_s.mean`` and ``h_s.scale``, or
@@ -354,13 +356,13 @@ def transform_plan(config: VariantConfig) -> dict[str, tuple[TransformConfig, Di
     outputs = config.entropy_model.hyper_outputs(m)
     names = ("shared",) if len(outputs) == 1 else ("mean", "scale")
     return {
-        "g_a": (config.g_a, "analysis", IMAGE_CHANNELS, m),
-        "h_a": (config.h_a, "analysis", m, n),
+        "g_a": (config.g_a, "down", IMAGE_CHANNELS, m),
+        "h_a": (config.h_a, "down", m, n),
         **{
-            f"h_s.{name}": (config.h_s, "synthesis", n, channels)
+            f"h_s.{name}": (config.h_s, "up", n, channels)
             for name, channels in zip(names, outputs, strict=True)
         },
-        "g_s": (config.g_s, "synthesis", m, IMAGE_CHANNELS),
+        "g_s": (config.g_s, "up", m, IMAGE_CHANNELS),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tcm_lab.blocks.layers import compressai
+from tcm_lab._compat.torchvision import import_compressai
 
 
 def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:
@@ -18,7 +18,7 @@ def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:
     `torch.device("meta")` alone misses ``torch.Tensor([...])``, which CompressAI's GDN and entropy
     models make on the CPU and then mix with others; what is mixed moves to the meta device.
     """
-    compressai()  # its import makes tensors, which must have data
+    import_compressai()  # its import makes tensors, which must have data
     try:
         with torch.device("meta"), _MixedOnMeta():
             model = assemble()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab.blocks.layers import compressai
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec.coding import (
     SCALES,
     CodingError,
@@ -32,7 +32,7 @@ from tcm_lab.codec.gains import RateGains
 from tcm_lab.codec.slices import SliceCodec, walk_slices
 from tcm_lab.codec.transforms import Transform
 
-compressai()  # before its parts, so that they come without what takes long to import
+import_compressai()  # before its parts, so that they come without what takes long to import
 
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # noqa: E402
 from compressai.models import CompressionModel  # noqa: E402

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Registry
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
 from tcm_lab.errors import ConfigError, near, one_of
 
 Tree = dict[str, Any]
@@ -123,7 +123,7 @@ def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
 
 def _whole(key: str, value: Any) -> Any:
     """Fill a layer's missing options by their defaults, so that a later path can reach them."""
-    registries: dict[str, Registry[Any]] = {
+    registries: dict[str, LayerRegistry[Any]] = {
         "block": BLOCKS,
         "attention": ATTENTIONS,
         "resample": RESAMPLERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tcm_lab.blocks.layers import compressai
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.errors import ConfigError, near
 
 PREFIX = "compressai/"
@@ -29,9 +29,12 @@ _WITHOUT_QUALITY = ("cheng2020-anchor-checkerboard", "elic2022-chandelier", "eli
 
 def image_models() -> dict[str, Callable[..., Any]]:
     """Return CompressAI's image models by CompressAI's names."""
-    zoo = compressai().zoo.image_models
+    zoo = import_compressai().zoo.image_models
     models = {name: entry for name, entry in zoo.items() if not name.endswith("-vbr")}
-    return {**models, **{name: compressai().registry.MODELS[name] for name in _WITHOUT_QUALITY}}
+    return {
+        **models,
+        **{name: import_compressai().registry.MODELS[name] for name in _WITHOUT_QUALITY},
+    }
 
 
 def build_reference_model(name: str, *, quality: int | None = None) -> Any:

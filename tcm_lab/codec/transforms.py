@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab.blocks import Cost, Direction
+from tcm_lab.blocks import Cost, ResampleDirection
 from tcm_lab.codec.config import StageConfig, TransformConfig
 
 
@@ -19,7 +19,9 @@ class Stage(nn.Module):
         direction: whether the resampler shrinks or enlarges.
     """
 
-    def __init__(self, config: StageConfig, c_in: int, c_out: int, direction: Direction) -> None:
+    def __init__(
+        self, config: StageConfig, c_in: int, c_out: int, direction: ResampleDirection
+    ) -> None:
         super().__init__()
         self.resample = config.resample.build(c_in, c_out, direction)
         self.blocks = nn.Sequential(
@@ -38,13 +40,13 @@ class Transform(nn.Module):
 
     Args:
         config: the stages.
-        direction: ``analysis`` shrinks, ``synthesis`` enlarges.
+        direction: ``down`` shrinks, ``up`` enlarges.
         c_in: channels in.
         c_out: channels out.
     """
 
     def __init__(
-        self, config: TransformConfig, direction: Direction, c_in: int, c_out: int
+        self, config: TransformConfig, direction: ResampleDirection, c_in: int, c_out: int
     ) -> None:
         super().__init__()
         self.stages = nn.Sequential()
@@ -60,7 +62,7 @@ class Transform(nn.Module):
 
 def transform_cost(
     config: TransformConfig,
-    direction: Direction,
+    direction: ResampleDirection,
     c_in: int,
     c_out: int,
     height: int,
@@ -75,7 +77,7 @@ def transform_cost(
     for stage, channels in zip(config.stages, config.widths(c_out), strict=True):
         total += stage.resample.cost(c_in, channels, direction, height, width)
         factor = stage.resample.factor
-        if direction == "analysis":
+        if direction == "down":
             height, width = -(-height // factor), -(-width // factor)
         else:
             height, width = height * factor, width * factor

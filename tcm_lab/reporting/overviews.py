@@ -19,7 +19,7 @@ from tcm_lab.reporting.timing_tables import stage_table, timing_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tcm_lab.blocks.registry import Registry
+    from tcm_lab.blocks import LayerRegistry
     from tcm_lab.complexity import ComplexityRecord, Convention, TimingRecord
     from tcm_lab.reporting.record_files import AnyRecord
 
@@ -113,7 +113,7 @@ def _roofline(
     )
 
 
-def layer_table(registries: Iterable[Registry[Any]]) -> Table:
+def layer_table(registries: Iterable[LayerRegistry[Any]]) -> Table:
     """Return what can be named in a configuration, with its options and their defaults."""
     rows = []
     for registry in registries:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import tcm_lab
-from tcm_lab.blocks import BLOCKS, NoFormula
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, NoFormula
 from tcm_lab.blocks.cost import Cost, conv_cost
 from tcm_lab.errors import ConfigError
 
@@ -94,7 +94,7 @@ def test_an_attention_module_and_a_resampler_register_the_same_way() -> None:
     class MyResampler(tcm_lab.blocks.ResamplerConfig):
         def build(self, c_in: int, c_out: int, direction: Any) -> nn.Module:
             pick = nn.Conv2d(c_in, c_out, 1)
-            if direction == "analysis":
+            if direction == "down":
                 return nn.Sequential(nn.AvgPool2d(2), pick)
             return nn.Sequential(pick, nn.Upsample(scale_factor=2))
 
@@ -110,16 +110,149 @@ def test_an_attention_module_and_a_resampler_register_the_same_way() -> None:
     torch.testing.assert_close(codec.decompress(**codec.compress(x))["x_hat"], expected)
 
 
+@pytest.mark.usefixtures("own_layers")
+def test_a_module_is_a_resampler_by_its_channels_direction_and_factor() -> None:
+    given: list[tuple[str, int]] = []
+
+    @tcm_lab.register_resampler("my-module")
+    class MyResampler(nn.Sequential):
+        def __init__(
+            self, c_in: int, c_out: int, direction: str, factor: int = 2, kernel: int = 1
+        ) -> None:
+            given.append((direction, factor))
+            pick = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+            size = nn.AvgPool2d(2) if direction == "down" else nn.Upsample(scale_factor=2)
+            super().__init__(pick, size)
+
+    config = {"type": "my-module", "kernel": 3}
+    codec = tcm_lab.build("tcm-nano", {"g_?.resample": config}).eval()
+    assert sum(isinstance(module, MyResampler) for module in codec.modules()) == 8
+    assert set(given) == {("down", 2), ("up", 2)}
+    x = torch.rand(1, 3, 9, 9)
+    assert codec(x)["x_hat"].shape == x.shape
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_module_without_resampling_says_so_by_its_factor() -> None:
+    @tcm_lab.register_resampler("my-projection")
+    class MyProjection(nn.Conv2d):
+        def __init__(self, c_in: int, c_out: int, factor: int = 1) -> None:
+            assert factor == 1
+            super().__init__(c_in, c_out, 1)
+
+    config = RESAMPLERS.parse("my-projection")
+    assert config.factor == 1
+    assert isinstance(config.build(3, 8, "down"), MyProjection)
+
+
+class NoChannels(nn.Module):
+    def __init__(self, *, strength: float = 0.5) -> None: ...
+
+
+class Strength(nn.Module):
+    def __init__(self, strength: float = 0.5) -> None: ...
+
+
+class OneWidth(nn.Module):
+    def __init__(self, channels: int, kernel: int = 3) -> None: ...
+
+
+class Hidden(nn.Module):
+    def __init__(self, channels: int, *args: int, **options: int) -> None: ...
+
+
+class PositionalOnly(nn.Module):
+    def __init__(self, channels: int, kernel: int, /) -> None: ...
+
+
+class Taking(nn.Module):
+    def __init__(self, channels: int, norm: nn.Module) -> None: ...
+
+
+class TakingAClass(nn.Module):
+    def __init__(self, channels: int, act: type[nn.Module] = nn.GELU) -> None: ...
+
+
+class Unknown(nn.Module):
+    def __init__(self, channels: int, norm: "NotThere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+class Colliding(nn.Module):
+    def __init__(self, channels: int, type: str = "a") -> None: ...
+
+
+class WrongDefault(nn.Module):
+    def __init__(self, channels: int, kernel: int = "three") -> None: ...  # type: ignore[assignment]
+
+
+class NoBuild(tcm_lab.BlockConfig):
+    kernel: int = 3
+
+
+class OtherBuild(tcm_lab.BlockConfig):
+    def build(self, channels: int) -> nn.Module:  # type: ignore[override]
+        return nn.Identity()
+
+
+class OtherCost(tcm_lab.BlockConfig):
+    def build(self, channels: int, index: int) -> nn.Module:
+        return nn.Identity()
+
+    def cost(self, channels: int) -> Cost:  # type: ignore[override]
+        return Cost()
+
+
+REFUSED: list[tuple[Any, Any, str]] = [
+    (tcm_lab.register_block, NoChannels, "constructor must take channels"),
+    (tcm_lab.register_attention, NoChannels, "constructor must take channels"),
+    (tcm_lab.register_block, Strength, "constructor must take channels"),
+    (tcm_lab.register_resampler, OneWidth, "constructor must take c_in and c_out"),
+    (tcm_lab.register_block, Hidden, r"takes \*args: int; name its arguments"),
+    (tcm_lab.register_block, PositionalOnly, "'kernel' is positional-only"),
+    (tcm_lab.register_block, Taking, "options cannot be read from YAML"),
+    (tcm_lab.register_block, TakingAClass, "options cannot be written to YAML"),
+    (tcm_lab.register_block, Unknown, "constructor cannot be read: name 'NotThere'"),
+    (tcm_lab.register_block, Colliding, "argument 'type' cannot be an option"),
+    (tcm_lab.register_block, WrongDefault, "have a default that is not valid: kernel = .three"),
+    (tcm_lab.register_block, NoBuild, r"NoBuild must implement build\(\)"),
+    (tcm_lab.register_block, OtherBuild, r"build\(\) must take \(self, channels, index\)"),
+    (tcm_lab.register_block, OtherCost, r"cost\(\) must take \(self, channels, height, width\)"),
+    (tcm_lab.register_block, dict, "dict is neither a BlockConfig nor a torch.nn.Module"),
+    (tcm_lab.register_block, len, "len is neither a BlockConfig nor a torch.nn.Module"),
+    (tcm_lab.register_attention, tcm_lab.BlockConfig, "neither an? AttentionConfig nor a"),
+]
+
+
+@pytest.mark.parametrize(("register", "cls", "message"), REFUSED, ids=lambda v: str(v)[:40])
+def test_what_could_not_be_built_is_refused_when_it_is_registered(
+    register: Any, cls: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'odd': .*{message}") as raised:
+        register("odd")(cls)
+    assert "\n" not in str(raised.value)
+    assert "odd" not in {*BLOCKS, *ATTENTIONS, *RESAMPLERS}
+
+
+@pytest.mark.parametrize("name", ["", "my block", "3", "null", "Yes", "a: b", 3, None, OneWidth])
+def test_a_name_that_yaml_would_not_read_as_one_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        tcm_lab.register_block(name)
+
+
+def test_a_configuration_without_build_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        NoBuild(type="odd")  # type: ignore[abstract]
+
+
+def test_a_key_that_is_no_string_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tcm: 3 = 4: Keys should be strings"):
+        BLOCKS.parse({"type": "tcm", 3: 4})
+
+
 def test_a_name_that_is_taken_is_refused() -> None:
     taken = "the block name 'tcm' is taken by TcmConfig; register yours under another name"
     with pytest.raises(ConfigError, match=taken):
         tcm_lab.register_block("tcm")
-
-
-def test_a_class_that_is_no_layer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'odd': dict is neither a BlockConfig nor a"):
-        tcm_lab.register_block("odd")(dict)
-    assert "odd" not in BLOCKS
 
 
 def test_an_unknown_name_lists_the_near_ones() -> None:

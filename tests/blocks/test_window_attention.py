@@ -1,5 +1,9 @@
 """Window attention against one written from Swin's text, window by window and pair by pair."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -172,3 +176,8 @@ def test_a_plan_made_while_inferring_serves_training() -> None:
         attention(x)
     attention(x.requires_grad_()).sum().backward()
     assert x.grad is not None
+
+
+def test_compiled_attention_and_a_compiled_codec_compute_the_same() -> None:
+    program = [sys.executable, str(Path(__file__).parent / "compiled.py")]
+    subprocess.run(program, check=True, capture_output=True, timeout=600)

@@ -30,7 +30,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"g_s.block": "swin", "g_s.head_dim": 12},
         "g_s.stages.0.block: head_dim = 12 does not divide 32 channels; "
-        "head widths that do: 4, 8, 16, 32",
+        "values that do: 4, 8, 16 or 32",
     ),
     (
         {"g_a.block": "tmc"},
@@ -39,12 +39,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"g_a.block": {"type": "convnext", "kernal": 5}},
-        "g_a.block: 'convnext' has no option 'kernal'. Did you mean kernel? "
-        "It has kernel or mlp_ratio.",
+        "g_a.block: convnext: unknown field 'kernal'. Did you mean kernel? "
+        "Known: type, kernel or mlp_ratio.",
     ),
     (
         {"g_a.block": {"type": "convnext", "kernel": 4}},
-        "g_a.block: kernel = 4: a kernel needs a centre: 3 or 5 would work",
+        "g_a.block: convnext: kernel: 4 is even, and a kernel has a centre: 3 or 5 would work",
     ),
     (
         {"entropy_model.slices": 5},

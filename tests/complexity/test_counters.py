@@ -191,9 +191,9 @@ def test_fvcore_on_our_large_model_is_the_published_total_to_its_rounding() -> N
 
 
 def test_a_nested_latent_codec_is_counted_by_its_transforms() -> None:
-    from tcm_lab.blocks.layers import compressai
+    from tcm_lab._compat.torchvision import import_compressai
 
-    compressai()
+    import_compressai()
     from compressai.models import Elic2022Official
 
     model = Elic2022Official(N=16, M=48, groups=[8, 8, 32])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tcm_lab.blocks import WindowAttention, cached_attention
+from tcm_lab.blocks import WindowAttention, window_attention
 from tcm_lab.blocks.swin import SwinLayer
 
 SIZES = [(1, 8, 8), (2, 33, 50), (1, 7, 3), (1, 1, 1)]
@@ -23,7 +23,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 def test_values_and_gradients_are_those_of_the_fused_kernel(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int, int], shifted: bool, scores: int
 ) -> None:
-    monkeypatch.setattr(cached_attention, "_CACHED_SCORES", scores)
+    monkeypatch.setattr(window_attention, "_CACHED_SCORES", scores)
     attention = randomised(WindowAttention(16, 8, 8, shifted=shifted))
     x = torch.randn(*size, 16, dtype=torch.float64, requires_grad=True)
     wanted = [x, *attention.parameters()]

@@ -1,0 +1,80 @@
+"""Things by registered name: layers, metrics and whatever else a user may add."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+from tcm_lab.errors import ConfigError, near, one_of
+
+V = TypeVar("V")
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+/-]*")
+_READ_BY_YAML = ("null", "true", "false", "yes", "no", "on", "off")
+
+
+class Registry(Mapping[str, V], Generic[V]):
+    """A mapping from registered names, sorted, to values.
+
+    Args:
+        kind: what is registered, for messages: ``block``, ``metric``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._values: dict[str, V] = {}
+
+    def __getitem__(self, name: str) -> V:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise ConfigError(
+                f"no {self.kind} is called '{name}'.{near(name, self._values)} "
+                f"Known: {one_of(sorted(self._values))}."
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._values))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, name: str, value: V) -> None:
+        """Register ``value`` as ``name``.
+
+        Raises:
+            ConfigError: as by `check_name`.
+        """
+        self.check_name(name)
+        self._values[name] = value
+
+    def check_name(self, name: object) -> None:
+        """Refuse what cannot be registered as a name.
+
+        Raises:
+            ConfigError: it is not a string that YAML reads as one, or it is taken.
+        """
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"{name!r} is not a name; register the {self.kind} under a string, "
+                f"such as @register_{self.kind}('my-{self.kind}')"
+            )
+        if not _NAME.fullmatch(name) or name.lower() in _READ_BY_YAML:
+            raise ConfigError(
+                f"'{name}' cannot name a {self.kind}: use a letter, then letters, digits and "
+                f"-_.+/, and none of YAML's {one_of(_READ_BY_YAML)}"
+            )
+        if name in self._values:
+            owner = getattr(self._values[name], "__qualname__", "another")
+            raise ConfigError(
+                f"the {self.kind} name '{name}' is taken by {owner}; "
+                f"register yours under another name, or unregister('{name}') first"
+            )
+
+    def unregister(self, name: str) -> None:
+        """Remove ``name``, for tests and for notebooks that define a class again."""
+        self._values.pop(name, None)
