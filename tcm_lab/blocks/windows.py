@@ -166,8 +166,9 @@ def _plan(
     padding = torch.cat(paddings).flatten(1)[:, None].expand(-1, batch, -1).flatten()
     source = (torch.cat(sources).flatten(1)[:, None] + first_row).flatten().masked_fill(padding, 0)
     rows = batch * height * width
-    target = torch.empty(rows + 1, dtype=torch.long, device=device)  # and one for all padding
-    target.scatter_(0, source.masked_fill(padding, rows), torch.arange(len(source), device=device))
+    target = torch.zeros(rows + 1, dtype=torch.long, device=device)  # and one for all padding
+    places = torch.arange(len(source), device=device)
+    target = target.scatter(0, source.masked_fill(padding, rows), places)
     return WindowPlan(
         tokens=window_size**2,
         source=source,
