@@ -1,4 +1,4 @@
-"""Keeps oneDNN's broken gradient of strided 1x1 convolutions on a CPU out of our codecs and training.
+"""Keeps oneDNN's broken CPU gradient of strided 1x1 convolutions out of codecs and training.
 
 For channels-last images with fewer channels than a SIMD block, that kernel writes past its
 workspace: wrong gradients, or a crash (https://github.com/uxlfoundation/oneDNN/issues/6035, in
