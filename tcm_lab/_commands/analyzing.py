@@ -53,7 +53,8 @@ def erf(
         out: folder for the records and figures.
     """
     from tcm_lab.analysis import erf_maps, erf_options, mean_erf, measure_erf
-    from tcm_lab.reporting.erf_plots import erf_plot, erf_profile_plot, erf_table
+    from tcm_lab.reporting import erf_table
+    from tcm_lab.reporting.plots import erf_plot, erf_profile_plot
 
     options.need_some(models, "MODEL")
     images = _images(data, max_images)
@@ -98,11 +99,8 @@ def attention(
         out: folder for the records and figures.
     """
     from tcm_lab.analysis import attention_map, measure_attention
-    from tcm_lab.reporting.attention_plots import (
-        attention_map_plot,
-        attention_plot,
-        attention_table,
-    )
+    from tcm_lab.reporting import attention_table
+    from tcm_lab.reporting.plots import attention_map_plot, attention_plot
 
     options.need_some(models, "MODEL")
     images = _images(data, max_images)
@@ -150,8 +148,9 @@ def latents(
         format: of the printed table.
         out: folder for the records and figures.
     """
+    from tcm_lab import reporting
     from tcm_lab.analysis import latent_maps, measure_latents
-    from tcm_lab.reporting import latent_plots as draw
+    from tcm_lab.reporting import plots
 
     options.need_some(models, "MODEL")
     images = _images(data, max_images)
@@ -165,14 +164,14 @@ def latents(
     _draw(
         out,
         {
-            "deviation": draw.deviation_plot(maps, image),
-            "slices": draw.slice_bits_plot(records),
-            "prediction": draw.prediction_plot(records),
-            "energy": draw.energy_plot(records),
-            **{f"bits-{name}": draw.bits_plot(found, image) for name, found in maps.items()},
+            "deviation": plots.deviation_plot(maps, image),
+            "slices": plots.slice_bits_plot(records),
+            "prediction": plots.prediction_plot(records),
+            "energy": plots.energy_plot(records),
+            **{f"bits-{name}": plots.bits_plot(found, image) for name, found in maps.items()},
         },
     )
-    _show(draw.latent_table(records), format)
+    _show(reporting.latent_table(records), format)
     return 0
 
 

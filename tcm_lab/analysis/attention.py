@@ -82,6 +82,14 @@ class LayerAttention(Frozen):
             return ".".join(path[: path.index("stages") + 2])
         return ".".join(path[:2])
 
+    @property
+    def label(self) -> str:
+        """A short name: stage or slice, plain (W) or shifted (SW) windows, such as ``1 SW``."""
+        path, kind = self.layer.split("."), "SW" if self.shifted else "W"
+        if "stages" in path:
+            return f"{path[path.index('stages') + 1]} {kind}"
+        return f"{path[1]} {'mean' if path[3:4] == ['0'] else 'scale'} {kind}"
+
     def interval(self, metric: str, *, with_bias: bool = True) -> Interval:
         """Return the mean of a metric over heads, with its interval over images."""
         metrics = self.learned if with_bias else self.without_bias

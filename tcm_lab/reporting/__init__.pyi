@@ -1,4 +1,5 @@
 from . import plots
+from .analysis_tables import attention_table, erf_table, latent_table
 from .axis_table import axis_table
 from .cost_tables import check_table, complexity_table
 from .explain_table import explain_table, published_beside
@@ -53,6 +54,7 @@ __all__ = [
     "Table",
     "Value",
     "ablation_plot",
+    "attention_table",
     "axis_table",
     "bd_rate_table",
     "check_table",
@@ -60,10 +62,12 @@ __all__ = [
     "cost_by_part_plot",
     "cost_size_plot",
     "effects_plot",
+    "erf_table",
     "explain_table",
     "figure_svg",
     "history_plot",
     "interactions_plot",
+    "latent_table",
     "layer_table",
     "macs_parameters_plot",
     "pareto_front",

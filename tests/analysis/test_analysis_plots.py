@@ -16,17 +16,18 @@ from tcm_lab.analysis import (
 )
 from tcm_lab.codec import Codec
 from tcm_lab.errors import LabError
-from tcm_lab.reporting import figure_svg, render
-from tcm_lab.reporting.attention_plots import attention_plot, attention_table, gate_plot
-from tcm_lab.reporting.erf_plots import erf_plot, erf_profile_plot, erf_table
-from tcm_lab.reporting.latent_plots import (
+from tcm_lab.reporting import attention_table, erf_table, figure_svg, latent_table, render
+from tcm_lab.reporting.plots import (
+    attention_plot,
     bits_plot,
     deviation_plot,
     energy_plot,
-    latent_table,
+    erf_plot,
+    erf_profile_plot,
+    gate_plot,
+    part_loss_plot,
     prediction_plot,
     slice_bits_plot,
-    worth_plot,
 )
 
 
@@ -55,7 +56,7 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
     assert "clipped below 1e-5" in bar.get_ylabel()
     sides = [patch.get_width() for patch in axes.patches]
     assert sides == [measures.side_px[0.5].value, measures.side_px[0.95].value]
-    with pytest.raises(LabError, match="none to draw"):
+    with pytest.raises(LabError, match="no maps given"):
         erf_plot({})
 
 
@@ -99,7 +100,7 @@ def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> 
     np.testing.assert_allclose(heads, np.concatenate(expected))
     for transform, rows in {"slices": 16, "h_s": 4}.items():
         assert len(attention_table({"TCM": record}, transform=transform).rows) == rows
-    with pytest.raises(LabError, match="none has window attention"):
+    with pytest.raises(LabError, match="no layer of h_x"):
         attention_plot({"TCM": record}, transform="h_x")
 
 
@@ -125,6 +126,6 @@ def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> N
 def test_parts_are_drawn_at_what_they_cost(codec: Codec, images: torch.Tensor) -> None:
     parts = {"a": ["g_a.stages.0.blocks.0.conv"], "b": ["g_s.stages.2.blocks.0.swin"]}
     record = knock_out(codec, images[:1], 0.01, parts=parts)
-    drawn = worth_plot(record).axes[0].collections
+    drawn = part_loss_plot(record).axes[0].collections
     assert [c.get_label() for c in drawn] == ["convolution branch", "transformer branch"]
     assert drawn[1].get_offsets()[0][0] == pytest.approx(record.parts[1].kmacs_per_px)

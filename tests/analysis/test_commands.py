@@ -73,10 +73,10 @@ def test_attention_writes_records_figures_and_a_table(
     (record,) = json.loads((tmp_path / "tcm-nano.json").read_text())
     assert AttentionRecord.model_validate(record).images == ("a.png", "b.png")
     code, _, err = run("attention", "tcm-nano-conv-only", "--data", folder, "--out", tmp_path)
-    assert (code, "none has window attention in g_a" in err) == (2, True)
+    assert (code, "no layer of g_a has window attention" in err) == (2, True)
 
 
-def test_latents_of_a_checkpoint_and_a_preset_are_told_apart(
+def test_latents_of_a_checkpoint_and_a_preset_are_named_apart(
     run: Run, folder: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "weights.safetensors"
@@ -95,7 +95,7 @@ def test_latents_of_a_checkpoint_and_a_preset_are_told_apart(
 def test_a_click_draws_what_the_clicked_query_sees() -> None:
     from matplotlib.backend_bases import MouseButton, MouseEvent
 
-    from tcm_lab.reporting.attention_plots import attention_map_plot, connect_clicks
+    from tcm_lab.reporting.plots import attention_map_plot, connect_clicks
 
     codec = tcm_lab.build("tcm-nano").eval()
     image = (255 * torch.rand(3, 64, 64)).byte()

@@ -19,7 +19,17 @@ from ._style import (
     style,
 )
 from .ablation import Change, ablation_plot
+from .attention import attention_map_plot, attention_plot, connect_clicks, gate_plot
 from .cost import cost_by_part_plot, cost_size_plot, macs_parameters_plot
+from .erf import erf_plot, erf_profile_plot
+from .latents import (
+    bits_plot,
+    deviation_plot,
+    energy_plot,
+    part_loss_plot,
+    prediction_plot,
+    slice_bits_plot,
+)
 from .pareto import ParetoPoint, pareto_front, pareto_plot
 from .rd import RdSeries, rd_plot, series_of_records
 from .roofline import RooflinePoint, roofline_plot, roofline_points
@@ -38,12 +48,21 @@ __all__ = [
     "RdSeries",
     "RooflinePoint",
     "ablation_plot",
+    "attention_map_plot",
+    "attention_plot",
     "bare",
+    "bits_plot",
     "colour_bar",
+    "connect_clicks",
     "cost_by_part_plot",
     "cost_size_plot",
+    "deviation_plot",
     "effects_plot",
+    "energy_plot",
+    "erf_plot",
+    "erf_profile_plot",
     "figure_svg",
+    "gate_plot",
     "history_plot",
     "interactions_plot",
     "label_axes",
@@ -54,12 +73,15 @@ __all__ = [
     "panels",
     "pareto_front",
     "pareto_plot",
+    "part_loss_plot",
     "plain_ticks",
+    "prediction_plot",
     "rd_plot",
     "roofline_plot",
     "roofline_points",
     "save_figure",
     "series_of_records",
     "show_image",
+    "slice_bits_plot",
     "style",
 ]

@@ -1,4 +1,4 @@
-"""Effective receptive fields: the maps, how much squares around the centre hold, and a table."""
+"""Effective receptive fields: the maps, and how much squares around the centre hold."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.plots import (
+from tcm_lab.reporting.plots._style import (
     PlotAxis,
     colour_bar,
     label_axes,
@@ -19,8 +18,6 @@ from tcm_lab.reporting.plots import (
     plain_ticks,
     style,
 )
-from tcm_lab.reporting.table import Column, Row, Table
-from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,10 +47,10 @@ def erf_plot(
         columns: panels beside each other.
 
     Raises:
-        LabError: there is no map.
+        LabError: no maps are given.
     """
     if not maps:
-        raise LabError("maps: there is none to draw.")
+        raise LabError("no maps given")
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
@@ -62,10 +59,10 @@ def erf_plot(
         figure, grid = panels(len(maps), columns=columns, height=2.5 if several else 2.9)
         norm = LogNorm(_FLOOR, 1)
         image = None
-        for axes, (label, field) in zip(grid, maps.items(), strict=True):
-            relative = np.clip(field.scores / field.scores.max(), _FLOOR, 1)
-            pitch = field.pitch_px
-            (top, left), (height, width) = field.centre, field.scores.shape
+        for axes, (label, erf) in zip(grid, maps.items(), strict=True):
+            relative = np.clip(erf.scores / erf.scores.max(), _FLOOR, 1)
+            pitch = erf.pitch_px
+            (top, left), (height, width) = erf.centre, erf.scores.shape
             extent = (
                 (-0.5 - left) * pitch,
                 (width - 0.5 - left) * pitch,
@@ -108,10 +105,10 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -
         title: over the plot.
 
     Raises:
-        LabError: there is no map.
+        LabError: no maps are given.
     """
     if not maps:
-        raise LabError("maps: there is none to draw.")
+        raise LabError("no maps given")
     with style():
         figure, axes = new_figure(title)
         label_axes(
@@ -120,16 +117,16 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -
             PlotAxis(name="contribution from outside", log=True),
         )
         lines = ("-", "--", ":", "-.")
-        for i, (label, fields) in enumerate(maps.items()):
-            profiles = np.stack([_outside(field) for field in fields])
-            sides = (np.arange(profiles.shape[1]) + 1) * fields[0].pitch_px
+        for i, (label, erfs) in enumerate(maps.items()):
+            profiles = np.stack([1 - erf.profile() for erf in erfs])
+            sides = (np.arange(profiles.shape[1]) + 1) * erfs[0].pitch_px
             middle = profiles.mean(0)
             color = palette(len(maps))[i]
             # The last squares hold everything, which a logarithm cannot show.
             shown = middle > 1e-6
             dashes = lines[i % len(lines)]
             axes.plot(sides[shown], middle[shown], label=label, color=color, ls=dashes)
-            if len(fields) > 1:
+            if len(erfs) > 1:
                 low, high = np.quantile(profiles, [0.25, 0.75], axis=0)
                 axes.fill_between(
                     sides[shown],
@@ -143,79 +140,6 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]], *, title: str = "") -
         percents = [f"{100 * 10**-k:g} %" for k in range(6)]
         axes.set_yticks([10.0**-k for k in range(6)], percents)
         plain_ticks(axes.xaxis)
-        axes.set_xlim(left=2 * min(fields[0].pitch_px for fields in maps.values()))
+        axes.set_xlim(left=2 * min(erfs[0].pitch_px for erfs in maps.values()))
         figure.legend(loc="outside lower center", ncols=min(3, len(maps)))
         return figure
-
-
-def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
-    """Return one row per field: sides of the squares, radius, reach beyond convolutions.
-
-    Raises:
-        LabError: there is no field.
-    """
-    if not measures:
-        raise LabError("measures: there are none to tabulate.")
-    first = next(iter(measures.values()))
-    columns = (
-        Column(key="model", header="field"),
-        *(
-            Column(
-                key=f"side_{round(100 * share)}_px",
-                header=f"{100 * share:g} %",
-                group="side of the square that holds",
-                unit="px",
-                format=".0f",
-            )
-            for share in first.side_px
-        ),
-        Column(key="radius_px", header="second-moment radius", unit="px", format=".1f"),
-        Column(key="beyond_percent", header="beyond its convolutions", unit="%", format=".2f"),
-        Column(key="anisotropy", header="anisotropy", format=".2f"),
-        Column(key="grid_visibility", header="grid visibility", format=".2f"),
-    )
-    rows = []
-    for label, found in measures.items():
-        within = found.within_convolutions
-        rows.append(
-            Row(
-                values={
-                    "model": label,
-                    **{
-                        f"side_{round(100 * share)}_px": side
-                        for share, side in found.side_px.items()
-                    },
-                    "radius_px": found.radius_px,
-                    "beyond_percent": Interval(
-                        value=100 * max(0.0, 1 - within.value),
-                        low=100 * max(0.0, 1 - within.high),
-                        high=100 * max(0.0, 1 - within.low),
-                    ),
-                    "anisotropy": found.anisotropy,
-                    "grid_visibility": max(found.grid_visibility.values(), default=None),
-                }
-            )
-        )
-    return Table(
-        title=title or f"Effective receptive field of {first.of}",
-        columns=columns,
-        rows=tuple(rows),
-        footer=(
-            f"Over {first.images} images; in brackets the 95 % bootstrap interval over them.",
-            "Grid visibility: the most that changes where windows meet exceed changes elsewhere; "
-            "1 is invisible.",
-        ),
-    )
-
-
-def _outside(field: ErfMap) -> NDArray[np.float64]:
-    """Return the share outside of the square of each side 1, 2, 3 … positions."""
-    scores = field.scores.astype(np.float64)
-    dy, dx = (
-        np.abs(np.arange(length) - middle)
-        for length, middle in zip(scores.shape, field.centre, strict=True)
-    )
-    rings = np.round(2 * np.maximum(dy[:, None], dx[None, :])).astype(np.int64)
-    held = np.bincount(rings.reshape(-1), weights=scores.reshape(-1)).cumsum()
-    outside: NDArray[np.float64] = 1 - held / held[-1]
-    return outside

@@ -1,4 +1,4 @@
-"""Attention: how far heads look, what one query sees, and what gates let through."""
+"""Attention: how far heads look, what one query sees, and what gates pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.plots import (
+from tcm_lab.reporting.plots._style import (
     INK,
     MARKERS,
     PAGE_INCHES,
@@ -24,14 +24,13 @@ from tcm_lab.reporting.plots import (
     show_image,
     style,
 )
-from tcm_lab.reporting.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord, LayerAttention
+    from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord
 
-_FIGURES = {
+_METRICS = {
     "distance_px": PlotAxis(name="mean attention distance", unit="px"),
     "entropy_bits": PlotAxis(name="entropy of the weights", unit="bit"),
     "near_share": PlotAxis(name="weight on the 3x3 neighbourhood"),
@@ -41,15 +40,15 @@ _FIGURES = {
 def attention_plot(
     records: Mapping[str, AttentionRecord],
     *,
-    figure_of: str = "distance_px",
+    metric: str = "distance_px",
     transform: str = "g_a",
     title: str = "",
 ) -> Figure:
-    """Draw one figure of every layer of a transform, head by head, beside what equal weights give.
+    """Draw one metric of every layer of a transform, head by head, beside that of equal weights.
 
     Args:
         records: by label.
-        figure_of: ``distance_px``, ``entropy_bits`` or ``near_share``.
+        metric: ``distance_px``, ``entropy_bits`` or ``near_share``.
         transform: g_a, g_s, h_a, h_s or slices.
         title: over the plot.
 
@@ -60,20 +59,20 @@ def attention_plot(
         label: [layer for layer in record.layers if layer.layer.split(".")[0] == transform]
         for label, record in records.items()
     }
-    names = list(dict.fromkeys(_short(layer) for found in layers.values() for layer in found))
+    names = list(dict.fromkeys(layer.label for found in layers.values() for layer in found))
     if not names:
-        raise LabError(f"records: none has window attention in {transform}.")
+        raise LabError(f"no layer of {transform} has window attention in these records")
     with style():
         figure, drawn = new_figure(title)
-        label_axes(drawn, PlotAxis(name=f"attention layer of {transform}"), _FIGURES[figure_of])
+        label_axes(drawn, PlotAxis(name=f"attention layer of {transform}"), _METRICS[metric])
         step = 0.7 / len(records)
         equal: dict[str, float] = {}
         for i, (label, found) in enumerate(layers.items()):
             color = palette(len(records))[i]
             offset = (i - (len(records) - 1) / 2) * step
             for layer in found:
-                place = names.index(_short(layer)) + offset
-                heads = np.mean(getattr(layer.learned, figure_of), axis=0)
+                place = names.index(layer.label) + offset
+                heads = np.mean(getattr(layer.learned, metric), axis=0)
                 spread = np.linspace(-0.25, 0.25, len(heads)) * step if len(heads) > 1 else [0.0]
                 drawn.scatter(
                     [place + s for s in spread],
@@ -85,7 +84,7 @@ def attention_plot(
                     zorder=3,
                     lw=0,
                 )
-                equal[_short(layer)] = getattr(layer.uniform, figure_of)[0][0]
+                equal[layer.label] = getattr(layer.uniform, metric)[0][0]
         for name, value in equal.items():
             place = names.index(name)
             drawn.plot(
@@ -105,63 +104,6 @@ def attention_plot(
         return figure
 
 
-def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = "g_a") -> Table:
-    """Return one row per model and layer of a transform.
-
-    Raises:
-        LabError: no record has a layer there.
-    """
-    rows = []
-    for label, record in records.items():
-        for layer in record.layers:
-            if layer.layer.split(".")[0] != transform:
-                continue
-            rows.append(
-                Row(
-                    values={
-                        "model": label,
-                        "layer": _short(layer),
-                        "heads": layer.heads,
-                        "distance_px": layer.interval("distance_px"),
-                        "bare_px": layer.interval("distance_px", with_bias=False),
-                        "uniform_px": layer.uniform.distance_px[0][0],
-                        "entropy_bits": layer.interval("entropy_bits"),
-                        "uniform_bits": layer.uniform.entropy_bits[0][0],
-                        "near_share": layer.interval("near_share"),
-                    }
-                )
-            )
-    if not rows:
-        raise LabError(f"records: none has window attention in {transform}.")
-    return Table(
-        title=f"Attention of {transform}",
-        columns=(
-            Column(key="model", header="model"),
-            Column(key="layer", header="layer"),
-            Column(key="heads", header="heads", format="d"),
-            Column(key="distance_px", header="learned", group="distance", unit="px", format=".1f"),
-            Column(key="bare_px", header="no bias", group="distance", unit="px", format=".1f"),
-            Column(
-                key="uniform_px", header="equal weights", group="distance", unit="px", format=".1f"
-            ),
-            Column(key="entropy_bits", header="learned", group="entropy", unit="bit", format=".2f"),
-            Column(
-                key="uniform_bits",
-                header="equal weights",
-                group="entropy",
-                unit="bit",
-                format=".2f",
-            ),
-            Column(key="near_share", header="weight on 3x3", format=".2f"),
-        ),
-        rows=tuple(rows),
-        footer=(
-            f"Means over heads and {len(next(iter(records.values())).images)} images; in "
-            "brackets the 95 % bootstrap interval over the images.",
-        ),
-    )
-
-
 def attention_map_plot(
     maps: Mapping[str, AttentionMap], image: NDArray[np.uint8], *, title: str = ""
 ) -> Figure:
@@ -176,10 +118,10 @@ def attention_map_plot(
         title: over the figure.
 
     Raises:
-        LabError: there is no map.
+        LabError: no maps are given.
     """
     if not maps:
-        raise LabError("maps: there is none to draw.")
+        raise LabError("no maps given")
     with style():
         columns = min(len(maps), 3)
         figure, grid = panels(len(maps), columns=columns, height=PAGE_INCHES / 3 * 0.78)
@@ -292,13 +234,3 @@ def _reach_px(found: AttentionMap) -> float:
         np.abs(rows - found.query[0]).max() + 1, np.abs(columns - found.query[1]).max() + 1
     )
     return float(tokens * found.pitch_px)
-
-
-def _short(layer: LayerAttention) -> str:
-    """Return where a layer stands in few letters: stage 1, plain or shifted windows."""
-    path = layer.layer.split(".")
-    kind = "SW" if layer.shifted else "W"
-    if "stages" in path:
-        return f"{path[path.index('stages') + 1]} {kind}"
-    place = "mean" if path[3:4] == ["0"] else "scale"
-    return f"{path[1]} {place} {kind}"

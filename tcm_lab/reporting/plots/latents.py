@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tcm_lab import analysis
 from tcm_lab.errors import LabError
-from tcm_lab.reporting.plots import (
+from tcm_lab.reporting.plots._labels import label_points
+from tcm_lab.reporting.plots._style import (
     INK,
     MARKERS,
     PAGE_INCHES,
@@ -18,7 +20,6 @@ from tcm_lab.reporting.plots import (
     bare,
     colour_bar,
     label_axes,
-    label_points,
     new_figure,
     palette,
     panels,
@@ -26,7 +27,6 @@ from tcm_lab.reporting.plots import (
     show_image,
     style,
 )
-from tcm_lab.reporting.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tcm_lab.analysis import KnockOutRecord, LatentMaps, LatentRecord
 
 _SCALED, _STEPS = r"$|y - \hat{y}|$ over mean $|y|$", r"$|y - \hat{y}|$ (steps)"
-_EDGES = tuple(i / 4 for i in range(-20, 21))  # of the error histograms
 
 
 def deviation_plot(
@@ -48,10 +47,10 @@ def deviation_plot(
         scaled: over the image's mean |y|, so that latents of any scale compare.
 
     Raises:
-        LabError: there is no map.
+        LabError: no maps are given.
     """
     if not maps:
-        raise LabError("maps: there is none to draw.")
+        raise LabError("no maps given")
     with style():
         figure, grid = panels(
             len(maps) + 1,
@@ -94,10 +93,10 @@ def slice_bits_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> 
     """Draw each codec's rate as one bar, stacked by slice, z last.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records are given.
     """
     if not records:
-        raise LabError("records: there is none to draw.")
+        raise LabError("no records given")
     with style():
         figure, axes = new_figure(title, height=1.1 + 0.3 * len(records))
         count = max(len(record.images[0].slices) for record in records.values())
@@ -132,27 +131,28 @@ def slice_bits_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> 
 
 
 def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
-    """Draw how the normalised error (y − μ) / σ is distributed, and what neighbours tell of it.
+    """Draw the distribution of the normalised error (y − μ) / σ, and its spatial correlation.
 
     The left panel compares with the standard normal density that the coder assumes.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records are given.
     """
     if not records:
-        raise LabError("records: there is none to draw.")
+        raise LabError("no records given")
     with style():
         figure, grid = panels(
             1 + len(records), columns=1 + len(records), height=2.3, width=PAGE_INCHES
         )
-        middles = (np.array(_EDGES[1:]) + np.array(_EDGES[:-1])) / 2
+        edges = np.array(analysis.EDGES)
+        middles = (edges[1:] + edges[:-1]) / 2
         normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
         axes = grid[0]
         axes.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
         drawn = None
         for i, (label, record) in enumerate(records.items()):
             errors = record.errors
-            density = np.array(errors.histogram) / errors.count / (_EDGES[1] - _EDGES[0])
+            density = np.array(errors.histogram) / errors.count / np.diff(edges)
             axes.plot(middles[1:-1], density[1:-1], color=palette(len(records))[i], label=label)
             correlation = errors.correlation.copy()
             reach = len(correlation) // 2
@@ -182,10 +182,10 @@ def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figu
     """Draw the share of the latent's energy that its strongest channels hold.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records are given.
     """
     if not records:
-        raise LabError("records: there is none to draw.")
+        raise LabError("no records given")
     with style():
         figure, axes = new_figure(title)
         label_axes(
@@ -210,61 +210,13 @@ def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figu
         return figure
 
 
-def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Table:
-    """Return one row per codec: rate, deviation before and after LRP, prediction, compaction.
-
-    Raises:
-        LabError: there is no record.
-    """
-    if not records:
-        raise LabError("records: there is none to tabulate.")
-    figures = ("bpp", "scaled_deviation", "deviation", "coded_deviation", "squared_error")
-    return Table(
-        title=title or "Latents",
-        columns=(
-            Column(key="model", header="codec"),
-            Column(key="bpp", header="estimated rate", unit="bpp", format=".3f"),
-            Column(key="scaled_deviation", header="scaled", group="deviation", format=".3f"),
-            Column(
-                key="deviation", header="after LRP", group="deviation", unit="steps", format=".4f"
-            ),
-            Column(
-                key="coded_deviation", header="coded", group="deviation", unit="steps", format=".4f"
-            ),
-            Column(key="squared_error", header="squared error after LRP", format=".4f"),
-            Column(key="error_deviation", header="std of the normalised error", format=".2f"),
-            Column(key="neighbour", header="its correlation with neighbours", format=".3f"),
-            Column(key="gain_db", header="coding gain", unit="dB", format=".1f"),
-            Column(key="channels_90", header="channels with 90 % of the energy", format="d"),
-        ),
-        rows=tuple(
-            Row(
-                values={
-                    "model": label,
-                    **{figure: record.interval(figure) for figure in figures},
-                    "error_deviation": record.errors.deviation,
-                    "neighbour": record.errors.neighbour_correlation,
-                    "gain_db": record.coding_gain_db,
-                    "channels_90": record.channels_holding(0.9),
-                }
-            )
-            for label, record in records.items()
-        ),
-        footer=(
-            f"Over {len(next(iter(records.values())).images)} images; in brackets the 95 % "
-            "bootstrap interval over them.",
-            "Scaled deviation: the mean deviation over the mean magnitude of y.",
-        ),
-    )
-
-
-def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -> Figure:
+def part_loss_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -> Figure:
     """Draw what is lost without each part over what it costs.
 
     Args:
         record: parts of one codec.
         title: over the plot.
-        named: how many of the parts that lose most are named.
+        named: number of parts, of those that lose most, whose names are written.
     """
     with style():
         figure, axes = new_figure(title)
@@ -274,7 +226,7 @@ def worth_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -> Fi
             PlotAxis(name="loss without it", unit="%", log=True),
         )
         kinds = list(dict.fromkeys(part.kind for part in record.parts))
-        # A part without which the loss falls, or hardly rises, stands on the line at the bottom.
+        # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
         floor = 0.1
         for kind, color, marker in zip(kinds, palette(len(kinds)), MARKERS, strict=False):
             own = [part for part in record.parts if part.kind == kind and part.kmacs_per_px]
