@@ -42,11 +42,10 @@ def validation_message(error: ValidationError, model: type[BaseModel], tree: obj
         tree: what it was given, so that the message shows the value as the user wrote it.
     """
     first = error.errors()[0]
-    # pydantic puts its own union branches and validators into the path; they mean nothing to users.
-    steps = [step for step in first["loc"] if not str(step).startswith(_NOT_FIELDS)]
+    steps, models = _walk(model, first["loc"])
     path, message = ".".join(map(str, steps)), first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = _fields_at(model, steps[:-1])
+        known = list(models[0].model_fields) if len(models) == 1 else []
         return f"unknown field '{path}'.{near(str(steps[-1]), known)} Known: {one_of(known)}."
     if first["type"] == "missing":
         return f"'{path}' is missing"
@@ -65,17 +64,27 @@ def validation_message(error: ValidationError, model: type[BaseModel], tree: obj
 _NOT_FIELDS = ("function-", "constrained", "literal", "tuple", "nullable", "tagged-union", "[key]")
 
 
-def _fields_at(model: type[BaseModel], steps: Sequence[int | str]) -> list[str]:
-    """Return the names of the fields that a model has below ``steps``."""
-    for step in steps:
-        field = model.model_fields.get(str(step))
-        if field is None:
-            continue  # an index, or a key of a mapping
-        below = list(_models_in(field.annotation))
-        if len(below) != 1:
-            return []
-        model = below[0]
-    return list(model.model_fields)
+def _walk(
+    model: type[BaseModel], loc: Sequence[int | str]
+) -> tuple[list[int | str], list[type[BaseModel]]]:
+    """Return a location without pydantic's own steps, and the models that its last field is of."""
+    steps: list[int | str] = []
+    models = [model]
+    for step in loc:
+        tagged = [each for each in models if len(models) > 1 and step in _tags(each)]
+        if tagged or str(step).startswith(_NOT_FIELDS):
+            models = tagged or models
+            continue
+        steps.append(step)
+        fields = [each.model_fields[step] for each in models if step in each.model_fields]
+        if fields:  # else an index, or a key of a mapping
+            models = [below for field in fields for below in _models_in(field.annotation)]
+    return steps, models
+
+
+def _tags(model: type[BaseModel]) -> tuple[object, ...]:
+    """Return the values of a model's literal fields, by which a union tells it from others."""
+    return tuple(tag for field in model.model_fields.values() for tag in get_args(field.annotation))
 
 
 def _models_in(annotation: object) -> Iterator[type[BaseModel]]:

@@ -21,16 +21,17 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.reporting import pareto_front, save_figure
 from tcm_lab.reporting.plots import MARKERS, SOFT, new_figure, palette, style
+from tcm_lab.study.context import StudyContext
 from tcm_lab.study.importance import hypervolume
-from tcm_lab.study.ledger import Ledger
-from tcm_lab.study.plan import Plan
 from tcm_lab.study.proposals import Proposals
-from tcm_lab.study.run import enqueue_missing, known_variants, prepare
+from tcm_lab.study.queue import StudyTrial, TrialAttributes, TrialQueue
+from tcm_lab.study.run import enqueue_missing, prepare
 from tcm_lab.study.space import Space, load_space
-from tcm_lab.study.variants import Assembler, Variant
+from tcm_lab.study.variants import Variant, Variants
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from optuna.trial import Trial
 
 FOLDER = Path(__file__).parent
 SEEDS = 10
@@ -67,9 +68,9 @@ class Known:
 
     def __init__(self, space: Space) -> None:
         self.points: dict[str, Point] = {}
-        assembler = Assembler(space)
-        for params in assembler.points():
-            self.measure(assembler.build(params), space)
+        variants = Variants(space)
+        for params in variants.points():
+            self.measure(variants.build(params), space)
         rows = list(self.points.values())
         self.reference = (max(x for x, _ in rows), max(y for _, y in rows))
         self.volume = hypervolume(rows, self.reference)
@@ -98,38 +99,44 @@ class Known:
         return sorted(row for row, best in zip(rows, marks, strict=True) if best)
 
 
-class MemoryLedger(Ledger):
-    """The engine's ledger over Optuna's storage in memory, for one worker that nobody kills."""
+class MemoryQueue(TrialQueue):
+    """The engine's queue over Optuna's storage in memory, for one worker that is never killed."""
 
     def __init__(self, objectives: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._finished: dict[int, StudyTrial] = {}
+        self._claimed: set[str] = set()
         self.study = optuna.create_study(directions=["minimize"] * objectives)
 
+    def claim(self, trial: Trial, key: str) -> bool:
+        """Take hold of a training, which no other worker can want."""
+        self.note(trial, TrialAttributes(key=key))
+        is_free = key not in self._claimed
+        self._claimed.add(key)
+        return is_free
 
-def search(plan: Plan, known: Known, evaluations: int) -> list[Point]:
+
+def search(context: StudyContext, known: Known, evaluations: int) -> list[Point]:
     """Return what one search evaluates, in its order."""
-    ledger = MemoryLedger(len(plan.space.objectives))
-    enqueue_missing(ledger, known_variants(plan.space))
-    proposals = Proposals(plan, ledger, worker=0)
+    space = context.space
+    queue = MemoryQueue(len(space.objectives))
+    enqueue_missing(queue, space, [context.variants.baseline()])
+    proposals = Proposals(context, queue, worker=0)
     found: list[Point] = []
     while len(found) < evaluations:
-        proposal = proposals.take(ledger.trials())
-        if proposal is not None:
-            trial, variant, _ = proposal
-            found.append(known.measure(variant, plan.space))
-            ledger.study.tell(trial, found[-1])
+        job = proposals.take(queue.trials())
+        if job is not None:
+            found.append(known.measure(job.variant, space))
+            queue.study.tell(job.trial, found[-1])
     return found
 
 
-def plan_of(space: Space, sampler: str, seed: int, evaluations: int) -> Plan:
-    """Return the plan of one search."""
+def context_of(space: Space, sampler: str, seed: int, evaluations: int) -> StudyContext:
+    """Return the context of one search."""
     searched = space.model_copy(update={"sampler": sampler, "seed": seed})
-    plan = prepare(
-        searched, out=FOLDER, data=None, eval_data=None, storage=None, trials=None, cache=None
-    )
-    return replace(plan, trials=evaluations)
+    return replace(prepare(searched, out=FOLDER), trials=evaluations)
 
 
 def reached(shares: Sequence[float]) -> int | None:
@@ -220,15 +227,15 @@ def main() -> None:
         histories: Histories = {}
         for sampler, evaluations in EVALUATIONS.items():
             for seed in range(SEEDS):
-                plan = plan_of(space, sampler, seed, evaluations)
-                shares = known.shares(search(plan, known, evaluations))
+                context = context_of(space, sampler, seed, evaluations)
+                shares = known.shares(search(context, known, evaluations))
                 histories.setdefault(sampler, []).append(shares)
                 print(f"{sampler} seed {seed}: {GOAL:.0%} after {reached(shares)}", flush=True)
         write_atomically(records, rows_of(histories))
         front = "".join(f"{x:.4f},{y:.4f}\n" for x, y in known.front())
         write_atomically(FOLDER / "front.csv", "lagrangian_percent,kmacs_per_px\n" + front)
     histories = read_rows(records.read_text())
-    variants = Assembler(space).count()
+    variants = Variants(space).count()
     assert variants is not None
     save_figure(figure(histories, variants), FOLDER / "hypervolume")
     for sampler, runs in histories.items():

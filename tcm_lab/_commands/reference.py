@@ -36,7 +36,13 @@ def configuration_tables() -> dict[str, list[Table]]:
     from tcm_lab.reporting import layer_table
     from tcm_lab.reporting.field_tables import field_table
     from tcm_lab.study import Space
-    from tcm_lab.study.axes import Axis
+    from tcm_lab.study.axes import (
+        CategoricalAxis,
+        FloatAxis,
+        IntegerAxis,
+        OrdinalAxis,
+        OverrideAxis,
+    )
     from tcm_lab.study.space import Budget
     from tcm_lab.training import RECIPES, Recipe
 
@@ -57,7 +63,11 @@ def configuration_tables() -> dict[str, list[Table]]:
         "Blocks, attention modules and resamplers": [layer_table(registries), *layers],
         "A search space": [
             field_table(Space, "Space: the whole file"),
-            field_table(Axis, "Axis: one of axes"),
+            field_table(CategoricalAxis, "CategoricalAxis: one of axes, or a plain list"),
+            field_table(OrdinalAxis, "OrdinalAxis: one of axes"),
+            field_table(IntegerAxis, "IntegerAxis: one of axes"),
+            field_table(FloatAxis, "FloatAxis: one of axes"),
+            field_table(OverrideAxis, "OverrideAxis: one of axes"),
             field_table(Budget, "Budget: budget"),
         ],
         f"A training recipe ({', '.join(sorted(RECIPES))})": [field_table(Recipe, "Recipe")],

@@ -1,157 +1,62 @@
-"""One axis of a search space: which fields it sets, which values it takes, and when it acts."""
+"""The axes of a search: which fields each sets, which values it takes, and when it acts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import ConfigError
+from tcm_lab.codec import VariantConfig
+from tcm_lab.codec.overrides import read_field
+from tcm_lab.errors import ConfigError, near, one_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 Key: TypeAlias = str | int | float | bool | None
-"""A value as the sampler, the database and a variant's label know it."""
+"""A value as records, conditions and labels know it."""
 
 _MAX_GRID = 10_000
+_LIMIT = 2**31
+_DIGITS = 12  # arithmetic on steps moves the last digits
 
 
-class Axis(Frozen):
-    """A choice that the search makes.
+class AxisBase(Frozen, ABC):
+    """What every axis has, and what the search asks of it."""
 
-    Attributes:
-        path: the dotted field that it sets; several fields, or a pattern such as ``g_*.split``,
-            are tied and get the same value. Without one, the axis's name is the path.
-        kind: ``categorical`` takes ``choices``; ``int`` and ``float`` take ``low`` and ``high``;
-            ``override`` takes ``choices`` each of which sets fields of its own.
-        choices: the values, or a label for each of them (for values that are mappings or lists);
-            of an ``override``, a label for each mapping of dotted fields to values.
-        low: least value.
-        high: greatest value.
-        step: distance between neighbouring values.
-        log: whether values are spread by their logarithm.
-        when: the axis acts only where each named earlier axis has one of the listed values.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     path: str | tuple[str, ...] = ()
-    kind: Literal["categorical", "int", "float", "override"] = "categorical"
-    choices: tuple[JsonValue, ...] | dict[str, JsonValue] | None = Field(
-        default=None, description="the values, or a mapping of labels to values"
-    )
-    low: float | None = None
-    high: float | None = None
-    step: float | None = Field(default=None, gt=0)
-    log: bool = False
+    """The dotted field to set; several fields, or a pattern such as ``g_*.split``, get the same
+    value. By default, the axis's name."""
     when: dict[str, tuple[Key, ...]] = Field(default_factory=dict)
+    """The axis acts only where each named earlier axis has one of the listed values."""
 
-    @model_validator(mode="before")
+    @field_validator("when", mode="before")
     @classmethod
-    def _list_is_choices(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return {"choices": value}
-        if isinstance(value, Mapping) and isinstance(value.get("when"), Mapping):
-            when = {k: v if isinstance(v, list | tuple) else [v] for k, v in value["when"].items()}
-            return {**value, "when": when}
-        return value
-
-    @model_validator(mode="after")
-    def _has_what_its_kind_needs(self) -> Axis:
-        if self.kind == "override":
-            if self.path:
-                raise ConfigError("kind override takes no path; its choices name their fields")
-            choices = self.choices if isinstance(self.choices, dict) else {"": self.choices}
-            unnamed = [key for key, fields in choices.items() if not isinstance(fields, dict)]
-            if unnamed:
-                raise ConfigError(
-                    f"choices{unnamed[0] and f'.{unnamed[0]}'}: kind override takes labels with "
-                    "mappings of fields to values, such as {wide: {g_a.width: 64, g_s.width: 64}}"
-                )
-        if self.discrete:
-            if not self.choices:
-                raise ConfigError("choices are missing; list the values that the axis takes")
-            if self.low is not None or self.high is not None or self.step is not None or self.log:
-                raise ConfigError("low, high, step and log belong to kind int or float")
-            keys = [key for key, _ in self.options]
-            twice = [key for i, key in enumerate(keys) if _among(key, keys[:i])]
-            if twice:
-                raise ConfigError(f"choices: {twice[0]!r} stands there twice; leave one out")
-            return self
-        if self.choices is not None:
-            raise ConfigError(f"kind {self.kind} takes low and high, not choices")
-        if self.low is None or self.high is None:
-            raise ConfigError(f"kind {self.kind} needs low and high")
-        if not self.low < self.high:
-            raise ConfigError(f"low = {self.low:g} is not below high = {self.high:g}")
-        numbers = [n for n in (self.low, self.high, self.step) if n is not None]
-        if self.kind == "int" and any(number != int(number) for number in numbers):
-            raise ConfigError("kind int takes whole numbers for low, high and step")
-        if self.log and self.low <= 0:
-            raise ConfigError(f"log needs low above 0, not {self.low:g}")
-        if self.log and self.step is not None:
-            raise ConfigError("log and step exclude each other; leave one out")
-        return self
-
-    @property
-    def discrete(self) -> bool:
-        """Whether its values are listed."""
-        return self.kind in ("categorical", "override")
+    def _one_value_is_a_list(cls, when: Any) -> Any:
+        if not isinstance(when, Mapping):
+            return when
+        return {k: v if isinstance(v, list | tuple) else [v] for k, v in when.items()}
 
     def paths(self, name: str) -> tuple[str, ...]:
-        """Return the fields that the axis called ``name`` sets; not of an ``override``."""
-        if isinstance(self.path, str):
-            return (self.path,)
-        return self.path or (name,)
+        """Return the fields that the axis called ``name`` sets."""
+        return (self.path,) if isinstance(self.path, str) else self.path or (name,)
 
     def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
         """Return what the axis called ``name`` writes into the configuration for ``key``."""
-        value = self.value(key)
-        if self.kind == "override":
-            assert isinstance(value, dict)
-            return value
-        return dict.fromkeys(self.paths(name), value)
+        return dict.fromkeys(self.paths(name), self.value(key))
 
-    def says(self, name: str, key: Key) -> str:
-        """Return ``key`` as labels say it: an ``override``'s choices have names of their own."""
-        return show(key) if self.kind == "override" else f"{name} {show(key)}"
-
-    @property
-    def options(self) -> list[tuple[Key, JsonValue]]:
-        """Each choice's key and value; only of a discrete axis."""
-        if isinstance(self.choices, dict):
-            return list(self.choices.items())
-        return [(_key(value), value) for value in self.choices or ()]
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Least and greatest value of a range."""
-        assert self.low is not None
-        assert self.high is not None
-        return self.low, self.high
-
-    def value(self, key: Key) -> JsonValue:
-        """Return what ``key`` stands for."""
-        if not self.discrete:
-            return key
-        for known, value in self.options:
-            if same(known, key):
-                return value
-        raise ConfigError(f"{key!r} is not among its choices")
-
-    def canonical(self, drawn: Key) -> Key:
-        """Return the key that a sampler's value means; arithmetic may have moved its last digit."""
-        if self.kind == "int":
-            return int(drawn)  # type: ignore[arg-type]  # an IntDistribution draws numbers
-        if self.kind == "float":
-            return round(float(drawn), 12)  # type: ignore[arg-type]  # likewise
-        keys = [key for key, _ in self.options]
-        if _is_number(drawn) and all(map(_is_number, keys)):
-            return min(keys, key=lambda key: abs(float(key) - float(drawn)))  # type: ignore[arg-type]
-        return drawn
+    def label(self, name: str, key: Key) -> str:
+        """Return what tables call ``key``."""
+        return f"{name} {show(key)}"
 
     def acts(self, params: Mapping[str, Key]) -> bool:
         """Say whether the axis has a value where the axes before it have ``params``."""
@@ -159,54 +64,365 @@ class Axis(Frozen):
             name in params and _among(params[name], allowed) for name, allowed in self.when.items()
         )
 
-    def with_choice(self, value: JsonValue) -> Axis:
-        """Return this axis with one more choice in front."""
-        if isinstance(self.choices, dict):
-            choices: Any = {str(_key(value)): value, **self.choices}
-        else:
-            choices = (value, *(self.choices or ()))
-            if all(_is_number(choice) for choice in choices):
-                choices = tuple(sorted(choices))
-        return self.model_copy(update={"choices": choices})
+    def base_value(self, name: str, base: VariantConfig) -> JsonValue:
+        """Return what the base has in the axis's fields.
 
+        Raises:
+            ConfigError: a path leads nowhere, or the tied fields differ.
+        """
+        tree = base.model_dump(mode="json")
+        values: list[JsonValue] = [read_field(tree, path) for path in self.paths(name)]
+        if any(value != values[0] for value in values):
+            raise ConfigError(
+                f"ties fields that differ in the base ({values}); give each its own axis"
+            )
+        return values[0]
+
+    def value(self, key: Key) -> JsonValue:
+        """Return what ``key`` stands for."""
+        return key
+
+    def encode(self, key: Key) -> Key:
+        """Return ``key`` as the sampler and the database know it."""
+        return key
+
+    def decode(self, drawn: Any) -> Key:
+        """Return the key that a sampler's value means."""
+        key: Key = drawn
+        return key
+
+    def suggest(self, trial: Trial, name: str) -> Key:
+        """Return the key that Optuna proposes, or that the queue fixed."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        drawn = self.distribution()
+        if isinstance(drawn, IntDistribution):
+            return self.decode(
+                trial.suggest_int(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+            )
+        if isinstance(drawn, FloatDistribution):
+            return self.decode(
+                trial.suggest_float(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
+            )
+        return self.decode(trial.suggest_categorical(name, self.grid()))
+
+    @abstractmethod
     def grid(self) -> list[Key]:
         """Return every value.
 
         Raises:
-            ConfigError: there are infinitely many.
+            ConfigError: there are too many, or infinitely many.
         """
-        if self.discrete:
-            return [key for key, _ in self.options]
-        if self.kind == "float" and self.step is None:
-            raise ConfigError("a float axis without step has no grid; give step or choices")
-        low, high = self.ends
-        step = self.step or 1
-        count = int((high - low) / step + 1e-9) + 1
-        if count > _MAX_GRID:
-            raise ConfigError(f"{count} values are too many for a grid; give a larger step")
-        values = [low + i * step for i in range(count)]
-        return [int(v) if self.kind == "int" else round(v, 12) for v in values]
 
+    @abstractmethod
     def distribution(self) -> BaseDistribution:
-        """Return what Optuna's samplers draw from; evenly spaced numbers keep their order."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
+        """Return what Optuna's samplers draw encoded keys from."""
+
+    @abstractmethod
+    def check(self, name: str, base: VariantConfig) -> None:
+        """Raise ConfigError where a path leads nowhere or a listed value can't be built."""
+
+    @abstractmethod
+    def base_key(self, name: str, base: VariantConfig) -> Key:
+        """Return the key that leaves ``base`` as it is.
+
+        Raises:
+            ConfigError: there is none.
+        """
+
+    def including(self, name: str, base: VariantConfig) -> AxisBase:
+        """Return the axis with a key that leaves ``base`` as it is."""
+        self.base_key(name, base)
+        return self
+
+    def draw(self, rng: random.Random) -> Key:
+        """Draw a key uniformly."""
+        return rng.choice(self.grid())
+
+
+class _Listed(AxisBase):
+    """An axis whose values are listed."""
+
+    choices: tuple[JsonValue, ...] | dict[str, JsonValue] = Field(min_length=1)
+    """The values, or a mapping of labels to values (for values that are mappings or lists)."""
+
+    @field_validator("choices")
+    @classmethod
+    def _differ(cls, choices: Any) -> Any:
+        keys = list(choices) if isinstance(choices, dict) else [_key(value) for value in choices]
+        for index, key in enumerate(keys):
+            if isinstance(key, float) and not math.isfinite(key):
+                raise ConfigError(f"{key} is not a finite number")
+            if _among(key, keys[:index]):
+                raise ConfigError(f"duplicate choice {key!r}")
+        return choices
+
+    @property
+    def options(self) -> list[tuple[Key, JsonValue]]:
+        """Each choice's key and value."""
+        if isinstance(self.choices, dict):
+            return list(self.choices.items())
+        return [(_key(value), value) for value in self.choices]
+
+    def grid(self) -> list[Key]:
+        return [key for key, _ in self.options]
+
+    def value(self, key: Key) -> JsonValue:
+        for known, value in self.options:
+            if same(known, key):
+                return value
+        raise ConfigError(
+            f"{show(key)} is not among the choices {', '.join(map(show, self.grid()))}"
         )
 
-        if self.kind == "int":
-            low, high = self.ends
-            return IntDistribution(int(low), int(high), self.log, int(self.step or 1))
-        if self.kind == "float":
-            return FloatDistribution(*self.ends, self.log, self.step)
-        keys = self.grid()
-        step = _even_step(keys)
-        if step is None:
-            return CategoricalDistribution(keys)
-        if all(isinstance(key, int) for key in keys):
-            return IntDistribution(keys[0], keys[-1], step=int(step))  # type: ignore[arg-type]
-        return FloatDistribution(keys[0], keys[-1], step=step)  # type: ignore[arg-type]
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.grid())
+
+    def check(self, name: str, base: VariantConfig) -> None:
+        self.base_value(name, base)
+        for key, value in self.options:
+            try:
+                base.override(self.changes(name, key))
+            except ConfigError as error:
+                raise ConfigError(f"value {value!r}: {error}") from None
+
+    def base_key(self, name: str, base: VariantConfig) -> Key:
+        for key in self.grid():
+            try:
+                changed = base.override(self.changes(name, key))
+            except ConfigError:
+                continue
+            if changed.fingerprint == base.fingerprint:
+                return key
+        raise ConfigError("the base's own value is not among the choices")
+
+    def including(self, name: str, base: VariantConfig) -> AxisBase:
+        try:
+            return super().including(name, base)
+        except ConfigError:
+            return self.model_copy(update={"choices": self._with_base(name, base)})
+
+    def _with_base(self, name: str, base: VariantConfig) -> Any:
+        """Return the choices and one that leaves the base as it is; numbers ascend."""
+        own = self.base_value(name, base)
+        if isinstance(self.choices, dict):
+            return {str(_key(own)): own, **self.choices}
+        choices = (own, *self.choices)
+        return tuple(sorted(choices)) if all(map(_is_number, choices)) else choices
+
+
+class CategoricalAxis(_Listed):
+    """Values without an order; a plain list is short for this."""
+
+    kind: Literal["categorical"] = "categorical"
+
+
+class OrdinalAxis(_Listed):
+    """Values in an order that the sampler may rely on: neighbours are alike."""
+
+    kind: Literal["ordinal"]
+
+    def encode(self, key: Key) -> int:
+        """Return the key's place in the order."""
+        return next(place for place, known in enumerate(self.grid()) if same(known, key))
+
+    def decode(self, drawn: Any) -> Key:
+        """Return the key at a place in the order."""
+        return self.grid()[int(drawn)]
+
+    def distribution(self) -> BaseDistribution:
+        """Return the places in the order."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(0, len(self.choices) - 1)
+
+    def _with_base(self, name: str, base: VariantConfig) -> Any:
+        choices = super()._with_base(name, base)
+        if not all(map(_is_number, choices)):
+            raise ConfigError(
+                f"the base has {self.base_value(name, base)!r}; list it where it belongs in the "
+                "order, so that the baseline is one of the variants"
+            )
+        return choices
+
+
+class OverrideAxis(_Listed):
+    """Choices that set fields of their own."""
+
+    kind: Literal["override"]
+    path: tuple[()] = ()
+    """Not used: the choices name their fields."""
+    choices: dict[str, JsonValue] = Field(min_length=1)
+    """A label for each mapping of dotted fields to values."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _has_no_path(cls, path: Any) -> Any:
+        if path:
+            raise ConfigError("an override takes no path; its choices name their fields")
+        return path
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _are_mappings(cls, choices: Any) -> Any:
+        named = choices if isinstance(choices, Mapping) else {"": choices}
+        for label, fields in named.items():
+            if not isinstance(fields, Mapping):
+                raise ConfigError(
+                    f"{label or 'a list'}: an override takes labels with mappings of fields to "
+                    "values, such as {wide: {g_a.width: 64, g_s.width: 64}}"
+                )
+        return choices
+
+    def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
+        """Return the choice's own fields."""
+        fields = self.value(key)
+        assert isinstance(fields, dict)
+        return fields
+
+    def label(self, name: str, key: Key) -> str:
+        """Return the choice's own name."""
+        return show(key)
+
+    def check(self, name: str, base: VariantConfig) -> None:
+        """Try every choice."""
+        for key in self.grid():
+            try:
+                base.override(self.changes(name, key))
+            except ConfigError as error:
+                raise ConfigError(f"value {key!r}: {error}") from None
+
+    def _with_base(self, name: str, base: VariantConfig) -> Any:
+        if "base" in self.choices:
+            raise ConfigError("choices.base: this label is reserved for the base; choose another")
+        return {"base": {}, **self.choices}
+
+
+class _Range(AxisBase):
+    """An axis of numbers between two ends."""
+
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    step: float | None = None
+    """Distance between neighbouring values."""
+    log: bool = False
+    """Whether values are spread evenly by their logarithm."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> _Range:
+        if not self.low < self.high:
+            raise ConfigError(f"low = {self.low:g} is not below high = {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ConfigError(f"low = {self.low:g}: must be above 0 where log is set")
+        if self.log and self.step is not None:
+            raise ConfigError("log and step cannot be combined")
+        return self
+
+    @property
+    def _spacing(self) -> float | None:
+        return self.step
+
+    def _number(self, value: float) -> float:
+        return round(value, _DIGITS)
+
+    def grid(self) -> list[Key]:
+        if self._spacing is None:
+            raise ConfigError("a float axis without step has no grid; give step or choices")
+        count = int((self.high - self.low) / self._spacing + 1e-9) + 1
+        if count > _MAX_GRID:
+            raise ConfigError(f"{count} values are too many for a grid; give a larger step")
+        return [self._number(self.low + index * self._spacing) for index in range(count)]
+
+    def check(self, name: str, base: VariantConfig) -> None:
+        self.base_value(name, base)
+
+    def base_key(self, name: str, base: VariantConfig) -> Key:
+        value = self.base_value(name, base)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"the base has {value!r}, which is not a number")
+        steps = (value - self.low) / self._spacing if self._spacing else 0.0
+        if not self.low <= value <= self.high or abs(steps - round(steps)) > 1e-9:
+            raise ConfigError(
+                f"the base's own value {value:g} is not in the range from {self.low:g} to "
+                f"{self.high:g}; widen it, so that the baseline is one of the variants"
+            )
+        return value
+
+
+_Whole = Annotated[int, Field(ge=-_LIMIT, le=_LIMIT)]
+
+
+class IntegerAxis(_Range):
+    """Whole numbers between two ends."""
+
+    kind: Literal["integer"]
+    low: _Whole
+    high: _Whole
+    step: Annotated[int, Field(gt=0, le=_LIMIT)] | None = None
+
+    @property
+    def _spacing(self) -> float:
+        return self.step or 1
+
+    def _number(self, value: float) -> int:
+        return int(value)
+
+    def distribution(self) -> BaseDistribution:
+        """Return the whole numbers of the range."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, self.log, self.step or 1)
+
+
+class FloatAxis(_Range):
+    """Numbers between two ends."""
+
+    kind: Literal["float"]
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    def decode(self, drawn: Any) -> Key:
+        """Return a number without the error of its last digits."""
+        return self._number(drawn)
+
+    def distribution(self) -> BaseDistribution:
+        """Return the numbers of the range."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, self.log, self.step)
+
+    def draw(self, rng: random.Random) -> Key:
+        """Draw a number uniformly."""
+        return super().draw(rng) if self.step else self._number(rng.uniform(self.low, self.high))
+
+
+_KINDS = ("categorical", "ordinal", "integer", "float", "override")
+
+
+def _long_form(axis: Any) -> Any:
+    """Spell a plain list, or a mapping without kind, as a categorical axis."""
+    if isinstance(axis, list | tuple):
+        return {"kind": "categorical", "choices": axis}
+    if not isinstance(axis, Mapping):
+        return axis
+    axis = {"kind": "categorical", **axis}
+    if axis["kind"] not in _KINDS:
+        kind = axis["kind"]
+        raise ConfigError(f"kind = {kind!r}:{near(str(kind), _KINDS)} Write {one_of(_KINDS)}")
+    return axis
+
+
+Axis: TypeAlias = Annotated[
+    CategoricalAxis | OrdinalAxis | IntegerAxis | FloatAxis | OverrideAxis,
+    Field(discriminator="kind"),
+    BeforeValidator(_long_form),
+]
+"""A search axis, told apart by its ``kind``."""
 
 
 def show(key: Key) -> str:
@@ -221,7 +437,7 @@ def same(a: Key, b: Key) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-def _among(key: Key, keys: Any) -> bool:
+def _among(key: Key, keys: Iterable[Key]) -> bool:
     return any(same(key, other) for other in keys)
 
 
@@ -234,15 +450,3 @@ def _key(value: JsonValue) -> Key:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
-
-
-def _even_step(keys: list[Key]) -> float | None:
-    """Return the step of at least three ascending, evenly spaced numbers."""
-    numbers = [float(key) for key in keys if _is_number(key)]  # type: ignore[arg-type]  # checked
-    if len(numbers) < len(keys) or len(numbers) < 3:
-        return None
-    step = numbers[1] - numbers[0]
-    gaps = (b - a for a, b in pairwise(numbers))
-    if step <= 0 or any(abs(gap - step) > 1e-9 * max(map(abs, numbers)) for gap in gaps):
-        return None
-    return step

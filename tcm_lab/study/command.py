@@ -16,7 +16,7 @@ from tcm_lab.errors import LabError, near, one_of
 from tcm_lab.reporting import Format
 
 if TYPE_CHECKING:
-    from tcm_lab.study.plan import Tell
+    from tcm_lab.study.context import OnEvent
     from tcm_lab.study.result import StudyResult
     from tcm_lab.study.space import Space
 
@@ -77,7 +77,7 @@ def study(
     )
     result = run_study(
         searched, out=out, data=data, eval_data=eval_data, storage=storage, workers=workers,
-        trials=trials, cache=cache, showing=lambda todo, done: _showing(searched, todo, done),
+        trials=trials, cache=cache, display=lambda todo, done: _showing(searched, todo, done),
     )  # fmt: skip
     return _finish(result, command)
 
@@ -91,20 +91,11 @@ def _submit(
     **where: Any,
 ) -> int:
     """Queue a study's trainings, and submit the jobs that will do them."""
-    from tcm_lab.study.run import begin, prepare
-    from tcm_lab.study.slurm import submit_workers
+    from tcm_lab.study.run import submit_study
 
-    if storage is None:
-        raise LabError(
-            "launcher slurm: nodes share no SQLite file safely. Give --storage "
-            "postgresql+psycopg://USER@HOST/DATABASE."
-        )
-    plan = prepare(space, storage=storage, **where)
-    begin(plan)
-    jobs = submit_workers(plan, workers or 1, options)
-    numbers = ", ".join(job.job_id for job in jobs)
-    print(f"Submitted {len(jobs)} workers as jobs {numbers}; logs in {plan.out}/slurm.")
-    print(f"When they have ended: tcm-lab study report {plan.out} --storage …")
+    out, jobs = submit_study(space, workers=workers, options=options, storage=storage, **where)
+    print(f"Submitted {len(jobs)} workers as jobs {', '.join(jobs)}; logs in {out}/slurm.")
+    print(f"When they have ended: tcm-lab study report {out} --storage …")
     return 0
 
 
@@ -190,7 +181,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _showing(space: Space, todo: int, done: int) -> Iterator[Tell]:
+def _showing(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
     from rich.console import Console
 
     from tcm_lab.study.display import Display

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tcm_lab._utils.progress import LINE_EVERY_S, duration
-from tcm_lab.study.plan import Event
+from tcm_lab.study.context import Event
 
 if TYPE_CHECKING:
     from rich.console import Console

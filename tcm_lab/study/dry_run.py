@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
-from tcm_lab.data import CropSource, open_images
+from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.axes import Key
-from tcm_lab.study.cost import exceeded, measure_cost
-from tcm_lab.study.proposals import draw_params
+from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.run import cores, prepare, worker_count
 from tcm_lab.study.space import Space
-from tcm_lab.study.variants import Assembler, Variant
+from tcm_lab.study.variants import Variant, Variants
 from tcm_lab.training import Recipe, train
 
 _COUNT_S = 5.0
@@ -55,22 +56,19 @@ def dry_run(
     workers: int | None,
     trials: int | None,
 ) -> str:
-    """Say a space's size, the baseline's cost, what the constraints leave, and the time it takes.
+    """Return a space's size, the baseline's cost, what the constraints leave, and the time needed.
 
     Nothing is trained or written; a few steps of a few variants are timed and forgotten.
 
     Raises:
         LabError: what would stop the study itself.
     """
-    plan = prepare(
-        space, out=None, data=data, eval_data=eval_data, storage=None, trials=trials,
-        cache=None, trainer=None,
-    )  # fmt: skip
-    assembler = Assembler(space)
-    baseline = assembler.baseline()
-    cost = measure_cost(baseline.config, space).metrics
-    points = assembler.count()
-    counted = _count(space, assembler)
+    context = prepare(space, data=data, eval_data=eval_data, trials=trials)
+    variants = context.variants
+    baseline = variants.baseline()
+    cost = variants.cost(baseline).metrics
+    points = variants.count()
+    counted = _count(variants)
     size = "infinitely many" if points is None else f"{points:,}"
     lines = [
         f"Space {space.name}: {size} combinations of {len(space.axes)} axes "
@@ -82,9 +80,9 @@ def dry_run(
     ]
     if space.enumerated and counted.whole and len(counted.variants) < 2:
         raise ConfigError("constraints: leave no variant beside the baseline; raise them")
-    fitting = len(counted.variants) if space.enumerated else plan.trials or 1
-    trainings = fitting * (plan.seeds if space.mode == "ablation" else 1)
-    seconds, dearest = _estimate(space, baseline, counted, data, eval_data)
+    fitting = len(counted.variants) if space.enumerated else context.trials
+    trainings = fitting * (space.budget.seeds if space.mode == "ablation" else 1)
+    seconds, dearest = _estimate(context, baseline, counted)
     count = min(worker_count(workers), trainings)
     recipe = space.budget.recipe_for(space.seed)
     # Workers share the cores that the timing had alone.
@@ -94,29 +92,30 @@ def dry_run(
         f"Budget: {trainings} trainings of {recipe.steps:,} steps ({recipe.name}), each about "
         f"{duration(seconds)} alone on a core ({dearest}).",
         f"Estimated time: about {duration(total)} with {count} worker{'s' if count > 1 else ''}"
-        f"{_more(space, plan.seeds)}. Nothing was trained.",
+        f"{_more(space)}. Nothing was trained.",
     ]
     return "\n".join(lines)
 
 
-def _more(space: Space, seeds: int) -> str:
+def _more(space: Space) -> str:
+    seeds = space.budget.seeds
     if seeds == 1 or space.mode == "ablation":
         return ""
     return f", and more for {seeds - 1} further seeds of each variant on the front"
 
 
-def _count(space: Space, assembler: Assembler) -> _Counted:
+def _count(variants: Variants) -> _Counted:
     """Count variants, all of them or as many as some seconds allow."""
     begun = time.monotonic()
     kept: list[tuple[Variant, float]] = []
     seen: set[str] = set()
     drawn = unbuildable = over = 0
-    points = assembler.count()
-    if space.enumerated or (points is not None and points <= 2000):
-        source = assembler.points()
+    points = variants.count()
+    if variants.space.enumerated or (points is not None and points <= 2000):
+        source = variants.points()
         whole = True
     else:
-        source = _draws(space)
+        source = _draws(variants)
         whole = False
     for params in islice(source, 100_000):
         if time.monotonic() - begun > _COUNT_S:
@@ -124,7 +123,7 @@ def _count(space: Space, assembler: Assembler) -> _Counted:
             break
         drawn += 1
         try:
-            variant = assembler.build(params)
+            variant = variants.build(params)
         except ConfigError:
             unbuildable += 1
             continue
@@ -132,18 +131,17 @@ def _count(space: Space, assembler: Assembler) -> _Counted:
             unbuildable += 1
             continue
         seen.add(variant.fingerprint)
-        cost = measure_cost(variant.config, space)
-        if exceeded(cost, space) and not variant.is_baseline:
+        if variants.exceeded(variant) and not variant.is_baseline:
             over += 1
         else:
-            kept.append((variant, cost.complexity.kmacs_per_px))
+            kept.append((variant, variants.cost(variant).complexity.kmacs_per_px))
     return _Counted(kept, drawn, unbuildable, over, whole)
 
 
-def _draws(space: Space) -> Iterator[dict[str, Key]]:
-    rng = random.Random(space.seed)
+def _draws(variants: Variants) -> Iterator[dict[str, Key]]:
+    rng = random.Random(variants.space.seed)
     while True:
-        yield draw_params(space, rng)
+        yield variants.draw(rng)
 
 
 def _left(space: Space, counted: _Counted) -> str:
@@ -162,16 +160,9 @@ def _left(space: Space, counted: _Counted) -> str:
     return f"Variants: {n} of {counted.drawn} drawn at random ({share:.0f} %) {within}."
 
 
-def _estimate(
-    space: Space,
-    baseline: Variant,
-    counted: _Counted,
-    data: Path | None,
-    eval_data: Path | None,
-) -> tuple[float, str]:
-    """Return the mean seconds of a training with its evaluation, and what it rests on."""
-    import torch
-
+def _estimate(context: StudyContext, baseline: Variant, counted: _Counted) -> tuple[float, str]:
+    """Return the mean seconds of a training with its evaluation, and how they were measured."""
+    space = context.space
     ordered = sorted(counted.variants, key=lambda pair: pair[1])
     probes = [baseline]
     if ordered:
@@ -182,9 +173,9 @@ def _estimate(
     torch.set_num_threads(1)
     logger = logging.getLogger("tcm_lab.evaluation")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # untrained weights code badly, which is no news
+    logger.setLevel(logging.ERROR)  # untrained weights code badly, as expected
     try:
-        times = [_time_one(config, recipe, data, eval_data) for config in configs.values()]
+        times = [_time_one(config, recipe, context.data) for config in configs.values()]
     finally:
         torch.set_num_threads(threads)
         logger.setLevel(level)
@@ -197,12 +188,10 @@ def _estimate(
     )
 
 
-def _time_one(
-    config: VariantConfig, recipe: Recipe, data: Path | None, eval_data: Path | None
-) -> tuple[float, float]:
+def _time_one(config: VariantConfig, recipe: Recipe, data: StudyData) -> tuple[float, float]:
     """Return seconds of one training step, and of coding all evaluation images at all rates."""
     codec = build(config)
-    crops = CropSource(open_images(data, "train"), crop=recipe.crop, seed=recipe.seed)
+    crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
     for step in range(_IMAGES_STEPS):  # what is painted once must not count for every step
         crops.batch(step, recipe.batch)
     warm = recipe.changed(steps=_WARM_UP_STEPS, warmup=0)
@@ -211,7 +200,7 @@ def _time_one(
     begun = time.perf_counter()
     train(codec, timed, crops, directory=None)
     step_s = (time.perf_counter() - begun) / _TIMED_STEPS
-    images = open_images(eval_data, "eval")
+    images = data.evaluation
     pixels = [height * width for height, width in images.sizes]
     smallest = min(range(len(images)), key=pixels.__getitem__)
     begun = time.perf_counter()

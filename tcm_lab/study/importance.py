@@ -109,7 +109,7 @@ def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> Study
         if not isnan(loss):
             study.add_trial(
                 optuna.create_trial(
-                    params={name: record.params[name] for name in always},
+                    params={n: space.axes[n].encode(record.params[n]) for n in always},
                     distributions={name: space.axes[name].distribution() for name in always},
                     value=loss,
                 )
@@ -179,7 +179,7 @@ def _valued(records: Sequence[TrialRecord], space: Space) -> list[tuple[TrialRec
 def _in_order(keys: list[Key], name: str, space: Space) -> list[Key]:
     """Return keys as the space lists them; numbers of a range ascend."""
     axis = space.axes[name]
-    if not axis.discrete:
+    if axis.kind in ("integer", "float"):
         return sorted(keys, key=float)  # type: ignore[arg-type]  # a range holds numbers
     order = axis.grid()
     return sorted(keys, key=order.index)

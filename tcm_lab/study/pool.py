@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
 import traceback
@@ -12,8 +13,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
+import torch
+
 from tcm_lab.errors import LabError
-from tcm_lab.study.plan import Event, Plan, Tell
+from tcm_lab.study.context import Event, OnEvent, StudyContext
+from tcm_lab.study.worker import work
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -21,25 +25,20 @@ if TYPE_CHECKING:
 _PATIENCE_S = 120.0
 
 
-def run_workers(plan: Plan, count: int, tell: Tell) -> None:
-    """Work on a study with ``count`` processes, or right here with one.
+def run_workers(context: StudyContext, count: int, on_event: OnEvent) -> None:
+    """Work on a study with ``count`` processes, or in this one.
 
-    A worker that is killed loses its training to the others, which take it up from its last
-    checkpoint.
+    If a worker is killed, another one resumes its training from the last checkpoint.
 
     Raises:
-        LabError: a worker met something that ends the study, or all of them were killed.
+        LabError: a worker failed in a way that ends the study, or all of them were killed.
         KeyboardInterrupt: Ctrl-C, after every worker has saved its state.
     """
     if count == 1:
-        import torch
-
-        from tcm_lab.study.worker import work
-
-        torch.set_num_threads(plan.threads)
-        work(plan, 0, tell)
+        torch.set_num_threads(context.threads)
+        work(context, 0, on_event)
         return
-    pool = _Pool(plan, count, tell)
+    pool = _Pool(context, count, on_event)
     try:
         pool.listen()
     except BaseException:
@@ -49,69 +48,69 @@ def run_workers(plan: Plan, count: int, tell: Tell) -> None:
         raise pool.error
     if pool.killed == count:
         raise LabError(
-            "every worker was killed, perhaps for want of memory. Call again with fewer --workers; "
-            "the study goes on where it stopped."
+            "every worker was killed, perhaps for lack of memory. Rerun the command with fewer "
+            "--workers to resume."
         )
 
 
 class _Pool:
-    """The processes and what they say, each through a pipe of its own.
+    """The processes and their reports, each through a pipe of its own.
 
     A queue would be shared, and a worker that is killed while it writes would lock it for all.
     """
 
-    def __init__(self, plan: Plan, count: int, tell: Tell) -> None:
-        self.tell = tell
+    def __init__(self, context: StudyContext, count: int, on_event: OnEvent) -> None:
+        self.on_event = on_event
         self.error: Exception | None = None
         self.killed = 0
         self.workers: dict[Connection, tuple[int, SpawnProcess]] = {}
-        context = get_context("spawn")
+        spawn, payload = get_context("spawn"), pickle.dumps(context)
         gpus = visible_gpus()
         before = signal.getsignal(signal.SIGINT)
         # A child must not die of a Ctrl-C before it can save; it listens once it is ready.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with _environment() as environment:
-            environment["OMP_NUM_THREADS"] = str(plan.threads)
+            environment["OMP_NUM_THREADS"] = str(context.threads)
             for index in range(count):
                 if gpus:
                     environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_child, args=(plan, index, theirs), daemon=True)
+                ours, theirs = spawn.Pipe(duplex=False)
+                process = spawn.Process(target=_child, args=(payload, index, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 self.workers[ours] = (index, process)
         signal.signal(signal.SIGINT, before)
 
     def listen(self) -> None:
-        """Pass on what the workers say until they have ended, or one has failed."""
+        """Pass events on until all workers have ended, or one has failed."""
         while self.workers:
             for ready in wait(list(self.workers)):
                 assert isinstance(ready, Connection)
-                self._hear(ready)
+                self._receive(ready)
             if self.error is not None:
                 self.interrupt()
                 return
 
-    def _hear(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> None:
         index, process = self.workers[connection]
         try:
-            said = connection.recv()
+            received = connection.recv()
         except (EOFError, OSError):
             del self.workers[connection]
             process.join(_PATIENCE_S)
             if process.exitcode not in (0, None):
                 self.killed += 1
-                why = f"killed (exit code {process.exitcode}); the others take its training up"
-                self.tell(Event("killed", index, label=f"worker {index + 1}", text=why))
+                why = f"killed (exit code {process.exitcode}); another worker resumes its training"
+                self.on_event(Event("killed", index, label=f"worker {index + 1}", text=why))
             return
-        if isinstance(said, Event):
-            self.tell(said)
+        if isinstance(received, Event):
+            self.on_event(received)
         elif self.error is None:
-            is_ours, message = said
+            is_ours, message = received
             self.error = LabError(message) if is_ours else RuntimeError(message)
 
     def interrupt(self) -> None:
-        """Let every worker save and end; whoever does not in time is killed."""
+        """Let every worker save its state and end; one that takes too long is killed."""
         for _, process in self.workers.values():
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
@@ -130,8 +129,6 @@ class _Pool:
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    import torch
-
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else [str(index) for index in range(count)]
@@ -148,24 +145,21 @@ def _environment() -> Iterator[MutableMapping[str, str]]:
         os.environ.update(before)
 
 
-def _child(plan: Plan, index: int, connection: Connection) -> None:
-    """Be a worker."""
+def _child(payload: bytes, index: int, connection: Connection) -> None:
+    """Be a worker; the study is unpickled here, once its layers are imported."""
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    import torch
 
-    torch.set_num_threads(plan.threads)
-
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         try:
             connection.send(event)
-        except OSError:  # the parent is gone; the training goes on when the study is called again
+        except OSError:  # the parent is gone; the training resumes when the command is rerun
             raise KeyboardInterrupt from None
 
-    from tcm_lab.study.worker import work
-
     try:
-        work(plan, index, tell)
+        context: StudyContext = pickle.loads(payload)
+        torch.set_num_threads(context.threads)
+        work(context, index, on_event)
     except KeyboardInterrupt:
         return
     except LabError as error:

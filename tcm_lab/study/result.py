@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from tcm_lab.errors import LabError, validation_message
-from tcm_lab.study.ledger import Ledger
+from tcm_lab.study.queue import DATABASE, open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import sqlite_url, storage_errors
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-DATABASE = "study.db"
 SPACE = "space.yaml"
 RECORDS = "records.jsonl"
 
@@ -61,19 +56,9 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
             f"{folder}: holds no study (neither {DATABASE} nor {SPACE} with {RECORDS}). Give a "
             "study's folder, and its database with --storage if that is elsewhere."
         )
-    url = storage or sqlite_url(database)
-    with storage_errors(url), Ledger(url, folder.absolute().name) as ledger:
-        space = Space.model_validate(ledger.study.user_attrs["full_space"])
-        return read_ledger(ledger, space, folder)
-
-
-def read_ledger(ledger: Ledger, space: Space, out: Path) -> StudyResult:
-    """Return what an open study has found so far."""
-    failed = {}
-    for trial in ledger.trials("FAIL"):
-        if "reason" in trial.user_attrs:
-            failed[_label(trial, space)] = str(trial.user_attrs["reason"])
-    return StudyResult(space, out, tuple(ledger.records()), failed)
+    with storage_errors(storage or sqlite_url(database)), open_queue(folder, storage) as queue:
+        space = Space.model_validate(queue.study.user_attrs["full_space"])
+        return StudyResult(space, folder, tuple(queue.records()), queue.failures())
 
 
 def records_text(result: StudyResult) -> str:
@@ -91,7 +76,3 @@ def _published(path: Path) -> Iterator[TrialRecord]:
                 f"{validation_message(error, TrialRecord)}. Restore the published file, or write "
                 "it again with tcm-lab study report where the database is."
             ) from None
-
-
-def _label(trial: FrozenTrial, space: Space) -> str:
-    return ", ".join(space.axes[name].says(name, key) for name, key in trial.params.items())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tcm_lab.errors import LabError
-from tcm_lab.study.plan import Event, Plan
+from tcm_lab.study.context import Event, StudyContext
+from tcm_lab.study.worker import work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,34 +24,31 @@ class SlurmJob:
     """One worker that a node runs; submitit calls it, and again after a time limit.
 
     Attributes:
-        plan: the study.
+        payload: the study, pickled.
         index: which of its workers.
     """
 
-    plan: Plan
+    payload: bytes
     index: int
 
     def __call__(self) -> None:
         """Train variants until none is left."""
-        import torch
-
-        from tcm_lab.study.worker import work
-
-        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", self.plan.threads)))
-        work(self.plan, self.index, _print)
+        context: StudyContext = pickle.loads(self.payload)
+        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", context.threads)))
+        work(context, self.index, _print)
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """Ask for another job when the time is up; the training goes on from its last state."""
+        """Ask for another job when the time is up; it resumes the training from its last state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def submit_workers(plan: Plan, count: int, options: Sequence[str] = ()) -> list[Any]:
+def submit_workers(context: StudyContext, count: int, options: Sequence[str] = ()) -> list[Any]:
     """Submit ``count`` workers with a GPU each and return submitit's jobs.
 
     Args:
-        plan: the study; its folder must be on a file system that the nodes share.
+        context: the study; its folder must be on a file system that the nodes share.
         count: jobs.
         options: ``name=value`` for the cluster's own parameters, such as ``partition=gpu`` or
             ``timeout_min=720``.
@@ -62,7 +63,7 @@ def submit_workers(plan: Plan, count: int, options: Sequence[str] = ()) -> list[
             "launcher slurm: submitit is missing. pip install 'tcm-lab[slurm]'."
         ) from None
     cluster = "slurm"
-    parameters: dict[str, Any] = {"timeout_min": _LIMIT_MINUTES, "name": f"tcm-{plan.name}"}
+    parameters: dict[str, Any] = {"timeout_min": _LIMIT_MINUTES, "name": f"tcm-{context.name}"}
     for option in options:
         name, found, value = option.partition("=")
         if not found:
@@ -73,11 +74,12 @@ def submit_workers(plan: Plan, count: int, options: Sequence[str] = ()) -> list[
             parameters[name] = int(value) if value.isdigit() else value
     if cluster == "slurm":
         parameters.setdefault("slurm_gpus_per_node", 1)
-        parameters.setdefault("slurm_cpus_per_task", max(plan.threads, 1))
+        parameters.setdefault("slurm_cpus_per_task", max(context.threads, 1))
+    payload = pickle.dumps(context)
     try:
-        executor = submitit.AutoExecutor(folder=plan.out / "slurm", cluster=cluster)
+        executor = submitit.AutoExecutor(folder=context.out / "slurm", cluster=cluster)
         executor.update_parameters(**parameters)
-        return [executor.submit(SlurmJob(plan, index)) for index in range(count)]
+        return [executor.submit(SlurmJob(payload, index)) for index in range(count)]
     except (RuntimeError, FileNotFoundError, NameError, ValueError) as error:
         raise LabError(
             f"launcher slurm: {str(error).splitlines()[0]}. Submit from a node where sbatch works."

@@ -1,31 +1,34 @@
-"""A search space as a YAML file says it: validated against its base, field by field."""
+"""A search space as a YAML file describes it: validated against its fields and its base."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
-from pydantic import model_validator as validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, load_config
-from tcm_lab.errors import ConfigError, LabError, near, one_of
+from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
 from tcm_lab.metrics import METRICS
-from tcm_lab.study.axes import Axis
+from tcm_lab.study.axes import Axis, AxisBase, Key
 from tcm_lab.training import Recipe, get_recipe
+
+SCHEMA_FILE = "space.schema.json"
 
 
 def _known(name: str) -> str:
@@ -48,42 +51,42 @@ MetricName: TypeAlias = Annotated[str, AfterValidator(_known), _completed(METRIC
 """A registered metric."""
 CostName: TypeAlias = Annotated[str, AfterValidator(_known_before_training), _completed(_COSTS)]
 """A registered metric that is known before training."""
-SamplerName: TypeAlias = Literal["grid", "random", "tpe", "gp", "nsga2"]
-
-SCHEMA_FILE = "space.schema.json"
-
 
 _SET_APART = {
-    "name": "the recipe's; write another recipe",
+    "name": "the recipe's own; write another recipe",
     "steps": "budget.steps",
     "seed": "the space's own field; write seed beside axes, and seeds under budget",
 }
 
+_Count = Annotated[int, Field(gt=0, le=10**9)]
+_Side = Annotated[int, Field(gt=0, le=2**16)]
+_Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
 
 class Budget(Frozen):
-    """What a study may spend.
+    """What a study may spend."""
 
-    Attributes:
-        recipe: the named training recipe of every variant.
-        steps: steps of each training, instead of the recipe's.
-        changes: other fields of the recipe that differ, such as ``{crop: 128, batch: 4}``.
-        rate_levels: rates that one training learns, and one evaluation measures.
-        trials: variants to train, the baseline among them; a grid or an ablation has its own
-            number and takes none.
-        seeds: trainings of each variant on the front (of each variant, in an ablation).
-        rungs: shares of the steps after which a variant that another one dominates by more than
-            ``margin_percent`` is given up; the baseline never is.
-        margin_percent: by how much, in percent of Lagrangian cost.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     recipe: str = "laptop"
-    steps: PositiveInt | None = None
+    """The named training recipe of every variant."""
+    steps: _Count | None = None
+    """Steps of each training, instead of the recipe's."""
     changes: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
-    rate_levels: Annotated[int, Field(ge=2)] = 4
-    trials: PositiveInt | None = None
-    seeds: PositiveInt = 1
+    """Other fields of the recipe that differ, such as ``{crop: 128, batch: 4}``."""
+    rate_levels: Annotated[int, Field(ge=2, le=64)] = 4
+    """Rates that one training learns, and one evaluation measures."""
+    trials: _Count | None = None
+    """Variants to train, the baseline included; a grid or an ablation has its own number and takes
+    none."""
+    seeds: Annotated[int, Field(gt=0, le=1000)] = 1
+    """Trainings of each variant on the front (of each variant, in an ablation)."""
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    margin_percent: PositiveFloat = 5.0
+    """Shares of the steps after which a variant is stopped if another one dominates it by more
+    than ``margin_percent``; the baseline never is."""
+    margin_percent: _Positive = 5.0
+    """The margin at a rung, in percent of Lagrangian cost."""
 
     @field_validator("recipe")
     @classmethod
@@ -95,10 +98,10 @@ class Budget(Frozen):
     @classmethod
     def _ascend(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
         if list(rungs) != sorted(set(rungs)):
-            raise ConfigError(f"rungs = {list(rungs)} must ascend, such as [0.25, 0.5]")
+            raise ConfigError(f"{list(rungs)} must ascend, such as [0.25, 0.5]")
         return rungs
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _has_a_recipe(self) -> Budget:
         for name in _SET_APART.keys() & self.changes:
             raise ConfigError(f"changes.{name}: is {_SET_APART[name]}")
@@ -115,71 +118,68 @@ class Budget(Frozen):
 
 
 class Space(Frozen):
-    """Which variants of which base, judged by what, within which bounds and budget.
+    """Which variants of which base to train, by which metrics, within which bounds and budget."""
 
-    Attributes:
-        name: of the study; its files go to ``runs/<name>`` unless told otherwise.
-        title: one line for the report.
-        base: a preset or a YAML configuration; as it is, it is the baseline.
-        mode: ``search`` combines the axes; ``ablation`` changes one at a time from the baseline.
-        axes: by name; a plain list is a categorical axis whose name is its path.
-        objectives: metrics to optimise together, each in its own direction.
-        constraints: bounds of metrics that are known before training: a variant that violates one
-            is never trained. A bound is the largest value allowed, or the smallest for a metric
-            that is to be maximised.
-        soft_constraints: bounds of any metrics: a variant that violates one is trained, stands on
-            no front, and the sampler learns of it.
-        sampler: who proposes variants; ``grid`` takes them all.
-        budget: recipe, steps, seeds, trials.
-        size: (height, width) of the image that is counted.
-        seed: root of every random choice.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Of the study; its files go to ``runs/<name>`` by default."""
     title: str = ""
+    """One line for the report."""
     base: str
+    """A preset or a YAML configuration; unchanged, it is the baseline."""
     mode: Literal["search", "ablation"] = "search"
+    """``search`` combines the axes; ``ablation`` changes one at a time from the baseline."""
     axes: Annotated[dict[str, Axis], Field(min_length=1)]
+    """By name; a plain list is a categorical axis whose name is its path."""
     objectives: Annotated[tuple[MetricName, ...], Field(min_length=1)] = (
         "lagrangian_percent",
         "kmacs_per_px",
     )
-    constraints: dict[CostName, PositiveFloat] = Field(default_factory=dict)
-    soft_constraints: dict[MetricName, float] = Field(default_factory=dict)
-    sampler: SamplerName = "tpe"
+    """Metrics to optimise together, each in its own direction."""
+    constraints: dict[CostName, _Positive] = Field(default_factory=dict)
+    """Bounds of metrics that are known before training; a variant that violates one is skipped. A
+    bound is the largest value allowed, or the smallest for a metric to be maximised."""
+    soft_constraints: dict[MetricName, _Finite] = Field(default_factory=dict)
+    """Bounds of any metrics; a variant that violates one is trained, is on no front, and the
+    sampler learns of it."""
+    sampler: Literal["grid", "random", "tpe", "gp", "nsga2"] = "tpe"
+    """What proposes variants; ``grid`` takes them all."""
     budget: Budget = Budget()
-    size: tuple[PositiveInt, PositiveInt] = (512, 768)
-    seed: Annotated[int, Field(ge=0)] = 0
+    """Recipe, steps, trials and seeds."""
+    size: tuple[_Side, _Side] = (512, 768)
+    """(height, width) of the image that complexity is counted for."""
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    """Root of every random choice."""
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _is_sound(self) -> Space:
         if len(set(self.objectives)) < len(self.objectives):
-            raise ConfigError(f"objectives = {list(self.objectives)}: one stands there twice")
+            raise ConfigError(f"objectives = {list(self.objectives)}: contains a duplicate")
         seen: list[str] = []
         for name, axis in self.axes.items():
             unknown = [other for other in axis.when if other not in seen]
             if unknown:
                 raise ConfigError(
-                    f"axes.{name}.when: no axis '{unknown[0]}' stands before it."
+                    f"axes.{name}.when: no axis '{unknown[0]}' before this one."
                     f"{near(unknown[0], seen)} Write the axis that decides first."
                 )
             seen.append(name)
-        if self.enumerated:
-            if self.budget.trials is not None:
-                raise ConfigError(
-                    f"budget.trials = {self.budget.trials}: a grid trains every variant; "
-                    "leave trials out, or choose another sampler"
-                )
-            for name, axis in self.axes.items():
-                try:
-                    axis.grid()
-                except ConfigError as error:
-                    raise ConfigError(f"axes.{name}: {error}") from None
-        elif self.budget.trials is None:
+        if not self.enumerated and self.budget.trials is None:
             raise ConfigError(
                 f"budget.trials is missing: sampler {self.sampler} needs to know how many variants "
                 "to train; give a number, or sampler: grid"
             )
+        if self.enumerated and self.budget.trials is not None:
+            raise ConfigError(
+                f"budget.trials = {self.budget.trials}: a grid trains every variant; "
+                "leave trials out, or choose another sampler"
+            )
+        for name, axis in self.axes.items() if self.enumerated else ():
+            try:
+                axis.grid()
+            except ConfigError as error:
+                raise ConfigError(f"axes.{name}: {error}") from None
         return self
 
     @property
@@ -189,10 +189,22 @@ class Space(Frozen):
 
     @property
     def rung_steps(self) -> tuple[int, ...]:
-        """Steps after which a variant may be given up; a training reports every ten."""
+        """Steps after which a variant may be stopped; a training reports every ten."""
         steps = self.budget.recipe_for(self.seed).steps
         at = sorted({round(share * steps / 10) * 10 for share in self.budget.rungs})
         return tuple(step for step in at if 0 < step < steps)
+
+    @cached_property
+    def baseline(self) -> VariantConfig:
+        """The base, conditioned on as many rates as the study measures; loaded once."""
+        return load_config(self.base).override({"rate_levels": self.budget.rate_levels})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Space:
+        """Return a copy, which loads its own baseline if its base or budget differs."""
+        copy = super().model_copy(update=update, deep=deep)
+        if {"base", "budget"} & (update or {}).keys():
+            copy.__dict__.pop("baseline", None)
+        return copy
 
     def to_yaml(self) -> str:
         """Return the space as a file that ``load_space`` reads."""
@@ -200,17 +212,21 @@ class Space(Frozen):
         text: str = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
         return text
 
-    def baseline(self) -> VariantConfig:
-        """Return the base, conditioned on as many rates as the study measures."""
-        return load_config(self.base).override({"rate_levels": self.budget.rate_levels})
+    def label(self, params: Mapping[str, Key]) -> str:
+        """Return what tables call the variant of these keys."""
+        return ", ".join(self.axes[name].label(name, key) for name, key in params.items())
+
+    def encode(self, params: Mapping[str, Key]) -> dict[str, Key]:
+        """Return keys as the sampler and the database know them."""
+        return {name: self.axes[name].encode(key) for name, key in params.items()}
 
 
 def load_space(source: str | Path) -> Space:
     """Read a search space.
 
     Args:
-        source: a YAML file; where there is none by that name, ``configs/<name>.yaml`` means the
-            packaged one.
+        source: a YAML file; where no such file exists, ``configs/<name>.yaml`` means the packaged
+            one.
 
     Raises:
         ConfigError: the message names the file, the field, its value and the fix.
@@ -226,8 +242,7 @@ def load_space(source: str | Path) -> Space:
         return parse_space((packaged / path.name).read_text(encoding="utf-8"), str(path), None)
     names = packaged_spaces()
     raise ConfigError(
-        f"{path}: no such file.{near(str(path), names)} "
-        f"Packaged spaces: {one_of(names)}; or name a file of your own."
+        f"{path}: no such file.{near(str(path), names)} Packaged spaces: {one_of(names)}."
     )
 
 
@@ -248,12 +263,10 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     Raises:
         ConfigError: as ``load_space``.
     """
-    from tcm_lab.study.variants import fit_to_base
-
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: is not YAML ({_where(error)}). Mend that line.") from None
+        raise ConfigError(f"{origin}: is not YAML ({_where(error)}). Fix that line.") from None
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else f"holds a {type(tree).__name__}"
         raise ConfigError(f"{origin}: {what}, not a mapping of fields such as 'base' and 'axes'.")
@@ -262,11 +275,49 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
         beside = None if folder is None else folder / space.base
         if beside is not None and beside.is_file():
             space = space.model_copy(update={"base": str(beside)})
-        return fit_to_base(space)
+        return space.model_copy(update={"axes": _include_base(space)})
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_say(error)}") from None
+        raise ConfigError(f"{origin}: {validation_message(error, Space, tree)}") from None
     except LabError as error:
         raise ConfigError(f"{origin}: {error}") from None
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return problem if mark is None else f"line {mark.line + 1}: {problem}"
+
+
+def _include_base(space: Space) -> dict[str, AxisBase]:
+    """Check every axis against the base, and add the base's own value to choices that lack it."""
+    base, fitted = space.baseline, dict[str, AxisBase]()
+    params: dict[str, Key] = {}
+    for name, axis in space.axes.items():
+        try:
+            if axis.acts(params):
+                axis.check(name, base)
+                fitted[name] = axis.including(name, base)
+                params[name] = fitted[name].base_key(name, base)
+            else:
+                axis.check(name, _where_it_acts(base, fitted, axis))
+                fitted[name] = axis
+        except ConfigError as error:
+            raise ConfigError(f"axes.{name}: {error}") from None
+    return fitted
+
+
+def _where_it_acts(
+    base: VariantConfig, axes: Mapping[str, AxisBase], axis: AxisBase
+) -> VariantConfig:
+    """Return the base changed so that a conditional axis acts."""
+    for name, allowed in axis.when.items():
+        base = _where_it_acts(base, axes, axes[name])
+        try:
+            changes = axes[name].changes(name, allowed[0])
+        except ConfigError as error:
+            raise ConfigError(f"when.{name}: {error}") from None
+        base = base.override(changes)
+    return base
 
 
 def space_schema() -> str:
@@ -278,41 +329,3 @@ def space_schema() -> str:
     }
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def _where(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return problem if mark is None else f"line {mark.line + 1}: {problem}"
-
-
-def _say(error: ValidationError) -> str:
-    """Say the first validation error in one line: field, value and what would work."""
-    first = error.errors()[0]
-    loc = [
-        str(part)
-        for part in first["loc"]
-        if not str(part).startswith(("function-", "constrained", "literal", "tuple", "nullable"))
-        and str(part) != "[key]"
-    ]
-    path, message = ".".join(loc), first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(loc[:-1])
-        return f"unknown field '{path}'.{near(loc[-1], fields)} Known: {one_of(fields)}."
-    if first["type"] == "missing":
-        return f"'{path}' is missing."
-    if first["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    if first["type"] == "literal_error":
-        expected = first.get("ctx", {}).get("expected", "").replace("'", "")
-        known = expected.replace(" or ", ", ").split(", ")
-        given = first["input"]
-        return f"{path} = {given!r} is unknown.{near(str(given), known)} Write {expected}."
-    return f"{path} = {first['input']!r}: {message}."
-
-
-def _fields_at(place: list[str]) -> list[str]:
-    model: type[Frozen] = Space
-    if place:
-        model = Budget if place[0] == "budget" else Axis
-    return list(model.model_fields)

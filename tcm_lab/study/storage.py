@@ -1,4 +1,4 @@
-"""The database behind a study: opening it, and saying in one message what is wrong with it."""
+"""A study's database: opening it, its table of claims, and one message for whatever is wrong."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
+    from sqlalchemy import Engine, Table
 
 HEARTBEAT_S = 15
-GRACE_S = 60
+_GRACE_S = 60
 _LOCK_WAIT_S = 60
+_SAME_START_S = 2.0  # boot time itself may jitter by a second
 
 OnLost = Callable[["Study", "FrozenTrial"], None]
 
@@ -31,52 +35,98 @@ def sqlite_url(file: Path) -> str:
 
 
 def open_storage(url: str, on_lost: OnLost | None = None) -> RDBStorage:
-    """Open a database, making Optuna's tables in an empty one.
+    """Open a database, making Optuna's tables and ours in an empty one.
 
     Args:
         url: as SQLAlchemy takes it: ``sqlite:///…`` or ``postgresql+psycopg://…``.
-        on_lost: told about every trial whose worker has stopped to give a sign of life.
+        on_lost: called for every trial whose worker has stopped giving signs of life.
 
     Raises:
-        LabError: it can't be opened.
+        LabError: it can't be opened, belongs to another program, or was made by another version
+            of Optuna.
     """
     import optuna
+    from sqlalchemy import create_engine
+    from sqlalchemy.schema import CreateTable
 
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options = {"connect_args": {"timeout": _LOCK_WAIT_S}}
     with storage_errors(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs=options,
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=GRACE_S,
-            heartbeat_stale_trial_callback=on_lost,
-        )
+        engine = create_engine(url, **options)
+        _refuse_others(engine, url)
+        engine.dispose()
+        try:
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=_GRACE_S,
+                heartbeat_stale_trial_callback=on_lost,
+            )
+        except RuntimeError as error:  # of the schema's revision
+            fix = (
+                "optuna storage upgrade --storage URL"
+                if "upgrade the" in str(error)
+                else ("pip install -U optuna")
+            )
+            raise LabError(
+                f"{shown(url)}: made by another version of Optuna than the installed "
+                f"{optuna.__version__}. Run: {fix}"
+            ) from error
         if url.startswith("sqlite"):
             _one_at_a_time(storage)
+        with storage.engine.begin() as connection:
+            connection.execute(CreateTable(claims_table(), if_not_exists=True))
     return storage
+
+
+def claims_table() -> Table:
+    """Return the table that holds which trial has which training; the key is unique in a study."""
+    from sqlalchemy import Column, Integer, MetaData, String, Table
+
+    return Table(
+        "tcm_lab_claims",
+        MetaData(),
+        Column("study_id", Integer, primary_key=True, autoincrement=False),
+        Column("key", String(64), primary_key=True),
+        Column("number", Integer, nullable=False),
+    )
+
+
+def _refuse_others(engine: Engine, url: str) -> None:
+    """Raise LabError where a database holds tables, but no studies."""
+    from sqlalchemy import inspect
+
+    looked = inspect(engine)
+    tables = looked.get_table_names()
+    columns = looked.get_columns("studies") if "studies" in tables else []
+    if tables and not any(column["name"] == "study_name" for column in columns):
+        raise LabError(
+            f"{shown(url)}: is the database of another program (its tables: "
+            f"{', '.join(sorted(tables)[:3])}). Name an empty one by --storage, or another folder."
+        )
 
 
 def _one_at_a_time(storage: RDBStorage) -> None:
     """Let every transaction hold SQLite's lock from its first statement.
 
-    SQLite knows no SELECT … FOR UPDATE, and Python's driver opens a transaction at the first
-    change only; so of two workers that read the same queued trial, both would take it.
+    SQLite has no SELECT … FOR UPDATE, and Python's driver opens a transaction only at the first
+    change; so two workers that read the same queued trial would both take it.
     """
     from sqlalchemy import event
 
-    storage.engine.dispose()  # connections of before would go on without
+    storage.engine.dispose()  # existing connections would go on without
 
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver leaves BEGIN to us
-        # A log beside the file: who only looks on, such as optuna-dashboard, keeps nobody waiting.
-        # Whoever closes the file last puts the log into it. Processes share the log by memory, so
-        # the file belongs on a disk of this machine; several machines need a server.
+        # With a write-ahead log, readers such as optuna-dashboard block nobody. Processes share
+        # the log by memory, so the file must be on a disk of this machine; several machines need a
+        # server.
         connection.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing. A power cut may undo the last statements; what was
-        # trained is then found again by its record, which is a file that was synced.
+        # A killed process loses nothing. A power cut may undo the last statements; finished
+        # trainings are then found again by their records, which are synced files.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     def begun(connection: Any) -> None:
@@ -87,7 +137,7 @@ def _one_at_a_time(storage: RDBStorage) -> None:
 
 
 def close_storage(storage: RDBStorage) -> None:
-    """Give every connection back."""
+    """Close every connection."""
     storage.remove_session()
     storage.engine.dispose()
 
@@ -98,7 +148,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
     Raises:
         LabError: a driver is missing, the server can't be reached, the file can't be written, or
-            it stays locked. What was finished is in the database; the study can go on afterwards.
+            it stays locked. What was finished is in the database; the study can be resumed.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -113,7 +163,7 @@ def storage_errors(url: str) -> Iterator[None]:
             "write postgresql+psycopg://…"
         ) from None
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
-        raise LabError(f"{shown(url)}: {_say(error)}") from error
+        raise LabError(f"{shown(url)}: {_explain(error)}") from error
     except OSError as error:
         if not url.startswith("sqlite"):
             raise
@@ -131,44 +181,49 @@ def shown(url: str) -> str:
         return url
 
 
-def _say(error: Exception) -> str:
+_FIXES = {
+    "locked": "another program holds the file; close it and rerun the command",
+    "readonly": "the file or its folder is not writable; fix that or name another by --out",
+    "unable to open": "its folder is not writable; fix that or name another by --out",
+    "full": "the disk is full; free some space and rerun the command",
+    "Could not parse": "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
+    "Can't load plugin": "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
+    "not a database": "the file is damaged or of another kind; move it away or name another",
+    "connect": "start the server or correct the address, and rerun the command",
+}
+
+
+def _explain(error: Exception) -> str:
     cause = error.__cause__ or error
-    original = getattr(cause, "orig", None) or cause
-    told = str(original).strip().splitlines()[0] if str(original).strip() else type(cause).__name__
-    fixes = {
-        "locked": "another program holds the file; close it and call again",
-        "readonly": "the file or its folder may not be written; mend that or name another by --out",
-        "unable to open": "its folder may not be written; mend that or name another by --out",
-        "full": "the disk is full; free some space and call again",
-        "Could not parse": "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
-        "Can't load plugin": "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
-        "not a database": "the file is damaged or something else; move it away or name another",
-        "connect": "start the server or mend the address, and call again",
-    }
-    fix = next((fix for word, fix in fixes.items() if word in told), "mend that and call again")
-    return f"{told.rstrip('.')}; {fix}."
+    original = str(getattr(cause, "orig", None) or cause).strip()
+    said = original.splitlines()[0] if original else type(cause).__name__
+    fix = next((fix for word, fix in _FIXES.items() if word in said), "fix that and rerun")
+    return f"{said.rstrip('.')}; {fix}."
 
 
 def this_process() -> str:
-    """Return a name of this process that tells it from any other on any machine."""
-    return f"{_here()}|{os.getpid()}|{_started(os.getpid())}"
+    """Return a name of this process that differs from any other's on any machine."""
+    process = psutil.Process()
+    return f"{_here()}|{process.pid}|{_started_s(process):.2f}"
 
 
 def is_dead(process: str) -> bool:
-    """Say whether a named process ran here and does no longer; False for other machines."""
+    """Say whether a named process ran here and has ended; False for other machines."""
     here, pid, started = process.split("|")
     if here != _here():
         return False
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        found = psutil.Process(int(pid))
+        zombie = found.status() == psutil.STATUS_ZOMBIE
+        return zombie or abs(_started_s(found) - float(started)) > _SAME_START_S
+    except psutil.NoSuchProcess:
         return True
-    except PermissionError:
-        pass
-    return _started(int(pid)) != started
+    except psutil.AccessDenied:
+        return False
 
 
 def _here() -> str:
+    """Return this machine and, in a container, which one: pids mean nothing outside it."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  # not a path: pid:[…]
     except OSError:
@@ -176,11 +231,6 @@ def _here() -> str:
     return f"{platform.node()}{namespace}"
 
 
-def _started(pid: int) -> str:
-    """Return when a process began, by the kernel's clock; pids are used again, this is not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rsplit(")", 1)[1].split()
-    return "dead" if fields[0] == "Z" else fields[19]
+def _started_s(process: psutil.Process) -> float:
+    """Return when a process began, in seconds since boot: setting the clock does not change it."""
+    return float(process.create_time() - psutil.boot_time())

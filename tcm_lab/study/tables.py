@@ -164,7 +164,7 @@ def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> 
     changed = [
         f"{name} {show(baseline.params[name])} → {show(key)}"
         if name in baseline.params and space.axes[name].kind != "override"
-        else space.axes[name].says(name, key)
+        else space.axes[name].label(name, key)
         for name, key in summary.params.items()
         if name not in baseline.params or baseline.params[name] != key
     ]

@@ -1,43 +1,45 @@
-"""The real trainer: trains a codec on crops, stops at rungs if told to, evaluates written bits."""
+"""The real trainer: trains a codec on crops, evaluates written bits, stops at rungs if asked to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from tcm_lab.codec import build
-from tcm_lab.data import CropSource, ImageSet, open_images
-from tcm_lab.evaluation import evaluate
-from tcm_lab.study.plan import CannotTrainError, Task, Watch
+from tcm_lab.codec import Codec, build
+from tcm_lab.data import CropSource
+from tcm_lab.evaluation import RdRecord, evaluate
+from tcm_lab.study.context import CannotTrainError, StudyData, Task, Watch
 from tcm_lab.study.record import Outcome
 from tcm_lab.training import DivergedError, TrainingProgress, train
 
 
-@dataclass
+@dataclass(frozen=True)
 class CodecTrainer:
-    """Trains and evaluates on folders of images, or on the embedded ones.
+    """Trains and evaluates on a study's images.
 
     Attributes:
-        data: folder of training images; ``None`` for the embedded ones.
-        eval_data: folder of evaluation images; likewise.
+        data: the images.
         accelerator: as Lightning Fabric takes it.
     """
 
-    data: Path | None = None
-    eval_data: Path | None = None
+    data: StudyData
     accelerator: str = "auto"
-    _opened: dict[str, ImageSet] = field(default_factory=dict, repr=False)
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         """Train and evaluate one codec; see ``Trainer``."""
         recipe = task.recipe
         codec = build(task.config, seed=recipe.seed)
-        crops = CropSource(self.images("train"), crop=recipe.crop, seed=recipe.seed)
-        listener = _Listener(self, codec, task, watch)
+        crops = CropSource(self.data.train, crop=recipe.crop, seed=recipe.seed)
+
+        def on_progress(progress: TrainingProgress) -> None:
+            watch.progress(progress.step, progress.text)
+            if progress.step in task.rungs:
+                rd = self._evaluate(codec, task, watch, progress.step)
+                codec.train()
+                if not watch.rung(progress.step, rd):
+                    raise _StoppedError(rd, progress.step)
+
         try:
             training = train(
                 codec,
@@ -45,10 +47,10 @@ class CodecTrainer:
                 crops,
                 directory=task.directory,
                 resume=True,
-                on_progress=listener,
+                on_progress=on_progress,
                 accelerator=self.accelerator,
             )
-            rd = self.evaluated(codec, task, watch, recipe.steps)
+            rd = self._evaluate(codec, task, watch, recipe.steps)
         except _StoppedError as stop:
             return Outcome(training=None, rd=stop.rd, steps=stop.step)
         except DivergedError as error:
@@ -59,43 +61,16 @@ class CodecTrainer:
             ) from error
         return Outcome(training=training, rd=rd, steps=recipe.steps)
 
-    def images(self, role: Any) -> ImageSet:
-        """Return the training or evaluation images, opened once."""
-        if role not in self._opened:
-            self._opened[role] = open_images(self.data if role == "train" else self.eval_data, role)
-        return self._opened[role]
+    def _evaluate(self, codec: Codec, task: Task, watch: Watch, step: int) -> RdRecord:
+        def on_progress(done: int, total: int) -> None:
+            watch.progress(step, f"coding image {done} of {total}")
 
-    def evaluated(self, codec: Any, task: Task, watch: Watch, step: int) -> Any:
-        """Evaluate the codec as it is."""
-        note = partial(_note_image, watch, step)
-        return evaluate(codec, self.images("eval"), name=task.config.name, on_progress=note)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": {}}
+        return evaluate(codec, self.data.evaluation, name=task.config.name, on_progress=on_progress)
 
 
 class _StoppedError(Exception):
-    """Training was told to stop at a rung."""
+    """Training was stopped at a rung."""
 
-    def __init__(self, rd: Any, step: int) -> None:
+    def __init__(self, rd: RdRecord, step: int) -> None:
         super().__init__(step)
         self.rd, self.step = rd, step
-
-
-class _Listener:
-    """Passes progress on, and evaluates at rungs."""
-
-    def __init__(self, trainer: CodecTrainer, codec: Any, task: Task, watch: Watch) -> None:
-        self.trainer, self.codec, self.task, self.watch = trainer, codec, task, watch
-
-    def __call__(self, progress: TrainingProgress) -> None:
-        self.watch.progress(progress.step, progress.text)
-        if progress.step in self.task.rungs:
-            rd = self.trainer.evaluated(self.codec, self.task, self.watch, progress.step)
-            self.codec.train()
-            if not self.watch.rung(progress.step, rd):
-                raise _StoppedError(rd, progress.step)
-
-
-def _note_image(watch: Watch, step: int, done: int, of: int) -> None:
-    watch.progress(step, f"coding image {done} of {of}")

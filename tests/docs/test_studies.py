@@ -17,8 +17,8 @@ from tcm_lab.reporting import render
 from tcm_lab.study.compare import ranking_table
 from tcm_lab.study.report import study_tables
 from tcm_lab.study.result import open_result
-from tcm_lab.study.run import known_variants
 from tcm_lab.study.summary import summarise
+from tcm_lab.study.variants import Variants
 
 STUDIES = Path(__file__).parents[2] / "studies"
 MODELS = sorted(path.parent for path in STUDIES.glob("models/*/training.json"))
@@ -49,7 +49,7 @@ def test_a_studys_files_hold_what_its_records_say(folder: Path) -> None:
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: str(folder.relative_to(STUDIES)))
 def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> None:
     study = open_result(folder)
-    budget, known = study.space.budget, known_variants(study.space)
+    budget, known = study.space.budget, Variants(study.space).fitting()
     seeds = Counter(record.fingerprint for record in study.records)
     certain = {variant.fingerprint for variant in known}
     if budget.trials is None:

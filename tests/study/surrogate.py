@@ -12,7 +12,7 @@ from pathlib import Path
 from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
-from tcm_lab.study.plan import CannotTrainError, Task, Watch
+from tcm_lab.study.context import CannotTrainError, Task, Watch
 from tcm_lab.study.record import Outcome
 
 SPACE = """

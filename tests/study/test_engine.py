@@ -14,13 +14,13 @@ from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
-from tcm_lab.study.ledger import Ledger, key_of
-from tcm_lab.study.plan import Event
+from tcm_lab.study.context import Event
+from tcm_lab.study.queue import TrialAttributes, TrialQueue, key_of
 from tcm_lab.study.result import StudyResult
-from tcm_lab.study.run import begin, prepare, run_study
+from tcm_lab.study.run import fill_queue, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import is_dead, this_process
-from tcm_lab.study.variants import Assembler
+from tcm_lab.study.variants import Variants
 from tcm_lab.study.worker import work
 
 GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
@@ -83,7 +83,7 @@ def test_what_was_interrupted_goes_on_first_and_the_baseline_before_it(tmp_path:
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, trainer=Surrogate(tmp_path / "log", interrupt_after=done))
     events: list[Event] = []
-    run(tmp_path, showing=lambda todo, done: _listening(events))
+    run(tmp_path, display=lambda todo, done: _listening(events))
     begun = [e.label for e in events if e.kind == "started"]
     names = [name.split("=")[1] for name, _, _ in trained(tmp_path / "log")]
     assert names == ["0.5", "0", "0.25", "0.75", "1"]
@@ -109,7 +109,7 @@ def test_a_bd_rate_objective_waits_for_the_baseline_without_training_twice(tmp_p
 def test_a_variant_that_cannot_be_trained_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
     events: list[Event] = []
     trainer = Surrogate(tmp_path / "log", fails_on="split=1")
-    result = run(tmp_path, trainer=trainer, showing=lambda todo, done: _listening(events))
+    result = run(tmp_path, trainer=trainer, display=lambda todo, done: _listening(events))
     assert splits(result) == GRID - {1.0}
     assert result.failed == {"split 1": "diverged for the 4th time"}
     assert [e.label for e in events if e.kind == "failed"] == ["split 1"]
@@ -301,16 +301,16 @@ def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
 
 def test_what_workers_drew_at_once_stays_within_the_budget(tmp_path: Path) -> None:
     # Two that both saw room for one more would have queued these beside the baseline.
-    plan = prepare(
+    context = prepare(
         parse_space(SAMPLED, "toy.yaml", None), out=tmp_path / "toy", data=None, eval_data=None,
         storage=None, trials=2, cache=None,
     )  # fmt: skip
-    begin(plan)
-    with Ledger(plan.storage, plan.name) as ledger:
+    fill_queue(context)
+    with TrialQueue(context.storage, context.name) as queue:
         for split in (0.25, 0.75):
             params = {"split": split, "slices": 4, "window": 8}
-            key = key_of(Assembler(plan.space).build(params).fingerprint, 0)
-            ledger.enqueue(params, key, 0, baseline=False)
+            key = key_of(Variants(context.space).build(params).fingerprint, 0)
+            queue.enqueue(params, TrialAttributes(key=key))
     result = run(tmp_path, SAMPLED, trials=2)
     assert [record.params["split"] for record in result.records] == [0.5, 0.25]
     more = run(tmp_path, SAMPLED, trials=3)  # a larger budget goes on
@@ -319,24 +319,24 @@ def test_what_workers_drew_at_once_stays_within_the_budget(tmp_path: Path) -> No
 
 def test_an_ablations_further_seeds_wait_for_nobody(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
-    plan = prepare(
+    context = prepare(
         parse_space(text, "toy.yaml", None), out=tmp_path / "toy", data=None, eval_data=None,
         storage=None, trials=None, cache=None,
     )  # fmt: skip
-    begin(plan)
-    with Ledger(plan.storage, plan.name) as ledger:
-        baseline, held = ledger.ask(), ledger.ask()  # another worker's, which takes its time
-        ledger.requeue(baseline)
+    fill_queue(context)
+    with TrialQueue(context.storage, context.name) as queue:
+        baseline, held = queue.ask(), queue.ask()  # another worker's, which takes its time
+        queue.requeue(baseline)
 
         def release(event: Event) -> None:
             assert event.kind != "waiting" or held_again
             if "seed 1" in event.label and not held_again:
                 held_again.append(True)
-                ledger.requeue(held)
+                queue.requeue(held)
 
         held_again: list[bool] = []
-        work(replace(plan, trainer=Surrogate(tmp_path / "log")), 0, release)
-        records = ledger.records()
+        work(replace(context, trainer=Surrogate(tmp_path / "log")), 0, release)
+        records = queue.records()
     assert held_again
     assert {(r.params["split"], r.seed) for r in records} == {(s, i) for s in GRID for i in (0, 1)}
     assert len(records) == 10
@@ -370,7 +370,7 @@ def test_a_process_that_ended_is_known_to_be_dead_and_a_living_one_is_not() -> N
     assert is_dead(other)
     assert not is_dead(other.replace(mine.split("|")[0], "elsewhere"))
     started = mine.rsplit("|", 1)[0]
-    assert is_dead(f"{started}|another time")
+    assert is_dead(f"{started}|1.00")
 
 
 def test_a_database_that_stays_locked_ends_in_one_message_and_the_study_goes_on_later(

@@ -16,7 +16,7 @@ from surrogate import SPACE, Surrogate, trained
 from tcm_lab.errors import LabError
 from tcm_lab.study.command import main
 from tcm_lab.study.result import open_result
-from tcm_lab.study.run import begin, prepare, run_study
+from tcm_lab.study.run import fill_queue, prepare, run_study
 from tcm_lab.study.slurm import submit_workers
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.storage import sqlite_url
@@ -97,12 +97,12 @@ def test_a_job_of_a_cluster_is_a_worker_like_any_other(
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     space = parse_space(SPACE, "toy.yaml", None)
-    plan = prepare(
+    context = prepare(
         space, out=tmp_path / "toy", data=None, eval_data=None, trials=None, cache=None,
         storage=sqlite_url(tmp_path / "toy" / "study.db"), trainer=Surrogate(tmp_path / "log"),
     )  # fmt: skip
-    begin(plan)
-    (job,) = submit_workers(plan, 1, ["cluster=local", "timeout_min=5"])
+    fill_queue(context)
+    (job,) = submit_workers(context, 1, ["cluster=local", "timeout_min=5"])
     job.result()
     assert len(open_result(tmp_path / "toy").records) == 5
 
@@ -110,10 +110,10 @@ def test_a_job_of_a_cluster_is_a_worker_like_any_other(
 def test_a_cluster_that_is_not_there_is_one_message(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     space = parse_space(SPACE, "toy.yaml", None)
-    plan = prepare(
+    context = prepare(
         space, out=tmp_path, data=None, eval_data=None, storage=None, trials=None, cache=None
     )
     with pytest.raises(LabError, match=r"launcher slurm: .*sbatch"):
-        submit_workers(plan, 1)
+        submit_workers(context, 1)
     with pytest.raises(LabError, match="slurm option 'gpu': write name=value"):
-        submit_workers(plan, 1, ["gpu"])
+        submit_workers(context, 1, ["gpu"])

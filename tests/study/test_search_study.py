@@ -54,7 +54,7 @@ def test_the_sampler_finds_a_known_front_before_chance_does(study: ModuleType) -
     space = space.model_copy(update={"axes": axes})
     known = study.Known(space)
     assert len(known.points) == 360
-    found = study.search(study.plan_of(space, "tpe", 0, 50), known, 50)
+    found = study.search(study.context_of(space, "tpe", 0, 50), known, 50)
     assert len(set(found)) == 50
     by_search = study.reached(known.shares(found))
     every = list(known.points.values())

@@ -17,7 +17,7 @@ from tcm_lab.study.space import (
     parse_space,
     space_schema,
 )
-from tcm_lab.study.variants import Assembler
+from tcm_lab.study.variants import Variants
 
 
 def parse(text: str):
@@ -25,7 +25,7 @@ def parse(text: str):
 
 
 def test_a_grid_holds_every_choice_once_and_the_baseline_first() -> None:
-    variants = list(Assembler(parse(SPACE)).all())
+    variants = list(Variants(parse(SPACE)).all())
     assert [v.params["split"] for v in variants] == [0.5, 0.0, 0.25, 0.75, 1.0]
     assert [v.is_baseline for v in variants] == [True, False, False, False, False]
     assert (
@@ -34,7 +34,7 @@ def test_a_grid_holds_every_choice_once_and_the_baseline_first() -> None:
 
 
 def test_a_pattern_ties_every_stage_that_it_matches() -> None:
-    variant = list(Assembler(parse(SPACE)).all())[1]
+    variant = list(Variants(parse(SPACE)).all())[1]
     tree = variant.config.model_dump(mode="json")
     splits = {s["block"]["split"] for t in ("g_a", "g_s") for s in tree[t]["stages"] if s["block"]}
     assert splits == {0.0}
@@ -50,7 +50,7 @@ axes:
   g_a.stages.0.split: [0.25, 0.5]
   later: {path: [g_a.stages.1.split, g_a.stages.2.split], choices: [0.5, 0.75]}
 """)
-    variants = list(Assembler(space).all())
+    variants = list(Variants(space).all())
     found = set()
     for variant in variants:
         stages = variant.config.model_dump(mode="json")["g_a"]["stages"]
@@ -78,9 +78,9 @@ axes:
 
 
 def test_a_conditional_axis_is_counted_only_where_it_acts() -> None:
-    assembler = Assembler(parse(CONDITIONAL))
-    variants = list(assembler.all())
-    assert assembler.count() == 1 + 3 == len(variants)
+    variants_of = Variants(parse(CONDITIONAL))
+    variants = list(variants_of.all())
+    assert variants_of.count() == 1 + 3 == len(variants)
     assert {tuple(v.params) for v in variants} == {("attention",), ("attention", "squeeze")}
 
 
@@ -89,9 +89,9 @@ def test_a_grid_counts_equal_codecs_once() -> None:
     space = parse(
         "name: same\nbase: tcm-nano\nsampler: grid\naxes: {entropy_model.support: [1, 3, 4, 5]}"
     )
-    assembler = Assembler(space)
-    assert assembler.count() == 4
-    assert [v.params["entropy_model.support"] for v in assembler.all()] == [3, 1]
+    variants_of = Variants(space)
+    assert variants_of.count() == 4
+    assert [v.params["entropy_model.support"] for v in variants_of.all()] == [3, 1]
 
 
 def test_an_ablation_changes_one_axis_at_a_time() -> None:
@@ -103,7 +103,7 @@ axes:
   split: {path: "g_*.split", choices: [0.0, 0.5, 1.0]}
   entropy_model.slices: [1, 2, 4]
 """)
-    baseline, *others = Assembler(space).all()
+    baseline, *others = Variants(space).all()
     assert baseline.params == {"split": 0.5, "entropy_model.slices": 4}
     changed = [[k for k in v.params if v.params[k] != baseline.params[k]] for v in others]
     assert changed == [["split"]] * 2 + [["entropy_model.slices"]] * 2
@@ -123,7 +123,7 @@ axes:
 
 
 def test_a_choice_may_set_fields_of_its_own() -> None:
-    baseline, sequential, main_path = Assembler(parse(OVERRIDES)).all()
+    baseline, sequential, main_path = Variants(parse(OVERRIDES)).all()
     nano = load_config("tcm-nano").override({"rate_levels": 4})
     assert baseline.fingerprint == nano.fingerprint
     assert baseline.params == {"change": "base"}
@@ -142,11 +142,25 @@ name: ranges
 base: tcm-nano
 sampler: grid
 axes:
-  support: {path: entropy_model.support, kind: int, low: 0, high: 4}
+  support: {path: entropy_model.support, kind: integer, low: 0, high: 4}
   split: {path: "g_*.split", kind: float, low: 0.0, high: 1.0, step: 0.25}
 """)
     assert space.axes["support"].grid() == [0, 1, 2, 3, 4]
     assert space.axes["split"].grid() == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_only_a_declared_order_is_one_for_the_sampler() -> None:
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    plain = parse(SPACE).axes["split"]
+    assert plain.distribution() == CategoricalDistribution([0.0, 0.25, 0.5, 0.75, 1.0])
+    short = parse("name: s\nbase: tcm-nano\nsampler: grid\naxes: {entropy_model.slices: [8, 1]}")
+    assert short.axes["entropy_model.slices"].kind == "categorical"
+    ordered = parse(SPACE.replace("{path", "{kind: ordinal, path")).axes["split"]
+    assert ordered.distribution() == IntDistribution(0, 4)
+    assert [ordered.decode(ordered.encode(key)) for key in ordered.grid()] == plain.grid()
+    uneven = parse(SPACE.replace("{path", "{kind: ordinal, path").replace("0.5, 0.75, ", ""))
+    assert uneven.axes["split"].grid() == [0.0, 0.25, 0.5, 1.0]
 
 
 def test_a_budget_changes_its_recipe() -> None:
@@ -178,7 +192,7 @@ WRONG = {
     ),
     "an override that names no fields": (
         OVERRIDES.replace('{"?_?.stages.*.block.type": tcm-sequential}', "tcm-sequential"),
-        ["axes.change", "choices.sequential", "mappings of fields to values"],
+        ["axes.change.choices: sequential", "mappings of fields to values"],
     ),
     "an override of a mistyped field": (
         OVERRIDES.replace("block.type", "blok.type"),
@@ -209,7 +223,10 @@ WRONG = {
         SPACE.replace("sampler: grid", "sampler: tpe"),
         ["budget.trials is missing"],
     ),
-    "a value that stands twice": (SPACE.replace("0.25", "0.0"), ["axes.split", "twice"]),
+    "a duplicate value": (
+        SPACE.replace("0.25", "0.0"),
+        ["axes.split.choices", "duplicate choice 0.0"],
+    ),
     "a condition on nothing": (
         CONDITIONAL.replace("{attention: swatten}", "{attentoin: swatten}"),
         ["axes.squeeze.when", "attentoin", "Did you mean attention"],
@@ -220,8 +237,27 @@ WRONG = {
     ),
     "a range without the base": (
         "name: toy\nbase: tcm-nano\nsampler: grid\n"
-        "axes: {entropy_model.support: {kind: int, low: 1, high: 3}}",
+        "axes: {entropy_model.support: {kind: integer, low: 1, high: 3}}",
         ["entropy_model.support", "4", "from 1 to 3"],
+    ),
+    "an unknown kind": (
+        SPACE.replace("{path", "{kind: ordnal, path"),
+        ["axes.split", "kind = 'ordnal'", "Did you mean ordinal"],
+    ),
+    "an unknown field of an axis": (
+        SPACE.replace("{path", "{pahts: x, path"),
+        ["unknown field 'axes.split.pahts'", "Did you mean path"],
+    ),
+    "an endless range of whole numbers": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        "axes: {entropy_model.support: {kind: integer, low: 1, high: .inf}}",
+        ["axes.entropy_model.support.high = inf", "finite"],
+    ),
+    "an order that the base's own value has no place in": (
+        CONDITIONAL.replace(
+            "choices:\n      none", "kind: ordinal\n    choices:\n      none"
+        ).replace("squeeze: 16", "squeeze: 8"),
+        ["axes.attention", "the base has", "list it where it belongs in the order"],
     ),
     "a grid of a float range": (
         "name: toy\nbase: tcm-nano\nsampler: grid\n"
