@@ -31,6 +31,8 @@ _LEAST, _BEYOND = 2**-16, 2**-24
 #: A table ends where the tails beyond hold 1e-9, so many standard deviations from the mean.
 _REACH = 6.1094
 _SMALLEST_SCALE = 0.11
+#: From here on CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
+SYMBOL_LIMIT = 2**27
 
 
 class GaussianTables:
@@ -135,6 +137,7 @@ class SymbolEncoder:
         self._tables = tables
         self._symbols: list[Tensor] = []
         self._indexes: list[Tensor] = []
+        self._largest = y.new_zeros(())
 
     def __call__(
         self,
@@ -145,14 +148,22 @@ class SymbolEncoder:
     ) -> Float[Tensor, "b s h w"]:
         """Quantise slice ``i`` and remember its symbols."""
         symbols = (self._y[i] - mean).round()
-        self._symbols.append(_flat(symbols, where).int())
+        coded = _flat(symbols, where)
+        if coded.numel():
+            self._largest = torch.maximum(self._largest, coded.abs().max())
+        self._symbols.append(coded.int())
         self._indexes.append(self._tables.indexes(_flat(scale, where)))
         return _place(symbols + mean, where)
 
     def strings(self) -> list[bytes]:
-        """Write the streams, one per image."""
+        """Write the streams, one per image.
+
+        Raises:
+            CodingError: a symbol is NaN or beyond what the coder can write.
+        """
         from compressai.ans import RansEncoder
 
+        refuse_large_symbols("y", self._largest)
         with section("copies"):
             symbols = torch.cat(self._symbols, 1).cpu()
             indexes = torch.cat(self._indexes, 1).cpu()
@@ -233,6 +244,19 @@ class SymbolDecoder:
     def checksum(self) -> int:
         """Return a CRC-32 over all symbols, to compare with the encoder's."""
         return zlib.crc32(torch.cat(self._symbols, 1).numpy().astype("<i4").tobytes())
+
+
+def refuse_large_symbols(latent: str, largest: Tensor) -> None:
+    """Refuse to code a latent whose largest magnitude, in steps, the coder cannot write.
+
+    Raises:
+        CodingError: it is NaN, or not below ``SYMBOL_LIMIT``.
+    """
+    if not largest < SYMBOL_LIMIT:
+        raise CodingError(
+            f"{latent} holds a symbol of magnitude {float(largest):.4g}, and the entropy coder "
+            f"writes only those below {SYMBOL_LIMIT}: the weights are damaged or not trained."
+        )
 
 
 def guard_stream(string: bytes, symbols: int) -> bytes:

@@ -24,6 +24,7 @@ from tcm_lab.codec.coding import (
     SymbolEncoder,
     guard_stream,
     likelihoods_as_coded,
+    refuse_large_symbols,
     round_to_mean,
 )
 from tcm_lab.codec.config import VariantConfig, transform_plan
@@ -186,8 +187,12 @@ class Codec(CompressionModel):
 
     def _quantise_z(self, z: Tensor) -> Tensor:
         """Round z to whole steps from its medians, with the gradient of the identity."""
-        medians = self.entropy_bottleneck._get_medians().detach()[None].squeeze(-1)[..., None]
-        return round_to_mean(z, medians)
+        return round_to_mean(z, self._medians())
+
+    def _medians(self) -> Tensor:
+        """Return the medians of z's distributions, (1, C, 1, 1)."""
+        medians: Tensor = self.entropy_bottleneck._get_medians().detach()[None]
+        return medians.squeeze(-1)[..., None]
 
     def _hyper(self, z_hat: Tensor, levels: Tensor | None) -> list[Tensor]:
         features: list[Tensor] = self.h_s(self._unscaled(z_hat, self.z_gains, levels))
@@ -205,7 +210,7 @@ class Codec(CompressionModel):
 
         Raises:
             ValueError: ``rate`` does not suit the codec.
-            CodingError: y or z is not finite.
+            CodingError: y or z is not finite, or too large for the entropy coder.
         """
         tables = self._current_tables()
         levels = self._rate(rate, x)
@@ -213,6 +218,7 @@ class Codec(CompressionModel):
         z = self._scaled(self.h_a(y), self.z_gains, levels)
         if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
             raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
+        refuse_large_symbols("z", (z - self._medians()).abs().max())
         z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
         encoder = SymbolEncoder(y, self.slice_widths, tables)
         walk_slices(self.slices, self._hyper(self._quantise_z(z), levels), encoder)

@@ -183,3 +183,43 @@ def test_another_symbol_than_was_written_is_noticed(codec: Any) -> None:
     coded = codec.compress(torch.rand(1, 3, 40, 40))
     with pytest.raises(LabError, match="other symbols than the encoder wrote"):
         codec.decompress(**{**coded, "checksum": coded["checksum"] ^ 1})
+
+
+@torch.no_grad()
+def _with_latents(codec: Any, latent: str, value: float) -> Any:
+    """Return a copy whose ``y`` or ``z`` holds ``value`` once, wherever its image is."""
+    changed = copy.deepcopy(codec)
+    part = changed.g_a if latent == "y" else changed.h_a
+
+    def put(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[0, 0, 0, 0] = value
+        return output
+
+    part.register_forward_hook(put)
+    return changed
+
+
+@pytest.mark.parametrize("latent", ["y", "z"])
+@pytest.mark.parametrize("value", [1.4e8, -1.4e8, 2.0**28, -(2.0**30), 2.0**31, 1e12])
+def test_symbols_too_large_for_the_coder_are_refused(codec: Any, latent: str, value: float) -> None:
+    # The coder would shift a 32-bit word by 32 bits and never end.
+    broken = _with_latents(codec, latent, value)
+    with pytest.raises(LabError, match=rf"{latent} holds a symbol of magnitude .*below 134217728"):
+        broken.compress(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("latent", ["y", "z"])
+@pytest.mark.parametrize("value", [1e4, 1e6, 2.0**26, 1.3e8, -1.3e8])
+def test_the_largest_symbols_that_the_coder_writes_come_back(
+    codec: Any, latent: str, value: float
+) -> None:
+    if latent == "z":  # whose features would be as large: only the bytes are compared
+        broken = _with_latents(codec, "z", value)
+        z_string = broken.entropy_bottleneck.compress(torch.full((1, 64, 1, 1), value))
+        z_hat = broken.entropy_bottleneck.decompress(z_string, (1, 1))
+        assert torch.allclose(z_hat, torch.tensor(value), rtol=1e-6)
+        return
+    broken = _with_latents(codec, latent, value)
+    coded = broken.compress(torch.rand(1, 3, 64, 64))
+    assert broken.decompress(**coded)["x_hat"].shape == (1, 3, 64, 64)
