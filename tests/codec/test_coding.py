@@ -201,7 +201,7 @@ def _with_latents(codec: Any, latent: str, value: float) -> Any:
 
 
 @pytest.mark.parametrize("latent", ["y", "z"])
-@pytest.mark.parametrize("value", [1.4e8, -1.4e8, 2.0**28, -(2.0**30), 2.0**31, 1e12])
+@pytest.mark.parametrize("value", [1.4e8, -1.4e8, 2.0**28, -(2.0**30), 2.0**31, -4.3e9])
 def test_symbols_too_large_for_the_coder_are_refused(codec: Any, latent: str, value: float) -> None:
     # The coder would shift a 32-bit word by 32 bits and never end.
     broken = _with_latents(codec, latent, value)
@@ -215,9 +215,9 @@ def test_the_largest_symbols_that_the_coder_writes_come_back(
     codec: Any, latent: str, value: float
 ) -> None:
     if latent == "z":  # whose features would be as large: only the bytes are compared
-        broken = _with_latents(codec, "z", value)
-        z_string = broken.entropy_bottleneck.compress(torch.full((1, 64, 1, 1), value))
-        z_hat = broken.entropy_bottleneck.decompress(z_string, (1, 1))
+        prior = codec.entropy_bottleneck
+        z_string = prior.compress(torch.full((1, prior.channels, 1, 1), value))
+        z_hat = prior.decompress(z_string, (1, 1))
         assert torch.allclose(z_hat, torch.tensor(value), rtol=1e-6)
         return
     broken = _with_latents(codec, latent, value)
