@@ -1,4 +1,3 @@
-from .compare import TimeRatio, TimingComparison, compare_timing
 from .counters import COUNTERS, Count
 from .cross_check import CheckReport, CounterCheck, Difference, check
 from .device_peak import DevicePeak, measure_device_peak
@@ -13,20 +12,28 @@ from .published import (
 )
 from .record import CONVENTIONS, SCOPES, ComplexityRecord, Convention, Scope
 from .target import Measurable, Target
-from .timing import DirectionTiming, Spread, TimingRecord, measure_timing
+from .timing import compare_timing, measure_timing
+from .timing_record import (
+    CodingTime,
+    Spread,
+    TimeRatio,
+    TimingComparison,
+    TimingOptions,
+    TimingRecord,
+)
 
 __all__ = [
     "CONVENTIONS",
     "COUNTERS",
     "SCOPES",
     "CheckReport",
+    "CodingTime",
     "ComplexityRecord",
     "Convention",
     "Count",
     "CounterCheck",
     "DevicePeak",
     "Difference",
-    "DirectionTiming",
     "Explanation",
     "Measurable",
     "PublishedFigure",
@@ -35,6 +42,7 @@ __all__ = [
     "Target",
     "TimeRatio",
     "TimingComparison",
+    "TimingOptions",
     "TimingRecord",
     "UncountedWarning",
     "check",

@@ -51,14 +51,12 @@ def timing_table(
         values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
         for ratio in ratios:
             if ratio.model == record.model:
-                values[f"{ratio.direction}_ratio"] = Interval(
-                    value=ratio.ratio, low=ratio.lower, high=ratio.upper
-                )
+                values[f"{ratio.scope}_ratio"] = ratio.ratio
         kept = {column.key: values.get(column.key) for column in columns}
         is_baseline = record.model == baseline and record is records[0]
         rows.append(Row(values=kept, marks=("baseline",) if is_baseline else ()))
     compared = (
-        [f"Ratios with their {ratios[0].coverage:.0%} intervals by bootstrap over shared turns."]
+        [f"Ratios with their {ratios[0].ratio.level:.0%} intervals by bootstrap over shared turns."]
         if ratios
         else ["Times of different runs do not compare."] * (len(records) > 1)
     )
@@ -137,11 +135,11 @@ def _conditions(record: TimingRecord) -> dict[str, Value]:
     threads = f", {place.threads} thread{many}" if record.device_type == "cpu" else ""
     return {
         "size": f"{record.size[0]}x{record.size[1]}",
-        "batch": str(record.batch),
+        "batch": str(record.options.batch),
         "device": f"{place.device}{threads}",
-        "precision": record.precision,
-        "layout": "channels last" if record.channels_last else "channels first",
-        "compiled": "compiled" if record.compiled else "eager",
+        "precision": record.options.precision,
+        "layout": "channels last" if record.options.channels_last else "channels first",
+        "compiled": "compiled" if record.options.compile else "eager",
     }
 
 
@@ -158,7 +156,7 @@ def _footer(records: Sequence[TimingRecord]) -> tuple[str, ...]:
     differing = {column.key for column in _conditions_that_differ(records)}
     shared = {k: v for k, v in _conditions(records[0]).items() if k not in differing}
     words = [f"batch {v}" if k == "batch" else str(v) for k, v in shared.items()]
-    counts = sorted({(r.encode.wall.n, r.warm_up) for r in records})
+    counts = sorted({(r.encode.wall.n, r.options.warm_up) for r in records})
     repeats = "; ".join(f"{n} runs after {warm_up} to warm up" for n, warm_up in counts)
     versions: dict[str, str] = {}
     for record in records:

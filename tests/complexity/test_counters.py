@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tcm_lab.blocks import BlockConfig, register_block
 from tcm_lab.blocks.cost import Cost, Kind
@@ -269,6 +270,30 @@ def test_an_operator_that_nobody_can_count_is_named_and_refused_in_strict_mode()
     assert report.reference == "torch"
     named = [step.what for counter in report.counters for step in counter.differences]
     assert not [what for what in named if what.startswith("inside")]
+
+
+class _Compiling(_Convolutions):
+    """A block that compiles a function of its own and recomputes another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = torch.compile(lambda x: 2 * x, backend="eager")
+        out: Tensor = checkpoint(super().forward, double(x), use_reentrant=False)
+        return out
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_block_that_compiles_and_checkpoints_is_counted_as_without() -> None:
+    register_block("test-plain")(_Convolutions)
+    register_block("test-compiling")(_Compiling)
+    plain, compiling = (
+        check(TINY.override({"g_a.stages.0.block": block}), (64, 64))
+        for block in ("test-plain", "test-compiling")
+    )
+    totals = [{c.counter: c.total for c in r.counters} for r in (plain, compiling)]
+    doubled = 2 * 32 * 32 * 32  # a product of each element with a number, which ptflops counts
+    assert totals[0]["torch"] == totals[1]["torch"]
+    assert totals[0]["fvcore"] == totals[1]["fvcore"]
+    assert totals[1]["ptflops"] - totals[0]["ptflops"] in (0, doubled)
 
 
 class _ToldConfig(BlockConfig):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tcm_lab.complexity import measure_complexity, peak_memory
+from tcm_lab.complexity import Target, measure_complexity, peak_memory
+from tcm_lab.complexity.memory import decode_peak_memory
 
 BYTES = 4
 
@@ -39,8 +40,33 @@ def test_a_skip_connection_keeps_its_input_alive() -> None:
     assert peak_memory(model, (32, 32)) == BYTES * (9 + maps * 3 * 32 * 32)
 
 
+class _Autoencoder(nn.Module):
+    """A wide encoder, and a narrow decoder of three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g_a = nn.Sequential(nn.Conv2d(3, 64, 1, bias=False), nn.Conv2d(64, 4, 1, bias=False))
+        self.g_s = nn.Sequential(nn.Conv2d(4, 8, 1, bias=False), nn.Conv2d(8, 3, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        symbols = torch.round(self.g_a(x))
+        out: Tensor = self.g_s(symbols)
+        return out
+
+
+def test_the_peak_of_decoding_leaves_out_the_encoder_its_weights_and_the_image() -> None:
+    target = Target.of(_Autoencoder())
+    weights = 4 * 8 + 8 * 3
+    # While the last convolution runs: the symbols, its input and its output.
+    assert decode_peak_memory(target, (64, 64)) == BYTES * (weights + (4 + 8 + 3) * 64 * 64)
+    whole = 3 * 64 + 64 * 4 + weights + (3 + 64 + 4) * 64 * 64
+    assert peak_memory(target.on_meta, (64, 64)) == BYTES * whole
+
+
 def test_peak_memory_is_in_the_record_when_asked_for() -> None:
     assert measure_complexity("tcm-nano", (64, 64)).peak_memory_bytes is None
     record = measure_complexity("tcm-nano", (64, 64), memory=True)
     assert record.peak_memory_bytes is not None
     assert record.peak_memory_bytes > record.weight_bytes + BYTES * 3 * 64 * 64
+    assert record.decode_peak_memory_bytes is not None
+    assert record.decode_peak_memory_bytes < record.peak_memory_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tcm_lab._utils.environment import Environment
 from tcm_lab.blocks import Cost, Kind
-from tcm_lab.complexity import ComplexityRecord, DirectionTiming, Spread, TimingRecord
+from tcm_lab.complexity import CodingTime, ComplexityRecord, Spread, TimingOptions, TimingRecord
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 
 PLACE = Environment(device="a processor", threads=2, python="3.11", versions={"tcm-lab": "0"})
@@ -41,7 +41,7 @@ def complexity(
 def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
     """Encoding takes ``ms``, decoding twice that; a tenth of either is other."""
 
-    def direction(whole: float, part: str) -> DirectionTiming:
+    def direction(whole: float, part: str) -> CodingTime:
         def spread(value: float) -> Spread:
             return Spread(
                 lower_quartile_ms=0.9 * value,
@@ -50,7 +50,7 @@ def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
                 n=5,
             )
 
-        return DirectionTiming(
+        return CodingTime(
             wall=spread(whole),
             stages={part: spread(0.9 * whole), "other": spread(0.1 * whole)},
             megapixels_per_s=1 / whole,
@@ -63,12 +63,8 @@ def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
         fingerprint="f" * 12,
         size=(100, 200),
         padded_size=(128, 256),
-        batch=1,
         device_type="cpu",
-        precision="float32",
-        channels_last=True,
-        compiled=False,
-        warm_up=3,
+        options=TimingOptions(),
         encode=direction(ms, "g_a"),
         decode=direction(2 * ms, "g_s"),
         peak_device_memory_bytes=None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from records import complexity, rd, timing
 
-from tcm_lab.complexity import TimeRatio, measure_complexity, published_figures
+from tcm_lab.complexity import TimeRatio, TimingOptions, measure_complexity, published_figures
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
@@ -155,7 +155,7 @@ def test_times_have_quartiles_stages_shares_and_no_date() -> None:
 
 
 def test_conditions_that_differ_are_columns_and_shared_ones_stand_below() -> None:
-    slow = timing().model_copy(update={"precision": "bfloat16"})
+    slow = timing().model_copy(update={"options": TimingOptions(precision="bfloat16")})
     table = timing_table([timing(), slow])
     assert [row.values["precision"] for row in table.rows] == ["float32", "bfloat16"]
     assert "a processor, 2 threads" in table.footer[1]
@@ -167,12 +167,8 @@ def test_ratios_stand_beside_the_model_that_they_are_of() -> None:
     ratio = TimeRatio(
         model="b",
         baseline="a",
-        direction="decode",
-        ratio=0.5,
-        lower=0.4,
-        upper=0.6,
-        coverage=0.95,
-        n=5,
+        scope="decode",
+        ratio=Interval(value=0.5, low=0.4, high=0.6),
     )
     table = timing_table([timing("a"), timing("b")], [ratio])
     assert table.rows[0].marks == ("baseline",)

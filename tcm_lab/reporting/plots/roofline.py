@@ -73,7 +73,7 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
             f"{cost.model} at {cost.size} was counted, but {timing.model} at {timing.size} was "
             "timed. Give records of one model at one size."
         )
-    element_bytes = 4 if timing.precision == "float32" else 2
+    element_bytes = 4 if timing.options.precision == "float32" else 2
     macs = cost.macs_by_part()
     points = []
     for label, parts in _STAGE_PARTS.items():
@@ -82,11 +82,11 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
             for way in (timing.encode, timing.decode)
         ]
         runs = [ms for ms in runs if ms]
-        work = timing.batch * sum(macs.get(part, 0) for part in parts)
+        work = timing.options.batch * sum(macs.get(part, 0) for part in parts)
         if not runs or not work:
             continue
         weights = sum(sum(cost.parameters.get(part, {}).values()) for part in parts)
-        activations = timing.batch * sum(cost.activations.get(part, 0) for part in parts)
+        activations = timing.options.batch * sum(cost.activations.get(part, 0) for part in parts)
         moved = element_bytes * (weights + activations)
         points.append(
             RooflinePoint(label=label, macs=work, bytes_moved=moved, ms=sum(runs) / len(runs))

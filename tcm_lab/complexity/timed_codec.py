@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._utils.sections import listening
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.complexity.stopwatch import Stopwatch
-from tcm_lab.complexity.target import Target
+from tcm_lab.complexity.timing_record import TimingOptions
 
-Precision = Literal["float32", "bfloat16", "float16"]
 ENTROPY_CODING = "entropy_coding"
 
 
@@ -26,62 +25,46 @@ class Sample(NamedTuple):
     stages_ms: dict[str, float]
 
 
-class Bench:
+class TimedCodec:
     """Runs one codec, on one image, under one set of conditions.
 
     Args:
-        model: the codec, on its device.
-        subject: what it is.
+        adapter: the codec, on its device.
         size: (height, width) of the image.
-        batch: how many images at once.
-        precision: arithmetic of the networks, by autocast.
-        channels_last: memory layout of the networks and the image.
+        options: the conditions.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        target: Target,
-        size: tuple[int, int],
-        *,
-        batch: int,
-        precision: Precision,
-        channels_last: bool,
+        self, adapter: CodecAdapter, size: tuple[int, int], options: TimingOptions
     ) -> None:
-        self.device = next(model.parameters()).device
-        self.target = target
-        self._model: Any = model
+        self.device = adapter.device
+        self._model: Any = adapter.module
+        self._foreign = adapter.config is None
+        self._options = options
         self._watch = Stopwatch(self.device)
-        self._precision = precision
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub misses it
-        image = sample_image(size, batch).to(self.device)
-        # Our own codecs pad for themselves; CompressAI's leave it to the caller.
-        height, width = target.padded_size(size)
-        if target.config is None and (height, width) != size:
-            image = F.pad(image, (0, width - size[1], 0, height - size[0]), mode="replicate")
+        layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        adapter.module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub misses it
+        image = adapter.pad(sample_image(size, options.batch).to(self.device))
         self._image = image.contiguous(memory_format=layout)
-        self._options = (
-            {"rate": 0.0} if target.config is not None and target.config.rate_levels else {}
-        )
+        self._rate = {"rate": 0.0} if adapter.rate_levels else {}
 
     @contextmanager
-    def ready(self, *, compiled: bool) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """Hook the stages and compile the networks inside the ``with`` block."""
         model = self._model
         was_training = model.training
         model.eval()
-        if self.target.config is None:
+        if self._foreign:
             model.update()
         with ExitStack() as undo:
             undo.callback(model.train, was_training)
-            for name, stage in _stages(model, self.target):
+            for name, stage in _stages(model, self._foreign):
                 handle = stage.register_forward_pre_hook(_entering(self._watch, name))
                 undo.callback(handle.remove)
                 handle = stage.register_forward_hook(_leaving(self._watch), always_call=True)
                 undo.callback(handle.remove)
-                if compiled:
-                    undo.callback(_compile(stage))
+                if self._options.compile:
+                    undo.callback(_compile(stage, self._options.compile_backend))
             for entropy_model in _entropy_models(model):
                 for method in ("compress", "decompress"):
                     undo.callback(_charge(self._watch, entropy_model, method))
@@ -91,16 +74,17 @@ class Bench:
         """Encode the image and decode its bytes."""
         with torch.no_grad(), self._autocast(), listening(self._watch.stage):
             with self._watch.running():
-                coded = self._model.compress(self._image, **self._options)
+                coded = self._model.compress(self._image, **self._rate)
             encoded = Sample(self._watch.wall_ms, self._watch.stages_ms())
             with self._watch.running():
                 self._model.decompress(**coded)
             return encoded, Sample(self._watch.wall_ms, self._watch.stages_ms())
 
     def _autocast(self) -> Any:
-        if self._precision == "float32":
+        precision = self._options.precision
+        if precision == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self._precision))
+        return torch.autocast(self.device.type, dtype=getattr(torch, precision))
 
 
 def sample_image(size: tuple[int, int], batch: int) -> Tensor:
@@ -112,7 +96,7 @@ def sample_image(size: tuple[int, int], batch: int) -> Tensor:
     return (image + grain).clamp(0, 1)
 
 
-def _stages(model: nn.Module, target: Target) -> Iterator[tuple[str, nn.Module]]:
+def _stages(model: nn.Module, foreign: bool) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules to be timed: the transforms, and each slice."""
     coders = _entropy_models(model)
     for name, child in model.named_children():
@@ -120,7 +104,7 @@ def _stages(model: nn.Module, target: Target) -> Iterator[tuple[str, nn.Module]]
             yield from ((f"{name}.{i}", module) for i, module in enumerate(child))
         elif child in coders or type(child).forward is nn.Module.forward:
             continue  # never called as a module
-        elif target.config is None and name not in ("g_a", "g_s"):
+        elif foreign and name not in ("g_a", "g_s"):
             yield from _innermost(name, child)
         else:
             yield name, child
@@ -138,9 +122,11 @@ def _innermost(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _entropy_models(model: nn.Module) -> list[nn.Module]:
     """Return CompressAI's entropy models, whose methods do not pass a module's hooks."""
-    theirs = sys.modules.get("compressai.entropy_models")
-    base = getattr(theirs, "EntropyModel", None)
-    return [module for module in model.modules() if base is not None and isinstance(module, base)]
+    return [
+        module
+        for module in model.modules()
+        if any(cls.__name__ == "EntropyModel" for cls in type(module).__mro__)
+    ]
 
 
 def _charge(watch: Stopwatch, module: nn.Module, method: str) -> Callable[[], None]:
@@ -155,9 +141,9 @@ def _charge(watch: Stopwatch, module: nn.Module, method: str) -> Callable[[], No
     return lambda: vars(module).pop(method)
 
 
-def _compile(module: nn.Module) -> Callable[[], None]:
+def _compile(module: nn.Module, backend: str) -> Callable[[], None]:
     """Compile what a module computes, its hooks left outside; return what undoes it."""
-    vars(module)["forward"] = torch.compile(module.forward)
+    vars(module)["forward"] = torch.compile(module.forward, backend=backend)
     return lambda: vars(module).pop("forward")
 
 

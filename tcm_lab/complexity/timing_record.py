@@ -1,0 +1,170 @@
+"""How long coding took: one frozen record per model, and the ratios of models timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median, quantiles
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment
+from tcm_lab.complexity.device_peak import DevicePeak
+from tcm_lab.complexity.record import Size
+from tcm_lab.complexity.stopwatch import OTHER
+from tcm_lab.stats import Interval
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TimingOptions(Frozen):
+    """The conditions of a timing run.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``; None is where the model is.
+        precision: arithmetic of the networks, by autocast.
+        threads: of torch on the CPU; None leaves them.
+        batch: images coded at once.
+        repeats: runs that count, at least.
+        seconds: how long they go on, at least.
+        warm_up: runs before them.
+        channels_last: whether channels are last in memory.
+        compile: whether to compile the networks first (minutes, once).
+        compile_backend: of `torch.compile`.
+    """
+
+    device: str | None = None
+    precision: Precision = "float32"
+    threads: PositiveInt | None = None
+    batch: PositiveInt = 1
+    repeats: PositiveInt = 20
+    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    warm_up: NonNegativeInt = 3
+    channels_last: bool = True
+    compile: bool = False
+    compile_backend: str = "inductor"
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _name_device(cls, device: Any) -> str | None:
+        return None if device is None else str(device)
+
+
+class Spread(Frozen):
+    """A time in milliseconds over all repetitions."""
+
+    lower_quartile_ms: NonNegativeFloat
+    median_ms: NonNegativeFloat
+    upper_quartile_ms: NonNegativeFloat
+    n: PositiveInt
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float]) -> Spread:
+        """Return median and quartiles of ``samples_ms``."""
+        samples = list(samples_ms)
+        lower, _, upper = (
+            quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else samples * 3
+        )
+        return cls(
+            lower_quartile_ms=lower,
+            median_ms=median(samples),
+            upper_quartile_ms=upper,
+            n=len(samples),
+        )
+
+
+class CodingTime(Frozen):
+    """Encoding, or decoding.
+
+    Attributes:
+        wall: whole time by the wall clock, the device synchronised before and after.
+        stages: time of each stage, by CUDA events on a GPU and by the same clock on a CPU;
+            ``entropy_coding`` and ``copies`` between host and device among them, and ``other``
+            for what no stage claims.
+        megapixels_per_s: throughput at the median, over all images of the batch, unpadded.
+        samples_ms: wall time of every repetition, in order.
+        parts_over_whole: the sum of a repetition's stages over its wall time, at the median. On a
+            GPU this is what reconciles CUDA's events with the wall clock.
+    """
+
+    wall: Spread
+    stages: dict[str, Spread]
+    megapixels_per_s: NonNegativeFloat
+    samples_ms: tuple[NonNegativeFloat, ...]
+    parts_over_whole: NonNegativeFloat
+
+    @property
+    def other_share(self) -> float:
+        """The share of the whole that no stage claims."""
+        return self.stages[OTHER].median_ms / self.wall.median_ms
+
+
+class TimingRecord(Frozen):
+    """How long one model takes on one image size, and everything that it depends on.
+
+    Attributes:
+        model: name of the model.
+        fingerprint: of its configuration.
+        size: (height, width) of the image.
+        padded_size: (height, width) that the networks see.
+        device_type: ``cpu`` or ``cuda``.
+        options: the conditions that were asked for.
+        encode: from image to bytes.
+        decode: from bytes to image.
+        peak_device_memory_bytes: on a GPU, of all runs that count, weights included.
+        device_peak: what the device allows under the same conditions, measured in the same run.
+        environment: device, threads, versions.
+        measured_at: when, in UTC (ISO 8601).
+    """
+
+    model: str
+    fingerprint: str
+    size: Size
+    padded_size: Size
+    device_type: Literal["cpu", "cuda"]
+    options: TimingOptions
+    encode: CodingTime
+    decode: CodingTime
+    peak_device_memory_bytes: NonNegativeInt | None
+    device_peak: DevicePeak | None = None
+    environment: Environment
+    measured_at: str
+
+    @property
+    def encode_ms(self) -> float:
+        """Median wall time of encoding."""
+        return self.encode.wall.median_ms
+
+    @property
+    def decode_ms(self) -> float:
+        """Median wall time of decoding."""
+        return self.decode.wall.median_ms
+
+
+class TimeRatio(Frozen):
+    """One model's median wall time over the first model's.
+
+    Attributes:
+        model: the model that is compared.
+        baseline: the first model.
+        scope: ``encode`` or ``decode``.
+        ratio: above 1 is slower than the baseline; by a bootstrap over the turns that both took.
+    """
+
+    model: str
+    baseline: str
+    scope: Literal["encode", "decode"]
+    ratio: Interval
+
+
+class TimingComparison(Frozen):
+    """Several models timed in turns within one run.
+
+    Attributes:
+        records: each model's own times.
+        ratios: each further model's times over the first one's, encoding and decoding.
+    """
+
+    records: tuple[TimingRecord, ...]
+    ratios: tuple[TimeRatio, ...]
