@@ -7,15 +7,16 @@ shape rules cannot read. `_Traceable` mends both, so that a trace needs neither 
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from math import prod
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tcm_lab._compat.dynamo import traced_as_written
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, module_kind
 from tcm_lab.complexity.counters.meta import OperatorMode, meta_image, meta_pass
@@ -54,9 +55,9 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
     analysis = FlopCountAnalysis(model, (meta_image(size),))
     analysis.set_op_handle(f"aten::{_SDPA}", _attention_products)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with meta_pass(model), _Untraced(), _Traceable(), warnings.catch_warnings():
+    with meta_pass(model), traced_as_written(), _Untraced(), _Traceable(), catch_warnings():
         # Tracing warns of every size that is a constant of the trace; here all are meant to be.
-        warnings.simplefilter("ignore")
+        simplefilter("ignore")
         analysis.tracer_warnings("all")
         by_module: dict[str, Counter[str]] = analysis.by_module_and_operator()
     tally = Tally(target)
