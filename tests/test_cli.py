@@ -15,8 +15,7 @@ from PIL import Image
 
 from tcm_lab import cli
 from tcm_lab.cli import COMMANDS, main
-from tcm_lab.codec import build, load_checkpoint, save_checkpoint
-from tcm_lab.codec.checkpoint import to_published
+from tcm_lab.codec import build, export_state, load_checkpoint, save_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -189,10 +188,10 @@ def test_weights_are_exported_at_half_the_size_and_in_the_published_layout(
     for name, value in rounded.items():
         assert torch.equal(value, whole[name].half().float()), name
 
-    first = to_published(build("tcm-small", {"?_?.width": 64}))
+    first = export_state(build("tcm-small", {"?_?.width": 64}))
     torch.save(first, tmp_path / "published.pth")
     assert run("export", tmp_path / "published.pth", again)[0] == 0
-    assert run("export", again, tmp_path / "back.pth", "--layout", "published")[0] == 0
+    assert run("export", again, tmp_path / "back.pth", "--layout", "lic_tcm")[0] == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
     assert all(torch.equal(back[name], value) for name, value in first.items())
 

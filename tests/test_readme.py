@@ -278,7 +278,7 @@ def test_every_path_in_the_table_of_axes_is_a_field() -> None:
     ]
     assert len(paths) > 10
     tree = config.model_dump(mode="json")
-    from tcm_lab.codec.overrides import find_fields
+    from tcm_lab.codec import find_fields
 
     for path in paths:
         assert find_fields(tree, path), path

@@ -20,8 +20,7 @@ def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = 
         checkpoint: weights; decoding needs the same.
         rate: level of a rate-conditioned model, 0 the cheapest.
     """
-    from tcm_lab.codec import load_checkpoint
-    from tcm_lab.codec.container import encode_image
+    from tcm_lab.codec import encode_image, load_checkpoint
     from tcm_lab.data import open_images
 
     if not image.is_file():
@@ -44,8 +43,7 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
     """
     from PIL import Image
 
-    from tcm_lab.codec import load_checkpoint
-    from tcm_lab.codec.container import decode_image
+    from tcm_lab.codec import decode_image, load_checkpoint
 
     kinds = Image.registered_extensions()
     if kinds.get(out.suffix.lower()) not in Image.SAVE:
@@ -68,7 +66,7 @@ def export(
     out: File,
     /,
     *,
-    layout: Literal["lab", "published"] = "lab",
+    layout: Literal["lab", "lic_tcm"] = "lab",
     half: Flag = False,
 ) -> int:
     """Write a checkpoint's weights to another file, half as large or for the authors' code.
@@ -76,21 +74,20 @@ def export(
     Args:
         checkpoint: weights in any layout that can be read.
         out: the file.
-        layout: lab for safetensors with the whole configuration; published for the layout of the
+        layout: lab for safetensors with the whole configuration; lic_tcm for the layout of the TCM
             authors' code.
         half: store float16. The rounded weights are a codec of their own: what the original coded
             needs the original.
     """
     import torch
 
-    from tcm_lab.codec import load_checkpoint, save_checkpoint
-    from tcm_lab.codec.checkpoint import read_extra, save_published
+    from tcm_lab.codec import export_checkpoint, load_checkpoint, read_extra, save_checkpoint
 
     codec = load_checkpoint(checkpoint)
-    if layout == "published":
+    if layout != "lab":
         if half:
-            raise LabError("--half: the published layout holds float32. Leave one of both away.")
-        save_published(codec, out)
+            raise LabError(f"--half: the layout {layout} holds float32. Leave out one of the two.")
+        export_checkpoint(codec, out, layout)
     else:
         save_checkpoint(codec, out, read_extra(checkpoint), dtype=torch.float16 if half else None)
     print(f"{out}: {out.stat().st_size} bytes")

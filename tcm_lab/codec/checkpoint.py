@@ -1,14 +1,15 @@
-"""Weights in files: ours, which rebuild their codec without guessing, and the published layout.
+"""Weights in files: ours, which rebuild their codec without guessing, and others' layouts.
 
 Nothing is ever unpickled: ours are safetensors, and torch's own files are read as weights only.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch import Tensor
 from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import DERIVED, Codec
-from tcm_lab.codec.published import infer_config, is_published, published_name, strip_wrapping
-from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.errors import ConfigError, LabError, near, one_of
 
 _FORMAT = "tcm_lab.codec/1"
 #: Entries that are the same in every codec of one configuration; old files lack some, and half
@@ -76,34 +77,75 @@ def read_extra(path: str | Path) -> dict[str, Any]:
     return extra
 
 
-def save_published(codec: Codec, path: str | Path) -> None:
-    """Write a codec's weights in the published layout, for the authors' code.
+def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -> None:
+    """Write a codec's weights in another project's layout, for that project's code.
+
+    Args:
+        codec: what to write.
+        path: the file, as torch writes it.
+        layout: ``lic_tcm``, of the TCM authors' code.
 
     Raises:
-        LabError: the file cannot be written.
+        LabError: as `export_state`, or the file cannot be written.
     """
-    import io
-
     buffer = io.BytesIO()
-    torch.save({"state_dict": to_published(codec)}, buffer)
+    torch.save({"state_dict": export_state(codec, layout)}, buffer)
     write_atomically(Path(path), buffer.getvalue())
 
 
-def to_published(codec: Codec) -> dict[str, Tensor]:
-    """Return a codec's state dict by the published names; derived entries are empty there."""
-    return {
-        published_name(name, codec.config): (
-            value.new_zeros(0) if name.endswith(DERIVED) else value
+def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
+    """Return a codec's state dict in another project's layout; derived entries are empty there.
+
+    The architecture is read back off the result: a layout that cannot hold it would make the
+    weights another codec's. Only the entropy coder's scale table may differ; no layout holds it.
+
+    Raises:
+        LabError: there is no such layout, or it cannot hold the codec; the message says why.
+    """
+    if layout not in LAYOUTS:
+        raise LabError(
+            f"no layout is called '{layout}'.{near(layout, LAYOUTS)} Known: {one_of(LAYOUTS)}."
         )
+    chosen, config = LAYOUTS[layout], codec.config
+    state = {
+        chosen.entry_name(name, config): value.new_zeros(0) if name.endswith(DERIVED) else value
         for name, value in codec.state_dict().items()
     }
+    refusal = f"{config.name} cannot be written in the layout {layout}"
+    if not chosen.recognises(state):
+        raise LabError(f"{refusal}: its architecture is not of that family")
+    try:
+        inferred = chosen.infer_config(state)
+    except LabError as error:
+        raise LabError(f"{refusal}: its architecture is not of that family ({error})") from None
+    table = {"entropy_model.scale_table": config.entropy_model.scale_table}
+    if inferred.override(table).fingerprint != config.fingerprint:
+        raise LabError(f"{refusal}: read back, {_difference(config, inferred.override(table))}")
+    return state
+
+
+def _difference(config: VariantConfig, read: VariantConfig) -> str:
+    """Say the first field in which a configuration that was read back differs."""
+
+    def walk(a: Any, b: Any, path: str) -> Iterator[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in [*a, *(key for key in b if key not in a)]:
+                yield from walk(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            for i, (one, other) in enumerate(zip(a, b, strict=True)):
+                yield from walk(one, other, f"{path}.{i}")
+        elif a != b:
+            yield f"{path} would be {b!r} instead of {a!r}"
+
+    trees = [one.model_dump(mode="json", exclude={"name"}) for one in (config, read)]
+    return next(walk(trees[0], trees[1], ""), "it would be another codec")
 
 
 def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     """Build the codec that a file or a state dict holds, in evaluation mode on the CPU.
 
     Args:
-        source: a safetensors file of ours; a torch file in the published layout, with or without
+        source: a safetensors file of ours; a torch file in the TCM authors' layout, with or without
             ``state_dict`` around and ``module.`` before the names, with old or new entropy
             bottleneck names; or such a state dict itself. Recognised by content.
 
@@ -170,29 +212,41 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
 
 
 def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
-    tensors = {
-        name: value for name, value in strip_wrapping(state).items() if isinstance(value, Tensor)
-    }
-    # Newer CompressAI writes the entropy bottleneck's lists as we do.
-    if not is_published(tensors):
+    tensors = {n: value for n, value in _unwrapped(state).items() if isinstance(value, Tensor)}
+    layout = next((known for known in LAYOUTS.values() if known.recognises(tensors)), None)
+    if layout is None:
         raise CheckpointError(
             f"{origin}: neither a checkpoint of tcm_lab (safetensors with its configuration) nor "
-            "of the published TCM layout (g_a.0.conv1.weight, cc_mean_transforms.0.0.weight …)"
+            f"in a layout that can be read ({one_of(LAYOUTS)})"
         )
     try:
-        config = infer_config(tensors)
+        config = layout.infer_config(tensors)
     except LabError as error:
         raise CheckpointError(f"{origin}: {error}") from None
-    with torch.device("cpu"):
-        names = {published_name(name, config): name for name in Codec(config).state_dict()}
-    ours = {}
-    for theirs, value in tensors.items():
-        if not theirs.endswith(DERIVED):
-            ours[names.get(theirs, theirs)] = (theirs, value)
-    return _fill(config, ours, origin)
+    names = {layout.entry_name(name, config): name for name in Codec(config).state_dict()}
+    # Newer CompressAI writes the entropy bottleneck's lists as we do.
+    ours = {
+        names.get(theirs, theirs): (theirs, value)
+        for theirs, value in tensors.items()
+        if not theirs.endswith(DERIVED)
+    }
+    return _fill(config, ours, origin, layout)
 
 
-def _fill(config: VariantConfig, given: Mapping[str, tuple[str, Tensor]], origin: str) -> Codec:
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off ``state_dict`` around a checkpoint and ``module.`` before its names."""
+    inner = state.get("state_dict", state)
+    if not isinstance(inner, Mapping):
+        raise LabError(f"'state_dict' holds {type(inner).__name__}, not named tensors")
+    return {str(name).removeprefix("module."): value for name, value in inner.items()}
+
+
+def _fill(
+    config: VariantConfig,
+    given: Mapping[str, tuple[str, Tensor]],
+    origin: str,
+    layout: Layout | None = None,
+) -> Codec:
     """Build ``config`` and load tensors by our names; each comes with its name in the file."""
     codec = Codec(config)
     wanted = _weights(codec)
@@ -210,7 +264,7 @@ def _fill(config: VariantConfig, given: Mapping[str, tuple[str, Tensor]], origin
             + "; ".join(
                 f"{len(items)} {what} ({', '.join(items[:3])}{', …' if len(items) > 3 else ''})"
                 for what, items in (
-                    ("missing", [_their_name(n, config, given) for n in missing]),
+                    ("missing", [layout.entry_name(n, config) if layout else n for n in missing]),
                     ("unknown", unknown),
                     ("of another shape", shaped),
                 )
@@ -220,9 +274,3 @@ def _fill(config: VariantConfig, given: Mapping[str, tuple[str, Tensor]], origin
     codec.load_state_dict({ours: value for ours, (_, value) in given.items()}, strict=False)
     codec.eval()
     return codec
-
-
-def _their_name(name: str, config: VariantConfig, given: Mapping[str, tuple[str, Tensor]]) -> str:
-    """Return a missing entry's name as the file would have it."""
-    renamed = any(ours != theirs for ours, (theirs, _) in given.items())
-    return published_name(name, config) if renamed else name

@@ -1,7 +1,7 @@
 """The configuration tree of a codec: frozen, validated, and explicit down to every layer.
 
-The tree is the architecture: names in it are the names of modules, and whatever does not act is
-not in it, so that two equal trees are the same codec and two different ones are not.
+The tree is the architecture: its names are the names of modules, and a choice without effect is not
+in it, so that two equal trees are the same codec and two different ones are not.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -32,7 +33,8 @@ from tcm_lab.blocks import (
     ResampleDirection,
     ResamplerConfig,
 )
-from tcm_lab.errors import ConfigError, near, one_of
+from tcm_lab.codec.overrides import apply_overrides
+from tcm_lab.errors import ConfigError, one_of, validation_message
 
 AnyBlock = Annotated[
     SerializeAsAny[BlockConfig], BeforeValidator(BLOCKS.parse), Field(description="a block")
@@ -60,7 +62,7 @@ class StageConfig(Frozen):
             output.
         depth: how many blocks.
         block: the block; none where ``depth`` is 0.
-        attention: what stands behind the blocks.
+        attention: the attention module after the blocks.
     """
 
     resample: AnyResampler
@@ -77,11 +79,9 @@ class StageConfig(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _has_what_it_stacks(self) -> StageConfig:
+    def _has_its_block(self) -> StageConfig:
         if self.depth and self.block is None:
-            raise ConfigError(
-                f"depth = {self.depth} but no block is named; known: {one_of(BLOCKS)}"
-            )
+            raise ConfigError(f"depth = {self.depth} needs a block; known: {one_of(BLOCKS)}")
         return self
 
 
@@ -116,7 +116,7 @@ class TransformConfig(Frozen):
         for i, stage in enumerate(self.stages):
             place = f"{name}.stages.{i}"
             if i < last and stage.width is None:
-                raise ConfigError(f"{place}.width is missing; only a last stage goes without")
+                raise ConfigError(f"{place}.width is missing; only the last stage has none")
             if i == last and stage.width not in (None, c_out):
                 raise ConfigError(
                     f"{place}.width = {stage.width}, but {name} must end at {c_out} channels; "
@@ -131,7 +131,7 @@ class TransformConfig(Frozen):
 
 
 def _at(place: str, check: Any, *channels: int) -> None:
-    """Run ``check`` and put the place before what it refuses."""
+    """Run ``check``; its message gets the place as a prefix."""
     try:
         check(*channels)
     except ConfigError as error:
@@ -147,7 +147,7 @@ class EntropyModelConfig(Frozen):
     Attributes:
         slices: how many equal slices the latent is cut into, or each slice's width.
         support: how many earlier slices, counted from the first, each slice may see.
-        attention: what the support passes before the slice networks.
+        attention: the module between the support and the slice networks.
         hidden: widths between the 3x3 convolutions of a slice network, GELU between; ``none``
             takes the hyper output itself as mean and scale (one slice: the hyperprior alone).
         paths: whether mean and scale are computed ``apart`` (each its own hyper synthesis,
@@ -157,7 +157,7 @@ class EntropyModelConfig(Frozen):
             or ``none``.
         checkerboard: whether each slice is coded in two passes, the second of which sees the
             first one's neighbours (He et al. 2021 and 2022).
-        scale_table: which scales the coder tells apart: ``fine``, where each takes the nearest of
+        scale_table: which scales the coder distinguishes: ``fine``, where each takes the nearest of
             256 and the estimate counts what the coder spends, or ``compressai``, where each takes
             the next larger of its 64 and bytes and estimate are those of the published code.
     """
@@ -309,7 +309,7 @@ class VariantConfig(Frozen):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(_say(error, tree)) from None
+            raise ConfigError(validation_message(error, cls, tree)) from None
 
     def override(self, changes: Mapping[str, Any]) -> VariantConfig:
         """Return this configuration with dotted fields changed, validated as a whole.
@@ -320,17 +320,16 @@ class VariantConfig(Frozen):
         Raises:
             ConfigError: a path or value is wrong; the message names the nearest that work.
         """
-        from tcm_lab.codec.overrides import apply_overrides
-
-        tree = apply_overrides(self.model_dump(mode="json"), changes)
-        return VariantConfig.parse(tree)
+        if not changes:
+            return self
+        return VariantConfig.parse(apply_overrides(self.model_dump(mode="json"), changes))
 
     @property
     def stride(self) -> tuple[int, int]:
         """Sides of the image per side of y, and per side of z."""
         return self.g_a.factor, self.g_a.factor * self.h_a.factor
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A short hash of everything but the name: equal for equal codecs."""
         tree = self.model_dump(mode="json", exclude={"name"})
@@ -344,12 +343,14 @@ class VariantConfig(Frozen):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def transform_plan(
-    config: VariantConfig,
-) -> dict[str, tuple[TransformConfig, ResampleDirection, int, int]]:
+TransformPlan = tuple[TransformConfig, ResampleDirection, int, int]
+"""A transform, whether it shrinks or enlarges, and its channels in and out."""
+
+
+def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:
     """Return each transform with its direction and its channels in and out.
 
-    The hyper synthesis stands once for each of its outputs: ``h_s.mean`` and ``h_s.scale``, or
+    The hyper synthesis occurs once for each of its outputs: ``h_s.mean`` and ``h_s.scale``, or
     ``h_s.shared``.
     """
     m, n = config.latent_channels, config.hyper_channels
@@ -364,37 +365,3 @@ def transform_plan(
         },
         "g_s": (config.g_s, "up", m, IMAGE_CHANNELS),
     }
-
-
-def _say(error: ValidationError, tree: Mapping[str, Any]) -> str:
-    """Say the first validation error in one line: path, value and what would work."""
-    first = error.errors()[0]
-    loc = [part for part in first["loc"] if not str(part).startswith(("function-", "constrained"))]
-    path = ".".join(map(str, loc))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        field = str(loc[-1])
-        fields = _fields_at(tuple(map(str, loc[:-1])))
-        return f"unknown field '{path}'.{near(field, fields)} Known: {one_of(fields)}."
-    if first["type"] == "missing":
-        return f"'{path}' is missing"
-    if not path or first["type"] == "value_error":
-        return f"{path}: {message}" if path else message
-    value: Any = tree
-    for part in loc:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            break
-    return f"{path} = {value!r}: {message}"
-
-
-def _fields_at(place: tuple[str, ...]) -> list[str]:
-    """Return the field names of the model at ``place`` of the tree."""
-    if not place:
-        model: type[Frozen] = VariantConfig
-    elif place[0] == "entropy_model":
-        model = EntropyModelConfig
-    else:
-        model = TransformConfig if len(place) == 1 else StageConfig
-    return list(model.model_fields)

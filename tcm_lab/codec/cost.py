@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tcm_lab.blocks import Cost, Kind
 from tcm_lab.codec.config import VariantConfig, transform_plan
-from tcm_lab.codec.gains import gains_cost
 from tcm_lab.codec.slices import slice_costs
 from tcm_lab.codec.transforms import transform_cost
 
@@ -43,7 +42,6 @@ def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
         **parts,
         **slice_costs(config.entropy_model, m, *at["h_a"]),
         "prior": Cost({}, {Kind.PRIOR: prior * config.hyper_channels}),
-        "gain": gains_cost(config.rate_levels, m, config.hyper_channels)
-        if config.rate_levels
-        else Cost(),
+        # Gain and inverse gain of each channel of y and z; the scaling itself is elementwise.
+        "gain": Cost({}, {Kind.GAIN: 2 * config.rate_levels * (m + config.hyper_channels)}),
     }

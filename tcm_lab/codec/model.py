@@ -6,7 +6,7 @@ Shape suffixes: B batch, H W sides of the image, M latent channels, h w sides of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -27,21 +27,18 @@ from tcm_lab.codec.coding import (
     refuse_large_symbols,
     round_to_mean,
 )
-from tcm_lab.codec.config import VariantConfig, transform_plan
+from tcm_lab.codec.config import TransformPlan, VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
-from tcm_lab.codec.gains import RateGains
 from tcm_lab.codec.slices import SliceCodec, walk_slices
 from tcm_lab.codec.transforms import Transform
 
-import_compressai()  # before its parts, so that they come without what takes long to import
-
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # noqa: E402
-from compressai.models import CompressionModel  # noqa: E402
-from compressai.models.base import get_scale_table  # noqa: E402
+_compressai = import_compressai()
+_CompressionModel: Any = _compressai.models.CompressionModel
 
 Rate = float | Tensor | None
 #: State-dict entries that follow from the weights; ``update()`` makes them.
 DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+_SPREAD = 0.75  # ± in ln: steps for λ spread 20-fold, since the step goes by 1/√λ
 
 
 class Likelihoods(TypedDict):
@@ -52,7 +49,7 @@ class Likelihoods(TypedDict):
 
 
 class CodecOutput(TypedDict):
-    """What a forward pass gives: the image and its likelihoods."""
+    """Result of a forward pass: the image and its likelihoods."""
 
     x_hat: Tensor
     likelihoods: Likelihoods
@@ -76,18 +73,52 @@ class Coded(TypedDict, total=False):
 class HyperSynthesis(nn.Module):
     """The hyper synthesis, once for each of its outputs."""
 
-    def __init__(self, config: VariantConfig) -> None:
+    def __init__(self, plan: Mapping[str, TransformPlan]) -> None:
         super().__init__()
-        for name, plan in transform_plan(config).items():
+        for name, transform in plan.items():
             if name.startswith("h_s."):
-                self.add_module(name.removeprefix("h_s."), Transform(*plan))
+                self.add_module(name.removeprefix("h_s."), Transform(*transform))
 
     def forward(self, z_hat: Float[Tensor, "b n p q"]) -> list[Tensor]:
         """Return each output on (B, N, p, q): mean's and scale's, or one for both."""
         return [transform(z_hat) for transform in self.children()]
 
 
-class Codec(CompressionModel):
+class RateGains(nn.Module):
+    """Gain and inverse gain of each channel at each rate level, kept as logarithms.
+
+    One set of weights covers a whole rate-distortion curve: each rate level scales the channels of
+    y and z before quantisation and scales them back after (Cui et al. 2021, "Asymmetric gained deep
+    image compression"). Between two learned levels the gains are interpolated geometrically.
+
+    Args:
+        levels: R, how many rate levels are learned.
+        channels: C.
+    """
+
+    def __init__(self, levels: int, channels: int) -> None:
+        super().__init__()
+        start = torch.linspace(-_SPREAD, _SPREAD, levels)[:, None].repeat(1, channels)
+        self.log_gain = nn.Parameter(start)
+        self.log_inverse = nn.Parameter(-start)
+
+    def gain(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
+        """Return what scales the channels before quantisation at ``rate`` in [0, R - 1]."""
+        return _between(self.log_gain, rate)
+
+    def inverse(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
+        """Return what scales them back after quantisation."""
+        return _between(self.log_inverse, rate)
+
+
+def _between(levels: Tensor, rate: Tensor) -> Tensor:
+    """Interpolate between the two nearest levels, in the logarithm."""
+    below = rate.floor().clamp(0, levels.shape[0] - 2).long()
+    share = (rate - below).to(levels.dtype)[:, None]
+    return torch.lerp(levels[below], levels[below + 1], share).exp()[:, :, None, None]
+
+
+class Codec(_CompressionModel):
     """A learned image codec assembled from its configuration; a CompressAI ``CompressionModel``.
 
     Args:
@@ -102,13 +133,13 @@ class Codec(CompressionModel):
         self.slice_widths = entropy.slice_widths(m)
         self.g_a = Transform(*plan["g_a"])
         self.h_a = Transform(*plan["h_a"])
-        self.h_s = HyperSynthesis(config)
+        self.h_s = HyperSynthesis(plan)
         self.slices = nn.ModuleList(
             SliceCodec(entropy, m, i) for i in range(len(self.slice_widths))
         )
         self.g_s = Transform(*plan["g_s"])
-        self.entropy_bottleneck = EntropyBottleneck(n)
-        self.gaussian_conditional = GaussianConditional(None)
+        self.entropy_bottleneck = _compressai.entropy_models.EntropyBottleneck(n)
+        self.gaussian_conditional = _compressai.entropy_models.GaussianConditional(None)
         self.y_gains = RateGains(config.rate_levels, m) if config.rate_levels else None
         self.z_gains = RateGains(config.rate_levels, n) if config.rate_levels else None
         self._tables: GaussianTables | None = None
@@ -311,6 +342,8 @@ class Codec(CompressionModel):
         """Return the coding tables for the weights as they are."""
         if self._tables is None:
             kind = self.config.entropy_model.scale_table
-            super().update(scale_table=get_scale_table(levels=SCALES[kind]), force=True)
+            super().update(
+                scale_table=_compressai.models.base.get_scale_table(levels=SCALES[kind]), force=True
+            )
             self._tables = GaussianTables(self.gaussian_conditional, nearest=kind == "fine")
         return self._tables

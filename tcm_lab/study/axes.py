@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.codec import VariantConfig
-from tcm_lab.codec.overrides import read_field
+from tcm_lab.codec import VariantConfig, read_field
 from tcm_lab.errors import ConfigError, near, one_of
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from tcm_lab.codec import build
-from tcm_lab.codec.container import decode_image, encode_image
+from tcm_lab.codec import VariantConfig, build, decode_image, encode_image
 from tcm_lab.errors import LabError
 
 #: Offsets of the header's fields and their formats, as the container's docstring lists them.
@@ -35,8 +34,6 @@ def small_codec(rate_levels: int = 3) -> Any:
     """Build a codec with two slices that decodes in milliseconds."""
     stage = {"resample": "conv", "width": 8}
     last = {"resample": "conv"}
-    from tcm_lab.codec import VariantConfig
-
     config = VariantConfig.parse(
         {
             "name": "small",

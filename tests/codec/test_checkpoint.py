@@ -10,12 +10,7 @@ import torch
 from torch import Tensor
 
 import tcm_lab
-from tcm_lab.codec.checkpoint import (
-    read_extra,
-    save_checkpoint,
-    save_published,
-    to_published,
-)
+from tcm_lab.codec import export_checkpoint, export_state, read_extra, save_checkpoint
 from tcm_lab.errors import LabError
 
 State = dict[str, Tensor]
@@ -41,7 +36,7 @@ def codec() -> Any:
 
 @pytest.fixture(scope="module")
 def published(codec: Any) -> State:
-    return to_published(codec)
+    return export_state(codec)
 
 
 def _weights(codec: Any) -> State:
@@ -108,8 +103,8 @@ def test_exporting_what_was_loaded_changes_nothing(
     codec: Any, published: State, tmp_path: Path
 ) -> None:
     loaded = tcm_lab.load_checkpoint(published)
-    _assert_equal(to_published(loaded), published)
-    save_published(loaded, tmp_path / "export.pth.tar")
+    _assert_equal(export_state(loaded), published)
+    export_checkpoint(loaded, tmp_path / "export.pth.tar")
     again = tcm_lab.load_checkpoint(tmp_path / "export.pth.tar")
     _assert_equal(_weights(again), _weights(codec))
     x = torch.rand(1, 3, 40, 40)
@@ -133,20 +128,52 @@ def test_exporting_what_was_loaded_changes_nothing(
 )
 def test_the_architecture_is_read_off_the_shapes(changes: dict[str, Any]) -> None:
     config = tcm_lab.load_config("tcm-small").override({**NARROW, **changes})
-    loaded = tcm_lab.load_checkpoint(to_published(tcm_lab.build(config)))
+    loaded = tcm_lab.load_checkpoint(export_state(tcm_lab.build(config)))
     assert loaded.config.fingerprint == config.fingerprint
 
 
 @pytest.mark.parametrize("name", ["tcm-small", "tcm-medium", "tcm-large"])
 def test_a_published_size_gets_its_preset_s_name(name: str) -> None:
-    from tcm_lab.codec.published import infer_config
+    from tcm_lab.codec.layouts.lic_tcm import infer_config
 
-    state = to_published(tcm_lab.build(name, device="meta"))
+    state = export_state(tcm_lab.build(name, device="meta"))
     inferred = infer_config(state)
     assert inferred.name == name
     assert inferred.entropy_model.scale_table == "compressai"  # its bytes are the published ones
     fine = inferred.override({"entropy_model.scale_table": "fine"})
     assert fine.fingerprint == tcm_lab.load_config(name).fingerprint != inferred.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"g_a.split": 0.25}, r"g_a\.stages\.0\.block\.split would be 0\.5 instead of 0\.25"),
+        ({"rate_levels": 3}, "rate_levels would be 0 instead of 3"),
+        ({"entropy_model.checkerboard": True}, "entropy_model"),
+        ({"entropy_model.lrp": "before-attention"}, "would be 'after-attention' instead"),
+        ({"g_a.block": "swin"}, "not of that family"),
+        ({"g_?.stages.0.resample": "patch"}, "not of that family"),
+        ({"g_a.alternate_shift": False}, "alternate_shift would be True instead of False"),
+    ],
+)
+def test_a_codec_that_a_layout_cannot_hold_is_not_exported(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    codec = tcm_lab.build("tcm-small", {**NARROW, **changes})
+    with pytest.raises(LabError, match=f"cannot be written in the layout lic_tcm: .*({message})"):
+        export_checkpoint(codec, tmp_path / "other.pth.tar")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_unknown_layout_is_answered_with_the_known(codec: Any) -> None:
+    with pytest.raises(LabError, match=r"no layout is called 'lic-tcm'\. Did you mean lic_tcm\?"):
+        export_state(codec, "lic-tcm")
+
+
+def test_a_codec_is_pickled_with_its_weights(codec: Any) -> None:
+    again = pickle.loads(pickle.dumps(codec))
+    assert again.config == codec.config
+    _assert_equal(_weights(again), _weights(codec))
 
 
 def test_a_missing_tensor_is_named(published: State) -> None:
@@ -223,7 +250,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_model_s_state_is_refused() -> None:
-    with pytest.raises(LabError, match="nor of the published TCM layout"):
+    with pytest.raises(LabError, match="nor in a layout that can be read \\(lic_tcm\\)"):
         tcm_lab.load_checkpoint(torch.nn.Linear(2, 2).state_dict())
 
 

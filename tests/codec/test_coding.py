@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tcm_lab
-from tcm_lab.codec.checkpoint import save_checkpoint
+from tcm_lab.codec import save_checkpoint
 from tcm_lab.errors import LabError
 
 

@@ -122,13 +122,29 @@ def test_a_mistake_is_answered_with_the_field_its_value_and_what_works(
         ("base: tcm-nano\nchanges: {}\n", "unknown field 'changes'"),
         ("base: tcm-nanno\n", "no such file|neither a preset nor a YAML file"),
         ("base: tcm-nano\noverride: {g_a.split: 2}\n", "split = 2"),
+        ("", "is empty, not a mapping of fields"),
+        ("name: x\ng_a:\n  stages: []\n  stages: []\n", "line 4: 'stages' is given twice"),
+        ("base: tcm-nano\noverride: {1: 2}\n", "line 2: the key 1 is not text; put it in quotes"),
+        ("name: x\non: 2\n", "line 2: the key on is not text"),
+        ("? [a, b]\n: 2\n", "line 1: the key of several values is not text"),
+        (
+            "base: tcm-nano\noverride: [g_a.split]\n",
+            r"override = \['g_a.split'\] must be a mapping",
+        ),
+        ("base: [tcm-nano]\n", r"base = \['tcm-nano'\] must be a preset's name or a file"),
+        ("base: mine.yaml\n", r"each other's base: mine\.yaml -> mine\.yaml"),
+        ("name: &a [*a]\n", r"line 1: \*a contains itself"),
+        ("name: " + 80 * "[" + 80 * "]", "nested deeper than 64 levels"),
+        (b"name: \xff\n", "line 1: not UTF-8"),
+        ("name: !!python/object:os.system {}\n", "not YAML"),
+        ("name: \x00\n", "not YAML"),
     ],
 )
 def test_a_mistake_in_a_file_is_answered_with_the_file(
-    text: str, message: str, tmp_path: Path
+    text: str | bytes, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message) as raised:
         tcm_lab.load_config(path)
     assert str(path) in str(raised.value)
@@ -149,7 +165,7 @@ def test_a_name_that_is_no_configuration_is_answered_with_the_near_ones(
         tcm_lab.load_config(source)
 
 
-def test_an_unknown_peer_is_answered_with_the_near_ones() -> None:
+def test_an_unknown_reference_model_is_answered_with_the_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"CompressAI has no model 'mbt2017'\. Did you mean mbt"):
         tcm_lab.build("compressai/mbt2017")
 
@@ -162,7 +178,7 @@ def test_an_unknown_peer_is_answered_with_the_near_ones() -> None:
         ("compressai/elic2022-official", {"quality": 3}, "has no quality setting"),
     ],
 )
-def test_a_peer_s_widths_are_chosen_by_quality_alone(
+def test_a_reference_model_s_widths_are_chosen_by_quality_alone(
     name: str, overrides: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -186,6 +202,18 @@ def test_the_fingerprint_is_of_what_acts() -> None:
     assert config.override({"entropy_model.support": 9}).fingerprint == config.fingerprint
     assert config.override({"entropy_model.support": 2}).fingerprint != config.fingerprint
     assert config.override({"g_a.stages.0.split": 0.25}).fingerprint != config.fingerprint
+
+
+def test_no_overrides_are_the_same_configuration() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    assert config.override({}) is config
+
+
+def test_two_files_that_are_each_other_s_base_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"base: a\.yaml -> b\.yaml -> a\.yaml"):
+        tcm_lab.load_config(tmp_path / "a.yaml")
 
 
 def test_a_configuration_is_frozen() -> None:

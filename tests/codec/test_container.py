@@ -10,7 +10,7 @@ import torch
 from fuzzing import fuzz, mutants, small_codec, written
 
 import tcm_lab
-from tcm_lab.codec.container import decode_image, encode_image, read_header
+from tcm_lab.codec import decode_image, encode_image, read_header
 from tcm_lab.errors import LabError
 
 MUTANTS = 1_500

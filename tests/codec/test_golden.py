@@ -5,8 +5,7 @@ from golden import photograph, published_results, published_shapes, weights_by_n
 from torch import Tensor
 
 import tcm_lab
-from tcm_lab.codec import Codec
-from tcm_lab.codec.checkpoint import to_published
+from tcm_lab.codec import Codec, export_state
 
 TOLERANCE = 1e-4
 #: Everything that no rounding of y has passed through yet.
@@ -27,7 +26,7 @@ def _codec(codecs: dict[int, Codec], n: int) -> Codec:
         )
         shapes = {
             name: tuple(value.shape)
-            for name, value in to_published(tcm_lab.build(config, device="meta")).items()
+            for name, value in export_state(tcm_lab.build(config, device="meta")).items()
         }
         codecs[n] = tcm_lab.load_checkpoint(weights_by_name(shapes))
         assert codecs[n].config.fingerprint == config.fingerprint
@@ -93,7 +92,7 @@ def _assert_same_lengths(strings: list[list[bytes]], expected: dict[str, np.ndar
 @pytest.mark.parametrize("n", [32, 64])
 def test_the_export_has_the_published_names_and_shapes_one_to_one(n: int) -> None:
     config = tcm_lab.load_config("tcm-small").override({"?_?.width": 2 * n})
-    exported = to_published(tcm_lab.build(config, device="meta"))
+    exported = export_state(tcm_lab.build(config, device="meta"))
     assert {name: tuple(value.shape) for name, value in exported.items()} == published_shapes(n)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tcm_lab.codec.meta import build_on_meta
+from tcm_lab.codec import build_on_meta
 
 
 class Mixing(nn.Module):

@@ -14,8 +14,8 @@ import yaml
 from torch import Tensor
 
 import tcm_lab
-from tcm_lab.codec import VariantConfig, part_costs, preset_names
-from tcm_lab.codec.reference_models import REFERENCE_MODELS, image_models
+from tcm_lab.codec import REFERENCE_MODELS, VariantConfig, part_costs, preset_names
+from tcm_lab.codec.zoo import image_models
 
 #: Fields that hold widths; lists of numbers hold nothing else.
 _WIDTHS = ("width", "latent_channels", "hyper_channels", "head_dim", "squeeze")

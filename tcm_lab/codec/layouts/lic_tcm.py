@@ -1,7 +1,7 @@
-"""The layout of the authors' published TCM checkpoints (jmliu206/LIC_TCM): names and inference.
+"""The layout of the TCM authors' checkpoints (jmliu206/LIC_TCM): names and inference.
 
-Two lists of renamings take our names to theirs; everything else about the architecture is read
-off the tensors' shapes.
+Two lists of renamings take our names to theirs; the rest of the architecture is read off the
+tensors' shapes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.codec.zoo import load_config
 from tcm_lab.errors import LabError
 
 State = Mapping[str, Tensor]
@@ -47,21 +48,13 @@ _PARTS = (
 )
 
 
-def is_published(state: State) -> bool:
-    """Say whether a state dict, its prefixes stripped, has the published layout."""
+def recognises(state: State) -> bool:
+    """Say whether a state dict, its prefixes stripped, has this layout."""
     return "g_a.0.conv1.weight" in state and any(k.startswith("cc_mean_transforms.") for k in state)
 
 
-def strip_wrapping(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off ``state_dict`` around a checkpoint and ``module.`` before its names."""
-    inner = state.get("state_dict", state)
-    if not isinstance(inner, Mapping):
-        raise LabError(f"'state_dict' holds {type(inner).__name__}, not named tensors")
-    return {str(name).removeprefix("module."): value for name, value in inner.items()}
-
-
-def published_name(name: str, config: VariantConfig) -> str:
-    """Return the published name of our state-dict entry ``name``."""
+def entry_name(name: str, config: VariantConfig) -> str:
+    """Return the authors' name of our state-dict entry ``name``."""
     for pattern, theirs in _PARTS:
         name, found = re.subn(pattern, theirs, name, count=1)
         if found:
@@ -71,7 +64,7 @@ def published_name(name: str, config: VariantConfig) -> str:
         transform = {"h_mean_s": "h_s", "h_scale_s": "h_s"}.get(place[1], place[1])
         stages: TransformConfig = getattr(config, transform)
         stage = int(place[2])
-        # In the published layout a transform is one flat sequence.
+        # There a transform is one flat sequence.
         at = sum(1 + s.depth for s in stages.stages[:stage])
         at += 0 if place[4] is None else 1 + int(place[4])
         rest = name[place.end() :]
@@ -84,19 +77,17 @@ def published_name(name: str, config: VariantConfig) -> str:
 
 
 def infer_config(state: State) -> VariantConfig:
-    """Read the architecture off the shapes of a published state dict.
+    """Read the architecture off the shapes of the authors' state dict.
 
     Raises:
-        LabError: the tensors that say it are missing.
+        LabError: tensors that determine it are missing, or no codec has such shapes.
     """
-    from tcm_lab.codec.presets import load_config
-
     try:
         return _infer(state, load_config("tcm-small"))
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise LabError(
-            f"the file looks like a published TCM checkpoint but its architecture cannot be read "
-            f"off it: {error} is missing"
+            "the file looks like a checkpoint of the TCM authors, but its architecture cannot be "
+            f"read off it: {error} is missing"
         ) from None
 
 
@@ -114,7 +105,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
         "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
         "entropy_model.slices": slices,
         "entropy_model.scale_table": "compressai",
-        # With as few slices as the limit, 5 as published says the same.
+        # With no more slices than the paper's support, 5, that support sees the same.
         "entropy_model.support": max(
             (state[f"{last}.0.weight"].shape[1] - latent) // slice_width, base.entropy_model.support
         ),
@@ -137,7 +128,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
 
 
 def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
-    """Read depth, window and head width of each stage with blocks."""
+    """Read depth, window_size and head_dim of each stage with blocks."""
     pattern = re.compile(rf"^{theirs}\.(\d+)\.trans_block\.msa\.relative_position_params$")
     blocks = sorted(int(found[1]) for name in state if (found := pattern.match(name)))
     stages: list[list[int]] = []

@@ -1,0 +1,33 @@
+"""Layouts of other projects' checkpoints: one module each, recognised by their tensors' names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.layouts import lic_tcm
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How another project names and shapes the tensors of a codec that we can build.
+
+    Attributes:
+        name: what the command line calls it.
+        recognises: whether a state dict has this layout.
+        infer_config: reads the architecture off the tensors; raises LabError if it can't.
+        entry_name: its name of our state-dict entry, in a codec of that configuration.
+    """
+
+    name: str
+    recognises: Callable[[Mapping[str, Tensor]], bool]
+    infer_config: Callable[[Mapping[str, Tensor]], VariantConfig]
+    entry_name: Callable[[str, VariantConfig], str]
+
+
+LAYOUTS = {
+    "lic_tcm": Layout("lic_tcm", lic_tcm.recognises, lic_tcm.infer_config, lic_tcm.entry_name)
+}

@@ -1,0 +1,219 @@
+"""Codecs by name or file: packaged presets, YAML files, and CompressAI's own models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils.yaml import read_yaml
+from tcm_lab.codec.config import VariantConfig
+from tcm_lab.errors import ConfigError, near
+
+_SUFFIX = ".yaml"
+_PREFIX = "compressai/"
+_DEFAULT_QUALITY = 4
+#: Image models of CompressAI 1.2, by its own names: listing them must not import it.
+REFERENCE_MODELS = (
+    "bmshj2018-factorized",
+    "bmshj2018-factorized-relu",
+    "bmshj2018-hyperprior",
+    "cheng2020-anchor",
+    "cheng2020-anchor-checkerboard",
+    "cheng2020-attn",
+    "elic2022-chandelier",
+    "elic2022-official",
+    "mbt2018",
+    "mbt2018-mean",
+)
+#: Image models that CompressAI registers without a zoo entry: one width, no quality setting.
+_WITHOUT_QUALITY = ("cheng2020-anchor-checkerboard", "elic2022-chandelier", "elic2022-official")
+
+
+@lru_cache(maxsize=1)
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the packaged presets, sorted."""
+    folder = resources.files("tcm_lab") / "configs" / "presets"
+    return tuple(
+        sorted(f.name.removesuffix(_SUFFIX) for f in folder.iterdir() if f.name.endswith(_SUFFIX))
+    )
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of presets and of CompressAI's image models that match ``pattern``."""
+    names = [*preset_names(), *(f"{_PREFIX}{name}" for name in REFERENCE_MODELS)]
+    return [name for name in names if fnmatchcase(name, pattern)]
+
+
+def load_config(source: str | Path | VariantConfig) -> VariantConfig:
+    """Return the configuration of a preset's name or of a YAML file.
+
+    A file holds either the whole tree, or ``base`` (a preset's name, or a file beside this one),
+    ``name`` and ``override`` (dotted paths).
+
+    Raises:
+        ConfigError: neither a preset nor a file; or the file is no valid configuration. The
+            message names the file, the field and the fix.
+    """
+    return source if isinstance(source, VariantConfig) else _load(source, ())
+
+
+def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
+    """Load a name or file; ``above`` are the files that reached it by their ``base``."""
+    if str(source) in preset_names():
+        return _preset(str(source))
+    path = Path(source)
+    if not path.is_file():
+        if str(source).startswith(_PREFIX):
+            raise ConfigError(
+                f"'{source}' is CompressAI's own model, which has no configuration of ours; "
+                "tcm_lab.build() and the tables take it by this name"
+            )
+        looks_like_a_file = path.suffix in (".yaml", ".yml")
+        what = "no such file" if looks_like_a_file else "neither a preset nor a YAML file"
+        raise ConfigError(f"'{source}': {what}.{near(str(source), preset_names())}")
+    resolved = path.resolve()
+    if resolved in above:
+        chain = " -> ".join(file.name for file in (*above, resolved))
+        raise ConfigError(f"the files are each other's base: {chain}; make one of them whole")
+    return _configuration(read_yaml(path), str(path), path.parent, (*above, resolved))
+
+
+@lru_cache(maxsize=64)
+def _preset(name: str) -> VariantConfig:
+    file = resources.files("tcm_lab") / "configs" / "presets" / f"{name}{_SUFFIX}"
+    origin = f"preset {name}"
+    return _configuration(read_yaml(file, origin), origin, None, ())
+
+
+def _configuration(
+    tree: Mapping[str, Any], origin: str, folder: Path | None, above: tuple[Path, ...]
+) -> VariantConfig:
+    try:
+        if "base" not in tree:
+            return VariantConfig.parse(tree)
+        unknown = sorted(set(tree) - {"base", "name", "override"})
+        if unknown:
+            raise ConfigError(
+                f"unknown field '{unknown[0]}'. A file with 'base' has 'name' and 'override' only"
+            )
+        base, changes = tree["base"], tree.get("override")
+        if not isinstance(base, str):
+            raise ConfigError(f"base = {base!r} must be a preset's name or a file")
+        if not isinstance(changes, Mapping | None):
+            raise ConfigError(f"override = {changes!r} must be a mapping of dotted paths to values")
+        named = {"name": tree["name"]} if "name" in tree else {}
+        beside = folder is not None and base not in preset_names()
+        config = _load(folder / base if folder is not None and beside else base, above)
+        return config.override({**(changes or {}), **named})
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def build(
+    model: str | Path | VariantConfig,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Any:
+    """Build a codec from a preset's name, a YAML file or a configuration.
+
+    Args:
+        model: what to build; ``compressai/<name>`` builds CompressAI's own model, untouched.
+        overrides: dotted fields to change; for CompressAI's models, ``quality`` alone.
+        seed: of the initial weights; the caller's random state is left as it was.
+        device: where the weights live; on ``meta`` they have shapes and no values.
+
+    Returns:
+        A `Codec`, or CompressAI's model.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if device != "meta":
+            return _assemble(model, overrides).to(device)
+        return build_on_meta(lambda: _assemble(model, overrides))
+
+
+def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
+    if isinstance(model, str) and model.startswith(_PREFIX):
+        options = {**(overrides or {})}
+        quality = options.pop("quality", None)
+        if options:
+            field = next(iter(options))
+            raise ConfigError(f"'{model}' is CompressAI's: quality is free, '{field}' is not")
+        return build_reference_model(model, quality=quality)
+    from tcm_lab.codec.model import Codec  # imports CompressAI, which configurations don't need
+
+    return Codec(load_config(model).override(overrides or {}))
+
+
+def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:
+    """Return what ``assemble`` builds, on torch's meta device and, if possible, only there.
+
+    `torch.device("meta")` alone misses ``torch.Tensor([...])``, which CompressAI's GDN and entropy
+    models make on the CPU and then mix with others; what is mixed moves to the meta device.
+    """
+    import_compressai()  # its import makes tensors, which must have data
+    try:
+        with torch.device("meta"), _MixedOnMeta():
+            model = assemble()
+    except (NotImplementedError, RuntimeError):
+        # A user's layer that reads a tensor while it is built needs one with data.
+        model = assemble()
+    return model.to("meta")
+
+
+class _MixedOnMeta(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        on_meta = [arg.is_meta for arg in args if isinstance(arg, Tensor)]
+        if any(on_meta) and not all(on_meta):
+            args = [arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args]
+        return function(*args, **(kwargs or {}))
+
+
+def image_models() -> dict[str, Callable[..., Any]]:
+    """Return CompressAI's image models by CompressAI's names."""
+    compressai = import_compressai()
+    models = {
+        n: entry for n, entry in compressai.zoo.image_models.items() if not n.endswith("-vbr")
+    }
+    return {**models, **{name: compressai.registry.MODELS[name] for name in _WITHOUT_QUALITY}}
+
+
+def build_reference_model(name: str, *, quality: int | None = None) -> Any:
+    """Build CompressAI's model ``compressai/<name>`` with random weights.
+
+    Args:
+        name: with or without the prefix.
+        quality: CompressAI's quality setting, which chooses the widths; 4 if not given.
+
+    Raises:
+        ConfigError: there is no such model or quality, or the model has no quality setting.
+    """
+    models = image_models()
+    short = name.removeprefix(_PREFIX)
+    if short not in models:
+        raise ConfigError(f"CompressAI has no model '{short}'.{near(short, models)}")
+    if short in _WITHOUT_QUALITY:
+        if quality is not None:
+            raise ConfigError(f"{_PREFIX}{short} has no quality setting; leave quality out")
+        return models[short]()
+    quality = _DEFAULT_QUALITY if quality is None else quality
+    try:
+        return models[short](quality=quality, pretrained=False)
+    except ValueError as error:
+        raise ConfigError(f"{_PREFIX}{short}: quality = {quality}: {error}") from None
