@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of
-from tcm_lab.evaluation.measure import ms_ssim, psnr_db
-from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
+from tcm_lab.evaluation.measure import Coded, measure_points
+from tcm_lab.evaluation.record import RdRecord
 
 Anchor = Literal["jpeg", "webp"]
 
@@ -50,49 +52,33 @@ def evaluate_anchor(
     wrong = [quality for quality in qualities if not 0 <= quality <= 100]
     if wrong or not qualities:
         raise LabError(f"qualities {wrong or '()'}: give numbers from 0 to 100.")
-    results: dict[int, list[ImageResult]] = {quality: [] for quality in sorted(qualities)}
-    done = 0
-    for index, name in enumerate(images.names):
-        pixels = images.decode(index)
-        for quality, found in results.items():
-            found.append(_code(codec, pixels, quality, name))
-            done += 1
-            if on_progress is not None:
-                on_progress(done, len(images) * len(results))
-    points = [RdPoint(rate=quality, images=tuple(found)) for quality, found in results.items()]
+    points = measure_points(images, sorted(set(qualities)), partial(_code, codec), on_progress)
     return RdRecord(
         name=codec,
         model=f"Pillow {_OPTIONS[codec]}",
-        points=tuple(points),
+        points=points,
         data_fingerprint=images.fingerprint,
         skipped=images.skipped,
         environment=environment(),
     )
 
 
-def _code(codec: Anchor, pixels: Any, quality: int, name: str) -> ImageResult:
+def _code(codec: Anchor, name: str, pixels: Tensor, quality: float | None) -> Coded:
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     started = time.perf_counter()
     try:
-        Image.fromarray(pixels).save(file, quality=quality, **_OPTIONS[codec])
+        Image.fromarray(array).save(file, quality=quality, **_OPTIONS[codec])
     except OSError as error:
         raise LabError(f"{name}: {codec} cannot hold this image ({error}).") from error
     between = time.perf_counter()
     with Image.open(file) as decoded:
-        back = np.asarray(decoded.convert("RGB"))
+        back = np.array(decoded.convert("RGB"))
     ended = time.perf_counter()
-    ours, theirs = (
-        torch.from_numpy(array.transpose(2, 0, 1).copy()).float().unsqueeze(0)
-        for array in (pixels, back)
-    )
-    return ImageResult(
-        name=name,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
+    return Coded(
+        x_hat=torch.from_numpy(back).permute(2, 0, 1).float().unsqueeze(0),
         bits=8 * len(file.getvalue()),
         estimated_bits=None,
-        psnr_db=psnr_db(ours, theirs),
-        ms_ssim=ms_ssim(ours, theirs),
         encode_ms=1000 * (between - started),
         decode_ms=1000 * (ended - between),
     )

@@ -80,22 +80,10 @@ def bd_rate(
         LabError: too few points for the method, a curve whose quality does not rise with its
             rate, or too little overlap.
     """
-    _check(anchor, curve, method)
-    overlap_db, share = _overlap(anchor.psnr_db, curve.psnr_db)
-    _refuse_little(share, min_overlap, f"{overlap_db:.2f} dB of PSNR", anchor, curve)
-    from bjontegaard import bd_rate as package_bd_rate
-
-    # The package orders nothing itself and warns of overlap by a measure of its own.
-    percent = package_bd_rate(
-        anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db, method,
-        require_matching_points=False, min_overlap=0,
-    )  # fmt: skip
+    overlap_db, share = _overlap(anchor, curve, method, min_overlap, "psnr_db")
+    percent = _by_package("bd_rate", anchor, curve, method)
     return BdRate(
-        percent=float(percent),
-        overlap_db=overlap_db,
-        overlap=share,
-        method=method,
-        anchor=anchor.name,
+        percent=percent, overlap_db=overlap_db, overlap=share, method=method, anchor=anchor.name
     )
 
 
@@ -111,18 +99,8 @@ def bd_psnr(
     Raises:
         LabError: as ``bd_rate``, the overlap being that of the rates.
     """
-    _check(anchor, curve, method)
-    rates = [[math.log10(value) for value in which.bpp] for which in (anchor, curve)]
-    width, share = _overlap(*rates)
-    _refuse_little(share, min_overlap, f"a factor of {10**width:.2f} of rate", anchor, curve)
-    from bjontegaard import bd_psnr as package_bd_psnr
-
-    return float(
-        package_bd_psnr(
-            anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db, method,
-            require_matching_points=False, min_overlap=0,
-        )
-    )  # fmt: skip
+    _overlap(anchor, curve, method, min_overlap, "bpp")
+    return _by_package("bd_psnr", anchor, curve, method)
 
 
 def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
@@ -140,11 +118,7 @@ def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
             f"lambdas {tuple(lambdas)}: {len(lambdas)} for {len(points.bpp)} points. "
             "Give the lambda of each point, in ascending order."
         )
-    costs = [
-        math.log(bpp + weight * 255**2 * mse)
-        for bpp, mse, weight in zip(points.bpp, points.mse, lambdas, strict=True)
-    ]
-    return sum(costs) / len(costs)
+    return float(_log_costs(np.array(points.bpp), np.array(points.mse), lambdas))
 
 
 def lagrangian_percent(anchor: Points, curve: Points, *, lambdas: Sequence[float]) -> float:
@@ -221,18 +195,16 @@ def lagrangian_interval(
         LabError: the records are of different images or rates, or there is not one point per
             lambda.
     """
-    weights = 255**2 * np.asarray(lambdas)
-
-    def log_cost(means: _Array) -> _Array:
-        costs: _Array = np.log(means[..., 0] + weights * means[..., 1]).mean(axis=1)
-        return costs
-
     sides = _sides(anchor, curve)
     for records in (anchor, curve):
-        lagrangian_cost(records[0], lambdas)
-    return _interval(
-        lambda a, b: 100 * np.expm1(log_cost(b) - log_cost(a)), sides, samples, level, seed
-    )
+        lagrangian_cost(records[0], lambdas)  # refuses other numbers of lambdas
+
+    def statistic(a: _Array, b: _Array) -> _Array:
+        before, after = (_log_costs(side[..., 0], side[..., 1], lambdas) for side in (a, b))
+        percent: _Array = 100 * np.expm1(after - before)
+        return percent
+
+    return _interval(statistic, sides, samples, level, seed)
 
 
 class _Side(NamedTuple):
@@ -366,7 +338,34 @@ def _pchip_integral(x: _Array, y: _Array, low: _Array, high: _Array) -> _Array:
     return area(high) - area(low)
 
 
-def _check(anchor: RdCurve, curve: RdCurve, method: str) -> None:
+def _log_costs(bpp: _Array, mse: _Array, lambdas: Sequence[float]) -> _Array:
+    costs: _Array = np.log(bpp + np.asarray(lambdas) * 255**2 * mse).mean(axis=-1)
+    return costs
+
+
+def _by_package(name: str, anchor: RdCurve, curve: RdCurve, method: Interpolation) -> float:
+    import bjontegaard
+
+    # The package orders nothing itself and warns of overlap by a measure of its own.
+    points = (anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
+    delta = getattr(bjontegaard, name)
+    return float(delta(*points, method, require_matching_points=False, min_overlap=0))
+
+
+def _overlap(
+    anchor: RdCurve,
+    curve: RdCurve,
+    method: str,
+    min_overlap: float,
+    axis: Literal["psnr_db", "bpp"],
+) -> tuple[float, float]:
+    """Return the width of the range that both curves cover, and its share of the narrower one.
+
+    Rates are taken by their decimal logarithm.
+
+    Raises:
+        LabError: the curves can't be compared by ``method``.
+    """
     if method not in _MIN_POINTS:
         raise LabError(f"method {method!r}: unknown. Use {one_of(_MIN_POINTS)}.")
     for which, side in ((anchor, "anchor"), (curve, "curve")):
@@ -376,24 +375,20 @@ def _check(anchor: RdCurve, curve: RdCurve, method: str) -> None:
                 f"{title}: {len(which)} points are too few for a Bjontegaard delta by {method}, "
                 f"which needs {_MIN_POINTS[method]}. Measure more rates."
             )
-        pairs = zip(which.psnr_db, which.psnr_db[1:], strict=False)
-        if any(after <= before for before, after in pairs):
+        if list(which.psnr_db) != sorted(set(which.psnr_db)):
             raise LabError(
                 f"{title}: PSNR does not rise with the rate ({which.psnr_db}). Leave out the "
                 "points that others beat, or compare by lagrangian_percent."
             )
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Return the width of the common range of two ascending sequences, and its relative share."""
+    a, b = (c.psnr_db if axis == "psnr_db" else [*map(math.log10, c.bpp)] for c in (anchor, curve))
     width = min(a[-1], b[-1]) - max(a[0], b[0])
-    return width, width / min(a[-1] - a[0], b[-1] - b[0])
-
-
-def _refuse_little(share: float, least: float, width: str, anchor: RdCurve, curve: RdCurve) -> None:
-    if share <= 0 or share < least:
-        what = "do not overlap" if share <= 0 else f"share only {width}"
+    share = width / min(a[-1] - a[0], b[-1] - b[0])
+    if share <= 0 or share < min_overlap:
+        db = axis == "psnr_db"
+        width_text = f"{width:.2f} dB of PSNR" if db else f"a factor of {10**width:.2f} of rate"
+        what = "do not overlap" if share <= 0 else f"share only {width_text}"
         raise LabError(
             f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {what}: a Bjontegaard "
-            f"delta would be extrapolated. Measure nearer rates, or compare by lagrangian_percent."
+            "delta would be extrapolated. Measure nearer rates, or compare by lagrangian_percent."
         )
+    return width, share

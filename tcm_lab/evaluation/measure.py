@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,18 +62,9 @@ def evaluate(
     codec.eval()
     if not _has_tables(codec):
         codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
-    results: dict[float | None, list[ImageResult]] = {rate: [] for rate in positions}
-    done = 0
     with torch.no_grad():
-        for index, label in enumerate(images.names):
-            x = images[index].to(adapter.device).float().div(255).unsqueeze(0)
-            for rate in positions:
-                results[rate].append(_code(adapter, x, rate, label))
-                done += 1
-                if on_progress is not None:
-                    on_progress(done, len(images) * len(positions))
+        points = measure_points(images, positions, partial(_code, adapter), on_progress)
     codec.train(was_training)
-    points = [RdPoint(rate=rate, images=tuple(found)) for rate, found in results.items()]
     for point in points:
         gap = point.gap_percent
         if gap is not None and abs(gap) > GAP_PERCENT:
@@ -81,42 +73,78 @@ def evaluate(
     return RdRecord(
         name=title,
         model=adapter.description,
-        points=tuple(points),
+        points=points,
         data_fingerprint=images.fingerprint,
         skipped=images.skipped,
         environment=environment(adapter.device),
     )
 
 
-def written_bits(strings: Any) -> int:
-    """Count the bits of nested lists of byte strings."""
-    if isinstance(strings, bytes):
-        return 8 * len(strings)
-    return sum(written_bits(part) for part in strings)
+class Coded(NamedTuple):
+    """One image, coded and decoded: what came back in [0, 255], and what it took."""
+
+    x_hat: Tensor
+    bits: int
+    estimated_bits: float | None
+    encode_ms: float
+    decode_ms: float
 
 
-def _code(adapter: CodecAdapter, x: Tensor, rate: float | None, name: str) -> ImageResult:
-    height, width = x.shape[-2:]
+def measure_points(
+    images: ImageSet,
+    rates: Sequence[float | None],
+    code: Callable[[str, Tensor, float | None], Coded],
+    on_progress: OnDone | None,
+) -> tuple[RdPoint, ...]:
+    """Code every image at every rate by ``code(name, pixels, rate)``, pixels being (3, H, W)."""
+    results: dict[float | None, list[ImageResult]] = {rate: [] for rate in rates}
+    done = 0
+    for name, pixels in zip(images.names, images, strict=True):
+        for rate, found in results.items():
+            coded = code(name, pixels, rate)
+            x = pixels.to(coded.x_hat.device).float().unsqueeze(0)
+            found.append(
+                ImageResult(
+                    name=name,
+                    height=x.shape[2],
+                    width=x.shape[3],
+                    bits=coded.bits,
+                    estimated_bits=coded.estimated_bits,
+                    psnr_db=psnr_db(x, coded.x_hat),
+                    ms_ssim=ms_ssim(x, coded.x_hat),
+                    encode_ms=coded.encode_ms,
+                    decode_ms=coded.decode_ms,
+                )
+            )
+            done += 1
+            if on_progress is not None:
+                on_progress(done, len(images) * len(results))
+    return tuple(RdPoint(rate=rate, images=tuple(found)) for rate, found in results.items())
+
+
+def _code(adapter: CodecAdapter, _: str, pixels: Tensor, rate: float | None) -> Coded:
+    height, width = pixels.shape[-2:]
     codec: Any = adapter.module  # with CompressAI's methods
-    padded = adapter.pad(x)
+    x = adapter.pad(pixels.to(adapter.device).float().div(255).unsqueeze(0))
     started = _now(x)
-    encoded = codec.compress(padded, **({} if rate is None else {"rate": rate}))
+    encoded = codec.compress(x, **({} if rate is None else {"rate": rate}))
     between = _now(x)
     decoded = codec.decompress(**encoded)["x_hat"]
     ended = _now(x)
-    likelihoods = adapter.forward(padded, rate)["likelihoods"]
-    ours, theirs = to_bytes(x), to_bytes(decoded[..., :height, :width])
-    return ImageResult(
-        name=name,
-        height=height,
-        width=width,
-        bits=written_bits(encoded["strings"]),
-        estimated_bits=bits(likelihoods, torch.float64).item(),
-        psnr_db=psnr_db(ours, theirs),
-        ms_ssim=ms_ssim(ours, theirs),
+    return Coded(
+        x_hat=to_bytes(decoded[..., :height, :width]),
+        bits=_written_bits(encoded["strings"]),
+        estimated_bits=bits(adapter.forward(x, rate)["likelihoods"], torch.float64).item(),
         encode_ms=1000 * (between - started),
         decode_ms=1000 * (ended - between),
     )
+
+
+def _written_bits(strings: Any) -> int:
+    """Count the bits of nested lists of byte strings."""
+    if isinstance(strings, bytes):
+        return 8 * len(strings)
+    return sum(_written_bits(part) for part in strings)
 
 
 def _positions(adapter: CodecAdapter, rates: Sequence[float] | None) -> list[float | None]:

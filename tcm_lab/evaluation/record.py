@@ -148,13 +148,10 @@ class RdRecord(Frozen):
 
         Times are in seconds there, and the metrics end in ``-rgb``.
         """
-        results: dict[str, list[float]] = {
-            "bpp": list(self.bpp),
-            "psnr-rgb": list(self.psnr_db),
-        }
-        similarities = [point.ms_ssim for point in self.points]
-        if None not in similarities:
-            results["ms-ssim-rgb"] = [value for value in similarities if value is not None]
+        results: dict[str, list[float]] = {"bpp": [*self.bpp], "psnr-rgb": [*self.psnr_db]}
+        similarities = [point.ms_ssim for point in self.points if point.ms_ssim is not None]
+        if len(similarities) == len(self.points):
+            results["ms-ssim-rgb"] = similarities
         results["encoding_time"] = [point.encode_ms / 1000 for point in self.points]
         results["decoding_time"] = [point.decode_ms / 1000 for point in self.points]
         description = "written bits of whole images"
