@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from tcm_lab._utils.plugins import import_layers
 from tcm_lab.codec import VariantConfig
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.evaluation import RdRecord
@@ -120,10 +122,33 @@ class StudyContext:
     cache: Path | None = None
     threads: int = 1
 
+    def packed(self) -> PackedStudy:
+        """Return the study as another process unpacks it."""
+        return PackedStudy(self.space.imports, pickle.dumps(self))
+
     @property
     def space(self) -> Space:
         """What is searched."""
         return self.variants.space
+
+
+@dataclass(frozen=True)
+class PackedStudy:
+    """A study on its way to another process, where its layers are imported before it is unpickled.
+
+    Attributes:
+        imports: modules that register layers and metrics.
+        payload: the context, pickled.
+    """
+
+    imports: tuple[str, ...]
+    payload: bytes
+
+    def unpack(self) -> StudyContext:
+        """Return the study."""
+        import_layers(self.imports)
+        context: StudyContext = pickle.loads(self.payload)
+        return context
 
 
 EventKind = Literal[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import time
 import traceback
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tcm_lab.errors import LabError
-from tcm_lab.study.context import Event, OnEvent, StudyContext
+from tcm_lab.study.context import Event, OnEvent, PackedStudy, StudyContext
 from tcm_lab.study.worker import work
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class _Pool:
         self.error: Exception | None = None
         self.killed = 0
         self.workers: dict[Connection, tuple[int, SpawnProcess]] = {}
-        spawn, payload = get_context("spawn"), pickle.dumps(context)
+        spawn, packed = get_context("spawn"), context.packed()
         gpus = visible_gpus()
         before = signal.getsignal(signal.SIGINT)
         # A child must not die of a Ctrl-C before it can save; it listens once it is ready.
@@ -75,7 +74,7 @@ class _Pool:
                 if gpus:
                     environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
                 ours, theirs = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=_child, args=(payload, index, theirs), daemon=True)
+                process = spawn.Process(target=_child, args=(packed, index, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 self.workers[ours] = (index, process)
@@ -145,8 +144,8 @@ def _environment() -> Iterator[MutableMapping[str, str]]:
         os.environ.update(before)
 
 
-def _child(payload: bytes, index: int, connection: Connection) -> None:
-    """Be a worker; the study is unpickled here, once its layers are imported."""
+def _child(packed: PackedStudy, index: int, connection: Connection) -> None:
+    """Be a worker."""
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -157,7 +156,7 @@ def _child(payload: bytes, index: int, connection: Connection) -> None:
             raise KeyboardInterrupt from None
 
     try:
-        context: StudyContext = pickle.loads(payload)
+        context = packed.unpack()
         torch.set_num_threads(context.threads)
         work(context, index, on_event)
     except KeyboardInterrupt:

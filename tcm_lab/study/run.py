@@ -241,7 +241,7 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
         LabError: the message names what changed and how to start anew.
     """
     space, study, out = context.space, queue.study, context.out
-    facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title"})
+    facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title", "imports"})
     for growing in ("trials", "seeds"):
         facts["budget"].pop(growing)
     facts["base"] = context.variants.base.fingerprint

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tcm_lab.errors import LabError
-from tcm_lab.study.context import Event, StudyContext
+from tcm_lab.study.context import Event, PackedStudy, StudyContext
 from tcm_lab.study.worker import work
 
 if TYPE_CHECKING:
@@ -24,16 +23,16 @@ class SlurmJob:
     """One worker that a node runs; submitit calls it, and again after a time limit.
 
     Attributes:
-        payload: the study, pickled.
+        packed: the study.
         index: which of its workers.
     """
 
-    payload: bytes
+    packed: PackedStudy
     index: int
 
     def __call__(self) -> None:
         """Train variants until none is left."""
-        context: StudyContext = pickle.loads(self.payload)
+        context = self.packed.unpack()
         torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", context.threads)))
         work(context, self.index, _print)
 
@@ -75,11 +74,11 @@ def submit_workers(context: StudyContext, count: int, options: Sequence[str] = (
     if cluster == "slurm":
         parameters.setdefault("slurm_gpus_per_node", 1)
         parameters.setdefault("slurm_cpus_per_task", max(context.threads, 1))
-    payload = pickle.dumps(context)
+    packed = context.packed()
     try:
         executor = submitit.AutoExecutor(folder=context.out / "slurm", cluster=cluster)
         executor.update_parameters(**parameters)
-        return [executor.submit(SlurmJob(payload, index)) for index in range(count)]
+        return [executor.submit(SlurmJob(packed, index)) for index in range(count)]
     except (RuntimeError, FileNotFoundError, NameError, ValueError) as error:
         raise LabError(
             f"launcher slurm: {str(error).splitlines()[0]}. Submit from a node where sbatch works."

@@ -16,12 +16,14 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.plugins import import_layers
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
 from tcm_lab.metrics import METRICS
@@ -120,8 +122,12 @@ class Budget(Frozen):
 class Space(Frozen):
     """Which variants of which base to train, by which metrics, within which bounds and budget."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
+    )
 
+    imports: tuple[str, ...] = Field(default=(), alias="import")
+    """Modules that register layers or metrics of your own: ``.py`` files, or dotted names."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Of the study; its files go to ``runs/<name>`` by default."""
     title: str = ""
@@ -151,6 +157,15 @@ class Space(Frozen):
     """(height, width) of the image that complexity is counted for."""
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     """Root of every random choice."""
+
+    @field_validator("imports")
+    @classmethod
+    def _are_imported(cls, sources: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Import the modules at once, since the fields below may need what they register."""
+        folder: Path | None = (info.context or {}).get("folder")
+        found = tuple(_beside(folder, source) for source in sources)
+        import_layers(found)
+        return found
 
     @model_validator(mode="after")
     def _is_sound(self) -> Space:
@@ -258,7 +273,7 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     Args:
         text: YAML.
         origin: what messages call it.
-        folder: where a base that is a file is looked for.
+        folder: where a base and imports that are files are looked for.
 
     Raises:
         ConfigError: as ``load_space``.
@@ -271,15 +286,18 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
         what = "is empty" if tree is None else f"holds a {type(tree).__name__}"
         raise ConfigError(f"{origin}: {what}, not a mapping of fields such as 'base' and 'axes'.")
     try:
-        space = Space.model_validate(dict(tree))
-        beside = None if folder is None else folder / space.base
-        if beside is not None and beside.is_file():
-            space = space.model_copy(update={"base": str(beside)})
+        space = Space.model_validate(dict(tree), context={"folder": folder})
+        space = space.model_copy(update={"base": _beside(folder, space.base)})
         return space.model_copy(update={"axes": _include_base(space)})
     except ValidationError as error:
         raise ConfigError(f"{origin}: {validation_message(error, Space, tree)}") from None
     except LabError as error:
         raise ConfigError(f"{origin}: {error}") from None
+
+
+def _beside(folder: Path | None, name: str) -> str:
+    """Return the path of a file in ``folder``, or the name as it is if there is no such file."""
+    return str(folder / name) if folder is not None and (folder / name).is_file() else name
 
 
 def _where(error: yaml.YAMLError) -> str:

@@ -68,7 +68,7 @@ def open_storage(url: str, on_lost: OnLost | None = None) -> RDBStorage:
         except RuntimeError as error:  # of the schema's revision
             fix = (
                 "optuna storage upgrade --storage URL"
-                if "upgrade the" in str(error)
+                if "storage upgrade" in str(error)
                 else ("pip install -U optuna")
             )
             raise LabError(
