@@ -36,17 +36,18 @@ def field_table(model: type[BaseModel], title: str) -> Table:
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     meanings = meanings_of(model)
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
     rows = []
     for name, said in schema.get("properties", {}).items():
         if "const" in said:
             continue
-        field = model.model_fields[name]
+        field = fields[name]
         default = field.get_default(call_default_factory=True)
         values = {
             "field": name,
             "type": spell(said, definitions),
             "default": "required" if field.is_required() else plain(default),
-            "meaning": meanings.get(name, field.description or ""),
+            "meaning": meanings.get(name, _in_one_line(field.description or "")),
         }
         rows.append(Row(values=values))
     headers = {"field": "field", "type": "type and range", "default": "default"}
@@ -63,7 +64,11 @@ def meanings_of(model: type[BaseModel]) -> dict[str, str]:
         return {}
     section = re.split(r"\n(?=\S)", section)[0]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).strip().replace("``", "") for name, text in entries}
+    return {name: _in_one_line(text) for name, text in entries}
+
+
+def _in_one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().replace("``", "")
 
 
 def spell(said: Schema, definitions: Schema) -> str:
@@ -72,8 +77,8 @@ def spell(said: Schema, definitions: Schema) -> str:
         name = str(said["$ref"]).rsplit("/", 1)[-1]
         target = definitions.get(name, {})
         return name if target.get("type", "object") == "object" else spell(target, definitions)
-    if "anyOf" in said:
-        return " or ".join(dict.fromkeys(spell(one, definitions) for one in said["anyOf"]))
+    if choices := said.get("anyOf") or said.get("oneOf"):
+        return " or ".join(dict.fromkeys(spell(one, definitions) for one in choices))
     if "enum" in said:
         return " | ".join(map(str, said["enum"]))
     kind = said.get("type")

@@ -180,12 +180,11 @@ class _Listed(AxisBase):
         return CategoricalDistribution(self.grid())
 
     def check(self, name: str, base: VariantConfig) -> None:
-        self.base_value(name, base)
-        for key, value in self.options:
+        for key in self.grid():
             try:
                 base.override(self.changes(name, key))
             except ConfigError as error:
-                raise ConfigError(f"value {value!r}: {error}") from None
+                raise ConfigError(f"value {show(key)}: {error}") from None
 
     def base_key(self, name: str, base: VariantConfig) -> Key:
         for key in self.grid():
@@ -251,7 +250,7 @@ class OverrideAxis(_Listed):
     """Choices that set fields of their own."""
 
     kind: Literal["override"]
-    path: tuple[()] = ()
+    path: Literal[""] = ""
     """Not used: the choices name their fields."""
     choices: dict[str, JsonValue] = Field(min_length=1)
     """A label for each mapping of dotted fields to values."""
@@ -285,14 +284,6 @@ class OverrideAxis(_Listed):
         """Return the choice's own name."""
         return show(key)
 
-    def check(self, name: str, base: VariantConfig) -> None:
-        """Try every choice."""
-        for key in self.grid():
-            try:
-                base.override(self.changes(name, key))
-            except ConfigError as error:
-                raise ConfigError(f"value {key!r}: {error}") from None
-
     def _with_base(self, name: str, base: VariantConfig) -> Any:
         if "base" in self.choices:
             raise ConfigError("choices.base: this label is reserved for the base; choose another")
@@ -303,11 +294,8 @@ class _Range(AxisBase):
     """An axis of numbers between two ends."""
 
     low: float
-    """Smallest value."""
     high: float
-    """Largest value."""
-    step: float | None = None
-    """Distance between neighbouring values."""
+    step: float | None
     log: bool = False
     """Whether values are spread evenly by their logarithm."""
 
@@ -317,24 +305,17 @@ class _Range(AxisBase):
             raise ConfigError(f"low = {self.low:g} is not below high = {self.high:g}")
         if self.log and self.low <= 0:
             raise ConfigError(f"low = {self.low:g}: must be above 0 where log is set")
-        if self.log and self.step is not None:
+        if self.log and "step" in self.model_fields_set:
             raise ConfigError("log and step cannot be combined")
         return self
 
-    @property
-    def _spacing(self) -> float | None:
-        return self.step
-
-    def _number(self, value: float) -> float:
-        return round(value, _DIGITS)
-
     def grid(self) -> list[Key]:
-        if self._spacing is None:
+        if self.step is None:
             raise ConfigError("a float axis without step has no grid; give step or choices")
-        count = int((self.high - self.low) / self._spacing + 1e-9) + 1
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
         if count > _MAX_GRID:
             raise ConfigError(f"{count} values are too many for a grid; give a larger step")
-        return [self._number(self.low + index * self._spacing) for index in range(count)]
+        return [self.decode(self.low + index * self.step) for index in range(count)]
 
     def check(self, name: str, base: VariantConfig) -> None:
         self.base_value(name, base)
@@ -343,7 +324,7 @@ class _Range(AxisBase):
         value = self.base_value(name, base)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"the base has {value!r}, which is not a number")
-        steps = (value - self.low) / self._spacing if self._spacing else 0.0
+        steps = (value - self.low) / self.step if self.step else 0.0
         if not self.low <= value <= self.high or abs(steps - round(steps)) > 1e-9:
             raise ConfigError(
                 f"the base's own value {value:g} is not in the range from {self.low:g} to "
@@ -353,6 +334,7 @@ class _Range(AxisBase):
 
 
 _Whole = Annotated[int, Field(ge=-_LIMIT, le=_LIMIT)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class IntegerAxis(_Range):
@@ -360,34 +342,33 @@ class IntegerAxis(_Range):
 
     kind: Literal["integer"]
     low: _Whole
+    """Smallest value."""
     high: _Whole
-    step: Annotated[int, Field(gt=0, le=_LIMIT)] | None = None
-
-    @property
-    def _spacing(self) -> float:
-        return self.step or 1
-
-    def _number(self, value: float) -> int:
-        return int(value)
+    """Largest value."""
+    step: Annotated[int, Field(gt=0, le=_LIMIT)] = 1
+    """Distance between neighbouring values."""
 
     def distribution(self) -> BaseDistribution:
         """Return the whole numbers of the range."""
         from optuna.distributions import IntDistribution
 
-        return IntDistribution(self.low, self.high, self.log, self.step or 1)
+        return IntDistribution(self.low, self.high, self.log, self.step)
 
 
 class FloatAxis(_Range):
     """Numbers between two ends."""
 
     kind: Literal["float"]
-    low: Annotated[float, Field(allow_inf_nan=False)]
-    high: Annotated[float, Field(allow_inf_nan=False)]
+    low: _Finite
+    """Smallest value."""
+    high: _Finite
+    """Largest value."""
     step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Distance between neighbouring values; any number by default."""
 
     def decode(self, drawn: Any) -> Key:
         """Return a number without the error of its last digits."""
-        return self._number(drawn)
+        return round(float(drawn), _DIGITS)
 
     def distribution(self) -> BaseDistribution:
         """Return the numbers of the range."""
@@ -397,7 +378,7 @@ class FloatAxis(_Range):
 
     def draw(self, rng: random.Random) -> Key:
         """Draw a number uniformly."""
-        return super().draw(rng) if self.step else self._number(rng.uniform(self.low, self.high))
+        return super().draw(rng) if self.step else self.decode(rng.uniform(self.low, self.high))
 
 
 _KINDS = ("categorical", "ordinal", "integer", "float", "override")
