@@ -1,4 +1,4 @@
-"""What the notebooks share: the trained family, the photographs, and where figures go."""
+"""What the notebooks share: the trained codecs, the photographs, and how findings are shown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import tcm_lab
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.reporting import Table, render, save_figure
 from tcm_lab.reporting.plots import bare, panels, style
+from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-warnings.filterwarnings("ignore", message="IProgress not found")  # no bars are shown here
+warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are not shown
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "studies" / "models"
@@ -33,7 +34,7 @@ _WIDTH = 760  # pixels on the page
 
 
 class Trained(NamedTuple):
-    """A codec of the family, the rate that it is looked at, and the λ that it was trained for."""
+    """A trained codec, the rate level at which it is analyzed, and the λ of that level."""
 
     codec: tcm_lab.Codec
     rate: float | None
@@ -41,12 +42,12 @@ class Trained(NamedTuple):
 
 
 def family(*labels: str) -> dict[str, Trained]:
-    """Return the family's trained codecs by label; where there are none, untrained ones."""
+    """Return the trained codecs by label; where one was not trained, with random weights."""
     found = {}
     for label in labels or NAMES:
         folder = MODELS / NAMES[label]
         if not (folder / "model.safetensors").exists():
-            display(Markdown(f"*{NAMES[label]} is not trained: random weights show nothing.*"))
+            display(Markdown(f"*{NAMES[label]} is not trained: it has random weights.*"))
             found[label] = Trained(tcm_lab.build(NAMES[label]).eval(), None, 0.013)
             continue
         codec = tcm_lab.load_checkpoint(folder / "model.safetensors")
@@ -58,7 +59,7 @@ def family(*labels: str) -> dict[str, Trained]:
 
 
 def photographs(count: int) -> ImageSet:
-    """Return at most ``count`` photographs: of the folder TCM_LAB_IMAGES, else embedded ones."""
+    """Return up to ``count`` photographs: of the folder TCM_LAB_IMAGES, or the embedded ones."""
     folder = os.environ.get("TCM_LAB_IMAGES")
     images = open_images(Path(folder) if folder else None, "eval")[:count]
     display(Markdown(f"{len(images)} photographs: {', '.join(images.names)}"))
@@ -66,22 +67,22 @@ def photographs(count: int) -> ImageSet:
 
 
 def shown() -> ImageSet:
-    """Return the photographs that may be drawn: embedded ones, whatever is measured."""
+    """Return the embedded photographs, which are free to show whatever was measured."""
     return open_images(None, "eval")
 
 
 def scale(trained: Trained) -> str:
-    """Say how a codec was trained, for the end of a finding."""
-    # The name says what was changed, too: the rate levels.
+    """Return how a codec was trained, for the end of a finding."""
+    # The name is followed by what was overridden, the rate levels.
     file = MODELS / trained.codec.config.name.split()[0] / "training.json"
     if not file.exists():
-        return "**With random weights; none of these figures is a finding.**"
+        return "**With random weights: none of these numbers is a finding.**"
     record = json.loads(file.read_text())
     recipe = record["recipe"]
     return (
         f"Scale: {trained.codec.config.name}, {record['steps']} steps of {recipe['batch']} crops "
         f"of {recipe['crop']}x{recipe['crop']} px, one training (seed {recipe['seed']}), "
-        f"looked at where λ = {trained.weight:g}. The published codecs have 35 to 60 times its "
+        f"analyzed at λ = {trained.weight:g}. The authors' codecs have 35 to 60 times its "
         "parameters and were trained for 1.9 million steps; what holds here may not hold there."
     )
 
@@ -91,10 +92,9 @@ def say(*sentences: str) -> None:
     display(Markdown("**Finding.** " + " ".join(sentences)))
 
 
-def interval(estimate: object, form: str = "+.1f", unit: str = " %") -> str:
-    """Spell an estimate with its interval."""
-    value, low, high = (format(getattr(estimate, end), form) for end in ("value", "low", "high"))
-    return f"{value}{unit} [{low}, {high}]"
+def interval(found: Interval, form: str = "+.1f", unit: str = " %") -> str:
+    """Return an interval as text."""
+    return f"{found.value:{form}}{unit} [{found.low:{form}}, {found.high:{form}}]"
 
 
 def side_by_side(images: dict[str, Any]) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -44,36 +44,6 @@ def iterate_images(
             on_image(done, len(images))
 
 
-def centre_crop(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the middle of (1, C, H, W), of ``size`` (H, W)."""
-    top, left = (x.shape[-2] - size[0]) // 2, (x.shape[-1] - size[1]) // 2
-    return x[..., top : top + size[0], left : left + size[1]].contiguous()
-
-
-def common_size(images: Images, multiple: int, side: int | None = None) -> tuple[int, int]:
-    """Return the largest (height, width) within all images whose sides are multiples.
-
-    Args:
-        images: the images.
-        multiple: what both sides are rounded down to.
-        side: maximum height and width in pixels.
-
-    Raises:
-        LabError: an image, or ``side``, is smaller than ``multiple``.
-    """
-    sizes = images.sizes if isinstance(images, ImageSet) else [i.shape[-2:] for i in images]
-    smallest = [min(int(size[axis]) for size in sizes) for axis in (0, 1)]
-    if side is not None:
-        smallest = [min(side, length) for length in smallest]
-    height, width = (length // multiple * multiple for length in smallest)
-    if not height or not width:
-        raise LabError(
-            f"images of {smallest[0]}x{smallest[1]} pixels are too small; "
-            f"give images, or crops, of at least {multiple}x{multiple}"
-        )
-    return height, width
-
-
 def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
     """Run a forward pass on images (B, 3, H, W) of any size."""
     adapter = CodecAdapter(codec)
@@ -106,32 +76,38 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-class Captured(Exception):
-    """Ends a forward pass from within a hook.
-
-    Args:
-        value: what `run_until_captured` returns.
-    """
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = value
+class _Captured(Exception):
+    """Ends a forward pass from within a hook."""
 
 
-def run_until_captured(
-    forward: Callable[[], Any], handles: Sequence[RemovableHandle], missing: str
-) -> Tensor:
-    """Call ``forward`` until one of the hooks raises `Captured`, and return its value.
+def capture(
+    name: str, module: nn.Module, forward: Callable[[], Any], argument: int | None = None
+) -> Any:
+    """Call ``forward`` until ``module`` runs; return its output, or its input at ``argument``.
 
     Raises:
-        LabError: none does; with ``missing`` as its message.
+        LabError: the module, called ``name`` in the message, does not run.
     """
-    with hooked(handles):
-        try:
-            forward()
-        except Captured as captured:
-            return captured.value
-    raise LabError(missing)
+    found: list[Any] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(args[argument or 0])
+        raise _Captured
+
+    def after(_: nn.Module, args: Any, output: Any) -> None:
+        found.append(output)
+        raise _Captured
+
+    handle = (
+        module.register_forward_hook(after)
+        if argument is None
+        else module.register_forward_pre_hook(before)
+    )
+    with hooked([handle]), suppress(_Captured):
+        forward()
+    if not found:
+        raise LabError(f"{name} does not run in a forward pass")
+    return found[0]
 
 
 def module_named(model: nn.Module, name: str) -> nn.Module:

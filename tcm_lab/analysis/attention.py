@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +13,16 @@ from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._probe import (
-    Captured,
     Images,
     attention_inputs,
     attention_modules,
+    capture,
     evaluating,
     image_names,
     iterate_images,
     module_named,
     pitch_px,
     run,
-    run_until_captured,
 )
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.windows import WindowPlan
@@ -249,16 +247,8 @@ def attention_map(
         raise LabError(f"query_px = {query_px}: the image is {height}x{width} pixels")
     (x,) = iterate_images([image], codec)
 
-    def capture(module: nn.Module, args: Any) -> None:
-        del module
-        raise Captured(args[0])
-
     with evaluating(codec):
-        tokens = run_until_captured(
-            lambda: run(codec, x, rate),
-            [module.register_forward_pre_hook(capture)],
-            f"layer '{layer}' does not run in a forward pass",
-        )
+        tokens: Tensor = capture(f"layer '{layer}'", module, lambda: run(codec, x, rate), 0)
         weights, plan = module.weights(tokens, with_bias=with_bias)
     _, rows, columns, _ = tokens.shape
     pitch = pitch_px(codec, x, rows)

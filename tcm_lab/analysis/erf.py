@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._probe import (
-    Captured,
-    Images,
-    as_map,
-    module_named,
-    run,
-    run_until_captured,
-)
+from tcm_lab.analysis._probe import Images, as_map, capture, hooked, module_named, run
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, mean_erf
 from tcm_lab.analysis.jacobian import Dependence, jacobian_maps
 from tcm_lab.codec import CodecAdapter
@@ -103,12 +95,12 @@ def decoder_erf_maps(
         LabError: as for `erf_maps`, or the module has no g_s, or a layer is given.
     """
     options = _without_layer(options)
-    module_named(codec, "g_s")
+    decoder = module_named(codec, "g_s")
     adapter = CodecAdapter(codec)
     dependence = Dependence(
         of="x_hat",
         wrt="y_hat",
-        start=lambda x: _decoder_input(codec, x, options.rate),
+        start=lambda x: capture("g_s", decoder, lambda: run(codec, x, options.rate), 0),
         run=lambda model, y_hat: model.g_s(y_hat),  # type: ignore[operator]  # nn.Module's typing
         pitch_px=float(adapter.latent_stride),
         multiple=adapter.stride,
@@ -177,51 +169,19 @@ def _layer_output(model: nn.Module, x: Tensor, layer: str | None, rate: float | 
     if layer is None:
         return as_map(whole, whole(x), "g_a")
     module = module_named(model, layer)
-
-    def capture(module: nn.Module, args: Any, output: Any) -> None:
-        del args
-        raise Captured(as_map(module, output, layer))
-
-    def forward() -> object:
-        return whole(x) if _within_analysis(model, layer) else run(model, x, rate)
-
-    handles = [module.register_forward_hook(capture)]
-    return run_until_captured(forward, handles, f"layer '{layer}' does not run in a forward pass")
-
-
-@torch.no_grad()
-def _decoder_input(codec: Any, x: Tensor, rate: float | None) -> Tensor:
-    """Return what g_s is given when ``codec`` runs on ``x``."""
-
-    def capture(module: nn.Module, args: Any) -> None:
-        del module
-        raise Captured(args[0])
-
-    return run_until_captured(
-        lambda: run(codec, x, rate),
-        [codec.g_s.register_forward_pre_hook(capture)],
-        f"{type(codec).__name__} does not run g_s in a forward pass",
+    output = capture(
+        f"layer '{layer}'",
+        module,
+        lambda: whole(x) if _within_analysis(model, layer) else run(model, x, rate),
     )
+    return as_map(module, output, layer)
 
 
 def _means(model: Any, y: Tensor, stride: int, rate: float | None) -> Tensor:
     """Return the means that ``model`` predicts where y is given, (1, M, h, w)."""
-
-    def replace(module: nn.Module, args: Any, output: Any) -> Tensor:
-        del module, args, output
-        return y
-
-    def capture(module: nn.Module, args: Any) -> None:
-        del module
-        raise Captured(args[2])
-
     blank = y.new_zeros(1, 3, y.shape[-2] * stride, y.shape[-1] * stride)
-    handles = [
-        model.g_a.register_forward_hook(replace),
-        model.gaussian_conditional.register_forward_pre_hook(capture),
-    ]
-    return run_until_captured(
-        lambda: run(model, blank, rate),
-        handles,
-        f"{type(model).__name__} predicts no means of its latent",
-    )
+    with hooked([model.g_a.register_forward_hook(lambda *_: y)]):
+        means: Tensor = capture(
+            "gaussian_conditional", model.gaussian_conditional, lambda: run(model, blank, rate), 2
+        )
+    return means

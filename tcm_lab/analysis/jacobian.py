@@ -9,7 +9,7 @@ E[Σ_c (∂ v·y / ∂x_c(p))²] = s(p): each backward pass is an unbiased sampl
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal
@@ -25,8 +25,6 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import (
     Images,
     attention_inputs,
-    centre_crop,
-    common_size,
     evaluating,
     image_names,
     iterate_images,
@@ -34,6 +32,7 @@ from tcm_lab.analysis._probe import (
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
 
 _Floats = NDArray[np.float64]
@@ -70,78 +69,83 @@ def jacobian_maps(
     options: ErfOptions,
     on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return the effective receptive field on each image.
+    """Return the effective receptive field on each image's middle.
 
-    Args:
-        model: the codec, or any module that ``dependence`` runs.
-        dependence: what is differentiated.
-        images: images; their common middle is taken.
-        options: how; ``layer`` and ``rate`` are in ``dependence`` already.
-        on_image: callback receiving (images done, images in all).
+    ``layer`` and ``rate`` of the options are in ``dependence`` already.
 
     Raises:
         LabError: an image is too small, the position or channel is out of range, or the position
             depends on nothing.
     """
-    names = image_names(images)
-    size = common_size(images, dependence.multiple, options.side)
+    names, adapter = image_names(images), CodecAdapter(model)
+    maps: list[ErfMap] = []
     with evaluating(model):
-        starts = [
-            dependence.start(centre_crop(x, size)).detach() for x in iterate_images(images, model)
-        ]
+        crops = _common_crops(images, model, dependence.multiple, options.side)
+        with torch.no_grad():
+            starts = [dependence.start(x) for x in crops]
         if options.method == "single-channel" and options.channel is None:
             strongest = _strongest_channel(model, dependence, starts)
             options = options.model_copy(update={"channel": strongest})
+        position, within, centre = convolution_field(model, dependence, starts[0], options.at)
         generator = torch.Generator().manual_seed(options.seed)
-        found: list[_Estimate] = []
-        for done, start in enumerate(starts, 1):
-            found.append(_estimate(model, dependence, start, options, generator))
+        for name, start in zip(names, starts, strict=True):
+            samples, probes, grids = _energies(
+                model, dependence, start, options, position, generator
+            )
+            scores, standard_error = _shares(samples, dependence)
+            maps.append(
+                ErfMap(
+                    model=adapter.name,
+                    of=dependence.of,
+                    wrt=dependence.wrt,
+                    method=options.method,
+                    channel=options.channel if options.method == "single-channel" else None,
+                    probes=probes,
+                    seed=options.seed,
+                    images=(name,),
+                    position=position,
+                    centre=position if dependence.same_grid else centre,
+                    pitch_px=dependence.pitch_px,
+                    scores=scores,
+                    standard_error=standard_error,
+                    convolutions=within,
+                    grids=grids,
+                    environment=environment(adapter.device),
+                )
+            )
             if on_image is not None:
-                on_image(done, len(starts))
-        position = found[0].position
-        within, centre = convolution_field(model, dependence.run, starts[0], position)
-    adapter = CodecAdapter(model)
-    return tuple(
-        ErfMap(
-            model=adapter.name,
-            of=dependence.of,
-            wrt=dependence.wrt,
-            method=options.method,
-            channel=options.channel if options.method == "single-channel" else None,
-            probes=one.probes,
-            seed=options.seed,
-            images=(name,),
-            position=position,
-            centre=position if dependence.same_grid else centre,
-            pitch_px=dependence.pitch_px,
-            scores=one.scores,
-            standard_error=one.standard_error,
-            convolutions=within,
-            grids=one.grids,
-            environment=environment(adapter.device),
+                on_image(len(maps), len(starts))
+    return tuple(maps)
+
+
+def _common_crops(
+    images: Images, model: nn.Module, multiple: int, side: int | None
+) -> Iterator[Tensor]:
+    """Yield each image's middle (1, 3, H, W), the largest that all have, in whole multiples."""
+    sizes = images.sizes if isinstance(images, ImageSet) else [i.shape[-2:] for i in images]
+    height, width = (min(int(size[axis]) for size in sizes) for axis in (0, 1))
+    if side is not None:
+        height, width = min(height, side), min(width, side)
+    if min(height, width) < multiple:
+        raise LabError(
+            f"images of {height}x{width} pixels are too small; "
+            f"give images, or crops, of at least {multiple}x{multiple}"
         )
-        for name, one in zip(names, found, strict=True)
-    )
+    height, width = height // multiple * multiple, width // multiple * multiple
+    for x in iterate_images(images, model):
+        top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+        yield x[..., top : top + height, left : left + width].contiguous()
 
 
-@dataclass
-class _Estimate:
-    """One image's shares (H, W), their standard error, and how they were found."""
-
-    position: tuple[int, int]
-    scores: _Floats
-    standard_error: _Floats
-    probes: int
-    grids: tuple[WindowGrid, ...]
-
-
-def _estimate(
+def _energies(
     model: nn.Module,
     dependence: Dependence,
     start: Tensor,
     options: ErfOptions,
+    position: tuple[int, int],
     generator: torch.Generator,
-) -> _Estimate:
+) -> tuple[_Floats, int, tuple[WindowGrid, ...]]:
+    """Return samples (K, H, W) of one image's scores, the probes used, and the windows between."""
     x = start.clone().requires_grad_()
     attended: list[tuple[WindowGrid, Tensor]] = []
 
@@ -153,14 +157,7 @@ def _estimate(
             attended.append((grid, tokens))
 
     with torch.enable_grad(), attention_inputs(model, on_attention):
-        out = dependence.run(model, x)
-    height, width = out.shape[-2:]
-    row, column = (height // 2, width // 2) if options.at is None else options.at
-    if not (0 <= row < height and 0 <= column < width):
-        raise LabError(
-            f"at = {(row, column)} is outside of {dependence.of}'s map of {height}x{width}"
-        )
-    values = out[0, :, row, column]
+        values = dependence.run(model, x)[0, :, position[0], position[1]]
     channels = len(values)
 
     def gradient(vector: Tensor) -> _Floats:
@@ -197,8 +194,7 @@ def _estimate(
         probes = options.probes
         signs = torch.randint(0, 2, (probes, channels), generator=generator) * 2.0 - 1
         samples = [gradient(row) for row in signs]
-    scores, error = _shares(np.stack(samples), dependence)
-    return _Estimate((row, column), scores, error, probes, tuple(grid for grid, _ in attended))
+    return np.stack(samples), probes, tuple(grid for grid, _ in attended)
 
 
 def _shares(samples: _Floats, dependence: Dependence) -> tuple[_Floats, _Floats]:
@@ -248,12 +244,9 @@ _SKIPPED_BY_NAME = ("GDN", "GDN1")  # CompressAI's, or a user's
 
 
 def convolution_field(
-    model: nn.Module,
-    run: Callable[[nn.Module, Tensor], Tensor],
-    x: Tensor,
-    position: tuple[int, int],
-) -> tuple[NDArray[np.bool_], tuple[float, float]]:
-    """Return where the convolutions alone lead from ``position`` of ``run``'s map to its input.
+    model: nn.Module, dependence: Dependence, start: Tensor, at: tuple[int, int] | None
+) -> tuple[tuple[int, int], NDArray[np.bool_], tuple[float, float]]:
+    """Return where the convolutions alone lead from a position of ``dependence``'s map.
 
     The model is copied with every kernel made uniform and positive, every nonlinearity and
     normalisation skipped, and every attention seeing its own position alone. The gradient of the
@@ -261,19 +254,25 @@ def convolution_field(
     middle of the field, whatever the strides, paddings and sub-pixel steps on the way.
 
     Args:
-        model: handed to ``run``, as a copy.
-        run: see `Dependence`.
-        x: an input (1, C, H, W); only its shape and device matter.
-        position: (row, column) of the map.
+        model: is left as it is.
+        dependence: leads from ``start`` to the position's map.
+        start: an input (1, C, H, W); only its shape and device matter.
+        at: (row, column) of the position; None is (h // 2, w // 2).
 
     Returns:
-        Whether the position depends on each input position, (H, W); and the middle of that field,
-        (row, column) to half a position.
+        The position; whether it depends on each input position, (H, W); and the middle of that
+        field, (row, column) to half a position.
+
+    Raises:
+        LabError: the position is outside of the map.
     """
-    linear = _uniform_and_linear(model)
-    probe = torch.full_like(x, _LEVEL, dtype=torch.float64).requires_grad_()
-    out = run(linear, probe)[0, :, position[0], position[1]].sum()
-    (gradient,) = torch.autograd.grad(out, probe)
+    probe = torch.full_like(start, _LEVEL, dtype=torch.float64).requires_grad_()
+    out = dependence.run(_uniform_and_linear(model), probe)
+    height, width = out.shape[-2:]
+    row, column = (height // 2, width // 2) if at is None else at
+    if not (0 <= row < height and 0 <= column < width):
+        raise LabError(f"at = {at} is outside of {dependence.of}'s map of {height}x{width}")
+    (gradient,) = torch.autograd.grad(out[0, :, row, column].sum(), probe)
     weight = gradient[0].sum(0).cpu().numpy()
     core = weight
     if max(weight[[0, -1]].max(), weight[:, [0, -1]].max()) > 0:
@@ -283,7 +282,7 @@ def convolution_field(
         float((core.sum(other) * np.arange(length)).sum() / core.sum())
         for other, length in zip((1, 0), weight.shape, strict=True)
     )
-    return weight > 0, (round(2 * rows) / 2, round(2 * columns) / 2)
+    return (row, column), weight > 0, (round(2 * rows) / 2, round(2 * columns) / 2)
 
 
 def _uniform_and_linear(model: nn.Module) -> nn.Module:

@@ -111,27 +111,35 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     )
 
 
-class SliceLatent(Frozen):
-    """One slice of one image.
+class LatentErrors(Frozen):
+    """How far ŷ is from y, means over channels and positions.
 
     Attributes:
-        channels: number of channels.
-        bits: by the likelihoods.
         deviation: mean |y − ŷ|, ŷ as the decoder receives it.
         coded_deviation: the same before LRP; 1/4 for values spread evenly between two steps.
         squared_error: mean (y − ŷ)².
         coded_squared_error: the same before LRP; 1/12 for values spread evenly.
     """
 
-    channels: int
-    bits: float
     deviation: float
     coded_deviation: float
     squared_error: float
     coded_squared_error: float
 
 
-class ImageLatent(Frozen):
+class SliceLatent(LatentErrors):
+    """One slice of one image.
+
+    Attributes:
+        channels: number of channels.
+        bits: by the likelihoods.
+    """
+
+    channels: int
+    bits: float
+
+
+class ImageLatent(LatentErrors):
     """The latent of one image.
 
     Attributes:
@@ -158,35 +166,10 @@ class ImageLatent(Frozen):
         """Estimated bits of y and z per pixel of the unpadded image."""
         return (self.y_bits + self.z_bits) / self.pixels
 
-    def _mean(self, metric: str) -> float:
-        channels = sum(part.channels for part in self.slices)
-        total: float = sum(getattr(part, metric) * part.channels for part in self.slices)
-        return total / channels
-
-    @property
-    def deviation(self) -> float:
-        """Mean |y − ŷ| over all channels."""
-        return self._mean("deviation")
-
-    @property
-    def coded_deviation(self) -> float:
-        """Mean |y − ŷ| before LRP."""
-        return self._mean("coded_deviation")
-
     @property
     def scaled_deviation(self) -> float:
         """Mean |y − ŷ| over mean |y|: comparable across latents of different scales."""
         return self.deviation / self.magnitude
-
-    @property
-    def squared_error(self) -> float:
-        """Mean (y − ŷ)²."""
-        return self._mean("squared_error")
-
-    @property
-    def coded_squared_error(self) -> float:
-        """Mean (y − ŷ)² before LRP."""
-        return self._mean("coded_squared_error")
 
 
 class LatentRecord(ArrayRecord):
@@ -330,28 +313,29 @@ def latent_maps(
 
 
 def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
-    """Summarize one image's trace by slices."""
-    parts: list[SliceLatent] = []
+    y, coded, y_hat = (each[0].double() for each in (trace.y, trace.coded, trace.y_hat))
+
+    def errors(channels: slice) -> dict[str, float]:
+        refined, before = (y - y_hat)[channels], (y - coded)[channels]
+        return {
+            "deviation": float(refined.abs().mean()),
+            "coded_deviation": float(before.abs().mean()),
+            "squared_error": float(refined.square().mean()),
+            "coded_squared_error": float(before.square().mean()),
+        }
+
+    slices: list[SliceLatent] = []
     first = 0
     for width in trace.widths:
-        channels = slice(first, first + width)
-        y = trace.y[:, channels].double()
-        refined, coded = y - trace.y_hat[:, channels], y - trace.coded[:, channels]
-        parts.append(
-            SliceLatent(
-                channels=width,
-                bits=float(trace.y_bits[:, channels].double().sum()),
-                deviation=float(refined.abs().mean()),
-                coded_deviation=float(coded.abs().mean()),
-                squared_error=float(refined.square().mean()),
-                coded_squared_error=float(coded.square().mean()),
-            )
-        )
+        part = slice(first, first + width)
+        bits = float(trace.y_bits[0, part].double().sum())
+        slices.append(SliceLatent(channels=width, bits=bits, **errors(part)))
         first += width
     return ImageLatent(
         name=name,
         pixels=pixels,
         z_bits=float(trace.z_bits.double().sum()),
         magnitude=float(trace.y.abs().mean()),
-        slices=tuple(parts),
+        slices=tuple(slices),
+        **errors(slice(None)),
     )
