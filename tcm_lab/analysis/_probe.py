@@ -45,9 +45,10 @@ def iterate_images(
 
 
 def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
-    """Run a forward pass on images (B, 3, H, W) of any size."""
+    """Run a forward pass on images (B, 3, H, W) of any size, in evaluation mode."""
     adapter = CodecAdapter(codec)
-    return adapter.forward(adapter.pad(x), rate)
+    with evaluating(codec):
+        return adapter.forward(adapter.pad(x), rate)
 
 
 def pitch_px(codec: nn.Module, x: Tensor, rows: int) -> float:

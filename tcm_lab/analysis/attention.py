@@ -17,7 +17,6 @@ from tcm_lab.analysis._probe import (
     attention_inputs,
     attention_modules,
     capture,
-    evaluating,
     image_names,
     iterate_images,
     module_named,
@@ -109,17 +108,17 @@ class AttentionRecord(Frozen):
     layers: tuple[LayerAttention, ...]
     environment: Environment
 
+    def layers_of(self, transform: str) -> tuple[LayerAttention, ...]:
+        """Return the layers of g_a, g_s, h_a, h_s or slices."""
+        return tuple(layer for layer in self.layers if layer.layer.split(".")[0] == transform)
+
     def mean_distance_px(self, transform: str = "g_a") -> Interval:
         """Return the mean attention distance over a transform's layers, their heads and images.
 
         Raises:
             LabError: no layer of that transform attends.
         """
-        rows = [
-            [np.mean(row) for row in layer.learned.distance_px]
-            for layer in self.layers
-            if layer.layer.split(".")[0] == transform
-        ]
+        rows = [[np.mean(r) for r in x.learned.distance_px] for x in self.layers_of(transform)]
         if not rows:
             raise LabError(f"{self.model}: no layer of {transform} has window attention")
         return mean_interval([float(value) for value in np.mean(rows, axis=0)])
@@ -187,7 +186,7 @@ def measure_attention(
                 equal = (equal / equal.sum(-1, keepdim=True))[:, :1]
                 uniform[layer] = _metrics(equal, plan, module.window_size, pitch[layer])
 
-        with evaluating(codec), attention_inputs(codec, on_input):
+        with attention_inputs(codec, on_input):
             run(codec, x, rate)
     adapter = CodecAdapter(codec)
     return AttentionRecord(
@@ -246,16 +245,12 @@ def attention_map(
     if not (0 <= query_px[0] < height and 0 <= query_px[1] < width):
         raise LabError(f"query_px = {query_px}: the image is {height}x{width} pixels")
     (x,) = iterate_images([image], codec)
-
-    with evaluating(codec):
-        tokens: Tensor = capture(f"layer '{layer}'", module, lambda: run(codec, x, rate), 0)
-        weights, plan = module.weights(tokens, with_bias=with_bias)
+    tokens: Tensor = capture(f"layer '{layer}'", module, lambda: run(codec, x, rate), 0)
+    weights, plan = module.weights(tokens, with_bias=with_bias)
     _, rows, columns, _ = tokens.shape
     pitch = pitch_px(codec, x, rows)
-    query = (
-        min(int(query_px[0] / pitch), rows - 1),
-        min(int(query_px[1] / pitch), columns - 1),
-    )
+    row, column = (int(place / pitch) for place in query_px)
+    query = (min(row, rows - 1), min(column, columns - 1))
     return AttentionMap(
         model=CodecAdapter(codec).name,
         image=name,
@@ -280,10 +275,10 @@ def spread_over_map(
         query: (row, column) of the query's token.
     """
     place = int(plan.target[query[0] * size[1] + query[1]])
-    window_size, token = divmod(place, plan.tokens)
-    row = weights[window_size, :, token]
-    # Padding stands for row 0, where it would be counted in: it was never seen, so it adds zero.
-    source = plan.source[window_size * plan.tokens : (window_size + 1) * plan.tokens]
+    window, token = divmod(place, plan.tokens)
+    row = weights[window, :, token]
+    # The source of padding is row 0; its weight is zero, so it adds nothing there.
+    source = plan.source[window * plan.tokens : (window + 1) * plan.tokens]
     flat = row.new_zeros(row.shape[0], size[0] * size[1])
     flat.index_add_(1, source, row)
     laid: Tensor = flat.unflatten(1, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._probe import evaluating, hooked, iterate_images, pitch_px, run
+from tcm_lab.analysis._probe import hooked, iterate_images, pitch_px, run
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
@@ -79,17 +79,13 @@ def gate_maps(
         )
     found: dict[str, Tensor] = {}
 
-    def keep(layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            del module, args
-            found[layer] = torch.sigmoid(output)[0]
-
-        return hook
+    def keep(layer: str, module: nn.Module, args: Any, output: Tensor) -> None:
+        found[layer] = torch.sigmoid(output)[0]
 
     (x,) = iterate_images([image], codec)
     # conv_b's output is the gate before its sigmoid.
-    handles = [m.conv_b.register_forward_hook(keep(layer)) for layer, m in modules.items()]
-    with evaluating(codec), hooked(handles):
+    handles = [m.conv_b.register_forward_hook(partial(keep, layer)) for layer, m in modules.items()]
+    with hooked(handles):
         run(codec, x, rate)
     return GateRecord(
         model=CodecAdapter(codec).name,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._probe import Images, evaluating, hooked, image_names, iterate_images, run
+from tcm_lab.analysis._probe import Images, hooked, image_names, iterate_images, run
 from tcm_lab.blocks import Cost
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch
@@ -223,8 +223,7 @@ def _rate_and_mse(codec: nn.Module, images: Images, rate: float | None) -> _Floa
     """Return (images, [bpp, mse]) by the likelihoods, decoded images clamped."""
     rows: list[tuple[float, float]] = []
     for x in iterate_images(images, codec):
-        with evaluating(codec):
-            out = run(codec, x, rate)
+        out = run(codec, x, rate)
         bpp = float(bits(out["likelihoods"], torch.float64)) / (x.shape[-2] * x.shape[-1])
         rows.append((bpp, float((out["x_hat"].clamp(0, 1) - x).double().square().mean())))
     return np.array(rows)

@@ -20,7 +20,6 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._probe import (
     Images,
-    evaluating,
     hooked,
     image_names,
     iterate_images,
@@ -89,7 +88,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
         )
     handles = [conditional.register_forward_pre_hook(capture, with_kwargs=True)]
     handles += [part.register_forward_hook(keep) for part in getattr(codec, "slices", ())]
-    with evaluating(codec), hooked(handles):
+    with hooked(handles):
         out = run(codec, x, rate)
     if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
         raise LabError(

@@ -39,28 +39,19 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
         Column(key="anisotropy", header="anisotropy", format=".2f"),
         Column(key="grid_visibility", header="grid visibility", format=".2f"),
     )
-    rows = []
-    for label, found in measures.items():
-        within = found.within_convolutions
-        rows.append(
-            Row(
-                values={
-                    "model": label,
-                    **{
-                        f"side_{round(100 * share)}_px": side
-                        for share, side in found.side_px.items()
-                    },
-                    "radius_px": found.radius_px,
-                    "beyond_percent": Interval(
-                        value=100 * max(0.0, 1 - within.value),
-                        low=100 * max(0.0, 1 - within.high),
-                        high=100 * max(0.0, 1 - within.low),
-                    ),
-                    "anisotropy": found.anisotropy,
-                    "grid_visibility": max(found.grid_visibility.values(), default=None),
-                }
-            )
+    rows = [
+        Row(
+            values={
+                "model": label,
+                **{f"side_{round(100 * p)}_px": side for p, side in found.side_px.items()},
+                "radius_px": found.radius_px,
+                "beyond_percent": _beyond_percent(found.within_convolutions),
+                "anisotropy": found.anisotropy,
+                "grid_visibility": max(found.grid_visibility.values(), default=None),
+            }
         )
+        for label, found in measures.items()
+    ]
     return Table(
         title=title or f"Effective receptive field of {first.of}",
         columns=columns,
@@ -73,32 +64,36 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
     )
 
 
+def _beyond_percent(within: Interval) -> Interval:
+    ends = {"value": within.value, "low": within.high, "high": within.low}
+    return within.model_copy(
+        update={name: 100 * max(0.0, 1 - share) for name, share in ends.items()}
+    )
+
+
 def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = "g_a") -> Table:
     """Return one row per model and layer of a transform.
 
     Raises:
         LabError: no record has a layer there.
     """
-    rows = []
-    for label, record in records.items():
-        for layer in record.layers:
-            if layer.layer.split(".")[0] != transform:
-                continue
-            rows.append(
-                Row(
-                    values={
-                        "model": label,
-                        "layer": layer.label,
-                        "heads": layer.heads,
-                        "distance_px": layer.interval("distance_px"),
-                        "bare_px": layer.interval("distance_px", with_bias=False),
-                        "uniform_px": layer.uniform.distance_px[0][0],
-                        "entropy_bits": layer.interval("entropy_bits"),
-                        "uniform_bits": layer.uniform.entropy_bits[0][0],
-                        "near_share": layer.interval("near_share"),
-                    }
-                )
-            )
+    rows = [
+        Row(
+            values={
+                "model": label,
+                "layer": layer.label,
+                "heads": layer.heads,
+                "distance_px": layer.interval("distance_px"),
+                "bare_px": layer.interval("distance_px", with_bias=False),
+                "uniform_px": layer.uniform.distance_px[0][0],
+                "entropy_bits": layer.interval("entropy_bits"),
+                "uniform_bits": layer.uniform.entropy_bits[0][0],
+                "near_share": layer.interval("near_share"),
+            }
+        )
+        for label, record in records.items()
+        for layer in record.layers_of(transform)
+    ]
     if not rows:
         raise LabError(f"no layer of {transform} has window attention in these records")
     return Table(

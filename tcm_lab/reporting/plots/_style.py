@@ -157,6 +157,53 @@ def panels(
     return figure, grid[:count]
 
 
+def stacked_bars(
+    parts: Mapping[str, Sequence[float]],
+    rows: Sequence[str],
+    x: PlotAxis,
+    *,
+    form: str,
+    title: str = "",
+    width: float = COLUMN_INCHES,
+) -> Figure:
+    """Return a figure of one bar per row, stacked by part; call it inside `style`.
+
+    Args:
+        parts: by name, their length in each row.
+        rows: names of the bars.
+        x: what the length shows.
+        form: of the total written at the end of a bar.
+        title: over the plot.
+        width: inches of the figure.
+    """
+    figure, axes = new_figure(title, width=width, height=1.1 + 0.3 * len(rows))
+    places, left = range(len(rows)), np.zeros(len(rows))
+    for (name, lengths), color in zip(parts.items(), palette(len(parts)), strict=True):
+        axes.barh(
+            places, lengths, left=left, color=color, label=name, height=0.7, ec="white", lw=0.3
+        )
+        left += lengths
+    for place, total in zip(places, left, strict=True):
+        axes.annotate(
+            format(total, form),
+            (total, place),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    axes.set_yticks(places, rows)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set_xlim(0, left.max() * 1.16 or 1)
+    axes.set_xlabel(x.label)
+    figure.legend(
+        loc="outside lower center", ncols=min(4, len(parts)), handlelength=1.0, columnspacing=1.0
+    )
+    return figure
+
+
 def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
     """Write the axes' names with units and set their scales."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter

@@ -55,10 +55,7 @@ def attention_plot(
     Raises:
         LabError: no record has a layer there.
     """
-    layers = {
-        label: [layer for layer in record.layers if layer.layer.split(".")[0] == transform]
-        for label, record in records.items()
-    }
+    layers = {label: record.layers_of(transform) for label, record in records.items()}
     names = list(dict.fromkeys(layer.label for found in layers.values() for layer in found))
     if not names:
         raise LabError(f"no layer of {transform} has window attention in these records")

@@ -16,6 +16,7 @@ from tcm_lab.reporting.plots._style import (
     label_axes,
     new_figure,
     palette,
+    stacked_bars,
     style,
 )
 
@@ -42,47 +43,18 @@ def cost_by_part_plot(
         LabError: there is no record.
     """
     _need(records)
-    with style():
-        figure, axes = new_figure(title, width=width, height=1.1 + 0.3 * len(records))
-        parts = [
-            part
-            for part in part_order(records)
-            if any(record.macs_by_part(convention).get(part) for record in records)
+    costs = [record.macs_by_part(convention) for record in records]
+    parts = {
+        PART_NAMES.get(part, part): [
+            cost.get(part, 0) / record.pixels / 1e3
+            for cost, record in zip(costs, records, strict=True)
         ]
-        left = [0.0] * len(records)
-        rows = list(range(len(records)))
-        for part, color in zip(parts, palette(len(parts)), strict=True):
-            shares = [
-                record.macs_by_part(convention).get(part, 0) / record.pixels / 1e3
-                for record in records
-            ]
-            name = PART_NAMES.get(part, part)
-            axes.barh(
-                rows, shares, left=left, color=color, label=name, height=0.7, ec="white", lw=0.3
-            )
-            left = [before + share for before, share in zip(left, shares, strict=True)]
-        for row, total in zip(rows, left, strict=True):
-            axes.annotate(
-                f"{total:.1f}",
-                (total, row),
-                (3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-            )
-        axes.set_yticks(rows, [record.model for record in records])
-        axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
-        axes.grid(False, axis="y")
-        axes.set_xlim(0, max(left) * 1.14 or 1)
-        axes.set_xlabel(KMACS_PER_PX.label)
-        figure.legend(
-            loc="outside lower center",
-            ncols=min(4, len(parts)),
-            handlelength=1.0,
-            columnspacing=1.0,
-        )
-        return figure
+        for part in part_order(records)
+        if any(cost.get(part) for cost in costs)
+    }
+    models = [record.model for record in records]
+    with style():
+        return stacked_bars(parts, models, KMACS_PER_PX, form=".1f", title=title, width=width)
 
 
 def macs_parameters_plot(

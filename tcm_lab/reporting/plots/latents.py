@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,13 +25,14 @@ from tcm_lab.reporting.plots._style import (
     panels,
     plain_ticks,
     show_image,
+    stacked_bars,
     style,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tcm_lab.analysis import KnockOutRecord, LatentMaps, LatentRecord
+    from tcm_lab.analysis import ImageLatent, KnockOutRecord, LatentMaps, LatentRecord
 
 _SCALED, _STEPS = r"$|y - \hat{y}|$ over mean $|y|$", r"$|y - \hat{y}|$ (steps)"
 
@@ -97,37 +98,17 @@ def slice_bits_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> 
     """
     if not records:
         raise LabError("no records given")
+    count = max(len(record.images[0].slices) for record in records.values())
+    parts = {
+        "z" if part == count else f"slice {part}": [
+            float(np.mean([_bpp_of(image, part, count) for image in record.images]))
+            for record in records.values()
+        ]
+        for part in range(count + 1)
+    }
+    axis = PlotAxis(name="estimated rate", unit="bpp")
     with style():
-        figure, axes = new_figure(title, height=1.1 + 0.3 * len(records))
-        count = max(len(record.images[0].slices) for record in records.values())
-        colors = palette(count + 1)
-        rows = range(len(records))
-        left = np.zeros(len(records))
-        for part in [*range(count), "z"]:
-            shares = np.array([_rate(record, part) for record in records.values()])
-            axes.barh(
-                rows,
-                shares,
-                left=left,
-                color=colors[-1 if part == "z" else int(part)],
-                label="z" if part == "z" else f"slice {part}",
-                height=0.7,
-                ec="white",
-                lw=0.3,
-            )
-            left += shares
-        for row, total in zip(rows, left, strict=True):
-            axes.annotate(
-                f"{total:.3f}", (total, row), (3, 0), textcoords="offset points", va="center"
-            )
-        axes.set_yticks(rows, list(records))
-        axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
-        axes.grid(False, axis="y")
-        axes.set_xlim(0, left.max() * 1.16)
-        axes.set_xlabel("estimated rate (bpp)")
-        figure.legend(loc="outside lower center", ncols=min(5, count + 1), handlelength=1.0)
-        return figure
+        return stacked_bars(parts, list(records), axis, form=".3f", title=title)
 
 
 def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
@@ -253,16 +234,11 @@ def part_loss_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -
         return figure
 
 
-def _rate(record: LatentRecord, part: int | str) -> float:
-    """Return the mean bits per pixel of one slice, or of z."""
-    if part == "z":
-        return float(np.mean([image.z_bits / image.pixels for image in record.images]))
-    rates: Sequence[float] = [
-        image.slices[int(part)].bits / image.pixels
-        for image in record.images
-        if int(part) < len(image.slices)
-    ]
-    return float(np.mean(rates)) if rates else 0.0
+def _bpp_of(image: ImageLatent, part: int, z: int) -> float:
+    """Return the rate of one slice, or of z where ``part`` is ``z``."""
+    if part == z:
+        return image.z_bits / image.pixels
+    return image.slices[part].bits / image.pixels if part < len(image.slices) else 0.0
 
 
 def _short(part: str) -> str:
