@@ -83,7 +83,7 @@ def macs_parameters_plot(
             [x for x, _ in points], [y for _, y in points], s=20, color=palette(1)[0], zorder=3
         )
         axes.margins(0.15)
-        label_points(axes, points, [r.model for r in records], colors=[INK] * len(records))
+        label_points(axes, points, [r.model for r in records], color=INK)
         return figure
 
 

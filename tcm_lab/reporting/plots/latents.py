@@ -230,7 +230,7 @@ def part_loss_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -
         points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]
         names = [_short(p.part) if p in most else "" for p in record.parts]
         figure.legend(loc="outside lower center", ncols=len(kinds), handletextpad=0.2)
-        label_points(axes, points, names, colors=[INK] * len(points))
+        label_points(axes, points, names, color=INK)
         return figure
 
 

@@ -124,7 +124,7 @@ def pareto_plot(
         few = len(points) <= 10
         names = [p.label if few or p.front or p.baseline else "" for p in points]
         places = [(p.x, p.y) for p in points]
-        label_points(axes, places, names, colors=[INK] * len(names), lines=intervals + border)
+        label_points(axes, places, names, color=INK, lines=intervals + border)
         return figure
 
 

@@ -138,5 +138,5 @@ def roofline_plot(
         bottom = min(low * device_peak.gbytes_per_s, *(p.gmacs_per_s for p in points)) / 2
         axes.set_ylim(bottom, device_peak.gmacs_per_s * 2)
         axes.set_title(title or f"device peak: {device_peak.gbytes_per_s:.0f} GB/s", fontsize=7.5)
-        label_points(axes, reached, [p.label for p in points], colors=[INK] * len(points))
+        label_points(axes, reached, [p.label for p in points], color=INK)
         return figure
