@@ -35,7 +35,7 @@ def label_points(
     color: str,
     lines: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
 ) -> None:
-    """Write each name beside its point, at the place that hides the least, with a line if it is far.
+    """Write each name beside its point, where it hides the least; far names get a line to it.
 
     Args:
         axes: with its limits and scales set.
