@@ -1,9 +1,5 @@
 from . import plots
-from .analysis_tables import attention_table, erf_table, latent_table
-from .axis_table import axis_table
-from .cost_tables import check_table, complexity_table
-from .explain_table import explain_table, published_beside
-from .overviews import layer_table, plot_of, tables_of
+from ._notes import environment_lines
 from .plots import (
     Change,
     Effect,
@@ -27,13 +23,26 @@ from .plots import (
     save_figure,
     series_of_records,
 )
-from .published import Published
-from .rd_tables import bd_rate_table, rd_table
-from .record_files import read_records, records_json
+from .records import plot_of, read_records, records_json, tables_of
 from .renderers import Format, render, render_all
 from .renderers.html import Code, Piece, PlotImage, Section, render_report
 from .table import Column, Mark, Row, Table, Value
-from .timing_tables import stage_table, timing_table
+from .tables import (
+    Published,
+    attention_table,
+    axis_table,
+    bd_rate_table,
+    check_table,
+    complexity_table,
+    erf_table,
+    explain_table,
+    latent_table,
+    layer_table,
+    published_beside,
+    rd_table,
+    stage_table,
+    timing_table,
+)
 
 __all__ = [
     "Change",
@@ -62,6 +71,7 @@ __all__ = [
     "cost_by_part_plot",
     "cost_size_plot",
     "effects_plot",
+    "environment_lines",
     "erf_table",
     "explain_table",
     "figure_svg",

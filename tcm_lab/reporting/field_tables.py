@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tcm_lab.reporting.table import Column, Row, Table
+from tcm_lab.reporting.tables.layers import plain
 
 Schema = Mapping[str, Any]
 
@@ -103,15 +103,3 @@ def _spell_list(said: Schema, definitions: Schema) -> str:
     items = spell(said["items"], definitions) if "items" in said else "anything"
     fewest = f", at least {said['minItems']}" if said.get("minItems") else ""
     return f"list of ({items}){fewest}" if " or " in items else f"list of {items}{fewest}"
-
-
-def plain(value: Any) -> str:
-    """Return a value as YAML would spell it on one line; a configuration by its type."""
-    if value is None:
-        return "none"
-    if isinstance(value, BaseModel):
-        kind = getattr(value, "type", None)
-        return str(kind) if kind is not None else "its own defaults"
-    if value in ("", (), {}):
-        return "empty"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -30,10 +30,10 @@ def test_each_change_has_its_interval_its_verdict_and_its_cost() -> None:
     assert [text.get_text() for text in left.get_yticklabels()] == [c.label for c in CHANGES]
     (legend,) = figure.legends
     words = [text.get_text() for text in legend.get_texts()]
-    assert words == ["better", "not told apart", "worse"]
+    assert words == ["better", "not distinguishable", "worse"]
 
 
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (-2.0, 0.0)])
 def test_an_interval_that_touches_zero_tells_nothing(interval: tuple[float, float]) -> None:
     change = Change(label="a", quality=sum(interval) / 2, interval=interval, cost=0.0)
-    assert change.verdict == "not told apart"
+    assert change.verdict == "not distinguishable"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab._utils import Frozen
-from tcm_lab.reporting.plots._style import INK, SOFT, PlotAxis, new_figure, palette, style
+from tcm_lab.reporting.plots._style import INK, SOFT, PlotAxis, palette, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH_INCHES = 5.6
 _ROW_INCHES = 0.2
-_VERDICTS = ("better", "not told apart", "worse")
+_VERDICTS = ("better", "not distinguishable", "worse")
 
 
 class Change(Frozen):
@@ -23,9 +23,9 @@ class Change(Frozen):
 
     Attributes:
         label: what was changed.
-        quality: change of what is to be low.
-        interval: lower and upper end of that.
-        cost: change of what is paid.
+        quality: change of a metric to be minimised.
+        interval: its lower and upper end.
+        cost: change of the cost.
     """
 
     label: str
@@ -50,10 +50,11 @@ def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) 
     """
     better, worse = palette(4)[0], palette(4)[3]
     colors = dict(zip(_VERDICTS, (better, SOFT, worse), strict=True))
+    height = 0.9 + _ROW_INCHES * len(changes)
     with style():
-        figure, left = new_figure(width=_WIDTH_INCHES, height=0.9 + _ROW_INCHES * len(changes))
-        left.remove()
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+        figure, (left, right) = panels(
+            2, columns=2, height=height, width=_WIDTH_INCHES, sharey=True, width_ratios=(2, 1)
+        )
         for row, change in enumerate(changes):
             verdict = change.verdict
             if not quality.lower_is_better:
@@ -69,8 +70,7 @@ def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) 
             axes.set_xlabel(textwrap.fill(shown.label, characters))
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
-            for side in ("top", "left", "right"):
-                axes.spines[side].set_visible(False)
+            axes.spines["left"].set_visible(False)
         _legend(left, figure)
         return figure
 

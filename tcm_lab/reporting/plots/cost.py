@@ -1,24 +1,24 @@
-"""Plots of what codecs cost: by part, against parameters, against the image's size, on a device."""
+"""Plots of what codecs cost: by part, against parameters, against the image's size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab.errors import LabError
-from tcm_lab.reporting.parts import PART_NAMES, part_order
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._labels import label_points
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
     INK,
-    MARKERS,
     PlotAxis,
     label_axes,
+    markers,
     new_figure,
     palette,
     stacked_bars,
     style,
 )
+from tcm_lab.reporting.tables import part_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,16 +40,16 @@ def cost_by_part_plot(
     """Draw each model's cost as one bar, stacked by part; the total stands at its end.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records given.
     """
-    _need(records)
+    need("records", records)
     costs = [record.macs_by_part(convention) for record in records]
     parts = {
-        PART_NAMES.get(part, part): [
+        name: [
             cost.get(part, 0) / record.pixels / 1e3
             for cost, record in zip(costs, records, strict=True)
         ]
-        for part in part_order(records)
+        for part, name in part_names(records).items()
         if any(cost.get(part) for cost in costs)
     }
     models = [record.model for record in records]
@@ -63,25 +63,18 @@ def macs_parameters_plot(
     """Draw each model's cost over its parameters.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records given.
     """
-    _need(records)
+    need("records", records)
     with style():
         figure, axes = new_figure(title)
         points = [
             (record.total_parameters / 1e6, record.total_kmacs_per_px("whole", convention))
             for record in records
         ]
-        label_axes(
-            axes,
-            *(
-                _log_if_wide(axis, [p[i] for p in points])
-                for i, axis in enumerate((PARAMETERS, KMACS_PER_PX))
-            ),
-        )
-        axes.scatter(
-            [x for x, _ in points], [y for _, y in points], s=20, color=palette(1)[0], zorder=3
-        )
+        x, y = zip(*points, strict=True)
+        label_axes(axes, _log_if_wide(PARAMETERS, x), _log_if_wide(KMACS_PER_PX, y))
+        axes.scatter(x, y, s=20, color=palette(1)[0], zorder=3)
         axes.margins(0.15)
         label_points(axes, points, [r.model for r in records], color=INK)
         return figure
@@ -98,21 +91,21 @@ def cost_size_plot(
         title: over the plot.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records given.
     """
-    _need(records)
+    need("records", records)
     with style():
         figure, axes = new_figure(title)
         models = list(dict.fromkeys(record.model for record in records))
         sizes = {record.pixels: record.size for record in records}
-        figures = [record.total_kmacs_per_px("whole", convention) for record in records]
+        costs = [record.total_kmacs_per_px("whole", convention) for record in records]
         label_axes(
             axes,
             PlotAxis(name="image", unit="height x width", log=True),
-            _log_if_wide(KMACS_PER_PX, figures),
+            _log_if_wide(KMACS_PER_PX, costs),
         )
         for model, color, marker in zip(
-            models, palette(len(models)), _markers(len(models)), strict=True
+            models, palette(len(models)), markers(len(models)), strict=True
         ):
             own = sorted((r for r in records if r.model == model), key=lambda r: r.pixels)
             costs = [record.total_kmacs_per_px("whole", convention) for record in own]
@@ -123,14 +116,9 @@ def cost_size_plot(
         return figure
 
 
-def _need(records: Sequence[object]) -> None:
-    if not records:
-        raise LabError("records: there is none to draw.")
-
-
-def _log_if_wide(axis: PlotAxis, figures: Sequence[float]) -> PlotAxis:
-    """Return ``axis``, logarithmic if the figures span more than a decade."""
-    wide = min(figures) > 0 and max(figures) > 10 * min(figures)
+def _log_if_wide(axis: PlotAxis, values: Sequence[float]) -> PlotAxis:
+    """Return ``axis``, logarithmic if the values span more than a decade."""
+    wide = min(values) > 0 and max(values) > 10 * min(values)
     return axis.model_copy(update={"log": wide})
 
 
@@ -150,7 +138,3 @@ def _size_ticks(axes: Axes, sizes: Mapping[int, tuple[int, int]]) -> None:
         rotation_mode="anchor",
     )
     axis.set_minor_locator(NullLocator())
-
-
-def _markers(count: int) -> list[str]:
-    return [MARKERS[index % len(MARKERS)] for index in range(count)]

@@ -1,9 +1,10 @@
-"""Which of several variants nobody beats, and the plot of what one gets for what it costs."""
+"""The Pareto front of several variants, and its plot."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tcm_lab._utils import Frozen
@@ -26,16 +27,15 @@ Line: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 
 
 def pareto_front(rows: Sequence[Sequence[float]]) -> list[bool]:
-    """Say of each row whether no other is at least as low everywhere and lower somewhere.
+    """Return for each row whether it is Pareto-optimal.
 
     Args:
-        rows: one figure per objective, all to be made low; negate those that should be high. Equal
+        rows: one value per objective, all to be minimised; negate those to be maximised. Equal
             rows are on the front together; a row with NaN never is, and dominates nothing.
     """
-    known = [row for row in rows if not any(figure != figure for figure in row)]
+    known = [row for row in rows if not any(map(isnan, row))]
     return [
-        not any(figure != figure for figure in row)
-        and not any(_dominates(other, row) for other in known)
+        not any(map(isnan, row)) and not any(_dominates(other, row) for other in known)
         for row in rows
     ]
 
@@ -45,23 +45,21 @@ def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 class ParetoPoint(Frozen):
-    """One variant between two objectives.
+    """One variant and two of its metrics.
 
     Attributes:
         x: cost.
-        y: what it buys.
-        label: what the plot calls it; empty for no name.
-        x_interval: lower and upper end, where known.
-        y_interval: lower and upper end, where known.
+        y: quality.
+        label: its name in the plot; may be empty.
+        y_interval: lower and upper end, if known.
         front: whether it is Pareto-optimal.
-        baseline: whether the others are judged against it.
+        baseline: whether the others are compared with it.
         partial: whether it was stopped before its full budget.
     """
 
     x: float
     y: float
     label: str = ""
-    x_interval: tuple[float, float] | None = None
     y_interval: tuple[float, float] | None = None
     front: bool = False
     baseline: bool = False
@@ -104,7 +102,12 @@ def pareto_plot(
             "Pareto front": {"marker": "o", "color": front_color, "s": 22},
             "baseline": {"marker": "D", "color": baseline_color, "s": 24},
         }
-        intervals, border = _intervals(points), _border([p for p in points if p.front], x)
+        intervals: list[Line] = [
+            ((p.x, p.y_interval[0]), (p.x, p.y_interval[1]))
+            for p in points
+            if p.y_interval is not None
+        ]
+        border = _border([p for p in points if p.front], x)
         for (x0, y0), (x1, y1) in intervals:
             axes.plot([x0, x1], [y0, y1], color=SOFT, lw=0.8, zorder=2)
         for (x0, y0), (x1, y1) in border:
@@ -126,17 +129,6 @@ def pareto_plot(
         places = [(p.x, p.y) for p in points]
         label_points(axes, places, names, color=INK, lines=intervals + border)
         return figure
-
-
-def _intervals(points: Sequence[ParetoPoint]) -> list[Line]:
-    """Return the points' intervals as lines."""
-    upright: list[Line] = [
-        ((p.x, p.y_interval[0]), (p.x, p.y_interval[1])) for p in points if p.y_interval is not None
-    ]
-    level: list[Line] = [
-        ((p.x_interval[0], p.y), (p.x_interval[1], p.y)) for p in points if p.x_interval is not None
-    ]
-    return upright + level
 
 
 def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,12 +12,13 @@ from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
-    MARKERS,
     SOFT,
     PlotAxis,
     label_axes,
+    markers,
     new_figure,
     palette,
     style,
@@ -36,8 +38,6 @@ QUALITY: dict[str, PlotAxis] = {
     "psnr_db": PlotAxis(name="PSNR", unit="dB", lower_is_better=False),
     "ms_ssim_db": PlotAxis(name="MS-SSIM", unit="dB", lower_is_better=False),
 }
-
-_INSIDE = 4  # that many names find room below the curves
 
 
 class RdSeries(Frozen):
@@ -82,10 +82,9 @@ def series_of_records(
     image is hard for every codec.
 
     Raises:
-        LabError: there is none, or an image is too small for MS-SSIM.
+        LabError: no records given, or an image is too small for MS-SSIM.
     """
-    if not records:
-        raise LabError("records: there is none to draw.")
+    need("records", records)
     rows = [[getattr(point, quality) for point in record.points] for record in records]
     if any(value is None for row in rows for value in row):
         raise LabError(
@@ -133,8 +132,8 @@ def rd_plot(
         label_axes(axes, BPP, QUALITY[quality])
         colored = [s for s in series if s.role in ("measured", "published")]
         colors = dict(zip(map(id, colored), palette(len(colored)), strict=True))
-        marks = dict(zip(map(id, colored), _cycle(MARKERS, len(colored)), strict=True))
-        dashes = iter(_cycle(("--", ":", "-."), len(series)))
+        marks = dict(zip(map(id, colored), markers(len(colored)), strict=True))
+        dashes = itertools.cycle(("--", ":", "-."))
         for curve in series:
             look: dict[str, Any]
             if curve.role == "baseline":
@@ -158,12 +157,9 @@ def rd_plot(
                     curve.bpp, curve.low, curve.high, color=str(look["color"]), alpha=0.18, lw=0
                 )
         _show_measured(axes, series)
-        if len(series) > _INSIDE:
-            longest = max(len(s.label) for s in series)
-            columns = 3 if longest <= 18 else 2 if longest <= 26 else 1
-            figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0)
-        else:
-            axes.legend(loc="lower right")
+        longest = max(len(s.label) for s in series)
+        columns = 3 if longest <= 18 else 2 if longest <= 26 else 1
+        figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0)
         return figure
 
 
@@ -193,7 +189,3 @@ def _between(series: RdSeries, left: float, right: float) -> list[float]:
     ]
     ends = [rate for rate in (left, right) if min(series.bpp) < rate < max(series.bpp)]
     return own + [float(level) for level in np.interp(ends, series.bpp, series.quality)]
-
-
-def _cycle(items: Sequence[str], count: int) -> list[str]:
-    return [items[index % len(items)] for index in range(count)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._labels import label_points
 from tcm_lab.reporting.plots._style import (
     INK,
@@ -100,10 +101,9 @@ def roofline_plot(
     """Draw what each part reaches under what the device allows at its arithmetic intensity.
 
     Raises:
-        LabError: there is no point.
+        LabError: no points given.
     """
-    if not points:
-        raise LabError("points: there is none to draw.")
+    need("points", points)
     with style():
         figure, axes = new_figure(title)
         label_axes(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
-    MARKERS,
     SOFT,
     PlotAxis,
+    markers,
     new_figure,
     palette,
+    panels,
     style,
 )
 
@@ -43,15 +44,15 @@ class Effect:
 def effects_plot(effects: Sequence[Effect], quality: PlotAxis = COST) -> Figure:
     """Draw one panel per axis: the quality of every variant as a dot, the means as a line."""
     with style():
-        figure, panels = _panels(len(effects))
+        figure, grid = _grid(len(effects))
         color = palette(1)[0]
-        for panel, effect in zip(panels, effects, strict=True):
+        for panel, effect in zip(grid, effects, strict=True):
             for place, (_, costs) in enumerate(effect.values):
                 panel.plot([place] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
             means = [sum(costs) / len(costs) for _, costs in effect.values]
             panel.plot(range(len(means)), means, "-o", color=color, zorder=3)
             _name(panel, effect.axis, [word for word, _ in effect.values])
-        _label_left(panels, quality)
+        _label_left(grid, quality)
         return figure
 
 
@@ -67,22 +68,25 @@ def interactions_plot(
         quality: what the lines show.
     """
     with style():
-        figure, panels = _panels(len(pairs), height=_SIDE_INCHES + 0.3)
-        for panel, (a, b, lines) in zip(panels, pairs, strict=True):
+        figure, grid = _grid(len(pairs), height=_SIDE_INCHES + 0.5)
+        for panel, (a, b, lines) in zip(grid, pairs, strict=True):
             words = list(dict.fromkeys(word for line in lines.values() for word, _ in line))
-            colors = palette(len(lines))
-            for index, (value, line) in enumerate(lines.items()):
+            looks = zip(palette(len(lines)), markers(len(lines)), strict=True)
+            for (value, line), (color, marker) in zip(lines.items(), looks, strict=True):
                 panel.plot(
                     [words.index(word) for word, _ in line],
                     [cost for _, cost in line],
-                    marker=MARKERS[index % len(MARKERS)],
-                    color=colors[index],
+                    marker=marker,
+                    color=color,
                     label=value,
                     ms=3,
                 )
             _name(panel, a, words)
-            panel.legend(title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2)
-        _label_left(panels, quality)
+            panel.legend(
+                title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2, columnspacing=1.0,
+                loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
+            )  # fmt: skip
+        _label_left(grid, quality)
         return figure
 
 
@@ -102,23 +106,9 @@ def history_plot(history: Sequence[tuple[int, float]]) -> Figure:
         return figure
 
 
-def _panels(count: int, height: float = _SIDE_INCHES) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    across = min(count, _ACROSS)
-    down = -(-count // across)
-    size = (max(COLUMN_INCHES, across * (_SIDE_INCHES + 0.3)), down * height)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(down, across, squeeze=False, sharey=True)
-    panels: list[Axes] = list(grid.flat)
-    for panel in panels[count:]:
-        panel.remove()
-    for panel in panels[:count]:
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
-    return figure, panels[:count]
+def _grid(count: int, height: float = _SIDE_INCHES) -> tuple[Figure, list[Axes]]:
+    width = max(COLUMN_INCHES, min(count, _ACROSS) * (_SIDE_INCHES + 0.3))
+    return panels(count, columns=_ACROSS, height=height, width=width, sharey=True)
 
 
 def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
@@ -128,7 +118,6 @@ def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
     panel.margins(x=0.15)
 
 
-def _label_left(panels: Sequence[Axes], quality: PlotAxis) -> None:
-    for index, panel in enumerate(panels):
-        if index % _ACROSS == 0:
-            panel.set_ylabel("\n".join(textwrap.wrap(quality.label, 18)))
+def _label_left(grid: Sequence[Axes], quality: PlotAxis) -> None:
+    for panel in grid[::_ACROSS]:
+        panel.set_ylabel(textwrap.fill(quality.label, 18))

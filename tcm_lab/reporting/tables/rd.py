@@ -1,17 +1,19 @@
-"""Tables of rate and distortion: measured points, and BD-rates that say what they rest on."""
+"""Tables of rate and distortion: measured points, and BD-rates with their overlap."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tcm_lab import evaluation
 from tcm_lab.errors import LabError
+from tcm_lab.reporting._notes import environment_lines, need
 from tcm_lab.reporting.table import Column, Row, Table, Value
 
 if TYPE_CHECKING:
-    from tcm_lab.evaluation import RdCurve, RdRecord
+    from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord
 
-_METHODS = ("pchip", "cubic", "akima")
+_METHODS: tuple[Interpolation, ...] = ("pchip", "cubic", "akima")
 
 
 def rd_table(
@@ -25,15 +27,14 @@ def rd_table(
         title: one line.
 
     Raises:
-        LabError: there is no record, or the records are of different images.
+        LabError: no records given, or the records are of different images.
     """
-    if not records:
-        raise LabError("records: there is none to tabulate.")
+    need("records", records)
     prints = {record.data_fingerprint for record in records}
     if len(prints) > 1:
         raise LabError(
-            f"records are of {len(prints)} different sets of images ({', '.join(sorted(prints))})"
-            ". Tabulate one set at a time."
+            f"records are of {len(prints)} different sets of images ({', '.join(sorted(prints))}). "
+            "Make a table of one set at a time."
         )
     columns = (
         Column(key="model", header="model"),
@@ -70,10 +71,10 @@ def rd_table(
 def bd_rate_table(
     curves: Mapping[str, RdCurve], anchor: RdCurve, *, published: Sequence[RdCurve] = ()
 ) -> Table:
-    """Return each curve's BD-rate against ``anchor`` by every interpolation; refusals say why.
+    """Return each curve's BD-rate against ``anchor`` by every interpolation; a note explains gaps.
 
     Args:
-        curves: what is judged, by label.
+        curves: by label.
         anchor: the reference.
         published: curves by others, in rows of their own.
     """
@@ -111,19 +112,17 @@ def bd_rate_table(
 
 
 def _against(anchor: RdCurve, curve: RdCurve) -> tuple[dict[str, Value], str]:
-    """Return the figures by column key, and the last refusal if there was one."""
-    from tcm_lab.evaluation import bd_rate
-
+    """Return the values by column key, and why the last missing one is missing."""
     values: dict[str, Value] = {}
     refused = ""
     for method in _METHODS:
         try:
-            figure = bd_rate(anchor, curve, method)  # type: ignore[arg-type]  # one of its words
+            found = evaluation.bd_rate(anchor, curve, method)
         except LabError as error:
             refused = str(error)
         else:
-            values[f"{method}_bd_rate_percent"] = figure.percent
-            values["overlap_db"] = figure.overlap_db
+            values[f"{method}_bd_rate_percent"] = found.percent
+            values["overlap_db"] = found.overlap_db
     return values, refused
 
 
@@ -132,19 +131,14 @@ def _source(curve: RdCurve) -> str:
 
 
 def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Leave out the columns that no row fills."""
+    """Return the columns that some row fills."""
     return tuple(c for c in columns if any(c.key in row.values for row in rows))
 
 
 def _footer(records: Sequence[RdRecord]) -> tuple[str, ...]:
     images = max(len(point.images) for record in records for point in record.points)
-    lines = [
+    lines = (
         f"Means over {images} images (set {records[0].data_fingerprint}); rates are of written "
-        "bits over the pixels before padding."
-    ]
-    environments = {
-        f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "
-        + ", ".join(f"{name} {version}" for name, version in sorted(e.versions.items()))
-        for e in (record.environment for record in records)
-    }
-    return (*lines, *(f"{line}." for line in sorted(environments)))
+        "bits over the pixels before padding.",
+    )
+    return (*lines, *environment_lines(record.environment for record in records))

@@ -1,38 +1,49 @@
-"""Published figures, and which way of counting gives them."""
+"""Published costs: beside ours in rows of their own, and by which way of counting they hold."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab.complexity import explain_figure
-from tcm_lab.errors import LabError
-from tcm_lab.reporting.published import Published
-from tcm_lab.reporting.table import Column, Row, Table
+from tcm_lab import complexity
+from tcm_lab._utils import Frozen
+from tcm_lab.reporting._notes import need
+from tcm_lab.reporting.table import Column, Row, Table, Value
 
 if TYPE_CHECKING:
     from tcm_lab.complexity import ComplexityRecord, Explanation, PublishedFigure
 
 _UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M parameters"}
-_COLUMNS = {
-    ("kmacs_per_px", "whole"): "kmacs_per_px",
-    ("kmacs_per_px", "encode"): "encode_kmacs_per_px",
-    ("kmacs_per_px", "decode"): "decode_kmacs_per_px",
-    ("gmacs", "whole"): "gmacs",
-    ("gmacs", "encode"): "encode_gmacs",
-    ("gmacs", "decode"): "decode_gmacs",
-}
+
+
+class Published(Frozen):
+    """What others published about a model.
+
+    Attributes:
+        model: their name of it.
+        source: who, where.
+        values: by column key of the table that shows them.
+    """
+
+    model: str
+    source: str
+    values: dict[str, float]
+
+    def row(self, columns: Iterable[Column]) -> Row:
+        """Return the values that have a column."""
+        keys = {column.key for column in columns}
+        known: dict[str, Value] = {key: v for key, v in self.values.items() if key in keys}
+        return Row(values={"model": self.model, **known}, source=self.source)
 
 
 def explain_table(explanations: Sequence[Explanation]) -> Table:
     """Return one row per published figure with the convention that reproduces it.
 
     Raises:
-        LabError: there is no explanation.
+        LabError: no explanations given.
     """
-    if not explanations:
-        raise LabError("explanations: there is none to tabulate.")
+    need("explanations", explanations)
     rows = [
         Row(
             values={
@@ -74,8 +85,8 @@ def published_beside(
     """Return what others reported of the records' models at the records' sizes.
 
     Others count differently: each source is followed by the convention that comes closest to it,
-    and a count of parameters stands in the column that it is closest to. Figures that were
-    measured on somebody's code rather than read in a source are left out.
+    and a count of parameters goes into the column that it is closest to. Values measured on
+    published code rather than read in a source are left out.
     """
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for figure in figures:
@@ -93,11 +104,12 @@ def published_beside(
             key = min(both, key=lambda name: abs(both[name] - count))
             found[figure.model, figure.source][key] = count
         else:
-            key = _COLUMNS[figure.quantity, figure.scope]
-            closest = explain_figure(figure, own[0]).convention
+            scope = "" if figure.scope == "whole" else f"{figure.scope}_"
+            key = f"{scope}{figure.quantity}"
+            closest = complexity.explain_figure(figure, own[0]).convention
             source = f"{figure.source}, closest to convention {closest}"
             found[figure.model, source][key] = figure.value
     return [
-        Published(model=model, source=source, figures=values)
+        Published(model=model, source=source, values=values)
         for (model, source), values in sorted(found.items())
     ]

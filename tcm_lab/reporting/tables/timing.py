@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tcm_lab.errors import LabError
+from tcm_lab.reporting._notes import device_text, need, size_text, versions_text
 from tcm_lab.reporting.table import Column, Row, Table, Value
 from tcm_lab.stats import Interval
 
@@ -27,19 +27,41 @@ def timing_table(
         title: one line.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records given.
     """
-    _need(records)
+    need("records", records)
     columns = [Column(key="model", header="model"), *_conditions_that_differ(records)]
     for way in _DIRECTIONS:
-        columns.append(_figure(f"{way}_ms", "median [quartiles]", way, "ms", ".1f", "low"))
+        columns.append(
+            Column(
+                key=f"{way}_ms",
+                header="median [quartiles]",
+                group=way,
+                unit="ms",
+                format=".1f",
+                best="low",
+            )
+        )
         throughput = f"{way}_megapixels_per_s"
-        columns.append(_figure(throughput, "throughput", way, "Mpx/s", ".2f", "high"))
+        columns.append(
+            Column(
+                key=throughput,
+                header="throughput",
+                group=way,
+                unit="Mpx/s",
+                format=".2f",
+                best="high",
+            )
+        )
         if ratios:
-            columns.append(_figure(f"{way}_ratio", "over the first", way, "", ".3f", None))
+            columns.append(
+                Column(key=f"{way}_ratio", header="over the first", group=way, format=".3f")
+            )
     if any(record.peak_device_memory_bytes is not None for record in records):
-        memory = _figure("peak_device_memory_bytes", "peak memory", "", "MB", ".0f", "low")
-        columns.append(memory.model_copy(update={"scale": 1e-6}))
+        key = "peak_device_memory_bytes"
+        columns.append(
+            Column(key=key, header="peak memory", unit="MB", format=".0f", scale=1e-6, best="low")
+        )
     baseline = ratios[0].baseline if ratios else ""
     rows = []
     for record in records:
@@ -55,11 +77,12 @@ def timing_table(
         kept = {column.key: values.get(column.key) for column in columns}
         is_baseline = record.model == baseline and record is records[0]
         rows.append(Row(values=kept, marks=("baseline",) if is_baseline else ()))
-    compared = (
-        [f"Ratios with their {ratios[0].ratio.level:.0%} intervals by bootstrap over shared turns."]
-        if ratios
-        else ["Times of different runs do not compare."] * (len(records) > 1)
-    )
+    compared: tuple[str, ...] = ()
+    if ratios:
+        level = f"{ratios[0].ratio.level:.0%}"
+        compared = (f"Ratios with their {level} intervals by bootstrap over shared turns.",)
+    elif len(records) > 1:
+        compared = ("Times of different runs do not compare.",)
     return Table(
         title=title or "Coding time",
         columns=tuple(columns),
@@ -72,17 +95,21 @@ def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
     """Return one row per model and stage; the stages of a model add up to its whole.
 
     Raises:
-        LabError: there is no record.
+        LabError: no records given.
     """
-    _need(records)
+    need("records", records)
     columns = [
         Column(key="model", header="model"),
         *_conditions_that_differ(records),
         Column(key="stage", header="stage"),
     ]
     for way in _DIRECTIONS:
-        columns.append(_figure(f"{way}_ms", "median [quartiles]", way, "ms", ".2f", None))
-        columns.append(_figure(f"{way}_percent", "share", way, "%", ".1f", None))
+        columns.append(
+            Column(key=f"{way}_ms", header="median [quartiles]", group=way, unit="ms", format=".2f")
+        )
+        columns.append(
+            Column(key=f"{way}_percent", header="share", group=way, unit="%", format=".1f")
+        )
     rows = []
     for record in records:
         stages = dict.fromkeys([*record.encode.stages, *record.decode.stages])
@@ -108,17 +135,6 @@ def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
     )
 
 
-def _need(records: Sequence[TimingRecord]) -> None:
-    if not records:
-        raise LabError("records: there is none to tabulate.")
-
-
-def _figure(key: str, header: str, group: str, unit: str, form: str, best: str | None) -> Column:
-    return Column.model_validate(
-        {"key": key, "header": header, "group": group, "unit": unit, "format": form, "best": best}
-    )
-
-
 def _span(spread: Spread) -> Interval:
     return Interval(
         value=spread.median_ms,
@@ -130,13 +146,11 @@ def _span(spread: Spread) -> Interval:
 
 def _conditions(record: TimingRecord) -> dict[str, Value]:
     """Return what a time depends on beside the model, by column key."""
-    place = record.environment
-    many = "s" if place.threads > 1 else ""
-    threads = f", {place.threads} thread{many}" if record.device_type == "cpu" else ""
+    place, on_cpu = record.environment, record.device_type == "cpu"
     return {
-        "size": f"{record.size[0]}x{record.size[1]}",
+        "size": size_text(record.size),
         "batch": str(record.options.batch),
-        "device": f"{place.device}{threads}",
+        "device": device_text(place) if on_cpu else place.device,
         "precision": record.options.precision,
         "layout": "channels last" if record.options.channels_last else "channels first",
         "compiled": "compiled" if record.options.compile else "eager",
@@ -158,15 +172,12 @@ def _footer(records: Sequence[TimingRecord]) -> tuple[str, ...]:
     words = [f"batch {v}" if k == "batch" else str(v) for k, v in shared.items()]
     counts = sorted({(r.encode.wall.n, r.options.warm_up) for r in records})
     repeats = "; ".join(f"{n} runs after {warm_up} to warm up" for n, warm_up in counts)
-    versions: dict[str, str] = {}
-    for record in records:
-        versions |= record.environment.versions
-    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     device_peaks = {
         f"{device_peak.gmacs_per_s:.0f} GMAC/s in one large matrix product, "
         f"{device_peak.gbytes_per_s:.0f} GB/s in a copy"
         for device_peak in (record.device_peak for record in records)
         if device_peak is not None
     }
+    listed = versions_text(record.environment.versions for record in records)
     allowed = [f"The device allowed {'; '.join(sorted(device_peaks))}."] if device_peaks else []
     return (f"{', '.join(words)}; {repeats}.", *allowed, f"{listed}.")

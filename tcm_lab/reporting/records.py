@@ -1,0 +1,212 @@
+"""Records of every kind: their files, and the tables and plots that suit them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from tcm_lab import complexity, evaluation
+from tcm_lab.errors import LabError, one_of, validation_message
+from tcm_lab.reporting import plots, tables
+from tcm_lab.reporting._notes import need, size_text
+from tcm_lab.reporting.table import Table, rounded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tcm_lab.complexity import ComplexityRecord, Convention, TimingRecord
+    from tcm_lab.evaluation import RdRecord
+    from tcm_lab.reporting.tables import Detail
+
+    AnyRecord: TypeAlias = ComplexityRecord | TimingRecord | RdRecord
+
+PlotKind: TypeAlias = Literal["parts", "parameters", "size", "roofline", "rd"]
+_Wanted = TypeVar("_Wanted")
+
+_DIGITS = 9  # more than a measurement means, and the same on every machine
+_ANCHORS = ("jpeg", "webp")
+
+
+def _kinds() -> dict[str, tuple[str, type[AnyRecord]]]:
+    """Return each kind of record by a field that only it has."""
+    return {
+        "parts": ("complexity", complexity.ComplexityRecord),
+        "encode": ("timing", complexity.TimingRecord),
+        "points": ("rate-distortion", evaluation.RdRecord),
+    }
+
+
+def records_json(records: Sequence[AnyRecord], *, convention: Convention = "all") -> str:
+    """Return a JSON list with one object per record.
+
+    Each object begins with a summary, by names with units, and holds the whole record under
+    ``record``; ``read_records`` takes it back.
+
+    Args:
+        records: of any kinds.
+        convention: of the totals of complexity records; the other conventions stand beside them.
+    """
+    entries = [
+        {**rounded(_summary(record, convention), _DIGITS), "record": record.model_dump(mode="json")}
+        for record in records
+    ]
+    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_records(path: Path) -> list[AnyRecord]:
+    """Read the records in a file: one, a list of them, or what ``records_json`` wrote.
+
+    Raises:
+        LabError: the file can't be read, or holds something else.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LabError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LabError(f"{path}: not JSON ({error}).") from None
+    entries = tree if isinstance(tree, list) else [tree]
+    if not entries:
+        raise LabError(f"{path}: holds no record.")
+    return [_record(entry, f"{path}, record {i}") for i, entry in enumerate(entries)]
+
+
+def _record(entry: Any, place: str) -> AnyRecord:
+    fields = entry.get("record", entry) if isinstance(entry, Mapping) else {}
+    kinds = _kinds()
+    found = next((model for field, (_, model) in kinds.items() if field in fields), None)
+    if found is None:
+        names = one_of(name for name, _ in kinds.values())
+        raise LabError(
+            f"{place}: not a {names} record. Give files that were written with --format json."
+        )
+    try:
+        return found.model_validate(fields)
+    except ValidationError as error:
+        message = validation_message(error, found, fields)
+        raise LabError(
+            f"{place}: {message}. It may be of another version; measure it again."
+        ) from None
+
+
+def _summary(record: AnyRecord, convention: Convention) -> dict[str, Any]:
+    if isinstance(record, complexity.ComplexityRecord):
+        return _complexity_summary(record, convention)
+    if isinstance(record, complexity.TimingRecord):
+        times = {name: getattr(record, name) for name in ("encode_ms", "decode_ms")}
+        return {"model": record.model, "size": size_text(record.size), **times}
+    return {"model": record.name, "bpp": record.bpp, "psnr_db": record.psnr_db}
+
+
+def _complexity_summary(record: ComplexityRecord, convention: Convention) -> dict[str, Any]:
+    def per_pixel(macs: Mapping[Any, int]) -> dict[str, float]:
+        return {str(name): count / record.pixels / 1e3 for name, count in macs.items()}
+
+    totals = tables.totals(record, convention)
+    scopes = complexity.SCOPES
+    return {
+        "model": record.model,
+        "size": size_text(record.size),
+        "convention": convention,
+        **{name: value for name, value in totals.items() if value is not None},
+        "parts_kmacs_per_px": per_pixel(record.macs_by_part(convention)),
+        "kinds_kmacs_per_px": per_pixel(record.macs_by_kind),
+        "conventions": {
+            name: {
+                "kmacs_per_px": {scope: record.total_kmacs_per_px(scope, name) for scope in scopes},
+                "gmacs": {scope: record.total_gmacs(scope, name) for scope in scopes},
+            }
+            for name in complexity.CONVENTIONS
+        },
+    }
+
+
+def tables_of(
+    records: Sequence[AnyRecord],
+    *,
+    convention: Convention = "all",
+    detail: Detail = "totals",
+    published: bool = False,
+) -> list[Table]:
+    """Return one table for each kind of record, costs first; times with their stages.
+
+    Args:
+        records: of any kinds.
+        convention: of costs: which operators are counted.
+        detail: of costs: totals, parts or kinds.
+        published: of costs: whether published values stand beside ours, in rows of their own.
+
+    Raises:
+        LabError: no records given.
+    """
+    need("records", records)
+    found = []
+    if costs := _only(complexity.ComplexityRecord, records):
+        known = complexity.published_figures() if published else ()
+        beside = tables.published_beside(costs, known)
+        found.append(
+            tables.complexity_table(costs, convention=convention, detail=detail, published=beside)
+        )
+    if times := _only(complexity.TimingRecord, records):
+        found += [tables.timing_table(times), tables.stage_table(times)]
+    if curves := _only(evaluation.RdRecord, records):
+        found.append(tables.rd_table(curves))
+    return found
+
+
+def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") -> Figure:
+    """Return the plot called ``kind`` of the records that it can show.
+
+    Raises:
+        LabError: none of the records suits it.
+    """
+    draw: dict[PlotKind, Callable[[Sequence[AnyRecord], str], Figure]] = {
+        "parts": lambda own, title: plots.cost_by_part_plot(_costs(own, kind), title=title),
+        "parameters": lambda own, title: plots.macs_parameters_plot(_costs(own, kind), title=title),
+        "size": lambda own, title: plots.cost_size_plot(_costs(own, kind), title=title),
+        "roofline": _roofline,
+        "rd": _rd,
+    }
+    return draw[kind](records, title)
+
+
+def _costs(records: Sequence[AnyRecord], kind: str) -> list[ComplexityRecord]:
+    costs = _only(complexity.ComplexityRecord, records)
+    if not costs:
+        raise LabError(f"plot {kind}: needs a complexity record, from tcm-lab complexity.")
+    return costs
+
+
+def _rd(records: Sequence[AnyRecord], title: str) -> Figure:
+    by_name: dict[str, list[RdRecord]] = {}
+    for record in _only(evaluation.RdRecord, records):
+        by_name.setdefault(record.name, []).append(record)
+    if not by_name:
+        raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
+    series = [
+        plots.series_of_records(own, role="anchor" if name in _ANCHORS else "measured")
+        for name, own in by_name.items()
+    ]
+    return plots.rd_plot(series, title=title)
+
+
+def _roofline(records: Sequence[AnyRecord], title: str) -> Figure:
+    counted = {(cost.fingerprint, cost.size): cost for cost in _costs(records, "roofline")}
+    for timing in _only(complexity.TimingRecord, records):
+        cost = counted.get((timing.fingerprint, timing.size))
+        if cost is not None and timing.device_peak is not None:
+            shown = title or f"{timing.model} on {timing.environment.device}"
+            points = plots.roofline_points(cost, timing)
+            return plots.roofline_plot(points, timing.device_peak, title=shown)
+    raise LabError(
+        "plot roofline: needs a complexity and a timing record of one model and size. "
+        "tcm-lab complexity and tcm-lab time write them with --format json."
+    )
+
+
+def _only(kind: type[_Wanted], records: Iterable[object]) -> list[_Wanted]:
+    return [record for record in records if isinstance(record, kind)]

@@ -1,0 +1,300 @@
+"""Tables of what codecs cost: totals by direction, by part, by kind; and how counters differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from tcm_lab.errors import LabError, one_of
+from tcm_lab.reporting._notes import need, size_text, versions_text
+from tcm_lab.reporting.table import Column, Mark, Row, Table, Value
+from tcm_lab.reporting.tables.published import Published
+
+if TYPE_CHECKING:
+    from tcm_lab.complexity import CheckReport, ComplexityRecord, Convention, Scope
+
+Detail: TypeAlias = Literal["totals", "parts", "kinds"]
+
+_TITLES: Mapping[str, str] = {
+    "totals": "Cost",
+    "parts": "Cost by part",
+    "kinds": "Cost by kind of operator",
+}
+_SCOPES: Mapping[str, Scope] = {"": "whole", "encode_": "encode", "decode_": "decode"}
+"""Prefix of a column's key, and what the column covers."""
+_MEMORY = {
+    "peak_memory_bytes": "peak memory",
+    "decode_peak_memory_bytes": "decoder peak memory",
+}
+_PART_NAMES: Mapping[str, str] = {
+    **{part: part for part in ("g_a", "h_a", "h_s")},
+    "attention": "entropy attention",
+    "slice_heads": "slice networks",
+    "lrp": "LRP",
+    "g_s": "g_s",
+    "prior": "prior",
+    "gain": "rate gains",
+}
+
+_COUNTED: Mapping[str, str] = {
+    "all": "convolutions, linear layers, attention products and GDN",
+    "no-attention-products": "convolutions, linear layers and GDN, attention products left out",
+    "conv-linear-only": "convolutions and linear layers alone",
+}
+_KIND_NAMES: Mapping[str, str] = {
+    "convolution": "convolution",
+    "linear": "linear",
+    "attention": "attention products",
+    "gdn": "GDN",
+    "normalisation": "normalisation",
+}
+
+
+def part_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
+    """Return the parts that compute, in the order of the data's flow, with readers' names.
+
+    Parts without a name here, such as those of users' models, come last.
+    """
+    found = {part for record in records for part, macs in record.macs.items() if sum(macs.values())}
+    known = {part: name for part, name in _PART_NAMES.items() if part in found}
+    return {**known, **{part: part for part in sorted(found - set(known))}}
+
+
+def complexity_table(
+    records: Sequence[ComplexityRecord],
+    *,
+    convention: Convention = "all",
+    detail: Detail = "totals",
+    baseline: str = "",
+    published: Sequence[Published] = (),
+    title: str = "",
+) -> Table:
+    """Return one row per record.
+
+    Args:
+        records: models, or one model at several sizes.
+        convention: which kinds of operators are counted.
+        detail: ``totals`` (parameters, whole, encode, decode, memory), or the whole forward pass
+            split by ``parts`` or ``kinds``.
+        baseline: the model that is marked as such, if any.
+        published: values by others, in rows of their own.
+        title: one line; by default what the table holds.
+
+    Raises:
+        LabError: no records given, or the detail is unknown.
+    """
+    need("records", records)
+    if detail not in _TITLES:
+        raise LabError(f"detail '{detail}': unknown. Known: {one_of(_TITLES)}.")
+    columns = [Column(key="model", header="model")]
+    if len({record.size for record in records}) > 1:
+        columns.append(Column(key="size", header="size", unit="HxW"))
+    if detail == "totals":
+        columns += _total_columns(records)
+    else:
+        names = part_names(records) if detail == "parts" else _kind_names(records)
+        columns += [_kmacs_column(f"{key}_kmacs_per_px", name) for key, name in names.items()]
+        columns.append(_kmacs_column("kmacs_per_px", "sum"))
+    rows = []
+    for record in records:
+        about = {"model": record.model, "size": size_text(record.size)}
+        values: dict[str, Value] = {**about, **totals(record, convention)}
+        if detail != "totals":
+            macs = record.macs_by_part(convention) if detail == "parts" else record.macs_by_kind
+            values |= {f"{key}_kmacs_per_px": n / record.pixels / 1e3 for key, n in macs.items()}
+        marks: tuple[Mark, ...] = ("baseline",) if record.model == baseline else ()
+        kept = {c.key: values[c.key] for c in columns if values.get(c.key) is not None}
+        rows.append(Row(values=kept, marks=marks))
+    rows += [each.row(columns) for each in published]
+    sizes = sorted({record.size for record in records})
+    at = f" of coding a {size_text(sizes[0])} image" if len(sizes) == 1 else ", by image size"
+    return Table(
+        title=title or _TITLES[detail] + at,
+        columns=tuple(columns),
+        rows=tuple(rows),
+        footer=_footer(records, convention, detail),
+    )
+
+
+def axis_table(
+    axis: str,
+    records: Mapping[str, ComplexityRecord],
+    baseline: str,
+    *,
+    convention: Convention = "all",
+    title: str = "",
+) -> Table:
+    """Return one row per value of an axis: its cost, and the change against the baseline's.
+
+    Args:
+        axis: its name.
+        records: by the value, as displayed.
+        baseline: the value that the others are compared with.
+        convention: which kinds of operators are counted.
+        title: one line.
+
+    Raises:
+        LabError: no record is of the baseline.
+    """
+    if baseline not in records:
+        raise LabError(f"{axis} = {baseline}: no record of it. Known: {one_of(records)}.")
+    columns = [Column(key=axis, header=axis)]
+    for column in _total_columns(()):
+        if column.best is not None:
+            # Here each quantity is a group of its own, of two columns.
+            group, header, unit = column.header, "cost", column.group
+            if column.key == "parameters":
+                group, header, unit = column.group, "count", column.unit
+            update = {"group": group, "header": header, "unit": unit}
+            change = f"{column.key}_change_percent"
+            columns.append(column.model_copy(update=update))
+            columns.append(
+                Column(key=change, header="change", group=group, unit="%", format="+.1f")
+            )
+    reference = totals(records[baseline], convention)
+    rows = []
+    for value, record in records.items():
+        own = totals(record, convention)
+        changes = {f"{key}_change_percent": _change(own[key], reference[key]) for key in own}
+        values: dict[str, Value] = {axis: value, **own, **changes}
+        kept = {column.key: values[column.key] for column in columns}
+        rows.append(Row(values=kept, marks=("baseline",) if value == baseline else ()))
+    return Table(
+        title=title or f"What {axis} costs",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        footer=_footer(list(records.values()), convention, "totals"),
+    )
+
+
+def _change(own: float | None, reference: float | None) -> float | None:
+    return 100 * (own / reference - 1) if reference and own is not None else None
+
+
+def check_table(reports: Sequence[CheckReport]) -> Table:
+    """Return the way from the reference count to each counter's total, step by named step.
+
+    Raises:
+        LabError: no reports given.
+    """
+    need("reports", reports)
+    rows = []
+    for report in reports:
+        for counter in report.counters:
+            about = {"model": report.model, "counter": counter.counter}
+            reference = f"by {report.reference}"
+            steps: list[tuple[str, int]] = [(reference, report.reference_macs)]
+            if counter.counter == report.reference:
+                steps = []
+            steps += [(step.what, step.macs) for step in counter.differences]
+            if counter.unexplained:
+                steps.append(("unexplained", counter.unexplained))
+            steps.append(("total", counter.total))
+            rows += [Row(values={**about, "step": what, "macs": macs}) for what, macs in steps]
+    sizes = sorted({size_text(report.size) for report in reports})
+    agreed = all(report.agrees for report in reports)
+    verdict = (
+        "Every counter's difference from the reference is named, to the last MAC."
+        if agreed
+        else "Not everything is explained: " + "; ".join(_open_questions(reports)) + "."
+    )
+    notes = [
+        f"{report.model}, {counter.counter}: {counter.note}."
+        for report in reports
+        for counter in report.counters
+        if counter.note
+    ]
+    return Table(
+        title=f"Counters on one forward pass at {one_of(sizes)}",
+        columns=(
+            Column(key="model", header="model"),
+            Column(key="counter", header="counter"),
+            Column(key="step", header="what it counts"),
+            Column(key="macs", header="MACs", format=",d"),
+        ),
+        rows=tuple(rows),
+        footer=(verdict, *dict.fromkeys(notes), f"{versions_text([reports[0].versions])}."),
+    )
+
+
+def _kmacs_column(key: str, header: str, best: Literal["low"] | None = None) -> Column:
+    return Column(key=key, header=header, group="kMAC/px", format=".1f", best=best)
+
+
+def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:
+    millions = {"group": "parameters", "unit": "M", "format": ".2f", "scale": 1e-6}
+    memory = {"unit": "MB", "format": ".0f", "scale": 1e-6, "best": "low"}
+    columns = [
+        Column(key="parameters", header="all", best="low", **millions),
+        Column(key="conv_linear_parameters", header="conv. and linear", **millions),
+        *(_kmacs_column(f"{way}kmacs_per_px", name, "low") for way, name in _SCOPES.items()),
+        *(
+            Column(key=f"{way}gmacs", header=name, group="GMAC", format=".1f")
+            for way, name in _SCOPES.items()
+        ),
+    ]
+    for key, header in _MEMORY.items():
+        if any(getattr(record, key) is not None for record in records):
+            columns.append(Column(key=key, header=header, **memory))
+    return columns
+
+
+def totals(record: ComplexityRecord, convention: Convention) -> dict[str, int | float | None]:
+    """Return a record's totals by column key."""
+    found: dict[str, int | float | None] = {
+        "parameters": record.total_parameters,
+        "conv_linear_parameters": record.conv_linear_parameters,
+    }
+    for way, scope in _SCOPES.items():
+        found[f"{way}kmacs_per_px"] = record.total_kmacs_per_px(scope, convention)
+    for way, scope in _SCOPES.items():
+        found[f"{way}gmacs"] = record.total_gmacs(scope, convention)
+    return {**found, **{key: getattr(record, key) for key in _MEMORY}}
+
+
+def _kind_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
+    found = {kind for record in records for kind in record.macs_by_kind}
+    return {kind: name for kind, name in _KIND_NAMES.items() if kind in found}
+
+
+def _footer(
+    records: Sequence[ComplexityRecord], convention: Convention, detail: Detail
+) -> tuple[str, ...]:
+    counted = f"Convention {convention}: MACs of {_COUNTED[convention]}; per pixel before padding."
+    if detail == "kinds":
+        counted += f" The sum is under this convention; {_KIND_NAMES['normalisation']} is in none."
+    directions = "Encode leaves out g_s, decode g_a and h_a; whole is one forward pass."
+    padded = sorted({(r.size, r.padded_size) for r in records if r.size != r.padded_size})
+    sizes = [f"{size_text(size)} as {size_text(larger)}" for size, larger in padded]
+    counters = sorted({record.counter for record in records})
+    versions = versions_text(
+        {  # closed formulas don't depend on torch
+            name: version
+            for name, version in record.versions.items()
+            if name != "torch" or counters != ["formula"]
+        }
+        for record in records
+    )
+    unknown = sorted({name for record in records for name in record.unknown_operators})
+    return tuple(
+        filter(
+            None,
+            (
+                counted,
+                directions if detail == "totals" else "",
+                f"Images are padded: {'; '.join(sizes)}." if sizes else "",
+                f"Counted as nothing, since unknown: {', '.join(unknown)}." if unknown else "",
+                f"Counted by {one_of(counters)}; {versions}.",
+            ),
+        )
+    )
+
+
+def _open_questions(reports: Sequence[CheckReport]) -> Iterable[str]:
+    for report in reports:
+        for counter in report.counters:
+            if counter.unexplained:
+                yield f"{report.model}, {counter.counter}: {counter.unexplained:,d} MACs"
+        yield from (f"{report.model}: {text}" for text in report.disagreements)
+        if report.unknown_operators:
+            yield f"{report.model}: unknown operators {', '.join(report.unknown_operators)}"
