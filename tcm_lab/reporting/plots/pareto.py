@@ -51,6 +51,7 @@ class ParetoPoint(Frozen):
         x: cost.
         y: quality.
         label: its name in the plot; may be empty.
+        x_interval: lower and upper end, if known.
         y_interval: lower and upper end, if known.
         front: whether it is Pareto-optimal.
         baseline: whether the others are compared with it.
@@ -60,6 +61,7 @@ class ParetoPoint(Frozen):
     x: float
     y: float
     label: str = ""
+    x_interval: tuple[float, float] | None = None
     y_interval: tuple[float, float] | None = None
     front: bool = False
     baseline: bool = False
@@ -106,6 +108,11 @@ def pareto_plot(
             ((p.x, p.y_interval[0]), (p.x, p.y_interval[1]))
             for p in points
             if p.y_interval is not None
+        ]
+        intervals += [
+            ((p.x_interval[0], p.y), (p.x_interval[1], p.y))
+            for p in points
+            if p.x_interval is not None
         ]
         border = _border([p for p in points if p.front], x)
         for (x0, y0), (x1, y1) in intervals:
