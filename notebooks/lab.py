@@ -34,7 +34,7 @@ _WIDTH = 760  # pixels on the page
 
 
 class Trained(NamedTuple):
-    """A trained codec, the rate level at which it is analyzed, and the λ of that level."""
+    """A trained codec, the rate level at which it is analysed, and the λ of that level."""
 
     codec: tcm_lab.Codec
     rate: float | None
@@ -82,7 +82,7 @@ def scale(trained: Trained) -> str:
     return (
         f"Scale: {trained.codec.config.name}, {record['steps']} steps of {recipe['batch']} crops "
         f"of {recipe['crop']}x{recipe['crop']} px, one training (seed {recipe['seed']}), "
-        f"analyzed at λ = {trained.weight:g}. The authors' codecs have 35 to 60 times its "
+        f"analysed at λ = {trained.weight:g}. The authors' codecs have 35 to 60 times its "
         "parameters and were trained for 1.9 million steps; what holds here may not hold there."
     )
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from tcm_lab.errors import LabError
-from tcm_lab.stats import Draw, bootstrap, shares
+from tcm_lab.stats import Draw, bootstrap, mean_interval, percent_change, shares
 
 DATA = np.random.default_rng(4).lognormal(size=20)
 
@@ -104,3 +104,25 @@ def test_an_interval_excludes_zero_only_if_both_ends_are_on_one_side(
 ) -> None:
     interval = bootstrap(lambda draw: (low + high) / 2, {"images": 1})
     assert interval.model_copy(update={"low": low, "high": high}).excludes_zero == excludes
+
+
+def test_means_and_paired_changes_are_those_of_the_drawn_images() -> None:
+    before, after = DATA, 1.5 * DATA + np.random.default_rng(2).normal(scale=0.1, size=20)
+
+    def change(draw: Draw) -> float:
+        images = draw["images"]
+        return float(100 * (after[images].mean() / before[images].mean() - 1))
+
+    for fast, slow in (
+        (
+            mean_interval(before.tolist()),
+            bootstrap(lambda d: DATA[d["images"]].mean(), {"images": 20}),
+        ),
+        (percent_change(before.tolist(), after.tolist()), bootstrap(change, {"images": 20})),
+    ):
+        for end in ("value", "low", "high"):
+            assert getattr(fast, end) == pytest.approx(getattr(slow, end), rel=1e-9)
+        assert fast.resampled == {"images": 20}
+    # Paired: the images' own spread, larger than the change's, is not in it.
+    paired = percent_change(before.tolist(), after.tolist())
+    assert 45 < paired.low < paired.value < paired.high < 55

@@ -28,7 +28,7 @@ def image_names(images: Images) -> tuple[str, ...]:
         LabError: there are no images.
     """
     if not len(images):
-        raise LabError("no images to analyze; give a folder that contains some")
+        raise LabError("no images to analyse; give a folder that contains some")
     return images.names if isinstance(images, ImageSet) else tuple(map(str, range(len(images))))
 
 

@@ -318,5 +318,5 @@ def _over_images(rows: Sequence[dict[str, _PerHead]]) -> AttentionMetrics:
 def _window_attentions(codec: nn.Module) -> dict[str, WindowAttention]:
     known = attention_modules(codec)
     if not known:
-        raise LabError(f"{CodecAdapter(codec).name} has no window attention to analyze")
+        raise LabError(f"{CodecAdapter(codec).name} has no window attention to analyse")
     return known

@@ -123,7 +123,7 @@ def entropy_model_erf_maps(
     Args:
         codec: a codec assembled by this package.
         images: see `erf_maps`.
-        slice_index: the slice whose mean is analyzed.
+        slice_index: the slice whose mean is analysed.
         options: see `erf_maps`, without a layer; the position is a latent.
         on_image: callback receiving (images done, images in all).
 
@@ -154,7 +154,7 @@ def entropy_model_erf_maps(
 
 def _without_layer(options: ErfOptions | None) -> ErfOptions:
     if options is not None and options.layer is not None:
-        raise LabError(f"layer = '{options.layer}': only erf_maps analyzes layers; leave it out")
+        raise LabError(f"layer = '{options.layer}': only erf_maps analyses layers; leave it out")
     return options or ErfOptions()
 
 

@@ -28,7 +28,7 @@ class ErfOptions(Frozen):
     """How an effective receptive field is estimated.
 
     Attributes:
-        layer: dotted name of the module whose output is analyzed; None is g_a's, which is y.
+        layer: dotted name of the module whose output is analysed; None is g_a's, which is y.
         method: ``frobenius``: squared gradients of all channels, free of the latent's scale and of
             any choice of a channel; ``sum``: absolute gradient of the channels' sum;
             ``single-channel``: absolute gradient of one channel. The last two are what published

@@ -96,7 +96,7 @@ def gate_maps(
 
 
 def _gate(layer: str, gate: Tensor, modules: dict[str, SwinGatedAttention]) -> SliceGate:
-    """Summarize a gate (K, h, w)."""
+    """Summarise a gate (K, h, w)."""
     _, index, _, path = layer.split(".")[:4]
     paths = sum(other.startswith(f"slices.{index}.") for other in modules)
     names: tuple[Literal["mean", "scale"], ...] = ("mean", "scale")

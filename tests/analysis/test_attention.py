@@ -188,7 +188,7 @@ def test_gates_are_what_the_attention_multiplies_by(codec: Codec) -> None:
 def test_mistakes_are_named(codec: Codec) -> None:
     image = torch.rand(3, 64, 64)
     bare = tcm_lab.build("tcm-nano", {"?_?.split": 0, "entropy_model.attention": "none"})
-    with pytest.raises(LabError, match="no window attention to analyze"):
+    with pytest.raises(LabError, match="no window attention to analyse"):
         measure_attention(bare, [image])
     with pytest.raises(LabError, match="no SWAtten"):
         gate_maps(bare, image)
@@ -196,6 +196,6 @@ def test_mistakes_are_named(codec: Codec) -> None:
         attention_map(codec, image, "g_a.stages.0", (0, 0))
     with pytest.raises(LabError, match="64x64 pixels"):
         attention_map(codec, image, "g_a.stages.0.blocks.0.swin.attention", (64, 0))
-    with pytest.raises(LabError, match="no images to analyze"):
+    with pytest.raises(LabError, match="no images to analyse"):
         measure_attention(codec, [])
     assert math.isfinite(measure_attention(codec, [image]).mean_distance_px("g_s").value)

@@ -47,7 +47,7 @@ def drawn(out: Path) -> set[str]:
     return names
 
 
-def test_erf_writes_records_figures_and_a_table(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_erf_writes_records_plots_and_a_table(run: Run, folder: Path, tmp_path: Path) -> None:
     models = ("tcm-nano", "tcm-nano-conv-only")
     arguments = ("--data", folder, "--probes", 2, "--out", tmp_path, "--format", "json")
     code, out, _ = run("erf", *models, *arguments)
@@ -61,9 +61,7 @@ def test_erf_writes_records_figures_and_a_table(run: Run, folder: Path, tmp_path
     assert table["rows"][0]["side_50_px"]["value"] == side
 
 
-def test_attention_writes_records_figures_and_a_table(
-    run: Run, folder: Path, tmp_path: Path
-) -> None:
+def test_attention_writes_records_plots_and_a_table(run: Run, folder: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "attention", "tcm-nano", "--data", folder, "--out", tmp_path, "--query", 69, 63
     )

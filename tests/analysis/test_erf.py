@@ -193,7 +193,7 @@ def test_a_convolutional_codec_sees_nothing_beyond_its_convolutions_and_tcm_does
     assert widths["tcm-nano-transformer-only"] < 1
 
 
-def test_any_named_layer_of_a_codec_or_a_reference_model_can_be_analyzed() -> None:
+def test_any_named_layer_of_a_codec_or_a_reference_model_can_be_analysed() -> None:
     images = torch.rand(1, 3, 64, 64)
     codec = tcm_lab.build("tcm-nano")
     for layer, size in {
@@ -277,8 +277,12 @@ def test_mistakes_are_named(small: nn.Module) -> None:
     ):
         with pytest.raises(LabError, match=said):
             effective_receptive_field(codec, images, **wrong)
-    with pytest.raises(LabError, match="no images to analyze"):
+    with pytest.raises(LabError, match="no images to analyse"):
         effective_receptive_field(codec, [])
+    with pytest.raises(LabError, match="unknown field 'probe'"):
+        effective_receptive_field(codec, images, probe=4)
+    with pytest.raises(LabError, match="layer = 'g_a': only erf_maps"):
+        decoder_erf_maps(codec, images, ErfOptions(layer="g_a"))
     with pytest.raises(LabError, match="different position"):
         mean_erf(
             [

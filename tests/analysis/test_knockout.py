@@ -114,7 +114,7 @@ def evaluation(name: str, bits: float, psnr_db: float) -> RdRecord:
     )
 
 
-def test_trained_variants_are_set_against_their_baseline() -> None:
+def test_trained_variants_are_compared_with_their_baseline() -> None:
     size = (64, 64)
     cost, other = (
         tcm_lab.measure_complexity(name, size) for name in ("tcm-nano", "tcm-nano-no-swatten")

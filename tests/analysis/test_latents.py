@@ -52,7 +52,7 @@ def test_bits_of_slices_channels_and_positions_sum_to_what_an_evaluation_reports
     np.testing.assert_allclose(maps.bits.sum((1, 2)), by_slice, rtol=1e-4)
 
 
-def test_the_deviation_is_between_what_is_coded_and_what_the_decoder_gets(
+def test_the_deviation_is_between_what_is_coded_and_what_the_decoder_receives(
     codec: Codec, photographs: ImageSet
 ) -> None:
     x = photographs[0][None].float() / 255
@@ -117,13 +117,21 @@ def test_a_rate_level_and_a_compressai_model_are_traced_too(photographs: ImageSe
         bits = sum(float(-part.log2().sum()) for part in reference_model(x)["likelihoods"].values())
     assert record.images[0].bpp == pytest.approx(bits / (64 * 128), rel=1e-4)
     assert record.images[0].deviation == record.images[0].coded_deviation
+    odd = torch.rand(1, 3, 50, 90)  # padded to 64x128 by its last row and column, as evaluated
+    padded = torch.nn.functional.pad(odd, (0, 38, 0, 14), mode="replicate")
+    with torch.no_grad():
+        likelihoods = reference_model(padded)["likelihoods"].values()
+    bits = sum(float(-part.log2().sum()) for part in likelihoods)
+    assert measure_latents(reference_model, odd).images[0].bpp == pytest.approx(
+        bits / (50 * 90), rel=1e-4
+    )
     with pytest.raises(LabError, match="no Gaussian conditional"):
         measure_latents(tcm_lab.build("compressai/bmshj2018-factorized", {"quality": 1}), x)
     with pytest.raises(LabError, match="predicts no means"):
         measure_latents(tcm_lab.build("compressai/bmshj2018-hyperprior", {"quality": 1}), x)
 
 
-def test_normal_errors_that_know_nothing_of_their_neighbours_look_so() -> None:
+def test_independent_normal_errors_have_unit_deviation_and_no_correlation() -> None:
     torch.manual_seed(1)
     statistics = reduce(
         add,

@@ -1,4 +1,4 @@
-"""Tables of what was analyzed: receptive fields, attention, latents."""
+"""Tables of what was analysed: receptive fields, attention, latents."""
 
 from __future__ import annotations
 
