@@ -1,23 +1,22 @@
 """What every registered block, attention module and resampler keeps; registering is enlisting."""
 
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Cost, LayerConfig, LayerRegistry
+import tcm_lab
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Cost, LayerRegistry, conv_cost
 from tcm_lab.errors import ConfigError
+from tcm_lab.testing import LayerError, check_layer
 
-SIZES = [(1, 1), (7, 5), (8, 8), (17, 9)]
 CHANNELS = 32
-
-KEEPING = [(registry, name) for registry in (BLOCKS, ATTENTIONS) for name in registry]
-RESAMPLING = [(name, way) for name in RESAMPLERS for way in ("down", "up")]
-REGISTERED = [*KEEPING, *((RESAMPLERS, name) for name in RESAMPLERS)]
+REGISTERED = [
+    (registry, name) for registry in (BLOCKS, ATTENTIONS, RESAMPLERS) for name in registry
+]
 
 
 def _layers(registry: LayerRegistry[Any], name: str) -> list[nn.Module]:
@@ -31,79 +30,24 @@ def _layers(registry: LayerRegistry[Any], name: str) -> list[nn.Module]:
     return [config.build(CHANNELS, c_out, way) for way in ("down", "up")]
 
 
-def _parameters(cost: Cost) -> int:
-    return sum(cost.parameters.values())
+@pytest.mark.parametrize(("registry", "name"), REGISTERED)
+def test_a_registered_layer_keeps_what_codecs_rely_on(
+    registry: LayerRegistry[Any], name: str
+) -> None:
+    check_layer(name, kind=registry.kind, channels=CHANNELS)
+    assert registry.parse(name).type == name
 
 
-@pytest.mark.parametrize(("registry", "name"), KEEPING)
-def test_a_block_keeps_channels_and_size_and_reaches_every_parameter(
+@pytest.mark.parametrize(("registry", "name"), REGISTERED)
+def test_a_layer_s_output_depends_on_every_value_of_its_input(
     registry: LayerRegistry[Any], name: str
 ) -> None:
     for layer in _layers(registry, name):
-        for height, width in SIZES:
-            x = torch.randn(2, CHANNELS, height, width)
-            assert layer(x).shape == x.shape
-        # Where there is one position only, attention has nothing to choose from; use the last.
-        _assert_gradients_reach_everything(layer, x.requires_grad_())
-
-
-@pytest.mark.parametrize(("name", "way"), RESAMPLING)
-def test_a_resampler_changes_the_size_by_its_factor_and_reaches_every_parameter(
-    name: str, way: Any
-) -> None:
-    config = RESAMPLERS.parse(name)
-    c_out = CHANNELS if name == "none" else CHANNELS // 2
-    layer = config.build(CHANNELS, c_out, way)
-    f = config.factor
-    for height, width in SIZES:
-        x = torch.randn(2, CHANNELS, height, width)
-        size = (-(-height // f), -(-width // f)) if way == "down" else (f * height, f * width)
-        assert layer(x).shape == (2, c_out, *size)
-    _assert_gradients_reach_everything(layer, x.requires_grad_())
-
-
-def _assert_gradients_reach_everything(layer: nn.Module, x: Tensor) -> None:
-    out = layer(x)
-    (out * torch.randn_like(out)).sum().backward()
-    assert x.grad is not None
-    assert x.grad.abs().min() > 0
-    for name, parameter in layer.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize(("registry", "name"), REGISTERED)
-def test_weights_survive_a_safetensors_file(
-    registry: LayerRegistry[Any], name: str, tmp_path: Path
-) -> None:
-    for layer, other in zip(_layers(registry, name), _layers(registry, name), strict=True):
-        save_file(layer.state_dict(), tmp_path / "layer.safetensors")
-        other.load_state_dict(load_file(tmp_path / "layer.safetensors"))
-        x = torch.randn(1, CHANNELS, 6, 10)
-        assert torch.equal(layer(x), other(x))
-
-
-@pytest.mark.parametrize(("registry", "name"), REGISTERED)
-def test_the_formula_gives_the_number_of_parameters(
-    registry: LayerRegistry[Any], name: str
-) -> None:
-    config = registry.parse(name)
-    c_out = CHANNELS if name == "none" else CHANNELS // 2
-    for layer, way in zip(_layers(registry, name), ("down", "up"), strict=False):
-        cost = (
-            config.cost(CHANNELS, c_out, way, 8, 8)
-            if registry is RESAMPLERS
-            else config.cost(CHANNELS, 8, 8)
-        )
-        assert _parameters(cost) == sum(p.numel() for p in layer.parameters())
-
-
-@pytest.mark.parametrize(("registry", "name"), REGISTERED)
-def test_a_configuration_comes_back_from_yaml(registry: LayerRegistry[Any], name: str) -> None:
-    config: LayerConfig = registry.parse(name)
-    assert config.type == name
-    text = yaml.safe_dump(config.model_dump(mode="json"))
-    assert registry.parse(yaml.safe_load(text)) == config
+        x = torch.randn(2, CHANNELS, 17, 9, requires_grad=True)
+        out = layer(x)
+        (out * torch.randn_like(out)).sum().backward()
+        assert x.grad is not None
+        assert x.grad.abs().min() > 0
 
 
 @pytest.mark.parametrize(("registry", "name"), REGISTERED)
@@ -112,3 +56,127 @@ def test_an_option_that_does_not_exist_is_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match=f"{name}: unknown field 'no_such_option'"):
         registry.parse({"type": name, "no_such_option": 1})
+
+
+class Good(nn.Conv2d):
+    def __init__(self, channels: int, scale: float = 1.0) -> None:
+        super().__init__(channels, channels, 1)
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.scale * super().forward(input)
+
+
+class Shrinking(Good):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)[..., :8]
+
+
+class Wanting(Good):
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.pad(super().forward(input), (4, 4, 0, 0), mode="reflect")[..., 4:-4]
+
+
+class Unused(Good):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.spare = nn.Parameter(torch.ones(1))
+
+
+class Forgetful(Good):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.mask = torch.rand(1)  # a plain attribute, which no state dict holds
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.mask.to(input.device)
+
+
+class Failing(Good):
+    def __init__(self, channels: int) -> None:
+        raise KeyError("missing")
+
+
+class WithFormula(tcm_lab.BlockConfig):
+    kernel: int = 3
+    formula_kernel: int = 3
+    times: int = 1
+
+    def build(self, channels: int, index: int) -> nn.Module:
+        return nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2)
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        one = conv_cost(channels, channels, self.formula_kernel, height, width)
+        return Cost({kind: self.times * n for kind, n in one.macs.items()}, one.parameters)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_good_layer_of_a_user_s_own_passes_with_or_without_a_formula() -> None:
+    tcm_lab.register_block("good")(Good)
+    config = tcm_lab.register_block("with-formula")(WithFormula)
+    check_layer("good", channels=5)
+    check_layer("with-formula", channels=5)
+    check_layer(config(type="with-formula", kernel=5, formula_kernel=5))
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Shrinking, r"gives \(2, 32, 17, 8\) on \(2, 32, 17, 9\) instead of \(2, 32, 17, 9\)"),
+        (Wanting, r"forward\(\) fails on \(2, 32, 1, 1\) with RuntimeError"),
+        (Unused, "no gradient reaches spare"),
+        (Forgetful, "computes something else once its weights were saved and loaded"),
+        (Failing, r"build\(\) fails with KeyError"),
+    ],
+)
+def test_what_is_wrong_with_a_layer_is_named(layer: type[nn.Module], message: str) -> None:
+    tcm_lab.register_block("mine")(layer)
+    with pytest.raises(LayerError, match=f"block 'mine': {message}"):
+        check_layer("mine")
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # Two blocks on 20 x 36 positions, twice: 2 · 720 · 32² · 9 MACs too many.
+        ({"times": 2}, r"cost\(\) gives 37,324,800 MACs of kind convolution .* counts 24,053,760"),
+        ({"formula_kernel": 1}, r"cost\(\) gives [\d,]+ parameters of kind convolution"),
+    ],
+)
+def test_a_formula_that_is_wrong_is_named_with_both_numbers(
+    options: dict[str, int], message: str
+) -> None:
+    config = tcm_lab.register_block("with-formula")(WithFormula)
+    with pytest.raises(LayerError, match=f"block 'with-formula': {message}"):
+        check_layer(config(type="with-formula", **options))
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_resampler_for_one_direction_is_checked_in_that_direction() -> None:
+    @tcm_lab.register_resampler("pool")
+    class Pool(nn.Sequential):
+        def __init__(self, c_in: int, c_out: int) -> None:
+            super().__init__(nn.Conv2d(c_in, c_out, 1), nn.AvgPool2d(2, ceil_mode=True))
+
+    check_layer("pool", direction="down")
+    with pytest.raises(LayerError, match=r"resampler 'pool': gives .* \(up\) on"):
+        check_layer("pool")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "several layers have the name 'none'; give kind"),
+        ("nothing", "no registered layer"),
+    ],
+)
+def test_a_name_of_several_layers_or_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(LayerError, match=message):
+        check_layer(name)
+
+
+def test_the_check_needs_no_pytest() -> None:
+    code = "import sys, tcm_lab.testing; assert 'pytest' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

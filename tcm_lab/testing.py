@@ -1,0 +1,264 @@
+"""Checks for layers of your own: what the tests of this package run on every layer it ships."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from tcm_lab.blocks import (
+    ATTENTIONS,
+    BLOCKS,
+    RESAMPLERS,
+    AttentionConfig,
+    BlockConfig,
+    Kind,
+    LayerConfig,
+    LayerRegistry,
+    NoFormula,
+    ResampleDirection,
+    ResamplerConfig,
+)
+from tcm_lab.codec import VariantConfig
+from tcm_lab.complexity import measure_complexity
+from tcm_lab.errors import LabError
+
+_REGISTRIES: tuple[LayerRegistry[Any], ...] = (BLOCKS, ATTENTIONS, RESAMPLERS)
+_SIZES = ((1, 1), (7, 5), (8, 8), (17, 9))
+_COUNTED_SIZE = (70, 130)
+#: Kinds whose products torch's counter sees; it does not count a normalisation.
+_COUNTED = (Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION, Kind.GDN)
+
+
+class LayerError(LabError):
+    """A layer that a codec cannot rely on; the message names what is wrong."""
+
+
+def check_layer(
+    layer: str | LayerConfig,
+    *,
+    kind: str | None = None,
+    channels: int = 32,
+    direction: ResampleDirection | None = None,
+) -> None:
+    """Check that a registered layer keeps what codecs, training and counting rely on.
+
+    Its options come back from YAML; it takes maps of any size, from 1x1; gradients reach every
+    parameter; its weights come back from a safetensors file; and its closed formula, if it has one,
+    gives the parameters that it has and the MACs that torch's ``FlopCounterMode`` counts when a
+    codec made of it runs.
+
+    Args:
+        layer: a registered name, with the default options, or a configuration.
+        kind: ``block``, ``attention`` or ``resampler``; needed only where a name is several.
+        channels: number of input channels to check with; a resampler halves them.
+        direction: the only direction to check a resampler in; both if not given.
+
+    Raises:
+        LayerError: the message names the layer and what is wrong.
+        ConfigError: no layer has that name, or it cannot have that many channels.
+    """
+    registry = _registry_of(layer, kind)
+    config = registry.parse(layer)
+    layer_name = f"{registry.kind} '{config.type}'"
+    with _named(layer_name), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _check_options(registry, config)
+        directions: list[ResampleDirection | None] = [None]
+        if isinstance(config, ResamplerConfig):
+            directions = ["down", "up"] if direction is None else [direction]
+        for way in directions:
+            _check_modules(config, channels, way)
+        if direction is None:
+            _check_formula(config, channels)
+
+
+@contextmanager
+def _named(layer: str) -> Iterator[None]:
+    """Put the layer's name before what is wrong."""
+    try:
+        yield
+    except LayerError as error:
+        raise LayerError(f"{layer}: {error}") from error.__cause__
+
+
+def _registry_of(layer: str | LayerConfig, kind: str | None) -> LayerRegistry[Any]:
+    fits = [
+        registry
+        for registry in _REGISTRIES
+        if kind in (None, registry.kind)
+        and (layer in registry if isinstance(layer, str) else isinstance(layer, registry.base))
+    ]
+    if len(fits) == 1:
+        return fits[0]
+    kinds = [registry.kind for registry in (fits or _REGISTRIES)]
+    what = "several layers have" if fits else "no registered layer has"
+    raise LayerError(f"{what} the name '{layer}'; give kind, one of {', '.join(kinds)}")
+
+
+def _check_options(registry: LayerRegistry[Any], config: LayerConfig) -> None:
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    if registry.parse(yaml.safe_load(text)) != config:
+        raise LayerError(f"its options do not come back from YAML: {text.strip()}")
+
+
+def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirection | None) -> None:
+    """Check every module that the configuration builds, each against a second one like it."""
+    c_out = channels
+    if isinstance(config, ResamplerConfig) and config.factor > 1:
+        c_out = max(channels // 2, 1)
+    modules, others = (_build(config, channels, c_out, direction) for _ in range(2))
+    for module, other in zip(modules, others, strict=True):
+        x = torch.zeros(0)
+        for height, width in _SIZES:
+            x = torch.randn(2, channels, height, width)
+            shape = (2, c_out, *_size_after(config, direction, height, width))
+            given = tuple(_run(module, x).shape)
+            if given != shape:
+                where = f" ({direction})" if direction else ""
+                raise LayerError(f"gives {given}{where} on {tuple(x.shape)} instead of {shape}")
+        # Where there is one position only, attention has nothing to choose from; use the last.
+        _check_gradients(module, x.requires_grad_())
+        _check_file(module, other, x.detach())
+
+
+def _build(
+    config: LayerConfig, channels: int, c_out: int, direction: ResampleDirection | None
+) -> list[nn.Module]:
+    """Build the layer in every way in which a codec builds it."""
+    try:
+        if isinstance(config, BlockConfig):
+            config.check(channels)
+            return [config.build(channels, index) for index in (0, 1)]
+        if isinstance(config, AttentionConfig):
+            config.check(channels)
+            return [config.build(channels)]
+        assert isinstance(config, ResamplerConfig)
+        assert direction is not None
+        config.check(channels, c_out)
+        return [config.build(channels, c_out, direction)]
+    except LabError:
+        raise
+    except Exception as error:
+        raise LayerError(f"build() fails with {_first_line(error)}") from error
+
+
+def _size_after(
+    config: LayerConfig, direction: ResampleDirection | None, height: int, width: int
+) -> tuple[int, int]:
+    if not isinstance(config, ResamplerConfig):
+        return height, width
+    factor = config.factor
+    if direction == "down":
+        return -(-height // factor), -(-width // factor)
+    return factor * height, factor * width
+
+
+def _run(module: nn.Module, x: Tensor) -> Tensor:
+    try:
+        out = module(x)
+    except Exception as error:
+        raise LayerError(
+            f"forward() fails on {tuple(x.shape)} with {_first_line(error)}"
+        ) from error
+    if not isinstance(out, Tensor):
+        raise LayerError(f"forward() returns {type(out).__name__}, not a tensor")
+    return out
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _check_gradients(module: nn.Module, x: Tensor) -> None:
+    out = _run(module, x)
+    if out.requires_grad:
+        (out * torch.randn_like(out)).sum().backward()
+    reached = {"its input": x.grad, **{name: p.grad for name, p in module.named_parameters()}}
+    for name, gradient in reached.items():
+        if gradient is None or not gradient.abs().max() > 0:
+            raise LayerError(f"no gradient reaches {name}")
+        if not torch.isfinite(gradient).all():
+            raise LayerError(f"the gradient of {name} is not finite")
+
+
+def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
+    from safetensors.torch import load, save
+
+    try:
+        other.load_state_dict(load(save(module.state_dict())))
+    except (RuntimeError, ValueError) as error:
+        raise LayerError(f"its weights do not survive a safetensors file: {error}") from error
+    with torch.no_grad():
+        if not torch.equal(_run(module.eval(), x), _run(other.eval(), x)):
+            raise LayerError(
+                "computes something else once its weights were saved and loaded; register its "
+                "state as parameters and buffers, and use no random numbers in evaluation"
+            )
+
+
+def _check_formula(config: LayerConfig, channels: int) -> None:
+    codec = _codec_of(config, channels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an operator that nobody counts is named below
+            counted = measure_complexity(codec, _COUNTED_SIZE, counter="torch")
+            try:
+                _ = _cost(config, channels)
+            except NoFormula:
+                return
+            formula = measure_complexity(codec, _COUNTED_SIZE)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise LayerError(f"cannot be counted without data: {_first_line(error)}") from error
+    if counted.unknown_operators:
+        raise LayerError(f"its operators {', '.join(counted.unknown_operators)} cannot be counted")
+    for part in formula.parts:
+        for kind in Kind:
+            ours, torchs = (record.parts.get(part) for record in (formula, counted))
+            for what in ("parameters", "macs"):
+                if what == "macs" and kind not in _COUNTED:
+                    continue
+                a, b = (getattr(cost, what).get(kind, 0) if cost else 0 for cost in (ours, torchs))
+                if a != b:
+                    unit = "MACs" if what == "macs" else what
+                    raise LayerError(
+                        f"cost() gives {a:,} {unit} of kind {kind} where torch counts {b:,} "
+                        f"(in {part} of a codec made of it, at {_COUNTED_SIZE[0]}x"
+                        f"{_COUNTED_SIZE[1]} and {channels} channels)"
+                    )
+
+
+def _cost(config: Any, channels: int) -> object:
+    if isinstance(config, ResamplerConfig):
+        return [config.cost(channels, channels, way, 8, 8) for way in ("down", "up")]
+    return config.cost(channels, 8, 8)
+
+
+def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
+    """Return a codec with the layer in every place that it may have."""
+    plain = {"resample": "conv", "width": channels}
+    stage: dict[str, Any] = dict(plain)
+    if isinstance(config, BlockConfig):
+        stage |= {"depth": 2, "block": config}
+    elif isinstance(config, AttentionConfig):
+        stage["attention"] = config
+    else:
+        stage["resample"] = config
+    attention = config if isinstance(config, AttentionConfig) else "none"
+    return VariantConfig.parse(
+        {
+            "name": config.type,
+            "latent_channels": channels,
+            "hyper_channels": channels,
+            "g_a": {"stages": [plain, stage, {"resample": "conv"}]},
+            "g_s": {"stages": [plain, stage, {"resample": "conv"}]},
+            "h_a": {"stages": [{"resample": "conv"}]},
+            "h_s": {"stages": [{"resample": "conv"}]},
+            "entropy_model": {"slices": 1, "support": 0, "hidden": [], "attention": attention},
+        }
+    )
