@@ -41,17 +41,16 @@ class AxisBase(Frozen, ABC):
     @field_validator("when", mode="before")
     @classmethod
     def _one_value_is_a_list(cls, when: Any) -> Any:
-        if not isinstance(when, Mapping):
-            return when
-        return {k: v if isinstance(v, list | tuple) else [v] for k, v in when.items()}
+        if isinstance(when, Mapping):
+            return {k: v if isinstance(v, list | tuple) else [v] for k, v in when.items()}
+        return when
 
-    def paths(self, name: str) -> tuple[str, ...]:
-        """Return the fields that the axis called ``name`` sets."""
+    def _paths(self, name: str) -> tuple[str, ...]:
         return (self.path,) if isinstance(self.path, str) else self.path or (name,)
 
     def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
         """Return what the axis called ``name`` writes into the configuration for ``key``."""
-        return dict.fromkeys(self.paths(name), self.value(key))
+        return dict.fromkeys(self._paths(name), self.value(key))
 
     def label(self, name: str, key: Key) -> str:
         """Return what tables call ``key``."""
@@ -59,21 +58,15 @@ class AxisBase(Frozen, ABC):
 
     def acts(self, params: Mapping[str, Key]) -> bool:
         """Say whether the axis has a value where the axes before it have ``params``."""
-        return all(
-            name in params and _among(params[name], allowed) for name, allowed in self.when.items()
-        )
+        return all(n in params and _among(params[n], keys) for n, keys in self.when.items())
 
     def base_value(self, name: str, base: VariantConfig) -> JsonValue:
-        """Return what the base has in the axis's fields.
-
-        Raises:
-            ConfigError: a path leads nowhere, or the tied fields differ.
-        """
+        """Return what the base has in the axis's fields; raise ConfigError where they differ."""
         tree = base.model_dump(mode="json")
-        values: list[JsonValue] = [read_field(tree, path) for path in self.paths(name)]
+        values: list[JsonValue] = [read_field(tree, path) for path in self._paths(name)]
         if any(value != values[0] for value in values):
             raise ConfigError(
-                f"ties fields that differ in the base ({values}); give each its own axis"
+                f"ties fields that differ in the base {values}; give each its own axis"
             )
         return values[0]
 
@@ -92,46 +85,30 @@ class AxisBase(Frozen, ABC):
 
     def suggest(self, trial: Trial, name: str) -> Key:
         """Return the key that Optuna proposes, or that the queue fixed."""
-        from optuna.distributions import FloatDistribution, IntDistribution
-
-        drawn = self.distribution()
-        if isinstance(drawn, IntDistribution):
-            return self.decode(
-                trial.suggest_int(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
-            )
-        if isinstance(drawn, FloatDistribution):
-            return self.decode(
-                trial.suggest_float(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log)
-            )
-        return self.decode(trial.suggest_categorical(name, self.grid()))
+        drawn: Any = self.distribution()
+        if hasattr(drawn, "choices"):
+            return self.decode(trial.suggest_categorical(name, drawn.choices))
+        suggest: Any = trial.suggest_int if isinstance(drawn.low, int) else trial.suggest_float
+        return self.decode(suggest(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log))
 
     @abstractmethod
     def grid(self) -> list[Key]:
-        """Return every value.
-
-        Raises:
-            ConfigError: there are too many, or infinitely many.
-        """
+        """Return every value; raise ConfigError where there are too many."""
 
     @abstractmethod
     def distribution(self) -> BaseDistribution:
         """Return what Optuna's samplers draw encoded keys from."""
 
-    @abstractmethod
     def check(self, name: str, base: VariantConfig) -> None:
         """Raise ConfigError where a path leads nowhere or a listed value can't be built."""
+        self.base_value(name, base)
 
     @abstractmethod
     def base_key(self, name: str, base: VariantConfig) -> Key:
-        """Return the key that leaves ``base`` as it is.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """Return the key that leaves ``base`` as it is; raise ConfigError where there is none."""
 
     def including(self, name: str, base: VariantConfig) -> AxisBase:
-        """Return the axis with a key that leaves ``base`` as it is."""
-        self.base_key(name, base)
+        """Return the axis with a choice that leaves ``base`` as it is, if choices can be added."""
         return self
 
     def draw(self, rng: random.Random) -> Key:
@@ -170,14 +147,13 @@ class _Listed(AxisBase):
         for known, value in self.options:
             if same(known, key):
                 return value
-        raise ConfigError(
-            f"{show(key)} is not among the choices {', '.join(map(show, self.grid()))}"
-        )
+        keys = ", ".join(map(show, self.grid()))
+        raise ConfigError(f"{show(key)} is not among the choices {keys}")
 
     def distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution
+        import optuna
 
-        return CategoricalDistribution(self.grid())
+        return optuna.distributions.CategoricalDistribution(self.grid())
 
     def check(self, name: str, base: VariantConfig) -> None:
         for key in self.grid():
@@ -198,9 +174,10 @@ class _Listed(AxisBase):
 
     def including(self, name: str, base: VariantConfig) -> AxisBase:
         try:
-            return super().including(name, base)
+            self.base_key(name, base)
         except ConfigError:
             return self.model_copy(update={"choices": self._with_base(name, base)})
+        return self
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
         """Return the choices and one that leaves the base as it is; numbers ascend."""
@@ -232,9 +209,9 @@ class OrdinalAxis(_Listed):
 
     def distribution(self) -> BaseDistribution:
         """Return the places in the order."""
-        from optuna.distributions import IntDistribution
+        import optuna
 
-        return IntDistribution(0, len(self.choices) - 1)
+        return optuna.distributions.IntDistribution(0, len(self.choices) - 1)
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
         choices = super()._with_base(name, base)
@@ -269,8 +246,8 @@ class OverrideAxis(_Listed):
         for label, fields in named.items():
             if not isinstance(fields, Mapping):
                 raise ConfigError(
-                    f"{label or 'a list'}: an override takes labels with mappings of fields to "
-                    "values, such as {wide: {g_a.width: 64, g_s.width: 64}}"
+                    f"{label or 'a list'}: write labels with mappings of fields to values, such as "
+                    "{wide: {g_a.width: 64, g_s.width: 64}}"
                 )
         return choices
 
@@ -317,9 +294,6 @@ class _Range(AxisBase):
             raise ConfigError(f"{count} values are too many for a grid; give a larger step")
         return [self.decode(self.low + index * self.step) for index in range(count)]
 
-    def check(self, name: str, base: VariantConfig) -> None:
-        self.base_value(name, base)
-
     def base_key(self, name: str, base: VariantConfig) -> Key:
         value = self.base_value(name, base)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -350,9 +324,9 @@ class IntegerAxis(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return the whole numbers of the range."""
-        from optuna.distributions import IntDistribution
+        import optuna
 
-        return IntDistribution(self.low, self.high, self.log, self.step)
+        return optuna.distributions.IntDistribution(self.low, self.high, self.log, self.step)
 
 
 class FloatAxis(_Range):
@@ -372,9 +346,9 @@ class FloatAxis(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return the numbers of the range."""
-        from optuna.distributions import FloatDistribution
+        import optuna
 
-        return FloatDistribution(self.low, self.high, self.log, self.step)
+        return optuna.distributions.FloatDistribution(self.low, self.high, self.log, self.step)
 
     def draw(self, rng: random.Random) -> Key:
         """Draw a number uniformly."""
@@ -386,15 +360,12 @@ _KINDS = ("categorical", "ordinal", "integer", "float", "override")
 
 def _long_form(axis: Any) -> Any:
     """Spell a plain list, or a mapping without kind, as a categorical axis."""
-    if isinstance(axis, list | tuple):
-        return {"kind": "categorical", "choices": axis}
     if not isinstance(axis, Mapping):
-        return axis
-    axis = {"kind": "categorical", **axis}
-    if axis["kind"] not in _KINDS:
-        kind = axis["kind"]
+        return {"kind": "categorical", "choices": axis} if isinstance(axis, list | tuple) else axis
+    kind = axis.get("kind", "categorical")
+    if kind not in _KINDS:
         raise ConfigError(f"kind = {kind!r}:{near(str(kind), _KINDS)} Write {one_of(_KINDS)}")
-    return axis
+    return {**axis, "kind": kind}
 
 
 Axis: TypeAlias = Annotated[

@@ -14,13 +14,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import LabError, one_of
 from tcm_lab.metrics import Goal, Number
 from tcm_lab.study.axes import Key
 from tcm_lab.study.record import TrialRecord
@@ -30,8 +28,6 @@ from tcm_lab.study.storage import (
     close_storage,
     is_dead,
     open_storage,
-    shown,
-    sqlite_url,
     this_process,
 )
 
@@ -39,8 +35,6 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-DATABASE = "study.db"
-NAME_FILE = "study.json"
 _RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
 _UNSIGNED_S = 60  # a trial without an owner for so long was lost between two statements
 
@@ -363,42 +357,3 @@ class TrialQueue:
 def _plain(attributes: TrialAttributes) -> dict[str, Any]:
     """Return those attributes that are set, as JSON holds them."""
     return attributes.model_dump(mode="json", exclude_unset=True)
-
-
-def study_name(folder: Path) -> str:
-    """Return the name of the study in a folder, as it was begun; of a new one, the folder's own."""
-    try:
-        name = json.loads((folder / NAME_FILE).read_text(encoding="utf-8"))["name"]
-    except OSError:
-        return folder.absolute().name
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{folder / NAME_FILE}: is not the name of a study ({error}).") from None
-    return str(name)
-
-
-def open_queue(folder: Path, storage: str | None = None) -> TrialQueue:
-    """Open the queue of the study in a folder, which may have been renamed or copied.
-
-    Args:
-        folder: of the study.
-        storage: address of its database, if that is not the SQLite file in the folder.
-
-    Raises:
-        LabError: the database holds no study of that name.
-    """
-    import optuna
-
-    url = storage or sqlite_url(folder / DATABASE)
-    name, opened = study_name(folder), open_storage(url)
-    try:
-        names = optuna.get_all_study_names(opened)
-    finally:
-        close_storage(opened)
-    if name not in names:
-        if len(names) != 1:
-            raise LabError(
-                f"{shown(url)}: holds no study '{name}' but {one_of(names) or 'none at all'}. "
-                f"Name the folder that the study was begun in."
-            )
-        name = names[0]
-    return TrialQueue(url, name)

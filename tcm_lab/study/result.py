@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tcm_lab.errors import LabError, validation_message
-from tcm_lab.study.queue import DATABASE, open_queue
+from tcm_lab.errors import LabError, one_of, validation_message
+from tcm_lab.study.queue import TrialQueue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
-from tcm_lab.study.storage import sqlite_url, storage_errors
+from tcm_lab.study.storage import close_storage, open_storage, shown, sqlite_url, storage_errors
 
+DATABASE = "study.db"
+NAME = "study.json"
 SPACE = "space.yaml"
 RECORDS = "records.jsonl"
 
@@ -56,9 +59,38 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
             f"{folder}: holds no study (neither {DATABASE} nor {SPACE} with {RECORDS}). Give a "
             "study's folder, and its database with --storage if that is elsewhere."
         )
-    with storage_errors(storage or sqlite_url(database)), open_queue(folder, storage) as queue:
+    url = storage or sqlite_url(database)
+    with storage_errors(url), _open_queue(folder, url) as queue:
         space = Space.model_validate(queue.study.user_attrs["full_space"])
         return StudyResult(space, folder, tuple(queue.records()), queue.failures())
+
+
+def study_name(folder: Path) -> str:
+    """Return the name of the study in a folder, as it was begun; of a new one, the folder's own."""
+    try:
+        name = json.loads((folder / NAME).read_text(encoding="utf-8"))["name"]
+    except OSError:
+        return folder.absolute().name
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{folder / NAME}: is not the name of a study ({error}).") from None
+    return str(name)
+
+
+def _open_queue(folder: Path, url: str) -> TrialQueue:
+    """Open the queue of the study in a folder, which may have been renamed or copied."""
+    import optuna
+
+    name, storage = study_name(folder), open_storage(url)
+    try:
+        names = optuna.get_all_study_names(storage)
+    finally:
+        close_storage(storage)
+    if name not in names and len(names) != 1:
+        raise LabError(
+            f"{shown(url)}: holds no study '{name}' but {one_of(names) or 'none at all'}. Give the "
+            "folder that the study was begun in."
+        )
+    return TrialQueue(url, name if name in names else names[0])
 
 
 def records_text(result: StudyResult) -> str:

@@ -15,15 +15,8 @@ from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.context import OnEvent, StudyContext, StudyData, Trainer
 from tcm_lab.study.pool import run_workers, visible_gpus
-from tcm_lab.study.queue import (
-    DATABASE,
-    NAME_FILE,
-    TrialAttributes,
-    TrialQueue,
-    key_of,
-    study_name,
-)
-from tcm_lab.study.result import SPACE, StudyResult
+from tcm_lab.study.queue import TrialAttributes, TrialQueue, key_of
+from tcm_lab.study.result import DATABASE, NAME, SPACE, StudyResult, study_name
 from tcm_lab.study.slurm import submit_workers
 from tcm_lab.study.space import Space
 from tcm_lab.study.storage import sqlite_url, storage_errors
@@ -249,7 +242,7 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     before = study.user_attrs.get("space")
     if before is None:
         write_atomically(out / SPACE, space.to_yaml())
-        write_atomically(out / NAME_FILE, json.dumps({"name": context.name}) + "\n")
+        write_atomically(out / NAME, json.dumps({"name": context.name}) + "\n")
         study.set_user_attr("full_space", space.model_dump(mode="json"))
         study.set_user_attr("space", facts)
         return
