@@ -7,7 +7,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -80,8 +80,7 @@ class AxisBase(Frozen, ABC):
 
     def decode(self, drawn: Any) -> Key:
         """Return the key that a sampler's value means."""
-        key: Key = drawn
-        return key
+        return cast("Key", drawn)
 
     def suggest(self, trial: Trial, name: str) -> Key:
         """Return the key that Optuna proposes, or that the queue fixed."""
@@ -280,10 +279,8 @@ class _Range(AxisBase):
     def _is_a_range(self) -> _Range:
         if not self.low < self.high:
             raise ConfigError(f"low = {self.low:g} is not below high = {self.high:g}")
-        if self.log and self.low <= 0:
-            raise ConfigError(f"low = {self.low:g}: must be above 0 where log is set")
-        if self.log and "step" in self.model_fields_set:
-            raise ConfigError("log and step cannot be combined")
+        if self.log and (self.low <= 0 or "step" in self.model_fields_set):
+            raise ConfigError(f"log needs low above 0, not {self.low:g}, and takes no step")
         return self
 
     def grid(self) -> list[Key]:
