@@ -18,7 +18,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.evaluation.curves import RdCurve
 from tcm_lab.evaluation.record import RdRecord
-from tcm_lab.stats import LEVEL, RESAMPLES, Draw, Interval, bootstrap, shares
+from tcm_lab.stats import RESAMPLES, Draw, Interval, bootstrap, shares
 
 Interpolation = Literal["pchip", "cubic", "akima"]
 _MIN_POINTS: dict[str, int] = {"pchip": 2, "cubic": 4, "akima": 4}
@@ -139,7 +139,6 @@ def bd_rate_interval(
     method: Interpolation = "pchip",
     *,
     samples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
     min_overlap: float = MIN_OVERLAP,
 ) -> Interval:
@@ -153,7 +152,6 @@ def bd_rate_interval(
         curve: records of what is judged.
         method: as in ``bd_rate``.
         samples: number of resamples.
-        level: share of the resamples that the interval holds.
         seed: of the resampling.
         min_overlap: as in ``bd_rate``.
 
@@ -177,7 +175,7 @@ def bd_rate_interval(
     sides = _sides(anchor, curve)
     # Where the data themselves are refused, this says why.
     bd_rate(sides[0].curve(), sides[1].curve(), method, min_overlap=min_overlap)
-    return _interval(statistic, sides, samples, level, seed)
+    return _interval(statistic, sides, samples, seed)
 
 
 def lagrangian_interval(
@@ -186,7 +184,6 @@ def lagrangian_interval(
     *,
     lambdas: Sequence[float],
     samples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
     """Return ``lagrangian_percent`` with its paired bootstrap interval over images and seeds.
@@ -204,7 +201,7 @@ def lagrangian_interval(
         percent: _Array = 100 * np.expm1(after - before)
         return percent
 
-    return _interval(statistic, sides, samples, level, seed)
+    return _interval(statistic, sides, samples, seed)
 
 
 class _Side(NamedTuple):
@@ -252,7 +249,6 @@ def _interval(
     statistic: Callable[[_Array, _Array], _Array],
     sides: Sequence[_Side],
     samples: int,
-    level: float,
     seed: int,
 ) -> Interval:
     """Resample images together and each side's seeds alone."""
@@ -269,16 +265,13 @@ def _interval(
             curve.means(draw["curve seeds"], draw["images"]),
         )
 
-    return bootstrap(of_draws, units, samples=samples, level=level, seed=seed, vectorized=True)
+    return bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True)
 
 
 def _bd_rates(anchor: _Array, curve: _Array, min_overlap: float) -> _Array:
-    """Return the BD-rates of many pairs of curves by pchip at once, NaN for those refused.
+    """Return the BD-rates by pchip of R pairs of curves at once, NaN for those refused.
 
-    Args:
-        anchor: (R, K, [bpp, mse, psnr_db]).
-        curve: (R, L, [bpp, mse, psnr_db]).
-        min_overlap: as in ``bd_rate``.
+    Each side is (R, points, [bpp, mse, psnr_db]).
     """
     logs, qualities, rising = [], [], []
     for side in (anchor, curve):
@@ -302,16 +295,10 @@ def _bd_rates(anchor: _Array, curve: _Array, min_overlap: float) -> _Array:
 
 
 def _pchip_integral(x: _Array, y: _Array, low: _Array, high: _Array) -> _Array:
-    """Integrate many monotone cubic interpolants at once, from ``low`` to ``high`` (R,).
+    """Integrate R monotone cubic interpolants of rising (R, K) values from low to high (R,).
 
     The slopes at the points are those of Fritsch and Butland (1984), as in scipy's
     ``PchipInterpolator``, which takes only one row of abscissas at a time.
-
-    Args:
-        x: (R, K) rising abscissas.
-        y: (R, K) rising values.
-        low: within the abscissas.
-        high: within the abscissas.
     """
     step = np.diff(x)
     secant = np.diff(y) / step
@@ -359,12 +346,9 @@ def _overlap(
     min_overlap: float,
     axis: Literal["psnr_db", "bpp"],
 ) -> tuple[float, float]:
-    """Return the width of the range that both curves cover, and its share of the narrower one.
+    """Return the width that both curves cover (of rates: of log10), and its share of the narrower.
 
-    Rates are taken by their decimal logarithm.
-
-    Raises:
-        LabError: the curves can't be compared by ``method``.
+    Curves that can't be compared by ``method`` are refused.
     """
     if method not in _MIN_POINTS:
         raise LabError(f"method {method!r}: unknown. Use {one_of(_MIN_POINTS)}.")

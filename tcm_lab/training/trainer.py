@@ -145,14 +145,16 @@ class TrainingLoop:
         codec.to(fabric.device)
         if recipe.channels_last:
             codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        named = list(codec.named_parameters())
-        self.main = [p for name, p in named if not name.endswith("quantiles") and p.requires_grad]
-        aux = [p for name, p in named if name.endswith("quantiles")]
+        named = dict(codec.named_parameters())
+        aux = [p for name, p in named.items() if name.endswith("quantiles")]
+        learned = {
+            n: p for n, p in named.items() if not n.endswith("quantiles") and p.requires_grad
+        }
+        self.main = list(learned.values())
         self.optimizers: dict[str, Optimizer] = {"main": _adam(self.main, recipe.lr)}
         if aux:
             self.optimizers["aux"] = _adam(aux, recipe.aux_lr)
-        own = {id(p) for p in self.main} if recipe.ema else set()
-        self.averages = {n: p.detach().clone() for n, p in named if id(p) in own}
+        self.averages = {n: p.detach().clone() for n, p in learned.items() if recipe.ema}
         self.average = get_ema_multi_avg_fn(recipe.ema)
 
         self.step = 0
@@ -182,7 +184,9 @@ class TrainingLoop:
                             if self.window.isfinite().all():
                                 self._save()
                             raise KeyboardInterrupt
-        self._use_averages()
+        with torch.no_grad():
+            for weight, average in zip(self.main, self.averages.values(), strict=False):
+                weight.copy_(average)
         return self._record()
 
     def _batches(self) -> Generator[Tensor, None, None]:
@@ -218,8 +222,7 @@ class TrainingLoop:
         for optimizer in self.optimizers.values():
             optimizer.step()
         if self.averages:
-            own = dict(self.codec.named_parameters())
-            self.average(list(self.averages.values()), [own[name] for name in self.averages], None)
+            self.average(list(self.averages.values()), self.main, None)
         sums = (losses["loss"], losses["bpp"], losses["mse"], losses["aux"], norm)
         self.window += torch.stack([*sums, torch.ones_like(norm)])
         self.step += 1
@@ -279,8 +282,8 @@ class TrainingLoop:
             self._resume(path)
         elif recipe.calibrate:
             calibrate(self.codec, self.crops.batch(0, recipe.batch).to(self.fabric.device))
-            weights = dict(self.codec.named_parameters())
-            self.averages = {name: weights[name].detach().clone() for name in self.averages}
+            for average, weight in zip(self.averages.values(), self.main, strict=False):
+                average.copy_(weight.detach())
         objective: nn.Module = RateDistortionLoss(self.codec, recipe.lambdas, recipe.metric)
         if recipe.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
@@ -348,12 +351,6 @@ class TrainingLoop:
                 f"{kept} Lower lr or clip_norm, or look for damaged images."
             )
         self.rollbacks, self.lr_scale = rollbacks + 1, scale / 2
-
-    def _use_averages(self) -> None:
-        own = dict(self.codec.named_parameters())
-        with torch.no_grad():
-            for name, average in self.averages.items():
-                own[name].copy_(average)
 
     def _wall_s(self) -> float:
         return self.earlier_s + time.perf_counter() - self.started
