@@ -101,6 +101,7 @@ def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> Study
     """Return a study in memory with one objective, to be minimised."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
     always = [n for n in space.axes if all(n in record.params for record in records)]
     baseline = next(record for record in records if record.is_baseline)

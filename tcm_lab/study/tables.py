@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
 from tcm_lab.metrics import METRICS
@@ -22,8 +23,10 @@ _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
 
 
 def column_of(name: str, **changes: str) -> Column:
-    """Return the column of a metric."""
+    """Return the column of a metric; its best is marked if values are exact or have intervals."""
     metric = METRICS[name]
+    best: Literal["low", "high"] = "low" if metric.direction == "minimize" else "high"
+    sure = metric.relative or metric.needs in ("complexity", "memory")
     column = Column(
         key=name,
         header=metric.header or metric.label,
@@ -31,7 +34,7 @@ def column_of(name: str, **changes: str) -> Column:
         unit=metric.unit,
         format=metric.format,
         scale=metric.scale,
-        best="low" if metric.direction == "minimize" else "high",
+        best=best if sure else None,
     )
     return column.model_copy(update=changes)
 
