@@ -10,13 +10,14 @@ so a metric that is registered here is usable everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-from tcm_lab.errors import ConfigError, LabError, near, one_of
+from tcm_lab._utils import Registry
+from tcm_lab.errors import LabError
 
 Needs: TypeAlias = Literal["complexity", "memory", "timing", "rd"]
 """What must be measured first: counts, peak memory, encoding and decoding times, or a training."""
@@ -112,14 +113,14 @@ class Metric:
         return value if self.direction == "minimize" else -value
 
 
-class Metrics(dict[str, Metric]):
+class Metrics(Registry[Metric]):
     """Metrics by name, in the order in which tables list them."""
 
-    def __missing__(self, name: str) -> Metric:
-        raise ConfigError(f"unknown metric '{name}'.{near(name, self)} Known: {one_of(self)}.")
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
 
-METRICS = Metrics()
+METRICS = Metrics("metric")
 
 
 def register_metric(
@@ -143,27 +144,16 @@ def register_metric(
     arguments are those of `Metric`.
 
     Raises:
-        ConfigError: the name is taken, or is no identifier.
+        ConfigError: the name is taken, or YAML would not read it as a name.
     """
-    if name in METRICS:
-        raise ConfigError(f"the metric name '{name}' is taken; register yours under another name")
-    if not name.isidentifier():
-        raise ConfigError(f"the metric name '{name}' is no identifier; write it like 'encode_ms'")
+    METRICS.check_name(name)
 
     def register(compute: F) -> F:
-        METRICS[name] = Metric(
-            name=name,
-            label=label or name,
-            compute=compute,
-            header=header,
-            group=group,
-            unit=unit,
-            scale=scale,
-            format=format,
-            direction=direction,
-            needs=needs,
-            relative=relative,
-        )
+        metric = Metric(
+            name=name, label=label or name, compute=compute, header=header, group=group, unit=unit,
+            scale=scale, format=format, direction=direction, needs=needs, relative=relative,
+        )  # fmt: skip
+        METRICS.add(name, metric)
         return compute
 
     return register
@@ -245,4 +235,4 @@ for _metric in (
         compute=lambda record, _: _mean_ms(record, "decode_ms"),
     ),
 ):  # fmt: skip
-    METRICS[_metric.name] = _metric
+    METRICS.add(_metric.name, _metric)
