@@ -1,7 +1,12 @@
+from .compare import compare_studies as compare_studies
 from .record import TrialRecord as TrialRecord
+from .report import study_plots as study_plots
 from .report import write_report as write_report
 from .result import StudyResult as StudyResult
 from .result import open_result as open_result
 from .run import run_study as run_study
 from .space import Space as Space
 from .space import load_space as load_space
+from .summary import summarise as summarise
+from .tables import study_tables as study_tables
+from .tables import trial_table as trial_table

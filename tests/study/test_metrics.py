@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import pytest
-from surrogate import curve
+from surrogate import SPACE, Surrogate, curve
 from test_compare import LAMBDAS, NANO, trainings
 
 import tcm_lab
@@ -11,6 +13,14 @@ from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.metrics import METRICS
+from tcm_lab.study.importance import hypervolume_history
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.report import findings, study_plots
+from tcm_lab.study.result import StudyResult
+from tcm_lab.study.run import run_study
+from tcm_lab.study.space import parse_space
+from tcm_lab.study.summary import summarise
+from tcm_lab.study.tables import marks, trial_table
 
 
 def test_counts_are_those_of_the_complexity_record() -> None:
@@ -79,3 +89,78 @@ def test_a_metric_of_ones_own_is_registered_once() -> None:
             tcm_lab.register_metric("best psnr")
     finally:
         METRICS.unregister("best_psnr_db")
+
+
+MAXIMISED = """
+objectives: [psnr_db, kmacs_per_px]
+soft_constraints: {psnr_db: 31.3}
+"""
+
+
+@pytest.fixture(scope="module")
+def maximised(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    folder = tmp_path_factory.mktemp("maximised")
+    space = parse_space(SPACE + MAXIMISED, "toy.yaml", None)
+    return run_study(space, out=folder / "toy", workers=1, trainer=Surrogate(folder / "log"))
+
+
+def test_a_study_maximises_what_is_better_when_high(maximised: StudyResult) -> None:
+    summaries = summarise(maximised.records, maximised.space)
+    points = {s.label: (s.metrics["psnr_db"], s.metrics["kmacs_per_px"]) for s in summaries}
+    expected = {
+        label
+        for label, (psnr, macs) in points.items()
+        if psnr >= 31.3
+        and not any(p >= psnr and m <= macs and (p, m) != (psnr, macs) for p, m in points.values())
+    }
+    assert {s.label for s in summaries if s.on_front} == expected
+    assert "split 0.75" in expected
+    infeasible = {s.label for s in summaries if not s.is_feasible}
+    assert infeasible == {label for label, (psnr, _) in points.items() if psnr < 31.3} != set()
+    rows = trial_table(summaries, maximised.space).rows
+    marked = {row.values["variant"] for row in rows if "infeasible" in row.marks}
+    assert marked == infeasible
+    volumes = [share for _, share in hypervolume_history(maximised.records, maximised.space)]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] == pytest.approx(1)
+
+
+def test_a_report_shows_a_metric_of_ones_own_with_its_interval(maximised: StudyResult) -> None:
+    @tcm_lab.register_metric(
+        "gain_db", label="PSNR gain", unit="dB", direction="maximize", needs="rd", relative=True
+    )
+    def gain(record: TrialRecord, baseline: TrialRecord) -> float:
+        return fmean(record.rd.psnr_db) - fmean(baseline.rd.psnr_db)
+
+    try:
+        objectives = {"objectives": ("gain_db", "weight_bytes"), "soft_constraints": {}}
+        space = maximised.space.model_copy(update=objectives)
+        summaries = summarise(maximised.records, space)
+        column = {s.label: s for s in summaries}
+        best = column["split 0.75"].intervals["gain_db"]
+        assert best.value == pytest.approx(2 * 0.4 * 0.25**2)  # the formula of the surrogate
+        assert best.resampled == {"images": 3}
+        assert "pareto" in marks(column["split 0.75"], summaries[0], space)
+        keys = [c.key for c in trial_table(summaries, space).columns]
+        assert {"gain_db", "weight_bytes"} <= set(keys)
+        assert set(study_plots(summaries, space)) == {"pareto", "rd"}
+    finally:
+        METRICS.unregister("gain_db")
+
+
+def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_better() -> None:
+    def said(*others: tuple[float, ...]) -> str:
+        seeds = zip(*([0.0, 0.0], *others), strict=True)
+        records = [
+            record.model_copy(update={"seed": n, "number": 10 * n + record.number})
+            for n, goods in enumerate(seeds)
+            for record in trainings(goods)
+        ]
+        space = parse_space(SPACE, "toy.yaml", None)
+        return " ".join(findings(summarise(records, space), space))
+
+    assert "1 codes better than the baseline, 0: -" in said((0.3, 0.31))
+    assert "No variant is distinguishable from the baseline" in said((1.0, -0.9))
+    assert "No variant codes better than the baseline, 0." in said((-0.3, -0.31))
+    # A lower mean that could be chance gives way to one that could not.
+    assert "2 codes better than the baseline" in said((2.5, -1.5), (0.3, 0.31))
