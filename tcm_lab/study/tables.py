@@ -7,7 +7,7 @@ from typing import Literal
 
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Column, Mark, Row, Table, Value, rd_table
+from tcm_lab.reporting import Column, Mark, Row, Table, Value, environment_lines, rd_table
 from tcm_lab.study.axes import show
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, is_established
@@ -205,9 +205,5 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
             "PSNR with the baseline's: "
             + ("a dash marks those that do not." if known else "no variant here has one.")
         )
-    names = {
-        f"{e.device}, {e.threads} thread{'s' if e.threads > 1 else ''}; "
-        + ", ".join(f"{name} {version}" for name, version in sorted(e.versions.items()))
-        for e in (record.rd.environment for summary in summaries for record in summary.records)
-    }
-    return (*lines, *(f"{line}." for line in sorted(names)))
+    records = [record for summary in summaries for record in summary.records]
+    return (*lines, *environment_lines(record.rd.environment for record in records))
