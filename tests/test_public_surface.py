@@ -34,12 +34,12 @@ def test_every_exported_name_is_there_and_says_what_it_is() -> None:
         assert getattr(tcm_lab, name).__doc__, name
 
 
-def test_every_room_exports_what_it_lists() -> None:
+def test_every_package_exports_what_it_lists() -> None:
     package = Path(tcm_lab.__file__).parent
     for path in sorted(package.iterdir()):
         if not path.name.startswith("_") and (path / "__init__.py").exists():
-            room = import_module(f"tcm_lab.{path.name}")
-            assert [name for name in room.__all__ if not hasattr(room, name)] == []
+            exporting = import_module(f"tcm_lab.{path.name}")
+            assert [name for name in exporting.__all__ if not hasattr(exporting, name)] == []
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -18,7 +18,7 @@ from tcm_lab.errors import ConfigError, one_of
 
 
 class ConvBranch(nn.Module):
-    """CompressAI's residual block inside another skip, as the published code has it."""
+    """CompressAI's residual block inside another skip, as in the authors' code."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class SwinBranch(SwinLayer):
 class TcmBlock(nn.Module):
     """1x1, then a convolution and a transformer branch on a share of the channels each, 1x1, skip.
 
-    The branches stand side by side (Liu et al. 2023, figure 4), or, for comparison at the same
+    The branches are parallel (Liu et al. 2023, figure 4), or, for comparison at the same
     cost, one after the other: the convolution branch, the 1x1 that mixes the channels, then the
     transformer branch. A branch without channels is not built.
 
@@ -49,7 +49,7 @@ class TcmBlock(nn.Module):
         channels: C.
         transformer_channels: the share of C that goes to the transformer branch, the last ones.
         swin: the transformer branch, or None.
-        sequential: whether the branches stand one after the other.
+        sequential: whether the branches follow each other.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ def _plan(
                 allowed = region[:, None] == region[None, :]
             groups.append(WindowGroup(start, stop, allowed))
             start = stop
-    # Each window stands once for every map of the batch, one after the other.
+    # Each window occurs once for every map of the batch, one after the other.
     first_row = torch.arange(batch, device=device)[:, None] * (height * width)
     padding = torch.cat(paddings).flatten(1)[:, None].expand(-1, batch, -1).flatten()
     source = (torch.cat(sources).flatten(1)[:, None] + first_row).flatten().masked_fill(padding, 0)

@@ -81,7 +81,7 @@ class CodecAdapter:
         """Number of pixels that both sides are padded to a multiple of."""
         if self.config is not None:
             return self.config.stride[1]
-        # CompressAI's models say the stride of z, or of y where there is no z.
+        # In CompressAI's models: the stride of z, or of y where there is no z.
         return int(getattr(self.module, "downsampling_factor", _FOREIGN_STRIDE))
 
     @property

@@ -260,7 +260,7 @@ def refuse_large_symbols(latent: str, largest: Tensor) -> None:
 
 
 def guard_stream(string: bytes, symbols: int) -> bytes:
-    """Return a stream that a decoder of ``symbols`` symbols cannot read beyond, whatever it holds.
+    """Return a stream beyond whose end a decoder of ``symbols`` symbols cannot read, valid or not.
 
     CompressAI's decoder trusts its input; a symbol takes two words at most once the stream holds
     zeros, so that many zeros behind it bound every read.
@@ -269,7 +269,7 @@ def guard_stream(string: bytes, symbols: int) -> bytes:
         CodingError: the string cannot be a stream of 32-bit words.
     """
     if len(string) < 4 or len(string) % 4:
-        raise CodingError(f"{len(string)} bytes are no rANS stream, which is whole 32-bit words")
+        raise CodingError(f"{len(string)} bytes are not a rANS stream, which is whole 32-bit words")
     return string + bytes(8 * symbols)
 
 

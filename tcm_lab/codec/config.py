@@ -89,7 +89,7 @@ class TransformConfig(Frozen):
     """Stages in the order of the data's flow.
 
     Attributes:
-        stages: the stages; every one but the last says its width.
+        stages: the stages; each but the last with its width.
     """
 
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
@@ -110,7 +110,7 @@ class TransformConfig(Frozen):
         """Refuse channels that some layer cannot have.
 
         Raises:
-            ConfigError: the message says at which place of ``name``.
+            ConfigError: the message names the place within ``name``.
         """
         last = len(self.stages) - 1
         for i, stage in enumerate(self.stages):
@@ -153,13 +153,13 @@ class EntropyModelConfig(Frozen):
         paths: whether mean and scale are computed ``apart`` (each its own hyper synthesis,
             attention and slice networks) or ``shared``.
         lrp: latent residual prediction, and which mean support it sees: as it is
-            ``before-attention`` (the paper's figure), ``after-attention`` (the published code),
+            ``before-attention`` (the paper's figure), ``after-attention`` (the authors' code),
             or ``none``.
         checkerboard: whether each slice is coded in two passes, the second of which sees the
             first one's neighbours (He et al. 2021 and 2022).
         scale_table: which scales the coder distinguishes: ``fine``, where each takes the nearest of
             256 and the estimate counts what the coder spends, or ``compressai``, where each takes
-            the next larger of its 64 and bytes and estimate are those of the published code.
+            the next larger of its 64 and bytes and estimate are those of the authors' code.
     """
 
     slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]

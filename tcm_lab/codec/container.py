@@ -1,9 +1,9 @@
-"""The coded file ``.tcm``: one image's bytes, and what it takes to know that they decode here.
+"""The coded file ``.tcm``: one image's bytes, and what verifies that they decode here.
 
 Layout, little-endian: magic ``TCM1``; header (version, fingerprint of configuration and weights,
 image size, rate, lengths, CRC-32 of the decoded symbols); y's stream; z's stream; CRC-32 of
-everything before it. Nothing in a header is believed before that checksum holds, and no size in it
-before the streams' lengths could justify it.
+everything before it. No header is trusted before that checksum holds, and no size in it unless the
+streams' lengths can justify it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _MAX_PIXELS_PER_BYTE = 1 << 16
 
 
 class ContainerError(LabError):
-    """Bytes that are no ``.tcm`` file, or one that this codec did not write."""
+    """Bytes that are not a ``.tcm`` file, or one that this codec did not write."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a ``.tcm`` file says before its streams.
+    """What a ``.tcm`` file holds before its streams.
 
     Attributes:
         config: fingerprint of the codec's configuration, 12 hexadecimal digits.
@@ -68,7 +68,7 @@ def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None
     """
     height, width = image.shape[1:]
     if max(height, width) > _MAX_SIDE:
-        raise ContainerError(f"the image is {height}x{width}; sides end at {_MAX_SIDE} here")
+        raise ContainerError(f"the image is {height}x{width}; a side is at most {_MAX_SIDE}")
     _check_rate(codec, rate)
     coded = codec.compress(image[None], rate)
     (y,), (z,) = coded["strings"]
@@ -137,7 +137,7 @@ def read_header(data: bytes) -> Header:
         data, len(MAGIC)
     )
     if version != _VERSION:
-        raise ContainerError(f"version {version} of the container; this program reads {_VERSION}")
+        raise ContainerError(f"container version {version}; this program reads version {_VERSION}")
     if least + y_bytes + z_bytes != len(data):
         raise ContainerError(
             f"{len(data)} bytes, but its header says {least + y_bytes + z_bytes}: cut off or padded"

@@ -62,7 +62,7 @@ def find_fields(tree: Tree, path: str) -> list[Field]:
     """Return the fields that ``path`` means.
 
     Raises:
-        ConfigError: there is none; the message lists what there is at the place where it got lost.
+        ConfigError: the path leads nowhere; the message lists the known fields at that place.
     """
     parts = path.split(".")
     fields = list(_descend(tree, parts, None))

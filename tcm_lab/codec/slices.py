@@ -112,7 +112,7 @@ class SliceCodec(nn.Module):
         """Let every scale start at half a quantisation step.
 
         Untrained networks give scales around zero, where the likelihoods are at their floor: the
-        estimate then says other than the coder, and training starts where there is no gradient.
+        estimate then differs from the coder, and training starts without a gradient.
         """
         last: Any = self.networks[-1]
         nn.init.constant_(last[-1].bias[-width:], 0.5)

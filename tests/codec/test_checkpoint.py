@@ -1,4 +1,4 @@
-"""Weights in files: ours, and the published layout in all its dresses."""
+"""Weights in files: ours, and the TCM authors' layout however it is wrapped."""
 
 import pickle
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tcm_lab.codec import export_checkpoint, export_state, read_extra, save_chec
 from tcm_lab.errors import LabError
 
 State = dict[str, Tensor]
-#: The published architecture, narrow: M = 40 in 5 slices, one block in each stage.
+#: The paper's architecture, narrow: M = 40 in 5 slices, one block in each stage.
 NARROW = {
     "?_?.width": 16,
     "?_?.head_dim": 4,
@@ -35,7 +35,7 @@ def codec() -> Any:
 
 
 @pytest.fixture(scope="module")
-def published(codec: Any) -> State:
+def theirs(codec: Any) -> State:
     return export_state(codec)
 
 
@@ -84,12 +84,12 @@ def _coded_once(state: State) -> Any:
     }
 
 
-@pytest.mark.parametrize("dress", [_as_it_is, _inside, _parallel, _renamed, _coded_once])
+@pytest.mark.parametrize("wrap", [_as_it_is, _inside, _parallel, _renamed, _coded_once])
 @pytest.mark.parametrize("in_file", [True, False], ids=["file", "state"])
-def test_the_published_layout_is_recognised_in_every_dress(
-    codec: Any, published: State, dress: Callable[[State], Any], in_file: bool, tmp_path: Path
+def test_the_authors_layout_is_recognised_however_it_is_wrapped(
+    codec: Any, theirs: State, wrap: Callable[[State], Any], in_file: bool, tmp_path: Path
 ) -> None:
-    source: Any = dress(published)
+    source: Any = wrap(theirs)
     if in_file:
         torch.save(source, tmp_path / "theirs.pth.tar")
         source = tmp_path / "theirs.pth.tar"
@@ -100,10 +100,10 @@ def test_the_published_layout_is_recognised_in_every_dress(
 
 
 def test_exporting_what_was_loaded_changes_nothing(
-    codec: Any, published: State, tmp_path: Path
+    codec: Any, theirs: State, tmp_path: Path
 ) -> None:
-    loaded = tcm_lab.load_checkpoint(published)
-    _assert_equal(export_state(loaded), published)
+    loaded = tcm_lab.load_checkpoint(theirs)
+    _assert_equal(export_state(loaded), theirs)
     export_checkpoint(loaded, tmp_path / "export.pth.tar")
     again = tcm_lab.load_checkpoint(tmp_path / "export.pth.tar")
     _assert_equal(_weights(again), _weights(codec))
@@ -133,13 +133,13 @@ def test_the_architecture_is_read_off_the_shapes(changes: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("name", ["tcm-small", "tcm-medium", "tcm-large"])
-def test_a_published_size_gets_its_preset_s_name(name: str) -> None:
+def test_a_size_of_the_paper_gets_its_preset_s_name(name: str) -> None:
     from tcm_lab.codec.layouts.lic_tcm import infer_config
 
     state = export_state(tcm_lab.build(name, device="meta"))
     inferred = infer_config(state)
     assert inferred.name == name
-    assert inferred.entropy_model.scale_table == "compressai"  # its bytes are the published ones
+    assert inferred.entropy_model.scale_table == "compressai"  # as theirs codes
     fine = inferred.override({"entropy_model.scale_table": "fine"})
     assert fine.fingerprint == tcm_lab.load_config(name).fingerprint != inferred.fingerprint
 
@@ -176,28 +176,28 @@ def test_a_codec_is_pickled_with_its_weights(codec: Any) -> None:
     _assert_equal(_weights(again), _weights(codec))
 
 
-def test_a_missing_tensor_is_named(published: State) -> None:
-    state = {k: v for k, v in published.items() if k != "g_s.4.conv1_1.weight"}
+def test_a_missing_tensor_is_named(theirs: State) -> None:
+    state = {k: v for k, v in theirs.items() if k != "g_s.4.conv1_1.weight"}
     with pytest.raises(LabError, match=r"1 missing \(g_s\.4\.conv1_1\.weight\)"):
         tcm_lab.load_checkpoint(state)
 
 
-def test_a_missing_tensor_that_says_the_architecture_is_named(published: State) -> None:
-    state = {k: v for k, v in published.items() if k != "entropy_bottleneck.quantiles"}
+def test_a_missing_tensor_that_says_the_architecture_is_named(theirs: State) -> None:
+    state = {k: v for k, v in theirs.items() if k != "entropy_bottleneck.quantiles"}
     with pytest.raises(LabError, match=r"'entropy_bottleneck\.quantiles' is missing"):
         tcm_lab.load_checkpoint(state)
 
 
-def test_a_tensor_of_a_wrong_shape_is_named_with_both_shapes(published: State) -> None:
-    state = {**published, "lrp_transforms.2.0.bias": torch.zeros(7)}
+def test_a_tensor_of_a_wrong_shape_is_named_with_both_shapes(theirs: State) -> None:
+    state = {**theirs, "lrp_transforms.2.0.bias": torch.zeros(7)}
     message = r"1 of another shape \(lrp_transforms\.2\.0\.bias is \(7,\), not \(12,\)\)"
     with pytest.raises(LabError, match=message):
         tcm_lab.load_checkpoint(state)
 
 
-def test_an_unknown_tensor_is_named(published: State) -> None:
+def test_an_unknown_tensor_is_named(theirs: State) -> None:
     with pytest.raises(LabError, match=r"1 unknown \(h_x\.weight\)"):
-        tcm_lab.load_checkpoint({**published, "h_x.weight": torch.zeros(1)})
+        tcm_lab.load_checkpoint({**theirs, "h_x.weight": torch.zeros(1)})
 
 
 class _Payload:
@@ -212,9 +212,9 @@ class _Payload:
 
 @pytest.mark.parametrize("through_torch", [True, False], ids=["torch file", "bare pickle"])
 def test_code_in_a_file_is_refused_and_not_executed(
-    published: State, through_torch: bool, tmp_path: Path
+    theirs: State, through_torch: bool, tmp_path: Path
 ) -> None:
-    hostile = {"state_dict": published, "extra": _Payload(tmp_path / "executed")}
+    hostile = {"state_dict": theirs, "extra": _Payload(tmp_path / "executed")}
     path = tmp_path / "hostile.pth"
     if through_torch:
         torch.save(hostile, path)

@@ -114,7 +114,7 @@ def _fix(data: bytes) -> bytes:
         (_claim_rate(math.nan), "claims a rate of nan"),
         (_claim_rate(math.inf), "claims a rate of inf"),
         (_claim_rate(-0.5), "claims a rate of -0.5"),
-        (_newer, "version 3 of the container; this program reads 2"),
+        (_newer, "container version 3; this program reads version 2"),
     ],
 )
 def test_a_spoilt_file_is_refused_with_its_reason(
@@ -137,7 +137,7 @@ def test_a_codec_of_one_rate_writes_files_without_one() -> None:
 def test_a_side_that_no_header_may_claim_is_refused_before_coding(
     codec: Any, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(LabError, match=f"image is {size[0]}x{size[1]}; sides end at 65536"):
+    with pytest.raises(LabError, match=f"image is {size[0]}x{size[1]}; a side is at most 65536"):
         encode_image(codec, torch.zeros(3, *size), 0.0)
 
 
