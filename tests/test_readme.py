@@ -23,10 +23,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from tcm_lab import cli
 from tcm_lab.blocks import BLOCKS
+from tcm_lab.cli import main
+from tcm_lab.cli.app import COMMANDS
 from tcm_lab.codec import load_config
-from tcm_lab.study import command as study_command
 from tcm_lab.study import load_space
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +124,7 @@ class Walk:
         if line in self.ran:
             return  # a study with and without --dry-run is one line here
         self.ran.add(line)
-        assert cli.main(line) == 0, line
+        assert main(line) == 0, line
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_block_does_what_it_shows(
 
 
 def _parse(arguments: Sequence[str]) -> bool:
-    """Say whether the command's own parser takes ``arguments``; nothing is run."""
+    """Say whether the command's own parser accepts ``arguments``; nothing is run."""
     reached: list[str] = []
 
     def stand_in(command: Callable[..., int]) -> Callable[..., int]:
@@ -169,12 +169,16 @@ def _parse(arguments: Sequence[str]) -> bool:
         only_parsed.__signature__ = inspect.signature(command, eval_str=True)  # type: ignore[attr-defined]  # read by tyro
         return only_parsed
 
+    def replace(patch: pytest.MonkeyPatch, commands: dict[str, Any]) -> None:
+        for name, command in commands.items():
+            if isinstance(command, dict):
+                replace(patch, command)
+            else:
+                patch.setitem(commands, name, stand_in(command))
+
     with pytest.MonkeyPatch.context() as patch:
-        for table in (cli.COMMANDS, cli.ANALYSES, study_command.OTHERS):
-            for name, command in table.items():
-                patch.setitem(table, name, stand_in(command))
-        patch.setattr(study_command, "study", stand_in(study_command.study))
-        return cli.main(list(arguments)) == 0 and len(reached) == 1
+        replace(patch, COMMANDS)
+        return main(list(arguments)) == 0 and len(reached) == 1
 
 
 def _venv(words: list[str]) -> None:

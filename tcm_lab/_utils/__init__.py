@@ -1,4 +1,4 @@
-"""What every room stands on: the error type, frozen models, files, the environment. No science."""
+"""What every package uses: frozen models, files, progress, the environment. No science."""
 
 from tcm_lab._utils.models import Frozen
 from tcm_lab._utils.registry import Registry

@@ -1,11 +1,42 @@
-"""The base of every configuration and record: frozen, closed, comparable."""
+"""The base of every configuration and record: frozen, closed, comparable, described."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import inspect
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 
 class Frozen(BaseModel):
-    """A frozen pydantic model that refuses unknown fields."""
+    """A frozen pydantic model that refuses unknown fields.
+
+    Its JSON schema describes each field by the ``Attributes:`` section of the docstring, which is
+    read only when the schema is asked for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Add the descriptions."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, meaning in meanings_of(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", meaning)
+        return schema
+
+
+def meanings_of(model: type[BaseModel]) -> dict[str, str]:
+    """Return what the ``Attributes:`` section of a docstring says of each field, on one line."""
+    _, found, section = (inspect.getdoc(model) or "").partition("Attributes:\n")
+    if not found:
+        return {}
+    section = re.split(r"\n(?=\S)", section)[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).strip().replace("``", "") for name, text in entries}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.errors import LabError
 
-Measurable = str | Path | VariantConfig | nn.Module
+Measurable: TypeAlias = str | Path | VariantConfig | nn.Module
 """A preset's name, ``compressai/<name>``, a YAML file, a configuration, or a built codec."""
 
 OTHER = "other"

@@ -23,11 +23,12 @@ from .plots import (
     save_figure,
     series_of_records,
 )
-from .records import plot_of, read_records, records_json, tables_of
-from .renderers import Format, render, render_all
+from .records import PlotKind, plot_of, read_records, records_json, tables_of
+from .renderers import RENDERERS, Format, render, render_all
 from .renderers.html import Code, Piece, PlotImage, Section, render_report
 from .table import Column, Mark, Row, Table, Value
 from .tables import (
+    Detail,
     Published,
     attention_table,
     axis_table,
@@ -45,9 +46,11 @@ from .tables import (
 )
 
 __all__ = [
+    "RENDERERS",
     "Change",
     "Code",
     "Column",
+    "Detail",
     "Effect",
     "Format",
     "Mark",
@@ -55,6 +58,7 @@ __all__ = [
     "Piece",
     "PlotAxis",
     "PlotImage",
+    "PlotKind",
     "Published",
     "RdSeries",
     "RooflinePoint",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from surrogate import SPACE, Surrogate, trained
 
+from tcm_lab.cli import main
 from tcm_lab.errors import LabError
-from tcm_lab.study.command import main
 from tcm_lab.study.result import open_result
 from tcm_lab.study.run import fill_queue, prepare, run_study
 from tcm_lab.study.slurm import submit_workers
@@ -80,7 +80,7 @@ def test_four_workers_on_postgresql_finish_every_variant_once_though_two_are_kil
         seconds=0.1,
         kill_on=("split=0.5 slices=8 window=4", "split=1 slices=2 window=8"),
     )
-    assert main(["init", "--storage", server]) == 0
+    assert main(["study", "init", "--storage", server]) == 0
     space = parse_space(GRID, "toy.yaml", None)
     result = run_study(space, out=tmp_path / "toy", storage=server, workers=4, trainer=trainer)
     names = [name for name, _, _ in trained(tmp_path / "log")]

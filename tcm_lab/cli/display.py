@@ -1,4 +1,4 @@
-"""What the terminal shows while a study runs: bars where it can move, lines where it can't."""
+"""What a terminal shows while a study runs: bars, or lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tcm_lab._utils.progress import LINE_EVERY_S, duration
-from tcm_lab.study.context import Event
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+    from tcm_lab.study.context import Event
 
 _EVALUATION = 0.05  # of a training's work, for the estimate
 _DONE = ("complete", "known", "stopped", "failed")
@@ -21,8 +22,8 @@ class Display:
     """Shows the events of a study's workers, with an estimate of the time that is left.
 
     Args:
-        trainings: how many there are to do in all, so far as known.
-        done: how many of them an earlier call has done.
+        trainings: number of trainings in all, as far as known.
+        done: how many of them an earlier run has done.
         console: where to show it.
     """
 
@@ -31,7 +32,7 @@ class Display:
         self._before = self._done = done
         self._shares: dict[int, float] = {}
         self._begun_s = time.monotonic()
-        self._told_s = -LINE_EVERY_S
+        self._shown_s = -LINE_EVERY_S
         self._live = console.is_terminal
         self._tasks: dict[int, TaskID] = {}
 
@@ -73,7 +74,7 @@ class Display:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds that are left at the pace of this call; None before there is one."""
+        """Remaining seconds at the pace of this run; None while that is unknown."""
         whole = self._done + sum(self._shares.values())
         worked = whole - self._before
         if worked < 0.01:
@@ -86,20 +87,20 @@ class Display:
         words = {
             "started": f"{event.label}: training",
             "complete": f"{event.label}: done, {event.text}",
-            "known": f"{event.label}: known already, {event.text}",
-            "stopped": f"{event.label}: given up after {event.step} steps, {event.text}",
+            "known": f"{event.label}: already known, {event.text}",
+            "stopped": f"{event.label}: stopped early after {event.step} steps, {event.text}",
             "failed": f"{event.label}: FAILED, {event.text}",
             "killed": f"{event.label}: {event.text}",
             "waiting": "waiting for the other workers",
         }
         text = words.get(event.kind)
         if text is None:
-            if self._live or now - self._told_s < LINE_EVERY_S:
+            if self._live or now - self._shown_s < LINE_EVERY_S:
                 return
             text = f"{event.label}: step {event.step} of {event.steps}, {event.text}"
         elif self._live and event.kind in ("started", "waiting"):
             return
-        self._told_s = now
+        self._shown_s = now
         left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
         clock = duration(now - self._begun_s)
         trainings = max(self.trainings, self._done)

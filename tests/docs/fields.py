@@ -1,15 +1,13 @@
-"""What a configuration can hold, field by field, read off its schema and its docstring."""
+"""What a configuration can hold, field by field, read from its JSON schema."""
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from tcm_lab.reporting.table import Column, Row, Table
+from tcm_lab.reporting import Column, Row, Table
 from tcm_lab.reporting.tables.layers import plain
 
 Schema = Mapping[str, Any]
@@ -28,14 +26,9 @@ def field_table(model: type[BaseModel], title: str) -> Table:
     """Return one row per field of ``model``: its type and range, its default, what it means.
 
     A field with one possible value, such as a layer's ``type``, is left out.
-
-    Args:
-        model: a configuration whose docstring says what each field means, under ``Attributes:``.
-        title: of the table.
     """
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
-    meanings = meanings_of(model)
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     rows = []
     for name, said in schema.get("properties", {}).items():
@@ -47,28 +40,13 @@ def field_table(model: type[BaseModel], title: str) -> Table:
             "field": name,
             "type": spell(said, definitions),
             "default": "required" if field.is_required() else plain(default),
-            "meaning": meanings.get(name, _in_one_line(field.description or "")),
+            "meaning": " ".join(str(said.get("description", "")).split()),
         }
         rows.append(Row(values=values))
     headers = {"field": "field", "type": "type and range", "default": "default"}
     columns = [Column(key=key, header=header) for key, header in headers.items()]
     columns.append(Column(key="meaning", header="meaning"))
     return Table(title=title, columns=tuple(columns), rows=tuple(rows))
-
-
-def meanings_of(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstring's ``Attributes:`` say of each field, on one line each."""
-    doc = inspect.getdoc(model) or ""
-    _, found, section = doc.partition("Attributes:\n")
-    if not found:
-        return {}
-    section = re.split(r"\n(?=\S)", section)[0]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)
-    return {name: _in_one_line(text) for name, text in entries}
-
-
-def _in_one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip().replace("``", "")
 
 
 def spell(said: Schema, definitions: Schema) -> str:

@@ -1,4 +1,4 @@
-"""Writes the reference: the Python interface by pdoc, and every field that a file may hold.
+"""Writes the reference: the Python interface by pdoc, and every field of a user's files.
 
 ``nox -s docs`` runs it; a warning of pdoc ends it.
 """
@@ -11,12 +11,26 @@ from html import escape
 from importlib import import_module
 from pathlib import Path
 
-from tcm_lab import __version__
-from tcm_lab._utils.files import write_atomically
-from tcm_lab.reporting import Section, render_report
-from tcm_lab.reporting.table import Table
+import pdoc
+from fields import field_table
+from torch import nn
 
-ROOMS = (
+from tcm_lab import __version__, codec
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+from tcm_lab.reporting import Section, Table, layer_table, render_report
+from tcm_lab.study import Space, space_schema
+from tcm_lab.study.axes import (
+    CategoricalAxis,
+    FloatAxis,
+    IntegerAxis,
+    OrdinalAxis,
+    OverrideAxis,
+)
+from tcm_lab.study.space import SCHEMA_FILE, Budget
+from tcm_lab.training import RECIPES, Recipe
+
+PACKAGES = (
     "blocks",
     "codec",
     "complexity",
@@ -31,21 +45,6 @@ ROOMS = (
 
 def configuration_tables() -> dict[str, list[Table]]:
     """Return the fields of every file that a user writes, by the name of the file's kind."""
-    from tcm_lab import codec
-    from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
-    from tcm_lab.reporting import layer_table
-    from tcm_lab.reporting.field_tables import field_table
-    from tcm_lab.study import Space
-    from tcm_lab.study.axes import (
-        CategoricalAxis,
-        FloatAxis,
-        IntegerAxis,
-        OrdinalAxis,
-        OverrideAxis,
-    )
-    from tcm_lab.study.space import Budget
-    from tcm_lab.training import RECIPES, Recipe
-
     registries = (BLOCKS, ATTENTIONS, RESAMPLERS)
     layers = [
         field_table(registry[name], f"{registry.kind} {name}")
@@ -77,53 +76,45 @@ def configuration_tables() -> dict[str, list[Table]]:
 def configuration_page() -> str:
     """Return the page of all fields."""
     lead = (
-        "A variant is a file of these fields, or of base (a preset's name or another file), name "
-        "and override, whose dotted paths lead to them: g_a.split reaches every block of g_a.",
+        "A variant is a file of these fields; or of base (a preset's name or another file), name "
+        "and override, whose dotted paths name them: g_a.split means every block of g_a.",
     )
     sections = [
         Section(heading=heading, pieces=tuple(tables))
         for heading, tables in configuration_tables().items()
     ]
     return render_report(
-        "tcm_lab: what a file may hold", lead, sections, footer=(f"tcm-lab {__version__}",)
+        "tcm_lab: fields of files", lead, sections, footer=(f"tcm-lab {__version__}",)
     )
 
 
 def write_interface(folder: Path) -> None:
-    """Write pdoc's pages of the package and its rooms.
+    """Write pdoc's pages of the package and its subpackages.
 
     Raises:
-        Warning: pdoc met something that it can't show.
+        Warning: pdoc cannot show something.
     """
-    import pdoc
-    from torch import nn
-
-    from tcm_lab.codec.model import Codec
-
-    names = ["tcm_lab", *(f"tcm_lab.{room}" for room in ROOMS)]
+    names = ["tcm_lab", *(f"tcm_lab.{package}" for package in PACKAGES)]
     for name in names:
         module = import_module(name)
-        for public in module.__all__:  # what is lazy there is looked for in vars() by pdoc
+        for public in module.__all__:  # pdoc looks for lazy names in vars()
             setattr(module, public, getattr(module, public))
-    assert issubclass(Codec, nn.Module)
-    nn.Module.__init__.__doc__ = ""  # it would stand under every constructor of ours
+    nn.Module.__init__.__doc__ = ""  # pdoc would show it under each of our constructors
     pdoc.render.configure(docformat="google", footer_text=f"tcm-lab {__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pdoc.pdoc(*names, output_directory=folder)
+        pdoc.pdoc("tcm_lab", output_directory=folder)
 
 
 def write_reference(folder: Path) -> None:
     """Write the whole reference to ``folder``, which begins at its ``index.html``."""
-    from tcm_lab.study.space import SCHEMA_FILE, space_schema
-
     write_interface(folder)
     write_atomically(folder / "configuration.html", configuration_page())
     write_atomically(folder / SCHEMA_FILE, space_schema())
     links = {
-        "configuration.html": "What a file may hold: variants, blocks, search spaces, recipes",
-        "tcm_lab.html": "The Python interface: what the package exports",
-        **{f"tcm_lab/{room}.html": f"Everything public of {room}" for room in ROOMS},
+        "configuration.html": "Fields of files: variants, blocks, search spaces, recipes",
+        "tcm_lab.html": "The Python interface: the package's exports",
+        **{f"tcm_lab/{package}.html": f"The public names of {package}" for package in PACKAGES},
         SCHEMA_FILE: "The JSON Schema of a search space, for editors",
     }
     items = "".join(f'<li><a href="{to}">{escape(what)}</a></li>' for to, what in links.items())

@@ -1,0 +1,5 @@
+"""The command line: one app of nested commands; each loads its packages when it runs."""
+
+from tcm_lab.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,109 @@
+"""``tcm-lab``: the tree of commands, and what becomes of errors, warnings and Ctrl-C.
+
+Nothing heavy is imported before a command runs. An error that the user can fix ends with one line
+and exit code 2, Ctrl-C with one line and 130.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from tcm_lab import __version__
+from tcm_lab._compat.malloc import keep_freed_memory
+from tcm_lab.cli import analyze, code, complexity, search, show, train
+from tcm_lab.cli.options import with_imports
+from tcm_lab.errors import LabError
+
+Command = Callable[..., int]
+
+COMMANDS: dict[str, Command | dict[str, Command]] = {
+    "study": {
+        "run": search.run,
+        "report": search.report,
+        "compare": search.compare,
+        "schema": search.schema,
+        "init": search.init,
+    },
+    "complexity": complexity.complexity,
+    "time": complexity.time,
+    "train": train.train,
+    "evaluate": train.evaluate,
+    "analyze": {
+        "erf": analyze.erf,
+        "attention": analyze.attention,
+        "latents": analyze.latents,
+    },
+    "encode": code.encode,
+    "decode": code.decode,
+    "export": code.export,
+    "table": show.table,
+    "plot": show.plot,
+    "models": show.models,
+    "blocks": show.blocks,
+}
+"""Commands by name; a mapping is a group of them."""
+
+_GROUPS = {
+    "study": "Search a space of variants. For the options of a search: tcm-lab study run --help.",
+    "analyze": "Inspect what a trained codec does: receptive fields, attention, latents.",
+}
+_DEFAULTS = {"study": "run"}
+_ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command that ``args`` spell and return its exit code."""
+    args = sys.argv[1:] if args is None else list(args)
+    warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Lines appear as they are printed, also in a log; no symbol fails for want of an encoding.
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    keep_freed_memory()
+    try:
+        if args == ["--version"]:
+            print(f"tcm-lab {__version__}")
+            return 0
+        app, options = _app(COMMANDS), (tyro.conf.DisallowNone,)
+        return int(app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options))
+    except LabError as error:
+        print(f"tcm-lab: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tcm-lab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as head, has closed the pipe; nothing more may be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandApp:
+    app = SubcommandApp()
+    for name, command in commands.items():
+        if isinstance(command, Mapping):
+            group = _app(command, _DEFAULTS.get(name))
+            app.command(group, name=name, help=_GROUPS[name])
+        else:
+            app.command(name=name, is_default=name == default)(with_imports(command))
+    return app
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as one line each; those of other packages are for developers."""
+    if category.__module__.startswith("tcm_lab"):
+        print(f"tcm-lab: warning: {message}", file=sys.stderr)

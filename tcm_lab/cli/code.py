@@ -1,0 +1,84 @@
+"""Commands that code images to files and back, and write checkpoints in other layouts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import tcm_lab
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.cli import options
+from tcm_lab.cli.options import File, Flag
+from tcm_lab.errors import LabError
+
+
+def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> int:
+    """Code an image to a file.
+
+    Args:
+        image: Image in any format that Pillow reads.
+        out: Coded file to write.
+        checkpoint: Weights; decoding needs the same.
+        rate: Level of a rate-conditioned model; 0 gives the lowest rate.
+    """
+    if not image.is_file():
+        raise LabError(f"{image}: no such image")
+    x = tcm_lab.data.open_images(image, "eval")[0]
+    codec = tcm_lab.load_checkpoint(checkpoint)
+    data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate)
+    write_atomically(out, data)
+    height, width = x.shape[1:]
+    print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp")
+    return 0
+
+
+def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
+    """Decode a file to an image.
+
+    Args:
+        file: Coded file, as encode writes it.
+        out: Image to write; its suffix chooses the format, and .png is lossless.
+        checkpoint: Weights that the image was coded with.
+    """
+    from PIL import Image
+
+    kinds = Image.registered_extensions()
+    if kinds.get(out.suffix.lower()) not in Image.SAVE:
+        raise LabError(f"{out}: cannot write images as '{out.suffix}'. Write .png.")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise LabError(f"{file}: cannot be read ({error.strerror or error}).") from None
+    x_hat = tcm_lab.codec.decode_image(tcm_lab.load_checkpoint(checkpoint), data)
+    pixels = x_hat.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    image = io.BytesIO()
+    Image.fromarray(pixels).save(image, format=kinds[out.suffix.lower()])
+    write_atomically(out, image.getvalue())
+    print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
+    return 0
+
+
+def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = False) -> int:
+    """Write a checkpoint to another file, at half the size or for the authors' code.
+
+    Args:
+        checkpoint: Weights in any layout that can be read.
+        out: File to write.
+        layout: lab (safetensors with the whole configuration) or lic_tcm (the layout of TCM's
+            authors).
+        half: Store float16. The rounded weights are a different codec: they cannot decode what
+            the original coded.
+    """
+    import torch
+
+    codec = tcm_lab.load_checkpoint(checkpoint)
+    written = options.choice("--layout", layout, ("lab", *tcm_lab.codec.LAYOUTS))
+    if written == "lab":
+        extra, dtype = tcm_lab.codec.read_extra(checkpoint), torch.float16 if half else None
+        tcm_lab.save_checkpoint(codec, out, extra, dtype=dtype)
+    elif half:
+        raise LabError(f"--half: the layout {layout} holds float32. Leave out one of the two.")
+    else:
+        tcm_lab.codec.export_checkpoint(codec, out, written)
+    print(f"{out}: {out.stat().st_size} bytes")
+    return 0

@@ -1,0 +1,155 @@
+"""What several commands share: how options are spelled and read, and how results are printed."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_origin
+
+import tyro
+import yaml
+
+import tcm_lab
+from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.plugins import import_layers
+from tcm_lab.errors import LabError, near, one_of
+
+Name = TypeVar("Name", bound=str)
+
+Models = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="MODEL ...", help_behavior_hint="(at least one)"),
+]
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+File = Annotated[Path, tyro.conf.Positional]
+Files = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(at least one)"),
+]
+Overrides = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
+]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+_Imports = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        name="import",
+        metavar="MODULE",
+        help="Module that registers layers of your own: a .py file or a dotted name.",
+    ),
+]
+
+
+def with_imports(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the option ``--import``, whose modules are imported before it runs.
+
+    Options that default to nothing are shown without a default, too.
+    """
+
+    def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int:
+        import_layers(imports)
+        return command(*args, **options)
+
+    signature = inspect.signature(command, eval_str=True)
+    own = [
+        p.replace(annotation=Annotated[p.annotation, tyro.conf.arg(help_behavior_hint="")])
+        if p.default in (None, ()) and get_origin(p.annotation) is not Annotated
+        else p
+        for p in signature.parameters.values()
+    ]
+    added = inspect.Parameter(
+        "imports", inspect.Parameter.KEYWORD_ONLY, default=(), annotation=_Imports
+    )
+    run.__signature__ = signature.replace(parameters=[*own, added])  # type: ignore[attr-defined]  # read by tyro
+    vars(run).pop("__wrapped__", None)  # where tests decorate `run`, tyro would unwrap it
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {p.name: p.annotation for p in (*own, added)} | {"return": int}
+    return run
+
+
+def choice(option: str, value: str, known: Iterable[Name]) -> Name:
+    """Return ``value`` as one of the names that its owner knows.
+
+    Raises:
+        LabError: it is not one of them.
+    """
+    names = {str(name): name for name in known}
+    if value not in names:
+        raise LabError(f"{option} {value}: unknown.{near(value, names)} Known: {one_of(names)}.")
+    return names[value]
+
+
+def changed(model: str, overrides: Sequence[str]) -> Any:
+    """Return the model, or its configuration with ``path=value`` fields and its name changed.
+
+    Raises:
+        LabError: an override is not ``path=value``, or the model is not one of ours.
+    """
+    if not overrides:
+        return model
+    changes = {}
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals or not path:
+            raise LabError(f"--set {override}: write PATH=VALUE, such as 'g_*.split=0.25'.")
+        try:
+            changes[path] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise LabError(f"--set {override}: {value!r} is not a YAML value.") from None
+    config = tcm_lab.load_config(model)
+    shown = [re.sub(r"[^A-Za-z0-9._/@=,+*?-]", "", override) for override in overrides]
+    return config.override({**changes, "name": " ".join([config.name, *shown])})
+
+
+def is_checkpoint(model: str) -> bool:
+    """Tell a checkpoint's path from a model's name and from a YAML file."""
+    path = Path(model)
+    return path.suffix not in (".yaml", ".yml") and path.is_file()
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read ``HxW``.
+
+    Raises:
+        LabError: it is spelled differently.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise LabError(f"--size {text}: write height x width in pixels, such as 512x768.")
+    return int(found[1]), int(found[2])
+
+
+def need_some(names: Sequence[object], what: str) -> None:
+    """Refuse an empty list of positional arguments.
+
+    Raises:
+        LabError: it is empty.
+    """
+    if not names:
+        raise LabError(f"{what}: name at least one.")
+
+
+def print_or_write(text: str, out: Path | None) -> None:
+    """Print ``text``, or write it to ``out``."""
+    if out is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_atomically(out, text)
+        print(f"{out}: written", file=sys.stderr)
+
+
+def show(tables: Sequence[tcm_lab.reporting.Table], form: str, out: Path | None) -> None:
+    """Render tables, and print or write them."""
+    print_or_write(tcm_lab.reporting.render_all(tables, table_form(form)), out)
+
+
+def table_form(form: str) -> Any:
+    """Return ``form`` as one of the formats that tables can be rendered in."""
+    return choice("--format", form, tcm_lab.reporting.RENDERERS)

@@ -1,0 +1,146 @@
+"""``tcm-lab study`` and ``python -m tcm_lab.study``: commands about searches of a space."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tcm_lab
+from tcm_lab._utils.plugins import imported_layers
+from tcm_lab.cli import options
+from tcm_lab.cli.display import Display
+from tcm_lab.cli.options import File
+
+if TYPE_CHECKING:
+    from tcm_lab.study import Space, StudyResult
+    from tcm_lab.study.context import OnEvent
+
+
+def run(
+    *,
+    space: str,
+    out: Path | None = None,
+    data: Path | None = None,
+    eval_data: Path | None = None,
+    workers: int | None = None,
+    trials: int | None = None,
+    storage: str | None = None,
+    cache: Path | None = None,
+    launcher: str = "local",
+    slurm: tuple[str, ...] = (),
+    dry_run: options.Flag = False,
+) -> int:
+    """Search a space of variants: assemble, count, train, evaluate, tabulate.
+
+    Rerun the command to resume. To watch: optuna-dashboard on the database.
+
+    Args:
+        space: YAML file of the space; configs/split.yaml and others are packaged.
+        out: Folder of the study, on a local disk; by default runs/NAME.
+        data: Folder of training images; by default embedded photographs and dead leaves.
+        eval_data: Folder of evaluation images; by default embedded photographs.
+        workers: Processes; by default one per GPU, else one per CPU core.
+        trials: Number of variants to train, instead of the space's budget.
+        storage: Database for workers on several machines, such as
+            postgresql+psycopg://USER@HOST/DATABASE; by default an SQLite file in the folder.
+        cache: Folder of finished trainings that studies share.
+        launcher: Where workers run: local (processes here) or slurm (jobs of a cluster).
+        slurm: Options of the cluster, such as partition=gpu timeout_min=720.
+        dry_run: Count and estimate only; train nothing.
+    """
+    study = tcm_lab.study
+    where = options.choice("--launcher", launcher, ("local", "slurm"))
+    searched = study.load_space(space)
+    imports = dict.fromkeys([*searched.imports, *imported_layers()])
+    searched = searched.model_copy(update={"imports": tuple(imports)})
+    if dry_run:
+        ahead = study.dry_run(
+            searched, data=data, eval_data=eval_data, workers=workers, trials=trials
+        )
+        print(ahead)
+        return 0
+    if where == "slurm":
+        folder, jobs = study.submit_study(
+            searched, options=slurm, out=out, data=data, eval_data=eval_data, storage=storage,
+            workers=workers, trials=trials, cache=cache,
+        )  # fmt: skip
+        print(f"Submitted {len(jobs)} workers as jobs {', '.join(jobs)}; logs in {folder}/slurm.")
+        print(f"When they have ended: tcm-lab study report {folder} --storage …")
+        return 0
+    result = study.run_study(
+        searched, out=out, data=data, eval_data=eval_data, storage=storage, workers=workers,
+        trials=trials, cache=cache, display=lambda todo, done: _display(searched, todo, done),
+    )  # fmt: skip
+    typed = {
+        "--space": space, "--out": out, "--data": data, "--eval-data": eval_data,
+        "--trials": trials,
+    }  # fmt: skip
+    words = [word for flag, value in typed.items() if value is not None for word in (flag, value)]
+    return _report(result, *words)
+
+
+def report(folder: File, /, *, storage: str | None = None) -> int:
+    """Write the report of a study again, from its database.
+
+    Args:
+        folder: Folder of the study.
+        storage: Its database; by default the SQLite file in the folder.
+    """
+    return _report(tcm_lab.study.open_result(folder, storage), "report", folder)
+
+
+def compare(first: File, second: File, /, *, format: str = "markdown") -> int:
+    """Compare two studies: their fronts, and every variant of either.
+
+    Args:
+        first: Folder of a study.
+        second: Folder of another study.
+        format: Output: markdown, latex, json or html.
+    """
+    form = options.table_form(format)
+    options.show(tcm_lab.study.compare_folders(first, second), form, None)
+    return 0
+
+
+def schema() -> int:
+    """Print the JSON Schema of space files, for editors."""
+    sys.stdout.write(tcm_lab.study.space_schema())
+    return 0
+
+
+def init(*, storage: str) -> int:
+    """Create the tables of an empty database, once, before workers on several machines use it.
+
+    Args:
+        storage: Address, such as postgresql+psycopg://USER@HOST/DATABASE.
+    """
+    study = tcm_lab.study
+    study.close_storage(study.open_storage(storage))
+    print(f"{study.shown(storage)} is ready.")
+    return 0
+
+
+@contextmanager
+def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
+    from rich.console import Console
+
+    console = Console()
+    begun = f"resuming after {done} of" if done else "with"
+    console.print(
+        f"Study {space.name} ({space.title or space.base}): {begun} {todo} trainings.",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    with Display(todo, done, console) as display:
+        yield display
+
+
+def _report(result: StudyResult, *words: object) -> int:
+    """Write a study's report, which names the command, and print its summary."""
+    imports = [word for source in imported_layers() for word in ("--import", source)]
+    command = shlex.join(["tcm-lab", "study", *map(str, words), *imports])
+    print(tcm_lab.study.write_report(result, command).text())
+    return 0

@@ -1,0 +1,105 @@
+"""Commands that show records and names: tables, plots and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import tyro
+
+import tcm_lab
+from tcm_lab.cli import options
+from tcm_lab.cli.options import Files, Flag
+from tcm_lab.errors import LabError, near
+
+
+def table(
+    records: Files,
+    /,
+    *,
+    format: str = "markdown",
+    convention: str = "all",
+    detail: str = "totals",
+    published: Flag = False,
+    out: Path | None = None,
+) -> int:
+    """Make tables from records that were written with --format json.
+
+    Args:
+        records: JSON files.
+        format: Output: markdown, latex, csv, json or html.
+        convention: Which operators count: all, no-attention-products or conv-linear-only.
+        detail: Columns of costs: totals, parts or kinds of operators.
+        published: Add published figures of these models, in rows of their own.
+        out: File to write instead of printing.
+    """
+    reporting = tcm_lab.reporting
+    form = options.table_form(format)
+    tables = reporting.tables_of(
+        _read(records),
+        convention=options.choice("--convention", convention, tcm_lab.complexity.CONVENTIONS),
+        detail=options.choice("--detail", detail, get_args(reporting.Detail)),
+        published=published,
+    )
+    options.show(tables, form, out)
+    return 0
+
+
+def plot(
+    kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")],
+    records: Files,
+    /,
+    *,
+    out: Path,
+    title: str = "",
+) -> int:
+    """Draw a plot of records that were written with --format json, as PNG and SVG.
+
+    Args:
+        kind: parts (cost by part), parameters (cost over parameters), size (cost over image size),
+            roofline (each part against the device's peaks) or rd (rate and distortion).
+        records: JSON files.
+        out: Where to write, without a suffix.
+        title: Title of the plot.
+    """
+    reporting = tcm_lab.reporting
+    chosen = options.choice("KIND", kind, get_args(reporting.PlotKind))
+    stem = out.with_suffix("") if out.suffix in (".png", ".svg") else out
+    figure = reporting.plot_of(chosen, _read(records), title=title)
+    for path in reporting.save_figure(figure, stem):
+        print(path)
+    return 0
+
+
+def _read(paths: Sequence[Path]) -> list[Any]:
+    return [record for path in paths for record in tcm_lab.reporting.read_records(path)]
+
+
+def models(
+    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*", /
+) -> int:
+    """List the models that can be named.
+
+    Args:
+        pattern: Pattern of names, such as 'tcm-*'.
+    """
+    names = tcm_lab.list_models(pattern)
+    if not names:
+        known = tcm_lab.list_models()
+        raise LabError(f"'{pattern}': no model has such a name.{near(pattern, known)}")
+    print("\n".join(names))
+    return 0
+
+
+def blocks(*, format: str = "markdown", out: Path | None = None) -> int:
+    """List the blocks, attention modules and resamplers that a configuration can name.
+
+    Args:
+        format: Output: markdown, latex, csv, json or html.
+        out: File to write instead of printing.
+    """
+    lab = tcm_lab.blocks
+    layers = tcm_lab.reporting.layer_table([lab.BLOCKS, lab.ATTENTIONS, lab.RESAMPLERS])
+    options.show([layers], format, out)
+    return 0

@@ -1,0 +1,173 @@
+"""Commands that train a codec and evaluate a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+
+import tcm_lab
+from tcm_lab._utils.progress import progress
+from tcm_lab.cli import options
+from tcm_lab.cli.options import File, Flag, Model, Overrides
+from tcm_lab.errors import LabError
+
+
+def train(
+    model: Model,
+    /,
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    recipe: str = "published",
+    lambdas: tuple[float, ...] = (),
+    metric: str | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    crop: int | None = None,
+    lr: float | None = None,
+    ema: float | None = None,
+    seed: int = 0,
+    rate_levels: int | None = None,
+    overrides: Overrides = (),
+    init: Path | None = None,
+    resume: Flag = False,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str | None = None,
+    channels_last: Flag = False,
+    compile: Flag = False,
+) -> int:
+    """Train a model; Ctrl-C saves its state, and --resume continues from it.
+
+    Args:
+        model: Preset, compressai/NAME or YAML file.
+        data: Folder of images; by default the embedded photographs and dead leaves.
+        out: Folder for weights, state and logs; by default runs/MODEL.
+        recipe: Source of every setting that is not given here: published, short or laptop.
+        lambdas: Rate-distortion weights: one, or one per rate level.
+        metric: Distortion to minimise: mse or ms-ssim.
+        steps: Updates of the weights.
+        batch: Crops per step over all devices.
+        crop: Side of a crop in pixels.
+        lr: Learning rate.
+        ema: Decay of the weights' moving average; 0 is off.
+        seed: Seed of weights, crops and noise.
+        rate_levels: Learn this many rates in one run; 0 for one rate.
+        overrides: Fields of the model to change.
+        init: Checkpoint whose weights to start from.
+        resume: Continue from the state in the folder.
+        device: auto, cpu or cuda.
+        devices: Processes, one device each.
+        precision: 32-true or bf16-mixed; the entropy model stays in float32.
+        channels_last: Keep channels innermost in memory.
+        compile: Compile the model first.
+    """
+    lab = tcm_lab.training
+    levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
+    codec = tcm_lab.build(options.changed(model, [*overrides, *levels]), seed=seed)
+    given = {
+        "metric": metric,
+        "steps": steps,
+        "batch": batch,
+        "crop": crop,
+        "lr": lr,
+        "ema": ema,
+        "precision": precision,
+        "channels_last": channels_last or None,
+        "compile": compile or None,
+        "lambdas": lambdas or None,
+    }
+    chosen = lab.get_recipe(recipe, seed=seed, **{k: v for k, v in given.items() if v is not None})
+    learned = int(getattr(getattr(codec, "config", None), "rate_levels", 0))
+    if not lambdas and learned:
+        chosen = chosen.spread(learned)
+    elif not lambdas and len(chosen.lambdas) > 1:
+        raise LabError(
+            "--lambdas: this model has one rate and needs one lambda. Give one of the recipe's "
+            f"({', '.join(map(str, chosen.lambdas))}), or learn them all with "
+            f"--rate-levels {len(chosen.lambdas)}."
+        )
+    accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
+    if init is not None:
+        lab.warm_start(codec, init)
+    folder = Path("runs") / Path(model).stem if out is None else out
+    images = tcm_lab.data.open_images(data, "train")
+    crops = tcm_lab.data.CropSource(images, crop=chosen.crop, seed=seed)
+    with lab.progress_line(Path(model).stem) as on_progress:
+        record = lab.train(
+            codec,
+            chosen,
+            crops,
+            directory=folder,
+            resume=resume,
+            on_progress=on_progress,
+            accelerator=accelerator,
+            devices=devices,
+        )
+    print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
+    return 0
+
+
+def evaluate(
+    checkpoint: File,
+    /,
+    *,
+    data: Path | None = None,
+    rates: tuple[float, ...] = (),
+    anchors: tuple[str, ...] = (),
+    published: tuple[str, ...] = (),
+    bd_rate: Annotated[str | None, tyro.conf.arg(metavar="ANCHOR", help_behavior_hint="")] = None,
+    device: str = "cpu",
+    format: str = "markdown",
+    out: Path | None = None,
+) -> int:
+    """Code whole images to real bytes, decode them, and measure rate and distortion.
+
+    Args:
+        checkpoint: Weights, ours or in the layout of the authors' code.
+        data: Folder of images; by default the embedded evaluation photographs.
+        rates: Positions between the levels of a rate-conditioned model; by default its levels.
+        anchors: Codecs to run on the same images: jpeg, webp.
+        published: Published curves to add, such as vtm; for Kodak images only.
+        bd_rate: Add BD-rates against this anchor or published curve.
+        device: cpu or cuda.
+        format: Output: markdown, latex, csv, json, html or compressai (CompressAI's results).
+        out: File to write instead of printing.
+    """
+    lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
+    form = format if format == "compressai" else options.table_form(format)
+    beside = [options.choice("--anchors", name, get_args(lab.Anchor)) for name in anchors]
+    codec = tcm_lab.load_checkpoint(checkpoint).to(device)
+    images = tcm_lab.data.open_images(data, "eval")
+    wanted = dict.fromkeys([*published, *([bd_rate] if bd_rate and bd_rate not in anchors else [])])
+    if wanted and not all(re.search(r"kodim\d\d\.\w+$", name) for name in images.names):
+        raise LabError(
+            f"{next(iter(wanted))}: published curves are for Kodak images, and {images.origin} "
+            "holds others. Name a folder with kodim01 to kodim24, or compare with --anchors."
+        )
+    curves = [lab.published_curve(name) for name in wanted]
+    with progress(f"{codec.config.name}, coding") as on_progress:
+        record = lab.evaluate(
+            codec, images, name=codec.config.name, rates=rates or None, on_progress=on_progress
+        )
+    if form == "compressai":
+        options.print_or_write(json.dumps(record.to_compressai_json(), indent=1) + "\n", out)
+        return 0
+    records = [record]
+    for name in beside:
+        with progress(f"{name}, coding") as on_progress:
+            records.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
+    if form == "json":
+        options.print_or_write(reporting.records_json(records), out)
+        return 0
+    tables = [reporting.rd_table(records, published=curves)]
+    if bd_rate:
+        known = {r.name: r.curve() for r in records} | {curve.name: curve for curve in curves}
+        judged = {r.name: r.curve() for r in records if r.name != bd_rate}
+        tables.append(reporting.bd_rate_table(judged, known[bd_rate]))
+    options.show(tables, form, out)
+    return 0
