@@ -14,6 +14,7 @@ from .space import space_schema as space_schema
 from .storage import close_storage as close_storage
 from .storage import open_storage as open_storage
 from .storage import shown as shown
+from .summary import VariantSummary as VariantSummary
 from .summary import summarise as summarise
 from .tables import study_tables as study_tables
 from .tables import trial_table as trial_table

@@ -370,7 +370,7 @@ Axis: TypeAlias = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_long_form),
 ]
-"""A search axis, told apart by its ``kind``."""
+"""A search axis; its ``kind`` says which."""
 
 
 def show(key: Key) -> str:

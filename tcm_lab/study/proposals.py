@@ -131,7 +131,7 @@ class Proposals:
         To ask it again costs as much, and mostly gives what is known once more.
 
         Returns:
-            False where there is none left.
+            False if none is left.
         """
         taken = self.queue.keys()
         rng = random.Random(f"{self.space.seed} {len(taken)} {self.worker}")

@@ -1,7 +1,7 @@
 """The trial queue: a study's trials in its database, shared by workers that may be killed.
 
-A trial's key is its codec and seed. Whoever wants to train it claims the key by a row that the
-database keeps unique, so of all workers on all machines exactly one gets it. A claim needs no
+A trial's key is its codec and seed. A worker that wants to train it claims the key by a row that
+the database keeps unique, so of all workers on all machines exactly one gets it. A claim needs no
 release: it is free again once the trial that holds it has failed without a reason.
 """
 

@@ -24,6 +24,7 @@ from pydantic import (
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.plugins import import_layers
+from tcm_lab._utils.yaml import parse_yaml
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
 from tcm_lab.metrics import METRICS
@@ -278,15 +279,9 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     Raises:
         ConfigError: as ``load_space``.
     """
+    tree = parse_yaml(text, origin)
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: is not YAML ({_where(error)}). Fix that line.") from None
-    if not isinstance(tree, Mapping):
-        what = "is empty" if tree is None else f"holds a {type(tree).__name__}"
-        raise ConfigError(f"{origin}: {what}, not a mapping of fields such as 'base' and 'axes'.")
-    try:
-        space = Space.model_validate(dict(tree), context={"folder": folder})
+        space = Space.model_validate(tree, context={"folder": folder})
         space = space.model_copy(update={"base": _beside(folder, space.base)})
         return space.model_copy(update={"axes": _include_base(space)})
     except ValidationError as error:
@@ -298,12 +293,6 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
 def _beside(folder: Path | None, name: str) -> str:
     """Return the path of a file in ``folder``, or the name as it is if there is no such file."""
     return str(folder / name) if folder is not None and (folder / name).is_file() else name
-
-
-def _where(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return problem if mark is None else f"line {mark.line + 1}: {problem}"
 
 
 def _include_base(space: Space) -> dict[str, AxisBase]:

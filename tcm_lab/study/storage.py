@@ -121,7 +121,7 @@ def _one_at_a_time(storage: RDBStorage) -> None:
 
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver leaves BEGIN to us
-        # With a write-ahead log, readers such as optuna-dashboard block nobody. Processes share
+        # With a write-ahead log, readers such as optuna-dashboard block no one. Processes share
         # the log by memory, so the file must be on a disk of this machine; several machines need a
         # server.
         connection.execute("PRAGMA journal_mode=WAL")

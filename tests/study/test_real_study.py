@@ -157,7 +157,7 @@ def test_a_dry_run_counts_and_estimates_and_writes_nothing(
     [
         (("g_*.split", "g_*.spilt"), ["space.yaml", "spilt", "Did you mean split"]),
         (("size: [64, 64]", "constraints: {kmacs_per_px: 1}"), ["kmacs_per_px = 1"]),
-        (("name: real", "name: [real"), ["space.yaml", "is not YAML"]),
+        (("name: real", "name: [real"), ["space.yaml", "not YAML"]),
     ],
 )
 def test_a_mistake_in_the_space_ends_with_one_line_and_code_2(

@@ -214,7 +214,7 @@ WRONG = {
         SPACE.replace("steps: 40", "changes: {steps: 40}"),
         ["budget", "changes.steps", "budget.steps"],
     ),
-    "no YAML": ("name: [toy", ["toy.yaml", "is not YAML", "line 1"]),
+    "no YAML": ("name: [toy", ["toy.yaml, line 1", "not YAML"]),
     "a list": ("- toy", ["toy.yaml", "list", "not a mapping"]),
     "an empty file": ("", ["toy.yaml", "is empty"]),
     "no axes": ("name: toy\nbase: tcm-nano\nsampler: grid", ["'axes' is missing"]),
