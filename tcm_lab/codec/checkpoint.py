@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.plugins import imported_layers
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import DERIVED, Codec
@@ -58,6 +59,7 @@ def save_checkpoint(
         "format": _FORMAT,
         "tcm_lab": __version__,
         "config": codec.config.model_dump_json(),
+        "imports": json.dumps(imported_layers()),
         "extra": json.dumps(dict(extra or {})),
     }
     tensors = {
@@ -207,7 +209,12 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
     try:
         config = VariantConfig.parse(json.loads(metadata["config"]))
     except (KeyError, json.JSONDecodeError, ConfigError) as error:
-        raise CheckpointError(f"{origin}: its configuration cannot be read: {error}") from None
+        imports = json.loads(metadata.get("imports", "[]"))
+        missing = [source for source in imports if source not in imported_layers()]
+        hint = f" It was saved with --import {' --import '.join(missing)}." if missing else ""
+        raise CheckpointError(
+            f"{origin}: its configuration cannot be read: {error}{hint}"
+        ) from None
     return _fill(config, {name: (name, value) for name, value in tensors.items()}, origin)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tcm_lab._utils import plugins
+from tcm_lab.blocks import BLOCKS
+from tcm_lab.cli import main
+from tcm_lab.codec import build, load_checkpoint, load_config, save_checkpoint
 from tcm_lab.errors import LabError
 
 LAYER = """
@@ -40,8 +44,6 @@ def test_a_file_is_imported_once_and_recorded(tmp_path: Path) -> None:
     path = tmp_path / "lens_file.py"
     path.write_text(LAYER.format(name="lens"))
     plugins.import_layers([path, str(path)])
-    from tcm_lab.blocks import BLOCKS
-
     assert "lens" in BLOCKS
     assert plugins.imported_layers() == (str(path),)
     assert (
@@ -56,8 +58,6 @@ def test_a_module_is_imported_by_its_dotted_name(
     (tmp_path / "lenses" / "wide.py").write_text(LAYER.format(name="wide-lens"))
     monkeypatch.syspath_prepend(tmp_path)
     plugins.import_layers(["lenses.wide"])
-    from tcm_lab.blocks import BLOCKS
-
     assert "wide-lens" in BLOCKS
 
 
@@ -94,3 +94,25 @@ def test_an_installed_plugin_is_there_and_a_broken_one_is_a_warning(tmp_path: Pa
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
     assert "plugin 'broken' (no_such_plugin) could not be imported" in done.stderr
+
+
+def test_a_checkpoint_names_the_modules_that_its_layers_came_from(tmp_path: Path) -> None:
+    path, weights = tmp_path / "lens_layers.py", tmp_path / "lens.safetensors"
+    path.write_text(LAYER.format(name="lens"))
+    plugins.import_layers([path])
+    config = load_config("tcm-nano").override({"g_a.stages.0.block": "lens"})
+    save_checkpoint(build(config), weights)
+    assert load_checkpoint(weights).config == config
+    BLOCKS.unregister("lens")
+    plugins._imported.clear()
+    with pytest.raises(LabError, match=f"lens.*saved with --import {re.escape(str(path))}"):
+        load_checkpoint(weights)
+
+
+def test_a_layer_of_the_users_own_reaches_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lens_command.py"
+    path.write_text(LAYER.format(name="lens"))
+    assert main(["blocks", "--import", str(path), "--format", "csv"]) == 0
+    assert "lens" in capsys.readouterr().out
