@@ -26,7 +26,7 @@ from .plots import (
 from .records import PlotKind, plot_of, read_records, records_json, tables_of
 from .renderers import RENDERERS, Format, render, render_all
 from .renderers.html import Code, Piece, PlotImage, Section, render_report
-from .table import Column, Mark, Row, Table, Value
+from .table import Column, Mark, Row, Table, Value, metric_column
 from .tables import (
     Detail,
     Published,
@@ -84,6 +84,7 @@ __all__ = [
     "latent_table",
     "layer_table",
     "macs_parameters_plot",
+    "metric_column",
     "pareto_front",
     "pareto_plot",
     "plot_of",

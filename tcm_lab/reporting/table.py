@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
+from tcm_lab.metrics import METRICS
 from tcm_lab.stats import Interval
 
 Mark: TypeAlias = Literal["pareto", "pareto-by-mean", "baseline", "partial", "infeasible"]
@@ -85,6 +86,29 @@ class Column(Frozen):
         """Return a number in the column's unit, to the displayed digit; None for words."""
         value = number(value)
         return None if value is None else float(self.text(value).replace(",", ""))
+
+
+def metric_column(name: str, **changes: Any) -> Column:
+    """Return the column of a metric as ``tcm_lab.metrics`` describes it, its best value marked.
+
+    Args:
+        name: of a registered metric.
+        changes: fields of the column that differ here.
+
+    Raises:
+        ConfigError: no metric has that name.
+    """
+    metric = METRICS[name]
+    column = Column(
+        key=name,
+        header=metric.header or metric.label,
+        group=metric.group,
+        unit=metric.unit,
+        format=metric.format,
+        scale=metric.scale,
+        best="low" if metric.direction == "minimize" else "high",
+    )
+    return column.model_copy(update=changes)
 
 
 class Row(Frozen):

@@ -124,6 +124,22 @@ def test_names_beside_points_do_not_hide_each_other() -> None:
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
+def test_names_are_placed_clear_of_thirty_points_and_the_lines_between_them() -> None:
+    rng = np.random.default_rng(0)
+    many = [
+        ParetoPoint(x=float(x), y=float(y), label=f"v{i}", front=True)
+        for i, (x, y) in enumerate(np.sort(rng.random((30, 2)), axis=0))
+    ]
+    figure = pareto_plot(many, X, Y, width=7.0, height=5.0)
+    names = [t for t in shown_texts(figure) if t.get_text().startswith("v")]
+    boxes = [Text.get_window_extent(t) for t in names]
+    assert len(boxes) == 30
+    places = figure.axes[0].transData.transform([(p.x, p.y) for p in many])
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert not any(box.contains(*place) for place in places)
+
+
 def test_axes_say_their_units() -> None:
     axes = pareto_plot(points(), X, Y).axes[0]
     assert axes.get_xlabel() == "cost (kMAC/px)"
@@ -140,7 +156,7 @@ def test_plots_leave_the_callers_style_alone() -> None:
         assert mpl.rcParams["font.size"] == 31.0
 
 
-def test_the_front_is_what_nobody_beats() -> None:
+def test_the_front_is_what_no_other_row_dominates() -> None:
     rows = [(1.0, 5.0), (2.0, 3.0), (2.0, 3.0), (3.0, 3.0), (4.0, 1.0), (0.0, float("nan"))]
     assert pareto_front(rows) == [True, True, True, False, True, False]
     assert pareto_front([]) == []

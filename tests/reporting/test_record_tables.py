@@ -66,7 +66,7 @@ def test_parts_sum_to_the_whole_and_normalisation_is_listed_beside_the_sum() -> 
     assert sum(v for k, v in kinds.items() if k.count("_") > 2) - 1 == kinds["kmacs_per_px"]  # type: ignore[misc]
 
 
-def test_sizes_have_a_column_only_where_they_differ_and_padding_is_told() -> None:
+def test_sizes_have_a_column_only_where_they_differ_and_padding_is_stated() -> None:
     one = complexity_table([complexity("a"), complexity("b")])
     assert "size" not in [column.key for column in one.columns]
     assert "100x200 as 128x256" in " ".join(one.footer)
@@ -177,7 +177,7 @@ def test_ratios_stand_beside_the_model_that_they_are_of() -> None:
     assert "95%" in table.footer[0]
 
 
-def test_points_of_evaluations_are_their_means_and_the_gap_is_told() -> None:
+def test_points_of_evaluations_are_their_means_and_the_gap_is_stated() -> None:
     table = rd_table([rd()], published=[published_curve("vtm")])
     assert values(table)["bpp"] == pytest.approx(0.1)
     assert values(table)["gap_percent"] == pytest.approx(1.0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -228,3 +231,34 @@ def test_a_value_without_a_column_and_a_measured_row_below_a_published_one_are_r
     rows = a_table().rows
     with pytest.raises(ValueError, match="published ones must stand below"):
         Table(title="", columns=COLUMNS, rows=(rows[2], rows[0]))
+
+
+BRACKETS = Table(
+    title="τ, σ, μ and λ² × 2",  # noqa: RUF001
+    columns=(Column(key="a", header="[a]"), Column(key="b", header="*", format=".1f", best="low")),
+    rows=(
+        Row(values={"a": "plain", "b": 1.0}),
+        Row(values={"a": "[2em] wide", "b": 2.0}, marks=("pareto", "partial")),
+        Row(values={"a": "*starred_{ρ} ~ \\ 5 % < 6 | … — –", "b": None}),  # noqa: RUF001
+    ),
+    footer=("[1] a note", "* another"),
+)
+
+
+def test_a_line_break_takes_nothing_that_follows_it_and_greek_letters_are_maths() -> None:
+    text = render(BRACKETS, "latex")
+    for line in text.replace(r"\\ ", "\\\\\n").splitlines():
+        assert not line.startswith(("[", "*")), line
+    assert r"$\tau$, $\sigma$, $\mu$ and $\lambda$$^2$ $\times$ 2" in text
+    assert text.isascii()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the PATH")
+@pytest.mark.parametrize("table", [BRACKETS, a_table()], ids=["brackets", "all kinds of cells"])
+def test_latex_sets_the_table_as_it_is(table: Table, tmp_path: Path) -> None:
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    text = f"{head}\n{render(table, 'latex')}\\end{{document}}\n"
+    (tmp_path / "page.tex").write_text(text, encoding="utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout[-2000:]

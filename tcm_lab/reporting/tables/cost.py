@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting._notes import need, size_text, versions_text
-from tcm_lab.reporting.table import Column, Mark, Row, Table, Value
+from tcm_lab.reporting.table import Column, Mark, Row, Table, Value, metric_column
 from tcm_lab.reporting.tables.published import Published
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ _TITLES: Mapping[str, str] = {
 }
 _SCOPES: Mapping[str, Scope] = {"": "whole", "encode_": "encode", "decode_": "decode"}
 """Prefix of a column's key, and what the column covers."""
-_MEMORY = {
-    "peak_memory_bytes": "peak memory",
-    "decode_peak_memory_bytes": "decoder peak memory",
-}
+_MEMORY = ("peak_memory_bytes", "decode_peak_memory_bytes")
 _PART_NAMES: Mapping[str, str] = {
     **{part: part for part in ("g_a", "h_a", "h_s")},
     "attention": "entropy attention",
@@ -217,26 +214,27 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
     )
 
 
-def _kmacs_column(key: str, header: str, best: Literal["low"] | None = None) -> Column:
-    return Column(key=key, header=header, group="kMAC/px", format=".1f", best=best)
+def _kmacs_column(key: str, header: str) -> Column:
+    return Column(key=key, header=header, group="kMAC/px", format=".1f")
 
 
 def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:
-    millions = {"group": "parameters", "unit": "M", "format": ".2f", "scale": 1e-6}
-    memory = {"unit": "MB", "format": ".0f", "scale": 1e-6, "best": "low"}
+    parameters = metric_column("parameters", header="all", group="parameters", format=".2f")
+    rest = {"key": "conv_linear_parameters", "header": "conv. and linear", "best": None}
     columns = [
-        Column(key="parameters", header="all", best="low", **millions),
-        Column(key="conv_linear_parameters", header="conv. and linear", **millions),
-        *(_kmacs_column(f"{way}kmacs_per_px", name, "low") for way, name in _SCOPES.items()),
+        parameters,
+        parameters.model_copy(update=rest),
+        *(
+            metric_column(f"{way}kmacs_per_px", header=name, group="kMAC/px", unit="", format=".1f")
+            for way, name in _SCOPES.items()
+        ),
         *(
             Column(key=f"{way}gmacs", header=name, group="GMAC", format=".1f")
             for way, name in _SCOPES.items()
         ),
     ]
-    for key, header in _MEMORY.items():
-        if any(getattr(record, key) is not None for record in records):
-            columns.append(Column(key=key, header=header, **memory))
-    return columns
+    known = [key for key in _MEMORY if any(getattr(r, key) is not None for r in records)]
+    return [*columns, *map(metric_column, known)]
 
 
 def totals(record: ComplexityRecord, convention: Convention) -> dict[str, int | float | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tcm_lab import evaluation
 from tcm_lab.errors import LabError
 from tcm_lab.reporting._notes import environment_lines, need
-from tcm_lab.reporting.table import Column, Row, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
 
 if TYPE_CHECKING:
     from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord
@@ -39,12 +39,12 @@ def rd_table(
     columns = (
         Column(key="model", header="model"),
         Column(key="rate", header="rate level", format="g"),
-        Column(key="bpp", header="rate", unit="bpp", format=".4f"),
-        Column(key="psnr_db", header="PSNR", unit="dB", format=".2f"),
+        metric_column("bpp", group="", best=None),
+        metric_column("psnr_db", group="", best=None),
         Column(key="ms_ssim_db", header="MS-SSIM", unit="dB", format=".2f"),
         Column(key="gap_percent", header="written over estimated", unit="%", format="+.2f"),
-        Column(key="encode_ms", header="encode", unit="ms", format=".0f"),
-        Column(key="decode_ms", header="decode", unit="ms", format=".0f"),
+        metric_column("encode_ms", group="", best=None),
+        metric_column("decode_ms", group="", best=None),
     )
     rows = []
     for record in records:

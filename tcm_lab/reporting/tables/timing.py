@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab.reporting._notes import device_text, need, size_text, versions_text
-from tcm_lab.reporting.table import Column, Row, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
 from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
@@ -32,36 +32,17 @@ def timing_table(
     need("records", records)
     columns = [Column(key="model", header="model"), *_conditions_that_differ(records)]
     for way in _DIRECTIONS:
-        columns.append(
-            Column(
-                key=f"{way}_ms",
-                header="median [quartiles]",
-                group=way,
-                unit="ms",
-                format=".1f",
-                best="low",
-            )
-        )
         throughput = f"{way}_megapixels_per_s"
-        columns.append(
-            Column(
-                key=throughput,
-                header="throughput",
-                group=way,
-                unit="Mpx/s",
-                format=".2f",
-                best="high",
-            )
-        )
+        columns += [
+            metric_column(f"{way}_ms", header="median [quartiles]", group=way, format=".1f"),
+            Column(key=throughput, header="throughput", group=way, unit="Mpx/s", format=".2f",
+                   best="high"),
+        ]  # fmt: skip
         if ratios:
-            columns.append(
-                Column(key=f"{way}_ratio", header="over the first", group=way, format=".3f")
-            )
+            header = "over the first"
+            columns.append(Column(key=f"{way}_ratio", header=header, group=way, format=".3f"))
     if any(record.peak_device_memory_bytes is not None for record in records):
-        key = "peak_device_memory_bytes"
-        columns.append(
-            Column(key=key, header="peak memory", unit="MB", format=".0f", scale=1e-6, best="low")
-        )
+        columns.append(metric_column("peak_memory_bytes", key="peak_device_memory_bytes"))
     baseline = ratios[0].baseline if ratios else ""
     rows = []
     for record in records:
@@ -104,12 +85,10 @@ def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
         Column(key="stage", header="stage"),
     ]
     for way in _DIRECTIONS:
-        columns.append(
-            Column(key=f"{way}_ms", header="median [quartiles]", group=way, unit="ms", format=".2f")
-        )
-        columns.append(
-            Column(key=f"{way}_percent", header="share", group=way, unit="%", format=".1f")
-        )
+        look = {"header": "median [quartiles]", "group": way, "format": ".2f", "best": None}
+        columns.append(metric_column(f"{way}_ms", **look))
+        share = f"{way}_percent"
+        columns.append(Column(key=share, header="share", group=way, unit="%", format=".1f"))
     rows = []
     for record in records:
         stages = dict.fromkeys([*record.encode.stages, *record.decode.stages])
