@@ -9,6 +9,7 @@ from torch import Tensor
 from tcm_lab._compat.dynamo import traced_as_written
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_trace_passes_through_a_compiled_function_only_with_our_help() -> None:
     def double(x: Tensor) -> Tensor:
         return 2 * x
