@@ -25,8 +25,7 @@ from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.complexity.counters import COUNTERS, Count
 from tcm_lab.complexity.counters.base import module_kind
 from tcm_lab.complexity.counters.meta import (
-    FusedAttention,
-    OperatorMode,
+    FunctionMode,
     bottleneck_products,
     meta_image,
     meta_pass,
@@ -296,7 +295,11 @@ class _LayerFacts:
         watched = [m for m in model.modules() if module_kind(m) or not any(m.children())]
         handles = [module.register_forward_hook(facts._see) for module in watched]
         try:
-            with meta_pass(model), FusedAttention(facts._see_attention), _Softmax(facts):
+            seen: dict[Any, Any] = {
+                F.scaled_dot_product_attention: facts._attend,
+                F.softmax: facts._softmax,
+            }
+            with meta_pass(model), FunctionMode(seen):
                 model(meta_image(size))
         finally:
             for handle in handles:
@@ -329,23 +332,14 @@ class _LayerFacts:
             positions = x.shape[0] * prod(places.shape[-axes:]) if axes else prod(x.shape[:-1])
             self.subclassed[type(module).__name__] += positions * module.weight.numel()
 
-    def _see_attention(
+    def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         pairs = query.shape[:-1].numel() * key.shape[-2]
+        self.softmax += pairs
         self.fused += pairs * (query.shape[-1] + value.shape[-1])
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
 
-
-class _Softmax(OperatorMode):
-    """Tallies the elements that pass a softmax, fused attention's among them."""
-
-    def __init__(self, facts: _LayerFacts) -> None:
-        super().__init__()
-        self._facts = facts
-
-    def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator and tally it."""
-        if operator._schema.name in ("aten::_softmax", "aten::_safe_softmax"):
-            self._facts.softmax += args[0].numel()
-        return operator(*args, **kwargs)
+    def _softmax(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.softmax += x.numel()
+        return F.softmax(x, *args, **kwargs)

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from tcm_lab.complexity.counters.meta import FusedAttention, OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import FunctionMode, OperatorMode, meta_image, meta_pass
 from tcm_lab.complexity.record import ABSENT
 from tcm_lab.complexity.target import Target
 
@@ -66,7 +67,7 @@ def _peak_of_shapes(
     tensors.see(image)
     handles = [module.register_forward_hook(lambda *_: tensors.restart()) for module in without]
     try:
-        with meta_pass(model), FusedAttention(_fused), tensors:
+        with meta_pass(model), FunctionMode({F.scaled_dot_product_attention: _fused}), tensors:
             model(image)
     finally:
         for handle in handles:

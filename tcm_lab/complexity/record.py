@@ -6,8 +6,7 @@ summed. So one record answers to every published figure, whichever operators tha
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -73,13 +72,13 @@ class ComplexityRecord(Frozen):
 
     @property
     def macs(self) -> dict[str, dict[Kind, int]]:
-        """Multiply-accumulates of one image by part, then by kind; zeros left out."""
-        return {part: _nonzero(cost.macs) for part, cost in self.parts.items()}
+        """Multiply-accumulates of one image by part, then by kind."""
+        return {part: dict(cost.macs) for part, cost in self.parts.items()}
 
     @property
     def parameters(self) -> dict[str, dict[Kind, int]]:
-        """Learnable scalars by part, then by kind; zeros left out."""
-        return {part: _nonzero(cost.parameters) for part, cost in self.parts.items()}
+        """Learnable scalars by part, then by kind."""
+        return {part: dict(cost.parameters) for part, cost in self.parts.items()}
 
     @property
     def activations(self) -> dict[str, int]:
@@ -89,12 +88,12 @@ class ComplexityRecord(Frozen):
     @property
     def macs_by_kind(self) -> dict[Kind, int]:
         """MACs of the whole forward pass by kind."""
-        return _sum(self.macs.values())
+        return dict(sum(self.parts.values(), Cost()).macs)
 
     @property
     def parameters_by_kind(self) -> dict[Kind, int]:
         """Learnable scalars by kind."""
-        return _sum(self.parameters.values())
+        return dict(sum(self.parts.values(), Cost()).parameters)
 
     def macs_by_part(self, convention: Convention = "all") -> dict[str, int]:
         """Return the MACs of each part under ``convention``.
@@ -175,14 +174,3 @@ def _kinds(convention: Convention) -> frozenset[Kind]:
             f"no counting convention is called '{convention}'.{near(convention, CONVENTIONS)} "
             f"Write {one_of(CONVENTIONS)}."
         ) from None
-
-
-def _nonzero(counts: Mapping[Kind, int]) -> dict[Kind, int]:
-    return {kind: count for kind, count in counts.items() if count}
-
-
-def _sum(tables: Iterable[Mapping[Kind, int]]) -> dict[Kind, int]:
-    total: Counter[Kind] = Counter()
-    for by_kind in tables:
-        total.update(by_kind)
-    return dict(total)

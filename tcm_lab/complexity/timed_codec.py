@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,10 +60,9 @@ class TimedCodec:
         with ExitStack() as undo:
             undo.callback(model.train, was_training)
             for name, stage in _stages(model, self._foreign):
-                handle = stage.register_forward_pre_hook(_entering(self._watch, name))
-                undo.callback(handle.remove)
-                handle = stage.register_forward_hook(_leaving(self._watch), always_call=True)
-                undo.callback(handle.remove)
+                enter, leave = partial(self._enter, name), self._leave
+                undo.callback(stage.register_forward_pre_hook(enter).remove)
+                undo.callback(stage.register_forward_hook(leave, always_call=True).remove)
                 if self._options.compile:
                     undo.callback(_compile(stage, self._options.compile_backend))
             for entropy_model in _entropy_models(model):
@@ -79,6 +79,12 @@ class TimedCodec:
             with self._watch.running():
                 self._model.decompress(**coded)
             return encoded, Sample(self._watch.wall_ms, self._watch.stages_ms())
+
+    def _enter(self, stage: str, *_: object) -> None:
+        self._watch.enter(stage)
+
+    def _leave(self, *_: object) -> None:
+        self._watch.leave()
 
     def _autocast(self) -> Any:
         precision = self._options.precision
@@ -145,17 +151,3 @@ def _compile(module: nn.Module, backend: str) -> Callable[[], None]:
     """Compile what a module computes, its hooks left outside; return what undoes it."""
     vars(module)["forward"] = torch.compile(module.forward, backend=backend)
     return lambda: vars(module).pop("forward")
-
-
-def _entering(watch: Stopwatch, name: str) -> Callable[..., None]:
-    def enter(*_: object) -> None:
-        watch.enter(name)
-
-    return enter
-
-
-def _leaving(watch: Stopwatch) -> Callable[..., None]:
-    def leave(*_: object) -> None:
-        watch.leave()
-
-    return leave

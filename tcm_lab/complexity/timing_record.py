@@ -12,7 +12,6 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.complexity.device_peak import DevicePeak
 from tcm_lab.complexity.record import Size
-from tcm_lab.complexity.stopwatch import OTHER
 from tcm_lab.stats import Interval
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -93,11 +92,6 @@ class CodingTime(Frozen):
     megapixels_per_s: NonNegativeFloat
     samples_ms: tuple[NonNegativeFloat, ...]
     parts_over_whole: NonNegativeFloat
-
-    @property
-    def other_share(self) -> float:
-        """The share of the whole that no stage claims."""
-        return self.stages[OTHER].median_ms / self.wall.median_ms
 
 
 class TimingRecord(Frozen):

@@ -17,8 +17,8 @@ from tcm_lab.blocks import BlockConfig, register_block
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
-from tcm_lab.complexity.counters.meta import FusedAttention, meta_pass
-from tcm_lab.complexity.counters.torch import _outputs, counts_nothing
+from tcm_lab.complexity.counters.meta import FunctionMode, meta_pass
+from tcm_lab.complexity.counters.torch import counts_nothing
 from tcm_lab.complexity.record import ComplexityRecord
 from tcm_lab.errors import ConfigError, LabError
 
@@ -134,7 +134,7 @@ def test_window_size_is_not_free_whichever_way_attention_is_computed() -> None:
     for window in (4, 8):
         config = TINY.override({"?_?.window_size": window})
         fused = measure_complexity(config, (64, 96), counter="torch")
-        with FusedAttention(spelled_out):
+        with FunctionMode({F.scaled_dot_product_attention: spelled_out}):
             assert counts(measure_complexity(config, (64, 96), counter="torch")) == counts(fused)
         traced = measure_complexity(config, (64, 96), counter="fvcore")
         theirs, ours = (
@@ -358,11 +358,25 @@ def test_only_operators_known_to_be_free_are_counted_as_nothing() -> None:
         assert not counts_nothing(getattr(product, "default", product))
 
 
+class _Attention(nn.Module):
+    """Attention of 12 queries to 4 keys in 3 groups of 4 heads, which share keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = x.new_empty(1, 12, 12, 5), x.new_empty(1, 3, 4, 5)
+        value = x.new_empty(1, 3, 4, 7)
+        out = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+        return self.gain * out
+
+
 def test_fused_attention_writes_its_scores_and_its_values() -> None:
-    query, key, value = torch.empty(2, 3, 5, 8), torch.empty(2, 3, 7, 8), torch.empty(2, 3, 7, 4)
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    scores, mixed = 2 * 3 * 5 * 7, 2 * 3 * 5 * 4
-    assert _outputs(fused, (query, key, value), None) == scores + mixed
+    record = measure_complexity(_Attention(), (64, 64), counter="torch")
+    assert record.unknown_operators == ()
+    assert sum(record.activations.values()) == 12 * 12 * (4 + 7)
+    assert record.macs_by_kind == {Kind.ATTENTION: 12 * 12 * 4 * (5 + 7)}
 
 
 @pytest.mark.parametrize("operator", [torch.add, torch.mul, torch.sub])

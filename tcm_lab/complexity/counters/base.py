@@ -124,7 +124,7 @@ class Tally:
         """Return what was added up."""
         parts = {
             part: Cost(
-                {kind: macs for kind, macs in self.macs.get(part, {}).items() if macs},
+                self.macs.get(part, {}),
                 self._parameters.get(part, {}),
                 self.activations[part],
             )

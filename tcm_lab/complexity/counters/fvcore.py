@@ -106,9 +106,7 @@ class _Traceable(TorchFunctionMode):
             finally:
                 _set_tracing_state(state)
         if function in _CONVOLUTIONS:
-            return _convolve(*args, **kwargs)
-        if function in _TRANSPOSED:
-            return _convolve_transposed(*args, **kwargs)
+            return convolve(function, *args, **kwargs)
         return function(*args, **kwargs)
 
 
@@ -123,73 +121,47 @@ _SIZE_QUERIES = frozenset(
         torch.numel,
     ]
 )
-_CONVOLUTIONS = frozenset([torch.conv1d, torch.conv2d, torch.conv3d])
-_TRANSPOSED = frozenset([torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d])
+_FORWARD = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = (*_FORWARD[:5], "output_padding", "groups", "dilation")
+_CONVOLUTIONS = {
+    torch.conv1d: _FORWARD,
+    torch.conv2d: _FORWARD,
+    torch.conv3d: _FORWARD,
+    torch.conv_transpose1d: _TRANSPOSED,
+    torch.conv_transpose2d: _TRANSPOSED,
+    torch.conv_transpose3d: _TRANSPOSED,
+}
+"""Their arguments in torch's order."""
 
 
-def _convolve(
-    input: Tensor,  # torch's own argument names
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Convolve by the operator that the tracer records."""
+def convolve(function: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute one of torch's convolutions by the operator that the tracer records."""
+    names = _CONVOLUTIONS[function]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    weight = given["weight"]
     axes = weight.dim() - 2
-    if padding == "same":
+
+    def each(name: str, default: int) -> list[int]:
+        value = given.get(name, default)
+        return list(value) if isinstance(value, (tuple, list)) else [value] * axes
+
+    dilation = each("dilation", 1)
+    if given.get("padding") == "same":
         # An odd kernel at stride one, the only case that needs no padding of its own.
         kernel = weight.shape[2:]
-        padding = [d * (k - 1) // 2 for d, k in zip(_each(dilation, axes), kernel, strict=True)]
-    elif padding == "valid":
-        padding = 0
-    return _record(input, weight, bias, stride, padding, dilation, False, 0, groups)
-
-
-def _convolve_transposed(
-    input: Tensor,  # torch's own argument names
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
-    """Convolve transposed by the operator that the tracer records."""
-    return _record(input, weight, bias, stride, padding, dilation, True, output_padding, groups)
-
-
-def _record(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> Tensor:
-    axes = weight.dim() - 2
+        given["padding"] = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+    elif given.get("padding") == "valid":
+        given["padding"] = 0
     out: Tensor = aten._convolution.default(
-        x,
+        given["input"],
         weight,
-        bias,
-        _each(stride, axes),
-        _each(padding, axes),
-        _each(dilation, axes),
-        transposed,
-        _each(output_padding, axes),
-        groups,
-        False,
-        False,
-        False,
-        False,
+        given.get("bias"),
+        each("stride", 1),
+        each("padding", 0),
+        dilation,
+        names is _TRANSPOSED,
+        each("output_padding", 0),
+        given.get("groups", 1),
+        *[False] * 4,  # benchmark, deterministic, cuDNN, TF32
     )
     return out
-
-
-def _each(value: Any, axes: int) -> list[int]:
-    return list(value) if isinstance(value, (tuple, list)) else [value] * axes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -37,23 +37,37 @@ class OperatorMode(TorchDispatchMode):
         return operator(*args, **kwargs)
 
 
-class FusedAttention(TorchFunctionMode):
-    """Computes `torch.nn.functional.scaled_dot_product_attention` by another function.
+class FunctionMode(TorchFunctionMode):
+    """Computes some of torch's functions by others; where these call torch's, they get torch's.
 
     Args:
-        function: takes what that takes; where it calls torch's own, it gets torch's own.
+        others: what computes each function in its place.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, others: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
-        self._function = function
+        self._others = others
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if function is F.scaled_dot_product_attention:
-            function = self._function
-        return function(*args, **(kwargs or {}))
+        return self._others.get(function, function)(*args, **(kwargs or {}))
+
+
+def spelled_out_attention(mode: type[FunctionMode] = FunctionMode) -> FunctionMode:
+    """Return a mode in which fused attention is computed as its two products and a softmax."""
+    return mode({F.scaled_dot_product_attention: _attention})
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any
+) -> Tensor:
+    """Shapes and products of softmax(q·kᵀ)·v; a mask changes neither."""
+    if enable_gqa:
+        shared = query.shape[-3] // key.shape[-3]
+        key, value = (each.repeat_interleave(shared, -3) for each in (key, value))
+    weights = F.softmax(torch.matmul(query, key.transpose(-1, -2)), dim=-1)
+    return torch.matmul(weights, value)
 
 
 def meta_image(size: tuple[int, int]) -> Tensor:
@@ -107,11 +121,6 @@ def _like_first(first: Tensor, *others: Any) -> Tensor | None:
     return torch.empty_like(first)
 
 
-def _first(first: Tensor, *others: Any) -> Tensor | None:
-    """In place: the first operand itself."""
-    return first if first.is_meta and not any(isinstance(o, Tensor) for o in others) else None
-
-
 def _broadcast(first: Tensor, second: Any, *others: Any) -> Tensor | None:
     """Elementwise with a second operand that is the same, smaller, or a number."""
     if not isinstance(second, Tensor):
@@ -128,36 +137,21 @@ def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, T
     return x.new_empty(x.shape), x.new_empty(kept), x.new_empty(kept)
 
 
-def _softmax(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 def _addmm(_: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
 
 
 aten = torch.ops.aten
+_ELEMENTWISE = "gelu leaky_relu relu round rsqrt sigmoid sqrt tanh"
 _QUICK: dict[Any, Callable[..., Any]] = {
+    **{getattr(aten, name).default: _like_first for name in _ELEMENTWISE.split()},
     aten.add.Tensor: _broadcast,
     aten.sub.Tensor: _broadcast,
     aten.mul.Tensor: _broadcast,
-    aten.mul.Scalar: _like_first,
-    aten.gelu.default: _like_first,
-    aten.leaky_relu.default: _like_first,
-    aten.leaky_relu_.default: _first,
-    aten.relu.default: _like_first,
-    aten.relu_.default: _first,
-    aten.round.default: _like_first,
-    aten.rsqrt.default: _like_first,
-    aten.sigmoid.default: _like_first,
-    aten.sqrt.default: _like_first,
-    aten.tanh.default: _like_first,
-    aten._softmax.default: _softmax,
+    aten._softmax.default: lambda x, *_: x.new_empty(x.shape),
     aten.native_layer_norm.default: _layer_norm,
     aten.addmm.default: _addmm,
 }
-if hasattr(aten, "_safe_softmax"):
-    _QUICK[aten._safe_softmax.default] = _softmax
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:

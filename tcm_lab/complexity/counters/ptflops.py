@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from tcm_lab._compat.torchvision import make_torchvision_importable
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, ModuleStack, Tally, module_kind
-from tcm_lab.complexity.counters.meta import FusedAttention, OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import (
+    FunctionMode,
+    OperatorMode,
+    meta_image,
+    meta_pass,
+    spelled_out_attention,
+)
 from tcm_lab.complexity.target import Target
 
 
@@ -83,7 +89,7 @@ def _run(model: nn.Module, size: tuple[int, int], **options: Any) -> None:
     with (
         meta_pass(model),
         _KernelsUncounted(),
-        _SpelledOut(_attention),
+        spelled_out_attention(_Unwrapping),
         redirect_stdout(printed),
     ):
         macs, _ = get_model_complexity_info(
@@ -128,7 +134,7 @@ def _hooks_kept(model: nn.Module) -> Iterator[None]:
                 del hooks[handle]
 
 
-class _SpelledOut(FusedAttention):
+class _Unwrapping(FunctionMode):
     """Hides ptflops' wrappers from operators, which torch looks up by name for such a mode.
 
     Without it a product written as ``a * b`` counts as the call of ``Tensor.mul`` that it is not.
@@ -173,9 +179,3 @@ _WRAPPED: list[tuple[Any, str]] = [
     *((Tensor, name) for name in ("matmul", "mm", "bmm", "addmm", "mul", "add")),
     *((F, name) for name in ("softmax", "gelu", "relu", "silu")),
 ]
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Shapes and products of softmax(q·kᵀ)·v; a mask changes neither."""
-    weights = F.softmax(torch.matmul(query, key.transpose(-1, -2)), dim=-1)
-    return torch.matmul(weights, value)

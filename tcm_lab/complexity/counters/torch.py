@@ -12,11 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, ModuleStack, Tally
-from tcm_lab.complexity.counters.meta import OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import (
+    OperatorMode,
+    meta_image,
+    meta_pass,
+    spelled_out_attention,
+)
 from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten
@@ -40,17 +45,6 @@ _NORMALISATIONS = [
     )
     if hasattr(aten, name)
 ]
-_FUSED_ATTENTION = [
-    getattr(aten, name)
-    for name in (
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_fused_attention_overrideable",
-    )
-    if hasattr(aten, name)
-]
 
 
 def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
@@ -59,26 +53,25 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     stack = ModuleStack(model, target.part_of)
     tally = Tally(target)
 
-    def booked(operator: Any) -> Callable[..., int]:
-        formula = _formula(operator)
+    def booked(operator: Any, formula: Callable[..., int]) -> Callable[..., int]:
+        own_kind = _KINDS.get(operator.__name__, Kind.ATTENTION)
 
         def book(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
-            kind = stack.kind or _KINDS.get(operator._qualified_op_name.split("::")[1])
-            kind = kind or Kind.ATTENTION
+            kind = stack.kind or own_kind
             tally.add(stack.part, kind, flops // 2)
             if kind not in (Kind.NORMALISATION, Kind.PRIOR):
-                tally.activations[stack.part] += _outputs(operator, args, out_val)
+                tally.activations[stack.part] += out_val.numel()
             return flops
 
         # torch's word for: hand over the tensors themselves, not only their shapes.
         book._get_raw = True  # type: ignore[attr-defined]
         return book
 
-    mapping = {op: booked(op) for op in [*_products(), *_NORMALISATIONS, *_FUSED_ATTENTION]}
+    mapping = {op: booked(op, formula) for op, formula in _formulas().items()}
     unknown = _Unknown(set(mapping))
-    flop_counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with meta_pass(model), stack.following(), unknown, flop_counter:
+    counting = FlopCounterMode(display=False, custom_mapping=mapping)
+    with meta_pass(model), spelled_out_attention(), stack.following(), unknown, counting:
         model(meta_image(size))
     return tally.count(tuple(sorted(unknown.names)))
 
@@ -101,36 +94,17 @@ class _Unknown(OperatorMode):
         return operator(*args, **kwargs)
 
 
-def _products() -> list[Any]:
-    """Return the forward products that torch has a formula for."""
-    return [
-        operator for operator in flop_registry if isinstance(operator, torch._ops.OpOverloadPacket)
-    ]
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Return what counts the FLOPs of each operator: torch's own, and ours for normalisation."""
+    packets = torch._ops.OpOverloadPacket
+    return {
+        **{operator: f for operator, f in flop_registry.items() if isinstance(operator, packets)},
+        **dict.fromkeys(_NORMALISATIONS, _normalised),
+    }
 
 
-def _formula(operator: Any) -> Callable[..., int]:
-    """Return what counts the FLOPs of ``operator``: torch's formula where it has one."""
-    if operator in _NORMALISATIONS:
-        return lambda x, *_, out_val=None, **__: 2 * (x if isinstance(x, Tensor) else x[0]).numel()
-    if operator in flop_registry:
-        formula: Callable[..., int] = flop_registry[operator]
-        return formula
-
-    def fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-        shapes = query.shape, key.shape, value.shape
-        flops: int = sdpa_flop_count(*shapes)
-        return flops
-
-    return fused
-
-
-def _outputs(operator: Any, args: Any, out: Any) -> int:
-    """Return the elements that a product writes; fused attention writes its scores unseen."""
-    if operator in _FUSED_ATTENTION:
-        query, key, value = args[:3]
-        queries: int = query.shape[:-1].numel()
-        return queries * (int(key.shape[-2]) + int(value.shape[-1]))
-    return out.numel() if isinstance(out, Tensor) else 0
+def _normalised(x: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * x.numel()
 
 
 def _names(text: str) -> frozenset[str]:
