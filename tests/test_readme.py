@@ -94,6 +94,11 @@ class Walk:
             {"bash": self._shell, "python": self._python, "yaml": self._yaml}[block.language](block)
 
     def _python(self, block: Block) -> None:
+        """Run the block, or keep it under the name in its first line for a command to import."""
+        named = re.match(r"# ([\w-]+\.py)\b", block.text)
+        if named:
+            (self.folder / named[1]).write_text(block.text, encoding="utf-8")
+            return
         exec(compile(block.text, f"README.md, line {block.line}", "exec"), self.names)
 
     def _yaml(self, block: Block) -> None:

@@ -47,11 +47,11 @@ def test_contributing_names_every_session_and_only_those() -> None:
     assert named == sessions
 
 
-def test_contributing_lists_the_rooms_in_their_order() -> None:
+def test_contributing_lists_the_packages_in_their_order() -> None:
     (contract,) = tomllib.loads(_text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    rooms = [room.removeprefix("tcm_lab.") for room in reversed(contract["layers"])]
-    said = _text("CONTRIBUTING.md").split("those before it: ")[1].split(". ")[0]
-    assert re.findall(r"`(\w+)`", said) == rooms
+    packages = [package.removeprefix("tcm_lab.") for package in contract["layers"]]
+    listed = _text("CONTRIBUTING.md").split("Imports go downwards only: ")[1].split(". ")[0]
+    assert re.findall(r"`(\w+)`", listed) == packages
 
 
 @pytest.mark.parametrize("name", PAPERS)
