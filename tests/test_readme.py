@@ -152,6 +152,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     range(len(BLOCKS_OF_README)),
     ids=[f"{block.language}-at-line-{block.line}" for block in BLOCKS_OF_README],
 )
+@pytest.mark.filterwarnings("ignore:.*has no closed formula:tcm_lab.complexity.UncountedWarning")
 def test_a_block_does_what_it_shows(
     walk: Walk, index: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
