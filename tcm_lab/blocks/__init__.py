@@ -1,5 +1,6 @@
 """Layers and blocks, one idea per file, their costs, and the registries that name them."""
 
+from tcm_lab._utils.plugins import import_installed_layers
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
@@ -52,3 +53,5 @@ __all__ = [
     "register_block",
     "register_resampler",
 ]
+
+import_installed_layers()
