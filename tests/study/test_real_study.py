@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcm_lab.cli import main
 from tcm_lab.codec import build, load_checkpoint, load_config
 from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
-from tcm_lab.study.__main__ import guarded
 from tcm_lab.study.result import open_result
 
 SPACE = """
@@ -83,7 +83,7 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130, errors
-    assert errors.strip().endswith("call again to go on")
+    assert errors.strip().endswith("interrupted")
 
     second = begin(folder)
     assert second.stdout is not None
@@ -95,7 +95,7 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
     third = begin(folder)
     told, errors = third.communicate(timeout=120)
     assert third.returncode == 0, errors
-    assert "going on after 1 of 2" in told
+    assert "resuming after 1 of 2" in told
     assert "split 0: done" in told
     assert "split 0.5: training" not in told
     assert "report.html" in told
@@ -131,8 +131,7 @@ def say(folder: Path, *options: str) -> int:
     words = ["--space", "space.yaml", "--data", "train", "--eval-data", "eval", "--workers", "1"]
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        patched.setattr(sys, "argv", ["tcm-lab study", *words, *options])
-        return guarded()
+        return main(["study", *words, *options])
 
 
 def test_a_dry_run_counts_and_estimates_and_writes_nothing(
@@ -188,10 +187,12 @@ def test_an_empty_folder_of_images_ends_with_one_line_and_code_2(
     assert not (folder / "out").exists()
 
 
-def test_an_unknown_command_names_the_near_one(
+def test_an_unknown_command_names_the_known_ones(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["tcm-lab study", "reprot"])
-        assert guarded() == 2
-    assert "Did you mean report" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["study", "reprot"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "reprot" in said
+    assert "report, compare" in said
