@@ -206,7 +206,7 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
     codec = _codec_of(config, channels)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an operator that nobody counts is named below
+            warnings.simplefilter("ignore")  # uncounted operators are named below
             counted = measure_complexity(codec, _COUNTED_SIZE, counter="torch")
             try:
                 _ = _cost(config, channels)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 20.0
 
 OnDone = Callable[[int, int], None]
-"""What is told (done, to do)."""
+"""Callback receiving (done, total)."""
 
 
 class Shown(Protocol):
     """Shows how far something is."""
 
     def __call__(
-        self, done: int, total: int, figures: str = "", remaining_s: float | None = None
+        self, done: int, total: int, details: str = "", remaining_s: float | None = None
     ) -> None:
         """Show it, with what else is known; the time that is left is estimated if not given."""
 
@@ -37,51 +37,51 @@ def progress(what: str) -> Iterator[Shown]:
 
     console = Console(stderr=True)
     begun_s = time.monotonic()
-    with _bar(what, console) if console.is_terminal else nullcontext(_lines(what)) as tell:
+    with _bar(what, console) if console.is_terminal else nullcontext(_lines(what)) as update:
 
         def show(
-            done: int, total: int, figures: str = "", remaining_s: float | None = None
+            done: int, total: int, details: str = "", remaining_s: float | None = None
         ) -> None:
             if remaining_s is None:
                 remaining_s = (time.monotonic() - begun_s) / max(done, 1) * (total - done)
-            tell(done, total, figures, f"{duration(remaining_s)} left")
+            update(done, total, details, f"{duration(remaining_s)} left")
 
         yield show
 
 
-_Tell = Callable[[int, int, str, str], None]
+_Update = Callable[[int, int, str, str], None]
 
 
 @contextmanager
-def _bar(what: str, console: Console) -> Iterator[_Tell]:
+def _bar(what: str, console: Console) -> Iterator[_Update]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
+        TextColumn("{task.fields[details]}", markup=False),
         TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, figures="", left="")
-        yield lambda done, total, figures, left: bar.update(
-            task, completed=done, total=total, figures=figures, left=left
+        task = bar.add_task(what, total=None, details="", left="")
+        yield lambda done, total, details, left: bar.update(
+            task, completed=done, total=total, details=details, left=left
         )
 
 
-def _lines(what: str) -> _Tell:
-    begun_s = told_s = time.monotonic()
+def _lines(what: str) -> _Update:
+    begun_s = shown_s = time.monotonic()
 
-    def tell(done: int, total: int, figures: str, left: str) -> None:
-        nonlocal told_s
+    def update(done: int, total: int, details: str, left: str) -> None:
+        nonlocal shown_s
         now_s = time.monotonic()
-        if now_s - told_s >= LINE_EVERY_S or (done == total and told_s > begun_s):
-            told_s = now_s
-            words = (f"{what}: {done} of {total}", figures, left)
+        if now_s - shown_s >= LINE_EVERY_S or (done == total and shown_s > begun_s):
+            shown_s = now_s
+            words = (f"{what}: {done} of {total}", details, left)
             print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
 
-    return tell
+    return update
 
 
 def duration(seconds: float) -> str:

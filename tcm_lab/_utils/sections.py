@@ -1,4 +1,4 @@
-"""Named sections of a running computation, for whoever wants to time them; else free."""
+"""Named sections of a running computation, that a listener can time; free without one."""
 
 from __future__ import annotations
 

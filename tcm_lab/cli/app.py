@@ -56,6 +56,7 @@ _GROUPS = {
     "analyze": "Inspect what a trained codec does: receptive fields, attention, latents.",
 }
 _DEFAULTS = {"study": "run"}
+_RESUMING = {"study": "; rerun the command to resume", "train": "; rerun with --resume"}
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
 
@@ -77,7 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"tcm-lab: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("tcm-lab: interrupted", file=sys.stderr)
+        advice = _RESUMING.get(next(iter(args), ""), "")
+        print(f"tcm-lab: interrupted{advice}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, such as head, has closed the pipe; nothing more may be flushed to it.

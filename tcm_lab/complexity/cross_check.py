@@ -78,7 +78,7 @@ class CheckReport(Frozen):
         reference_macs: its total, convention ``all``.
         counters: every counter.
         disagreements: parts and kinds where formula and torch differ, in words.
-        unknown_operators: operators whose products nobody counts.
+        unknown_operators: operators whose products no counter knows.
         versions: of the counters.
     """
 

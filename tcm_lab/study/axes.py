@@ -104,7 +104,7 @@ class AxisBase(Frozen, ABC):
 
     @abstractmethod
     def base_key(self, name: str, base: VariantConfig) -> Key:
-        """Return the key that leaves ``base`` as it is; raise ConfigError where there is none."""
+        """Return the key that leaves ``base`` as it is; raise ConfigError if no key does."""
 
     def including(self, name: str, base: VariantConfig) -> AxisBase:
         """Return the axis with a choice that leaves ``base`` as it is, if choices can be added."""

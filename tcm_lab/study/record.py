@@ -45,7 +45,7 @@ class Rung(Frozen):
 
 
 class TrialRecord(Frozen):
-    """One training of one variant, told completely enough to run it again.
+    """One training of one variant, described completely enough to reproduce it.
 
     Attributes:
         number: of the trial in the study.

@@ -83,7 +83,7 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130, errors
-    assert errors.strip().endswith("interrupted")
+    assert errors.strip().endswith("interrupted; rerun the command to resume")
 
     second = begin(folder)
     assert second.stdout is not None

@@ -68,7 +68,7 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
         for operator, macs in own.items():
             kind = module_kind(module) or _KINDS.get(operator, Kind.OTHER)
             tally.add(target.part_of(name), kind, int(macs))
-    # Torch's own operators are vetted in torch's counter; what a user's own computes, nobody knows.
+    # Torch's own operators are vetted in torch's counter; a user's own have no known formula.
     unknown = [name for name in analysis.unsupported_ops() if not name.startswith(_TORCHS_OWN)]
     return tally.count(tuple(sorted(unknown)))
 

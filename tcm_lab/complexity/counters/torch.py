@@ -77,7 +77,7 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
 
 
 class _Unknown(OperatorMode):
-    """Collects the operators of which nobody knows what they compute."""
+    """Collects the operators that have no known formula."""
 
     def __init__(self, counted: set[Any]) -> None:
         super().__init__()
