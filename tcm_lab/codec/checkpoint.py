@@ -198,7 +198,8 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         reason = (str(error) or "it is empty").splitlines()[0]
         raise CheckpointError(
-            f"{path}: neither a safetensors nor a torch file ({reason})"
+            f"{path}: neither a safetensors nor a torch file (torch says: {reason}). Give a "
+            "checkpoint such as the model.safetensors that training writes."
         ) from None
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: holds {type(state).__name__}, not named tensors")

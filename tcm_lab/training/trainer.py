@@ -85,11 +85,12 @@ def train(
 
     levels = CodecAdapter(codec).rate_levels
     if len(recipe.lambdas) != max(levels, 1):
-        needed = f"{levels} levels need as many" if levels else "one rate needs one"
-        raise LabError(
-            f"lambdas {recipe.lambdas}: the codec's {needed}. "
-            "Change them by recipe.spread(levels) or recipe.with_lambdas(value)."
+        needed = (
+            f"a codec with {levels} rate levels needs {levels} lambdas"
+            if levels
+            else "a codec with one rate needs one lambda; rate_levels gives it several rates"
         )
+        raise LabError(f"lambdas = {list(recipe.lambdas)}: {needed}.")
     strategy = "ddp" if devices > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, strategy=strategy, precision=recipe.precision

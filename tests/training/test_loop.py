@@ -256,9 +256,9 @@ def test_bfloat16_and_channels_last_train_with_float32_likelihoods() -> None:
 
 
 def test_a_recipe_that_does_not_fit_the_codec_is_refused() -> None:
-    with pytest.raises(LabError, match="2 levels need as many"):
+    with pytest.raises(LabError, match="2 rate levels needs 2 lambdas"):
         train(codec(levels=2), RECIPE, RandomCrops(), accelerator="cpu")
-    with pytest.raises(LabError, match="one rate needs one"):
+    with pytest.raises(LabError, match="one rate needs one lambda"):
         train(codec(), RECIPE.with_lambdas(0.01, 0.02), RandomCrops(), accelerator="cpu")
 
 
