@@ -171,7 +171,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
         LabError: the folder holds another study, or can't be written.
     """
     space, variants = context.space, context.variants
-    known = variants.fitting() if space.enumerated else [variants.baseline()]
+    known = variants.known()
     _make_folder(context.out)
     directions = [METRICS[name].direction for name in space.objectives]
     with (

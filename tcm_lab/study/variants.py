@@ -120,6 +120,10 @@ class Variants:
                 seen.add(variant.fingerprint)
                 yield variant
 
+    def known(self) -> list[Variant]:
+        """Return the variants that are certain to be trained: of a search, the baseline alone."""
+        return self.fitting() if self.space.enumerated else [self.baseline()]
+
     def fitting(self) -> list[Variant]:
         """Return the variants of an enumerated space that keep the constraints, the baseline first.
 

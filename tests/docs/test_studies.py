@@ -59,7 +59,7 @@ def test_a_studys_files_hold_what_its_records_say(folder: Path) -> None:
 @pytest.mark.parametrize("folder", PUBLISHED, ids=by_name)
 def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> None:
     study = study_of(folder)
-    budget, known = study.space.budget, Variants(study.space).fitting()
+    budget, known = study.space.budget, Variants(study.space).known()
     seeds = Counter(record.fingerprint for record in study.records)
     certain = {variant.fingerprint for variant in known}
     if budget.trials is None:
