@@ -73,7 +73,7 @@ class _StrictLoader(yaml.SafeLoader):
         self._above: list[yaml.Mark] = []  # where the nodes begin that the current one lies in
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in PyYAML
         if len(self._above) == _DEEPEST:
             raise _Mistake(f"nested deeper than {_DEEPEST} levels", event.start_mark)
         self._above.append(event.start_mark)

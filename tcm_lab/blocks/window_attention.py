@@ -60,6 +60,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(plan.cut(x))
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             bias = self.bias().to(qkv.dtype)
+            # torch gives Function.apply no types
             attended = _InPortions.apply(qkv, bias, plan.groups)  # type: ignore[no-untyped-call]
         else:
             attended = self._fused(qkv, plan)
