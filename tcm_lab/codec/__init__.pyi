@@ -19,12 +19,12 @@ from .cost import padded_size as padded_size
 from .cost import part_costs as part_costs
 from .layouts import LAYOUTS as LAYOUTS
 from .model import Codec as Codec
+from .names import REFERENCE_MODELS as REFERENCE_MODELS
+from .names import list_models as list_models
+from .names import preset_names as preset_names
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field
-from .zoo import REFERENCE_MODELS as REFERENCE_MODELS
 from .zoo import build as build
 from .zoo import build_on_meta as build_on_meta
 from .zoo import build_reference_model as build_reference_model
-from .zoo import list_models as list_models
 from .zoo import load_config as load_config
-from .zoo import preset_names as preset_names

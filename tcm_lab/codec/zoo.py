@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +14,12 @@ from torch.overrides import TorchFunctionMode
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.names import COMPRESSAI, PRESETS, preset_names
 from tcm_lab.errors import ConfigError, near
 
-_SUFFIX = ".yaml"
-_PREFIX = "compressai/"
 _DEFAULT_QUALITY = 4
-#: Image models of CompressAI 1.2, by its own names: listing them must not import it.
-REFERENCE_MODELS = (
-    "bmshj2018-factorized",
-    "bmshj2018-factorized-relu",
-    "bmshj2018-hyperprior",
-    "cheng2020-anchor",
-    "cheng2020-anchor-checkerboard",
-    "cheng2020-attn",
-    "elic2022-chandelier",
-    "elic2022-official",
-    "mbt2018",
-    "mbt2018-mean",
-)
 #: Image models that CompressAI registers without a zoo entry: one width, no quality setting.
 _WITHOUT_QUALITY = ("cheng2020-anchor-checkerboard", "elic2022-chandelier", "elic2022-official")
-
-
-@lru_cache(maxsize=1)
-def preset_names() -> tuple[str, ...]:
-    """Return the names of the packaged presets, sorted."""
-    folder = resources.files("tcm_lab") / "configs" / "presets"
-    return tuple(
-        sorted(f.name.removesuffix(_SUFFIX) for f in folder.iterdir() if f.name.endswith(_SUFFIX))
-    )
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of presets and of CompressAI's image models that match ``pattern``."""
-    names = [*preset_names(), *(f"{_PREFIX}{name}" for name in REFERENCE_MODELS)]
-    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def load_config(source: str | Path | VariantConfig) -> VariantConfig:
@@ -72,7 +41,7 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
         return _preset(str(source))
     path = Path(source)
     if not path.is_file():
-        if str(source).startswith(_PREFIX):
+        if str(source).startswith(COMPRESSAI):
             raise ConfigError(
                 f"'{source}' is CompressAI's own model, which has no configuration of ours; "
                 "tcm_lab.build() and the tables take it by this name"
@@ -89,9 +58,8 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
 
 @lru_cache(maxsize=64)
 def _preset(name: str) -> VariantConfig:
-    file = resources.files("tcm_lab") / "configs" / "presets" / f"{name}{_SUFFIX}"
     origin = f"preset {name}"
-    return _configuration(read_yaml(file, origin), origin, None, ())
+    return _configuration(read_yaml(PRESETS / f"{name}.yaml", origin), origin, None, ())
 
 
 def _configuration(
@@ -147,7 +115,7 @@ def build(
 
 
 def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
-    if isinstance(model, str) and model.startswith(_PREFIX):
+    if isinstance(model, str) and model.startswith(COMPRESSAI):
         options = {**(overrides or {})}
         quality = options.pop("quality", None)
         if options:
@@ -205,15 +173,15 @@ def build_reference_model(name: str, *, quality: int | None = None) -> Any:
         ConfigError: there is no such model or quality, or the model has no quality setting.
     """
     models = image_models()
-    short = name.removeprefix(_PREFIX)
+    short = name.removeprefix(COMPRESSAI)
     if short not in models:
         raise ConfigError(f"CompressAI has no model '{short}'.{near(short, models)}")
     if short in _WITHOUT_QUALITY:
         if quality is not None:
-            raise ConfigError(f"{_PREFIX}{short} has no quality setting; leave quality out")
+            raise ConfigError(f"{COMPRESSAI}{short} has no quality setting; leave quality out")
         return models[short]()
     quality = _DEFAULT_QUALITY if quality is None else quality
     try:
         return models[short](quality=quality, pretrained=False)
     except ValueError as error:
-        raise ConfigError(f"{_PREFIX}{short}: quality = {quality}: {error}") from None
+        raise ConfigError(f"{COMPRESSAI}{short}: quality = {quality}: {error}") from None

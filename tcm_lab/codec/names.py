@@ -1,0 +1,37 @@
+"""The names of models: packaged presets and CompressAI's own. Listing them imports no torch."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from importlib import resources
+
+PRESETS = resources.files("tcm_lab") / "configs" / "presets"
+COMPRESSAI = "compressai/"
+"""Prefix of the names of CompressAI's models."""
+REFERENCE_MODELS = (
+    "bmshj2018-factorized",
+    "bmshj2018-factorized-relu",
+    "bmshj2018-hyperprior",
+    "cheng2020-anchor",
+    "cheng2020-anchor-checkerboard",
+    "cheng2020-attn",
+    "elic2022-chandelier",
+    "elic2022-official",
+    "mbt2018",
+    "mbt2018-mean",
+)
+"""Image models of CompressAI 1.2, by its own names."""
+
+
+@lru_cache(maxsize=1)
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the packaged presets, sorted."""
+    files = (file.name for file in PRESETS.iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of presets and of CompressAI's image models that match ``pattern``."""
+    names = [*preset_names(), *(f"{COMPRESSAI}{name}" for name in REFERENCE_MODELS)]
+    return [name for name in names if fnmatchcase(name, pattern)]
