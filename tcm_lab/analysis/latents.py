@@ -11,7 +11,9 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
@@ -200,14 +202,19 @@ class LatentRecord(ArrayRecord):
 
         Channels without energy count as a thousandth of a quantiser's error, 1/12.
         """
-        energy = torch.from_numpy(self.channel_energy.copy()).double().clamp_min(1 / 12000)
-        return float(10 * (energy.mean().log10() - energy.log10().mean()))
+        energy = np.maximum(self.channel_energy.astype(np.float64), 1 / 12000)
+        return float(10 * (np.log10(energy.mean()) - np.log10(energy).mean()))
+
+    @property
+    def energy_held(self) -> NDArray[np.float64]:
+        """The share of the energy that the strongest 1, 2, 3 … channels hold, (M,)."""
+        held = np.sort(self.channel_energy.astype(np.float64))[::-1].cumsum()
+        share: NDArray[np.float64] = held / held[-1]
+        return share
 
     def channels_holding(self, share: float) -> int:
         """Return the smallest number of channels that hold ``share`` of the energy."""
-        energy = torch.from_numpy(self.channel_energy.copy()).double().sort(descending=True).values
-        held = energy.cumsum(0) / energy.sum()
-        return int((held < share - 1e-12).sum()) + 1
+        return int((self.energy_held < share - 1e-12).sum()) + 1
 
 
 def measure_latents(

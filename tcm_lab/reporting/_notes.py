@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 
 from tcm_lab._utils.environment import Environment
 from tcm_lab.errors import LabError
 
 
-def need(what: str, given: Sequence[object]) -> None:
-    """Refuse an empty sequence.
+def need(what: str, given: Sized) -> None:
+    """Refuse an empty collection.
 
     Raises:
         LabError: nothing was given.

@@ -13,14 +13,18 @@ from ._style import (
     new_figure,
     palette,
     panels,
-    plain_ticks,
     save_figure,
-    show_image,
     style,
 )
-from .ablation import Change, ablation_plot
 from .attention import attention_map_plot, attention_plot, connect_clicks, gate_plot
-from .cost import cost_by_part_plot, cost_size_plot, macs_parameters_plot
+from .cost import (
+    RooflinePoint,
+    cost_by_part_plot,
+    cost_size_plot,
+    macs_parameters_plot,
+    roofline_plot,
+    roofline_points,
+)
 from .erf import erf_plot, erf_profile_plot
 from .latents import (
     bits_plot,
@@ -30,10 +34,18 @@ from .latents import (
     prediction_plot,
     slice_bits_plot,
 )
-from .pareto import ParetoPoint, pareto_front, pareto_plot
 from .rd import RdSeries, rd_plot, series_of_records
-from .roofline import RooflinePoint, roofline_plot, roofline_points
-from .search import Effect, effects_plot, history_plot, interactions_plot
+from .search import (
+    Change,
+    Effect,
+    ParetoPoint,
+    ablation_plot,
+    effects_plot,
+    history_plot,
+    interactions_plot,
+    pareto_front,
+    pareto_plot,
+)
 
 __all__ = [
     "COLUMN_INCHES",
@@ -74,14 +86,12 @@ __all__ = [
     "pareto_front",
     "pareto_plot",
     "part_loss_plot",
-    "plain_ticks",
     "prediction_plot",
     "rd_plot",
     "roofline_plot",
     "roofline_points",
     "save_figure",
     "series_of_records",
-    "show_image",
     "slice_bits_plot",
     "style",
 ]

@@ -1,7 +1,7 @@
 """The style of every plot, the figures and panels that carry it, and their files.
 
 Figures are made without pyplot, so nothing global is touched; the style holds while a figure is
-made and while it is written. Type is sized for a plot printed as wide as a paper's column.
+made and while it is written.
 """
 
 from __future__ import annotations
@@ -19,53 +19,18 @@ from numpy.typing import NDArray
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import write_atomically
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a study needs `PlotAxis`, but not matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMN_INCHES = 3.5
 PAGE_INCHES = 7.16  # the width of a page of two columns
 _DPI = 300
+_STYLE = Path(__file__).with_name("paper.mplstyle")
 _LABEL_CHARACTERS = 34
 
-INK, SOFT, RULE = "#1b1f24", "#57606a", "#d5dae0"
-
-_STYLE: Mapping[str, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 7.5,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.4,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "axes.unicode_minus": True,
-    "svg.hashsalt": "tcm_lab",
-    "svg.fonttype": "path",
-    "path.simplify": False,
-}
+INK, SOFT = "#1b1f24", "#57606a"  # as in the style's file
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 
 
 class PlotAxis(Frozen):
@@ -99,12 +64,10 @@ def palette(count: int) -> list[str]:
     return [str(ten[order[index % len(order)]]) for index in range(count)]
 
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-
-
-def markers(count: int) -> list[str]:
-    """Return ``count`` markers; beyond ten they repeat."""
-    return [MARKERS[index % len(MARKERS)] for index in range(count)]
+def looks(count: int) -> list[dict[str, Any]]:
+    """Return the ``color`` and ``marker`` of ``count`` series; beyond ten they repeat."""
+    colors = enumerate(palette(count))
+    return [{"color": color, "marker": MARKERS[i % len(MARKERS)]} for i, color in colors]
 
 
 @contextmanager
@@ -115,7 +78,9 @@ def style() -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        seaborn.set_theme(style="ticks", rc=dict(_STYLE))
+        seaborn.set_theme(
+            style="ticks", rc=mpl.rc_params_from_file(_STYLE, use_default_template=False)
+        )
         yield
 
 
@@ -130,7 +95,13 @@ def new_figure(
 
 
 def panels(
-    count: int, *, columns: int, height: float, width: float | None = None, **options: Any
+    count: int,
+    *,
+    columns: int,
+    height: float,
+    width: float | None = None,
+    title: str = "",
+    **options: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure of ``count`` equal axes; call it inside `style`.
 
@@ -139,6 +110,7 @@ def panels(
         columns: maximum number beside each other.
         height: inches of one row.
         width: inches of the figure; None is a column's for two panels a row, a page's for more.
+        title: over the figure.
         options: for ``Figure.subplots``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -154,7 +126,71 @@ def panels(
         axes.remove()
     for axes in grid[:count]:
         axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
     return figure, grid[:count]
+
+
+def map_panels(
+    cells: Sequence[tuple[str, NDArray[Any] | None]],
+    label: str,
+    *,
+    columns: int,
+    height: float,
+    low: float | None = None,
+) -> Figure:
+    """Return a figure of images and maps, all maps on one scale with one colour bar.
+
+    Args:
+        cells: title and contents of each panel: an image (H, W, 3) or (3, H, W), a map (h, w), or
+            None for an empty one.
+        label: of the colour bar.
+        columns: panels beside each other.
+        height: inches of one row.
+        low: lower end of the scale; None is the smallest value of any map.
+    """
+    maps = [cell for _, cell in cells if cell is not None and cell.ndim == 2]
+    low = min(float(each.min()) for each in maps) if low is None else low
+    high = max(float(each.max()) for each in maps)
+    with style():
+        figure, grid = panels(len(cells), columns=columns, height=height, width=PAGE_INCHES)
+        for axes, (title, cell) in zip(grid, cells, strict=True):
+            bare(axes, title)
+            if cell is not None and cell.ndim == 3:
+                axes.imshow(channels_last(cell), interpolation="none")
+            elif cell is not None:
+                drawn = draw_map(axes, cell, vmin=low, vmax=high)
+        colour_bar(figure, drawn, grid, label)
+        return figure
+
+
+def draw_map(axes: Axes, values: NDArray[Any], **options: Any) -> Any:
+    """Draw a map (h, w) in our colours, unless ``options`` of ``imshow`` say otherwise."""
+    axes.grid(False)
+    return axes.imshow(values, **{"cmap": "cividis", "interpolation": "none", **options})
+
+
+def channels_last(image: NDArray[Any]) -> NDArray[Any]:
+    """Return an image (H, W, 3) or (3, H, W) as (H, W, 3)."""
+    return image.transpose(1, 2, 0) if image.shape[0] == 3 else image
+
+
+def bare(axes: Axes, title: str = "") -> None:
+    """Remove ticks and grid, which mean nothing on an image."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=7.5)
+
+
+def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> None:
+    """Draw one colour bar for all ``axes``."""
+    bar = figure.colorbar(image, ax=list(axes), fraction=0.05, pad=0.015, aspect=25)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6.5, width=0.4)
+    bar.outline.set_linewidth(0.4)
 
 
 def stacked_bars(
@@ -166,7 +202,7 @@ def stacked_bars(
     title: str = "",
     width: float = COLUMN_INCHES,
 ) -> Figure:
-    """Return a figure of one bar per row, stacked by part; call it inside `style`.
+    """Return a figure of one bar per row, stacked by part.
 
     Args:
         parts: by name, their length in each row.
@@ -176,37 +212,32 @@ def stacked_bars(
         title: over the plot.
         width: inches of the figure.
     """
-    figure, axes = new_figure(title, width=width, height=1.1 + 0.3 * len(rows))
-    places, left = range(len(rows)), np.zeros(len(rows))
-    for (name, lengths), color in zip(parts.items(), palette(len(parts)), strict=True):
-        axes.barh(
-            places, lengths, left=left, color=color, label=name, height=0.7, ec="white", lw=0.3
-        )
-        left += lengths
-    for place, total in zip(places, left, strict=True):
-        axes.annotate(
-            format(total, form),
-            (total, place),
-            (3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
-    axes.set_yticks(places, rows)
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
-    axes.set_xlim(0, left.max() * 1.16 or 1)
-    axes.set_xlabel(x.label)
-    figure.legend(
-        loc="outside lower center", ncols=min(4, len(parts)), handlelength=1.0, columnspacing=1.0
-    )
-    return figure
+    with style():
+        figure, axes = new_figure(title, width=width, height=1.1 + 0.3 * len(rows))
+        left = np.zeros(len(rows))
+        for (name, lengths), color in zip(parts.items(), palette(len(parts)), strict=True):
+            look: dict[str, Any] = {"color": color, "height": 0.7, "ec": "white", "lw": 0.3}
+            bars = axes.barh(range(len(rows)), lengths, left=left, label=name, **look)
+            left += lengths
+        axes.bar_label(bars, [format(total, form) for total in left], padding=3, fontsize=7)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.set_xlim(0, left.max() * 1.16 or 1)
+        axes.set_xlabel(x.label)
+        legend_below(figure, min(4, len(parts)), handlelength=1.0)
+        return figure
+
+
+def legend_below(figure: Figure, columns: int, **options: Any) -> None:
+    """Write the legend of all axes under them."""
+    figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, **options)
 
 
 def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
     """Write the axes' names with units and set their scales."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis, described, set_scale in (
         (axes.xaxis, x, axes.set_xscale),
@@ -216,48 +247,8 @@ def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
         if described.log:
             set_scale("log")
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            plain = ScalarFormatter()
-            plain.set_scientific(False)
-            axis.set_major_formatter(plain)
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.12g}"))
             axis.set_minor_formatter(NullFormatter())
-
-
-def show_image(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:
-    """Draw an image (H, W, 3) or (3, H, W) without ticks."""
-    pixels = np.asarray(image)
-    if pixels.shape[0] == 3:
-        pixels = pixels.transpose(1, 2, 0)
-    axes.imshow(pixels, interpolation="none")
-    bare(axes, title)
-
-
-def bare(axes: Axes, title: str = "") -> None:
-    """Remove ticks and grid, which mean nothing on an image."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if title:
-        axes.set_title(title, fontsize=7.5)
-
-
-def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> Any:
-    """Draw one colour bar for all ``axes`` and return it."""
-    bar = figure.colorbar(image, ax=list(axes), fraction=0.05, pad=0.015, aspect=25)
-    bar.set_label(label, fontsize=7)
-    bar.ax.tick_params(labelsize=6.5, width=0.4)
-    bar.outline.set_linewidth(0.4)
-    return bar
-
-
-def plain_ticks(axis: Any, *, decades: bool = False) -> None:
-    """Write a logarithmic axis' ticks without trailing zeros, only at powers of ten if asked."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    if decades:
-        axis.set_major_locator(LogLocator(subs=(1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def figure_svg(figure: Figure) -> str:
@@ -285,6 +276,6 @@ def _written(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
 
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     file = io.BytesIO()
-    with mpl.rc_context({name: _STYLE[name] for name in ("svg.hashsalt", "svg.fonttype")}):
+    with mpl.rc_context({"svg.hashsalt": "tcm_lab", "svg.fonttype": "path"}):
         figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata, transparent=transparent)
     return file.getvalue()

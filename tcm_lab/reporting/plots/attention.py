@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord
 from tcm_lab.errors import LabError
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
     INK,
-    MARKERS,
     PAGE_INCHES,
     SOFT,
     PlotAxis,
     bare,
+    channels_last,
     colour_bar,
+    draw_map,
     label_axes,
+    legend_below,
+    looks,
+    map_panels,
     new_figure,
-    palette,
     panels,
-    show_image,
     style,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from tcm_lab.analysis import AttentionMap, AttentionRecord, GateRecord
 
 _METRICS = {
     "distance_px": PlotAxis(name="mean attention distance", unit="px"),
@@ -55,49 +56,41 @@ def attention_plot(
     Raises:
         LabError: no record has a layer there.
     """
-    layers = {label: record.layers_of(transform) for label, record in records.items()}
-    names = list(dict.fromkeys(layer.label for found in layers.values() for layer in found))
-    if not names:
+    found = [record.layers_of(transform) for record in records.values()]
+    equal = {
+        layer.label: getattr(layer.uniform, metric)[0][0] for layers in found for layer in layers
+    }
+    if not equal:
         raise LabError(f"no layer of {transform} has window attention in these records")
+    places = {name: place for place, name in enumerate(equal)}
+    step = 0.7 / len(records)
     with style():
-        figure, drawn = new_figure(title)
-        label_axes(drawn, PlotAxis(name=f"attention layer of {transform}"), _METRICS[metric])
-        step = 0.7 / len(records)
-        equal: dict[str, float] = {}
-        for i, (label, found) in enumerate(layers.items()):
-            color = palette(len(records))[i]
-            offset = (i - (len(records) - 1) / 2) * step
-            for layer in found:
-                place = names.index(layer.label) + offset
+        figure, axes = new_figure(title)
+        label_axes(axes, PlotAxis(name=f"attention layer of {transform}"), _METRICS[metric])
+        for i, (label, layers) in enumerate(zip(records, found, strict=True)):
+            x, y = [], []
+            for layer in layers:
                 heads = np.mean(getattr(layer.learned, metric), axis=0)
-                spread = np.linspace(-0.25, 0.25, len(heads)) * step if len(heads) > 1 else [0.0]
-                drawn.scatter(
-                    [place + s for s in spread],
-                    heads,
-                    s=14,
-                    color=color,
-                    marker=MARKERS[i % len(MARKERS)],
-                    label=label if layer is found[0] else None,
-                    zorder=3,
-                    lw=0,
-                )
-                equal[layer.label] = getattr(layer.uniform, metric)[0][0]
-        for name, value in equal.items():
-            place = names.index(name)
-            drawn.plot(
-                [place - 0.42, place + 0.42],
-                [value, value],
-                color=SOFT,
-                lw=0.9,
-                ls="--",
-                zorder=1,
-                label="equal weights" if name == next(iter(equal)) else None,
-            )
-        drawn.set_xticks(range(len(names)), names)
-        drawn.grid(False, axis="x")
-        drawn.set_ylim(bottom=0)
-        drawn.set_xlim(-0.6, len(names) - 0.4)
-        figure.legend(loc="outside lower center", ncols=min(3, len(records) + 1))
+                spread = np.linspace(-0.25, 0.25, len(heads)) if len(heads) > 1 else np.zeros(1)
+                x += list(places[layer.label] + (i - (len(records) - 1) / 2 + spread) * step)
+                y += list(heads)
+            axes.scatter(x, y, s=14, label=label, zorder=3, lw=0, **looks(len(records))[i])
+        ends = [(place - 0.42, place + 0.42) for place in places.values()]
+        axes.hlines(
+            list(equal.values()),
+            *zip(*ends, strict=True),
+            color=SOFT,
+            lw=0.9,
+            ls="--",
+            zorder=1,
+            label="equal weights",
+        )
+        many: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(places)), places, **(many if len(places) > 8 else {}))
+        axes.grid(False, axis="x")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(-0.6, len(places) - 0.4)
+        legend_below(figure, min(3, len(records) + 1))
         return figure
 
 
@@ -117,24 +110,17 @@ def attention_map_plot(
     Raises:
         LabError: no maps are given.
     """
-    if not maps:
-        raise LabError("no maps given")
+    need("maps", maps)
+    reach = 2 * max(_reach_px(found) for found in maps.values())
+    height, width = channels_last(image).shape[:2]
     with style():
-        columns = min(len(maps), 3)
-        figure, grid = panels(len(maps), columns=columns, height=PAGE_INCHES / 3 * 0.78)
-        drawn = None
+        figure, grid = panels(len(maps), columns=3, height=PAGE_INCHES / 3 * 0.78, title=title)
         for axes, (label, found) in zip(grid, maps.items(), strict=True):
             drawn = _draw_weights(axes, found, image, label)
-        reach = 2 * max(_reach_px(found) for found in maps.values())
-        for axes, found in zip(grid, maps.values(), strict=True):
             row, column = found.query_px
-            left, right = axes.get_xlim()
-            bottom, top = axes.get_ylim()
-            axes.set_xlim(max(left, column - reach), min(right, column + reach))
-            axes.set_ylim(min(bottom, row + reach), max(top, row - reach))
+            axes.set_xlim(max(-0.5, column - reach), min(width - 0.5, column + reach))
+            axes.set_ylim(min(height - 0.5, row + reach), max(-0.5, row - reach))
         colour_bar(figure, drawn, grid, "weight over the largest")
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
         return figure
 
 
@@ -172,62 +158,39 @@ def gate_plot(record: GateRecord, image: NDArray[np.uint8] | None = None) -> Fig
         record: gates of one image.
         image: drawn first, if given.
     """
-    with style():
-        rows = sorted({gate.path for gate in record.gates})
-        slices = sorted({gate.slice_index for gate in record.gates})
-        extra = int(image is not None)
-        columns = len(slices) + extra
-        figure, grid = panels(columns * len(rows), columns=columns, height=1.25, width=PAGE_INCHES)
-        low = min(float(gate.gate.min()) for gate in record.gates)
-        high = max(float(gate.gate.max()) for gate in record.gates)
-        drawn = None
-        for axes in grid:
-            bare(axes)
+    gates = {(gate.path, gate.slice_index): gate.gate for gate in record.gates}
+    paths, slices = (sorted(set(each)) for each in zip(*gates, strict=True))
+    cells: list[tuple[str, NDArray[Any] | None]] = []
+    for path in paths:
         if image is not None:
-            show_image(grid[0], image, record.image)
-        for gate in record.gates:
-            place = rows.index(gate.path) * columns + slices.index(gate.slice_index) + extra
-            drawn = grid[place].imshow(
-                gate.gate, cmap="cividis", vmin=low, vmax=high, interpolation="none"
-            )
-            bare(grid[place], f"slice {gate.slice_index}, {gate.path}")
-        colour_bar(figure, drawn, grid, "gate, mean over channels")
-        return figure
+            cells.append(("", None) if cells else (record.image, image))
+        cells += [
+            (f"slice {i}, {path}" if (path, i) in gates else "", gates.get((path, i)))
+            for i in slices
+        ]
+    columns = len(cells) // len(paths)
+    return map_panels(cells, "gate, mean over channels", columns=columns, height=1.25)
 
 
-def _draw_weights(axes: Any, found: AttentionMap, image: NDArray[np.uint8], label: str) -> Any:
+def _draw_weights(axes: Axes, found: AttentionMap, image: NDArray[np.uint8], label: str) -> Any:
     """Lay one map's weights over the grey image and mark its query."""
-    pixels = np.asarray(image)
-    if pixels.shape[0] == 3:
-        pixels = pixels.transpose(1, 2, 0)
-    height, width = pixels.shape[:2]
-    axes.imshow(pixels.mean(2), cmap="gray", vmin=-60, vmax=300, interpolation="none")
+    grey = channels_last(image).mean(2)
+    draw_map(axes, grey, cmap="gray", vmin=-60, vmax=300)
     mean = found.weights.mean(0)
-    rows, columns = mean.shape
     relative = np.where(mean > 0, mean / mean.max(), np.nan)
-    drawn = axes.imshow(
-        relative,
-        cmap="cividis",
-        vmin=0,
-        vmax=1,
-        alpha=0.75,
-        extent=(-0.5, columns * found.pitch_px - 0.5, rows * found.pitch_px - 0.5, -0.5),
-        interpolation="none",
-    )
-    axes.plot(found.query_px[1], found.query_px[0], marker="+", ms=7, mew=1.4, color=INK, zorder=4)
-    axes.plot(
-        found.query_px[1], found.query_px[0], marker="+", ms=5.5, mew=0.7, color="w", zorder=5
-    )
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(height - 0.5, -0.5)
+    bottom, right = (size * found.pitch_px - 0.5 for size in mean.shape)
+    extent = (-0.5, right, bottom, -0.5)
+    drawn = draw_map(axes, relative, vmin=0, vmax=1, alpha=0.75, extent=extent)
+    row, column = found.query_px
+    for side, width, color in ((7, 1.4, INK), (5.5, 0.7, "w")):
+        axes.plot(column, row, marker="+", ms=side, mew=width, color=color, zorder=4)
+    axes.set_xlim(-0.5, grey.shape[1] - 0.5)
+    axes.set_ylim(grey.shape[0] - 0.5, -0.5)
     bare(axes, label)
     return drawn
 
 
 def _reach_px(found: AttentionMap) -> float:
     """Return how far the query's window reaches from it, rows or columns, in pixels."""
-    rows, columns = np.nonzero(found.weights.max(0) > 0)
-    tokens = max(
-        np.abs(rows - found.query[0]).max() + 1, np.abs(columns - found.query[1]).max() + 1
-    )
-    return float(tokens * found.pitch_px)
+    seen = np.argwhere(found.weights.max(0) > 0)
+    return float((np.abs(seen - found.query).max() + 1) * found.pitch_px)

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
-from tcm_lab import analysis
-from tcm_lab.errors import LabError
+from tcm_lab.analysis import EDGES, KnockOutRecord, LatentMaps, LatentRecord
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._labels import label_points
 from tcm_lab.reporting.plots._style import (
     INK,
-    MARKERS,
     PAGE_INCHES,
     SOFT,
     PlotAxis,
-    bare,
     colour_bar,
+    draw_map,
     label_axes,
+    legend_below,
+    looks,
+    map_panels,
     new_figure,
     palette,
     panels,
-    plain_ticks,
-    show_image,
     stacked_bars,
     style,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from tcm_lab.analysis import ImageLatent, KnockOutRecord, LatentMaps, LatentRecord
 
 _SCALED, _STEPS = r"$|y - \hat{y}|$ over mean $|y|$", r"$|y - \hat{y}|$ (steps)"
 
@@ -50,44 +46,28 @@ def deviation_plot(
     Raises:
         LabError: no maps are given.
     """
-    if not maps:
-        raise LabError("no maps given")
-    with style():
-        figure, grid = panels(
-            len(maps) + 1,
-            columns=min(len(maps) + 1, 4),
-            height=PAGE_INCHES / min(len(maps) + 1, 4) * 0.75,
-            width=PAGE_INCHES,
-        )
-        show_image(grid[0], image, next(iter(maps.values())).image)
-        kind = "scaled_deviation" if scaled else "deviation"
-        arrays = [getattr(found, kind) for found in maps.values()]
-        low, high = (
-            float(f(np.concatenate([a.ravel() for a in arrays]))) for f in (np.min, np.max)
-        )
-        drawn = None
-        for axes, label, array in zip(grid[1:], maps, arrays, strict=True):
-            drawn = axes.imshow(array, cmap="cividis", vmin=low, vmax=high, interpolation="none")
-            bare(axes, f"{label}: mean {array.mean():.3f}")
-        colour_bar(figure, drawn, grid, _SCALED if scaled else _STEPS)
-        return figure
+    need("maps", maps)
+    arrays = {k: m.scaled_deviation if scaled else m.deviation for k, m in maps.items()}
+    columns = min(len(maps) + 1, 4)
+    return map_panels(
+        [
+            (next(iter(maps.values())).image, image),
+            *((f"{label}: mean {array.mean():.3f}", array) for label, array in arrays.items()),
+        ],
+        _SCALED if scaled else _STEPS,
+        columns=columns,
+        height=PAGE_INCHES / columns * 0.75,
+    )
 
 
 def bits_plot(maps: LatentMaps, image: NDArray[np.uint8]) -> Figure:
     """Draw where each slice's bits go, as bits per image pixel, on one scale."""
-    with style():
-        count = len(maps.bits)
-        figure, grid = panels(count + 1, columns=count + 1, height=1.35, width=PAGE_INCHES)
-        show_image(grid[0], image, maps.image)
-        per_px = maps.bits / maps.pitch_px**2
-        drawn = None
-        for i, axes in enumerate(grid[1:]):
-            drawn = axes.imshow(
-                per_px[i], cmap="cividis", vmin=0, vmax=float(per_px.max()), interpolation="none"
-            )
-            bare(axes, f"slice {i}: {per_px[i].mean():.3f} bpp")
-        colour_bar(figure, drawn, grid, "bit per pixel")
-        return figure
+    slices = list(maps.bits / maps.pitch_px**2)
+    cells = [(f"slice {i}: {each.mean():.3f} bpp", each) for i, each in enumerate(slices)]
+    columns = len(slices) + 1
+    return map_panels(
+        [(maps.image, image), *cells], "bit per pixel", columns=columns, height=1.35, low=0.0
+    )
 
 
 def slice_bits_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figure:
@@ -96,19 +76,24 @@ def slice_bits_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> 
     Raises:
         LabError: no records are given.
     """
-    if not records:
-        raise LabError("no records given")
-    count = max(len(record.images[0].slices) for record in records.values())
+    need("records", records)
+    # (codec, image, slice), short of the slices that a codec does not have.
+    bpp = [
+        [[part.bits / image.pixels for part in image.slices] for image in record.images]
+        for record in records.values()
+    ]
+    means = [np.mean(each, axis=0) for each in bpp]
+    count = max(map(len, means))
     parts = {
-        "z" if part == count else f"slice {part}": [
-            float(np.mean([_bpp_of(image, part, count) for image in record.images]))
-            for record in records.values()
-        ]
-        for part in range(count + 1)
+        f"slice {i}": [float(mean[i]) if i < len(mean) else 0.0 for mean in means]
+        for i in range(count)
     }
+    parts["z"] = [
+        float(np.mean([image.z_bits / image.pixels for image in record.images]))
+        for record in records.values()
+    ]
     axis = PlotAxis(name="estimated rate", unit="bpp")
-    with style():
-        return stacked_bars(parts, list(records), axis, form=".3f", title=title)
+    return stacked_bars(parts, list(records), axis, form=".3f", title=title)
 
 
 def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
@@ -119,43 +104,38 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     Raises:
         LabError: no records are given.
     """
-    if not records:
-        raise LabError("no records given")
+    need("records", records)
+    count = 1 + len(records)
+    middles = (np.array(EDGES[1:]) + EDGES[:-1]) / 2
+    normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
     with style():
-        figure, grid = panels(
-            1 + len(records), columns=1 + len(records), height=2.3, width=PAGE_INCHES
-        )
-        edges = np.array(analysis.EDGES)
-        middles = (edges[1:] + edges[:-1]) / 2
-        normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
-        axes = grid[0]
-        axes.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
-        drawn = None
-        for i, (label, record) in enumerate(records.items()):
+        figure, (left, *grid) = panels(count, columns=count, height=2.3, width=PAGE_INCHES)
+        left.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
+        colors = palette(len(records))
+        for axes, (label, record), color in zip(grid, records.items(), colors, strict=True):
             errors = record.errors
-            density = np.array(errors.histogram) / errors.count / np.diff(edges)
-            axes.plot(middles[1:-1], density[1:-1], color=palette(len(records))[i], label=label)
+            density = np.array(errors.histogram) / errors.count / np.diff(EDGES)
+            left.plot(middles[1:-1], density[1:-1], color=color, label=label)
             correlation = errors.correlation.copy()
             reach = len(correlation) // 2
             correlation[reach, reach] = np.nan
-            extent = (-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5)
-            drawn = grid[i + 1].imshow(
-                correlation, cmap="PuOr", vmin=-0.5, vmax=0.5, extent=extent, interpolation="none"
+            drawn = draw_map(
+                axes,
+                correlation,
+                cmap="PuOr",
+                vmin=-0.5,
+                vmax=0.5,
+                extent=(-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5),
             )
-            grid[i + 1].grid(False)
-            grid[i + 1].set_title(
-                f"{label}: nearest {errors.neighbour_correlation:.2f}", fontsize=7.5
-            )
-            grid[i + 1].set_xlabel("columns away (latents)")
-        grid[1].set_ylabel("rows away (latents)")
-        axes.set_yscale("log")
-        axes.set_ylim(1e-5, 4)
-        axes.set_xlabel(r"$(y - \mu) / \sigma$")
-        axes.set_ylabel("density")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.legend(loc="lower center", fontsize=6.5)
-        colour_bar(figure, drawn, grid[1:], "correlation with the neighbour")
+            axes.set_title(f"{label}\nnearest: {errors.neighbour_correlation:.2f}", fontsize=7.5)
+            axes.set_xlabel("columns away (latents)")
+        grid[0].set_ylabel("rows away (latents)")
+        left.set_yscale("log")
+        left.set_ylim(1e-5, 4)
+        left.set_xlabel(r"$(y - \mu) / \sigma$")
+        left.set_ylabel("density")
+        left.legend(loc="lower center", fontsize=6.5)
+        colour_bar(figure, drawn, grid, "correlation with the neighbour")
         return figure
 
 
@@ -165,8 +145,7 @@ def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figu
     Raises:
         LabError: no records are given.
     """
-    if not records:
-        raise LabError("no records given")
+    need("records", records)
     with style():
         figure, axes = new_figure(title)
         label_axes(
@@ -174,19 +153,11 @@ def energy_plot(records: Mapping[str, LatentRecord], *, title: str = "") -> Figu
             PlotAxis(name="strongest channels", log=True),
             PlotAxis(name="share of the energy that they hold"),
         )
-        for i, (label, record) in enumerate(records.items()):
-            energy = np.sort(record.channel_energy.astype(np.float64))[::-1]
-            held = energy.cumsum() / energy.sum()
-            axes.plot(
-                range(1, len(held) + 1),
-                held,
-                color=palette(len(records))[i],
-                marker=MARKERS[i],
-                ms=2.5,
-                label=f"{label} ({record.coding_gain_db:.1f} dB)",
-            )
+        for (name, record), look in zip(records.items(), looks(len(records)), strict=True):
+            held = record.energy_held
+            label = f"{name} ({record.coding_gain_db:.1f} dB)"
+            axes.plot(np.arange(len(held)) + 1, held, label=label, ms=2.5, **look)
         axes.set_ylim(0, 1.03)
-        plain_ticks(axes.xaxis)
         axes.legend(loc="lower right", title="coding gain", title_fontsize=7)
         return figure
 
@@ -199,6 +170,11 @@ def part_loss_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -
         title: over the plot.
         named: number of parts, of those that lose most, whose names are written.
     """
+    # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
+    floor = 0.1
+    points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]
+    most = sorted(record.parts, key=lambda part: -part.loss_percent.value)[:named]
+    kinds = list(dict.fromkeys(part.kind for part in record.parts))
     with style():
         figure, axes = new_figure(title)
         label_axes(
@@ -206,39 +182,22 @@ def part_loss_plot(record: KnockOutRecord, *, title: str = "", named: int = 2) -
             PlotAxis(name="cost of the part", unit="kMAC/px", log=True),
             PlotAxis(name="loss without it", unit="%", log=True),
         )
-        kinds = list(dict.fromkeys(part.kind for part in record.parts))
-        # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
-        floor = 0.1
-        for kind, color, marker in zip(kinds, palette(len(kinds)), MARKERS, strict=False):
-            own = [part for part in record.parts if part.kind == kind and part.kmacs_per_px]
-            axes.scatter(
-                [part.kmacs_per_px for part in own],
-                [max(part.loss_percent.value, floor) for part in own],
-                s=18,
-                color=color,
-                marker=marker,
-                label=kind,
-                zorder=3,
-                lw=0,
-            )
-        plain_ticks(axes.xaxis, decades=True)
-        plain_ticks(axes.yaxis)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
+        for kind, look in zip(kinds, looks(len(kinds)), strict=True):
+            own = [
+                point
+                for part, point in zip(record.parts, points, strict=True)
+                if part.kind == kind and part.kmacs_per_px
+            ]
+            x, y = np.array(own).reshape(-1, 2).T
+            axes.scatter(x, y, s=18, label=kind, zorder=3, lw=0, **look)
         axes.set_ylim(bottom=floor / 1.3)
         axes.axhline(floor, color=SOFT, lw=0.6, ls=":", zorder=1)
         axes.margins(0.12)
-        most = sorted(record.parts, key=lambda part: -part.loss_percent.value)[:named]
-        points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]
-        names = [_short(p.part) if p in most else "" for p in record.parts]
-        figure.legend(loc="outside lower center", ncols=len(kinds), handletextpad=0.2)
+        legend_below(figure, len(kinds), handletextpad=0.2)
+        names = [_short(part.part) if part in most else "" for part in record.parts]
         label_points(axes, points, names, color=INK)
         return figure
-
-
-def _bpp_of(image: ImageLatent, part: int, z: int) -> float:
-    """Return the rate of one slice, or of z where ``part`` is ``z``."""
-    if part == z:
-        return image.z_bits / image.pixels
-    return image.slices[part].bits / image.pixels if part < len(image.slices) else 0.0
 
 
 def _short(part: str) -> str:

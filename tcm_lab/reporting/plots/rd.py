@@ -5,30 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
+from tcm_lab.evaluation import RdRecord
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
     SOFT,
     PlotAxis,
     label_axes,
-    markers,
+    legend_below,
+    looks,
     new_figure,
-    palette,
     style,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from tcm_lab.evaluation import RdRecord
 
 Role = Literal["measured", "baseline", "anchor", "published"]
 Quality = Literal["psnr_db", "ms_ssim_db"]
@@ -130,9 +127,7 @@ def rd_plot(
     with style():
         figure, axes = new_figure(title, width=width, height=height)
         label_axes(axes, BPP, QUALITY[quality])
-        colored = [s for s in series if s.role in ("measured", "published")]
-        colors = dict(zip(map(id, colored), palette(len(colored)), strict=True))
-        marks = dict(zip(map(id, colored), markers(len(colored)), strict=True))
+        own = iter(looks(len(series)))
         dashes = itertools.cycle(("--", ":", "-."))
         for curve in series:
             look: dict[str, Any]
@@ -141,25 +136,16 @@ def rd_plot(
             elif curve.role == "anchor":
                 look = {"color": SOFT, "lw": 0.9, "ls": next(dashes), "zorder": 1}
             elif curve.role == "published":
-                look = {
-                    "color": colors[id(curve)],
-                    "ls": "none",
-                    "marker": marks[id(curve)],
-                    "markerfacecolor": "none",
-                    "markeredgewidth": 0.8,
-                    "zorder": 2,
-                }
+                look = {**next(own), "ls": "none", "mfc": "none", "mew": 0.8, "zorder": 2}
             else:
-                look = {"color": colors[id(curve)], "marker": marks[id(curve)], "zorder": 3}
+                look = {**next(own), "zorder": 3}
             axes.plot(curve.bpp, curve.quality, label=curve.label, **look)
             if curve.low is not None and curve.high is not None:
-                axes.fill_between(
-                    curve.bpp, curve.low, curve.high, color=str(look["color"]), alpha=0.18, lw=0
-                )
+                band = {"color": look["color"], "alpha": 0.18, "lw": 0}
+                axes.fill_between(curve.bpp, curve.low, curve.high, **band)
         _show_measured(axes, series)
         longest = max(len(s.label) for s in series)
-        columns = 3 if longest <= 18 else 2 if longest <= 26 else 1
-        figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0)
+        legend_below(figure, 3 if longest <= 18 else 2 if longest <= 26 else 1)
         return figure
 
 
@@ -167,25 +153,15 @@ def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
     """Set the limits to what was measured here, with a margin; to everything if nothing was."""
     ours = [s for s in series if s.role in ("measured", "baseline")] or list(series)
     rates = [rate for s in ours for rate in s.bpp]
-    levels = [
-        level for s in ours for values in (s.quality, s.low, s.high) if values for level in values
-    ]
     if len(rates) < 2:
         return
     left, right = min(rates), max(rates)
-    levels += [level for s in series for level in _between(s, left, right)]
+    levels = [level for s in ours for values in (s.low, s.high) for level in values or ()]
+    for s in series:
+        inside = {rate for rate in s.bpp if left <= rate <= right}
+        inside |= {rate for rate in (left, right) if min(s.bpp) < rate < max(s.bpp)}
+        levels += np.interp(sorted(inside), s.bpp, s.quality).tolist()
     rise = 0.15 * (max(levels) - min(levels)) or 1.0
     pad = 0.12 * (right - left)
     axes.set_xlim(max(0.0, left - pad), right + pad)
     axes.set_ylim(min(levels) - rise, max(levels) + rise)
-
-
-def _between(series: RdSeries, left: float, right: float) -> list[float]:
-    """Return what a curve has between two rates, at their ends by interpolation."""
-    own = [
-        level
-        for rate, level in zip(series.bpp, series.quality, strict=True)
-        if left <= rate <= right
-    ]
-    ends = [rate for rate in (left, right) if min(series.bpp) < rate < max(series.bpp)]
-    return own + [float(level) for level in np.interp(ends, series.bpp, series.quality)]
