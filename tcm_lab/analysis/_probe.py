@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,11 +71,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     """Remove the hooks behind ``handles`` when the ``with`` block is left."""
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for handle in handles:
-            handle.remove()
+            stack.enter_context(handle)
+        yield
 
 
 class _Captured(Exception):
@@ -91,20 +91,12 @@ def capture(
     """
     found: list[Any] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...]) -> None:
-        found.append(args[argument or 0])
+    def keep(_: nn.Module, args: tuple[Any, ...], *output: Any) -> None:
+        found.append(output[0] if argument is None else args[argument])
         raise _Captured
 
-    def after(_: nn.Module, args: Any, output: Any) -> None:
-        found.append(output)
-        raise _Captured
-
-    handle = (
-        module.register_forward_hook(after)
-        if argument is None
-        else module.register_forward_pre_hook(before)
-    )
-    with hooked([handle]), suppress(_Captured):
+    hook = module.register_forward_hook if argument is None else module.register_forward_pre_hook
+    with hook(keep), suppress(_Captured):
         forward()
     if not found:
         raise LabError(f"{name} does not run in a forward pass")
@@ -137,12 +129,9 @@ def as_map(module: nn.Module, output: Any, name: str) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LabError(f"layer '{name}' returns {shape}, which is no feature map (B, C, H, W)")
-    last = [module] if not isinstance(module, nn.Sequential) else list(module)[-1:]
-    tokens = any(
-        isinstance(m, nn.LayerNorm | nn.Linear | WindowAttention) or type(m) is SwinLayer
-        for m in last
-    )
-    return output.permute(0, 3, 1, 2) if tokens else output
+    last = module[-1] if isinstance(module, nn.Sequential) else module
+    tokens = isinstance(last, nn.LayerNorm | nn.Linear | WindowAttention)
+    return output.permute(0, 3, 1, 2) if tokens or type(last) is SwinLayer else output
 
 
 def attention_modules(model: nn.Module) -> dict[str, WindowAttention]:
@@ -156,13 +145,9 @@ def attention_inputs(
 ) -> Iterator[None]:
     """Call ``on_input(name, module, x)`` for each window attention that runs in the block."""
 
-    def hook(name: str) -> Callable[[nn.Module, Any], None]:
-        def call(module: nn.Module, args: Any) -> None:
-            assert isinstance(module, WindowAttention)
-            on_input(name, module, args[0])
-
-        return call
+    def call(name: str, module: WindowAttention, args: tuple[Tensor]) -> None:
+        on_input(name, module, args[0])
 
     named = attention_modules(model).items()
-    with hooked([module.register_forward_pre_hook(hook(name)) for name, module in named]):
+    with hooked([m.register_forward_pre_hook(partial(call, name)) for name, m in named]):
         yield

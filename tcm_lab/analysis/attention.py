@@ -29,8 +29,7 @@ from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
 from tcm_lab.stats import Interval, mean_interval
 
-_PerHead = tuple[float, ...]
-_ImagesByHeads = tuple[_PerHead, ...]
+_ImagesByHeads = tuple[tuple[float, ...], ...]
 """One row per image, one value per head."""
 
 
@@ -170,21 +169,20 @@ def measure_attention(
     """
     known = _window_attentions(codec)
     names = image_names(images)
-    learned: dict[str, list[dict[str, _PerHead]]] = {layer: [] for layer in known}
-    bare: dict[str, list[dict[str, _PerHead]]] = {layer: [] for layer in known}
-    uniform: dict[str, dict[str, _PerHead]] = {}
+    # Each (3, heads) per image: with the bias, without it, and of equal weights.
+    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     pitch: dict[str, float] = {}
     for x in iterate_images(images, codec, on_image):
 
         def on_input(layer: str, module: WindowAttention, tokens: Tensor, x: Tensor = x) -> None:
             pitch[layer] = pitch_px(codec, x, tokens.shape[1])
-            for rows, with_bias in ((learned, True), (bare, False)):
-                weights, plan = module.weights(tokens, with_bias=with_bias)
-                rows[layer].append(_metrics(weights, plan, module.window_size, pitch[layer]))
-            if layer not in uniform:
-                equal = (weights > 0).to(weights)
-                equal = (equal / equal.sum(-1, keepdim=True))[:, :1]
-                uniform[layer] = _metrics(equal, plan, module.window_size, pitch[layer])
+            learned, plan = module.weights(tokens)
+            bare, _ = module.weights(tokens, with_bias=False)
+            equal = (bare > 0).to(bare)[:, :1]
+            equal = equal / equal.sum(-1, keepdim=True)
+            each = (learned, bare, equal)
+            measured = [_metrics(w, plan, module.window_size, pitch[layer]) for w in each]
+            found.setdefault(layer, []).append((measured[0], measured[1], measured[2]))
 
         with attention_inputs(codec, on_input):
             run(codec, x, rate)
@@ -199,11 +197,11 @@ def measure_attention(
                 window_size=known[layer].window_size,
                 heads=known[layer].heads,
                 pitch_px=pitch[layer],
-                learned=_over_images(learned[layer]),
-                without_bias=_over_images(bare[layer]),
-                uniform=_over_images([equal]),
+                learned=_over_images([learned for learned, _, _ in rows]),
+                without_bias=_over_images([bare for _, bare, _ in rows]),
+                uniform=_over_images([rows[0][2]]),
             )
-            for layer, equal in uniform.items()
+            for layer, rows in found.items()
         ),
         environment=environment(adapter.device),
     )
@@ -285,34 +283,27 @@ def spread_over_map(
     return laid
 
 
-def _metrics(
-    weights: Tensor, plan: WindowPlan, window_size: int, pitch: float
-) -> dict[str, _PerHead]:
-    """Return `AttentionMetrics` of one image, from weights (windows, heads, N, N)."""
+def _metrics(weights: Tensor, plan: WindowPlan, window_size: int, pitch: float) -> Tensor:
+    """Return the `AttentionMetrics` (3, heads) of one image's weights (windows, heads, N, N)."""
     axis = torch.arange(window_size, device=weights.device, dtype=torch.float64)
-    y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
-    dy, dx = y[:, None] - y[None, :], x[:, None] - x[None, :]
-    distance = torch.hypot(dy, dx) * pitch
-    near = (torch.maximum(dy.abs(), dx.abs()) <= 1).to(weights)
-    real = torch.ones(weights.shape[0], plan.tokens, device=weights.device)
+    places = torch.cartesian_prod(axis, axis)
+    apart = places[:, None] - places
+    real = torch.ones(weights.shape[0], plan.tokens, device=weights.device, dtype=torch.float64)
     if plan.padding is not None:
-        real = (~plan.padding).float().view_as(real)
-
-    def mean(per_query: Tensor) -> _PerHead:
-        """Average (windows, heads, N) over real queries, per head."""
-        total = torch.einsum("whn,wn->h", per_query.double(), real.double()) / real.double().sum()
-        return tuple(total.tolist())
-
-    return {
-        "distance_px": mean((weights * distance.to(weights)).sum(-1)),
-        "entropy_bits": mean(-torch.xlogy(weights, weights).sum(-1) / np.log(2)),
-        "near_share": mean((weights * near).sum(-1)),
-    }
+        real = (~plan.padding).double().view_as(real)
+    per_query = (
+        (weights * (apart.norm(dim=-1) * pitch).to(weights)).sum(-1),
+        -torch.xlogy(weights, weights).sum(-1) / np.log(2),
+        (weights * (apart.abs().amax(-1) <= 1)).sum(-1),
+    )
+    return torch.stack(
+        [torch.einsum("whn,wn->h", each.double(), real) / real.sum() for each in per_query]
+    )
 
 
-def _over_images(rows: Sequence[dict[str, _PerHead]]) -> AttentionMetrics:
-    names = AttentionMetrics.model_fields
-    return AttentionMetrics(**{name: tuple(row[name] for row in rows) for name in names})
+def _over_images(metrics: Sequence[Tensor]) -> AttentionMetrics:
+    by_name = torch.stack(list(metrics), dim=1).tolist()
+    return AttentionMetrics(**dict(zip(AttentionMetrics.model_fields, by_name, strict=True)))
 
 
 def _window_attentions(codec: nn.Module) -> dict[str, WindowAttention]:

@@ -200,31 +200,20 @@ def measure_erf(
     sums = _Sums.of(several)
 
     def interval(measure: Callable[..., _Floats], *share: float) -> Interval:
-        return bootstrap(
-            lambda draw: measure(sums.mean(draw), *share),
-            {"images": len(several)},
-            seed=seed,
-            vectorized=True,
-        )
-
-    def side_px(sums: _Sums, share: float) -> _Floats:
-        return pitch * sums.side(share)
+        return _over_images(lambda draw: measure(sums.mean(draw), *share), len(several), seed)
 
     def area(sums: _Sums, share: float) -> _Floats:
         side = sums.side(share)
         covered: _Floats = np.minimum(side, height) * np.minimum(side, width) / (height * width)
         return covered
 
-    def radius_px(sums: _Sums) -> _Floats:
-        return pitch * sums.radius()
-
     return ErfMeasures(
         model=mean.model,
         of=mean.of,
         images=len(several),
-        side_px={share: interval(side_px, share) for share in shares},
-        area={share: interval(area, share) for share in shares},
-        radius_px=interval(radius_px),
+        side_px={p: interval(lambda sums, share: pitch * sums.side(share), p) for p in shares},
+        area={p: interval(area, p) for p in shares},
+        radius_px=interval(lambda sums: pitch * sums.radius()),
         within_convolutions=interval(_Sums.within),
         anisotropy=interval(_Sums.anisotropy),
         grid_visibility={
@@ -264,12 +253,13 @@ def reach_ratio(
     def reach(sums: _Sums) -> _Floats:
         return sums.radius() if share is None else sums.side(share)
 
-    return bootstrap(
-        lambda draw: pitch * reach(ours.mean(draw)) / reach(theirs.mean(draw)),
-        {"images": len(maps)},
-        seed=seed,
-        vectorized=True,
+    return _over_images(
+        lambda draw: pitch * reach(ours.mean(draw)) / reach(theirs.mean(draw)), len(maps), seed
     )
+
+
+def _over_images(statistic: Callable[[Draw], _Floats], images: int, seed: int) -> Interval:
+    return bootstrap(statistic, {"images": images}, seed=seed, vectorized=True)
 
 
 def grid_visibility(erf: ErfMap, grid: WindowGrid) -> float | None:
@@ -330,8 +320,7 @@ class _Sums(NamedTuple):
 
     def radius(self) -> _Floats:
         """Return the second-moment radius, in positions."""
-        radius: _Floats = np.sqrt(self.moments[:, 0] + self.moments[:, 1])
-        return radius
+        return np.sqrt(self.moments[:, 0] + self.moments[:, 1])
 
     def within(self) -> _Floats:
         """Return the share on the convolutions' field."""

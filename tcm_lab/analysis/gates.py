@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any, Literal
 
@@ -87,24 +88,24 @@ def gate_maps(
     handles = [m.conv_b.register_forward_hook(partial(keep, layer)) for layer, m in modules.items()]
     with hooked(handles):
         run(codec, x, rate)
+    served = Counter(layer.split(".")[1] for layer in modules)
+    paths: dict[str, Literal["mean", "scale"]] = {"0": "mean", "1": "scale"}
+    gates = []
+    for layer, gate in found.items():
+        _, index, _, path = layer.split(".")[:4]
+        gates.append(
+            SliceGate(
+                layer=layer,
+                slice_index=int(index),
+                path="both" if served[index] == 1 else paths[path],
+                gate=gate.mean(0).cpu().numpy(),
+                mean=float(gate.mean()),
+                deviation=float(gate.flatten(1).std(1, correction=0).mean()),
+            )
+        )
     return GateRecord(
         model=CodecAdapter(codec).name,
         image=name,
-        pitch_px=pitch_px(codec, x, next(iter(found.values())).shape[-2]),
-        gates=tuple(_gate(layer, gate, modules) for layer, gate in found.items()),
-    )
-
-
-def _gate(layer: str, gate: Tensor, modules: dict[str, SwinGatedAttention]) -> SliceGate:
-    """Summarise a gate (K, h, w)."""
-    _, index, _, path = layer.split(".")[:4]
-    paths = sum(other.startswith(f"slices.{index}.") for other in modules)
-    names: tuple[Literal["mean", "scale"], ...] = ("mean", "scale")
-    return SliceGate(
-        layer=layer,
-        slice_index=int(index),
-        path="both" if paths == 1 else names[int(path)],
-        gate=gate.mean(0).cpu().numpy(),
-        mean=float(gate.mean()),
-        deviation=float(gate.flatten(1).std(1, correction=0).mean()),
+        pitch_px=pitch_px(codec, x, gates[0].gate.shape[0]),
+        gates=tuple(gates),
     )

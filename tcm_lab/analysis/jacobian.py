@@ -11,8 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -179,22 +178,24 @@ def _energies(
         summed: _Floats = energy.sum(0).cpu().numpy()
         return summed
 
-    probes = 0
+    probes, every = 0, torch.eye(channels)
     if options.method == "sum":
-        samples = [gradient(torch.ones(channels))]
+        vectors = torch.ones(1, channels)
     elif options.method == "single-channel":
         if options.channel is None or not 0 <= options.channel < channels:
             raise LabError(
                 f"channel = {options.channel}: {dependence.of} has channels 0 to {channels - 1}"
             )
-        samples = [gradient(torch.eye(channels)[options.channel])]
+        vectors = every[options.channel, None]
     elif options.probes is None or options.probes >= channels:
-        samples = [reduce(np.add, (gradient(row) for row in torch.eye(channels)))]
+        vectors = every
     else:
         probes = options.probes
-        signs = torch.randint(0, 2, (probes, channels), generator=generator) * 2.0 - 1
-        samples = [gradient(row) for row in signs]
-    return np.stack(samples), probes, tuple(grid for grid, _ in attended)
+        vectors = torch.randint(0, 2, (probes, channels), generator=generator) * 2.0 - 1
+    samples = np.stack([gradient(vector) for vector in vectors])
+    # Every channel's energy together is the score itself; each probe's is a sample of it.
+    samples = samples if probes else samples.sum(0, keepdims=True)
+    return samples, probes, tuple(grid for grid, _ in attended)
 
 
 def _shares(samples: _Floats, dependence: Dependence) -> tuple[_Floats, _Floats]:
@@ -294,10 +295,5 @@ def _uniform_and_linear(model: nn.Module) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, _SKIPPED) or type(module).__name__ in _SKIPPED_BY_NAME:
-            module.register_forward_hook(_skip)
+            module.register_forward_hook(lambda module, args, output: args[0])
     return linear
-
-
-def _skip(module: nn.Module, args: Any, output: Any) -> Any:
-    del module, output
-    return args[0]

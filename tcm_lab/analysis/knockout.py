@@ -7,13 +7,13 @@ There are two ways to ask. Codecs *trained* with and without the part show what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from statistics import fmean
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
@@ -140,14 +140,14 @@ def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
     transformer branch, and LRP over all slices.
     """
     parts: dict[str, tuple[str, ...]] = {}
-    lrp: list[str] = []
+    lrp: tuple[str, ...] = ()
     for name, module in codec.named_modules():
         path = name.split(".")
-        if path[0] != "slices" and isinstance(module, ConvBranch | SwinLayer):
+        if path[0] == "slices":
+            lrp += (name,) * (path[2:] == ["lrp"])
+        elif isinstance(module, ConvBranch | SwinLayer):
             parts[name] = (name,)
-        if path[0] == "slices" and path[2:] == ["lrp"]:
-            lrp.append(name)
-    return parts | ({"lrp": tuple(lrp)} if lrp else {})
+    return parts | ({"lrp": lrp} if lrp else {})
 
 
 @torch.no_grad()
@@ -183,58 +183,50 @@ def knock_out(
     if missing:
         raise LabError(f"parts: {adapter.name} has no module '{missing[0]}'")
     names = image_names(images)
-    whole = _rate_and_mse(codec, images, rate)
-    found: list[tuple[str, str, _Floats]] = []
-    for done, (part, members) in enumerate(chosen.items(), 1):
-        handles = [modules[m].register_forward_hook(_absent(m)) for m in members]
-        with hooked(handles):
-            found.append((part, _kind(modules[members[0]]), _rate_and_mse(codec, images, rate)))
-        if on_part is not None:
-            on_part(done, len(chosen))
     first = next(iter(iterate_images(images, codec)))
     size = (int(first.shape[-2]), int(first.shape[-1]))
     macs = _macs(codec, size, chosen)
+    bpp, psnr_db, loss = _measured(codec, images, rate, weight)
+    worth: list[PartWorth] = []
+    for part, members in chosen.items():
+        with hooked([modules[m].register_forward_hook(partial(_absent, m)) for m in members]):
+            bpp_without, psnr_without, loss_without = _measured(codec, images, rate, weight)
+        worth.append(
+            PartWorth(
+                part=part,
+                kind=_kind(modules[members[0]]),
+                kmacs_per_px=macs[part] / (size[0] * size[1]) / 1e3,
+                loss_percent=percent_change(loss, loss_without),
+                rate_percent=percent_change(bpp, bpp_without),
+                psnr_db=fmean(psnr_without) - fmean(psnr_db),
+            )
+        )
+        if on_part is not None:
+            on_part(len(worth), len(chosen))
     return KnockOutRecord(
         model=adapter.name,
         images=names,
         size=size,
         weight=weight,
-        bpp=float(whole[:, 0].mean()),
-        psnr_db=_psnr_db(whole),
-        parts=tuple(
-            PartWorth(
-                part=part,
-                kind=kind,
-                kmacs_per_px=macs[part] / (size[0] * size[1]) / 1e3,
-                loss_percent=percent_change(_loss(whole, weight), _loss(without, weight)),
-                rate_percent=percent_change(list(whole[:, 0]), list(without[:, 0])),
-                psnr_db=_psnr_db(without) - _psnr_db(whole),
-            )
-            for part, kind, without in found
-        ),
+        bpp=fmean(bpp),
+        psnr_db=fmean(psnr_db),
+        parts=tuple(worth),
         environment=environment(adapter.device),
     )
 
 
-_Floats = NDArray[np.float64]
-
-
-def _rate_and_mse(codec: nn.Module, images: Images, rate: float | None) -> _Floats:
-    """Return (images, [bpp, mse]) by the likelihoods, decoded images clamped."""
-    rows: list[tuple[float, float]] = []
+def _measured(
+    codec: nn.Module, images: Images, rate: float | None, weight: float
+) -> tuple[list[float], list[float], list[float]]:
+    """Return each image's bpp by the likelihoods, its PSNR clamped, in dB, and its loss."""
+    rows = []
     for x in iterate_images(images, codec):
         out = run(codec, x, rate)
         bpp = float(bits(out["likelihoods"], torch.float64)) / (x.shape[-2] * x.shape[-1])
-        rows.append((bpp, float((out["x_hat"].clamp(0, 1) - x).double().square().mean())))
-    return np.array(rows)
-
-
-def _loss(rate_and_mse: _Floats, weight: float) -> list[float]:
-    return list(rate_and_mse[:, 0] + weight * 255**2 * rate_and_mse[:, 1])
-
-
-def _psnr_db(rate_and_mse: _Floats) -> float:
-    return float((-10 * np.log10(rate_and_mse[:, 1])).mean())
+        mse = float((out["x_hat"].clamp(0, 1) - x).double().square().mean())
+        rows.append((bpp, -10 * math.log10(mse), bpp + weight * 255**2 * mse))
+    rates, qualities, losses = (list(each) for each in zip(*rows, strict=True))
+    return rates, qualities, losses
 
 
 def _kind(module: nn.Module) -> str:
@@ -243,15 +235,9 @@ def _kind(module: nn.Module) -> str:
     return "convolution branch" if isinstance(module, ConvBranch) else "LRP"
 
 
-def _absent(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """Return a hook by which a module returns its input, or zero for an LRP."""
-
-    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        del module
-        passed: Tensor = args[0]
-        return torch.zeros_like(output) if name.endswith(".lrp") else passed
-
-    return hook
+def _absent(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    """As a hook, return the module's input, or zero for an LRP."""
+    return torch.zeros_like(output) if name.endswith(".lrp") else args[0]
 
 
 def _macs(
@@ -261,11 +247,9 @@ def _macs(
     owner = {member: part for part, members in parts.items() for member in members}
 
     def part_of(module: str) -> str:
-        path = module.split(".")
-        for length in range(len(path), 0, -1):
-            if (name := ".".join(path[:length])) in owner:
-                return owner[name]
-        return ""
+        while module and module not in owner:
+            module = module.rpartition(".")[0]
+        return owner.get(module, "")
 
     target = replace(Target.of(codec), group_of=part_of)
     counted = COUNTERS["torch"](target, target.padded_size(size)).parts

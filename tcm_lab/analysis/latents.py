@@ -58,6 +58,11 @@ class LatentTrace:
     z_bits: Tensor
     widths: tuple[int, ...]
 
+    @property
+    def error(self) -> Tensor:
+        """The normalised prediction error (y − μ) / σ, (1, M, h, w)."""
+        return (self.y - self.means) / self.scales
+
 
 @torch.no_grad()
 def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> LatentTrace:
@@ -72,24 +77,22 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     Raises:
         LabError: the codec does not predict means and scales of its whole latent at once.
     """
-    given: list[tuple[Any, ...]] = []
-    slices: dict[int, Tensor] = {}
-
-    def capture(module: nn.Module, args: Any, kwargs: Any) -> None:
-        del module
-        given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
-
-    def keep(module: Any, args: Any, output: Tensor) -> None:
-        del args
-        slices[module.i] = output
-
     conditional: Any = getattr(codec, "gaussian_conditional", None)
     if conditional is None:
         raise LabError(
             f"{CodecAdapter(codec).name} has no Gaussian conditional, so no means and scales"
         )
-    handles = [conditional.register_forward_pre_hook(capture, with_kwargs=True)]
-    handles += [part.register_forward_hook(keep) for part in getattr(codec, "slices", ())]
+    given: list[tuple[Any, ...]] = []
+    slices: dict[int, Tensor] = {}
+
+    def keep_input(_: nn.Module, args: Any, kwargs: Any) -> None:
+        given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
+
+    def keep_slice(part: Any, _: Any, output: Tensor) -> None:
+        slices[part.i] = output
+
+    handles = [conditional.register_forward_pre_hook(keep_input, with_kwargs=True)]
+    handles += [part.register_forward_hook(keep_slice) for part in getattr(codec, "slices", ())]
     with hooked(handles):
         out = run(codec, x, rate)
     if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
@@ -99,15 +102,14 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
         )
     y, scales, means = given[0]
     coded = (y - means).round() + means
-    bits = {name: -part.log2() for name, part in out["likelihoods"].items()}
     return LatentTrace(
         y=y,
         coded=coded,
         y_hat=torch.cat([slices[i] for i in range(len(slices))], 1) if slices else coded,
         means=means,
         scales=conditional.lower_bound_scale(scales),
-        y_bits=bits["y"],
-        z_bits=bits["z"],
+        y_bits=-out["likelihoods"]["y"].log2(),
+        z_bits=-out["likelihoods"]["z"].log2(),
         widths=tuple(getattr(codec, "slice_widths", (y.shape[1],))),
     )
 
@@ -246,7 +248,7 @@ def measure_latents(
         trace = trace_latent(codec, x, rate=rate)
         pixels = x.shape[-2] * x.shape[-1]
         found.append(_image(name, pixels, trace))
-        errors.append(ErrorStatistics.of((trace.y - trace.means) / trace.scales))
+        errors.append(ErrorStatistics.of(trace.error))
         bits.append(trace.y_bits[0].double().sum((1, 2)) / pixels)
         y = trace.y[0].double().flatten(1)
         moments.append(torch.stack([torch.ones_like(y).sum(1), y.sum(1), y.square().sum(1)]))
@@ -302,8 +304,7 @@ def latent_maps(
     trace = trace_latent(codec, x, rate=rate)
     deviation = (trace.y - trace.y_hat)[0].abs().mean(0)
     channel = int(trace.y_bits[0].sum((1, 2)).argmax())
-    error = ((trace.y - trace.means) / trace.scales)[0, channel]
-    parts = trace.y_bits[0].split(list(trace.widths), 0)
+    parts = trace.y_bits[0].split(list(trace.widths))
     return LatentMaps(
         model=CodecAdapter(codec).name,
         image=name,
@@ -313,35 +314,32 @@ def latent_maps(
         scaled_deviation=(deviation / trace.y.abs().mean()).cpu().numpy(),
         coded_deviation=(trace.y - trace.coded)[0].abs().mean(0).cpu().numpy(),
         scales=trace.scales[0].mean(0).cpu().numpy(),
-        error=error.cpu().numpy(),
+        error=trace.error[0, channel].cpu().numpy(),
         channel=channel,
     )
 
 
 def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
-    y, coded, y_hat = (each[0].double() for each in (trace.y, trace.coded, trace.y_hat))
-
-    def errors(channels: slice) -> dict[str, float]:
-        refined, before = (y - y_hat)[channels], (y - coded)[channels]
-        return {
-            "deviation": float(refined.abs().mean()),
-            "coded_deviation": float(before.abs().mean()),
-            "squared_error": float(refined.square().mean()),
-            "coded_squared_error": float(before.square().mean()),
-        }
-
-    slices: list[SliceLatent] = []
-    first = 0
-    for width in trace.widths:
-        part = slice(first, first + width)
-        bits = float(trace.y_bits[0, part].double().sum())
-        slices.append(SliceLatent(channels=width, bits=bits, **errors(part)))
-        first += width
+    y, coded, y_hat = (each.double() for each in (trace.y, trace.coded, trace.y_hat))
+    whole = (trace.y_bits.double(), y - y_hat, y - coded)
+    slices = zip(*(each.split(list(trace.widths), 1) for each in whole), strict=True)
     return ImageLatent(
         name=name,
         pixels=pixels,
         z_bits=float(trace.z_bits.double().sum()),
         magnitude=float(trace.y.abs().mean()),
-        slices=tuple(slices),
-        **errors(slice(None)),
+        slices=tuple(
+            SliceLatent(channels=bits.shape[1], bits=float(bits.sum()), **_errors(refined, before))
+            for bits, refined, before in slices
+        ),
+        **_errors(*whole[1:]),
     )
+
+
+def _errors(refined: Tensor, before: Tensor) -> dict[str, float]:
+    return {
+        "deviation": float(refined.abs().mean()),
+        "coded_deviation": float(before.abs().mean()),
+        "squared_error": float(refined.square().mean()),
+        "coded_squared_error": float(before.square().mean()),
+    }
