@@ -97,7 +97,7 @@ def _summary(record: AnyRecord, convention: Convention) -> dict[str, Any]:
     if isinstance(record, complexity.ComplexityRecord):
         return _complexity_summary(record, convention)
     if isinstance(record, complexity.TimingRecord):
-        times = {name: getattr(record, name) for name in ("encode_ms", "decode_ms")}
+        times = {"encode_ms": record.encode_ms, "decode_ms": record.decode_ms}
         return {"model": record.model, "size": size_text(record.size), **times}
     return {"model": record.name, "bpp": record.bpp, "psnr_db": record.psnr_db}
 

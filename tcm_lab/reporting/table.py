@@ -125,6 +125,19 @@ class Row(Frozen):
     marks: tuple[Mark, ...] = ()
     source: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        columns: Iterable[Column],
+        values: Mapping[str, Value],
+        *,
+        marks: tuple[Mark, ...] = (),
+        source: str = "",
+    ) -> Row:
+        """Return a row of the values that are known and have a column."""
+        known = {c.key: values[c.key] for c in columns if values.get(c.key) is not None}
+        return cls(values=known, marks=marks, source=source)
+
 
 class Cell(NamedTuple):
     """A cell as displayed: its text, unescaped, and whether it is the best of its column."""

@@ -100,9 +100,8 @@ def complexity_table(
             macs = record.macs_by_part(convention) if detail == "parts" else record.macs_by_kind
             values |= {f"{key}_kmacs_per_px": n / record.pixels / 1e3 for key, n in macs.items()}
         marks: tuple[Mark, ...] = ("baseline",) if record.model == baseline else ()
-        kept = {c.key: values[c.key] for c in columns if values.get(c.key) is not None}
-        rows.append(Row(values=kept, marks=marks))
-    rows += [each.row(columns) for each in published]
+        rows.append(Row.of(columns, values, marks=marks))
+    rows += [Row.of(columns, {"model": p.model, **p.values}, source=p.source) for p in published]
     sizes = sorted({record.size for record in records})
     at = f" of coding a {size_text(sizes[0])} image" if len(sizes) == 1 else ", by image size"
     return Table(
@@ -154,8 +153,7 @@ def axis_table(
         own = totals(record, convention)
         changes = {f"{key}_change_percent": _change(own[key], reference[key]) for key in own}
         values: dict[str, Value] = {axis: value, **own, **changes}
-        kept = {column.key: values[column.key] for column in columns}
-        rows.append(Row(values=kept, marks=("baseline",) if value == baseline else ()))
+        rows.append(Row.of(columns, values, marks=("baseline",) if value == baseline else ()))
     return Table(
         title=title or f"What {axis} costs",
         columns=tuple(columns),
@@ -179,11 +177,9 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
     for report in reports:
         for counter in report.counters:
             about = {"model": report.model, "counter": counter.counter}
-            reference = f"by {report.reference}"
-            steps: list[tuple[str, int]] = [(reference, report.reference_macs)]
-            if counter.counter == report.reference:
-                steps = []
-            steps += [(step.what, step.macs) for step in counter.differences]
+            steps = [(step.what, step.macs) for step in counter.differences]
+            if counter.counter != report.reference:
+                steps.insert(0, (f"by {report.reference}", report.reference_macs))
             if counter.unexplained:
                 steps.append(("unexplained", counter.unexplained))
             steps.append(("total", counter.total))
@@ -274,18 +270,14 @@ def _footer(
         for record in records
     )
     unknown = sorted({name for record in records for name in record.unknown_operators})
-    return tuple(
-        filter(
-            None,
-            (
-                counted,
-                directions if detail == "totals" else "",
-                f"Images are padded: {'; '.join(sizes)}." if sizes else "",
-                f"Counted as nothing, since unknown: {', '.join(unknown)}." if unknown else "",
-                f"Counted by {one_of(counters)}; {versions}.",
-            ),
-        )
+    lines = (
+        counted,
+        directions if detail == "totals" else "",
+        f"Images are padded: {'; '.join(sizes)}." if sizes else "",
+        f"Counted as nothing, since unknown: {', '.join(unknown)}." if unknown else "",
+        f"Counted by {one_of(counters)}; {versions}.",
     )
+    return tuple(filter(None, lines))
 
 
 def _open_questions(reports: Sequence[CheckReport]) -> Iterable[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tcm_lab import complexity
 from tcm_lab._utils import Frozen
 from tcm_lab.reporting._notes import need
-from tcm_lab.reporting.table import Column, Row, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from tcm_lab.complexity import ComplexityRecord, Explanation, PublishedFigure
@@ -29,12 +29,6 @@ class Published(Frozen):
     model: str
     source: str
     values: dict[str, float]
-
-    def row(self, columns: Iterable[Column]) -> Row:
-        """Return the values that have a column."""
-        keys = {column.key for column in columns}
-        known: dict[str, Value] = {key: v for key, v in self.values.items() if key in keys}
-        return Row(values={"model": self.model, **known}, source=self.source)
 
 
 def explain_table(explanations: Sequence[Explanation]) -> Table:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from tcm_lab import evaluation
 from tcm_lab.errors import LabError
+from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord, bd_rate
 from tcm_lab.reporting._notes import environment_lines, need
 from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
-
-if TYPE_CHECKING:
-    from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord
 
 _METHODS: tuple[Interpolation, ...] = ("pchip", "cubic", "akima")
 
@@ -50,8 +46,7 @@ def rd_table(
     for record in records:
         for point in record.points:
             found = {column.key: getattr(point, column.key) for column in columns[1:]}
-            known = {key: value for key, value in found.items() if value is not None}
-            rows.append(Row(values={"model": record.name, **known}))
+            rows.append(Row.of(columns, {"model": record.name, **found}))
     rows += [
         Row(
             values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
@@ -62,7 +57,7 @@ def rd_table(
     ]
     return Table(
         title=title or "Rate and distortion",
-        columns=_used(columns, rows),
+        columns=tuple(c for c in columns if any(c.key in row.values for row in rows)),
         rows=tuple(rows),
         footer=_footer(records),
     )
@@ -78,19 +73,12 @@ def bd_rate_table(
         anchor: the reference.
         published: curves by others, in rows of their own.
     """
+    look = {"group": "BD-rate", "unit": "%", "format": "+.2f"}
+    rates = [Column(key=f"{m}_bd_rate_percent", header=m, **look) for m in _METHODS]
     columns = (
         Column(key="model", header="model"),
-        *(
-            Column(
-                key=f"{method}_bd_rate_percent",
-                header=method,
-                group="BD-rate",
-                unit="%",
-                format="+.2f",
-                best="low" if method == "pchip" else None,
-            )
-            for method in _METHODS
-        ),
+        rates[0].model_copy(update={"best": "low"}),
+        *rates[1:],
         Column(key="overlap_db", header="overlap", unit="dB", format=".2f"),
     )
     rows, refusals = [], []
@@ -117,7 +105,7 @@ def _against(anchor: RdCurve, curve: RdCurve) -> tuple[dict[str, Value], str]:
     refused = ""
     for method in _METHODS:
         try:
-            found = evaluation.bd_rate(anchor, curve, method)
+            found = bd_rate(anchor, curve, method)
         except LabError as error:
             refused = str(error)
         else:
@@ -128,11 +116,6 @@ def _against(anchor: RdCurve, curve: RdCurve) -> tuple[dict[str, Value], str]:
 
 def _source(curve: RdCurve) -> str:
     return curve.source or curve.name
-
-
-def _used(columns: tuple[Column, ...], rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Return the columns that some row fills."""
-    return tuple(c for c in columns if any(c.key in row.values for row in rows))
 
 
 def _footer(records: Sequence[RdRecord]) -> tuple[str, ...]:

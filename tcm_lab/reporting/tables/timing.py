@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from tcm_lab.complexity import Spread, TimeRatio, TimingRecord
 from tcm_lab.reporting._notes import device_text, need, size_text, versions_text
 from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
 from tcm_lab.stats import Interval
-
-if TYPE_CHECKING:
-    from tcm_lab.complexity import Spread, TimeRatio, TimingRecord
 
 _DIRECTIONS = ("encode", "decode")
 _STAGE_NAMES = {"entropy_coding": "entropy coding"}
@@ -55,9 +52,8 @@ def timing_table(
         for ratio in ratios:
             if ratio.model == record.model:
                 values[f"{ratio.scope}_ratio"] = ratio.ratio
-        kept = {column.key: values.get(column.key) for column in columns}
         is_baseline = record.model == baseline and record is records[0]
-        rows.append(Row(values=kept, marks=("baseline",) if is_baseline else ()))
+        rows.append(Row.of(columns, values, marks=("baseline",) if is_baseline else ()))
     compared: tuple[str, ...] = ()
     if ratios:
         level = f"{ratios[0].ratio.level:.0%}"
@@ -105,7 +101,7 @@ def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
                 if spread is not None:
                     values[f"{way}_ms"] = _span(spread)
                     values[f"{way}_percent"] = 100 * spread.median_ms / timing.wall.median_ms
-            rows.append(Row(values={column.key: values.get(column.key) for column in columns}))
+            rows.append(Row.of(columns, values))
     return Table(
         title=title or "Coding time by stage",
         columns=tuple(columns),
