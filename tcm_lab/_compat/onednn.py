@@ -3,12 +3,12 @@
 For channels-last images with fewer channels than a SIMD block, that kernel writes past its
 workspace: wrong gradients, or a crash (https://github.com/uxlfoundation/oneDNN/issues/6035, in
 the oneDNN of torch 2.13). The skip convolution of a codec's first layer is such a one. Our own
-layers use `StridedPointwise`; training replaces those of other codecs while it runs.
+layers are built of `StridedPointwise`; those of other codecs become such while they are trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.nn.functional as F
@@ -18,45 +18,32 @@ _SIMD_BLOCK = 16
 
 
 class StridedPointwise(nn.Conv2d):
-    """A 1x1 convolution of stride 2, computed as every second position and then stride 1."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 1)
+    """A strided 1x1 convolution, computed as a subsampling and an unstrided one."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Transform (B, C_in, H, W) to (B, C_out, ⌈H/2⌉, ⌈W/2⌉)."""
-        return super().forward(input[:, :, ::2, ::2])
+        """Transform (B, C_in, H, W) to (B, C_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        down, right = self.stride
+        return F.conv2d(input[:, :, ::down, ::right], self.weight, self.bias, groups=self.groups)
 
 
 @contextmanager
 def safe_strided_convolutions(codec: nn.Module) -> Iterator[None]:
-    """Replace a strided 1x1 convolution on few channels by subsampling and an unstrided one."""
+    """Let strided 1x1 convolutions on few channels compute as `StridedPointwise` does."""
     affected = [module for module in codec.modules() if _is_affected(module)]
     for module in affected:
-        module.forward = _subsampled(module)
+        module.__class__ = StridedPointwise
     try:
         yield
     finally:
         for module in affected:
-            del module.forward
+            module.__class__ = nn.Conv2d
 
 
 def _is_affected(module: nn.Module) -> bool:
     return (
-        isinstance(module, nn.Conv2d)
+        type(module) is nn.Conv2d
         and module.kernel_size == (1, 1)
         and module.stride != (1, 1)
         and module.padding == (0, 0)
         and module.in_channels // module.groups < _SIMD_BLOCK
     )
-
-
-def _subsampled(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    assert isinstance(module, nn.Conv2d)
-    down, right = module.stride
-
-    def forward(x: Tensor) -> Tensor:
-        kept = x[:, :, ::down, ::right]
-        return F.conv2d(kept, module.weight, module.bias, groups=module.groups)
-
-    return forward

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
+from functools import cache
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import torch
@@ -31,20 +32,20 @@ class Environment(Frozen):
 
 def environment(device: torch.device | str = "cpu") -> Environment:
     """Describe where this process works when it works on ``device``."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return Environment(
         device=name,
         threads=torch.get_num_threads(),
         python=platform.python_version(),
-        versions=versions,
+        versions=versions(*_PACKAGES),
     )
+
+
+@cache
+def versions(*packages: str) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    return {name: version(name) for name in packages if any(distributions(name=name))}
 
 
 def _processor() -> str:

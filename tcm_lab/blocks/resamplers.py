@@ -60,7 +60,7 @@ class ResidualResamplerConfig(ResamplerConfig):
             enlarging: nn.Module = layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
             return enlarging
         block: nn.Module = layers.ResidualBlockWithStride(c_in, c_out, stride=2)
-        block.skip = StridedPointwise(c_in, c_out)
+        block.skip = StridedPointwise(c_in, c_out, 1, stride=2)
         return block
 
     def cost(

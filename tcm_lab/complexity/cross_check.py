@@ -7,10 +7,9 @@ answer; what then remains is `unexplained`, and should be nothing.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from math import prod
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.complexity.counters import COUNTERS, Count
@@ -30,7 +30,6 @@ from tcm_lab.complexity.counters.meta import (
     meta_image,
     meta_pass,
 )
-from tcm_lab.complexity.measure import versions
 from tcm_lab.complexity.record import CONVENTIONS, CounterName, Size
 from tcm_lab.complexity.target import Measurable, Target, checked_size
 from tcm_lab.errors import LabError
@@ -120,52 +119,48 @@ def check(
         # What has no formula is held against the next counter, torch's.
         with suppress(NoFormula):
             counts[name] = counter(target, padded)
-    report = _explain(target, size, counts, _LayerFacts.of(target, padded))
-    if strict and not report.agrees:
-        raise LabError(f"{report.model}: {'; '.join(_complaints(report))}")
-    return report
-
-
-def _explain(
-    target: Target, size: tuple[int, int], counts: dict[CounterName, Count], facts: _LayerFacts
-) -> CheckReport:
+    named = _Differences(target, padded)
     totals = {name: _total(name, count) for name, count in counts.items()}
     reference = next(iter(counts))
+    prior = named.of["torch"][_PRIOR]
+    reference_macs = totals[reference] - (prior if reference == "torch" else 0)
     unknown = counts["torch"].unknown_operators
-    shared = [Difference(what="densities of the factorised prior", macs=facts.prior)]
-    reference_macs = totals[reference] - (facts.prior if reference == "torch" else 0)
-    hidden = totals["torch"] - facts.prior - reference_macs
+    disagreements: tuple[str, ...] = ()
+    hidden = totals["torch"] - prior - reference_macs
     if reference == "formula" and unknown and hidden < 0:
         # A user's operator that no tool looks into, behind a block that has a formula.
-        shared.append(Difference(what=f"inside {', '.join(unknown)}", macs=hidden))
+        named.book(f"inside {', '.join(unknown)}", hidden, *_TOOLS)
         unknown = ()
-    checks = []
-    for name, total in totals.items():
-        steps = [*shared, *_STEPS[name](facts)] if name != "formula" else []
-        differences = tuple(step for step in steps if step.macs)
-        named = sum(step.macs for step in differences)
-        checks.append(
-            CounterCheck(
-                counter=name,
-                total=total,
-                differences=differences,
-                unexplained=total - reference_macs - named,
-                note=_NOTES[name].format(facts.fused) if facts.fused and name in _NOTES else "",
-            )
-        )
-    agreed = reference == "torch" or len(shared) > 1
-    return CheckReport(
+    elif reference == "formula":
+        disagreements = _compare(counts["formula"], counts["torch"])
+    report = CheckReport(
         model=target.name,
         fingerprint=target.fingerprint,
         size=size,
-        padded_size=target.padded_size(size),
+        padded_size=padded,
         reference=reference,
         reference_macs=reference_macs,
-        counters=tuple(checks),
-        disagreements=() if agreed else _compare(counts["formula"], counts["torch"]),
+        counters=tuple(
+            CounterCheck(
+                counter=name,
+                total=total,
+                differences=tuple(
+                    Difference(what=what, macs=macs)
+                    for what, macs in named.of[name].items()
+                    if macs
+                ),
+                unexplained=total - reference_macs - named.of[name].total(),
+                note=_NOTES.get(name, "").format(named.fused) if named.fused else "",
+            )
+            for name, total in totals.items()
+        ),
+        disagreements=disagreements,
         unknown_operators=unknown,
-        versions=versions("fvcore", "ptflops"),
+        versions=versions("tcm-lab", "torch", "fvcore", "ptflops"),
     )
+    if strict and not report.agrees:
+        raise LabError(f"{report.model}: {'; '.join(_complaints(report))}")
+    return report
 
 
 def _total(name: CounterName, count: Count) -> int:
@@ -179,18 +174,17 @@ def _total(name: CounterName, count: Count) -> int:
     )
 
 
+_TOOLS: tuple[CounterName, ...] = ("torch", "fvcore", "ptflops", "ptflops-aten")
+_PRIOR = "densities of the factorised prior"
+_BIASES = "biases of convolutions and linear layers"
+_OTHER_BIASES = "offsets of GDN and biases of other layers"
+_SOFTMAX = "softmax of attention, 1 per element"
 _SPELLED_OUT = "attention spelled out as its two products, which it would not see in fused form"
 _NOTES: Mapping[CounterName, str] = {
     "fvcore": "{} of fused attention by a handler of ours; alone it counts them as 0",
     "ptflops": _SPELLED_OUT,
     "ptflops-aten": _SPELLED_OUT,
 }
-
-
-def _of_fvcore(facts: _LayerFacts) -> Iterable[Difference]:
-    for (name, affine), elements in facts.normalised.items():
-        weight = (2 if affine else 1) if name.startswith("BatchNorm") else (5 if affine else 4)
-        yield Difference(what=f"{name}, {weight} per element", macs=weight * elements)
 
 
 _PTFLOPS_WEIGHTS = {
@@ -206,48 +200,17 @@ _PTFLOPS_WEIGHTS = {
 """Per element: once for the layer, and once more where the layer's function is wrapped too."""
 
 
-def _of_ptflops(facts: _LayerFacts) -> Iterable[Difference]:
-    yield Difference(what="biases of convolutions and linear layers", macs=facts.layer_biases)
-    yield Difference(what="GDN, whose product it does not see", macs=-facts.gdn)
-    for name, macs in facts.subclassed.items():
-        yield Difference(what=f"{name}, a class that it does not know", macs=-macs)
-    for (name, affine), elements in facts.normalised.items():
-        # It asks for an attribute that layer normalisation calls by another name.
-        weight = 2 if affine and name != "LayerNorm" else 1
-        yield Difference(what=f"{name}, {weight} per element", macs=weight * elements)
-    for name, elements in facts.activated.items():
-        weight = _PTFLOPS_WEIGHTS.get(name, 0)
-        yield Difference(what=f"{name}, {weight} per element", macs=weight * elements)
-    softmax = facts.softmax - facts.activated["Softmax"]
-    yield Difference(what="softmax of attention, 1 per element", macs=softmax)
-
-
-def _of_ptflops_aten(facts: _LayerFacts) -> Iterable[Difference]:
-    yield Difference(what="biases of convolutions and linear layers", macs=facts.layer_biases)
-    yield Difference(what="offsets of GDN and biases of other layers", macs=facts.other_biases)
-
-
-_STEPS: Mapping[CounterName, Callable[[_LayerFacts], Iterable[Difference]]] = {
-    "torch": lambda facts: (),
-    "fvcore": _of_fvcore,
-    "ptflops": _of_ptflops,
-    "ptflops-aten": _of_ptflops_aten,
-}
-
-
 def _compare(formula: Count, counted: Count) -> tuple[str, ...]:
-    kinds = sorted((*CONVENTIONS["all"], Kind.NORMALISATION))
-    ours, theirs = formula.parts, counted.parts
-    return tuple(
-        f"{part}, {kind}: formula {a}, torch {b}"
-        for part in sorted({*ours, *theirs})
-        for kind in kinds
-        if (a := _macs(ours, part, kind)) != (b := _macs(theirs, part, kind))
-    )
-
-
-def _macs(parts: Mapping[str, Cost], part: str, kind: Kind) -> int:
-    return parts[part].macs.get(kind, 0) if part in parts else 0
+    kinds, nothing = sorted((*CONVENTIONS["all"], Kind.NORMALISATION)), Cost()
+    found = []
+    for part in sorted({*formula.parts, *counted.parts}):
+        ours, theirs = (count.parts.get(part, nothing).macs for count in (formula, counted))
+        found += [
+            f"{part}, {kind}: formula {ours.get(kind, 0)}, torch {theirs.get(kind, 0)}"
+            for kind in kinds
+            if ours.get(kind, 0) != theirs.get(kind, 0)
+        ]
+    return tuple(found)
 
 
 def _complaints(report: CheckReport) -> Iterable[str]:
@@ -260,86 +223,87 @@ def _complaints(report: CheckReport) -> Iterable[str]:
         yield f"no counter knows what these operators compute: {names}"
 
 
-@dataclass
-class _LayerFacts:
-    """What a forward pass's layers handle, element by element: the terms in which counters differ.
+class _Differences:
+    """What each tool counts beyond or short of the formulas on one forward pass, in MACs by name.
 
-    Read from shapes by hooks of our own, so that no counter is explained by itself.
+    Worked out from shapes by hooks of our own, so that no counter is explained by itself.
+
+    Args:
+        target: the codec.
+        size: (height, width) of the padded image.
 
     Attributes:
-        layer_biases: outputs of biased convolutions and linear layers of torch's own classes.
-        other_biases: the same for GDN and for subclasses of torch's layers.
-        gdn: MACs of the 1x1 products inside GDN.
-        subclassed: MACs of subclasses of torch's convolutions and linear layers, by class.
-        normalised: elements that pass a normalisation, by class and whether it has gain and offset.
-        activated: elements that pass a layer without parameters, by class.
-        prior: MACs of the factorised prior's densities.
+        of: the differences of each counter.
         fused: MACs of fused attention.
-        softmax: elements that pass a softmax.
     """
 
-    layer_biases: int = 0
-    other_biases: int = 0
-    gdn: int = 0
-    subclassed: Counter[str] = field(default_factory=Counter)
-    normalised: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    activated: Counter[str] = field(default_factory=Counter)
-    prior: int = 0
-    fused: int = 0
-    softmax: int = 0
-
-    @classmethod
-    def of(cls, target: Target, size: tuple[int, int]) -> _LayerFacts:
-        """Tally one forward pass on an image of the padded ``size``."""
-        facts, model = cls(), target.on_meta
-        watched = [m for m in model.modules() if module_kind(m) or not any(m.children())]
-        handles = [module.register_forward_hook(facts._see) for module in watched]
-        try:
-            seen: dict[Any, Any] = {
-                F.scaled_dot_product_attention: facts._attend,
-                F.softmax: facts._softmax,
-            }
-            with meta_pass(model), FunctionMode(seen):
+    def __init__(self, target: Target, size: tuple[int, int]) -> None:
+        self.of: dict[CounterName, Counter[str]] = defaultdict(Counter)
+        self.fused = 0
+        self.book(_PRIOR, 0, *_TOOLS)  # the first in every list
+        model = target.on_meta
+        functions: dict[Any, Any] = {
+            F.scaled_dot_product_attention: self._attend,
+            F.softmax: self._softmax,
+        }
+        with ExitStack() as undo:
+            for module in model.modules():
+                if module_kind(module) or not any(module.children()):
+                    undo.callback(module.register_forward_hook(self._see).remove)
+            with meta_pass(model), FunctionMode(functions):
                 model(meta_image(size))
-        finally:
-            for handle in handles:
-                handle.remove()
-        return facts
+
+    def book(self, what: str, macs: int, *counters: CounterName) -> None:
+        """Add a difference of some counters."""
+        for counter in counters:
+            self.of[counter][what] += macs
 
     def _see(self, module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        kind = module_kind(module)
+        kind, name = module_kind(module), type(module).__name__
+        x: Any = inputs[0] if inputs else None
         if kind is Kind.PRIOR:
-            self.prior += bottleneck_products(module, inputs[0])
+            self.book(_PRIOR, bottleneck_products(module, x), *_TOOLS)
         elif kind is Kind.GDN:
-            self.gdn += inputs[0].shape[1] * output.numel()
-            self.other_biases += output.numel()
+            macs = x.shape[1] * output.numel()
+            self.book("GDN, whose product it does not see", -macs, "ptflops")
+            self.book(_OTHER_BIASES, output.numel(), "ptflops-aten")
         elif isinstance(module, (_ConvNd, nn.Linear)):
-            self._see_product(module, inputs[0], output)
+            self._see_product(module, x, output)
         elif kind is Kind.NORMALISATION:
-            self.normalised[type(module).__name__, module.weight is not None] += inputs[0].numel()
-        elif isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
-            self.activated[type(module).__name__] += inputs[0].numel()
+            affine, batch = module.weight is not None, name.startswith("BatchNorm")
+            # ptflops asks for an attribute that layer normalisation calls by another name.
+            ptflops = 2 if affine and name != "LayerNorm" else 1
+            self._per_element(name, affine + (1 if batch else 4), x, "fvcore")
+            self._per_element(name, ptflops, x, "ptflops")
+        elif isinstance(output, Tensor) and isinstance(x, Tensor):
+            self._per_element(name, _PTFLOPS_WEIGHTS.get(name, 0), x, "ptflops")
+            if name == "Softmax":
+                self.book(_SOFTMAX, -x.numel(), "ptflops")
+
+    def _per_element(self, name: str, weight: int, x: Tensor, counter: CounterName) -> None:
+        self.book(f"{name}, {weight} per element", weight * x.numel(), counter)
 
     def _see_product(self, module: Any, x: Tensor, output: Tensor) -> None:
         own = type(module).__module__.startswith("torch.nn.")
-        if module.bias is not None and own:
-            self.layer_biases += output.numel()
-        elif module.bias is not None:
-            self.other_biases += output.numel()
+        if module.bias is not None:
+            self.book(_BIASES if own else _OTHER_BIASES, output.numel(), "ptflops-aten")
+            if own:
+                self.book(_BIASES, output.numel(), "ptflops")
         if not own:
             places = x if isinstance(module, _ConvTransposeNd) else output
             axes = module.weight.dim() - 2
             positions = x.shape[0] * prod(places.shape[-axes:]) if axes else prod(x.shape[:-1])
-            self.subclassed[type(module).__name__] += positions * module.weight.numel()
+            what = f"{type(module).__name__}, a class that it does not know"
+            self.book(what, -positions * module.weight.numel(), "ptflops")
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         pairs = query.shape[:-1].numel() * key.shape[-2]
-        self.softmax += pairs
+        self.book(_SOFTMAX, pairs, "ptflops")
         self.fused += pairs * (query.shape[-1] + value.shape[-1])
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
 
     def _softmax(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.softmax += x.numel()
+        self.book(_SOFTMAX, x.numel(), "ptflops")
         return F.softmax(x, *args, **kwargs)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
-from functools import lru_cache
 
+from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
 from tcm_lab.complexity.counters import COUNTERS
 from tcm_lab.complexity.memory import decode_peak_memory, peak_memory
@@ -13,10 +12,10 @@ from tcm_lab.complexity.record import ComplexityRecord, CounterName
 from tcm_lab.complexity.target import Measurable, Target, checked_size
 from tcm_lab.errors import LabError, near, one_of
 
-_PACKAGES: dict[CounterName, str] = {
-    "fvcore": "fvcore",
-    "ptflops": "ptflops",
-    "ptflops-aten": "ptflops",
+_PACKAGES: dict[CounterName, tuple[str]] = {
+    "fvcore": ("fvcore",),
+    "ptflops": ("ptflops",),
+    "ptflops-aten": ("ptflops",),
 }
 
 
@@ -76,11 +75,5 @@ def measure_complexity(
         decode_peak_memory_bytes=decode_peak_memory(target, padded) if memory else None,
         counter=counter,
         unknown_operators=count.unknown_operators,
-        versions=versions(*filter(None, [_PACKAGES.get(counter)])),
+        versions=versions("tcm-lab", "torch", *_PACKAGES.get(counter, ())),
     )
-
-
-@lru_cache(maxsize=8)
-def versions(*packages: str) -> dict[str, str]:
-    """Return the installed version of tcm-lab, torch and each further package."""
-    return {name: importlib.metadata.version(name) for name in ("tcm-lab", "torch", *packages)}

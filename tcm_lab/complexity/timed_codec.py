@@ -1,7 +1,8 @@
-"""A codec made ready for the stopwatch: its stages hooked, its options set, all undone after."""
+"""A stopwatch, and a codec made ready for it: stages hooked, options set, all undone after."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -13,10 +14,94 @@ from torch import Tensor, nn
 
 from tcm_lab._utils.sections import listening
 from tcm_lab.codec import CodecAdapter
-from tcm_lab.complexity.stopwatch import Stopwatch
 from tcm_lab.complexity.timing_record import TimingOptions
 
 ENTROPY_CODING = "entropy_coding"
+OTHER = "other"
+
+
+class _ClockEvent:
+    """A moment by the wall clock, with the interface of CUDA's events."""
+
+    def record(self) -> None:
+        self._at = time.perf_counter()
+
+    def elapsed_time(self, later: _ClockEvent) -> float:
+        return 1e3 * (later._at - self._at)
+
+
+class Stopwatch:
+    """Times one run after another; every moment of it belongs to exactly one named stage.
+
+    Stages nest; time inside an inner stage is not the outer one's. So the stages of a run, with
+    ``other`` for what no stage claims, add up to the run. On a GPU the marks are CUDA events in the
+    stream of work, so a stage is charged for its kernels whenever they run, not for their launch.
+
+    Args:
+        device: where the work runs; ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._device = device
+        self._stack = [OTHER]
+        self._marks: list[tuple[str, Any]] = []  # a stage, and where it ended
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time the ``with`` block as one run, synchronised before and after."""
+        self._synchronise()
+        self._stack, self._marks = [OTHER], []
+        self._began = time.perf_counter()
+        self._mark()
+        try:
+            yield
+        finally:
+            self._mark()
+            self._synchronise()
+            self._ended = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Charge the ``with`` block to stage ``name``."""
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self, name: str) -> None:
+        """Charge what follows to stage ``name``, until `leave`."""
+        self._mark()
+        self._stack.append(name)
+
+    def leave(self) -> None:
+        """Charge what follows to the stage that was left for this one."""
+        self._mark()
+        self._stack.pop()
+
+    @property
+    def wall_ms(self) -> float:
+        """Wall time of the last run, from synchronised to synchronised."""
+        return 1e3 * (self._ended - self._began)
+
+    def stages_ms(self) -> dict[str, float]:
+        """Return the time of each stage of the last run, in the order of their first entry."""
+        spent: dict[str, float] = {}
+        for (_, before), (stage, after) in zip(self._marks, self._marks[1:], strict=False):
+            spent[stage] = spent.get(stage, 0.0) + before.elapsed_time(after)
+        other = spent.pop(OTHER, 0.0)
+        return {**spent, OTHER: other}
+
+    def _mark(self) -> None:
+        """Close the current stage's time here."""
+        mark = torch.cuda.Event(enable_timing=True) if self._on_gpu else _ClockEvent()
+        mark.record()
+        self._marks.append((self._stack[-1], mark))
+
+    def _synchronise(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize(self._device)
 
 
 class Sample(NamedTuple):

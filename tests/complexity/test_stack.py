@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn, zeros
 
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity.counters.base import ModuleStack
+from tcm_lab.complexity.counters.base import Tally
 from tcm_lab.complexity.target import OTHER
 
 
@@ -14,7 +14,7 @@ def test_what_runs_belongs_to_the_innermost_module_and_to_its_outermost_kind() -
 
     class Inner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append((stack.part, stack.kind))
+            seen.append((tally.part, tally.kind))
             return x
 
     class Linear(nn.Linear):
@@ -23,7 +23,7 @@ def test_what_runs_belongs_to_the_innermost_module_and_to_its_outermost_kind() -
             self.inner = Inner()
 
         def forward(self, x: Tensor) -> Tensor:
-            seen.append((stack.part, stack.kind))
+            seen.append((tally.part, tally.kind))
             return self.inner(super().forward(x))
 
     class Model(nn.Module):
@@ -32,14 +32,14 @@ def test_what_runs_belongs_to_the_innermost_module_and_to_its_outermost_kind() -
             self.layer = Linear()
 
         def forward(self, x: Tensor) -> Tensor:
-            seen.append((stack.part, stack.kind))
+            seen.append((tally.part, tally.kind))
             x = self.layer(x)
-            seen.append((stack.part, stack.kind))
+            seen.append((tally.part, tally.kind))
             return x
 
     model = Model()
-    stack = ModuleStack(model, lambda name: f"part of {name}")
-    with stack.following():
+    tally = Tally(model, lambda name: f"part of {name}")
+    with tally.following():
         model(zeros(1, 2))
     assert seen == [
         (OTHER, None),

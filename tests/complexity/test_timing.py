@@ -23,8 +23,7 @@ from tcm_lab.complexity import (
     measure_timing,
     timing,
 )
-from tcm_lab.complexity.stopwatch import Stopwatch
-from tcm_lab.complexity.timed_codec import Sample, sample_image
+from tcm_lab.complexity.timed_codec import Sample, Stopwatch, sample_image
 from tcm_lab.complexity.timing import _ratio
 from tcm_lab.errors import LabError
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import collections
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from tcm_lab.blocks.cost import Cost, Kind
-from tcm_lab.complexity.target import OTHER, Target
+from tcm_lab.complexity.target import OTHER
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.InstanceNorm2d)
 
@@ -32,13 +33,6 @@ class Count:
     unknown_operators: tuple[str, ...] = ()
 
 
-Counter = Callable[[Target, tuple[int, int]], Count]
-"""Counts one forward pass of a target on one image of a padded (height, width).
-
-It raises NoFormula if it cannot count the target at all.
-"""
-
-
 def module_kind(module: nn.Module) -> Kind | None:
     """Return the kind that a whole module stands for, or None if its operators decide."""
     if isinstance(module, nn.Linear):
@@ -54,15 +48,34 @@ def module_kind(module: nn.Module) -> Kind | None:
     return Kind.GDN if "GDN" in names else None
 
 
-class ModuleStack:
-    """Follows a forward pass through a model's modules.
+def operator_kind(name: str) -> Kind:
+    """Return the kind of one of torch's products by its name, outside a module of a kind."""
+    return _WEIGHT_PRODUCTS.get(name, Kind.ATTENTION)
+
+
+_WEIGHT_PRODUCTS = {
+    "convolution": Kind.CONVOLUTION,
+    "_convolution": Kind.CONVOLUTION,
+    "mm": Kind.LINEAR,
+    "addmm": Kind.LINEAR,
+}
+
+
+class Tally:
+    """Adds up what a counter finds, and follows a forward pass to know what it belongs to.
 
     Args:
-        model: the model; every submodule must be entered by calling it to be noticed.
+        model: the model; a submodule is noticed when it is called.
         part_of: maps a module's dotted name to the part it belongs to.
+
+    Attributes:
+        macs: multiply-accumulates by part, then by kind.
+        activations: output elements by part.
     """
 
     def __init__(self, model: nn.Module, part_of: Callable[[str], str]) -> None:
+        self.macs: dict[str, Counter[Kind]] = defaultdict(Counter)
+        self.activations: Counter[str] = Counter()
         self._model = model
         self._part_of = part_of
         self._entered: list[tuple[str, Kind | None]] = [(OTHER, None)]
@@ -80,72 +93,37 @@ class ModuleStack:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Follow the passes that are run inside the ``with`` block."""
-        handles = []
-        for name, module in self._model.named_modules():
-            if not name:
-                continue
-            place = self._part_of(name), module_kind(module)
-            handles.append(module.register_forward_pre_hook(self._enter(*place)))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _enter(self, part: str, kind: Kind | None) -> Callable[..., None]:
-        def enter(*_: object) -> None:
+        def enter(part: str, kind: Kind | None, *_: object) -> None:
             self._entered.append((part, self.kind or kind))
 
-        return enter
-
-    def _leave(self, *_: object) -> None:
-        self._entered.pop()
-
-
-class Tally:
-    """Adds up what a counter finds; the target's parameters are in it from the start.
-
-    Attributes:
-        macs: multiply-accumulates by part, then by kind.
-        activations: output elements by part.
-    """
-
-    def __init__(self, target: Target) -> None:
-        self.macs: dict[str, collections.Counter[Kind]] = {}
-        self.activations: collections.Counter[str] = collections.Counter()
-        self._parameters = _parameters(target)
-
-    def add(self, part: str, kind: Kind, macs: int) -> None:
-        """Book ``macs`` on a part's kind."""
-        self.macs.setdefault(part, collections.Counter())[kind] += macs
+        with ExitStack() as undo:
+            for name, module in self._model.named_modules():
+                if name:
+                    begin = partial(enter, self._part_of(name), module_kind(module))
+                    undo.callback(module.register_forward_pre_hook(begin).remove)
+                    leave = module.register_forward_hook(
+                        lambda *_: self._entered.pop() and None, always_call=True
+                    )
+                    undo.callback(leave.remove)
+            yield
 
     def count(self, unknown_operators: tuple[str, ...] = ()) -> Count:
-        """Return what was added up."""
+        """Return what was added up, with the model's parameters; a shared one counts once."""
+        kinds: dict[str, Kind | None] = {"": None}
+        for name, module in self._model.named_modules():
+            outer = kinds.get(name.rpartition(".")[0]) if name else None
+            kinds[name] = outer or module_kind(module)
+        parameters: dict[str, Counter[Kind]] = defaultdict(Counter)
+        for name, parameter in self._model.named_parameters():
+            owner, _, own_name = name.rpartition(".")
+            kind = kinds[owner] or _loose_kind(own_name)
+            parameters[self._part_of(name)][kind] += parameter.numel()
         parts = {
-            part: Cost(
-                self.macs.get(part, {}),
-                self._parameters.get(part, {}),
-                self.activations[part],
-            )
-            for part in dict.fromkeys([*self._parameters, *self.macs])
+            part: Cost(self.macs[part], parameters[part], self.activations[part])
+            for part in dict.fromkeys([*parameters, *self.macs])
         }
         return Count(parts, unknown_operators)
-
-
-def _parameters(target: Target) -> dict[str, dict[Kind, int]]:
-    """Count learnable scalars by part, then by kind; a shared one counts once."""
-    kinds: dict[str, Kind | None] = {"": None}
-    for name, module in target.on_meta.named_modules():
-        outer = kinds.get(name.rpartition(".")[0]) if name else None
-        kinds[name] = outer or module_kind(module)
-    table: dict[str, dict[Kind, int]] = {}
-    for name, parameter in target.on_meta.named_parameters():
-        owner, _, own_name = name.rpartition(".")
-        kind = kinds[owner] or _loose_kind(own_name)
-        by_kind = table.setdefault(target.part_of(name), {})
-        by_kind[kind] = by_kind.get(kind, 0) + parameter.numel()
-    return table
 
 
 def _loose_kind(name: str) -> Kind:

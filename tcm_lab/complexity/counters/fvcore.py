@@ -60,14 +60,14 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
         simplefilter("ignore")
         analysis.tracer_warnings("all")
         by_module: dict[str, Counter[str]] = analysis.by_module_and_operator()
-    tally = Tally(target)
+    tally = Tally(model, target.part_of)
     for name, module in model.named_modules():
         own = Counter(by_module[name])
         for child, _ in module.named_children():
             own.subtract(by_module.get(f"{name}.{child}" if name else child, {}))
         for operator, macs in own.items():
             kind = module_kind(module) or _KINDS.get(operator, Kind.OTHER)
-            tally.add(target.part_of(name), kind, int(macs))
+            tally.macs[target.part_of(name)][kind] += int(macs)
     # Torch's own operators are vetted in torch's counter; a user's own have no known formula.
     unknown = [name for name in analysis.unsupported_ops() if not name.startswith(_TORCHS_OWN)]
     return tally.count(tuple(sorted(unknown)))

@@ -148,7 +148,10 @@ _QUICK: dict[Any, Callable[..., Any]] = {
     aten.add.Tensor: _broadcast,
     aten.sub.Tensor: _broadcast,
     aten.mul.Tensor: _broadcast,
+    aten.mul.Scalar: _like_first,
+    aten.leaky_relu_.default: lambda x, *_: x,
     aten._softmax.default: lambda x, *_: x.new_empty(x.shape),
+    aten._safe_softmax.default: lambda x, *_: x.new_empty(x.shape),
     aten.native_layer_norm.default: _layer_norm,
     aten.addmm.default: _addmm,
 }

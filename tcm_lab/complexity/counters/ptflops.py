@@ -7,6 +7,7 @@ while they count, which they then see for themselves.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import make_torchvision_importable
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity.counters.base import Count, ModuleStack, Tally, module_kind
+from tcm_lab.complexity.counters.base import Count, Tally, module_kind, operator_kind
 from tcm_lab.complexity.counters.meta import (
     FunctionMode,
     OperatorMode,
@@ -35,26 +36,24 @@ def count_with_ptflops(target: Target, size: tuple[int, int]) -> Count:
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
-    from ptflops.pytorch_ops import FUNCTIONAL_MAPPING, TENSOR_OPS_MAPPING
-
-    tally, model = Tally(target), target.on_meta
-    stack = ModuleStack(model, target.part_of)
+    model = target.on_meta
+    tally = Tally(model, target.part_of)
+    operators = _import("pytorch_ops")
 
     def read_layers(*_: object) -> None:
         for name, module in model.named_modules():
             kind = module_kind(module) or Kind.ELEMENTWISE
-            tally.add(target.part_of(name), kind, int(getattr(module, "__flops__", 0)))
+            tally.macs[target.part_of(name)][kind] += int(getattr(module, "__flops__", 0))
 
     with ExitStack() as undo:
         # While ptflops counts, note on which module and for which function it does.
-        for formulas in (FUNCTIONAL_MAPPING, TENSOR_OPS_MAPPING):
+        for formulas in (operators.FUNCTIONAL_MAPPING, operators.TENSOR_OPS_MAPPING):
             undo.callback(formulas.update, dict(formulas))
             for function, formula in formulas.items():
                 kind = Kind.ATTENTION if function.__name__ in _PRODUCTS else Kind.ELEMENTWISE
-                formulas[function] = _booked(formula, tally, stack, kind)
+                formulas[function] = _booked(formula, tally, kind)
         undo.callback(model.register_forward_hook(read_layers).remove)
-        undo.enter_context(stack.following())
+        undo.enter_context(tally.following())
         _run(model, size, backend="pytorch")
     return tally.count()
 
@@ -65,26 +64,19 @@ def count_with_ptflops_aten(target: Target, size: tuple[int, int]) -> Count:
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
-    from ptflops.aten_ops import ATEN_OPS_MAPPING
-
-    tally, model = Tally(target), target.on_meta
-    stack = ModuleStack(model, target.part_of)
-
+    model = target.on_meta
+    tally = Tally(model, target.part_of)
     formulas = {
-        operator: _booked(formula, tally, stack, _ATEN_KINDS.get(operator.__name__, Kind.ATTENTION))
-        for operator, formula in ATEN_OPS_MAPPING.items()
+        operator: _booked(formula, tally, operator_kind(operator.__name__))
+        for operator, formula in _import("aten_ops").ATEN_OPS_MAPPING.items()
     }
-    with _hooks_kept(model), stack.following():
+    with _hooks_kept(model), tally.following():
         _run(model, size, backend="aten", custom_modules_hooks=formulas)
     return tally.count()
 
 
 def _run(model: nn.Module, size: tuple[int, int], **options: Any) -> None:
     """Let ptflops count one forward pass."""
-    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
-    from ptflops import get_model_complexity_info
-
     printed = io.StringIO()
     with (
         meta_pass(model),
@@ -92,7 +84,7 @@ def _run(model: nn.Module, size: tuple[int, int], **options: Any) -> None:
         spelled_out_attention(_Unwrapping),
         redirect_stdout(printed),
     ):
-        macs, _ = get_model_complexity_info(
+        macs, _ = _import("flops_counter").get_model_complexity_info(
             model,
             (3, *size),
             print_per_layer_stat=False,
@@ -105,14 +97,17 @@ def _run(model: nn.Module, size: tuple[int, int], **options: Any) -> None:
         raise RuntimeError(f"ptflops could not count the model:\n{printed.getvalue()}")
 
 
-def _booked(
-    formula: Callable[..., Any], tally: Tally, stack: ModuleStack, kind: Kind
-) -> Callable[..., int]:
+def _import(module: str) -> Any:
+    make_torchvision_importable()  # ptflops imports it, and timm where that is installed
+    return importlib.import_module(f"ptflops.{module}")
+
+
+def _booked(formula: Callable[..., Any], tally: Tally, kind: Kind) -> Callable[..., int]:
     """Return a formula of ptflops that also books what it counts on the running module."""
 
     def book(*args: Any, **kwargs: Any) -> int:
         macs = int(formula(*args, **kwargs))
-        tally.add(stack.part, stack.kind or kind, macs)
+        tally.macs[tally.part][tally.kind or kind] += macs
         return macs
 
     return book
@@ -167,12 +162,6 @@ class _KernelsUncounted(OperatorMode):
                 setattr(owner, name, wrapper)
 
 
-_ATEN_KINDS = {
-    "convolution": Kind.CONVOLUTION,
-    "_convolution": Kind.CONVOLUTION,
-    "mm": Kind.LINEAR,
-    "addmm": Kind.LINEAR,
-}
 _PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm")
 _WRAPPED: list[tuple[Any, str]] = [
     *((torch, name) for name in (*_PRODUCTS, "mul", "add")),

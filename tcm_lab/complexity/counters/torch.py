@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity.counters.base import Count, ModuleStack, Tally
+from tcm_lab.complexity.counters.base import Count, Tally, operator_kind
 from tcm_lab.complexity.counters.meta import (
     OperatorMode,
     meta_image,
@@ -26,14 +26,6 @@ from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten
 
-_KINDS: dict[str, Kind] = {
-    "convolution": Kind.CONVOLUTION,
-    "_convolution": Kind.CONVOLUTION,
-    "mm": Kind.LINEAR,
-    "addmm": Kind.LINEAR,
-    "bmm": Kind.ATTENTION,
-    "baddbmm": Kind.ATTENTION,
-}
 _NORMALISATIONS = [
     getattr(aten, name)
     for name in (
@@ -50,18 +42,17 @@ _NORMALISATIONS = [
 def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     """Count one forward pass on an image of ``size``; normalisation as one MAC per element."""
     model = target.on_meta
-    stack = ModuleStack(model, target.part_of)
-    tally = Tally(target)
+    tally = Tally(model, target.part_of)
 
     def booked(operator: Any, formula: Callable[..., int]) -> Callable[..., int]:
-        own_kind = _KINDS.get(operator.__name__, Kind.ATTENTION)
+        own_kind = operator_kind(operator.__name__)
 
         def book(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
-            kind = stack.kind or own_kind
-            tally.add(stack.part, kind, flops // 2)
+            kind = tally.kind or own_kind
+            tally.macs[tally.part][kind] += flops // 2
             if kind not in (Kind.NORMALISATION, Kind.PRIOR):
-                tally.activations[stack.part] += out_val.numel()
+                tally.activations[tally.part] += out_val.numel()
             return flops
 
         # torch's word for: hand over the tensors themselves, not only their shapes.
@@ -71,7 +62,7 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     mapping = {op: booked(op, formula) for op, formula in _formulas().items()}
     unknown = _Unknown(set(mapping))
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
-    with meta_pass(model), spelled_out_attention(), stack.following(), unknown, counting:
+    with meta_pass(model), spelled_out_attention(), tally.following(), unknown, counting:
         model(meta_image(size))
     return tally.count(tuple(sorted(unknown.names)))
 
