@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from tcm_lab import complexity, evaluation
+from tcm_lab.complexity import (
+    CONVENTIONS,
+    SCOPES,
+    ComplexityRecord,
+    Convention,
+    TimingRecord,
+    published_figures,
+)
 from tcm_lab.errors import LabError, one_of, validation_message
+from tcm_lab.evaluation import RdRecord
 from tcm_lab.reporting import plots, tables
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.table import Table, rounded
+from tcm_lab.reporting.tables import Detail
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # tables are made without matplotlib
     from matplotlib.figure import Figure
 
-    from tcm_lab.complexity import ComplexityRecord, Convention, TimingRecord
-    from tcm_lab.evaluation import RdRecord
-    from tcm_lab.reporting.tables import Detail
-
-    AnyRecord: TypeAlias = ComplexityRecord | TimingRecord | RdRecord
-
+AnyRecord: TypeAlias = ComplexityRecord | TimingRecord | RdRecord
 PlotKind: TypeAlias = Literal["parts", "parameters", "size", "roofline", "rd"]
 _Wanted = TypeVar("_Wanted")
 
@@ -31,13 +35,12 @@ _DIGITS = 9  # more than a measurement means, and the same on every machine
 _ANCHORS = ("jpeg", "webp")
 
 
-def _kinds() -> dict[str, tuple[str, type[AnyRecord]]]:
-    """Return each kind of record by a field that only it has."""
-    return {
-        "parts": ("complexity", complexity.ComplexityRecord),
-        "encode": ("timing", complexity.TimingRecord),
-        "points": ("rate-distortion", evaluation.RdRecord),
-    }
+_KINDS: Mapping[str, tuple[str, type[AnyRecord]]] = {
+    "parts": ("complexity", ComplexityRecord),
+    "encode": ("timing", TimingRecord),
+    "points": ("rate-distortion", RdRecord),
+}
+"""Each kind of record by a field that only it has."""
 
 
 def records_json(records: Sequence[AnyRecord], *, convention: Convention = "all") -> str:
@@ -77,10 +80,9 @@ def read_records(path: Path) -> list[AnyRecord]:
 
 def _record(entry: Any, place: str) -> AnyRecord:
     fields = entry.get("record", entry) if isinstance(entry, Mapping) else {}
-    kinds = _kinds()
-    found = next((model for field, (_, model) in kinds.items() if field in fields), None)
+    found = next((model for field, (_, model) in _KINDS.items() if field in fields), None)
     if found is None:
-        names = one_of(name for name, _ in kinds.values())
+        names = one_of(name for name, _ in _KINDS.values())
         raise LabError(
             f"{place}: not a {names} record. Give files that were written with --format json."
         )
@@ -94,9 +96,9 @@ def _record(entry: Any, place: str) -> AnyRecord:
 
 
 def _summary(record: AnyRecord, convention: Convention) -> dict[str, Any]:
-    if isinstance(record, complexity.ComplexityRecord):
+    if isinstance(record, ComplexityRecord):
         return _complexity_summary(record, convention)
-    if isinstance(record, complexity.TimingRecord):
+    if isinstance(record, TimingRecord):
         times = {"encode_ms": record.encode_ms, "decode_ms": record.decode_ms}
         return {"model": record.model, "size": size_text(record.size), **times}
     return {"model": record.name, "bpp": record.bpp, "psnr_db": record.psnr_db}
@@ -107,7 +109,6 @@ def _complexity_summary(record: ComplexityRecord, convention: Convention) -> dic
         return {str(name): count / record.pixels / 1e3 for name, count in macs.items()}
 
     totals = tables.totals(record, convention)
-    scopes = complexity.SCOPES
     return {
         "model": record.model,
         "size": size_text(record.size),
@@ -117,10 +118,10 @@ def _complexity_summary(record: ComplexityRecord, convention: Convention) -> dic
         "kinds_kmacs_per_px": per_pixel(record.macs_by_kind),
         "conventions": {
             name: {
-                "kmacs_per_px": {scope: record.total_kmacs_per_px(scope, name) for scope in scopes},
-                "gmacs": {scope: record.total_gmacs(scope, name) for scope in scopes},
+                "kmacs_per_px": {scope: record.total_kmacs_per_px(scope, name) for scope in SCOPES},
+                "gmacs": {scope: record.total_gmacs(scope, name) for scope in SCOPES},
             }
-            for name in complexity.CONVENTIONS
+            for name in CONVENTIONS
         },
     }
 
@@ -145,15 +146,14 @@ def tables_of(
     """
     need("records", records)
     found = []
-    if costs := _only(complexity.ComplexityRecord, records):
-        known = complexity.published_figures() if published else ()
-        beside = tables.published_beside(costs, known)
+    if costs := _only(ComplexityRecord, records):
+        beside = tables.published_beside(costs, published_figures() if published else ())
         found.append(
             tables.complexity_table(costs, convention=convention, detail=detail, published=beside)
         )
-    if times := _only(complexity.TimingRecord, records):
+    if times := _only(TimingRecord, records):
         found += [tables.timing_table(times), tables.stage_table(times)]
-    if curves := _only(evaluation.RdRecord, records):
+    if curves := _only(RdRecord, records):
         found.append(tables.rd_table(curves))
     return found
 
@@ -164,26 +164,24 @@ def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") ->
     Raises:
         LabError: none of the records suits it.
     """
-    draw: dict[PlotKind, Callable[[Sequence[AnyRecord], str], Figure]] = {
-        "parts": lambda own, title: plots.cost_by_part_plot(_costs(own, kind), title=title),
-        "parameters": lambda own, title: plots.macs_parameters_plot(_costs(own, kind), title=title),
-        "size": lambda own, title: plots.cost_size_plot(_costs(own, kind), title=title),
-        "roofline": _roofline,
-        "rd": _rd,
-    }
-    return draw[kind](records, title)
-
-
-def _costs(records: Sequence[AnyRecord], kind: str) -> list[ComplexityRecord]:
-    costs = _only(complexity.ComplexityRecord, records)
+    if kind == "rd":
+        return _rd(records, title)
+    costs = _only(ComplexityRecord, records)
     if not costs:
         raise LabError(f"plot {kind}: needs a complexity record, from tcm-lab complexity.")
-    return costs
+    if kind == "roofline":
+        return _roofline(costs, _only(TimingRecord, records), title)
+    draw = {
+        "parts": plots.cost_by_part_plot,
+        "parameters": plots.macs_parameters_plot,
+        "size": plots.cost_size_plot,
+    }
+    return draw[kind](costs, title=title)
 
 
 def _rd(records: Sequence[AnyRecord], title: str) -> Figure:
     by_name: dict[str, list[RdRecord]] = {}
-    for record in _only(evaluation.RdRecord, records):
+    for record in _only(RdRecord, records):
         by_name.setdefault(record.name, []).append(record)
     if not by_name:
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
@@ -194,9 +192,11 @@ def _rd(records: Sequence[AnyRecord], title: str) -> Figure:
     return plots.rd_plot(series, title=title)
 
 
-def _roofline(records: Sequence[AnyRecord], title: str) -> Figure:
-    counted = {(cost.fingerprint, cost.size): cost for cost in _costs(records, "roofline")}
-    for timing in _only(complexity.TimingRecord, records):
+def _roofline(
+    costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord], title: str
+) -> Figure:
+    counted = {(cost.fingerprint, cost.size): cost for cost in costs}
+    for timing in times:
         cost = counted.get((timing.fingerprint, timing.size))
         if cost is not None and timing.device_peak is not None:
             shown = title or f"{timing.model} on {timing.environment.device}"

@@ -105,10 +105,9 @@ def _template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, list[Piece]]]:
-    """Yield neighbouring pieces of one kind together, so that plots share a row if they fit."""
-    for kind, run in groupby(pieces, key=lambda piece: _KINDS[type(piece)]):
-        yield kind, list(run)
+def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, Iterator[Piece]]]:
+    """Return neighbouring pieces of one kind together, so that plots share a row if they fit."""
+    return groupby(pieces, key=lambda piece: _KINDS[type(piece)])
 
 
 def inline_svg(svg: str, label: str, prefix: str) -> str:

@@ -93,16 +93,11 @@ def _one(table: Table) -> str:
 
 def _group_header(table: Table) -> list[str]:
     """Return the row of groups and the rules under them, or nothing without groups."""
-    cells: list[str] = []
-    rules: list[str] = []
-    first = 1
+    cells, rules, last = [], [], 0
     for group, width in table.groups:
-        if group:
-            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(group)}}}")
-            rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
-        else:
-            cells += [""] * width
-        first += width
+        last += width
+        cells += [rf"\multicolumn{{{width}}}{{c}}{{{escape(group)}}}"] if group else [""] * width
+        rules += [rf"\cmidrule(lr){{{last - width + 1}-{last}}}"] if group else []
     return [_line(cells), " ".join(rules)] if rules else []
 
 

@@ -47,13 +47,10 @@ def as_csv(tables: Sequence[Table]) -> str:
         for key, names in keys.items():
             value = row.values.get(key)
             ends = [getattr(value, e) for e in _ENDS] if isinstance(value, Interval) else [value]
-            cells |= {name: _plain(each) for name, each in zip(names, ends, strict=False)}
+            digits = [float(f"{e:.{_DIGITS}g}") if isinstance(e, float) else e for e in ends]
+            cells |= zip(names, digits, strict=False)
         writer.writerow(cells)
     return file.getvalue()
-
-
-def _plain(value: str | int | float | None) -> str | int | float | None:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def as_json(tables: Sequence[Table]) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from tcm_lab.complexity import CheckReport, ComplexityRecord, Convention, Scope
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting._notes import need, size_text, versions_text
 from tcm_lab.reporting.table import Column, Mark, Row, Table, Value, metric_column
 from tcm_lab.reporting.tables.published import Published
-
-if TYPE_CHECKING:
-    from tcm_lab.complexity import CheckReport, ComplexityRecord, Convention, Scope
 
 Detail: TypeAlias = Literal["totals", "parts", "kinds"]
 
@@ -142,17 +140,17 @@ def axis_table(
             if column.key == "parameters":
                 group, header, unit = column.group, "count", column.unit
             update = {"group": group, "header": header, "unit": unit}
-            change = f"{column.key}_change_percent"
+            change = {"header": "change", "group": group, "unit": "%", "format": "+.1f"}
             columns.append(column.model_copy(update=update))
-            columns.append(
-                Column(key=change, header="change", group=group, unit="%", format="+.1f")
-            )
+            columns.append(Column(key=f"{column.key}_change_percent", **change))
     reference = totals(records[baseline], convention)
     rows = []
     for value, record in records.items():
         own = totals(record, convention)
-        changes = {f"{key}_change_percent": _change(own[key], reference[key]) for key in own}
-        values: dict[str, Value] = {axis: value, **own, **changes}
+        values: dict[str, Value] = {axis: value, **own}
+        for key, total in own.items():
+            if total is not None and (before := reference[key]):
+                values[f"{key}_change_percent"] = 100 * (total / before - 1)
         rows.append(Row.of(columns, values, marks=("baseline",) if value == baseline else ()))
     return Table(
         title=title or f"What {axis} costs",
@@ -162,10 +160,6 @@ def axis_table(
     )
 
 
-def _change(own: float | None, reference: float | None) -> float | None:
-    return 100 * (own / reference - 1) if reference and own is not None else None
-
-
 def check_table(reports: Sequence[CheckReport]) -> Table:
     """Return the way from the reference count to each counter's total, step by named step.
 
@@ -173,7 +167,13 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
         LabError: no reports given.
     """
     need("reports", reports)
-    rows = []
+    columns = (
+        Column(key="model", header="model"),
+        Column(key="counter", header="counter"),
+        Column(key="step", header="what it counts"),
+        Column(key="macs", header="MACs", format=",d"),
+    )
+    rows, notes = [], []
     for report in reports:
         for counter in report.counters:
             about = {"model": report.model, "counter": counter.counter}
@@ -184,27 +184,17 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
                 steps.append(("unexplained", counter.unexplained))
             steps.append(("total", counter.total))
             rows += [Row(values={**about, "step": what, "macs": macs}) for what, macs in steps]
+            if counter.note:
+                notes.append(f"{report.model}, {counter.counter}: {counter.note}.")
     sizes = sorted({size_text(report.size) for report in reports})
-    agreed = all(report.agrees for report in reports)
     verdict = (
         "Every counter's difference from the reference is named, to the last MAC."
-        if agreed
+        if all(report.agrees for report in reports)
         else "Not everything is explained: " + "; ".join(_open_questions(reports)) + "."
     )
-    notes = [
-        f"{report.model}, {counter.counter}: {counter.note}."
-        for report in reports
-        for counter in report.counters
-        if counter.note
-    ]
     return Table(
         title=f"Counters on one forward pass at {one_of(sizes)}",
-        columns=(
-            Column(key="model", header="model"),
-            Column(key="counter", header="counter"),
-            Column(key="step", header="what it counts"),
-            Column(key="macs", header="MACs", format=",d"),
-        ),
+        columns=columns,
         rows=tuple(rows),
         footer=(verdict, *dict.fromkeys(notes), f"{versions_text([reports[0].versions])}."),
     )
@@ -235,15 +225,14 @@ def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:
 
 def totals(record: ComplexityRecord, convention: Convention) -> dict[str, int | float | None]:
     """Return a record's totals by column key."""
-    found: dict[str, int | float | None] = {
+    scopes = _SCOPES.items()
+    return {
         "parameters": record.total_parameters,
         "conv_linear_parameters": record.conv_linear_parameters,
+        **{f"{k}kmacs_per_px": record.total_kmacs_per_px(s, convention) for k, s in scopes},
+        **{f"{k}gmacs": record.total_gmacs(s, convention) for k, s in scopes},
+        **{key: getattr(record, key) for key in _MEMORY},
     }
-    for way, scope in _SCOPES.items():
-        found[f"{way}kmacs_per_px"] = record.total_kmacs_per_px(scope, convention)
-    for way, scope in _SCOPES.items():
-        found[f"{way}gmacs"] = record.total_gmacs(scope, convention)
-    return {**found, **{key: getattr(record, key) for key in _MEMORY}}
 
 
 def _kind_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:

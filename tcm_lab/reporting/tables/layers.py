@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from tcm_lab.blocks import LayerRegistry
 from tcm_lab.reporting.table import Column, Row, Table
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from tcm_lab.blocks import LayerRegistry
 
 _COLUMNS = ("kind", "name", "options", "does")
 

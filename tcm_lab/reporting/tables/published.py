@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from tcm_lab import complexity
 from tcm_lab._utils import Frozen
+from tcm_lab.complexity import ComplexityRecord, Explanation, PublishedFigure, explain_figure
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.table import Column, Row, Table
-
-if TYPE_CHECKING:
-    from tcm_lab.complexity import ComplexityRecord, Explanation, PublishedFigure
 
 _UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M parameters"}
 
@@ -100,7 +96,7 @@ def published_beside(
         else:
             scope = "" if figure.scope == "whole" else f"{figure.scope}_"
             key = f"{scope}{figure.quantity}"
-            closest = complexity.explain_figure(figure, own[0]).convention
+            closest = explain_figure(figure, own[0]).convention
             source = f"{figure.source}, closest to convention {closest}"
             found[figure.model, source][key] = figure.value
     return [
