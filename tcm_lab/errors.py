@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class LabError(Exception):
@@ -33,6 +34,31 @@ def one_of(values: Iterable[object]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+_WORKS = {
+    "int": "an integer",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "a string",
+    "string_pattern_mismatch": "a string that matches {pattern}",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "dataclass": "a mapping",
+    "invalid_key": "under a key that is a string",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long",
+    "literal": "{expected}",
+    "enum": "{expected}",
+}
+"""What a value must be, by pydantic's type of error or the word that the type begins with."""
+
+
 def validation_message(error: ValidationError, model: type[BaseModel], tree: object = None) -> str:
     """Say the first validation error in one line: the field's path, its value and what would work.
 
@@ -41,27 +67,51 @@ def validation_message(error: ValidationError, model: type[BaseModel], tree: obj
         model: what was validated; unknown fields are answered with its nearest ones.
         tree: what it was given, so that the message shows the value as the user wrote it.
     """
-    first = error.errors()[0]
-    steps, models = _walk(model, first["loc"])
-    path, message = ".".join(map(str, steps)), first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    found = [(*_walk(model, each["loc"]), each) for each in error.errors()]
+    begin = found[0][0]
+    # The branches of a union fail together, and those that came furthest are meant.
+    branches = [each for each in found if each[0][: len(begin)] == begin]
+    steps, models, first = max(branches, key=lambda branch: len(branch[0]))
+    path, kind = ".".join(map(str, steps)), first["type"]
+    if kind == "extra_forbidden":
         known = list(models[0].model_fields) if len(models) == 1 else []
         return f"unknown field '{path}'.{near(str(steps[-1]), known)} Known: {one_of(known)}."
-    if first["type"] == "missing":
+    if kind == "missing":
         return f"'{path}' is missing"
-    if not path or first["type"] == "value_error":  # a validator of ours names its own value
+    if kind == "union_tag_not_found":
+        return f"'{path}.{first['ctx']['discriminator'][1:-1]}' is missing"
+    if kind == "value_error":  # a validator of ours names its own value
+        message = first["msg"].removeprefix("Value error, ")
         return f"{path}: {message}" if path else message
-    value: Any = tree if tree is not None else first["input"]
-    if tree is not None:
-        for step in steps:
-            try:
-                value = value[step]
-            except (KeyError, IndexError, TypeError):
-                break
-    return f"{path} = {value!r}: {message}"
+    value = repr(_value(tree, steps) if tree is not None else first["input"])
+    shown = value if len(value) <= 100 else f"{value[:99]}…"
+    works = dict.fromkeys(_works(each) for place, _, each in branches if place == steps)
+    return f"{path}{' = ' if path else ''}{shown}: must be {one_of(works)}"
 
 
-_NOT_FIELDS = ("function-", "constrained", "literal", "tuple", "nullable", "tagged-union", "[key]")
+def _works(error: ErrorDetails) -> str:
+    kind, message = error["type"], error["msg"]
+    template = _WORKS.get(kind) or _WORKS.get(kind.split("_")[0])
+    if template is None:
+        return message.partition("should be ")[2] or message
+    bounds = error.get("ctx", {}).items()
+    return template.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in bounds})
+
+
+def _value(tree: Any, steps: Sequence[int | str]) -> Any:
+    """Return what lies at a path of a tree, or as far on the way as there is something."""
+    for step in steps:
+        try:
+            tree = tree[step]
+        except (KeyError, IndexError, TypeError):
+            break
+    return tree
+
+
+_NOT_FIELDS = (
+    "function-", "constrained", "literal", "tuple", "list[", "dict[", "nullable", "tagged-union",
+    "[key]",
+)  # fmt: skip
 
 
 def _walk(
@@ -72,7 +122,8 @@ def _walk(
     models = [model]
     for step in loc:
         tagged = [each for each in models if len(models) > 1 and step in _tags(each)]
-        if tagged or str(step).startswith(_NOT_FIELDS):
+        is_branch = step == "str" and len(steps) > 1 and step is loc[-1]  # of a union
+        if tagged or is_branch or str(step).startswith(_NOT_FIELDS):
             models = tagged or models
             continue
         steps.append(step)

@@ -125,6 +125,13 @@ def test_overrides_change_the_cost_and_show_in_the_name(run: Run) -> None:
     assert entry["kmacs_per_px"] != pytest.approx(559.6, abs=0.1)
 
 
+def test_an_override_with_braces_is_named_as_it_was_typed(run: Run) -> None:
+    typed = "h_*.block={type: convnext, kernel: 5}"
+    code, out, err = run("complexity", "tcm-nano", "--set", typed, "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)[0]["model"] == f"tcm-nano {typed}"
+
+
 def test_published_figures_are_explained_to_the_printed_digit(run: Run) -> None:
     code, out, _ = run("complexity", "tcm-large", "--explain", "--format", "json")
     assert code == 0
@@ -236,6 +243,8 @@ def test_models_and_blocks_are_listed(run: Run) -> None:
         (("decode", "none.tcm", "a.xyz", "--checkpoint", "c"), ("a.xyz", ".png")),
         (("encode", "none.png", "a.tcm", "--checkpoint", "c"), ("none.png", "no such image")),
         (("table", "none.json"), ("none.json", "cannot be read")),
+        (("complexty", "tcm-nano"), ("tcm-lab complexty", "Did you mean complexity")),
+        (("analyze", "efr", "tcm-nano"), ("tcm-lab analyze efr", "Did you mean erf")),
         (("models", "tcm-smol"), ("tcm-smol", "tcm-small")),
     ],
 )

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -20,34 +20,21 @@ from tcm_lab import __version__
 from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab.cli import analyze, code, complexity, search, show, train
 from tcm_lab.cli.options import with_imports
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, near, one_of
 
 Command = Callable[..., int]
 
+
+def _named(*commands: Command) -> dict[str, Command]:
+    return {command.__name__: command for command in commands}
+
+
 COMMANDS: dict[str, Command | dict[str, Command]] = {
-    "study": {
-        "run": search.run,
-        "report": search.report,
-        "compare": search.compare,
-        "schema": search.schema,
-        "init": search.init,
-    },
-    "complexity": complexity.complexity,
-    "time": complexity.time,
-    "train": train.train,
-    "evaluate": train.evaluate,
-    "analyze": {
-        "erf": analyze.erf,
-        "attention": analyze.attention,
-        "latents": analyze.latents,
-    },
-    "encode": code.encode,
-    "decode": code.decode,
-    "export": code.export,
-    "table": show.table,
-    "plot": show.plot,
-    "models": show.models,
-    "blocks": show.blocks,
+    "study": _named(search.run, search.report, search.compare, search.schema, search.init),
+    **_named(complexity.complexity, complexity.time, train.train, train.evaluate),
+    "analyze": _named(analyze.erf, analyze.attention, analyze.latents),
+    **_named(code.encode, code.decode, code.export),
+    **_named(show.table, show.plot, show.models, show.blocks),
 }
 """Commands by name; a mapping is a group of them."""
 
@@ -72,6 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if args == ["--version"]:
             print(f"tcm-lab {__version__}")
             return 0
+        _check_names(args)
         app, options = _app(COMMANDS), (tyro.conf.DisallowNone,)
         return int(app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options))
     except LabError as error:
@@ -87,6 +75,18 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _check_names(args: Sequence[str]) -> None:
+    """Refuse a word that names no command at its level, with the nearest ones that do."""
+    level: Any = COMMANDS
+    for place, word in enumerate(args):
+        if word.startswith("-") or not isinstance(level, Mapping):
+            return
+        if word not in level:
+            typed = " ".join(["tcm-lab", *args[: place + 1]])
+            raise LabError(f"{typed}: no such command.{near(word, level)} Known: {one_of(level)}.")
+        level = level[word]
+
+
 def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandApp:
     app = SubcommandApp()
     for name, command in commands.items():
@@ -98,14 +98,7 @@ def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandA
     return app
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print our own warnings as one line each; those of other packages are for developers."""
     if category.__module__.startswith("tcm_lab"):
         print(f"tcm-lab: warning: {message}", file=sys.stderr)

@@ -103,7 +103,7 @@ def changed(model: str, overrides: Sequence[str]) -> Any:
         except yaml.YAMLError:
             raise LabError(f"--set {override}: {value!r} is not a YAML value.") from None
     config = tcm_lab.load_config(model)
-    shown = [re.sub(r"[^A-Za-z0-9._/@=,+*?-]", "", override) for override in overrides]
+    shown = [re.sub(r"[^A-Za-z0-9 ._/@=,+*?:{}[\]-]", "", override) for override in overrides]
     return config.override({**changes, "name": " ".join([config.name, *shown])})
 
 

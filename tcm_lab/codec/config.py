@@ -264,7 +264,7 @@ class VariantConfig(Frozen):
         entropy_model: how y's slices are coded.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/@=,+*?-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/@=,+*?:{}\[\]-]*$")]
     latent_channels: PositiveInt
     hyper_channels: PositiveInt
     rate_levels: NonNegativeInt = 0

@@ -245,7 +245,7 @@ def test_a_configuration_without_build_cannot_be_made() -> None:
 
 
 def test_a_key_that_is_no_string_is_refused() -> None:
-    with pytest.raises(ConfigError, match="tcm: 3 = 4: Keys should be strings"):
+    with pytest.raises(ConfigError, match="tcm: 3 = 4: must be under a key that is a string"):
         BLOCKS.parse({"type": "tcm", 3: 4})
 
 

@@ -20,8 +20,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "g_a.stages.0.block: split = 0.3 of 32 channels is 9.6, not whole heads of 8; "
         "nearest that work: 0.25 or 0.5 (or another head_dim)",
     ),
-    ({"g_a.split": 1.5}, "split = 1.5: Input should be less than or equal to 1"),
-    ({"h_s.window_size": 1}, "window_size = 1: Input should be greater than or equal to 2"),
+    ({"g_a.split": 1.5}, "split = 1.5: must be at most 1"),
+    ({"h_s.window_size": 1}, "window_size = 1: must be at least 2"),
     (
         {"g_s.head_dim": [8, 8]},
         "g_s.head_dim = [8, 8]: 2 values for 3 stages; "
@@ -72,8 +72,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"entropy_model.lrp": "after"},
-        "entropy_model.lrp = 'after': Input should be 'none', 'before-attention' or "
-        "'after-attention'",
+        "entropy_model.lrp = 'after': must be 'none', 'before-attention' or 'after-attention'",
     ),
     (
         {"g_a.stages.3.resample.stride": 1},
@@ -89,7 +88,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "g_a.stages.1.resample: resample = none keeps 32 channels but the stage has width 48; "
         "set the width to 32 or resample to 'conv' with stride 1",
     ),
-    ({"latent_channels": 0}, "latent_channels = 0: Input should be greater than 0"),
+    ({"latent_channels": 0}, "latent_channels = 0: must be greater than 0"),
     ({"rate_levels": 1}, "rate_levels: rate_levels = 1 conditions on nothing; write 0, or 2"),
     (
         {"entropy_model.slice": 5},
