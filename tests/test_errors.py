@@ -50,7 +50,10 @@ def test_a_field_of_a_variant_says_what_would_work(path: str, value: Any, messag
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("axes: {x: {path: g_a.split, choices: 3}}", "axes.x.choices = 3: must be a mapping"),
+        (
+            "axes: {x: {path: g_a.split, choices: 3}}",
+            "axes.x.choices = 3: must be a list or a mapping",
+        ),
         ("axes: {x: {path: 3, choices: [1]}}", "axes.x.path = 3: must be a string"),
         ("axes: {x: {path: g_a.split, kind: flaot}}", "kind = 'flaot': Did you mean float"),
         ("axes: {x: {path: g_a.split, kind: float, high: 1}}", "'axes.x.low' is missing"),
