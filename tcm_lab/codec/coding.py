@@ -147,13 +147,12 @@ class SymbolEncoder:
         where: Bool[Tensor, "h w"] | None,
     ) -> Float[Tensor, "b s h w"]:
         """Quantise slice ``i`` and remember its symbols."""
-        symbols = (self._y[i] - mean).round()
-        coded = _flat(symbols, where)
-        if coded.numel():
-            self._largest = torch.maximum(self._largest, coded.abs().max())
-        self._symbols.append(coded.int())
+        symbols = _flat((self._y[i] - mean).round(), where)
+        if symbols.numel():
+            self._largest = torch.maximum(self._largest, symbols.abs().max())
+        self._symbols.append(symbols.int())
         self._indexes.append(self._tables.indexes(_flat(scale, where)))
-        return _place(symbols + mean, where)
+        return _from_symbols(self._symbols[-1], mean, where)
 
     def strings(self) -> list[bytes]:
         """Write the streams, one per image.
@@ -234,12 +233,8 @@ class SymbolDecoder:
             )
         self._symbols.append(symbols)
         with section("copies"):
-            values = symbols.to(mean.device, mean.dtype)
-        if where is None:
-            return values.view_as(mean) + mean
-        placed = torch.zeros_like(mean)
-        placed[:, :, where] = values.view(*mean.shape[:2], -1)
-        return placed + _place(mean, where)
+            symbols = symbols.to(mean.device)
+        return _from_symbols(symbols, mean, where)
 
     def checksum(self) -> int:
         """Return a CRC-32 over all symbols, to compare with the encoder's."""
@@ -271,6 +266,19 @@ def guard_stream(string: bytes, symbols: int) -> bytes:
     if len(string) < 4 or len(string) % 4:
         raise CodingError(f"{len(string)} bytes are not a rANS stream, which is whole 32-bit words")
     return string + bytes(8 * symbols)
+
+
+def _from_symbols(symbols: Tensor, mean: Tensor, where: Tensor | None) -> Tensor:
+    """Return ŷ from its coded symbols (B, symbols): for encoder and decoder by this one function.
+
+    Its memory layout follows from the mean's alone. What a layer computes from ŷ may depend on the
+    layout, as the order of a sum does, and the decoder must compute what the encoder did.
+    """
+    y_hat = torch.zeros_like(mean)
+    if where is None:
+        return torch.add(symbols.reshape(mean.shape), mean, out=y_hat)
+    y_hat[:, :, where] = symbols.reshape(*mean.shape[:2], -1) + mean[:, :, where]
+    return y_hat
 
 
 def _flat(values: Tensor, where: Tensor | None) -> Tensor:

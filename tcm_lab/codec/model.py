@@ -210,6 +210,10 @@ class Codec(_CompressionModel):
                 return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
         return torch.channels_last
 
+    def _laid_out(self, z_hat: Tensor) -> Tensor:
+        """Return ẑ in one memory layout, the same to the last stride in encoder and decoder."""
+        return torch.empty_like(z_hat, memory_format=self._layout).copy_(z_hat)
+
     def _scaled(self, values: Tensor, gains: RateGains | None, levels: Tensor | None) -> Tensor:
         return values if gains is None or levels is None else values * gains.gain(levels)
 
@@ -252,7 +256,8 @@ class Codec(_CompressionModel):
         refuse_large_symbols("z", (z - self._medians()).abs().max())
         z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
         encoder = SymbolEncoder(y, self.slice_widths, tables)
-        walk_slices(self.slices, self._hyper(self._quantise_z(z), levels), encoder)
+        z_hat = self._laid_out(self._quantise_z(z))
+        walk_slices(self.slices, self._hyper(z_hat, levels), encoder)
         coded: Coded = {
             "strings": [encoder.strings(), z_strings],
             "shape": (z.shape[-2], z.shape[-1]),
@@ -299,15 +304,15 @@ class Codec(_CompressionModel):
         ]
         z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
         levels = self._rate(rate, z_hat)
-        z_hat = z_hat.contiguous(memory_format=self._layout)
-        features = self._hyper(z_hat, levels)
+        features = self._hyper(self._laid_out(z_hat), levels)
         symbols = self.config.latent_channels * math.prod(features[0].shape[-2:])
         decoder = SymbolDecoder(y_strings, symbols, tables)
         y_hat = walk_slices(self.slices, features, decoder)
         if checksum is not None and decoder.checksum() != checksum:
             raise CodingError(
-                "the decoder read other symbols than the encoder wrote: the bytes were coded "
-                "with other weights, or by another device, dtype or thread count"
+                "the decoder read other symbols than the encoder wrote: the bytes were coded with "
+                "other weights, on another device, dtype or thread count, or some layer of "
+                f"{self.config.name} is not deterministic (dropout, say, or a random choice)"
             )
         full = tuple(side * self.config.stride[1] for side in shape)
         x_hat = self._synthesise(
