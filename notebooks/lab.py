@@ -6,18 +6,16 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from IPython.display import Image, Markdown, display
+from matplotlib.figure import Figure
 
 import tcm_lab
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.reporting import Table, render, save_figure
 from tcm_lab.reporting.plots import bare, panels, style
 from tcm_lab.stats import Interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are not shown
 

@@ -65,7 +65,7 @@ def tables() -> dict[str, Table]:
 def _reference_model(name: str) -> ComplexityRecord:
     record = measure_complexity(name, SIZE)
     # What decides their count is CompressAI's version, not torch's, which only runs the counter.
-    versions = {package: importlib.metadata.version(package) for package in ("compressai",)}
+    versions = {"compressai": importlib.metadata.version("compressai")}
     return record.model_copy(update={"versions": versions})
 
 

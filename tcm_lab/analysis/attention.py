@@ -170,7 +170,7 @@ def measure_attention(
     known = _window_attentions(codec)
     names = image_names(images)
     # Each (3, heads) per image: with the bias, without it, and of equal weights.
-    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    found: dict[str, list[list[Tensor]]] = {}
     pitch: dict[str, float] = {}
     for x in iterate_images(images, codec, on_image):
 
@@ -180,29 +180,35 @@ def measure_attention(
             bare, _ = module.weights(tokens, with_bias=False)
             equal = (bare > 0).to(bare)[:, :1]
             equal = equal / equal.sum(-1, keepdim=True)
-            each = (learned, bare, equal)
-            measured = [_metrics(w, plan, module.window_size, pitch[layer]) for w in each]
-            found.setdefault(layer, []).append((measured[0], measured[1], measured[2]))
+            found.setdefault(layer, []).append(
+                [
+                    _metrics(weights, plan, module.window_size, pitch[layer])
+                    for weights in (learned, bare, equal)
+                ]
+            )
 
         with attention_inputs(codec, on_input):
             run(codec, x, rate)
-    adapter = CodecAdapter(codec)
-    return AttentionRecord(
-        model=adapter.name,
-        images=names,
-        layers=tuple(
+    layers = []
+    for layer, rows in found.items():
+        learned, bare, equal = zip(*rows, strict=True)
+        layers.append(
             LayerAttention(
                 layer=layer,
                 shifted=known[layer].shift > 0,
                 window_size=known[layer].window_size,
                 heads=known[layer].heads,
                 pitch_px=pitch[layer],
-                learned=_over_images([learned for learned, _, _ in rows]),
-                without_bias=_over_images([bare for _, bare, _ in rows]),
-                uniform=_over_images([rows[0][2]]),
+                learned=_over_images(learned),
+                without_bias=_over_images(bare),
+                uniform=_over_images(equal[:1]),
             )
-            for layer, rows in found.items()
-        ),
+        )
+    adapter = CodecAdapter(codec)
+    return AttentionRecord(
+        model=adapter.name,
+        images=names,
+        layers=tuple(layers),
         environment=environment(adapter.device),
     )
 

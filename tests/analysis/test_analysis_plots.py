@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 import tcm_lab
 from tcm_lab.analysis import (
@@ -121,6 +122,25 @@ def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> N
     ):
         assert figure_svg(figure).startswith("<?xml")
     assert len(latent_table(records).rows) == 2
+
+
+def test_titles_of_neighbouring_panels_do_not_touch(codec: Codec, images: torch.Tensor) -> None:
+    record = measure_latents(codec, images[:1])
+    figure = prediction_plot({"mixture": record, "convolution": record, "transformer": record})
+    figure.draw_without_rendering()
+    titles = [t for t in figure.findobj(Text) if "nearest" in t.get_text()]  # type: ignore[attr-defined]  # findobj's stub says Artist
+    boxes = [Text.get_window_extent(title) for title in titles]
+    bar = figure.axes[-1].get_window_extent()
+    assert len(boxes) == 3
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in (*boxes[:i], bar))
+
+
+def test_names_of_many_attention_layers_are_turned(codec: Codec, images: torch.Tensor) -> None:
+    record = measure_attention(codec, images[:1])
+    for transform, turned in {"g_a": 0, "slices": 40}.items():
+        (axes,) = attention_plot({"TCM": record}, transform=transform).axes
+        assert {label.get_rotation() for label in axes.get_xticklabels()} == {turned}
 
 
 def test_parts_are_drawn_at_what_they_cost(codec: Codec, images: torch.Tensor) -> None:
