@@ -20,7 +20,6 @@ from tcm_lab.blocks import (
     Kind,
     LayerConfig,
     LayerRegistry,
-    NoFormula,
     ResampleDirection,
     ResamplerConfig,
 )
@@ -208,35 +207,24 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # uncounted operators are named below
             counted = measure_complexity(codec, _COUNTED_SIZE, counter="torch")
-            try:
-                _ = _cost(config, channels)
-            except NoFormula:
-                return
             formula = measure_complexity(codec, _COUNTED_SIZE)
     except (RuntimeError, TypeError, ValueError) as error:
         raise LayerError(f"cannot be counted without data: {_first_line(error)}") from error
+    if formula.counter == "torch":
+        return  # it has no formula
     if counted.unknown_operators:
         raise LayerError(f"its operators {', '.join(counted.unknown_operators)} cannot be counted")
-    for part in formula.parts:
-        for kind in Kind:
-            ours, torchs = (record.parts.get(part) for record in (formula, counted))
-            for what in ("parameters", "macs"):
-                if what == "macs" and kind not in _COUNTED:
-                    continue
-                a, b = (getattr(cost, what).get(kind, 0) if cost else 0 for cost in (ours, torchs))
+    for what, unit, kinds in (("parameters", "parameters", Kind), ("macs", "MACs", _COUNTED)):
+        for part in formula.parts:
+            ours, torchs = (getattr(record, what).get(part, {}) for record in (formula, counted))
+            for kind in kinds:
+                a, b = ours.get(kind, 0), torchs.get(kind, 0)
                 if a != b:
-                    unit = "MACs" if what == "macs" else what
                     raise LayerError(
                         f"cost() gives {a:,} {unit} of kind {kind} where torch counts {b:,} "
                         f"(in {part} of a codec made of it, at {_COUNTED_SIZE[0]}x"
                         f"{_COUNTED_SIZE[1]} and {channels} channels)"
                     )
-
-
-def _cost(config: Any, channels: int) -> object:
-    if isinstance(config, ResamplerConfig):
-        return [config.cost(channels, channels, way, 8, 8) for way in ("down", "up")]
-    return config.cost(channels, 8, 8)
 
 
 def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:

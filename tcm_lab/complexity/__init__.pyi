@@ -1,6 +1,5 @@
 from .counters import COUNTERS, Count
 from .cross_check import CheckReport, CounterCheck, Difference, check
-from .device_peak import DevicePeak, measure_device_peak
 from .measure import UncountedWarning, measure_complexity
 from .memory import peak_memory
 from .published import (
@@ -12,9 +11,10 @@ from .published import (
 )
 from .record import CONVENTIONS, SCOPES, ComplexityRecord, Convention, Scope
 from .target import Measurable, Target
-from .timing import compare_timing, measure_timing
+from .timing import compare_timing, measure_device_peak, measure_timing
 from .timing_record import (
     CodingTime,
+    DevicePeak,
     Spread,
     TimeRatio,
     TimingComparison,

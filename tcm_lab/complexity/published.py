@@ -8,7 +8,6 @@ answers to all of them: for each published figure, the convention that comes clo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 from typing import Literal
@@ -98,27 +97,22 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
             f"no published figures for '{name}'.{near(name, known)} There are some for "
             f"{one_of(known)}."
         )
-    sizes = {figure.size or (256, 256) for figure in figures}
-    records = {size: measure_complexity(model, size) for size in sizes}
-    return tuple(explain_figure(f, records[f.size or (256, 256)]) for f in figures)
+    return tuple(
+        explain_figure(figure, measure_complexity(model, figure.size or (256, 256)))
+        for figure in figures
+    )
 
 
 def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explanation:
     """Return the convention under which ``record`` comes closest to a published figure."""
-    candidates = [
-        Explanation(published=figure, convention=convention, ours=ours)
-        for convention, ours in _readings(figure, record)
-    ]
-    return min(candidates, key=lambda candidate: abs(candidate.difference_percent))
-
-
-def _readings(
-    figure: PublishedFigure, record: ComplexityRecord
-) -> Iterator[tuple[Convention, float]]:
+    readings: dict[Convention, float]
     if figure.quantity == "parameters_millions":
-        yield "all", record.total_parameters / 1e6
-        yield "conv-linear-only", record.conv_linear_parameters / 1e6
-        return
-    total = record.total_gmacs if figure.quantity == "gmacs" else record.total_kmacs_per_px
-    for convention in CONVENTIONS:
-        yield convention, total(figure.scope, convention)
+        readings = {
+            "all": record.total_parameters / 1e6,
+            "conv-linear-only": record.conv_linear_parameters / 1e6,
+        }
+    else:
+        total = record.total_gmacs if figure.quantity == "gmacs" else record.total_kmacs_per_px
+        readings = {convention: total(figure.scope, convention) for convention in CONVENTIONS}
+    closest = min(readings, key=lambda convention: abs(readings[convention] / figure.value - 1))
+    return Explanation(published=figure, convention=closest, ours=readings[closest])

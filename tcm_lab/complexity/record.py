@@ -101,7 +101,12 @@ class ComplexityRecord(Frozen):
         Raises:
             LabError: no convention has that name.
         """
-        kinds = _kinds(convention)
+        if convention not in CONVENTIONS:
+            raise LabError(
+                f"no counting convention is called '{convention}'.{near(convention, CONVENTIONS)} "
+                f"Write {one_of(CONVENTIONS)}."
+            )
+        kinds = CONVENTIONS[convention]
         return {
             part: sum(macs for kind, macs in cost.macs.items() if kind in kinds)
             for part, cost in self.parts.items()
@@ -164,13 +169,3 @@ class ComplexityRecord(Frozen):
     def gmacs(self) -> float:
         """Whole forward pass, convention ``all``, in billions of MACs."""
         return self.total_gmacs()
-
-
-def _kinds(convention: Convention) -> frozenset[Kind]:
-    try:
-        return CONVENTIONS[convention]
-    except KeyError:
-        raise LabError(
-            f"no counting convention is called '{convention}'.{near(convention, CONVENTIONS)} "
-            f"Write {one_of(CONVENTIONS)}."
-        ) from None

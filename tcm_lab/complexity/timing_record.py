@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
-from tcm_lab.complexity.device_peak import DevicePeak
 from tcm_lab.complexity.record import Size
 from tcm_lab.stats import Interval
 
@@ -71,6 +77,18 @@ class Spread(Frozen):
             upper_quartile_ms=upper,
             n=len(samples),
         )
+
+
+class DevicePeak(Frozen):
+    """What a device can do at most, as measured on it.
+
+    Attributes:
+        gmacs_per_s: multiply-accumulates of one large square matrix product, in billions a second.
+        gbytes_per_s: bytes that one large copy reads and writes, in billions a second.
+    """
+
+    gmacs_per_s: PositiveFloat
+    gbytes_per_s: PositiveFloat
 
 
 class CodingTime(Frozen):

@@ -1,5 +1,3 @@
-from .anchors import Anchor as Anchor
-from .anchors import evaluate_anchor as evaluate_anchor
 from .comparison import MIN_OVERLAP as MIN_OVERLAP
 from .comparison import BdRate as BdRate
 from .comparison import Interpolation as Interpolation
@@ -12,7 +10,9 @@ from .comparison import lagrangian_percent as lagrangian_percent
 from .curves import RdCurve as RdCurve
 from .curves import published_curve as published_curve
 from .curves import published_curves as published_curves
+from .measure import Anchor as Anchor
 from .measure import evaluate as evaluate
+from .measure import evaluate_anchor as evaluate_anchor
 from .record import ImageResult as ImageResult
 from .record import RdPoint as RdPoint
 from .record import RdRecord as RdRecord

@@ -17,7 +17,7 @@ from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import Anchor, RdRecord, anchors, evaluate, evaluate_anchor
+from tcm_lab.evaluation import Anchor, RdRecord, evaluate, evaluate_anchor, measure
 
 import_compressai()
 
@@ -160,7 +160,7 @@ def test_an_anchors_times_are_those_of_the_clock(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.cycle([10.0, 10.25, 11.0])  # before, between writing and reading, after
-    monkeypatch.setattr(anchors, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     (point,) = evaluate_anchor("jpeg", images, [50]).points
     assert {image.encode_ms for image in point.images} == {250}
     assert {image.decode_ms for image in point.images} == {750}

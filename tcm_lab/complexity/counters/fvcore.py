@@ -124,12 +124,8 @@ _SIZE_QUERIES = frozenset(
 _FORWARD = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = (*_FORWARD[:5], "output_padding", "groups", "dilation")
 _CONVOLUTIONS = {
-    torch.conv1d: _FORWARD,
-    torch.conv2d: _FORWARD,
-    torch.conv3d: _FORWARD,
-    torch.conv_transpose1d: _TRANSPOSED,
-    torch.conv_transpose2d: _TRANSPOSED,
-    torch.conv_transpose3d: _TRANSPOSED,
+    **{getattr(torch, f"conv{axes}d"): _FORWARD for axes in (1, 2, 3)},
+    **{getattr(torch, f"conv_transpose{axes}d"): _TRANSPOSED for axes in (1, 2, 3)},
 }
 """Their arguments in torch's order."""
 
