@@ -22,6 +22,10 @@ class ConfigError(LabError, ValueError):
     """A configuration that cannot be built: the message names the field, its value and the fix."""
 
 
+class FileError(LabError):
+    """A file that cannot be read or written, or a full disk: trying something else won't help."""
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean …?`` for the known names closest to ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -18,7 +18,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         content: bytes as they are, or text as UTF-8.
 
     Raises:
-        LabError: the folder can't be written or the disk is full; the old file is untouched.
+        FileError: the folder can't be written or the disk is full; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary: Path | None = None
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise LabError(
+        raise FileError(
             f"{path}: cannot be written ({error.strerror or error}). "
             "Free some space or name another folder."
         ) from error

@@ -6,8 +6,10 @@ and exit code 2, Ctrl-C with one line and 130.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"tcm-lab: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # before libraries' own hooks
         advice = _RESUMING.get(next(iter(args), ""), "")
         print(f"tcm-lab: interrupted{advice}", file=sys.stderr)
         return 130

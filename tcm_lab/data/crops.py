@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tcm_lab.data.dead_leaves import paint_dead_leaves
 from tcm_lab.data.images import ImageSet
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError, LabError
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class CropSource:
                 if index not in self._broken:
                     self._broken.add(index)
                     logger.warning("%s Training goes on without it.", error)
-        raise LabError(f"{self._images.origin}: no image can be decoded. Name another folder.")
+        raise FileError(f"{self._images.origin}: no image can be decoded. Name another folder.")
 
     def _pool(self, window: int) -> NDArray[np.int64]:
         def draw() -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +88,13 @@ class ImageSet(Sequence[Tensor]):
         """Decode image ``index`` to (H, W, 3).
 
         Raises:
-            LabError: the file can no longer be read, or breaks off in the middle.
+            FileError: the file can no longer be read, or breaks off in the middle.
         """
         entry = self._entries[index]
         try:
             return _decode(entry.path)
         except Exception as error:  # Pillow's decoders raise whatever they run into
-            raise LabError(
+            raise FileError(
                 f"{entry.path}: the image cannot be decoded ({error}). "
                 "Remove it from the folder or repair it."
             ) from error
@@ -111,13 +111,13 @@ class ImageSet(Sequence[Tensor]):
         """Leave out the images with a side below ``side`` pixels, and report how many.
 
         Raises:
-            LabError: none is left.
+            FileError: none is left.
         """
         kept = [entry for entry in self._entries if min(entry.size) >= side]
         small = [entry for entry in self._entries if min(entry.size) < side]
         reasons = [f"{e.name}: {e.size[0]}x{e.size[1]} is below {side}x{side}" for e in small]
         if not kept:
-            raise LabError(
+            raise FileError(
                 f"{self.origin}: every image is smaller than the crop of {side}x{side}. "
                 "Use a smaller crop or larger images."
             )
@@ -141,13 +141,13 @@ def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
         purpose: which half of the embedded photographs, and how far images are checked.
 
     Raises:
-        LabError: the folder is missing, or holds no usable image.
+        FileError: the folder is missing, or holds no usable image.
     """
     if path is None:
         return _open_embedded(purpose)
     path = Path(path).expanduser()
     if not path.exists():
-        raise LabError(f"{path}: no such folder. Name a folder that holds images.")
+        raise FileError(f"{path}: no such folder. Name a folder that holds images.")
     known = Image.registered_extensions()
     files, skipped = ([path], []) if path.is_file() else _files_below(path)
     root = path.parent if path.is_file() else path
@@ -163,7 +163,7 @@ def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
     _report(str(path), skipped)
     if not entries:
         found = f"none of its {len(skipped)} images can be read" if skipped else "no image"
-        raise LabError(f"{path}: {found}. Put PNG, JPEG or WebP images there, or name another.")
+        raise FileError(f"{path}: {found}. Put PNG, JPEG or WebP images there, or name another.")
     return ImageSet(entries, skipped, embedded=False, origin=str(path))
 
 
@@ -197,11 +197,13 @@ def _files_below(root: Path) -> tuple[list[Path], list[str]]:
 def _open_embedded(purpose: Purpose) -> ImageSet:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise LabError("scikit-image is not installed: pip install scikit-image, or give a folder.")
+        raise FileError(
+            "scikit-image is not installed: pip install scikit-image, or give a folder."
+        )
     folder = Path(spec.origin).parent / "data"
     missing = [name for name in EMBEDDED[purpose] if not (folder / name).is_file()]
     if missing:
-        raise LabError(
+        raise FileError(
             f"{folder}: this scikit-image lacks {', '.join(missing)}. "
             "Install a wheel of scikit-image >= 0.24 from PyPI, or give a folder of images."
         )

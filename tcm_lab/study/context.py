@@ -88,12 +88,9 @@ class Trainer(Protocol):
         """Train and evaluate one codec.
 
         Raises:
-            CannotTrainError: this variant can't be trained; others may.
+            FileError: a file or the disk fails, so no other variant can be trained either.
+            LabError: this variant can't be trained; others may.
         """
-
-
-class CannotTrainError(Exception):
-    """A variant that can't be trained, and why; the study goes on without it."""
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,24 @@ def _environment() -> Iterator[MutableMapping[str, str]]:
 
 
 def _child(packed: PackedStudy, index: int, connection: Connection) -> None:
-    """Be a worker."""
+    """Be a worker; only its first interrupt acts, so that none hits it while it saves or exits."""
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt_once)
+    with suppress(KeyboardInterrupt, OSError):  # of an interrupt, or without a parent
+        failed = _work(packed, index, connection)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if failed is not None:
+            connection.send(failed)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _interrupt_once(*_: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _work(packed: PackedStudy, index: int, connection: Connection) -> tuple[bool, str] | None:
+    """Return what the worker failed with, if it did, and whether it is for the user to mend."""
 
     def on_event(event: Event) -> None:
         try:
@@ -159,13 +174,8 @@ def _child(packed: PackedStudy, index: int, connection: Connection) -> None:
         context = packed.unpack()
         torch.set_num_threads(context.threads)
         work(context, index, on_event)
-    except KeyboardInterrupt:
-        return
     except LabError as error:
-        failed = (True, str(error))
+        return True, str(error)
     except Exception:  # whatever it is, the parent raises it
-        failed = (False, traceback.format_exc())
-    else:
-        return
-    with suppress(OSError):  # the parent is gone
-        connection.send(failed)
+        return False, traceback.format_exc()
+    return None

@@ -32,7 +32,6 @@ from tcm_lab.study.storage import (
 )
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
 _RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
@@ -108,7 +107,7 @@ class TrialQueue:
         self._finished: dict[int, StudyTrial] = {}
         self._records: dict[int, TrialRecord] = {}
         self._claims = claims_table()
-        self.storage = open_storage(url, on_lost=self._lost)
+        self.storage = open_storage(url)
         if directions is None:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
         else:
@@ -158,20 +157,14 @@ class TrialQueue:
     def records(self) -> list[TrialRecord]:
         """Return the record of every finished training, by number."""
         found = self.trials("COMPLETE", "PRUNED")
-        return [self._record(trial) for trial in found if trial.record is not None]
+        return [self.record(trial) for trial in found if trial.record is not None]
 
-    def _record(self, trial: StudyTrial) -> TrialRecord:
+    def record(self, trial: StudyTrial) -> TrialRecord:
+        """Return the record of a finished training."""
         if trial.number not in self._records:
             text = json.dumps(trial.record)
             self._records[trial.number] = TrialRecord.model_validate_json(text)
         return self._records[trial.number]
-
-    def baseline(self) -> TrialRecord | None:
-        """Return the record of the baseline's first training, if it is finished."""
-        for trial in self.trials("COMPLETE"):
-            if trial.baseline and trial.record is not None:
-                return self._record(trial)
-        return None
 
     def failures(self) -> dict[str, str]:
         """Return the reason by label of each variant that couldn't be trained."""
@@ -234,14 +227,21 @@ class TrialQueue:
 
     def requeue(self, trial: Trial) -> None:
         """Put an interrupted training back into the queue."""
+        self._replace(self._frozen(trial.number), TrialAttributes(begun=True))
+
+    def _replace(self, frozen: FrozenTrial, changes: TrialAttributes) -> None:
+        """Queue a trial's training anew and end the trial, in this order.
+
+        So its training is open at any time. If two workers do it, one finds it claimed.
+        """
         from sqlalchemy import delete
 
         claims = self._claims
-        mine = (claims.c.study_id == self._study_id) & (claims.c.number == trial.number)
+        mine = (claims.c.study_id == self._study_id) & (claims.c.number == frozen.number)
         with self.storage.engine.begin() as connection:  # so that its successor can be claimed
             connection.execute(delete(claims).where(mine))
-        self._again(self._frozen(trial.number), TrialAttributes(begun=True))
-        self._tell(trial.number, state="FAIL")
+        self._again(frozen, changes)
+        self._tell(frozen.number, state="FAIL")
 
     def reorder(self) -> None:
         """Move the baseline and whatever was begun to the head of the queue, if no one is at work.
@@ -300,30 +300,25 @@ class TrialQueue:
             thread.join()
 
     def reclaim(self) -> None:
-        """Put trainings whose workers are gone back into the queue; at most every half second."""
-        import optuna
+        """Put trainings whose workers are gone back into the queue; at most every half second.
 
+        One that was lost before is not queued again: it may be what kills.
+        """
         if time.monotonic() - self._reclaimed < _RECLAIM_S:
             return
         self._reclaimed = time.monotonic()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
+        silent = self.storage._get_stale_trial_ids(self._study_id)
         for trial in self.trials("RUNNING"):
             frozen = self._frozen(trial.number)
             if trial.owner is None:
                 assert frozen.datetime_start is not None
                 gone = datetime.now() - frozen.datetime_start > timedelta(seconds=_UNSIGNED_S)
             else:
-                gone = is_dead(trial.owner)
-            if gone and self._tell(trial.number, state="FAIL"):
-                self._lost(self.study, frozen)
-
-    def _lost(self, _: Study, frozen: FrozenTrial) -> None:
-        """Queue a lost training once more, unless it was lost before: it may be what kills."""
-        attributes = TrialAttributes.model_validate(frozen.user_attrs)
-        if attributes.retries < 1:
-            self._again(frozen, TrialAttributes(retries=attributes.retries + 1, begun=True))
+                gone = frozen._trial_id in silent or is_dead(trial.owner)
+            if gone and trial.retries:
+                self._tell(trial.number, state="FAIL")
+            elif gone:
+                self._replace(frozen, TrialAttributes(retries=1, begun=True))
 
     def _again(self, frozen: FrozenTrial, changes: TrialAttributes) -> None:
         attributes = TrialAttributes.model_validate(frozen.user_attrs)
@@ -341,17 +336,15 @@ class TrialQueue:
     def _study_id(self) -> int:
         return self.study._study_id
 
-    def _tell(self, number: int, *, state: str, values: Sequence[Number] | None = None) -> bool:
-        """End a trial; return whether it had not been ended before."""
+    def _tell(self, number: int, *, state: str, values: Sequence[Number] | None = None) -> None:
+        """End a trial, unless it was ended before."""
         import optuna
 
         try:
             self.study.tell(number, values, state=optuna.trial.TrialState[state])
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            if self._frozen(number).state.is_finished():
-                return False
-            raise
-        return True
+            if not self._frozen(number).state.is_finished():
+                raise
 
 
 def _plain(attributes: TrialAttributes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import platform
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,7 @@ import psutil
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
     from sqlalchemy import Engine, Table
 
 HEARTBEAT_S = 15
@@ -26,20 +24,17 @@ _GRACE_S = 60
 _LOCK_WAIT_S = 60
 _SAME_START_S = 2.0  # boot time itself may jitter by a second
 
-OnLost = Callable[["Study", "FrozenTrial"], None]
-
 
 def sqlite_url(file: Path) -> str:
     """Return the address of an SQLite file."""
     return f"sqlite:///{file.absolute()}"
 
 
-def open_storage(url: str, on_lost: OnLost | None = None) -> RDBStorage:
+def open_storage(url: str) -> RDBStorage:
     """Open a database, making Optuna's tables and ours in an empty one.
 
     Args:
         url: as SQLAlchemy takes it: ``sqlite:///…`` or ``postgresql+psycopg://…``.
-        on_lost: called for every trial whose worker has stopped giving signs of life.
 
     Raises:
         LabError: it can't be opened, belongs to another program, or was made by another version
@@ -63,7 +58,6 @@ def open_storage(url: str, on_lost: OnLost | None = None) -> RDBStorage:
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=_GRACE_S,
-                heartbeat_stale_trial_callback=on_lost,
             )
         except RuntimeError as error:  # of the schema's revision
             fix = (

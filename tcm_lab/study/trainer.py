@@ -8,10 +8,11 @@ import torch
 
 from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, evaluate
-from tcm_lab.study.context import CannotTrainError, StudyData, Task, Watch
+from tcm_lab.study.context import StudyData, Task, Watch
 from tcm_lab.study.record import Outcome
-from tcm_lab.training import DivergedError, TrainingProgress, train
+from tcm_lab.training import TrainingProgress, train
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ class CodecTrainer:
             rd = self._evaluate(codec, task, watch, recipe.steps)
         except _StoppedError as stop:
             return Outcome(training=None, rd=stop.rd, steps=stop.step)
-        except DivergedError as error:
-            raise CannotTrainError(str(error)) from error
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise CannotTrainError(
+            raise LabError(
                 f"out of memory ({str(error).splitlines()[0] if str(error) else 'host'})"
             ) from error
         return Outcome(training=training, rd=rd, steps=recipe.steps)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError, LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost
 from tcm_lab.metrics import METRICS, Number
-from tcm_lab.study.context import CannotTrainError, Event, OnEvent, StudyContext, Task
+from tcm_lab.study.context import Event, OnEvent, StudyContext, Task
 from tcm_lab.study.cost import violations
 from tcm_lab.study.proposals import Job, Proposals, due_seeds
-from tcm_lab.study.queue import TrialAttributes, TrialQueue, key_of
+from tcm_lab.study.queue import StudyTrial, TrialAttributes, TrialQueue, key_of
 from tcm_lab.study.record import Rung, TrialRecord, training_identity
 from tcm_lab.study.storage import storage_errors
 from tcm_lab.training import Recipe
@@ -64,6 +64,7 @@ class _Worker:
         while True:
             self.queue.reclaim()
             trials = self.queue.trials()
+            _require_baseline(trials)
             states = {trial.state for trial in trials}
             if "WAITING" in states or self.proposals.wanted(trials):
                 job = self.proposals.take(trials)
@@ -102,18 +103,15 @@ class _Worker:
             if record.state != "stopped":
                 values = list(self._metrics(record, self.space.objectives).values())
             queue.finish(job.trial, self._judged(record), values)
-        except CannotTrainError as error:
-            queue.fail(job.trial, str(error))
-            self.report(replace(event, kind="failed", text=str(error)))
-            if job.variant.is_baseline and job.seed == 0:
-                raise LabError(f"the baseline can't be trained: {error}") from None
+        except BaseException as error:
+            if isinstance(error, LabError) and not isinstance(error, FileError):
+                queue.fail(job.trial, str(error))
+                self.report(replace(event, kind="failed", text=str(error)))
+                return
+            queue.requeue(job.trial)  # a finished training's record is kept and found again
+            if not isinstance(error, _BaselineFirst):
+                raise
             return
-        except _BaselineFirst:
-            queue.requeue(job.trial)  # its record is kept, so it will not be trained again
-            return
-        except BaseException:
-            queue.requeue(job.trial)
-            raise
         kind = "known" if known else record.state
         ends = (record.rd.points[0], record.rd.points[-1])
         text = " … ".join(f"{point.bpp:.3f} bpp {point.psnr_db:.2f} dB" for point in ends)
@@ -168,19 +166,16 @@ class _Worker:
         """Return metrics of a training, waiting for the baseline if one compares with it.
 
         Raises:
-            CannotTrainError: the record does not have one of them.
+            LabError: the record does not have one of them.
         """
         metrics = [METRICS[name] for name in names]
         relative = any(metric.relative for metric in metrics)
         baseline = self._baseline(record) if relative else None
         values = {}
         for metric in metrics:
-            try:
-                value = metric.of(record, baseline)
-            except LabError as error:
-                raise CannotTrainError(str(error)) from None
+            value = metric.of(record, baseline)
             if value is None:
-                raise CannotTrainError(f"{metric.name} is undefined for this training")
+                raise LabError(f"{metric.name} is undefined for this training")
             values[metric.name] = value
         return values
 
@@ -188,15 +183,14 @@ class _Worker:
         """Return the baseline's record, waiting for the worker that trains it."""
         if record.is_baseline and record.seed == 0:
             return record
-        while (baseline := self.queue.baseline()) is None:
-            states = {trial.state for trial in self.queue.trials() if trial.baseline}
-            if "WAITING" in states:
+        while True:
+            trials = {trial.state: trial for trial in _of_baseline(self.queue.trials())}
+            if "COMPLETE" in trials:
+                return self.queue.record(trials["COMPLETE"])
+            if "RUNNING" not in trials:
                 raise _BaselineFirst
-            if "RUNNING" not in states:
-                raise LabError("the baseline was not trained; see above why, and rerun the command")
             self.queue.reclaim()
             time.sleep(_POLL_S)
-        return baseline
 
     def survives(self, job: Job, step: int, lagrangian: float) -> bool:
         """Say whether no other variant dominates this one by the margin at a rung.
@@ -221,6 +215,18 @@ class _Worker:
             if cheaper and other.rungs[step] <= lagrangian - margin:
                 return False
         return True
+
+
+def _of_baseline(trials: Sequence[StudyTrial]) -> list[StudyTrial]:
+    return [trial for trial in trials if trial.baseline and not trial.seed]
+
+
+def _require_baseline(trials: Sequence[StudyTrial]) -> None:
+    """Raise LabError where the baseline has failed, since nothing compares without it."""
+    found = _of_baseline(trials)
+    if found and all(trial.state == "FAIL" for trial in found):
+        lost = "its worker was killed twice, perhaps for lack of memory"
+        raise LabError(f"the baseline can't be trained: {found[-1].reason or lost}")
 
 
 class _BaselineFirst(Exception):

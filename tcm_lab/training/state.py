@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError, LabError
 
 FILE_NAME = "training.safetensors"
 _FORMAT = "tcm-lab-training-1"
@@ -29,7 +29,7 @@ class Snapshot:
         """Write both into one safetensors file, wholly or not at all.
 
         Raises:
-            LabError: the file can't be written; the one before it stays as it was.
+            FileError: the file can't be written; the one before it stays as it was.
         """
         from safetensors.torch import save
 
@@ -41,7 +41,7 @@ class Snapshot:
         """Read what ``save`` wrote.
 
         Raises:
-            LabError: the file is not such a state, or is damaged.
+            FileError: the file is not such a state, or is damaged.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -49,10 +49,10 @@ class Snapshot:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
-                    raise LabError(f"{path}: not the state of a training. Name its folder.")
+                    raise FileError(f"{path}: not the state of a training. Name its folder.")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
         except (SafetensorError, OSError) as error:
-            raise LabError(
+            raise FileError(
                 f"{path}: cannot be read ({error}). Delete it to start this training anew."
             ) from error
         return cls(tensors, json.loads(metadata["facts"]))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
-from tcm_lab.study.context import CannotTrainError, Task, Watch
+from tcm_lab.study.context import Task, Watch
 from tcm_lab.study.record import Outcome
 
 SPACE = """
@@ -96,7 +97,7 @@ class Surrogate:
         if self.interrupt_after is not None and len(trained(self.log)) >= self.interrupt_after:
             raise KeyboardInterrupt
         if name.endswith(self.fails_on):
-            raise CannotTrainError("diverged for the 4th time")
+            raise LabError("diverged for the 4th time")
         if name.endswith(self.kill_on or ("?",)):
             marker = self.log.with_suffix(f".{name.split('=')[-1]}")
             if not marker.exists():

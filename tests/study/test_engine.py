@@ -15,13 +15,14 @@ from surrogate import SPACE, Surrogate, trained
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.context import Event
-from tcm_lab.study.queue import TrialAttributes, TrialQueue, key_of
+from tcm_lab.study.proposals import Job
+from tcm_lab.study.queue import StudyTrial, TrialAttributes, TrialQueue, key_of
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import fill_queue, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import is_dead, this_process
 from tcm_lab.study.variants import Variants
-from tcm_lab.study.worker import work
+from tcm_lab.study.worker import _Worker, work
 
 GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
 
@@ -342,11 +343,65 @@ def test_an_ablations_further_seeds_wait_for_nobody(tmp_path: Path) -> None:
     assert len(records) == 10
 
 
+def test_a_baseline_that_ends_between_two_looks_at_the_database_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = prepare(parse(SPACE), out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log"))
+    fill_queue(context)
+    other = TrialQueue(context.storage, context.name)  # another worker's
+    baseline = Job(other.ask(), context.variants.baseline(), 0)
+    look, ended = TrialQueue.trials, []
+
+    def and_then_it_ends(queue: TrialQueue, *states: str) -> list[StudyTrial]:
+        trials = look(queue, *states)
+        if trained(tmp_path / "log") and not ended:  # one variant, which now waits
+            ended.append(True)
+            _Worker(context, 1, other, lambda event: None).do(baseline)
+        return trials
+
+    monkeypatch.setattr(TrialQueue, "trials", and_then_it_ends)
+    work(context, 0, lambda event: None)
+    with other:
+        assert {record.params["split"] for record in other.records()} == GRID
+
+
 def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> None:
     trainer = Surrogate(tmp_path / "log", seconds=0.2, kill_on=("split=0.25",))
     result = run(tmp_path, workers=2, trainer=trainer)
     assert splits(result) == GRID
     assert len(trained(tmp_path / "log")) == 5
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "pool.work = lambda *_: None",  # it has nothing left to do
+        "pool.work = lambda *_: os.kill(os.getpid(), signal.SIGINT)",
+    ],
+)
+def test_a_worker_that_is_interrupted_while_it_exits_says_nothing(program: str) -> None:
+    late = f"""
+import atexit, os, signal
+from types import SimpleNamespace
+from tcm_lab.study import pool
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+{program}
+pool._child(SimpleNamespace(unpack=lambda: SimpleNamespace(threads=1)), 0, None)
+"""
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_second_ctrl_c_while_the_command_line_exits_says_nothing() -> None:
+    late = """
+import atexit, os, signal, sys
+from tcm_lab.cli import app
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+app._app = lambda _: os.kill(os.getpid(), signal.SIGINT)
+sys.exit(app.main(["models"]))
+"""
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "tcm-lab: interrupted\n")
 
 
 def test_when_every_worker_is_killed_the_next_call_goes_on(tmp_path: Path) -> None:
