@@ -33,8 +33,15 @@ class Frozen(BaseModel):
 
 
 def meanings_of(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the ``Attributes:`` section of a docstring says of each field, on one line."""
-    _, found, section = (inspect.getdoc(model) or "").partition("Attributes:\n")
+    """Return what the ``Attributes:`` of a model and its bases say of each field, on one line."""
+    meanings: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        meanings |= _own_meanings(base)
+    return {name: text for name, text in meanings.items() if name in model.model_fields}
+
+
+def _own_meanings(cls: type) -> dict[str, str]:
+    _, found, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     if not found:
         return {}
     section = re.split(r"\n(?=\S)", section)[0]

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cost import Cost, conv_cost, window_attention_cost
+from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.blocks.cost import Cost, bottleneck_cost, conv_cost, window_attention_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
@@ -29,39 +30,16 @@ class NoAttentionConfig(AttentionConfig):
         return Cost()
 
 
-class ResidualUnit(nn.Module):
-    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels between (Cheng et al. 2020)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.conv = nn.Sequential(
-            nn.Conv2d(channels, half, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(half, half, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(half, channels, 1),
-        )
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Transform (B, C, H, W)."""
-        out: Tensor = self.relu(self.conv(x).add_(x))
-        return out
-
-
 class GatedAttention(nn.Module):
     """x + conv_a(x) · sigmoid(conv_b(x)): CompressAI's attention block, and the base of others.
 
-    Both branches are three residual units; a 1x1 convolution ends the gate's.
+    Both branches, CompressAI's, are three residual units; a 1x1 convolution ends the gate's.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv_a = nn.Sequential(*(ResidualUnit(channels) for _ in range(3)))
-        self.conv_b = nn.Sequential(
-            *(ResidualUnit(channels) for _ in range(3)), nn.Conv2d(channels, channels, 1)
-        )
+        block = import_compressai().layers.AttentionBlock(channels)
+        self.conv_a, self.conv_b = block.conv_a, block.conv_b
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W)."""
@@ -75,12 +53,7 @@ class GatedAttention(nn.Module):
 
 def gated_cost(channels: int, height: int, width: int) -> Cost:
     """Cost of a `GatedAttention`'s branches."""
-    half = channels // 2
-    unit = (
-        conv_cost(channels, half, 1, height, width)
-        + conv_cost(half, half, 3, height, width)
-        + conv_cost(half, channels, 1, height, width)
-    )
+    unit = bottleneck_cost(channels, channels // 2, height, width)
     return 6 * unit + conv_cost(channels, channels, 1, height, width)
 
 

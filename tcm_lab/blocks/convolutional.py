@@ -9,7 +9,14 @@ from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.blocks.cost import Cost, conv_cost, layer_norm_cost, linear_cost, residual_block_cost
+from tcm_lab.blocks.cost import (
+    Cost,
+    bottleneck_cost,
+    conv_cost,
+    layer_norm_cost,
+    mlp_cost,
+    residual_block_cost,
+)
 from tcm_lab.blocks.registry import BlockConfig, register_block
 
 
@@ -77,12 +84,7 @@ class ResidualBottleneckConfig(BlockConfig):
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of one block."""
-        inner = self._inner(channels)
-        return (
-            conv_cost(channels, inner, 1, height, width)
-            + conv_cost(inner, inner, 3, height, width)
-            + conv_cost(inner, channels, 1, height, width)
-        )
+        return bottleneck_cost(channels, self._inner(channels), height, width)
 
 
 class ChannelsLastMlp(nn.Module):
@@ -126,8 +128,7 @@ class ConvNextConfig(BlockConfig):
         return (
             conv_cost(channels, channels, self.kernel, height, width, groups=channels)
             + layer_norm_cost(channels, tokens)
-            + linear_cost(channels, hidden, tokens)
-            + linear_cost(hidden, channels, tokens)
+            + mlp_cost(channels, hidden, tokens)
         )
 
 

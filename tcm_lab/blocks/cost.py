@@ -139,6 +139,20 @@ def window_attention_cost(
     )
 
 
+def bottleneck_cost(channels: int, inner: int, height: int, width: int) -> Cost:
+    """Cost of a 1x1 convolution to ``inner`` channels, a 3x3 one, and a 1x1 one back."""
+    return (
+        conv_cost(channels, inner, 1, height, width)
+        + conv_cost(inner, inner, 3, height, width)
+        + conv_cost(inner, channels, 1, height, width)
+    )
+
+
+def mlp_cost(channels: int, hidden: int, tokens: int) -> Cost:
+    """Cost of a two-layer perceptron over ``tokens`` positions."""
+    return linear_cost(channels, hidden, tokens) + linear_cost(hidden, channels, tokens)
+
+
 def residual_block_cost(channels: int, height: int, width: int) -> Cost:
     """Cost of CompressAI's `ResidualBlock` that keeps its channels: two 3x3 convolutions."""
     return 2 * conv_cost(channels, channels, 3, height, width)

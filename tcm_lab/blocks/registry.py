@@ -10,13 +10,14 @@ A codec consists of three kinds of layer, each with a registry of its own:
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import ValidationError, create_model
 from pydantic.errors import PydanticUserError
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
+from pydantic.json_schema import PydanticJsonSchemaWarning
 from pydantic_core import PydanticSerializationError
 from torch import nn
 
@@ -39,50 +40,39 @@ class LayerConfig(Frozen):
     type: str
 
 
-class BlockConfig(LayerConfig):
-    """Options of a block: (B, C, H, W) to (B, C, H, W), stacked in a stage."""
+class SameSizeConfig(LayerConfig):
+    """Options of a layer that keeps its channels and its size."""
 
     def check(self, channels: int) -> None:
-        """Refuse a width that the block cannot have.
+        """Refuse a width that the layer cannot have.
 
         Raises:
             ConfigError: the message names the option, its value and the nearest that work.
         """
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Return the layer's cost on one feature map of ``height`` x ``width``.
+
+        Raises:
+            NoFormula: the layer has none.
+        """
+        raise NoFormula(f"the layer '{self.type}' has no closed formula for its cost")
+
+
+class BlockConfig(SameSizeConfig):
+    """Options of a block: (B, C, H, W) to (B, C, H, W), stacked in a stage."""
 
     @abstractmethod
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block of ``channels`` at place ``index`` of its stage."""
 
-    def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Return the block's cost on one feature map of ``height`` x ``width``.
 
-        Raises:
-            NoFormula: the block has none.
-        """
-        raise NoFormula(f"the block '{self.type}' has no closed formula for its cost")
-
-
-class AttentionConfig(LayerConfig):
+class AttentionConfig(SameSizeConfig):
     """Options of an attention module: (B, C, H, W) to (B, C, H, W), used once."""
-
-    def check(self, channels: int) -> None:
-        """Refuse a width that the module cannot have.
-
-        Raises:
-            ConfigError: the message names the option, its value and the nearest that work.
-        """
 
     @abstractmethod
     def build(self, channels: int) -> nn.Module:
         """Build the module for ``channels``."""
-
-    def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Return the module's cost on one feature map of ``height`` x ``width``.
-
-        Raises:
-            NoFormula: the module has none.
-        """
-        raise NoFormula(f"the attention '{self.type}' has no closed formula for its cost")
 
 
 class ResamplerConfig(LayerConfig):
@@ -294,18 +284,12 @@ def _takes_channels(parameter: inspect.Parameter) -> bool:
     )
 
 
-class _JsonSchema(GenerateJsonSchema):
-    ignored_warning_kinds: set[JsonSchemaWarningKind] = {  # noqa: RUF012  # as in its base
-        "skipped-choice",
-        "non-serializable-default",  # found by writing the defaults
-    }
-
-
 def _check_options(config: type[LayerConfig]) -> None:
     """Refuse options that YAML cannot hold, and defaults that are not valid."""
     where = f"{config.__qualname__}'s options"
     try:
-        config.model_json_schema(schema_generator=_JsonSchema)
+        with warnings.catch_warnings(action="ignore", category=PydanticJsonSchemaWarning):
+            config.model_json_schema()
         if all(not field.is_required() for field in config.model_fields.values()):
             config.model_validate({}).model_dump(mode="json")
     except ValidationError as error:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab.blocks.cost import Cost, layer_norm_cost, linear_cost, window_attention_cost
+from tcm_lab.blocks.cost import Cost, layer_norm_cost, mlp_cost, window_attention_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads, portions
 
@@ -83,8 +83,7 @@ def swin_cost(
     return (
         2 * layer_norm_cost(channels, tokens)
         + window_attention_cost(channels, head_dim, window_size, height, width)
-        + linear_cost(channels, hidden, tokens)
-        + linear_cost(hidden, channels, tokens)
+        + mlp_cost(channels, hidden, tokens)
     )
 
 
@@ -101,11 +100,18 @@ class SwinBlock(nn.Module):
         return out
 
 
-LayerClass = type[SwinLayer]
+LayerClass = type[SwinLayer]  # "type" is an option below
 
 
 class SwinOptions(BlockConfig):
-    """Options of every block with Swin layers; see `SwinConfig`."""
+    """Options of every block with Swin layers.
+
+    Attributes:
+        window_size: side of an attention window, in tokens.
+        head_dim: channels of one attention head.
+        mlp_ratio: width of the MLP's hidden layer over that of the channels it works on.
+        alternate_shift: whether every second block of a stage shifts its windows.
+    """
 
     window_size: WindowSide = 8
     head_dim: PositiveInt = 16
@@ -122,14 +128,7 @@ class SwinOptions(BlockConfig):
 
 @register_block("swin")
 class SwinConfig(SwinOptions):
-    """Swin transformer block: plain windows, and shifted ones in every second block.
-
-    Attributes:
-        window_size: side of a window, in tokens.
-        head_dim: channels of one attention head.
-        mlp_ratio: width of the MLP's hidden layer over the block's.
-        alternate_shift: whether every second block of a stage shifts its windows.
-    """
+    """Swin transformer block: plain windows, and shifted ones in every second block."""
 
     def check(self, channels: int) -> None:
         """Refuse channels that ``head_dim`` does not divide."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -98,12 +98,9 @@ class TcmConfig(SwinOptions):
     Attributes:
         split: share of the channels that go to the transformer branch; 0 builds no transformer,
             1 no convolution branch.
-        window_size: side of an attention window, in tokens.
-        head_dim: channels of one attention head.
-        mlp_ratio: width of the MLP's hidden layer over the branch's.
-        alternate_shift: whether every second block of a stage shifts its windows.
     """
 
+    sequential: ClassVar[bool] = False
     split: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def transformer_channels(self, channels: int) -> int:
@@ -131,12 +128,9 @@ class TcmConfig(SwinOptions):
 
     def build(self, channels: int, index: int) -> nn.Module:
         """Build the block; every second one of a stage shifts its windows."""
-        return self._build(channels, index, sequential=False)
-
-    def _build(self, channels: int, index: int, *, sequential: bool) -> nn.Module:
         wide = self.transformer_channels(channels)
         swin = self._layer(SwinBranch, wide, index) if wide else None
-        return TcmBlock(channels, wide, swin, sequential=sequential)
+        return TcmBlock(channels, wide, swin, sequential=self.sequential)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         """Cost of one block: two 1x1 convolutions and the branches that have channels."""
@@ -156,12 +150,6 @@ class SequentialTcmConfig(TcmConfig):
     Attributes:
         split: share of the channels that the transformer branch works on; the convolution
             branch works on the others, a 1x1 convolution mixes all of them in between.
-        window_size: side of an attention window, in tokens.
-        head_dim: channels of one attention head.
-        mlp_ratio: width of the MLP's hidden layer over the branch's.
-        alternate_shift: whether every second block of a stage shifts its windows.
     """
 
-    def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block; every second one of a stage shifts its windows."""
-        return self._build(channels, index, sequential=True)
+    sequential: ClassVar[bool] = True

@@ -123,26 +123,19 @@ def window_plan(
         device: where the plan's tensors live.
     """
     if torch.compiler.is_compiling():  # the compiler traces the plan into its graph
-        return _plan(batch, size, window_size, shift, device)
+        return _plan.__wrapped__(batch, size, window_size, shift, device)
     # Tensors made in inference mode can't serve training, so each mode has plans of its own.
-    return _kept_plan(batch, size, window_size, shift, device, torch.is_inference_mode_enabled())
+    return _plan(batch, size, window_size, shift, device, torch.is_inference_mode_enabled())
 
 
 @lru_cache(maxsize=64)
-def _kept_plan(
+def _plan(
     batch: int,
     size: tuple[int, int],
     window_size: int,
     shift: int,
     device: torch.device,
-    inference: bool,
-) -> WindowPlan:
-    del inference
-    return _plan(batch, size, window_size, shift, device)
-
-
-def _plan(
-    batch: int, size: tuple[int, int], window_size: int, shift: int, device: torch.device
+    *_mode: bool,
 ) -> WindowPlan:
     height, width = size
     groups: list[WindowGroup] = []
