@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.layouts import LAYOUTS, Layout
+from tcm_lab.codec.layouts import LAYOUTS
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.errors import ConfigError, LabError, near, one_of
 
@@ -162,12 +162,12 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
             head = file.read(9)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if head[8:9] == b"{":
-        tensors, metadata = _read_safetensors(path)
-        if metadata.get("format") == _FORMAT:
-            return _from_ours(tensors, metadata, str(path))
-        return _from_state(tensors, str(path))
-    return _from_state(_read_torch(path), str(path))
+    if head[8:9] != b"{":
+        return _from_state(_read_torch(path), str(path))
+    tensors, metadata = _read_safetensors(path)
+    if metadata.get("format") == _FORMAT:
+        return _from_ours(tensors, metadata, str(path))
+    return _from_state(tensors, str(path))
 
 
 def _weights(codec: Codec) -> dict[str, Tensor]:
@@ -216,7 +216,7 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
         raise CheckpointError(
             f"{origin}: its configuration cannot be read: {error}{hint}"
         ) from None
-    return _fill(config, {name: (name, value) for name, value in tensors.items()}, origin)
+    return _fill(Codec(config), tensors, origin, str)
 
 
 def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
@@ -231,14 +231,11 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
         config = layout.infer_config(tensors)
     except LabError as error:
         raise CheckpointError(f"{origin}: {error}") from None
-    names = {layout.entry_name(name, config): name for name in Codec(config).state_dict()}
+    codec = Codec(config)
     # Newer CompressAI writes the entropy bottleneck's lists as we do.
-    ours = {
-        names.get(theirs, theirs): (theirs, value)
-        for theirs, value in tensors.items()
-        if not theirs.endswith(DERIVED)
-    }
-    return _fill(config, ours, origin, layout)
+    ours = {layout.entry_name(name, config): name for name in codec.state_dict()}
+    given = {ours.get(name, name): v for name, v in tensors.items() if not name.endswith(DERIVED)}
+    return _fill(codec, given, origin, lambda name: layout.entry_name(name, config))
 
 
 def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,35 +247,27 @@ def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fill(
-    config: VariantConfig,
-    given: Mapping[str, tuple[str, Tensor]],
-    origin: str,
-    layout: Layout | None = None,
+    codec: Codec, given: Mapping[str, Tensor], origin: str, shown: Callable[[str], str]
 ) -> Codec:
-    """Build ``config`` and load tensors by our names; each comes with its name in the file."""
-    codec = Codec(config)
+    """Load tensors by our names; ``shown`` turns one of ours into the file's, for messages."""
     wanted = _weights(codec)
-    given = {ours: entry for ours, entry in given.items() if not ours.endswith(_CONSTANTS)}
-    missing = [n for n in wanted if n not in given]
-    unknown = [theirs for ours, (theirs, _) in given.items() if ours not in wanted]
-    shaped = [
-        f"{theirs} is {tuple(value.shape)}, not {tuple(wanted[ours].shape)}"
-        for ours, (theirs, value) in given.items()
-        if ours in wanted and value.shape != wanted[ours].shape
+    given = {name: value for name, value in given.items() if not name.endswith(_CONSTANTS)}
+    faults = {
+        "missing": [shown(name) for name in wanted if name not in given],
+        "unknown": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{shown(name)} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in given and given[name].shape != value.shape
+        ],
+    }
+    found = [
+        f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
     ]
-    if missing or unknown or shaped:
-        raise CheckpointError(
-            f"{origin}: does not fit {config.name}: "
-            + "; ".join(
-                f"{len(items)} {what} ({', '.join(items[:3])}{', …' if len(items) > 3 else ''})"
-                for what, items in (
-                    ("missing", [layout.entry_name(n, config) if layout else n for n in missing]),
-                    ("unknown", unknown),
-                    ("of another shape", shaped),
-                )
-                if items
-            )
-        )
-    codec.load_state_dict({ours: value for ours, (_, value) in given.items()}, strict=False)
+    if found:
+        raise CheckpointError(f"{origin}: does not fit {codec.config.name}: {'; '.join(found)}")
+    codec.load_state_dict(given, strict=False)
     codec.eval()
     return codec

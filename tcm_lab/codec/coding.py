@@ -45,13 +45,15 @@ class GaussianTables:
     """
 
     def __init__(self, conditional: Any, *, nearest: bool) -> None:
-        self.lengths: list[int] = conditional.cdf_length.reshape(-1).tolist()
-        # Without their padding: the coder copies all of them at every call.
-        self.cdfs: list[list[int]] = [
-            row[:length]
-            for row, length in zip(conditional.quantized_cdf.tolist(), self.lengths, strict=True)
-        ]
-        self.offsets: list[int] = conditional.offset.reshape(-1).tolist()
+        lengths = conditional.cdf_length.reshape(-1).tolist()
+        rows = zip(conditional.quantized_cdf.tolist(), lengths, strict=True)
+        #: What rANS takes: each distribution (without padding, since the coder copies all of them
+        #: at every call), its length, and its first symbol.
+        self.cdfs = (
+            [row[:length] for row, length in rows],
+            lengths,
+            conditional.offset.reshape(-1).tolist(),
+        )
         # The last scale is open-ended: an index counts the bounds that are smaller.
         scales: Tensor = conditional.scale_table
         self.bounds: Tensor = (
@@ -168,19 +170,13 @@ class SymbolEncoder:
             indexes = torch.cat(self._indexes, 1).cpu()
         with section("entropy_coding"):
             return [
-                RansEncoder().encode_with_indexes(
-                    s.tolist(),
-                    k.tolist(),
-                    self._tables.cdfs,
-                    self._tables.lengths,
-                    self._tables.offsets,
-                )
+                RansEncoder().encode_with_indexes(s.tolist(), k.tolist(), *self._tables.cdfs)
                 for s, k in zip(symbols, indexes, strict=True)
             ]
 
     def checksum(self) -> int:
         """Return a CRC-32 over all symbols, to compare with the decoder's."""
-        return zlib.crc32(torch.cat(self._symbols, 1).cpu().numpy().astype("<i4").tobytes())
+        return _checksum(self._symbols)
 
 
 class SymbolDecoder:
@@ -217,28 +213,18 @@ class SymbolDecoder:
         with section("copies"):
             indexes = self._tables.indexes(_flat(scale, where)).cpu()
         with section("entropy_coding"):
-            symbols = torch.from_numpy(
-                np.array(
-                    [
-                        decoder.decode_stream(
-                            k.tolist(),
-                            self._tables.cdfs,
-                            self._tables.lengths,
-                            self._tables.offsets,
-                        )
-                        for decoder, k in zip(self._decoders, indexes, strict=True)
-                    ],
-                    dtype=np.int32,
-                )
-            )
-        self._symbols.append(symbols)
+            decoded = [
+                decoder.decode_stream(k.tolist(), *self._tables.cdfs)
+                for decoder, k in zip(self._decoders, indexes, strict=True)
+            ]
+            self._symbols.append(torch.from_numpy(np.array(decoded, dtype=np.int32)))
         with section("copies"):
-            symbols = symbols.to(mean.device)
+            symbols = self._symbols[-1].to(mean.device)
         return _from_symbols(symbols, mean, where)
 
     def checksum(self) -> int:
         """Return a CRC-32 over all symbols, to compare with the encoder's."""
-        return zlib.crc32(torch.cat(self._symbols, 1).numpy().astype("<i4").tobytes())
+        return _checksum(self._symbols)
 
 
 def refuse_large_symbols(latent: str, largest: Tensor) -> None:
@@ -279,6 +265,10 @@ def _from_symbols(symbols: Tensor, mean: Tensor, where: Tensor | None) -> Tensor
         return torch.add(symbols.reshape(mean.shape), mean, out=y_hat)
     y_hat[:, :, where] = symbols.reshape(*mean.shape[:2], -1) + mean[:, :, where]
     return y_hat
+
+
+def _checksum(symbols: Sequence[Tensor]) -> int:
+    return zlib.crc32(torch.cat(list(symbols), 1).cpu().numpy().astype("<i4").tobytes())
 
 
 def _flat(values: Tensor, where: Tensor | None) -> Tensor:

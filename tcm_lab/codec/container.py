@@ -23,7 +23,7 @@ from tcm_lab.codec.model import Codec
 from tcm_lab.errors import LabError
 
 MAGIC = b"TCM1"
-_HEADER = struct.Struct("<B12s8sIIfIII")  # version … lengths and the symbols' checksum
+_HEADER = struct.Struct("<4sB12s8sIIfIII")  # magic, version … lengths, the symbols' checksum
 _CRC = struct.Struct("<I")
 _VERSION = 2
 _NO_RATE = -1.0
@@ -73,6 +73,7 @@ def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None
     coded = codec.compress(image[None], rate)
     (y,), (z,) = coded["strings"]
     header = _HEADER.pack(
+        MAGIC,
         _VERSION,
         codec.config.fingerprint.encode(),
         weights_fingerprint(codec),
@@ -83,7 +84,7 @@ def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None
         len(z),
         coded["checksum"],
     )
-    body = MAGIC + header + y + z
+    body = header + y + z
     return body + _CRC.pack(zlib.crc32(body))
 
 
@@ -106,8 +107,8 @@ def decode_image(codec: Codec, data: bytes) -> Float[Tensor, "3 h w"]:
             f"({header.weights.hex()}; these are {weights_fingerprint(codec).hex()})"
         )
     _check_rate(codec, header.rate)
-    at = len(MAGIC) + _HEADER.size
-    y, z = data[at : at + header.y_bytes], data[at + header.y_bytes : -_CRC.size]
+    streams = data[_HEADER.size : -_CRC.size]
+    y, z = streams[: header.y_bytes], streams[header.y_bytes :]
     stride = codec.config.stride[1]
     height, width = padded_size(codec.config, header.size)
     image = codec.decompress(
@@ -128,13 +129,13 @@ def read_header(data: bytes) -> Header:
     Raises:
         ContainerError: the bytes are no ``.tcm`` file, are damaged, or claim what cannot be.
     """
-    least = len(MAGIC) + _HEADER.size + _CRC.size
+    least = _HEADER.size + _CRC.size
     if data[: len(MAGIC)] != MAGIC:
         raise ContainerError("not a .tcm file (it does not begin with TCM1)")
     if len(data) < least:
         raise ContainerError(f"cut off: {len(data)} bytes, a header alone takes {least}")
-    version, config, weights, height, width, rate, y_bytes, z_bytes, checksum = _HEADER.unpack_from(
-        data, len(MAGIC)
+    _, version, config, weights, height, width, rate, y_bytes, z_bytes, checksum = (
+        _HEADER.unpack_from(data)
     )
     if version != _VERSION:
         raise ContainerError(f"container version {version}; this program reads version {_VERSION}")

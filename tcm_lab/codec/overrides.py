@@ -25,13 +25,13 @@ class Field:
     """A place in the tree.
 
     Attributes:
-        holder: the mapping that holds it.
-        key: its key there.
+        holder: the mapping or list that holds it.
+        key: its key or index there.
         stages: the stages over which the path was spread to reach it, by identity; or None.
     """
 
-    holder: Tree
-    key: str
+    holder: Any
+    key: Any
     stages: int | None
 
 
@@ -71,36 +71,30 @@ def find_fields(tree: Tree, path: str) -> list[Field]:
     return fields
 
 
-def _descend(node: Tree, parts: list[str], stages: int | None) -> Iterator[Field]:
+def _descend(node: Any, parts: list[str], stages: int | None) -> Iterator[Field]:
     part, rest = parts[0], parts[1:]
-    for key in [key for key in node if fnmatchcase(key, part)]:
-        child = node[key]
-        if not rest:
-            # A place that is empty by design (the last stage's width, a block of no depth) is
-            # not reached by a path over all stages.
-            if stages is None or not _empty(node, key):
-                yield Field(node, key, stages)
-        elif isinstance(child, dict):
-            yield from _descend(child, rest, stages)
-        elif isinstance(child, list) and child and isinstance(child[0], dict):
-            yield from _into_list(child, rest, stages)
-    if part not in node:
+    keys: list[Any] = []
+    if isinstance(node, dict):
+        keys = [key for key in node if fnmatchcase(key, part)]
+    elif isinstance(node, list):
+        keys = [i for i in range(len(node)) if fnmatchcase(str(i), part)]
+        stages = stages if part.isdigit() else id(node)
+    for key in keys:
+        if rest:
+            yield from _descend(node[key], rest, stages)
+        # A place that is empty by design (the last stage's width, a block of no depth) is not
+        # reached by a path over all stages.
+        elif stages is None or not _empty(node, key):
+            yield Field(node, key, stages)
+    if isinstance(node, dict) and part not in node:
         if isinstance(node.get("stages"), list):
             for stage in node["stages"]:
                 yield from _descend(stage, parts, id(node["stages"]))
-        elif isinstance(node.get("block"), dict):
-            yield from _descend(node["block"], parts, stages)
+        else:
+            yield from _descend(node.get("block"), parts, stages)
 
 
-def _into_list(items: list[Tree], parts: list[str], stages: int | None) -> Iterator[Field]:
-    index, rest = parts[0], parts[1:]
-    spread = stages if index.isdigit() else id(items)
-    for i, item in enumerate(items):
-        if rest and fnmatchcase(str(i), index):
-            yield from _descend(item, rest, spread)
-
-
-def _empty(holder: Tree, key: str) -> bool:
+def _empty(holder: Any, key: Any) -> bool:
     """Say whether a stage has nothing at ``key`` that a path over all stages could mean."""
     if key in ("block", "depth"):
         return holder.get("block") is None
@@ -137,7 +131,8 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
     """Say where a path leads nowhere and what there is instead."""
     for depth in range(len(parts), 0, -1):
         place, part = parts[: depth - 1], parts[depth - 1]
-        known = sorted({name for node in _reached(tree, place) for name in _names(node)})
+        reached = [f.holder[f.key] for f in _descend(tree, place, None)] if place else [tree]
+        known = sorted({name for node in reached for name in _names(node)})
         if known:
             where = f" in '{'.'.join(place)}'" if place else ""
             return (
@@ -145,23 +140,6 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
                 f"{near(part, known)} Known: {one_of(known)}."
             )
     return f"no field '{path}'. Known: {one_of(sorted(tree))}."
-
-
-def _reached(tree: Tree, place: list[str]) -> list[Any]:
-    """Return what lies at ``place``, also where that is an item of a list."""
-    if not place:
-        return [tree]
-    found = [field.holder[field.key] for field in _descend(tree, place, None)]
-    if found or not place[:-1]:
-        return found
-    lists = [field.holder[field.key] for field in _descend(tree, place[:-1], None)]
-    return [
-        item
-        for items in lists
-        if isinstance(items, list)
-        for index, item in enumerate(items)
-        if fnmatchcase(str(index), place[-1])
-    ]
 
 
 def _names(node: Any) -> Iterator[str]:

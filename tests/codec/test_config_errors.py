@@ -195,6 +195,15 @@ def test_a_path_reaches_every_stage_that_has_the_field_and_a_list_each_its_own()
     assert [stage.block.window_size for stage in single.g_a.stages if stage.block] == [8, 4, 8]
 
 
+def test_a_path_reaches_one_item_of_a_list() -> None:
+    config = tcm_lab.load_config("tcm-nano").override({"entropy_model.hidden.1": 20})
+    assert config.entropy_model.hidden == (32, 20)
+    with pytest.raises(
+        ConfigError, match=r"no field '2' in 'entropy_model\.hidden'.*Known: 0 or 1"
+    ):
+        config.override({"entropy_model.hidden.2": 20})
+
+
 def test_the_fingerprint_is_of_what_acts() -> None:
     config = tcm_lab.load_config("tcm-nano")
     assert config.override({"name": "other"}).fingerprint == config.fingerprint

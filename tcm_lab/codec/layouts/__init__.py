@@ -16,18 +16,14 @@ class Layout:
     """How another project names and shapes the tensors of a codec that we can build.
 
     Attributes:
-        name: what the command line calls it.
         recognises: whether a state dict has this layout.
         infer_config: reads the architecture off the tensors; raises LabError if it can't.
         entry_name: its name of our state-dict entry, in a codec of that configuration.
     """
 
-    name: str
     recognises: Callable[[Mapping[str, Tensor]], bool]
     infer_config: Callable[[Mapping[str, Tensor]], VariantConfig]
     entry_name: Callable[[str, VariantConfig], str]
 
 
-LAYOUTS = {
-    "lic_tcm": Layout("lic_tcm", lic_tcm.recognises, lic_tcm.infer_config, lic_tcm.entry_name)
-}
+LAYOUTS = {"lic_tcm": Layout(lic_tcm.recognises, lic_tcm.infer_config, lic_tcm.entry_name)}
