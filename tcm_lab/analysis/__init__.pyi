@@ -41,10 +41,11 @@ from .latents import (
     latent_maps,
     measure_latents,
 )
-from .prediction_error import EDGES, ErrorStatistics
+from .prediction_error import EDGES, REACH, ErrorStatistics
 
 __all__ = [
     "EDGES",
+    "REACH",
     "AttentionMap",
     "AttentionMetrics",
     "AttentionRecord",

@@ -133,13 +133,12 @@ def mean_erf(maps: Sequence[ErfMap]) -> ErfMap:
     if not maps:
         raise LabError("no maps to average")
     first = maps[0]
-    for other in maps:
-        for what in ("model", "of", "wrt", "method", "channel", "position", "centre"):
-            if getattr(other, what) != getattr(first, what):
-                raise LabError(
-                    f"maps of different {what} cannot be averaged: "
-                    f"{getattr(first, what)} and {getattr(other, what)}"
-                )
+    for what in ("model", "of", "wrt", "method", "channel", "position", "centre"):
+        found = list(dict.fromkeys(getattr(each, what) for each in maps))
+        if len(found) > 1:
+            raise LabError(
+                f"maps of different {what} cannot be averaged: {found[0]} and {found[1]}"
+            )
     scores = np.mean([m.scores.astype(np.float64) for m in maps], axis=0)
     variance = np.sum([m.standard_error.astype(np.float64) ** 2 for m in maps], axis=0)
     return first.model_copy(

@@ -229,18 +229,9 @@ def _strongest_channel(model: nn.Module, dependence: Dependence, starts: Sequenc
 
 # So small that a tanh or sigmoid between layers is straight, yet a product of two is not zero.
 _LEVEL = 1e-6
-_SKIPPED = (
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.BatchNorm2d,
-    nn.GELU,
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-    WindowAttention,
-)
+_NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+_ACTIVATIONS = (nn.GELU, nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.Softplus, nn.Tanh)
+_SKIPPED = (*_NORMALISATIONS, *_ACTIVATIONS, WindowAttention)
 _SKIPPED_BY_NAME = ("GDN", "GDN1")  # CompressAI's, or a user's
 
 
@@ -279,11 +270,9 @@ def convolution_field(
     if max(weight[[0, -1]].max(), weight[:, [0, -1]].max()) > 0:
         # Its flanks are cut off by the image's border, on one side more than on the other.
         core = np.where(weight >= weight.max() / 2, weight, 0)
-    rows, columns = (
-        float((core.sum(other) * np.arange(length)).sum() / core.sum())
-        for other, length in zip((1, 0), weight.shape, strict=True)
-    )
-    return (row, column), weight > 0, (round(2 * rows) / 2, round(2 * columns) / 2)
+    middle = np.tensordot(np.indices(core.shape), core) / core.sum()
+    rows, columns = (np.round(2 * middle) / 2).tolist()
+    return (row, column), weight > 0, (rows, columns)
 
 
 def _uniform_and_linear(model: nn.Module) -> nn.Module:

@@ -253,8 +253,5 @@ def _macs(
 
     target = replace(Target.of(codec), group_of=part_of)
     counted = COUNTERS["torch"](target, target.padded_size(size)).parts
-    kinds = CONVENTIONS["all"]
-    return {
-        part: sum(n for kind, n in counted.get(part, Cost()).macs.items() if kind in kinds)
-        for part in parts
-    }
+    macs = {part: counted.get(part, Cost()).macs for part in parts}
+    return {part: sum(macs[part].get(kind, 0) for kind in CONVENTIONS["all"]) for part in parts}

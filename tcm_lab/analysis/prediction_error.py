@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import add
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class ErrorStatistics(ArrayRecord):
         return ErrorStatistics(
             count=self.count + other.count,
             sums=(self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]),
-            histogram=tuple(a + b for a, b in zip(self.histogram, other.histogram, strict=True)),
+            histogram=tuple(map(add, self.histogram, other.histogram)),
             products=self.products + other.products,
             pairs=self.pairs + other.pairs,
         )

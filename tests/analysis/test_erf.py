@@ -272,7 +272,7 @@ def test_mistakes_are_named(small: nn.Module) -> None:
         ({"at": (4, 0)}, "outside of y's map of 4x4"),
         ({"method": "l1"}, "'frobenius', 'sum' or 'single-channel'"),
         ({"method": "single-channel", "channel": 64}, "channels 0 to 63"),
-        ({"probes": 1}, "probes = 1: .* equal to 2"),
+        ({"probes": 1}, "probes = 1: must be at least 2"),
         ({"layer": "g_a.stages.0.blocks.0.conv.block", "side": 8}, "at least 16x16"),
     ):
         with pytest.raises(LabError, match=said):

@@ -76,15 +76,8 @@ def attention_plot(
                 y += list(heads)
             axes.scatter(x, y, s=14, label=label, zorder=3, lw=0, **looks(len(records))[i])
         ends = [(place - 0.42, place + 0.42) for place in places.values()]
-        axes.hlines(
-            list(equal.values()),
-            *zip(*ends, strict=True),
-            color=SOFT,
-            lw=0.9,
-            ls="--",
-            zorder=1,
-            label="equal weights",
-        )
+        lines: dict[str, Any] = {"color": SOFT, "lw": 0.9, "ls": "--", "zorder": 1}
+        axes.hlines(list(equal.values()), *zip(*ends, strict=True), label="equal weights", **lines)
         many: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(len(places)), places, **(many if len(places) > 8 else {}))
         axes.grid(False, axis="x")

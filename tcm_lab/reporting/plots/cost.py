@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -216,14 +217,9 @@ def roofline_plot(
         )
         limit = np.array([(low, low * slope), (ridge, peak), (high, peak)])
         axes.plot(*limit.T, color=SOFT, lw=1.0, zorder=1)
+        look: dict[str, Any] = {"ha": "right", "color": SOFT, "fontsize": 6.5}
         axes.annotate(
-            f"{peak:.0f} GMAC/s",
-            (high, peak),
-            (0, 3),
-            textcoords="offset points",
-            ha="right",
-            color=SOFT,
-            fontsize=6.5,
+            f"{peak:.0f} GMAC/s", (high, peak), (0, 3), textcoords="offset points", **look
         )
         axes.scatter(intensity, reached, s=20, color=palette(1)[0], zorder=3)
         axes.set_xlim(low, high)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
-from tcm_lab.analysis import EDGES, KnockOutRecord, LatentMaps, LatentRecord
+from tcm_lab.analysis import EDGES, REACH, KnockOutRecord, LatentMaps, LatentRecord
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._labels import label_points
 from tcm_lab.reporting.plots._style import (
@@ -117,16 +117,10 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
             density = np.array(errors.histogram) / errors.count / np.diff(EDGES)
             left.plot(middles[1:-1], density[1:-1], color=color, label=label)
             correlation = errors.correlation.copy()
-            reach = len(correlation) // 2
-            correlation[reach, reach] = np.nan
-            drawn = draw_map(
-                axes,
-                correlation,
-                cmap="PuOr",
-                vmin=-0.5,
-                vmax=0.5,
-                extent=(-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5),
-            )
+            correlation[REACH, REACH] = np.nan
+            end = REACH + 0.5
+            look = {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5, "extent": (-end, end, end, -end)}
+            drawn = draw_map(axes, correlation, **look)
             axes.set_title(f"{label}\nnearest: {errors.neighbour_correlation:.2f}", fontsize=7.5)
             axes.set_xlabel("columns away (latents)")
         grid[0].set_ylabel("rows away (latents)")
