@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"tcm-lab {__version__}")
             return 0
         _check_names(args)
-        app, options = _app(COMMANDS), (tyro.conf.DisallowNone,)
+        app, options = _app(COMMANDS), (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
         return int(app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options))
     except LabError as error:
         print(f"tcm-lab: error: {error}", file=sys.stderr)

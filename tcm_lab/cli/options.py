@@ -19,6 +19,8 @@ from tcm_lab.errors import LabError, near, one_of
 
 Name = TypeVar("Name", bound=str)
 
+UNSET = tyro.conf.arg(help_behavior_hint="")
+"""Marks an option whose default is nothing, so that help shows none."""
 Models = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,
@@ -34,7 +36,7 @@ Files = Annotated[
 Overrides = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
 ]
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, UNSET]
 _Imports = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
@@ -58,7 +60,7 @@ def with_imports(command: Callable[..., int]) -> Callable[..., int]:
 
     signature = inspect.signature(command, eval_str=True)
     own = [
-        p.replace(annotation=Annotated[p.annotation, tyro.conf.arg(help_behavior_hint="")])
+        p.replace(annotation=Annotated[p.annotation, UNSET])
         if p.default in (None, ()) and get_origin(p.annotation) is not Annotated
         else p
         for p in signature.parameters.values()
