@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BeforeValidator,
@@ -138,6 +138,7 @@ def _at(place: str, check: Any, *channels: int) -> None:
         raise ConfigError(f"{place}: {error}") from None
 
 
+Shortcut = Literal["none", "patch", "staged"]
 Lrp = Literal["none", "before-attention", "after-attention"]
 
 
@@ -160,6 +161,8 @@ class EntropyModelConfig(Frozen):
         scale_table: which scales the coder distinguishes: ``fine``, where each takes the nearest of
             256 and the estimate counts what the coder spends, or ``compressai``, where each takes
             the next larger of its 64 and bytes and estimate are those of the authors' code.
+        normalised: whether the networks see the latent in units of each channel's spread, which a
+            start from data measures, instead of quantisation steps.
     """
 
     slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -170,6 +173,7 @@ class EntropyModelConfig(Frozen):
     lrp: Lrp = "after-attention"
     checkerboard: bool = False
     scale_table: Literal["fine", "compressai"] = "fine"
+    normalised: bool = False
 
     @field_validator("slices")
     @classmethod
@@ -257,6 +261,10 @@ class VariantConfig(Frozen):
         latent_channels: M, channels of y.
         hyper_channels: channels of z.
         rate_levels: 0, or how many learned rate levels one set of weights covers.
+        shortcut: linear paths beside g_a and g_s: ``patch``, one map between the patch of the
+            image below a latent position and its M channels; ``staged``, that and one beside every
+            resampler but each transform's last (as AuxT has, Li et al. 2025, without wavelets);
+            or ``none``, as published.
         g_a: analysis transform, image to y.
         g_s: synthesis transform, y to image.
         h_a: hyper analysis, y to z.
@@ -268,6 +276,7 @@ class VariantConfig(Frozen):
     latent_channels: PositiveInt
     hyper_channels: PositiveInt
     rate_levels: NonNegativeInt = 0
+    shortcut: Shortcut = "none"
     g_a: TransformConfig
     g_s: TransformConfig
     h_a: TransformConfig
@@ -340,15 +349,33 @@ class VariantConfig(Frozen):
             tree["entropy_model"]["lrp"] = "after-attention"  # before and after are the same
         if self.entropy_model.scale_table == "fine":
             del tree["entropy_model"]["scale_table"]  # as it was before there was a choice
+        if not self.entropy_model.normalised:
+            del tree["entropy_model"]["normalised"]
+        if self.shortcut == "none":
+            del tree["shortcut"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-TransformPlan = tuple[TransformConfig, ResampleDirection, int, int]
-"""A transform, whether it shrinks or enlarges, and its channels in and out."""
+class TransformPlan(NamedTuple):
+    """What a transform is built from, and what its cost follows from.
+
+    Attributes:
+        config: the stages.
+        direction: whether it shrinks or enlarges.
+        c_in: channels in.
+        c_out: channels out.
+        shortcut: linear paths beside it.
+    """
+
+    config: TransformConfig
+    direction: ResampleDirection
+    c_in: int
+    c_out: int
+    shortcut: Shortcut = "none"
 
 
 def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:
-    """Return each transform with its direction and its channels in and out.
+    """Return the plan of each transform.
 
     The hyper synthesis occurs once for each of its outputs: ``h_s.mean`` and ``h_s.scale``, or
     ``h_s.shared``.
@@ -357,11 +384,11 @@ def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:
     outputs = config.entropy_model.hyper_outputs(m)
     names = ("shared",) if len(outputs) == 1 else ("mean", "scale")
     return {
-        "g_a": (config.g_a, "down", IMAGE_CHANNELS, m),
-        "h_a": (config.h_a, "down", m, n),
+        "g_a": TransformPlan(config.g_a, "down", IMAGE_CHANNELS, m, config.shortcut),
+        "h_a": TransformPlan(config.h_a, "down", m, n),
         **{
-            f"h_s.{name}": (config.h_s, "up", n, channels)
+            f"h_s.{name}": TransformPlan(config.h_s, "up", n, channels)
             for name, channels in zip(names, outputs, strict=True)
         },
-        "g_s": (config.g_s, "up", m, IMAGE_CHANNELS),
+        "g_s": TransformPlan(config.g_s, "up", m, IMAGE_CHANNELS, config.shortcut),
     }

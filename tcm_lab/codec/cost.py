@@ -34,7 +34,7 @@ def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
     parts = {part: Cost() for part in at}
     for name, plan in transform_plan(config).items():
         part = name.split(".")[0]
-        parts[part] += transform_cost(*plan, *at[part])
+        parts[part] += transform_cost(plan, *at[part])
     m = config.latent_channels
     # Of a factorised prior's density network: widths 1, 3, 3, 3, 3, 1, and three quantiles.
     prior = (3 + 27 + 3) + (4 * 3 + 1) + 4 * 3 + 3

@@ -30,7 +30,7 @@ from tcm_lab.codec.coding import (
 from tcm_lab.codec.config import TransformPlan, VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.slices import SliceCodec, walk_slices
-from tcm_lab.codec.transforms import Transform
+from tcm_lab.codec.transforms import Transform, own_seed
 
 _compressai = import_compressai()
 _CompressionModel: Any = _compressai.models.CompressionModel
@@ -77,7 +77,8 @@ class HyperSynthesis(nn.Module):
         super().__init__()
         for name, transform in plan.items():
             if name.startswith("h_s."):
-                self.add_module(name.removeprefix("h_s."), Transform(*transform))
+                with own_seed():
+                    self.add_module(name.removeprefix("h_s."), Transform(transform))
 
     def forward(self, z_hat: Float[Tensor, "b n p q"]) -> list[Tensor]:
         """Return each output on (B, N, p, q): mean's and scale's, or one for both."""
@@ -131,17 +132,25 @@ class Codec(_CompressionModel):
         m, n, entropy = config.latent_channels, config.hyper_channels, config.entropy_model
         self.config = config
         self.slice_widths = entropy.slice_widths(m)
-        self.g_a = Transform(*plan["g_a"])
-        self.h_a = Transform(*plan["h_a"])
-        self.h_s = HyperSynthesis(plan)
-        self.slices = nn.ModuleList(
-            SliceCodec(entropy, m, i) for i in range(len(self.slice_widths))
-        )
-        self.g_s = Transform(*plan["g_s"])
-        self.entropy_bottleneck = _compressai.entropy_models.EntropyBottleneck(n)
+        with own_seed():
+            self.g_a = Transform(plan["g_a"])
+        with own_seed():
+            self.h_a = Transform(plan["h_a"])
+        with own_seed():
+            self.h_s = HyperSynthesis(plan)
+        self.slices = nn.ModuleList()
+        for i in range(len(self.slice_widths)):
+            with own_seed():
+                self.slices.append(SliceCodec(entropy, m, i))
+        with own_seed():
+            self.g_s = Transform(plan["g_s"])
+        with own_seed():
+            self.entropy_bottleneck = _compressai.entropy_models.EntropyBottleneck(n)
         self.gaussian_conditional = _compressai.entropy_models.GaussianConditional(None)
         self.y_gains = RateGains(config.rate_levels, m) if config.rate_levels else None
         self.z_gains = RateGains(config.rate_levels, n) if config.rate_levels else None
+        self.y_unit: Tensor | None
+        self.register_buffer("y_unit", torch.ones(m) if entropy.normalised else None)
         self._tables: GaussianTables | None = None
         self.to(memory_format=torch.channels_last)
 
@@ -164,11 +173,12 @@ class Codec(_CompressionModel):
         """
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
-        z = self._scaled(self.h_a(y), self.z_gains, levels)
+        steps = self._steps_per_unit(levels)
+        z = self._hyper_latent(y, steps, levels)
         _, z_likelihoods = self.entropy_bottleneck(z)
         estimator = Estimator(y, self.slice_widths)
         features = self._hyper(self._quantise_z(z), levels)
-        y_hat = walk_slices(self.slices, features, estimator)
+        y_hat = walk_slices(self.slices, features, estimator, steps)
         means, scales = estimator.parameters()
         _, y_likelihoods = self.gaussian_conditional(y, scales, means)
         if not self.training and self.config.entropy_model.scale_table == "fine":
@@ -220,6 +230,16 @@ class Codec(_CompressionModel):
     def _unscaled(self, values: Tensor, gains: RateGains | None, levels: Tensor | None) -> Tensor:
         return values if gains is None or levels is None else values * gains.inverse(levels)
 
+    def _steps_per_unit(self, levels: Tensor | None) -> Tensor | None:
+        """Return the quantisation steps in a unit of each channel, (B or 1, M, 1, 1)."""
+        if self.y_unit is None:
+            return None
+        return self._scaled(self.y_unit[None, :, None, None], self.y_gains, levels)
+
+    def _hyper_latent(self, y: Tensor, steps: Tensor | None, levels: Tensor | None) -> Tensor:
+        """Return z, scaled for its rate."""
+        return self._scaled(self.h_a(y if steps is None else y / steps), self.z_gains, levels)
+
     def _quantise_z(self, z: Tensor) -> Tensor:
         """Round z to whole steps from its medians, with the gradient of the identity."""
         return round_to_mean(z, self._medians())
@@ -234,7 +254,10 @@ class Codec(_CompressionModel):
         return features
 
     def _synthesise(self, y_hat: Tensor, levels: Tensor | None, size: tuple[int, int]) -> Tensor:
-        x_hat: Tensor = self.g_s(self._unscaled(y_hat, self.y_gains, levels))
+        y_hat = self._unscaled(y_hat, self.y_gains, levels)
+        if self.y_unit is not None:
+            y_hat = y_hat / self.y_unit[:, None, None]
+        x_hat: Tensor = self.g_s(y_hat)
         return x_hat[..., : size[0], : size[1]]
 
     # -- bytes -----------------------------------------------------------------------------------
@@ -250,14 +273,15 @@ class Codec(_CompressionModel):
         tables = self._current_tables()
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
-        z = self._scaled(self.h_a(y), self.z_gains, levels)
+        steps = self._steps_per_unit(levels)
+        z = self._hyper_latent(y, steps, levels)
         if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
             raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
         refuse_large_symbols("z", (z - self._medians()).abs().max())
         z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
         encoder = SymbolEncoder(y, self.slice_widths, tables)
         z_hat = self._laid_out(self._quantise_z(z))
-        walk_slices(self.slices, self._hyper(z_hat, levels), encoder)
+        walk_slices(self.slices, self._hyper(z_hat, levels), encoder, steps)
         coded: Coded = {
             "strings": [encoder.strings(), z_strings],
             "shape": (z.shape[-2], z.shape[-1]),
@@ -307,7 +331,7 @@ class Codec(_CompressionModel):
         features = self._hyper(self._laid_out(z_hat), levels)
         symbols = self.config.latent_channels * math.prod(features[0].shape[-2:])
         decoder = SymbolDecoder(y_strings, symbols, tables)
-        y_hat = walk_slices(self.slices, features, decoder)
+        y_hat = walk_slices(self.slices, features, decoder, self._steps_per_unit(levels))
         if checksum is not None and decoder.checksum() != checksum:
             raise CodingError(
                 "the decoder read other symbols than the encoder wrote: the bytes were coded with "

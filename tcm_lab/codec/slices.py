@@ -92,6 +92,7 @@ class SliceCodec(nn.Module):
         self.seen = config.seen(i)
         self.refines_before_attention = config.lrp == "before-attention"
         self.i = i
+        self.width = width
         self.attention = nn.ModuleList(config.attention.build(support) for _ in range(paths))
         self.networks = nn.ModuleList(
             nn.Identity()
@@ -118,7 +119,11 @@ class SliceCodec(nn.Module):
         nn.init.constant_(last[-1].bias[-width:], 0.5)
 
     def forward(
-        self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: SliceCoder
+        self,
+        features: Sequence[Tensor],
+        earlier: Sequence[Tensor],
+        code: SliceCoder,
+        gain: Float[Tensor, "#b s 1 1"] | None = None,
     ) -> Float[Tensor, "b s h w"]:
         """Return the slice's ŷ, refined if the model refines.
 
@@ -126,7 +131,10 @@ class SliceCodec(nn.Module):
             features: hyper synthesis outputs, one for each path, each (B, M or 2M, h, w).
             earlier: ŷ of the slices before this one, each (B, S, h, w).
             code: gives ŷ where mean and scale are known.
+            gain: quantisation steps per unit of the networks, for each channel; None: one.
         """
+        if gain is not None:
+            code = _InUnits(code, gain)
         supports = [torch.cat((path, *earlier[: self.seen]), 1) for path in features]
         attended = [
             attention(support) for attention, support in zip(self.attention, supports, strict=True)
@@ -138,7 +146,8 @@ class SliceCodec(nn.Module):
         if self.lrp is None:
             return y_hat
         seen = supports[0] if self.refines_before_attention else attended[0]
-        refined: Tensor = y_hat + 0.5 * torch.tanh(self.lrp(torch.cat((seen, y_hat), 1)))
+        half_step = 0.5 if gain is None else 0.5 / gain
+        refined: Tensor = y_hat + half_step * torch.tanh(self.lrp(torch.cat((seen, y_hat), 1)))
         return refined
 
     def _mean_and_scale(self, supports: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -174,14 +183,37 @@ def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
     return (rows[:, None] + columns[None, :]) % 2 == 1
 
 
+class _InUnits:
+    """A `SliceCoder` whose means, scales and values are in the networks' units."""
+
+    def __init__(self, code: SliceCoder, gain: Tensor) -> None:
+        self.code, self.gain = code, gain
+
+    def __call__(self, i: int, mean: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
+        return self.code(i, mean * self.gain, scale * self.gain, where) / self.gain
+
+
 def walk_slices(
-    slices: nn.ModuleList, features: Sequence[Tensor], code: SliceCoder
+    slices: nn.ModuleList,
+    features: Sequence[Tensor],
+    code: SliceCoder,
+    gain: Float[Tensor, "#b m 1 1"] | None = None,
 ) -> Float[Tensor, "b m h w"]:
-    """Walk over the slices, each seeing what the model lets it see, and return ŷ whole."""
+    """Walk over the slices, each seeing what the model lets it see, and return ŷ whole.
+
+    Args:
+        slices: the networks of each slice.
+        features: hyper synthesis outputs.
+        code: gives ŷ of a slice where its mean and scale are known.
+        gain: quantisation steps per unit of the networks, for each channel; None: one.
+    """
+    widths = [slice_codec.width for slice_codec in slices]
+    gains = [None] * len(widths) if gain is None else gain.split(widths, 1)
     decoded: list[Tensor] = []
-    for slice_codec in slices:
-        decoded.append(slice_codec(features, decoded, code))
-    return torch.cat(decoded, 1)
+    for slice_codec, own_gain in zip(slices, gains, strict=True):
+        decoded.append(slice_codec(features, decoded, code, own_gain))
+    y_hat = torch.cat(decoded, 1)
+    return y_hat if gain is None else y_hat * gain
 
 
 def slice_costs(

@@ -1,12 +1,35 @@
-"""Assembly of a transform from its configuration: stages, each a resampler, blocks, attention."""
+"""Assembly of a transform from its configuration: stages, and the linear paths beside them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab.blocks import Cost, ResampleDirection
-from tcm_lab.codec.config import StageConfig, TransformConfig
+from tcm_lab.blocks.cost import conv_cost
+from tcm_lab.codec.config import StageConfig, TransformPlan
+
+
+@contextmanager
+def own_seed() -> Iterator[None]:
+    """Start a part from random numbers of its own, whatever the parts before it have drawn."""
+    seed = int(torch.randint(2**62, (), device="cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def linear_map(c_in: int, c_out: int, factor: int, direction: ResampleDirection) -> nn.Module:
+    """Build a map between patches of ``factor`` x ``factor`` positions and one position.
+
+    Down: (B, C_in, H, W) to (B, C_out, H / factor, W / factor). Up: the other way round.
+    """
+    kind = nn.Conv2d if direction == "down" else nn.ConvTranspose2d
+    return kind(c_in, c_out, factor, stride=factor)
 
 
 class Stage(nn.Module):
@@ -17,66 +40,84 @@ class Stage(nn.Module):
         c_in: channels in.
         c_out: channels out.
         direction: whether the resampler shrinks or enlarges.
+        shortcut: whether a linear map goes beside the resampler.
     """
 
     def __init__(
-        self, config: StageConfig, c_in: int, c_out: int, direction: ResampleDirection
+        self,
+        config: StageConfig,
+        c_in: int,
+        c_out: int,
+        direction: ResampleDirection,
+        *,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
-        self.resample = config.resample.build(c_in, c_out, direction)
-        self.blocks = nn.Sequential(
-            *(config.block.build(c_out, i) for i in range(config.depth) if config.block)
-        )
+        factor = config.resample.factor
+        with own_seed():
+            self.resample = config.resample.build(c_in, c_out, direction)
+        with own_seed():
+            self.shortcut = linear_map(c_in, c_out, factor, direction) if shortcut else None
+        self.blocks = nn.Sequential()
+        for i in range(config.depth if config.block else 0):
+            with own_seed():
+                self.blocks.append(config.block.build(c_out, i))  # type: ignore[union-attr]
         self.attention = config.attention.build(c_out)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W)."""
-        out: Tensor = self.attention(self.blocks(self.resample(x)))
+        resampled = self.resample(x)
+        if self.shortcut is not None:
+            resampled = resampled + self.shortcut(x)
+        out: Tensor = self.attention(self.blocks(resampled))
         return out
 
 
 class Transform(nn.Module):
-    """Stages one after the other.
+    """Stages one after the other, and a linear map of whole patches beside them.
 
     Args:
-        config: the stages.
-        direction: ``down`` shrinks, ``up`` enlarges.
-        c_in: channels in.
-        c_out: channels out.
+        plan: the stages, the direction, the channels and the kind of shortcut.
     """
 
-    def __init__(
-        self, config: TransformConfig, direction: ResampleDirection, c_in: int, c_out: int
-    ) -> None:
+    def __init__(self, plan: TransformPlan) -> None:
         super().__init__()
+        config, direction, c_in, c_out, shortcut = plan
+        last = len(config.stages) - 1
         self.stages = nn.Sequential()
-        for stage, width in zip(config.stages, config.widths(c_out), strict=True):
-            self.stages.append(Stage(stage, c_in, width, direction))
-            c_in = width
+        c = c_in
+        for i, (stage, width) in enumerate(zip(config.stages, config.widths(c_out), strict=True)):
+            beside = shortcut == "staged" and i < last and stage.resample.factor > 1
+            with own_seed():
+                self.stages.append(Stage(stage, c, width, direction, shortcut=beside))
+            c = width
+        with own_seed():
+            self.shortcut = (
+                None if shortcut == "none" else linear_map(c_in, c_out, config.factor, direction)
+            )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W)."""
         out: Tensor = self.stages(x)
-        return out
+        return out if self.shortcut is None else out + self.shortcut(x)
 
 
-def transform_cost(
-    config: TransformConfig,
-    direction: ResampleDirection,
-    c_in: int,
-    c_out: int,
-    height: int,
-    width: int,
-) -> Cost:
+def transform_cost(plan: TransformPlan, height: int, width: int) -> Cost:
     """Cost of a transform on an input of ``height`` x ``width``.
 
     Raises:
         NoFormula: a layer has no closed formula.
     """
+    config, direction, c_in, c_out, shortcut = plan
     total = Cost()
-    for stage, channels in zip(config.stages, config.widths(c_out), strict=True):
-        total += stage.resample.cost(c_in, channels, direction, height, width)
+    if shortcut != "none":
+        total += linear_map_cost(c_in, c_out, config.factor, direction, height, width)
+    last = len(config.stages) - 1
+    for i, (stage, channels) in enumerate(zip(config.stages, config.widths(c_out), strict=True)):
         factor = stage.resample.factor
+        total += stage.resample.cost(c_in, channels, direction, height, width)
+        if shortcut == "staged" and i < last and factor > 1:
+            total += linear_map_cost(c_in, channels, factor, direction, height, width)
         if direction == "down":
             height, width = -(-height // factor), -(-width // factor)
         else:
@@ -86,3 +127,13 @@ def transform_cost(
         total += stage.attention.cost(channels, height, width)
         c_in = channels
     return total
+
+
+def linear_map_cost(
+    c_in: int, c_out: int, factor: int, direction: ResampleDirection, height: int, width: int
+) -> Cost:
+    """Cost of a `linear_map` on an input of ``height`` x ``width``."""
+    if direction == "down":
+        return conv_cost(c_in, c_out, factor, height // factor, width // factor)
+    one = conv_cost(c_in, c_out, factor, height, width)
+    return Cost(one.macs, one.parameters, c_out * height * width * factor**2)

@@ -16,6 +16,7 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.errors import LabError
 from tcm_lab.training.recipe import Recipe
+from tcm_lab.training.start import LinearStart
 
 FIELDS = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
 
@@ -32,6 +33,7 @@ class TrainingProgress:
         psnr_db: PSNR of the mean squared error.
         images_per_s: crops per second over all processes.
         remaining_s: seconds left at the current pace.
+        phase: what goes before the recipe's own steps, such as its linear phase; "" for these.
     """
 
     step: int
@@ -41,12 +43,14 @@ class TrainingProgress:
     psnr_db: float
     images_per_s: float
     remaining_s: float
+    phase: str = ""
 
     @property
     def text(self) -> str:
         """The metrics on one line."""
+        phase = f"{self.phase}  " if self.phase else ""
         return (
-            f"loss {self.loss:6.3f}  {self.bpp:5.3f} bpp  {self.psnr_db:5.2f} dB  "
+            f"{phase}loss {self.loss:6.3f}  {self.bpp:5.3f} bpp  {self.psnr_db:5.2f} dB  "
             f"{self.images_per_s:5.1f} images/s"
         )
 
@@ -78,6 +82,7 @@ class TrainingRecord(Frozen):
         wall_s: seconds of training, all its resumed parts together.
         images_per_s: crops per second.
         rollbacks: number of times the training diverged and was rolled back.
+        start: what a linear start found; None for another start.
         data_fingerprint: stands for the crops.
         skipped: images that were left out, each with the reason.
         environment: device and versions of the last part.
@@ -93,6 +98,7 @@ class TrainingRecord(Frozen):
     wall_s: float
     images_per_s: float
     rollbacks: int
+    start: LinearStart | None = None
     data_fingerprint: str
     skipped: tuple[str, ...]
     environment: Environment

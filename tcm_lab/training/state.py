@@ -89,7 +89,7 @@ def put(
     for name, value in _below(snapshot, "ema").items():
         averages[name].copy_(value)
     for title, optimizer in optimizers.items():
-        parameters = optimizer.param_groups[0]["params"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _below(snapshot, title).items():
             index, moment = name.split("/")

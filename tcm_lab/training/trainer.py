@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tcm_lab._compat.malloc import keep_freed_memory
@@ -30,8 +30,9 @@ from tcm_lab.training.objective import (
     entropy_models_in_float32,
     seed_step,
 )
+from tcm_lab.training.optimizers import is_shortcut, make_optimizers
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import calibrate
+from tcm_lab.training.start import LinearStart, calibrate, frozen, start_linear
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def train(
     on_progress: OnProgress | None = None,
     accelerator: str = "auto",
     devices: int = 1,
+    cache: Path | None = None,
 ) -> TrainingRecord:
     """Train ``codec`` in place.
 
@@ -74,6 +76,7 @@ def train(
         on_progress: called every few steps.
         accelerator: ``auto``, ``cpu`` or ``cuda``, as in Lightning Fabric.
         devices: processes, one device each.
+        cache: folder that keeps linear phases, for codecs that can share them.
 
     Raises:
         LabError: recipe and codec don't match, ``directory`` holds another training, or the disk
@@ -109,8 +112,11 @@ def train(
             stack.enter_context(safe_strided_convolutions(codec))
         if recipe.precision != "32-true":
             stack.enter_context(entropy_models_in_float32(codec))
+        if not recipe.shortcut_lr:
+            shortcuts = (p for name, p in codec.named_parameters() if is_shortcut(name))
+            stack.enter_context(frozen(shortcuts))
         loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)
-        loop.begin(resume=resume)
+        loop.begin(resume=resume, cache=cache)
         record = loop.run()
     _finish(codec, record, directory if fabric.is_global_zero else None)
     return record
@@ -146,15 +152,13 @@ class TrainingLoop:
         codec.to(fabric.device)
         if recipe.channels_last:
             codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        named = dict(codec.named_parameters())
-        aux = [p for name, p in named.items() if name.endswith("quantiles")]
         learned = {
-            n: p for n, p in named.items() if not n.endswith("quantiles") and p.requires_grad
+            n: p
+            for n, p in codec.named_parameters()
+            if not n.endswith("quantiles") and p.requires_grad
         }
         self.main = list(learned.values())
-        self.optimizers: dict[str, Optimizer] = {"main": _adam(self.main, recipe.lr)}
-        if aux:
-            self.optimizers["aux"] = _adam(aux, recipe.aux_lr)
+        self.optimizers: dict[str, Optimizer] = make_optimizers(codec, recipe)
         self.averages = {n: p.detach().clone() for n, p in learned.items() if recipe.ema}
         self.average = get_ema_multi_avg_fn(recipe.ema)
 
@@ -167,6 +171,8 @@ class TrainingLoop:
         self.tail = [0.0] * (len(_NAMES) + 1)
         self.guard = DivergenceGuard()
         self.good: Snapshot | None = None
+        self.start: LinearStart | None = None
+        self.phase = ""
 
     def run(self) -> TrainingRecord:
         """Train to the last step, rolling back where it diverges."""
@@ -210,9 +216,10 @@ class TrainingLoop:
         if self.levels:
             whole = draw_levels(self.levels, recipe.batch, recipe.seed, step)
             levels = whole.chunk(fabric.world_size)[fabric.global_rank].to(fabric.device)
-        for group in self.optimizers["main"].param_groups:
-            group["lr"] = recipe.lr * self.lr_scale * recipe.lr_factor(step)
-        for optimizer in self.optimizers.values():
+        factor = self.lr_scale * recipe.lr_factor(step)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups if name != "aux" else ():
+                group["lr"] = group["base_lr"] * factor
             optimizer.zero_grad()
         # A compiled codec draws its noise where a function mode cannot see it.
         shares = fabric.world_size > 1 and not recipe.compile
@@ -256,7 +263,7 @@ class TrainingLoop:
             **means,
             "step": self.step,
             "psnr_db": _psnr_db(means["mse"]),
-            "lr": self.optimizers["main"].param_groups[0]["lr"],
+            "lr": recipe.lr * self.lr_scale * recipe.lr_factor(self.step - 1),
             "images_per_s": recipe.batch / pace,
         }
         every = max(_WINDOW, recipe.steps // _LOG_ROWS // _WINDOW * _WINDOW)
@@ -272,23 +279,41 @@ class TrainingLoop:
                     psnr_db=metrics["psnr_db"],
                     images_per_s=metrics["images_per_s"],
                     remaining_s=pace * (recipe.steps - self.step),
+                    phase=self.phase,
                 )
             )
 
-    def begin(self, *, resume: bool) -> None:
+    def begin(self, *, resume: bool, cache: Path | None = None) -> None:
         """Start afresh, or continue from the directory's state if there is one."""
         recipe = self.recipe
         path = None if self.directory is None else self.directory / FILE_NAME
         if resume and path is not None and path.exists():
             self._resume(path)
-        elif recipe.calibrate:
-            calibrate(self.codec, self.crops.batch(0, recipe.batch).to(self.fabric.device))
-            for average, weight in zip(self.averages.values(), self.main, strict=False):
-                average.copy_(weight.detach())
+        else:
+            self._start(cache)
         objective: nn.Module = RateDistortionLoss(self.codec, recipe.lambdas, recipe.metric)
         if recipe.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
         self.objective = self.fabric.setup_module(objective)
+
+    def _start(self, cache: Path | None) -> None:
+        """Do what the recipe wants done before the first update."""
+        recipe, codec = self.recipe, self.codec
+        if recipe.start == "linear" and isinstance(codec, Codec):
+            self.start = start_linear(codec, recipe, self.crops, self._train_phase, cache)
+            codec.train()
+        elif recipe.start != "none":
+            calibrate(codec, self.crops.batch(0, recipe.batch).to(self.fabric.device))
+        for average, weight in zip(self.averages.values(), self.main, strict=False):
+            average.copy_(weight.detach())
+
+    def _train_phase(self, view: Codec, phase: Recipe) -> None:
+        """Train the entropy model alone; its state lies in a folder of its own."""
+        folder = None if self.directory is None else self.directory / "linear-phase"
+        loop = TrainingLoop(view, phase, self.crops, self.fabric, folder, self.on_progress)
+        loop.phase = "linear phase"
+        loop.begin(resume=True)
+        loop.run()
 
     def _resume(self, path: Path) -> None:
         snapshot = Snapshot.load(path)
@@ -315,6 +340,7 @@ class TrainingLoop:
             "wall_s": self._wall_s(),
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.crops.fingerprint,
+            "start": None if self.start is None else self.start.model_dump(mode="json"),
         }
         return take(self.codec, self.optimizers, self.averages, facts)
 
@@ -325,6 +351,7 @@ class TrainingLoop:
         self.lr_scale, self.rollbacks = facts["lr_scale"], facts["rollbacks"]
         self.guard = DivergenceGuard(facts["smoothed"])
         self.window.copy_(torch.tensor(facts["window"]))
+        self.start = facts["start"] and LinearStart.model_validate(facts["start"])
         self.good = snapshot
 
     def _save(self) -> None:
@@ -370,14 +397,11 @@ class TrainingLoop:
             wall_s=wall_s,
             images_per_s=recipe.batch * recipe.steps / wall_s,
             rollbacks=self.rollbacks,
+            start=self.start,
             data_fingerprint=self.crops.fingerprint,
             skipped=tuple(getattr(self.crops, "skipped", ())),
             environment=environment(self.fabric.device),
         )
-
-
-def _adam(parameters: list[nn.Parameter], lr: float) -> Adam:
-    return Adam(parameters, lr=lr, fused=all(p.is_floating_point() for p in parameters))
 
 
 def _psnr_db(mse: float) -> float:

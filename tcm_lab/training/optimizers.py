@@ -1,0 +1,124 @@
+"""Optimisers of a codec: Muon for the matrices of its transforms, Adam for all else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from tcm_lab.training.recipe import Recipe
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_MIN_SIDE = 8
+_ENTROPY_SIDE = ("h_a.", "h_s.", "slices.")
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised matrix by matrix (Jordan et al. 2024, "Muon").
+
+    An update has singular values near 1, times 0.2 √(larger side), so that its entries are about as
+    large as Adam's (Liu et al. 2025, "Muon is scalable for LLM training"). A convolution's weight
+    is a matrix of output channels by all else. torch has had a Muon since 2.9, for two dimensions;
+    this one takes convolutions, and all matrices of one shape at once, which on a CPU is what makes
+    it cheap.
+
+    Args:
+        parameters: weights of two dimensions or more.
+        lr: learning rate.
+        momentum: decay of the gradients' average; Nesterov's form.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update every weight that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            shapes: defaultdict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                update = weight.grad.lerp(average, group["momentum"]).flatten(1)
+                shapes[update.shape].append((weight, update))
+            for shape, members in shapes.items():
+                updates = orthogonalised(torch.stack([update for _, update in members]))
+                size = group["lr"] * 0.2 * max(shape) ** 0.5
+                for (weight, _), update in zip(members, updates, strict=True):
+                    weight.add_(update.reshape(weight.shape), alpha=-size)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Move the singular values of matrices (N, A, B) near 1 by five Newton-Schulz steps."""
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if is_tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+def make_optimizers(codec: nn.Module, recipe: Recipe) -> dict[str, Optimizer]:
+    """Share a codec's parameters out to optimisers, each group with its ``base_lr``.
+
+    Parameters named ``…quantiles`` belong to ``aux``; those without a gradient to none.
+
+    Returns:
+        By name: ``adam``, and where they have parameters ``muon`` and ``aux``.
+    """
+    groups: defaultdict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in codec.named_parameters():
+        if parameter.requires_grad:
+            groups[_place(name, parameter, recipe)].append(parameter)
+    optimizers: dict[str, Optimizer] = {}
+    for kind in ("adam", "muon", "aux"):
+        members = [
+            {"params": parameters, "lr": lr, "base_lr": lr}
+            for (of, lr), parameters in groups.items()
+            if of == kind
+        ]
+        if not members:
+            continue
+        if kind == "muon":
+            optimizers[kind] = Muon(members, lr=recipe.matrix_lr)  # type: ignore[arg-type]  # groups
+        else:
+            floats = all(p.is_floating_point() for group in members for p in group["params"])  # type: ignore[attr-defined]
+            optimizers[kind] = Adam(members, lr=recipe.lr, fused=floats)
+    return optimizers
+
+
+def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, float]:
+    """Return the optimiser that a parameter belongs to, and its learning rate."""
+    if name.endswith("quantiles"):
+        return "aux", recipe.aux_lr
+    if is_shortcut(name):
+        return "adam", recipe.shortcut_lr
+    if name.startswith(_ENTROPY_SIDE):
+        return "adam", recipe.lr if recipe.entropy_lr is None else recipe.entropy_lr
+    is_matrix = name.startswith(("g_a.", "g_s.")) and name.endswith("weight")
+    if recipe.optimizer == "muon" and is_matrix and _is_wide(parameter):
+        return "muon", recipe.matrix_lr
+    return "adam", recipe.lr
+
+
+def is_shortcut(name: str) -> bool:
+    """Say whether a parameter belongs to a linear path."""
+    return ".shortcut." in name
+
+
+def _is_wide(parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and min(parameter.flatten(1).shape) >= _MIN_SIDE
