@@ -22,6 +22,7 @@ from tcm_lab.codec.config import VariantConfig
 
 _FOREIGN_STRIDE = 64
 _FOREIGN_LATENT_STRIDE = 16
+_FOREIGN_LATENT_CHANNELS = 320
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 _SLICE_PARTS = {
     "attention": "attention",
@@ -75,6 +76,14 @@ class CodecAdapter:
     def rate_levels(self) -> int:
         """Number of rates that one set of weights holds; 0 for a single rate."""
         return int(getattr(self.config or self.module, "rate_levels", 0))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of y; a foreign codec's attribute ``M``, as CompressAI's models have it."""
+        if self.config is not None:
+            return self.config.latent_channels
+        channels = getattr(self.module, "M", None)
+        return channels if isinstance(channels, int) else _FOREIGN_LATENT_CHANNELS
 
     @property
     def stride(self) -> int:

@@ -23,7 +23,10 @@ def own_seed() -> Iterator[None]:
         yield
 
 
-def linear_map(c_in: int, c_out: int, factor: int, direction: ResampleDirection) -> nn.Module:
+LinearMap = nn.Conv2d | nn.ConvTranspose2d
+
+
+def linear_map(c_in: int, c_out: int, factor: int, direction: ResampleDirection) -> LinearMap:
     """Build a map between patches of ``factor`` x ``factor`` positions and one position.
 
     Down: (B, C_in, H, W) to (B, C_out, H / factor, W / factor). Up: the other way round.

@@ -84,7 +84,7 @@ def dry_run(
     trainings = fitting * (space.budget.seeds if space.mode == "ablation" else 1)
     seconds, dearest = _estimate(context, baseline, counted)
     count = min(worker_count(workers), trainings)
-    recipe = space.budget.recipe_for(space.seed)
+    recipe = variants.recipe()
     # Workers share the cores that the timing had alone.
     slower = max(1.0, count / max(1, cores()))
     total = seconds * -(-trainings // count) * slower
@@ -168,7 +168,7 @@ def _estimate(context: StudyContext, baseline: Variant, counted: _Counted) -> tu
     if ordered:
         probes += [ordered[0][0], ordered[-1][0]]
     configs = {probe.fingerprint: probe.config for probe in probes[:_PROBES]}
-    recipe = space.budget.recipe_for(space.seed)
+    recipe = context.variants.recipe()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     logger = logging.getLogger("tcm_lab.evaluation")

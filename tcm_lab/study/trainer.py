@@ -34,6 +34,9 @@ class CodecTrainer:
         crops = CropSource(self.data.train, crop=recipe.crop, seed=recipe.seed)
 
         def on_progress(progress: TrainingProgress) -> None:
+            if progress.phase:
+                watch.progress(0, progress.text)
+                return
             watch.progress(progress.step, progress.text)
             if progress.step in task.rungs:
                 rd = self._evaluate(codec, task, watch, progress.step)
@@ -50,6 +53,7 @@ class CodecTrainer:
                 resume=True,
                 on_progress=on_progress,
                 accelerator=self.accelerator,
+                cache=task.directory.parent,
             )
             rd = self._evaluate(codec, task, watch, recipe.steps)
         except _StoppedError as stop:

@@ -15,6 +15,7 @@ from tcm_lab.metrics import Number
 from tcm_lab.study.axes import AxisBase, Key, same, show
 from tcm_lab.study.cost import VariantCost, exceeded, measure_cost
 from tcm_lab.study.space import Space
+from tcm_lab.training import Recipe
 
 Params = Mapping[str, Key]
 
@@ -64,6 +65,12 @@ class Variants:
         config = self.base.override(changes)
         is_baseline = config.fingerprint == self.base.fingerprint
         return Variant(dict(params), config, self.space.label(params) or "baseline", is_baseline)
+
+    def recipe(self, seed: int = 0) -> Recipe:
+        """Return how each variant is trained: at the rates that suit the baseline."""
+        budget, space = self.space.budget, self.space
+        recipe = budget.recipe_for(space.seed + seed)
+        return recipe.suited(self.base.latent_channels, budget.rate_levels)
 
     def cost(self, variant: Variant) -> VariantCost:
         """Return what is known of a variant before training; counted once."""

@@ -92,7 +92,7 @@ class _Worker:
 
     def do(self, job: Job) -> None:
         """Train a variant, and leave its trial finished, failed, or back in the queue."""
-        queue, recipe = self.queue, self.space.budget.recipe_for(self.space.seed + job.seed)
+        queue, recipe = self.queue, self.context.variants.recipe(job.seed)
         event = Event("started", 0, job.trial.number, job.label, steps=recipe.steps)
         try:
             self.report(event)

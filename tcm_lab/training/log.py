@@ -15,8 +15,8 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.errors import LabError
+from tcm_lab.training.linear_start import LinearStart
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import LinearStart
 
 FIELDS = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
 

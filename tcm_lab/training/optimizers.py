@@ -63,7 +63,7 @@ class Muon(Optimizer):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Move the singular values of matrices (N, A, B) near 1 by five Newton-Schulz steps."""
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if is_tall else matrices
+    x: Tensor = matrices.mT if is_tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = _NEWTON_SCHULZ
     for _ in range(_ITERATIONS):

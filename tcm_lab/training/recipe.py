@@ -11,22 +11,6 @@ from tcm_lab._utils import Frozen
 from tcm_lab.errors import ConfigError, near, one_of, validation_message
 
 
-class LinearPhase(Frozen):
-    """Training of the entropy model alone, on the latent of the linear shortcut.
-
-    It depends on nothing in g_a and g_s, so that variants which differ only there share it.
-
-    Attributes:
-        steps: updates.
-        batch: crops per step.
-        lr: learning rate of Adam, down a cosine.
-    """
-
-    steps: int = Field(gt=0)
-    batch: int = Field(default=8, gt=0)
-    lr: float = Field(default=5e-3, gt=0)
-
-
 class Recipe(Frozen):
     """Everything that decides what the weights become, the data and the codec apart.
 
@@ -53,7 +37,11 @@ class Recipe(Frozen):
         start: what happens before the first update: ``linear`` makes the codec a linear transform
             fitted to data, as far as its shortcuts allow; ``calibrate`` scales the latent up to the
             quantisation step; ``none`` keeps the random weights.
-        linear_phase: training of the entropy model on a linear start.
+        linear_steps: updates of the linear phase between a linear start and the first of ``steps``.
+            It trains the entropy model alone, on the latent of the linear shortcut, so that
+            variants which differ only in g_a and g_s share it; 0 is none.
+        linear_batch: crops per step of the linear phase.
+        linear_lr: its learning rate, down a cosine.
         clip_norm: bound on the norm of the main gradient.
         ema: decay of the exponential moving average of the weights; 0 is off.
         precision: ``32-true``, or ``bf16-mixed`` with the entropy models kept in float32.
@@ -79,7 +67,9 @@ class Recipe(Frozen):
     warmup: int = Field(default=0, ge=0)
     aux_lr: float = Field(default=1e-3, gt=0)
     start: Literal["linear", "calibrate", "none"] = "none"
-    linear_phase: LinearPhase | None = None
+    linear_steps: int = Field(default=0, ge=0)
+    linear_batch: int = Field(default=8, gt=0)
+    linear_lr: float = Field(default=5e-3, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -96,39 +86,42 @@ class Recipe(Frozen):
             raise ConfigError(
                 f"crop {self.crop}: MS-SSIM's five scales need crops above 160; use 192 or 256."
             )
-        if self.linear_phase is not None and self.start != "linear":
-            raise ConfigError(f"linear_phase needs start = linear, not {self.start}.")
+        if self.linear_steps and self.start != "linear":
+            raise ConfigError(f"linear_steps {self.linear_steps}: need start linear.")
         return self
 
     def with_lambdas(self, *lambdas: float) -> Recipe:
         """Return this recipe with other rate-distortion weights."""
         return self.changed(lambdas=tuple(lambdas))
 
-    def suited(self, latent_channels: int, rate_levels: int) -> Recipe:
-        """Return this recipe with as many weights as a codec has rates.
+    def spread(self, levels: int) -> Recipe:
+        """Return this recipe with ``levels`` weights between its first and last, geometrically.
 
-        A recipe without weights takes those that suit the latent; weights that are given are
-        spread geometrically between the first and the last.
+        A recipe without weights stays without; see `suited`.
 
         Raises:
-            ConfigError: weights are given, and can't be spread.
+            ConfigError: several levels are asked of a recipe with one weight.
         """
-        count = max(rate_levels, 1)
-        if len(self.lambdas) == count:
+        if not self.lambdas or levels == len(self.lambdas):
             return self
-        low, high = (
-            (self.lambdas[0], self.lambdas[-1]) if self.lambdas else suited_lambdas(latent_channels)
-        )
-        if count == 1 and not self.lambdas:
-            return self.with_lambdas(math.sqrt(low * high))
-        if count == 1 or low == high:
+        low, high = self.lambdas[0], self.lambdas[-1]
+        if levels < 2 or low == high:
             raise ConfigError(
-                f"lambdas {self.lambdas}: cannot be spread over {count} rates. "
-                "Give as many lambdas as the codec has rate levels, or one without levels."
+                f"lambdas {self.lambdas}: cannot be spread over {levels} rate levels. "
+                "Give as many lambdas as the codec has levels."
             )
         return self.with_lambdas(
-            *(low * (high / low) ** (level / (count - 1)) for level in range(count))
+            *(low * (high / low) ** (level / (levels - 1)) for level in range(levels))
         )
+
+    def suited(self, latent_channels: int, rate_levels: int) -> Recipe:
+        """Return this recipe; one without weights gets those that suit the latent."""
+        if self.lambdas:
+            return self
+        low, high = suited_lambdas(latent_channels)
+        if rate_levels < 2:
+            return self.with_lambdas(math.sqrt(low * high))
+        return self.with_lambdas(low, high).spread(rate_levels)
 
     def changed(self, **fields: object) -> Recipe:
         """Return this recipe with some fields changed.
@@ -157,7 +150,7 @@ def suited_lambdas(latent_channels: int) -> tuple[float, float]:
     768 keep 30.2 dB, 128 keep 33.9 and 192 keep 37.2 (crops of eleven photographs). Above the
     higher λ, bits buy little more quality. From 320 channels on it is the published range.
     """
-    high = min(0.05, 0.006 * (latent_channels / 64) ** 1.4)
+    high = min(0.05, 0.0045 * (latent_channels / 64) ** 1.4)
     return min(0.0025, high / 15), high
 
 

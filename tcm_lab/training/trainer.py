@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Generator
@@ -22,6 +23,7 @@ from tcm_lab.codec import Codec, CodecAdapter, save_checkpoint
 from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
+from tcm_lab.training.linear_start import LinearStart, frozen, start_linear
 from tcm_lab.training.log import OnProgress, TrainingLog, TrainingProgress, TrainingRecord
 from tcm_lab.training.objective import (
     RateDistortionLoss,
@@ -31,8 +33,8 @@ from tcm_lab.training.objective import (
     seed_step,
 )
 from tcm_lab.training.optimizers import is_shortcut, make_optimizers
-from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import LinearStart, calibrate, frozen, start_linear
+from tcm_lab.training.recipe import Recipe, suited_lambdas
+from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ _WINDOW = 10
 _NAMES = ("loss", "bpp", "mse", "aux", "gradient_norm")
 _TAIL = 0.05  # share of the steps over which the record's metrics are averaged
 _LOG_ROWS = 2000
+_FAR_ABOVE = 3.0
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -86,7 +91,10 @@ def train(
     """
     from lightning_fabric import Fabric
 
-    levels = CodecAdapter(codec).rate_levels
+    adapter = CodecAdapter(codec)
+    levels = adapter.rate_levels
+    recipe = recipe.suited(adapter.latent_channels, levels)
+    _warn_of_high_rates(recipe, adapter)
     if len(recipe.lambdas) != max(levels, 1):
         needed = (
             f"a codec with {levels} rate levels needs {levels} lambdas"
@@ -120,6 +128,17 @@ def train(
         record = loop.run()
     _finish(codec, record, directory if fabric.is_global_zero else None)
     return record
+
+
+def _warn_of_high_rates(recipe: Recipe, adapter: CodecAdapter) -> None:
+    """Say so where the latent has too few channels for the highest λ."""
+    top = suited_lambdas(adapter.latent_channels)[1]
+    if recipe.metric == "mse" and recipe.lambdas[-1] > _FAR_ABOVE * top:
+        logger.warning(
+            "lambdas up to %g: %d latent channels suit up to about %.2g; above, bits buy little "
+            "quality. Give lower lambdas, or more latent_channels.",
+            recipe.lambdas[-1], adapter.latent_channels, top,
+        )  # fmt: skip
 
 
 def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:

@@ -1,0 +1,379 @@
+"""The linear start: a codec that begins as the linear transform its training images ask for.
+
+An untrained codec spends most of a short training on becoming a transform at all. Here its linear
+shortcuts start as principal components, everything beside them at zero, and its entropy model at
+the latent's statistics; training then begins at about JPEG's quality.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils import Frozen
+from tcm_lab.blocks.attention import GatedAttention
+from tcm_lab.blocks.convolutional import ChannelsLastMlp, Skip
+from tcm_lab.blocks.swin import SwinLayer
+from tcm_lab.blocks.tcm import TcmBlock
+from tcm_lab.codec import Codec
+from tcm_lab.codec.slices import SliceCodec
+from tcm_lab.codec.transforms import Stage, Transform
+from tcm_lab.data import Batches
+from tcm_lab.training.recipe import Recipe
+from tcm_lab.training.start import calibrate
+from tcm_lab.training.state import Snapshot, load_weights
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_CROPS = 64  # of 256 pixels: twenty patches of 16x16 for each of their 768 dimensions
+_MIN_UNIT = 0.3  # of a step: what is narrower is noise after rounding
+_SCALE_SHARE = 0.7  # of a channel's spread: what a network knows beforehand narrows it
+_GATE_CLOSED = -4.0
+
+
+class LinearStart(Frozen):
+    """What a linear start found in the data.
+
+    Attributes:
+        crops: number of crops that it saw.
+        pixels: side of a crop.
+        kept: share of the variance of the crops' patches that the latent's components keep.
+        floor_psnr_db: PSNR of the patches from these components, unrounded.
+        step: quantisation step in pixel values (of 1), that of the middle λ.
+        deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 where
+            every layer can start as the identity.
+        phase_steps: updates of the linear phase; 0 without one.
+        phase_wall_s: its seconds, or those of the training that it is shared with.
+    """
+
+    crops: int
+    pixels: int
+    kept: float
+    floor_psnr_db: float
+    step: float
+    deviation: float = 0.0
+    phase_steps: int = 0
+    phase_wall_s: float = 0.0
+
+
+def start_linear(
+    codec: Codec,
+    recipe: Recipe,
+    crops: Batches,
+    train_phase: Callable[[Codec, Recipe], None],
+    cache: Path | None,
+) -> LinearStart:
+    """Make a codec the linear transform that suits the data, as far as its shortcuts allow.
+
+    The shortcut between image and latent becomes the principal components of the crops' patches,
+    divided by the step that suits the middle λ at high rate, Δ² = 6 / (255² ln 2 λ) times three
+    colours; those between stages carry the principal components of smaller patches. Residual
+    branches start at zero, so that the whole computes what the shortcuts do. The entropy model
+    starts at each channel's mean and spread, and a normalised one measures in that spread; the
+    linear phase trains it further.
+
+    A codec without shortcuts gets all but the components and the phase: residual branches at zero,
+    the latent scaled by `calibrate`, and the means and spreads.
+
+    Args:
+        codec: changed in place.
+        recipe: its λ set the step; its linear phase is run.
+        crops: makes the crops.
+        train_phase: trains the linear codec by the recipe of the phase.
+        cache: folder that keeps linear phases for other codecs with the same entropy model.
+    """
+    device = next(codec.parameters()).device
+    seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)]).to(device)
+    few = seen[: _CROPS // 4]
+    found = _become_linear(codec, seen, recipe.lambdas)
+    if codec.g_a.shortcut is None:
+        return found
+    if recipe.linear_steps:
+        started = time.perf_counter()
+        _linear_phase(codec, recipe, crops, train_phase, cache)
+        wall_s = time.perf_counter() - started
+        found = found.model_copy(
+            update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
+        )
+    with torch.no_grad():
+        _fit_stages(codec, few)
+        deviation = float(codec.g_a.stages(few[:4]).square().mean().sqrt())
+    return found.model_copy(update={"deviation": deviation})
+
+
+def _linear_phase(
+    codec: Codec,
+    recipe: Recipe,
+    crops: Batches,
+    train_phase: Callable[[Codec, Recipe], None],
+    cache: Path | None,
+) -> None:
+    """Train the entropy model on the shortcuts' latent, or take the weights from the cache."""
+    phase = recipe.changed(
+        steps=recipe.linear_steps,
+        batch=recipe.linear_batch,
+        lr=recipe.linear_lr,
+        optimizer="adam",
+        entropy_lr=None,
+        schedule="cosine",
+        warmup=min(20, recipe.linear_steps // 10),
+        start="none",
+        linear_steps=0,
+        shortcut_lr=0.0,
+        ema=0.0,
+    )
+    view = linear_view(codec)
+    with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
+        _train_or_take(view, phase, crops, train_phase, cache)
+
+
+def _train_or_take(
+    view: Codec,
+    phase: Recipe,
+    crops: Batches,
+    train_phase: Callable[[Codec, Recipe], None],
+    cache: Path | None,
+) -> None:
+    if cache is None:
+        train_phase(view, phase)
+        return
+    facts = {
+        "recipe": phase.model_dump(mode="json", exclude={"name", "checkpoint_every"}),
+        "data": crops.fingerprint,
+        "stride": view.config.stride,
+        "config": view.config.model_dump(mode="json", exclude={"name", "g_a", "g_s", "shortcut"}),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    kept = cache / f"linear-phase-{key}.safetensors"
+    if kept.exists():
+        load_weights(view, Snapshot.load(kept).tensors)
+        return
+    train_phase(view, phase)
+    weights = {n: v.detach().cpu().contiguous() for n, v in view.state_dict().items()}
+    Snapshot(weights, facts).save(kept)
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep gradients from parameters while the block runs."""
+    changed = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
+
+
+def linear_view(codec: Codec) -> Codec:
+    """Return the codec whose transforms are the shortcuts alone; everything else is shared."""
+    view = copy.copy(codec)
+    view.__dict__["_modules"] = {
+        **codec._modules,
+        "g_a": codec.g_a.shortcut,
+        "g_s": codec.g_s.shortcut,
+    }
+    return view
+
+
+@torch.no_grad()
+def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> LinearStart:
+    """Set the shortcut to the components of ``crops``, and the entropy model to what they give."""
+    step = math.sqrt(18 / (255**2 * math.log(2) * math.sqrt(lambdas[0] * lambdas[-1])))
+    for module in codec.modules():
+        _zero_branch(module)
+    for slice_codec in _slices(codec):
+        if slice_codec.lrp is not None:
+            _zero(list(slice_codec.lrp)[-1])
+    kept, floor = 1.0, math.inf
+    if codec.g_a.shortcut is None:
+        calibrate(codec, crops[:4])
+        y = torch.cat([codec.g_a(some) for some in crops[:16].split(4)])
+    else:
+        for transform in (codec.g_a, codec.g_s):
+            for stage in _stages(transform):
+                if stage.shortcut is not None or stage is _stages(transform)[-1]:
+                    _zero_resampler(stage.resample)
+        basis, colour, kept, floor = _patch_components(codec, crops)
+        down, up = codec.g_a.shortcut, codec.g_s.shortcut
+        assert down.bias is not None
+        assert up is not None
+        assert up.bias is not None
+        down.weight.copy_((basis / step).view(down.weight.shape))
+        down.bias.copy_(-(down.weight.sum((2, 3)) @ colour))
+        up.weight.copy_((basis * step).view(up.weight.shape))
+        up.bias.copy_(colour)
+        y = down(crops)
+    mean, spread = y.mean((0, 2, 3)), y.std((0, 2, 3))
+    if codec.y_unit is not None:
+        codec.y_unit.copy_(spread.clamp(min=_MIN_UNIT))
+        mean, spread = mean / codec.y_unit, spread / codec.y_unit
+        if codec.g_s.shortcut is not None:
+            codec.g_s.shortcut.weight.mul_(codec.y_unit[:, None, None, None])
+    _start_heads(codec, mean, _SCALE_SHARE * spread)
+    return LinearStart(
+        crops=len(crops), pixels=crops.shape[-1], kept=kept, floor_psnr_db=floor, step=step
+    )
+
+
+def _stages(transform: Transform) -> list[Stage]:
+    return cast("list[Stage]", list(transform.stages))
+
+
+def _slices(codec: Codec) -> list[SliceCodec]:
+    return cast("list[SliceCodec]", list(codec.slices))
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters(recurse=False):
+        parameter.zero_()
+
+
+def _zero_branch(module: nn.Module) -> None:
+    """Make a residual module the identity; leave any other as it is.
+
+    A user's own has a method ``branch_ends()``, which returns the layers whose zero does this.
+    """
+    layers = import_compressai().layers
+    ends: list[Any] = []
+    if isinstance(module, TcmBlock):
+        ends = [module.mix_out]
+    elif isinstance(module, layers.ResidualBlock):
+        ends = [module.conv2]
+    elif isinstance(module, SwinLayer):
+        ends = [module.attention.proj, module.mlp[-1]]
+    elif isinstance(module, Skip):
+        last: Any = module.body[-1]
+        ends = [last.mlp[-1] if isinstance(last, ChannelsLastMlp) else last]
+    elif isinstance(module, GatedAttention):
+        gate: Any = module.conv_b[-1]
+        nn.init.constant_(gate.bias, _GATE_CLOSED)
+    elif hasattr(module, "branch_ends"):
+        own: Any = module
+        ends = list(own.branch_ends())
+    for layer in ends:
+        _zero(layer)
+
+
+def _zero_resampler(module: nn.Module) -> None:
+    """Let a resampler's output start at zero."""
+    layers = import_compressai().layers
+    ends: list[Any]
+    if isinstance(module, layers.ResidualBlockWithStride):
+        ends = [module.conv2, module.skip]
+    elif isinstance(module, layers.ResidualBlockUpsample):
+        ends = [module.conv, *(m for m in module.upsample.modules() if isinstance(m, nn.Conv2d))]
+    elif hasattr(module, "branch_ends"):
+        own: Any = module
+        ends = list(own.branch_ends())
+    else:
+        kinds = (*_CONVOLUTIONS, nn.Linear)
+        ends = [part for part in module.modules() if isinstance(part, kinds)][-1:]
+    for layer in ends:
+        _zero(layer)
+
+
+def _components(features: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return principal components (count, D) of features (N, D), all variances, and the mean.
+
+    Components beyond D are zero.
+    """
+    mean = features.double().mean(0)
+    centred = features.double() - mean
+    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    basis = features.new_zeros(count, features.shape[1])
+    kept = min(count, features.shape[1])
+    basis[:kept] = vectors.flip(1)[:, :kept].T
+    return basis, variances.flip(0).clamp(min=0).float(), mean.float()
+
+
+def _as_rows(maps: Tensor) -> Tensor:
+    """Return the positions of maps (B, C, H, W) as rows (B H W, C)."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _patch_components(codec: Codec, crops: Tensor) -> tuple[Tensor, Tensor, float, float]:
+    """Return components of the codec's patches, mean colour, variance kept and PSNR in dB."""
+    m, side = codec.config.latent_channels, codec.config.stride[0]
+    colour = crops.mean((0, 2, 3))
+    patches = F.pixel_unshuffle(crops - colour[:, None, None], side)
+    basis, variances, _ = _components(_as_rows(patches), m)
+    lost = float(variances[m:].sum()) / variances.numel()
+    kept = float(variances[:m].sum() / variances.sum())
+    return basis, colour, kept, -10 * math.log10(max(lost, 1e-10))
+
+
+def _fit_stages(codec: Codec, crops: Tensor) -> None:
+    """Let the stages' shortcuts carry principal components of ever larger patches.
+
+    In the analysis each one takes those of its input's patches; in the synthesis each one is the
+    least-squares fit from its input to the components at its own scale.
+    """
+    x = crops
+    for stage in _stages(codec.g_a):
+        if stage.shortcut is not None:
+            map_ = stage.shortcut
+            assert map_.bias is not None
+            patches = _as_rows(F.pixel_unshuffle(x, map_.stride[0]))
+            basis, variances, mean = _components(patches, map_.out_channels)
+            basis /= variances[: map_.out_channels].mean().sqrt()
+            map_.weight.copy_(basis.view(map_.weight.shape))
+            map_.bias.copy_(-(basis @ mean))
+        x = stage(x)
+    if codec.g_s.shortcut is None or all(stage.shortcut is None for stage in _stages(codec.g_s)):
+        return
+    y = codec.g_a(crops)
+    x = y if codec.y_unit is None else y / codec.y_unit[:, None, None]
+    scale = codec.config.stride[0]
+    for stage in _stages(codec.g_s):
+        if stage.shortcut is not None:
+            map_ = stage.shortcut
+            assert map_.bias is not None
+            factor = map_.stride[0]
+            scale //= factor
+            patches = F.pixel_unshuffle(crops, scale)
+            basis, variances, mean = _components(_as_rows(patches), map_.out_channels)
+            basis /= variances[: map_.out_channels].mean().sqrt()
+            target = F.conv2d(patches, basis[:, :, None, None], -(basis @ mean))
+            weight, bias = _least_squares(_as_rows(x), _as_rows(F.pixel_unshuffle(target, factor)))
+            map_.weight.copy_(weight.view(map_.weight.shape))
+            map_.bias.copy_(bias.view(map_.out_channels, -1).mean(1))
+        x = stage(x)
+
+
+def _least_squares(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit targets (N, E) by inputs (N, D): weights (D, E) and bias (E,)."""
+    rows = torch.cat((inputs, inputs.new_ones(len(inputs), 1)), 1).double()
+    ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double()).float()
+    return solution[:-1], solution[-1]
+
+
+def _start_heads(codec: Codec, mean: Tensor, scale: Tensor) -> None:
+    """Let the entropy model start at each channel's mean and scale."""
+    if codec.config.entropy_model.hidden is None:
+        both = {"mean": mean, "scale": scale, "shared": torch.cat((mean, scale))}
+        for name, transform in codec.h_s.named_children():
+            last = [m for m in transform.modules() if isinstance(m, _CONVOLUTIONS)][-1]
+            assert last.bias is not None
+            repeats = last.bias.numel() // both[name].numel()  # sub-pixel upsampling
+            last.bias.copy_(both[name].repeat_interleave(repeats))
+            last.weight.mul_(0.3)
+        return
+    sides = zip(mean.split(codec.slice_widths), scale.split(codec.slice_widths), strict=True)
+    for slice_codec, of_slice in zip(_slices(codec), sides, strict=True):
+        networks: list[Any] = list(slice_codec.networks)
+        for network, values in zip(networks, torch.cat(of_slice).chunk(len(networks)), strict=True):
+            network[-1].bias.copy_(values)
