@@ -58,6 +58,7 @@ def variants(draw: st.DrawFn) -> VariantConfig:
         "latent_channels": latent,
         "hyper_channels": draw(st.sampled_from([16, 24])),
         "rate_levels": draw(st.sampled_from([0, 3])),
+        "shortcut": draw(st.sampled_from(["none", "patch", "staged"])),
         "g_a.split": draw(SHARES),
         "g_s.split": draw(SHARES),
         "h_*.split": draw(SHARES),

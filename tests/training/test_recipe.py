@@ -33,6 +33,17 @@ def test_weights_spread_geometrically_over_the_levels_of_a_codec() -> None:
         get_recipe("laptop").with_lambdas(0.01).spread(3)
 
 
+def test_a_recipe_without_weights_takes_those_that_suit_the_latent() -> None:
+    recipe = Recipe(steps=1)
+    few, many = recipe.suited(64, 3), recipe.suited(320, 3)
+    assert few.lambdas[-1] == pytest.approx(0.0045)
+    # The published range belongs to 320 channels.
+    assert (many.lambdas[0], many.lambdas[-1]) == pytest.approx((0.0025, 0.05), rel=0.2)
+    assert few.lambdas[1] ** 2 == pytest.approx(few.lambdas[0] * few.lambdas[2])
+    assert recipe.suited(64, 0).lambdas == pytest.approx((few.lambdas[1],))
+    assert recipe.with_lambdas(0.01).suited(64, 0).lambdas == (0.01,)
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_named_recipe_calls_itself_so(name: str) -> None:
     assert get_recipe(name).name == name

@@ -1,0 +1,185 @@
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stand_in import RandomCrops
+from torch import Tensor
+
+from tcm_lab.codec import Codec, build
+from tcm_lab.data import CropSource, open_images
+from tcm_lab.training import Recipe, train
+from tcm_lab.training.linear_start import linear_view
+
+RECIPE = Recipe(
+    steps=2, batch=2, crop=64, lr=1e-9, start="linear", shortcut_lr=0.0, aux_lr=1e-9, warmup=0
+)
+LINEAR = {"shortcut": "staged", "entropy_model.normalised": True, "rate_levels": 3}
+
+
+def photographs(side: int = 64) -> CropSource:
+    return CropSource(open_images(None, "train"), crop=side, seed=0)
+
+
+def seen(crops: CropSource) -> Tensor:
+    """Return the crops that a start sees."""
+    return torch.cat([crops.batch(step, 8) for step in range(8)])
+
+
+def started(changes: dict[str, object], preset: str = "tcm-nano", **recipe: object) -> Codec:
+    codec = build(preset, {**LINEAR, **changes})
+    train(codec, RECIPE.changed(**recipe), photographs(), accelerator="cpu")
+    return codec
+
+
+@pytest.mark.parametrize("shortcut", ["patch", "staged"])
+def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> None:
+    codec = build("tcm-nano", {**LINEAR, "shortcut": shortcut})
+    crops = photographs()
+    record = train(codec, RECIPE, crops, accelerator="cpu")
+    x = seen(crops)
+    with torch.no_grad():
+        y = codec.g_a(x)
+        assert codec.y_unit is not None
+        x_hat = codec.g_s(y / codec.y_unit[:, None, None])
+    # The same by numpy: singular values of the centred patches, and what 64 of them keep.
+    patches = x.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).numpy()
+    rows = patches.reshape(-1, 3, 256).astype(np.float64)
+    rows = (rows - x.mean((0, 2, 3)).numpy()[:, None]).reshape(-1, 768)
+    rows -= rows.mean(0)
+    energy = np.linalg.svd(rows, compute_uv=False) ** 2
+    floor = -10 * math.log10(energy[64:].sum() / rows.size)
+    assert record.start is not None
+    assert record.start.floor_psnr_db == pytest.approx(floor, abs=0.01)
+    assert record.start.kept == pytest.approx(energy[:64].sum() / energy.sum(), abs=1e-4)
+    psnr = -10 * math.log10((x_hat - x).square().mean().item())
+    assert psnr == pytest.approx(floor, abs=0.05)
+    variances = y.var((0, 2, 3), unbiased=False).numpy() * record.start.step**2
+    assert np.allclose(np.sort(variances)[::-1], energy[:64] / len(rows), rtol=2e-3)
+    assert record.start.deviation < 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"g_*.block": "convnext"},
+        {"g_*.block": "large-kernel"},
+        {"g_*.block": "swin", "g_*.head_dim": 8},
+        {"g_*.block": "residual-bottleneck"},
+        {"g_*.block": "tcm-sequential", "g_*.head_dim": 8},
+        {"g_*.depth": 0},
+        {"g_a.stages.0.resample": "patch", "g_s.stages.2.resample": "patch"},
+        {"entropy_model.hidden": "none", "entropy_model.slices": 1, "entropy_model.lrp": "none",
+         "entropy_model.attention": "none"},
+        {"entropy_model.paths": "shared"},
+        {"entropy_model.checkerboard": True},
+        {"latent_channels": 16},
+    ],
+)  # fmt: skip
+def test_whatever_the_blocks_the_stages_add_nothing_at_first(changes: dict[str, object]) -> None:
+    codec = build("tcm-nano", {**LINEAR, **changes})
+    record = train(codec, RECIPE, photographs(), accelerator="cpu")
+    assert record.start is not None
+    assert record.start.deviation < 1e-3
+    with torch.no_grad():
+        x = photographs().batch(0, 2)
+        linear = linear_view(codec)
+        assert torch.allclose(codec(x, rate=1.0)["x_hat"], linear(x, rate=1.0)["x_hat"], atol=1e-4)
+
+
+def test_a_codec_without_shortcuts_starts_with_a_wide_latent_and_its_statistics() -> None:
+    codec = started({"shortcut": "none"})
+    with torch.no_grad():
+        y = codec.g_a(seen(photographs())[:16])
+    assert (y - y.mean((0, 2, 3), keepdim=True)).std().item() == pytest.approx(3.0, rel=0.2)
+    assert codec.y_unit is not None
+    assert torch.allclose(codec.y_unit, y.std((0, 2, 3)).clamp(min=0.3), rtol=0.05)
+
+
+def test_the_first_step_codes_better_than_an_untrained_codec_by_far() -> None:
+    x = photographs().batch(100, 4)
+    codec = started({})
+    raw = build("tcm-nano", LINEAR).eval()
+    costs = []
+    for one in (codec, raw):
+        with torch.no_grad():
+            out = one(x, rate=1.0)
+        bpp = -sum(p.log2().sum() for p in out["likelihoods"].values()).item() / (4 * 64 * 64)
+        costs.append(bpp + 0.0013 * 255**2 * (out["x_hat"] - x).square().mean().item())
+    assert costs[0] < 0.5 * costs[1]
+
+
+def test_variants_that_differ_in_their_transforms_alone_share_the_linear_phase(
+    tmp_path: Path,
+) -> None:
+    def trained(changes: dict[str, object]) -> tuple[Codec, float]:
+        codec = build("tcm-nano", {**LINEAR, **changes}, seed=3)
+        recipe = RECIPE.changed(linear_steps=3, linear_batch=2, steps=1)
+        record = train(codec, recipe, photographs(), accelerator="cpu", cache=tmp_path)
+        assert record.start is not None
+        assert record.start.phase_steps == 3
+        return codec, record.start.phase_wall_s
+
+    alone, _ = trained({})
+    assert len(list(tmp_path.iterdir())) == 1
+    shared, _ = trained({"g_a.split": 0.0, "g_s.depth": 1})
+    assert len(list(tmp_path.iterdir())) == 1
+    entropy = ("h_a.", "h_s.", "slices.", "entropy_bottleneck._", "y_gains.", "z_gains.")
+    ours, theirs = alone.state_dict(), shared.state_dict()
+    names = [name for name in ours if name.startswith(entropy)]
+    assert names
+    tables = ("_quantized_cdf", "_offset", "_cdf_length")
+    for name in names:
+        if not name.endswith(tables):
+            assert torch.allclose(ours[name], theirs[name], atol=1e-7), name
+    trained({"entropy_model.slices": 2})
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interrupted_linear_phase_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    recipe = RECIPE.changed(linear_steps=6, linear_batch=2, steps=2, lr=1e-3, checkpoint_every=2)
+
+    def one(directory: Path, crops: RandomCrops) -> dict[str, Tensor]:
+        codec = build("tcm-nano", LINEAR)
+        train(codec, recipe, crops, directory=directory, resume=True, accelerator="cpu")
+        return codec.state_dict()
+
+    whole = one(tmp_path / "whole", RandomCrops(64))
+    # The start asks for batches 0 to 7 first, of which the last two are no steps of the phase.
+    with pytest.raises(KeyboardInterrupt):
+        one(tmp_path / "parts", Interrupting(64, after=11))
+    assert (tmp_path / "parts" / "linear-phase" / "training.safetensors").exists()
+    assert not (tmp_path / "parts" / "training.safetensors").exists()
+    parts = one(tmp_path / "parts", RandomCrops(64))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+class Interrupting(RandomCrops):
+    """Sends Ctrl-C while the batch after so many others is made."""
+
+    def __init__(self, side: int, after: int) -> None:
+        super().__init__(side)
+        self.left = after
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return super().batch(step, batch_size, rank, world)
+
+
+def test_frozen_shortcuts_stay_and_learning_ones_move() -> None:
+    for rate in (0.0, 1e-3):
+        codec = build("tcm-nano", LINEAR)
+        train(codec, RECIPE.changed(steps=1), photographs(), accelerator="cpu")
+        before = [stage.shortcut.weight.clone() for stage in codec.g_a.stages[:3]]
+        recipe = RECIPE.changed(start="none", shortcut_lr=rate)
+        train(codec, recipe, photographs(), accelerator="cpu")
+        moved = [
+            not torch.equal(stage.shortcut.weight, old)
+            for stage, old in zip(codec.g_a.stages[:3], before, strict=True)
+        ]
+        assert moved == [rate > 0] * 3
+        assert all(parameter.requires_grad for parameter in codec.parameters())
