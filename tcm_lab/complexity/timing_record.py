@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median, quantiles
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -67,15 +67,9 @@ class Spread(Frozen):
     @classmethod
     def of(cls, samples_ms: Sequence[float]) -> Spread:
         """Return median and quartiles of ``samples_ms``."""
-        samples = list(samples_ms)
-        lower, _, upper = (
-            quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else samples * 3
-        )
+        lower, middle, upper = np.quantile(samples_ms, [0.25, 0.5, 0.75]).tolist()
         return cls(
-            lower_quartile_ms=lower,
-            median_ms=median(samples),
-            upper_quartile_ms=upper,
-            n=len(samples),
+            lower_quartile_ms=lower, median_ms=middle, upper_quartile_ms=upper, n=len(samples_ms)
         )
 
 
