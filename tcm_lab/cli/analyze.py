@@ -68,7 +68,7 @@ class Analysis:
 
     def write(
         self, kind: str, records: Mapping[str, list[Any]], figures: Mapping[str, Figure], table: Any
-    ) -> int:
+    ) -> None:
         """Write each model's records as JSON and the figures, and print the table."""
         out = Path("runs") / kind if self.out is None else self.out
         for name, found in records.items():
@@ -78,7 +78,6 @@ class Analysis:
             tcm_lab.reporting.save_figure(figure, out / name)
         print(f"{out}: {len(figures)} figures as PNG and SVG, records as JSON", file=sys.stderr)
         options.show([table], self.format, None)
-        return 0
 
 
 def erf(
@@ -91,7 +90,7 @@ def erf(
     probes: int = 16,
     side: int = 256,
     seed: int = 0,
-) -> int:
+) -> None:
     """Draw and measure effective receptive fields of the latent or of any layer.
 
     Args:
@@ -118,7 +117,7 @@ def erf(
         "erf": plots.erf_plot(means, squares=measures),
         "profile": plots.erf_profile_plot(fields),
     }
-    return common.write("erf", records, figures, tcm_lab.reporting.erf_table(measures))
+    common.write("erf", records, figures, tcm_lab.reporting.erf_table(measures))
 
 
 def attention(
@@ -128,7 +127,7 @@ def attention(
     common: Analysis,
     transform: str = "g_a",
     query: tuple[int, int] | None = None,
-) -> int:
+) -> None:
     """Measure window attention: distance, entropy, weight on near neighbours.
 
     Args:
@@ -163,10 +162,10 @@ def attention(
         for name, (_, maps) in found.items()
         if maps
     }
-    return common.write("attention", {n: [r] for n, r in records.items()}, figures, table)
+    common.write("attention", {n: [r] for n, r in records.items()}, figures, table)
 
 
-def latents(models: Models, /, *, common: Analysis) -> int:
+def latents(models: Models, /, *, common: Analysis) -> None:
     """Measure latents: deviation, bits per slice, prediction error, energy compaction.
 
     Args:
@@ -192,4 +191,4 @@ def latents(models: Models, /, *, common: Analysis) -> int:
         **{f"bits-{name}": plots.bits_plot(drawn, image) for name, drawn in maps.items()},
     }
     table = tcm_lab.reporting.latent_table(records)
-    return common.write("latents", {n: [r] for n, r in records.items()}, figures, table)
+    common.write("latents", {n: [r] for n, r in records.items()}, figures, table)

@@ -24,7 +24,7 @@ from tcm_lab.cli import analyze, code, complexity, search, show, train
 from tcm_lab.cli.options import with_imports
 from tcm_lab.errors import LabError, near, one_of
 
-Command = Callable[..., int]
+Command = Callable[..., int | None]
 
 
 def _named(*commands: Command) -> dict[str, Command]:
@@ -38,7 +38,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     **_named(code.encode, code.decode, code.export),
     **_named(show.table, show.plot, show.models, show.blocks),
 }
-"""Commands by name; a mapping is a group of them."""
+"""Commands by name; a mapping is a group of them. A command returns its exit code, or nothing."""
 
 _GROUPS = {
     "study": "Search a space of variants. For the options of a search: tcm-lab study run --help.",
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return 0
         _check_names(args)
         app, options = _app(COMMANDS), (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
-        return int(app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options))
+        return app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options) or 0
     except LabError as error:
         print(f"tcm-lab: error: {error}", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from tcm_lab.cli.options import File, Flag
 from tcm_lab.errors import LabError
 
 
-def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> int:
+def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> None:
     """Code an image to a file.
 
     Args:
@@ -29,10 +29,9 @@ def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = 
     write_atomically(out, data)
     height, width = x.shape[1:]
     print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp")
-    return 0
 
 
-def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
+def decode(file: File, out: File, /, *, checkpoint: Path) -> None:
     """Decode a file to an image.
 
     Args:
@@ -55,10 +54,9 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> int:
     Image.fromarray(pixels).save(image, format=kinds[out.suffix.lower()])
     write_atomically(out, image.getvalue())
     print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
-    return 0
 
 
-def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = False) -> int:
+def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = False) -> None:
     """Write a checkpoint to another file, at half the size or for the authors' code.
 
     Args:
@@ -81,4 +79,3 @@ def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = 
     else:
         tcm_lab.codec.export_checkpoint(codec, out, written)
     print(f"{out}: {out.stat().st_size} bytes")
-    return 0

@@ -93,7 +93,7 @@ def time(
     overrides: Overrides = (),
     format: str = "markdown",
     out: Path | None = None,
-) -> int:
+) -> None:
     """Time encoding to real bytes and decoding; several models are timed in turn and compared.
 
     Args:
@@ -139,12 +139,11 @@ def time(
             ratios = ()
     if form == "json":
         options.print_or_write(reporting.records_json(records), out)
-        return 0
+        return
     tables = [reporting.timing_table(records, ratios)]
     if stages:
         tables.append(reporting.stage_table(records))
     options.show(tables, form, out)
-    return 0
 
 
 def _with_weights(model: str, overrides: Sequence[str]) -> Any:

@@ -48,13 +48,13 @@ _Imports = Annotated[
 ]
 
 
-def with_imports(command: Callable[..., int]) -> Callable[..., int]:
+def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Give a command the option ``--import``, whose modules are imported before it runs.
 
     Options that default to nothing are shown without a default, too.
     """
 
-    def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int:
+    def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int | None:
         import_layers(imports)
         return command(*args, **options)
 
@@ -71,7 +71,7 @@ def with_imports(command: Callable[..., int]) -> Callable[..., int]:
     run.__signature__ = signature.replace(parameters=[*own, added])  # type: ignore[attr-defined]  # read by tyro
     vars(run).pop("__wrapped__", None)  # where tests decorate `run`, tyro would unwrap it
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__annotations__ = {p.name: p.annotation for p in (*own, added)} | {"return": int}
+    run.__annotations__ = {p.name: p.annotation for p in (*own, added)} | {"return": int | None}
     return run
 
 

@@ -33,7 +33,7 @@ def run(
     launcher: str = "local",
     slurm: tuple[str, ...] = (),
     dry_run: options.Flag = False,
-) -> int:
+) -> None:
     """Search a space of variants: assemble, count, train, evaluate, tabulate.
 
     Rerun the command to resume. To watch: optuna-dashboard on the database.
@@ -62,7 +62,7 @@ def run(
             searched, data=data, eval_data=eval_data, workers=workers, trials=trials
         )
         print(ahead)
-        return 0
+        return
     if where == "slurm":
         folder, jobs = study.submit_study(
             searched, options=slurm, out=out, data=data, eval_data=eval_data, storage=storage,
@@ -70,7 +70,7 @@ def run(
         )  # fmt: skip
         print(f"Submitted {len(jobs)} workers as jobs {', '.join(jobs)}; logs in {folder}/slurm.")
         print(f"When they have ended: tcm-lab study report {folder} --storage …")
-        return 0
+        return
     result = study.run_study(
         searched, out=out, data=data, eval_data=eval_data, storage=storage, workers=workers,
         trials=trials, cache=cache, display=lambda todo, done: _display(searched, todo, done),
@@ -80,20 +80,20 @@ def run(
         "--trials": trials,
     }  # fmt: skip
     words = [word for flag, value in typed.items() if value is not None for word in (flag, value)]
-    return _report(result, *words)
+    _report(result, *words)
 
 
-def report(folder: File, /, *, storage: str | None = None) -> int:
+def report(folder: File, /, *, storage: str | None = None) -> None:
     """Write the report of a study again, from its database.
 
     Args:
         folder: Folder of the study.
         storage: Its database; by default the SQLite file in the folder.
     """
-    return _report(tcm_lab.study.open_result(folder, storage), "report", folder)
+    _report(tcm_lab.study.open_result(folder, storage), "report", folder)
 
 
-def compare(first: File, second: File, /, *, format: str = "markdown") -> int:
+def compare(first: File, second: File, /, *, format: str = "markdown") -> None:
     """Compare two studies: their fronts, and every variant of either.
 
     Args:
@@ -103,16 +103,14 @@ def compare(first: File, second: File, /, *, format: str = "markdown") -> int:
     """
     form = options.table_form(format)
     options.show(tcm_lab.study.compare_folders(first, second), form, None)
-    return 0
 
 
-def schema() -> int:
+def schema() -> None:
     """Print the JSON Schema of space files, for editors."""
     sys.stdout.write(tcm_lab.study.space_schema())
-    return 0
 
 
-def init(*, storage: str) -> int:
+def init(*, storage: str) -> None:
     """Create the tables of an empty database, once, before workers on several machines use it.
 
     Args:
@@ -121,7 +119,6 @@ def init(*, storage: str) -> int:
     study = tcm_lab.study
     study.close_storage(study.open_storage(storage))
     print(f"{study.shown(storage)} is ready.")
-    return 0
 
 
 @contextmanager
@@ -138,9 +135,8 @@ def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
         yield display
 
 
-def _report(result: StudyResult, *words: object) -> int:
+def _report(result: StudyResult, *words: object) -> None:
     """Write a study's report, which names the command, and print its summary."""
     imports = [word for source in imported_layers() for word in ("--import", source)]
     command = shlex.join(["tcm-lab", "study", *map(str, words), *imports])
     print(tcm_lab.study.write_report(result, command).text())
-    return 0

@@ -23,7 +23,7 @@ def table(
     detail: str = "totals",
     published: Flag = False,
     out: Path | None = None,
-) -> int:
+) -> None:
     """Make tables from records that were written with --format json.
 
     Args:
@@ -43,7 +43,6 @@ def table(
         published=published,
     )
     options.show(tables, form, out)
-    return 0
 
 
 def plot(
@@ -53,7 +52,7 @@ def plot(
     *,
     out: Path,
     title: str = "",
-) -> int:
+) -> None:
     """Draw a plot of records that were written with --format json, as PNG and SVG.
 
     Args:
@@ -69,7 +68,6 @@ def plot(
     figure = reporting.plot_of(chosen, _read(records), title=title)
     for path in reporting.save_figure(figure, stem):
         print(path)
-    return 0
 
 
 def _read(paths: Sequence[Path]) -> list[Any]:
@@ -78,7 +76,7 @@ def _read(paths: Sequence[Path]) -> list[Any]:
 
 def models(
     pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*", /
-) -> int:
+) -> None:
     """List the models that can be named.
 
     Args:
@@ -89,10 +87,9 @@ def models(
         known = tcm_lab.list_models()
         raise LabError(f"'{pattern}': no model has such a name.{near(pattern, known)}")
     print("\n".join(names))
-    return 0
 
 
-def blocks(*, format: str = "markdown", out: Path | None = None) -> int:
+def blocks(*, format: str = "markdown", out: Path | None = None) -> None:
     """List the blocks, attention modules and resamplers that a configuration can name.
 
     Args:
@@ -102,4 +99,3 @@ def blocks(*, format: str = "markdown", out: Path | None = None) -> int:
     lab = tcm_lab.blocks
     layers = tcm_lab.reporting.layer_table([lab.BLOCKS, lab.ATTENTIONS, lab.RESAMPLERS])
     options.show([layers], format, out)
-    return 0

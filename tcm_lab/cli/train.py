@@ -40,7 +40,7 @@ def train(
     precision: str | None = None,
     channels_last: Flag = False,
     compile: Flag = False,
-) -> int:
+) -> None:
     """Train a model; Ctrl-C saves its state, and --resume continues from it.
 
     Args:
@@ -109,7 +109,6 @@ def train(
             devices=devices,
         )
     print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
-    return 0
 
 
 def evaluate(
@@ -124,7 +123,7 @@ def evaluate(
     device: str = "cpu",
     format: str = "markdown",
     out: Path | None = None,
-) -> int:
+) -> None:
     """Code whole images to real bytes, decode them, and measure rate and distortion.
 
     Args:
@@ -156,18 +155,17 @@ def evaluate(
         )
     if form == "compressai":
         options.print_or_write(json.dumps(record.to_compressai_json(), indent=1) + "\n", out)
-        return 0
+        return
     records = [record]
     for name in beside:
         with progress(f"{name}, coding") as on_progress:
             records.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
     if form == "json":
         options.print_or_write(reporting.records_json(records), out)
-        return 0
+        return
     tables = [reporting.rd_table(records, published=curves)]
     if bd_rate:
         known = {r.name: r.curve() for r in records} | {curve.name: curve for curve in curves}
         judged = {r.name: r.curve() for r in records if r.name != bd_rate}
         tables.append(reporting.bd_rate_table(judged, known[bd_rate]))
     options.show(tables, form, out)
-    return 0
