@@ -57,13 +57,6 @@ def measure_cost(config: VariantConfig, space: Space) -> VariantCost:
     return VariantCost(complexity=complexity, timing=measure_timing(codec, space.size))
 
 
-def exceeded(cost: VariantCost, space: Space) -> dict[str, tuple[Number, float]]:
-    """Return the value and the bound of every hard constraint that a variant violates."""
-    values = cost.metrics
-    over = violations(values, space.constraints)
-    return {name: (values[name], space.constraints[name]) for name, by in over.items() if by > 0}
-
-
 def violations(values: Mapping[str, Number], bounds: Mapping[str, float]) -> dict[str, float]:
     """Return by how much each bound is violated; zero or less if it is kept.
 

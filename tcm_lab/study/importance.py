@@ -21,6 +21,7 @@ from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from optuna import Study
 
 _FEW = 8  # trials below which nothing is said about axes
@@ -33,13 +34,12 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
     if len(firsts) < _FEW:
         return ()
     pieces: list[Piece] = []
-    history = hypervolume_history(firsts, space)
-    if history:
+    if history := hypervolume_history(firsts, space):
         pieces.append(
-            PlotImage(
-                reporting.figure_svg(reporting.history_plot(history)),
-                alt=f"Hypervolume over {len(history)} trainings, as a share of the final one.",
-                caption="Hypervolume of the front, as a share of the final one.",
+            _image(
+                reporting.history_plot(history),
+                f"Hypervolume over {len(history)} trainings, as a share of the final one.",
+                "Hypervolume of the front, as a share of the final one.",
             )
         )
     if len(space.axes) > 1:
@@ -47,22 +47,25 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
     metric = quality_of(space)
     axis = PlotAxis(name=f"{metric.label}{' vs baseline' * metric.relative}", unit=metric.unit)
     pieces.append(
-        PlotImage(
-            reporting.figure_svg(reporting.effects_plot(main_effects(firsts, space), axis)),
-            alt=f"{metric.label} by the value of each axis.",
-            caption="Main effects: each dot is a variant, the line is the mean.",
+        _image(
+            reporting.effects_plot(main_effects(firsts, space), axis),
+            f"{metric.label} by the value of each axis.",
+            "Main effects: each dot is a variant, the line is the mean.",
         )
     )
-    pairs = interactions(firsts, space)
-    if pairs:
+    if pairs := interactions(firsts, space):
         pieces.append(
-            PlotImage(
-                reporting.figure_svg(reporting.interactions_plot(pairs, axis)),
-                alt=f"Mean {metric.label} by the values of two axes together.",
-                caption="Interactions: parallel lines mean that two axes act independently.",
+            _image(
+                reporting.interactions_plot(pairs, axis),
+                f"Mean {metric.label} by the values of two axes together.",
+                "Interactions: parallel lines mean that two axes act independently.",
             )
         )
     return tuple(pieces)
+
+
+def _image(plot: Figure, alt: str, caption: str) -> PlotImage:
+    return PlotImage(reporting.figure_svg(plot), alt, caption)
 
 
 def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:

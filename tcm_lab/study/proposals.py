@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import LabError
 from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext
@@ -91,10 +91,10 @@ class Proposals:
         self._last = params
         try:
             variant = self.variants.build(params)
-        except ConfigError as error:
-            self.queue.discard(trial, f"can't be built: {error}")
+            over = self.variants.exceeded(variant)
+        except LabError as error:
+            self.queue.discard(trial, f"can't be built or measured: {error}")
             return None
-        over = self.variants.exceeded(variant)
         if over:
             excess = {name: abs(value / bound - 1) for name, (value, bound) in over.items()}
             self.queue.discard(trial, f"is over {', '.join(over)}", over=excess)
@@ -138,10 +138,10 @@ class Proposals:
         for params in self._by_chance(rng):
             try:
                 variant = self.variants.build(params)
-            except ConfigError:
-                continue
-            key = key_of(variant.fingerprint, 0)
-            if key in taken or self.variants.exceeded(variant):
+                key = key_of(variant.fingerprint, 0)
+                if key in taken or self.variants.exceeded(variant):
+                    continue
+            except LabError:
                 continue
             self.queue.enqueue(
                 self.space.encode(params),

@@ -13,7 +13,7 @@ from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import Number
 from tcm_lab.study.axes import AxisBase, Key, same, show
-from tcm_lab.study.cost import VariantCost, exceeded, measure_cost
+from tcm_lab.study.cost import VariantCost, measure_cost, violations
 from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe
 
@@ -79,15 +79,14 @@ class Variants:
         return self._costs[variant.fingerprint]
 
     def exceeded(self, variant: Variant) -> dict[str, tuple[Number, float]]:
-        """Return the value and the bound of every hard constraint that a variant exceeds."""
-        return exceeded(self.cost(variant), self.space)
+        """Return the value and the bound of every hard constraint that a variant violates."""
+        values, bounds = self.cost(variant).metrics, self.space.constraints
+        over = violations(values, bounds)
+        return {name: (values[name], bounds[name]) for name, by in over.items() if by > 0}
 
     def baseline(self) -> Variant:
         """Return the base as a point of the space."""
-        return self.build(self._baseline_params())
-
-    def _baseline_params(self) -> dict[str, Key]:
-        return self.walk(lambda name, axis: axis.base_key(name, self.base))
+        return self.build(self.walk(lambda name, axis: axis.base_key(name, self.base)))
 
     def draw(self, rng: random.Random) -> dict[str, Key]:
         """Draw a point of the space uniformly, axis by axis."""
@@ -162,7 +161,7 @@ class Variants:
         return _points(list(self.space.axes.items()), {})
 
     def _one_at_a_time(self) -> Iterator[dict[str, Key]]:
-        origin = self._baseline_params()
+        origin = self.baseline().params
         yield origin
         for changed, own in origin.items():
             for key in self.space.axes[changed].grid():
