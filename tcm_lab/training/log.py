@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class TrainingProgress:
             f"{phase}loss {self.loss:6.3f}  {self.bpp:5.3f} bpp  {self.psnr_db:5.2f} dB  "
             f"{self.images_per_s:5.1f} images/s"
         )
+
+
+def psnr_db(mse: float) -> float:
+    """Return the PSNR of a mean squared error of images in [0, 1]; at most 100 dB."""
+    return -10 * math.log10(max(mse, 1e-10))
 
 
 OnProgress = Callable[[TrainingProgress], None]

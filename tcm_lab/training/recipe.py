@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import ConfigError, near, one_of, validation_message
+from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
+
+logger = logging.getLogger(__name__)
+
+_FAR_ABOVE = 3.0
 
 
 class Recipe(Frozen):
@@ -115,13 +120,30 @@ class Recipe(Frozen):
         )
 
     def suited(self, latent_channels: int, rate_levels: int) -> Recipe:
-        """Return this recipe; one without weights gets those that suit the latent."""
-        if self.lambdas:
-            return self
+        """Return this recipe for a codec; one without weights gets those that suit the latent.
+
+        Raises:
+            LabError: the codec has another number of rates.
+        """
         low, high = suited_lambdas(latent_channels)
-        if rate_levels < 2:
-            return self.with_lambdas(math.sqrt(low * high))
-        return self.with_lambdas(low, high).spread(rate_levels)
+        if not self.lambdas:
+            if rate_levels < 2:
+                return self.with_lambdas(math.sqrt(low * high))
+            return self.with_lambdas(low, high).spread(rate_levels)
+        if len(self.lambdas) != max(rate_levels, 1):
+            needed = (
+                f"a codec with {rate_levels} rate levels needs {rate_levels} lambdas"
+                if rate_levels
+                else "a codec with one rate needs one lambda; rate_levels gives it several rates"
+            )
+            raise LabError(f"lambdas = {list(self.lambdas)}: {needed}.")
+        if self.metric == "mse" and self.lambdas[-1] > _FAR_ABOVE * high:
+            logger.warning(
+                "lambdas up to %g: %d latent channels suit up to about %.2g; above, bits buy "
+                "little quality. Give lower lambdas, or more latent_channels.",
+                self.lambdas[-1], latent_channels, high,
+            )  # fmt: skip
+        return self
 
     def changed(self, **fields: object) -> Recipe:
         """Return this recipe with some fields changed.

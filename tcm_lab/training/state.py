@@ -57,6 +57,22 @@ class Snapshot:
             ) from error
         return cls(tensors, json.loads(metadata["facts"]))
 
+    def refuse_other(self, facts: dict[str, Any], path: Path) -> None:
+        """Refuse to go on with another recipe or other data.
+
+        Raises:
+            LabError: the message names what differs.
+        """
+        theirs, ours = self.facts["recipe"], facts["recipe"]
+        differing = [name for name in ours if theirs.get(name) != ours[name]]
+        if self.facts["data"] != facts["data"]:
+            differing.append("data")
+        if differing:
+            raise LabError(
+                f"{path}: began with other {', '.join(differing)}. "
+                "Resume with the same, or choose another folder."
+            )
+
 
 def take(
     codec: nn.Module,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing, nullcontext
@@ -24,7 +22,13 @@ from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
 from tcm_lab.training.linear_start import LinearStart, frozen, start_linear
-from tcm_lab.training.log import OnProgress, TrainingLog, TrainingProgress, TrainingRecord
+from tcm_lab.training.log import (
+    OnProgress,
+    TrainingLog,
+    TrainingProgress,
+    TrainingRecord,
+    psnr_db,
+)
 from tcm_lab.training.objective import (
     RateDistortionLoss,
     SharedNoise,
@@ -33,7 +37,7 @@ from tcm_lab.training.objective import (
     seed_step,
 )
 from tcm_lab.training.optimizers import is_shortcut, make_optimizers
-from tcm_lab.training.recipe import Recipe, suited_lambdas
+from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
 
@@ -45,9 +49,6 @@ _WINDOW = 10
 _NAMES = ("loss", "bpp", "mse", "aux", "gradient_norm")
 _TAIL = 0.05  # share of the steps over which the record's metrics are averaged
 _LOG_ROWS = 2000
-_FAR_ABOVE = 3.0
-
-logger = logging.getLogger(__name__)
 
 
 def train(
@@ -92,16 +93,7 @@ def train(
     from lightning_fabric import Fabric
 
     adapter = CodecAdapter(codec)
-    levels = adapter.rate_levels
-    recipe = recipe.suited(adapter.latent_channels, levels)
-    _warn_of_high_rates(recipe, adapter)
-    if len(recipe.lambdas) != max(levels, 1):
-        needed = (
-            f"a codec with {levels} rate levels needs {levels} lambdas"
-            if levels
-            else "a codec with one rate needs one lambda; rate_levels gives it several rates"
-        )
-        raise LabError(f"lambdas = {list(recipe.lambdas)}: {needed}.")
+    recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
     strategy = "ddp" if devices > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, strategy=strategy, precision=recipe.precision
@@ -128,17 +120,6 @@ def train(
         record = loop.run()
     _finish(codec, record, directory if fabric.is_global_zero else None)
     return record
-
-
-def _warn_of_high_rates(recipe: Recipe, adapter: CodecAdapter) -> None:
-    """Say so where the latent has too few channels for the highest λ."""
-    top = suited_lambdas(adapter.latent_channels)[1]
-    if recipe.metric == "mse" and recipe.lambdas[-1] > _FAR_ABOVE * top:
-        logger.warning(
-            "lambdas up to %g: %d latent channels suit up to about %.2g; above, bits buy little "
-            "quality. Give lower lambdas, or more latent_channels.",
-            recipe.lambdas[-1], adapter.latent_channels, top,
-        )  # fmt: skip
 
 
 def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:
@@ -281,7 +262,7 @@ class TrainingLoop:
         metrics = {
             **means,
             "step": self.step,
-            "psnr_db": _psnr_db(means["mse"]),
+            "psnr_db": psnr_db(means["mse"]),
             "lr": recipe.lr * self.lr_scale * recipe.lr_factor(self.step - 1),
             "images_per_s": recipe.batch / pace,
         }
@@ -336,15 +317,8 @@ class TrainingLoop:
 
     def _resume(self, path: Path) -> None:
         snapshot = Snapshot.load(path)
-        theirs, ours = snapshot.facts["recipe"], self.recipe.model_dump(mode="json")
-        differing = [name for name in ours if theirs.get(name) != ours[name]]
-        if snapshot.facts["data"] != self.crops.fingerprint:
-            differing.append("data")
-        if differing:
-            raise LabError(
-                f"{path}: began with other {', '.join(differing)}. "
-                "Resume with the same, or choose another folder."
-            )
+        facts = {"recipe": self.recipe.model_dump(mode="json"), "data": self.crops.fingerprint}
+        snapshot.refuse_other(facts, path)
         self._restore(snapshot)
         self.earlier_s = snapshot.facts["wall_s"]
 
@@ -412,7 +386,7 @@ class TrainingLoop:
             processes=self.fabric.world_size,
             loss=means["loss"],
             bpp=means["bpp"],
-            psnr_db=_psnr_db(means["mse"]),
+            psnr_db=psnr_db(means["mse"]),
             wall_s=wall_s,
             images_per_s=recipe.batch * recipe.steps / wall_s,
             rollbacks=self.rollbacks,
@@ -421,7 +395,3 @@ class TrainingLoop:
             skipped=tuple(getattr(self.crops, "skipped", ())),
             environment=environment(self.fabric.device),
         )
-
-
-def _psnr_db(mse: float) -> float:
-    return -10 * math.log10(max(mse, 1e-10))
