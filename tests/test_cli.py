@@ -163,7 +163,7 @@ def test_a_trained_checkpoint_is_evaluated_and_codes_an_image_there_and_back(
 ) -> None:
     folder = tmp_path / "run"
     code, out, err = run(
-        "train", "tcm-nano", "--recipe", "laptop", "--steps", "2", "--batch", "2", "--crop", "64",
+        "train", "tcm-nano", "--recipe", "scratch", "--steps", "2", "--batch", "2", "--crop", "64",
         "--rate-levels", "2", "--out", folder,
     )  # fmt: skip
     assert code == 0, err
@@ -237,7 +237,7 @@ def test_models_and_blocks_are_listed(run: Run) -> None:
         (("complexity", "tcm-nano", "--set", "g_a.split"), ("PATH=VALUE",)),
         (("complexity", "none.yaml"), ("none.yaml", "no such file")),
         (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
-        (("train", "tcm-nano"), ("--lambdas", "--rate-levels")),
+        (("train", "tcm-nano", "--recipe", "published"), ("--lambdas", "--rate-levels")),
         (("evaluate", "none.safetensors"), ("none.safetensors", "cannot be read")),
         (("decode", "none.tcm", "a.png", "--checkpoint", "c"), ("none.tcm", "cannot be read")),
         (("decode", "none.tcm", "a.xyz", "--checkpoint", "c"), ("a.xyz", ".png")),

@@ -83,7 +83,7 @@ def test_a_field_of_a_space_says_what_would_work(line: str, message: str) -> Non
 )
 def test_a_field_of_a_recipe_says_what_would_work(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        get_recipe("laptop", **fields)
+        get_recipe("scratch", **fields)
     assert message in str(caught.value)
 
 

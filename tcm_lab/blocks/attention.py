@@ -9,7 +9,6 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.blocks.cost import Cost, bottleneck_cost, conv_cost, window_attention_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
@@ -30,16 +29,42 @@ class NoAttentionConfig(AttentionConfig):
         return Cost()
 
 
-class GatedAttention(nn.Module):
-    """x + conv_a(x) · sigmoid(conv_b(x)): CompressAI's attention block, and the base of others.
+class ResidualUnit(nn.Module):
+    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels between (Cheng et al. 2020).
 
-    Both branches, CompressAI's, are three residual units; a 1x1 convolution ends the gate's.
+    CompressAI's own is a class inside a function, which can't be pickled.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        block = import_compressai().layers.AttentionBlock(channels)
-        self.conv_a, self.conv_b = block.conv_a, block.conv_b
+        half = channels // 2
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, half, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, channels, 1),
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = self.relu(self.conv(x).add_(x))
+        return out
+
+
+class GatedAttention(nn.Module):
+    """x + conv_a(x) · sigmoid(conv_b(x)): CompressAI's attention block, and the base of others.
+
+    Both branches are three residual units; a 1x1 convolution ends the gate's.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_a = nn.Sequential(*(ResidualUnit(channels) for _ in range(3)))
+        self.conv_b = nn.Sequential(
+            *(ResidualUnit(channels) for _ in range(3)), nn.Conv2d(channels, channels, 1)
+        )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W)."""

@@ -15,6 +15,8 @@ from tcm_lab.cli import options
 from tcm_lab.cli.options import File, Flag, Model, Overrides
 from tcm_lab.errors import LabError
 
+_RATE_LEVELS = 4
+
 
 def train(
     model: Model,
@@ -22,7 +24,7 @@ def train(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    recipe: str = "published",
+    recipe: str = "laptop",
     lambdas: tuple[float, ...] = (),
     metric: str | None = None,
     steps: int | None = None,
@@ -47,7 +49,8 @@ def train(
         model: Preset, compressai/NAME or YAML file.
         data: Folder of images; by default the embedded photographs and dead leaves.
         out: Folder for weights, state and logs; by default runs/MODEL.
-        recipe: Source of every setting that is not given here: published, short or laptop.
+        recipe: Source of every setting that is not given here: minute, laptop (ten minutes on two
+            cores for tcm-nano), hour, scratch, short or published.
         lambdas: Rate-distortion weights: one, or one per rate level.
         metric: Distortion to minimise: mse or ms-ssim.
         steps: Updates of the weights.
@@ -56,7 +59,8 @@ def train(
         lr: Learning rate.
         ema: Decay of the weights' moving average; 0 is off.
         seed: Seed of weights, crops and noise.
-        rate_levels: Learn this many rates in one run; 0 for one rate.
+        rate_levels: Learn this many rates in one run; 0 for one rate. By default 4 for a preset
+            by a recipe that leaves the lambdas open, such as laptop.
         overrides: Fields of the model to change.
         init: Checkpoint whose weights to start from.
         resume: Continue from the state in the folder.
@@ -67,8 +71,6 @@ def train(
         compile: Compile the model first.
     """
     lab = tcm_lab.training
-    levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
-    codec = tcm_lab.build(options.changed(model, [*overrides, *levels]), seed=seed)
     given = {
         "metric": metric,
         "steps": steps,
@@ -82,7 +84,13 @@ def train(
         "lambdas": lambdas or None,
     }
     chosen = lab.get_recipe(recipe, seed=seed, **{k: v for k, v in given.items() if v is not None})
-    learned = int(getattr(getattr(codec, "config", None), "rate_levels", 0))
+    levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
+    codec = tcm_lab.build(options.changed(model, [*overrides, *levels]), seed=seed)
+    config = tcm_lab.codec.CodecAdapter(codec).config
+    learned = 0 if config is None else config.rate_levels
+    if rate_levels is None and config is not None and not learned and not chosen.lambdas:
+        learned = _RATE_LEVELS
+        codec = tcm_lab.build(config.override({"rate_levels": learned}), seed=seed)
     if not lambdas and learned:
         chosen = chosen.spread(learned)
     elif not lambdas and len(chosen.lambdas) > 1:

@@ -72,7 +72,7 @@ class Budget(Frozen):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    recipe: str = "laptop"
+    recipe: str = "minute"
     """The named training recipe of every variant."""
     steps: _Count | None = None
     """Steps of each training, instead of the recipe's."""

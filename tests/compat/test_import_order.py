@@ -34,7 +34,7 @@ commands = [
     ["complexity", "compressai/mbt2018", "--size", "64x64", "--format", "json", "--out", "a.json"],
     ["table", "a.json"],
     ["time", "tcm-nano", "--size", "64x64", "--repeats", "1", "--seconds", "0", "--warm-up", "1"],
-    ["train", "tcm-nano", "--recipe", "laptop", "--steps", "1", "--batch", "1", "--crop", "64",
+    ["train", "tcm-nano", "--recipe", "scratch", "--steps", "1", "--batch", "1", "--crop", "64",
      "--lambdas", "0.01", "--data", "images", "--out", "run"],
     ["evaluate", "run/model.safetensors", "--data", "images"],
     ["encode", "images/waves.png", "a.tcm", "--checkpoint", "run/model.safetensors"],

@@ -22,7 +22,7 @@ base: tcm-nano
 axes:
   split: {path: "g_*.split", choices: [0.0, 0.25, 0.5, 0.75, 1.0]}
 sampler: grid
-budget: {recipe: laptop, steps: 40, rate_levels: 4}
+budget: {recipe: scratch, steps: 40, rate_levels: 4}
 """
 
 

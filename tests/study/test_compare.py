@@ -36,7 +36,7 @@ def trainings(goods: Sequence[float], seeds: int = 1, noise: float = 0.0) -> lis
             identity=f"{n}-{seed}",
             is_baseline=n == 0,
             seed=seed,
-            recipe=get_recipe("laptop"),
+            recipe=get_recipe("scratch"),
             lambdas=LAMBDAS,
             state="complete",
             steps=800,

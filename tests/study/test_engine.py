@@ -183,7 +183,7 @@ axes:
   slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}
   window: {path: "g_*.window_size", choices: [4, 8]}
 sampler: tpe
-budget: {recipe: laptop, steps: 40, trials: 10}
+budget: {recipe: scratch, steps: 40, trials: 10}
 """
 
 

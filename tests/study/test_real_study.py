@@ -28,7 +28,7 @@ axes:
   split: {path: "g_*.split", choices: [0.0, 0.5]}
 sampler: grid
 size: [64, 64]
-budget: {recipe: laptop, steps: 20, rate_levels: 2}
+budget: {recipe: scratch, steps: 20, rate_levels: 2}
 """
 
 

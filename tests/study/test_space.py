@@ -185,7 +185,7 @@ WRONG = {
         ["objectives", "kmac_per_px", "kmacs_per_px"],
     ),
     "an unknown base": (SPACE.replace("tcm-nano", "tcm-nanu"), ["tcm-nanu", "tcm-nano"]),
-    "an unknown recipe": (SPACE.replace("laptop", "lapto"), ["recipe", "lapto", "laptop"]),
+    "an unknown recipe": (SPACE.replace("scratch", "scrach"), ["recipe", "scrach", "scratch"]),
     "an override with a path": (
         OVERRIDES.replace("kind: override", "kind: override\n    path: g_a"),
         ["axes.change", "override takes no path"],

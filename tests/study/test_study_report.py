@@ -260,7 +260,7 @@ axes:
   slices: {path: entropy_model.slices, choices: [1, 4, 8]}
   window: {path: "g_*.window_size", choices: [4, 8]}
 sampler: grid
-budget: {recipe: laptop, steps: 40, rate_levels: 4}
+budget: {recipe: scratch, steps: 40, rate_levels: 4}
 """
 
 

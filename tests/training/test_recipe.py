@@ -27,10 +27,10 @@ def test_the_rate_warms_up_and_falls_along_the_cosine() -> None:
 
 
 def test_weights_spread_geometrically_over_the_levels_of_a_codec() -> None:
-    recipe = get_recipe("laptop").spread(3)
+    recipe = get_recipe("scratch").spread(3)
     assert recipe.lambdas == pytest.approx((0.0025, (0.0025 * 0.05) ** 0.5, 0.05))
     with pytest.raises(ConfigError, match="cannot be spread over 3"):
-        get_recipe("laptop").with_lambdas(0.01).spread(3)
+        get_recipe("scratch").with_lambdas(0.01).spread(3)
 
 
 def test_a_recipe_without_weights_takes_those_that_suit_the_latent() -> None:
@@ -53,15 +53,15 @@ def test_mistakes_name_the_field_and_the_fix() -> None:
     with pytest.raises(ConfigError, match="Did you mean laptop"):
         get_recipe("labtop")
     with pytest.raises(ConfigError, match=r"recipe: unknown field 'batchs'\. Did you mean batch"):
-        get_recipe("laptop", batchs=4)
+        get_recipe("scratch", batchs=4)
     with pytest.raises(ConfigError, match=r"recipe: steps = 0: .*greater than 0"):
-        get_recipe("laptop", steps=0)
+        get_recipe("scratch", steps=0)
     with pytest.raises(ConfigError, match=r"recipe: metric = 'ssim': .*'mse' or 'ms-ssim'"):
-        get_recipe("laptop", metric="ssim")
+        get_recipe("scratch", metric="ssim")
     with pytest.raises(ConfigError, match="ascending"):
-        get_recipe("laptop", lambdas=(0.02, 0.01))
+        get_recipe("scratch", lambdas=(0.02, 0.01))
     with pytest.raises(ConfigError, match="crops above 160"):
-        get_recipe("laptop", metric="ms-ssim")
+        get_recipe("scratch", metric="ms-ssim")
 
 
 def test_the_guard_trips_on_what_is_not_a_number_and_on_explosions_only() -> None:
