@@ -75,6 +75,7 @@ def run(
         searched, out=out, data=data, eval_data=eval_data, storage=storage, workers=workers,
         trials=trials, cache=cache, display=lambda todo, done: _display(searched, todo, done),
     )  # fmt: skip
+    result = study.measure_anchor(result, tcm_lab.data.open_images(eval_data, "eval"))
     typed = {
         "--space": space, "--out": out, "--data": data, "--eval-data": eval_data,
         "--trials": trials,

@@ -7,6 +7,7 @@ from .comparison import bd_rate_interval as bd_rate_interval
 from .comparison import lagrangian_cost as lagrangian_cost
 from .comparison import lagrangian_interval as lagrangian_interval
 from .comparison import lagrangian_percent as lagrangian_percent
+from .comparison import rate_percents as rate_percents
 from .curves import RdCurve as RdCurve
 from .curves import published_curve as published_curve
 from .curves import published_curves as published_curves

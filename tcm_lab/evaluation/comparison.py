@@ -103,6 +103,19 @@ def bd_psnr(
     return _by_package("bd_psnr", anchor, curve, method)
 
 
+def rate_percents(anchor: RdCurve, curve: RdCurve) -> tuple[float | None, ...]:
+    """Return by how many percent each of the curve's points takes more bits than the anchor.
+
+    The anchor's rate at a point's quality is interpolated in its logarithm; it is None where the
+    anchor has no such quality.
+    """
+    order = np.argsort(anchor.psnr_db)
+    quality, rate = np.array(anchor.psnr_db)[order], np.log(np.array(anchor.bpp)[order])
+    found = np.interp(curve.psnr_db, quality, rate, left=np.nan, right=np.nan)
+    changes = 100 * np.expm1(np.log(curve.bpp) - found)
+    return tuple(None if np.isnan(change) else float(change) for change in changes)
+
+
 def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
     """Return the mean over the rates of ln(bpp + lambda * 255^2 * MSE).
 

@@ -1,3 +1,4 @@
+from .anchor import measure_anchor as measure_anchor
 from .compare import compare_folders as compare_folders
 from .compare import compare_studies as compare_studies
 from .dry_run import dry_run as dry_run

@@ -12,8 +12,10 @@ import yaml
 
 from tcm_lab import reporting
 from tcm_lab._utils.files import write_atomically
+from tcm_lab.evaluation import RdRecord
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Code, PlotAxis, PlotImage, Section, Table
+from tcm_lab.study.anchor import anchor_findings, anchor_table, with_anchor
 from tcm_lab.study.cost import quality_of
 from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.result import RECORDS, StudyResult, records_text
@@ -82,10 +84,14 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     """
     space, out = result.space, result.out
     summaries = summarise(result.records, space)
+    result = with_anchor(result)
     tables = study_tables(summaries, space)
-    plots = study_plots(summaries, space)
+    plots = study_plots(summaries, space, result.anchor)
     front = front_configs(summaries, space)
     said = findings(summaries, space)
+    if result.anchor is not None:
+        tables["jpeg"] = anchor_table(summaries, result.anchor)
+        said += anchor_findings(summaries, result.anchor)
     page = out / "report.html"
     write_atomically(out / RECORDS, records_text(result))
     for old in (out / "front").glob("*.yaml"):
@@ -131,12 +137,14 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
     return written
 
 
-def study_plots(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Figure]:
+def study_plots(
+    summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
+) -> dict[str, Figure]:
     """Return a study's plots by the name of their files."""
     costs = _costs(space)
     names = {name: "pareto" if name == costs[0] else f"pareto-{name}" for name in costs}
     plots = {stem: _pareto_plot(summaries, space, name) for name, stem in names.items()}
-    plots["rd"] = _rd_plot(summaries, space)
+    plots["rd"] = _rd_plot(summaries, space, anchor)
     if space.mode == "ablation":
         plots["ablation"] = _ablation_plot(summaries, space)
     return plots
@@ -202,23 +210,24 @@ def _ablation_plot(summaries: Sequence[VariantSummary], space: Space) -> Figure:
     return reporting.ablation_plot(changes, _plot_axis(quality, "Δ "), _plot_axis(cost, "Δ "))
 
 
-def _rd_plot(summaries: Sequence[VariantSummary], space: Space) -> Figure:
+def _rd_plot(summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None) -> Figure:
     """Draw the curves of the baseline and the front, or of all variants if they are few."""
     named = zip(summaries, plot_names(summaries, space), strict=True)
     shown = [(summary, label) for summary, label in named if summary.is_complete]
     if len(shown) > _MAX_CURVES:
         front = [(s, label) for s, label in shown if s.on_front and not s.is_baseline]
         shown = [shown[0], *front[: _MAX_CURVES - 1]]
-    return reporting.rd_plot(
-        [
-            reporting.series_of_records(
-                [record.rd for record in summary.records],
-                label=f"{label} (baseline)" if summary.is_baseline else label,
-                role="baseline" if summary.is_baseline else "measured",
-            )
-            for summary, label in shown
-        ]
-    )
+    series = [
+        reporting.series_of_records(
+            [record.rd for record in summary.records],
+            label=f"{label} (baseline)" if summary.is_baseline else label,
+            role="baseline" if summary.is_baseline else "measured",
+        )
+        for summary, label in shown
+    ]
+    if anchor is not None:
+        series.append(reporting.series_of_records([anchor], label="JPEG", role="anchor"))
+    return reporting.rd_plot(series)
 
 
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
@@ -271,7 +280,8 @@ def _sections(
     sections = [Section("Variants", (*pareto, tables["table"], *failed))]
     if "ablation" in tables:
         sections.append(Section("Ablation", (images["ablation"], tables["ablation"])))
-    sections.append(Section("Rate and distortion", (images["rd"], tables["rates"])))
+    beside = (tables["jpeg"],) if "jpeg" in tables else ()
+    sections.append(Section("Rate and distortion", (images["rd"], *beside, tables["rates"])))
     learned = importance_pieces(result.records, space)
     if learned:
         sections.append(Section("Importance of the axes", learned))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tcm_lab.errors import LabError, one_of, validation_message
+from tcm_lab.evaluation import RdRecord
 from tcm_lab.study.queue import TrialQueue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
@@ -30,12 +31,14 @@ class StudyResult:
         out: its folder.
         records: finished trainings, by number.
         failed: reason by label of each variant that couldn't be trained.
+        anchor: JPEG on the evaluation images, where it was measured.
     """
 
     space: Space
     out: Path
     records: tuple[TrialRecord, ...]
     failed: dict[str, str]
+    anchor: RdRecord | None = None
 
 
 def open_result(folder: Path, storage: str | None = None) -> StudyResult:

@@ -16,7 +16,7 @@ from surrogate import SPACE, Surrogate, curve
 
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import bd_rate, lagrangian_percent
+from tcm_lab.evaluation import RdCurve, bd_rate, lagrangian_percent, rate_percents
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.importance import (
     hypervolume,
@@ -335,3 +335,52 @@ def test_studies_that_cannot_be_compared_are_refused(result: StudyResult, tmp_pa
     other = run_study(space, out=tmp_path / "o", workers=1, trainer=Surrogate(tmp_path / "log"))
     with pytest.raises(LabError, match=r"objectives .*kmacs_per_px but .*parameters"):
         compare_studies(result, other)
+
+
+def test_variants_are_compared_with_jpeg_at_their_own_qualities(
+    result: StudyResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(result.out, folder)
+    like = curve(result.space.baseline, levels=9)
+    levels = [
+        point.model_copy(
+            update={
+                "images": tuple(
+                    image.model_copy(
+                        update={"bits": round(64 * 64 * 0.3 * 2**i), "psnr_db": 20.0 + 2 * i}
+                    )
+                    for image in point.images
+                )
+            }
+        )
+        for i, point in enumerate(like.points)
+    ]
+    jpeg = like.model_copy(update={"name": "jpeg", "points": tuple(levels)})
+    (folder / "jpeg.json").write_text(jpeg.model_dump_json())
+    summary = write_report(open_result(folder), COMMAND)
+    rows = list(csv.DictReader(io.StringIO((folder / "jpeg.csv").read_text())))
+    # The rate of this JPEG doubles every 2 dB, as that of the variants does.
+    for row, record in zip(rows, open_result(folder).records, strict=True):
+        above_db = record.rd.psnr_db[0] - 20
+        expected = 100 * (0.2 / (0.3 * 2 ** (above_db / 2)) - 1)
+        for level in range(4):
+            assert float(row[f"level{level}"]) == pytest.approx(expected, rel=1e-3)
+        assert float(row["bd"]) == pytest.approx(expected, rel=1e-2)
+    assert any("against JPEG at equal PSNR" in text for text in summary.findings)
+    assert "Against JPEG at equal PSNR" in (folder / "report.html").read_text()
+
+    other = jpeg.model_copy(update={"data_fingerprint": "other"})
+    (folder / "jpeg.json").write_text(other.model_dump_json())
+    with pytest.raises(LabError, match=r"jpeg.json: was measured on other images"):
+        write_report(open_result(folder), COMMAND)
+
+
+def test_a_quality_beyond_jpeg_has_no_comparison() -> None:
+    jpeg = RdCurve(bpp=(0.25, 0.5, 1.0), psnr_db=(28.0, 30.0, 32.0))
+    own = RdCurve(bpp=(0.1, 0.25, 0.5, 1.0), psnr_db=(27.0, 30.0, 31.0, 33.0))
+    below, half, between, above = rate_percents(jpeg, own)
+    assert below is None
+    assert above is None
+    assert half == pytest.approx(-50)
+    assert between == pytest.approx(100 * (0.5 / 2**-0.5 - 1))
