@@ -136,8 +136,8 @@ class Walk:
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     """Walk in a folder with an image of the reader's; what it registers is taken out after."""
     folder = tmp_path_factory.mktemp("readme")
-    rows, columns = np.mgrid[0:131, 0:140]
-    image = np.stack([rows, columns, (rows * columns) // 80], axis=-1).astype(np.uint8)
+    rows, columns = np.mgrid[0:257, 0:260]
+    image = np.stack([rows, columns, (rows * columns) // 300], axis=-1).astype(np.uint8)
     Image.fromarray(image).save(folder / "photo.png")
     (folder / "images").mkdir()
     Image.fromarray(image).save(folder / "images" / "waves.png")

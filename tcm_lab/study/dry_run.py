@@ -83,14 +83,20 @@ def dry_run(
     fitting = len(counted.variants) if space.enumerated else context.trials
     trainings = fitting * (space.budget.seeds if space.mode == "ablation" else 1)
     seconds, dearest = _estimate(context, baseline, counted)
+    phases = _phases(counted) if space.enumerated else trainings
+    phase_s = _time_phase(baseline.config, variants.recipe(), context.data)
     count = min(worker_count(workers), trainings)
     recipe = variants.recipe()
     # Workers share the cores that the timing had alone.
     slower = max(1.0, count / max(1, cores()))
-    total = seconds * -(-trainings // count) * slower
+    total = (seconds * -(-trainings // count) + phase_s * -(-phases // count)) * slower
+    shared = (
+        f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
+        f"({phases} at most)."
+    )
     lines += [
         f"Budget: {trainings} trainings of {recipe.steps:,} steps ({recipe.name}), each about "
-        f"{duration(seconds)} alone on a core ({dearest}).",
+        f"{duration(seconds)} alone on a core ({dearest}).{shared if phase_s else ''}",
         f"Estimated time: about {duration(total)} with {count} worker{'s' if count > 1 else ''}"
         f"{_more(space)}. Nothing was trained.",
     ]
@@ -188,15 +194,43 @@ def _estimate(context: StudyContext, baseline: Variant, counted: _Counted) -> tu
     )
 
 
+def _phases(counted: _Counted) -> int:
+    """Return the number of linear phases that variants can't share."""
+    sides = {
+        variant.config.model_dump_json(exclude={"name", "g_a", "g_s"})
+        for variant, _ in counted.variants
+    }
+    return max(len(sides), 1)
+
+
+def _time_phase(config: VariantConfig, recipe: Recipe, data: StudyData) -> float:
+    """Return seconds of a linear start and its phase on one core; 0 where there is none."""
+    if not recipe.linear_steps or config.shortcut == "none":
+        return 0.0
+    crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
+    times = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for steps in (1, 1 + _TIMED_STEPS):  # the first one paints the crops
+            begun = time.perf_counter()
+            train(build(config), recipe.changed(steps=1, linear_steps=steps), crops)
+            times.append(time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+    per_step = max(0.0, times[1] - times[0]) / _TIMED_STEPS
+    return times[1] + per_step * (recipe.linear_steps - 1 - _TIMED_STEPS)
+
+
 def _time_one(config: VariantConfig, recipe: Recipe, data: StudyData) -> tuple[float, float]:
     """Return seconds of one training step, and of coding all evaluation images at all rates."""
     codec = build(config)
     crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
     for step in range(_IMAGES_STEPS):  # what is painted once must not count for every step
         crops.batch(step, recipe.batch)
-    warm = recipe.changed(steps=_WARM_UP_STEPS, warmup=0)
-    train(codec, warm, crops, directory=None)
-    timed = recipe.changed(steps=_TIMED_STEPS, warmup=0)
+    plain = recipe.changed(start="none", linear_steps=0, warmup=0)
+    train(codec, plain.changed(steps=_WARM_UP_STEPS), crops, directory=None)
+    timed = plain.changed(steps=_TIMED_STEPS)
     begun = time.perf_counter()
     train(codec, timed, crops, directory=None)
     step_s = (time.perf_counter() - begun) / _TIMED_STEPS

@@ -180,7 +180,9 @@ def test_a_convolutional_codec_sees_nothing_beyond_its_convolutions_and_tcm_does
     images = torch.rand(1, 3, 256, 256)
     widths = {}
     for name in ("tcm-nano-conv-only", "tcm-nano-transformer-only"):
-        found = effective_receptive_field(tcm_lab.build(name), images, probes=2)
+        found = effective_receptive_field(
+            tcm_lab.build(name, {"shortcut": "none"}), images, probes=2
+        )
         assert found.position == (8, 8)
         assert found.centre == (128, 128)
         widths[name] = (found.scores * found.convolutions).sum()

@@ -16,7 +16,8 @@ from tcm_lab.errors import LabError
 @pytest.fixture(scope="module")
 def codec() -> Any:
     """A codec whose symbols are spread, and whose means and scales suit them, as if trained."""
-    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).eval()
+    plain = {"shortcut": "none", "entropy_model.normalised": False}
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1, **plain}).eval()
     with torch.no_grad():
         for parameter in codec.g_a.stages[-1].resample.parameters():
             parameter.mul_(300)

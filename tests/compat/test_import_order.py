@@ -54,8 +54,8 @@ def test_every_command_works_in_both_import_orders(first: str, tmp_path: Path) -
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     (tmp_path / "images").mkdir()
-    rows, columns = np.mgrid[0:128, 0:128]
-    waves = np.stack([rows, columns, (rows * columns) // 80], axis=-1).astype(np.uint8)
+    rows, columns = np.mgrid[0:272, 0:272]
+    waves = np.stack([rows, columns, (rows * columns) // 300], axis=-1).astype(np.uint8)
     Image.fromarray(waves).save(tmp_path / "images" / "waves.png")
     if first == "tcm_lab":  # then the others must all be importable after us
         program = _COMMANDS + "allowed_to_fail = False\n" + _OTHERS_IMPORTED

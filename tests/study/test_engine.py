@@ -131,10 +131,10 @@ def test_a_variant_over_a_constraint_is_never_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bound", "words"),
-    [(20, ["kmacs_per_px = 20", "32.93", "baseline"]), (33, ["leave no variant", "raise"])],
+    [(20, ["kmacs_per_px = 20", "34.0824", "baseline"]), (34.1, ["leave no variant", "raise"])],
 )
 def test_a_constraint_that_nothing_meets_is_named_and_nothing_is_written(
-    tmp_path: Path, bound: int, words: list[str]
+    tmp_path: Path, bound: float, words: list[str]
 ) -> None:
     with pytest.raises(LabError) as caught:
         run(tmp_path, SPACE + f"constraints: {{kmacs_per_px: {bound}}}")
