@@ -1,5 +1,6 @@
 import math
 import signal
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ RECIPE = Recipe(
 LINEAR = {"shortcut": "staged", "entropy_model.normalised": True, "rate_levels": 3}
 
 
-def photographs(side: int = 64) -> CropSource:
-    return CropSource(open_images(None, "train"), crop=side, seed=0)
+@cache
+def photographs() -> CropSource:
+    """Return one source for all tests, since its dead leaves take seconds to paint."""
+    return CropSource(open_images(None, "train"), crop=64, seed=0)
 
 
 def seen(crops: CropSource) -> Tensor:
