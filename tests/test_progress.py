@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import time
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from tcm_lab._utils.progress import duration, progress
+from tcm_lab.cli.display import _EVALUATION, Display
+from tcm_lab.study.context import Event
 from tcm_lab.training import TrainingProgress, progress_line
 
 
@@ -84,3 +89,21 @@ def test_a_training_tells_its_figures_and_its_own_estimate(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_study_s_estimate_leaves_out_the_linear_phase_before_its_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = Display(6, 2, Console(file=io.StringIO()))
+    event = Event("started", 0, 1, "a", steps=100)
+    display(event)
+    now[0] = 60.0
+    display(replace(event, kind="progress", step=0, text="linear phase"))
+    assert display.left_s is None
+    display(replace(event, kind="progress", step=10))
+    now[0] = 70.0
+    display(replace(event, kind="progress", step=20))
+    share = 20 / 100 * (1 - _EVALUATION)  # half of it in the last ten seconds
+    assert display.left_s == pytest.approx((4 - share) * 10 / (share / 2))

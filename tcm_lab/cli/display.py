@@ -29,7 +29,8 @@ class Display:
 
     def __init__(self, trainings: int, done: int, console: Console) -> None:
         self.console, self.trainings = console, max(trainings, 1)
-        self._before = self._done = done
+        self._before: float = done
+        self._done = done
         self._shares: dict[int, float] = {}
         self._begun_s = time.monotonic()
         self._shown_s = -LINE_EVERY_S
@@ -67,7 +68,11 @@ class Display:
             self._shares.pop(event.worker, None)
             self._done += 1
         elif event.kind in ("started", "progress") and event.steps:
+            moves = event.step and not any(self._shares.values()) and self._done == self._before
             self._shares[event.worker] = (1 - _EVALUATION) * event.step / event.steps
+            if moves:  # a linear phase, shared by all, went before
+                self._begun_s = time.monotonic()
+                self._before = self._done + self._shares[event.worker]
         if self._live:
             self._move(event)
         self._say(event)

@@ -166,7 +166,7 @@ class TrainingLoop:
         self.lr_scale = 1.0
         self.rollbacks = 0
         self.earlier_s = 0.0
-        self.started = time.perf_counter()
+        self.started = self.stepping = time.perf_counter()  # the start takes time, but no steps
         self.window = torch.zeros(len(_NAMES) + 1, device=fabric.device)
         self.tail = [0.0] * (len(_NAMES) + 1)
         self.guard = DivergenceGuard()
@@ -179,7 +179,7 @@ class TrainingLoop:
         log = TrainingLog(self.directory if self.fabric.is_global_zero else None, self.step)
         if self.good is None:
             self.good = self._snapshot()
-        first = self.step
+        first, self.stepping = self.step, time.perf_counter()
         with interrupts() as interrupted, closing(log):
             while self.step < self.recipe.steps:
                 with closing(self._batches()) as batches:
@@ -258,7 +258,7 @@ class TrainingLoop:
 
     def _log(self, means: dict[str, float], log: TrainingLog, first: int) -> None:
         recipe = self.recipe
-        pace = (time.perf_counter() - self.started) / max(self.step - first, 1)
+        pace = (time.perf_counter() - self.stepping) / max(self.step - first, 1)
         metrics = {
             **means,
             "step": self.step,
