@@ -189,8 +189,8 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, per "
         "pixel before padding.",
         f"Trained with recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} "
-        f"crops of {recipe.crop}x{recipe.crop}, λ = {lambdas} (λ·255²·MSE + bpp), one "
-        f"rate-conditioned training per {'seed' if several else 'row'}.",
+        f"crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}, λ = {lambdas} "
+        f"(λ·255²·MSE + bpp), one rate-conditioned training per {'seed' if several else 'row'}.",
         f"Rates are written bits, means over {len(first.rd.points[0].images)} images "
         f"(set {first.rd.data_fingerprint}).",
     ]
