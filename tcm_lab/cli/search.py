@@ -129,7 +129,7 @@ def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
     console = Console()
     begun = f"resuming after {done} of" if done else "with"
     console.print(
-        f"Study {space.name} ({space.title or space.base}): {begun} {todo} trainings.",
+        f"Study {space.name} ({space.title or space.baseline.name}): {begun} {todo} trainings.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     with Display(todo, done, console) as display:

@@ -300,7 +300,7 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
     established = [s.label for s in front if is_established(s, summaries[0], space)]
     objectives = " and ".join(METRICS[name].label for name in space.objectives)
     found = [
-        f"{len(complete)} variants of {space.base} trained and measured{early}. "
+        f"{len(complete)} variants of {space.baseline.name} trained and measured{early}. "
         f"Pareto-optimal for {objectives}: {'; '.join(established) or 'none'}."
     ]
     unsure = [s.label for s in front if s.label not in established]

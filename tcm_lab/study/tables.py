@@ -48,7 +48,10 @@ def plot_names(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
         return [f"#{number}" for number in range(1, len(summaries) + 1)]
     if space.mode == "ablation":
         baseline = summaries[0]
-        return [space.base, *(_change(summary, baseline, space) for summary in summaries[1:])]
+        return [
+            space.baseline.name,
+            *(_change(summary, baseline, space) for summary in summaries[1:]),
+        ]
     return [summary.label for summary in summaries]
 
 
@@ -154,7 +157,7 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
         values |= _cells(summary, compared)
         rows.append(Row(values=values, marks=marks(summary, baseline, space)))
     return Table(
-        title=f"Ablation of {space.base}",
+        title=f"Ablation of {space.baseline.name}",
         columns=tuple(columns),
         rows=tuple(rows),
         footer=footer(summaries, space),
@@ -186,8 +189,8 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         if name not in ("batch", "crop", "lambdas")  # in the line anyway
     )
     lines = [
-        f"Base {space.base}. MACs of one forward pass at {height}x{width}, convention all, per "
-        "pixel before padding.",
+        f"Base {space.baseline.name}. MACs of one forward pass at {height}x{width}, "
+        "convention all, per pixel before padding.",
         f"Trained with recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} "
         f"crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}, λ = {lambdas} "
         f"(λ·255²·MSE + bpp), one rate-conditioned training per {'seed' if several else 'row'}.",
