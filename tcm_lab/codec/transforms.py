@@ -62,9 +62,10 @@ class Stage(nn.Module):
         with own_seed():
             self.shortcut = linear_map(c_in, c_out, factor, direction) if shortcut else None
         self.blocks = nn.Sequential()
-        for i in range(config.depth if config.block else 0):
+        for i in range(config.depth):
+            assert config.block is not None  # the configuration has checked it
             with own_seed():
-                self.blocks.append(config.block.build(c_out, i))  # type: ignore[union-attr]
+                self.blocks.append(config.block.build(c_out, i))
         self.attention = config.attention.build(c_out)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:

@@ -197,22 +197,24 @@ def _estimate(context: StudyContext, baseline: Variant, counted: _Counted) -> tu
 def _phases(counted: _Counted) -> int:
     """Return the number of linear phases that variants can't share."""
     sides = {
-        variant.config.model_dump_json(exclude={"name", "g_a", "g_s"})
+        variant.config.model_dump_json(exclude={"name", "g_a", "g_s", "shortcut"})
         for variant, _ in counted.variants
     }
     return max(len(sides), 1)
 
 
 def _time_phase(config: VariantConfig, recipe: Recipe, data: StudyData) -> float:
-    """Return seconds of a linear start and its phase on one core; 0 where there is none."""
+    """Return seconds of a linear start and its phase on one core; 0 for another start."""
     if not recipe.linear_steps or config.shortcut == "none":
         return 0.0
     crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
+    for step in range(_IMAGES_STEPS):  # what is painted once must not count for every step
+        crops.batch(step, recipe.linear_batch)
     times = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for steps in (1, 1 + _TIMED_STEPS):  # the first one paints the crops
+        for steps in (1, 1 + _TIMED_STEPS):
             begun = time.perf_counter()
             train(build(config), recipe.changed(steps=1, linear_steps=steps), crops)
             times.append(time.perf_counter() - begun)

@@ -48,7 +48,8 @@ class LinearStart(Frozen):
     Attributes:
         crops: number of crops that it saw.
         pixels: side of a crop.
-        kept: share of the variance of the crops' patches that the latent's components keep.
+        kept: share of the variance of the crops' patches that the latent's components keep; None
+            without shortcuts, as the next one.
         floor_psnr_db: PSNR of the patches from these components, unrounded.
         step: quantisation step in pixel values (of 1), that of the middle λ.
         deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 where
@@ -59,8 +60,8 @@ class LinearStart(Frozen):
 
     crops: int
     pixels: int
-    kept: float
-    floor_psnr_db: float
+    kept: float | None
+    floor_psnr_db: float | None
     step: float
     deviation: float = 0.0
     phase_steps: int = 0
@@ -197,7 +198,8 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
     for slice_codec in _slices(codec):
         if slice_codec.lrp is not None:
             _zero(list(slice_codec.lrp)[-1])
-    kept, floor = 1.0, math.inf
+    kept: float | None = None
+    floor: float | None = None
     if codec.g_a.shortcut is None:
         calibrate(codec, crops[:4])
         y = torch.cat([codec.g_a(some) for some in crops[:16].split(4)])

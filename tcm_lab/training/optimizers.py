@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.optim.optimizer import ParamsT
 
 from tcm_lab.training.recipe import Recipe
 
@@ -33,15 +33,12 @@ class Muon(Optimizer):
         momentum: decay of the gradients' average; Nesterov's form.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, parameters: ParamsT, lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no loss is reported
         """Update every weight that has a gradient."""
-        assert closure is None
         for group in self.param_groups:
             shapes: defaultdict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for weight in group["params"]:
@@ -86,7 +83,7 @@ def make_optimizers(codec: nn.Module, recipe: Recipe) -> dict[str, Optimizer]:
             groups[_place(name, parameter, recipe)].append(parameter)
     optimizers: dict[str, Optimizer] = {}
     for kind in ("adam", "muon", "aux"):
-        members = [
+        members: list[dict[str, Any]] = [
             {"params": parameters, "lr": lr, "base_lr": lr}
             for (of, lr), parameters in groups.items()
             if of == kind
@@ -94,9 +91,9 @@ def make_optimizers(codec: nn.Module, recipe: Recipe) -> dict[str, Optimizer]:
         if not members:
             continue
         if kind == "muon":
-            optimizers[kind] = Muon(members, lr=recipe.matrix_lr)  # type: ignore[arg-type]  # groups
+            optimizers[kind] = Muon(members, lr=recipe.matrix_lr)
         else:
-            floats = all(p.is_floating_point() for group in members for p in group["params"])  # type: ignore[attr-defined]
+            floats = all(p.is_floating_point() for group in members for p in group["params"])
             optimizers[kind] = Adam(members, lr=recipe.lr, fused=floats)
     return optimizers
 

@@ -40,8 +40,9 @@ class Recipe(Frozen):
         warmup: steps over which the rate rises linearly from zero.
         aux_lr: learning rate of the auxiliary optimiser (quantiles of the factorised prior).
         start: what happens before the first update: ``linear`` makes the codec a linear transform
-            fitted to data, as far as its shortcuts allow; ``calibrate`` scales the latent up to the
-            quantisation step; ``none`` keeps the random weights.
+            fitted to data, as far as its shortcuts allow (codecs that are not assembled here are
+            calibrated); ``calibrate`` scales the latent up to the quantisation step; ``none`` keeps
+            the random weights.
         linear_steps: updates of the linear phase between a linear start and the first of ``steps``.
             It trains the entropy model alone, on the latent of the linear shortcut, so that
             variants which differ only in g_a and g_s share it; 0 is none.

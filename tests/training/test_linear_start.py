@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource, open_images
-from tcm_lab.training import Recipe, train
+from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.linear_start import linear_view
 
 RECIPE = Recipe(
@@ -93,7 +93,11 @@ def test_whatever_the_blocks_the_stages_add_nothing_at_first(changes: dict[str, 
 
 
 def test_a_codec_without_shortcuts_starts_with_a_wide_latent_and_its_statistics() -> None:
-    codec = started({"shortcut": "none"})
+    codec = build("tcm-nano", {**LINEAR, "shortcut": "none"})
+    record = train(codec, RECIPE, photographs(), accelerator="cpu")
+    assert TrainingRecord.model_validate_json(record.model_dump_json()) == record
+    assert record.start is not None
+    assert record.start.floor_psnr_db is None
     with torch.no_grad():
         y = codec.g_a(seen(photographs())[:16])
     assert (y - y.mean((0, 2, 3), keepdim=True)).std().item() == pytest.approx(3.0, rel=0.2)
