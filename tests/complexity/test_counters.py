@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from tcm_lab.blocks import BlockConfig, register_block
@@ -380,21 +381,25 @@ def test_fused_attention_writes_its_scores_and_its_values() -> None:
     assert record.macs_by_kind == {Kind.ATTENTION: 12 * 12 * 4 * (5 + 7)}
 
 
-@pytest.mark.parametrize("operator", [torch.add, torch.mul, torch.sub])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("shape", "device"),
-    # torch mixes devices for scalars alone
-    [((2, 3, 4), "meta"), ((3, 1), "meta"), ((5, 1, 3, 4), "meta"), ((), "meta"), ((), "cpu")],
+    "compute",
+    [
+        lambda x: torch.addmm(x[0, 0], x[0], x[0].T),
+        lambda x: torch.ops.aten.native_layer_norm(x, [3, 3], None, None, 1e-5),
+        lambda x: torch.ops.aten._safe_softmax(x, -1),
+        lambda x: torch.ops.aten._safe_softmax(x, -1, dtype=torch.float64),
+    ],
 )
 def test_a_pass_without_data_gives_the_shapes_that_torch_gives(
-    operator: Any, dtype: torch.dtype, shape: tuple[int, ...], device: str
+    compute: Any, dtype: torch.dtype
 ) -> None:
-    first = torch.empty(2, 3, 4, device="meta")
-    second = torch.empty(shape, dtype=dtype, device=device)
-    for pair in ((first, second), (second, first)):
-        expected = operator(*pair)
-        with meta_pass(nn.Identity()):
-            quick = operator(*pair)
-        found = (quick.shape, quick.dtype, quick.device)
-        assert found == (expected.shape, expected.dtype, expected.device)
+    x = torch.empty(2, 3, 3, device="meta", dtype=dtype)
+    with meta_pass(nn.Identity()):
+        quick = compute(x)
+    for found, expected in zip(tree_leaves(quick), tree_leaves(compute(x)), strict=True):
+        assert (found.shape, found.dtype, found.device) == (
+            expected.shape,
+            expected.dtype,
+            expected.device,
+        )

@@ -2,24 +2,29 @@
 
 fvcore reads a graph that torch's tracer wrote, and the tracer was not made for tensors without
 data: convolutions are not recorded where no kernel runs them, and sizes become tensors that the
-shape rules cannot read. `_Traceable` mends both, so that a trace needs neither weights nor time.
+shape rules cannot read. `_TRACEABLE` mends both, so that a trace needs neither weights nor time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from math import prod
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from tcm_lab._compat.dynamo import traced_as_written
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, module_kind
-from tcm_lab.complexity.counters.meta import OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import (
+    FunctionMode,
+    OperatorMode,
+    meta_image,
+    meta_pass,
+)
 from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten
@@ -55,7 +60,8 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
     analysis = FlopCountAnalysis(model, (meta_image(size),))
     analysis.set_op_handle(f"aten::{_SDPA}", _attention_products)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with meta_pass(model), traced_as_written(), _Untraced(), _Traceable(), catch_warnings():
+    shapes, traceable = OperatorMode(_UNTRACED), FunctionMode(_TRACEABLE)
+    with meta_pass(model), traced_as_written(), shapes, traceable, catch_warnings():
         # Tracing warns of every size that is a constant of the trace; here all are meant to be.
         simplefilter("ignore")
         analysis.tracer_warnings("all")
@@ -81,53 +87,14 @@ def _attention_products(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({_SDPA: pairs * query[-1] + pairs * value[-1]})
 
 
-class _Untraced(OperatorMode):
-    """Runs the tracer's own convolution operator, which has no rule for tensors without data."""
-
-    def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the shape rule of an untraced convolution for a traced one."""
-        if operator is aten._convolution.default:
-            return aten.convolution.default(*args[:9])
-        return operator(*args, **kwargs)
-
-
-class _Traceable(TorchFunctionMode):
-    """Makes a model on the meta device traceable: sizes are numbers, convolutions are recorded."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function in _SIZE_QUERIES:
-            state = torch._C._get_tracing_state()
-            _set_tracing_state(None)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                _set_tracing_state(state)
-        if function in _CONVOLUTIONS:
-            return convolve(function, *args, **kwargs)
-        return function(*args, **kwargs)
-
-
-_SIZE_QUERIES = frozenset(
-    [
-        Tensor.shape.__get__,  # type: ignore[attr-defined]  # a getset descriptor
-        Tensor.ndim.__get__,  # type: ignore[attr-defined]  # a getset descriptor
-        Tensor.size,
-        Tensor.dim,
-        Tensor.numel,
-        Tensor.__len__,
-        torch.numel,
-    ]
-)
-_FORWARD = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED = (*_FORWARD[:5], "output_padding", "groups", "dilation")
-_CONVOLUTIONS = {
-    **{getattr(torch, f"conv{axes}d"): _FORWARD for axes in (1, 2, 3)},
-    **{getattr(torch, f"conv_transpose{axes}d"): _TRANSPOSED for axes in (1, 2, 3)},
-}
-"""Their arguments in torch's order."""
+def _untraced(query: Any, *args: Any) -> Any:
+    """Answer a query for a size by a number, which is a constant of the trace."""
+    state = torch._C._get_tracing_state()
+    _set_tracing_state(None)
+    try:
+        return query(*args)
+    finally:
+        _set_tracing_state(state)
 
 
 def convolve(function: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -135,11 +102,10 @@ def convolve(function: Any, *args: Any, **kwargs: Any) -> Tensor:
     names = _CONVOLUTIONS[function]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     weight = given["weight"]
-    axes = weight.dim() - 2
 
     def each(name: str, default: int) -> list[int]:
         value = given.get(name, default)
-        return list(value) if isinstance(value, (tuple, list)) else [value] * axes
+        return list(value) if isinstance(value, (tuple, list)) else [value] * (weight.dim() - 2)
 
     dilation = each("dilation", 1)
     if given.get("padding") == "same":
@@ -161,3 +127,27 @@ def convolve(function: Any, *args: Any, **kwargs: Any) -> Tensor:
         *[False] * 4,  # benchmark, deterministic, cuDNN, TF32
     )
     return out
+
+
+_FORWARD = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = (*_FORWARD[:5], "output_padding", "groups", "dilation")
+_CONVOLUTIONS = {
+    **{getattr(torch, f"conv{axes}d"): _FORWARD for axes in (1, 2, 3)},
+    **{getattr(torch, f"conv_transpose{axes}d"): _TRANSPOSED for axes in (1, 2, 3)},
+}
+"""Their arguments in torch's order."""
+
+_SIZE_QUERIES = (
+    Tensor.shape.__get__,  # type: ignore[attr-defined]  # a getset descriptor
+    Tensor.ndim.__get__,  # type: ignore[attr-defined]  # a getset descriptor
+    Tensor.size,
+    Tensor.dim,
+    Tensor.numel,
+    Tensor.__len__,
+    torch.numel,
+)
+_TRACEABLE = {query: partial(_untraced, query) for query in _SIZE_QUERIES} | {
+    function: partial(convolve, function) for function in _CONVOLUTIONS
+}
+# The tracer's own convolution has no rule for tensors without data; the untraced one has.
+_UNTRACED = {aten._convolution.default: lambda *args: aten.convolution.default(*args[:9])}

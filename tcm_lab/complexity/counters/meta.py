@@ -19,26 +19,33 @@ from tcm_lab.complexity.counters.base import module_kind
 
 
 class OperatorMode(TorchDispatchMode):
-    """Sees every operator that runs inside its ``with`` block; subclasses answer in ``operate``."""
+    """Computes some of torch's operators by others; subclasses that look at all do so in `operate`.
 
-    def __init__(self) -> None:
+    Args:
+        others: what computes each operator in its place.
+    """
+
+    def __init__(self, others: Mapping[Any, Callable[..., Any]] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._others = others or {}
 
     @classmethod
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()  # type: ignore[no-untyped-call]  # torch does not annotate it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
         return self.operate(func, args, kwargs or {})
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Return the result of ``operator``, an ``OpOverload``."""
-        return operator(*args, **kwargs)
+        return self._others.get(operator, operator)(*args, **kwargs)
 
 
 class FunctionMode(TorchFunctionMode):
     """Computes some of torch's functions by others; where these call torch's, they get torch's.
+
+    Operators such as ``a * b``, for which torch looks up ``Tensor.mul`` by name, are run as they
+    are, even while that name is a wrapper of ptflops, which would count them.
 
     Args:
         others: what computes each function in its place.
@@ -51,12 +58,13 @@ class FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        function = getattr(function, "op", function)
         return self._others.get(function, function)(*args, **(kwargs or {}))
 
 
-def spelled_out_attention(mode: type[FunctionMode] = FunctionMode) -> FunctionMode:
+def spelled_out_attention() -> FunctionMode:
     """Return a mode in which fused attention is computed as its two products and a softmax."""
-    return mode({F.scaled_dot_product_attention: _attention})
+    return FunctionMode({F.scaled_dot_product_attention: _attention})
 
 
 def _attention(
@@ -88,7 +96,7 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     for module in replaced:
         module.forward = partial(_bottleneck_forward, module)
     try:
-        with _QuickShapes(), torch.no_grad(), warnings.catch_warnings():
+        with OperatorMode(_QUICK_SHAPES), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -96,65 +104,17 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-class _QuickShapes(OperatorMode):
-    """Answers for operators whose results' shapes are plain to see.
-
-    Torch's own shape rules are general and slow: they are most of what a pass without data costs.
-    """
-
-    def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Answer at once, or leave it to torch."""
-        rule = _QUICK.get(operator)
-        result = None if rule is None or kwargs else rule(*args)
-        return operator(*args, **kwargs) if result is None else result
-
-
-def _like_first(first: Tensor, *others: Any) -> Tensor | None:
-    """Elementwise: as the first operand, if no other tensor is broadcast or promoted."""
-    if not first.is_floating_point():
-        return None
-    for other in others:
-        if isinstance(other, Tensor) and (
-            other.shape != first.shape or other.dtype != first.dtype or not other.is_meta
-        ):
-            return None
-    return torch.empty_like(first)
-
-
-def _broadcast(first: Tensor, second: Any, *others: Any) -> Tensor | None:
-    """Elementwise with a second operand that is the same, smaller, or a number."""
-    if not isinstance(second, Tensor):
-        return _like_first(first)
-    if first.dtype != second.dtype or others or not (first.is_meta and second.is_meta):
-        return None
-    if first.shape == second.shape:
-        return torch.empty_like(first)
-    return first.new_empty(torch.broadcast_shapes(first.shape, second.shape))
-
-
 def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     kept = (*x.shape[: -len(shape)], *(1 for _ in shape))
     return x.new_empty(x.shape), x.new_empty(kept), x.new_empty(kept)
 
 
-def _addmm(_: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
-
-
-aten = torch.ops.aten
-_ELEMENTWISE = "gelu leaky_relu relu round rsqrt sigmoid sqrt tanh"
-_QUICK: dict[Any, Callable[..., Any]] = {
-    **{getattr(aten, name).default: _like_first for name in _ELEMENTWISE.split()},
-    aten.add.Tensor: _broadcast,
-    aten.sub.Tensor: _broadcast,
-    aten.mul.Tensor: _broadcast,
-    aten.mul.Scalar: _like_first,
-    aten.leaky_relu_.default: lambda x, *_: x,
-    aten._softmax.default: lambda x, *_: x.new_empty(x.shape),
-    aten._safe_softmax.default: lambda x, *_: x.new_empty(x.shape),
-    aten.native_layer_norm.default: _layer_norm,
-    aten.addmm.default: _addmm,
+_QUICK_SHAPES: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._safe_softmax.default: lambda x, _, dtype=None: torch.empty_like(x, dtype=dtype),
+    torch.ops.aten.native_layer_norm.default: _layer_norm,
+    torch.ops.aten.addmm.default: lambda _, a, b, **__: a.new_empty(a.shape[0], b.shape[1]),
 }
+"""Plain to see, but by torch's general rules half of what a pass without data costs."""
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:
