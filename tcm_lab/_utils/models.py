@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
+
+from tcm_lab.errors import ConfigError, validation_message
+
+NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
+"""Annotates an optional field that YAML may give as ``none``."""
 
 
 class Frozen(BaseModel):
@@ -18,6 +24,19 @@ class Frozen(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any], where: str = "") -> Self:
+        """Validate a tree of plain values.
+
+        Raises:
+            ConfigError: the message names the first field at fault, its value and the fix, and
+                begins with ``where``.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(f"{where}{validation_message(error, cls, tree)}") from None
 
     @classmethod
     def __get_pydantic_json_schema__(

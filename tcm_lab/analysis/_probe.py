@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.blocks import WindowAttention
-from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, near
@@ -131,7 +130,7 @@ def as_map(module: nn.Module, output: Any, name: str) -> Tensor:
         raise LabError(f"layer '{name}' returns {shape}, which is no feature map (B, C, H, W)")
     last = module[-1] if isinstance(module, nn.Sequential) else module
     tokens = isinstance(last, nn.LayerNorm | nn.Linear | WindowAttention)
-    return output.permute(0, 3, 1, 2) if tokens or type(last) is SwinLayer else output
+    return output.permute(0, 3, 1, 2) if tokens else output
 
 
 def attention_modules(model: nn.Module) -> dict[str, WindowAttention]:

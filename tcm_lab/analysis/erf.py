@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tcm_lab._utils.progress import OnDone
@@ -12,7 +11,7 @@ from tcm_lab.analysis._probe import Images, as_map, capture, hooked, module_name
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, mean_erf
 from tcm_lab.analysis.jacobian import Dependence, jacobian_maps
 from tcm_lab.codec import CodecAdapter
-from tcm_lab.errors import LabError, validation_message
+from tcm_lab.errors import LabError
 
 
 def effective_receptive_field(
@@ -38,10 +37,7 @@ def erf_options(**options: Any) -> ErfOptions:
     Raises:
         LabError: an option is unknown or out of range; the message names it.
     """
-    try:
-        return ErfOptions(**options)
-    except ValidationError as error:
-        raise LabError(validation_message(error, ErfOptions, options)) from error
+    return ErfOptions.parse(options)
 
 
 def erf_maps(

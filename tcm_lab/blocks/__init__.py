@@ -21,7 +21,7 @@ from tcm_lab.blocks.registry import (
 )
 from tcm_lab.blocks.resamplers import ConvResamplerConfig
 from tcm_lab.blocks.swin import SwinLayer
-from tcm_lab.blocks.tcm import ConvBranch, SwinBranch, TcmBlock
+from tcm_lab.blocks.tcm import ConvBranch, TcmBlock
 from tcm_lab.blocks.window_attention import WindowAttention
 from tcm_lab.blocks.windows import WindowPlan
 
@@ -41,7 +41,6 @@ __all__ = [
     "NoFormula",
     "ResampleDirection",
     "ResamplerConfig",
-    "SwinBranch",
     "SwinGatedAttention",
     "SwinLayer",
     "TcmBlock",

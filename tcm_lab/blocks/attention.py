@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from tcm_lab._utils import NONE_AS_WORD
 from tcm_lab.blocks.cost import Cost, bottleneck_cost, conv_cost, window_attention_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
@@ -21,11 +22,9 @@ class NoAttentionConfig(AttentionConfig):
     """No attention: the input is the output."""
 
     def build(self, channels: int) -> nn.Module:
-        """Build nothing that computes."""
         return nn.Identity()
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost nothing."""
         return Cost()
 
 
@@ -87,11 +86,9 @@ class ResidualAttentionConfig(AttentionConfig):
     """CompressAI's convolutional attention block (simplified from Cheng et al. 2020)."""
 
     def build(self, channels: int) -> nn.Module:
-        """Build the module."""
         return GatedAttention(channels)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of both branches."""
         return gated_cost(channels, height, width)
 
 
@@ -130,12 +127,7 @@ class SwinGatedAttention(GatedAttention):
 
     def gate(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
         """Return the gate in (0, 1) that the Swin layers compute from the squeezed input."""
-        seen = self.swin(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return torch.sigmoid(self.conv_b(seen))
-
-
-def _none_is_unsqueezed(value: object) -> object:
-    return None if value == "none" else value
+        return super().gate(self.swin(x))
 
 
 @register_attention("swatten")
@@ -150,10 +142,7 @@ class SwAttenConfig(AttentionConfig):
         mlp_ratio: width of the MLPs' hidden layer over K.
     """
 
-    squeeze: Annotated[
-        PositiveInt | Annotated[float, Field(gt=0, le=1)] | None,
-        BeforeValidator(_none_is_unsqueezed),
-    ] = 128
+    squeeze: Annotated[PositiveInt | Annotated[float, Field(gt=0, le=1)] | None, NONE_AS_WORD] = 128
     window_size: WindowSide = 8
     head_dim: PositiveInt = 16
     mlp_ratio: PositiveFloat = 4.0
@@ -168,7 +157,6 @@ class SwAttenConfig(AttentionConfig):
         return heads * self.head_dim
 
     def check(self, channels: int) -> None:
-        """Refuse an inner width that is not whole heads."""
         inner = self.inner(channels)
         if inner % self.head_dim == 0:
             return
@@ -182,13 +170,11 @@ class SwAttenConfig(AttentionConfig):
         )
 
     def build(self, channels: int) -> nn.Module:
-        """Build the module."""
         return SwinGatedAttention(
             channels, self.inner(channels), self.head_dim, self.window_size, self.mlp_ratio
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of the 1x1 pair, the two Swin layers and the two branches."""
         inner = self.inner(channels)
         swin = swin_cost(inner, self.head_dim, self.window_size, self.mlp_ratio, height, width)
         return (
@@ -209,7 +195,7 @@ class WindowGatedAttention(GatedAttention):
     def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the gate in (0, 1), which sees what attention sees."""
         attended = self.attention(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return torch.sigmoid(self.conv_b(x + attended))
+        return super().gate(x + attended)
 
 
 @register_attention("window-attention")
@@ -227,16 +213,13 @@ class WindowAttentionConfig(AttentionConfig):
     shift: Literal["half", "none"] = "half"
 
     def check(self, channels: int) -> None:
-        """Refuse channels that ``head_dim`` does not divide."""
         check_heads(channels, self.head_dim)
 
     def build(self, channels: int) -> nn.Module:
-        """Build the module."""
         return WindowGatedAttention(
             channels, self.head_dim, self.window_size, shifted=self.shift == "half"
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of the window attention and the two branches."""
         attention = window_attention_cost(channels, self.head_dim, self.window_size, height, width)
         return attention + gated_cost(channels, height, width)

@@ -36,12 +36,10 @@ class ResidualConfig(BlockConfig):
     """CompressAI's residual block: two 3x3 convolutions with leaky ReLU, and a skip."""
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block."""
         block: nn.Module = import_compressai().layers.ResidualBlock(channels, channels)
         return block
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of one block."""
         return residual_block_cost(channels, height, width)
 
 
@@ -72,7 +70,6 @@ class ResidualBottleneckConfig(BlockConfig):
         return max(channels // self.reduction, 1)
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block."""
         inner = self._inner(channels)
         return Skip(
             nn.Conv2d(channels, inner, 1),
@@ -83,7 +80,6 @@ class ResidualBottleneckConfig(BlockConfig):
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of one block."""
         return bottleneck_cost(channels, self._inner(channels), height, width)
 
 
@@ -116,14 +112,12 @@ class ConvNextConfig(BlockConfig):
     mlp_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block."""
         return Skip(
             nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
             ChannelsLastMlp(channels, round(self.mlp_ratio * channels)),
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of one block."""
         tokens, hidden = height * width, round(self.mlp_ratio * channels)
         return (
             conv_cost(channels, channels, self.kernel, height, width, groups=channels)
@@ -143,7 +137,6 @@ class LargeKernelConfig(BlockConfig):
     kernel: KernelSide = 13
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block."""
         return Skip(
             nn.Conv2d(channels, channels, 1),
             nn.GELU(),
@@ -153,7 +146,6 @@ class LargeKernelConfig(BlockConfig):
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of one block."""
         return 2 * conv_cost(channels, channels, 1, height, width) + conv_cost(
             channels, channels, self.kernel, height, width, groups=channels
         )

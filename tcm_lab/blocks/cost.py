@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pydantic import ConfigDict, NonNegativeInt
@@ -92,6 +92,17 @@ def conv_cost(
         {Kind.CONVOLUTION: weights + c_out},
         c_out * height * width,
     )
+
+
+def transposed_conv_cost(
+    c_in: int, c_out: int, kernel: int, stride: int, height: int, width: int
+) -> Cost:
+    """Cost of a transposed convolution with bias on an **input** of ``height`` x ``width``.
+
+    Every input position spreads its kernel over the output.
+    """
+    spread = conv_cost(c_in, c_out, kernel, height, width)
+    return replace(spread, activations=c_out * height * width * stride**2)
 
 
 def linear_cost(c_in: int, c_out: int, tokens: int) -> Cost:

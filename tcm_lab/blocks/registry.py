@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import ValidationError, create_model
@@ -26,8 +26,10 @@ from tcm_lab.blocks.cost import Cost
 from tcm_lab.errors import ConfigError, validation_message
 
 ResampleDirection = Literal["down", "up"]
+#: What ``build()`` calls numbers of channels.
+_CHANNELS = ("channels", "c_in", "c_out")
 #: Names under which a module's number of channels may have a default.
-_WIDTHS = ("channels", "in_channels", "out_channels", "c_in", "c_out", "dim", "width")
+_WIDTHS = (*_CHANNELS, "in_channels", "out_channels", "dim", "width")
 
 
 class NoFormula(LookupError):
@@ -83,6 +85,12 @@ class ResamplerConfig(LayerConfig):
         """How many times smaller (``down``) or larger (``up``) the output's sides are."""
         return 2
 
+    def size_after(self, direction: ResampleDirection, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) of the output on an input of ``height`` x ``width``."""
+        if direction == "up":
+            return height * self.factor, width * self.factor
+        return -(-height // self.factor), -(-width // self.factor)
+
     def check(self, c_in: int, c_out: int) -> None:
         """Refuse channels that the resampler cannot connect.
 
@@ -115,17 +123,11 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
     Args:
         kind: what is registered, for messages: ``block``, ``attention``, ``resampler``.
         base: the class that every registered configuration derives from.
-        leading: what a registered module's constructor takes first.
-        offered: what it may take besides, if it has parameters of these names.
     """
 
-    def __init__(
-        self, kind: str, base: type[Any], leading: tuple[str, ...], offered: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, kind: str, base: type[Any]) -> None:
         super().__init__(kind)
         self.base = base
-        self._leading = leading
-        self._offered = offered
 
     def register(self, name: str) -> Callable[[Registrable], Registrable]:
         """Return a class decorator that registers its class as ``name``.
@@ -149,7 +151,8 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
                         f"{shown} is neither a {self.base.__name__} nor a torch.nn.Module"
                     )
                 from_module = not issubclass(cls, self.base)
-                config = self._named(name, self._adapted(cls) if from_module else cls)
+                base, options = self._adapted(cls) if from_module else (cls, {})
+                config = _named(name, base, options)
                 self._check_methods(config)
                 _check_options(config)
             except ConfigError as error:
@@ -176,20 +179,8 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
             raise ConfigError(
                 f"{value!r} is no {self.kind}; write a name, or a mapping with 'type' and options"
             )
-        config_class = self[value["type"]]
-        try:
-            return config_class.model_validate(dict(value))
-        except ValidationError as error:
-            message = validation_message(error, config_class, value)
-            raise ConfigError(f"{value['type']}: {message}") from None
-
-    def _named(self, name: str, cls: type[Any]) -> type[C]:
-        """Return ``cls`` with its ``type`` fixed to ``name``."""
-        fields: dict[str, Any] = {"type": (Literal[name], name)}
-        named: Any = create_model(cls.__name__, __base__=cls, __module__=cls.__module__, **fields)
-        named.__qualname__ = cls.__qualname__
-        named.__doc__ = cls.__doc__
-        return cast("type[C]", named)
+        name = value["type"]
+        return self[name].parse(dict(value), f"{name}: ")
 
     def _check_methods(self, config: type[C]) -> None:
         """Refuse a class without ``build``, or whose methods take other arguments than ours."""
@@ -204,19 +195,16 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
                     f"{config.__qualname__}.{method}() must take ({', '.join(wanted)})"
                 ) from None
 
-    def _adapted(self, module: type[nn.Module]) -> type[C]:
-        """Return a configuration whose fields are the options of ``module``'s constructor."""
-        parameters = _parameters(module)
-        leading, options = parameters[: len(self._leading)], parameters[len(self._leading) :]
-        if len(leading) < len(self._leading) or not all(map(_takes_channels, leading)):
-            raise ConfigError(
-                f"{module.__qualname__}'s constructor must take {' and '.join(self._leading)} "
-                "(numbers of channels, required) before its options"
-            )
-        offered = {p.name: p for p in options if p.name in self._offered}
+    def _adapted(self, module: type[nn.Module]) -> tuple[type[Any], dict[str, Any]]:
+        """Return a configuration class that builds ``module``, and its options as fields."""
+        given = list(inspect.signature(self.base.build).parameters)[1:]
+        leading = [name for name in given if name in _CHANNELS]
+        may_take = {*given, "factor"} if hasattr(self.base, "factor") else {*given}
+        offered: dict[str, inspect.Parameter] = {}
         fields: dict[str, Any] = {}
-        for p in options:
-            if p.name in offered:
+        for p in _options(module, leading):
+            if p.name in may_take:
+                offered[p.name] = p
                 continue
             if p.name.startswith(("_", "model_")) or hasattr(self.base, p.name) or p.name == "type":
                 raise ConfigError(
@@ -226,53 +214,61 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
             annotation = Any if p.annotation is p.empty else p.annotation
             fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
 
-        def build(self: Any, *given: Any) -> nn.Module:
-            by_name = dict(zip(wanted, given, strict=True))
+        def build(self: Any, *values: Any) -> nn.Module:
+            known = dict(zip(given, values, strict=True))
             if "factor" in offered:
-                by_name["factor"] = self.factor
-            extras = {name: by_name[name] for name in offered}
-            first = given[: len(leading)]
-            return module(*first, **extras, **{name: getattr(self, name) for name in fields})
+                known["factor"] = self.factor
+            options = {name: getattr(self, name) for name in fields}
+            options |= {name: known[name] for name in offered}
+            return module(*values[: len(leading)], **options)
 
-        wanted = list(inspect.signature(self.base.build).parameters)[1:]
-        members: dict[str, Any] = {"build": build, "__module__": module.__module__}
+        members = {"build": build, "__module__": module.__module__, "__doc__": module.__doc__}
         if "factor" in offered and isinstance(offered["factor"].default, int):
             factor = offered["factor"].default
             members["factor"] = property(lambda _: factor)
-        base = type(f"{module.__name__}Config", (self.base,), members)
-        try:
-            config: Any = create_model(
-                base.__name__, __base__=base, __module__=base.__module__, **fields
-            )
-        except (PydanticUserError, TypeError, NameError) as error:
-            raise ConfigError(
-                f"{module.__qualname__}'s options cannot be read from YAML: {_first_line(error)}"
-            ) from None
-        config.__doc__ = module.__doc__
-        return cast("type[C]", config)
+        return type(f"{module.__name__}Config", (self.base,), members), fields
 
 
-def _parameters(module: type[nn.Module]) -> list[inspect.Parameter]:
-    """Return the constructor's parameters, all of which can be given by position or name."""
+def _named(name: str, base: type[C], options: Mapping[str, Any]) -> type[C]:
+    """Return a subclass of ``base`` with more options, and its ``type`` fixed to ``name``."""
+    fields: dict[str, Any] = {"type": (Literal[name], name), **options}
+    try:
+        named = create_model(base.__name__, __base__=base, __module__=base.__module__, **fields)
+    except (PydanticUserError, TypeError, NameError) as error:
+        raise ConfigError(
+            f"{base.__qualname__}'s options cannot be read from YAML: {_first_line(error)}"
+        ) from None
+    named.__qualname__ = base.__qualname__
+    named.__doc__ = base.__doc__
+    return named
+
+
+def _options(module: type[nn.Module], leading: Sequence[str]) -> list[inspect.Parameter]:
+    """Return the constructor's parameters behind ``leading``, each of which can be named."""
     try:
         parameters = list(inspect.signature(module, eval_str=True).parameters.values())
     except (NameError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the signature of {module.__qualname__}'s constructor cannot be read: {error}"
         ) from None
-    hidden = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if hidden:
+    for p in parameters:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise ConfigError(
+                f"{module.__qualname__}'s constructor takes {p}; name its arguments, "
+                "so that they can be options"
+            )
+        if p.kind is p.POSITIONAL_ONLY and p is not parameters[0]:
+            raise ConfigError(
+                f"{module.__qualname__}'s argument '{p.name}' is positional-only; "
+                "an option is passed by name"
+            )
+    widths, options = parameters[: len(leading)], parameters[len(leading) :]
+    if len(widths) < len(leading) or not all(map(_takes_channels, widths)):
         raise ConfigError(
-            f"{module.__qualname__}'s constructor takes {hidden[0]}; name its arguments, "
-            "so that they can be options"
+            f"{module.__qualname__}'s constructor must take {' and '.join(leading)} "
+            "(numbers of channels, required) before its options"
         )
-    unnamed = [p.name for p in parameters[1:] if p.kind is p.POSITIONAL_ONLY]
-    if unnamed:
-        raise ConfigError(
-            f"{module.__qualname__}'s argument '{unnamed[0]}' is positional-only; "
-            "an option is passed by name"
-        )
-    return parameters
+    return options
 
 
 def _takes_channels(parameter: inspect.Parameter) -> bool:
@@ -303,13 +299,9 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-BLOCKS: LayerRegistry[BlockConfig] = LayerRegistry("block", BlockConfig, ("channels",), ("index",))
-ATTENTIONS: LayerRegistry[AttentionConfig] = LayerRegistry(
-    "attention", AttentionConfig, ("channels",)
-)
-RESAMPLERS: LayerRegistry[ResamplerConfig] = LayerRegistry(
-    "resampler", ResamplerConfig, ("c_in", "c_out"), ("direction", "factor")
-)
+BLOCKS: LayerRegistry[BlockConfig] = LayerRegistry("block", BlockConfig)
+ATTENTIONS: LayerRegistry[AttentionConfig] = LayerRegistry("attention", AttentionConfig)
+RESAMPLERS: LayerRegistry[ResamplerConfig] = LayerRegistry("resampler", ResamplerConfig)
 
 register_block = BLOCKS.register
 register_attention = ATTENTIONS.register

@@ -11,11 +11,19 @@ from torch import Tensor, nn
 from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.blocks.convolutional import KernelSide
-from tcm_lab.blocks.cost import Cost, conv_cost, gdn_cost, layer_norm_cost, linear_cost
+from tcm_lab.blocks.cost import (
+    Cost,
+    conv_cost,
+    gdn_cost,
+    layer_norm_cost,
+    linear_cost,
+    transposed_conv_cost,
+)
 from tcm_lab.blocks.registry import ResampleDirection, ResamplerConfig, register_resampler
 from tcm_lab.errors import ConfigError
 
 Activation = Literal["none", "relu", "leaky-relu", "gelu", "gdn"]
+_ACTIVATIONS = {"relu": nn.ReLU, "leaky-relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
 @register_resampler("none")
@@ -24,11 +32,9 @@ class NoResamplerConfig(ResamplerConfig):
 
     @property
     def factor(self) -> int:
-        """One: the size stays."""
         return 1
 
     def check(self, c_in: int, c_out: int) -> None:
-        """Refuse to change the channels."""
         if c_in != c_out:
             raise ConfigError(
                 f"resample = none keeps {c_in} channels but the stage has width {c_out}; "
@@ -36,13 +42,11 @@ class NoResamplerConfig(ResamplerConfig):
             )
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
-        """Build nothing that computes."""
         return nn.Identity()
 
     def cost(
         self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
     ) -> Cost:
-        """Cost nothing."""
         return Cost()
 
 
@@ -54,7 +58,6 @@ class ResidualResamplerConfig(ResamplerConfig):
     """
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
-        """Build RBS to shrink, RBU to enlarge."""
         layers = import_compressai().layers
         if direction == "up":
             enlarging: nn.Module = layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
@@ -66,21 +69,11 @@ class ResidualResamplerConfig(ResamplerConfig):
     def cost(
         self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
     ) -> Cost:
-        """Cost on an input of ``height`` x ``width``."""
+        h, w = self.size_after(direction, height, width)
+        behind = conv_cost(c_out, c_out, 3, h, w) + gdn_cost(c_out, h, w)
         if direction == "down":
-            h, w = -(-height // 2), -(-width // 2)
-            return (
-                conv_cost(c_in, c_out, 3, h, w)
-                + conv_cost(c_out, c_out, 3, h, w)
-                + gdn_cost(c_out, h, w)
-                + conv_cost(c_in, c_out, 1, h, w)
-            )
-        h, w = 2 * height, 2 * width
-        return (
-            2 * conv_cost(c_in, 4 * c_out, 3, height, width)
-            + conv_cost(c_out, c_out, 3, h, w)
-            + gdn_cost(c_out, h, w)
-        )
+            return conv_cost(c_in, c_out, 3, h, w) + behind + conv_cost(c_in, c_out, 1, h, w)
+        return 2 * conv_cost(c_in, 4 * c_out, 3, height, width) + behind
 
 
 @register_resampler("conv")
@@ -101,11 +94,9 @@ class ConvResamplerConfig(ResamplerConfig):
 
     @property
     def factor(self) -> int:
-        """The stride."""
         return self.stride
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
-        """Build the convolution and its activation."""
         k, s = self.kernel, self.stride
         layers: list[nn.Module]
         if direction == "down" or s == 1:
@@ -116,34 +107,23 @@ class ConvResamplerConfig(ResamplerConfig):
             layers = [
                 nn.ConvTranspose2d(c_in, c_out, k, stride=s, padding=k // 2, output_padding=s - 1)
             ]
-        layers += self._activation(c_out, direction)
-        return nn.Sequential(*layers)
-
-    def _activation(self, channels: int, direction: ResampleDirection) -> list[nn.Module]:
         if self.activation == "gdn":
-            return [import_compressai().layers.GDN(channels, inverse=direction == "up")]
-        modules: dict[str, type[nn.Module]] = {
-            "relu": nn.ReLU,
-            "leaky-relu": nn.LeakyReLU,
-            "gelu": nn.GELU,
-        }
-        return [modules[self.activation]()] if self.activation != "none" else []
+            layers.append(import_compressai().layers.GDN(c_out, inverse=direction == "up"))
+        elif self.activation != "none":
+            layers.append(_ACTIVATIONS[self.activation]())
+        return nn.Sequential(*layers)
 
     def cost(
         self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
     ) -> Cost:
-        """Cost on an input of ``height`` x ``width``."""
         k, s = self.kernel, self.stride
+        h, w = self.size_after(direction, height, width)
         if direction == "down" or s == 1:
-            h, w = -(-height // s), -(-width // s)
             cost = conv_cost(c_in, c_out, k, h, w)
+        elif self.upsample == "subpixel":
+            cost = conv_cost(c_in, s**2 * c_out, k, height, width)
         else:
-            h, w = s * height, s * width
-            if self.upsample == "subpixel":
-                cost = conv_cost(c_in, s**2 * c_out, k, height, width)
-            else:  # every input position spreads its kernel over the output
-                one = conv_cost(c_in, c_out, k, height, width)
-                cost = Cost(one.macs, one.parameters, c_out * h * w)
+            cost = transposed_conv_cost(c_in, c_out, k, s, height, width)
         return cost + gdn_cost(c_out, h, w) if self.activation == "gdn" else cost
 
 
@@ -183,13 +163,11 @@ class PatchResamplerConfig(ResamplerConfig):
     """Patch merging and splitting of Swin codecs (Zou et al. 2022; Zhu et al. 2022)."""
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
-        """Build merging to shrink, splitting to enlarge."""
         return PatchMerge(c_in, c_out) if direction == "down" else PatchSplit(c_in, c_out)
 
     def cost(
         self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
     ) -> Cost:
-        """Cost on an input of ``height`` x ``width``."""
         if direction == "down":
             tokens = -(-height // 2) * -(-width // 2)
             return layer_norm_cost(4 * c_in, tokens) + linear_cost(4 * c_in, c_out, tokens)

@@ -1,4 +1,4 @@
-"""The Swin transformer layer, as a layer for tokens and as the block `swin`."""
+"""The Swin transformer layer, alone as the block `swin` and as a branch of others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SwinLayer(nn.Module):
-    """x + MSA(LN(x)), then x + MLP(LN(x)), on maps with the channels last (Swin, equation 3).
+    """x + MSA(LN(x)), then x + MLP(LN(x)), over the channels of a feature map (Swin, equation 3).
 
     Args:
         channels: C, a multiple of ``head_dim``.
@@ -40,13 +40,15 @@ class SwinLayer(nn.Module):
             nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
         )
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Transform maps (B, H, W, C)."""
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W); free of copies if the channels are last in memory."""
+        x = x.permute(0, 2, 3, 1)
         if _may_go_in_portions(self, x):
-            return self._in_portions(x)
-        x = x + self.attention(self.norm1(x))
-        out: Tensor = self.mlp(self.norm2(x)).add_(x)
-        return out
+            x = self._in_portions(x)
+        else:
+            x = x + self.attention(self.norm1(x))
+            x = self.mlp(self.norm2(x)).add_(x)
+        return x.permute(0, 3, 1, 2)
 
     def _in_portions(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Take a few windows at a time through the whole layer, so that they stay in the cache."""
@@ -87,24 +89,9 @@ def swin_cost(
     )
 
 
-class SwinBlock(nn.Module):
-    """A `SwinLayer` between feature maps (B, C, H, W)."""
-
-    def __init__(self, layer: SwinLayer) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Transform (B, C, H, W); free of copies if the channels are last in memory."""
-        out: Tensor = self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return out
-
-
-LayerClass = type[SwinLayer]  # "type" is an option below
-
-
-class SwinOptions(BlockConfig):
-    """Options of every block with Swin layers.
+@register_block("swin")
+class SwinConfig(BlockConfig):
+    """Swin transformer block: plain windows, and shifted ones in every second block.
 
     Attributes:
         window_size: side of an attention window, in tokens.
@@ -118,26 +105,12 @@ class SwinOptions(BlockConfig):
     mlp_ratio: PositiveFloat = 4.0
     alternate_shift: bool = True
 
-    def _layer(self, layer: LayerClass, channels: int, index: int) -> SwinLayer:
-        shifted = self.alternate_shift and index % 2 == 1
-        return layer(channels, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
-
-    def _layer_cost(self, channels: int, height: int, width: int) -> Cost:
-        return swin_cost(channels, self.head_dim, self.window_size, self.mlp_ratio, height, width)
-
-
-@register_block("swin")
-class SwinConfig(SwinOptions):
-    """Swin transformer block: plain windows, and shifted ones in every second block."""
-
     def check(self, channels: int) -> None:
-        """Refuse channels that ``head_dim`` does not divide."""
         check_heads(channels, self.head_dim)
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block; every second one of a stage shifts its windows."""
-        return SwinBlock(self._layer(SwinLayer, channels, index))
+        shifted = self.alternate_shift and index % 2 == 1
+        return SwinLayer(channels, self.head_dim, self.window_size, self.mlp_ratio, shifted=shifted)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of one block."""
-        return self._layer_cost(channels, height, width)
+        return swin_cost(channels, self.head_dim, self.window_size, self.mlp_ratio, height, width)

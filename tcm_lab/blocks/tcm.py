@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.blocks.cost import Cost, conv_cost, residual_block_cost
 from tcm_lab.blocks.registry import register_block
-from tcm_lab.blocks.swin import SwinLayer, SwinOptions
-from tcm_lab.blocks.window_attention import check_heads
+from tcm_lab.blocks.swin import SwinConfig
 from tcm_lab.errors import ConfigError, one_of
 
 
@@ -28,14 +27,6 @@ class ConvBranch(nn.Module):
         """Transform (B, C, H, W)."""
         out: Tensor = self.block(x).add_(x)
         return out
-
-
-class SwinBranch(SwinLayer):
-    """A `SwinLayer` on channels of a feature map (B, C, H, W)."""
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Transform (B, C, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class TcmBlock(nn.Module):
@@ -56,7 +47,7 @@ class TcmBlock(nn.Module):
         self,
         channels: int,
         transformer_channels: int,
-        swin: SwinLayer | None,
+        swin: nn.Module | None,
         *,
         sequential: bool = False,
     ) -> None:
@@ -92,7 +83,7 @@ class TcmBlock(nn.Module):
 
 
 @register_block("tcm")
-class TcmConfig(SwinOptions):
+class TcmConfig(SwinConfig):
     """TCM block, the paper's parallel split; its stages I and II are a stage's even and odd blocks.
 
     Attributes:
@@ -108,38 +99,29 @@ class TcmConfig(SwinOptions):
         return round(self.split * channels)
 
     def check(self, channels: int) -> None:
-        """Refuse a split whose transformer channels the heads do not divide."""
         wide = self.transformer_channels(channels)
         if abs(wide - self.split * channels) > 1e-6 or wide % self.head_dim:
-            step = self.head_dim
-            if step > channels:
-                fits = [0.0]
-            else:
-                below = min(int(self.split * channels) // step, channels // step) * step
-                fits = [n / channels for n in (below, below + step) if n <= channels]
+            below = int(self.split * channels) // self.head_dim * self.head_dim
+            fits = [n for n in (below, below + self.head_dim) if n <= channels]
             raise ConfigError(
                 f"split = {self.split:g} of {channels} channels is "
-                f"{self.split * channels:g}, not whole heads of {step}; "
-                f"nearest that work: {one_of(f'{fit:g}' for fit in fits)} "
+                f"{self.split * channels:g}, not whole heads of {self.head_dim}; "
+                f"nearest that work: {one_of(f'{n / channels:g}' for n in fits)} "
                 "(or another head_dim)"
             )
-        if wide:
-            check_heads(wide, self.head_dim)
 
     def build(self, channels: int, index: int) -> nn.Module:
-        """Build the block; every second one of a stage shifts its windows."""
         wide = self.transformer_channels(channels)
-        swin = self._layer(SwinBranch, wide, index) if wide else None
+        swin = super().build(wide, index) if wide else None
         return TcmBlock(channels, wide, swin, sequential=self.sequential)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        """Cost of one block: two 1x1 convolutions and the branches that have channels."""
         wide = self.transformer_channels(channels)
         cost = 2 * conv_cost(channels, channels, 1, height, width)
         if wide < channels:
             cost += residual_block_cost(channels - wide, height, width)
         if wide:
-            cost += self._layer_cost(wide, height, width)
+            cost += super().cost(wide, height, width)
         return cost
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import prod
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -18,12 +19,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     SerializeAsAny,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from tcm_lab._utils import Frozen
+from tcm_lab._utils import NONE_AS_WORD, Frozen
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
@@ -34,7 +34,7 @@ from tcm_lab.blocks import (
     ResamplerConfig,
 )
 from tcm_lab.codec.overrides import apply_overrides
-from tcm_lab.errors import ConfigError, one_of, validation_message
+from tcm_lab.errors import ConfigError, one_of
 
 AnyBlock = Annotated[
     SerializeAsAny[BlockConfig], BeforeValidator(BLOCKS.parse), Field(description="a block")
@@ -97,14 +97,14 @@ class TransformConfig(Frozen):
     @property
     def factor(self) -> int:
         """How many times the transform shrinks or enlarges the sides."""
-        product = 1
-        for stage in self.stages:
-            product *= stage.resample.factor
-        return product
+        return prod(stage.resample.factor for stage in self.stages)
 
-    def widths(self, c_out: int) -> list[int]:
-        """Return each stage's channels, where the last has the transform's ``c_out``."""
-        return [c_out if stage.width is None else stage.width for stage in self.stages]
+    def chain(self, c_in: int, c_out: int) -> Iterator[tuple[StageConfig, int, int]]:
+        """Yield each stage with its channels in and out, from ``c_in`` to ``c_out``."""
+        for stage in self.stages:
+            width = c_out if stage.width is None else stage.width
+            yield stage, c_in, width
+            c_in = width
 
     def check(self, name: str, c_in: int, c_out: int) -> None:
         """Refuse channels that some layer cannot have.
@@ -113,21 +113,19 @@ class TransformConfig(Frozen):
             ConfigError: the message names the place within ``name``.
         """
         last = len(self.stages) - 1
-        for i, stage in enumerate(self.stages):
+        for i, (stage, before, width) in enumerate(self.chain(c_in, c_out)):
             place = f"{name}.stages.{i}"
             if i < last and stage.width is None:
                 raise ConfigError(f"{place}.width is missing; only the last stage has none")
-            if i == last and stage.width not in (None, c_out):
+            if i == last and width != c_out:
                 raise ConfigError(
-                    f"{place}.width = {stage.width}, but {name} must end at {c_out} channels; "
+                    f"{place}.width = {width}, but {name} must end at {c_out} channels; "
                     "leave it out"
                 )
-        for i, (stage, width) in enumerate(zip(self.stages, self.widths(c_out), strict=True)):
-            _at(f"{name}.stages.{i}.resample", stage.resample.check, c_in, width)
+            _at(f"{place}.resample", stage.resample.check, before, width)
             if stage.block is not None:
-                _at(f"{name}.stages.{i}.block", stage.block.check, width)
-            _at(f"{name}.stages.{i}.attention", stage.attention.check, width)
-            c_in = width
+                _at(f"{place}.block", stage.block.check, width)
+            _at(f"{place}.attention", stage.attention.check, width)
 
 
 def _at(place: str, check: Any, *channels: int) -> None:
@@ -168,7 +166,7 @@ class EntropyModelConfig(Frozen):
     slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     support: NonNegativeInt
     attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
-    hidden: tuple[PositiveInt, ...] | None = (224, 128)
+    hidden: Annotated[tuple[PositiveInt, ...] | None, NONE_AS_WORD] = (224, 128)
     paths: Literal["apart", "shared"] = "apart"
     lrp: Lrp = "after-attention"
     checkerboard: bool = False
@@ -183,11 +181,6 @@ class EntropyModelConfig(Frozen):
                 f"slices = {list(slices)} are equal; write their number, {len(slices)}"
             )
         return slices
-
-    @field_validator("hidden", mode="before")
-    @classmethod
-    def _none_is_no_network(cls, hidden: object) -> object:
-        return None if hidden == "none" else hidden
 
     def slice_widths(self, latent_channels: int) -> tuple[int, ...]:
         """Return the width of each slice; they sum to ``latent_channels``."""
@@ -216,16 +209,17 @@ class EntropyModelConfig(Frozen):
         Raises:
             ConfigError: the message names the field, its value and the fix.
         """
-        m = latent_channels
-        if isinstance(self.slices, tuple) and sum(self.slices) != m:
+        m, slices = latent_channels, self.slices
+        if isinstance(slices, tuple) and sum(slices) != m:
             raise ConfigError(
-                f"entropy_model.slices = {list(self.slices)} sum to {sum(self.slices)}, "
+                f"entropy_model.slices = {list(slices)} sum to {sum(slices)}, "
                 f"not to latent_channels = {m}"
             )
-        if isinstance(self.slices, int) and m % self.slices:
-            fits = sorted((n for n in range(1, m + 1) if m % n == 0), key=self._distance)[:2]
+        if isinstance(slices, int) and m % slices:
+            divisors = [n for n in range(1, m + 1) if m % n == 0]
+            fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
             raise ConfigError(
-                f"entropy_model.slices = {self.slices} does not divide latent_channels = {m}; "
+                f"entropy_model.slices = {slices} does not divide latent_channels = {m}; "
                 f"nearest that do: {one_of(sorted(fits))} (or list the slices' widths)"
             )
         if self.hidden is None:
@@ -233,24 +227,16 @@ class EntropyModelConfig(Frozen):
         for i in range(len(self.slice_widths(m))):
             _at("entropy_model.attention", self.attention.check, self.support_channels(i, m))
 
-    def _distance(self, count: int) -> int:
-        assert isinstance(self.slices, int)
-        return abs(count - self.slices)
-
     def _check_hyperprior_alone(self) -> None:
-        extras = {
-            "slices": self.slices != 1,
-            "attention": self.attention.type != "none",
-            "lrp": self.lrp != "none",
-            "checkerboard": self.checkerboard,
-        }
-        if any(extras.values()):
-            field = next(name for name, wrong in extras.items() if wrong)
-            raise ConfigError(
-                f"entropy_model.hidden = none takes the hyper output as mean and scale, which "
-                f"leaves no place for entropy_model.{field} = {getattr(self, field)!r}; "
-                "set slices 1, attention none, lrp none, checkerboard false"
-            )
+        none = ATTENTIONS.parse("none")
+        alone = {"slices": 1, "attention": none, "lrp": "none", "checkerboard": False}
+        for field, value in alone.items():
+            if getattr(self, field) != value:
+                raise ConfigError(
+                    f"entropy_model.hidden = none takes the hyper output as mean and scale, which "
+                    f"leaves no place for entropy_model.{field} = {getattr(self, field)!r}; "
+                    "set slices 1, attention none, lrp none, checkerboard false"
+                )
 
 
 class VariantConfig(Frozen):
@@ -308,18 +294,6 @@ class VariantConfig(Frozen):
         self.entropy_model.check(m)
         return self
 
-    @classmethod
-    def parse(cls, tree: Mapping[str, Any]) -> VariantConfig:
-        """Validate a tree of plain values.
-
-        Raises:
-            ConfigError: the message names the first field at fault, its value and the fix.
-        """
-        try:
-            return cls.model_validate(tree)
-        except ValidationError as error:
-            raise ConfigError(validation_message(error, cls, tree)) from None
-
     def override(self, changes: Mapping[str, Any]) -> VariantConfig:
         """Return this configuration with dotted fields changed, validated as a whole.
 
@@ -372,6 +346,13 @@ class TransformPlan(NamedTuple):
     c_in: int
     c_out: int
     shortcut: Shortcut = "none"
+
+    def stages(self) -> Iterator[tuple[StageConfig, int, int, bool]]:
+        """Yield each stage, its channels in and out, and whether a linear map goes beside it."""
+        last = len(self.config.stages) - 1
+        for i, (stage, c_in, c_out) in enumerate(self.config.chain(self.c_in, self.c_out)):
+            beside = self.shortcut == "staged" and i < last and stage.resample.factor > 1
+            yield stage, c_in, c_out, beside
 
 
 def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:

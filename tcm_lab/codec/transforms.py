@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab.blocks import Cost, ResampleDirection
-from tcm_lab.blocks.cost import conv_cost
+from tcm_lab.blocks.cost import conv_cost, transposed_conv_cost
 from tcm_lab.codec.config import StageConfig, TransformPlan
 
 
@@ -87,14 +87,10 @@ class Transform(nn.Module):
     def __init__(self, plan: TransformPlan) -> None:
         super().__init__()
         config, direction, c_in, c_out, shortcut = plan
-        last = len(config.stages) - 1
         self.stages = nn.Sequential()
-        c = c_in
-        for i, (stage, width) in enumerate(zip(config.stages, config.widths(c_out), strict=True)):
-            beside = shortcut == "staged" and i < last and stage.resample.factor > 1
+        for stage, before, width, beside in plan.stages():
             with own_seed():
-                self.stages.append(Stage(stage, c, width, direction, shortcut=beside))
-            c = width
+                self.stages.append(Stage(stage, before, width, direction, shortcut=beside))
         with own_seed():
             self.shortcut = (
                 None if shortcut == "none" else linear_map(c_in, c_out, config.factor, direction)
@@ -116,20 +112,15 @@ def transform_cost(plan: TransformPlan, height: int, width: int) -> Cost:
     total = Cost()
     if shortcut != "none":
         total += linear_map_cost(c_in, c_out, config.factor, direction, height, width)
-    last = len(config.stages) - 1
-    for i, (stage, channels) in enumerate(zip(config.stages, config.widths(c_out), strict=True)):
-        factor = stage.resample.factor
-        total += stage.resample.cost(c_in, channels, direction, height, width)
-        if shortcut == "staged" and i < last and factor > 1:
-            total += linear_map_cost(c_in, channels, factor, direction, height, width)
-        if direction == "down":
-            height, width = -(-height // factor), -(-width // factor)
-        else:
-            height, width = height * factor, width * factor
+    for stage, before, channels, beside in plan.stages():
+        resample = stage.resample
+        total += resample.cost(before, channels, direction, height, width)
+        if beside:
+            total += linear_map_cost(before, channels, resample.factor, direction, height, width)
+        height, width = resample.size_after(direction, height, width)
         if stage.block is not None:
             total += stage.depth * stage.block.cost(channels, height, width)
         total += stage.attention.cost(channels, height, width)
-        c_in = channels
     return total
 
 
@@ -139,5 +130,4 @@ def linear_map_cost(
     """Cost of a `linear_map` on an input of ``height`` x ``width``."""
     if direction == "down":
         return conv_cost(c_in, c_out, factor, height // factor, width // factor)
-    one = conv_cost(c_in, c_out, factor, height, width)
-    return Cost(one.macs, one.parameters, c_out * height * width * factor**2)
+    return transposed_conv_cost(c_in, c_out, factor, factor, height, width)

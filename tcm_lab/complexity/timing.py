@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from tcm_lab import codec
@@ -37,7 +36,7 @@ from tcm_lab.complexity.timing_record import (
     TimingOptions,
     TimingRecord,
 )
-from tcm_lab.errors import LabError, validation_message
+from tcm_lab.errors import LabError
 from tcm_lab.stats import Draw, bootstrap
 
 _RESAMPLES = 2000
@@ -97,11 +96,7 @@ def compare_timing(
 
 
 def _changed(options: TimingOptions | None, changes: Mapping[str, Any]) -> TimingOptions:
-    tree = {**(options or TimingOptions()).model_dump(), **changes}
-    try:
-        return TimingOptions.model_validate(tree)
-    except ValidationError as error:
-        raise LabError(validation_message(error, TimingOptions, tree)) from None
+    return TimingOptions.parse({**(options or TimingOptions()).model_dump(), **changes})
 
 
 def _ratio(

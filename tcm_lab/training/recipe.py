@@ -6,10 +6,10 @@ import logging
 import math
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
+from tcm_lab.errors import ConfigError, LabError, near, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +152,7 @@ class Recipe(Frozen):
         Raises:
             ConfigError: a field is unknown or out of range.
         """
-        tree = self.model_dump() | fields
-        try:
-            return Recipe.model_validate(tree)
-        except ValidationError as error:
-            raise ConfigError(f"recipe: {validation_message(error, Recipe, tree)}") from error
+        return Recipe.parse(self.model_dump() | fields, "recipe: ")
 
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.swin import SwinLayer
-from tcm_lab.blocks.tcm import SwinBranch, TcmBlock
+from tcm_lab.blocks.tcm import TcmBlock
 from tcm_lab.codec import Codec  # before CompressAI, which it makes importable
 
 from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
@@ -77,14 +77,12 @@ class PlainSwinLayer(nn.Module):
         super().__init__()
         self.norm1, self.norm2, self.mlp = ours.norm1, ours.norm2, ours.mlp
         self.attention = PlainWindowAttention(ours.attention)
-        self.images = isinstance(ours, SwinBranch)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.images:
-            x = x.permute(0, 2, 3, 1)
+        x = x.permute(0, 2, 3, 1)
         x = x + self.attention(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
-        return x.permute(0, 3, 1, 2) if self.images else x
+        return x.permute(0, 3, 1, 2)
 
 
 class PlainTcmBlock(nn.Module):

@@ -44,7 +44,7 @@ def test_a_layer_computes_the_same_in_portions_and_on_whole_maps(
     size: tuple[int, int, int], shifted: bool
 ) -> None:
     layer = randomised(SwinLayer(16, 8, 8, 2.0, shifted=shifted))
-    x = torch.randn(*size, 16, dtype=torch.float64)
+    x = torch.randn(*size, 16, dtype=torch.float64).permute(0, 3, 1, 2)
     whole = layer(x)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), whole.detach())
@@ -54,5 +54,5 @@ def test_a_layer_whose_parts_are_watched_works_on_whole_maps() -> None:
     layer, seen = SwinLayer(16, 8, 8, 2.0, shifted=True), list[tuple[int, ...]]()
     layer.mlp.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape)))
     with torch.no_grad():
-        layer(torch.randn(1, 9, 10, 16))
+        layer(torch.randn(1, 16, 9, 10))
     assert seen == [(1, 9, 10, 16)]
