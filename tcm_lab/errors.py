@@ -41,7 +41,6 @@ def one_of(values: Iterable[object]) -> str:
 _WORKS = {
     "int": "an integer",
     "float": "a number",
-    "finite": "a finite number",
     "bool": "true or false",
     "string": "a string",
     "string_pattern_mismatch": "a string that matches {pattern}",
@@ -51,25 +50,19 @@ _WORKS = {
     "model": "a mapping",
     "dataclass": "a mapping",
     "invalid_key": "under a key that is a string",
-    "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "too_short": "at least {min_length} long",
     "too_long": "at most {max_length} long",
-    "literal": "{expected}",
-    "enum": "{expected}",
 }
-"""What a value must be, by pydantic's type of error or the word that the type begins with."""
+"""What a value must be where pydantic's own words are not plain, by its type of error or the word
+that the type begins with."""
 
 
 def validation_message(error: ValidationError, model: type[BaseModel], tree: object = None) -> str:
     """Say the first validation error in one line: the field's path, its value and what would work.
 
-    Args:
-        error: what pydantic found.
-        model: what was validated; unknown fields are answered with its nearest ones.
-        tree: what it was given, so that the message shows the value as the user wrote it.
+    Given the ``tree`` that was validated, the message shows the value as the user wrote it.
     """
     found = [(*_walk(model, each["loc"]), each) for each in error.errors()]
     begin = found[0][0]

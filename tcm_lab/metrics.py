@@ -10,11 +10,11 @@ so a metric that is registered here is usable everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from tcm_lab._utils import Registry
 from tcm_lab.errors import LabError
@@ -25,28 +25,14 @@ Goal: TypeAlias = Literal["minimize", "maximize"]
 Number: TypeAlias = int | float
 
 
-class Record(Protocol):
-    """What a metric is computed from: one training of one variant, or its cost before training."""
-
-    @property
-    def complexity(self) -> Any:
-        """The variant's ``ComplexityRecord``."""
-
-    @property
-    def timing(self) -> Any:
-        """Its ``TimingRecord``; ``None`` if it was not timed apart from the evaluation."""
-
-    @property
-    def rd(self) -> Any:
-        """The evaluation's ``RdRecord``; ``None`` before training."""
-
-    @property
-    def lambdas(self) -> Sequence[float]:
-        """Rate-distortion weights, one per point of ``rd``."""
-
-
 Compute: TypeAlias = Callable[[Any, Any], Number | None]
-"""Takes a record and the baseline's (``None`` before that is known); ``None`` if unknown."""
+"""Takes a record and the baseline's (``None`` before that is known); ``None`` if unknown.
+
+A record is of one training of one variant, or of its cost before training. It has ``complexity``
+(a ``ComplexityRecord``), ``timing`` (a ``TimingRecord``; ``None`` if it was not timed apart from
+the evaluation), ``rd`` (an ``RdRecord``; ``None`` before training) and ``lambdas``, the
+rate-distortion weights of ``rd``'s points.
+"""
 F = TypeVar("F", bound=Compute)
 
 
@@ -86,7 +72,7 @@ class Metric:
         """Whether only a trained codec has it."""
         return self.needs == "rd"
 
-    def of(self, record: Record, baseline: Record | None = None) -> Number | None:
+    def of(self, record: Any, baseline: Any = None) -> Number | None:
         """Return the metric of a record, or ``None`` if the record does not hold what it needs.
 
         Raises:
@@ -98,7 +84,7 @@ class Metric:
             return None
         return self.compute(record, baseline)
 
-    def known(self, record: Record, baseline: Record | None = None) -> Number | None:
+    def known(self, record: Any, baseline: Any = None) -> Number | None:
         """Return the metric of a record, or ``None`` if it is undefined.
 
         Unlike ``of`` this also covers comparisons that are refused, such as a BD-rate of curves
@@ -113,14 +99,8 @@ class Metric:
         return value if self.direction == "minimize" else -value
 
 
-class Metrics(Registry[Metric]):
-    """Metrics by name, in the order in which tables list them."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-
-METRICS = Metrics("metric")
+METRICS: Registry[Metric] = Registry("metric")
+"""Metrics by name, in the order in which tables list them."""
 
 
 def register_metric(
@@ -138,10 +118,9 @@ def register_metric(
 ) -> Callable[[F], F]:
     """Return a decorator that registers a function as the metric ``name``.
 
-    The function takes the record of a training and the baseline's record, and returns a number, or
-    ``None`` where the metric is undefined. Before training, a record has ``complexity`` and, if the
-    study measures times, ``timing``; a metric that reads ``rd`` must say ``needs="rd"``. The other
-    arguments are those of `Metric`.
+    The function takes the record of a training and the baseline's record (see `Compute`), and
+    returns a number, or ``None`` where the metric is undefined. A metric that reads ``rd`` must say
+    ``needs="rd"``. The other arguments are those of `Metric`.
 
     Raises:
         ConfigError: the name is taken, or YAML would not read it as a name.
@@ -159,50 +138,46 @@ def register_metric(
     return register
 
 
-def _mean_ms(record: Record, name: str) -> float | None:
+def _counted(name: str, **fields: Any) -> Metric:
+    """Return a metric that is a property of the ``ComplexityRecord``."""
+    return Metric(name=name, compute=lambda record, _: getattr(record.complexity, name), **fields)
+
+
+def _timed(name: str, **fields: Any) -> Metric:
     """Return a time measured apart, or else the mean over what the evaluation coded."""
-    if record.timing is not None:
-        return float(getattr(record.timing, name))
-    return fmean(getattr(point, name) for point in record.rd.points) if record.rd else None
+
+    def compute(record: Any, _: Any) -> float | None:
+        if record.timing is not None:
+            return float(getattr(record.timing, name))
+        return fmean(getattr(point, name) for point in record.rd.points) if record.rd else None
+
+    return Metric(name=name, compute=compute, **_TIME, **fields)
+
+
+def _compared(name: str, **fields: Any) -> Metric:
+    """Return a metric that is a method of the record, called with the baseline's."""
+    return Metric(
+        name=name, compute=lambda record, base: getattr(record, name)(base), unit="%",
+        format="+.2f", group="against the baseline", needs="rd", relative=True, **fields,
+    )  # fmt: skip
 
 
 _MACS: dict[str, Any] = {"unit": "kMAC/px", "format": ".2f", "group": "MACs"}
 _MEMORY: dict[str, Any] = {"unit": "MB", "scale": 1e-6, "format": ".0f", "needs": "memory"}
 _TIME: dict[str, Any] = {"unit": "ms", "format": ".0f", "group": "time", "needs": "timing"}
 _MEAN: dict[str, Any] = {"needs": "rd", "group": "mean over the rates"}
-_VERSUS: dict[str, Any] = {
-    "unit": "%", "format": "+.2f", "group": "against the baseline", "needs": "rd", "relative": True,
-}  # fmt: skip
 
 for _metric in (
     Metric(
         name="parameters", label="parameters", unit="M", scale=1e-6, format=".3f",
         compute=lambda record, _: record.complexity.total_parameters,
     ),
-    Metric(
-        name="weight_bytes", label="size of the weights", unit="MB", scale=1e-6, format=".2f",
-        compute=lambda record, _: record.complexity.weight_bytes,
-    ),
-    Metric(
-        name="kmacs_per_px", label="MACs", header="whole", **_MACS,
-        compute=lambda record, _: record.complexity.kmacs_per_px,
-    ),
-    Metric(
-        name="encode_kmacs_per_px", label="encoder MACs", header="encode", **_MACS,
-        compute=lambda record, _: record.complexity.encode_kmacs_per_px,
-    ),
-    Metric(
-        name="decode_kmacs_per_px", label="decoder MACs", header="decode", **_MACS,
-        compute=lambda record, _: record.complexity.decode_kmacs_per_px,
-    ),
-    Metric(
-        name="peak_memory_bytes", label="peak memory", **_MEMORY,
-        compute=lambda record, _: record.complexity.peak_memory_bytes,
-    ),
-    Metric(
-        name="decode_peak_memory_bytes", label="decoder peak memory", **_MEMORY,
-        compute=lambda record, _: record.complexity.decode_peak_memory_bytes,
-    ),
+    _counted("weight_bytes", label="size of the weights", unit="MB", scale=1e-6, format=".2f"),
+    _counted("kmacs_per_px", label="MACs", header="whole", **_MACS),
+    _counted("encode_kmacs_per_px", label="encoder MACs", header="encode", **_MACS),
+    _counted("decode_kmacs_per_px", label="decoder MACs", header="decode", **_MACS),
+    _counted("peak_memory_bytes", label="peak memory", **_MEMORY),
+    _counted("decode_peak_memory_bytes", label="decoder peak memory", **_MEMORY),
     Metric(
         name="bpp", label="rate", unit="bpp", format=".4f", **_MEAN,
         compute=lambda record, _: fmean(record.rd.bpp),
@@ -218,21 +193,9 @@ for _metric in (
         name="psnr_db", label="PSNR", unit="dB", format=".2f", direction="maximize", **_MEAN,
         compute=lambda record, _: fmean(record.rd.psnr_db),
     ),
-    Metric(
-        name="lagrangian_percent", label="Lagrangian cost", **_VERSUS,
-        compute=lambda record, base: record.lagrangian_percent(base),
-    ),
-    Metric(
-        name="bd_rate_percent", label="BD-rate", **_VERSUS,
-        compute=lambda record, base: record.bd_rate_percent(base),
-    ),
-    Metric(
-        name="encode_ms", label="encoding time", header="encode", **_TIME,
-        compute=lambda record, _: _mean_ms(record, "encode_ms"),
-    ),
-    Metric(
-        name="decode_ms", label="decoding time", header="decode", **_TIME,
-        compute=lambda record, _: _mean_ms(record, "decode_ms"),
-    ),
+    _compared("lagrangian_percent", label="Lagrangian cost"),
+    _compared("bd_rate_percent", label="BD-rate"),
+    _timed("encode_ms", label="encoding time", header="encode"),
+    _timed("decode_ms", label="decoding time", header="decode"),
 ):  # fmt: skip
     METRICS.add(_metric.name, _metric)

@@ -90,7 +90,7 @@ def bootstrap(
         rows = {name: np.stack([each[name] for each in (whole, *draws)]) for name in units}
         value, *values = np.asarray(statistic(rows), dtype=float).tolist()
     else:
-        value, values = float(statistic(whole)), [_or_nan(statistic, draw) for draw in draws]
+        value, values = float(statistic(whole)), [value_or_nan(statistic, draw) for draw in draws]
     if np.isnan(value):
         raise LabError("no interval: the data themselves give no value.")
     if not resampled:
@@ -102,16 +102,11 @@ def bootstrap(
             f"{refused} of {samples} resamples gave no value: the data are too few or too noisy. "
             "Measure more rates, images or seeds."
         )
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return Interval(
-        value=value,
-        low=float(low),
-        high=float(high),
-        level=level,
-        resampled=resampled,
-        samples=len(found),
-        refused=refused,
-    )
+        value=value, low=low, high=high, level=level,
+        resampled=resampled, samples=len(found), refused=refused,
+    )  # fmt: skip
 
 
 def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -146,8 +141,9 @@ def percent_change(
     return bootstrap(change, {unit: len(both)}, seed=seed, vectorized=True)
 
 
-def _or_nan(statistic: Callable[[Draw], Any], draw: Draw) -> float:
+def value_or_nan(statistic: Callable[..., Any], *args: Any) -> float:
+    """Return the statistic, or NaN if it refuses its arguments."""
     try:
-        return float(statistic(draw))
+        return float(statistic(*args))
     except (LabError, ValueError):
         return float("nan")

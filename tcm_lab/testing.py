@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tcm_lab.blocks import (
@@ -64,13 +65,12 @@ def check_layer(
     """
     registry = _registry_of(layer, kind)
     config = registry.parse(layer)
-    layer_name = f"{registry.kind} '{config.type}'"
-    with _named(layer_name), torch.random.fork_rng(devices=[]):
+    with _named(f"{registry.kind} '{config.type}': "), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _check_options(registry, config)
-        directions: list[ResampleDirection | None] = [None]
+        directions: tuple[ResampleDirection | None, ...] = (None,)
         if isinstance(config, ResamplerConfig):
-            directions = ["down", "up"] if direction is None else [direction]
+            directions = ("down", "up") if direction is None else (direction,)
         for way in directions:
             _check_modules(config, channels, way)
         if direction is None:
@@ -78,12 +78,24 @@ def check_layer(
 
 
 @contextmanager
-def _named(layer: str) -> Iterator[None]:
-    """Put the layer's name before what is wrong."""
+def _named(what: str) -> Iterator[None]:
+    """Put ``what`` before what is found wrong."""
     try:
         yield
     except LayerError as error:
-        raise LayerError(f"{layer}: {error}") from error.__cause__
+        raise LayerError(f"{what}{error}") from error.__cause__
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Refuse the layer for ``what`` if the block fails; an error of ours speaks for itself."""
+    try:
+        yield
+    except LabError:
+        raise
+    except Exception as error:
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise LayerError(f"{what} {first_line}") from error
 
 
 def _registry_of(layer: str | LayerConfig, kind: str | None) -> LayerRegistry[Any]:
@@ -107,16 +119,20 @@ def _check_options(registry: LayerRegistry[Any], config: LayerConfig) -> None:
 
 
 def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirection | None) -> None:
-    """Check every module that the configuration builds, each against a second one like it."""
+    """Check every module that a codec builds of it, each against a second one like it."""
     c_out = channels
     if isinstance(config, ResamplerConfig) and config.factor > 1:
         c_out = max(channels // 2, 1)
-    modules, others = (_build(config, channels, c_out, direction) for _ in range(2))
+    with _refusing("build() fails with"):
+        modules, others = (_build(config, channels, c_out, direction) for _ in range(2))
     for module, other in zip(modules, others, strict=True):
         x = torch.zeros(0)
-        for height, width in _SIZES:
-            x = torch.randn(2, channels, height, width)
-            shape = (2, c_out, *_size_after(config, direction, height, width))
+        for size in _SIZES:
+            x = torch.randn(2, channels, *size)
+            after = size
+            if isinstance(config, ResamplerConfig) and direction is not None:
+                after = config.size_after(direction, *size)
+            shape = (2, c_out, *after)
             given = tuple(_run(module, x).shape)
             if given != shape:
                 where = f" ({direction})" if direction else ""
@@ -130,48 +146,24 @@ def _build(
     config: LayerConfig, channels: int, c_out: int, direction: ResampleDirection | None
 ) -> list[nn.Module]:
     """Build the layer in every way in which a codec builds it."""
-    try:
-        if isinstance(config, BlockConfig):
-            config.check(channels)
-            return [config.build(channels, index) for index in (0, 1)]
-        if isinstance(config, AttentionConfig):
-            config.check(channels)
-            return [config.build(channels)]
-        assert isinstance(config, ResamplerConfig)
-        assert direction is not None
-        config.check(channels, c_out)
-        return [config.build(channels, c_out, direction)]
-    except LabError:
-        raise
-    except Exception as error:
-        raise LayerError(f"build() fails with {_first_line(error)}") from error
-
-
-def _size_after(
-    config: LayerConfig, direction: ResampleDirection | None, height: int, width: int
-) -> tuple[int, int]:
-    if not isinstance(config, ResamplerConfig):
-        return height, width
-    factor = config.factor
-    if direction == "down":
-        return -(-height // factor), -(-width // factor)
-    return factor * height, factor * width
+    if isinstance(config, BlockConfig):
+        config.check(channels)
+        return [config.build(channels, index) for index in (0, 1)]
+    if isinstance(config, AttentionConfig):
+        config.check(channels)
+        return [config.build(channels)]
+    assert isinstance(config, ResamplerConfig)
+    assert direction is not None
+    config.check(channels, c_out)
+    return [config.build(channels, c_out, direction)]
 
 
 def _run(module: nn.Module, x: Tensor) -> Tensor:
-    try:
+    with _refusing(f"forward() fails on {tuple(x.shape)} with"):
         out = module(x)
-    except Exception as error:
-        raise LayerError(
-            f"forward() fails on {tuple(x.shape)} with {_first_line(error)}"
-        ) from error
     if not isinstance(out, Tensor):
         raise LayerError(f"forward() returns {type(out).__name__}, not a tensor")
     return out
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _check_gradients(module: nn.Module, x: Tensor) -> None:
@@ -187,8 +179,6 @@ def _check_gradients(module: nn.Module, x: Tensor) -> None:
 
 
 def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
-    from safetensors.torch import load, save
-
     try:
         other.load_state_dict(load(save(module.state_dict())))
     except (RuntimeError, ValueError) as error:
@@ -203,13 +193,10 @@ def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
 
 def _check_formula(config: LayerConfig, channels: int) -> None:
     codec = _codec_of(config, channels)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # uncounted operators are named below
-            counted = measure_complexity(codec, _COUNTED_SIZE, counter="torch")
-            formula = measure_complexity(codec, _COUNTED_SIZE)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise LayerError(f"cannot be counted without data: {_first_line(error)}") from error
+    with _refusing("cannot be counted without data:"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # uncounted operators are named below
+        counted = measure_complexity(codec, _COUNTED_SIZE, counter="torch")
+        formula = measure_complexity(codec, _COUNTED_SIZE)
     if formula.counter == "torch":
         return  # it has no formula
     if counted.unknown_operators:
@@ -220,33 +207,31 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
             for kind in kinds:
                 a, b = ours.get(kind, 0), torchs.get(kind, 0)
                 if a != b:
+                    size = "x".join(map(str, _COUNTED_SIZE))
                     raise LayerError(
                         f"cost() gives {a:,} {unit} of kind {kind} where torch counts {b:,} "
-                        f"(in {part} of a codec made of it, at {_COUNTED_SIZE[0]}x"
-                        f"{_COUNTED_SIZE[1]} and {channels} channels)"
+                        f"(in {part} of a codec made of it, at {size} and {channels} channels)"
                     )
 
 
 def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
     """Return a codec with the layer in every place that it may have."""
-    plain = {"resample": "conv", "width": channels}
-    stage: dict[str, Any] = dict(plain)
+    attention = config if isinstance(config, AttentionConfig) else "none"
+    stage = {"resample": "conv", "width": channels, "attention": attention}
     if isinstance(config, BlockConfig):
         stage |= {"depth": 2, "block": config}
-    elif isinstance(config, AttentionConfig):
-        stage["attention"] = config
-    else:
+    if isinstance(config, ResamplerConfig):
         stage["resample"] = config
-    attention = config if isinstance(config, AttentionConfig) else "none"
+    first, last = {"resample": "conv", "width": channels}, {"resample": "conv"}
     return VariantConfig.parse(
         {
             "name": config.type,
             "latent_channels": channels,
             "hyper_channels": channels,
-            "g_a": {"stages": [plain, stage, {"resample": "conv"}]},
-            "g_s": {"stages": [plain, stage, {"resample": "conv"}]},
-            "h_a": {"stages": [{"resample": "conv"}]},
-            "h_s": {"stages": [{"resample": "conv"}]},
+            "g_a": {"stages": [first, stage, last]},
+            "g_s": {"stages": [first, stage, last]},
+            "h_a": {"stages": [last]},
+            "h_s": {"stages": [last]},
             "entropy_model": {"slices": 1, "support": 0, "hidden": [], "attention": attention},
         }
     )

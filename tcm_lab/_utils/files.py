@@ -13,9 +13,7 @@ from tcm_lab.errors import FileError
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one.
 
-    Args:
-        path: where to write; missing folders are made.
-        content: bytes as they are, or text as UTF-8.
+    Missing folders are made; text is written as UTF-8.
 
     Raises:
         FileError: the folder can't be written or the disk is full; the old file is untouched.

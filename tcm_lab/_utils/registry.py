@@ -15,10 +15,9 @@ _READ_BY_YAML = ("null", "true", "false", "yes", "no", "on", "off")
 
 
 class Registry(Mapping[str, V], Generic[V]):
-    """A mapping from registered names, sorted, to values.
+    """A mapping from registered names to values, in the order of registration.
 
-    Args:
-        kind: what is registered, for messages: ``block``, ``metric``.
+    Messages call what is registered by its ``kind``, such as ``block`` or ``metric``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -38,7 +37,7 @@ class Registry(Mapping[str, V], Generic[V]):
         return name in self._values
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._values))
+        return iter(self._values)
 
     def __len__(self) -> int:
         return len(self._values)

@@ -14,11 +14,7 @@ _DEEPEST = 64
 
 
 def read_yaml(path: Path | Traversable, origin: str | None = None) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds.
-
-    Args:
-        path: the file.
-        origin: what messages call it; its path if not given.
+    """Return the mapping that a YAML file holds; messages call it ``origin``, or by its path.
 
     Raises:
         ConfigError: as `parse_yaml`, or the file cannot be read as UTF-8 text.
@@ -47,11 +43,8 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
         mark = error.problem_mark
         where = origin if mark is None else f"{origin}, line {mark.line + 1}"
         problem = error.problem or "the text cannot be parsed"
-        raise ConfigError(
-            f"{where}: {problem}"
-            if isinstance(error, _Mistake)
-            else f"{where}: not YAML ({problem})"
-        ) from None
+        what = problem if isinstance(error, _Mistake) else f"not YAML ({problem})"
+        raise ConfigError(f"{where}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:  # characters, or a date such as 2000-13-01
         raise ConfigError(f"{origin}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(tree, dict):

@@ -97,14 +97,7 @@ class SwinGatedAttention(GatedAttention):
 
     t = 1x1(x); t + conv_a(t) · sigmoid(conv_b(swin(t))); 1x1 back (Liu et al. 2023, figure 6;
     conv_a and conv_b are the branches of CompressAI's attention block). There is no skip around
-    the squeeze.
-
-    Args:
-        channels: width of input and output.
-        inner: K, the width between the 1x1 convolutions.
-        head_dim: channels of one attention head.
-        window_size: side of an attention window, in tokens.
-        mlp_ratio: hidden over inner width of the Swin layers' MLPs.
+    the squeeze. ``inner`` is K; the other arguments are those of `SwinLayer`.
     """
 
     def __init__(

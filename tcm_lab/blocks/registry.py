@@ -118,12 +118,7 @@ Registrable = TypeVar("Registrable", bound=type)
 
 
 class LayerRegistry(Registry[type[C]], Generic[C]):
-    """Configuration classes of layers by registered name.
-
-    Args:
-        kind: what is registered, for messages: ``block``, ``attention``, ``resampler``.
-        base: the class that every registered configuration derives from.
-    """
+    """Configuration classes of layers by registered name, all of them derived from ``base``."""
 
     def __init__(self, kind: str, base: type[Any]) -> None:
         super().__init__(kind)
@@ -163,10 +158,7 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
         return decorate
 
     def parse(self, value: object) -> C:
-        """Return the configuration that ``value`` spells.
-
-        Args:
-            value: a configuration, a registered name, or a mapping with ``type`` and options.
+        """Return the configuration that a name or a mapping with ``type`` and options spells.
 
         Raises:
             ConfigError: the name or an option is unknown, or an option's value is refused.

@@ -114,13 +114,7 @@ def window_plan(
     The map is padded at its lower right to whole windows and rolled by ``shift``. Two tokens see
     each other if both are real and were not brought together by the roll (Swin, Liu et al. 2021,
     section 3.2); padding sees padding, so that no softmax is empty, and is dropped by ``join``.
-
-    Args:
-        batch: number of maps.
-        size: their (height, width) in tokens.
-        window_size: side of a window in tokens.
-        shift: how far the windows are moved down and right; 0 for plain windows.
-        device: where the plan's tensors live.
+    All sizes are in tokens, ``size`` being (height, width).
     """
     if torch.compiler.is_compiling():  # the compiler traces the plan into its graph
         return _plan.__wrapped__(batch, size, window_size, shift, device)

@@ -42,8 +42,7 @@ _TOP_PARTS = {
 class CodecAdapter:
     """What the lab asks of any codec with CompressAI's interface.
 
-    Attributes:
-        module: the codec: ``forward``, and for real bytes ``compress`` and ``decompress``.
+    That is ``forward``, and for real bytes ``compress`` and ``decompress``.
     """
 
     module: nn.Module

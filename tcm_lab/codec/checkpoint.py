@@ -80,12 +80,7 @@ def read_extra(path: str | Path) -> dict[str, Any]:
 
 
 def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -> None:
-    """Write a codec's weights in another project's layout, for that project's code.
-
-    Args:
-        codec: what to write.
-        path: the file, as torch writes it.
-        layout: ``lic_tcm``, of the TCM authors' code.
+    """Write a codec's weights as torch does, in another project's layout, for that project's code.
 
     Raises:
         LabError: as `export_state`, or the file cannot be written.
@@ -98,8 +93,9 @@ def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -
 def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     """Return a codec's state dict in another project's layout; derived entries are empty there.
 
-    The architecture is read back off the result: a layout that cannot hold it would make the
-    weights another codec's. Only the entropy coder's scale table may differ; no layout holds it.
+    The layout ``lic_tcm`` is that of the TCM authors' code. The architecture is read back off the
+    result: a layout that cannot hold it would make the weights another codec's. Only the entropy
+    coder's scale table may differ; no layout holds it.
 
     Raises:
         LabError: there is no such layout, or it cannot hold the codec; the message says why.
@@ -128,19 +124,20 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
     """Say the first field in which a configuration that was read back differs."""
+    ours, theirs = (
+        dict(_leaves(one.model_dump(mode="json", exclude={"name"}))) for one in (config, read)
+    )
+    path = next(path for path in {**ours, **theirs} if ours.get(path) != theirs.get(path))
+    return f"{path} would be {theirs.get(path)!r} instead of {ours.get(path)!r}"
 
-    def walk(a: Any, b: Any, path: str) -> Iterator[str]:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in [*a, *(key for key in b if key not in a)]:
-                yield from walk(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
-        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-            for i, (one, other) in enumerate(zip(a, b, strict=True)):
-                yield from walk(one, other, f"{path}.{i}")
-        elif a != b:
-            yield f"{path} would be {b!r} instead of {a!r}"
 
-    trees = [one.model_dump(mode="json", exclude={"name"}) for one in (config, read)]
-    return next(walk(trees[0], trees[1], ""), "it would be another codec")
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each plain value of a tree with its dotted path."""
+    if not isinstance(tree, dict | list):
+        yield path, tree
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:

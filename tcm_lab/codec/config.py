@@ -81,7 +81,8 @@ class StageConfig(Frozen):
     @model_validator(mode="after")
     def _has_its_block(self) -> StageConfig:
         if self.depth and self.block is None:
-            raise ConfigError(f"depth = {self.depth} needs a block; known: {one_of(BLOCKS)}")
+            known = one_of(sorted(BLOCKS))
+            raise ConfigError(f"depth = {self.depth} needs a block; known: {known}")
         return self
 
 
@@ -331,15 +332,7 @@ class VariantConfig(Frozen):
 
 
 class TransformPlan(NamedTuple):
-    """What a transform is built from, and what its cost follows from.
-
-    Attributes:
-        config: the stages.
-        direction: whether it shrinks or enlarges.
-        c_in: channels in.
-        c_out: channels out.
-        shortcut: linear paths beside it.
-    """
+    """What a transform is built from, and what its cost follows from."""
 
     config: TransformConfig
     direction: ResampleDirection

@@ -36,14 +36,9 @@ def linear_map(c_in: int, c_out: int, factor: int, direction: ResampleDirection)
 
 
 class Stage(nn.Module):
-    """One stage; its children are named as in the configuration.
+    """One stage, whose children are named as in the configuration.
 
-    Args:
-        config: the stage.
-        c_in: channels in.
-        c_out: channels out.
-        direction: whether the resampler shrinks or enlarges.
-        shortcut: whether a linear map goes beside the resampler.
+    A ``shortcut`` is a linear map beside the resampler.
     """
 
     def __init__(
@@ -78,11 +73,7 @@ class Stage(nn.Module):
 
 
 class Transform(nn.Module):
-    """Stages one after the other, and a linear map of whole patches beside them.
-
-    Args:
-        plan: the stages, the direction, the channels and the kind of shortcut.
-    """
+    """Stages one after the other, and a linear map of whole patches beside them."""
 
     def __init__(self, plan: TransformPlan) -> None:
         super().__init__()

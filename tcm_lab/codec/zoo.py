@@ -78,10 +78,10 @@ def _configuration(
             raise ConfigError(f"base = {base!r} must be a preset's name or a file")
         if not isinstance(changes, Mapping | None):
             raise ConfigError(f"override = {changes!r} must be a mapping of dotted paths to values")
+        if folder is not None and base not in preset_names():
+            base = folder / base
         named = {"name": tree["name"]} if "name" in tree else {}
-        beside = folder is not None and base not in preset_names()
-        config = _load(folder / base if folder is not None and beside else base, above)
-        return config.override({**(changes or {}), **named})
+        return _load(base, above).override({**(changes or {}), **named})
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 
@@ -163,11 +163,9 @@ def image_models() -> dict[str, Callable[..., Any]]:
 
 
 def build_reference_model(name: str, *, quality: int | None = None) -> Any:
-    """Build CompressAI's model ``compressai/<name>`` with random weights.
+    """Build CompressAI's model ``compressai/<name>``, or ``<name>``, with random weights.
 
-    Args:
-        name: with or without the prefix.
-        quality: CompressAI's quality setting, which chooses the widths; 4 if not given.
+    CompressAI's quality setting chooses the widths; it is 4 if not given.
 
     Raises:
         ConfigError: there is no such model or quality, or the model has no quality setting.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
@@ -41,7 +41,7 @@ _HEAD_BYTES = 4096
 
 
 class _Entry(NamedTuple):
-    """One usable file: its name in the set, where it lies, and its (height, width)."""
+    """One usable file."""
 
     name: str
     path: Path
@@ -80,9 +80,6 @@ class ImageSet(Sequence[Tensor]):
         if isinstance(index, slice):
             return self._with(self._entries[index], self.skipped)
         return torch.from_numpy(self.decode(index).transpose(2, 0, 1).copy())
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
 
     def decode(self, index: int) -> NDArray[np.uint8]:
         """Decode image ``index`` to (H, W, 3).
@@ -134,11 +131,8 @@ def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
     Nested folders, linked ones included, and every format that Pillow reads are searched. An image
     that Pillow can't open, turn upright or convert to 8-bit RGB without a guess is left out and
     reported once. Evaluation images are decoded here to the end, so that a broken one is known
-    before hours of work; training ones only have their headers read.
-
-    Args:
-        path: a folder, or one image; ``None`` for the embedded photographs.
-        purpose: which half of the embedded photographs, and how far images are checked.
+    before hours of work; training ones only have their headers read. The path may also be that of
+    one image.
 
     Raises:
         FileError: the folder is missing, or holds no usable image.
@@ -153,9 +147,9 @@ def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
     root = path.parent if path.is_file() else path
     entries: list[_Entry] = []
     for file in files:
-        name = file.relative_to(root).as_posix()
         if file.name.startswith(".") or file.suffix.lower() not in known:
             continue
+        name = file.relative_to(root).as_posix()
         try:
             entries.append(_entry(name, file, whole=purpose == "eval"))
         except Exception as error:  # Pillow's readers raise whatever they run into
@@ -176,31 +170,26 @@ def _files_below(root: Path) -> tuple[list[Path], list[str]]:
     files: list[Path] = []
     skipped: list[str] = []
     seen: set[Path] = set()
-    waiting = deque([root])
-    while waiting:
-        folder = waiting.popleft()
-        if (real := folder.resolve()) in seen:
-            continue
-        seen.add(real)
-        try:
-            found = sorted(folder.iterdir())
-        except OSError as error:
-            skipped.append(f"{folder.relative_to(root).as_posix()}: {error.strerror}")
-            continue
-        files += [path for path in found if path.is_file()]
-        folders = [path for path in found if path.is_dir()]
-        waiting.extendleft(path for path in folders if not path.is_symlink())
-        waiting.extend(path for path in folders if path.is_symlink())
+
+    def refuse(error: OSError) -> None:
+        skipped.append(f"{Path(error.filename).relative_to(root).as_posix()}: {error.strerror}")
+
+    starts = [root]
+    for start in starts:  # which grow by the links that are found
+        for name, below, names in os.walk(start, onerror=refuse):
+            folder = Path(name)
+            if (real := folder.resolve()) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            starts += [folder / link for link in below if (folder / link).is_symlink()]
+            files += [path for each in names if (path := folder / each).is_file()]
     return sorted(files), skipped
 
 
 def _open_embedded(purpose: Purpose) -> ImageSet:
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise FileError(
-            "scikit-image is not installed: pip install scikit-image, or give a folder."
-        )
-    folder = Path(spec.origin).parent / "data"
+    folder = Path(str(resources.files("skimage") / "data"))
     missing = [name for name in EMBEDDED[purpose] if not (folder / name).is_file()]
     if missing:
         raise FileError(

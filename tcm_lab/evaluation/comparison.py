@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.evaluation.curves import RdCurve
 from tcm_lab.evaluation.record import RdRecord
-from tcm_lab.stats import RESAMPLES, Draw, Interval, bootstrap, shares
+from tcm_lab.stats import RESAMPLES, Draw, Interval, bootstrap, shares, value_or_nan
 
 Interpolation = Literal["pchip", "cubic", "akima"]
 _MIN_POINTS: dict[str, int] = {"pchip": 2, "cubic": 4, "akima": 4}
@@ -46,18 +46,6 @@ class BdRate(Frozen):
 
     def __float__(self) -> float:
         return self.percent
-
-
-class Points(Protocol):
-    """Rates and distortions side by side, such as ``RdCurve`` or ``RdRecord``."""
-
-    @property
-    def bpp(self) -> tuple[float, ...]:
-        """Bits per pixel of each point, ascending."""
-
-    @property
-    def mse(self) -> tuple[float, ...]:
-        """Mean squared error of each point, images in [0, 1]."""
 
 
 def bd_rate(
@@ -116,7 +104,7 @@ def rate_percents(anchor: RdCurve, curve: RdCurve) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(change) else float(change) for change in changes)
 
 
-def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
+def lagrangian_cost(points: RdCurve | RdRecord, lambdas: Sequence[float]) -> float:
     """Return the mean over the rates of ln(bpp + lambda * 255^2 * MSE).
 
     Point i is judged by lambda i, the one it was trained for. The logarithm gives every rate the
@@ -134,7 +122,9 @@ def lagrangian_cost(points: Points, lambdas: Sequence[float]) -> float:
     return float(_log_costs(np.array(points.bpp), np.array(points.mse), lambdas))
 
 
-def lagrangian_percent(anchor: Points, curve: Points, *, lambdas: Sequence[float]) -> float:
+def lagrangian_percent(
+    anchor: RdCurve | RdRecord, curve: RdCurve | RdRecord, *, lambdas: Sequence[float]
+) -> float:
     """Return by how many percent the curve's Lagrangian cost is above the anchor's.
 
     It is defined also where curves hardly overlap.
@@ -158,36 +148,30 @@ def bd_rate_interval(
     """Return a BD-rate in percent with its paired bootstrap interval over images and seeds.
 
     Every resample draws images with replacement, the same for both sides since a hard image is
-    hard for both, and seeds with replacement on each side alone.
-
-    Args:
-        anchor: records of the anchor on the same images, one per training seed.
-        curve: records of what is judged.
-        method: as in ``bd_rate``.
-        samples: number of resamples.
-        seed: of the resampling.
-        min_overlap: as in ``bd_rate``.
+    hard for both, and seeds with replacement on each side alone. Each side has one record per
+    training seed, all of the same images; ``method`` and ``min_overlap`` are those of ``bd_rate``.
 
     Raises:
         LabError: the records are of different images or rates, the BD-rate itself is refused, or
             more than a twentieth of the resamples are.
     """
+    sides = _sides(anchor, curve)
+    names = anchor[0].name, curve[0].name
 
-    def one(a: _Array, b: _Array) -> float:
-        try:
-            before, after = (RdCurve(bpp=side[:, 0], psnr_db=side[:, 2]) for side in (a, b))
-            return bd_rate(before, after, method, min_overlap=min_overlap).percent
-        except (LabError, ValueError):
-            return math.nan
+    def compare(*sides: _Array) -> float:
+        before, after = (
+            RdCurve(bpp=side[:, 0], psnr_db=side[:, 2], name=name)
+            for name, side in zip(names, sides, strict=True)
+        )
+        return bd_rate(before, after, method, min_overlap=min_overlap).percent
 
     def statistic(a: _Array, b: _Array) -> _Array:
         if method == "pchip":
             return _bd_rates(a, b, min_overlap)
-        return np.array([one(*pair) for pair in zip(a, b, strict=True)])
+        return np.array([value_or_nan(compare, *pair) for pair in zip(a, b, strict=True)])
 
-    sides = _sides(anchor, curve)
     # Where the data themselves are refused, this says why.
-    bd_rate(sides[0].curve(), sides[1].curve(), method, min_overlap=min_overlap)
+    compare(*(side.mean(axis=(0, 2)) for side in sides))
     return _interval(statistic, sides, samples, seed)
 
 
@@ -217,24 +201,8 @@ def lagrangian_interval(
     return _interval(statistic, sides, samples, seed)
 
 
-class _Side(NamedTuple):
-    """All seeds of one codec: (seeds, points, images, [bpp, mse, psnr_db])."""
-
-    name: str
-    table: _Array
-
-    def curve(self) -> RdCurve:
-        means = self.table.mean(axis=(0, 2))
-        return RdCurve(bpp=means[:, 0], psnr_db=means[:, 2], name=self.name)
-
-    def means(self, seeds: NDArray[np.int64], images: NDArray[np.int64]) -> _Array:
-        """Return the mean of every draw: (draws, points, [bpp, mse, psnr_db])."""
-        per_image = np.tensordot(shares(seeds), self.table, axes=1)
-        means: _Array = np.einsum("rpic,ri->rpc", per_image, shares(images))
-        return means
-
-
-def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Side]:
+def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Array]:
+    """Return all seeds of either side: (seeds, points, images, [bpp, mse, psnr_db])."""
     prints = {record.data_fingerprint for record in (*anchor, *curve)}
     if len(prints) > 1:
         raise LabError(
@@ -250,32 +218,33 @@ def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Side]
                 "Evaluate every seed at the same."
             )
     return [
-        _Side(records[0].name, np.array([_rows(r) for r in records])) for records in (anchor, curve)
+        np.array(
+            [
+                [[(i.bpp, i.mse, i.psnr_db) for i in point.images] for point in record.points]
+                for record in records
+            ]
+        )
+        for records in (anchor, curve)
     ]
-
-
-def _rows(record: RdRecord) -> list[list[tuple[float, float, float]]]:
-    return [[(i.bpp, i.mse, i.psnr_db) for i in point.images] for point in record.points]
 
 
 def _interval(
     statistic: Callable[[_Array, _Array], _Array],
-    sides: Sequence[_Side],
+    sides: Sequence[_Array],
     samples: int,
     seed: int,
 ) -> Interval:
     """Resample images together and each side's seeds alone."""
-    anchor, curve = sides
-    units = {
-        "images": anchor.table.shape[2],
-        "anchor seeds": len(anchor.table),
-        "curve seeds": len(curve.table),
-    }
+    seeds = ("anchor seeds", "curve seeds")
+    units = {"images": sides[0].shape[2], **dict(zip(seeds, map(len, sides), strict=True))}
 
     def of_draws(draw: Draw) -> _Array:
+        images = shares(draw["images"])
         return statistic(
-            anchor.means(draw["anchor seeds"], draw["images"]),
-            curve.means(draw["curve seeds"], draw["images"]),
+            *(  # the mean of every draw: (draws, points, [bpp, mse, psnr_db])
+                np.einsum("rs,spic,ri->rpc", shares(draw[name]), side, images, optimize=True)
+                for name, side in zip(seeds, sides, strict=True)
+            )
         )
 
     return bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True)

@@ -19,7 +19,7 @@ def layer_table(registries: Iterable[LayerRegistry[Any]]) -> Table:
     """Return every registered layer with its options and their defaults."""
     rows = []
     for registry in registries:
-        for name in registry:
+        for name in sorted(registry):
             fields = registry[name].model_fields.items()
             options = [_option(option, field) for option, field in fields if option != "type"]
             does = (registry[name].__doc__ or "").strip().partition("\n")[0]
