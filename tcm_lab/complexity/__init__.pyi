@@ -1,5 +1,5 @@
 from .counters import COUNTERS, Count
-from .cross_check import CheckReport, CounterCheck, Difference, check
+from .cross_check import CheckReport, CounterCheck, check
 from .measure import UncountedWarning, measure_complexity
 from .memory import peak_memory
 from .published import (
@@ -33,7 +33,6 @@ __all__ = [
     "Count",
     "CounterCheck",
     "DevicePeak",
-    "Difference",
     "Explanation",
     "Measurable",
     "PublishedFigure",

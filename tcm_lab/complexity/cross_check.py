@@ -8,7 +8,7 @@ answer; what then remains is `unexplained`, and should be nothing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from math import prod
 from typing import Any
@@ -35,32 +35,20 @@ from tcm_lab.complexity.target import Measurable, Target, checked_size
 from tcm_lab.errors import LabError
 
 
-class Difference(Frozen):
-    """One thing that a counter counts otherwise than the reference.
-
-    Attributes:
-        what: its name.
-        macs: by how much it moves the counter's total.
-    """
-
-    what: str
-    macs: int
-
-
 class CounterCheck(Frozen):
     """One counter's total, and the way from the reference to it.
 
     Attributes:
         counter: its name.
         total: what it counted, in MACs.
-        differences: the named steps from the reference's total to this one.
+        differences: the steps from the reference's total to this one: by name, in MACs.
         unexplained: what no named step accounts for.
         note: what was needed to make it count at all, if anything.
     """
 
     counter: str
     total: NonNegativeInt
-    differences: tuple[Difference, ...]
+    differences: dict[str, int]
     unexplained: int
     note: str = ""
 
@@ -69,7 +57,7 @@ class CheckReport(Frozen):
     """All counters on one model and image size.
 
     Attributes:
-        model: name of the model.
+        model: its name.
         fingerprint: of its configuration.
         size: (height, width) of the image.
         padded_size: (height, width) that the networks see.
@@ -93,10 +81,23 @@ class CheckReport(Frozen):
     versions: dict[str, str]
 
     @property
+    def open_questions(self) -> tuple[str, ...]:
+        """What is not explained, in words: nothing where all counters agree."""
+        names = ", ".join(self.unknown_operators)
+        return (
+            *self.disagreements,
+            *(
+                f"{each.counter} differs by {each.unexplained:,d} MACs for no known reason"
+                for each in self.counters
+                if each.unexplained
+            ),
+            *([f"no counter knows what these operators compute: {names}"] if names else []),
+        )
+
+    @property
     def agrees(self) -> bool:
         """Whether every difference is named and no operator is unknown."""
-        explained = all(check.unexplained == 0 for check in self.counters)
-        return explained and not self.disagreements and not self.unknown_operators
+        return not self.open_questions
 
 
 def check(
@@ -144,11 +145,7 @@ def check(
             CounterCheck(
                 counter=name,
                 total=total,
-                differences=tuple(
-                    Difference(what=what, macs=macs)
-                    for what, macs in named.of[name].items()
-                    if macs
-                ),
+                differences={what: macs for what, macs in named.of[name].items() if macs},
                 unexplained=total - reference_macs - named.of[name].total(),
                 note=_NOTES.get(name, "").format(named.fused) if named.fused else "",
             )
@@ -159,19 +156,15 @@ def check(
         versions=versions("tcm-lab", "torch", "fvcore", "ptflops"),
     )
     if strict and not report.agrees:
-        raise LabError(f"{report.model}: {'; '.join(_complaints(report))}")
+        raise LabError(f"{report.model}: {'; '.join(report.open_questions)}")
     return report
 
 
 def _total(name: CounterName, count: Count) -> int:
     """Return what a counter would print; normalisation is in it for tools that count it."""
-    ours = {Kind.NORMALISATION} if name in ("formula", "torch") else set()
-    return sum(
-        macs
-        for cost in count.parts.values()
-        for kind, macs in cost.macs.items()
-        if kind not in ours
-    )
+    whole = sum(count.parts.values(), Cost())
+    ours = name in ("formula", "torch")
+    return whole.total_macs - (whole.macs.get(Kind.NORMALISATION, 0) if ours else 0)
 
 
 _TOOLS: tuple[CounterName, ...] = ("torch", "fvcore", "ptflops", "ptflops-aten")
@@ -185,42 +178,23 @@ _NOTES: Mapping[CounterName, str] = {
     "ptflops": _SPELLED_OUT,
     "ptflops-aten": _SPELLED_OUT,
 }
-
-
 _PTFLOPS_WEIGHTS = {
-    "ELU": 2,
-    "GELU": 2,
-    "LeakyReLU": 1,
-    "PReLU": 2,
-    "ReLU": 2,
-    "ReLU6": 1,
-    "SiLU": 1,
-    "Softmax": 1,
+    **dict.fromkeys(("LeakyReLU", "ReLU6", "SiLU", "Softmax"), 1),
+    **dict.fromkeys(("ELU", "GELU", "PReLU", "ReLU"), 2),
 }
 """Per element: once for the layer, and once more where the layer's function is wrapped too."""
 
 
 def _compare(formula: Count, counted: Count) -> tuple[str, ...]:
-    kinds, nothing = sorted((*CONVENTIONS["all"], Kind.NORMALISATION)), Cost()
-    found = []
-    for part in sorted({*formula.parts, *counted.parts}):
-        ours, theirs = (count.parts.get(part, nothing).macs for count in (formula, counted))
-        found += [
-            f"{part}, {kind}: formula {ours.get(kind, 0)}, torch {theirs.get(kind, 0)}"
-            for kind in kinds
-            if ours.get(kind, 0) != theirs.get(kind, 0)
-        ]
-    return tuple(found)
+    def macs(count: Count, part: str, kind: Kind) -> int:
+        return count.parts.get(part, Cost()).macs.get(kind, 0)
 
-
-def _complaints(report: CheckReport) -> Iterable[str]:
-    yield from report.disagreements
-    for counter in report.counters:
-        if counter.unexplained:
-            yield f"{counter.counter} differs by {counter.unexplained} MACs for no known reason"
-    if report.unknown_operators:
-        names = ", ".join(report.unknown_operators)
-        yield f"no counter knows what these operators compute: {names}"
+    return tuple(
+        f"{part}, {kind}: formula {ours}, torch {theirs}"
+        for part in sorted({*formula.parts, *counted.parts})
+        for kind in sorted((*CONVENTIONS["all"], Kind.NORMALISATION))
+        if (ours := macs(formula, part, kind)) != (theirs := macs(counted, part, kind))
+    )
 
 
 class _Differences:
@@ -246,10 +220,10 @@ class _Differences:
             F.scaled_dot_product_attention: self._attend,
             F.softmax: self._softmax,
         }
-        with ExitStack() as undo:
+        with ExitStack() as stack:
             for module in model.modules():
                 if module_kind(module) or not any(module.children()):
-                    undo.callback(module.register_forward_hook(self._see).remove)
+                    stack.enter_context(module.register_forward_hook(self._see))
             with meta_pass(model), FunctionMode(functions):
                 model(meta_image(size))
 
@@ -284,17 +258,16 @@ class _Differences:
         self.book(f"{name}, {weight} per element", weight * x.numel(), counter)
 
     def _see_product(self, module: Any, x: Tensor, output: Tensor) -> None:
-        own = type(module).__module__.startswith("torch.nn.")
-        if module.bias is not None:
-            self.book(_BIASES if own else _OTHER_BIASES, output.numel(), "ptflops-aten")
-            if own:
-                self.book(_BIASES, output.numel(), "ptflops")
-        if not own:
-            places = x if isinstance(module, _ConvTransposeNd) else output
-            axes = module.weight.dim() - 2
-            positions = x.shape[0] * prod(places.shape[-axes:]) if axes else prod(x.shape[:-1])
-            what = f"{type(module).__name__}, a class that it does not know"
-            self.book(what, -positions * module.weight.numel(), "ptflops")
+        biases = 0 if module.bias is None else output.numel()
+        if type(module).__module__.startswith("torch.nn."):
+            self.book(_BIASES, biases, "ptflops", "ptflops-aten")
+            return
+        self.book(_OTHER_BIASES, biases, "ptflops-aten")
+        places = x if isinstance(module, _ConvTransposeNd) else output
+        axes = module.weight.dim() - 2
+        positions = x.shape[0] * prod(places.shape[-axes:]) if axes else prod(x.shape[:-1])
+        what = f"{type(module).__name__}, a class that it does not know"
+        self.book(what, -positions * module.weight.numel(), "ptflops")
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any

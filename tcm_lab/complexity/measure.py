@@ -12,12 +12,6 @@ from tcm_lab.complexity.record import ComplexityRecord, CounterName
 from tcm_lab.complexity.target import Measurable, Target, checked_size
 from tcm_lab.errors import LabError, near, one_of
 
-_PACKAGES: dict[CounterName, tuple[str]] = {
-    "fvcore": ("fvcore",),
-    "ptflops": ("ptflops",),
-    "ptflops-aten": ("ptflops",),
-}
-
 
 class UncountedWarning(UserWarning):
     """Something that a count leaves out or had to count another way, by name."""
@@ -65,6 +59,7 @@ def measure_complexity(
             f"{', '.join(count.unknown_operators)}"
         )
         warnings.warn(message, UncountedWarning, stacklevel=2)
+    tool = {counter.removesuffix("-aten")} & {"fvcore", "ptflops"}
     return ComplexityRecord(
         model=target.name,
         fingerprint=target.fingerprint,
@@ -75,5 +70,5 @@ def measure_complexity(
         decode_peak_memory_bytes=decode_peak_memory(target, padded) if memory else None,
         counter=counter,
         unknown_operators=count.unknown_operators,
-        versions=versions("tcm-lab", "torch", *_PACKAGES.get(counter, ())),
+        versions=versions("tcm-lab", "torch", *tool),
     )

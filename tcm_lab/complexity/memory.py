@@ -1,15 +1,16 @@
 """Peak memory of a forward pass or of decoding: what tensors take at most, weights included.
 
-On a GPU the allocator knows. Anywhere else the pass runs on the meta device and every tensor's
-storage is followed from its making to its end, which needs no memory at all and gives the same
-number on every machine. Attention is taken as fused, as torch's kernels compute it. Not counted:
-what a kernel borrows while it runs (an unfolded image, say).
+The pass runs on the meta device and every tensor's storage is followed from its making to its end,
+which needs no memory at all and gives the same number on every machine. Attention is taken as
+fused, as torch's kernels compute it. Not counted: what a kernel borrows while it runs (an unfolded
+image, say); what a GPU's allocator really handed out is in a `TimingRecord`.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -22,17 +23,28 @@ from tcm_lab.complexity.record import ABSENT
 from tcm_lab.complexity.target import Target
 
 
-def peak_memory(model: nn.Module, size: tuple[int, int]) -> int:
+def peak_memory(model: nn.Module, size: tuple[int, int], without: Sequence[nn.Module] = ()) -> int:
     """Return the peak bytes of one forward pass on one image.
 
     Args:
-        model: on the meta device, or on a GPU.
+        model: on the meta device.
         size: (height, width) of the image, as the networks see it.
+        without: modules whose weights are not counted, nor anything that is alive when they end.
     """
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        return _peak_of_allocator(model, size, device)
-    return _peak_of_shapes(model, size)
+    image = meta_image(size)
+    left_out = {id(parameter) for module in without for parameter in module.parameters()}
+    tensors = _Storages()
+    for weight in [*model.parameters(), *model.buffers()]:
+        if id(weight) not in left_out:
+            tensors.see(weight)
+    tensors.keep_so_far()
+    tensors.see(image)
+    with ExitStack() as stack:
+        for module in without:
+            stack.enter_context(module.register_forward_hook(lambda *_: tensors.restart()))
+        with meta_pass(model), FunctionMode({F.scaled_dot_product_attention: _fused}), tensors:
+            model(image)
+    return tensors.peak
 
 
 def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
@@ -51,28 +63,7 @@ def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
         for name, module in target.on_meta.named_modules()
         if target.part_of(name) in ABSENT["decode"]
     ]
-    return _peak_of_shapes(target.on_meta, size, encoder)
-
-
-def _peak_of_shapes(
-    model: nn.Module, size: tuple[int, int], without: Iterable[nn.Module] = ()
-) -> int:
-    image, without = meta_image(size), list(without)
-    left_out = {id(parameter) for module in without for parameter in module.parameters()}
-    tensors = _Storages()
-    for weight in [*model.parameters(), *model.buffers()]:
-        if id(weight) not in left_out:
-            tensors.see(weight)
-    tensors.keep_so_far()
-    tensors.see(image)
-    handles = [module.register_forward_hook(lambda *_: tensors.restart()) for module in without]
-    try:
-        with meta_pass(model), FunctionMode({F.scaled_dot_product_attention: _fused}), tensors:
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return tensors.peak
+    return peak_memory(target.on_meta, size, encoder)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -123,14 +114,3 @@ class _Storages(OperatorMode):
         """Begin again: what is alive now and is not kept counts as nothing."""
         self._bytes = {k: n if k in self._kept else 0 for k, n in self._bytes.items()}
         self._alive = self.peak = sum(self._bytes.values())
-
-
-def _peak_of_allocator(model: nn.Module, size: tuple[int, int], device: torch.device) -> int:
-    """Run the pass once and ask CUDA's allocator."""
-    image = torch.rand(1, 3, *size, device=device)
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    with torch.no_grad():
-        model(image)
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device)

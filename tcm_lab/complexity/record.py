@@ -35,8 +35,6 @@ ABSENT: Mapping[Scope, frozenset[str]] = {
 }
 """The parts that each scope does not run."""
 
-_BYTES = 4  # float32
-
 
 class ComplexityRecord(Frozen):
     """What one model costs on one image of one size.
@@ -86,14 +84,14 @@ class ComplexityRecord(Frozen):
         return {part: cost.activations for part, cost in self.parts.items()}
 
     @property
-    def macs_by_kind(self) -> dict[Kind, int]:
-        """MACs of the whole forward pass by kind."""
-        return dict(sum(self.parts.values(), Cost()).macs)
+    def whole(self) -> Cost:
+        """Cost of all parts together."""
+        return sum(self.parts.values(), Cost())
 
     @property
-    def parameters_by_kind(self) -> dict[Kind, int]:
-        """Learnable scalars by kind."""
-        return dict(sum(self.parts.values(), Cost()).parameters)
+    def macs_by_kind(self) -> dict[Kind, int]:
+        """MACs of the whole forward pass by kind."""
+        return dict(self.whole.macs)
 
     def macs_by_part(self, convention: Convention = "all") -> dict[str, int]:
         """Return the MACs of each part under ``convention``.
@@ -132,18 +130,18 @@ class ComplexityRecord(Frozen):
     @property
     def total_parameters(self) -> int:
         """All learnable scalars."""
-        return sum(self.parameters_by_kind.values())
+        return self.whole.total_parameters
 
     @property
     def conv_linear_parameters(self) -> int:
         """Learnable scalars of convolutions and linear layers alone."""
-        kinds = self.parameters_by_kind
+        kinds = self.whole.parameters
         return kinds.get(Kind.CONVOLUTION, 0) + kinds.get(Kind.LINEAR, 0)
 
     @property
     def weight_bytes(self) -> int:
-        """What the parameters take in float32."""
-        return _BYTES * self.total_parameters
+        """What the parameters take in float32, four bytes each."""
+        return 4 * self.total_parameters
 
     @property
     def pixels(self) -> int:
@@ -164,8 +162,3 @@ class ComplexityRecord(Frozen):
     def decode_kmacs_per_px(self) -> float:
         """What the decoder runs, convention ``all``, in thousands of MACs per unpadded pixel."""
         return self.total_kmacs_per_px("decode")
-
-    @property
-    def gmacs(self) -> float:
-        """Whole forward pass, convention ``all``, in billions of MACs."""
-        return self.total_gmacs()

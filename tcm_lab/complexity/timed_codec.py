@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -70,12 +71,12 @@ class Stopwatch:
         finally:
             self.leave()
 
-    def enter(self, name: str) -> None:
-        """Charge what follows to stage ``name``, until `leave`."""
+    def enter(self, name: str, *_: object) -> None:
+        """Charge what follows to stage ``name``, until `leave`; also as a module's hook."""
         self._mark()
         self._stack.append(name)
 
-    def leave(self) -> None:
+    def leave(self, *_: object) -> None:
         """Charge what follows to the stage that was left for this one."""
         self._mark()
         self._stack.pop()
@@ -94,7 +95,6 @@ class Stopwatch:
         return {**spent, OTHER: other}
 
     def _mark(self) -> None:
-        """Close the current stage's time here."""
         mark = torch.cuda.Event(enable_timing=True) if self._on_gpu else _ClockEvent()
         mark.record()
         self._marks.append((self._stack[-1], mark))
@@ -105,10 +105,18 @@ class Stopwatch:
 
 
 class Sample(NamedTuple):
-    """One run: its wall time, and the time of each stage."""
+    """One encoding, or decoding: its wall time, and the time of each stage."""
 
     wall_ms: float
     stages_ms: dict[str, float]
+
+
+class Run(NamedTuple):
+    """An encoding and the decoding of its bytes, with the peak memory of a GPU."""
+
+    encode: Sample
+    decode: Sample
+    peak_bytes: int | None = None
 
 
 class TimedCodec:
@@ -137,45 +145,44 @@ class TimedCodec:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Hook the stages and compile the networks inside the ``with`` block."""
-        model = self._model
-        was_training = model.training
-        model.eval()
-        if self._foreign:
-            model.update()
-        with ExitStack() as undo:
-            undo.callback(model.train, was_training)
+        model, watch, options = self._model, self._watch, self._options
+        with ExitStack() as stack:
+            stack.callback(model.train, model.training)
+            model.eval()
+            if self._foreign:
+                model.update()
             for name, stage in _stages(model, self._foreign):
-                enter, leave = partial(self._enter, name), self._leave
-                undo.callback(stage.register_forward_pre_hook(enter).remove)
-                undo.callback(stage.register_forward_hook(leave, always_call=True).remove)
-                if self._options.compile:
-                    undo.callback(_compile(stage, self._options.compile_backend))
+                stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))
+                stack.enter_context(stage.register_forward_hook(watch.leave, always_call=True))
+                if options.compile:  # what the stage computes, its hooks left outside
+                    compiled = torch.compile(stage.forward, backend=options.compile_backend)
+                    stack.enter_context(patch.object(stage, "forward", compiled))
             for entropy_model in _entropy_models(model):
                 for method in ("compress", "decompress"):
-                    undo.callback(_charge(self._watch, entropy_model, method))
+                    charged = watch.stage(ENTROPY_CODING)(getattr(entropy_model, method))
+                    stack.enter_context(patch.object(entropy_model, method, charged))
             yield
 
-    def once(self) -> tuple[Sample, Sample]:
+    def once(self) -> Run:
         """Encode the image and decode its bytes."""
-        with torch.no_grad(), self._autocast(), listening(self._watch.stage):
+        on_gpu, precision = self.device.type == "cuda", getattr(torch, self._options.precision)
+        half = precision != torch.float32
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with (
+            torch.no_grad(),
+            torch.autocast(self.device.type, dtype=precision, enabled=half),
+            listening(self._watch.stage),
+        ):
             with self._watch.running():
                 coded = self._model.compress(self._image, **self._rate)
             encoded = Sample(self._watch.wall_ms, self._watch.stages_ms())
             with self._watch.running():
                 self._model.decompress(**coded)
-            return encoded, Sample(self._watch.wall_ms, self._watch.stages_ms())
-
-    def _enter(self, stage: str, *_: object) -> None:
-        self._watch.enter(stage)
-
-    def _leave(self, *_: object) -> None:
-        self._watch.leave()
-
-    def _autocast(self) -> Any:
-        precision = self._options.precision
-        if precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, precision))
+            decoded = Sample(self._watch.wall_ms, self._watch.stages_ms())
+        return Run(
+            encoded, decoded, torch.cuda.max_memory_allocated(self.device) if on_gpu else None
+        )
 
 
 def sample_image(size: tuple[int, int], batch: int) -> Tensor:
@@ -218,21 +225,3 @@ def _entropy_models(model: nn.Module) -> list[nn.Module]:
         for module in model.modules()
         if any(cls.__name__ == "EntropyModel" for cls in type(module).__mro__)
     ]
-
-
-def _charge(watch: Stopwatch, module: nn.Module, method: str) -> Callable[[], None]:
-    """Charge a method to entropy coding; return what undoes it."""
-    own = getattr(module, method)
-
-    def charged(*args: Any, **kwargs: Any) -> Any:
-        with watch.stage(ENTROPY_CODING):
-            return own(*args, **kwargs)
-
-    vars(module)[method] = charged
-    return lambda: vars(module).pop(method)
-
-
-def _compile(module: nn.Module, backend: str) -> Callable[[], None]:
-    """Compile what a module computes, its hooks left outside; return what undoes it."""
-    vars(module)["forward"] = torch.compile(module.forward, backend=backend)
-    return lambda: vars(module).pop("forward")

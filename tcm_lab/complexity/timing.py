@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.complexity.target import Measurable, checked_size
-from tcm_lab.complexity.timed_codec import Sample, TimedCodec
+from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, TimedCodec
 from tcm_lab.complexity.timing_record import (
     CodingTime,
     DevicePeak,
@@ -42,8 +42,8 @@ from tcm_lab.stats import Draw, bootstrap
 _RESAMPLES = 2000
 _SIDE = {"cpu": 1024, "cuda": 8192}
 _COPIED_BYTES = 2**27  # far beyond any cache
-_BUDGET_S = 0.15
-_LEAST_RUNS = 3
+_BUDGET_MS = 150.0
+_LEAST_RUNS = 4  # the first warms up
 
 
 def measure_timing(
@@ -128,24 +128,25 @@ def _time_in_turns(
     size = checked_size(size)
     keep_freed_memory()
     with ExitStack() as stack:
-        stack.enter_context(_threads(options.threads))
+        if options.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(options.threads)
         named = [_with_weights(model) for model in models]
         codecs = []
         for _, adapter in named:
-            stack.enter_context(_moved(adapter.module, options.device))
+            stack.callback(adapter.module.to, adapter.device)
+            adapter.module.to(_checked_device(options.device or adapter.device))
             timed = TimedCodec(adapter, size, options)
             stack.enter_context(timed.ready())
             codecs.append(timed)
-        runs: list[list[tuple[Sample, Sample]]] = [[] for _ in codecs]
-        peaks: list[int | None] = [None] * len(codecs)
+        runs: list[list[Run]] = [[] for _ in codecs]
         for turn in _turns(options, on_progress):
             # Each turn begins with another model, so that none is always first.
             for i in ((turn + k) % len(codecs) for k in range(len(codecs))):
-                run, peak = _run(codecs[i])
+                run = codecs[i].once()
                 if turn >= options.warm_up:
                     runs[i].append(run)
-                    peaks[i] = peak if peak is None else max(peak, peaks[i] or 0)
-        measured_at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+        measured_at = datetime.now(UTC).isoformat(timespec="seconds")
         devices = {adapter.device for _, adapter in named}
         device_peaks = {
             device: measure_device_peak(device, options.precision) for device in devices
@@ -159,14 +160,16 @@ def _time_in_turns(
                 padded_size=adapter.padded_size(size),
                 device_type="cuda" if adapter.device.type == "cuda" else "cpu",
                 options=options,
-                encode=_coding_time([encoded for encoded, _ in samples], megapixels),
-                decode=_coding_time([decoded for _, decoded in samples], megapixels),
-                peak_device_memory_bytes=peak,
+                encode=_coding_time([run.encode for run in own], megapixels),
+                decode=_coding_time([run.decode for run in own], megapixels),
+                peak_device_memory_bytes=max(
+                    (run.peak_bytes for run in own if run.peak_bytes is not None), default=None
+                ),
                 device_peak=device_peaks[adapter.device],
                 environment=environment(adapter.device),
                 measured_at=measured_at,
             )
-            for (name, adapter), samples, peak in zip(named, runs, peaks, strict=True)
+            for (name, adapter), own in zip(named, runs, strict=True)
         ]
 
 
@@ -185,15 +188,6 @@ def _turns(options: TimingOptions, on_progress: OnDone | None) -> Iterator[int]:
             total = warm_up + max(options.repeats, enough)
         if on_progress is not None:
             on_progress(turn, total)
-
-
-def _run(timed: TimedCodec) -> tuple[tuple[Sample, Sample], int | None]:
-    """Run once; return the samples, and the peak memory of a GPU."""
-    if timed.device.type != "cuda":
-        return timed.once(), None
-    torch.cuda.reset_peak_memory_stats(timed.device)
-    samples = timed.once()
-    return samples, torch.cuda.max_memory_allocated(timed.device)
 
 
 def _coding_time(samples: Sequence[Sample], megapixels: float) -> CodingTime:
@@ -226,28 +220,20 @@ def measure_device_peak(
     product = torch.empty_like(a)
     source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device).zero_()
     target = torch.empty_like(source).zero_()  # written once, so that its pages are there
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     with torch.no_grad():
-        product_s = _fastest(lambda: torch.mm(a, b, out=product), wait)
-        copy_s = _fastest(lambda: target.copy_(source), wait)
+        product_ms = _fastest_ms(device, lambda: torch.mm(a, b, out=product))
+        copy_ms = _fastest_ms(device, lambda: target.copy_(source))
     return DevicePeak(
-        gmacs_per_s=side**3 / product_s / 1e9, gbytes_per_s=2 * _COPIED_BYTES / copy_s / 1e9
+        gmacs_per_s=side**3 / product_ms / 1e6, gbytes_per_s=2 * _COPIED_BYTES / copy_ms / 1e6
     )
 
 
-def _fastest(work: Callable[[], object], wait: Callable[[], None]) -> float:
-    work()
-    wait()
-    times: list[float] = []
-    while len(times) < _LEAST_RUNS or sum(times) < _BUDGET_S:
-        start = time.perf_counter()
-        work()
-        wait()
-        times.append(time.perf_counter() - start)
+def _fastest_ms(device: torch.device, work: Callable[[], object]) -> float:
+    watch, times = Stopwatch(device), list[float]()
+    while len(times) < _LEAST_RUNS or sum(times) < _BUDGET_MS:
+        with watch.running():
+            work()
+        times.append(watch.wall_ms)
     return min(times)
 
 
@@ -262,28 +248,11 @@ def _with_weights(model: Measurable) -> tuple[str, CodecAdapter]:
     return str(model) if named_by_user else adapter.name, adapter
 
 
-@contextmanager
-def _moved(model: nn.Module, device: str | None) -> Iterator[None]:
-    """Move a model to ``device`` and back again."""
-    home = next(model.parameters()).device
-    target = home if device is None else torch.device(device)
-    if target.type not in ("cpu", "cuda"):
-        raise LabError(f"device = {target}: times are taken on cpu or cuda")
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise LabError(f"device = {target}: torch finds no GPU here; use cpu")
-    model.to(target)
-    try:
-        yield
-    finally:
-        model.to(home)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _checked_device(device: str | torch.device) -> torch.device:
+    """Return a device on which times can be taken here."""
+    device = torch.device(device)
+    if device.type not in ("cpu", "cuda"):
+        raise LabError(f"device = {device}: times are taken on cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LabError(f"device = {device}: torch finds no GPU here; use cpu")
+    return device

@@ -23,7 +23,7 @@ from tcm_lab.complexity import (
     measure_timing,
     timing,
 )
-from tcm_lab.complexity.timed_codec import Sample, Stopwatch, sample_image
+from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, TimedCodec, sample_image
 from tcm_lab.complexity.timing import _ratio
 from tcm_lab.errors import LabError
 
@@ -160,12 +160,12 @@ def _timed(model: str, samples_ms: Any) -> Any:
 def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
-    def turn_takes_two_seconds(_: object) -> tuple[tuple[Sample, Sample], None]:
+    def turn_takes_two_seconds(_: object) -> Run:
         clock[0] += 2.0
-        return (Sample(1200.0, {"g_a": 1200.0}), Sample(800.0, {"g_s": 800.0})), None
+        return Run(Sample(1200.0, {"g_a": 1200.0}), Sample(800.0, {"g_s": 800.0}))
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(timing, "_run", turn_takes_two_seconds)
+    monkeypatch.setattr(TimedCodec, "once", turn_takes_two_seconds)
     monkeypatch.setattr(timing, "measure_device_peak", lambda *_: None)
     told = []
     record = measure_timing(
@@ -201,7 +201,7 @@ def test_what_cannot_be_timed_is_refused() -> None:
 
 
 def test_a_device_peak_divides_what_was_done_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count(0, 0.375)
+    clock = itertools.count(0, 0.125)  # read once before a run, twice in it, and once after it
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     device_peak = measure_device_peak()
     assert device_peak.gmacs_per_s == pytest.approx(1024**3 / 0.375 / 1e9, rel=1e-12)

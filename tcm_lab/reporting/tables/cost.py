@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from tcm_lab.complexity import CheckReport, ComplexityRecord, Convention, Scope
@@ -177,7 +177,7 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
     for report in reports:
         for counter in report.counters:
             about = {"model": report.model, "counter": counter.counter}
-            steps = [(step.what, step.macs) for step in counter.differences]
+            steps = list(counter.differences.items())
             if counter.counter != report.reference:
                 steps.insert(0, (f"by {report.reference}", report.reference_macs))
             if counter.unexplained:
@@ -187,10 +187,11 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
             if counter.note:
                 notes.append(f"{report.model}, {counter.counter}: {counter.note}.")
     sizes = sorted({size_text(report.size) for report in reports})
+    questions = [f"{report.model}, {text}" for report in reports for text in report.open_questions]
     verdict = (
-        "Every counter's difference from the reference is named, to the last MAC."
-        if all(report.agrees for report in reports)
-        else "Not everything is explained: " + "; ".join(_open_questions(reports)) + "."
+        f"Not everything is explained: {'; '.join(questions)}."
+        if questions
+        else "Every counter's difference from the reference is named, to the last MAC."
     )
     return Table(
         title=f"Counters on one forward pass at {one_of(sizes)}",
@@ -267,13 +268,3 @@ def _footer(
         f"Counted by {one_of(counters)}; {versions}.",
     )
     return tuple(filter(None, lines))
-
-
-def _open_questions(reports: Sequence[CheckReport]) -> Iterable[str]:
-    for report in reports:
-        for counter in report.counters:
-            if counter.unexplained:
-                yield f"{report.model}, {counter.counter}: {counter.unexplained:,d} MACs"
-        yield from (f"{report.model}: {text}" for text in report.disagreements)
-        if report.unknown_operators:
-            yield f"{report.model}: unknown operators {', '.join(report.unknown_operators)}"
