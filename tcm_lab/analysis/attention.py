@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -170,7 +171,7 @@ def measure_attention(
     known = _window_attentions(codec)
     names = image_names(images)
     # Each (3, heads) per image: with the bias, without it, and of equal weights.
-    found: dict[str, list[list[Tensor]]] = {}
+    found: dict[str, list[list[Tensor]]] = defaultdict(list)
     pitch: dict[str, float] = {}
     for x in iterate_images(images, codec, on_image):
 
@@ -179,13 +180,8 @@ def measure_attention(
             learned, plan = module.weights(tokens)
             bare, _ = module.weights(tokens, with_bias=False)
             equal = (bare > 0).to(bare)[:, :1]
-            equal = equal / equal.sum(-1, keepdim=True)
-            found.setdefault(layer, []).append(
-                [
-                    _metrics(weights, plan, module.window_size, pitch[layer])
-                    for weights in (learned, bare, equal)
-                ]
-            )
+            every = (learned, bare, equal / equal.sum(-1, keepdim=True))
+            found[layer].append([_metrics(w, plan, module, pitch[layer]) for w in every])
 
         with attention_inputs(codec, on_input):
             run(codec, x, rate)
@@ -284,17 +280,16 @@ def spread_over_map(
     # The source of padding is row 0; its weight is zero, so it adds nothing there.
     source = plan.source[window * plan.tokens : (window + 1) * plan.tokens]
     flat = row.new_zeros(row.shape[0], size[0] * size[1])
-    flat.index_add_(1, source, row)
-    laid: Tensor = flat.unflatten(1, size)
+    laid: Tensor = flat.index_add_(1, source, row).unflatten(1, size)
     return laid
 
 
-def _metrics(weights: Tensor, plan: WindowPlan, window_size: int, pitch: float) -> Tensor:
+def _metrics(weights: Tensor, plan: WindowPlan, module: WindowAttention, pitch: float) -> Tensor:
     """Return the `AttentionMetrics` (3, heads) of one image's weights (windows, heads, N, N)."""
-    axis = torch.arange(window_size, device=weights.device, dtype=torch.float64)
+    axis = torch.arange(module.window_size, device=weights.device, dtype=torch.float64)
     places = torch.cartesian_prod(axis, axis)
     apart = places[:, None] - places
-    real = torch.ones(weights.shape[0], plan.tokens, device=weights.device, dtype=torch.float64)
+    real = weights.new_ones(weights.shape[0], plan.tokens, dtype=torch.float64)
     if plan.padding is not None:
         real = (~plan.padding).double().view_as(real)
     per_query = (

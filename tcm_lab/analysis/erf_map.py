@@ -213,7 +213,7 @@ def measure_erf(
         side_px={p: interval(lambda sums, share: pitch * sums.side(share), p) for p in shares},
         area={p: interval(area, p) for p in shares},
         radius_px=interval(lambda sums: pitch * sums.radius()),
-        within_convolutions=interval(_Sums.within),
+        within_convolutions=interval(lambda sums: sums.moments[:, 3]),
         anisotropy=interval(_Sums.anisotropy),
         grid_visibility={
             f"{grid.window_size * pitch:g}+{grid.offset * pitch:g}": seen
@@ -320,10 +320,6 @@ class _Sums(NamedTuple):
     def radius(self) -> _Floats:
         """Return the second-moment radius, in positions."""
         return np.sqrt(self.moments[:, 0] + self.moments[:, 1])
-
-    def within(self) -> _Floats:
-        """Return the share on the convolutions' field."""
-        return self.moments[:, 3]
 
     def anisotropy(self) -> _Floats:
         """Return the ratio of the axes, from the eigenvalues of the second moments."""

@@ -89,7 +89,6 @@ def gate_maps(
     with hooked(handles):
         run(codec, x, rate)
     served = Counter(layer.split(".")[1] for layer in modules)
-    paths: dict[str, Literal["mean", "scale"]] = {"0": "mean", "1": "scale"}
     gates = []
     for layer, gate in found.items():
         _, index, _, path = layer.split(".")[:4]
@@ -97,7 +96,7 @@ def gate_maps(
             SliceGate(
                 layer=layer,
                 slice_index=int(index),
-                path="both" if served[index] == 1 else paths[path],
+                path="both" if served[index] == 1 else "mean" if path == "0" else "scale",
                 gate=gate.mean(0).cpu().numpy(),
                 mean=float(gate.mean()),
                 deviation=float(gate.flatten(1).std(1, correction=0).mean()),

@@ -7,6 +7,7 @@ from operator import add
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tcm_lab.analysis._arrays import Array, ArrayRecord
@@ -45,23 +46,19 @@ class ErrorStatistics(ArrayRecord):
         e = error.double().contiguous()
         bins = torch.bucketize(e.clamp(EDGES[0], EDGES[-1] - 1e-9), e.new_tensor(EDGES), right=True)
         counts = torch.bincount(bins.flatten() - 1, minlength=len(EDGES) - 1)
-        side = 2 * REACH + 1
-        products, pairs = np.zeros((side, side)), np.zeros((side, side))
         height, width = e.shape[-2:]
-        for dy in range(-REACH, REACH + 1):
-            for dx in range(-REACH, REACH + 1):
-                if abs(dy) >= height or abs(dx) >= width:
-                    continue
-                here = e[..., max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
-                there = e[..., max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
-                products[dy + REACH, dx + REACH] = float((here * there).sum())
-                pairs[dy + REACH, dx + REACH] = here.numel()
+        padded, steps = F.pad(e, [REACH] * 4), range(2 * REACH + 1)
+        apart = np.abs(np.arange(-REACH, REACH + 1))
+        overlap = np.outer(np.maximum(height - apart, 0), np.maximum(width - apart, 0))
         return cls(
             count=e.numel(),
             sums=(float(e.sum()), float(e.square().sum())),
             histogram=tuple(counts.tolist()),
-            products=products,
-            pairs=pairs,
+            products=[
+                [float((e * padded[..., i : i + height, j : j + width]).sum()) for j in steps]
+                for i in steps
+            ],
+            pairs=e.shape[:-2].numel() * overlap,
         )
 
     def __add__(self, other: ErrorStatistics) -> ErrorStatistics:

@@ -69,21 +69,6 @@ class ComplexityRecord(Frozen):
     versions: dict[str, str]
 
     @property
-    def macs(self) -> dict[str, dict[Kind, int]]:
-        """Multiply-accumulates of one image by part, then by kind."""
-        return {part: dict(cost.macs) for part, cost in self.parts.items()}
-
-    @property
-    def parameters(self) -> dict[str, dict[Kind, int]]:
-        """Learnable scalars by part, then by kind."""
-        return {part: dict(cost.parameters) for part, cost in self.parts.items()}
-
-    @property
-    def activations(self) -> dict[str, int]:
-        """Output elements of convolutions, linear layers and attention products, by part."""
-        return {part: cost.activations for part, cost in self.parts.items()}
-
-    @property
     def whole(self) -> Cost:
         """Cost of all parts together."""
         return sum(self.parts.values(), Cost())

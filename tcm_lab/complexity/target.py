@@ -59,7 +59,7 @@ class Target:
     @property
     def fingerprint(self) -> str:
         """A short hash of the configuration, or of a foreign codec's parameter shapes."""
-        return self._foreign.fingerprint if self.config is None else self.config.fingerprint
+        return (self.config or self._foreign).fingerprint
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) that the networks see of an image of ``size``."""

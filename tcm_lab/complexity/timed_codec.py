@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -119,70 +119,62 @@ class Run(NamedTuple):
     peak_bytes: int | None = None
 
 
-class TimedCodec:
-    """Runs one codec, on one image, under one set of conditions.
+@contextmanager
+def timed_codec(
+    adapter: CodecAdapter, size: tuple[int, int], options: TimingOptions
+) -> Iterator[Callable[[], Run]]:
+    """Give a function that encodes one image and decodes its bytes, timed stage by stage.
+
+    Inside the ``with`` block the codec's stages are hooked and, where asked for, compiled.
 
     Args:
         adapter: the codec, on its device.
         size: (height, width) of the image.
         options: the conditions.
     """
+    model: Any = adapter.module
+    watch, on_gpu = Stopwatch(adapter.device), adapter.device.type == "cuda"
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    image = adapter.pad(sample_image(size, options.batch).to(adapter.device))
+    image = image.contiguous(memory_format=layout)
+    rate = {"rate": 0.0} if adapter.rate_levels else {}
+    precision = getattr(torch, options.precision)
+    half = precision != torch.float32
 
-    def __init__(
-        self, adapter: CodecAdapter, size: tuple[int, int], options: TimingOptions
-    ) -> None:
-        self.device = adapter.device
-        self._model: Any = adapter.module
-        self._foreign = adapter.config is None
-        self._options = options
-        self._watch = Stopwatch(self.device)
-        layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        adapter.module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub misses it
-        image = adapter.pad(sample_image(size, options.batch).to(self.device))
-        self._image = image.contiguous(memory_format=layout)
-        self._rate = {"rate": 0.0} if adapter.rate_levels else {}
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Hook the stages and compile the networks inside the ``with`` block."""
-        model, watch, options = self._model, self._watch, self._options
-        with ExitStack() as stack:
-            stack.callback(model.train, model.training)
-            model.eval()
-            if self._foreign:
-                model.update()
-            for name, stage in _stages(model, self._foreign):
-                stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))
-                stack.enter_context(stage.register_forward_hook(watch.leave, always_call=True))
-                if options.compile:  # what the stage computes, its hooks left outside
-                    compiled = torch.compile(stage.forward, backend=options.compile_backend)
-                    stack.enter_context(patch.object(stage, "forward", compiled))
-            for entropy_model in _entropy_models(model):
-                for method in ("compress", "decompress"):
-                    charged = watch.stage(ENTROPY_CODING)(getattr(entropy_model, method))
-                    stack.enter_context(patch.object(entropy_model, method, charged))
-            yield
-
-    def once(self) -> Run:
-        """Encode the image and decode its bytes."""
-        on_gpu, precision = self.device.type == "cuda", getattr(torch, self._options.precision)
-        half = precision != torch.float32
+    def once() -> Run:
         if on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.reset_peak_memory_stats(adapter.device)
         with (
             torch.no_grad(),
-            torch.autocast(self.device.type, dtype=precision, enabled=half),
-            listening(self._watch.stage),
+            torch.autocast(adapter.device.type, dtype=precision, enabled=half),
+            listening(watch.stage),
         ):
-            with self._watch.running():
-                coded = self._model.compress(self._image, **self._rate)
-            encoded = Sample(self._watch.wall_ms, self._watch.stages_ms())
-            with self._watch.running():
-                self._model.decompress(**coded)
-            decoded = Sample(self._watch.wall_ms, self._watch.stages_ms())
-        return Run(
-            encoded, decoded, torch.cuda.max_memory_allocated(self.device) if on_gpu else None
-        )
+            with watch.running():
+                coded = model.compress(image, **rate)
+            encoded = Sample(watch.wall_ms, watch.stages_ms())
+            with watch.running():
+                model.decompress(**coded)
+            decoded = Sample(watch.wall_ms, watch.stages_ms())
+        peak = torch.cuda.max_memory_allocated(adapter.device) if on_gpu else None
+        return Run(encoded, decoded, peak)
+
+    with ExitStack() as stack:
+        stack.callback(model.train, model.training)
+        model.eval()
+        if adapter.config is None:
+            model.update()
+        for name, stage in _stages(model):
+            stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))
+            stack.enter_context(stage.register_forward_hook(watch.leave, always_call=True))
+            if options.compile:  # what the stage computes, its hooks left outside
+                compiled = torch.compile(stage.forward, backend=options.compile_backend)
+                stack.enter_context(patch.object(stage, "forward", compiled))
+        for entropy_model in _entropy_models(model):
+            for method in ("compress", "decompress"):
+                charged = watch.stage(ENTROPY_CODING)(getattr(entropy_model, method))
+                stack.enter_context(patch.object(entropy_model, method, charged))
+        yield once
 
 
 def sample_image(size: tuple[int, int], batch: int) -> Tensor:
@@ -194,28 +186,16 @@ def sample_image(size: tuple[int, int], batch: int) -> Tensor:
     return (image + grain).clamp(0, 1)
 
 
-def _stages(model: nn.Module, foreign: bool) -> Iterator[tuple[str, nn.Module]]:
+def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules to be timed: the transforms, and each slice."""
     coders = _entropy_models(model)
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
             yield from ((f"{name}.{i}", module) for i, module in enumerate(child))
-        elif child in coders or type(child).forward is nn.Module.forward:
-            continue  # never called as a module
-        elif foreign and name not in ("g_a", "g_s"):
-            yield from _innermost(name, child)
-        else:
-            yield name, child
-
-
-def _innermost(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield h_a and h_s where CompressAI's newer models nest them, else the module itself."""
-    nested = [
-        (path.rpartition(".")[2], inner)
-        for path, inner in module.named_modules()
-        if path.rpartition(".")[2] in ("h_a", "h_s")
-    ]
-    yield from nested or [(name, module)]
+        elif child not in coders and type(child).forward is not nn.Module.forward:
+            # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
+            paths = ((path.rpartition(".")[2], inner) for path, inner in child.named_modules())
+            yield from [each for each in paths if each[0] in ("h_a", "h_s")] or [(name, child)]
 
 
 def _entropy_models(model: nn.Module) -> list[nn.Module]:

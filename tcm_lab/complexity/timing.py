@@ -26,7 +26,7 @@ from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.complexity.target import Measurable, checked_size
-from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, TimedCodec
+from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, timed_codec
 from tcm_lab.complexity.timing_record import (
     CodingTime,
     DevicePeak,
@@ -136,14 +136,12 @@ def _time_in_turns(
         for _, adapter in named:
             stack.callback(adapter.module.to, adapter.device)
             adapter.module.to(_checked_device(options.device or adapter.device))
-            timed = TimedCodec(adapter, size, options)
-            stack.enter_context(timed.ready())
-            codecs.append(timed)
+            codecs.append(stack.enter_context(timed_codec(adapter, size, options)))
         runs: list[list[Run]] = [[] for _ in codecs]
         for turn in _turns(options, on_progress):
             # Each turn begins with another model, so that none is always first.
             for i in ((turn + k) % len(codecs) for k in range(len(codecs))):
-                run = codecs[i].once()
+                run = codecs[i]()
                 if turn >= options.warm_up:
                     runs[i].append(run)
         measured_at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -35,20 +35,22 @@ SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 def counts(record: ComplexityRecord) -> dict[tuple[str, str], int]:
     return {
         (part, kind): macs
-        for part, by_kind in record.macs.items()
-        for kind, macs in by_kind.items()
+        for part, cost in record.parts.items()
+        for kind, macs in cost.macs.items()
         if kind in COUNTED
     }
 
 
 def parameters(record: ComplexityRecord) -> dict[tuple[str, str], int]:
     return {
-        (part, kind): n for part, kinds in record.parameters.items() for kind, n in kinds.items()
+        (part, kind): n
+        for part, cost in record.parts.items()
+        for kind, n in cost.parameters.items()
     }
 
 
 def activations(record: ComplexityRecord) -> dict[str, int]:
-    return {part: n for part, n in record.activations.items() if n}
+    return {part: cost.activations for part, cost in record.parts.items() if cost.activations}
 
 
 @st.composite
@@ -144,7 +146,7 @@ def test_window_size_is_not_free_whichever_way_attention_is_computed() -> None:
             for r in (traced, fused)
         )  # of which fvcore says 5 per element
         assert theirs == ours
-        products.append(fused.macs["g_a"][Kind.ATTENTION])
+        products.append(fused.parts["g_a"].macs[Kind.ATTENTION])
     # Each token of a window sees window² others: four times as many.
     assert products[1] == 4 * products[0]
 
@@ -202,7 +204,7 @@ def test_a_nested_latent_codec_is_counted_by_its_transforms() -> None:
     model = Elic2022Official(N=16, M=48, groups=[8, 8, 32])
     record = measure_complexity(model, (64, 64))
     assert record.counter == "torch"
-    assert {"g_a", "g_s", "h_a", "h_s", "latent_codec"} <= set(record.macs)
+    assert {"g_a", "g_s", "h_a", "h_s", "latent_codec"} <= set(record.parts)
     assert record.total_parameters == sum(p.numel() for p in model.parameters())
     assert next(model.parameters()).device.type == "cpu"
     assert check(model, (64, 64)).agrees
@@ -336,7 +338,7 @@ class _WrongConfig(BlockConfig):
 def test_a_wrong_formula_is_found_and_told_by_part_and_kind() -> None:
     register_block("test-wrong")(_WrongConfig)
     config = TINY.override({"g_a.stages.0.block": "test-wrong"})
-    right = measure_complexity(config, (64, 64), counter="torch").macs["g_a"]
+    right = measure_complexity(config, (64, 64), counter="torch").parts["g_a"].macs
     report = check(config, (64, 64))
     assert not report.agrees
     products = 2 * 9 * 32 * 32 * 32 * 32  # two blocks of 32 channels at 32x32
@@ -376,7 +378,7 @@ class _Attention(nn.Module):
 def test_fused_attention_writes_its_scores_and_its_values() -> None:
     record = measure_complexity(_Attention(), (64, 64), counter="torch")
     assert record.unknown_operators == ()
-    assert sum(record.activations.values()) == 12 * 12 * (4 + 7)
+    assert record.whole.activations == 12 * 12 * (4 + 7)
     assert record.macs_by_kind == {Kind.ATTENTION: 12 * 12 * 4 * (5 + 7)}
 
 

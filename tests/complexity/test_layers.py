@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, Kind
 from tcm_lab.codec import VariantConfig, load_config
-from tcm_lab.complexity import measure_complexity
-
-Figures = Mapping[str, Mapping[str, int]]
+from tcm_lab.complexity import ComplexityRecord, measure_complexity
 
 SIZE = (70, 130)
 COUNTED = (Kind.CONVOLUTION, Kind.LINEAR, Kind.ATTENTION, Kind.GDN)
@@ -42,13 +39,18 @@ CASES = {
 }
 
 
-def _flat(figures: Figures, kinds: Iterable[str] = tuple(Kind)) -> dict[tuple[str, str], int]:
+def _macs(record: ComplexityRecord) -> dict[tuple[str, Kind], int]:
     return {
-        (part, kind): figure
-        for part, by_kind in figures.items()
-        for kind, figure in by_kind.items()
-        if kind in list(kinds)
+        (part, kind): macs
+        for part, cost in record.parts.items()
+        for kind, macs in cost.macs.items()
+        if kind in COUNTED
     }
+
+
+def _parameters(record: ComplexityRecord) -> dict[str, dict[Kind, int]]:
+    found = {part: dict(cost.parameters) for part, cost in record.parts.items()}
+    return {part: kinds for part, kinds in found.items() if kinds}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,6 +59,6 @@ def test_a_layer_costs_what_torch_counts_when_it_runs(case: str) -> None:
     formula = measure_complexity(config, SIZE)
     by_torch = measure_complexity(config, SIZE, counter="torch")
     assert formula.counter == "formula"
-    assert _flat(formula.macs, COUNTED) == _flat(by_torch.macs, COUNTED)
-    assert _flat(formula.parameters) == _flat(by_torch.parameters)
+    assert _macs(formula) == _macs(by_torch)
+    assert _parameters(formula) == _parameters(by_torch)
     assert by_torch.unknown_operators == ()

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,7 @@ from tcm_lab.complexity import (
     measure_timing,
     timing,
 )
-from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, TimedCodec, sample_image
+from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, sample_image
 from tcm_lab.complexity.timing import _ratio
 from tcm_lab.errors import LabError
 
@@ -160,12 +161,12 @@ def _timed(model: str, samples_ms: Any) -> Any:
 def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
-    def turn_takes_two_seconds(_: object) -> Run:
+    def turn_takes_two_seconds() -> Run:
         clock[0] += 2.0
         return Run(Sample(1200.0, {"g_a": 1200.0}), Sample(800.0, {"g_s": 800.0}))
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(TimedCodec, "once", turn_takes_two_seconds)
+    monkeypatch.setattr(timing, "timed_codec", lambda *_: nullcontext(turn_takes_two_seconds))
     monkeypatch.setattr(timing, "measure_device_peak", lambda *_: None)
     told = []
     record = measure_timing(

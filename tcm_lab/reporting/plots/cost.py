@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tcm_lab._utils import Frozen
+from tcm_lab.blocks import Cost
 from tcm_lab.complexity import ComplexityRecord, Convention, DevicePeak, TimingRecord
 from tcm_lab.errors import LabError
 from tcm_lab.reporting._notes import need, size_text
@@ -185,9 +186,8 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
         work = batch * sum(macs.get(part, 0) for part in parts)
         if not runs or not work:
             continue
-        weights = sum(sum(cost.parameters.get(part, {}).values()) for part in parts)
-        activations = batch * sum(cost.activations.get(part, 0) for part in parts)
-        moved = element_bytes * (weights + activations)
+        ran = sum((cost.parts.get(part, Cost()) for part in parts), Cost())
+        moved = element_bytes * (ran.total_parameters + batch * ran.activations)
         points.append(
             RooflinePoint(label=label, macs=work, bytes_moved=moved, ms=sum(runs) / len(runs))
         )

@@ -50,7 +50,7 @@ def part_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
 
     Parts without a name here, such as those of users' models, come last.
     """
-    found = {part for record in records for part, macs in record.macs.items() if sum(macs.values())}
+    found = {part for record in records for part, cost in record.parts.items() if cost.total_macs}
     known = {part: name for part, name in _PART_NAMES.items() if part in found}
     return {**known, **{part: part for part in sorted(found - set(known))}}
 
