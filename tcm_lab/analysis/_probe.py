@@ -76,6 +76,18 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def outputs_of(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Give what each module returned last inside the ``with`` block, in the order of their runs."""
+    found: dict[str, Any] = {}
+
+    def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        found[name] = output
+
+    with hooked([m.register_forward_hook(partial(keep, name)) for name, m in modules.items()]):
+        yield found
+
+
 class _Captured(Exception):
     """Ends a forward pass from within a hook."""
 

@@ -94,14 +94,7 @@ class LayerAttention(Frozen):
 
 
 class AttentionRecord(Frozen):
-    """All window attentions of a model that ran.
-
-    Attributes:
-        model: name of the model.
-        images: names of the images.
-        layers: in the order in which they ran.
-        environment: device, threads, versions.
-    """
+    """All window attentions of a model that ran, in the order in which they ran."""
 
     model: str
     images: tuple[str, ...]

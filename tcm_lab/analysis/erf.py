@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._probe import Images, as_map, capture, hooked, module_named, run
+from tcm_lab.analysis._probe import Images, as_map, capture, module_named, run
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, mean_erf
 from tcm_lab.analysis.jacobian import Dependence, jacobian_maps
 from tcm_lab.codec import CodecAdapter
@@ -176,7 +176,7 @@ def _layer_output(model: nn.Module, x: Tensor, layer: str | None, rate: float | 
 def _means(model: Any, y: Tensor, stride: int, rate: float | None) -> Tensor:
     """Return the means that ``model`` predicts where y is given, (1, M, h, w)."""
     blank = y.new_zeros(1, 3, y.shape[-2] * stride, y.shape[-1] * stride)
-    with hooked([model.g_a.register_forward_hook(lambda *_: y)]):
+    with model.g_a.register_forward_hook(lambda *_: y):
         means: Tensor = capture(
             "gaussian_conditional", model.gaussian_conditional, lambda: run(model, blank, rate), 2
         )

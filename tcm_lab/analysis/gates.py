@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._probe import hooked, iterate_images, pitch_px, run
+from tcm_lab.analysis._probe import iterate_images, outputs_of, pitch_px, run
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
@@ -78,19 +77,13 @@ def gate_maps(
         raise LabError(
             f"{CodecAdapter(codec).name} has no SWAtten in its entropy model, so no gates"
         )
-    found: dict[str, Tensor] = {}
-
-    def keep(layer: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        found[layer] = torch.sigmoid(output)[0]
-
     (x,) = iterate_images([image], codec)
-    # conv_b's output is the gate before its sigmoid.
-    handles = [m.conv_b.register_forward_hook(partial(keep, layer)) for layer, m in modules.items()]
-    with hooked(handles):
+    with outputs_of({layer: module.conv_b for layer, module in modules.items()}) as found:
         run(codec, x, rate)
     served = Counter(layer.split(".")[1] for layer in modules)
     gates = []
-    for layer, gate in found.items():
+    for layer, before_sigmoid in found.items():
+        gate = torch.sigmoid(before_sigmoid)[0]
         _, index, _, path = layer.split(".")[:4]
         gates.append(
             SliceGate(

@@ -68,25 +68,24 @@ def compare_trained(
         LabError: the evaluations cannot be compared, or the costs are of different image sizes.
     """
     cost, records = baseline
-    found: list[TrainedBenefit] = []
-    for other, curves in variants:
+    for other, _ in variants:
         if other.size != cost.size:
             raise LabError(
                 f"{other.model} is counted at {other.size}, {cost.model} at {cost.size}; "
                 "count both at one size"
             )
-        found.append(
-            TrainedBenefit(
-                name=other.model,
-                baseline=cost.model,
-                kmacs_per_px=other.kmacs_per_px,
-                change_kmacs_per_px=other.kmacs_per_px - cost.kmacs_per_px,
-                parameters=other.total_parameters,
-                change_parameters=other.total_parameters - cost.total_parameters,
-                loss_percent=lagrangian_interval(records, curves, lambdas=lambdas),
-            )
+    return tuple(
+        TrainedBenefit(
+            name=other.model,
+            baseline=cost.model,
+            kmacs_per_px=other.kmacs_per_px,
+            change_kmacs_per_px=other.kmacs_per_px - cost.kmacs_per_px,
+            parameters=other.total_parameters,
+            change_parameters=other.total_parameters - cost.total_parameters,
+            loss_percent=lagrangian_interval(records, curves, lambdas=lambdas),
         )
-    return tuple(found)
+        for other, curves in variants
+    )
 
 
 class PartWorth(Frozen):

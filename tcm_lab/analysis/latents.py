@@ -22,9 +22,9 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._probe import (
     Images,
-    hooked,
     image_names,
     iterate_images,
+    outputs_of,
     pitch_px,
     run,
 )
@@ -83,17 +83,13 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
             f"{CodecAdapter(codec).name} has no Gaussian conditional, so no means and scales"
         )
     given: list[tuple[Any, ...]] = []
-    slices: dict[int, Tensor] = {}
 
     def keep_input(_: nn.Module, args: Any, kwargs: Any) -> None:
         given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
 
-    def keep_slice(part: Any, _: Any, output: Tensor) -> None:
-        slices[part.i] = output
-
-    handles = [conditional.register_forward_pre_hook(keep_input, with_kwargs=True)]
-    handles += [part.register_forward_hook(keep_slice) for part in getattr(codec, "slices", ())]
-    with hooked(handles):
+    parts = {str(i): part for i, part in enumerate(getattr(codec, "slices", ()))}
+    hook = conditional.register_forward_pre_hook(keep_input, with_kwargs=True)
+    with hook, outputs_of(parts) as slices:
         out = run(codec, x, rate)
     if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
         raise LabError(
@@ -105,7 +101,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     return LatentTrace(
         y=y,
         coded=coded,
-        y_hat=torch.cat([slices[i] for i in range(len(slices))], 1) if slices else coded,
+        y_hat=torch.cat([slices[i] for i in parts], 1) if parts else coded,
         means=means,
         scales=conditional.lower_bound_scale(scales),
         y_bits=-out["likelihoods"]["y"].log2(),
@@ -131,12 +127,7 @@ class LatentErrors(Frozen):
 
 
 class SliceLatent(LatentErrors):
-    """One slice of one image.
-
-    Attributes:
-        channels: number of channels.
-        bits: by the likelihoods.
-    """
+    """One slice of one image, with its channels and its bits by the likelihoods."""
 
     channels: int
     bits: float

@@ -51,8 +51,6 @@ class Explanation(Frozen):
     """The counting convention that comes closest to a published figure.
 
     Attributes:
-        published: the figure.
-        convention: the convention; of parameters, ``all`` or ``conv-linear-only``.
         ours: what we count in that convention, in the figure's unit.
     """
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -19,6 +21,21 @@ from tcm_lab.complexity.timing_record import TimingOptions
 
 ENTROPY_CODING = "entropy_coding"
 OTHER = "other"
+
+
+class Sample(NamedTuple):
+    """One encoding, or decoding: wall time, synchronised before and after, and each stage's."""
+
+    wall_ms: float
+    stages_ms: dict[str, float]
+
+
+class Run(NamedTuple):
+    """An encoding and the decoding of its bytes, with the peak memory of a GPU."""
+
+    encode: Sample
+    decode: Sample
+    peak_bytes: int | None = None
 
 
 class _ClockEvent:
@@ -81,18 +98,13 @@ class Stopwatch:
         self._mark()
         self._stack.pop()
 
-    @property
-    def wall_ms(self) -> float:
-        """Wall time of the last run, from synchronised to synchronised."""
-        return 1e3 * (self._ended - self._began)
-
-    def stages_ms(self) -> dict[str, float]:
-        """Return the time of each stage of the last run, in the order of their first entry."""
-        spent: dict[str, float] = {}
-        for (_, before), (stage, after) in zip(self._marks, self._marks[1:], strict=False):
-            spent[stage] = spent.get(stage, 0.0) + before.elapsed_time(after)
+    def sample(self) -> Sample:
+        """Return the last run's times, its stages in the order of their first entry."""
+        spent: dict[str, float] = defaultdict(float)
+        for (_, before), (stage, after) in pairwise(self._marks):
+            spent[stage] += before.elapsed_time(after)
         other = spent.pop(OTHER, 0.0)
-        return {**spent, OTHER: other}
+        return Sample(1e3 * (self._ended - self._began), {**spent, OTHER: other})
 
     def _mark(self) -> None:
         mark = torch.cuda.Event(enable_timing=True) if self._on_gpu else _ClockEvent()
@@ -102,21 +114,6 @@ class Stopwatch:
     def _synchronise(self) -> None:
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
-
-
-class Sample(NamedTuple):
-    """One encoding, or decoding: its wall time, and the time of each stage."""
-
-    wall_ms: float
-    stages_ms: dict[str, float]
-
-
-class Run(NamedTuple):
-    """An encoding and the decoding of its bytes, with the peak memory of a GPU."""
-
-    encode: Sample
-    decode: Sample
-    peak_bytes: int | None = None
 
 
 @contextmanager
@@ -152,10 +149,10 @@ def timed_codec(
         ):
             with watch.running():
                 coded = model.compress(image, **rate)
-            encoded = Sample(watch.wall_ms, watch.stages_ms())
+            encoded = watch.sample()
             with watch.running():
                 model.decompress(**coded)
-            decoded = Sample(watch.wall_ms, watch.stages_ms())
+            decoded = watch.sample()
         peak = torch.cuda.max_memory_allocated(adapter.device) if on_gpu else None
         return Run(encoded, decoded, peak)
 

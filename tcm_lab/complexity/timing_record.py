@@ -149,12 +149,9 @@ class TimingRecord(Frozen):
 
 
 class TimeRatio(Frozen):
-    """One model's median wall time over the first model's.
+    """One model's median wall time over the first model's, which is the baseline.
 
     Attributes:
-        model: the model that is compared.
-        baseline: the first model.
-        scope: ``encode`` or ``decode``.
         ratio: above 1 is slower than the baseline; by a bootstrap over the turns that both took.
     """
 
@@ -165,12 +162,7 @@ class TimeRatio(Frozen):
 
 
 class TimingComparison(Frozen):
-    """Several models timed in turns within one run.
-
-    Attributes:
-        records: each model's own times.
-        ratios: each further model's times over the first one's, encoding and decoding.
-    """
+    """Several models timed in turns within one run, and each further one's ratios to the first."""
 
     records: tuple[TimingRecord, ...]
     ratios: tuple[TimeRatio, ...]

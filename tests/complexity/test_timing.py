@@ -38,8 +38,7 @@ def test_time_inside_an_inner_stage_is_not_the_outer_ones(
     with watch.running(), watch.stage("outer"), watch.stage("inner"):
         pass
     # Marks one second apart: other, outer, inner, outer, other; the clock is read outside too.
-    assert watch.stages_ms() == {"outer": 2000.0, "inner": 1000.0, "other": 2000.0}
-    assert watch.wall_ms == 7000.0
+    assert watch.sample() == (7000.0, {"outer": 2000.0, "inner": 1000.0, "other": 2000.0})
 
 
 @pytest.fixture(scope="module")

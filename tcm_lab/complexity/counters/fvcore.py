@@ -11,7 +11,7 @@ from collections import Counter
 from functools import partial
 from math import prod
 from typing import Any
-from warnings import catch_warnings, simplefilter
+from warnings import catch_warnings
 
 import torch
 from torch import Tensor
@@ -61,9 +61,8 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
     analysis.set_op_handle(f"aten::{_SDPA}", _attention_products)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     shapes, traceable = OperatorMode(_UNTRACED), FunctionMode(_TRACEABLE)
-    with meta_pass(model), traced_as_written(), shapes, traceable, catch_warnings():
+    with meta_pass(model), traced_as_written(), shapes, traceable, catch_warnings(action="ignore"):
         # Tracing warns of every size that is a constant of the trace; here all are meant to be.
-        simplefilter("ignore")
         analysis.tracer_warnings("all")
         by_module: dict[str, Counter[str]] = analysis.by_module_and_operator()
     tally = Tally(model, target.part_of)

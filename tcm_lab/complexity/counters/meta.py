@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -92,16 +93,17 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     the block the same is computed without that tensor.
     """
     model.eval()
-    replaced = [module for module in model.modules() if _reads_its_index_lists(module)]
-    for module in replaced:
-        module.forward = partial(_bottleneck_forward, module)
-    try:
-        with OperatorMode(_QUICK_SHAPES), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for module in replaced:
-            del module.forward
+    with (
+        ExitStack() as stack,
+        OperatorMode(_QUICK_SHAPES),
+        torch.no_grad(),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        for module in filter(_reads_its_index_lists, model.modules()):
+            stack.enter_context(
+                patch.object(module, "forward", partial(_bottleneck_forward, module))
+            )
+        yield
 
 
 def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:

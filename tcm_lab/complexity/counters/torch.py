@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from tcm_lab.blocks.cost import Kind
@@ -59,7 +58,10 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
         book._get_raw = True  # type: ignore[attr-defined]
         return book
 
-    mapping = {op: booked(op, formula) for op, formula in _formulas().items()}
+    packets = torch._ops.OpOverloadPacket
+    formulas = {op: formula for op, formula in flop_registry.items() if isinstance(op, packets)}
+    formulas |= dict.fromkeys(_NORMALISATIONS, lambda x, *_, **__: 2 * x.numel())
+    mapping = {op: booked(op, formula) for op, formula in formulas.items()}
     unknown = _Unknown(set(mapping))
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
     with meta_pass(model), spelled_out_attention(), tally.following(), unknown, counting:
@@ -74,28 +76,12 @@ class _Unknown(OperatorMode):
         super().__init__()
         self.names: set[str] = set()
         self._counted = counted
-        self._seen: set[Any] = set()
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator and look at it when it is new."""
-        if operator not in self._seen:
-            self._seen.add(operator)
-            if operator.overloadpacket not in self._counted and not counts_nothing(operator):
-                self.names.add(operator._schema.name)
+        """Run the operator and note it if it is unknown."""
+        if operator.overloadpacket not in self._counted and not counts_nothing(operator):
+            self.names.add(operator._schema.name)
         return operator(*args, **kwargs)
-
-
-def _formulas() -> dict[Any, Callable[..., int]]:
-    """Return what counts the FLOPs of each operator: torch's own, and ours for normalisation."""
-    packets = torch._ops.OpOverloadPacket
-    return {
-        **{operator: f for operator, f in flop_registry.items() if isinstance(operator, packets)},
-        **dict.fromkeys(_NORMALISATIONS, _normalised),
-    }
-
-
-def _normalised(x: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * x.numel()
 
 
 _COPIES = """
