@@ -144,7 +144,7 @@ def timed_codec(
             torch.cuda.reset_peak_memory_stats(adapter.device)
         with (
             torch.no_grad(),
-            torch.autocast(adapter.device.type, dtype=precision, enabled=half),
+            torch.autocast(adapter.device.type, dtype=precision if half else None, enabled=half),
             listening(watch.stage),
         ):
             with watch.running():
