@@ -14,12 +14,10 @@ from torch.overrides import TorchFunctionMode
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.names import COMPRESSAI, PRESETS, preset_names
+from tcm_lab.codec.names import COMPRESSAI, PRESETS, REFERENCE_MODELS, preset_names
 from tcm_lab.errors import ConfigError, near
 
 _DEFAULT_QUALITY = 4
-#: Image models that CompressAI registers without a zoo entry: one width, no quality setting.
-_WITHOUT_QUALITY = ("cheng2020-anchor-checkerboard", "elic2022-chandelier", "elic2022-official")
 
 
 def load_config(source: str | Path | VariantConfig) -> VariantConfig:
@@ -153,33 +151,25 @@ class _MixedOnMeta(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def image_models() -> dict[str, Callable[..., Any]]:
-    """Return CompressAI's image models by CompressAI's names."""
-    compressai = import_compressai()
-    models = {
-        n: entry for n, entry in compressai.zoo.image_models.items() if not n.endswith("-vbr")
-    }
-    return {**models, **{name: compressai.registry.MODELS[name] for name in _WITHOUT_QUALITY}}
-
-
 def build_reference_model(name: str, *, quality: int | None = None) -> Any:
     """Build CompressAI's model ``compressai/<name>``, or ``<name>``, with random weights.
 
-    CompressAI's quality setting chooses the widths; it is 4 if not given.
+    CompressAI's quality setting chooses the widths; it is 4 if not given. Models that CompressAI
+    registers without a zoo entry have one width.
 
     Raises:
         ConfigError: there is no such model or quality, or the model has no quality setting.
     """
-    models = image_models()
     short = name.removeprefix(COMPRESSAI)
-    if short not in models:
-        raise ConfigError(f"CompressAI has no model '{short}'.{near(short, models)}")
-    if short in _WITHOUT_QUALITY:
-        if quality is not None:
-            raise ConfigError(f"{COMPRESSAI}{short} has no quality setting; leave quality out")
-        return models[short]()
-    quality = _DEFAULT_QUALITY if quality is None else quality
-    try:
-        return models[short](quality=quality, pretrained=False)
-    except ValueError as error:
-        raise ConfigError(f"{COMPRESSAI}{short}: quality = {quality}: {error}") from None
+    if short not in REFERENCE_MODELS:
+        raise ConfigError(f"CompressAI has no model '{short}'.{near(short, REFERENCE_MODELS)}")
+    compressai = import_compressai()
+    if short in compressai.zoo.image_models:
+        quality = _DEFAULT_QUALITY if quality is None else quality
+        try:
+            return compressai.zoo.image_models[short](quality=quality, pretrained=False)
+        except ValueError as error:
+            raise ConfigError(f"{COMPRESSAI}{short}: quality = {quality}: {error}") from None
+    if quality is not None:
+        raise ConfigError(f"{COMPRESSAI}{short} has no quality setting; leave quality out")
+    return compressai.registry.MODELS[short]()

@@ -14,8 +14,8 @@ import yaml
 from torch import Tensor
 
 import tcm_lab
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec import REFERENCE_MODELS, VariantConfig, part_costs, preset_names
-from tcm_lab.codec.zoo import image_models
 
 #: Fields that hold widths; lists of numbers hold nothing else.
 _WIDTHS = ("width", "latent_channels", "hyper_channels", "head_dim", "squeeze")
@@ -141,7 +141,10 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
 
 
 def test_every_image_model_of_compressai_is_listed() -> None:
-    assert set(REFERENCE_MODELS) == set(image_models())
+    zoo = import_compressai().zoo.image_models
+    fixed_rate = {name for name in zoo if not name.endswith("-vbr")}
+    without_quality = {"cheng2020-anchor-checkerboard", "elic2022-chandelier", "elic2022-official"}
+    assert set(REFERENCE_MODELS) == fixed_rate | without_quality
 
 
 @pytest.mark.parametrize("name", ["bmshj2018-factorized", "mbt2018-mean", "elic2022-official"])

@@ -131,18 +131,14 @@ def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
     """Read depth, window_size and head_dim of each stage with blocks."""
     pattern = re.compile(rf"^{theirs}\.(\d+)\.trans_block\.msa\.relative_position_params$")
     blocks = sorted(int(found[1]) for name in state if (found := pattern.match(name)))
-    stages: list[list[int]] = []
-    for block in blocks:  # blocks that follow each other are one stage
-        if stages and block == stages[-1][-1] + 1:
-            stages[-1].append(block)
-        else:
-            stages.append([block])
-    biases = [
-        state[f"{theirs}.{stage[0]}.trans_block.msa.relative_position_params"] for stage in stages
-    ]
-    widths = [state[f"{theirs}.{stage[0]}.trans_block.ln1.weight"].shape[0] for stage in stages]
+    # Blocks that follow each other are one stage.
+    firsts = [block for block in blocks if block - 1 not in blocks]
+    ends = [block + 1 for block in blocks if block + 1 not in blocks]
+    layers = [f"{theirs}.{first}.trans_block" for first in firsts]
+    biases = [state[f"{layer}.msa.relative_position_params"] for layer in layers]
+    widths = [state[f"{layer}.ln1.weight"].shape[0] for layer in layers]
     return {
-        f"{ours}.depth": [len(stage) for stage in stages],
+        f"{ours}.depth": [end - first for first, end in zip(firsts, ends, strict=True)],
         f"{ours}.window_size": [(bias.shape[-1] + 1) // 2 for bias in biases],
         f"{ours}.head_dim": [w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)],
     }
