@@ -119,26 +119,25 @@ def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.bincount(cells.ravel(), minlength=draws * count).reshape(draws, count) / count
 
 
-def mean_interval(values: Sequence[float], unit: str = "images", *, seed: int = 0) -> Interval:
-    """Return the mean of one value per image (or other unit) with its interval."""
-    array = np.asarray(values, dtype=np.float64)
-    return bootstrap(
-        lambda draw: shares(draw[unit]) @ array, {unit: len(array)}, seed=seed, vectorized=True
-    )
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return the mean of one value per image with its interval."""
+    array = np.asarray(values, dtype=float)
+
+    def mean(draw: Draw) -> Any:
+        return shares(draw["images"]) @ array
+
+    return bootstrap(mean, {"images": len(array)}, vectorized=True)
 
 
-def percent_change(
-    before: Sequence[float], after: Sequence[float], unit: str = "images", *, seed: int = 0
-) -> Interval:
-    """Return by how many percent the mean changes, the same units drawn on both sides."""
-    both = np.stack([np.asarray(before, dtype=float), np.asarray(after, dtype=float)], axis=1)
+def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
+    """Return by how many percent the mean changes, the same images drawn on both sides."""
+    old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
 
-    def change(draw: Draw) -> NDArray[np.float64]:
-        old, new = (shares(draw[unit]) @ both).T
-        percent: NDArray[np.float64] = 100 * (new / old - 1)
-        return percent
+    def change(draw: Draw) -> Any:
+        weights = shares(draw["images"])
+        return 100 * ((weights @ new) / (weights @ old) - 1)
 
-    return bootstrap(change, {unit: len(both)}, seed=seed, vectorized=True)
+    return bootstrap(change, {"images": len(old)}, vectorized=True)
 
 
 def value_or_nan(statistic: Callable[..., Any], *args: Any) -> float:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
@@ -25,14 +26,21 @@ class Field:
     """A place in the tree.
 
     Attributes:
+        path: where it is.
         holder: the mapping or list that holds it.
         key: its key or index there.
-        stages: the stages over which the path was spread to reach it, by identity; or None.
     """
 
+    path: tuple[str, ...]
     holder: Any
     key: Any
-    stages: int | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a stage has nothing here by design: the last one's width, blocks of no depth."""
+        if self.key in ("block", "depth"):
+            return self.holder["block"] is None
+        return self.key == "width" and self.holder["width"] is None
 
 
 def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
@@ -65,47 +73,45 @@ def find_fields(tree: Tree, path: str) -> list[Field]:
         ConfigError: the path leads nowhere; the message lists the known fields at that place.
     """
     parts = path.split(".")
-    fields = list(_descend(tree, parts, None))
+    fields = [field for field in _places(tree) if _means(parts, field.path)]
+    if _is_over_stages(path):
+        fields = [field for field in fields if not field.is_empty]
     if not fields:
         raise ConfigError(_lost(tree, path, parts))
     return fields
 
 
-def _descend(node: Any, parts: list[str], stages: int | None) -> Iterator[Field]:
-    part, rest = parts[0], parts[1:]
-    keys: list[Any] = []
-    if isinstance(node, dict):
-        keys = [key for key in node if fnmatchcase(key, part)]
-    elif isinstance(node, list):
-        keys = [i for i in range(len(node)) if fnmatchcase(str(i), part)]
-        stages = stages if part.isdigit() else id(node)
-    for key in keys:
-        if rest:
-            yield from _descend(node[key], rest, stages)
-        # A place that is empty by design (the last stage's width, a block of no depth) is not
-        # reached by a path over all stages.
-        elif stages is None or not _empty(node, key):
-            yield Field(node, key, stages)
-    if isinstance(node, dict) and part not in node:
-        if isinstance(node.get("stages"), list):
-            for stage in node["stages"]:
-                yield from _descend(stage, parts, id(node["stages"]))
-        else:
-            yield from _descend(node.get("block"), parts, stages)
+def _is_over_stages(path: str) -> bool:
+    """Say whether a path names no stage, so that it reaches all that have the field."""
+    return not any(part.isdigit() for part in path.split("."))
 
 
-def _empty(holder: Any, key: Any) -> bool:
-    """Say whether a stage has nothing at ``key`` that a path over all stages could mean."""
-    if key in ("block", "depth"):
-        return holder.get("block") is None
-    return key == "width" and holder["width"] is None
+def _places(node: Any, above: tuple[str, ...] = ()) -> Iterator[Field]:
+    """Yield every place below a node of the tree."""
+    if not isinstance(node, dict | list):
+        return
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        path = (*above, str(key))
+        yield Field(path, node, key)
+        yield from _places(value, path)
+
+
+def _means(parts: Sequence[str], path: Sequence[str]) -> bool:
+    """Say whether a path's parts lead to a place, its stage and block being named or left out."""
+    if not parts or not path:
+        return not parts and not path
+    if fnmatchcase(path[0], parts[0]) and _means(parts[1:], path[1:]):
+        return True
+    implied = {"stages": 2, "block": 1}.get(path[0], len(path))
+    return len(path) > implied and _means(parts, path[implied:])
 
 
 def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
     """Return the value for each field: a list gives one to each stage of each transform."""
-    if not isinstance(value, list | tuple) or all(field.stages is None for field in fields):
+    in_lists = any(step.isdigit() for field in fields for step in field.path)
+    if not (isinstance(value, list | tuple) and in_lists and _is_over_stages(path)):
         return [value] * len(fields)
-    spread = Counter(field.stages for field in fields)
+    spread = Counter(tuple(takewhile(str.isidentifier, field.path)) for field in fields)
     for count in spread.values():
         if count != len(value):
             raise ConfigError(
@@ -129,27 +135,11 @@ def _whole(key: str, value: Any) -> Any:
 
 def _lost(tree: Tree, path: str, parts: list[str]) -> str:
     """Say where a path leads nowhere and what there is instead."""
-    for depth in range(len(parts), 0, -1):
-        place, part = parts[: depth - 1], parts[depth - 1]
-        reached = [f.holder[f.key] for f in _descend(tree, place, None)] if place else [tree]
-        known = sorted({name for node in reached for name in _names(node)})
-        if known:
-            where = f" in '{'.'.join(place)}'" if place else ""
-            return (
-                f"no field '{part}'{where} (of '{path}')."
-                f"{near(part, known)} Known: {one_of(known)}."
-            )
-    return f"no field '{path}'. Known: {one_of(sorted(tree))}."
-
-
-def _names(node: Any) -> Iterator[str]:
-    """Yield the field names that can follow a path which led to ``node``."""
-    if isinstance(node, list):
-        yield from map(str, range(len(node)))
-    if not isinstance(node, dict):
-        return
-    yield from node
-    for stage in node.get("stages", []):
-        yield from _names(stage)
-    if isinstance(node.get("block"), dict):
-        yield from (name for name in node["block"] if name != "type")
+    place = parts
+    known: list[str] = []
+    while not known:
+        *place, part = place
+        below = [field for field in _places(tree) if _means([*place, "*"], field.path)]
+        known = sorted({str(field.key) for field in below} - {"type"})
+    where = f" in '{'.'.join(place)}'" if place else ""
+    return f"no field '{part}'{where} (of '{path}').{near(part, known)} Known: {one_of(known)}."
