@@ -100,34 +100,6 @@ class TransformConfig(Frozen):
         """How many times the transform shrinks or enlarges the sides."""
         return prod(stage.resample.factor for stage in self.stages)
 
-    def chain(self, c_in: int, c_out: int) -> Iterator[tuple[StageConfig, int, int]]:
-        """Yield each stage with its channels in and out, from ``c_in`` to ``c_out``."""
-        for stage in self.stages:
-            width = c_out if stage.width is None else stage.width
-            yield stage, c_in, width
-            c_in = width
-
-    def check(self, name: str, c_in: int, c_out: int) -> None:
-        """Refuse channels that some layer cannot have.
-
-        Raises:
-            ConfigError: the message names the place within ``name``.
-        """
-        last = len(self.stages) - 1
-        for i, (stage, before, width) in enumerate(self.chain(c_in, c_out)):
-            place = f"{name}.stages.{i}"
-            if i < last and stage.width is None:
-                raise ConfigError(f"{place}.width is missing; only the last stage has none")
-            if i == last and width != c_out:
-                raise ConfigError(
-                    f"{place}.width = {width}, but {name} must end at {c_out} channels; "
-                    "leave it out"
-                )
-            _at(f"{place}.resample", stage.resample.check, before, width)
-            if stage.block is not None:
-                _at(f"{place}.block", stage.block.check, width)
-            _at(f"{place}.attention", stage.attention.check, width)
-
 
 def _at(place: str, check: Any, *channels: int) -> None:
     """Run ``check``; its message gets the place as a prefix."""
@@ -204,12 +176,8 @@ class EntropyModelConfig(Frozen):
         widths = self.slice_widths(latent_channels)
         return self.hyper_outputs(latent_channels)[0] + sum(widths[: self.seen(i)])
 
-    def check(self, latent_channels: int) -> None:
-        """Refuse slices that do not sum to the latent, or a support that attention cannot have.
-
-        Raises:
-            ConfigError: the message names the field, its value and the fix.
-        """
+    def _check(self, latent_channels: int) -> None:
+        """Refuse slices that do not sum to the latent, or a support that attention cannot have."""
         m, slices = latent_channels, self.slices
         if isinstance(slices, tuple) and sum(slices) != m:
             raise ConfigError(
@@ -224,11 +192,11 @@ class EntropyModelConfig(Frozen):
                 f"nearest that do: {one_of(sorted(fits))} (or list the slices' widths)"
             )
         if self.hidden is None:
-            self._check_hyperprior_alone()
+            self._check_alone()
         for i in range(len(self.slice_widths(m))):
             _at("entropy_model.attention", self.attention.check, self.support_channels(i, m))
 
-    def _check_hyperprior_alone(self) -> None:
+    def _check_alone(self) -> None:
         none = ATTENTIONS.parse("none")
         alone = {"slices": 1, "attention": none, "lrp": "none", "checkerboard": False}
         for field, value in alone.items():
@@ -279,12 +247,8 @@ class VariantConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> VariantConfig:
-        m, n = self.latent_channels, self.hyper_channels
-        self.g_a.check("g_a", IMAGE_CHANNELS, m)
-        self.g_s.check("g_s", m, IMAGE_CHANNELS)
-        self.h_a.check("h_a", m, n)
-        for channels in self.entropy_model.hyper_outputs(m):
-            self.h_s.check("h_s", n, channels)
+        for name, plan in transform_plan(self).items():
+            plan.check(name.split(".")[0])
         for down, up in (("g_a", "g_s"), ("h_a", "h_s")):
             shrinks, enlarges = getattr(self, down).factor, getattr(self, up).factor
             if shrinks != enlarges:
@@ -292,7 +256,7 @@ class VariantConfig(Frozen):
                     f"{down} shrinks the sides {shrinks} times but {up} enlarges them "
                     f"{enlarges} times; give both stages of the same strides"
                 )
-        self.entropy_model.check(m)
+        self.entropy_model._check(self.latent_channels)
         return self
 
     def override(self, changes: Mapping[str, Any]) -> VariantConfig:
@@ -342,10 +306,33 @@ class TransformPlan(NamedTuple):
 
     def stages(self) -> Iterator[tuple[StageConfig, int, int, bool]]:
         """Yield each stage, its channels in and out, and whether a linear map goes beside it."""
-        last = len(self.config.stages) - 1
-        for i, (stage, c_in, c_out) in enumerate(self.config.chain(self.c_in, self.c_out)):
+        c_in, last = self.c_in, len(self.config.stages) - 1
+        for i, stage in enumerate(self.config.stages):
+            c_out = self.c_out if stage.width is None else stage.width
             beside = self.shortcut == "staged" and i < last and stage.resample.factor > 1
             yield stage, c_in, c_out, beside
+            c_in = c_out
+
+    def check(self, name: str) -> None:
+        """Refuse channels that some layer cannot have.
+
+        Raises:
+            ConfigError: the message names the place within ``name``.
+        """
+        last = len(self.config.stages) - 1
+        for i, (stage, before, width, _) in enumerate(self.stages()):
+            place = f"{name}.stages.{i}"
+            if i < last and stage.width is None:
+                raise ConfigError(f"{place}.width is missing; only the last stage has none")
+            if i == last and width != self.c_out:
+                raise ConfigError(
+                    f"{place}.width = {width}, but {name} must end at {self.c_out} channels; "
+                    "leave it out"
+                )
+            _at(f"{place}.resample", stage.resample.check, before, width)
+            if stage.block is not None:
+                _at(f"{place}.block", stage.block.check, width)
+            _at(f"{place}.attention", stage.attention.check, width)
 
 
 def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:
