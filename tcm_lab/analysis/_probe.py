@@ -140,7 +140,7 @@ def as_map(module: nn.Module, output: Any, name: str) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LabError(f"layer '{name}' returns {shape}, which is no feature map (B, C, H, W)")
-    last = module[-1] if isinstance(module, nn.Sequential) else module
+    last = module[-1] if type(module) is nn.Sequential else module
     tokens = isinstance(last, nn.LayerNorm | nn.Linear | WindowAttention)
     return output.permute(0, 3, 1, 2) if tokens else output
 

@@ -83,20 +83,15 @@ class ResidualBottleneckConfig(BlockConfig):
         return bottleneck_cost(channels, self._inner(channels), height, width)
 
 
-class ChannelsLastMlp(nn.Module):
-    """Layer normalisation and a two-layer perceptron over the channels of (B, C, H, W)."""
+class ChannelsLast(nn.Sequential):
+    """Layers that work on the last dimension, such as `nn.Linear`, over a map's channels."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)
-        )
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Transform (B, C, H, W)."""
-        out: Tensor = self.mlp(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return out
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Transform (B, C, H, W) to (B, D, H, W)."""
+        last = x.permute(0, 2, 3, 1)
+        for layer in self:
+            last = layer(last)
+        return last.permute(0, 3, 1, 2)
 
 
 @register_block("convnext")
@@ -112,9 +107,15 @@ class ConvNextConfig(BlockConfig):
     mlp_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
 
     def build(self, channels: int, index: int) -> nn.Module:
+        hidden = round(self.mlp_ratio * channels)
         return Skip(
             nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
-            ChannelsLastMlp(channels, round(self.mlp_ratio * channels)),
+            ChannelsLast(
+                nn.LayerNorm(channels),
+                nn.Linear(channels, hidden),
+                nn.GELU(),
+                nn.Linear(hidden, channels),
+            ),
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.blocks.convolutional import KernelSide
+from tcm_lab.blocks.convolutional import ChannelsLast, KernelSide
 from tcm_lab.blocks.cost import (
     Cost,
     conv_cost,
@@ -132,38 +132,28 @@ class PatchMerge(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * c_in)
-        self.linear = nn.Linear(4 * c_in, c_out)
+        self.merge = ChannelsLast(nn.LayerNorm(4 * c_in), nn.Linear(4 * c_in, c_out))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W) to (B, C_out, H/2, W/2); odd sides are padded by zeros."""
         if x.shape[-2] % 2 or x.shape[-1] % 2:
             x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-        patches = F.pixel_unshuffle(x, 2).permute(0, 2, 3, 1)
-        out: Tensor = self.linear(self.norm(patches)).permute(0, 3, 1, 2)
+        out: Tensor = self.merge(F.pixel_unshuffle(x, 2))
         return out
-
-
-class PatchSplit(nn.Module):
-    """Each position normalised, spread by one linear layer over a 2x2 patch."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(c_in)
-        self.linear = nn.Linear(c_in, 4 * c_out)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Transform (B, C_in, H, W) to (B, C_out, 2H, 2W)."""
-        spread = self.linear(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return F.pixel_shuffle(spread, 2)
 
 
 @register_resampler("patch")
 class PatchResamplerConfig(ResamplerConfig):
-    """Patch merging and splitting of Swin codecs (Zou et al. 2022; Zhu et al. 2022)."""
+    """Patch merging and splitting of Swin codecs (Zou et al. 2022; Zhu et al. 2022).
+
+    Splitting normalises each position and spreads it over a 2x2 patch by one linear layer.
+    """
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
-        return PatchMerge(c_in, c_out) if direction == "down" else PatchSplit(c_in, c_out)
+        if direction == "down":
+            return PatchMerge(c_in, c_out)
+        spread = ChannelsLast(nn.LayerNorm(c_in), nn.Linear(c_in, 4 * c_out))
+        return nn.Sequential(spread, nn.PixelShuffle(2))
 
     def cost(
         self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int

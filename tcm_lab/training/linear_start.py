@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.attention import GatedAttention
-from tcm_lab.blocks.convolutional import ChannelsLastMlp, Skip
+from tcm_lab.blocks.convolutional import ChannelsLast, Skip
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import TcmBlock
 from tcm_lab.codec import Codec
@@ -258,7 +258,7 @@ def _zero_branch(module: nn.Module) -> None:
         ends = [module.attention.proj, module.mlp[-1]]
     elif isinstance(module, Skip):
         last: Any = module.body[-1]
-        ends = [last.mlp[-1] if isinstance(last, ChannelsLastMlp) else last]
+        ends = [last[-1] if isinstance(last, ChannelsLast) else last]
     elif isinstance(module, GatedAttention):
         gate: Any = module.conv_b[-1]
         nn.init.constant_(gate.bias, _GATE_CLOSED)
