@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+K = TypeVar("K", bound=str)
+V = TypeVar("V")
 
 
 class LabError(Exception):
@@ -36,6 +39,18 @@ def one_of(values: Iterable[object]) -> str:
     """Spell ``a, b or c``."""
     words = [str(value) for value in values]
     return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def lookup(known: Mapping[K, V], name: K, kind: str) -> V:
+    """Return what is known by a name.
+
+    Raises:
+        ConfigError: nothing is; the message says which names are known, and the nearest.
+    """
+    if name not in known:
+        names = one_of(sorted(known))
+        raise ConfigError(f"no {kind} is called '{name}'.{near(name, known)} Known: {names}.")
+    return known[name]
 
 
 _WORKS = {

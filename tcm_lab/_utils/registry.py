@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from tcm_lab.errors import ConfigError, near, one_of
+from tcm_lab.errors import ConfigError, lookup, one_of
 
 V = TypeVar("V")
 
@@ -25,13 +25,7 @@ class Registry(Mapping[str, V], Generic[V]):
         self._values: dict[str, V] = {}
 
     def __getitem__(self, name: str) -> V:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise ConfigError(
-                f"no {self.kind} is called '{name}'.{near(name, self._values)} "
-                f"Known: {one_of(sorted(self._values))}."
-            ) from None
+        return lookup(self._values, name, self.kind)
 
     def __contains__(self, name: object) -> bool:
         return name in self._values

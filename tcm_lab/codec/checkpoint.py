@@ -22,7 +22,7 @@ from tcm_lab._utils.plugins import imported_layers
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS
 from tcm_lab.codec.model import DERIVED, Codec
-from tcm_lab.errors import ConfigError, LabError, near, one_of
+from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
 #: Entries that are the same in every codec of one configuration; old files lack some, and half
@@ -100,11 +100,7 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     Raises:
         LabError: there is no such layout, or it cannot hold the codec; the message says why.
     """
-    if layout not in LAYOUTS:
-        raise LabError(
-            f"no layout is called '{layout}'.{near(layout, LAYOUTS)} Known: {one_of(LAYOUTS)}."
-        )
-    chosen, config = LAYOUTS[layout], codec.config
+    chosen, config = lookup(LAYOUTS, layout, "layout"), codec.config
     state = {
         chosen.entry_name(name, config): value.new_zeros(0) if name.endswith(DERIVED) else value
         for name, value in codec.state_dict().items()

@@ -10,7 +10,7 @@ from tcm_lab.complexity.counters import COUNTERS
 from tcm_lab.complexity.memory import decode_peak_memory, peak_memory
 from tcm_lab.complexity.record import ComplexityRecord, CounterName
 from tcm_lab.complexity.target import Measurable, Target, checked_size
-from tcm_lab.errors import LabError, near, one_of
+from tcm_lab.errors import lookup
 
 
 class UncountedWarning(UserWarning):
@@ -39,14 +39,10 @@ def measure_complexity(
     Warns:
         UncountedWarning: a block has no formula, or an operator's products are unknown.
     """
-    if counter not in COUNTERS:
-        raise LabError(
-            f"no counter is called '{counter}'.{near(counter, COUNTERS)} Write {one_of(COUNTERS)}."
-        )
     target, size = Target.of(model), checked_size(size)
     padded = target.padded_size(size)
     try:
-        count = COUNTERS[counter](target, padded)
+        count = lookup(COUNTERS, counter, "counter")(target, padded)
     except NoFormula as missing:
         if target.config is not None:
             message = f"{target.name}: {missing}; counted by torch instead"

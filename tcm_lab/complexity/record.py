@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Cost, Kind
-from tcm_lab.errors import LabError, near, one_of
+from tcm_lab.errors import lookup
 
 Convention = Literal["all", "no-attention-products", "conv-linear-only"]
 Scope = Literal["encode", "decode", "whole"]
@@ -84,12 +84,7 @@ class ComplexityRecord(Frozen):
         Raises:
             LabError: no convention has that name.
         """
-        if convention not in CONVENTIONS:
-            raise LabError(
-                f"no counting convention is called '{convention}'.{near(convention, CONVENTIONS)} "
-                f"Write {one_of(CONVENTIONS)}."
-            )
-        kinds = CONVENTIONS[convention]
+        kinds = lookup(CONVENTIONS, convention, "counting convention")
         return {
             part: sum(macs for kind, macs in cost.macs.items() if kind in kinds)
             for part, cost in self.parts.items()

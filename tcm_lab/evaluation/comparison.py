@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import LabError, one_of
+from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.curves import RdCurve
 from tcm_lab.evaluation.record import RdRecord
 from tcm_lab.stats import RESAMPLES, Draw, Interval, bootstrap, shares, value_or_nan
@@ -332,14 +332,13 @@ def _overlap(
 
     Curves that can't be compared by ``method`` are refused.
     """
-    if method not in _MIN_POINTS:
-        raise LabError(f"method {method!r}: unknown. Use {one_of(_MIN_POINTS)}.")
+    least = lookup(_MIN_POINTS, method, "interpolation")
     for which, side in ((anchor, "anchor"), (curve, "curve")):
         title = f"{side} {which.name}".strip()
-        if len(which) < _MIN_POINTS[method]:
+        if len(which) < least:
             raise LabError(
                 f"{title}: {len(which)} points are too few for a Bjontegaard delta by {method}, "
-                f"which needs {_MIN_POINTS[method]}. Measure more rates."
+                f"which needs {least}. Measure more rates."
             )
         if list(which.psnr_db) != sorted(set(which.psnr_db)):
             raise LabError(

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import LabError, near, one_of
+from tcm_lab.errors import lookup
 
 
 class RdCurve(Frozen):
@@ -85,10 +85,7 @@ def published_curves(dataset: str = "kodak") -> dict[str, RdCurve]:
     Raises:
         LabError: nothing is known of the data set.
     """
-    known = _published()
-    if dataset not in known:
-        raise LabError(f"dataset {dataset!r}: no published curves. There are {one_of(known)}.")
-    return dict(known[dataset])
+    return dict(lookup(_published(), dataset, "data set with published curves"))
 
 
 def published_curve(name: str, dataset: str = "kodak") -> RdCurve:
@@ -97,10 +94,4 @@ def published_curve(name: str, dataset: str = "kodak") -> RdCurve:
     Raises:
         LabError: no such curve is known.
     """
-    curves = published_curves(dataset)
-    if name not in curves:
-        raise LabError(
-            f"curve {name!r}: not known on {dataset}.{near(name, curves)} "
-            f"There are {one_of(curves)}."
-        )
-    return curves[name]
+    return lookup(published_curves(dataset), name, f"published curve on {dataset}")

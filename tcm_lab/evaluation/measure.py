@@ -19,7 +19,7 @@ from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.data import ImageSet
-from tcm_lab.errors import LabError, one_of
+from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 
 logger = logging.getLogger(__name__)
@@ -109,15 +109,14 @@ def evaluate_anchor(
     Raises:
         LabError: unknown codec, quality out of range, or the format can't hold an image.
     """
-    if codec not in _OPTIONS:
-        raise LabError(f"anchor {codec!r}: unknown. Use {one_of(_OPTIONS)}.")
+    options = lookup(_OPTIONS, codec, "anchor")
     wrong = [quality for quality in qualities if not 0 <= quality <= 100]
     if wrong or not qualities:
         raise LabError(f"qualities {wrong or '()'}: give numbers from 0 to 100.")
     points = measure_points(images, sorted(set(qualities)), partial(_by_pillow, codec), on_progress)
     return RdRecord(
         name=codec,
-        model=f"Pillow {_OPTIONS[codec]}",
+        model=f"Pillow {options}",
         points=points,
         data_fingerprint=images.fingerprint,
         skipped=images.skipped,

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import ConfigError, LabError, near, one_of
+from tcm_lab.errors import ConfigError, LabError, lookup
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +246,4 @@ def get_recipe(name: str, **changes: object) -> Recipe:
     Raises:
         ConfigError: there is no such recipe, or a changed field is out of range.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"recipe {name!r}: unknown.{near(name, RECIPES)} Use {one_of(RECIPES)}.")
-    return RECIPES[name].changed(**changes)
+    return lookup(RECIPES, name, "recipe").changed(**changes)

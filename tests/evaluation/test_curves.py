@@ -99,7 +99,7 @@ def test_a_comparison_that_cannot_be_made_is_refused_with_the_reason() -> None:
         bd_psnr(anchor, RdCurve(bpp=[0.2, 0.9], psnr_db=[30, 36]), min_overlap=0.9)
     with pytest.raises(LabError, match="does not rise"):
         bd_rate(anchor, RdCurve(bpp=[0.1, 0.2], psnr_db=[30, 28]))
-    with pytest.raises(LabError, match="method 'linear'"):
+    with pytest.raises(LabError, match="no interpolation is called 'linear'"):
         bd_rate(anchor, anchor, "linear")  # type: ignore[arg-type]
 
 

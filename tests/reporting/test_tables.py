@@ -215,7 +215,7 @@ def test_a_table_is_the_same_bytes_each_time(form: str) -> None:
 
 
 def test_an_unknown_format_is_refused_with_the_near_one() -> None:
-    with pytest.raises(LabError, match=r"'markdwn': unknown\. Did you mean markdown"):
+    with pytest.raises(LabError, match=r"no format is called 'markdwn'\. Did you mean markdown"):
         render(a_table(), "markdwn")  # type: ignore[arg-type]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from tcm_lab.errors import LabError, near, one_of
+from tcm_lab.errors import lookup
 from tcm_lab.reporting.renderers.html import html
 from tcm_lab.reporting.renderers.latex import latex
 from tcm_lab.reporting.renderers.markdown import markdown
@@ -38,7 +38,4 @@ def render_all(tables: Sequence[Table], form: Format) -> str:
     Raises:
         LabError: the format is unknown, or it is ``csv``, which holds one table only.
     """
-    if form not in RENDERERS:
-        known = one_of(RENDERERS)
-        raise LabError(f"format '{form}': unknown.{near(form, RENDERERS)} Known: {known}.")
-    return RENDERERS[form](tables)
+    return lookup(RENDERERS, form, "format")(tables)
