@@ -12,12 +12,21 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.names import COMPRESSAI, PRESETS, REFERENCE_MODELS, preset_names
 from tcm_lab.errors import ConfigError, near
 
 _DEFAULT_QUALITY = 4
+
+
+class _DerivedConfig(Frozen):
+    """What a file holds that changes another configuration."""
+
+    base: str
+    name: str | None = None
+    override: dict[str, Any] | None = None
 
 
 def load_config(source: str | Path | VariantConfig) -> VariantConfig:
@@ -66,20 +75,12 @@ def _configuration(
     try:
         if "base" not in tree:
             return VariantConfig.parse(tree)
-        unknown = sorted(set(tree) - {"base", "name", "override"})
-        if unknown:
-            raise ConfigError(
-                f"unknown field '{unknown[0]}'. A file with 'base' has 'name' and 'override' only"
-            )
-        base, changes = tree["base"], tree.get("override")
-        if not isinstance(base, str):
-            raise ConfigError(f"base = {base!r} must be a preset's name or a file")
-        if not isinstance(changes, Mapping | None):
-            raise ConfigError(f"override = {changes!r} must be a mapping of dotted paths to values")
+        derived = _DerivedConfig.parse(tree)
+        base: str | Path = derived.base
         if folder is not None and base not in preset_names():
             base = folder / base
-        named = {"name": tree["name"]} if "name" in tree else {}
-        return _load(base, above).override({**(changes or {}), **named})
+        named = {} if derived.name is None else {"name": derived.name}
+        return _load(base, above).override({**(derived.override or {}), **named})
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 

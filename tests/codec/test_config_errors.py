@@ -128,9 +128,9 @@ def test_a_mistake_is_answered_with_the_field_its_value_and_what_works(
         ("? [a, b]\n: 2\n", "line 1: the key of several values is not text"),
         (
             "base: tcm-nano\noverride: [g_a.split]\n",
-            r"override = \['g_a.split'\] must be a mapping",
+            r"override = \['g_a.split'\]: must be a mapping",
         ),
-        ("base: [tcm-nano]\n", r"base = \['tcm-nano'\] must be a preset's name or a file"),
+        ("base: [tcm-nano]\n", r"base = \['tcm-nano'\]: must be a string"),
         ("base: mine.yaml\n", r"each other's base: mine\.yaml -> mine\.yaml"),
         ("name: &a [*a]\n", r"line 1: \*a contains itself"),
         ("name: " + 80 * "[" + 80 * "]", "nested deeper than 64 levels"),
