@@ -2,7 +2,6 @@
 
 from tcm_lab._utils.plugins import import_installed_layers
 from tcm_lab.blocks.attention import SwinGatedAttention
-from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
 from tcm_lab.blocks.registry import (
     ATTENTIONS,
@@ -34,7 +33,6 @@ __all__ = [
     "ConvBranch",
     "ConvResamplerConfig",
     "Cost",
-    "KernelSide",
     "Kind",
     "LayerConfig",
     "LayerRegistry",
