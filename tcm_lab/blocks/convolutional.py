@@ -55,6 +55,11 @@ class Skip(nn.Module):
         out: Tensor = x + self.body(x)
         return out
 
+    def branch_ends(self) -> list[nn.Module]:
+        """Return the layers whose zero makes the block the identity."""
+        last = self.body[-1]
+        return [last[-1] if isinstance(last, ChannelsLast) else last]
+
 
 @register_block("residual-bottleneck")
 class ResidualBottleneckConfig(BlockConfig):

@@ -50,6 +50,10 @@ class SwinLayer(nn.Module):
             x = self.mlp(self.norm2(x)).add_(x)
         return x.permute(0, 3, 1, 2)
 
+    def branch_ends(self) -> list[nn.Module]:
+        """Return the layers whose zero makes the block the identity."""
+        return [self.attention.proj, self.mlp[-1]]
+
     def _in_portions(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Take a few windows at a time through the whole layer, so that they stay in the cache."""
         attention, rows = self.attention, x.flatten(0, 2)

@@ -68,6 +68,10 @@ class TcmBlock(nn.Module):
         out: Tensor = self.mix_out(mixed).add_(x)
         return out
 
+    def branch_ends(self) -> list[nn.Module]:
+        """Return the layers whose zero makes the block the identity."""
+        return [self.mix_out]
+
     def _branches(self, x: Tensor, conv: nn.Module | None, swin: nn.Module | None) -> Tensor:
         """Apply each branch to its channels; those of a branch that is None pass."""
         local: Tensor

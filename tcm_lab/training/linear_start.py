@@ -24,9 +24,6 @@ from torch import Tensor, nn
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.attention import GatedAttention
-from tcm_lab.blocks.convolutional import ChannelsLast, Skip
-from tcm_lab.blocks.swin import SwinLayer
-from tcm_lab.blocks.tcm import TcmBlock
 from tcm_lab.codec import Codec
 from tcm_lab.codec.slices import SliceCodec
 from tcm_lab.codec.transforms import Stage, Transform
@@ -246,25 +243,17 @@ def _zero(layer: nn.Module) -> None:
 def _zero_branch(module: nn.Module) -> None:
     """Make a residual module the identity; leave any other as it is.
 
-    A user's own has a method ``branch_ends()``, which returns the layers whose zero does this.
+    Blocks have a method ``branch_ends()``, which returns the layers whose zero does this.
     """
-    layers = import_compressai().layers
     ends: list[Any] = []
-    if isinstance(module, TcmBlock):
-        ends = [module.mix_out]
-    elif isinstance(module, layers.ResidualBlock):
+    if isinstance(module, import_compressai().layers.ResidualBlock):
         ends = [module.conv2]
-    elif isinstance(module, SwinLayer):
-        ends = [module.attention.proj, module.mlp[-1]]
-    elif isinstance(module, Skip):
-        last: Any = module.body[-1]
-        ends = [last[-1] if isinstance(last, ChannelsLast) else last]
     elif isinstance(module, GatedAttention):
         gate: Any = module.conv_b[-1]
         nn.init.constant_(gate.bias, _GATE_CLOSED)
     elif hasattr(module, "branch_ends"):
-        own: Any = module
-        ends = list(own.branch_ends())
+        block: Any = module
+        ends = block.branch_ends()
     for layer in ends:
         _zero(layer)
 
