@@ -21,13 +21,10 @@ class PluginWarning(UserWarning):
 
 
 def import_layers(sources: Iterable[str | Path]) -> None:
-    """Import modules that register layers, each once.
+    """Import modules that register layers, each once: ``.py`` files, or modules by dotted name.
 
     The folder of a file joins ``sys.path`` and the file is imported by its stem. Modules beside it
     can therefore be imported too, and a spawned process finds the same module by the same name.
-
-    Args:
-        sources: paths of ``.py`` files or dotted names of modules.
 
     Raises:
         LabError: there is no such file or module, or a different module has the name already.

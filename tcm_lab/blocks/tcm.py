@@ -34,13 +34,8 @@ class TcmBlock(nn.Module):
 
     The branches are parallel (Liu et al. 2023, figure 4), or, for comparison at the same
     cost, one after the other: the convolution branch, the 1x1 that mixes the channels, then the
-    transformer branch. A branch without channels is not built.
-
-    Args:
-        channels: C.
-        transformer_channels: the share of C that goes to the transformer branch, the last ones.
-        swin: the transformer branch, or None.
-        sequential: whether the branches follow each other.
+    transformer branch ``swin``, which works on the last channels. A branch without channels is not
+    built.
     """
 
     def __init__(

@@ -77,13 +77,7 @@ class CropSource:
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
-        """Cut this rank's part of the global batch of ``step``.
-
-        Args:
-            step: number of the training step, from 0.
-            batch_size: crops in the global batch, over all ranks.
-            rank: which part of it.
-            world: how many ranks share it.
+        """Cut this rank's part of the batch of ``step``, whose crops all ``world`` ranks share.
 
         Returns:
             float32 (batch_size / world, 3, crop, crop) in [0, 1].
