@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tcm_lab
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Models
+from tcm_lab.cli.options import Models, Output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,33 +38,33 @@ class Analysis:
     format: str = "markdown"
     out: Annotated[Path | None, options.UNSET] = None
 
-    @cached_property
     def images(self) -> Any:
-        """The images."""
+        """Open the images."""
         return tcm_lab.data.open_images(self.data, "eval")[: self.max_images]
 
-    def each(self, models: Models, measure: Callable[[Any, Any], T]) -> dict[str, T]:
-        """Return what ``measure(codec, on_image)`` gives for each model, by the model's name.
+    def codecs(self, models: Models) -> Iterator[tuple[str, Any, Any]]:
+        """Yield each model's name, its codec, and what to call after each image.
 
         ``#2`` marks a second model of one name, such as another checkpoint of the same design.
         """
-        options.need_some(models, "MODEL")
-        options.table_form(self.format)
-        found: dict[str, T] = {}
+        Output(self.format).check()
+        known, named = tcm_lab.list_models(), list[str]()
         for model in models:
-            known = tcm_lab.list_models()
             from_file = model not in known and Path(model).suffix not in (".yaml", ".yml")
             codec = tcm_lab.load_checkpoint(model) if from_file else tcm_lab.build(model)
             config = getattr(codec, "config", None)
             name = (model if config is None else config.name).replace("/", "-")
-            same = sum(other.split("#")[0] == name for other in found)
-            name = f"{name}#{same + 1}" if same else name
+            named.append(name)
+            name += f"#{named.count(name)}" if named.count(name) > 1 else ""
             with progress(f"{name}, image") as on_image:
-                found[name] = measure(codec.eval().to(self.device), on_image)
-        return found
+                yield name, codec.eval().to(self.device), on_image
 
     def write(
-        self, kind: str, records: Mapping[str, list[Any]], figures: Mapping[str, Figure], table: Any
+        self,
+        kind: str,
+        records: Mapping[str, Sequence[Any]],
+        figures: Mapping[str, Figure],
+        table: tcm_lab.reporting.Table,
     ) -> None:
         """Write each model's records as JSON and the figures, and print the table."""
         out = Path("runs") / kind if self.out is None else self.out
@@ -77,7 +74,7 @@ class Analysis:
         for name, figure in figures.items():
             tcm_lab.reporting.save_figure(figure, out / name)
         print(f"{out}: {len(figures)} figures as PNG and SVG, records as JSON", file=sys.stderr)
-        options.show([table], self.format, None)
+        Output(self.format).show(table)
 
 
 def erf(
@@ -107,9 +104,11 @@ def erf(
     how = lab.erf_options(
         layer=layer, method=combined, probes=probes, side=side, rate=common.rate, seed=seed
     )
-    fields = common.each(
-        models, lambda codec, on_image: lab.erf_maps(codec, common.images, how, on_image=on_image)
-    )
+    images = common.images()
+    fields = {
+        name: lab.erf_maps(codec, images, how, on_image=on_image)
+        for name, codec, on_image in common.codecs(models)
+    }
     measures = {name: lab.measure_erf(maps) for name, maps in fields.items()}
     means = {name: lab.mean_erf(maps) for name, maps in fields.items()}
     records = {name: [means[name], measures[name]] for name in fields}
@@ -140,29 +139,24 @@ def attention(
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
     part = options.choice("--transform", transform, ("g_a", "g_s", "h_a", "h_s", "slices"))
 
-    def measure(codec: Any, on_image: Any) -> tuple[Any, dict[str, Any]]:
-        images, rate = common.images, common.rate
+    images, rate = common.images(), common.rate
+    height, width = images.sizes[0]
+    pixel = (height // 2, width // 2) if query is None else query
+    records, figures = {}, {}
+    for model, codec, on_image in common.codecs(models):
         record = lab.measure_attention(codec, images, rate=rate, on_image=on_image)
-        height, width = images.sizes[0]
-        pixel = (height // 2, width // 2) if query is None else query
+        records[model] = record
         maps = {
             f"{layer.stage}, {'SW' if layer.shifted else 'W'}": lab.attention_map(
                 codec, images[0], layer.layer, pixel, name=images.names[0], rate=rate
             )
-            for layer in record.layers
-            if layer.layer.startswith(f"{part}.")
+            for layer in record.layers_of(part)
         }
-        return record, maps
-
-    found = common.each(models, measure)
-    records = {name: record for name, (record, _) in found.items()}
+        if maps:
+            figures[f"map-{model}"] = plots.attention_map_plot(maps, images.decode(0))
     table = tcm_lab.reporting.attention_table(records, transform=part)
-    figures = {"distance": plots.attention_plot(records, transform=part)} | {
-        f"map-{name}": plots.attention_map_plot(maps, common.images.decode(0))
-        for name, (_, maps) in found.items()
-        if maps
-    }
-    common.write("attention", {n: [r] for n, r in records.items()}, figures, table)
+    figures["distance"] = plots.attention_plot(records, transform=part)
+    common.write("attention", {name: [each] for name, each in records.items()}, figures, table)
 
 
 def latents(models: Models, /, *, common: Analysis) -> None:
@@ -174,15 +168,12 @@ def latents(models: Models, /, *, common: Analysis) -> None:
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
 
-    def measure(codec: Any, on_image: Any) -> tuple[Any, Any]:
-        images, rate = common.images, common.rate
-        record = lab.measure_latents(codec, images, rate=rate, on_image=on_image)
-        return record, lab.latent_maps(codec, images[0], name=images.names[0], rate=rate)
-
-    found = common.each(models, measure)
-    records = {name: record for name, (record, _) in found.items()}
-    maps = {name: drawn for name, (_, drawn) in found.items()}
-    image = common.images.decode(0)
+    images, rate = common.images(), common.rate
+    image = images.decode(0)
+    records, maps = {}, {}
+    for name, codec, on_image in common.codecs(models):
+        records[name] = lab.measure_latents(codec, images, rate=rate, on_image=on_image)
+        maps[name] = lab.latent_maps(codec, images[0], name=images.names[0], rate=rate)
     figures = {
         "deviation": plots.deviation_plot(maps, image),
         "slices": plots.slice_bits_plot(records),
@@ -191,4 +182,4 @@ def latents(models: Models, /, *, common: Analysis) -> None:
         **{f"bits-{name}": plots.bits_plot(drawn, image) for name, drawn in maps.items()},
     }
     table = tcm_lab.reporting.latent_table(records)
-    common.write("latents", {n: [r] for n, r in records.items()}, figures, table)
+    common.write("latents", {name: [each] for name, each in records.items()}, figures, table)

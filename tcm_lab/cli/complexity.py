@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
 
 import tcm_lab
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Flag, Models, Overrides
+from tcm_lab.cli.options import Flag, Models, Output, Overrides
 from tcm_lab.errors import LabError
 
 
@@ -18,7 +18,6 @@ def complexity(
     /,
     *,
     size: tuple[str, ...] = ("512x768",),
-    format: str = "markdown",
     convention: str = "all",
     detail: str = "totals",
     counter: str = "formula",
@@ -27,14 +26,13 @@ def complexity(
     explain: Flag = False,
     memory: Flag = False,
     published: Flag = False,
-    out: Path | None = None,
+    output: Output,
 ) -> int:
     """Count parameters and multiply-accumulates, without weights and without data.
 
     Args:
         models: Presets, compressai/NAME, or YAML files.
         size: Image sizes, height x width.
-        format: Output: markdown, latex, csv, json or html.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns: totals, or the whole forward pass split by parts or by kinds of operators.
         counter: Counting tool: formula (the fastest), torch, fvcore, ptflops or ptflops-aten.
@@ -43,11 +41,10 @@ def complexity(
         explain: Find the convention behind each published figure.
         memory: Measure the peak memory of a forward pass, too.
         published: Add published figures of these models, in rows of their own.
-        out: File to write instead of printing.
+        output: How the result is shown.
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
-    options.need_some(models, "MODEL")
-    form = options.table_form(format)
+    output.check()
     kept = options.choice("--convention", convention, lab.CONVENTIONS)
     columns = options.choice("--detail", detail, get_args(reporting.Detail))
     tool = options.choice("--counter", counter, lab.COUNTERS)
@@ -55,50 +52,27 @@ def complexity(
     sizes = [options.size(text) for text in size]
     if check:
         reports = [lab.check(target, size) for target in targets for size in sizes]
-        options.show([reporting.check_table(reports)], form, out)
+        output.show(reporting.check_table(reports))
         return 0 if all(report.agrees for report in reports) else 1
     if explain:
         found = [line for target in targets for line in lab.explain(target)]
-        options.show([reporting.explain_table(found)], form, out)
+        output.show(reporting.explain_table(found))
         return 0
     records = [
         lab.measure_complexity(target, size, counter=tool, memory=memory)
         for target in targets
         for size in sizes
     ]
-    if form == "json":
-        options.print_or_write(reporting.records_json(records, convention=kept), out)
-        return 0
-    beside = reporting.published_beside(records, lab.published_figures()) if published else []
-    table = reporting.complexity_table(records, convention=kept, detail=columns, published=beside)
-    options.show([table], form, out)
+    tables = reporting.tables_of(records, convention=kept, detail=columns, published=published)
+    output.show_records(records, tables, kept)
     return 0
 
 
-def time(
-    models: Models,
-    /,
-    *,
-    size: str = "512x768",
-    device: str | None = None,
-    batch: int = 1,
-    repeats: int = 20,
-    seconds: float = 60.0,
-    warm_up: int = 3,
-    precision: str = "float32",
-    threads: int | None = None,
-    channels_last: bool = True,
-    compile: Flag = False,
-    stages: Flag = False,
-    overrides: Overrides = (),
-    format: str = "markdown",
-    out: Path | None = None,
-) -> None:
-    """Time encoding to real bytes and decoding; several models are timed in turn and compared.
+@dataclass(frozen=True)
+class Conditions:
+    """How times are measured.
 
-    Args:
-        models: Presets, compressai/NAME, YAML files or checkpoints; the first is the baseline.
-        size: Image size, height x width.
+    Attributes:
         device: cpu or cuda; by default where the model is, the CPU.
         batch: Images coded at once.
         repeats: Minimum number of timed runs.
@@ -108,42 +82,56 @@ def time(
         threads: Threads of torch on the CPU.
         channels_last: Memory layout of networks and image.
         compile: Compile the networks first, which takes minutes.
+    """
+
+    device: Annotated[str | None, options.UNSET] = None
+    batch: int = 1
+    repeats: int = 20
+    seconds: float = 60.0
+    warm_up: int = 3
+    precision: str = "float32"
+    threads: Annotated[int | None, options.UNSET] = None
+    channels_last: bool = True
+    compile: Flag = False
+
+
+def time(
+    models: Models,
+    /,
+    *,
+    size: str = "512x768",
+    stages: Flag = False,
+    overrides: Overrides = (),
+    conditions: Conditions,
+    output: Output,
+) -> None:
+    """Time encoding to real bytes and decoding; several models are timed in turn and compared.
+
+    Args:
+        models: Presets, compressai/NAME, YAML files or checkpoints; the first is the baseline.
+        size: Image size, height x width.
         stages: Show every stage, too.
         overrides: Fields to change in every model.
-        format: Output: markdown, latex, csv, json or html.
-        out: File to write instead of printing.
+        conditions: How times are measured.
+        output: How the result is shown.
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
-    options.need_some(models, "MODEL")
-    form = options.table_form(format)
-    targets = [_with_weights(model, overrides) for model in models]
+    output.check()
     precisions = get_args(lab.TimingOptions.model_fields["precision"].annotation)
+    options.choice("--precision", conditions.precision, precisions)
+    targets = [_with_weights(model, overrides) for model in models]
+    sides, changes = options.size(size), vars(conditions)
     with progress("turn") as on_progress:
-        conditions: dict[str, Any] = {
-            "batch": batch,
-            "repeats": repeats,
-            "seconds": seconds,
-            "warm_up": warm_up,
-            "device": device,
-            "precision": options.choice("--precision", precision, precisions),
-            "threads": threads,
-            "channels_last": channels_last,
-            "compile": compile,
-            "on_progress": on_progress,
-        }
         if len(targets) > 1:
-            compared = lab.compare_timing(targets, options.size(size), **conditions)
-            records, ratios = list(compared.records), compared.ratios
+            compared = lab.compare_timing(targets, sides, on_progress=on_progress, **changes)
+            records, ratios = compared.records, compared.ratios
         else:
-            records = [lab.measure_timing(targets[0], options.size(size), **conditions)]
+            records = (lab.measure_timing(targets[0], sides, on_progress=on_progress, **changes),)
             ratios = ()
-    if form == "json":
-        options.print_or_write(reporting.records_json(records), out)
-        return
     tables = [reporting.timing_table(records, ratios)]
     if stages:
         tables.append(reporting.stage_table(records))
-    options.show(tables, form, out)
+    output.show_records(records, tables)
 
 
 def _with_weights(model: str, overrides: Sequence[str]) -> Any:

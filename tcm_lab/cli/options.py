@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin
 
@@ -21,17 +22,14 @@ Name = TypeVar("Name", bound=str)
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
 """Marks an option whose default is nothing, so that help shows none."""
+_SOME = {"help_behavior_hint": "(at least one)"}
 Models = Annotated[
-    tuple[str, ...],
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="MODEL ...", help_behavior_hint="(at least one)"),
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...", **_SOME)
 ]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 File = Annotated[Path, tyro.conf.Positional]
 Files = Annotated[
-    tuple[Path, ...],
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="FILE ...", help_behavior_hint="(at least one)"),
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **_SOME)
 ]
 Overrides = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
@@ -51,10 +49,13 @@ _Imports = Annotated[
 def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Give a command the option ``--import``, whose modules are imported before it runs.
 
-    Options that default to nothing are shown without a default, too.
+    Options that default to nothing are shown without a default, and empty lists of positional
+    arguments are refused.
     """
 
     def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int | None:
+        if () in args:
+            raise LabError("Name at least one MODEL or FILE; --help shows the rest.")
         import_layers(imports)
         return command(*args, **options)
 
@@ -127,31 +128,45 @@ def size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def need_some(names: Sequence[object], what: str) -> None:
-    """Refuse an empty list of positional arguments.
+@dataclass(frozen=True)
+class Output:
+    """How the result is shown.
 
-    Raises:
-        LabError: it is empty.
+    Attributes:
+        format: One of markdown, latex, csv, json and html.
+        out: File to write instead of printing.
     """
-    if not names:
-        raise LabError(f"{what}: name at least one.")
 
+    format: str = "markdown"
+    out: Annotated[Path | None, UNSET] = None
 
-def print_or_write(text: str, out: Path | None) -> None:
-    """Print ``text``, or write it to ``out``."""
-    if out is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    else:
-        write_atomically(out, text)
-        print(f"{out}: written", file=sys.stderr)
+    def check(self, *others: str) -> None:
+        """Refuse a format that is neither one of tables nor one of ``others``."""
+        choice("--format", self.format, [*tcm_lab.reporting.RENDERERS, *others])
 
+    def write(self, text: str) -> None:
+        """Print or write a text."""
+        if self.out is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            write_atomically(self.out, text)
+            print(f"{self.out}: written", file=sys.stderr)
 
-def show(tables: Sequence[tcm_lab.reporting.Table], form: str, out: Path | None) -> None:
-    """Render tables, and print or write them."""
-    print_or_write(tcm_lab.reporting.render_all(tables, table_form(form)), out)
+    def show(self, *tables: tcm_lab.reporting.Table) -> None:
+        """Print or write tables."""
+        self.check()
+        form: Any = self.format
+        self.write(tcm_lab.reporting.render_all(tables, form))
 
-
-def table_form(form: str) -> Any:
-    """Return ``form`` as one of the formats that tables can be rendered in."""
-    return choice("--format", form, tcm_lab.reporting.RENDERERS)
+    def show_records(
+        self,
+        records: Sequence[Any],
+        tables: Sequence[tcm_lab.reporting.Table],
+        convention: Any = "all",
+    ) -> None:
+        """Print or write records, which are whole in JSON and tables in any other format."""
+        if self.format == "json":
+            self.write(tcm_lab.reporting.records_json(records, convention=convention))
+        else:
+            self.show(*tables)

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tcm_lab
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab.cli import options
 from tcm_lab.cli.display import Display
-from tcm_lab.cli.options import File
+from tcm_lab.cli.options import File, Output
 
 if TYPE_CHECKING:
     from tcm_lab.study import Space, StudyResult
@@ -57,30 +57,26 @@ def run(
     searched = study.load_space(space)
     imports = dict.fromkeys([*searched.imports, *imported_layers()])
     searched = searched.model_copy(update={"imports": tuple(imports)})
+    plan: dict[str, Any] = {
+        "data": data, "eval_data": eval_data, "workers": workers, "trials": trials,
+    }  # fmt: skip
     if dry_run:
-        ahead = study.dry_run(
-            searched, data=data, eval_data=eval_data, workers=workers, trials=trials
-        )
-        print(ahead)
+        print(study.dry_run(searched, **plan))
         return
+    plan |= {"out": out, "storage": storage, "cache": cache}
     if where == "slurm":
-        folder, jobs = study.submit_study(
-            searched, options=slurm, out=out, data=data, eval_data=eval_data, storage=storage,
-            workers=workers, trials=trials, cache=cache,
-        )  # fmt: skip
+        folder, jobs = study.submit_study(searched, options=slurm, **plan)
         print(f"Submitted {len(jobs)} workers as jobs {', '.join(jobs)}; logs in {folder}/slurm.")
         print(f"When they have ended: tcm-lab study report {folder} --storage …")
         return
     result = study.run_study(
-        searched, out=out, data=data, eval_data=eval_data, storage=storage, workers=workers,
-        trials=trials, cache=cache, display=lambda todo, done: _display(searched, todo, done),
-    )  # fmt: skip
+        searched, **plan, display=lambda todo, done: _display(searched, todo, done)
+    )
     result = study.measure_anchor(result, tcm_lab.data.open_images(eval_data, "eval"))
-    typed = {
-        "--space": space, "--out": out, "--data": data, "--eval-data": eval_data,
-        "--trials": trials,
-    }  # fmt: skip
-    words = [word for flag, value in typed.items() if value is not None for word in (flag, value)]
+    typed = {"space": space, "out": out, "data": data, "eval-data": eval_data, "trials": trials}
+    words = [
+        word for name, value in typed.items() if value is not None for word in (f"--{name}", value)
+    ]
     _report(result, *words)
 
 
@@ -94,16 +90,16 @@ def report(folder: File, /, *, storage: str | None = None) -> None:
     _report(tcm_lab.study.open_result(folder, storage), "report", folder)
 
 
-def compare(first: File, second: File, /, *, format: str = "markdown") -> None:
+def compare(first: File, second: File, /, *, output: Output) -> None:
     """Compare two studies: their fronts, and every variant of either.
 
     Args:
         first: Folder of a study.
         second: Folder of another study.
-        format: Output: markdown, latex, json or html.
+        output: How the result is shown.
     """
-    form = options.table_form(format)
-    options.show(tcm_lab.study.compare_folders(first, second), form, None)
+    output.check()
+    output.show(*tcm_lab.study.compare_folders(first, second))
 
 
 def schema() -> None:

@@ -10,7 +10,7 @@ import tyro
 
 import tcm_lab
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Files, Flag
+from tcm_lab.cli.options import Files, Flag, Output
 from tcm_lab.errors import LabError, near
 
 
@@ -18,31 +18,29 @@ def table(
     records: Files,
     /,
     *,
-    format: str = "markdown",
     convention: str = "all",
     detail: str = "totals",
     published: Flag = False,
-    out: Path | None = None,
+    output: Output,
 ) -> None:
     """Make tables from records that were written with --format json.
 
     Args:
         records: JSON files.
-        format: Output: markdown, latex, csv, json or html.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns of costs: totals, parts or kinds of operators.
         published: Add published figures of these models, in rows of their own.
-        out: File to write instead of printing.
+        output: How the result is shown.
     """
     reporting = tcm_lab.reporting
-    form = options.table_form(format)
+    output.check()
     tables = reporting.tables_of(
         _read(records),
         convention=options.choice("--convention", convention, tcm_lab.complexity.CONVENTIONS),
         detail=options.choice("--detail", detail, get_args(reporting.Detail)),
         published=published,
     )
-    options.show(tables, form, out)
+    output.show(*tables)
 
 
 def plot(
@@ -89,13 +87,11 @@ def models(
     print("\n".join(names))
 
 
-def blocks(*, format: str = "markdown", out: Path | None = None) -> None:
+def blocks(*, output: Output) -> None:
     """List the blocks, attention modules and resamplers that a configuration can name.
 
     Args:
-        format: Output: markdown, latex, csv, json or html.
-        out: File to write instead of printing.
+        output: How the result is shown.
     """
     lab = tcm_lab.blocks
-    layers = tcm_lab.reporting.layer_table([lab.BLOCKS, lab.ATTENTIONS, lab.RESAMPLERS])
-    options.show([layers], format, out)
+    output.show(tcm_lab.reporting.layer_table([lab.BLOCKS, lab.ATTENTIONS, lab.RESAMPLERS]))

@@ -5,17 +5,44 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, TypedDict, get_args
 
 import tyro
 
 import tcm_lab
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import File, Flag, Model, Overrides
+from tcm_lab.cli.options import File, Flag, Model, Output, Overrides
 from tcm_lab.errors import LabError
 
+if TYPE_CHECKING:
+    from tcm_lab.training import Recipe
+
 _RATE_LEVELS = 4
+
+
+class Settings(TypedDict, total=False):
+    """Settings in place of the recipe's.
+
+    Attributes:
+        lambdas: Rate-distortion weights: one, or one per rate level.
+        metric: Distortion to minimise: mse or ms-ssim.
+        steps: Updates of the weights.
+        batch: Crops per step over all devices.
+        crop: Side of a crop in pixels.
+        lr: Learning rate.
+        ema: Decay of the weights' moving average; 0 is off.
+        precision: 32-true or bf16-mixed; the entropy model stays in float32.
+    """
+
+    lambdas: Annotated[tuple[float, ...], options.UNSET]
+    metric: Annotated[str, options.UNSET]
+    steps: Annotated[int, options.UNSET]
+    batch: Annotated[int, options.UNSET]
+    crop: Annotated[int, options.UNSET]
+    lr: Annotated[float, options.UNSET]
+    ema: Annotated[float, options.UNSET]
+    precision: Annotated[str, options.UNSET]
 
 
 def train(
@@ -25,13 +52,7 @@ def train(
     data: Path | None = None,
     out: Path | None = None,
     recipe: str = "laptop",
-    lambdas: tuple[float, ...] = (),
-    metric: str | None = None,
-    steps: int | None = None,
-    batch: int | None = None,
-    crop: int | None = None,
-    lr: float | None = None,
-    ema: float | None = None,
+    settings: Settings,
     seed: int = 0,
     rate_levels: int | None = None,
     overrides: Overrides = (),
@@ -39,7 +60,6 @@ def train(
     resume: Flag = False,
     device: str = "auto",
     devices: int = 1,
-    precision: str | None = None,
     channels_last: Flag = False,
     compile: Flag = False,
 ) -> None:
@@ -51,13 +71,7 @@ def train(
         out: Folder for weights, state and logs; by default runs/MODEL.
         recipe: Source of every setting that is not given here: minute, laptop (ten minutes on two
             cores for tcm-nano), hour, scratch, short or published.
-        lambdas: Rate-distortion weights: one, or one per rate level.
-        metric: Distortion to minimise: mse or ms-ssim.
-        steps: Updates of the weights.
-        batch: Crops per step over all devices.
-        crop: Side of a crop in pixels.
-        lr: Learning rate.
-        ema: Decay of the weights' moving average; 0 is off.
+        settings: Settings in place of the recipe's.
         seed: Seed of weights, crops and noise.
         rate_levels: Learn this many rates in one run; 0 for one rate. By default 4 for a preset
             by a recipe that leaves the lambdas open, such as laptop.
@@ -66,24 +80,13 @@ def train(
         resume: Continue from the state in the folder.
         device: auto, cpu or cuda.
         devices: Processes, one device each.
-        precision: 32-true or bf16-mixed; the entropy model stays in float32.
         channels_last: Keep channels innermost in memory.
         compile: Compile the model first.
     """
     lab = tcm_lab.training
-    given = {
-        "metric": metric,
-        "steps": steps,
-        "batch": batch,
-        "crop": crop,
-        "lr": lr,
-        "ema": ema,
-        "precision": precision,
-        "channels_last": channels_last or None,
-        "compile": compile or None,
-        "lambdas": lambdas or None,
-    }
-    chosen = lab.get_recipe(recipe, seed=seed, **{k: v for k, v in given.items() if v is not None})
+    flags = {"channels_last": channels_last, "compile": compile}
+    given = {**settings, **{name: True for name, on in flags.items() if on}}
+    chosen = lab.get_recipe(recipe, seed=seed, **given)
     levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
     codec = tcm_lab.build(options.changed(model, [*overrides, *levels]), seed=seed)
     config = tcm_lab.codec.CodecAdapter(codec).config
@@ -91,32 +94,34 @@ def train(
     if rate_levels is None and config is not None and not learned and not chosen.lambdas:
         learned = _RATE_LEVELS
         codec = tcm_lab.build(config.override({"rate_levels": learned}), seed=seed)
-    if not lambdas and learned:
-        chosen = chosen.spread(learned)
-    elif not lambdas and len(chosen.lambdas) > 1:
-        raise LabError(
-            "--lambdas: this model has one rate and needs one lambda. Give one of the recipe's "
-            f"({', '.join(map(str, chosen.lambdas))}), or learn them all with "
-            f"--rate-levels {len(chosen.lambdas)}."
-        )
+    if "lambdas" not in settings:
+        chosen = _for_rates(chosen, learned)
     accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
     if init is not None:
         lab.warm_start(codec, init)
-    folder = Path("runs") / Path(model).stem if out is None else out
+    name = Path(model).stem
+    folder = Path("runs") / name if out is None else out
     images = tcm_lab.data.open_images(data, "train")
     crops = tcm_lab.data.CropSource(images, crop=chosen.crop, seed=seed)
-    with lab.progress_line(Path(model).stem) as on_progress:
+    with lab.progress_line(name) as on_progress:
         record = lab.train(
-            codec,
-            chosen,
-            crops,
-            directory=folder,
-            resume=resume,
-            on_progress=on_progress,
-            accelerator=accelerator,
-            devices=devices,
-        )
+            codec, chosen, crops, directory=folder, resume=resume, on_progress=on_progress,
+            accelerator=accelerator, devices=devices,
+        )  # fmt: skip
     print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
+
+
+def _for_rates(recipe: Recipe, levels: int) -> Recipe:
+    """Return a recipe with one lambda per rate level, if the model has levels."""
+    if levels:
+        return recipe.spread(levels)
+    if len(recipe.lambdas) > 1:
+        raise LabError(
+            "--lambdas: this model has one rate and needs one lambda. Give one of the recipe's "
+            f"({', '.join(map(str, recipe.lambdas))}), or learn them all with "
+            f"--rate-levels {len(recipe.lambdas)}."
+        )
+    return recipe
 
 
 def evaluate(
@@ -129,8 +134,7 @@ def evaluate(
     published: tuple[str, ...] = (),
     bd_rate: Annotated[str | None, tyro.conf.arg(metavar="ANCHOR", help_behavior_hint="")] = None,
     device: str = "cpu",
-    format: str = "markdown",
-    out: Path | None = None,
+    output: Output,
 ) -> None:
     """Code whole images to real bytes, decode them, and measure rate and distortion.
 
@@ -142,11 +146,10 @@ def evaluate(
         published: Published curves to add, such as vtm; for Kodak images only.
         bd_rate: Add BD-rates against this anchor or published curve.
         device: cpu or cuda.
-        format: Output: markdown, latex, csv, json, html or compressai (CompressAI's results).
-        out: File to write instead of printing.
+        output: How the result is shown; another format is compressai, that of CompressAI's results.
     """
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
-    form = format if format == "compressai" else options.table_form(format)
+    output.check("compressai")
     beside = [options.choice("--anchors", name, get_args(lab.Anchor)) for name in anchors]
     codec = tcm_lab.load_checkpoint(checkpoint).to(device)
     images = tcm_lab.data.open_images(data, "eval")
@@ -161,19 +164,16 @@ def evaluate(
         record = lab.evaluate(
             codec, images, name=codec.config.name, rates=rates or None, on_progress=on_progress
         )
-    if form == "compressai":
-        options.print_or_write(json.dumps(record.to_compressai_json(), indent=1) + "\n", out)
+    if output.format == "compressai":
+        output.write(json.dumps(record.to_compressai_json(), indent=1) + "\n")
         return
     records = [record]
     for name in beside:
         with progress(f"{name}, coding") as on_progress:
             records.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
-    if form == "json":
-        options.print_or_write(reporting.records_json(records), out)
-        return
     tables = [reporting.rd_table(records, published=curves)]
     if bd_rate:
         known = {r.name: r.curve() for r in records} | {curve.name: curve for curve in curves}
         judged = {r.name: r.curve() for r in records if r.name != bd_rate}
         tables.append(reporting.bd_rate_table(judged, known[bd_rate]))
-    options.show(tables, form, out)
+    output.show_records(records, tables)

@@ -2,7 +2,6 @@ from . import plots
 from ._notes import environment_lines
 from .plots import (
     Change,
-    Effect,
     ParetoPoint,
     PlotAxis,
     RdSeries,
@@ -29,7 +28,6 @@ from .renderers.html import Code, Piece, PlotImage, Section, render_report
 from .table import Column, Mark, Row, Table, Value, metric_column
 from .tables import (
     Detail,
-    Published,
     attention_table,
     axis_table,
     bd_rate_table,
@@ -51,7 +49,6 @@ __all__ = [
     "Code",
     "Column",
     "Detail",
-    "Effect",
     "Format",
     "Mark",
     "ParetoPoint",
@@ -59,7 +56,6 @@ __all__ = [
     "PlotAxis",
     "PlotImage",
     "PlotKind",
-    "Published",
     "RdSeries",
     "RooflinePoint",
     "Row",

@@ -147,7 +147,7 @@ def tables_of(
     need("records", records)
     found = []
     if costs := _only(ComplexityRecord, records):
-        beside = tables.published_beside(costs, published_figures() if published else ())
+        beside = tables.published_beside(costs, published_figures()) if published else ()
         found.append(
             tables.complexity_table(costs, convention=convention, detail=detail, published=beside)
         )
@@ -164,44 +164,48 @@ def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") ->
     Raises:
         LabError: none of the records suits it.
     """
-    if kind == "rd":
-        return _rd(records, title)
     costs = _only(ComplexityRecord, records)
-    if not costs:
+    if kind == "rd":
+        figure = _rd(_only(RdRecord, records))
+    elif not costs:
         raise LabError(f"plot {kind}: needs a complexity record, from tcm-lab complexity.")
-    if kind == "roofline":
-        return _roofline(costs, _only(TimingRecord, records), title)
-    draw = {
-        "parts": plots.cost_by_part_plot,
-        "parameters": plots.macs_parameters_plot,
-        "size": plots.cost_size_plot,
-    }
-    return draw[kind](costs, title=title)
+    elif kind == "roofline":
+        figure = _roofline(costs, _only(TimingRecord, records))
+    else:
+        draw = {
+            "parts": plots.cost_by_part_plot,
+            "parameters": plots.macs_parameters_plot,
+            "size": plots.cost_size_plot,
+        }
+        figure = draw[kind](costs)
+    if title:
+        with plots.style():
+            figure.axes[0].set_title(title)
+    return figure
 
 
-def _rd(records: Sequence[AnyRecord], title: str) -> Figure:
-    by_name: dict[str, list[RdRecord]] = {}
-    for record in _only(RdRecord, records):
-        by_name.setdefault(record.name, []).append(record)
-    if not by_name:
+def _rd(records: Sequence[RdRecord]) -> Figure:
+    if not records:
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
-    series = [
-        plots.series_of_records(own, role="anchor" if name in _ANCHORS else "measured")
-        for name, own in by_name.items()
-    ]
-    return plots.rd_plot(series, title=title)
+    by_name: dict[str, list[RdRecord]] = {}
+    for record in records:
+        by_name.setdefault(record.name, []).append(record)
+    return plots.rd_plot(
+        [
+            plots.series_of_records(own, role="anchor" if name in _ANCHORS else "measured")
+            for name, own in by_name.items()
+        ]
+    )
 
 
-def _roofline(
-    costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord], title: str
-) -> Figure:
+def _roofline(costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord]) -> Figure:
     counted = {(cost.fingerprint, cost.size): cost for cost in costs}
     for timing in times:
         cost = counted.get((timing.fingerprint, timing.size))
         if cost is not None and timing.device_peak is not None:
-            shown = title or f"{timing.model} on {timing.environment.device}"
+            title = f"{timing.model} on {timing.environment.device}"
             points = plots.roofline_points(cost, timing)
-            return plots.roofline_plot(points, timing.device_peak, title=shown)
+            return plots.roofline_plot(points, timing.device_peak, title=title)
     raise LabError(
         "plot roofline: needs a complexity and a timing record of one model and size. "
         "tcm-lab complexity and tcm-lab time write them with --format json."

@@ -7,18 +7,20 @@ formats for machines (CSV, JSON) keep seven significant digits and whole counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.metrics import METRICS
 from tcm_lab.stats import Interval
 
+T = TypeVar("T")
 Mark: TypeAlias = Literal["pareto", "pareto-by-mean", "baseline", "partial", "infeasible"]
 Value: TypeAlias = str | int | float | Interval | None
+Several: TypeAlias = Annotated[Sequence[T], AfterValidator(tuple)]
 
 MARKS: Mapping[Mark, tuple[str, str]] = {
     "pareto": ("★", "Pareto-optimal"),
@@ -115,7 +117,7 @@ class Row(Frozen):
     """Values by column key.
 
     Attributes:
-        values: one per column key; a missing one is unknown.
+        values: one per column key; a missing one, or ``None``, is unknown.
         marks: shown behind the first cell.
         source: who published these values, unless they were measured here. Such rows stand under
             a heading of their own, cite their source, and are never marked as best.
@@ -125,18 +127,11 @@ class Row(Frozen):
     marks: tuple[Mark, ...] = ()
     source: str = ""
 
-    @classmethod
-    def of(
-        cls,
-        columns: Iterable[Column],
-        values: Mapping[str, Value],
-        *,
-        marks: tuple[Mark, ...] = (),
-        source: str = "",
-    ) -> Row:
-        """Return a row of the values that are known and have a column."""
-        known = {c.key: values[c.key] for c in columns if values.get(c.key) is not None}
-        return cls(values=known, marks=marks, source=source)
+    def within(self, columns: Iterable[Column]) -> Row:
+        """Return the row with only the values that have a column."""
+        keys = {column.key for column in columns}
+        values = {key: value for key, value in self.values.items() if key in keys}
+        return self.model_copy(update={"values": values})
 
 
 class Cell(NamedTuple):
@@ -163,22 +158,27 @@ class Table(Frozen):
     """
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    footer: tuple[str, ...] = ()
+    columns: Several[Column]
+    rows: Several[Row]
+    footer: Several[str] = ()
 
     @model_validator(mode="after")
     def _rows_fit_columns(self) -> Table:
         keys = [column.key for column in self.columns]
         if len(set(keys)) != len(keys):
             raise ValueError(f"columns {keys}: two have the same key")
-        for row in self.rows:
-            unknown = set(row.values) - set(keys)
-            if unknown:
-                raise ValueError(f"row values {sorted(unknown)}: no such column")
-        if [bool(row.source) for row in self.rows] != sorted(bool(row.source) for row in self.rows):
+        if unknown := {key for row in self.rows for key in row.values} - set(keys):
+            raise ValueError(f"row values {sorted(unknown)}: no such column")
+        if [*self.measured, *self.published] != list(self.rows):
             raise ValueError("rows: published ones must stand below those that were measured")
         return self
+
+    def without_empty_columns(self) -> Table:
+        """Return the table without the columns of which no row has a value."""
+        found = (item for row in self.rows for item in row.values.items())
+        filled = {key for key, value in found if value is not None}
+        columns = tuple(column for column in self.columns if column.key in filled)
+        return self.model_copy(update={"columns": columns})
 
     @property
     def measured(self) -> tuple[Row, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab import reporting
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Column, Effect, Piece, PlotAxis, PlotImage, Row, Table
+from tcm_lab.reporting import Column, Piece, PlotAxis, PlotImage, Row, Table
 from tcm_lab.study.axes import Key, show
 from tcm_lab.study.cost import objective_losses, quality_of
 from tcm_lab.study.record import TrialRecord
@@ -121,10 +121,12 @@ def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> Study
     return study
 
 
-def main_effects(records: Sequence[TrialRecord], space: Space) -> list[Effect]:
+def main_effects(
+    records: Sequence[TrialRecord], space: Space
+) -> dict[str, list[tuple[str, list[float]]]]:
     """Return the quality metric by the value of each axis."""
     valued = _valued(records, space)
-    effects = []
+    effects = {}
     for name in space.axes:
         by_key: dict[Key, list[float]] = {}
         for record, value in valued:
@@ -132,7 +134,7 @@ def main_effects(records: Sequence[TrialRecord], space: Space) -> list[Effect]:
                 by_key.setdefault(record.params[name], []).append(value)
         if len(by_key) > 1:
             keys = _in_order(list(by_key), name, space)
-            effects.append(Effect(name, [(show(key), by_key[key]) for key in keys]))
+            effects[name] = [(show(key), by_key[key]) for key in keys]
     return effects
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Column, Mark, Row, Table, Value, environment_lines, rd_table
+from tcm_lab.reporting import (
+    Column,
+    Mark,
+    Row,
+    Table,
+    Value,
+    environment_lines,
+    metric_column,
+    rd_table,
+)
 from tcm_lab.study.axes import show
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, is_established
@@ -24,19 +32,9 @@ _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
 
 def column_of(name: str, **changes: str) -> Column:
     """Return the column of a metric; its best is marked if values are exact or have intervals."""
-    metric = METRICS[name]
-    best: Literal["low", "high"] = "low" if metric.direction == "minimize" else "high"
+    metric, column = METRICS[name], metric_column(name, **changes)
     sure = metric.relative or metric.needs in ("complexity", "memory")
-    column = Column(
-        key=name,
-        header=metric.header or metric.label,
-        group=metric.group,
-        unit=metric.unit,
-        format=metric.format,
-        scale=metric.scale,
-        best=best if sure else None,
-    )
-    return column.model_copy(update=changes)
+    return column if sure else column.model_copy(update={"best": None})
 
 
 def plot_names(summaries: Sequence[VariantSummary], space: Space) -> list[str]:

@@ -57,6 +57,10 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
     assert "clipped below 1e-5" in bar.get_ylabel()
     sides = [patch.get_width() for patch in axes.patches]
     assert sides == [measures.side_px[0.5].value, measures.side_px[0.95].value]
+    two = erf_plot({"a": maps[0], "b": maps[1]})
+    two.draw_without_rendering()
+    left_label, right_label = (each.xaxis.label.get_window_extent() for each in two.axes[:2])
+    assert left_label.x1 < right_label.x0
     with pytest.raises(LabError, match="no maps given"):
         erf_plot({})
 
@@ -139,8 +143,11 @@ def test_titles_of_neighbouring_panels_do_not_touch(codec: Codec, images: torch.
 def test_names_of_many_attention_layers_are_turned(codec: Codec, images: torch.Tensor) -> None:
     record = measure_attention(codec, images[:1])
     for transform, turned in {"g_a": 0, "slices": 40}.items():
-        (axes,) = attention_plot({"TCM": record}, transform=transform).axes
+        figure = attention_plot({"TCM": record}, metric="near_share", transform=transform)
+        (axes,) = figure.axes
         assert {label.get_rotation() for label in axes.get_xticklabels()} == {turned}
+        figure.draw_without_rendering()
+        assert axes.yaxis.label.get_window_extent().y1 <= figure.bbox.y1
 
 
 def test_parts_are_drawn_at_what_they_cost(codec: Codec, images: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from tcm_lab.complexity import TimeRatio, TimingOptions, measure_complexity, pub
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
-    Published,
+    Row,
     Table,
     axis_table,
     bd_rate_table,
@@ -81,7 +81,7 @@ def test_the_footer_names_no_torch_where_formulas_counted() -> None:
 
 
 def test_published_figures_stand_in_rows_of_their_own_with_their_source() -> None:
-    theirs = Published(model="m", source="A paper", values={"gmacs": 7.0, "bpp": 1.0})
+    theirs = Row(values={"model": "m", "gmacs": 7.0, "bpp": 1.0}, source="A paper")
     table = complexity_table([complexity()], published=[theirs])
     assert table.rows[0].source == ""
     assert table.rows[1].source == "A paper"

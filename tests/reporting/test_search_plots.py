@@ -6,12 +6,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tcm_lab.reporting import Effect, effects_plot, figure_svg, history_plot, interactions_plot
+from tcm_lab.reporting import effects_plot, figure_svg, history_plot, interactions_plot
 
-EFFECTS = [
-    Effect("split", [("0", [4.0]), ("0.5", [1.0, 3.0]), ("1", [8.0])]),
-    Effect("block", [("tcm", [1.0, 4.0]), ("swin", [3.0])]),
-]
+EFFECTS = {
+    "split": [("0", [4.0]), ("0.5", [1.0, 3.0]), ("1", [8.0])],
+    "block": [("tcm", [1.0, 4.0]), ("swin", [3.0])],
+}
 PAIRS = [
     ("split", "window", {"4": [("0", 1.0), ("0.5", 2.0)], "8": [("0.5", 3.0), ("1", 4.0)]}),
 ]

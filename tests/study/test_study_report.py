@@ -272,7 +272,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
 
 
 def test_main_effects_are_means_over_the_variants_with_a_value(many: StudyResult) -> None:
-    effects = {e.axis: dict(e.values) for e in main_effects(many.records, many.space)}
+    effects = {
+        axis: dict(values) for axis, values in main_effects(many.records, many.space).items()
+    }
     baseline = next(r for r in many.records if r.is_baseline)
     with_eight = [r for r in many.records if r.params["slices"] == 8]
     expected = [lagrangian_percent(baseline.rd, r.rd, lambdas=r.lambdas) for r in with_eight]

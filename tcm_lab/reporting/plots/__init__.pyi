@@ -16,28 +16,31 @@ from ._style import (
     save_figure,
     style,
 )
-from .attention import attention_map_plot, attention_plot, connect_clicks, gate_plot
+from .analysis import (
+    attention_map_plot,
+    attention_plot,
+    bits_plot,
+    connect_clicks,
+    deviation_plot,
+    energy_plot,
+    erf_plot,
+    erf_profile_plot,
+    gate_plot,
+    prediction_plot,
+    slice_bits_plot,
+)
 from .cost import (
     RooflinePoint,
     cost_by_part_plot,
     cost_size_plot,
     macs_parameters_plot,
+    part_loss_plot,
     roofline_plot,
     roofline_points,
-)
-from .erf import erf_plot, erf_profile_plot
-from .latents import (
-    bits_plot,
-    deviation_plot,
-    energy_plot,
-    part_loss_plot,
-    prediction_plot,
-    slice_bits_plot,
 )
 from .rd import RdSeries, rd_plot, series_of_records
 from .search import (
     Change,
-    Effect,
     ParetoPoint,
     ablation_plot,
     effects_plot,
@@ -54,7 +57,6 @@ __all__ = [
     "PAGE_INCHES",
     "SOFT",
     "Change",
-    "Effect",
     "ParetoPoint",
     "PlotAxis",
     "RdSeries",

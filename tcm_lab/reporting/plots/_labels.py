@@ -7,10 +7,12 @@ keep clear cost it a minute for thirty names. Few places per name, all weighed a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tcm_lab.reporting.plots._style import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +25,9 @@ _RINGS = np.repeat((1.0, 2.2, 3.6, 5.2), len(_DIRECTIONS))[:, None]
 _SIDES = np.tile(_DIRECTIONS, (4, 1))
 _ROUNDS = 3
 
-Boxes = NDArray[np.float64]
+Line: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
+"""A straight line by its two ends."""
+Boxes: TypeAlias = NDArray[np.float64]
 """(N, 4): left, lower, right and upper edge in pixels."""
 
 
@@ -31,9 +35,7 @@ def label_points(
     axes: Axes,
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
-    *,
-    color: str,
-    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
+    lines: Sequence[Line] = (),
 ) -> None:
     """Write each name beside its point, where it hides the least; far names get a line to it.
 
@@ -41,8 +43,7 @@ def label_points(
         axes: with its limits and scales set.
         points: in data coordinates; unnamed ones are kept clear as well.
         names: one for each point; an empty one is not written.
-        color: of the names.
-        lines: straight lines to keep clear, by their two ends.
+        lines: to be kept clear, too.
     """
     from matplotlib.patheffects import withStroke
 
@@ -70,7 +71,7 @@ def label_points(
     frame = np.array([axes.get_window_extent().extents])
     chosen = _choose(places, np.concatenate(obstacles), frame)
     for (point, name), middle, place in zip(named, middles, chosen, strict=True):
-        leader = {"arrowstyle": "-", "lw": 0.4, "color": color, "shrinkA": 0, "shrinkB": 2}
+        leader = {"arrowstyle": "-", "lw": 0.4, "color": INK, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
             name,
             point,
@@ -82,7 +83,7 @@ def label_points(
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
             arrowprops=leader if place >= len(_DIRECTIONS) else None,
             zorder=5,
-            color=color,
+            color=INK,
             fontsize=_FONT_PT,
         ).set_in_layout(False)
 

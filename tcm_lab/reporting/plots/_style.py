@@ -34,14 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 
 
 class PlotAxis(Frozen):
-    """An axis of a plot.
-
-    Attributes:
-        name: the quantity.
-        unit: its unit.
-        log: whether the scale is logarithmic.
-        lower_is_better: whether low values are the good ones.
-    """
+    """An axis of a plot: its quantity and unit, its scale, and which end is the good one."""
 
     name: str
     unit: str = ""
@@ -72,7 +65,7 @@ def looks(count: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Hold our style over the block, and leave the caller's as it was."""
+    """Hold our style over a block or a decorated function; the caller's stays as it was."""
     import matplotlib as mpl
     import seaborn
 
@@ -85,23 +78,21 @@ def style() -> Iterator[None]:
 
 
 def new_figure(
-    title: str = "", *, width: float = COLUMN_INCHES, height: float = 2.7
+    x: PlotAxis | None = None,
+    y: PlotAxis | None = None,
+    *,
+    width: float = COLUMN_INCHES,
+    height: float = 2.7,
 ) -> tuple[Figure, Axes]:
     """Return a figure, its sides in inches, with one pair of axes; call it inside `style`."""
     figure, (axes,) = panels(1, columns=1, height=height, width=width)
-    if title:
-        axes.set_title(title)
+    if x is not None and y is not None:
+        label_axes(axes, x, y)
     return figure, axes
 
 
 def panels(
-    count: int,
-    *,
-    columns: int,
-    height: float,
-    width: float | None = None,
-    title: str = "",
-    **options: Any,
+    count: int, *, columns: int, height: float, width: float | None = None, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure of ``count`` equal axes; call it inside `style`.
 
@@ -110,7 +101,6 @@ def panels(
         columns: maximum number beside each other.
         height: inches of one row.
         width: inches of the figure; None is a column's for two panels a row, a page's for more.
-        title: over the figure.
         options: for ``Figure.subplots``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -126,11 +116,10 @@ def panels(
         axes.remove()
     for axes in grid[:count]:
         axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
     return figure, grid[:count]
 
 
+@style()
 def map_panels(
     cells: Sequence[tuple[str, NDArray[Any] | None]],
     label: str,
@@ -152,16 +141,15 @@ def map_panels(
     maps = [cell for _, cell in cells if cell is not None and cell.ndim == 2]
     low = min(float(each.min()) for each in maps) if low is None else low
     high = max(float(each.max()) for each in maps)
-    with style():
-        figure, grid = panels(len(cells), columns=columns, height=height, width=PAGE_INCHES)
-        for axes, (title, cell) in zip(grid, cells, strict=True):
-            bare(axes, title)
-            if cell is not None and cell.ndim == 3:
-                axes.imshow(channels_last(cell), interpolation="none")
-            elif cell is not None:
-                drawn = draw_map(axes, cell, vmin=low, vmax=high)
-        colour_bar(figure, drawn, grid, label)
-        return figure
+    figure, grid = panels(len(cells), columns=columns, height=height, width=PAGE_INCHES)
+    for axes, (title, cell) in zip(grid, cells, strict=True):
+        bare(axes, title)
+        if cell is not None and cell.ndim == 3:
+            axes.imshow(channels_last(cell), interpolation="none")
+        elif cell is not None:
+            drawn = draw_map(axes, cell, vmin=low, vmax=high)
+    colour_bar(figure, drawn, grid, label)
+    return figure
 
 
 def draw_map(axes: Axes, values: NDArray[Any], **options: Any) -> Any:
@@ -193,14 +181,9 @@ def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> 
     bar.outline.set_linewidth(0.4)
 
 
+@style()
 def stacked_bars(
-    parts: Mapping[str, Sequence[float]],
-    rows: Sequence[str],
-    x: PlotAxis,
-    *,
-    form: str,
-    title: str = "",
-    width: float = COLUMN_INCHES,
+    parts: Mapping[str, Sequence[float]], rows: Sequence[str], x: PlotAxis, *, form: str
 ) -> Figure:
     """Return a figure of one bar per row, stacked by part.
 
@@ -209,25 +192,22 @@ def stacked_bars(
         rows: names of the bars.
         x: what the length shows.
         form: of the total written at the end of a bar.
-        title: over the plot.
-        width: inches of the figure.
     """
-    with style():
-        figure, axes = new_figure(title, width=width, height=1.1 + 0.3 * len(rows))
-        left = np.zeros(len(rows))
-        for (name, lengths), color in zip(parts.items(), palette(len(parts)), strict=True):
-            look: dict[str, Any] = {"color": color, "height": 0.7, "ec": "white", "lw": 0.3}
-            bars = axes.barh(range(len(rows)), lengths, left=left, label=name, **look)
-            left += lengths
-        axes.bar_label(bars, [format(total, form) for total in left], padding=3, fontsize=7)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
-        axes.grid(False, axis="y")
-        axes.set_xlim(0, left.max() * 1.16 or 1)
-        axes.set_xlabel(x.label)
-        legend_below(figure, min(4, len(parts)), handlelength=1.0)
-        return figure
+    figure, axes = new_figure(height=1.1 + 0.3 * len(rows))
+    left = np.zeros(len(rows))
+    for (name, lengths), color in zip(parts.items(), palette(len(parts)), strict=True):
+        look: dict[str, Any] = {"color": color, "height": 0.7, "ec": "white", "lw": 0.3}
+        bars = axes.barh(range(len(rows)), lengths, left=left, label=name, **look)
+        left += lengths
+    axes.bar_label(bars, [format(total, form) for total in left], padding=3, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set_xlim(0, left.max() * 1.16 or 1)
+    axes.set_xlabel(x.label)
+    legend_below(figure, min(4, len(parts)), handlelength=1.0)
+    return figure
 
 
 def legend_below(figure: Figure, columns: int, **options: Any) -> None:

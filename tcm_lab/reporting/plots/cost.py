@@ -1,4 +1,4 @@
-"""Plots of what codecs cost: by part, over parameters, over the image's size, on a device."""
+"""Plots of what codecs cost, in all and by part: over parameters, sizes, worth, on a device."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from tcm_lab._utils import Frozen
+from tcm_lab.analysis import KnockOutRecord
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import ComplexityRecord, Convention, DevicePeak, TimingRecord
 from tcm_lab.errors import LabError
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.plots._labels import label_points
 from tcm_lab.reporting.plots._style import (
-    COLUMN_INCHES,
-    INK,
     SOFT,
     PlotAxis,
-    label_axes,
     legend_below,
     looks,
     new_figure,
@@ -44,11 +42,7 @@ _STAGE_PARTS = {
 
 
 def cost_by_part_plot(
-    records: Sequence[ComplexityRecord],
-    *,
-    convention: Convention = "all",
-    title: str = "",
-    width: float = COLUMN_INCHES,
+    records: Sequence[ComplexityRecord], *, convention: Convention = "all"
 ) -> Figure:
     """Draw each model's cost as one bar, stacked by part; the total stands at its end.
 
@@ -62,12 +56,12 @@ def cost_by_part_plot(
         for part, name in part_names(records).items()
         if any(macs.get(part) for macs, _ in costs)
     }
-    models = [record.model for record in records]
-    return stacked_bars(parts, models, KMACS_PER_PX, form=".1f", title=title, width=width)
+    return stacked_bars(parts, [record.model for record in records], KMACS_PER_PX, form=".1f")
 
 
+@style()
 def macs_parameters_plot(
-    records: Sequence[ComplexityRecord], *, convention: Convention = "all", title: str = ""
+    records: Sequence[ComplexityRecord], *, convention: Convention = "all"
 ) -> Figure:
     """Draw each model's cost over its parameters.
 
@@ -77,55 +71,46 @@ def macs_parameters_plot(
     need("records", records)
     x = [record.total_parameters / 1e6 for record in records]
     y = [record.total_kmacs_per_px("whole", convention) for record in records]
-    with style():
-        figure, axes = new_figure(title)
-        label_axes(axes, _log_if_wide(PARAMETERS, x), _log_if_wide(KMACS_PER_PX, y))
-        axes.scatter(x, y, s=20, color=palette(1)[0], zorder=3)
-        axes.margins(0.15)
-        names = [record.model for record in records]
-        label_points(axes, list(zip(x, y, strict=True)), names, color=INK)
-        return figure
+    figure, axes = new_figure(_log_if_wide(PARAMETERS, x), _log_if_wide(KMACS_PER_PX, y))
+    axes.scatter(x, y, s=20, color=palette(1)[0], zorder=3)
+    axes.margins(0.15)
+    label_points(axes, list(zip(x, y, strict=True)), [record.model for record in records])
+    return figure
 
 
+@style()
 def cost_size_plot(
-    records: Sequence[ComplexityRecord], *, convention: Convention = "all", title: str = ""
+    records: Sequence[ComplexityRecord], *, convention: Convention = "all"
 ) -> Figure:
     """Draw the cost per pixel over the image's size, which shows what padding adds.
 
     Args:
         records: of one or several models, each at several sizes.
         convention: which kinds of operators count.
-        title: over the plot.
 
     Raises:
         LabError: no records given.
     """
     need("records", records)
-    ordered = sorted(records, key=lambda record: record.pixels)
-    costs = [record.total_kmacs_per_px("whole", convention) for record in ordered]
-    models = list(dict.fromkeys(record.model for record in records))
     ticks: dict[int, str] = {}
-    for record in ordered:
+    curves: dict[str, list[tuple[int, float]]] = {record.model: [] for record in records}
+    for record in sorted(records, key=lambda record: record.pixels):
+        point = record.pixels, record.total_kmacs_per_px("whole", convention)
+        curves[record.model].append(point)
         if not ticks or record.pixels > 1.5 * max(ticks):  # closer ones would touch
             ticks[record.pixels] = size_text(record.size)
-    with style():
-        figure, axes = new_figure(title)
-        size = PlotAxis(name="image", unit="height x width", log=True)
-        label_axes(axes, size, _log_if_wide(KMACS_PER_PX, costs))
-        for model, look in zip(models, looks(len(models)), strict=True):
-            own = [
-                (record.pixels, cost)
-                for record, cost in zip(ordered, costs, strict=True)
-                if record.model == model
-            ]
-            axes.plot(*zip(*own, strict=True), label=model, **look)
-        axes.set_xticks(
-            list(ticks), list(ticks.values()), rotation=40, ha="right", rotation_mode="anchor"
-        )
-        axes.xaxis.set_minor_locator(NullLocator())
-        if len(models) > 1:
-            legend_below(figure, min(3, len(models)))
-        return figure
+    costs = [cost for curve in curves.values() for _, cost in curve]
+    size = PlotAxis(name="image", unit="height x width", log=True)
+    figure, axes = new_figure(size, _log_if_wide(KMACS_PER_PX, costs))
+    for (model, curve), look in zip(curves.items(), looks(len(curves)), strict=True):
+        axes.plot(*zip(*curve, strict=True), label=model, **look)
+    axes.set_xticks(
+        list(ticks), list(ticks.values()), rotation=40, ha="right", rotation_mode="anchor"
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    if len(curves) > 1:
+        legend_below(figure, min(3, len(curves)))
+    return figure
 
 
 def _log_if_wide(axis: PlotAxis, values: Sequence[float]) -> PlotAxis:
@@ -134,14 +119,48 @@ def _log_if_wide(axis: PlotAxis, values: Sequence[float]) -> PlotAxis:
     return axis.model_copy(update={"log": wide})
 
 
-class RooflinePoint(Frozen):
-    """One part of a codec on the device.
+@style()
+def part_loss_plot(record: KnockOutRecord) -> Figure:
+    """Draw what is lost without each part of a codec over what it costs.
 
-    Attributes:
-        label: which part.
-        macs: multiply-accumulates that it runs.
-        bytes_moved: of weights and activations, each moved once.
-        ms: how long it took.
+    The two parts without which most is lost are named.
+    """
+    # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
+    floor = 0.1
+    points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]
+    most = sorted(record.parts, key=lambda part: -part.loss_percent.value)[:2]
+    kinds = list(dict.fromkeys(part.kind for part in record.parts))
+    figure, axes = new_figure(
+        PlotAxis(name="cost of the part", unit="kMAC/px", log=True),
+        PlotAxis(name="loss without it", unit="%", log=True),
+    )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
+    for kind, look in zip(kinds, looks(len(kinds)), strict=True):
+        parts = zip(record.parts, points, strict=True)
+        own = [point for part, point in parts if part.kind == kind and part.kmacs_per_px]
+        x, y = np.array(own).reshape(-1, 2).T
+        axes.scatter(x, y, s=18, label=kind, zorder=3, lw=0, **look)
+    axes.set_ylim(bottom=floor / 1.3)
+    axes.axhline(floor, color=SOFT, lw=0.6, ls=":", zorder=1)
+    axes.margins(0.12)
+    legend_below(figure, len(kinds), handletextpad=0.2)
+    names = [_short(part.part) if part in most else "" for part in record.parts]
+    label_points(axes, points, names)
+    return figure
+
+
+def _short(part: str) -> str:
+    """Return ``g_s 2.1 conv`` for ``g_s.stages.2.blocks.1.conv``."""
+    path = [step for step in part.split(".") if step not in ("stages", "blocks")]
+    if len(path) < 3:
+        return part
+    return f"{'.'.join(path[:-3])} {'.'.join(path[-3:-1])} {path[-1]}"
+
+
+class RooflinePoint(Frozen):
+    """One part of a codec on the device: its MACs, and how long they took.
+
+    Bytes are those of weights and activations, each moved once.
     """
 
     label: str
@@ -194,6 +213,7 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
     return points
 
 
+@style()
 def roofline_plot(
     points: Sequence[RooflinePoint], device_peak: DevicePeak, *, title: str = ""
 ) -> Figure:
@@ -204,27 +224,20 @@ def roofline_plot(
     """
     need("points", points)
     peak, slope = device_peak.gmacs_per_s, device_peak.gbytes_per_s
-    intensity = [p.macs_per_byte for p in points]
-    reached = [p.gmacs_per_s for p in points]
+    reached = [(p.macs_per_byte, p.gmacs_per_s) for p in points]
+    intensities, speeds = zip(*reached, strict=True)
     ridge = peak / slope
-    low, high = min(*intensity, ridge) / 2, max(*intensity, ridge) * 2.5
-    with style():
-        figure, axes = new_figure()
-        label_axes(
-            axes,
-            PlotAxis(name="intensity", unit="MAC/byte", log=True),
-            PlotAxis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
-        )
-        limit = np.array([(low, low * slope), (ridge, peak), (high, peak)])
-        axes.plot(*limit.T, color=SOFT, lw=1.0, zorder=1)
-        look: dict[str, Any] = {"ha": "right", "color": SOFT, "fontsize": 6.5}
-        axes.annotate(
-            f"{peak:.0f} GMAC/s", (high, peak), (0, 3), textcoords="offset points", **look
-        )
-        axes.scatter(intensity, reached, s=20, color=palette(1)[0], zorder=3)
-        axes.set_xlim(low, high)
-        axes.set_ylim(min(low * slope, *reached) / 2, peak * 2)
-        axes.set_title(title or f"device peak: {slope:.0f} GB/s", fontsize=7.5)
-        places = list(zip(intensity, reached, strict=True))
-        label_points(axes, places, [p.label for p in points], color=INK)
-        return figure
+    low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2.5
+    figure, axes = new_figure(
+        PlotAxis(name="intensity", unit="MAC/byte", log=True),
+        PlotAxis(name="reached", unit="GMAC/s", log=True, lower_is_better=False),
+    )
+    axes.plot((low, ridge, high), (low * slope, peak, peak), color=SOFT, lw=1.0, zorder=1)
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 6.5}
+    axes.annotate(f"{peak:.0f} GMAC/s", (high, peak), (0, 3), color=SOFT, **look)
+    axes.scatter(intensities, speeds, s=20, color=palette(1)[0], zorder=3)
+    axes.set_xlim(low, high)
+    axes.set_ylim(min(low * slope, *speeds) / 2, peak * 2)
+    axes.set_title(title or f"device peak: {slope:.0f} GB/s", fontsize=7.5)
+    label_points(axes, reached, [p.label for p in points])
+    return figure

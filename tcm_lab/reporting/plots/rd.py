@@ -17,10 +17,8 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
-    COLUMN_INCHES,
     SOFT,
     PlotAxis,
-    label_axes,
     legend_below,
     looks,
     new_figure,
@@ -89,27 +87,20 @@ def series_of_records(
             "pixels. Draw psnr_db."
         )
     rates = [fmean(at) for at in zip(*(record.bpp for record in records), strict=True)]
-    means = [fmean(at) for at in zip(*rows, strict=True)]
+    points = sorted(zip(rates, *rows, strict=True))
     several = len(records) > 1
-    order = sorted(range(len(rates)), key=rates.__getitem__)
     return RdSeries(
         label=label or records[0].name,
-        bpp=tuple(rates[i] for i in order),
-        quality=tuple(means[i] for i in order),
-        low=tuple(min(row[i] for row in rows) for i in order) if several else None,
-        high=tuple(max(row[i] for row in rows) for i in order) if several else None,
+        bpp=tuple(rate for rate, *_ in points),
+        quality=tuple(fmean(found) for _, *found in points),
+        low=tuple(min(found) for _, *found in points) if several else None,
+        high=tuple(max(found) for _, *found in points) if several else None,
         role=role,
     )
 
 
-def rd_plot(
-    series: Sequence[RdSeries],
-    *,
-    quality: Quality = "psnr_db",
-    title: str = "",
-    width: float = COLUMN_INCHES,
-    height: float = 3.0,
-) -> Figure:
+@style()
+def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figure:
     """Draw quality over rate.
 
     What was measured here has lines in colour, the baseline a thick black one, anchors grey dashes,
@@ -120,33 +111,28 @@ def rd_plot(
     Args:
         series: curves in the order of the legend.
         quality: what the series hold.
-        title: over the plot.
-        width: inches.
-        height: inches.
     """
-    with style():
-        figure, axes = new_figure(title, width=width, height=height)
-        label_axes(axes, BPP, QUALITY[quality])
-        own = iter(looks(len(series)))
-        dashes = itertools.cycle(("--", ":", "-."))
-        for curve in series:
-            look: dict[str, Any]
-            if curve.role == "baseline":
-                look = {"color": "black", "lw": 1.6, "marker": "D", "zorder": 4}
-            elif curve.role == "anchor":
-                look = {"color": SOFT, "lw": 0.9, "ls": next(dashes), "zorder": 1}
-            elif curve.role == "published":
-                look = {**next(own), "ls": "none", "mfc": "none", "mew": 0.8, "zorder": 2}
-            else:
-                look = {**next(own), "zorder": 3}
-            axes.plot(curve.bpp, curve.quality, label=curve.label, **look)
-            if curve.low is not None and curve.high is not None:
-                band = {"color": look["color"], "alpha": 0.18, "lw": 0}
-                axes.fill_between(curve.bpp, curve.low, curve.high, **band)
-        _show_measured(axes, series)
-        longest = max(len(s.label) for s in series)
-        legend_below(figure, 3 if longest <= 18 else 2 if longest <= 26 else 1)
-        return figure
+    figure, axes = new_figure(BPP, QUALITY[quality], height=3.0)
+    own = iter(looks(len(series)))
+    dashes = itertools.cycle(("--", ":", "-."))
+    for curve in series:
+        look: dict[str, Any]
+        if curve.role == "baseline":
+            look = {"color": "black", "lw": 1.6, "marker": "D", "zorder": 4}
+        elif curve.role == "anchor":
+            look = {"color": SOFT, "lw": 0.9, "ls": next(dashes), "zorder": 1}
+        elif curve.role == "published":
+            look = {**next(own), "ls": "none", "mfc": "none", "mew": 0.8, "zorder": 2}
+        else:
+            look = {**next(own), "zorder": 3}
+        axes.plot(curve.bpp, curve.quality, label=curve.label, **look)
+        if curve.low is not None and curve.high is not None:
+            band = {"color": look["color"], "alpha": 0.18, "lw": 0}
+            axes.fill_between(curve.bpp, curve.low, curve.high, **band)
+    _show_measured(axes, series)
+    longest = max(len(curve.label) for curve in series)
+    legend_below(figure, 3 if longest <= 18 else 2 if longest <= 26 else 1)
+    return figure
 
 
 def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:

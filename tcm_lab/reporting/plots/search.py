@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isnan
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tcm_lab._utils import Frozen
-from tcm_lab.reporting.plots._labels import label_points
+from tcm_lab.reporting.plots._labels import Line, label_points
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
     INK,
     SOFT,
     PlotAxis,
-    label_axes,
     legend_below,
     looks,
     new_figure,
@@ -29,8 +28,6 @@ from tcm_lab.reporting.plots._style import (
 if TYPE_CHECKING:  # a search needs `pareto_front`, but not matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Line: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 
 _ACROSS = 3
 _SIDE_INCHES = 2.0
@@ -46,28 +43,17 @@ def pareto_front(rows: Sequence[Sequence[float]]) -> list[bool]:
         rows: one value per objective, all to be minimised; negate those to be maximised. Equal
             rows are on the front together; a row with NaN never is, and dominates nothing.
     """
+    values = np.array(rows, dtype=np.float64)
     return [
-        not any(map(isnan, row)) and not any(_dominates(other, row) for other in rows)
-        for row in rows
+        not (np.isnan(row).any() or ((values <= row).all(1) & (values < row).any(1)).any())
+        for row in values
     ]
 
 
-def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
-
-
 class ParetoPoint(Frozen):
-    """One variant and two of its metrics.
+    """One variant: its cost ``x`` and quality ``y``, with the ends of their intervals if known.
 
-    Attributes:
-        x: cost.
-        y: quality.
-        label: its name in the plot; may be empty.
-        x_interval: lower and upper end, if known.
-        y_interval: lower and upper end, if known.
-        front: whether it is Pareto-optimal.
-        baseline: whether the others are compared with it.
-        partial: whether it was stopped before its full budget.
+    The label may be empty. A partial variant was stopped before its full budget.
     """
 
     x: float
@@ -79,66 +65,58 @@ class ParetoPoint(Frozen):
     baseline: bool = False
     partial: bool = False
 
+    @property
+    def kind(self) -> str:
+        """What the legend calls it."""
+        if self.baseline:
+            return "baseline"
+        return "stopped early" if self.partial else "Pareto front" if self.front else "dominated"
 
+
+@style()
 def pareto_plot(
     points: Sequence[ParetoPoint],
     x: PlotAxis,
     y: PlotAxis,
     *,
-    title: str = "",
     width: float = COLUMN_INCHES,
     height: float = 2.7,
 ) -> Figure:
     """Draw the variants, the front as the border of what they dominate, and the baseline.
 
+    The front's variants and the baseline are named; all are where there are at most ten.
+
     Args:
-        points: variants, in any order. The front's are named, and the baseline; all are where
-            there are at most ten.
+        points: variants, in any order.
         x: the horizontal objective.
         y: the vertical objective.
-        title: over the plot.
         width: inches.
         height: inches.
     """
-    colors = palette(4)
-    groups: dict[str, tuple[list[ParetoPoint], dict[str, Any]]] = {
-        "stopped early": (
-            [p for p in points if p.partial],
-            {"marker": "x", "color": SOFT, "s": 14, "lw": 0.8},
-        ),
-        "dominated": (
-            [p for p in points if not (p.partial or p.front or p.baseline)],
-            {"marker": "o", "facecolor": "white", "edgecolor": SOFT, "s": 16, "lw": 0.9},
-        ),
-        "Pareto front": (
-            [p for p in points if p.front and not p.baseline],
-            {"marker": "o", "color": colors[0], "s": 22, "lw": 0.9},
-        ),
-        "baseline": (
-            [p for p in points if p.baseline],
-            {"marker": "D", "color": colors[3], "s": 24, "lw": 0.9},
-        ),
+    blue, _, _, red = palette(4)
+    kinds: dict[str, dict[str, Any]] = {
+        "stopped early": {"marker": "x", "color": SOFT, "s": 14, "lw": 0.8},
+        "dominated": {"facecolor": "white", "edgecolor": SOFT, "s": 16, "lw": 0.9},
+        "Pareto front": {"color": blue, "s": 22, "lw": 0.9},
+        "baseline": {"marker": "D", "color": red, "s": 24, "lw": 0.9},
     }
-    with style():
-        figure, axes = new_figure(title, width=width, height=height)
-        label_axes(axes, x, y)
-        lines = _intervals(points)
-        border = _border([p for p in points if p.front], x)
-        for ends in lines:
-            axes.plot(*zip(*ends, strict=True), color=SOFT, lw=0.8, zorder=2)
-        for ends in border:
-            axes.plot(*zip(*ends, strict=True), color=colors[0], lw=0.9, alpha=0.7, zorder=1)
-        for name, (members, look) in groups.items():
-            if members:
-                places = ([p.x for p in members], [p.y for p in members])
-                axes.scatter(*places, label=name, zorder=3, **look)
-        axes.margins(0.12)
-        if sum(bool(members) for members, _ in groups.values()) > 1:
-            legend_below(figure, 4, handletextpad=0.2)
-        few = len(points) <= 10
-        names = [p.label if few or p.front or p.baseline else "" for p in points]
-        label_points(axes, [(p.x, p.y) for p in points], names, color=INK, lines=lines + border)
-        return figure
+    figure, axes = new_figure(x, y, width=width, height=height)
+    lines = _intervals(points)
+    border = _border([p for p in points if p.front], x)
+    for ends in lines:
+        axes.plot(*zip(*ends, strict=True), color=SOFT, lw=0.8, zorder=2)
+    for ends in border:
+        axes.plot(*zip(*ends, strict=True), color=blue, lw=0.9, alpha=0.7, zorder=1)
+    for kind, look in kinds.items():
+        if places := [(p.x, p.y) for p in points if p.kind == kind]:
+            axes.scatter(*zip(*places, strict=True), label=kind, zorder=3, **look)
+    axes.margins(0.12)
+    if len({p.kind for p in points}) > 1:
+        legend_below(figure, 4, handletextpad=0.2)
+    few = len(points) <= 10
+    names = [p.label if few or p.front or p.baseline else "" for p in points]
+    label_points(axes, [(p.x, p.y) for p in points], names, lines + border)
+    return figure
 
 
 def _intervals(points: Sequence[ParetoPoint]) -> list[Line]:
@@ -160,13 +138,9 @@ def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:
 
 
 class Change(Frozen):
-    """One change of the baseline.
+    """What one change of the baseline does to a quality, to be minimised, and to the cost.
 
-    Attributes:
-        label: what was changed.
-        quality: change of a metric to be minimised.
-        interval: its lower and upper end.
-        cost: change of the cost.
+    The interval is the quality's, by its lower and upper end.
     """
 
     label: str
@@ -181,66 +155,55 @@ class Change(Frozen):
         return _VERDICTS[0] if high < 0 else _VERDICTS[2] if low > 0 else _VERDICTS[1]
 
 
+@style()
 def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) -> Figure:
-    """Draw a row per change: its effect on quality with the interval, and beside it on cost.
-
-    Args:
-        changes: in the order of the rows.
-        quality: what the left half shows.
-        cost: what the right half shows.
-    """
+    """Draw a row per change: its effect on quality with the interval, and beside it on cost."""
     colors = dict(zip(_VERDICTS, (palette(4)[0], SOFT, palette(4)[3]), strict=True))
     words = _VERDICTS if quality.lower_is_better else _VERDICTS[::-1]
     height = 0.9 + 0.2 * len(changes)
-    with style():
-        figure, (left, right) = panels(
-            2, columns=2, height=height, width=5.6, sharey=True, width_ratios=(2, 1)
-        )
-        for row, change in enumerate(changes):
-            verdict = words[_VERDICTS.index(change.verdict)]
-            left.plot(change.interval, (row, row), color=colors[verdict], lw=1)
-            left.plot(change.quality, row, "o", color=colors[verdict], ms=4, label=verdict)
-            right.barh(row, change.cost, height=0.6, color=SOFT)
-        left.set_yticks(range(len(changes)), labels=[change.label for change in changes])
-        left.invert_yaxis()
-        for axes, shown, characters in ((left, quality, 40), (right, cost, 18)):
-            axes.axvline(0, color=INK, lw=0.6, zorder=1)
-            axes.set_xlabel(textwrap.fill(shown.label, characters))
-            axes.grid(visible=False, axis="y")
-            axes.tick_params(axis="y", length=0)
-            axes.spines["left"].set_visible(False)
-        dots = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
-        known = {word: dots[word] for word in _VERDICTS if word in dots}
-        legend_below(figure, 3, handles=known.values(), labels=known, handletextpad=0.2)
-        return figure
+    figure, (left, right) = panels(
+        2, columns=2, height=height, width=5.6, sharey=True, width_ratios=(2, 1)
+    )
+    for row, change in enumerate(changes):
+        verdict = words[_VERDICTS.index(change.verdict)]
+        left.plot(change.interval, (row, row), color=colors[verdict], lw=1)
+        left.plot(change.quality, row, "o", color=colors[verdict], ms=4, label=verdict)
+        right.barh(row, change.cost, height=0.6, color=SOFT)
+    left.set_yticks(range(len(changes)), labels=[change.label for change in changes])
+    left.invert_yaxis()
+    for axes, shown, characters in ((left, quality, 40), (right, cost, 18)):
+        axes.axvline(0, color=INK, lw=0.6, zorder=1)
+        axes.set_xlabel(textwrap.fill(shown.label, characters))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    dots = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+    known = {word: dots[word] for word in _VERDICTS if word in dots}
+    legend_below(figure, 3, handles=known.values(), labels=known, handletextpad=0.2)
+    return figure
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One axis.
+@style()
+def effects_plot(
+    effects: Mapping[str, Sequence[tuple[str, Sequence[float]]]], quality: PlotAxis = COST
+) -> Figure:
+    """Draw one panel per axis: the quality of every variant as a dot, the means as a line.
 
-    Attributes:
-        axis: its name.
-        values: each value's word, and the cost of every variant that has it.
+    Args:
+        effects: by axis, its values' words, each with the quality of every variant that has it.
+        quality: what the dots show.
     """
-
-    axis: str
-    values: Sequence[tuple[str, Sequence[float]]]
-
-
-def effects_plot(effects: Sequence[Effect], quality: PlotAxis = COST) -> Figure:
-    """Draw one panel per axis: the quality of every variant as a dot, the means as a line."""
-    with style():
-        figure, grid = _grid(len(effects), quality)
-        for panel, effect in zip(grid, effects, strict=True):
-            for place, (_, costs) in enumerate(effect.values):
-                panel.plot([place] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
-            means = [fmean(costs) for _, costs in effect.values]
-            panel.plot(range(len(means)), means, "-o", color=palette(1)[0], zorder=3)
-            _name(panel, effect.axis, [word for word, _ in effect.values])
-        return figure
+    figure, grid = _grid(len(effects), quality)
+    for panel, (axis, values) in zip(grid, effects.items(), strict=True):
+        for place, (_, costs) in enumerate(values):
+            panel.plot([place] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
+        means = [fmean(costs) for _, costs in values]
+        panel.plot(range(len(means)), means, "-o", color=palette(1)[0], zorder=3)
+        _name(panel, axis, [word for word, _ in values])
+    return figure
 
 
+@style()
 def interactions_plot(
     pairs: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[str, float]]]]],
     quality: PlotAxis = COST,
@@ -252,35 +215,33 @@ def interactions_plot(
             first's.
         quality: what the lines show.
     """
-    with style():
-        figure, grid = _grid(len(pairs), quality, height=_SIDE_INCHES + 0.5)
-        for panel, (a, b, lines) in zip(grid, pairs, strict=True):
-            words = list(dict.fromkeys(word for line in lines.values() for word, _ in line))
-            for (value, line), look in zip(lines.items(), looks(len(lines)), strict=True):
-                places = [words.index(word) for word, _ in line]
-                panel.plot(places, [cost for _, cost in line], label=value, ms=3, **look)
-            _name(panel, a, words)
-            panel.legend(
-                title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2, columnspacing=1.0,
-                loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
-            )  # fmt: skip
-        return figure
+    figure, grid = _grid(len(pairs), quality, height=_SIDE_INCHES + 0.5)
+    for panel, (a, b, lines) in zip(grid, pairs, strict=True):
+        words = list(dict.fromkeys(word for line in lines.values() for word, _ in line))
+        for (value, line), look in zip(lines.items(), looks(len(lines)), strict=True):
+            places = [words.index(word) for word, _ in line]
+            panel.plot(places, [cost for _, cost in line], label=value, ms=3, **look)
+        _name(panel, a, words)
+        panel.legend(
+            title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2, columnspacing=1.0,
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
+        )  # fmt: skip
+    return figure
 
 
+@style()
 def history_plot(history: Sequence[tuple[int, float]]) -> Figure:
     """Draw the share of the final front's hypervolume after each training.
 
     Args:
         history: number of the training, and the share in [0, 1].
     """
-    with style():
-        figure, axes = new_figure(height=2.2)
-        trainings = [number for number, _ in history]
-        shares = [100 * share for _, share in history]
-        axes.step(trainings, shares, where="post", color=palette(1)[0])
-        axes.set_xlabel("trainings")
-        axes.set_ylabel("hypervolume (% of final)")
-        return figure
+    figure, axes = new_figure(height=2.2)
+    trainings, shares = zip(*history, strict=True)
+    axes.step(trainings, [100 * share for share in shares], where="post", color=palette(1)[0])
+    axes.set_xlabel("trainings")
+    axes.set_ylabel("hypervolume (% of final)")
+    return figure
 
 
 def _grid(count: int, quality: PlotAxis, height: float = _SIDE_INCHES) -> tuple[Figure, list[Axes]]:

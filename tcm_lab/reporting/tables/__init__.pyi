@@ -1,13 +1,20 @@
 from .analysis import attention_table, erf_table, latent_table
-from .cost import Detail, axis_table, check_table, complexity_table, part_names, totals
+from .cost import (
+    Detail,
+    axis_table,
+    check_table,
+    complexity_table,
+    explain_table,
+    part_names,
+    published_beside,
+    totals,
+)
 from .layers import layer_table
-from .published import Published, explain_table, published_beside
 from .rd import bd_rate_table, rd_table
 from .timing import stage_table, timing_table
 
 __all__ = [
     "Detail",
-    "Published",
     "attention_table",
     "axis_table",
     "bd_rate_table",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tcm_lab.analysis import AttentionRecord, ErfMeasures, LatentRecord
 from tcm_lab.errors import LabError
 from tcm_lab.reporting._notes import need
-from tcm_lab.reporting.table import Column, Row, Table, Value
+from tcm_lab.reporting.table import Column, Row, Table
 from tcm_lab.stats import Interval
 
 
@@ -20,29 +20,29 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
     need("measures", measures)
     first = next(iter(measures.values()))
     square = {"group": "side of the square that holds", "unit": "px", "format": ".0f"}
-    columns = (
-        Column(key="model", header="field"),
-        *(Column(key=_side(p), header=f"{100 * p:g} %", **square) for p in first.side_px),
-        Column(key="radius_px", header="second-moment radius", unit="px", format=".1f"),
-        Column(key="beyond_percent", header="beyond its convolutions", unit="%", format=".2f"),
-        Column(key="anisotropy", header="anisotropy", format=".2f"),
-        Column(key="grid_visibility", header="grid visibility", format=".2f"),
-    )
-    rows = []
-    for label, found in measures.items():
-        values: dict[str, Value] = {
-            "model": label,
-            **{_side(share): side for share, side in found.side_px.items()},
-            "radius_px": found.radius_px,
-            "beyond_percent": _beyond_percent(found.within_convolutions),
-            "anisotropy": found.anisotropy,
-            "grid_visibility": max(found.grid_visibility.values(), default=None),
-        }
-        rows.append(Row.of(columns, values))
     return Table(
         title=title or f"Effective receptive field of {first.of}",
-        columns=columns,
-        rows=tuple(rows),
+        columns=(
+            Column(key="model", header="field"),
+            *(Column(key=_side(p), header=f"{100 * p:g} %", **square) for p in first.side_px),
+            Column(key="radius_px", header="second-moment radius", unit="px", format=".1f"),
+            Column(key="beyond_percent", header="beyond its convolutions", unit="%", format=".2f"),
+            Column(key="anisotropy", header="anisotropy", format=".2f"),
+            Column(key="grid_visibility", header="grid visibility", format=".2f"),
+        ),
+        rows=[
+            Row(
+                values={
+                    "model": label,
+                    **{_side(share): side for share, side in found.side_px.items()},
+                    "radius_px": found.radius_px,
+                    "beyond_percent": _beyond_percent(found.within_convolutions),
+                    "anisotropy": found.anisotropy,
+                    "grid_visibility": max(found.grid_visibility.values(), default=None),
+                }
+            )
+            for label, found in measures.items()
+        ],
         footer=(
             _over(first.images),
             "Grid visibility: how many times larger changes are where windows meet than elsewhere; "
@@ -72,37 +72,38 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
     """
     distance = {"group": "distance", "unit": "px", "format": ".1f"}
     entropy = {"group": "entropy", "unit": "bit", "format": ".2f"}
-    columns = (
-        Column(key="model", header="model"),
-        Column(key="layer", header="layer"),
-        Column(key="heads", header="heads", format="d"),
-        Column(key="distance_px", header="learned", **distance),
-        Column(key="bare_px", header="no bias", **distance),
-        Column(key="uniform_px", header="equal weights", **distance),
-        Column(key="entropy_bits", header="learned", **entropy),
-        Column(key="uniform_bits", header="equal weights", **entropy),
-        Column(key="near_share", header="weight on 3x3", format=".2f"),
-    )
-    rows = []
-    for label, record in records.items():
-        for layer in record.layers_of(transform):
-            values: dict[str, Value] = {
+    rows = [
+        Row(
+            values={
                 "model": label,
                 "layer": layer.label,
                 "heads": layer.heads,
+                **{name: layer.interval(name) for name in type(layer.learned).model_fields},
                 "bare_px": layer.interval("distance_px", with_bias=False),
                 "uniform_px": layer.uniform.distance_px[0][0],
                 "uniform_bits": layer.uniform.entropy_bits[0][0],
             }
-            values |= {name: layer.interval(name) for name in type(layer.learned).model_fields}
-            rows.append(Row.of(columns, values))
+        )
+        for label, record in records.items()
+        for layer in record.layers_of(transform)
+    ]
     if not rows:
         raise LabError(f"no layer of {transform} has window attention in these records")
     images = len(next(iter(records.values())).images)
     return Table(
         title=f"Attention of {transform}",
-        columns=columns,
-        rows=tuple(rows),
+        columns=(
+            Column(key="model", header="model"),
+            Column(key="layer", header="layer"),
+            Column(key="heads", header="heads", format="d"),
+            Column(key="distance_px", header="learned", **distance),
+            Column(key="bare_px", header="no bias", **distance),
+            Column(key="uniform_px", header="equal weights", **distance),
+            Column(key="entropy_bits", header="learned", **entropy),
+            Column(key="uniform_bits", header="equal weights", **entropy),
+            Column(key="near_share", header="weight on 3x3", format=".2f"),
+        ),
+        rows=rows,
         footer=(
             f"Means over heads and {images} images; in brackets the 95 % bootstrap interval over "
             "the images.",
@@ -125,29 +126,29 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
         Column(key="coded_deviation", header="coded", **steps),
         Column(key="squared_error", header="squared error after LRP", format=".4f"),
     )
-    columns = (
-        Column(key="model", header="codec"),
-        *metrics,
-        Column(key="error_deviation", header="std of the normalised error", format=".2f"),
-        Column(key="neighbour", header="its correlation with neighbours", format=".3f"),
-        Column(key="gain_db", header="coding gain", unit="dB", format=".1f"),
-        Column(key="channels_90", header="channels with 90 % of the energy", format="d"),
-    )
-    rows = []
-    for label, record in records.items():
-        values: dict[str, Value] = {
-            "model": label,
-            **{metric.key: record.interval(metric.key) for metric in metrics},
-            "error_deviation": record.errors.deviation,
-            "neighbour": record.errors.neighbour_correlation,
-            "gain_db": record.coding_gain_db,
-            "channels_90": record.channels_holding(0.9),
-        }
-        rows.append(Row.of(columns, values))
     return Table(
         title=title or "Latents",
-        columns=columns,
-        rows=tuple(rows),
+        columns=(
+            Column(key="model", header="codec"),
+            *metrics,
+            Column(key="error_deviation", header="std of the normalised error", format=".2f"),
+            Column(key="neighbour", header="its correlation with neighbours", format=".3f"),
+            Column(key="gain_db", header="coding gain", unit="dB", format=".1f"),
+            Column(key="channels_90", header="channels with 90 % of the energy", format="d"),
+        ),
+        rows=[
+            Row(
+                values={
+                    "model": label,
+                    **{metric.key: record.interval(metric.key) for metric in metrics},
+                    "error_deviation": record.errors.deviation,
+                    "neighbour": record.errors.neighbour_correlation,
+                    "gain_db": record.coding_gain_db,
+                    "channels_90": record.channels_holding(0.9),
+                }
+            )
+            for label, record in records.items()
+        ],
         footer=(
             _over(len(next(iter(records.values())).images)),
             "Scaled deviation: the mean deviation over the mean magnitude of y.",

@@ -1,15 +1,23 @@
-"""Tables of what codecs cost: totals by direction, by part, by kind; and how counters differ."""
+"""Tables of what codecs cost: by direction, part and kind; how counters and publications differ."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from tcm_lab.complexity import CheckReport, ComplexityRecord, Convention, Scope
+from tcm_lab.complexity import (
+    CheckReport,
+    ComplexityRecord,
+    Convention,
+    Explanation,
+    PublishedFigure,
+    Scope,
+    explain_figure,
+)
 from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting._notes import need, size_text, versions_text
 from tcm_lab.reporting.table import Column, Mark, Row, Table, Value, metric_column
-from tcm_lab.reporting.tables.published import Published
 
 Detail: TypeAlias = Literal["totals", "parts", "kinds"]
 
@@ -30,19 +38,18 @@ _PART_NAMES: Mapping[str, str] = {
     "prior": "prior",
     "gain": "rate gains",
 }
-
+_KIND_NAMES: Mapping[str, str] = {
+    **{kind: kind for kind in ("convolution", "linear")},
+    "attention": "attention products",
+    "gdn": "GDN",
+    "normalisation": "normalisation",
+}
 _COUNTED: Mapping[str, str] = {
     "all": "convolutions, linear layers, attention products and GDN",
     "no-attention-products": "convolutions, linear layers and GDN, attention products left out",
     "conv-linear-only": "convolutions and linear layers alone",
 }
-_KIND_NAMES: Mapping[str, str] = {
-    "convolution": "convolution",
-    "linear": "linear",
-    "attention": "attention products",
-    "gdn": "GDN",
-    "normalisation": "normalisation",
-}
+_UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M parameters"}
 
 
 def part_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
@@ -60,8 +67,7 @@ def complexity_table(
     *,
     convention: Convention = "all",
     detail: Detail = "totals",
-    baseline: str = "",
-    published: Sequence[Published] = (),
+    published: Sequence[Row] = (),
     title: str = "",
 ) -> Table:
     """Return one row per record.
@@ -71,8 +77,7 @@ def complexity_table(
         convention: which kinds of operators are counted.
         detail: ``totals`` (parameters, whole, encode, decode, memory), or the whole forward pass
             split by ``parts`` or ``kinds``.
-        baseline: the model that is marked as such, if any.
-        published: values by others, in rows of their own.
+        published: what others reported, from ``published_beside``.
         title: one line; by default what the table holds.
 
     Raises:
@@ -81,33 +86,30 @@ def complexity_table(
     need("records", records)
     if detail not in _TITLES:
         raise LabError(f"detail '{detail}': unknown. Known: {one_of(_TITLES)}.")
-    columns = [Column(key="model", header="model")]
-    if len({record.size for record in records}) > 1:
-        columns.append(Column(key="size", header="size", unit="HxW"))
+    columns = [Column(key="model", header="model"), Column(key="size", header="size", unit="HxW")]
     if detail == "totals":
-        columns += _total_columns(records)
+        columns += _total_columns()
     else:
         names = part_names(records) if detail == "parts" else _kind_names(records)
         columns += [_kmacs_column(f"{key}_kmacs_per_px", name) for key, name in names.items()]
         columns.append(_kmacs_column("kmacs_per_px", "sum"))
+    sizes = sorted({record.size for record in records})
     rows = []
     for record in records:
-        about = {"model": record.model, "size": size_text(record.size)}
-        values: dict[str, Value] = {**about, **totals(record, convention)}
+        values: dict[str, Value] = {"model": record.model, **totals(record, convention)}
+        if len(sizes) > 1:
+            values["size"] = size_text(record.size)
         if detail != "totals":
             macs = record.macs_by_part(convention) if detail == "parts" else record.macs_by_kind
             values |= {f"{key}_kmacs_per_px": n / record.pixels / 1e3 for key, n in macs.items()}
-        marks: tuple[Mark, ...] = ("baseline",) if record.model == baseline else ()
-        rows.append(Row.of(columns, values, marks=marks))
-    rows += [Row.of(columns, {"model": p.model, **p.values}, source=p.source) for p in published]
-    sizes = sorted({record.size for record in records})
+        rows.append(Row(values=values))
     at = f" of coding a {size_text(sizes[0])} image" if len(sizes) == 1 else ", by image size"
     return Table(
         title=title or _TITLES[detail] + at,
-        columns=tuple(columns),
-        rows=tuple(rows),
+        columns=columns,
+        rows=[row.within(columns) for row in (*rows, *published)],
         footer=_footer(records, convention, detail),
-    )
+    ).without_empty_columns()
 
 
 def axis_table(
@@ -133,29 +135,30 @@ def axis_table(
     if baseline not in records:
         raise LabError(f"{axis} = {baseline}: no record of it. Known: {one_of(records)}.")
     columns = [Column(key=axis, header=axis)]
-    for column in _total_columns(()):
-        if column.best is not None:
-            # Here each quantity is a group of its own, of two columns.
-            group, header, unit = column.header, "cost", column.group
-            if column.key == "parameters":
-                group, header, unit = column.group, "count", column.unit
-            update = {"group": group, "header": header, "unit": unit}
-            change = {"header": "change", "group": group, "unit": "%", "format": "+.1f"}
-            columns.append(column.model_copy(update=update))
-            columns.append(Column(key=f"{column.key}_change_percent", **change))
-    reference = totals(records[baseline], convention)
+    for column in (
+        metric_column("parameters", header="count", group="parameters", format=".2f"),
+        *(
+            metric_column(f"{way}kmacs_per_px", header="cost", group=name, format=".1f")
+            for way, name in _SCOPES.items()
+        ),
+    ):
+        look = {"header": "change", "group": column.group, "unit": "%", "format": "+.1f"}
+        columns += [column, Column(key=f"{column.key}_change_percent", **look)]
+    before = totals(records[baseline], convention)
     rows = []
     for value, record in records.items():
         own = totals(record, convention)
-        values: dict[str, Value] = {axis: value, **own}
-        for key, total in own.items():
-            if total is not None and (before := reference[key]):
-                values[f"{key}_change_percent"] = 100 * (total / before - 1)
-        rows.append(Row.of(columns, values, marks=("baseline",) if value == baseline else ()))
+        changes = {
+            f"{key}_change_percent": 100 * (total / reference - 1)
+            for key, total in own.items()
+            if total is not None and (reference := before[key])
+        }
+        marks: tuple[Mark, ...] = ("baseline",) if value == baseline else ()
+        rows.append(Row(values={axis: value, **own, **changes}, marks=marks).within(columns))
     return Table(
         title=title or f"What {axis} costs",
-        columns=tuple(columns),
-        rows=tuple(rows),
+        columns=columns,
+        rows=rows,
         footer=_footer(list(records.values()), convention, "totals"),
     )
 
@@ -167,23 +170,17 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
         LabError: no reports given.
     """
     need("reports", reports)
-    columns = (
-        Column(key="model", header="model"),
-        Column(key="counter", header="counter"),
-        Column(key="step", header="what it counts"),
-        Column(key="macs", header="MACs", format=",d"),
-    )
     rows, notes = [], []
     for report in reports:
         for counter in report.counters:
-            about = {"model": report.model, "counter": counter.counter}
             steps = list(counter.differences.items())
             if counter.counter != report.reference:
                 steps.insert(0, (f"by {report.reference}", report.reference_macs))
             if counter.unexplained:
                 steps.append(("unexplained", counter.unexplained))
-            steps.append(("total", counter.total))
-            rows += [Row(values={**about, "step": what, "macs": macs}) for what, macs in steps]
+            about = {"model": report.model, "counter": counter.counter}
+            for what, macs in (*steps, ("total", counter.total)):
+                rows.append(Row(values={**about, "step": what, "macs": macs}))
             if counter.note:
                 notes.append(f"{report.model}, {counter.counter}: {counter.note}.")
     sizes = sorted({size_text(report.size) for report in reports})
@@ -195,33 +192,111 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
     )
     return Table(
         title=f"Counters on one forward pass at {one_of(sizes)}",
-        columns=columns,
-        rows=tuple(rows),
+        columns=(
+            Column(key="model", header="model"),
+            Column(key="counter", header="counter"),
+            Column(key="step", header="what it counts"),
+            Column(key="macs", header="MACs", format=",d"),
+        ),
+        rows=rows,
         footer=(verdict, *dict.fromkeys(notes), f"{versions_text([reports[0].versions])}."),
     )
+
+
+def explain_table(explanations: Sequence[Explanation]) -> Table:
+    """Return one row per published figure with the convention that reproduces it.
+
+    Raises:
+        LabError: no explanations given.
+    """
+    need("explanations", explanations)
+    return Table(
+        title="Published figures and the counting that reproduces them",
+        columns=(
+            Column(key="model", header="model"),
+            Column(key="printed_as", header="printed as"),
+            Column(key="covers", header="covers"),
+            Column(key="convention", header="reproduced by convention"),
+            Column(key="ours", header="counted here"),
+            Column(key="difference_percent", header="difference", unit="%", format="+.2f"),
+            Column(key="verdict", header="within a unit of the last digit"),
+            Column(key="source", header="source"),
+        ),
+        rows=[
+            Row(
+                values={
+                    "model": e.published.model,
+                    "printed_as": e.published.printed_as,
+                    "covers": e.published.scope,
+                    "convention": e.convention,
+                    "ours": f"{e.ours:.{e.published.decimals}f} {_UNITS[e.published.quantity]}",
+                    "difference_percent": e.difference_percent,
+                    "verdict": "yes" if e.to_the_printed_digit else "no",
+                    "source": e.published.source,
+                }
+            )
+            for e in explanations
+        ],
+        footer=(
+            "all: convolutions, linear layers, attention products and GDN; "
+            "no-attention-products: without the products; conv-linear-only: without GDN too.",
+        ),
+    )
+
+
+def published_beside(
+    records: Sequence[ComplexityRecord], figures: Sequence[PublishedFigure]
+) -> list[Row]:
+    """Return what others reported of the records' models at the records' sizes.
+
+    Others count differently: each source is followed by the convention that comes closest to it,
+    and a count of parameters goes into the column that it is closest to. Values measured on
+    published code rather than read in a source are left out.
+    """
+    found: dict[tuple[str, str], dict[str, Value]] = defaultdict(dict)
+    for figure in figures:
+        own = [r for r in records if r.model == figure.model]
+        if figure.quantity == "gmacs":
+            own = [record for record in own if record.size == figure.size]
+        if not figure.reported or not own:
+            continue
+        source, value = figure.source, figure.value
+        if figure.quantity == "parameters_millions":
+            value = round(value * 1e6)
+            counts = {
+                "parameters": own[0].total_parameters,
+                "conv_linear_parameters": own[0].conv_linear_parameters,
+            }
+            key = min(counts, key=lambda name: abs(counts[name] - figure.value * 1e6))
+        else:
+            key = f"{'' if figure.scope == 'whole' else f'{figure.scope}_'}{figure.quantity}"
+            closest = explain_figure(figure, own[0]).convention
+            source = f"{source}, closest to convention {closest}"
+        found[figure.model, source][key] = value
+    return [
+        Row(values={"model": model, **values}, source=source)
+        for (model, source), values in sorted(found.items())
+    ]
 
 
 def _kmacs_column(key: str, header: str) -> Column:
     return Column(key=key, header=header, group="kMAC/px", format=".1f")
 
 
-def _total_columns(records: Sequence[ComplexityRecord]) -> list[Column]:
+def _total_columns() -> list[Column]:
     parameters = metric_column("parameters", header="all", group="parameters", format=".2f")
     rest = {"key": "conv_linear_parameters", "header": "conv. and linear", "best": None}
-    columns = [
+    kmacs = [_kmacs_column(f"{way}kmacs_per_px", name) for way, name in _SCOPES.items()]
+    return [
         parameters,
         parameters.model_copy(update=rest),
-        *(
-            metric_column(f"{way}kmacs_per_px", header=name, group="kMAC/px", unit="", format=".1f")
-            for way, name in _SCOPES.items()
-        ),
+        *(column.model_copy(update={"best": "low"}) for column in kmacs),
         *(
             Column(key=f"{way}gmacs", header=name, group="GMAC", format=".1f")
             for way, name in _SCOPES.items()
         ),
+        *map(metric_column, _MEMORY),
     ]
-    known = [key for key in _MEMORY if any(getattr(r, key) is not None for r in records)]
-    return [*columns, *map(metric_column, known)]
 
 
 def totals(record: ComplexityRecord, convention: Convention) -> dict[str, int | float | None]:

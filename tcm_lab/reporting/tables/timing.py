@@ -13,101 +13,83 @@ _DIRECTIONS = ("encode", "decode")
 _STAGE_NAMES = {"entropy_coding": "entropy coding"}
 
 
-def timing_table(
-    records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = (), *, title: str = ""
-) -> Table:
+def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = ()) -> Table:
     """Return one row per record: median and quartiles of the wall time, throughput, memory.
 
     Args:
         records: of one run or of several; only those of one run may be compared.
         ratios: of the same run; their first model is marked as the baseline.
-        title: one line.
 
     Raises:
         LabError: no records given.
     """
     need("records", records)
-    columns = [Column(key="model", header="model"), *_conditions_that_differ(records)]
+    conditions = _conditions(records)
+    columns = [Column(key=key, header=key) for key in ("model", *conditions[0])]
     for way in _DIRECTIONS:
-        throughput = f"{way}_megapixels_per_s"
         columns += [
             metric_column(f"{way}_ms", header="median [quartiles]", group=way, format=".1f"),
-            Column(key=throughput, header="throughput", group=way, unit="Mpx/s", format=".2f",
-                   best="high"),
+            Column(key=f"{way}_megapixels_per_s", header="throughput", group=way, unit="Mpx/s",
+                   format=".2f", best="high"),
+            Column(key=f"{way}_ratio", header="over the first", group=way, format=".3f"),
         ]  # fmt: skip
-        if ratios:
-            header = "over the first"
-            columns.append(Column(key=f"{way}_ratio", header=header, group=way, format=".3f"))
-    if any(record.peak_device_memory_bytes is not None for record in records):
-        columns.append(metric_column("peak_memory_bytes", key="peak_device_memory_bytes"))
-    baseline = ratios[0].baseline if ratios else ""
+    columns.append(metric_column("peak_memory_bytes", key="peak_device_memory_bytes"))
+    over = {(ratio.model, str(ratio.scope)): ratio.ratio for ratio in ratios}
     rows = []
-    for record in records:
-        values: dict[str, Value] = {"model": record.model, **_conditions(record)}
+    for record, differing in zip(records, conditions, strict=True):
+        values: dict[str, Value] = {"model": record.model, **differing}
+        values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
         for way in _DIRECTIONS:
             timing = getattr(record, way)
             values[f"{way}_ms"] = _span(timing.wall)
             values[f"{way}_megapixels_per_s"] = timing.megapixels_per_s
-        values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
-        for ratio in ratios:
-            if ratio.model == record.model:
-                values[f"{ratio.scope}_ratio"] = ratio.ratio
-        is_baseline = record.model == baseline and record is records[0]
-        rows.append(Row.of(columns, values, marks=("baseline",) if is_baseline else ()))
-    compared: tuple[str, ...] = ()
+            if (record.model, way) in over:
+                values[f"{way}_ratio"] = over[record.model, way]
+        first = record is records[0] and any(ratio.baseline == record.model for ratio in ratios)
+        rows.append(Row(values=values, marks=("baseline",) if first else ()))
+    compared: list[str] = []
     if ratios:
         level = f"{ratios[0].ratio.level:.0%}"
-        compared = (f"Ratios with their {level} intervals by bootstrap over shared turns.",)
+        compared = [f"Ratios with their {level} intervals by bootstrap over shared turns."]
     elif len(records) > 1:
-        compared = ("Times of different runs do not compare.",)
+        compared = ["Times of different runs do not compare."]
     return Table(
-        title=title or "Coding time",
-        columns=tuple(columns),
-        rows=tuple(rows),
-        footer=(*compared, *_footer(records)),
-    )
+        title="Coding time",
+        columns=columns,
+        rows=rows,
+        footer=[*compared, *_footer(records)],
+    ).without_empty_columns()
 
 
-def stage_table(records: Sequence[TimingRecord], *, title: str = "") -> Table:
+def stage_table(records: Sequence[TimingRecord]) -> Table:
     """Return one row per model and stage; the stages of a model add up to its whole.
 
     Raises:
         LabError: no records given.
     """
     need("records", records)
-    columns = [
-        Column(key="model", header="model"),
-        *_conditions_that_differ(records),
-        Column(key="stage", header="stage"),
-    ]
+    conditions = _conditions(records)
+    columns = [Column(key=key, header=key) for key in ("model", *conditions[0], "stage")]
     for way in _DIRECTIONS:
         look = {"header": "median [quartiles]", "group": way, "format": ".2f", "best": None}
         columns.append(metric_column(f"{way}_ms", **look))
         share = f"{way}_percent"
         columns.append(Column(key=share, header="share", group=way, unit="%", format=".1f"))
     rows = []
-    for record in records:
+    for record, differing in zip(records, conditions, strict=True):
         stages = dict.fromkeys([*record.encode.stages, *record.decode.stages])
         stages |= {"other": stages.pop("other", None)}
         for stage in [*stages, "whole"]:
-            values: dict[str, Value] = {
-                "model": record.model,
-                **_conditions(record),
-                "stage": _STAGE_NAMES.get(stage, stage),
-            }
+            values: dict[str, Value] = {"model": record.model, **differing}
+            values["stage"] = _STAGE_NAMES.get(stage, stage)
             for way in _DIRECTIONS:
                 timing = getattr(record, way)
                 spread = timing.wall if stage == "whole" else timing.stages.get(stage)
                 if spread is not None:
                     values[f"{way}_ms"] = _span(spread)
                     values[f"{way}_percent"] = 100 * spread.median_ms / timing.wall.median_ms
-            rows.append(Row.of(columns, values))
-    return Table(
-        title=title or "Coding time by stage",
-        columns=tuple(columns),
-        rows=tuple(rows),
-        footer=_footer(records),
-    )
+            rows.append(Row(values=values))
+    return Table(title="Coding time by stage", columns=columns, rows=rows, footer=_footer(records))
 
 
 def _span(spread: Spread) -> Interval:
@@ -119,7 +101,7 @@ def _span(spread: Spread) -> Interval:
     )
 
 
-def _conditions(record: TimingRecord) -> dict[str, Value]:
+def _all_conditions(record: TimingRecord) -> dict[str, str]:
     """Return what a time depends on beside the model, by column key."""
     place, on_cpu = record.environment, record.device_type == "cpu"
     return {
@@ -132,27 +114,30 @@ def _conditions(record: TimingRecord) -> dict[str, Value]:
     }
 
 
-def _conditions_that_differ(records: Sequence[TimingRecord]) -> list[Column]:
-    conditions = [_conditions(record) for record in records]
-    return [
-        Column(key=key, header=key)
-        for key in conditions[0]
-        if len({str(condition[key]) for condition in conditions}) > 1
+def _conditions(records: Sequence[TimingRecord]) -> list[dict[str, str]]:
+    """Return the conditions of each record in which the records differ."""
+    every = [_all_conditions(record) for record in records]
+    differing = [key for key in every[0] if len({each[key] for each in every}) > 1]
+    return [{key: each[key] for key in differing} for each in every]
+
+
+def _footer(records: Sequence[TimingRecord]) -> list[str]:
+    differing = _conditions(records)[0]
+    words = [
+        f"batch {text}" if key == "batch" else text
+        for key, text in _all_conditions(records[0]).items()
+        if key not in differing
     ]
-
-
-def _footer(records: Sequence[TimingRecord]) -> tuple[str, ...]:
-    differing = {column.key for column in _conditions_that_differ(records)}
-    shared = {k: v for k, v in _conditions(records[0]).items() if k not in differing}
-    words = [f"batch {v}" if k == "batch" else str(v) for k, v in shared.items()]
     counts = sorted({(r.encode.wall.n, r.options.warm_up) for r in records})
     repeats = "; ".join(f"{n} runs after {warm_up} to warm up" for n, warm_up in counts)
-    device_peaks = {
-        f"{device_peak.gmacs_per_s:.0f} GMAC/s in one large matrix product, "
-        f"{device_peak.gbytes_per_s:.0f} GB/s in a copy"
-        for device_peak in (record.device_peak for record in records)
-        if device_peak is not None
-    }
-    listed = versions_text(record.environment.versions for record in records)
-    allowed = [f"The device allowed {'; '.join(sorted(device_peaks))}."] if device_peaks else []
-    return (f"{', '.join(words)}; {repeats}.", *allowed, f"{listed}.")
+    peaks = sorted(
+        {
+            f"{peak.gmacs_per_s:.0f} GMAC/s in one large matrix product, "
+            f"{peak.gbytes_per_s:.0f} GB/s in a copy"
+            for peak in (record.device_peak for record in records)
+            if peak is not None
+        }
+    )
+    allowed = [f"The device allowed {'; '.join(peaks)}."] if peaks else []
+    versions = versions_text(record.environment.versions for record in records)
+    return [f"{', '.join(words)}; {repeats}.", *allowed, f"{versions}."]

@@ -1,0 +1,378 @@
+"""What trained codecs do: receptive fields, attention and its gates, latents.
+
+Functions of several codecs take a mapping by label, and refuse an empty one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from tcm_lab.analysis import (
+    EDGES,
+    REACH,
+    AttentionMap,
+    AttentionRecord,
+    ErfMap,
+    ErfMeasures,
+    GateRecord,
+    LatentMaps,
+    LatentRecord,
+)
+from tcm_lab.errors import LabError
+from tcm_lab.reporting._notes import need
+from tcm_lab.reporting.plots._style import (
+    INK,
+    PAGE_INCHES,
+    SOFT,
+    PlotAxis,
+    bare,
+    channels_last,
+    colour_bar,
+    draw_map,
+    legend_below,
+    looks,
+    map_panels,
+    new_figure,
+    palette,
+    panels,
+    stacked_bars,
+    style,
+)
+
+_FLOOR = 1e-5
+_SQUARES = {0.5: "-", 0.95: "--"}
+"""Shares whose squares are drawn, and their lines."""
+_ATTENTION = {
+    "distance_px": PlotAxis(name="mean attention distance", unit="px"),
+    "entropy_bits": PlotAxis(name="entropy of the weights", unit="bit"),
+    "near_share": PlotAxis(name="weight on the 3x3 neighbourhood"),
+}
+
+
+@style()
+def erf_plot(
+    maps: Mapping[str, ErfMap], *, squares: Mapping[str, ErfMeasures] = MappingProxyType({})
+) -> Figure:
+    """Draw maps beside each other, each position's share over its map's largest.
+
+    For display alone, the shares are logarithmic and clipped at 1e-5 of the largest; measures are
+    taken on the shares themselves.
+
+    Args:
+        maps: by the label of their panel; all of one pitch.
+        squares: by the same labels, measures whose 50 and 95 % squares are drawn; none by default.
+
+    Raises:
+        LabError: no maps are given.
+    """
+    need("maps", maps)
+    wide, height = (PAGE_INCHES * min(len(maps), 3) / 3, 2.5) if len(maps) > 1 else (None, 2.9)
+    figure, grid = panels(len(maps), columns=3, height=height, width=wide)
+    for axes, (label, erf) in zip(grid, maps.items(), strict=True):
+        relative = np.clip(erf.scores / erf.scores.max(), _FLOOR, 1)
+        (height, width), (row, column) = erf.scores.shape, erf.centre
+        edges = np.array([-column, width - column, height - row, -row]) - 0.5
+        extent = tuple(edges * erf.pitch_px)
+        drawn = draw_map(axes, relative, norm=LogNorm(_FLOOR, 1), extent=extent)
+        axes.set_title(label, fontsize=7.5)
+        axes.set_xlabel("columns from the centre (px)", fontsize=7)
+        for share, dashes in _SQUARES.items() if squares else ():
+            side = squares[label].side_px[share].value
+            look: dict[str, Any] = {"fill": False, "ec": "white", "lw": 0.8, "ls": dashes}
+            axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, **look))
+    grid[0].set_ylabel("rows from the centre (px)", fontsize=7)
+    colour_bar(figure, drawn, grid, "share over the largest\n(log scale, clipped below 1e-5)")
+    return figure
+
+
+@style()
+def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]]) -> Figure:
+    """Draw how much of the contribution lies outside of a centred square, over its side.
+
+    Args:
+        maps: one list of images' maps per curve; a band spans the images' quartiles.
+
+    Raises:
+        LabError: no maps are given.
+    """
+    need("maps", maps)
+    figure, axes = new_figure(
+        PlotAxis(name="side of a centred square", unit="px", log=True),
+        PlotAxis(name="contribution from outside", log=True),
+    )
+    dashes = itertools.cycle(("-", "--", ":", "-."))
+    for (label, erfs), color in zip(maps.items(), palette(len(maps)), strict=True):
+        profiles = np.stack([1 - erf.profile() for erf in erfs])
+        mean = profiles.mean(0)
+        shown = mean > 1e-6  # the last squares hold everything, which a logarithm cannot show
+        sides = (np.arange(len(mean)) + 1)[shown] * erfs[0].pitch_px
+        low, high = np.quantile(profiles, [0.25, 0.75], axis=0).clip(1e-6)[:, shown]
+        axes.plot(sides, mean[shown], label=label, color=color, ls=next(dashes))
+        axes.fill_between(sides, low, high, color=color, alpha=0.18, lw=0)
+    axes.set_ylim(1e-5, 1.3)
+    axes.set_yticks([10.0**-k for k in range(6)], [f"{100 * 10**-k:g} %" for k in range(6)])
+    axes.set_xlim(left=2 * min(erfs[0].pitch_px for erfs in maps.values()))
+    legend_below(figure, min(3, len(maps)))
+    return figure
+
+
+@style()
+def attention_plot(
+    records: Mapping[str, AttentionRecord], *, metric: str = "distance_px", transform: str = "g_a"
+) -> Figure:
+    """Draw one metric of every layer of a transform, head by head, beside that of equal weights.
+
+    Args:
+        records: by label.
+        metric: ``distance_px``, ``entropy_bits`` or ``near_share``.
+        transform: g_a, g_s, h_a, h_s or slices.
+
+    Raises:
+        LabError: no record has a layer there.
+    """
+    found = [record.layers_of(transform) for record in records.values()]
+    equal = {
+        layer.label: getattr(layer.uniform, metric)[0][0] for layers in found for layer in layers
+    }
+    if not equal:
+        raise LabError(f"no layer of {transform} has window attention in these records")
+    places = {name: place for place, name in enumerate(equal)}
+    step = 0.7 / len(records)
+    many = len(places) > 8  # names are turned, which takes height
+    axis = PlotAxis(name=f"attention layer of {transform}")
+    figure, axes = new_figure(axis, _ATTENTION[metric], height=3.3 if many else 2.7)
+    for i, (label, layers) in enumerate(zip(records, found, strict=True)):
+        x, y = [], []
+        for layer in layers:
+            heads = np.mean(getattr(layer.learned, metric), axis=0)
+            spread = np.linspace(-0.25, 0.25, len(heads)) if len(heads) > 1 else np.zeros(1)
+            x += list(places[layer.label] + (i - (len(records) - 1) / 2 + spread) * step)
+            y += list(heads)
+        axes.scatter(x, y, s=14, label=label, zorder=3, lw=0, **looks(len(records))[i])
+    ends = [(place - 0.42, place + 0.42) for place in places.values()]
+    lines: dict[str, Any] = {"color": SOFT, "lw": 0.9, "ls": "--", "zorder": 1}
+    axes.hlines(list(equal.values()), *zip(*ends, strict=True), label="equal weights", **lines)
+    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(places)), places, **(turned if many else {}))
+    axes.grid(False, axis="x")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(-0.6, len(places) - 0.4)
+    legend_below(figure, min(3, len(records) + 1))
+    return figure
+
+
+@style()
+def attention_map_plot(maps: Mapping[str, AttentionMap], image: NDArray[np.uint8]) -> Figure:
+    """Draw what one query sees over the image around it, heads averaged, one panel per map.
+
+    Weights are drawn relative to each map's largest; all panels show the same part of the image,
+    twice as wide as what the map that reaches furthest sees.
+
+    Args:
+        maps: by label, of one image.
+        image: (3, H, W) or (H, W, 3) bytes.
+
+    Raises:
+        LabError: no maps are given.
+    """
+    need("maps", maps)
+    reach = 2 * max(_reach_px(found) for found in maps.values())
+    height, width = channels_last(image).shape[:2]
+    figure, grid = panels(len(maps), columns=3, height=PAGE_INCHES / 3 * 0.78)
+    for axes, (label, found) in zip(grid, maps.items(), strict=True):
+        drawn = _draw_weights(axes, found, image, label)
+        row, column = found.query_px
+        axes.set_xlim(max(-0.5, column - reach), min(width - 0.5, column + reach))
+        axes.set_ylim(min(height - 0.5, row + reach), max(-0.5, row - reach))
+    colour_bar(figure, drawn, grid, "weight over the largest")
+    return figure
+
+
+def connect_clicks(
+    figure: Figure, image: NDArray[np.uint8], look: Callable[[tuple[int, int]], AttentionMap]
+) -> int:
+    """Let a click on a figure's first axes draw what the clicked query sees; for live backends.
+
+    Args:
+        figure: with the image or an attention map on its first axes, in image pixels.
+        image: (3, H, W) or (H, W, 3) bytes.
+        look: gives the map of a query pixel (row, column).
+
+    Returns:
+        The connection, for ``figure.canvas.mpl_disconnect``.
+    """
+
+    @style()
+    def on_click(event: Any) -> None:
+        axes = figure.axes[0]
+        if event.inaxes is axes and event.xdata is not None:
+            found = look((round(event.ydata), round(event.xdata)))
+            axes.clear()
+            _draw_weights(axes, found, image, f"{found.layer}, query {found.query_px}")
+            figure.canvas.draw_idle()
+
+    return figure.canvas.mpl_connect("button_press_event", on_click)
+
+
+def _draw_weights(axes: Axes, found: AttentionMap, image: NDArray[np.uint8], label: str) -> Any:
+    """Lay one map's weights over the grey image and mark its query."""
+    grey = channels_last(image).mean(2)
+    draw_map(axes, grey, cmap="gray", vmin=-60, vmax=300)
+    mean = found.weights.mean(0)
+    relative = np.where(mean > 0, mean / mean.max(), np.nan)
+    bottom, right = (size * found.pitch_px - 0.5 for size in mean.shape)
+    extent = (-0.5, right, bottom, -0.5)
+    drawn = draw_map(axes, relative, vmin=0, vmax=1, alpha=0.75, extent=extent)
+    row, column = found.query_px
+    for side, width, color in ((7, 1.4, INK), (5.5, 0.7, "w")):
+        axes.plot(column, row, marker="+", ms=side, mew=width, color=color, zorder=4)
+    axes.set_xlim(-0.5, grey.shape[1] - 0.5)
+    axes.set_ylim(grey.shape[0] - 0.5, -0.5)
+    bare(axes, label)
+    return drawn
+
+
+def _reach_px(found: AttentionMap) -> float:
+    """Return how far the query's window reaches from it, rows or columns, in pixels."""
+    seen = np.argwhere(found.weights.max(0) > 0)
+    return float((np.abs(seen - found.query).max() + 1) * found.pitch_px)
+
+
+def gate_plot(record: GateRecord, image: NDArray[np.uint8] | None = None) -> Figure:
+    """Draw the gates of every slice, the mean's path above the scale's; first the image, if given.
+
+    The image has shape (3, H, W) or (H, W, 3).
+    """
+    gates = {(gate.path, gate.slice_index): gate.gate for gate in record.gates}
+    paths, slices = (sorted(set(each)) for each in zip(*gates, strict=True))
+    cells: list[tuple[str, NDArray[Any] | None]] = []
+    for path in paths:
+        if image is not None:
+            cells.append(("", None) if cells else (record.image, image))
+        cells += [
+            (f"slice {i}, {path}" if (path, i) in gates else "", gates.get((path, i)))
+            for i in slices
+        ]
+    columns = len(cells) // len(paths)
+    return map_panels(cells, "gate, mean over channels", columns=columns, height=1.25)
+
+
+def deviation_plot(maps: Mapping[str, LatentMaps], image: NDArray[np.uint8]) -> Figure:
+    """Draw |y − ŷ| averaged over channels, one panel per codec, all on one scale.
+
+    It is divided by the image's mean |y|, so that latents of any scale compare.
+
+    Args:
+        maps: by label, of one image.
+        image: (3, H, W) or (H, W, 3) bytes.
+
+    Raises:
+        LabError: no maps are given.
+    """
+    need("maps", maps)
+    arrays = {label: each.scaled_deviation for label, each in maps.items()}
+    cells = [(f"{label}: mean {array.mean():.3f}", array) for label, array in arrays.items()]
+    columns = min(len(maps) + 1, 4)
+    return map_panels(
+        [(next(iter(maps.values())).image, image), *cells],
+        r"$|y - \hat{y}|$ over mean $|y|$",
+        columns=columns,
+        height=PAGE_INCHES / columns * 0.75,
+    )
+
+
+def bits_plot(maps: LatentMaps, image: NDArray[np.uint8]) -> Figure:
+    """Draw where each slice's bits go, as bits per image pixel, on one scale."""
+    slices = list(maps.bits / maps.pitch_px**2)
+    cells = [(f"slice {i}: {each.mean():.3f} bpp", each) for i, each in enumerate(slices)]
+    columns = len(slices) + 1
+    return map_panels(
+        [(maps.image, image), *cells], "bit per pixel", columns=columns, height=1.35, low=0.0
+    )
+
+
+def slice_bits_plot(records: Mapping[str, LatentRecord]) -> Figure:
+    """Draw each codec's rate as one bar, stacked by slice, z last.
+
+    Raises:
+        LabError: no records are given.
+    """
+    need("records", records)
+    parts: dict[str, list[float]] = {}
+    for bar, record in enumerate(records.values()):
+        for image in record.images:
+            bits = {f"slice {i}": each.bits for i, each in enumerate(image.slices)}
+            for name, count in {**bits, "z": image.z_bits}.items():
+                lengths = parts.setdefault(name, [0.0] * len(records))
+                lengths[bar] += count / image.pixels / len(record.images)
+    parts["z"] = parts.pop("z")  # behind the slices that other codecs may have
+    axis = PlotAxis(name="estimated rate", unit="bpp")
+    return stacked_bars(parts, list(records), axis, form=".3f")
+
+
+@style()
+def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
+    """Draw the distribution of the normalised error (y − μ) / σ, and its spatial correlation.
+
+    The left panel compares with the standard normal density that the coder assumes.
+
+    Raises:
+        LabError: no records are given.
+    """
+    need("records", records)
+    count = 1 + len(records)
+    middles = (np.array(EDGES[1:]) + EDGES[:-1]) / 2
+    normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
+    figure, (left, *grid) = panels(count, columns=count, height=2.3, width=PAGE_INCHES)
+    left.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
+    colors = palette(len(records))
+    for axes, (label, record), color in zip(grid, records.items(), colors, strict=True):
+        errors = record.errors
+        density = np.array(errors.histogram) / errors.count / np.diff(EDGES)
+        left.plot(middles[1:-1], density[1:-1], color=color, label=label)
+        correlation = errors.correlation.copy()
+        correlation[REACH, REACH] = np.nan
+        end = REACH + 0.5
+        look = {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5, "extent": (-end, end, end, -end)}
+        drawn = draw_map(axes, correlation, **look)
+        axes.set_title(f"{label}\nnearest: {errors.neighbour_correlation:.2f}", fontsize=7.5)
+        axes.set_xlabel("columns away (latents)")
+    grid[0].set_ylabel("rows away (latents)")
+    left.set_yscale("log")
+    left.set_ylim(1e-5, 4)
+    left.set_xlabel(r"$(y - \mu) / \sigma$")
+    left.set_ylabel("density")
+    left.legend(loc="lower center", fontsize=6.5)
+    colour_bar(figure, drawn, grid, "correlation with the neighbour")
+    return figure
+
+
+@style()
+def energy_plot(records: Mapping[str, LatentRecord]) -> Figure:
+    """Draw the share of the latent's energy that its strongest channels hold.
+
+    Raises:
+        LabError: no records are given.
+    """
+    need("records", records)
+    figure, axes = new_figure(
+        PlotAxis(name="strongest channels", log=True),
+        PlotAxis(name="share of the energy that they hold"),
+    )
+    for (name, record), look in zip(records.items(), looks(len(records)), strict=True):
+        held = record.energy_held
+        label = f"{name} ({record.coding_gain_db:.1f} dB)"
+        axes.plot(np.arange(len(held)) + 1, held, label=label, ms=2.5, **look)
+    axes.set_ylim(0, 1.03)
+    axes.legend(loc="lower right", title="coding gain", title_fontsize=7)
+    return figure
