@@ -49,7 +49,8 @@ def check_layer(
     """Check that a registered layer keeps what codecs, training and counting rely on.
 
     Its options come back from YAML; it takes maps of any size, from 1x1; gradients reach every
-    parameter; its weights come back from a safetensors file; and its closed formula, if it has one,
+    parameter; its weights come back from a safetensors file; it computes in float64 on float64,
+    as portable streams need; and its closed formula, if it has one,
     gives the parameters that it has and the MACs that torch's ``FlopCounterMode`` counts when a
     codec made of it runs.
 
@@ -140,6 +141,7 @@ def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirect
         # Where there is one position only, attention has nothing to choose from; use the last.
         _check_gradients(module, x.requires_grad_())
         _check_file(module, other, x.detach())
+        _check_precision(module, x.detach())
 
 
 def _build(
@@ -189,6 +191,20 @@ def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
                 "computes something else once its weights were saved and loaded; register its "
                 "state as parameters and buffers, and use no random numbers in evaluation"
             )
+
+
+def _check_precision(module: nn.Module, x: Tensor) -> None:
+    """Refuse what computes in float32 on float64, on which no portable stream can rely."""
+    x, direction = torch.randn(2, *x.shape, dtype=torch.float64)
+    step = 1e-7 * direction
+    with torch.no_grad():
+        before, here, after = (_run(module.double(), at) for at in (x - step, x, x + step))
+    # The second difference of a smooth function is some 1e-14, and its rounding errors 1e-15;
+    # in float32 these are 1e-7. Where a ReLU has its kink it is larger, but rarely.
+    if here.dtype != torch.float64 or (after - 2 * here + before).abs().mean() > 1e-11:
+        raise LayerError(
+            "computes in less than float64 on float64; let it compute in the dtype of its input"
+        )
 
 
 def _check_formula(config: LayerConfig, channels: int) -> None:

@@ -12,7 +12,15 @@ from tcm_lab.cli.options import File, Flag
 from tcm_lab.errors import LabError
 
 
-def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = None) -> None:
+def encode(
+    image: File,
+    out: File,
+    /,
+    *,
+    checkpoint: Path,
+    rate: float | None = None,
+    portable: Flag = False,
+) -> None:
     """Code an image to a file.
 
     Args:
@@ -20,12 +28,13 @@ def encode(image: File, out: File, /, *, checkpoint: Path, rate: float | None = 
         out: Coded file to write.
         checkpoint: Weights; decoding needs the same.
         rate: Level of a rate-conditioned model; 0 gives the lowest rate.
+        portable: Write a file that other devices, thread counts and library versions decode, too.
     """
     if not image.is_file():
         raise LabError(f"{image}: no such image")
     x = tcm_lab.data.open_images(image, "eval")[0]
     codec = tcm_lab.load_checkpoint(checkpoint)
-    data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate)
+    data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate, portable=portable)
     write_atomically(out, data)
     height, width = x.shape[1:]
     print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp")

@@ -82,6 +82,7 @@ class Conditions:
         threads: Threads of torch on the CPU.
         channels_last: Memory layout of networks and image.
         compile: Compile the networks first, which takes minutes.
+        portable: Time portable streams, too, beside the ordinary ones of each model.
     """
 
     device: Annotated[str | None, options.UNSET] = None
@@ -93,6 +94,7 @@ class Conditions:
     threads: Annotated[int | None, options.UNSET] = None
     channels_last: bool = True
     compile: Flag = False
+    portable: Flag = False
 
 
 def time(
@@ -122,7 +124,7 @@ def time(
     targets = [_with_weights(model, overrides) for model in models]
     sides, changes = options.size(size), vars(conditions)
     with progress("turn") as on_progress:
-        if len(targets) > 1:
+        if conditions.portable or len(targets) > 1:
             compared = lab.compare_timing(targets, sides, on_progress=on_progress, **changes)
             records, ratios = compared.records, compared.ratios
         else:

@@ -24,6 +24,7 @@ from .names import list_models as list_models
 from .names import preset_names as preset_names
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field
+from .portable_reference import PortableReference as PortableReference
 from .zoo import build as build
 from .zoo import build_on_meta as build_on_meta
 from .zoo import build_reference_model as build_reference_model

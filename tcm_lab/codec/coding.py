@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,21 @@ _SMALLEST_SCALE = 0.11
 SYMBOL_LIMIT = 2**27
 
 
+#: What rANS takes: each distribution (without padding, since the coder copies all of them at every
+#: call), its length, and its first symbol.
+Cdfs = tuple[list[list[int]], list[int], list[int]]
+
+
+class SliceTables(Protocol):
+    """The distributions of the slices' symbols."""
+
+    cdfs: Cdfs
+
+    def indexes(self, scale: Tensor) -> Tensor:
+        """Return, for each scale, the index of its distribution (int32)."""
+        ...
+
+
 class GaussianTables:
     """The quantised cumulative distributions of a `GaussianConditional`, as rANS wants them.
 
@@ -47,9 +62,7 @@ class GaussianTables:
     def __init__(self, conditional: Any, *, nearest: bool) -> None:
         lengths = conditional.cdf_length.reshape(-1).tolist()
         rows = zip(conditional.quantized_cdf.tolist(), lengths, strict=True)
-        #: What rANS takes: each distribution (without padding, since the coder copies all of them
-        #: at every call), its length, and its first symbol.
-        self.cdfs = (
+        self.cdfs: Cdfs = (
             [row[:length] for row, length in rows],
             lengths,
             conditional.offset.reshape(-1).tolist(),
@@ -133,7 +146,7 @@ class SymbolEncoder:
     """
 
     def __init__(
-        self, y: Float[Tensor, "b m h w"], widths: Sequence[int], tables: GaussianTables
+        self, y: Float[Tensor, "b m h w"], widths: Sequence[int], tables: SliceTables
     ) -> None:
         self._y = y.split(list(widths), 1)
         self._tables = tables
@@ -191,7 +204,7 @@ class SymbolDecoder:
         CodingError: a string is no rANS stream.
     """
 
-    def __init__(self, strings: Sequence[bytes], symbols: int, tables: GaussianTables) -> None:
+    def __init__(self, strings: Sequence[bytes], symbols: int, tables: SliceTables) -> None:
         from compressai.ans import RansDecoder
 
         self._tables = tables
@@ -210,8 +223,9 @@ class SymbolDecoder:
         where: Bool[Tensor, "h w"] | None,
     ) -> Float[Tensor, "b s h w"]:
         """Read the symbols of the next slice and add its mean."""
+        indexes = self._tables.indexes(_flat(scale, where))
         with section("copies"):
-            indexes = self._tables.indexes(_flat(scale, where)).cpu()
+            indexes = indexes.cpu()
         with section("entropy_coding"):
             decoded = [
                 decoder.decode_stream(k.tolist(), *self._tables.cdfs)

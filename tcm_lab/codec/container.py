@@ -1,7 +1,8 @@
 """The coded file ``.tcm``: one image's bytes, and what verifies that they decode here.
 
 Layout, little-endian: magic ``TCM1``; header (version, fingerprint of configuration and weights,
-image size, rate, lengths, CRC-32 of the decoded symbols); y's stream; z's stream; CRC-32 of
+image size, rate, lengths, CRC-32 of the decoded symbols); y's stream; z's stream; in a portable
+file, which is version 3, the encoder's decisions, whose length ends the header; CRC-32 of
 everything before it. No header is trusted before that checksum holds, and no size in it unless the
 streams' lengths can justify it.
 """
@@ -23,9 +24,10 @@ from tcm_lab.codec.model import Codec
 from tcm_lab.errors import LabError
 
 MAGIC = b"TCM1"
-_HEADER = struct.Struct("<4sB12s8sIIfIII")  # magic, version … lengths, the symbols' checksum
+#: By version: magic, version … lengths of y and z, the symbols' checksum, length of the decisions.
+_HEADERS = {2: struct.Struct("<4sB12s8sIIfIII"), 3: struct.Struct("<4sB12s8sIIfIIII")}
+_VERSIONS = " and ".join(map(str, _HEADERS))
 _CRC = struct.Struct("<I")
-_VERSION = 2
 _NO_RATE = -1.0
 #: A side that a header may claim, and how many pixels one byte of stream may stand for. A flat
 #: image costs some 0.001 bits per pixel; anything beyond is a forged header, not an image.
@@ -49,6 +51,7 @@ class Header:
         y_bytes: length of y's stream.
         z_bytes: length of z's stream.
         checksum: CRC-32 of the symbols that the encoder wrote.
+        decision_bytes: length of the encoder's decisions in a portable file; None in any other.
     """
 
     config: str
@@ -58,10 +61,33 @@ class Header:
     y_bytes: int
     z_bytes: int
     checksum: int
+    decision_bytes: int | None = None
+
+    @property
+    def version(self) -> int:
+        """Version of the container: 3 is a portable one."""
+        return 2 if self.decision_bytes is None else 3
+
+    @property
+    def length(self) -> int:
+        """Bytes of the header itself."""
+        return _HEADERS[self.version].size
 
 
-def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None = None) -> bytes:
+def encode_image(
+    codec: Codec,
+    image: Float[Tensor, "3 h w"],
+    rate: float | None = None,
+    *,
+    portable: bool = False,
+) -> bytes:
     """Code one image (3, H, W) in [0, 1] to the bytes of a ``.tcm`` file.
+
+    Args:
+        codec: the codec.
+        image: the image.
+        rate: level of a rate-conditioned codec.
+        portable: whether other devices, thread counts and library versions decode it, too.
 
     Raises:
         LabError: the image is too large for the container, or ``rate`` does not suit the codec.
@@ -70,21 +96,23 @@ def encode_image(codec: Codec, image: Float[Tensor, "3 h w"], rate: float | None
     if max(height, width) > _MAX_SIDE:
         raise ContainerError(f"the image is {height}x{width}; a side is at most {_MAX_SIDE}")
     _check_rate(codec, rate)
-    coded = codec.compress(image[None], rate)
-    (y,), (z,) = coded["strings"]
-    header = _HEADER.pack(
+    coded = codec.compress(image[None], rate, portable=portable)
+    y, z, *decisions = (streams[0] for streams in coded["strings"])
+    version = 3 if portable else 2
+    header = _HEADERS[version].pack(
         MAGIC,
-        _VERSION,
+        version,
         codec.config.fingerprint.encode(),
-        weights_fingerprint(codec),
+        weights_fingerprint(codec, version),
         height,
         width,
         _NO_RATE if rate is None else rate,
         len(y),
         len(z),
         coded["checksum"],
+        *map(len, decisions),
     )
-    body = header + y + z
+    body = b"".join((header, y, z, *decisions))
     return body + _CRC.pack(zlib.crc32(body))
 
 
@@ -101,18 +129,23 @@ def decode_image(codec: Codec, data: bytes) -> Float[Tensor, "3 h w"]:
             f"written by a codec of another configuration ({header.config}; this one, "
             f"{codec.config.name}, is {codec.config.fingerprint}); decode with that one"
         )
-    if header.weights != weights_fingerprint(codec):
+    weights = weights_fingerprint(codec, header.version)
+    if header.weights != weights:
         raise ContainerError(
             f"written with other weights of {codec.config.name} "
-            f"({header.weights.hex()}; these are {weights_fingerprint(codec).hex()})"
+            f"({header.weights.hex()}; these are {weights.hex()})"
         )
     _check_rate(codec, header.rate)
-    streams = data[_HEADER.size : -_CRC.size]
-    y, z = streams[: header.y_bytes], streams[header.y_bytes :]
+    streams = []
+    start = header.length
+    for length in (header.y_bytes, header.z_bytes, header.decision_bytes):
+        if length is not None:
+            streams.append([data[start : start + length]])
+            start += length
     stride = codec.config.stride[1]
     height, width = padded_size(codec.config, header.size)
     image = codec.decompress(
-        [[y], [z]],
+        streams,
         (height // stride, width // stride),
         header.size,
         header.rate,
@@ -129,20 +162,20 @@ def read_header(data: bytes) -> Header:
     Raises:
         ContainerError: the bytes are no ``.tcm`` file, are damaged, or claim what cannot be.
     """
-    least = _HEADER.size + _CRC.size
     if data[: len(MAGIC)] != MAGIC:
         raise ContainerError("not a .tcm file (it does not begin with TCM1)")
+    version = data[len(MAGIC)] if len(data) > len(MAGIC) else 2
+    if version not in _HEADERS:
+        raise ContainerError(f"container version {version}; this program reads {_VERSIONS}")
+    least = _HEADERS[version].size + _CRC.size
     if len(data) < least:
         raise ContainerError(f"cut off: {len(data)} bytes, a header alone takes {least}")
-    _, version, config, weights, height, width, rate, y_bytes, z_bytes, checksum = (
-        _HEADER.unpack_from(data)
-    )
-    if version != _VERSION:
-        raise ContainerError(f"container version {version}; this program reads version {_VERSION}")
-    if least + y_bytes + z_bytes != len(data):
-        raise ContainerError(
-            f"{len(data)} bytes, but its header says {least + y_bytes + z_bytes}: cut off or padded"
-        )
+    _, _, config, weights, height, width, rate, y_bytes, z_bytes, checksum, *decisions = _HEADERS[
+        version
+    ].unpack_from(data)
+    whole = least + y_bytes + z_bytes + sum(decisions)
+    if whole != len(data):
+        raise ContainerError(f"{len(data)} bytes, but its header says {whole}: cut off or padded")
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise ContainerError("damaged: its checksum does not hold")
     pixels, streams = height * width, y_bytes + z_bytes
@@ -160,17 +193,29 @@ def read_header(data: bytes) -> Header:
         y_bytes,
         z_bytes,
         checksum,
+        *decisions,
     )
 
 
-def weights_fingerprint(codec: Codec) -> bytes:
-    """Return 8 bytes that differ for different weights: two CRC-32 over all of them, in order."""
-    plain = named = 0
-    for name, value in sorted(codec.named_parameters()):
-        data = value.detach().cpu().contiguous().numpy().data
-        plain = zlib.crc32(data, plain)
-        named = zlib.crc32(name.encode(), zlib.crc32(data, named))
-    return struct.pack("<II", plain, named)
+def weights_fingerprint(codec: Codec, version: int = 2) -> bytes:
+    """Return 8 bytes that differ for different weights, whatever holds them.
+
+    In version 3 they don't depend on names, so that a file outlives a renaming.
+    """
+    weights = {
+        name: value.detach().cpu().contiguous().numpy().data
+        for name, value in sorted(codec.named_parameters())
+    }
+    if version == 2:
+        plain = named = 0
+        for name, data in weights.items():
+            plain = zlib.crc32(data, plain)
+            named = zlib.crc32(name.encode(), zlib.crc32(data, named))
+        return struct.pack("<II", plain, named)
+    sums = (
+        sorted(check(data) for data in weights.values()) for check in (zlib.crc32, zlib.adler32)
+    )
+    return struct.pack("<II", *(zlib.crc32(struct.pack(f"<{len(s)}I", *s)) for s in sums))
 
 
 def _check_rate(codec: Codec, rate: float | None) -> None:

@@ -6,7 +6,8 @@ Shape suffixes: B batch, H W sides of the image, M latent channels, h w sides of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypedDict
 
 import torch
@@ -27,10 +28,12 @@ from tcm_lab.codec.coding import (
     refuse_large_symbols,
     round_to_mean,
 )
-from tcm_lab.codec.config import TransformPlan, VariantConfig, transform_plan
+from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
+from tcm_lab.codec.gains import RateGains
+from tcm_lab.codec.portable import Agreement, PortablePath, portable_path
 from tcm_lab.codec.slices import SliceCodec, walk_slices
-from tcm_lab.codec.transforms import Transform, own_seed
+from tcm_lab.codec.transforms import HyperSynthesis, Transform, own_seed
 
 _compressai = import_compressai()
 _CompressionModel: Any = _compressai.models.CompressionModel
@@ -38,7 +41,6 @@ _CompressionModel: Any = _compressai.models.CompressionModel
 Rate = float | Tensor | None
 #: State-dict entries that follow from the weights; ``update()`` makes them.
 DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-_SPREAD = 0.75  # ± in ln: steps for λ spread 20-fold, since the step goes by 1/√λ
 
 
 class Likelihoods(TypedDict):
@@ -58,7 +60,8 @@ class CodecOutput(TypedDict):
 class Coded(TypedDict, total=False):
     """What ``compress`` gives and ``decompress`` takes.
 
-    ``strings``: y's streams and z's streams, one per image. ``shape``: (h, w) of z. ``size``:
+    ``strings``: y's streams and z's streams, one per image; of a portable stream also what the
+    encoder decided (see `tcm_lab.codec.portable`). ``shape``: (h, w) of z. ``size``:
     (H, W) of the image. ``rate``: rate level, where the codec is conditioned on one. ``checksum``:
     CRC-32 of the symbols and of what they were coded with.
     """
@@ -68,55 +71,6 @@ class Coded(TypedDict, total=False):
     size: tuple[int, int]
     rate: float | None
     checksum: int
-
-
-class HyperSynthesis(nn.Module):
-    """The hyper synthesis, once for each of its outputs."""
-
-    def __init__(self, plan: Mapping[str, TransformPlan]) -> None:
-        super().__init__()
-        for name, transform in plan.items():
-            if name.startswith("h_s."):
-                with own_seed():
-                    self.add_module(name.removeprefix("h_s."), Transform(transform))
-
-    def forward(self, z_hat: Float[Tensor, "b n p q"]) -> list[Tensor]:
-        """Return each output on (B, N, p, q): mean's and scale's, or one for both."""
-        return [transform(z_hat) for transform in self.children()]
-
-
-class RateGains(nn.Module):
-    """Gain and inverse gain of each channel at each rate level, kept as logarithms.
-
-    One set of weights covers a whole rate-distortion curve: each rate level scales the channels of
-    y and z before quantisation and scales them back after (Cui et al. 2021, "Asymmetric gained deep
-    image compression"). Between two learned levels the gains are interpolated geometrically.
-
-    Args:
-        levels: R, how many rate levels are learned.
-        channels: C.
-    """
-
-    def __init__(self, levels: int, channels: int) -> None:
-        super().__init__()
-        start = torch.linspace(-_SPREAD, _SPREAD, levels)[:, None].repeat(1, channels)
-        self.log_gain = nn.Parameter(start)
-        self.log_inverse = nn.Parameter(-start)
-
-    def gain(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
-        """Return what scales the channels before quantisation at ``rate`` in [0, R - 1]."""
-        return _between(self.log_gain, rate)
-
-    def inverse(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
-        """Return what scales them back after quantisation."""
-        return _between(self.log_inverse, rate)
-
-
-def _between(levels: Tensor, rate: Tensor) -> Tensor:
-    """Interpolate between the two nearest levels, in the logarithm."""
-    below = rate.floor().clamp(0, levels.shape[0] - 2).long()
-    share = (rate - below).to(levels.dtype)[:, None]
-    return torch.lerp(levels[below], levels[below + 1], share).exp()[:, :, None, None]
 
 
 class Codec(_CompressionModel):
@@ -263,36 +217,58 @@ class Codec(_CompressionModel):
     # -- bytes -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def compress(self, x: Float[Tensor, "b 3 h w"], rate: Rate = None) -> Coded:
+    def compress(
+        self, x: Float[Tensor, "b 3 h w"], rate: Rate = None, *, portable: bool = False
+    ) -> Coded:
         """Code images (B, 3, H, W) in [0, 1] to bytes; ``decompress(**coded)`` undoes it.
+
+        Args:
+            x: the images.
+            rate: level of a rate-conditioned codec, one for all images.
+            portable: whether another device, thread count, kernel or library version decodes them,
+                too; what entropy coding depends on is then computed in float64.
 
         Raises:
             ValueError: ``rate`` does not suit the codec.
-            CodingError: y or z is not finite, or too large for the entropy coder.
+            CodingError: y or z is not finite, or too large for the entropy coder; or a portable
+                stream is asked of a layer that does not compute in float64.
         """
-        tables = self._current_tables()
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
-        steps = self._steps_per_unit(levels)
-        z = self._hyper_latent(y, steps, levels)
+        z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
         if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
             raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
         refuse_large_symbols("z", (z - self._medians()).abs().max())
-        z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
-        encoder = SymbolEncoder(y, self.slice_widths, tables)
-        z_hat = self._laid_out(self._quantise_z(z))
-        walk_slices(self.slices, self._hyper(z_hat, levels), encoder, steps)
+        strings, checksum = (self._encode_portably if portable else self._encode)(y, z, levels)
         coded: Coded = {
-            "strings": [encoder.strings(), z_strings],
+            "strings": strings,
             "shape": (z.shape[-2], z.shape[-1]),
             "size": (x.shape[-2], x.shape[-1]),
-            "checksum": encoder.checksum(),
+            "checksum": checksum,
         }
         if rate is not None:
             if isinstance(rate, Tensor) and rate.numel() > 1:
                 raise ValueError("bytes are written at one rate; give a single value")
             coded["rate"] = float(rate)
         return coded
+
+    def _encode(self, y: Tensor, z: Tensor, levels: Tensor | None) -> tuple[list[list[bytes]], int]:
+        encoder = SymbolEncoder(y, self.slice_widths, self._current_tables())
+        z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
+        features = self._hyper(self._laid_out(self._quantise_z(z)), levels)
+        walk_slices(self.slices, features, encoder, self._steps_per_unit(levels))
+        return [encoder.strings(), z_strings], encoder.checksum()
+
+    def _encode_portably(
+        self, y: Tensor, z: Tensor, levels: Tensor | None
+    ) -> tuple[list[list[bytes]], int]:
+        with self._portable_path(len(y)) as path:
+            symbols = path.prior.symbols(z)
+            encoder = SymbolEncoder(y, self.slice_widths, path.tables)
+            features = self._hyper(self._laid_out(path.prior.values(symbols)), levels)
+            path.walk(self.slices, features, encoder, self._steps_per_unit(levels))
+            streams = [encoder.strings(), path.prior.encode(symbols), path.agree.lists()]
+            return streams, path.agree.checksum(encoder.checksum())
 
     @torch.no_grad()
     def decompress(
@@ -303,46 +279,89 @@ class Codec(_CompressionModel):
         rate: float | None = None,
         checksum: int | None = None,
     ) -> dict[str, Tensor]:
-        """Decode what ``compress`` wrote.
+        """Decode what ``compress`` wrote, portable or not.
 
         Args:
-            strings: y's streams and z's streams, one of each per image.
+            strings: y's streams and z's streams, one of each per image, and for a portable stream
+                what the encoder decided.
             shape: (h, w) of z.
             size: (H, W) of the image; without it the padded image is returned.
             rate: the rate that it was coded at.
             checksum: what the encoder found over its symbols; compared if given.
 
         Returns:
-            ``x_hat`` (B, 3, H, W), clamped to [0, 1].
+            ``x_hat`` (B, 3, H, W), clamped to [0, 1]. From a portable stream ŷ is the same
+            everywhere, bit for bit; g_s turns it to the image in this device's own arithmetic.
 
         Raises:
             CodingError: the bytes are no stream, or the decoder did not compute what the encoder
                 did (other weights, or other arithmetic on another device).
         """
-        tables = self._current_tables()
-        y_strings, z_strings = strings
-        if len(y_strings) != len(z_strings):
-            raise CodingError(f"{len(y_strings)} streams of y but {len(z_strings)} of z")
-        guarded = [
-            guard_stream(s, self.config.hyper_channels * math.prod(shape)) for s in z_strings
-        ]
-        z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
-        levels = self._rate(rate, z_hat)
-        features = self._hyper(self._laid_out(z_hat), levels)
-        symbols = self.config.latent_channels * math.prod(features[0].shape[-2:])
-        decoder = SymbolDecoder(y_strings, symbols, tables)
-        y_hat = walk_slices(self.slices, features, decoder, self._steps_per_unit(levels))
-        if checksum is not None and decoder.checksum() != checksum:
+        names = ("y", "z", "decisions")
+        lengths = {name: len(part) for name, part in zip(names, strings, strict=False)}
+        if len(set(lengths.values())) != 1:
+            counts = " but ".join(f"{count} of {name}" for name, count in lengths.items())
+            raise CodingError(f"streams of different numbers of images: {counts}")
+        levels = self._rate(rate, self._medians().expand(lengths["y"], -1, -1, -1))
+        portable = len(strings) == len(names)
+        decode = self._decode_portably if portable else self._decode
+        y_hat, found = decode(strings, shape, levels)
+        if checksum is not None and found != checksum:
+            arithmetic = (
+                "in float64 that is off by more than a portable stream allows"
+                if portable
+                else "on another device, dtype or thread count (which a portable stream allows)"
+            )
             raise CodingError(
                 "the decoder read other symbols than the encoder wrote: the bytes were coded with "
-                "other weights, on another device, dtype or thread count, or some layer of "
-                f"{self.config.name} is not deterministic (dropout, say, or a random choice)"
+                f"other weights, {arithmetic}, or some layer of {self.config.name} is not "
+                "deterministic (dropout, say, or a random choice)"
             )
         full = tuple(side * self.config.stride[1] for side in shape)
         x_hat = self._synthesise(
             y_hat, levels, (full[0], full[1]) if size is None else (size[0], size[1])
         )
         return {"x_hat": x_hat.clamp(0, 1)}
+
+    def _decode(
+        self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], levels: Tensor | None
+    ) -> tuple[Tensor, int]:
+        tables = self._current_tables()
+        y_strings, z_strings = strings
+        symbols = self.config.hyper_channels * math.prod(shape)
+        guarded = [guard_stream(string, symbols) for string in z_strings]
+        z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
+        features = self._hyper(self._laid_out(z_hat), levels)
+        decoder = SymbolDecoder(y_strings, self._symbols(features), tables)
+        y_hat = walk_slices(self.slices, features, decoder, self._steps_per_unit(levels))
+        return y_hat, decoder.checksum()
+
+    def _decode_portably(
+        self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], levels: Tensor | None
+    ) -> tuple[Tensor, int]:
+        y_strings, z_strings, decisions = strings
+        with self._portable_path(len(y_strings), decisions) as path:
+            z_hat = path.prior.values(path.prior.decode(z_strings, shape))
+            features = self._hyper(self._laid_out(z_hat), levels)
+            decoder = SymbolDecoder(y_strings, self._symbols(features), path.tables)
+            y_hat = path.walk(self.slices, features, decoder, self._steps_per_unit(levels))
+            found = path.agree.checksum(decoder.checksum())
+        return y_hat.to(self._medians().dtype), found
+
+    def _symbols(self, features: Sequence[Tensor]) -> int:
+        return self.config.latent_channels * math.prod(features[0].shape[-2:])
+
+    def _portable_path(
+        self, images: int, decisions: Sequence[bytes] | None = None
+    ) -> AbstractContextManager[PortablePath]:
+        parts = (self.h_s, self.slices, self.entropy_bottleneck, self.y_gains, self.z_gains)
+        kind = self.config.entropy_model.scale_table
+        return portable_path(
+            [part for part in parts if part is not None],
+            self.entropy_bottleneck,
+            kind,
+            Agreement(images, decisions),
+        )
 
     def update(self, *args: Any, **kwargs: Any) -> bool:
         """Rebuild the coding tables from the weights, as CompressAI's models do."""

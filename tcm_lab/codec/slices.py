@@ -8,7 +8,7 @@ Shape suffixes: M latent channels, S channels of a slice, h w sides of the laten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -198,6 +198,7 @@ def walk_slices(
     features: Sequence[Tensor],
     code: SliceCoder,
     gain: Float[Tensor, "#b m 1 1"] | None = None,
+    settle: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "b m h w"]:
     """Walk over the slices, each seeing what the model lets it see, and return ŷ whole.
 
@@ -206,12 +207,16 @@ def walk_slices(
         features: hyper synthesis outputs.
         code: gives ŷ of a slice where its mean and scale are known.
         gain: quantisation steps per unit of the networks, for each channel; None: one.
+        settle: maps refined values, in quantisation steps, to those that later slices see.
     """
     widths = [slice_codec.width for slice_codec in slices]
     gains = [None] * len(widths) if gain is None else gain.split(widths, 1)
     decoded: list[Tensor] = []
     for slice_codec, own_gain in zip(slices, gains, strict=True):
-        decoded.append(slice_codec(features, decoded, code, own_gain))
+        y_hat = slice_codec(features, decoded, code, own_gain)
+        if settle is not None and slice_codec.lrp is not None:
+            y_hat = settle(y_hat) if own_gain is None else settle(y_hat * own_gain) / own_gain
+        decoded.append(y_hat)
     y_hat = torch.cat(decoded, 1)
     return y_hat if gain is None else y_hat * gain
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -122,3 +122,18 @@ def linear_map_cost(
     if direction == "down":
         return conv_cost(c_in, c_out, factor, height // factor, width // factor)
     return transposed_conv_cost(c_in, c_out, factor, factor, height, width)
+
+
+class HyperSynthesis(nn.Module):
+    """The hyper synthesis, once for each of its outputs."""
+
+    def __init__(self, plan: Mapping[str, TransformPlan]) -> None:
+        super().__init__()
+        for name, transform in plan.items():
+            if name.startswith("h_s."):
+                with own_seed():
+                    self.add_module(name.removeprefix("h_s."), Transform(transform))
+
+    def forward(self, z_hat: Float[Tensor, "b n p q"]) -> list[Tensor]:
+        """Return each output on (B, N, p, q): mean's and scale's, or one for both."""
+        return [transform(z_hat) for transform in self.children()]

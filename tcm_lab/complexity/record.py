@@ -142,3 +142,10 @@ class ComplexityRecord(Frozen):
     def decode_kmacs_per_px(self) -> float:
         """What the decoder runs, convention ``all``, in thousands of MACs per unpadded pixel."""
         return self.total_kmacs_per_px("decode")
+
+    @property
+    def portable_kmacs_per_px(self) -> float:
+        """What a portable stream computes in float64, to encode and to decode alike."""
+        apart = ABSENT["encode"] | ABSENT["decode"]
+        macs = self.macs_by_part()
+        return sum(macs[part] for part in macs if part not in apart) / self.pixels / 1e3

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._utils.sections import listening
-from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec import CodecAdapter, PortableReference
 from tcm_lab.complexity.timing_record import TimingOptions
 
 ENTROPY_CODING = "entropy_coding"
@@ -135,7 +135,12 @@ def timed_codec(
     model.to(memory_format=layout)
     image = adapter.pad(sample_image(size, options.batch).to(adapter.device))
     image = image.contiguous(memory_format=layout)
-    rate = {"rate": 0.0} if adapter.rate_levels else {}
+    how: dict[str, Any] = {"rate": 0.0} if adapter.rate_levels else {}
+    coder: Any = model
+    if options.portable and adapter.config is None:
+        coder = PortableReference(model)
+    elif options.portable:
+        how["portable"] = True
     precision = getattr(torch, options.precision)
     half = precision != torch.float32
 
@@ -148,10 +153,10 @@ def timed_codec(
             listening(watch.stage),
         ):
             with watch.running():
-                coded = model.compress(image, **rate)
+                coded = coder.compress(image, **how)
             encoded = watch.sample()
             with watch.running():
-                model.decompress(**coded)
+                coder.decompress(**coded)
             decoded = watch.sample()
         peak = torch.cuda.max_memory_allocated(adapter.device) if on_gpu else None
         return Run(encoded, decoded, peak)

@@ -67,7 +67,8 @@ def measure_timing(
     Raises:
         LabError: the model has no weights (meta device), or an option makes no sense.
     """
-    (record,) = _time_in_turns([model], size, _changed(options, changes), on_progress)
+    conditions = _changed(options, changes)
+    (record,) = _time_in_turns([model], size, [conditions], on_progress)
     return record
 
 
@@ -81,14 +82,17 @@ def compare_timing(
 ) -> TimingComparison:
     """Time models in turns, and return their records and the ratios to the first.
 
-    Arguments are those of `measure_timing`, but for several models.
+    Arguments are those of `measure_timing`, but for several models. With ``portable``, each model's
+    portable streams are timed beside its ordinary ones; then one model is enough.
 
     Raises:
-        LabError: there are fewer than two models, or one cannot be timed.
+        LabError: there is nothing to compare, or a model cannot be timed.
     """
-    if len(models) < 2:
+    last = _changed(options, changes)
+    ways = [last.model_copy(update={"portable": way}) for way in sorted({False, last.portable})]
+    if len(models) * len(ways) < 2:
         raise LabError(f"need at least two models to compare, not {len(models)}")
-    records = _time_in_turns(models, size, _changed(options, changes), on_progress)
+    records = _time_in_turns(models, size, ways, on_progress)
     baseline, *others = records
     scopes: tuple[Literal["encode", "decode"], ...] = ("encode", "decode")
     ratios = [_ratio(other, baseline, scope) for other in others for scope in scopes]
@@ -121,22 +125,22 @@ def _ratio(
 def _time_in_turns(
     models: Sequence[Measurable],
     size: tuple[int, int],
-    options: TimingOptions,
+    ways: Sequence[TimingOptions],
     on_progress: OnDone | None,
 ) -> list[TimingRecord]:
-    """Time models in turns, so that whatever disturbs the machine disturbs them all."""
-    size = checked_size(size)
+    """Time models, in each of several ways, in turns: what disturbs one disturbs all."""
+    size, options = checked_size(size), ways[0]
     keep_freed_memory()
     with ExitStack() as stack:
         if options.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(options.threads)
         named = [_with_weights(model) for model in models]
-        codecs = []
         for _, adapter in named:
             stack.callback(adapter.module.to, adapter.device)
             adapter.module.to(_checked_device(options.device or adapter.device))
-            codecs.append(stack.enter_context(timed_codec(adapter, size, options)))
+        timed = [(name, adapter, way) for name, adapter in named for way in ways]
+        codecs = [stack.enter_context(timed_codec(adapter, size, way)) for _, adapter, way in timed]
         runs: list[list[Run]] = [[] for _ in codecs]
         for turn in _turns(options, on_progress):
             # Each turn begins with another model, so that none is always first.
@@ -152,12 +156,12 @@ def _time_in_turns(
         megapixels = options.batch * size[0] * size[1] / 1e6
         return [
             TimingRecord(
-                model=name,
+                model=f"{name} (portable)" if way.portable else name,
                 fingerprint=adapter.fingerprint,
                 size=size,
                 padded_size=adapter.padded_size(size),
                 device_type="cuda" if adapter.device.type == "cuda" else "cpu",
-                options=options,
+                options=way,
                 encode=_coding_time([run.encode for run in own], megapixels),
                 decode=_coding_time([run.decode for run in own], megapixels),
                 peak_device_memory_bytes=max(
@@ -167,7 +171,7 @@ def _time_in_turns(
                 environment=environment(adapter.device),
                 measured_at=measured_at,
             )
-            for (name, adapter), own in zip(named, runs, strict=True)
+            for (name, adapter, way), own in zip(timed, runs, strict=True)
         ]
 
 

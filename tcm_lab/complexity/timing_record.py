@@ -37,6 +37,7 @@ class TimingOptions(Frozen):
         channels_last: whether channels are last in memory.
         compile: whether to compile the networks first (minutes, once).
         compile_backend: of `torch.compile`.
+        portable: whether streams are portable; a comparison then times both kinds of each model.
     """
 
     device: str | None = None
@@ -49,6 +50,7 @@ class TimingOptions(Frozen):
     channels_last: bool = True
     compile: bool = False
     compile_backend: str = "inductor"
+    portable: bool = False
 
     @field_validator("device", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ from tcm_lab.errors import LabError
 
 #: Offsets of the header's fields and their formats, as the container's docstring lists them.
 _FIELDS = {
-    4: "<B", 25: "<I", 29: "<I", 33: "<f", 37: "<I", 41: "<I", 45: "<I",
+    4: "<B", 25: "<I", 29: "<I", 33: "<f", 37: "<I", 41: "<I", 45: "<I", 49: "<I",
 }  # fmt: skip
 _INTEGERS = (0, 1, 2, 7, 63, 64, 300, 65_535, 65_536, 65_537, 2**31 - 1, 2**31, 2**32 - 1)
 _FLOATS = (-1.0, -0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 1e30, -1e30, float("nan"), float("inf"))
@@ -55,11 +55,15 @@ def small_codec(rate_levels: int = 3) -> Any:
 
 
 def written(codec: Any) -> list[bytes]:
-    """Return files of images of three sizes."""
+    """Return files of images of three sizes, one of them portable."""
     generator = torch.Generator().manual_seed(0)
     return [
-        encode_image(codec, torch.rand(3, *size, generator=generator), rate)
-        for size, rate in (((1, 1), 0.0), ((24, 17), 1.5), ((60, 90), 2.0))
+        encode_image(codec, torch.rand(3, *size, generator=generator), rate, portable=portable)
+        for size, rate, portable in (
+            ((1, 1), 0.0, False),
+            ((24, 17), 1.5, True),
+            ((60, 90), 2.0, False),
+        )
     ]
 
 
@@ -84,7 +88,7 @@ def _mutated(data: bytearray, rng: Random, files: list[bytes]) -> bytearray:
         values: Any = _FLOATS if form == "<f" else _INTEGERS
         value = rng.choice(values)
         value = value % 256 if form == "<B" else value
-        if len(data) >= _HEADER:
+        if len(data) >= at + 4:
             struct.pack_into(form, data, at, value)
     elif kind == 3:  # cut off, and the lengths made to agree
         data = data[: rng.randrange(len(data) + 1)]

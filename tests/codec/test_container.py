@@ -95,7 +95,7 @@ def _claim_rate(rate: float) -> Callable[[bytes], bytes]:
 
 
 def _newer(data: bytes) -> bytes:
-    return _fix(data[:4] + b"\x03" + data[5:])
+    return _fix(data[:4] + b"\x04" + data[5:])
 
 
 def _fix(data: bytes) -> bytes:
@@ -114,7 +114,7 @@ def _fix(data: bytes) -> bytes:
         (_claim_rate(math.nan), "claims a rate of nan"),
         (_claim_rate(math.inf), "claims a rate of inf"),
         (_claim_rate(-0.5), "claims a rate of -0.5"),
-        (_newer, "container version 3; this program reads version 2"),
+        (_newer, "container version 4; this program reads 2 and 3"),
     ],
 )
 def test_a_spoilt_file_is_refused_with_its_reason(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tcm_lab
-from tcm_lab.codec.model import RateGains
+from tcm_lab.codec.gains import RateGains
 
 LEVELS = 4
 

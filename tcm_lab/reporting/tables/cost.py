@@ -323,6 +323,10 @@ def _footer(
     if detail == "kinds":
         counted += f" The sum is under this convention; {_KIND_NAMES['normalisation']} is in none."
     directions = "Encode leaves out g_s, decode g_a and h_a; whole is one forward pass."
+    portable = ", ".join(
+        f"{record.portable_kmacs_per_px:.1f} of {record.model}"
+        for record in (records if detail == "parts" else ())
+    )
     padded = sorted({(r.size, r.padded_size) for r in records if r.size != r.padded_size})
     sizes = [f"{size_text(size)} as {size_text(larger)}" for size, larger in padded]
     counters = sorted({record.counter for record in records})
@@ -338,6 +342,7 @@ def _footer(
     lines = (
         counted,
         directions if detail == "totals" else "",
+        f"A portable stream computes in float64, in kMAC/px: {portable}." if portable else "",
         f"Images are padded: {'; '.join(sizes)}." if sizes else "",
         f"Counted as nothing, since unknown: {', '.join(unknown)}." if unknown else "",
         f"Counted by {one_of(counters)}; {versions}.",

@@ -1,0 +1,370 @@
+"""Streams that decode everywhere: what an entropy coder needs, computed so that machines agree.
+
+A decoder must find the encoder's very probabilities, bit for bit, and float32 differs in its last
+digits between devices, thread counts and kernels. So what a portable stream depends on (means,
+scales, refined ŷ, probability tables; from ẑ on, nothing else) is computed in float64 and rounded
+to a grid. Two machines then differ only where a value lies so near the middle between two grid
+points that they round it apart; the encoder lists those, and both round them down.
+
+The contract: a file decodes bit for bit wherever float64 results differ from the encoder's by less
+than `MARGIN` of a grid step: for means and ŷ 2⁻³⁰ ≈ 9e-10 quantisation steps (more by the same
+factor where a slice's largest mean exceeds 128), for scales 3e-8 of their value. IEEE arithmetic in
+any order, with any kernel, stays below it by orders of magnitude (``studies/portable`` measures by
+how many); a layer that computes in float32 inside, or a defect, does not. The checksum over all
+that was agreed on refuses those.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tcm_lab._utils.sections import section
+from tcm_lab.codec.coding import SCALES, Cdfs, CodingError, guard_stream
+from tcm_lab.codec.slices import SliceCoder, walk_slices
+
+#: Grid steps of this share around the middle between two grid points are the encoder's to decide.
+MARGIN = 2.0**-20
+#: Beyond this many grid steps float64 itself is coarser, and the margin grows with the values.
+_EXACT = 2.0**17
+#: Grid steps in a quantisation step, for means and refined ŷ; and in a unit, for gains.
+GRID, _GAIN_GRID = 2.0**10, 2.0**18
+_PRECISION = 16
+_LOWEST, _HIGHEST = math.log(0.11), math.log(256)
+#: A table ends where the tails beyond hold 1e-9, so many standard deviations from the mean.
+REACH = 6.109410204869
+_WIDEST = 56  # bits of a distance in a list
+
+
+@contextmanager
+def float64(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Hold weights and buffers in float64 inside the ``with`` block, while autocast rests.
+
+    Their modules stay the same objects, with their hooks, and get the very data back.
+    """
+    kept = [
+        (tensor, tensor.data) for tensor in dict.fromkeys(tensors) if tensor.is_floating_point()
+    ]
+    device = kept[0][1].device.type if kept else "cpu"
+    try:
+        for tensor, data in kept:
+            tensor.data = data.double()
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+class Agreement:
+    """Rounds values to integers on which encoder and decoder agree.
+
+    The encoder rounds down whatever lies within the margin of the middle between two integers, and
+    lists where; the decoder rounds down what is listed. All else both round to the nearest.
+
+    Args:
+        images: B, how many images are coded at once.
+        lists: for the decoder, each image's list.
+
+    Raises:
+        CodingError: a list is damaged.
+    """
+
+    def __init__(self, images: int, lists: Sequence[bytes] | None = None) -> None:
+        self._listed = None if lists is None else [read_list(text) for text in lists]
+        self._found: list[list[np.ndarray[Any, Any]]] = [[] for _ in range(images)]
+        self._seen = 0
+        self._agreed: list[Tensor] = []
+
+    def __call__(self, values: Float[Tensor, "#b n"]) -> Int64[Tensor, "#b n"]:
+        """Round values of every image, or values (1, n) that all of them share.
+
+        Raises:
+            CodingError: the values are not float64, not finite, or too large to be agreed on.
+        """
+        if values.dtype != torch.float64:
+            raise CodingError(
+                f"a layer gives {values.dtype} for float64, which no portable stream can rely on; "
+                "let it compute in the dtype of its input, or leave portable out"
+            )
+        image, position = self._found_here(values) if self._listed is None else self._given(values)
+        rounded = values.round()
+        rounded[image, position] = values[image, position].floor()
+        self._seen += values.shape[1]
+        self._agreed.append(rounded.long())
+        return self._agreed[-1]
+
+    def _found_here(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where (image, position) the encoder has to decide, and list it."""
+        if not values.numel():
+            return (torch.zeros(0, dtype=torch.long),) * 2
+        largest = values.abs().amax(1, keepdim=True)
+        margin = MARGIN * (largest / _EXACT).clamp(min=1)
+        if not bool((margin < 0.25).all()):
+            raise CodingError(
+                f"the entropy model predicts a magnitude of {float(largest.max()) / GRID:.4g}, "
+                "too large for a portable stream: the weights are damaged or not trained"
+            )
+        image, position = (((values - values.floor()) - 0.5).abs() < margin).nonzero(as_tuple=True)
+        for b, found in enumerate(self._found):
+            own = position if len(values) == 1 else position[image == b]
+            found.append(own.cpu().numpy() + self._seen)
+        return image, position
+
+    def _given(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where (image, position) the encoder decided."""
+        assert self._listed is not None
+        here: list[Tensor] = []
+        for b, listed in enumerate(self._listed[: len(values)]):
+            start, stop = np.searchsorted(listed, (self._seen, self._seen + values.shape[1]))
+            own = torch.from_numpy(listed[start:stop] - self._seen)
+            here.append(torch.stack((torch.full_like(own, b), own)))
+        image, position = torch.cat(here, 1).to(values.device)
+        return image, position
+
+    def lists(self) -> list[bytes]:
+        """Return what the decoder needs, for each image."""
+        return [write_list(np.concatenate(found)) for found in self._found]
+
+    def checksum(self, symbols: int) -> int:
+        """Return a CRC-32 over everything agreed on, going on from that of the ``symbols``."""
+        for agreed in self._agreed:
+            symbols = zlib.crc32(agreed.cpu().numpy().astype("<i8").data, symbols)
+        return symbols
+
+
+def write_list(positions: np.ndarray[Any, Any]) -> bytes:
+    """Write ascending positions by their distances, seven bits a byte and the lowest first."""
+    written = bytearray()
+    for distance in np.diff(positions, prepend=-1).tolist():
+        rest = distance - 1
+        while rest > 0x7F:
+            written.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        written.append(rest)
+    return bytes(written)
+
+
+def read_list(written: bytes) -> np.ndarray[Any, Any]:
+    """Return the positions that `write_list` wrote.
+
+    Raises:
+        CodingError: the bytes are no list.
+    """
+    positions, position, rest, shift = [], -1, 0, 0
+    for byte in written:
+        rest |= (byte & 0x7F) << shift
+        shift += 7
+        if byte > 0x7F and shift < _WIDEST:
+            continue
+        position, rest, shift = position + rest + 1, 0, 0
+        positions.append(position)
+    if shift or position >= 2**62:
+        raise CodingError("the list of values that the encoder decided is damaged")
+    return np.array(positions, dtype=np.int64)
+
+
+class OnGrid:
+    """A `SliceCoder` whose means are on the grid.
+
+    Args:
+        code: what codes around the means.
+        agree: rounds for encoder and decoder alike.
+    """
+
+    def __init__(self, code: SliceCoder, agree: Agreement) -> None:
+        self._code, self._agree = code, agree
+
+    def __call__(self, i: int, mean: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
+        """Code slice ``i`` around its means on the grid."""
+        return self._code(i, self.settle(mean), scale, where)
+
+    def settle(self, values: Float[Tensor, "b s h w"]) -> Float[Tensor, "b s h w"]:
+        """Return ``values`` (B, S, h, w), in quantisation steps, on the grid."""
+        agreed = self._agree((values * GRID).flatten(1)).view(values.shape)
+        return torch.empty_like(values).copy_(agreed).mul_(1 / GRID)
+
+
+class PortableTables:
+    """The distributions of the slices' symbols, the same on every machine.
+
+    Args:
+        kind: which scales have a distribution of their own, a key of `SCALES`.
+        agree: rounds for encoder and decoder alike.
+    """
+
+    def __init__(self, kind: str, agree: Agreement) -> None:
+        self.cdfs = gaussian_cdfs(SCALES[kind])
+        self._agree = agree
+        self._last = SCALES[kind] - 1
+        # The nearest scale in logarithm, or, as in CompressAI, the next larger one.
+        self._ahead = 0.0 if kind == "fine" else 0.5
+
+    def indexes(self, scale: Float[Tensor, "b n"]) -> Tensor:
+        """Return, for each scale, the index of its distribution (int32)."""
+        place = scale.clamp(min=0.01).log().sub_(_LOWEST).mul_(self._last / (_HIGHEST - _LOWEST))
+        agreed = self._agree(place.add_(self._ahead).clamp_(0, self._last))
+        # What follows a wrong symbol may be NaN, which the coder would take for an index.
+        return agreed.clamp(0, self._last).int()
+
+
+@cache
+def gaussian_cdfs(scales: int) -> Cdfs:
+    """Return the quantised distributions of so many Gaussians, from scale 0.11 to 256.
+
+    No probability of them lies near a rounding boundary of the coder's 16 bits, which a test holds;
+    so they need no agreement.
+    """
+    cdfs, offsets = [], []
+    for scale, centre in gaussian_scales(scales):
+        cdfs.append(_cdf(torch.cat(gaussian_counts(scale, centre)).round()))
+        offsets.append(-centre)
+    return cdfs, [len(row) for row in cdfs], offsets
+
+
+def gaussian_scales(count: int) -> list[tuple[float, int]]:
+    """Return so many scales, evenly spread in their logarithm, and each one's largest symbol."""
+    step = (_HIGHEST - _LOWEST) / (count - 1)
+    scales = [math.exp(_LOWEST + i * step) for i in range(count)]
+    return [(scale, math.ceil(scale * REACH)) for scale in scales]
+
+
+def gaussian_counts(scale: float, centre: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " 1"]]:
+    """Return what each symbol within ``centre`` of 0, and all beyond, have of the coder's 2¹⁶."""
+    steps = torch.arange(-centre, centre + 1, dtype=torch.float64).abs()
+    upper, lower = (
+        torch.special.erfc((steps - half) / (scale * math.sqrt(2))) / 2 for half in (0.5, -0.5)
+    )
+    return (upper - lower) * 2**_PRECISION, 2 * lower[:1] * 2**_PRECISION
+
+
+def _cdf(counts: Tensor) -> list[int]:
+    from compressai._CXX import pmf_to_quantized_cdf
+
+    cdf: list[int] = pmf_to_quantized_cdf((counts / 2**_PRECISION).tolist(), _PRECISION)
+    return cdf
+
+
+class PriorCoder:
+    """Codes z by the learned distributions of an entropy bottleneck, agreed on.
+
+    Args:
+        prior: CompressAI's entropy bottleneck, in float64.
+        agree: rounds for encoder and decoder alike.
+    """
+
+    def __init__(self, prior: Any, agree: Agreement) -> None:
+        lowest, median, highest = prior.quantiles[:, 0].detach().unbind(1)
+        below, above = ((side.ceil().clamp(min=0)) for side in (median - lowest, highest - median))
+        self._medians = median
+        start = (median - below)[:, None, None]
+        length = (below + above + 1).long()
+        samples = start + torch.arange(int(length.max()), device=start.device)
+        pmf, lower, _ = prior._likelihood(samples, stop_gradient=True)
+        last = prior._logits_cumulative((median + above + 0.5)[:, None, None], stop_gradient=True)
+        tail = torch.sigmoid(lower[:, 0, :1]) + torch.sigmoid(-last[:, 0])
+        counts = agree(torch.cat((pmf[:, 0], tail), 1).flatten()[None] * 2**_PRECISION)
+        rows = counts.view(len(length), -1).cpu()
+        cdfs = [
+            _cdf(torch.cat((row[:n], row[-1:])))
+            for row, n in zip(rows, length.tolist(), strict=True)
+        ]
+        self.cdfs: Cdfs = (cdfs, [len(row) for row in cdfs], (-below).int().tolist())
+
+    def symbols(self, z: Float[Tensor, "b n p q"]) -> Tensor:
+        """Return whole steps from the medians (int32)."""
+        symbols: Tensor = z - self._medians[:, None, None]
+        return symbols.round().int()
+
+    def values(self, symbols: Tensor) -> Float[Tensor, "b n p q"]:
+        """Return ẑ from its symbols."""
+        values: Tensor = symbols + self._medians[:, None, None]
+        return values
+
+    def encode(self, symbols: Tensor) -> list[bytes]:
+        """Write one stream per image."""
+        from compressai.ans import RansEncoder
+
+        indexes = self._indexes(symbols.shape[2:])
+        with section("entropy_coding"):
+            return [
+                RansEncoder().encode_with_indexes(image.flatten().tolist(), indexes, *self.cdfs)
+                for image in symbols.cpu()
+            ]
+
+    def decode(self, strings: Sequence[bytes], shape: Sequence[int]) -> Tensor:
+        """Read the symbols (B, N, p, q) of one stream per image.
+
+        Raises:
+            CodingError: a string is no rANS stream.
+        """
+        from compressai.ans import RansDecoder
+
+        indexes = self._indexes(shape)
+        with section("entropy_coding"):
+            decoded = [
+                RansDecoder().decode_with_indexes(
+                    guard_stream(s, len(indexes)), indexes, *self.cdfs
+                )
+                for s in strings
+            ]
+        symbols = torch.tensor(decoded, dtype=torch.int32, device=self._medians.device)
+        return symbols.view(len(strings), len(self._medians), *shape)
+
+    def _indexes(self, shape: Sequence[int]) -> list[int]:
+        channels = torch.arange(len(self._medians))
+        return channels.repeat_interleave(math.prod(shape)).tolist()
+
+
+class PortablePath(NamedTuple):
+    """Everything by which one portable stream is written or read.
+
+    Attributes:
+        agree: rounds for encoder and decoder alike.
+        prior: codes z.
+        tables: the distributions of the slices' symbols.
+    """
+
+    agree: Agreement
+    prior: PriorCoder
+    tables: PortableTables
+
+    def walk(
+        self,
+        slices: nn.ModuleList,
+        features: Sequence[Tensor],
+        code: SliceCoder,
+        gain: Float[Tensor, "#b m 1 1"] | None,
+    ) -> Float[Tensor, "b m h w"]:
+        """Walk over the slices as `walk_slices` does, with all that is coded on the grid."""
+        if gain is not None:
+            steps = self.agree((gain.double() * _GAIN_GRID).flatten(1)).clamp(min=1)
+            gain = (steps / _GAIN_GRID).view(gain.shape)
+        on_grid = OnGrid(code, self.agree)
+        return walk_slices(slices, features, on_grid, gain, on_grid.settle)
+
+
+@contextmanager
+def portable_path(
+    parts: Sequence[nn.Module], prior: nn.Module, kind: str, agree: Agreement
+) -> Iterator[PortablePath]:
+    """Hold the ``parts`` that coding depends on in float64 inside the ``with`` block.
+
+    Args:
+        parts: the modules from ẑ on, the entropy bottleneck among them.
+        prior: the entropy bottleneck.
+        kind: which scales have a distribution of their own, a key of `SCALES`.
+        agree: rounds for encoder and decoder alike.
+    """
+    with float64(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts)):
+        yield PortablePath(agree, PriorCoder(prior, agree), PortableTables(kind, agree))

@@ -1,0 +1,181 @@
+"""Portable streams of CompressAI's own models, whose classes stay as they are.
+
+Their coding passes through the methods of CompressAI's entropy models. While a stream is written or
+read these agree on what they code by, and all that they depend on computes in float64.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tcm_lab.codec.coding import CodingError, SymbolDecoder, SymbolEncoder
+from tcm_lab.codec.portable import Agreement, OnGrid, PortableTables, PriorCoder, float64
+
+#: Transforms on which no probability depends.
+_APART = {"g_a", "h_a", "g_s"}
+
+
+class PortableReference:
+    """Codes portably with a model of CompressAI's.
+
+    Args:
+        model: the model, in evaluation.
+
+    Raises:
+        CodingError: it codes one position after another, past its entropy model's methods.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        serial = [type(m).__name__ for m in model.modules() if "RasterScan" in type(m).__name__]
+        if serial or hasattr(model, "context_prediction"):
+            raise CodingError(
+                f"{type(model).__name__} codes one position after another, which a portable "
+                "stream does not cover; take a model without a serial context, such as "
+                "compressai/mbt2018-mean or compressai/elic2022-official"
+            )
+        self._model: Any = model
+
+    @torch.no_grad()
+    def compress(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Any]:
+        """Code images (B, 3, H, W), padded as the model wants; ``decompress(**coded)`` undoes it.
+
+        Raises:
+            CodingError: a value is not finite, or too large for the entropy coder.
+        """
+        with _agreeing(self._model, Agreement(len(x)), encoding=True) as coders:
+            coded = self._model.compress(x)
+        return {
+            "strings": [*coded["strings"], coders.agree.lists()],
+            "shape": coded["shape"],
+            "checksum": coders.checksum(),
+        }
+
+    @torch.no_grad()
+    def decompress(
+        self, strings: Sequence[Sequence[bytes]], shape: Any, checksum: int | None = None
+    ) -> Mapping[str, Tensor]:
+        """Decode what ``compress`` wrote to ``x_hat`` (B, 3, H, W).
+
+        Raises:
+            CodingError: the bytes are no stream, or float64 results are off by more than allowed.
+        """
+        *streams, decisions = strings
+        agree = Agreement(len(decisions), decisions)
+        with _agreeing(self._model, agree, encoding=False) as coders:
+            decoded: Mapping[str, Tensor] = self._model.decompress([*map(list, streams)], shape)
+        if checksum is not None and coders.checksum() != checksum:
+            raise CodingError(
+                "the decoder read other symbols than the encoder wrote: the bytes were coded with "
+                "other weights, or in float64 that is off by more than a portable stream allows"
+            )
+        return decoded
+
+
+class _Coders:
+    """Stand-ins for the methods of a model's entropy models.
+
+    Args:
+        agree: rounds for encoder and decoder alike.
+        encoding: whether streams are written; what is then decoded is what was just written.
+    """
+
+    def __init__(self, agree: Agreement, *, encoding: bool) -> None:
+        self.agree = agree
+        self._encoding = encoding
+        self._tables = PortableTables("compressai", agree)
+        self._y_hat = torch.zeros(0)
+        self._checksum = 0
+
+    def checksum(self) -> int:
+        """Return a CRC-32 over all symbols and everything agreed on."""
+        return self.agree.checksum(self._checksum)
+
+    def methods(self, module: nn.Module) -> dict[str, Callable[..., Any]]:
+        """Return the methods by which ``module`` codes, if it is an entropy model."""
+        kind = type(module).__name__
+        if kind == "EntropyBottleneck":
+            prior = PriorCoder(module, self.agree)
+            return {
+                "compress": lambda z: prior.encode(prior.symbols(z)),
+                "decompress": lambda strings, shape: prior.values(prior.decode(strings, shape)),
+            }
+        if kind == "GaussianConditional":
+            # The scales stand for their indexes, until the symbols are coded.
+            return {
+                "build_indexes": lambda scales: scales,
+                "compress": self._compress,
+                "decompress": self._decompress,
+            }
+        return {}
+
+    def _compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> list[bytes]:
+        encoder = SymbolEncoder(y, [y.shape[1]], self._tables)
+        self._y_hat = self._code(encoder, scales, means)
+        return encoder.strings()
+
+    def _decompress(
+        self,
+        strings: Sequence[bytes],
+        scales: Tensor,
+        dtype: torch.dtype = torch.float64,
+        means: Tensor | None = None,
+    ) -> Tensor:
+        if self._encoding:
+            return self._y_hat
+        return self._code(SymbolDecoder(strings, scales[0].numel(), self._tables), scales, means)
+
+    def _code(
+        self, coder: SymbolEncoder | SymbolDecoder, scales: Tensor, means: Tensor | None
+    ) -> Tensor:
+        if means is None:
+            y_hat = coder(0, torch.zeros_like(scales), scales, None)
+        else:
+            y_hat = OnGrid(coder, self.agree)(0, means, scales, None)
+        self._checksum = zlib.crc32(struct.pack("<I", coder.checksum()), self._checksum)
+        return y_hat
+
+
+@contextmanager
+def _agreeing(model: nn.Module, agree: Agreement, *, encoding: bool) -> Iterator[_Coders]:
+    """Let a model's entropy models agree inside the ``with`` block, in float64 where it matters."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    coders = _Coders(agree, encoding=encoding)
+    with ExitStack() as undo:
+        undo.enter_context(
+            float64(tensor for name, tensor in tensors if _APART.isdisjoint(name.split(".")))
+        )
+        for module in model.modules():
+            for name, method in coders.methods(module).items():
+                before = vars(module).get(name)
+                undo.callback(_restore, module, name, before)
+                vars(module)[name] = method
+            own = next(module.parameters(recurse=False), None)
+            if own is not None:
+                hook = partial(_take, own.dtype)
+                undo.callback(module.register_forward_pre_hook(hook).remove)
+        yield coders
+
+
+def _restore(module: nn.Module, name: str, before: Any) -> None:
+    if before is None:
+        del vars(module)[name]
+    else:
+        vars(module)[name] = before
+
+
+def _take(dtype: torch.dtype, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Bring a layer's inputs to the dtype of its weights."""
+    return tuple(
+        value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for value in inputs
+    )

@@ -1,0 +1,202 @@
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from arithmetics import ARITHMETICS, noise
+from portable_codecs import SMALL, fill, image, small_codec
+from torch import Tensor, nn
+
+import tcm_lab
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+from tcm_lab.codec import PortableReference, decode_image, encode_image, portable, read_header
+from tcm_lab.errors import LabError
+
+FILES = Path(__file__).parent / "files"
+REFERENCES = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "elic2022-official")
+
+
+@pytest.fixture(scope="module")
+def codecs() -> dict[str, Any]:
+    return {name: small_codec(name) for name in SMALL}
+
+
+def _rate(codec: Any) -> dict[str, float]:
+    return {"rate": 0.75} if codec.config.rate_levels else {}
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_stream_decodes_under_another_arithmetic(
+    codecs: dict[str, Any], name: str, arithmetic: str
+) -> None:
+    codec = codecs[name]
+    coded = codec.compress(image(90, 70)[None], **_rate(codec), portable=True)
+    with ARITHMETICS[arithmetic](codec):
+        decoded = codec.decompress(**coded)["x_hat"]  # the checksum is compared
+        again = codec.compress(image(90, 70)[None], **_rate(codec), portable=True)
+    codec.decompress(**again)
+    torch.testing.assert_close(decoded, codec.decompress(**coded)["x_hat"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_decoder_may_be_off_by_nearly_the_margin_and_never_decodes_wrongly(
+    codecs: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = codecs[name]
+    monkeypatch.setattr(portable, "MARGIN", 2.0**-12)  # so that a small image has some to decide
+    coded = codec.compress(image(128, 192)[None], **_rate(codec), portable=True)
+    assert len(coded["strings"][2][0]) > 0
+    expected = codec.decompress(**coded)["x_hat"]
+    with noise(0.9):
+        assert torch.equal(codec.decompress(**coded)["x_hat"], expected)
+    with noise(10), pytest.raises(LabError, match="in float64 that is off by more"):
+        codec.decompress(**coded)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_portable_stream_is_as_long_and_shows_the_same(codecs: dict[str, Any], name: str) -> None:
+    codec, x = codecs[name], image(256, 384)[None]
+    ordinary, other = (codec.compress(x, **_rate(codec), portable=way) for way in (False, True))
+    lengths = [sum(len(s[0]) for s in coded["strings"]) for coded in (ordinary, other)]
+    assert lengths[1] == pytest.approx(lengths[0], rel=2e-3)
+    shown = [codec.decompress(**coded)["x_hat"] for coded in (ordinary, other)]
+    assert (shown[0] - shown[1]).abs().mean() < 1e-3
+
+
+def test_images_of_a_batch_decode_alone_and_in_any_size(codecs: dict[str, Any]) -> None:
+    codec = codecs["windows"]
+    x = torch.stack([image(33, 70), image(33, 70).flip(2)])
+    coded = codec.compress(x, portable=True)
+    together = codec.decompress(**coded)["x_hat"]
+    for i in range(2):
+        strings = [[streams[i]] for streams in coded["strings"]]
+        alone = codec.decompress(strings, coded["shape"], coded["size"])["x_hat"]
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
+    for size in ((1, 1), (7, 100)):
+        codec.decompress(**codec.compress(image(*size)[None], portable=True))
+
+
+def test_coding_leaves_weights_and_ordinary_streams_as_they_were(codecs: dict[str, Any]) -> None:
+    codec, x = codecs["rates"], image(40, 40)[None]
+    before = {name: (value.data_ptr(), value.clone()) for name, value in codec.state_dict().items()}
+    ordinary = codec.compress(x, 0.5)
+    codec.decompress(**codec.compress(x, 0.5, portable=True))
+    assert codec.compress(x, 0.5) == ordinary
+    after = codec.state_dict()
+    for name in dict(codec.named_parameters()):
+        assert after[name].data_ptr() == before[name][0]
+        assert torch.equal(after[name], before[name][1])
+
+
+def test_a_layer_in_float32_is_refused_and_named_for_what_it_is(own_layers: None) -> None:
+    @tcm_lab.register_attention("single")
+    class Single(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.float() * self.scale.float()).to(x.dtype)
+
+    with pytest.raises(LabError, match="attention 'single': computes in less than float64"):
+        tcm_lab.testing.check_layer("single")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"entropy_model.attention": name} for name in ATTENTIONS),
+        *({"h_s.width": 32, "h_s.depth": 1, "h_s.block": name} for name in BLOCKS),
+        *({"h_s.resample": name} for name in RESAMPLERS if name != "none"),
+    ],
+    ids=lambda changes: [*changes.values()][-1],
+)
+def test_every_registered_layer_can_stand_in_the_entropy_path(changes: dict[str, Any]) -> None:
+    codec = tcm_lab.build("tcm-nano", {"latent_channels": 64, "entropy_model.slices": 2, **changes})
+    codec.eval()
+    coded = codec.compress(image(64, 64)[None], portable=True)
+    with ARITHMETICS["channels-first"](codec):
+        codec.decompress(**coded)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_reference_models_code_portably(name: str) -> None:
+    model = tcm_lab.codec.build_reference_model(name).eval()
+    fill(model)
+    model.update()
+    x = image(64, 64)[None]
+    with torch.no_grad():
+        plain = model.decompress(**model.compress(x))["x_hat"]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    coder = PortableReference(model)
+    coded = coder.compress(x)
+    expected = coder.decompress(**coded)["x_hat"]
+    assert (plain - expected).abs().mean() < 1e-3
+    with ARITHMETICS["without-onednn"](model), noise(0.9):
+        decoded = coder.decompress(**coded)["x_hat"]
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)
+    with pytest.raises(LabError, match="other symbols than the encoder wrote"):
+        coder.decompress(**{**coded, "checksum": coded["checksum"] ^ 1})
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_serial_context_is_refused_in_one_sentence() -> None:
+    with pytest.raises(LabError, match="one position after another"):
+        PortableReference(tcm_lab.build("compressai/mbt2018"))
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_committed_files_decode_for_ever(codecs: dict[str, Any], name: str) -> None:
+    codec = codecs[name]
+    with np.load(FILES / "images.npz") as images:
+        expected = torch.from_numpy(images[name]).float()
+    for arithmetic in ARITHMETICS.values():
+        with arithmetic(codec):
+            decoded = decode_image(codec, (FILES / f"{name}.tcm").read_bytes()).mul(255).round()
+        assert (decoded - expected).abs().max() <= 1
+
+
+def test_a_portable_file_says_so_and_an_ordinary_one_is_as_before(codecs: dict[str, Any]) -> None:
+    codec = codecs["plain"]
+    coded = codec.compress(image(60, 90)[None], portable=True)
+    data = encode_image(codec, image(60, 90), portable=True)
+    streams = b"".join(streams[0] for streams in coded["strings"])
+    assert len(data) == 57 + len(streams)
+    assert data[53:-4] == streams
+    header = read_header(data)
+    assert header.decision_bytes == len(coded["strings"][2][0])
+    ordinary = encode_image(codec, image(60, 90))
+    assert ordinary[4] == 2
+    assert read_header(ordinary).decision_bytes is None
+    assert struct.unpack_from("<II", ordinary, 37)[0] == len(
+        codec.compress(image(60, 90)[None])["strings"][0][0]
+    )
+
+
+# -- a GPU ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("transforms", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", SMALL)
+def test_files_of_the_cpu_decode_on_the_gpu_and_the_other_way_round(
+    name: str, transforms: torch.dtype, precision: str
+) -> None:
+    here, there = small_codec(name), small_codec(name).cuda()
+    x = image(256, 384)[None]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast("cuda", transforms, enabled=transforms != torch.float32):
+            there.decompress(**here.compress(x, **_rate(here), portable=True))
+            coded = there.compress(x.cuda(), **_rate(here), portable=True)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    here.decompress(**coded)
