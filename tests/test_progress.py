@@ -97,7 +97,7 @@ def test_a_study_s_estimate_leaves_out_the_linear_phase_before_its_first_step(
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     display = Display(6, 2, Console(file=io.StringIO()))
-    event = Event("started", 0, 1, "a", steps=100)
+    event = Event("started", 0, "a", steps=100)
     display(event)
     now[0] = 60.0
     display(replace(event, kind="progress", step=0, text="linear phase"))

@@ -24,7 +24,7 @@ from tcm_lab.reporting.plots import MARKERS, SOFT, new_figure, palette, style
 from tcm_lab.study.context import StudyContext
 from tcm_lab.study.importance import hypervolume
 from tcm_lab.study.proposals import Proposals
-from tcm_lab.study.queue import StudyTrial, TrialAttributes, TrialQueue
+from tcm_lab.study.queue import StudyTrial, TrialQueue
 from tcm_lab.study.run import enqueue_missing, prepare
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.variants import Variant, Variants
@@ -112,7 +112,7 @@ class MemoryQueue(TrialQueue):
 
     def claim(self, trial: Trial, key: str) -> bool:
         """Take hold of a training, which no other worker can want."""
-        self.note(trial, TrialAttributes(key=key))
+        self.note(trial, key=key)
         is_free = key not in self._claimed
         self._claimed.add(key)
         return is_free

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tcm_lab
 from tcm_lab._utils.plugins import imported_layers
@@ -57,22 +58,20 @@ def run(
     searched = study.load_space(space)
     imports = dict.fromkeys([*searched.imports, *imported_layers()])
     searched = searched.model_copy(update={"imports": tuple(imports)})
-    plan: dict[str, Any] = {
-        "data": data, "eval_data": eval_data, "workers": workers, "trials": trials,
-    }  # fmt: skip
+    context = study.prepare(
+        searched, out=out, data=data, eval_data=eval_data, storage=storage, trials=trials,
+        cache=cache,
+    )  # fmt: skip
     if dry_run:
-        print(study.dry_run(searched, **plan))
+        print(study.dry_run(context, workers))
         return
-    plan |= {"out": out, "storage": storage, "cache": cache}
     if where == "slurm":
-        folder, jobs = study.submit_study(searched, options=slurm, **plan)
-        print(f"Submitted {len(jobs)} workers as jobs {', '.join(jobs)}; logs in {folder}/slurm.")
-        print(f"When they have ended: tcm-lab study report {folder} --storage …")
+        jobs = ", ".join(job.job_id for job in study.submit_study(context, workers, slurm))
+        print(f"Submitted workers as jobs {jobs}; logs in {context.out}/slurm.")
+        print(f"When they have ended: tcm-lab study report {context.out} --storage …")
         return
-    result = study.run_study(
-        searched, **plan, display=lambda todo, done: _display(searched, todo, done)
-    )
-    result = study.measure_anchor(result, tcm_lab.data.open_images(eval_data, "eval"))
+    result = study.run_study(context, workers, functools.partial(_display, searched))
+    study.measure_anchor(context.out, context.data.evaluation)
     typed = {"space": space, "out": out, "data": data, "eval-data": eval_data, "trials": trials}
     words = [
         word for name, value in typed.items() if value is not None for word in (f"--{name}", value)
@@ -98,8 +97,9 @@ def compare(first: File, second: File, /, *, output: Output) -> None:
         second: Folder of another study.
         output: How the result is shown.
     """
+    study = tcm_lab.study
     output.check()
-    output.show(*tcm_lab.study.compare_folders(first, second))
+    output.show(*study.compare_studies(study.open_result(first), study.open_result(second)))
 
 
 def schema() -> None:

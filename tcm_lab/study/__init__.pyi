@@ -1,14 +1,14 @@
-from .anchor import measure_anchor as measure_anchor
-from .compare import compare_folders as compare_folders
 from .compare import compare_studies as compare_studies
 from .dry_run import dry_run as dry_run
 from .record import TrialRecord as TrialRecord
 from .report import study_plots as study_plots
 from .report import write_report as write_report
 from .result import StudyResult as StudyResult
+from .result import measure_anchor as measure_anchor
 from .result import open_result as open_result
+from .run import prepare as prepare
 from .run import run_study as run_study
-from .run import submit_study as submit_study
+from .slurm import submit_study as submit_study
 from .space import Space as Space
 from .space import load_space as load_space
 from .space import space_schema as space_schema

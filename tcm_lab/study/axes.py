@@ -7,17 +7,20 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, cast
 
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, read_field
 from tcm_lab.errors import ConfigError, near, one_of
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import Trial
 
 Key: TypeAlias = str | int | float | bool | None
 """A value as records, conditions and labels know it."""
@@ -132,27 +135,19 @@ class _Listed(AxisBase):
                 raise ConfigError(f"duplicate choice {key!r}")
         return choices
 
-    @property
-    def options(self) -> list[tuple[Key, JsonValue]]:
-        """Each choice's key and value."""
-        if isinstance(self.choices, dict):
-            return list(self.choices.items())
-        return [(_key(value), value) for value in self.choices]
-
     def grid(self) -> list[Key]:
-        return [key for key, _ in self.options]
+        return list(self.choices) if isinstance(self.choices, dict) else [*map(_key, self.choices)]
 
     def value(self, key: Key) -> JsonValue:
-        for known, value in self.options:
+        values = self.choices.values() if isinstance(self.choices, dict) else self.choices
+        for known, value in zip(self.grid(), values, strict=True):
             if same(known, key):
                 return value
         keys = ", ".join(map(show, self.grid()))
         raise ConfigError(f"{show(key)} is not among the choices {keys}")
 
     def distribution(self) -> BaseDistribution:
-        import optuna
-
-        return optuna.distributions.CategoricalDistribution(self.grid())
+        return CategoricalDistribution(self.grid())
 
     def check(self, name: str, base: VariantConfig) -> None:
         for key in self.grid():
@@ -163,11 +158,7 @@ class _Listed(AxisBase):
 
     def base_key(self, name: str, base: VariantConfig) -> Key:
         for key in self.grid():
-            try:
-                changed = base.override(self.changes(name, key))
-            except ConfigError:
-                continue
-            if changed.fingerprint == base.fingerprint:
+            if base.override(self.changes(name, key)).fingerprint == base.fingerprint:
                 return key
         raise ConfigError("the base's own value is not among the choices")
 
@@ -208,9 +199,7 @@ class OrdinalAxis(_Listed):
 
     def distribution(self) -> BaseDistribution:
         """Return the places in the order."""
-        import optuna
-
-        return optuna.distributions.IntDistribution(0, len(self.choices) - 1)
+        return IntDistribution(0, len(self.choices) - 1)
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
         choices = super()._with_base(name, base)
@@ -293,7 +282,7 @@ class _Range(AxisBase):
 
     def base_key(self, name: str, base: VariantConfig) -> Key:
         value = self.base_value(name, base)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise ConfigError(f"the base has {value!r}, which is not a number")
         steps = (value - self.low) / self.step if self.step else 0.0
         if not self.low <= value <= self.high or abs(steps - round(steps)) > 1e-9:
@@ -321,9 +310,7 @@ class IntegerAxis(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return the whole numbers of the range."""
-        import optuna
-
-        return optuna.distributions.IntDistribution(self.low, self.high, self.log, self.step)
+        return IntDistribution(self.low, self.high, self.log, self.step)
 
 
 class FloatAxis(_Range):
@@ -343,9 +330,7 @@ class FloatAxis(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return the numbers of the range."""
-        import optuna
-
-        return optuna.distributions.FloatDistribution(self.low, self.high, self.log, self.step)
+        return FloatDistribution(self.low, self.high, self.log, self.step)
 
     def draw(self, rng: random.Random) -> Key:
         """Draw a number uniformly."""
@@ -389,7 +374,7 @@ def _among(key: Key, keys: Iterable[Key]) -> bool:
     return any(same(key, other) for other in keys)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

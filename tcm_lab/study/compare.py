@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
 from math import isnan
-from pathlib import Path
 from statistics import fmean
 
 from tcm_lab._utils import Frozen
@@ -15,27 +14,17 @@ from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.stats import Draw, Interval, bootstrap
-from tcm_lab.study.cost import objective_losses
 from tcm_lab.study.importance import hypervolume, reference_point
-from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.result import StudyResult, open_result
+from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
+from tcm_lab.study.result import StudyResult
 from tcm_lab.study.summary import VariantSummary, summarise
-from tcm_lab.study.tables import column_of, marks
+from tcm_lab.study.tables import column_of
 
 _SIDES = ("first", "second")
 _MIN_VARIANTS = 3
 
 Costs = Mapping[str, Sequence[float]]
 """By variant, the mean logarithm of the Lagrangian cost of each of its trainings."""
-
-
-def compare_folders(first: Path, second: Path) -> list[Table]:
-    """Return the comparison of the studies in two folders.
-
-    Raises:
-        LabError: a folder holds no study, or the studies are not comparable.
-    """
-    return compare_studies(open_result(first), open_result(second))
 
 
 def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
@@ -49,9 +38,11 @@ def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
             not comparable.
     """
     _check_comparable(a, b)
-    tables = [_overview(a, b), _variants(a, b)]
+    studies = {"A": a, "B": b}
+    summaries = {name: summarise(each.records, each.space) for name, each in studies.items()}
+    tables = [_overview(studies, summaries), _variants(summaries, a.space.objectives)]
     with suppress(LabError):  # too few in common
-        tables.insert(1, ranking_table({"A": a, "B": b}))
+        tables.insert(1, ranking_table(studies))
     return tables
 
 
@@ -61,90 +52,85 @@ def _check_comparable(a: StudyResult, b: StudyResult) -> None:
             f"{a.out} has the objectives {', '.join(a.space.objectives)} but {b.out} has "
             f"{', '.join(b.space.objectives)}; compare studies with the same objectives."
         )
-    conditions: dict[str, Callable[[TrialRecord], object]] = {
-        "evaluation images": lambda record: record.rd.data_fingerprint,
-        "lambdas": lambda record: record.lambdas,
-        "image sizes for the complexity": lambda record: record.complexity.size,
-    }
-    for what, of in conditions.items():
-        sides = [{of(record) for record in study.records} for study in (a, b)]
-        if sides[0] != sides[1]:
+    conditions = [
+        {
+            "evaluation images": {record.rd.data_fingerprint for record in study.records},
+            "lambdas": {record.lambdas for record in study.records},
+            "image sizes for the complexity": {record.complexity.size for record in study.records},
+        }
+        for study in (a, b)
+    ]
+    for what, of_a in conditions[0].items():
+        if of_a != conditions[1][what]:
             raise LabError(
                 f"{a.out} and {b.out} have different {what}; their results are not comparable."
             )
 
 
-def _overview(a: StudyResult, b: StudyResult) -> Table:
-    studies = {"A": a, "B": b}
-    baseline = next(record for record in a.records if record.is_baseline)  # one for both
+def _overview(
+    studies: Mapping[str, StudyResult], summaries: Mapping[str, Sequence[VariantSummary]]
+) -> Table:
+    a, b = studies.values()
+    baseline = baseline_of(a.records)  # one for both
 
     def losses(records: Iterable[TrialRecord]) -> list[list[float]]:
         found = [objective_losses([record], baseline, a.space) for record in records]
         return [row for row in found if not any(map(isnan, row))]
 
-    rows = {name: losses(_front(study)) for name, study in studies.items()}
+    fronts = {name: losses(s.first for s in of if s.on_front) for name, of in summaries.items()}
     reference = reference_point(losses((*a.records, *b.records)))
-    volumes = {name: hypervolume(points, reference) for name, points in rows.items()}
+    volumes = {name: hypervolume(points, reference) for name, points in fronts.items()}
     best = max(volumes.values()) or 1.0
-    columns = (
-        Column(key="study", header="study"),
-        Column(key="variants", header="variants", format="d"),
-        Column(key="stopped", header="stopped early", format="d"),
-        Column(key="steps", header="training steps", format=",d"),
-        Column(key="front", header="on the front", format="d"),
-        Column(key="hypervolume", header="hypervolume", unit="% of the larger", format=".1f"),
-    )
+    rows = []
+    for name, study in studies.items():
+        values: dict[str, Value] = {
+            "study": f"{name} ({study.out})",
+            "variants": len(summaries[name]),
+            "stopped": sum(record.state == "stopped" for record in study.records),
+            "steps": sum(record.steps for record in study.records),
+            "front": len(fronts[name]),
+            "hypervolume": 100 * volumes[name] / best,
+        }
+        rows.append(Row(values=values))
     return Table(
         title=f"{a.space.name} and {b.space.name}",
-        columns=columns,
-        rows=tuple(
-            Row(
-                values={
-                    "study": f"{name} ({study.out})",
-                    "variants": len({record.fingerprint for record in study.records}),
-                    "stopped": sum(record.state == "stopped" for record in study.records),
-                    "steps": sum(record.steps for record in study.records),
-                    "front": len(rows[name]),
-                    "hypervolume": 100 * volumes[name] / best,
-                }
-            )
-            for name, study in studies.items()
+        columns=(
+            Column(key="study", header="study"),
+            Column(key="variants", header="variants", format="d"),
+            Column(key="stopped", header="stopped early", format="d"),
+            Column(key="steps", header="training steps", format=",d"),
+            Column(key="front", header="on the front", format="d"),
+            Column(key="hypervolume", header="hypervolume", unit="% of the larger", format=".1f"),
         ),
+        rows=tuple(rows),
         footer=("Both hypervolumes share a reference point, beyond the worst of both studies.",),
     )
 
 
-def _front(study: StudyResult) -> list[TrialRecord]:
-    return [s.records[0] for s in summarise(study.records, study.space) if s.on_front]
-
-
-def _variants(a: StudyResult, b: StudyResult) -> Table:
-    space, sides = a.space, {}
-    baselines: dict[str, VariantSummary] = {}
-    for name, study in (("A", a), ("B", b)):
-        summaries = summarise(study.records, study.space)
-        sides[name] = {s.records[0].fingerprint: s for s in summaries}
-        baselines[name] = summaries[0]
-    columns = [
-        Column(key="variant", header="variant"),
-        *(
-            column_of(metric, key=f"{name}_{metric}", group=name, header=METRICS[metric].label)
-            for name in sides
-            for metric in space.objectives
-        ),
-    ]
+def _variants(
+    summaries: Mapping[str, Sequence[VariantSummary]], objectives: Sequence[str]
+) -> Table:
+    """Return the objectives of every variant; Pareto-optimal is what is so wherever it is."""
+    columns = [Column(key="variant", header="variant")]
+    found: dict[str, dict[str, VariantSummary]] = {}
+    for side, of_side in summaries.items():
+        for name in objectives:
+            header = METRICS[name].label
+            columns.append(column_of(name, key=f"{side}_{name}", group=side, header=header))
+        for summary in of_side:
+            found.setdefault(summary.first.fingerprint, {})[side] = summary
     rows = []
-    for fingerprint in {**sides["A"], **sides["B"]}:
-        found = {name: side[fingerprint] for name, side in sides.items() if fingerprint in side}
-        name, first = next(iter(found.items()))
+    for by_side in found.values():
+        first = next(iter(by_side.values()))
         values: dict[str, Value] = {"variant": first.label}
-        for side, summary in found.items():
-            values |= {f"{side}_{m}": summary.metrics.get(m) for m in space.objectives}
-        said = set(marks(first, baselines[name], space))
-        for side, summary in found.items():  # on the front of every study that has the variant
-            said -= {"pareto", "pareto-by-mean"} - set(marks(summary, baselines[side], space))
-        kept = tuple(mark for mark in marks(first, baselines[name], space) if mark in said)
-        rows.append(Row(values=values, marks=kept))
+        for side, summary in by_side.items():
+            values |= {f"{side}_{name}": summary.metrics.get(name) for name in objectives}
+        kept = (
+            mark
+            for mark in first.marks
+            if "pareto" not in mark or all(mark in each.marks for each in by_side.values())
+        )
+        rows.append(Row(values=values, marks=tuple(kept)))
     note = "A variant is marked Pareto-optimal if it is so in every study that has it."
     return Table(title="Variants", columns=tuple(columns), rows=tuple(rows), footer=(note,))
 
@@ -203,12 +189,12 @@ def rank_agreement(
 
     units = {f"{n} {name}": len(side[name]) for n, side in enumerate(sides) for name in shared}
     interval = bootstrap(tau, {"variants": len(shared), **units}, samples=samples, seed=seed)
-    seeds = (_most(sides[0], shared), _most(sides[1], shared))
-    resampled = {"variants": len(shared), "seeds": max(seeds)}
+    first_most, second_most = (max(len(side[name]) for name in shared) for side in sides)
+    resampled = {"variants": len(shared), "seeds": max(first_most, second_most)}
     return RankAgreement(
         tau=interval.model_copy(update={"resampled": resampled}),
         variants=len(shared),
-        seeds=seeds,
+        seeds=(first_most, second_most),
         ceilings=(_ceiling(sides[0], shared), _ceiling(sides[1], shared)),
     )
 
@@ -226,10 +212,6 @@ def _tau(first: Sequence[float], second: Sequence[float]) -> float:
     from scipy.stats import kendalltau
 
     return float(kendalltau(first, second).statistic)
-
-
-def _most(side: Costs, names: Sequence[str]) -> int:
-    return max(len(side[name]) for name in names)
 
 
 def _ceiling(side: Costs, names: Sequence[str]) -> float | None:
@@ -264,10 +246,7 @@ def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
     rows = []
     for pair in combinations(studies, 2):
         agreement = rank_agreement(*(studies[name].records for name in pair))
-        values: dict[str, Value] = {
-            "variants": agreement.variants,
-            "tau": agreement.tau,
-        }
+        values: dict[str, Value] = {"variants": agreement.variants, "tau": agreement.tau}
         sides = zip(_SIDES, pair, agreement.seeds, agreement.ceilings, strict=True)
         for side, name, seeds, ceiling in sides:
             values |= {side: name, f"{side}_seeds": seeds, f"{side}_ceiling": ceiling}

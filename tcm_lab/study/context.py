@@ -5,13 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab.codec import VariantConfig
-from tcm_lab.data import ImageSet, open_images
+from tcm_lab.data import ImageSet
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.study.record import Outcome
 from tcm_lab.study.space import Space
@@ -21,25 +20,10 @@ from tcm_lab.training import Recipe
 
 @dataclass(frozen=True)
 class StudyData:
-    """The images of a study, found and checked once per process.
+    """The images of a study, found and checked once."""
 
-    Attributes:
-        train_folder: folder of training images; ``None`` for the embedded ones.
-        eval_folder: folder of evaluation images; likewise.
-    """
-
-    train_folder: Path | None = None
-    eval_folder: Path | None = None
-
-    @cached_property
-    def train(self) -> ImageSet:
-        """The training images."""
-        return open_images(self.train_folder, "train")
-
-    @cached_property
-    def evaluation(self) -> ImageSet:
-        """The evaluation images."""
-        return open_images(self.eval_folder, "eval")
+    train: ImageSet
+    evaluation: ImageSet
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -49,9 +33,6 @@ class StudyData:
             "training images": f"{self.train.fingerprint}{leaves}",
             "evaluation images": self.evaluation.fingerprint,
         }
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"train_folder": self.train_folder, "eval_folder": self.eval_folder}
 
 
 @dataclass(frozen=True)
@@ -119,33 +100,19 @@ class StudyContext:
     cache: Path | None = None
     threads: int = 1
 
-    def packed(self) -> PackedStudy:
-        """Return the study as another process unpacks it."""
-        return PackedStudy(self.space.imports, pickle.dumps(self))
-
     @property
     def space(self) -> Space:
         """What is searched."""
         return self.variants.space
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process import the user's layers before it unpickles what is made of them."""
+        return _unpacked, (self.space.imports, pickle.dumps(self.__dict__))
 
-@dataclass(frozen=True)
-class PackedStudy:
-    """A study on its way to another process, where its layers are imported before it is unpickled.
 
-    Attributes:
-        imports: modules that register layers and metrics.
-        payload: the context, pickled.
-    """
-
-    imports: tuple[str, ...]
-    payload: bytes
-
-    def unpack(self) -> StudyContext:
-        """Return the study."""
-        import_layers(self.imports)
-        context: StudyContext = pickle.loads(self.payload)
-        return context
+def _unpacked(imports: tuple[str, ...], fields: bytes) -> StudyContext:
+    import_layers(imports)
+    return StudyContext(**pickle.loads(fields))
 
 
 EventKind = Literal[
@@ -160,7 +127,6 @@ class Event:
     Attributes:
         kind: what happened; ``known`` is a training whose record existed already.
         worker: which worker.
-        number: of the trial.
         label: of the variant.
         step: training steps done.
         steps: training steps in all.
@@ -169,7 +135,6 @@ class Event:
 
     kind: EventKind
     worker: int
-    number: int = -1
     label: str = ""
     step: int = 0
     steps: int = 0

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import fmean
 
 import torch
 
@@ -19,228 +18,163 @@ from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext, StudyData
-from tcm_lab.study.run import cores, prepare, worker_count
-from tcm_lab.study.space import Space
+from tcm_lab.study.run import cores, worker_count
 from tcm_lab.study.variants import Variant, Variants
 from tcm_lab.training import Recipe, train
 
 _COUNT_S = 5.0
-_PROBES = 3  # variants that are timed: the baseline and the dearest and cheapest
+_FEW_POINTS = 2000
 _IMAGES_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What counting has found.
-
-    Attributes:
-        variants: those that were counted and keep the constraints.
-        drawn: how many points were looked at.
-        unbuildable: points that make no codec, or one that another point made.
-        over: variants over a constraint.
-        whole: whether every point was looked at.
-    """
-
-    variants: list[tuple[Variant, float]]
-    drawn: int
-    unbuildable: int
-    over: int
-    whole: bool
-
-
-def dry_run(
-    space: Space,
-    *,
-    data: Path | None,
-    eval_data: Path | None,
-    workers: int | None,
-    trials: int | None,
-) -> str:
+def dry_run(context: StudyContext, workers: int | None = None) -> str:
     """Return a space's size, the baseline's cost, what the constraints leave, and the time needed.
 
     Nothing is trained or written; a few steps of a few variants are timed and forgotten.
 
+    Args:
+        context: the study.
+        workers: processes that it would get.
+
     Raises:
         LabError: what would stop the study itself.
     """
-    context = prepare(space, data=data, eval_data=eval_data, trials=trials)
-    variants = context.variants
-    baseline = variants.baseline()
+    space, variants, recipe = context.space, context.variants, context.variants.recipe()
+    budget, points, baseline = space.budget, variants.count(), variants.baseline()
     cost = variants.cost(baseline).metrics
-    points = variants.count()
-    counted = _count(variants)
-    size = "infinitely many" if points is None else f"{points:,}"
-    lines = [
-        f"Space {space.name}: {size} combinations of {len(space.axes)} axes "
-        f"({', '.join(space.axes)}), mode {space.mode}, sampler {space.sampler}.",
-        f"Baseline {baseline.config.name}: {cost['parameters']:,.0f} parameters, "
-        f"{cost['kmacs_per_px']:.2f} kMAC/px (encode {cost['encode_kmacs_per_px']:.2f}, "
-        f"decode {cost['decode_kmacs_per_px']:.2f}) at {space.size[0]}x{space.size[1]}.",
-        _left(space, counted),
-    ]
-    if space.enumerated and counted.whole and len(counted.variants) < 2:
-        raise ConfigError("constraints: leave no variant beside the baseline; raise them")
-    fitting = len(counted.variants) if space.enumerated else context.trials
-    trainings = fitting * (space.budget.seeds if space.mode == "ablation" else 1)
-    seconds, dearest = _estimate(context, baseline, counted)
-    phases = _phases(counted) if space.enumerated else trainings
-    phase_s = _time_phase(baseline.config, variants.recipe(), context.data)
+    kept, left = _count(variants, points)
+    trainings = len(kept) if space.enumerated else context.trials
+    trainings *= budget.seeds if space.mode == "ablation" else 1
+    dearest = sorted([*kept, baseline], key=lambda v: variants.cost(v).complexity.kmacs_per_px)
+    probes = {v.fingerprint: v.config for v in (baseline, dearest[0], dearest[-1])}
+    with _alone():
+        times = [_time_one(config, recipe, context.data) for config in probes.values()]
+        phase_s = _time_phase(baseline.config, recipe, context.data)
+    step_s, coding_s = (fmean(column) for column in zip(*times, strict=True))
+    seconds = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps))
+    phases = _phases(kept) if space.enumerated else trainings
     count = min(worker_count(workers), trainings)
-    recipe = variants.recipe()
-    # Workers share the cores that the timing had alone.
-    slower = max(1.0, count / max(1, cores()))
+    slower = max(1.0, count / cores())  # workers share the cores that the timing had alone
     total = (seconds * -(-trainings // count) + phase_s * -(-phases // count)) * slower
     shared = (
         f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
         f"({phases} at most)."
     )
-    lines += [
+    more = f", and more for {budget.seeds - 1} further seeds of each variant on the front"
+    has_more = budget.seeds > 1 and space.mode != "ablation"
+    return "\n".join((
+        f"Space {space.name}: {'infinitely many' if points is None else f'{points:,}'} "
+        f"combinations of {len(space.axes)} axes ({', '.join(space.axes)}), mode {space.mode}, "
+        f"sampler {space.sampler}.",
+        f"Baseline {baseline.config.name}: {cost['parameters']:,.0f} parameters, "
+        f"{cost['kmacs_per_px']:.2f} kMAC/px (encode {cost['encode_kmacs_per_px']:.2f}, "
+        f"decode {cost['decode_kmacs_per_px']:.2f}) at {space.size[0]}x{space.size[1]}.",
+        left,
         f"Budget: {trainings} trainings of {recipe.steps:,} steps ({recipe.name}), each about "
-        f"{duration(seconds)} alone on a core ({dearest}).{shared if phase_s else ''}",
+        f"{duration(seconds)} alone on a core ({step_s:.3f} s a step, {coding_s:.0f} s of coding; "
+        f"{len(times)} variants timed).{shared if phase_s else ''}",
         f"Estimated time: about {duration(total)} with {count} worker{'s' if count > 1 else ''}"
-        f"{_more(space)}. Nothing was trained.",
-    ]
-    return "\n".join(lines)
+        f"{more if has_more else ''}. Nothing was trained.",
+    ))  # fmt: skip
 
 
-def _more(space: Space) -> str:
-    seeds = space.budget.seeds
-    if seeds == 1 or space.mode == "ablation":
-        return ""
-    return f", and more for {seeds - 1} further seeds of each variant on the front"
+def _count(variants: Variants, points: int | None) -> tuple[list[Variant], str]:
+    """Return the variants that keep the constraints, and a sentence about them.
 
+    All are looked at, or as many as some seconds allow.
 
-def _count(variants: Variants) -> _Counted:
-    """Count variants, all of them or as many as some seconds allow."""
-    begun = time.monotonic()
-    kept: list[tuple[Variant, float]] = []
-    seen: set[str] = set()
-    drawn = unbuildable = over = 0
-    points = variants.count()
-    if variants.space.enumerated or (points is not None and points <= 2000):
-        source = variants.points()
-        whole = True
-    else:
-        source = _draws(variants)
-        whole = False
-    for params in islice(source, 100_000):
-        if time.monotonic() - begun > _COUNT_S:
-            whole = False
-            break
-        drawn += 1
-        try:
-            variant = variants.build(params)
-        except ConfigError:
-            unbuildable += 1
-            continue
-        if variant.fingerprint in seen:
-            unbuildable += 1
-            continue
-        seen.add(variant.fingerprint)
+    Raises:
+        ConfigError: the constraints leave nothing beside the baseline.
+    """
+    space, begun = variants.space, time.monotonic()
+    listed = space.enumerated or (points is not None and points <= _FEW_POINTS)
+    looked = over = 0
+
+    def look() -> Iterator[dict[str, Key]]:
+        nonlocal looked
+        rng = random.Random(space.seed)
+        draws = iter(lambda: variants.draw(rng), None)
+        for params in variants.points() if listed else draws:
+            if time.monotonic() - begun > _COUNT_S:
+                return
+            looked += 1
+            yield params
+
+    kept = []
+    for variant in variants.different(look()):
         if variants.exceeded(variant) and not variant.is_baseline:
             over += 1
         else:
-            kept.append((variant, variants.cost(variant).complexity.kmacs_per_px))
-    return _Counted(kept, drawn, unbuildable, over, whole)
-
-
-def _draws(variants: Variants) -> Iterator[dict[str, Key]]:
-    rng = random.Random(variants.space.seed)
-    while True:
-        yield variants.draw(rng)
-
-
-def _left(space: Space, counted: _Counted) -> str:
+            kept.append(variant)
     bounds = ", ".join(f"{name} <= {bound:g}" for name, bound in space.constraints.items())
     within = (
         f"keep the constraints ({bounds})" if bounds else "can be built; there are no constraints"
     )
-    n = len(counted.variants)
-    if counted.whole:
-        same = f", {counted.unbuildable} more can't be built or repeat another"
-        return (
-            f"Variants: {n} {within}, {counted.over} are over one"
-            f"{same if counted.unbuildable else ''}."
-        )
-    share = 100 * n / max(counted.drawn, 1)
-    return f"Variants: {n} of {counted.drawn} drawn at random ({share:.0f} %) {within}."
+    if not listed or looked != points:
+        share = 100 * len(kept) / max(looked, 1)
+        return kept, f"Variants: {len(kept)} of {looked} drawn at random ({share:.0f} %) {within}."
+    if space.enumerated and len(kept) < 2:
+        raise ConfigError("constraints: leave no variant beside the baseline; raise them")
+    others = looked - over - len(kept)
+    same = f", {others} more can't be built or repeat another" if others else ""
+    return kept, f"Variants: {len(kept)} {within}, {over} are over one{same}."
 
 
-def _estimate(context: StudyContext, baseline: Variant, counted: _Counted) -> tuple[float, str]:
-    """Return the mean seconds of a training with its evaluation, and how they were measured."""
-    space = context.space
-    ordered = sorted(counted.variants, key=lambda pair: pair[1])
-    probes = [baseline]
-    if ordered:
-        probes += [ordered[0][0], ordered[-1][0]]
-    configs = {probe.fingerprint: probe.config for probe in probes[:_PROBES]}
-    recipe = context.variants.recipe()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logger = logging.getLogger("tcm_lab.evaluation")
+def _phases(variants: list[Variant]) -> int:
+    """Return the number of linear phases that variants can't share."""
+    own = {"name", "g_a", "g_s", "shortcut"}
+    return max(1, len({variant.config.model_dump_json(exclude=own) for variant in variants}))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Use one core, and say nothing about untrained weights, which code badly."""
+    threads, logger = torch.get_num_threads(), logging.getLogger("tcm_lab.evaluation")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # untrained weights code badly, as expected
+    torch.set_num_threads(1)
+    logger.setLevel(logging.ERROR)
     try:
-        times = [_time_one(config, recipe, context.data) for config in configs.values()]
+        yield
     finally:
         torch.set_num_threads(threads)
         logger.setLevel(level)
-    step_s = sum(step for step, _ in times) / len(times)
-    coding_s = sum(coding for _, coding in times) / len(times)
-    seconds = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps))
-    return (
-        seconds,
-        f"{step_s:.3f} s a step, {coding_s:.0f} s of coding; {len(times)} variants timed",
-    )
-
-
-def _phases(counted: _Counted) -> int:
-    """Return the number of linear phases that variants can't share."""
-    sides = {
-        variant.config.model_dump_json(exclude={"name", "g_a", "g_s", "shortcut"})
-        for variant, _ in counted.variants
-    }
-    return max(len(sides), 1)
 
 
 def _time_phase(config: VariantConfig, recipe: Recipe, data: StudyData) -> float:
-    """Return seconds of a linear start and its phase on one core; 0 for another start."""
+    """Return seconds of a linear start and its phase; 0 for another start."""
     if not recipe.linear_steps or config.shortcut == "none":
         return 0.0
-    crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
-    for step in range(_IMAGES_STEPS):  # what is painted once must not count for every step
-        crops.batch(step, recipe.linear_batch)
-    times = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for steps in (1, 1 + _TIMED_STEPS):
-            begun = time.perf_counter()
-            train(build(config), recipe.changed(steps=1, linear_steps=steps), crops)
-            times.append(time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)
-    per_step = max(0.0, times[1] - times[0]) / _TIMED_STEPS
-    return times[1] + per_step * (recipe.linear_steps - 1 - _TIMED_STEPS)
+    crops = _crops(recipe, data, recipe.linear_batch)
+    short, long = (recipe.changed(steps=1, linear_steps=n) for n in (1, 1 + _TIMED_STEPS))
+    short_s = _seconds(lambda: train(build(config), short, crops))
+    long_s = _seconds(lambda: train(build(config), long, crops))
+    per_step = max(0.0, long_s - short_s) / _TIMED_STEPS
+    return long_s + per_step * (recipe.linear_steps - 1 - _TIMED_STEPS)
 
 
 def _time_one(config: VariantConfig, recipe: Recipe, data: StudyData) -> tuple[float, float]:
     """Return seconds of one training step, and of coding all evaluation images at all rates."""
-    codec = build(config)
-    crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
-    for step in range(_IMAGES_STEPS):  # what is painted once must not count for every step
-        crops.batch(step, recipe.batch)
+    codec, crops = build(config), _crops(recipe, data, recipe.batch)
     plain = recipe.changed(start="none", linear_steps=0, warmup=0)
-    train(codec, plain.changed(steps=_WARM_UP_STEPS), crops, directory=None)
-    timed = plain.changed(steps=_TIMED_STEPS)
-    begun = time.perf_counter()
-    train(codec, timed, crops, directory=None)
-    step_s = (time.perf_counter() - begun) / _TIMED_STEPS
-    images = data.evaluation
-    pixels = [height * width for height, width in images.sizes]
-    smallest = min(range(len(images)), key=pixels.__getitem__)
-    begun = time.perf_counter()
-    evaluate(codec, images[smallest : smallest + 1], rates=[0.0])
-    one_s = time.perf_counter() - begun
+    train(codec, plain.changed(steps=_WARM_UP_STEPS), crops)
+    steps_s = _seconds(lambda: train(codec, plain.changed(steps=_TIMED_STEPS), crops))
+    pixels = [height * width for height, width in data.evaluation.sizes]
+    smallest = pixels.index(min(pixels))
+    image = data.evaluation[smallest : smallest + 1]
+    one_s = _seconds(lambda: evaluate(codec, image, rates=[0.0]))
     rates = max(config.rate_levels, 1)
-    return step_s, one_s * rates * sum(pixels) / pixels[smallest]
+    return steps_s / _TIMED_STEPS, one_s * rates * sum(pixels) / pixels[smallest]
+
+
+def _crops(recipe: Recipe, data: StudyData, batch: int) -> CropSource:
+    """Return crops of which the first are painted, which must not count for every step."""
+    crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
+    for step in range(_IMAGES_STEPS):
+        crops.batch(step, batch)
+    return crops
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

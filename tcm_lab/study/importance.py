@@ -6,23 +6,23 @@ Everything follows from the records; searches of few trials get none of it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from math import isnan
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import optuna
+
 from tcm_lab import reporting
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Piece, PlotAxis, PlotImage, Row, Table
 from tcm_lab.study.axes import Key, show
-from tcm_lab.study.cost import objective_losses, quality_of
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
 from tcm_lab.study.space import Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from optuna import Study
 
 _FEW = 8  # trials below which nothing is said about axes
 _MAX_PAIRS = 6
@@ -33,39 +33,33 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
     firsts = [r for r in records if r.state == "complete" and r.seed == 0]
     if len(firsts) < _FEW:
         return ()
+    metric = space.quality
+    axis = PlotAxis(name=f"{metric.label}{' vs baseline' * metric.relative}", unit=metric.unit)
     pieces: list[Piece] = []
+
+    def draw(plot: Figure, alt: str, caption: str) -> None:
+        pieces.append(PlotImage(reporting.figure_svg(plot), alt, caption))
+
     if history := hypervolume_history(firsts, space):
-        pieces.append(
-            _image(
-                reporting.history_plot(history),
-                f"Hypervolume over {len(history)} trainings, as a share of the final one.",
-                "Hypervolume of the front, as a share of the final one.",
-            )
+        draw(
+            reporting.history_plot(history),
+            f"Hypervolume over {len(history)} trainings, as a share of the final one.",
+            "Hypervolume of the front, as a share of the final one.",
         )
     if len(space.axes) > 1:
         pieces.append(importance_table(firsts, space))
-    metric = quality_of(space)
-    axis = PlotAxis(name=f"{metric.label}{' vs baseline' * metric.relative}", unit=metric.unit)
-    pieces.append(
-        _image(
-            reporting.effects_plot(main_effects(firsts, space), axis),
-            f"{metric.label} by the value of each axis.",
-            "Main effects: each dot is a variant, the line is the mean.",
-        )
+    draw(
+        reporting.effects_plot(main_effects(firsts, space), axis),
+        f"{metric.label} by the value of each axis.",
+        "Main effects: each dot is a variant, the line is the mean.",
     )
     if pairs := interactions(firsts, space):
-        pieces.append(
-            _image(
-                reporting.interactions_plot(pairs, axis),
-                f"Mean {metric.label} by the values of two axes together.",
-                "Interactions: parallel lines mean that two axes act independently.",
-            )
+        draw(
+            reporting.interactions_plot(pairs, axis),
+            f"Mean {metric.label} by the values of two axes together.",
+            "Interactions: parallel lines mean that two axes act independently.",
         )
     return tuple(pieces)
-
-
-def _image(plot: Figure, alt: str, caption: str) -> PlotImage:
-    return PlotImage(reporting.figure_svg(plot), alt, caption)
 
 
 def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
@@ -73,8 +67,6 @@ def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
 
     By PED-ANOVA (Watanabe et al. 2023), as Optuna computes it.
     """
-    import optuna
-
     shares = {}
     for index, name in enumerate(space.objectives):
         study = _study_of(records, space, index)
@@ -87,34 +79,33 @@ def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
         title="Importance of each axis",
         columns=(
             Column(key="axis", header="axis"),
-            *(
-                Column(key=name, header=METRICS[name].label, format=".2f")
-                for name in space.objectives
-            ),
+            *(Column(key=name, header=METRICS[name].label, format=".2f") for name in shares),
         ),
         rows=tuple(
-            Row(values={"axis": axis, **{n: shares[n].get(axis) for n in space.objectives}})
+            Row(values={"axis": axis, **{name: of.get(axis) for name, of in shares.items()}})
             for axis in sorted(space.axes, key=lambda axis: -first.get(axis, 0.0))
         ),
         footer=("Shares by PED-ANOVA over the trials; axes that act in only some are left out.",),
     )
 
 
-def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> Study:
+def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> optuna.Study:
     """Return a study in memory with one objective, to be minimised."""
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
-    always = [n for n in space.axes if all(n in record.params for record in records)]
-    baseline = next(record for record in records if record.is_baseline)
+    always = {
+        n: axis for n, axis in space.axes.items() if all(n in record.params for record in records)
+    }
+    baseline = baseline_of(records)
     for record in records:
         loss = objective_losses([record], baseline, space)[index]
         if not isnan(loss):
             study.add_trial(
                 optuna.create_trial(
-                    params={n: space.axes[n].encode(record.params[n]) for n in always},
-                    distributions={name: space.axes[name].distribution() for name in always},
+                    params={
+                        name: axis.encode(record.params[name]) for name, axis in always.items()
+                    },
+                    distributions={name: axis.distribution() for name, axis in always.items()},
                     value=loss,
                 )
             )
@@ -133,7 +124,7 @@ def main_effects(
             if name in record.params:
                 by_key.setdefault(record.params[name], []).append(value)
         if len(by_key) > 1:
-            keys = _in_order(list(by_key), name, space)
+            keys = _in_order(by_key, name, space)
             effects[name] = [(show(key), by_key[key]) for key in keys]
     return effects
 
@@ -153,8 +144,10 @@ def interactions(
             if a in record.params and b in record.params:
                 cells.setdefault((record.params[a], record.params[b]), []).append(value)
         means = {pair: fmean(values) for pair, values in cells.items()}
-        keys_a = _in_order(list(dict.fromkeys(pair[0] for pair in means)), a, space)
-        keys_b = _in_order(list(dict.fromkeys(pair[1] for pair in means)), b, space)
+        keys_a, keys_b = (
+            _in_order({pair[place] for pair in means}, axis, space)
+            for place, axis in enumerate((a, b))
+        )
         if len(keys_a) < 2 or len(keys_b) < 2 or len(means) < 2 * max(len(keys_a), len(keys_b)):
             continue
         lines = {
@@ -176,13 +169,12 @@ def _unexplained(means: dict[tuple[Key, Key], float]) -> float:
 
 def _valued(records: Sequence[TrialRecord], space: Space) -> list[tuple[TrialRecord, float]]:
     """Return the records that have the quality metric, with its displayed value."""
-    metric = quality_of(space)
-    baseline = next(record for record in records if record.is_baseline)
+    metric, baseline = space.quality, baseline_of(records)
     values = [(record, metric.known(record, baseline)) for record in records]
     return [(record, value * metric.scale) for record, value in values if value is not None]
 
 
-def _in_order(keys: list[Key], name: str, space: Space) -> list[Key]:
+def _in_order(keys: Iterable[Key], name: str, space: Space) -> list[Key]:
     """Return keys as the space lists them; numbers of a range ascend."""
     axis = space.axes[name]
     if axis.kind in ("integer", "float"):
@@ -193,7 +185,7 @@ def _in_order(keys: list[Key], name: str, space: Space) -> list[Key]:
 
 def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tuple[int, float]]:
     """Return, after each finished training, the share of the final front's hypervolume."""
-    baseline = next(record for record in records if record.is_baseline)
+    baseline = baseline_of(records)
     firsts = [r for r in records if r.state == "complete" and r.seed == 0 and r.feasible]
     firsts.sort(key=lambda record: record.number)
     rows = [objective_losses([record], baseline, space) for record in firsts]

@@ -5,21 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from optuna import samplers
+from optuna.trial import Trial
 
 from tcm_lab.errors import LabError
 from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext
-from tcm_lab.study.cost import objective_losses
-from tcm_lab.study.queue import StudyTrial, TrialAttributes, TrialQueue, key_of
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of
+from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
 from tcm_lab.study.space import Space
 from tcm_lab.study.variants import Variant
-
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-    from optuna.trial import Trial
 
 _NEIGHBOURS = 60  # draws around the sampler's last proposal before the whole space is drawn from
 _DRAWS = 3000  # draws over the whole space before it counts as exhausted
@@ -51,7 +48,7 @@ class Proposals:
         self.context, self.space, self.queue, self.worker = context, context.space, queue, worker
         self.variants = context.variants
         self.exhausted = False
-        self._refused = 0
+        self._refused = False
         self._last: dict[str, Key] = {}
 
     def wanted(self, trials: Sequence[StudyTrial]) -> bool:
@@ -68,48 +65,35 @@ class Proposals:
             self.queue.study.sampler = self._sampler(len(_started(trials)))
         trial = self.queue.ask()
         queued = self.queue.attributes(trial)
-        if queued.key is not None:
-            return self._queued(trial, queued.key, queued)
-        if self.space.enumerated:  # another worker was quicker to take the last one
+        is_sampled = queued.key is None
+        if is_sampled and self.space.enumerated:  # another worker was quicker to take the last one
             self.queue.discard(trial, "nothing was queued")
             return None
-        return self._sampled(trial)
-
-    def _queued(self, trial: Trial, key: str, queued: TrialAttributes) -> Job | None:
-        variant = self.variants.build(self._suggested(trial))
-        if not self.queue.claim(trial, key):
-            self.queue.discard(trial, "is trained already")
-            return None
-        # Only what was drawn by chance can exceed the budget.
-        if not (queued.baseline or queued.begun or queued.seed) and self._overspent(trial):
-            return None
-        return Job(trial, variant, queued.seed)
-
-    def _sampled(self, trial: Trial) -> Job | None:
-        params = self._suggested(trial)
-        self._refused += 1
-        self._last = params
+        params = self.variants.walk(lambda name, axis: axis.suggest(trial, name))
+        if is_sampled:
+            self._refused, self._last = True, params
         try:
             variant = self.variants.build(params)
-            over = self.variants.exceeded(variant)
+            over = self.variants.exceeded(variant) if is_sampled else {}
         except LabError as error:
             self.queue.discard(trial, f"can't be built or measured: {error}")
             return None
         if over:
             excess = {name: abs(value / bound - 1) for name, (value, bound) in over.items()}
-            self.queue.discard(trial, f"is over {', '.join(over)}", over=excess)
+            self.queue.discard(trial, f"is over {', '.join(over)}", excess)
             return None
-        if variant.is_baseline:
-            self.queue.note(trial, TrialAttributes(baseline=True))
-        key = key_of(variant.fingerprint, 0)
-        known = key in self.queue.keys("WAITING", "COMPLETE", "PRUNED")
-        if known or not self.queue.claim(trial, key):
+        if is_sampled and variant.is_baseline:
+            self.queue.note(trial, baseline=True)
+        key = queued.key or key_of(variant.fingerprint, 0)
+        is_waiting = is_sampled and key in self.queue.keys("WAITING")
+        if is_waiting or not self.queue.claim(trial, key):
             self.queue.discard(trial, "is trained already")
             return None
-        if self._overspent(trial):
+        # Only what was drawn by chance can exceed the budget.
+        if not (queued.baseline or queued.begun or queued.seed) and self._overspent(trial):
             return None
-        self._refused = 0
-        return Job(trial, variant, 0)
+        self._refused = False
+        return Job(trial, variant, queued.seed)
 
     def _overspent(self, trial: Trial) -> bool:
         """Discard a trial that exceeds the budget, since several workers drew at once."""
@@ -120,9 +104,6 @@ class Proposals:
             return False
         self.queue.discard(trial, "the budget is spent")
         return True
-
-    def _suggested(self, trial: Trial) -> dict[str, Key]:
-        return self.variants.walk(lambda name, axis: axis.suggest(trial, name))
 
     def _draw_by_chance(self) -> bool:
         """Queue a new variant near the sampler's last proposal, or anywhere.
@@ -144,10 +125,8 @@ class Proposals:
             except LabError:
                 continue
             self.queue.enqueue(
-                self.space.encode(params),
-                TrialAttributes(key=key, seed=0, baseline=variant.is_baseline),
+                self.space.encode(params), key=key, seed=0, baseline=variant.is_baseline
             )
-            self._refused = 0
             return True
         self.exhausted = True
         return False
@@ -166,11 +145,9 @@ class Proposals:
             for _ in range(_DRAWS):
                 yield self.variants.draw(rng)
 
-    def _sampler(self, started: int) -> BaseSampler:
+    def _sampler(self, started: int) -> samplers.BaseSampler:
         """Return the sampler, seeded by how far the study is, so that resuming changes nothing."""
-        from optuna import samplers
-
-        text = f"{self.space.seed} {started} {self._refused} {self.worker}"
+        text = f"{self.space.seed} {started} 0 {self.worker}"
         seed = random.Random(text).randrange(2**31)
         kind = self.space.sampler
         if kind == "random":
@@ -193,32 +170,35 @@ def _started(trials: Sequence[StudyTrial]) -> dict[str, int]:
     return found
 
 
-def due_seeds(queue: TrialQueue, space: Space) -> list[tuple[TrialRecord, int]]:
-    """Return the next seed of every variant that should be trained once more.
+def queue_seeds(queue: TrialQueue, space: Space) -> bool:
+    """Queue the next seed of every variant that should be trained once more, if there are any.
 
     In an ablation that is every variant, since each is compared. In a search it is the baseline
     and whatever is on the front by the means so far. The front is computed again after each
     round, so a variant that is there by luck gets no further seeds.
     """
     if space.budget.seeds == 1:
-        return []
+        return False
     trainings: dict[str, list[TrialRecord]] = {}
     for record in queue.records():
         if record.state == "complete":
             trainings.setdefault(record.fingerprint, []).append(record)
     promising = list(trainings) if space.mode == "ablation" else _front(trainings, space)
-    taken, due = queue.keys(), []
+    taken, is_due = queue.keys(), False
     for fingerprint in promising:
-        for seed in range(1, space.budget.seeds):
-            if key_of(fingerprint, seed) not in taken:
-                due.append((trainings[fingerprint][0], seed))
-                break
-    return due
+        keys = {seed: key_of(fingerprint, seed) for seed in range(1, space.budget.seeds)}
+        seed = next((seed for seed, key in keys.items() if key not in taken), None)
+        if seed is not None:
+            first = trainings[fingerprint][0]
+            params = space.encode(first.params)
+            queue.enqueue(params, key=keys[seed], seed=seed, baseline=first.is_baseline)
+            is_due = True
+    return is_due
 
 
 def _front(trainings: dict[str, list[TrialRecord]], space: Space) -> list[str]:
     """Return the baseline and the fingerprints that no other dominates, by means over seeds."""
-    baseline = next(records[0] for records in trainings.values() if records[0].is_baseline)
+    baseline = baseline_of([records[0] for records in trainings.values()])
     rows = []
     for records in trainings.values():
         losses = objective_losses(records, baseline, space)

@@ -7,32 +7,33 @@ release: it is free again once the trial that holds it has failed without a reas
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ConfigDict, Field
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from tcm_lab._utils import Frozen
 from tcm_lab.metrics import Goal, Number
 from tcm_lab.study.axes import Key
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.storage import (
+    CLAIMS,
     HEARTBEAT_S,
-    claims_table,
     close_storage,
     is_dead,
     open_storage,
+    storage_errors,
     this_process,
 )
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial, Trial
 
 _RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
 _UNSIGNED_S = 60  # a trial without an owner for so long was lost between two statements
@@ -70,7 +71,7 @@ class TrialAttributes(Frozen):
     """Why it is not a training after all."""
     reason: str | None = None
     """Why the variant can't be trained."""
-    record: dict[str, Any] | None = None
+    record: TrialRecord | None = None
     """The finished training."""
 
 
@@ -91,22 +92,39 @@ class StudyTrial(TrialAttributes):
 _KEPT = {"key", "seed", "baseline", "begun", "retries", "rungs"}  # when it is queued again
 
 
+@contextmanager
+def open_queue(
+    url: str, name: str, directions: Sequence[Goal] | None = None
+) -> Iterator[TrialQueue]:
+    """Open a study's queue for a block, in which whatever the database raises is one message.
+
+    Args:
+        url: of the database.
+        name: of the study.
+        directions: of its objectives, to make it if it does not exist.
+
+    Raises:
+        LabError: as ``storage_errors``.
+    """
+    with storage_errors(url):
+        queue = TrialQueue(url, name, directions)
+        try:
+            yield queue
+        finally:
+            close_storage(queue.storage)
+
+
 class TrialQueue:
-    """The trials of one study; leave its ``with`` block to close the database.
+    """The trials of one study.
 
     Attributes:
         study: Optuna's view of them.
     """
 
     def __init__(self, url: str, name: str, directions: Sequence[Goal] | None = None) -> None:
-        """Open a study; given the directions of its objectives, make it if it does not exist."""
-        import optuna
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._reclaimed = -_RECLAIM_S
         self._finished: dict[int, StudyTrial] = {}
-        self._records: dict[int, TrialRecord] = {}
-        self._claims = claims_table()
         self.storage = open_storage(url)
         if directions is None:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
@@ -118,22 +136,13 @@ class TrialQueue:
                 load_if_exists=True,
             )
 
-    def __enter__(self) -> TrialQueue:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        close_storage(self.storage)
-
     # -- reading ----------------------------------------------------------------------------------
 
     def trials(self, *states: str) -> list[StudyTrial]:
         """Return the trials in these states (all, if none is named) that were not discarded."""
-        from optuna.trial import TrialState
-
         wanted = tuple(TrialState[state] for state in states) or None
         frozen = self.study.get_trials(deepcopy=False, states=wanted)
-        found = [self._typed(trial) for trial in frozen]
-        return [trial for trial in found if trial.discarded is None]
+        return [trial for each in frozen if (trial := self._typed(each)).discarded is None]
 
     def _typed(self, frozen: FrozenTrial) -> StudyTrial:
         """Return a trial with typed attributes, parsed once where it no longer changes."""
@@ -146,25 +155,13 @@ class TrialQueue:
             self._finished[number] = trial
         return trial
 
-    def keys(self, *states: str) -> dict[str, StudyTrial]:
-        """Return the trials in these states by key; of several, the oldest."""
-        found: dict[str, StudyTrial] = {}
-        for trial in self.trials(*states):
-            if trial.key is not None:
-                found.setdefault(trial.key, trial)
-        return found
+    def keys(self, *states: str) -> set[str]:
+        """Return the keys of the trials in these states."""
+        return {trial.key for trial in self.trials(*states) if trial.key is not None}
 
     def records(self) -> list[TrialRecord]:
         """Return the record of every finished training, by number."""
-        found = self.trials("COMPLETE", "PRUNED")
-        return [self.record(trial) for trial in found if trial.record is not None]
-
-    def record(self, trial: StudyTrial) -> TrialRecord:
-        """Return the record of a finished training."""
-        if trial.number not in self._records:
-            text = json.dumps(trial.record)
-            self._records[trial.number] = TrialRecord.model_validate_json(text)
-        return self._records[trial.number]
+        return [t.record for t in self.trials("COMPLETE", "PRUNED") if t.record is not None]
 
     def failures(self) -> dict[str, str]:
         """Return the reason by label of each variant that couldn't be trained."""
@@ -172,12 +169,12 @@ class TrialQueue:
 
     # -- queueing ---------------------------------------------------------------------------------
 
-    def enqueue(self, params: Mapping[str, Key], attributes: TrialAttributes) -> None:
+    def enqueue(self, params: Mapping[str, Key], **attributes: Any) -> None:
         """Put a training at the end of the queue; ``params`` as the database knows them."""
         self.study.enqueue_trial(dict(params), user_attrs=_plain(attributes))
 
-    def note(self, trial: Trial, attributes: TrialAttributes) -> None:
-        """Write those attributes of a trial that are set."""
+    def note(self, trial: Trial, **attributes: Any) -> None:
+        """Write attributes of a trial."""
         for name, value in _plain(attributes).items():
             trial.set_user_attr(name, value)
 
@@ -187,7 +184,7 @@ class TrialQueue:
             # Heartbeats are our own here, since a trial may outlive the process that asked.
             warnings.filterwarnings("ignore", message="Heartbeat of storage", category=UserWarning)
             trial = self.study.ask()
-        self.note(trial, TrialAttributes(owner=this_process()))
+        self.note(trial, owner=this_process())
         return trial
 
     def attributes(self, trial: Trial) -> TrialAttributes:
@@ -196,52 +193,44 @@ class TrialQueue:
 
     def claim(self, trial: Trial, key: str) -> bool:
         """Take hold of a training; False where another trial has it or has finished it."""
-        from sqlalchemy import insert, select, update
-        from sqlalchemy.exc import IntegrityError
-
-        self.note(trial, TrialAttributes(key=key))
-        claims, mine = self._claims, {"number": trial.number}
-        here = (claims.c.study_id == self._study_id) & (claims.c.key == key)
-        try:
-            with self.storage.engine.begin() as connection:
-                values = {"study_id": self._study_id, "key": key, **mine}
-                connection.execute(insert(claims).values(values))
+        self.note(trial, key=key)
+        study = self.study._study_id
+        own = {"study_id": study, "key": key, "number": trial.number}
+        with suppress(IntegrityError), self.storage.engine.begin() as connection:
+            connection.execute(insert(CLAIMS).values(own))
             return True
-        except IntegrityError:  # claimed before; by a trial that was lost?
-            with self.storage.engine.begin() as connection:
-                number = connection.execute(select(claims.c.number).where(here)).scalar()
-        if number is not None:
+        here = (CLAIMS.c.study_id == study) & (CLAIMS.c.key == key)
+        with self.storage.engine.begin() as connection:
+            number = connection.execute(select(CLAIMS.c.number).where(here)).scalar()
+        if number is not None:  # claimed before; by a trial that was lost?
             holder = self._typed(self._frozen(number))
             if holder.key == key and not holder.is_lost:
                 return False
-        lost = here & (claims.c.number == number)
+        lost = update(CLAIMS).where(here & (CLAIMS.c.number == number))
         with self.storage.engine.begin() as connection:
-            return connection.execute(update(claims).where(lost).values(mine)).rowcount == 1
-
-    def discard(self, trial: Trial, why: str, *, over: Mapping[str, float] | None = None) -> None:
-        """Give up a trial that is not a training; ``over`` marks it as infeasible."""
-        self.note(trial, TrialAttributes(discarded=why))
-        for name, excess in (over or {}).items():
-            trial.set_constraint(name, excess)
-        self._tell(trial.number, state="PRUNED" if over else "FAIL")
+            return connection.execute(lost.values(number=trial.number)).rowcount == 1
 
     def requeue(self, trial: Trial) -> None:
         """Put an interrupted training back into the queue."""
-        self._replace(self._frozen(trial.number), TrialAttributes(begun=True))
+        self._replace(self._frozen(trial.number), begun=True)
 
-    def _replace(self, frozen: FrozenTrial, changes: TrialAttributes) -> None:
+    def _replace(self, frozen: FrozenTrial, **changes: Any) -> None:
         """Queue a trial's training anew and end the trial, in this order.
 
         So its training is open at any time. If two workers do it, one finds it claimed.
         """
-        from sqlalchemy import delete
-
-        claims = self._claims
-        mine = (claims.c.study_id == self._study_id) & (claims.c.number == frozen.number)
+        study, number = self.study._study_id, frozen.number
+        mine = delete(CLAIMS).where(CLAIMS.c.study_id == study, CLAIMS.c.number == number)
         with self.storage.engine.begin() as connection:  # so that its successor can be claimed
-            connection.execute(delete(claims).where(mine))
-        self._again(frozen, changes)
-        self._tell(frozen.number, state="FAIL")
+            connection.execute(mine)
+        self._again(frozen, **changes)
+        self._tell(frozen.number, "FAIL")
+
+    def _again(self, frozen: FrozenTrial, **changes: Any) -> None:
+        attributes = TrialAttributes.model_validate(frozen.user_attrs)
+        if attributes.key is not None:
+            params = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+            self.enqueue(params, **attributes.model_dump(include=_KEPT) | changes)
 
     def reorder(self) -> None:
         """Move the baseline and whatever was begun to the head of the queue, if no one is at work.
@@ -255,28 +244,33 @@ class TrialQueue:
         )
         if ordered == waiting or self.trials("RUNNING"):
             return
-        from optuna.trial import TrialState
-
         for trial in ordered:
-            self._again(self._frozen(trial.number), TrialAttributes())
+            self._again(self._frozen(trial.number))
         for trial in waiting:
             trial_id = self._frozen(trial.number)._trial_id
             self.storage.set_trial_user_attr(trial_id, "discarded", "moved in the queue")
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    # -- ending -----------------------------------------------------------------------------------
+    def reclaim(self) -> None:
+        """Put trainings whose workers are gone back into the queue; at most every half second.
 
-    def fail(self, trial: Trial, reason: str) -> None:
-        """Note that a variant can't be trained, and why."""
-        self.note(trial, TrialAttributes(reason=reason))
-        self._tell(trial.number, state="FAIL")
-
-    def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> None:
-        """Store a finished training; without values it was stopped at a rung."""
-        self.note(trial, TrialAttributes(record=record.model_dump(mode="json")))
-        for name, excess in record.violations.items():
-            trial.set_constraint(name, excess)
-        self._tell(trial.number, state="PRUNED" if values is None else "COMPLETE", values=values)
+        One that was lost before is not queued again: it may be what kills.
+        """
+        if time.monotonic() - self._reclaimed < _RECLAIM_S:
+            return
+        self._reclaimed = time.monotonic()
+        silent = self.storage._get_stale_trial_ids(self.study._study_id)
+        for trial in self.trials("RUNNING"):
+            frozen = self._frozen(trial.number)
+            if trial.owner is None:
+                assert frozen.datetime_start is not None
+                gone = datetime.now() - frozen.datetime_start > timedelta(seconds=_UNSIGNED_S)
+            else:
+                gone = frozen._trial_id in silent or is_dead(trial.owner)
+            if gone and trial.retries:
+                self._tell(trial.number, "FAIL")
+            elif gone:
+                self._replace(frozen, retries=1, begun=True)
 
     @contextmanager
     def heartbeat(self, trial: Trial) -> Iterator[None]:
@@ -299,54 +293,46 @@ class TrialQueue:
             ended.set()
             thread.join()
 
-    def reclaim(self) -> None:
-        """Put trainings whose workers are gone back into the queue; at most every half second.
+    # -- ending -----------------------------------------------------------------------------------
 
-        One that was lost before is not queued again: it may be what kills.
-        """
-        if time.monotonic() - self._reclaimed < _RECLAIM_S:
-            return
-        self._reclaimed = time.monotonic()
-        silent = self.storage._get_stale_trial_ids(self._study_id)
-        for trial in self.trials("RUNNING"):
-            frozen = self._frozen(trial.number)
-            if trial.owner is None:
-                assert frozen.datetime_start is not None
-                gone = datetime.now() - frozen.datetime_start > timedelta(seconds=_UNSIGNED_S)
-            else:
-                gone = frozen._trial_id in silent or is_dead(trial.owner)
-            if gone and trial.retries:
-                self._tell(trial.number, state="FAIL")
-            elif gone:
-                self._replace(frozen, TrialAttributes(retries=1, begun=True))
+    def discard(self, trial: Trial, why: str, over: Mapping[str, float] | None = None) -> None:
+        """Give up a trial that is not a training; ``over`` marks it as infeasible."""
+        self._end(trial, "PRUNED" if over else "FAIL", over, discarded=why)
 
-    def _again(self, frozen: FrozenTrial, changes: TrialAttributes) -> None:
-        attributes = TrialAttributes.model_validate(frozen.user_attrs)
-        if attributes.key is None:
-            return
-        params = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
-        kept = {name: getattr(attributes, name) for name in _KEPT & attributes.model_fields_set}
-        set_now = {name: getattr(changes, name) for name in changes.model_fields_set}
-        self.enqueue(params, TrialAttributes(**{**kept, **set_now}))
+    def fail(self, trial: Trial, reason: str) -> None:
+        """Note that a variant can't be trained, and why."""
+        self._end(trial, "FAIL", reason=reason)
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+    def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> None:
+        """Store a finished training; without values it was stopped at a rung."""
+        state = "PRUNED" if values is None else "COMPLETE"
+        self._end(trial, state, record.violations, values, record=record)
 
-    @property
-    def _study_id(self) -> int:
-        return self.study._study_id
+    def _end(
+        self,
+        trial: Trial,
+        state: str,
+        over: Mapping[str, float] | None = None,
+        values: Sequence[Number] | None = None,
+        **attributes: Any,
+    ) -> None:
+        self.note(trial, **attributes)
+        for name, excess in (over or {}).items():
+            trial.set_constraint(name, excess)
+        self._tell(trial.number, state, values)
 
-    def _tell(self, number: int, *, state: str, values: Sequence[Number] | None = None) -> None:
+    def _tell(self, number: int, state: str, values: Sequence[Number] | None = None) -> None:
         """End a trial, unless it was ended before."""
-        import optuna
-
         try:
-            self.study.tell(number, values, state=optuna.trial.TrialState[state])
+            self.study.tell(number, values, state=TrialState[state])
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             if not self._frozen(number).state.is_finished():
                 raise
 
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
 
-def _plain(attributes: TrialAttributes) -> dict[str, Any]:
-    """Return those attributes that are set, as JSON holds them."""
-    return attributes.model_dump(mode="json", exclude_unset=True)
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as JSON holds them."""
+    return TrialAttributes(**attributes).model_dump(mode="json", include=set(attributes))

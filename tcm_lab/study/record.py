@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,8 +14,11 @@ from pydantic import Field
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import ComplexityRecord, TimingRecord
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.metrics import METRICS
 from tcm_lab.study.axes import Key
+from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe, TrainingRecord
 
 State = Literal["complete", "stopped"]
@@ -108,6 +114,32 @@ class TrialRecord(Frozen):
     def feasible(self) -> bool:
         """Whether every soft constraint is kept."""
         return all(value <= 0 for value in self.violations.values())
+
+
+def baseline_of(records: Sequence[TrialRecord]) -> TrialRecord:
+    """Return the first training of the baseline.
+
+    Raises:
+        LabError: there is none yet.
+    """
+    found = next((record for record in records if record.is_baseline), None)
+    if found is None:
+        raise LabError("the baseline is not trained yet, so there is nothing to compare with")
+    return found
+
+
+def objective_losses(
+    records: Sequence[TrialRecord], baseline: TrialRecord, space: Space
+) -> list[float]:
+    """Return a variant's objectives as numbers to be minimised, means over its trainings.
+
+    An objective that a training does not have, such as a BD-rate without overlap, is NaN.
+    """
+    losses = []
+    for metric in (METRICS[name] for name in space.objectives):
+        values = [metric.known(record, baseline) for record in records]
+        losses.append(fmean(math.nan if v is None else metric.loss(v) for v in values))
+    return losses
 
 
 def training_identity(fingerprint: str, recipe: Recipe, train_data: str, eval_data: str) -> str:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 from pydantic import ValidationError
 
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of, validation_message
-from tcm_lab.evaluation import RdRecord
-from tcm_lab.study.queue import TrialQueue
+from tcm_lab.evaluation import RdRecord, evaluate_anchor
+from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import close_storage, open_storage, shown, sqlite_url, storage_errors
@@ -20,6 +23,7 @@ DATABASE = "study.db"
 NAME = "study.json"
 SPACE = "space.yaml"
 RECORDS = "records.jsonl"
+ANCHOR = "jpeg.json"
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,12 @@ class StudyResult:
         out: its folder.
         records: finished trainings, by number.
         failed: reason by label of each variant that couldn't be trained.
-        anchor: JPEG on the evaluation images, where it was measured.
     """
 
     space: Space
     out: Path
     records: tuple[TrialRecord, ...]
     failed: dict[str, str]
-    anchor: RdRecord | None = None
 
 
 def open_result(folder: Path, storage: str | None = None) -> StudyResult:
@@ -63,9 +65,38 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
             "study's folder, and its database with --storage if that is elsewhere."
         )
     url = storage or sqlite_url(database)
-    with storage_errors(url), _open_queue(folder, url) as queue:
+    with open_queue(url, _name_in(url, folder)) as queue:
         space = Space.model_validate(queue.study.user_attrs["full_space"])
         return StudyResult(space, folder, tuple(queue.records()), queue.failures())
+
+
+def measure_anchor(folder: Path, images: ImageSet) -> None:
+    """Measure JPEG's rates on a study's images once, and keep them in its folder.
+
+    Raises:
+        LabError: an image can't be coded, or the folder can't be written.
+    """
+    if not (folder / ANCHOR).exists():
+        record = evaluate_anchor("jpeg", images)
+        write_atomically(folder / ANCHOR, record.model_dump_json() + "\n")
+
+
+def read_anchor(result: StudyResult) -> RdRecord | None:
+    """Return the JPEG that a study's folder holds, if it holds one.
+
+    Raises:
+        LabError: the file is not what ``measure_anchor`` wrote.
+    """
+    path = result.out / ANCHOR
+    if not path.exists():
+        return None
+    try:
+        record = RdRecord.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise LabError(f"{path}: is not a record of JPEG. Delete it to measure again.") from None
+    if any(trial.rd.data_fingerprint != record.data_fingerprint for trial in result.records):
+        raise LabError(f"{path}: was measured on other images. Delete it to measure again.")
+    return record
 
 
 def study_name(folder: Path) -> str:
@@ -79,26 +110,19 @@ def study_name(folder: Path) -> str:
     return str(name)
 
 
-def _open_queue(folder: Path, url: str) -> TrialQueue:
-    """Open the queue of the study in a folder, which may have been renamed or copied."""
-    import optuna
-
-    name, storage = study_name(folder), open_storage(url)
-    try:
+def _name_in(url: str, folder: Path) -> str:
+    """Return the name in a database of the study in a folder, which may have been moved."""
+    name = study_name(folder)
+    with storage_errors(url):
+        storage = open_storage(url)
         names = optuna.get_all_study_names(storage)
-    finally:
         close_storage(storage)
     if name not in names and len(names) != 1:
         raise LabError(
             f"{shown(url)}: holds no study '{name}' but {one_of(names) or 'none at all'}. Give the "
             "folder that the study was begun in."
         )
-    return TrialQueue(url, name if name in names else names[0])
-
-
-def records_text(result: StudyResult) -> str:
-    """Return a study's records as JSON lines, one per training."""
-    return "".join(f"{record.model_dump_json()}\n" for record in result.records)
+    return name if name in names else names[0]
 
 
 def _published(path: Path) -> Iterator[TrialRecord]:

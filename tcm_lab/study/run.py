@@ -11,100 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from tcm_lab._utils.files import write_atomically
+from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.context import OnEvent, StudyContext, StudyData, Trainer
 from tcm_lab.study.pool import run_workers, visible_gpus
-from tcm_lab.study.queue import TrialAttributes, TrialQueue, key_of
+from tcm_lab.study.queue import TrialQueue, key_of, open_queue
 from tcm_lab.study.result import DATABASE, NAME, SPACE, StudyResult, study_name
-from tcm_lab.study.slurm import submit_workers
 from tcm_lab.study.space import Space
-from tcm_lab.study.storage import sqlite_url, storage_errors
+from tcm_lab.study.storage import sqlite_url
 from tcm_lab.study.trainer import CodecTrainer
 from tcm_lab.study.variants import Variant, Variants
 
 _MAX_CPU_WORKERS = 4
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
 """Given trainings in all and trainings done, gives a block its ``on_event``."""
-
-
-def run_study(
-    space: Space,
-    *,
-    out: Path | None = None,
-    data: Path | None = None,
-    eval_data: Path | None = None,
-    storage: str | None = None,
-    workers: int | None = None,
-    trials: int | None = None,
-    cache: Path | None = None,
-    display: Display | None = None,
-    trainer: Trainer | None = None,
-) -> StudyResult:
-    """Train and evaluate a space's variants, resuming what ``out`` holds already.
-
-    Args:
-        space: what to search.
-        out: folder of the study; ``runs/<name>`` by default. Its last part names the study.
-        data: folder of training images; ``None`` for the embedded ones.
-        eval_data: folder of evaluation images; likewise.
-        storage: address of the database; an SQLite file in ``out`` by default.
-        workers: processes; by default one per GPU, else one per CPU core.
-        trials: variants to train, instead of the budget's.
-        cache: folder of records that studies share.
-        display: shows the progress.
-        trainer: what trains; the real one by default.
-
-    Raises:
-        LabError: the space doesn't suit, ``out`` holds another study, or the disk or the database
-            fails. What was finished stays.
-        KeyboardInterrupt: Ctrl-C; rerun to resume.
-    """
-    context = prepare(
-        space, out=out, data=data, eval_data=eval_data, storage=storage, trials=trials,
-        cache=cache, trainer=trainer,
-    )  # fmt: skip
-    count = worker_count(workers)
-    todo, done = fill_queue(context)
-    useful = count if space.budget.seeds > 1 else min(count, max(todo - done, 1))
-    with display(todo, done) if display else nullcontext(lambda event: None) as on_event:
-        run_workers(replace(context, threads=max(1, cores() // count)), useful, on_event)
-    with storage_errors(context.storage), TrialQueue(context.storage, context.name) as queue:
-        return StudyResult(space, context.out, tuple(queue.records()), queue.failures())
-
-
-def submit_study(
-    space: Space,
-    *,
-    workers: int | None,
-    options: Sequence[str] = (),
-    storage: str | None,
-    **where: Any,
-) -> tuple[Path, list[str]]:
-    """Queue a study's trainings, and submit SLURM jobs that do them.
-
-    Args:
-        space: what to search.
-        workers: jobs; one by default.
-        options: the cluster's own, as ``name=value``.
-        storage: address of a database server.
-        **where: as ``prepare`` takes them.
-
-    Returns:
-        The study's folder, and the jobs' numbers.
-
-    Raises:
-        LabError: as ``run_study``; or submitit, SLURM or a database server is missing.
-    """
-    if storage is None:
-        raise LabError(
-            "launcher slurm: an SQLite file can't be shared between nodes. Give --storage "
-            "postgresql+psycopg://USER@HOST/DATABASE."
-        )
-    context = prepare(space, storage=storage, **where)
-    fill_queue(context)
-    jobs = submit_workers(context, workers or 1, options)
-    return context.out, [job.job_id for job in jobs]
 
 
 def prepare(
@@ -120,6 +41,16 @@ def prepare(
 ) -> StudyContext:
     """Check everything that can be wrong before anything is written.
 
+    Args:
+        space: what to search.
+        out: folder of the study; ``runs/<name>`` by default. Its last part names the study.
+        data: folder of training images; ``None`` for the embedded ones.
+        eval_data: folder of evaluation images; likewise.
+        storage: address of the database; an SQLite file in ``out`` by default.
+        trials: variants to train, instead of the budget's.
+        cache: folder of records that studies share.
+        trainer: what trains; the real one by default.
+
     Raises:
         LabError: images are missing, or the baseline exceeds a constraint.
     """
@@ -130,9 +61,8 @@ def prepare(
             )
         if trials < 1:
             raise ConfigError(f"trials = {trials}: must be at least 1")
-    images = StudyData(data, eval_data)
+    images = StudyData(open_images(data, "train"), open_images(eval_data, "eval"))
     images.train.at_least(space.budget.recipe_for(space.seed).crop)
-    assert images.evaluation  # broken ones are found here
     variants = Variants(space)
     _check_baseline(variants)
     folder = Path("runs") / space.name if out is None else out
@@ -146,6 +76,30 @@ def prepare(
         trials=trials or space.budget.trials or 1,
         cache=cache,
     )
+
+
+def run_study(
+    context: StudyContext, workers: int | None = None, display: Display | None = None
+) -> StudyResult:
+    """Train and evaluate a study's variants, resuming what its folder holds already.
+
+    Args:
+        context: the study.
+        workers: processes; by default one per GPU, else one per CPU core.
+        display: shows the progress.
+
+    Raises:
+        LabError: the folder holds another study, or the disk or the database fails. What was
+            finished stays.
+        KeyboardInterrupt: Ctrl-C; rerun to resume.
+    """
+    space, count = context.space, worker_count(workers)
+    todo, done = fill_queue(context)
+    useful = count if space.budget.seeds > 1 else min(count, max(todo - done, 1))
+    with display(todo, done) if display else nullcontext(lambda event: None) as on_event:
+        run_workers(replace(context, threads=max(1, cores() // count)), useful, on_event)
+    with open_queue(context.storage, context.name) as queue:
+        return StudyResult(space, context.out, tuple(queue.records()), queue.failures())
 
 
 def _check_baseline(variants: Variants) -> None:
@@ -174,10 +128,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
     known = variants.known()
     _make_folder(context.out)
     directions = [METRICS[name].direction for name in space.objectives]
-    with (
-        storage_errors(context.storage),
-        TrialQueue(context.storage, context.name, directions) as queue,
-    ):
+    with open_queue(context.storage, context.name, directions) as queue:
         _check_same_study(queue, context)
         queue.reclaim()
         enqueue_missing(queue, space, known)
@@ -193,8 +144,8 @@ def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]
     for variant in variants:
         key = key_of(variant.fingerprint, 0)
         if key not in known:
-            attributes = TrialAttributes(key=key, seed=0, baseline=variant.is_baseline)
-            queue.enqueue(space.encode(variant.params), attributes)
+            params = space.encode(variant.params)
+            queue.enqueue(params, key=key, seed=0, baseline=variant.is_baseline)
 
 
 def worker_count(workers: int | None) -> int:
@@ -257,17 +208,15 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:
     """Name each field that differs, with its old and new value."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for name in sorted({*before, *now}):
-            inner = f"{place}.{name}" if place else name
-            if name not in before:
-                found.append(f"{inner} is new")
-            elif name not in now:
-                found.append(f"{inner} is gone")
-            else:
-                found += _differences(before[name], now[name], inner)
-        if found or list(before) == list(now):
-            return found
-        return [f"{place} are in another order"]
-    return [] if before == now else [f"{place} was {before!r} and is {now!r}"]
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{place} was {before!r} and is {now!r}"]
+    found = []
+    for name in sorted({*before, *now}):
+        inner = f"{place}.{name}" if place else name
+        if name in before and name in now:
+            found += _differences(before[name], now[name], inner)
+        else:
+            found.append(f"{inner} is {'gone' if name in before else 'new'}")
+    if found or list(before) == list(now):
+        return found
+    return [f"{place} are in another order"]

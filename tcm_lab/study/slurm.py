@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from tcm_lab.errors import LabError
-from tcm_lab.study.context import Event, PackedStudy, StudyContext
+from tcm_lab.study.context import Event, StudyContext
+from tcm_lab.study.run import fill_queue
 from tcm_lab.study.worker import work
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _LIMIT_MINUTES = 24 * 60
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One worker that a node runs; submitit calls it, and again after a time limit.
+    """One worker that a node runs; submitit calls it, and again after a time limit."""
 
-    Attributes:
-        packed: the study.
-        index: which of its workers.
-    """
-
-    packed: PackedStudy
+    context: StudyContext
     index: int
 
     def __call__(self) -> None:
         """Train variants until none is left."""
-        context = self.packed.unpack()
-        torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", context.threads)))
-        work(context, self.index, _print)
+        threads = os.environ.get("SLURM_CPUS_PER_TASK", self.context.threads)
+        torch.set_num_threads(int(threads))
+        work(self.context, self.index, _print)
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
         """Ask for another job when the time is up; it resumes the training from its last state."""
@@ -43,17 +37,23 @@ class SlurmJob:
         return DelayedSubmission(self)
 
 
-def submit_workers(context: StudyContext, count: int, options: Sequence[str] = ()) -> list[Any]:
-    """Submit ``count`` workers with a GPU each and return submitit's jobs.
+def submit_study(
+    context: StudyContext, workers: int | None = None, options: Sequence[str] = ()
+) -> list[Any]:
+    """Queue a study's trainings, and submit workers with a GPU each that do them.
 
     Args:
         context: the study; its folder must be on a file system that the nodes share.
-        count: jobs.
+        workers: jobs; one by default.
         options: ``name=value`` for the cluster's own parameters, such as ``partition=gpu`` or
             ``timeout_min=720``.
 
+    Returns:
+        submitit's jobs.
+
     Raises:
-        LabError: submitit or SLURM is missing, or an option is not ``name=value``.
+        LabError: submitit, SLURM or a database server is missing, or an option is not
+            ``name=value``; else as ``run_study``.
     """
     try:
         import submitit
@@ -61,24 +61,26 @@ def submit_workers(context: StudyContext, count: int, options: Sequence[str] = (
         raise LabError(
             "launcher slurm: submitit is missing. pip install 'tcm-lab[slurm]'."
         ) from None
-    cluster = "slurm"
     parameters: dict[str, Any] = {"timeout_min": _LIMIT_MINUTES, "name": f"tcm-{context.name}"}
     for option in options:
         name, found, value = option.partition("=")
         if not found:
             raise LabError(f"slurm option {option!r}: write name=value, such as partition=gpu.")
-        if name == "cluster":
-            cluster = value
-        else:
-            parameters[name] = int(value) if value.isdigit() else value
+        parameters[name] = int(value) if value.isdigit() else value
+    cluster = parameters.pop("cluster", "slurm")
     if cluster == "slurm":
+        if context.storage.startswith("sqlite"):
+            raise LabError(
+                "launcher slurm: an SQLite file can't be shared between nodes. Give --storage "
+                "postgresql+psycopg://USER@HOST/DATABASE."
+            )
         parameters.setdefault("slurm_gpus_per_node", 1)
         parameters.setdefault("slurm_cpus_per_task", max(context.threads, 1))
-    packed = context.packed()
+    fill_queue(context)
     try:
         executor = submitit.AutoExecutor(folder=context.out / "slurm", cluster=cluster)
         executor.update_parameters(**parameters)
-        return [executor.submit(SlurmJob(packed, index)) for index in range(count)]
+        return [executor.submit(SlurmJob(context, index)) for index in range(workers or 1)]
     except (RuntimeError, FileNotFoundError, NameError, ValueError) as error:
         raise LabError(
             f"launcher slurm: {str(error).splitlines()[0]}. Submit from a node where sbatch works."

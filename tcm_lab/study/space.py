@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import yaml
 from pydantic import (
@@ -27,7 +26,7 @@ from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_yaml
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
-from tcm_lab.metrics import METRICS
+from tcm_lab.metrics import METRICS, Metric
 from tcm_lab.study.axes import Axis, AxisBase, Key
 from tcm_lab.training import Recipe, get_recipe
 
@@ -168,19 +167,23 @@ class Space(Frozen):
         import_layers(found)
         return found
 
+    @field_validator("base")
+    @classmethod
+    def _is_found(cls, base: str, info: ValidationInfo) -> str:
+        return _beside((info.context or {}).get("folder"), base)
+
     @model_validator(mode="after")
     def _is_sound(self) -> Space:
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives = {list(self.objectives)}: contains a duplicate")
-        seen: list[str] = []
-        for name, axis in self.axes.items():
-            unknown = [other for other in axis.when if other not in seen]
-            if unknown:
-                raise ConfigError(
-                    f"axes.{name}.when: no axis '{unknown[0]}' before this one."
-                    f"{near(unknown[0], seen)} Write the axis that decides first."
-                )
-            seen.append(name)
+        names = list(self.axes)
+        for place, (name, axis) in enumerate(self.axes.items()):
+            for other in axis.when:
+                if other not in names[:place]:
+                    raise ConfigError(
+                        f"axes.{name}.when: no axis '{other}' before this one."
+                        f"{near(other, names[:place])} Write the axis that decides first."
+                    )
         if not self.enumerated and self.budget.trials is None:
             raise ConfigError(
                 f"budget.trials is missing: sampler {self.sampler} needs to know how many variants "
@@ -204,23 +207,22 @@ class Space(Frozen):
         return self.sampler == "grid" or self.mode == "ablation"
 
     @property
+    def quality(self) -> Metric:
+        """The first objective that only training tells, or else the Lagrangian cost."""
+        trained = (METRICS[name] for name in self.objectives if METRICS[name].needs_training)
+        return next(trained, METRICS["lagrangian_percent"])
+
+    @property
     def rung_steps(self) -> tuple[int, ...]:
         """Steps after which a variant may be stopped; a training reports every ten."""
         steps = self.budget.recipe_for(self.seed).steps
         at = sorted({round(share * steps / 10) * 10 for share in self.budget.rungs})
         return tuple(step for step in at if 0 < step < steps)
 
-    @cached_property
+    @property
     def baseline(self) -> VariantConfig:
-        """The base, conditioned on as many rates as the study measures; loaded once."""
+        """The base, conditioned on as many rates as the study measures."""
         return load_config(self.base).override({"rate_levels": self.budget.rate_levels})
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Space:
-        """Return a copy, which loads its own baseline if its base or budget differs."""
-        copy = super().model_copy(update=update, deep=deep)
-        if {"base", "budget"} & (update or {}).keys():
-            copy.__dict__.pop("baseline", None)
-        return copy
 
     def to_yaml(self) -> str:
         """Return the space as a file that ``load_space`` reads."""
@@ -282,7 +284,6 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     tree = parse_yaml(text, origin)
     try:
         space = Space.model_validate(tree, context={"folder": folder})
-        space = space.model_copy(update={"base": _beside(folder, space.base)})
         return space.model_copy(update={"axes": _include_base(space)})
     except ValidationError as error:
         raise ConfigError(f"{origin}: {validation_message(error, Space, tree)}") from None

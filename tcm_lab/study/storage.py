@@ -9,20 +9,42 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 import psutil
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    inspect,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.schema import CreateTable
 
 from tcm_lab.errors import LabError
-
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-    from sqlalchemy import Engine, Table
 
 HEARTBEAT_S = 15
 _GRACE_S = 60
 _LOCK_WAIT_S = 60
 _SAME_START_S = 2.0  # boot time itself may jitter by a second
+
+CLAIMS = Table(
+    "tcm_lab_claims",
+    MetaData(),
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("key", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+"""Which trial has which training; the key is unique in a study."""
 
 
 def sqlite_url(file: Path) -> str:
@@ -40,31 +62,24 @@ def open_storage(url: str) -> RDBStorage:
         LabError: it can't be opened, belongs to another program, or was made by another version
             of Optuna.
     """
-    import optuna
-    from sqlalchemy import create_engine
-    from sqlalchemy.schema import CreateTable
-
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options = {"connect_args": {"timeout": _LOCK_WAIT_S}}
     with storage_errors(url), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", ExperimentalWarning)
         engine = create_engine(url, **options)
         _refuse_others(engine, url)
         engine.dispose()
         try:
-            storage = optuna.storages.RDBStorage(
+            storage = RDBStorage(
                 url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=_GRACE_S,
             )
         except RuntimeError as error:  # of the schema's revision
-            fix = (
-                "optuna storage upgrade --storage URL"
-                if "storage upgrade" in str(error)
-                else ("pip install -U optuna")
-            )
+            is_older = "storage upgrade" in str(error)
+            fix = "optuna storage upgrade --storage URL" if is_older else "pip install -U optuna"
             raise LabError(
                 f"{shown(url)}: made by another version of Optuna than the installed "
                 f"{optuna.__version__}. Run: {fix}"
@@ -72,27 +87,12 @@ def open_storage(url: str) -> RDBStorage:
         if url.startswith("sqlite"):
             _one_at_a_time(storage)
         with storage.engine.begin() as connection:
-            connection.execute(CreateTable(claims_table(), if_not_exists=True))
+            connection.execute(CreateTable(CLAIMS, if_not_exists=True))
     return storage
-
-
-def claims_table() -> Table:
-    """Return the table that holds which trial has which training; the key is unique in a study."""
-    from sqlalchemy import Column, Integer, MetaData, String, Table
-
-    return Table(
-        "tcm_lab_claims",
-        MetaData(),
-        Column("study_id", Integer, primary_key=True, autoincrement=False),
-        Column("key", String(64), primary_key=True),
-        Column("number", Integer, nullable=False),
-    )
 
 
 def _refuse_others(engine: Engine, url: str) -> None:
     """Raise LabError where a database holds tables, but no studies."""
-    from sqlalchemy import inspect
-
     looked = inspect(engine)
     tables = looked.get_table_names()
     columns = looked.get_columns("studies") if "studies" in tables else []
@@ -109,8 +109,6 @@ def _one_at_a_time(storage: RDBStorage) -> None:
     SQLite has no SELECT … FOR UPDATE, and Python's driver opens a transaction only at the first
     change; so two workers that read the same queued trial would both take it.
     """
-    from sqlalchemy import event
-
     storage.engine.dispose()  # existing connections would go on without
 
     def connected(connection: Any, _: Any) -> None:
@@ -144,9 +142,6 @@ def storage_errors(url: str) -> Iterator[None]:
         LabError: a driver is missing, the server can't be reached, the file can't be written, or
             it stays locked. What was finished is in the database; the study can be resumed.
     """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
     except ImportError:
@@ -166,9 +161,6 @@ def storage_errors(url: str) -> Iterator[None]:
 
 def shown(url: str) -> str:
     """Return an address without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     try:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:

@@ -5,59 +5,77 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import cycle
+from math import nan
 from statistics import fmean
-
-from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate_interval, lagrangian_interval
-from tcm_lab.metrics import METRICS, Number
-from tcm_lab.reporting import pareto_front
+from tcm_lab.metrics import METRICS, Metric, Number
+from tcm_lab.reporting import Mark, pareto_front
 from tcm_lab.stats import Draw, Interval, bootstrap
-from tcm_lab.study.axes import Key
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.axes import show
+from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
 
 _SAMPLES = 400
+_LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
 
 
 class VariantSummary(Frozen):
     """One variant, over all its seeds.
 
     Attributes:
-        label: its name in tables.
-        params: the key of every axis that acts.
         records: its trainings, by seed.
         metrics: every known metric by name.
         intervals: of the metrics relative to the baseline.
-        differences: from the baseline, of the objectives that only training tells.
+        is_established: whether it is the baseline, or better in at least one objective. One that
+            only training tells counts if the interval of its difference excludes 0.
         on_front: whether it is Pareto-optimal among the complete variants that keep the soft
             constraints.
+        number: of its row, where a label is too long for a plot.
+        name: in plots: that number, what it changes in an ablation, or else its label.
     """
 
-    label: str
-    params: dict[str, Key]
     records: tuple[TrialRecord, ...]
     metrics: dict[str, Number]
-    intervals: dict[str, Interval] = Field(default_factory=dict)
-    differences: dict[str, Interval] = Field(default_factory=dict)
+    intervals: dict[str, Interval]
+    is_established: bool
     on_front: bool = False
+    number: int | None = None
+    name: str = ""
+
+    @property
+    def first(self) -> TrialRecord:
+        """Its first training."""
+        return self.records[0]
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.first.label
 
     @property
     def is_baseline(self) -> bool:
         """Whether the others are compared with it."""
-        return self.records[0].is_baseline
+        return self.first.is_baseline
 
     @property
     def is_complete(self) -> bool:
         """Whether it was trained to the end."""
-        return self.records[0].state == "complete"
+        return self.first.state == "complete"
 
     @property
-    def is_feasible(self) -> bool:
-        """Whether it keeps the soft constraints."""
-        return self.records[0].feasible
+    def marks(self) -> tuple[Mark, ...]:
+        """The marks of its row."""
+        holds: dict[Mark, bool] = {
+            "pareto": self.on_front and self.is_established,
+            "pareto-by-mean": self.on_front and not self.is_established,
+            "baseline": self.is_baseline,
+            "partial": not self.is_complete,
+            "infeasible": not self.first.feasible,
+        }
+        return tuple(mark for mark, held in holds.items() if held)
 
 
 def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSummary]:
@@ -67,31 +85,38 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
         LabError: the baseline is not among them.
     """
     trainings: dict[str, list[TrialRecord]] = {}
-    for record in sorted(records, key=lambda record: (record.seed, record.number)):
+    for record in sorted(records, key=lambda r: (not r.is_baseline, r.seed, r.number)):
         trainings.setdefault(record.fingerprint, []).append(record)
-    baseline = next((group for group in trainings.values() if group[0].is_baseline), None)
-    if baseline is None:
-        raise LabError("the baseline is not trained yet, so there is nothing to compare with")
-    groups = [baseline, *(group for group in trainings.values() if group is not baseline)]
-    return _mark_front([_summary(group, baseline, space) for group in groups], space)
+    baseline = trainings[baseline_of(records).fingerprint]
+    summaries = [_summary(group, baseline, space) for group in trainings.values()]
+    fronts = pareto_front([_losses(summary, space) for summary in summaries])
+    ablation = space.mode == "ablation"
+    numbered = not ablation and any(len(s.label) > _LONGEST_NAME for s in summaries)
+    found = []
+    for number, (summary, front) in enumerate(zip(summaries, fronts, strict=True), 1):
+        name = _change(summary, summaries[0], space) if ablation else summary.label
+        update = {"on_front": front, "name": f"#{number}" if numbered else name}
+        found.append(summary.model_copy(update=update | {"number": number if numbered else None}))
+    return found
 
 
-def is_established(summary: VariantSummary, baseline: VariantSummary, space: Space) -> bool:
-    """Return whether a variant is better than the baseline in at least one objective.
+def _losses(summary: VariantSummary, space: Space) -> list[float]:
+    if not (summary.is_complete and summary.first.feasible):
+        return [nan] * len(space.objectives)
+    return [METRICS[name].loss(summary.metrics.get(name, nan)) for name in space.objectives]
 
-    An objective that only training tells counts if the interval of its difference excludes 0.
-    """
-    for metric in (METRICS[name] for name in space.objectives):
-        if metric.needs_training:
-            difference = summary.differences.get(metric.name)
-            if difference and difference.excludes_zero and metric.loss(difference.value) < 0:
-                return True
-        else:
-            pair = [each.metrics.get(metric.name) for each in (summary, baseline)]
-            ours, theirs = (float("nan") if v is None else metric.loss(v) for v in pair)
-            if ours < theirs:
-                return True
-    return summary.is_baseline
+
+def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> str:
+    if summary.is_baseline:
+        return space.baseline.name
+    before, now = baseline.first.params, summary.first.params
+    return ", ".join(
+        f"{name} {show(before[name])} → {show(key)}"
+        if name in before and space.axes[name].kind != "override"
+        else space.axes[name].label(name, key)
+        for name, key in now.items()
+        if name not in before or before[name] != key
+    )
 
 
 def _summary(
@@ -99,31 +124,41 @@ def _summary(
 ) -> VariantSummary:
     metrics: dict[str, Number] = {}
     intervals: dict[str, Interval] = {}
-    differences: dict[str, Interval] = {}
+    is_established = group is baseline
+    is_compared = group is not baseline and group[0].state == "complete"
     for name, metric in METRICS.items():
-        if group is not baseline and group[0].state == "complete":
-            with suppress(LabError):  # these curves are not comparable
-                if metric.relative or (metric.needs_training and name in space.objectives):
-                    differences[name] = _difference(name, group, baseline, space)
-            if metric.relative and name in differences:
-                intervals[name] = differences[name]
-                metrics[name] = differences[name].value
-        if not metric.relative or group is baseline:
-            values = [value for r in group if (value := metric.known(r, r)) is not None]
-            if values:
-                metrics[name] = fmean(values) if metric.needs in ("timing", "rd") else values[0]
+        is_objective = name in space.objectives
+        value = None if metric.relative and group is not baseline else _mean(metric, group)
+        difference = None
+        if is_compared and (metric.relative or (metric.needs_training and is_objective)):
+            with suppress(LabError):  # of curves that are not comparable
+                difference = _difference(metric, group, baseline, space)
+        if metric.relative and difference is not None:
+            intervals[name], value = difference, difference.value
+        if value is not None:
+            metrics[name] = value
+        if is_objective and metric.needs_training:
+            if difference is not None and difference.excludes_zero:
+                is_established |= metric.loss(difference.value) < 0
+        elif is_objective:
+            pair = (value, _mean(metric, baseline))
+            ours, theirs = (nan if each is None else metric.loss(each) for each in pair)
+            is_established |= ours < theirs
     return VariantSummary(
-        label=group[0].label,
-        params=group[0].params,
-        records=tuple(group),
-        metrics=metrics,
-        intervals=intervals,
-        differences=differences,
+        records=tuple(group), metrics=metrics, intervals=intervals, is_established=is_established
     )
 
 
+def _mean(metric: Metric, group: Sequence[TrialRecord]) -> Number | None:
+    """Return a metric over the seeds, on which a count does not depend."""
+    values = [value for r in group if (value := metric.known(r, r)) is not None]
+    if not values:
+        return None
+    return fmean(values) if metric.needs in ("timing", "rd") else values[0]
+
+
 def _difference(
-    name: str, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
+    metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> Interval:
     """Return the difference from the baseline, with its interval over images and seeds.
 
@@ -131,13 +166,12 @@ def _difference(
         LabError: the evaluations are not comparable.
     """
     anchor, curve = ([record.rd for record in side] for side in (baseline, group))
-    if name == "bd_rate_percent":
+    if metric.name == "bd_rate_percent":
         return bd_rate_interval(anchor, curve, samples=_SAMPLES, seed=space.seed)
-    if name == "lagrangian_percent":
+    if metric.name == "lagrangian_percent":
         return lagrangian_interval(
             anchor, curve, lambdas=group[0].lambdas, samples=_SAMPLES, seed=space.seed
         )
-    metric = METRICS[name]
 
     def mean(draw: Draw) -> float:
         values = []
@@ -145,7 +179,7 @@ def _difference(
             record, base = _drawn(group[own], draw), _drawn(baseline[other], draw)
             ours = metric.of(record, base)
             theirs = 0 if metric.relative else metric.of(base, base)
-            values.append(float("nan") if ours is None or theirs is None else ours - theirs)
+            values.append(nan if ours is None or theirs is None else ours - theirs)
         return fmean(values)
 
     images = len(group[0].rd.points[0].images)
@@ -160,17 +194,3 @@ def _drawn(record: TrialRecord, draw: Draw) -> TrialRecord:
         for point in record.rd.points
     )
     return record.model_copy(update={"rd": record.rd.model_copy(update={"points": points})})
-
-
-def _mark_front(summaries: list[VariantSummary], space: Space) -> list[VariantSummary]:
-    def losses(summary: VariantSummary) -> list[float]:
-        nan = float("nan")
-        if not (summary.is_complete and summary.is_feasible):
-            return [nan] * len(space.objectives)
-        return [METRICS[n].loss(summary.metrics.get(n, nan)) for n in space.objectives]
-
-    marks = pareto_front([losses(summary) for summary in summaries])
-    return [
-        summary.model_copy(update={"on_front": mark})
-        for summary, mark in zip(summaries, marks, strict=True)
-    ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from statistics import fmean
+from typing import Any
 
-from tcm_lab.evaluation import MIN_OVERLAP, RdRecord
+from tcm_lab.errors import LabError
+from tcm_lab.evaluation import MIN_OVERLAP, RdCurve, RdRecord, bd_rate, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import (
     Column,
-    Mark,
     Row,
     Table,
     Value,
@@ -16,11 +19,9 @@ from tcm_lab.reporting import (
     metric_column,
     rd_table,
 )
-from tcm_lab.study.axes import show
 from tcm_lab.study.space import Space
-from tcm_lab.study.summary import VariantSummary, is_established
+from tcm_lab.study.summary import VariantSummary
 
-_LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
 _COLUMNS = (
     "parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px",
     "peak_memory_bytes", "decode_peak_memory_bytes", "bpp", "psnr_db", "lagrangian_percent",
@@ -30,32 +31,11 @@ _COLUMNS = (
 _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
 
 
-def column_of(name: str, **changes: str) -> Column:
+def column_of(name: str, **changes: Any) -> Column:
     """Return the column of a metric; its best is marked if values are exact or have intervals."""
-    metric, column = METRICS[name], metric_column(name, **changes)
+    metric = METRICS[name]
     sure = metric.relative or metric.needs in ("complexity", "memory")
-    return column if sure else column.model_copy(update={"best": None})
-
-
-def plot_names(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return the variants' names in plots: their labels, or their rows if a label is long.
-
-    Variants of an ablation are named by what they change.
-    """
-    if are_numbered(summaries, space):
-        return [f"#{number}" for number in range(1, len(summaries) + 1)]
-    if space.mode == "ablation":
-        baseline = summaries[0]
-        return [
-            space.baseline.name,
-            *(_change(summary, baseline, space) for summary in summaries[1:]),
-        ]
-    return [summary.label for summary in summaries]
-
-
-def are_numbered(summaries: Sequence[VariantSummary], space: Space) -> bool:
-    """Return whether plots name the variants by number because a label is too long."""
-    return space.mode != "ablation" and any(len(s.label) > _LONGEST_NAME for s in summaries)
+    return metric_column(name, **({} if sure else {"best": None}) | changes)
 
 
 def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Table]:
@@ -73,20 +53,19 @@ def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     are numbered where plots name the variants by number.
     """
     shown = _known_metrics(summaries, space)
-    numbered = are_numbered(summaries, space)
     columns = (
-        *([Column(key="number", header="#", format="d")] if numbered else []),
+        *([Column(key="number", header="#", format="d")] if summaries[0].number else []),
         Column(key="variant", header="variant"),
         *map(column_of, shown),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
     )
     rows = []
-    for number, summary in enumerate(summaries, 1):
-        values: dict[str, Value] = {"number": number} if numbered else {}
-        values |= {"variant": summary.label, **_cells(summary, shown)}
-        values |= {"steps": summary.records[0].steps, "seeds": len(summary.records)}
-        rows.append(Row(values=values, marks=marks(summary, summaries[0], space)))
+    for summary in summaries:
+        values: dict[str, Value] = {"number": summary.number, "variant": summary.label}
+        values |= {"steps": summary.first.steps, "seeds": len(summary.records)}
+        values |= _cells(summary, shown)
+        rows.append(Row(values=values, marks=summary.marks).within(columns))
     return Table(
         title=space.title or f"Study {space.name}",
         columns=columns,
@@ -108,22 +87,9 @@ def _cells(summary: VariantSummary, names: Sequence[str]) -> dict[str, Value]:
     return {name: summary.intervals.get(name, summary.metrics.get(name)) for name in names}
 
 
-def marks(summary: VariantSummary, baseline: VariantSummary, space: Space) -> tuple[Mark, ...]:
-    """Return the marks of a variant's row."""
-    established = is_established(summary, baseline, space)
-    holds: dict[Mark, bool] = {
-        "pareto": summary.on_front and established,
-        "pareto-by-mean": summary.on_front and not established,
-        "baseline": summary.is_baseline,
-        "partial": not summary.is_complete,
-        "infeasible": not summary.is_feasible,
-    }
-    return tuple(mark for mark, held in holds.items() if held)
-
-
 def rate_table(summaries: Sequence[VariantSummary]) -> Table:
     """Return one row per variant, seed and rate."""
-    records: list[RdRecord] = []
+    records = []
     for summary in summaries:
         for record in summary.records:
             seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
@@ -133,51 +99,85 @@ def rate_table(summaries: Sequence[VariantSummary]) -> Table:
 
 def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     """Return the effect of each single change on parameters, MACs, decoding time and rate."""
-    baseline = summaries[0]
-    compared = [name for name in _known_metrics(summaries, space) if METRICS[name].relative]
-    changed = [name for name in METRICS if name in {*_CHANGES, *space.objectives}]
-    changed = [name for name in changed if name in baseline.metrics and name not in compared]
-    columns = [Column(key="change", header="change")]
-    for name in changed:
-        metric = METRICS[name]
-        column = column_of(
-            name, key=f"{name}_change", group="", header=f"Δ {metric.label}",
-            format=f"+{metric.format.removeprefix('+')}",
-        )  # fmt: skip
-        columns.append(column.model_copy(update={"best": None}))
-    columns += [column_of(name, group="", header=f"Δ {METRICS[name].label}") for name in compared]
+    before = summaries[0].metrics
+    compared = [n for n in _known_metrics(summaries, space) if METRICS[n].relative]
+    changed = ({*_CHANGES, *space.objectives} & before.keys()) - set(compared)
+    columns = (
+        Column(key="change", header="change"),
+        *(
+            column_of(
+                name,
+                key=f"{name}_change",
+                group="",
+                header=f"Δ {METRICS[name].label}",
+                format=f"+{METRICS[name].format.removeprefix('+')}",
+                best=None,
+            )
+            for name in METRICS
+            if name in changed
+        ),
+        *(column_of(name, group="", header=f"Δ {METRICS[name].label}") for name in compared),
+    )
     rows = []
     for summary in summaries:
-        values: dict[str, Value] = {"change": _change(summary, baseline, space)}
-        for name in changed:
-            if name in summary.metrics:
-                values[f"{name}_change"] = summary.metrics[name] - baseline.metrics[name]
+        values: dict[str, Value] = {"change": "none" if summary.is_baseline else summary.name}
+        values |= {f"{n}_change": v - before[n] for n, v in summary.metrics.items() if n in before}
         values |= _cells(summary, compared)
-        rows.append(Row(values=values, marks=marks(summary, baseline, space)))
+        rows.append(Row(values=values, marks=summary.marks).within(columns))
     return Table(
         title=f"Ablation of {space.baseline.name}",
-        columns=tuple(columns),
+        columns=columns,
         rows=tuple(rows),
         footer=footer(summaries, space),
     )
 
 
-def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> str:
-    if summary.is_baseline:
-        return "none"
-    changed = [
-        f"{name} {show(baseline.params[name])} → {show(key)}"
-        if name in baseline.params and space.axes[name].kind != "override"
-        else space.axes[name].label(name, key)
-        for name, key in summary.params.items()
-        if name not in baseline.params or baseline.params[name] != key
-    ]
-    return ", ".join(changed)
+def mean_curve(summary: VariantSummary) -> RdCurve:
+    """Return a variant's curve, the mean over its seeds."""
+    curves = [record.rd.curve() for record in summary.records]
+    rates = zip(*(curve.bpp for curve in curves), strict=True)
+    qualities = zip(*(curve.psnr_db for curve in curves), strict=True)
+    return RdCurve(
+        bpp=tuple(fmean(values) for values in rates),
+        psnr_db=tuple(fmean(values) for values in qualities),
+        name=summary.label,
+    )
+
+
+def anchor_table(summaries: Sequence[VariantSummary], anchor: RdRecord) -> Table:
+    """Return what each variant spends against JPEG at its own qualities, rate by rate."""
+    complete = [summary for summary in summaries if summary.is_complete]
+    levels = max(len(summary.first.rd.points) for summary in complete)
+    columns = [Column(key="variant", header="variant")]
+    columns += [
+        Column(key=f"level{i}", header=f"rate {i + 1}", group="bits vs JPEG", unit="%",
+               format="+.1f", best="low")
+        for i in range(levels)
+    ]  # fmt: skip
+    columns.append(Column(key="bd", header="BD-rate vs JPEG", unit="%", format="+.1f", best="low"))
+    rows = []
+    for summary in complete:
+        curve = mean_curve(summary)
+        changes = rate_percents(anchor.curve(), curve)
+        values: dict[str, Value] = {f"level{i}": change for i, change in enumerate(changes)}
+        with suppress(LabError):  # of curves that hardly overlap
+            values["bd"] = float(bd_rate(anchor.curve(), curve))
+        values["variant"] = summary.label
+        rows.append(Row(values=values))
+    return Table(
+        title="Against JPEG at equal PSNR",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        footer=(
+            "JPEG by Pillow, 4:2:0 and optimised Huffman tables; whole files, on the same images. "
+            "A dash: JPEG does not reach the quality, or the curves hardly overlap.",
+        ),
+    )
 
 
 def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:
     """Return the conditions under which a study's values were measured."""
-    first = summaries[0].records[0]
+    first = summaries[0].first
     recipe, (height, width) = first.recipe, first.complexity.size
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
     several = any(len(summary.records) > 1 for summary in summaries)

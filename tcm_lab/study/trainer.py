@@ -17,15 +17,9 @@ from tcm_lab.training import TrainingProgress, train
 
 @dataclass(frozen=True)
 class CodecTrainer:
-    """Trains and evaluates on a study's images.
-
-    Attributes:
-        data: the images.
-        accelerator: as Lightning Fabric takes it.
-    """
+    """Trains and evaluates on a study's images."""
 
     data: StudyData
-    accelerator: str = "auto"
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         """Train and evaluate one codec; see ``Trainer``."""
@@ -52,7 +46,6 @@ class CodecTrainer:
                 directory=task.directory,
                 resume=True,
                 on_progress=on_progress,
-                accelerator=self.accelerator,
                 cache=task.directory.parent,
             )
             rd = self._evaluate(codec, task, watch, recipe.steps)

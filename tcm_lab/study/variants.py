@@ -4,20 +4,72 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
-from tcm_lab.codec import VariantConfig
+from tcm_lab._utils import Frozen
+from tcm_lab.codec import VariantConfig, build
+from tcm_lab.complexity import (
+    ComplexityRecord,
+    TimingRecord,
+    measure_complexity,
+    measure_timing,
+)
 from tcm_lab.errors import ConfigError
-from tcm_lab.metrics import Number
+from tcm_lab.metrics import METRICS, Number
 from tcm_lab.study.axes import AxisBase, Key, same, show
-from tcm_lab.study.cost import VariantCost, measure_cost, violations
 from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe
 
 Params = Mapping[str, Key]
+
+
+class VariantCost(Frozen):
+    """What is known of a variant before training; metrics are computed from it.
+
+    Attributes:
+        complexity: counts at the space's image size.
+        timing: of untrained weights, if the space asks for a time.
+        rd: no evaluation yet.
+        lambdas: no rates yet.
+    """
+
+    complexity: ComplexityRecord
+    timing: TimingRecord | None = None
+    rd: None = None
+    lambdas: tuple[float, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, Number]:
+        """Every known metric by name."""
+        known = ((name, metric.of(self)) for name, metric in METRICS.items())
+        return {name: value for name, value in known if value is not None}
+
+
+def _measure_cost(config: VariantConfig, space: Space) -> VariantCost:
+    """Count a variant, and measure its memory and times if the space judges by them."""
+    wanted = {*space.objectives, *space.constraints, *space.soft_constraints}
+    needs = {METRICS[name].needs for name in wanted}
+    complexity = measure_complexity(config, space.size, memory="memory" in needs)
+    if "timing" not in needs:
+        return VariantCost(complexity=complexity)
+    codec = build(config).eval()
+    codec.update(force=True)
+    return VariantCost(complexity=complexity, timing=measure_timing(codec, space.size))
+
+
+def violations(values: Mapping[str, Number], bounds: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much each bound is violated; zero or less if it is kept.
+
+    Bounds are upper ones for metrics to be minimised, lower ones for those to be maximised.
+    """
+    return {
+        name: METRICS[name].loss(values[name]) - METRICS[name].loss(bound)
+        for name, bound in bounds.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -75,7 +127,7 @@ class Variants:
     def cost(self, variant: Variant) -> VariantCost:
         """Return what is known of a variant before training; counted once."""
         if variant.fingerprint not in self._costs:
-            self._costs[variant.fingerprint] = measure_cost(variant.config, self.space)
+            self._costs[variant.fingerprint] = _measure_cost(variant.config, self.space)
         return self._costs[variant.fingerprint]
 
     def exceeded(self, variant: Variant) -> dict[str, tuple[Number, float]]:
@@ -110,14 +162,13 @@ class Variants:
         return params
 
     def all(self) -> Iterator[Variant]:
-        """Yield every different variant of an enumerated space once, the baseline first.
+        """Yield every different variant of an enumerated space once, the baseline first."""
+        return self.different(chain([self.baseline().params], self.points()))
 
-        Points that make no codec are left out.
-        """
-        baseline = self.baseline()
-        yield baseline
-        seen = {baseline.fingerprint}
-        for params in self.points():
+    def different(self, points: Iterable[Params]) -> Iterator[Variant]:
+        """Yield the variants of points that make a codec which none before them made."""
+        seen = set()
+        for params in points:
             try:
                 variant = self.build(params)
             except ConfigError:

@@ -14,7 +14,7 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 from tcm_lab.study.context import Task, Watch
 from tcm_lab.study.record import Outcome
-from tcm_lab.study.run import run_study
+from tcm_lab.study.run import prepare, run_study
 from tcm_lab.study.space import Space, load_space
 
 TRIALS = 60
@@ -57,10 +57,8 @@ def test_a_trial_costs_little_beside_its_training(benchmark: Any, tmp_path: Path
 
     def study() -> int:
         begun = time.process_time()
-        result = run_study(
-            bounded(), out=tmp_path / f"study-{next(rounds)}", workers=1, trials=TRIALS,
-            trainer=Nothing(),
-        )  # fmt: skip
+        out = tmp_path / f"study-{next(rounds)}"
+        result = run_study(prepare(bounded(), out=out, trials=TRIALS, trainer=Nothing()), 1)
         busy_s.append(time.process_time() - begun)
         return len(result.records)
 

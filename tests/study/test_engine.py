@@ -15,14 +15,15 @@ from surrogate import SPACE, Surrogate, trained
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.context import Event
+from tcm_lab.study.pool import _interrupt, _start
 from tcm_lab.study.proposals import Job
-from tcm_lab.study.queue import StudyTrial, TrialAttributes, TrialQueue, key_of
+from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of, open_queue
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import fill_queue, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
-from tcm_lab.study.storage import is_dead, this_process
+from tcm_lab.study.storage import close_storage, is_dead, this_process
 from tcm_lab.study.variants import Variants
-from tcm_lab.study.worker import _Worker, work
+from tcm_lab.study.worker import Training, work
 
 GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
 
@@ -35,7 +36,8 @@ def run(tmp_path: Path, text: str = SPACE, trainer: Surrogate | None = None, **o
     trainer = trainer or Surrogate(tmp_path / "log")
     space = parse(text)
     options = {"workers": 1, "out": tmp_path / "toy", **options}
-    return run_study(space, trainer=trainer, **options)  # type: ignore[arg-type]
+    workers, display = options.pop("workers"), options.pop("display", None)
+    return run_study(prepare(space, trainer=trainer, **options), workers, display)  # type: ignore[arg-type]
 
 
 def splits(result: StudyResult) -> set[object]:
@@ -302,16 +304,13 @@ def test_two_workers_sample_different_variants(tmp_path: Path) -> None:
 
 def test_what_workers_drew_at_once_stays_within_the_budget(tmp_path: Path) -> None:
     # Two that both saw room for one more would have queued these beside the baseline.
-    context = prepare(
-        parse_space(SAMPLED, "toy.yaml", None), out=tmp_path / "toy", data=None, eval_data=None,
-        storage=None, trials=2, cache=None,
-    )  # fmt: skip
+    context = prepare(parse(SAMPLED), out=tmp_path / "toy", trials=2)
     fill_queue(context)
-    with TrialQueue(context.storage, context.name) as queue:
+    with open_queue(context.storage, context.name) as queue:
         for split in (0.25, 0.75):
             params = {"split": split, "slices": 4, "window": 8}
             key = key_of(Variants(context.space).build(params).fingerprint, 0)
-            queue.enqueue(params, TrialAttributes(key=key))
+            queue.enqueue(params, key=key)
     result = run(tmp_path, SAMPLED, trials=2)
     assert [record.params["split"] for record in result.records] == [0.5, 0.25]
     more = run(tmp_path, SAMPLED, trials=3)  # a larger budget goes on
@@ -320,12 +319,9 @@ def test_what_workers_drew_at_once_stays_within_the_budget(tmp_path: Path) -> No
 
 def test_an_ablations_further_seeds_wait_for_nobody(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
-    context = prepare(
-        parse_space(text, "toy.yaml", None), out=tmp_path / "toy", data=None, eval_data=None,
-        storage=None, trials=None, cache=None,
-    )  # fmt: skip
+    context = prepare(parse(text), out=tmp_path / "toy")
     fill_queue(context)
-    with TrialQueue(context.storage, context.name) as queue:
+    with open_queue(context.storage, context.name) as queue:
         baseline, held = queue.ask(), queue.ask()  # another worker's, which takes its time
         queue.requeue(baseline)
 
@@ -356,13 +352,13 @@ def test_a_baseline_that_ends_between_two_looks_at_the_database_is_found(
         trials = look(queue, *states)
         if trained(tmp_path / "log") and not ended:  # one variant, which now waits
             ended.append(True)
-            _Worker(context, 1, other, lambda event: None).do(baseline)
+            Training(context, other, baseline, 1, lambda event: None).run()
         return trials
 
     monkeypatch.setattr(TrialQueue, "trials", and_then_it_ends)
     work(context, 0, lambda event: None)
-    with other:
-        assert {record.params["split"] for record in other.records()} == GRID
+    assert {record.params["split"] for record in other.records()} == GRID
+    close_storage(other.storage)
 
 
 def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> None:
@@ -370,6 +366,18 @@ def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> N
     result = run(tmp_path, workers=2, trainer=trainer)
     assert splits(result) == GRID
     assert len(trained(tmp_path / "log")) == 5
+
+
+def test_workers_that_are_interrupted_before_they_listen_end_by_their_first_report(
+    tmp_path: Path,
+) -> None:
+    context = prepare(parse(SPACE), out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log", 600))
+    fill_queue(context)
+    workers = _start(context, 2)
+    _interrupt(workers)
+    assert [process.exitcode for _, process in workers.values()] == [0, 0]
+    with open_queue(context.storage, context.name) as queue:
+        assert queue.trials("RUNNING") == []
 
 
 @pytest.mark.parametrize(
@@ -386,7 +394,7 @@ from types import SimpleNamespace
 from tcm_lab.study import pool
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
 {program}
-pool._child(SimpleNamespace(unpack=lambda: SimpleNamespace(threads=1)), 0, None)
+pool._child(SimpleNamespace(threads=1), 0, None)
 """
     done = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,10 +16,9 @@ from surrogate import SPACE, Surrogate, trained
 from tcm_lab.cli import main
 from tcm_lab.errors import LabError
 from tcm_lab.study.result import open_result
-from tcm_lab.study.run import fill_queue, prepare, run_study
-from tcm_lab.study.slurm import submit_workers
+from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.slurm import submit_study
 from tcm_lab.study.space import parse_space
-from tcm_lab.study.storage import sqlite_url
 
 GRID = """
 name: toy
@@ -82,7 +81,7 @@ def test_four_workers_on_postgresql_finish_every_variant_once_though_two_are_kil
     )
     assert main(["study", "init", "--storage", server]) == 0
     space = parse_space(GRID, "toy.yaml", None)
-    result = run_study(space, out=tmp_path / "toy", storage=server, workers=4, trainer=trainer)
+    result = run_study(prepare(space, out=tmp_path / "toy", storage=server, trainer=trainer), 4)
     names = [name for name, _, _ in trained(tmp_path / "log")]
     assert len(names) == len(set(names)) == 24
     assert len({record.fingerprint for record in result.records}) == len(result.records) == 24
@@ -97,23 +96,22 @@ def test_a_job_of_a_cluster_is_a_worker_like_any_other(
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     space = parse_space(SPACE, "toy.yaml", None)
-    context = prepare(
-        space, out=tmp_path / "toy", data=None, eval_data=None, trials=None, cache=None,
-        storage=sqlite_url(tmp_path / "toy" / "study.db"), trainer=Surrogate(tmp_path / "log"),
-    )  # fmt: skip
-    fill_queue(context)
-    (job,) = submit_workers(context, 1, ["cluster=local", "timeout_min=5"])
+    context = prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log"))
+    (job,) = submit_study(context, 1, ["cluster=local", "timeout_min=5"])
     job.result()
     assert len(open_result(tmp_path / "toy").records) == 5
 
 
-def test_a_cluster_that_is_not_there_is_one_message(tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("submitit", reason="the slurm extra is not installed")
     space = parse_space(SPACE, "toy.yaml", None)
-    context = prepare(
-        space, out=tmp_path, data=None, eval_data=None, storage=None, trials=None, cache=None
-    )
+    monkeypatch.setattr("tcm_lab.study.slurm.fill_queue", lambda context: None)
+    context = prepare(space, out=tmp_path, storage="postgresql+psycopg://lab@server/tcm")
     with pytest.raises(LabError, match=r"launcher slurm: .*sbatch"):
-        submit_workers(context, 1)
+        submit_study(context)
     with pytest.raises(LabError, match="slurm option 'gpu': write name=value"):
-        submit_workers(context, 1, ["gpu"])
+        submit_study(context, 1, ["gpu"])
+    with pytest.raises(LabError, match=r"SQLite file can't be shared .* Give --storage postgresql"):
+        submit_study(prepare(space, out=tmp_path))

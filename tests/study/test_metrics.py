@@ -17,10 +17,10 @@ from tcm_lab.study.importance import hypervolume_history
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import findings, study_plots
 from tcm_lab.study.result import StudyResult
-from tcm_lab.study.run import run_study
+from tcm_lab.study.run import prepare, run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
-from tcm_lab.study.tables import marks, trial_table
+from tcm_lab.study.tables import trial_table
 
 
 def test_counts_are_those_of_the_complexity_record() -> None:
@@ -101,7 +101,7 @@ soft_constraints: {psnr_db: 31.3}
 def maximised(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     folder = tmp_path_factory.mktemp("maximised")
     space = parse_space(SPACE + MAXIMISED, "toy.yaml", None)
-    return run_study(space, out=folder / "toy", workers=1, trainer=Surrogate(folder / "log"))
+    return run_study(prepare(space, out=folder / "toy", trainer=Surrogate(folder / "log")), 1)
 
 
 def test_a_study_maximises_what_is_better_when_high(maximised: StudyResult) -> None:
@@ -115,7 +115,7 @@ def test_a_study_maximises_what_is_better_when_high(maximised: StudyResult) -> N
     }
     assert {s.label for s in summaries if s.on_front} == expected
     assert "split 0.75" in expected
-    infeasible = {s.label for s in summaries if not s.is_feasible}
+    infeasible = {s.label for s in summaries if "infeasible" in s.marks}
     assert infeasible == {label for label, (psnr, _) in points.items() if psnr < 31.3} != set()
     rows = trial_table(summaries, maximised.space).rows
     marked = {row.values["variant"] for row in rows if "infeasible" in row.marks}
@@ -140,7 +140,7 @@ def test_a_report_shows_a_metric_of_ones_own_with_its_interval(maximised: StudyR
         best = column["split 0.75"].intervals["gain_db"]
         assert best.value == pytest.approx(2 * 0.4 * 0.25**2)  # the formula of the surrogate
         assert best.resampled == {"images": 3}
-        assert "pareto" in marks(column["split 0.75"], summaries[0], space)
+        assert "pareto" in column["split 0.75"].marks
         keys = [c.key for c in trial_table(summaries, space).columns]
         assert {"gain_db", "weight_bytes"} <= set(keys)
         assert set(study_plots(summaries, space)) == {"pareto", "rd"}

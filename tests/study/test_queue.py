@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from surrogate import SPACE, Surrogate
 
 from tcm_lab.errors import LabError
-from tcm_lab.study import open_result, run_study
-from tcm_lab.study.queue import TrialAttributes, TrialQueue
+from tcm_lab.study import open_result, prepare, run_study
+from tcm_lab.study.queue import open_queue
 from tcm_lab.study.space import load_space, parse_space
 from tcm_lab.study.storage import sqlite_url
 
@@ -22,16 +22,16 @@ from tcm_lab.study.storage import sqlite_url
 def study(tmp_path: Path, folder: str, text: str = SPACE, **options: object):
     space = parse_space(text, "toy.yaml", None)
     trainer = Surrogate(tmp_path / "log")
-    return run_study(space, out=tmp_path / folder, workers=1, trainer=trainer, **options)  # type: ignore[arg-type]
+    return run_study(prepare(space, out=tmp_path / folder, trainer=trainer, **options), 1)  # type: ignore[arg-type]
 
 
 def test_of_many_workers_that_want_one_training_exactly_one_gets_it(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "study.db")
-    with TrialQueue(url, "toy", ["minimize"]) as queue:
+    with open_queue(url, "toy", ["minimize"]) as queue:
         trials = [queue.ask() for _ in range(4)]
 
     def claim(index: int) -> bool:
-        with TrialQueue(url, "toy") as queue:
+        with open_queue(url, "toy") as queue:
             return queue.claim(trials[index], "codec-s0")
 
     with ThreadPoolExecutor(4) as pool:
@@ -43,7 +43,7 @@ def test_of_many_workers_that_want_one_training_exactly_one_gets_it(tmp_path: Pa
 def test_a_claim_is_free_again_once_its_trial_was_lost_but_not_once_it_failed(
     tmp_path: Path,
 ) -> None:
-    with TrialQueue(sqlite_url(tmp_path / "study.db"), "toy", ["minimize"]) as queue:
+    with open_queue(sqlite_url(tmp_path / "study.db"), "toy", ["minimize"]) as queue:
         first, second, third = queue.ask(), queue.ask(), queue.ask()
         assert queue.claim(first, "codec-s0")
         queue.study.tell(first, state=TrialState.FAIL)  # as of a worker that is gone
@@ -56,8 +56,8 @@ def test_a_claim_is_free_again_once_its_trial_was_lost_but_not_once_it_failed(
 def test_a_requeued_training_can_be_claimed_before_its_first_trial_has_ended(
     tmp_path: Path,
 ) -> None:
-    with TrialQueue(sqlite_url(tmp_path / "study.db"), "toy", ["minimize"]) as queue:
-        queue.enqueue({}, TrialAttributes(key="codec-s0", rungs={10: 1.5}))
+    with open_queue(sqlite_url(tmp_path / "study.db"), "toy", ["minimize"]) as queue:
+        queue.enqueue({}, key="codec-s0", rungs={10: 1.5})
         first = queue.ask()
         assert queue.claim(first, "codec-s0")
         queue.requeue(first)
@@ -125,7 +125,7 @@ def test_a_users_own_metric_is_imported_by_the_space_and_by_its_workers(tmp_path
     space = load_space(tmp_path / "space.yaml")
     assert space.imports == (str(tmp_path / "own_metric_of_a_test.py"),)
     out, trainer = tmp_path / "toy", Surrogate(tmp_path / "log")
-    result = run_study(space, out=out, workers=2, trainer=trainer)
+    result = run_study(prepare(space, out=out, trainer=trainer), 2)
     rows = sqlite3.connect(out / "study.db").execute(
         "select t.number, v.value from trials t join trial_values v using (trial_id) "
         "where v.objective = 1"

@@ -27,10 +27,10 @@ from tcm_lab.study.importance import (
 )
 from tcm_lab.study.report import front_configs, write_report
 from tcm_lab.study.result import StudyResult, open_result
-from tcm_lab.study.run import run_study
+from tcm_lab.study.run import prepare, run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
-from tcm_lab.study.tables import plot_names, trial_table
+from tcm_lab.study.tables import trial_table
 
 COMMAND = "tcm-lab study --space toy.yaml"
 
@@ -39,7 +39,7 @@ COMMAND = "tcm-lab study --space toy.yaml"
 def result(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     folder = tmp_path_factory.mktemp("study")
     space = parse_space(SPACE, "toy.yaml", None)
-    found = run_study(space, out=folder / "toy", workers=1, trainer=Surrogate(folder / "log"))
+    found = run_study(prepare(space, out=folder / "toy", trainer=Surrogate(folder / "log")), 1)
     write_report(found, COMMAND)
     return found
 
@@ -95,12 +95,14 @@ def test_every_chosen_variant_is_ready_to_train(result: StudyResult) -> None:
 def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None:
     summaries = summarise(result.records, result.space)
     space = result.space
-    assert plot_names(summaries, space) == [summary.label for summary in summaries]
+    assert [s.name for s in summaries] == [s.label for s in summaries]
     assert "number" not in [c.key for c in trial_table(summaries, space).columns]
-    long = [s.model_copy(update={"label": f"{s.label}, " + 40 * "x"}) for s in summaries]
+    long = summarise(
+        [r.model_copy(update={"label": f"{r.label}, " + 40 * "x"}) for r in result.records], space
+    )
     rows = trial_table(long, space).rows
     assert [row.values["number"] for row in rows] == [1, 2, 3, 4, 5]
-    assert plot_names(long, space) == ["#1", "#2", "#3", "#4", "#5"]
+    assert [s.name for s in long] == ["#1", "#2", "#3", "#4", "#5"]
     chosen = front_configs(long, space)
     assert len(chosen) == sum(summary.on_front for summary in summaries) > 0
     for number, summary in enumerate(long, 1):
@@ -193,7 +195,7 @@ def test_a_spoilt_record_is_named_by_its_line(result: StudyResult, tmp_path: Pat
 def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation")
     space = parse_space(text, "toy.yaml", None)
-    found = run_study(space, out=tmp_path / "toy", workers=1, trainer=Surrogate(tmp_path / "log"))
+    found = run_study(prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log")), 1)
     write_report(found, COMMAND)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "toy" / "ablation.csv").read_text())))
     assert rows[0]["change"].startswith("none")
@@ -204,10 +206,10 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
     page = (tmp_path / "toy" / "report.html").read_text()
     assert page.count("<svg") == 3
     summaries = summarise(found.records, space)
-    names = plot_names(summaries, space)
+    names = [summary.name for summary in summaries]
     assert names == ["tcm-nano", *(f"split 0.5 → {share}" for share in ("0", "0.25", "0.75", "1"))]
     assert set(front_configs(summaries, space)) == {
-        f"split-{s.params['split']}.yaml" for s in summaries if s.on_front
+        f"split-{s.first.params['split']}.yaml" for s in summaries if s.on_front
     }
     drawn = (tmp_path / "toy" / "ablation.svg").read_bytes()
     assert drawn.startswith(b"<?xml")
@@ -216,7 +218,7 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
 def test_several_seeds_are_one_row_with_their_mean(tmp_path: Path) -> None:
     space = parse_space(SPACE.replace("40", "40, seeds: 2"), "toy.yaml", None)
     trainer = Surrogate(tmp_path / "log", seed_noise=0.05)
-    found = run_study(space, out=tmp_path / "toy", workers=1, trainer=trainer)
+    found = run_study(prepare(space, out=tmp_path / "toy", trainer=trainer), 1)
     summary = next(s for s in summarise(found.records, space) if s.label == "split 0.75")
     config = summary.records[0].variant
     means = [
@@ -268,7 +270,7 @@ budget: {recipe: scratch, steps: 40, rate_levels: 4}
 def many(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     folder = tmp_path_factory.mktemp("many")
     space = parse_space(MANY, "many.yaml", None)
-    return run_study(space, out=folder / "many", workers=1, trainer=Surrogate(folder / "log"))
+    return run_study(prepare(space, out=folder / "many", trainer=Surrogate(folder / "log")), 1)
 
 
 def test_main_effects_are_means_over_the_variants_with_a_value(many: StudyResult) -> None:
@@ -334,7 +336,7 @@ def test_two_studies_are_compared_by_volume_and_by_variant(
 def test_studies_that_cannot_be_compared_are_refused(result: StudyResult, tmp_path: Path) -> None:
     text = SPACE + "objectives: [lagrangian_percent, parameters]"
     space = parse_space(text, "toy.yaml", None)
-    other = run_study(space, out=tmp_path / "o", workers=1, trainer=Surrogate(tmp_path / "log"))
+    other = run_study(prepare(space, out=tmp_path / "o", trainer=Surrogate(tmp_path / "log")), 1)
     with pytest.raises(LabError, match=r"objectives .*kmacs_per_px but .*parameters"):
         compare_studies(result, other)
 
