@@ -216,6 +216,10 @@ def test_the_coded_file_is_as_long_as_encode_says(
     _, out, _ = run("encode", image, coded, "--checkpoint", checkpoint)
     size = coded.stat().st_size
     assert f"{size} bytes, {8 * size / (37 * 51):.4f} bpp" in out
+    _, out, _ = run("encode", image, coded, "--checkpoint", checkpoint, "--portable")
+    assert f"{coded.stat().st_size} bytes" in out
+    assert "portable, with 0 bytes of decisions" in out
+    assert run("decode", coded, tmp_path / "decoded.png", "--checkpoint", checkpoint)[0] == 0
 
 
 def test_models_and_blocks_are_listed(run: Run) -> None:

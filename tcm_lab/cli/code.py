@@ -37,7 +37,9 @@ def encode(
     data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate, portable=portable)
     write_atomically(out, data)
     height, width = x.shape[1:]
-    print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp")
+    decisions = tcm_lab.codec.read_header(data).decision_bytes
+    kind = "" if decisions is None else f", portable, with {decisions} bytes of decisions"
+    print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp{kind}")
 
 
 def decode(file: File, out: File, /, *, checkpoint: Path) -> None:

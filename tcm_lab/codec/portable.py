@@ -9,8 +9,8 @@ points that they round it apart; the encoder lists those, and both round them do
 The contract: a file decodes bit for bit wherever float64 results differ from the encoder's by less
 than `MARGIN` of a grid step: for means and ŷ 2⁻³⁰ ≈ 9e-10 quantisation steps (more by the same
 factor where a slice's largest mean exceeds 128), for scales 3e-8 of their value. IEEE arithmetic in
-any order, with any kernel, stays below it by orders of magnitude (``studies/portable`` measures by
-how many); a layer that computes in float32 inside, or a defect, does not. The checksum over all
+any order, with any kernel, stays below it by orders of magnitude (``tests/portable/README.md`` says
+by how many); a layer that computes in float32 inside, or a defect, does not. The checksum over all
 that was agreed on refuses those.
 """
 
@@ -30,12 +30,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tcm_lab._utils.sections import section
-from tcm_lab.codec.coding import SCALES, Cdfs, CodingError, guard_stream
+from tcm_lab.codec.coding import SCALES, Cdfs, CodingError, guard_stream, refuse_large_symbols
 from tcm_lab.codec.slices import SliceCoder, walk_slices
 
 #: Grid steps of this share around the middle between two grid points are the encoder's to decide.
 MARGIN = 2.0**-20
-#: Beyond this many grid steps float64 itself is coarser, and the margin grows with the values.
+#: Errors grow with the values: where one exceeds this many grid steps, the margin grows with it.
 _EXACT = 2.0**17
 #: Grid steps in a quantisation step, for means and refined ŷ; and in a unit, for gains.
 GRID, _GAIN_GRID = 2.0**10, 2.0**18
@@ -282,9 +282,14 @@ class PriorCoder:
         self.cdfs: Cdfs = (cdfs, [len(row) for row in cdfs], (-below).int().tolist())
 
     def symbols(self, z: Float[Tensor, "b n p q"]) -> Tensor:
-        """Return whole steps from the medians (int32)."""
-        symbols: Tensor = z - self._medians[:, None, None]
-        return symbols.round().int()
+        """Return whole steps from the medians (int32).
+
+        Raises:
+            CodingError: one is not finite, or too large for the entropy coder.
+        """
+        symbols: Tensor = (z - self._medians[:, None, None]).round()
+        refuse_large_symbols("z", symbols.abs().max())
+        return symbols.int()
 
     def values(self, symbols: Tensor) -> Float[Tensor, "b n p q"]:
         """Return ẑ from its symbols."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from jaxtyping import Float
@@ -150,27 +151,18 @@ def _agreeing(model: nn.Module, agree: Agreement, *, encoding: bool) -> Iterator
     """Let a model's entropy models agree inside the ``with`` block, in float64 where it matters."""
     tensors = chain(model.named_parameters(), model.named_buffers())
     coders = _Coders(agree, encoding=encoding)
-    with ExitStack() as undo:
-        undo.enter_context(
+    with ExitStack() as stack:
+        stack.enter_context(
             float64(tensor for name, tensor in tensors if _APART.isdisjoint(name.split(".")))
         )
         for module in model.modules():
             for name, method in coders.methods(module).items():
-                before = vars(module).get(name)
-                undo.callback(_restore, module, name, before)
-                vars(module)[name] = method
+                stack.enter_context(patch.object(module, name, method))
             own = next(module.parameters(recurse=False), None)
             if own is not None:
-                hook = partial(_take, own.dtype)
-                undo.callback(module.register_forward_pre_hook(hook).remove)
+                cast = partial(_take, own.dtype)
+                stack.enter_context(module.register_forward_pre_hook(cast))
         yield coders
-
-
-def _restore(module: nn.Module, name: str, before: Any) -> None:
-    if before is None:
-        del vars(module)[name]
-    else:
-        vars(module)[name] = before
 
 
 def _take(dtype: torch.dtype, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -106,6 +106,7 @@ def test_a_preset_decodes_what_its_forward_pass_shows_and_so_does_its_saved_copy
         coded = codec.compress(x, _rate(codec.config))
         assert (codec.decompress(**coded)["x_hat"] - forward).abs().max() <= 1e-4
         assert copy.compress(x, _rate(codec.config)) == coded
+    copy.decompress(**codec.compress(x, _rate(codec.config), portable=True))
 
 
 @pytest.mark.parametrize("side", ["g_a", "g_s", "h_a", "h_s"])

@@ -164,6 +164,8 @@ def round_trip(config: VariantConfig, seed: int) -> tuple[Codec, torch.Tensor, t
     rate = rng.uniform(0, config.rate_levels - 1) if config.rate_levels else None
     forward = codec(x, rate)["x_hat"].clamp(0, 1)
     decoded = codec.decompress(**codec.compress(x, rate))["x_hat"]
+    if seed % 3 == 0:
+        codec.decompress(**codec.compress(x, rate, portable=True))  # the checksum is compared
     return codec, forward, decoded
 
 

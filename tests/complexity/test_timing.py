@@ -122,6 +122,17 @@ def test_compiled_networks_are_timed_with_their_stages() -> None:
     assert {"g_a", "slices.0"} <= set(stages)
 
 
+@pytest.mark.parametrize("model", ["tcm-nano", "compressai/mbt2018-mean"])
+def test_portable_streams_are_timed_beside_the_ordinary_ones(model: str) -> None:
+    ordinary, portable = compare_timing(
+        [model], (64, 64), repeats=2, warm_up=1, portable=True
+    ).records
+    assert (ordinary.options.portable, portable.options.portable) == (False, True)
+    assert portable.model == f"{model} (portable)"
+    for way in ("encode", "decode"):
+        assert set(getattr(portable, way).stages) >= {"h_s", "entropy_coding"}
+
+
 def test_models_are_compared_in_turns_by_the_ratio_and_its_interval() -> None:
     told = []
     comparison = compare_timing(

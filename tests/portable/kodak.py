@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?")
     parser.add_argument("models", nargs="*")
     parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--skip", type=int, default=0, help="images coded already")
     parser.add_argument("--one-rate", action="store_true", help="the next rate for each image")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="*")
@@ -259,7 +260,7 @@ def main() -> None:
         coders[name] = Reference(model) if foreign else Ours(model)
     images = sorted(Path(given.folder).glob("*.png"))[: given.images] if given.models else []
     with given.out.open("a") if given.out else nullcontext(sys.stderr) as out:
-        for i, path in enumerate(images):
+        for i, path in list(enumerate(images))[given.skip :]:
             x = tcm_lab.data.open_images(path, "eval")[0].float().div(255)[None]
             for name, coder in coders.items():
                 rates = coder.rates
