@@ -95,10 +95,14 @@ def validation_message(error: ValidationError, model: type[BaseModel], tree: obj
     if kind == "value_error":  # a validator of ours names its own value
         message = first["msg"].removeprefix("Value error, ")
         return f"{path}: {message}" if path else message
-    value = repr(_value(tree, steps) if tree is not None else first["input"])
-    shown = value if len(value) <= 100 else f"{value[:99]}…"
+    shown = brief(repr(_value(tree, steps) if tree is not None else first["input"]))
     works = dict.fromkeys(_works(each) for place, _, each in branches if place == steps)
     return f"{path}{' = ' if path else ''}{shown}: must be {one_of(works)}"
+
+
+def brief(text: str) -> str:
+    """Return the beginning of a long text, for a message."""
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _works(error: ErrorDetails) -> str:

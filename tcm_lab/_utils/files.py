@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tcm_lab.errors import FileError
+
+
+def is_file(path: str | Path) -> bool:
+    """Say whether there is such a file; also of names that no file can have."""
+    return _is(path, stat.S_ISREG)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Say whether there is such a folder; also of names that no folder can have."""
+    return _is(path, stat.S_ISDIR)
+
+
+def _is(path: str | Path, kind: Callable[[int], bool]) -> bool:
+    try:
+        return kind(Path(path).stat().st_mode)
+    except (OSError, ValueError):  # none there, too long a name, or a null character in it
+        return False
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

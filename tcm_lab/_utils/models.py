@@ -7,10 +7,18 @@ import re
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
-from tcm_lab.errors import ConfigError, validation_message
+from tcm_lab.errors import ConfigError, brief, validation_message
 
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
 """Annotates an optional field that YAML may give as ``none``."""
@@ -24,6 +32,17 @@ class Frozen(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_truth_as_number(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        read = handler(data)
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            taken = getattr(read, name, value)
+            if taken is not value and _truths(value) != _truths(taken):
+                wanted = "true or false" if _truths(taken) else "a number"
+                raise ValueError(f"{name} = {brief(repr(value))} must be {wanted}")
+        return read
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], where: str = "") -> Self:
@@ -49,6 +68,12 @@ class Frozen(BaseModel):
             if name in properties:
                 properties[name].setdefault("description", meaning)
         return schema
+
+
+def _truths(value: object) -> int:
+    """Count the truth values in a field, or in its elements."""
+    elements = value if isinstance(value, list | tuple) else (value,)
+    return sum(isinstance(element, bool) for element in elements)
 
 
 def meanings_of(model: type[BaseModel]) -> dict[str, str]:

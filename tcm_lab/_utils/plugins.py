@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from tcm_lab._utils.files import is_file
 from tcm_lab.errors import LabError
 
 ENTRY_POINTS = "tcm_lab.layers"
@@ -54,7 +55,7 @@ def import_installed_layers() -> None:
 
 
 def _import_file(path: Path) -> None:
-    if not path.is_file():
+    if not is_file(path):
         raise LabError(f"--import {path}: no such file")
     folder, name = str(path.resolve().parent), path.stem
     if folder not in sys.path:

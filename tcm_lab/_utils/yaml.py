@@ -17,17 +17,25 @@ def read_yaml(path: Path | Traversable, origin: str | None = None) -> dict[str, 
     """Return the mapping that a YAML file holds; messages call it ``origin``, or by its path.
 
     Raises:
-        ConfigError: as `parse_yaml`, or the file cannot be read as UTF-8 text.
+        ConfigError: as `read_text` and `parse_yaml`.
     """
     origin = origin or str(path)
+    return parse_yaml(read_text(path, origin), origin)
+
+
+def read_text(path: Path | Traversable, origin: str) -> str:
+    """Return the text of a file.
+
+    Raises:
+        ConfigError: it cannot be read as UTF-8.
+    """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{origin}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{origin}, line {line}: not UTF-8; save the file as UTF-8") from None
-    return parse_yaml(text, origin)
 
 
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:

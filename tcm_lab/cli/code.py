@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import tcm_lab
-from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.files import is_file, write_atomically
 from tcm_lab.cli import options
 from tcm_lab.cli.options import File, Flag
 from tcm_lab.errors import LabError
@@ -30,7 +30,7 @@ def encode(
         rate: Level of a rate-conditioned model; 0 gives the lowest rate.
         portable: Write a file that other devices, thread counts and library versions decode, too.
     """
-    if not image.is_file():
+    if not is_file(image):
         raise LabError(f"{image}: no such image")
     x = tcm_lab.data.open_images(image, "eval")[0]
     codec = tcm_lab.load_checkpoint(checkpoint)

@@ -14,7 +14,7 @@ import tyro
 import yaml
 
 import tcm_lab
-from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.files import is_file, write_atomically
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab.errors import LabError, near, one_of
 
@@ -113,7 +113,7 @@ def changed(model: str, overrides: Sequence[str]) -> Any:
 def is_checkpoint(model: str) -> bool:
     """Tell a checkpoint's path from a model's name and from a YAML file."""
     path = Path(model)
-    return path.suffix not in (".yaml", ".yml") and path.is_file()
+    return path.suffix not in (".yaml", ".yml") and is_file(path)
 
 
 def size(text: str) -> tuple[int, int]:

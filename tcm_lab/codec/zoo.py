@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.files import is_file
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.names import COMPRESSAI, PRESETS, REFERENCE_MODELS, preset_names
@@ -47,7 +48,7 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
     if str(source) in preset_names():
         return _preset(str(source))
     path = Path(source)
-    if not path.is_file():
+    if not is_file(path):
         if str(source).startswith(COMPRESSAI):
             raise ConfigError(
                 f"'{source}' is CompressAI's own model, which has no configuration of ours; "

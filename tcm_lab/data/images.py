@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from tcm_lab._utils.files import is_file, is_folder
 from tcm_lab.errors import FileError
 
 logger = logging.getLogger(__name__)
@@ -140,11 +141,11 @@ def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
     if path is None:
         return _open_embedded(purpose)
     path = Path(path).expanduser()
-    if not path.exists():
+    if not (is_file(path) or is_folder(path)):
         raise FileError(f"{path}: no such folder. Name a folder that holds images.")
     known = Image.registered_extensions()
-    files, skipped = ([path], []) if path.is_file() else _files_below(path)
-    root = path.parent if path.is_file() else path
+    files, skipped = ([path], []) if is_file(path) else _files_below(path)
+    root = path.parent if is_file(path) else path
     entries: list[_Entry] = []
     for file in files:
         if file.name.startswith(".") or file.suffix.lower() not in known:

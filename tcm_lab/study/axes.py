@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_valida
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, read_field
-from tcm_lab.errors import ConfigError, near, one_of
+from tcm_lab.errors import ConfigError, brief, near, one_of
 
 Key: TypeAlias = str | int | float | bool | None
 """A value as records, conditions and labels know it."""
@@ -144,7 +144,7 @@ class _Listed(AxisBase):
             if same(known, key):
                 return value
         keys = ", ".join(map(show, self.grid()))
-        raise ConfigError(f"{show(key)} is not among the choices {keys}")
+        raise ConfigError(f"{brief(show(key))} is not among the choices {keys}")
 
     def distribution(self) -> BaseDistribution:
         return CategoricalDistribution(self.grid())
@@ -154,7 +154,7 @@ class _Listed(AxisBase):
             try:
                 base.override(self.changes(name, key))
             except ConfigError as error:
-                raise ConfigError(f"value {show(key)}: {error}") from None
+                raise ConfigError(f"value {brief(show(key))}: {error}") from None
 
     def base_key(self, name: str, base: VariantConfig) -> Key:
         for key in self.grid():

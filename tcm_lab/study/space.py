@@ -22,8 +22,9 @@ from pydantic import (
 )
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.files import is_file
 from tcm_lab._utils.plugins import import_layers
-from tcm_lab._utils.yaml import parse_yaml
+from tcm_lab._utils.yaml import parse_yaml, read_text
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
 from tcm_lab.metrics import METRICS, Metric
@@ -250,11 +251,8 @@ def load_space(source: str | Path) -> Space:
         ConfigError: the message names the file, the field, its value and the fix.
     """
     path = Path(source)
-    if path.is_file():
-        try:
-            return parse_space(path.read_text(encoding="utf-8"), str(path), path.parent)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+    if is_file(path):
+        return parse_space(read_text(path, str(path)), str(path), path.parent)
     packaged = resources.files("tcm_lab") / "configs"
     if path.parent in (Path("configs"), Path()) and (packaged / path.name).is_file():
         return parse_space((packaged / path.name).read_text(encoding="utf-8"), str(path), None)
@@ -293,7 +291,7 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
 
 def _beside(folder: Path | None, name: str) -> str:
     """Return the path of a file in ``folder``, or the name as it is if there is no such file."""
-    return str(folder / name) if folder is not None and (folder / name).is_file() else name
+    return str(folder / name) if folder is not None and is_file(folder / name) else name
 
 
 def _include_base(space: Space) -> dict[str, AxisBase]:
