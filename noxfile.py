@@ -85,3 +85,16 @@ def bench(session: nox.Session) -> None:
     """Speed against a plain baseline, as ratios in one run."""
     _install(session)
     session.run("python", "-m", "pytest", "tests/benchmarks", "--benchmark-only", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Tens of thousands of spoilt images, streams, YAML files and checkpoints; an hour or so."""
+    _install(session)
+    for script, count in (
+        ("tests/fuzz/fuzz_images.py", 20_000),
+        ("tests/codec/fuzzing.py", 20_000),
+        ("tests/fuzz/fuzz_yaml.py", 5_000),
+        ("tests/fuzz/fuzz_checkpoints.py", 2_000),
+    ):
+        session.run("python", script, str(count))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tcm_lab.codec.config import VariantConfig
 
@@ -46,6 +47,11 @@ class CodecAdapter:
     """
 
     module: nn.Module
+
+    def __post_init__(self) -> None:
+        """Look through data parallelism; a compiled module answers for the one inside."""
+        if isinstance(self.module, nn.DataParallel | DistributedDataParallel):
+            object.__setattr__(self, "module", self.module.module)
 
     @property
     def config(self) -> VariantConfig | None:
@@ -129,7 +135,7 @@ class CodecAdapter:
 
     def part_of(self, name: str) -> str:
         """Return the part that the module or parameter called ``name`` belongs to."""
-        path = name.split(".")
+        path = name.removeprefix("_orig_mod.").split(".")
         if self.config is not None:
             if path[0] == "slices":
                 return _SLICE_PARTS.get(path[2], path[2]) if len(path) > 2 else "slice_heads"
@@ -137,6 +143,14 @@ class CodecAdapter:
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in _TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside what ``torch.compile``, DataParallel or DDP made of it."""
+    if isinstance(model, nn.DataParallel | DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", model)
+    return unwrapped(inner) if inner is not model else model
 
 
 def bits(likelihoods: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.plugins import imported_layers
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS
 from tcm_lab.codec.model import DERIVED, Codec
@@ -28,6 +29,14 @@ _FORMAT = "tcm_lab.codec/1"
 #: Entries that are the same in every codec of one configuration; old files lack some, and half
 #: precision would make nought of a few.
 _CONSTANTS = ("pedestal", "bound", "target")
+#: Beginnings of what is downloaded in place of a checkpoint.
+_NOT_WEIGHTS = {
+    b"version https://git-lfs": "a Git LFS pointer instead of the file; run git lfs pull",
+    b"<!doctype": "a web page instead of the file; take the link of the file itself",
+    b"<html": "a web page instead of the file; take the link of the file itself",
+}
+#: Names under which training loops keep the weights beside other things.
+_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "codec")
 
 
 class CheckpointError(LabError):
@@ -51,10 +60,12 @@ def save_checkpoint(
             loaded as float32 again, rounded: a codec of its own, which decodes no other's files.
 
     Raises:
-        LabError: the file cannot be written; an older one is untouched.
+        LabError: the codec was not assembled here, or the file cannot be written; an older one is
+            untouched.
     """
     from safetensors.torch import save
 
+    codec = _own(codec)
     metadata = {
         "format": _FORMAT,
         "tcm_lab": __version__,
@@ -100,6 +111,7 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     Raises:
         LabError: there is no such layout, or it cannot hold the codec; the message says why.
     """
+    codec = _own(codec)
     chosen, config = lookup(LAYOUTS, layout, "layout"), codec.config
     state = {
         chosen.entry_name(name, config): value.new_zeros(0) if name.endswith(DERIVED) else value
@@ -116,6 +128,17 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     if inferred.override(table).fingerprint != config.fingerprint:
         raise LabError(f"{refusal}: read back, {_difference(config, inferred.override(table))}")
     return state
+
+
+def _own(codec: nn.Module) -> Codec:
+    """Take off what ``torch.compile`` or data parallelism has put around a codec of ours."""
+    inner = unwrapped(codec)
+    if not isinstance(inner, Codec):
+        raise LabError(
+            f"{type(inner).__name__} was not assembled by tcm_lab, so no file could rebuild it; "
+            "save its state_dict() by torch.save"
+        )
+    return inner
 
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
@@ -140,9 +163,10 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     """Build the codec that a file or a state dict holds, in evaluation mode on the CPU.
 
     Args:
-        source: a safetensors file of ours; a torch file in the TCM authors' layout, with or without
-            ``state_dict`` around and ``module.`` before the names, with old or new entropy
-            bottleneck names; or such a state dict itself. Recognised by content.
+        source: a safetensors file of ours; a torch file in the TCM authors' layout, with old or new
+            entropy bottleneck names; or such a state dict itself. Recognised by content. What
+            training loops, ``torch.compile``, data parallelism and thop put around the tensors, or
+            before or beside their names, is taken off.
 
     Raises:
         CheckpointError: it is none of these, or its tensors do not make that codec.
@@ -152,9 +176,12 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     path = Path(source)
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(64)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    for start, what in _NOT_WEIGHTS.items():
+        if head.lstrip().lower().startswith(start):
+            raise CheckpointError(f"{path}: {what}")
     if head[8:9] != b"{":
         return _from_state(_read_torch(path), str(path))
     tensors, metadata = _read_safetensors(path)
@@ -188,7 +215,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             f"{path}: holds Python objects beside tensors, which are never executed here; "
             "save its state dict alone (torch.save(model.state_dict(), …))"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # torch's reader raises whatever it runs into
         reason = (str(error) or "it is empty").splitlines()[0]
         raise CheckpointError(
             f"{path}: neither a safetensors nor a torch file (torch says: {reason}). Give a "
@@ -213,7 +240,7 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
 
 
 def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
-    tensors = {n: value for n, value in _unwrapped(state).items() if isinstance(value, Tensor)}
+    tensors = _named_tensors(state, origin)
     layout = next((known for known in LAYOUTS.values() if known.recognises(tensors)), None)
     if layout is None:
         raise CheckpointError(
@@ -231,12 +258,24 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
     return _fill(codec, given, origin, lambda name: layout.entry_name(name, config))
 
 
-def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off ``state_dict`` around a checkpoint and ``module.`` before its names."""
-    inner = state.get("state_dict", state)
-    if not isinstance(inner, Mapping):
-        raise LabError(f"'state_dict' holds {type(inner).__name__}, not named tensors")
-    return {str(name).removeprefix("module."): value for name, value in inner.items()}
+def _named_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
+    """Find the weights inside a checkpoint, by the names that the model itself gives them."""
+    while not any(isinstance(value, Tensor) for value in state.values()):
+        inner = [name for name in _HOLDERS if isinstance(state.get(name), Mapping)]
+        if len(inner) > 1:
+            raise CheckpointError(f"{origin}: holds both {' and '.join(inner)}; save one alone")
+        if not inner:
+            break
+        state = state[inner[0]]
+    tensors = {
+        str(name).replace("_orig_mod.", ""): value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not str(name).endswith(("total_ops", "total_params"))
+    }
+    # No codec has everything in one part, so what all names begin with is a wrapper's.
+    while len({name.partition(".")[0] for name in tensors}) == 1 and "." in min(tensors):
+        tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
+    return tensors
 
 
 def _fill(

@@ -255,7 +255,7 @@ def test_another_model_s_state_is_refused() -> None:
 
 
 def test_a_state_dict_that_holds_none_is_refused() -> None:
-    with pytest.raises(LabError, match="'state_dict' holds list"):
+    with pytest.raises(LabError, match="neither a checkpoint of tcm_lab"):
         tcm_lab.load_checkpoint({"state_dict": [1, 2]})
 
 

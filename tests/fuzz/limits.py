@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class Late(BaseException):
+    """Nothing that handles errors may take a hang for one."""
+
+
 @contextmanager
 def at_most(seconds: int, what: object) -> Iterator[None]:
-    """Raise ``TimeoutError`` inside the block after so many seconds (POSIX, main thread)."""
+    """Raise `Late` inside the block after so many seconds (POSIX, main thread)."""
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"{what}: no answer after {seconds} s")
+        raise Late(f"{what}: no answer after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
