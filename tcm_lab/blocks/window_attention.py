@@ -25,6 +25,7 @@ _NARROW = 16
 
 Windows = Float[Tensor, "n t c"]
 Bias = Float[Tensor, "heads t t"]
+PortionBias = Float[Tensor, "*n heads t t"]
 
 
 class WindowAttention(nn.Module):
@@ -67,8 +68,8 @@ class WindowAttention(nn.Module):
             attended = self._fused(qkv, plan)
         return plan.join(self.proj(attended), (x.shape[1], x.shape[2]))
 
-    def portion(self, windows: Windows, bias: Bias) -> Windows:
-        """Attend within a few windows (n, N, C) that share a bias (heads, N, N); no gradient."""
+    def portion(self, windows: Windows, bias: PortionBias) -> Windows:
+        """Attend within a few windows (n, N, C), given what `portions` yields; no gradient."""
         attended: Tensor = self.proj(_attend(self.qkv(windows), bias))
         return attended
 
@@ -126,13 +127,22 @@ def check_heads(channels: int, head_dim: int) -> None:
         )
 
 
-def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slice, Bias]]:
-    """Yield portions of the windows, each with its bias: minus infinity where masked."""
+def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slice, PortionBias]]:
+    """Yield portions of the windows, each with its bias: minus infinity where masked.
+
+    The bias has a first dimension for the windows where a portion holds several groups.
+    """
     count = max(_CACHED_SCORES // bias.numel(), 1)
+    size, parts = 0, []
     for group in groups:
-        masked = group.masked(bias)
-        for start in range(group.start, group.stop, count):
-            yield slice(start, min(start + count, group.stop)), masked
+        masked, start = group.masked(bias), group.start
+        while start < group.stop:
+            taken = min(count - size, group.stop - start)
+            start, size = start + taken, size + taken
+            parts.append(masked.expand(taken, -1, -1, -1))
+            if size == count or start == groups[-1].stop:
+                yield slice(start - size, start), masked if len(parts) == 1 else torch.cat(parts)
+                size, parts = 0, []
 
 
 class _InPortions(torch.autograd.Function):
@@ -168,9 +178,9 @@ class _InPortions(torch.autograd.Function):
         return d_qkv, d_bias, None
 
 
-def _attend(qkv: Float[Tensor, "n t c3"], bias: Bias) -> Windows:
+def _attend(qkv: Float[Tensor, "n t c3"], bias: PortionBias) -> Windows:
     """Return softmax(q·kᵀ / √d + bias) · v of some windows, heads side by side."""
-    q, k, v = _heads(qkv, len(bias))
+    q, k, v = _heads(qkv, bias.shape[-3])
     return _mix(_weights(q, k, bias), v).transpose(1, 2).flatten(2)
 
 
