@@ -89,7 +89,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Tens of thousands of spoilt images, streams, YAML files and checkpoints; an hour or so."""
+    """Tens of thousands of spoilt images, streams, YAML files and checkpoints; half an hour."""
     _install(session)
     for script, count in (
         ("tests/fuzz/fuzz_images.py", 20_000),

@@ -18,6 +18,7 @@ from tcm_lab.blocks import (
     RESAMPLERS,
     AttentionConfig,
     BlockConfig,
+    Cost,
     Kind,
     LayerConfig,
     LayerRegistry,
@@ -219,7 +220,8 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
         raise LayerError(f"its operators {', '.join(counted.unknown_operators)} cannot be counted")
     for what, unit, kinds in (("parameters", "parameters", Kind), ("macs", "MACs", _COUNTED)):
         for part in formula.parts:
-            ours, torchs = (getattr(record, what).get(part, {}) for record in (formula, counted))
+            costs = (record.parts.get(part, Cost()) for record in (formula, counted))
+            ours, torchs = (getattr(cost, what) for cost in costs)
             for kind in kinds:
                 a, b = ours.get(kind, 0), torchs.get(kind, 0)
                 if a != b:

@@ -42,6 +42,7 @@ from .latents import (
     measure_latents,
 )
 from .prediction_error import EDGES, REACH, ErrorStatistics
+from .shortcut import ShortcutRecord, measure_shortcut
 
 __all__ = [
     "EDGES",
@@ -61,6 +62,7 @@ __all__ = [
     "LatentRecord",
     "LayerAttention",
     "PartWorth",
+    "ShortcutRecord",
     "SliceGate",
     "SliceLatent",
     "TrainedBenefit",
@@ -80,6 +82,7 @@ __all__ = [
     "measure_attention",
     "measure_erf",
     "measure_latents",
+    "measure_shortcut",
     "reach_ratio",
     "removable_parts",
 ]

@@ -73,7 +73,8 @@ class Analysis:
             write_atomically(out / f"{name}.json", f"[{text}]\n")
         for name, figure in figures.items():
             tcm_lab.reporting.save_figure(figure, out / name)
-        print(f"{out}: {len(figures)} figures as PNG and SVG, records as JSON", file=sys.stderr)
+        drawn = f"{len(figures)} figures as PNG and SVG, " if figures else ""
+        print(f"{out}: {drawn}records as JSON", file=sys.stderr)
         Output(self.format).show(table)
 
 
@@ -183,3 +184,19 @@ def latents(models: Models, /, *, common: Analysis) -> None:
     }
     table = tcm_lab.reporting.latent_table(records)
     common.write("latents", {name: [each] for name, each in records.items()}, figures, table)
+
+
+def shortcut(models: Models, /, *, common: Analysis) -> None:
+    """Measure how much of the latent and of the image comes by the linear shortcut.
+
+    Args:
+        models: Checkpoints or presets with a shortcut.
+        common: What every analysis takes.
+    """
+    images = common.images()
+    records = {
+        name: tcm_lab.analysis.measure_shortcut(codec, images, rate=common.rate, on_image=on_image)
+        for name, codec, on_image in common.codecs(models)
+    }
+    table = tcm_lab.reporting.shortcut_table(records)
+    common.write("shortcut", {name: [each] for name, each in records.items()}, {}, table)

@@ -34,7 +34,7 @@ def _named(*commands: Command) -> dict[str, Command]:
 COMMANDS: dict[str, Command | dict[str, Command]] = {
     "study": _named(search.run, search.report, search.compare, search.schema, search.init),
     **_named(complexity.complexity, complexity.time, train.train, train.evaluate),
-    "analyze": _named(analyze.erf, analyze.attention, analyze.latents),
+    "analyze": _named(analyze.erf, analyze.attention, analyze.latents, analyze.shortcut),
     **_named(code.encode, code.decode, code.export),
     **_named(show.table, show.plot, show.models, show.blocks),
 }
@@ -42,7 +42,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
 
 _GROUPS = {
     "study": "Search a space of variants. For the options of a search: tcm-lab study run --help.",
-    "analyze": "Inspect what a trained codec does: receptive fields, attention, latents.",
+    "analyze": "Inspect what a trained codec does: receptive fields, attention, latents, shortcut.",
 }
 _DEFAULTS = {"study": "run"}
 _RESUMING = {"study": "; rerun the command to resume", "train": "; rerun with --resume"}

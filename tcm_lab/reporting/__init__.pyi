@@ -39,6 +39,7 @@ from .tables import (
     layer_table,
     published_beside,
     rd_table,
+    shortcut_table,
     stage_table,
     timing_table,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "roofline_points",
     "save_figure",
     "series_of_records",
+    "shortcut_table",
     "stage_table",
     "tables_of",
     "timing_table",

@@ -1,4 +1,4 @@
-from .analysis import attention_table, erf_table, latent_table
+from .analysis import attention_table, erf_table, latent_table, shortcut_table
 from .cost import (
     Detail,
     axis_table,
@@ -27,6 +27,7 @@ __all__ = [
     "part_names",
     "published_beside",
     "rd_table",
+    "shortcut_table",
     "stage_table",
     "timing_table",
     "totals",

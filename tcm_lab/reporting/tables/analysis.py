@@ -1,14 +1,14 @@
-"""Tables of what was analysed: receptive fields, attention, latents."""
+"""Tables of what was analysed: receptive fields, attention, latents, shortcuts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tcm_lab.analysis import AttentionRecord, ErfMeasures, LatentRecord
+from tcm_lab.analysis import AttentionRecord, ErfMeasures, LatentRecord, ShortcutRecord
 from tcm_lab.errors import LabError
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.table import Column, Row, Table
-from tcm_lab.stats import Interval
+from tcm_lab.stats import Interval, mean_interval
 
 
 def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
@@ -152,5 +152,38 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
         footer=(
             _over(len(next(iter(records.values())).images)),
             "Scaled deviation: the mean deviation over the mean magnitude of y.",
+        ),
+    )
+
+
+def shortcut_table(records: Mapping[str, ShortcutRecord]) -> Table:
+    """Return one row per codec: the linear shortcut's share of y and of x̂.
+
+    Raises:
+        LabError: no records are given.
+    """
+    need("records", records)
+    share = {"group": "share by the linear shortcut", "format": ".3f"}
+    return Table(
+        title="Linear shortcuts",
+        columns=(
+            Column(key="model", header="codec"),
+            Column(key="latent", header="latent", **share),
+            Column(key="image", header="decoded image", **share),
+        ),
+        rows=[
+            Row(
+                values={
+                    "model": label,
+                    "latent": mean_interval(record.latent),
+                    "image": mean_interval(record.image),
+                }
+            )
+            for label, record in records.items()
+        ],
+        footer=(
+            _over(len(next(iter(records.values())).images)),
+            "Share: covariance of the shortcut's output with the transform's, over the variance of "
+            "that; the stages have the rest.",
         ),
     )

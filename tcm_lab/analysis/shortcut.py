@@ -1,0 +1,83 @@
+"""How much of the latent and of the image comes by the linear paths beside the transforms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.progress import OnDone
+from tcm_lab.analysis._probe import Images, image_names, iterate_images, outputs_of, run
+from tcm_lab.codec import Codec, CodecAdapter
+from tcm_lab.errors import LabError
+
+
+class ShortcutRecord(Frozen):
+    """The linear shortcut's share of what g_a and g_s return.
+
+    A transform returns the sum of its shortcut s and its stages. The share is Σ cov(s, out) / Σ
+    var(out) over channels, with covariances over positions: the shares of shortcut and stages add
+    to 1, and one is above 1 where the other takes some of it back.
+
+    Attributes:
+        model: name of the model.
+        images: names of the images.
+        latent: share of y, by image.
+        image: share of x̂ before clamping, by image.
+        environment: device, threads, versions.
+    """
+
+    model: str
+    images: tuple[str, ...]
+    latent: tuple[float, ...]
+    image: tuple[float, ...]
+    environment: Environment
+
+
+@torch.no_grad()
+def measure_shortcut(
+    codec: nn.Module,
+    images: Images,
+    *,
+    rate: float | None = None,
+    on_image: OnDone | None = None,
+) -> ShortcutRecord:
+    """Measure the linear shortcut's share of the latent and of the decoded image.
+
+    Args:
+        codec: one assembled by this package with ``shortcut: patch`` or ``staged``.
+        images: images of any size.
+        rate: level of a rate-conditioned codec; None is the lowest.
+        on_image: callback receiving (images done, images in all).
+
+    Raises:
+        LabError: there are no images, or the codec has no shortcut.
+    """
+    adapter = CodecAdapter(codec)
+    if not isinstance(codec, Codec) or codec.g_a.shortcut is None:
+        raise LabError(f"{adapter.name} has no linear shortcut; shortcut: staged gives it one")
+    names_of_parts = ("g_a", "g_a.shortcut", "g_s", "g_s.shortcut")
+    parts = {name: codec.get_submodule(name) for name in names_of_parts}
+    names = image_names(images)
+    shares: dict[str, list[float]] = {"g_a": [], "g_s": []}
+    for x in iterate_images(images, codec, on_image):
+        with outputs_of(parts) as found:
+            run(codec, x, rate)
+        for name, of_images in shares.items():
+            of_images.append(_share(found[f"{name}.shortcut"], found[name]))
+    return ShortcutRecord(
+        model=adapter.name,
+        images=names,
+        latent=tuple(shares["g_a"]),
+        image=tuple(shares["g_s"]),
+        environment=environment(adapter.device),
+    )
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    """Return Σ cov(part, whole) / Σ var(whole) of maps (1, C, H, W)."""
+    part, whole = (
+        each.double() - each.double().mean((2, 3), keepdim=True) for each in (part, whole)
+    )
+    return float((part * whole).sum() / whole.square().sum())
