@@ -32,7 +32,10 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests; arguments go to pytest."""
     _install(session)
-    session.run("python", "-m", "pytest", *session.posargs)
+    # Two processes whose threads would otherwise spin while they wait for each other's.
+    waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    parallel = ("-n", "2", "--dist", "loadfile")
+    session.run("python", "-m", "pytest", *parallel, *session.posargs, env=waits)
 
 
 @nox.session

@@ -181,7 +181,7 @@ class _InPortions(torch.autograd.Function):
 def _attend(qkv: Float[Tensor, "n t c3"], bias: PortionBias) -> Windows:
     """Return softmax(q·kᵀ / √d + bias) · v of some windows, heads side by side."""
     q, k, v = _heads(qkv, bias.shape[-3])
-    return _mix(_weights(q, k, bias), v).transpose(1, 2).flatten(2)
+    return torch.matmul(_weights(q, k, bias), v).transpose(1, 2).flatten(2)
 
 
 def _mix(weights: Tensor, values: Tensor) -> Tensor:
