@@ -95,7 +95,7 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except LabError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's layer raises whatever it likes
         first_line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise LayerError(f"{what} {first_line}") from error
 

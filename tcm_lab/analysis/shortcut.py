@@ -9,7 +9,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import Images, image_names, iterate_images, outputs_of, run
-from tcm_lab.codec import Codec, CodecAdapter
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.errors import LabError
 
 
@@ -55,7 +55,7 @@ def measure_shortcut(
         LabError: there are no images, or the codec has no shortcut.
     """
     adapter = CodecAdapter(codec)
-    if not isinstance(codec, Codec) or codec.g_a.shortcut is None:
+    if adapter.config is None or adapter.config.shortcut == "none":
         raise LabError(f"{adapter.name} has no linear shortcut; shortcut: staged gives it one")
     names_of_parts = ("g_a", "g_a.shortcut", "g_s", "g_s.shortcut")
     parts = {name: codec.get_submodule(name) for name in names_of_parts}

@@ -21,7 +21,7 @@ from tcm_lab.blocks.windows import WindowGroup, WindowPlan, window_plan
 from tcm_lab.errors import ConfigError, one_of
 
 _CACHED_SCORES = 2**18  # 1 MB in float32
-_NARROW = 16
+_NARROW = 16  # channels of a head; from here on the order of a product makes no difference
 
 Windows = Float[Tensor, "n t c"]
 Bias = Float[Tensor, "heads t t"]
@@ -185,7 +185,10 @@ def _attend(qkv: Float[Tensor, "n t c3"], bias: PortionBias) -> Windows:
 
 
 def _mix(weights: Tensor, values: Tensor) -> Tensor:
-    """Return weights · values; as (valuesᵀ · weightsᵀ)ᵀ if narrow, which BLAS does far faster."""
+    """Return weights · values; as (valuesᵀ · weightsᵀ)ᵀ if narrow, which BLAS does far faster.
+
+    It is for gradients alone: in the forward pass it would round other symbols than published.
+    """
     if values.shape[-1] < _NARROW:
         return torch.matmul(values.mT, weights.mT).mT
     return torch.matmul(weights, values)

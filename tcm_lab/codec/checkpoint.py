@@ -215,7 +215,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
             f"{path}: holds Python objects beside tensors, which are never executed here; "
             "save its state dict alone (torch.save(model.state_dict(), …))"
         ) from None
-    except Exception as error:  # torch's reader raises whatever it runs into
+    except Exception as error:  # of a damaged file torch's reader raises AttributeError, too
         reason = (str(error) or "it is empty").splitlines()[0]
         raise CheckpointError(
             f"{path}: neither a safetensors nor a torch file (torch says: {reason}). Give a "
@@ -260,12 +260,9 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
 
 def _named_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
     """Find the weights inside a checkpoint, by the names that the model itself gives them."""
-    while not any(isinstance(value, Tensor) for value in state.values()):
-        inner = [name for name in _HOLDERS if isinstance(state.get(name), Mapping)]
+    while inner := [name for name in _HOLDERS if isinstance(state.get(name), Mapping)]:
         if len(inner) > 1:
             raise CheckpointError(f"{origin}: holds both {' and '.join(inner)}; save one alone")
-        if not inner:
-            break
         state = state[inner[0]]
     tensors = {
         str(name).replace("_orig_mod.", ""): value

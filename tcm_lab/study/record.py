@@ -120,7 +120,7 @@ def baseline_of(records: Sequence[TrialRecord]) -> TrialRecord:
     """Return the first training of the baseline.
 
     Raises:
-        LabError: there is none yet.
+        LabError: the baseline has not been trained yet.
     """
     found = next((record for record in records if record.is_baseline), None)
     if found is None:

@@ -277,3 +277,65 @@ def test_our_file_cut_off_is_refused(codec: Any, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LabError, match=r"cut\.safetensors: not a whole safetensors file"):
         tcm_lab.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda codec: torch.compile(codec, backend="eager"),
+        torch.nn.DataParallel,
+        lambda codec: torch.nn.DataParallel(torch.compile(codec, backend="eager")),
+    ],
+    ids=["compiled", "parallel", "both"],
+)
+def test_what_is_put_around_a_codec_is_not_saved(codec: Any, wrap: Any, tmp_path: Path) -> None:
+    save_checkpoint(wrap(codec), tmp_path / "weights.safetensors")
+    _assert_equal(
+        _weights(tcm_lab.load_checkpoint(tmp_path / "weights.safetensors")), _weights(codec)
+    )
+    assert export_state(wrap(codec)).keys() == export_state(codec).keys()
+
+
+def test_a_module_that_was_not_assembled_here_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"^Conv2d was not assembled by tcm_lab"):
+        save_checkpoint(torch.nn.Conv2d(1, 1, 1), tmp_path / "x")  # type: ignore[arg-type]  # the mistake
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        lambda state: {"model": state, "loss": torch.tensor(0.5)},
+        lambda state: {"net": {"model_state_dict": state}},
+        lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        lambda state: {f"net.{name}": value for name, value in state.items()},
+        lambda state: {**state, "total_ops": torch.zeros(1), "g_a.total_params": torch.zeros(1)},
+    ],
+    ids=["beside a tensor", "twice", "compiled and parallel", "inside a module", "thop"],
+)
+def test_weights_are_found_in_what_a_training_loop_saves(
+    codec: Any, theirs: State, tree: Callable[[State], Any]
+) -> None:
+    _assert_equal(_weights(tcm_lab.load_checkpoint(tree(theirs))), _weights(codec))
+
+
+def test_two_models_in_one_file_are_not_chosen_between(theirs: State) -> None:
+    with pytest.raises(LabError, match="holds both model and net; save one alone"):
+        tcm_lab.load_checkpoint({"model": theirs, "net": theirs})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"<HTML><body>sign in</body>", "a web page"),
+    ],
+)
+def test_what_is_downloaded_in_place_of_a_checkpoint_is_named(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(LabError, match=f"{path.name}: {message} instead of the file"):
+        tcm_lab.load_checkpoint(path)

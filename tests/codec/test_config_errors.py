@@ -20,6 +20,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "g_a.stages.0.block: split = 0.3 of 32 channels is 9.6, not whole heads of 8; "
         "nearest that work: 0.25 or 0.5 (or another head_dim)",
     ),
+    ({"g_a.depth": True}, "depth = True must be a number"),
+    ({"g_a.split": True}, "split = True must be a number"),
+    ({"latent_channels": True}, "latent_channels = True must be a number"),
+    ({"entropy_model.slices": [True, 63]}, "slices = [True, 63] must be a number"),
+    ({"entropy_model.checkerboard": 1}, "checkerboard = 1 must be true or false"),
     ({"g_a.split": 1.5}, "split = 1.5: must be at most 1"),
     ({"h_s.window_size": 1}, "window_size = 1: must be at least 2"),
     (

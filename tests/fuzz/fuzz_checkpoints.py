@@ -66,7 +66,7 @@ def same_weights(state: dict[str, Tensor], rng: Random) -> Any:
     for _ in range(rng.choice((0, 1, 1, 2))):
         beside = {
             "epoch": 3,
-            "loss": torch.tensor(0.5).item(),
+            "loss": torch.tensor(0.5),
             "optimizer": {"state": {}},
             "lr": [1e-4],
         }
@@ -178,7 +178,7 @@ def fuzz(count: int, seed: int = 0) -> tuple[int, Counter[str]]:
                 assert str(path) in message, f"{kind} {number} names no file: {message}"
                 message = re.sub(r"[^ ]*\d[^ ]*|'[^']*'", "#", message.partition(": ")[2])
                 refused[message[:60]] += 1
-            except Exception as error:
+            except Exception as error:  # a defect, whatever it is: say of which file
                 error.add_note(f"{kind} {number}")
                 raise
             else:

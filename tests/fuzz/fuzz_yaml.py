@@ -200,7 +200,7 @@ def fuzz(count: int, seed: int = 0) -> tuple[int, Counter[str]]:
                 assert str(path) in message, f"{kind} {number}: names no file: {message}"
                 assert len(message) < 2_000, f"{kind} {number}: {len(message)} characters"
                 refused[re.sub(r"[^ ]*\d[^ ]*|'[^']*'", "#", message.partition(": ")[2])[:50]] += 1
-            except Exception as error:
+            except Exception as error:  # a defect, whatever it is: say of which file
                 error.add_note(f"{kind} {number}:\n{path.read_bytes()!r}")
                 raise
             else:

@@ -19,14 +19,19 @@ Arithmetic = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def setting(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> Iterator[None]:
+    """Compute with one of torch's settings changed."""
+    before = read()
+    write(value)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        write(before)
+
+
+def threads(count: int) -> AbstractContextManager[None]:
+    """Compute with so many threads."""
+    return setting(torch.get_num_threads, torch.set_num_threads, count)
 
 
 @contextmanager
@@ -41,22 +46,17 @@ def without_onednn(_: nn.Module) -> Iterator[None]:
 @contextmanager
 def channels_first(codec: nn.Module) -> Iterator[None]:
     """Compute with weights and maps in the other memory layout."""
-    codec.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    codec.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     try:
         yield
     finally:
-        codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
 
-@contextmanager
-def coarse_products(_: nn.Module) -> Iterator[None]:
+def coarse_products(_: nn.Module) -> AbstractContextManager[None]:
     """Allow float32 matrix products in bfloat16, where the processor has them."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    read, write = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    return setting(read, write, "medium")
 
 
 @contextmanager
@@ -110,8 +110,8 @@ def noise(margins: float) -> Iterator[None]:
         signs = torch.rand(values.shape, generator=generator, dtype=values.dtype) < 0.5
         return agree(self, values + portable.MARGIN * margins * (2.0 * signs - 1))
 
-    Agreement.__call__ = noisy  # type: ignore[method-assign]
+    Agreement.__call__ = noisy  # type: ignore[method-assign]  # noise of the test
     try:
         yield
     finally:
-        Agreement.__call__ = agree  # type: ignore[method-assign]
+        Agreement.__call__ = agree  # type: ignore[method-assign]  # noise of the test

@@ -135,11 +135,11 @@ def watched(seen: list[Tensor], against: list[Tensor] | None = None) -> Iterator
             seen.append((values - against[len(seen)]).abs().max() / MARGIN)
         return agree(self, values)
 
-    Agreement.__call__ = watching  # type: ignore[method-assign]
+    Agreement.__call__ = watching  # type: ignore[method-assign]  # to look on
     try:
         yield
     finally:
-        Agreement.__call__ = agree  # type: ignore[method-assign]
+        Agreement.__call__ = agree  # type: ignore[method-assign]  # to look on
 
 
 @contextmanager
