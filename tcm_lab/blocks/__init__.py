@@ -3,6 +3,8 @@
 from tcm_lab._utils.plugins import import_installed_layers
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
+from tcm_lab.blocks.cross_attention import WindowCrossAttention
+from tcm_lab.blocks.inverted import PartialConv
 from tcm_lab.blocks.registry import (
     ATTENTIONS,
     BLOCKS,
@@ -37,12 +39,14 @@ __all__ = [
     "LayerConfig",
     "LayerRegistry",
     "NoFormula",
+    "PartialConv",
     "ResampleDirection",
     "ResamplerConfig",
     "SwinGatedAttention",
     "SwinLayer",
     "TcmBlock",
     "WindowAttention",
+    "WindowCrossAttention",
     "WindowPlan",
     "conv_cost",
     "linear_cost",

@@ -136,17 +136,26 @@ def window_attention_cost(
     A partial window at the border is padded to a whole one, and counted as one. A shifted window
     costs what a plain one costs: its masked pairs are computed and then ignored.
     """
-    heads, tokens = channels // head_dim, window_size**2
-    windows = -(-height // window_size) * -(-width // window_size)
-    products = Cost(
-        {Kind.ATTENTION: windows * 2 * tokens**2 * channels},
-        {Kind.POSITION: heads * (2 * window_size - 1) ** 2},
-        windows * (heads * tokens**2 + tokens * channels),
-    )
+    heads = channels // head_dim
+    tokens = -(-height // window_size) * -(-width // window_size) * window_size**2
     return (
-        linear_cost(channels, 3 * channels, windows * tokens)
-        + products
-        + linear_cost(channels, channels, windows * tokens)
+        linear_cost(channels, 3 * channels, tokens)
+        + window_products_cost(channels, head_dim, window_size, height, width)
+        + Cost({}, {Kind.POSITION: heads * (2 * window_size - 1) ** 2})
+        + linear_cost(channels, channels, tokens)
+    )
+
+
+def window_products_cost(
+    channels: int, head_dim: int, window_size: int, height: int, width: int
+) -> Cost:
+    """Cost of q·kᵀ and weights·v alone, over all windows that cover ``height`` x ``width``."""
+    tokens = window_size**2
+    windows = -(-height // window_size) * -(-width // window_size)
+    return Cost(
+        {Kind.ATTENTION: windows * 2 * tokens**2 * channels},
+        {},
+        windows * (channels // head_dim * tokens**2 + tokens * channels),
     )
 
 

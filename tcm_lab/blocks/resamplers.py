@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.blocks.convolutional import ChannelsLast, KernelSide
+from tcm_lab.blocks.convolutional import ChannelsLast
 from tcm_lab.blocks.cost import (
     Cost,
     conv_cost,
@@ -76,21 +78,54 @@ class ResidualResamplerConfig(ResamplerConfig):
         return 2 * conv_cost(c_in, 4 * c_out, 3, height, width) + behind
 
 
+class EvenConv(nn.Conv2d):
+    """A convolution of stride 2 with an even kernel; odd sides are padded by zeros to even ones."""
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """Transform (B, C_in, H, W) to (B, C_out, ⌈H/2⌉, ⌈W/2⌉)."""
+        return super().forward(_even(input))
+
+
+def _even(x: Tensor) -> Tensor:
+    """Pad odd sides by zeros to even ones, at the right and below."""
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+    return x
+
+
 @register_resampler("conv")
 class ConvResamplerConfig(ResamplerConfig):
     """One convolution, strided or sub-pixel or transposed, and an activation behind it.
 
     Attributes:
-        kernel: side of the convolution.
+        kernel: side of the convolution; an even one needs stride 2, and enlarges ``transposed``.
         stride: 2 halves or doubles the sides, 1 keeps them.
         upsample: how sides are enlarged: ``subpixel`` or ``transposed``.
         activation: what follows; ``gdn`` is inverse where sides are enlarged.
     """
 
-    kernel: KernelSide = 3
+    kernel: Annotated[int, Field(ge=1, le=63)] = 3
     stride: Literal[1, 2] = 2
     upsample: Literal["subpixel", "transposed"] = "subpixel"
     activation: Activation = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _even_kernels_enlarge_transposed(cls, value: Any) -> Any:
+        kernel = value.get("kernel") if isinstance(value, Mapping) else None
+        if isinstance(kernel, int) and kernel % 2 == 0:
+            return {"upsample": "transposed", **value}
+        return value
+
+    @model_validator(mode="after")
+    def _even_kernels_have_no_centre(self) -> ConvResamplerConfig:
+        k = self.kernel
+        if k % 2 == 0 and (self.stride == 1 or self.upsample == "subpixel"):
+            raise ConfigError(
+                f"kernel = {k} is even, which needs stride 2 and upsample transposed; "
+                f"{k - 1} or {k + 1} would work"
+            )
+        return self
 
     @property
     def factor(self) -> int:
@@ -98,14 +133,16 @@ class ConvResamplerConfig(ResamplerConfig):
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
         k, s = self.kernel, self.stride
+        pad, rest = (k - 1) // 2, k % 2  # of an even kernel nothing overhangs
         layers: list[nn.Module]
         if direction == "down" or s == 1:
-            layers = [nn.Conv2d(c_in, c_out, k, stride=s, padding=k // 2)]
+            kind = nn.Conv2d if rest else EvenConv
+            layers = [kind(c_in, c_out, k, stride=s, padding=pad)]
         elif self.upsample == "subpixel":
-            layers = [nn.Conv2d(c_in, s**2 * c_out, k, padding=k // 2), nn.PixelShuffle(s)]
+            layers = [nn.Conv2d(c_in, s**2 * c_out, k, padding=pad), nn.PixelShuffle(s)]
         else:
             layers = [
-                nn.ConvTranspose2d(c_in, c_out, k, stride=s, padding=k // 2, output_padding=s - 1)
+                nn.ConvTranspose2d(c_in, c_out, k, stride=s, padding=pad, output_padding=rest)
             ]
         if self.activation == "gdn":
             layers.append(import_compressai().layers.GDN(c_out, inverse=direction == "up"))
@@ -136,9 +173,7 @@ class PatchMerge(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W) to (B, C_out, H/2, W/2); odd sides are padded by zeros."""
-        if x.shape[-2] % 2 or x.shape[-1] % 2:
-            x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-        out: Tensor = self.merge(F.pixel_unshuffle(x, 2))
+        out: Tensor = self.merge(F.pixel_unshuffle(_even(x), 2))
         return out
 
 

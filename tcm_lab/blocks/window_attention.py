@@ -59,13 +59,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attend within each window of (B, H, W, C)."""
         plan = self.plan(x)
-        qkv = self.qkv(plan.cut(x))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            bias = self.bias().to(qkv.dtype)
-            # torch gives Function.apply no types
-            attended = _InPortions.apply(qkv, bias, plan.groups)  # type: ignore[no-untyped-call]
-        else:
-            attended = self._fused(qkv, plan)
+        attended = attend(self.qkv(plan.cut(x)), self.bias(), plan)
         return plan.join(self.proj(attended), (x.shape[1], x.shape[2]))
 
     def portion(self, windows: Windows, bias: PortionBias) -> Windows:
@@ -99,19 +93,6 @@ class WindowAttention(nn.Module):
             int(batch), (int(height), int(width)), self.window_size, self.shift, x.device
         )
 
-    def _fused(self, qkv: Tensor, plan: WindowPlan) -> Tensor:
-        """Attend by torch's fused kernel, once for each mask."""
-        q, k, v = _heads(qkv, self.heads)
-        bias = self.bias().to(qkv.dtype)
-        attended = []
-        for group in plan.groups:
-            windows = slice(group.start, group.stop)
-            masked = group.masked(bias)[None]
-            attended.append(
-                F.scaled_dot_product_attention(q[windows], k[windows], v[windows], attn_mask=masked)
-            )
-        return torch.cat(attended).transpose(1, 2).flatten(2)
-
 
 def check_heads(channels: int, head_dim: int) -> None:
     """Refuse a ``head_dim`` that does not divide the channels.
@@ -125,6 +106,28 @@ def check_heads(channels: int, head_dim: int) -> None:
             f"head_dim = {head_dim} does not divide {channels} channels; "
             f"values that do: {one_of(fits or [channels])}"
         )
+
+
+def attend(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Windows:
+    """Return softmax(q·kᵀ / √d + bias) · v of windows (n, N, 3C), in the plan's order."""
+    bias = bias.to(qkv.dtype)
+    if qkv.device.type != "cpu" or torch.compiler.is_compiling():
+        return attend_fused(qkv, bias, plan)
+    # torch gives Function.apply no types
+    return _InPortions.apply(qkv, bias, plan.groups)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def attend_fused(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Windows:
+    """Do what `attend` does by torch's fused kernel, once for each mask."""
+    q, k, v = _heads(qkv, len(bias))
+    attended = []
+    for group in plan.groups:
+        windows = slice(group.start, group.stop)
+        masked = group.masked(bias)[None]
+        attended.append(
+            F.scaled_dot_product_attention(q[windows], k[windows], v[windows], attn_mask=masked)
+        )
+    return torch.cat(attended).transpose(1, 2).flatten(2)
 
 
 def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slice, PortionBias]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tcm_lab.blocks import WindowAttention, window_attention
+from tcm_lab.blocks import WindowAttention, WindowCrossAttention, window_attention
 from tcm_lab.blocks.swin import SwinLayer
 
 SIZES = [(1, 8, 8), (2, 33, 50), (1, 7, 3), (1, 1, 1)]
@@ -29,13 +29,34 @@ def test_values_and_gradients_are_those_of_the_fused_kernel(
     wanted = [x, *attention.parameters()]
     out = attention(x)
     plan = attention.plan(x)
-    fused = attention.proj(attention._fused(attention.qkv(plan.cut(x)), plan))
+    fused = attention.proj(
+        window_attention.attend_fused(attention.qkv(plan.cut(x)), attention.bias(), plan)
+    )
     expected = plan.join(fused, (size[1], size[2]))
     torch.testing.assert_close(out, expected)
     weights = torch.randn_like(out)
     torch.testing.assert_close(
         torch.autograd.grad(out, wanted, weights), torch.autograd.grad(expected, wanted, weights)
     )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cross_attention_is_softmax_among_the_real_positions_of_each_window(
+    size: tuple[int, int, int],
+) -> None:
+    attention = randomised(WindowCrossAttention(12, 4, 4))
+    x, other = torch.randn(2, size[0], 12, *size[1:], dtype=torch.float64)
+    expected = attention.skip(x)
+    q, k, v = attention.query(x), attention.key(other), attention.value(other)
+    for row in range(0, size[1], 4):
+        for column in range(0, size[2], 4):
+            here = (..., slice(row, row + 4), slice(column, column + 4))
+            # Heads of four channels: (B, 3, positions, 4).
+            a, b, c = (m[here].flatten(2).unflatten(1, (3, 4)).transpose(2, 3) for m in (q, k, v))
+            mixed = (a @ b.transpose(2, 3) / 2).softmax(-1) @ c
+            expected[here] += mixed.transpose(2, 3).flatten(1, 2).view_as(expected[here])
+    torch.testing.assert_close(attention(x, other), expected)
+    torch.testing.assert_close(attention(x), attention(x, x))
 
 
 @pytest.mark.parametrize("shifted", [False, True])

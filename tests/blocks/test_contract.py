@@ -58,6 +58,27 @@ def test_an_option_that_does_not_exist_is_refused_by_name(
         registry.parse({"type": name, "no_such_option": 1})
 
 
+@pytest.mark.parametrize(
+    ("registry", "options"),
+    [
+        (RESAMPLERS, {"type": "conv", "kernel": 2}),
+        (RESAMPLERS, {"type": "conv", "kernel": 4, "activation": "gdn"}),
+        (BLOCKS, {"type": "partial-conv", "share": 1.0, "kernel": 5}),
+        (BLOCKS, {"type": "partial-conv", "share": 0.01}),
+    ],
+)
+def test_a_layer_keeps_that_with_other_options_too(
+    registry: LayerRegistry[Any], options: dict[str, Any]
+) -> None:
+    check_layer(registry.parse(options), channels=CHANNELS)
+
+
+def test_an_even_kernel_is_refused_where_it_would_need_a_centre() -> None:
+    for options in ({"stride": 1}, {"upsample": "subpixel"}):
+        with pytest.raises(ConfigError, match=r"kernel = 4 is even, .*; 3 or 5 would work"):
+            RESAMPLERS.parse({"type": "conv", "kernel": 4, **options})
+
+
 class Good(nn.Conv2d):
     def __init__(self, channels: int, scale: float = 1.0) -> None:
         super().__init__(channels, channels, 1)

@@ -39,8 +39,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"g_a.block": "tmc"},
-        "g_a.block: no block is called 'tmc'. Did you mean tcm? Known: convnext, large-kernel, "
-        "residual, residual-bottleneck, swin, tcm or tcm-sequential.",
+        "g_a.block: no block is called 'tmc'. Did you mean tcm? Known: convnext, depthwise-conv, "
+        "large-kernel, partial-conv, residual, residual-bottleneck, swin, tcm or tcm-sequential.",
     ),
     (
         {"g_a.block": {"type": "convnext", "kernal": 5}},
