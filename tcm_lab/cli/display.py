@@ -33,7 +33,7 @@ class Display:
         self._before: float = done
         self._done = done
         self._shares: dict[int, float] = {}
-        self._begun_s = time.monotonic()
+        self._started_s = self._begun_s = time.monotonic()  # the latter for the pace
         self._shown_s = -LINE_EVERY_S
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -101,7 +101,7 @@ class Display:
         waits = event.kind == "waiting"
         text = "waiting for the other workers" if waits else f"{event.label}: {words[event.kind]}"
         self.console.print(
-            f"[{duration(now - self._begun_s)}] {text}  ({state})",
+            f"[{duration(now - self._started_s)}] {text}  ({state})",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 

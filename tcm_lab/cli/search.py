@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import tcm_lab
 from tcm_lab._utils.plugins import imported_layers
+from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.display import Display
 from tcm_lab.cli.options import File, Output
@@ -71,7 +72,8 @@ def run(
         print(f"When they have ended: tcm-lab study report {context.out} --storage …")
         return
     result = study.run_study(context, workers, functools.partial(_display, searched))
-    study.measure_anchor(context.out, context.data.evaluation)
+    with progress("jpeg, coding") as on_progress:
+        study.measure_anchor(context.out, context.data.evaluation, on_progress)
     typed = {"space": space, "out": out, "data": data, "eval-data": eval_data, "trials": trials}
     words = [
         word for name, value in typed.items() if value is not None for word in (f"--{name}", value)

@@ -11,6 +11,7 @@ import optuna
 from pydantic import ValidationError
 
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import RdRecord, evaluate_anchor
@@ -70,14 +71,14 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
         return StudyResult(space, folder, tuple(queue.records()), queue.failures())
 
 
-def measure_anchor(folder: Path, images: ImageSet) -> None:
+def measure_anchor(folder: Path, images: ImageSet, on_progress: OnDone | None = None) -> None:
     """Measure JPEG's rates on a study's images once, and keep them in its folder.
 
     Raises:
         LabError: an image can't be coded, or the folder can't be written.
     """
     if not (folder / ANCHOR).exists():
-        record = evaluate_anchor("jpeg", images)
+        record = evaluate_anchor("jpeg", images, on_progress=on_progress)
         write_atomically(folder / ANCHOR, record.model_dump_json() + "\n")
 
 

@@ -131,6 +131,9 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
     with open_queue(context.storage, context.name, directions) as queue:
         _check_same_study(queue, context)
         queue.reclaim()
+        if space.mode == "search":  # so that no worker is left with the costliest at the end
+            known.sort(key=lambda v: (v.is_baseline, variants.cost(v).complexity.kmacs_per_px))
+            known.reverse()
         enqueue_missing(queue, space, known)
         queue.reorder()
         seeds = space.budget.seeds if space.mode == "ablation" else 1

@@ -235,6 +235,12 @@ class Space(Frozen):
         """Return what tables call the variant of these keys."""
         return ", ".join(self.axes[name].label(name, key) for name, key in params.items())
 
+    def place(self, params: Mapping[str, Key]) -> tuple[int, ...]:
+        """Return where keys stand in the grid, axis by axis; () where no grid is searched."""
+        if self.sampler != "grid" or self.mode == "ablation":
+            return ()
+        return tuple(self.axes[name].grid().index(key) for name, key in params.items())
+
     def encode(self, params: Mapping[str, Key]) -> dict[str, Key]:
         """Return keys as the sampler and the database know them."""
         return {name: self.axes[name].encode(key) for name, key in params.items()}

@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import cycle
 from math import nan
 from statistics import fmean
+from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
@@ -79,13 +80,17 @@ class VariantSummary(Frozen):
 
 
 def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSummary]:
-    """Return the variants in the order of their first trials, the baseline first.
+    """Return the variants in the order of the grid or of their first trials, the baseline first.
 
     Raises:
         LabError: the baseline is not among them.
     """
     trainings: dict[str, list[TrialRecord]] = {}
-    for record in sorted(records, key=lambda r: (not r.is_baseline, r.seed, r.number)):
+
+    def place(record: TrialRecord) -> tuple[Any, ...]:
+        return (not record.is_baseline, record.seed, space.place(record.params), record.number)
+
+    for record in sorted(records, key=place):
         trainings.setdefault(record.fingerprint, []).append(record)
     baseline = trainings[baseline_of(records).fingerprint]
     summaries = [_summary(group, baseline, space) for group in trainings.values()]

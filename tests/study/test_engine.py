@@ -22,6 +22,7 @@ from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import fill_queue, prepare, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import close_storage, is_dead, this_process
+from tcm_lab.study.summary import summarise
 from tcm_lab.study.variants import Variants
 from tcm_lab.study.worker import Training, work
 
@@ -50,6 +51,16 @@ def test_a_grid_trains_every_variant_once_the_baseline_first(tmp_path: Path) -> 
     assert len(trained(tmp_path / "log")) == 5
     assert result.records[0].is_baseline
     assert [r.is_baseline for r in result.records[1:]] == [False] * 4
+
+
+def test_a_grids_costliest_variants_begin_first_and_the_table_keeps_the_grids_order(
+    tmp_path: Path,
+) -> None:
+    result = run(tmp_path)
+    costs = [record.complexity.kmacs_per_px for record in result.records[1:]]
+    assert costs == sorted(costs, reverse=True)
+    shown = [summary.first.params["split"] for summary in summarise(result.records, result.space)]
+    assert shown == [shown[0], *sorted(GRID - {shown[0]})]
 
 
 def test_the_sampler_is_told_the_counted_and_the_measured_figures(tmp_path: Path) -> None:
@@ -89,8 +100,8 @@ def test_what_was_interrupted_goes_on_first_and_the_baseline_before_it(tmp_path:
     run(tmp_path, display=lambda todo, done: _listening(events))
     begun = [e.label for e in events if e.kind == "started"]
     names = [name.split("=")[1] for name, _, _ in trained(tmp_path / "log")]
-    assert names == ["0.5", "0", "0.25", "0.75", "1"]
-    assert begun == ["split 0.75", "split 1"]
+    assert names == ["0.5", "0", "1", "0.25", "0.75"]  # the costliest first behind the baseline
+    assert begun == ["split 0.25", "split 0.75"]
 
 
 def test_a_bd_rate_objective_waits_for_the_baseline_without_training_twice(tmp_path: Path) -> None:
