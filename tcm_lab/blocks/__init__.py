@@ -5,9 +5,12 @@ from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
 from tcm_lab.blocks.cross_attention import WindowCrossAttention
 from tcm_lab.blocks.inverted import PartialConv
+from tcm_lab.blocks.linear_attention import GlobalAttention
+from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention
 from tcm_lab.blocks.registry import (
     ATTENTIONS,
     BLOCKS,
+    FINGERPRINT,
     RESAMPLERS,
     AttentionConfig,
     BlockConfig,
@@ -29,16 +32,19 @@ from tcm_lab.blocks.windows import WindowPlan
 __all__ = [
     "ATTENTIONS",
     "BLOCKS",
+    "FINGERPRINT",
     "RESAMPLERS",
     "AttentionConfig",
     "BlockConfig",
     "ConvBranch",
     "ConvResamplerConfig",
     "Cost",
+    "GlobalAttention",
     "Kind",
     "LayerConfig",
     "LayerRegistry",
     "NoFormula",
+    "OverlappedWindowAttention",
     "PartialConv",
     "ResampleDirection",
     "ResamplerConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import AfterValidator, Field, PositiveInt
@@ -28,19 +28,40 @@ def _odd(kernel: int) -> int:
     return kernel
 
 
+Between = Literal["leaky-relu", "relu", "gelu"]
+BETWEEN: dict[Between, type[nn.Module]] = {
+    "leaky-relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+}
+
 KernelSide = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
 
 
 @register_block("residual")
 class ResidualConfig(BlockConfig):
-    """CompressAI's residual block: two 3x3 convolutions with leaky ReLU, and a skip."""
+    """CompressAI's residual block: two 3x3 convolutions, an activation behind each, and a skip.
+
+    Attributes:
+        activation: what follows each convolution.
+    """
+
+    activation: Between = "leaky-relu"
+    later: ClassVar[tuple[str, ...]] = ("activation",)
 
     def build(self, channels: int, index: int) -> nn.Module:
         block: nn.Module = import_compressai().layers.ResidualBlock(channels, channels)
+        set_activation(block, self.activation)
         return block
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         return residual_block_cost(channels, height, width)
+
+
+def set_activation(block: Any, activation: Between) -> None:
+    """Give one of CompressAI's residual blocks, which have a leaky ReLU, another activation."""
+    if activation != "leaky-relu":
+        block.leaky_relu = BETWEEN[activation]()
 
 
 class Skip(nn.Module):

@@ -13,9 +13,15 @@ import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
-from pydantic import ValidationError, create_model
+from pydantic import (
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+)
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import PydanticJsonSchemaWarning
 from pydantic_core import PydanticSerializationError
@@ -32,14 +38,35 @@ _CHANNELS = ("channels", "c_in", "c_out")
 _WIDTHS = (*_CHANNELS, "in_channels", "out_channels", "dim", "width")
 
 
+#: Serialised in this context, a configuration is what identifies it.
+FINGERPRINT = "fingerprint"
+
+
 class NoFormula(LookupError):
     """A layer without a closed formula for its cost; a counter must run it instead."""
 
 
 class LayerConfig(Frozen):
-    """Typed, frozen, validated options of a registered layer; ``type`` is its registered name."""
+    """Typed, frozen, validated options of a registered layer; ``type`` is its registered name.
+
+    Options that a layer got after codecs with it had been trained are named in ``later``: where
+    they have their defaults, which compute what the layer did before, a fingerprint passes over
+    them, so that records of these codecs stay theirs.
+    """
 
     type: str
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_fingerprinted(
+        self, write: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        tree: dict[str, Any] = write(self)
+        if info.context == FINGERPRINT:
+            for name in self.later:
+                if getattr(self, name) == type(self).model_fields[name].default:
+                    tree.pop(name, None)
+        return tree
 
 
 class SameSizeConfig(LayerConfig):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.blocks.convolutional import ChannelsLast
+from tcm_lab.blocks.convolutional import BETWEEN, Between, ChannelsLast, set_activation
 from tcm_lab.blocks.cost import (
     Cost,
     conv_cost,
@@ -25,7 +25,6 @@ from tcm_lab.blocks.registry import ResampleDirection, ResamplerConfig, register
 from tcm_lab.errors import ConfigError
 
 Activation = Literal["none", "relu", "leaky-relu", "gelu", "gdn"]
-_ACTIVATIONS = {"relu": nn.ReLU, "leaky-relu": nn.LeakyReLU, "gelu": nn.GELU}
 
 
 @register_resampler("none")
@@ -57,15 +56,22 @@ class ResidualResamplerConfig(ResamplerConfig):
     """CompressAI's residual block with stride (RBS) or with sub-pixel upsampling (RBU), with GDN.
 
     From Cheng et al. 2020, where TCM takes them from.
+
+    Attributes:
+        activation: what follows the first convolution.
     """
+
+    activation: Between = "leaky-relu"
+    later: ClassVar[tuple[str, ...]] = ("activation",)
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
         layers = import_compressai().layers
         if direction == "up":
-            enlarging: nn.Module = layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
-            return enlarging
-        block: nn.Module = layers.ResidualBlockWithStride(c_in, c_out, stride=2)
-        block.skip = StridedPointwise(c_in, c_out, 1, stride=2)
+            block: nn.Module = layers.ResidualBlockUpsample(c_in, c_out, upsample=2)
+        else:
+            block = layers.ResidualBlockWithStride(c_in, c_out, stride=2)
+            block.skip = StridedPointwise(c_in, c_out, 1, stride=2)
+        set_activation(block, self.activation)
         return block
 
     def cost(
@@ -147,7 +153,7 @@ class ConvResamplerConfig(ResamplerConfig):
         if self.activation == "gdn":
             layers.append(import_compressai().layers.GDN(c_out, inverse=direction == "up"))
         elif self.activation != "none":
-            layers.append(_ACTIVATIONS[self.activation]())
+            layers.append(BETWEEN[self.activation]())
         return nn.Sequential(*layers)
 
     def cost(

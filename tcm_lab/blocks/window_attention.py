@@ -54,7 +54,7 @@ class WindowAttention(nn.Module):
         span = 2 * window_size - 1
         self.relative_position_bias = nn.Parameter(torch.zeros(self.heads, span, span))
         nn.init.trunc_normal_(self.relative_position_bias, std=0.02)
-        self.register_buffer("relative_index", _relative_index(window_size), persistent=False)
+        self.register_buffer("relative_index", relative_index(window_size), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attend within each window of (B, H, W, C)."""
@@ -208,7 +208,7 @@ def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _relative_index(window_size: int) -> Tensor:
+def relative_index(window_size: int) -> Tensor:
     """Return, for each pair (query, key) of a window, its place in the flattened bias table."""
     y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
     y, x = y.flatten(), x.flatten()

@@ -27,6 +27,7 @@ from tcm_lab._utils import NONE_AS_WORD, Frozen
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
+    FINGERPRINT,
     RESAMPLERS,
     AttentionConfig,
     BlockConfig,
@@ -280,7 +281,7 @@ class VariantConfig(Frozen):
     @cached_property
     def fingerprint(self) -> str:
         """A short hash of everything but the name: equal for equal codecs."""
-        tree = self.model_dump(mode="json", exclude={"name"})
+        tree = self.model_dump(mode="json", exclude={"name"}, context=FINGERPRINT)
         widths = self.entropy_model.slice_widths(self.latent_channels)
         # A support beyond the last slice's predecessors sees nothing more.
         tree["entropy_model"]["support"] = min(self.entropy_model.support, len(widths) - 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import tcm_lab
-from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, NoFormula
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, FINGERPRINT, RESAMPLERS, NoFormula
 from tcm_lab.blocks.cost import Cost, conv_cost
 from tcm_lab.errors import ConfigError
 
@@ -261,3 +261,12 @@ def test_an_unknown_name_lists_the_near_ones() -> None:
     ) as raised:
         BLOCKS.parse("swim")
     assert all(name in str(raised.value) for name in BLOCKS)
+
+
+def test_an_option_that_came_later_leaves_the_fingerprint_of_a_codec_without_it() -> None:
+    config = tcm_lab.load_config("cheng2020-attn")
+    tree = config.g_a.stages[0].model_dump(mode="json", context=FINGERPRINT)
+    assert tree["block"] == tree["resample"] == {"type": "residual"}
+    changed = config.override({"g_a.block.activation": "gelu"})
+    assert changed.g_a.stages[0].model_dump(context=FINGERPRINT)["block"]["activation"] == "gelu"
+    assert len({each.fingerprint for each in (config, changed)}) == 2

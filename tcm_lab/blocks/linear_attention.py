@@ -1,0 +1,197 @@
+"""Attention among all positions of a map, at a cost that grows with the map and not its square.
+
+The softmax is taken of queries and keys apart, so that keys and values can be multiplied first
+(Shen et al. 2021, "Efficient attention"). MLIC++ gathers global contexts so (Jiang et al. 2023).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab.blocks.convolutional import KernelSide
+from tcm_lab.blocks.cost import Cost, Kind, conv_cost
+from tcm_lab.blocks.registry import AttentionConfig, register_attention
+from tcm_lab.blocks.swin import PositiveFloat
+from tcm_lab.blocks.window_attention import check_heads
+
+Map = Float[Tensor, "b c h w"]
+Places = Bool[Tensor, "h w"]
+
+
+class LinearAttention(nn.Module):
+    """softmax(q) · (softmax(k)ᵀ · v) per head, over all positions of a map.
+
+    A key's softmax is over the positions, a query's over the head's channels. Queries, keys and
+    values are a 1x1 and a depth-wise 3x3 convolution each of maps of their own.
+
+    Args:
+        channels: C, a multiple of ``head_dim``.
+        head_dim: d, channels of one head.
+    """
+
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = channels // head_dim
+        self.queries, self.keys, self.values = (
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 1),
+                nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+            )
+            for _ in range(3)
+        )
+
+    def forward(self, query: Map, key: Map, value: Map, keys_at: Places | None = None) -> Map:
+        """Return at each position of ``query`` (B, C, H, W) what it finds in ``value``.
+
+        Args:
+            query: asks.
+            key: is asked.
+            value: answers.
+            keys_at: the positions that answer; None: all.
+        """
+        q, k, v = self._heads(self.queries(query)), self._heads(self.keys(key)), self.values(value)
+        if keys_at is not None:
+            k = k.masked_fill(~keys_at.flatten(), torch.finfo(k.dtype).min)
+        found = torch.matmul(self._heads(v), k.softmax(-1).transpose(-1, -2))  # (B, heads, d, d)
+        return torch.matmul(found, q.softmax(-2)).view(v.shape)
+
+    def _heads(self, x: Map) -> Float[Tensor, "b heads d positions"]:
+        heads: Tensor = x.flatten(2).unflatten(1, (self.heads, -1))
+        return heads
+
+
+def linear_attention_cost(channels: int, head_dim: int, height: int, width: int) -> Cost:
+    """Cost of a `LinearAttention` on maps of ``height`` x ``width``."""
+    products = height * width * channels * head_dim
+    return (
+        3 * conv_cost(channels, channels, 1, height, width)
+        + 3 * conv_cost(channels, channels, 3, height, width, groups=channels)
+        + Cost({Kind.ATTENTION: 2 * products}, {}, channels * (head_dim + height * width))
+    )
+
+
+class GlobalAttention(nn.Module):
+    """Linear attention, a convolution of what it found, and an MLP of convolutions beside a skip.
+
+    Args:
+        channels: C, of what attends.
+        head_dim: channels of one head.
+        kernel: side of the convolution behind the attention.
+        inner: its outputs.
+        hidden: width of the MLP's hidden layer, which has a depth-wise 3x3 convolution.
+        c_out: channels of the result; where it isn't ``inner``, the skip is a 1x1 convolution.
+    """
+
+    def __init__(
+        self, channels: int, head_dim: int, kernel: int, inner: int, hidden: int, c_out: int
+    ) -> None:
+        super().__init__()
+        self.attention = LinearAttention(channels, head_dim)
+        self.mix = nn.Conv2d(channels, inner, kernel, padding=kernel // 2)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(inner, hidden, 1),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, c_out, 1),
+        )
+        self.skip = nn.Identity() if inner == c_out else nn.Conv2d(inner, c_out, 1)
+
+    def forward(
+        self,
+        query: Map,
+        key: Map | None = None,
+        value: Map | None = None,
+        first: Places | None = None,
+    ) -> Float[Tensor, "b d h w"]:
+        """Transform (B, C, H, W) to (B, C_out, H, W).
+
+        Args:
+            query: asks.
+            key: is asked; by default ``query`` itself.
+            value: answers; by default ``query`` itself.
+            first: the positions that answer, to all others alone; None: all answer to all.
+        """
+        key, value = query if key is None else key, query if value is None else value
+        found = self.attention(query, key, value, first)
+        mixed = self.mix(found if first is None else found * ~first)
+        out: Tensor = self.mlp(mixed).add_(self.skip(mixed))
+        return out
+
+
+def global_attention_cost(
+    channels: int,
+    head_dim: int,
+    kernel: int,
+    inner: int,
+    hidden: int,
+    c_out: int,
+    height: int,
+    width: int,
+) -> Cost:
+    """Cost of a `GlobalAttention` on maps of ``height`` x ``width``."""
+    skip = Cost() if inner == c_out else conv_cost(inner, c_out, 1, height, width)
+    return (
+        linear_attention_cost(channels, head_dim, height, width)
+        + conv_cost(channels, inner, kernel, height, width)
+        + conv_cost(inner, hidden, 1, height, width)
+        + conv_cost(hidden, hidden, 3, height, width, groups=hidden)
+        + conv_cost(hidden, c_out, 1, height, width)
+        + skip
+    )
+
+
+class ResidualGlobalAttention(nn.Module):
+    """x + `GlobalAttention` of x, all of its widths C but the MLP's hidden one."""
+
+    def __init__(self, channels: int, head_dim: int, kernel: int, hidden: int) -> None:
+        super().__init__()
+        self.attend = GlobalAttention(channels, head_dim, kernel, channels, hidden, channels)
+
+    def forward(self, x: Map) -> Map:
+        """Transform (B, C, H, W)."""
+        out: Tensor = x + self.attend(x)
+        return out
+
+    def branch_ends(self) -> list[nn.Module]:
+        """Return the layers whose zero makes the module the identity."""
+        return [self.attend.mix, self.attend.mlp[-1]]
+
+
+@register_attention("linear-attention")
+class LinearAttentionConfig(AttentionConfig):
+    """Attention among all positions of a map, whose cost is linear in them (MLIC++).
+
+    Attributes:
+        head_dim: channels of one attention head.
+        kernel: side of the convolution behind the attention.
+        mlp_ratio: width of the MLP's hidden layer over the module's.
+    """
+
+    head_dim: PositiveInt = 16
+    kernel: KernelSide = 5
+    mlp_ratio: PositiveFloat = 2.0
+
+    def check(self, channels: int) -> None:
+        check_heads(channels, self.head_dim)
+
+    def _hidden(self, channels: int) -> int:
+        return max(round(self.mlp_ratio * channels), 1)
+
+    def build(self, channels: int) -> nn.Module:
+        return ResidualGlobalAttention(channels, self.head_dim, self.kernel, self._hidden(channels))
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        return global_attention_cost(
+            channels,
+            self.head_dim,
+            self.kernel,
+            channels,
+            self._hidden(channels),
+            channels,
+            height,
+            width,
+        )
