@@ -5,6 +5,7 @@ from .memory import peak_memory
 from .published import (
     Explanation,
     PublishedFigure,
+    Reading,
     explain,
     explain_figure,
     published_figures,
@@ -36,6 +37,7 @@ __all__ = [
     "Explanation",
     "Measurable",
     "PublishedFigure",
+    "Reading",
     "Scope",
     "Spread",
     "Target",

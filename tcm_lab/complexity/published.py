@@ -8,17 +8,35 @@ answers to all of them: for each published figure, the convention that comes clo
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import lru_cache, partial
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from tcm_lab._utils import Frozen
+from tcm_lab.blocks.cost import Kind
+from tcm_lab.complexity.counters.meta import meta_image, meta_pass
 from tcm_lab.complexity.measure import measure_complexity
-from tcm_lab.complexity.record import CONVENTIONS, ComplexityRecord, Convention, Scope, Size
+from tcm_lab.complexity.record import (
+    ABSENT,
+    CONVENTIONS,
+    ComplexityRecord,
+    Convention,
+    Scope,
+    Size,
+)
 from tcm_lab.complexity.target import Measurable, Target
 from tcm_lab.errors import LabError, near, one_of
 
 Quantity = Literal["kmacs_per_px", "gmacs", "parameters_millions"]
+Reading = Convention | Literal["thop"]
+"""A convention, or thop's own: ``conv-linear-only``, with a transposed convolution at the size of
+its output, which is as many times too much as it enlarges the map."""
 
 
 class PublishedFigure(Frozen):
@@ -55,7 +73,7 @@ class Explanation(Frozen):
     """
 
     published: PublishedFigure
-    convention: Convention
+    convention: Reading
     ours: float
 
     @property
@@ -102,15 +120,49 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
 
 
 def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explanation:
-    """Return the convention under which ``record`` comes closest to a published figure."""
-    readings: dict[Convention, float]
+    """Return the convention under which ``record`` comes closest to a published figure.
+
+    Thop's is among them for a record of the model that the figure is of.
+    """
+    readings: dict[Reading, float]
     if figure.quantity == "parameters_millions":
+        normalisations = record.whole.parameters.get(Kind.NORMALISATION, 0)
         readings = {
             "all": record.total_parameters / 1e6,
             "conv-linear-only": record.conv_linear_parameters / 1e6,
+            "thop": (record.conv_linear_parameters + normalisations) / 1e6,
         }
     else:
         total = record.total_gmacs if figure.quantity == "gmacs" else record.total_kmacs_per_px
         readings = {convention: total(figure.scope, convention) for convention in CONVENTIONS}
+        unit = 1e9 if figure.quantity == "gmacs" else 1e3 * record.pixels
+        over = overcounted(figure.model, record.padded_size) if record.model == figure.model else {}
+        surplus = sum(macs for part, macs in over.items() if part not in ABSENT[figure.scope])
+        if surplus:
+            readings["thop"] = readings["conv-linear-only"] + surplus / unit
     closest = min(readings, key=lambda convention: abs(readings[convention] / figure.value - 1))
     return Explanation(published=figure, convention=closest, ours=readings[closest])
+
+
+@lru_cache(maxsize=64)
+def overcounted(model: str, padded_size: tuple[int, int]) -> Mapping[str, int]:
+    """Return the MACs by part that a transposed convolution has too many at its output's size."""
+    target = Target.of(model)
+    surplus: Counter[str] = Counter()
+
+    def see(part: str, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        larger, smaller = (x.numel() // x.shape[1] for x in (output, inputs[0]))
+        surplus[part] += (larger - smaller) * module.weight.numel()
+
+    layers = {
+        name: module
+        for name, module in target.on_meta.named_modules()
+        if isinstance(module, _ConvTransposeNd)
+    }
+    if layers:
+        with ExitStack() as stack, meta_pass(target.on_meta):
+            for name, module in layers.items():
+                hook = module.register_forward_hook(partial(see, target.part_of(name)))
+                stack.enter_context(hook)
+            target.on_meta(meta_image(padded_size))
+    return surplus

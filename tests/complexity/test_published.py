@@ -9,6 +9,7 @@ import pytest
 
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity import CONVENTIONS, explain, measure_complexity
+from tcm_lab.complexity.published import overcounted
 
 PARTS = ("g_a", "g_s", "hyper", "swatten", "slice_heads", "lrp")
 KINDS = ("conv", "linear", "attention")
@@ -109,6 +110,17 @@ def test_printed_figures_are_told_apart_by_what_they_leave_out() -> None:
     assert found["307 GFLOPs"] == found["441 GFLOPs"] == "conv-linear-only"
     assert found["75.89 M"] == "conv-linear-only"
     assert found["76.57 M"] == "all"
+
+
+def test_thop_s_figures_take_transposed_convolutions_at_the_size_of_their_output() -> None:
+    found = {e.published.printed_as: e for e in explain("wacnn")}
+    assert found["231 GFLOPs"].convention == "thop"
+    assert all(found[figure].to_the_printed_digit for figure in ("138 GFLOPs", "231 GFLOPs"))
+    # g_s has four 5x5 layers that double the sides: each is taken four times.
+    channels = ((320, 192, 16), (192, 192, 8), (192, 192, 4), (192, 3, 2))
+    macs = sum(25 * a * b * 512 * 768 // stride**2 for a, b, stride in channels)
+    assert overcounted("wacnn", (512, 768))["g_s"] == 3 * macs
+    assert overcounted("tcm-small", (512, 768)) == {}
 
 
 @pytest.mark.parametrize(

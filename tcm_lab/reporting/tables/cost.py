@@ -239,7 +239,9 @@ def explain_table(explanations: Sequence[Explanation]) -> Table:
         ],
         footer=(
             "all: convolutions, linear layers, attention products and GDN; "
-            "no-attention-products: without the products; conv-linear-only: without GDN too.",
+            "no-attention-products: without the products; conv-linear-only: without GDN too; "
+            "thop: as that, with transposed convolutions at the size of their output, which is as "
+            "many times too much as they enlarge the map.",
         ),
     )
 
