@@ -20,11 +20,13 @@ from .blocks import (
 )
 from .codec import (
     Codec,
+    EntropyModelConfig,
     VariantConfig,
     build,
     list_models,
     load_checkpoint,
     load_config,
+    register_entropy_model,
     save_checkpoint,
 )
 from .complexity import measure_complexity, measure_timing
@@ -39,6 +41,7 @@ __all__ = [
     "BlockConfig",
     "Codec",
     "ConfigError",
+    "EntropyModelConfig",
     "LabError",
     "RdCurve",
     "VariantConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "measure_timing",
     "register_attention",
     "register_block",
+    "register_entropy_model",
     "register_metric",
     "register_resampler",
     "reporting",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -98,6 +98,14 @@ def validation_message(error: ValidationError, model: type[BaseModel], tree: obj
     shown = brief(repr(_value(tree, steps) if tree is not None else first["input"]))
     works = dict.fromkeys(_works(each) for place, _, each in branches if place == steps)
     return f"{path}{' = ' if path else ''}{shown}: must be {one_of(works)}"
+
+
+def at(place: str, check: Callable[..., None], *arguments: Any) -> None:
+    """Run ``check``; the message of its `ConfigError` gets the place as a prefix."""
+    try:
+        check(*arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def brief(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -29,8 +30,10 @@ settings.load_profile("suite")
 def own_layers() -> Iterator[None]:
     """Take out again what a test registers."""
     from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+    from tcm_lab.codec import ENTROPY_MODELS
 
-    before = [(registry, set(registry)) for registry in (ATTENTIONS, BLOCKS, RESAMPLERS)]
+    registries: tuple[Any, ...] = (ATTENTIONS, BLOCKS, RESAMPLERS, ENTROPY_MODELS)
+    before = [(registry, set(registry)) for registry in registries]
     yield
     for registry, names in before:
         for name in set(registry) - names:

@@ -53,8 +53,8 @@ class Registry(Mapping[str, V], Generic[V]):
         """
         if not isinstance(name, str):
             raise ConfigError(
-                f"{name!r} is not a name; register the {self.kind} under a string, "
-                f"such as @register_{self.kind}('my-{self.kind}')"
+                f"{name!r} is not a name; register the {self.kind} under a string, such as "
+                f"@register_{self.kind.replace(' ', '_')}('my-{self.kind.replace(' ', '-')}')"
             )
         if not _NAME.fullmatch(name) or name.lower() in _READ_BY_YAML:
             raise ConfigError(

@@ -142,8 +142,8 @@ def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
     lrp: tuple[str, ...] = ()
     for name, module in codec.named_modules():
         path = name.split(".")
-        if path[0] == "slices":
-            lrp += (name,) * (path[2:] == ["lrp"])
+        if path[-1] == "lrp":
+            lrp += (name,)
         elif isinstance(module, ConvBranch | SwinLayer):
             parts[name] = (name,)
     return parts | ({"lrp": lrp} if lrp else {})

@@ -6,6 +6,7 @@ of the quantiser.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -24,12 +25,11 @@ from tcm_lab.analysis._probe import (
     Images,
     image_names,
     iterate_images,
-    outputs_of,
     pitch_px,
     run,
 )
 from tcm_lab.analysis.prediction_error import ErrorStatistics
-from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec import Codec, CodecAdapter
 from tcm_lab.errors import LabError
 from tcm_lab.stats import Interval, mean_interval
 
@@ -87,9 +87,15 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     def keep_input(_: nn.Module, args: Any, kwargs: Any) -> None:
         given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
 
-    parts = {str(i): part for i, part in enumerate(getattr(codec, "slices", ()))}
-    hook = conditional.register_forward_pre_hook(keep_input, with_kwargs=True)
-    with hook, outputs_of(parts) as slices:
+    received: list[Tensor] = []
+
+    def keep_received(_: nn.Module, args: Any, y_hat: Tensor) -> None:
+        received.append(args[1].in_steps(y_hat))
+
+    with ExitStack() as hooks:
+        hooks.enter_context(conditional.register_forward_pre_hook(keep_input, with_kwargs=True))
+        if isinstance(codec, Codec):
+            hooks.enter_context(codec.entropy_model.register_forward_hook(keep_received))
         out = run(codec, x, rate)
     if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
         raise LabError(
@@ -101,7 +107,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     return LatentTrace(
         y=y,
         coded=coded,
-        y_hat=torch.cat([slices[i] for i in parts], 1) if parts else coded,
+        y_hat=received[0] if received else coded,
         means=means,
         scales=conditional.lower_bound_scale(scales),
         y_bits=-out["likelihoods"]["y"].log2(),

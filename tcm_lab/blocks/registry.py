@@ -13,10 +13,13 @@ import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from pydantic import (
+    BeforeValidator,
+    Field,
     SerializationInfo,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
     create_model,
@@ -321,6 +324,20 @@ def _first_line(error: Exception) -> str:
 BLOCKS: LayerRegistry[BlockConfig] = LayerRegistry("block", BlockConfig)
 ATTENTIONS: LayerRegistry[AttentionConfig] = LayerRegistry("attention", AttentionConfig)
 RESAMPLERS: LayerRegistry[ResamplerConfig] = LayerRegistry("resampler", ResamplerConfig)
+
+AnyBlock = Annotated[
+    SerializeAsAny[BlockConfig], BeforeValidator(BLOCKS.parse), Field(description="a block")
+]
+AnyAttention = Annotated[
+    SerializeAsAny[AttentionConfig],
+    BeforeValidator(ATTENTIONS.parse),
+    Field(description="an attention module"),
+]
+AnyResampler = Annotated[
+    SerializeAsAny[ResamplerConfig],
+    BeforeValidator(RESAMPLERS.parse),
+    Field(description="a resampler"),
+]
 
 register_block = BLOCKS.register
 register_attention = ATTENTIONS.register

@@ -88,10 +88,11 @@ def models(
 
 
 def blocks(*, output: Output) -> None:
-    """List the blocks, attention modules and resamplers that a configuration can name.
+    """List the blocks, attention modules, resamplers and entropy models that YAML can name.
 
     Args:
         output: How the result is shown.
     """
     lab = tcm_lab.blocks
-    output.show(tcm_lab.reporting.layer_table([lab.BLOCKS, lab.ATTENTIONS, lab.RESAMPLERS]))
+    layers: list[Any] = [lab.BLOCKS, lab.ATTENTIONS, lab.RESAMPLERS]
+    output.show(tcm_lab.reporting.layer_table([*layers, tcm_lab.codec.ENTROPY_MODELS]))

@@ -7,7 +7,6 @@ from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import read_extra as read_extra
 from .checkpoint import save_checkpoint as save_checkpoint
 from .coding import CodingError as CodingError
-from .config import EntropyModelConfig as EntropyModelConfig
 from .config import StageConfig as StageConfig
 from .config import TransformConfig as TransformConfig
 from .config import VariantConfig as VariantConfig
@@ -17,6 +16,14 @@ from .container import encode_image as encode_image
 from .container import read_header as read_header
 from .cost import padded_size as padded_size
 from .cost import part_costs as part_costs
+from .entropy_models import ENTROPY_MODELS as ENTROPY_MODELS
+from .entropy_models import Channels as Channels
+from .entropy_models import Coder as Coder
+from .entropy_models import Elements as Elements
+from .entropy_models import EntropyModel as EntropyModel
+from .entropy_models import EntropyModelConfig as EntropyModelConfig
+from .entropy_models import Places as Places
+from .entropy_models import register_entropy_model as register_entropy_model
 from .layouts import LAYOUTS as LAYOUTS
 from .model import Codec as Codec
 from .names import REFERENCE_MODELS as REFERENCE_MODELS

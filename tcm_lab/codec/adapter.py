@@ -25,12 +25,6 @@ _FOREIGN_STRIDE = 64
 _FOREIGN_LATENT_STRIDE = 16
 _FOREIGN_LATENT_CHANNELS = 320
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
-_SLICE_PARTS = {
-    "attention": "attention",
-    "networks": "slice_heads",
-    "context": "slice_heads",
-    "lrp": "lrp",
-}
 _TOP_PARTS = {
     "entropy_bottleneck": "prior",
     "gaussian_conditional": "prior",
@@ -94,7 +88,7 @@ class CodecAdapter:
     def stride(self) -> int:
         """Number of pixels that both sides are padded to a multiple of."""
         if self.config is not None:
-            return self.config.stride[1]
+            return self.config.padding
         # In CompressAI's models: the stride of z, or of y where there is no z.
         return int(getattr(self.module, "downsampling_factor", _FOREIGN_STRIDE))
 
@@ -137,8 +131,8 @@ class CodecAdapter:
         """Return the part that the module or parameter called ``name`` belongs to."""
         path = name.removeprefix("_orig_mod.").split(".")
         if self.config is not None:
-            if path[0] == "slices":
-                return _SLICE_PARTS.get(path[2], path[2]) if len(path) > 2 else "slice_heads"
+            if path[0] == self.config.entropy_model.module_name:
+                return self.config.entropy_model.part_of(".".join(path[1:]))
             return _TOP_PARTS.get(path[0], path[0])
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in _TRANSFORMS), path[0])

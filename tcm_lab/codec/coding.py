@@ -1,7 +1,6 @@
 """From mean and scale to ŷ: estimating, encoding to and decoding from real rANS bytes.
 
-One stream per image carries all symbols of y, slice by slice, each slice in (C, H, W) order; the
-checkerboard's two passes follow each other within a slice.
+One stream per image carries all symbols of y in the order in which the entropy model codes them.
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from tcm_lab._utils.sections import section
+from tcm_lab.codec.distributions import Distribution
+from tcm_lab.codec.entropy_models import Places
 from tcm_lab.errors import LabError
 
 
@@ -23,14 +24,9 @@ class CodingError(LabError):
     """Coded bytes that do not decode here."""
 
 
-#: How many scales, spread evenly in their logarithm, have a distribution of their own.
-SCALES = {"fine": 256, "compressai": 64}
 #: What the coder's 16-bit probabilities give the least likely symbol of a table, and one beyond it:
 #: that it is beyond, how many digits of four bits it has, and one such digit.
 _LEAST, _BEYOND = 2**-16, 2**-24
-#: A table ends where the tails beyond hold 1e-9, so many standard deviations from the mean.
-_REACH = 6.1094
-_SMALLEST_SCALE = 0.11
 #: From here on CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
 SYMBOL_LIMIT = 2**27
 
@@ -40,8 +36,8 @@ SYMBOL_LIMIT = 2**27
 Cdfs = tuple[list[list[int]], list[int], list[int]]
 
 
-class SliceTables(Protocol):
-    """The distributions of the slices' symbols."""
+class SymbolTables(Protocol):
+    """The distributions of the symbols of y."""
 
     cdfs: Cdfs
 
@@ -50,11 +46,12 @@ class SliceTables(Protocol):
         ...
 
 
-class GaussianTables:
-    """The quantised cumulative distributions of a `GaussianConditional`, as rANS wants them.
+class ScaleTables:
+    """The quantised cumulative distributions of a conditional, as rANS wants them.
 
     Args:
-        conditional: CompressAI's Gaussian conditional after ``update_scale_table``.
+        conditional: CompressAI's Gaussian conditional, or one like it, after
+            ``update_scale_table``.
         nearest: whether a scale takes the distribution of the nearest scale that has one (in
             logarithm), rather than of the next larger one as in CompressAI.
     """
@@ -78,17 +75,20 @@ class GaussianTables:
         return torch.bucketize(scale.contiguous(), self.bounds.to(scale.device), out_int32=True)
 
 
-def likelihoods_as_coded(likelihoods: Tensor, y: Tensor, means: Tensor, scales: Tensor) -> Tensor:
+def likelihoods_as_coded(
+    likelihoods: Tensor, y: Tensor, means: Tensor, scales: Tensor, distribution: Distribution
+) -> Tensor:
     """Return y's likelihoods so that their logarithms are what rANS spends, on outliers too.
 
     Args:
-        likelihoods: of the Gaussians, with a floor.
+        likelihoods: with a floor.
         y: the latent.
-        means: of the Gaussians.
-        scales: of the Gaussians.
+        means: what y's symbols are steps from.
+        scales: of the distributions about them.
+        distribution: their family.
     """
     steps = (y - means).round().abs()
-    reach = (_REACH * scales.clamp(min=_SMALLEST_SCALE)).ceil()
+    reach = (distribution.reach * scales.clamp(min=distribution.lowest)).ceil()
     return torch.where(steps > reach, _BEYOND, likelihoods.clamp(min=_LEAST))
 
 
@@ -101,39 +101,29 @@ def round_to_mean(y: Tensor, mean: Tensor) -> Tensor:
     return steps + mean
 
 
-def _place(values: Tensor, where: Tensor | None) -> Tensor:
-    return values if where is None else values * where
-
-
 class Estimator:
     """Quantises without coding, and keeps the means and scales for the likelihoods.
 
     Args:
         y: the latent, (B, M, h, w).
-        widths: each slice's channels.
+
+    Attributes:
+        means: of every element coded so far, (B, M, h, w); zero elsewhere.
+        scales: likewise.
     """
 
-    def __init__(self, y: Float[Tensor, "b m h w"], widths: Sequence[int]) -> None:
-        self._y = y.split(list(widths), 1)
-        self._means: dict[int, Tensor] = {}
-        self._scales: dict[int, Tensor] = {}
+    def __init__(self, y: Float[Tensor, "b m h w"]) -> None:
+        self._y = y
+        # Likelihoods want float32 at least, whatever autocast made of y.
+        dtype = torch.promote_types(y.dtype, torch.float32)
+        self.means = torch.zeros_like(y, dtype=dtype)
+        self.scales = torch.zeros_like(y, dtype=dtype)
 
-    def __call__(
-        self,
-        i: int,
-        mean: Float[Tensor, "b s h w"],
-        scale: Float[Tensor, "b s h w"],
-        where: Bool[Tensor, "h w"] | None,
-    ) -> Float[Tensor, "b s h w"]:
-        """Quantise slice ``i`` to whole steps from its mean."""
-        for kept, value in ((self._means, mean), (self._scales, scale)):
-            kept[i] = _place(value, where) + kept.get(i, 0)
-        return _place(round_to_mean(self._y[i], mean), where)
-
-    def parameters(self) -> tuple[Tensor, Tensor]:
-        """Return the means and the scales of all slices, each (B, M, h, w)."""
-        means = torch.cat([self._means[i] for i in range(len(self._y))], 1)
-        return means, torch.cat([self._scales[i] for i in range(len(self._y))], 1)
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        """Quantise the places to whole steps from their means."""
+        places.put(self.means, mean)
+        places.put(self.scales, scale)
+        return places.masked(round_to_mean(places.of(self._y), mean))
 
 
 class SymbolEncoder:
@@ -141,33 +131,24 @@ class SymbolEncoder:
 
     Args:
         y: the latent, (B, M, h, w).
-        widths: each slice's channels.
         tables: the distributions.
     """
 
-    def __init__(
-        self, y: Float[Tensor, "b m h w"], widths: Sequence[int], tables: SliceTables
-    ) -> None:
-        self._y = y.split(list(widths), 1)
+    def __init__(self, y: Float[Tensor, "b m h w"], tables: SymbolTables) -> None:
+        self._y = y
         self._tables = tables
         self._symbols: list[Tensor] = []
         self._indexes: list[Tensor] = []
         self._largest = y.new_zeros(())
 
-    def __call__(
-        self,
-        i: int,
-        mean: Float[Tensor, "b s h w"],
-        scale: Float[Tensor, "b s h w"],
-        where: Bool[Tensor, "h w"] | None,
-    ) -> Float[Tensor, "b s h w"]:
-        """Quantise slice ``i`` and remember its symbols."""
-        symbols = _flat((self._y[i] - mean).round(), where)
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        """Quantise the places and remember their symbols."""
+        symbols = places.flat((places.of(self._y) - mean).round())
         if symbols.numel():
             self._largest = torch.maximum(self._largest, symbols.abs().max())
         self._symbols.append(symbols.int())
-        self._indexes.append(self._tables.indexes(_flat(scale, where)))
-        return _from_symbols(self._symbols[-1], mean, where)
+        self._indexes.append(self._tables.indexes(places.flat(scale)))
+        return places.around(mean, self._symbols[-1])
 
     def strings(self) -> list[bytes]:
         """Write the streams, one per image.
@@ -204,7 +185,7 @@ class SymbolDecoder:
         CodingError: a string is no rANS stream.
     """
 
-    def __init__(self, strings: Sequence[bytes], symbols: int, tables: SliceTables) -> None:
+    def __init__(self, strings: Sequence[bytes], symbols: int, tables: SymbolTables) -> None:
         from compressai.ans import RansDecoder
 
         self._tables = tables
@@ -215,15 +196,9 @@ class SymbolDecoder:
             decoder.set_stream(guard_stream(string, symbols))
             self._decoders.append(decoder)
 
-    def __call__(
-        self,
-        i: int,
-        mean: Float[Tensor, "b s h w"],
-        scale: Float[Tensor, "b s h w"],
-        where: Bool[Tensor, "h w"] | None,
-    ) -> Float[Tensor, "b s h w"]:
-        """Read the symbols of the next slice and add its mean."""
-        indexes = self._tables.indexes(_flat(scale, where))
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        """Read the symbols of the next places and add their means."""
+        indexes = self._tables.indexes(places.flat(scale))
         with section("copies"):
             indexes = indexes.cpu()
         with section("entropy_coding"):
@@ -234,7 +209,7 @@ class SymbolDecoder:
             self._symbols.append(torch.from_numpy(np.array(decoded, dtype=np.int32)))
         with section("copies"):
             symbols = self._symbols[-1].to(mean.device)
-        return _from_symbols(symbols, mean, where)
+        return places.around(mean, symbols)
 
     def checksum(self) -> int:
         """Return a CRC-32 over all symbols, to compare with the encoder's."""
@@ -268,23 +243,5 @@ def guard_stream(string: bytes, symbols: int) -> bytes:
     return string + bytes(8 * symbols)
 
 
-def _from_symbols(symbols: Tensor, mean: Tensor, where: Tensor | None) -> Tensor:
-    """Return ŷ from its coded symbols (B, symbols): for encoder and decoder by this one function.
-
-    Its memory layout follows from the mean's alone. What a layer computes from ŷ may depend on the
-    layout, as the order of a sum does, and the decoder must compute what the encoder did.
-    """
-    y_hat = torch.zeros_like(mean)
-    if where is None:
-        return torch.add(symbols.reshape(mean.shape), mean, out=y_hat)
-    y_hat[:, :, where] = symbols.reshape(*mean.shape[:2], -1) + mean[:, :, where]
-    return y_hat
-
-
 def _checksum(symbols: Sequence[Tensor]) -> int:
     return zlib.crc32(torch.cat(list(symbols), 1).cpu().numpy().astype("<i4").tobytes())
-
-
-def _flat(values: Tensor, where: Tensor | None) -> Tensor:
-    """Return (B, symbols) in (C, H, W) order, of the positions ``where`` only."""
-    return (values if where is None else values[:, :, where]).flatten(1)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from math import prod
+from math import lcm, prod
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
@@ -23,32 +23,24 @@ from pydantic import (
     model_validator,
 )
 
-from tcm_lab._utils import NONE_AS_WORD, Frozen
+from tcm_lab._utils import Frozen
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
     FINGERPRINT,
-    RESAMPLERS,
-    AttentionConfig,
-    BlockConfig,
+    AnyAttention,
+    AnyBlock,
+    AnyResampler,
     ResampleDirection,
-    ResamplerConfig,
 )
+from tcm_lab.codec.entropy_models import ENTROPY_MODELS, EntropyModelConfig
 from tcm_lab.codec.overrides import apply_overrides
-from tcm_lab.errors import ConfigError, one_of
+from tcm_lab.errors import ConfigError, at, one_of
 
-AnyBlock = Annotated[
-    SerializeAsAny[BlockConfig], BeforeValidator(BLOCKS.parse), Field(description="a block")
-]
-AnyAttention = Annotated[
-    SerializeAsAny[AttentionConfig],
-    BeforeValidator(ATTENTIONS.parse),
-    Field(description="an attention module"),
-]
-AnyResampler = Annotated[
-    SerializeAsAny[ResamplerConfig],
-    BeforeValidator(RESAMPLERS.parse),
-    Field(description="a resampler"),
+AnyEntropyModel = Annotated[
+    SerializeAsAny[EntropyModelConfig],
+    BeforeValidator(ENTROPY_MODELS.validate),
+    Field(description="an entropy model"),
 ]
 
 IMAGE_CHANNELS = 3
@@ -102,111 +94,7 @@ class TransformConfig(Frozen):
         return prod(stage.resample.factor for stage in self.stages)
 
 
-def _at(place: str, check: Any, *channels: int) -> None:
-    """Run ``check``; its message gets the place as a prefix."""
-    try:
-        check(*channels)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from None
-
-
 Shortcut = Literal["none", "patch", "staged"]
-Lrp = Literal["none", "before-attention", "after-attention"]
-
-
-class EntropyModelConfig(Frozen):
-    """The channel-wise slice entropy model (Minnen & Singh 2020; Liu et al. 2023, section 3.3).
-
-    Attributes:
-        slices: how many equal slices the latent is cut into, or each slice's width.
-        support: how many earlier slices, counted from the first, each slice may see.
-        attention: the module between the support and the slice networks.
-        hidden: widths between the 3x3 convolutions of a slice network, GELU between; ``none``
-            takes the hyper output itself as mean and scale (one slice: the hyperprior alone).
-        paths: whether mean and scale are computed ``apart`` (each its own hyper synthesis,
-            attention and slice networks) or ``shared``.
-        lrp: latent residual prediction, and which mean support it sees: as it is
-            ``before-attention`` (the paper's figure), ``after-attention`` (the authors' code),
-            or ``none``.
-        checkerboard: whether each slice is coded in two passes, the second of which sees the
-            first one's neighbours (He et al. 2021 and 2022).
-        scale_table: which scales the coder distinguishes: ``fine``, where each takes the nearest of
-            256 and the estimate counts what the coder spends, or ``compressai``, where each takes
-            the next larger of its 64 and bytes and estimate are those of the authors' code.
-        normalised: whether the networks see the latent in units of each channel's spread, which a
-            start from data measures, instead of quantisation steps.
-    """
-
-    slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    support: NonNegativeInt
-    attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
-    hidden: Annotated[tuple[PositiveInt, ...] | None, NONE_AS_WORD] = (224, 128)
-    paths: Literal["apart", "shared"] = "apart"
-    lrp: Lrp = "after-attention"
-    checkerboard: bool = False
-    scale_table: Literal["fine", "compressai"] = "fine"
-    normalised: bool = False
-
-    @field_validator("slices")
-    @classmethod
-    def _even_is_a_count(cls, slices: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if isinstance(slices, tuple) and len(set(slices)) == 1:
-            raise ConfigError(
-                f"slices = {list(slices)} are equal; write their number, {len(slices)}"
-            )
-        return slices
-
-    def slice_widths(self, latent_channels: int) -> tuple[int, ...]:
-        """Return the width of each slice; they sum to ``latent_channels``."""
-        if isinstance(self.slices, tuple):
-            return self.slices
-        return (latent_channels // self.slices,) * self.slices
-
-    def seen(self, i: int) -> int:
-        """Return how many earlier slices slice ``i`` sees."""
-        return min(i, self.support)
-
-    def hyper_outputs(self, latent_channels: int) -> tuple[int, ...]:
-        """Return the channels of each hyper synthesis output: one, or mean's and scale's."""
-        if self.paths == "shared":
-            return (2 * latent_channels,)
-        return (latent_channels, latent_channels)
-
-    def support_channels(self, i: int, latent_channels: int) -> int:
-        """Return the channels that each path of slice ``i`` starts from."""
-        widths = self.slice_widths(latent_channels)
-        return self.hyper_outputs(latent_channels)[0] + sum(widths[: self.seen(i)])
-
-    def _check(self, latent_channels: int) -> None:
-        """Refuse slices that do not sum to the latent, or a support that attention cannot have."""
-        m, slices = latent_channels, self.slices
-        if isinstance(slices, tuple) and sum(slices) != m:
-            raise ConfigError(
-                f"entropy_model.slices = {list(slices)} sum to {sum(slices)}, "
-                f"not to latent_channels = {m}"
-            )
-        if isinstance(slices, int) and m % slices:
-            divisors = [n for n in range(1, m + 1) if m % n == 0]
-            fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
-            raise ConfigError(
-                f"entropy_model.slices = {slices} does not divide latent_channels = {m}; "
-                f"nearest that do: {one_of(sorted(fits))} (or list the slices' widths)"
-            )
-        if self.hidden is None:
-            self._check_alone()
-        for i in range(len(self.slice_widths(m))):
-            _at("entropy_model.attention", self.attention.check, self.support_channels(i, m))
-
-    def _check_alone(self) -> None:
-        none = ATTENTIONS.parse("none")
-        alone = {"slices": 1, "attention": none, "lrp": "none", "checkerboard": False}
-        for field, value in alone.items():
-            if getattr(self, field) != value:
-                raise ConfigError(
-                    f"entropy_model.hidden = none takes the hyper output as mean and scale, which "
-                    f"leaves no place for entropy_model.{field} = {getattr(self, field)!r}; "
-                    "set slices 1, attention none, lrp none, checkerboard false"
-                )
 
 
 class VariantConfig(Frozen):
@@ -225,7 +113,7 @@ class VariantConfig(Frozen):
         g_s: synthesis transform, y to image.
         h_a: hyper analysis, y to z.
         h_s: hyper synthesis, z to the support of y's mean and scale.
-        entropy_model: how y's slices are coded.
+        entropy_model: how y is predicted and coded; without a ``type`` it is ``slices``.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/@=,+*?:{}\[\]-]*$")]
@@ -237,7 +125,7 @@ class VariantConfig(Frozen):
     g_s: TransformConfig
     h_a: TransformConfig
     h_s: TransformConfig
-    entropy_model: EntropyModelConfig
+    entropy_model: AnyEntropyModel
 
     @field_validator("rate_levels")
     @classmethod
@@ -257,7 +145,10 @@ class VariantConfig(Frozen):
                     f"{down} shrinks the sides {shrinks} times but {up} enlarges them "
                     f"{enlarges} times; give both stages of the same strides"
                 )
-        self.entropy_model._check(self.latent_channels)
+        try:
+            self.entropy_model.check(self.latent_channels)
+        except ConfigError as error:
+            raise ConfigError(f"entropy_model.{error}") from None
         return self
 
     def override(self, changes: Mapping[str, Any]) -> VariantConfig:
@@ -278,19 +169,16 @@ class VariantConfig(Frozen):
         """Sides of the image per side of y, and per side of z."""
         return self.g_a.factor, self.g_a.factor * self.h_a.factor
 
+    @property
+    def padding(self) -> int:
+        """What the sides of an image are padded to multiples of."""
+        return self.g_a.factor * lcm(self.h_a.factor, self.entropy_model.stride)
+
     @cached_property
     def fingerprint(self) -> str:
         """A short hash of everything but the name: equal for equal codecs."""
         tree = self.model_dump(mode="json", exclude={"name"}, context=FINGERPRINT)
-        widths = self.entropy_model.slice_widths(self.latent_channels)
-        # A support beyond the last slice's predecessors sees nothing more.
-        tree["entropy_model"]["support"] = min(self.entropy_model.support, len(widths) - 1)
-        if self.entropy_model.attention.type == "none" and tree["entropy_model"]["lrp"] != "none":
-            tree["entropy_model"]["lrp"] = "after-attention"  # before and after are the same
-        if self.entropy_model.scale_table == "fine":
-            del tree["entropy_model"]["scale_table"]  # as it was before there was a choice
-        if not self.entropy_model.normalised:
-            del tree["entropy_model"]["normalised"]
+        tree["entropy_model"] = self.entropy_model.canonical(self.latent_channels)
         if self.shortcut == "none":
             del tree["shortcut"]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
@@ -330,27 +218,25 @@ class TransformPlan(NamedTuple):
                     f"{place}.width = {width}, but {name} must end at {self.c_out} channels; "
                     "leave it out"
                 )
-            _at(f"{place}.resample", stage.resample.check, before, width)
+            at(f"{place}.resample", stage.resample.check, before, width)
             if stage.block is not None:
-                _at(f"{place}.block", stage.block.check, width)
-            _at(f"{place}.attention", stage.attention.check, width)
+                at(f"{place}.block", stage.block.check, width)
+            at(f"{place}.attention", stage.attention.check, width)
 
 
 def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:
     """Return the plan of each transform.
 
-    The hyper synthesis occurs once for each of its outputs: ``h_s.mean`` and ``h_s.scale``, or
-    ``h_s.shared``.
+    The hyper synthesis occurs once for each output that the entropy model wants: ``h_s.mean`` and
+    ``h_s.scale``, say.
     """
     m, n = config.latent_channels, config.hyper_channels
-    outputs = config.entropy_model.hyper_outputs(m)
-    names = ("shared",) if len(outputs) == 1 else ("mean", "scale")
     return {
         "g_a": TransformPlan(config.g_a, "down", IMAGE_CHANNELS, m, config.shortcut),
         "h_a": TransformPlan(config.h_a, "down", m, n),
         **{
             f"h_s.{name}": TransformPlan(config.h_s, "up", n, channels)
-            for name, channels in zip(names, outputs, strict=True)
+            for name, channels in config.entropy_model.hyper_outputs(m).items()
         },
         "g_s": TransformPlan(config.g_s, "up", m, IMAGE_CHANNELS, config.shortcut),
     }

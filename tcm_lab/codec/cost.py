@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from tcm_lab.blocks import Cost, Kind
 from tcm_lab.codec.config import VariantConfig, transform_plan
-from tcm_lab.codec.slices import slice_costs
 from tcm_lab.codec.transforms import transform_cost
 
 
 def padded_size(config: VariantConfig, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) that an image of ``size`` is padded to: whole strides of z."""
-    stride = config.stride[1]
-    return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
+    """Return the (height, width) that an image of ``size`` is padded to."""
+    multiple = config.padding
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
 
 
 def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
     """Cost of each part of the codec on one image of ``size`` (H, W), by closed formulas.
 
-    Parts: ``g_a``, ``h_a``, ``h_s``, ``attention`` (in the entropy model), ``slice_heads``,
-    ``lrp``, ``g_s``, ``prior`` (z's), ``gain`` (rate conditioning). Counted at the padded size.
+    Parts: ``g_a``, ``h_a``, ``h_s``, those of the entropy model (of slices ``attention``,
+    ``slice_heads`` and ``lrp``), ``g_s``, ``prior`` (z's), ``gain`` (rate conditioning). Counted at
+    the padded size.
 
     Raises:
         NoFormula: some layer has no closed formula.
@@ -36,12 +36,10 @@ def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
         part = name.split(".")[0]
         parts[part] += transform_cost(plan, *at[part])
     m = config.latent_channels
-    # Of a factorised prior's density network: widths 1, 3, 3, 3, 3, 1, and three quantiles.
-    prior = (3 + 27 + 3) + (4 * 3 + 1) + 4 * 3 + 3
     return {
         **parts,
-        **slice_costs(config.entropy_model, m, *at["h_a"]),
-        "prior": Cost({}, {Kind.PRIOR: prior * config.hyper_channels}),
+        **config.entropy_model.cost(m, *at["h_a"]),
+        "prior": config.entropy_model.prior_cost(config.hyper_channels),
         # Gain and inverse gain of each channel of y and z; the scaling itself is elementwise.
         "gain": Cost({}, {Kind.GAIN: 2 * config.rate_levels * (m + config.hyper_channels)}),
     }

@@ -1,4 +1,4 @@
-"""The codec: analysis, hyperprior, slices, synthesis; estimated, or coded to real bytes.
+"""The codec: analysis, hyperprior, entropy model, synthesis; estimated, or coded to real bytes.
 
 Shape suffixes: B batch, H W sides of the image, M latent channels, h w sides of the latent.
 """
@@ -6,9 +6,9 @@ Shape suffixes: B batch, H W sides of the image, M latent channels, h w sides of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec.coding import (
-    SCALES,
     CodingError,
     Estimator,
-    GaussianTables,
+    ScaleTables,
     SymbolDecoder,
     SymbolEncoder,
     guard_stream,
@@ -30,10 +29,13 @@ from tcm_lab.codec.coding import (
 )
 from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
+from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
-from tcm_lab.codec.portable import Agreement, PortablePath, portable_path
-from tcm_lab.codec.slices import SliceCodec, walk_slices
-from tcm_lab.codec.transforms import HyperSynthesis, Transform, own_seed
+from tcm_lab.codec.outputs import CodecOutput, Coded
+from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
+from tcm_lab.codec.priors import PRIORS
+from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.transforms import HyperSynthesis, Transform
 
 _compressai = import_compressai()
 _CompressionModel: Any = _compressai.models.CompressionModel
@@ -41,36 +43,6 @@ _CompressionModel: Any = _compressai.models.CompressionModel
 Rate = float | Tensor | None
 #: State-dict entries that follow from the weights; ``update()`` makes them.
 DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-
-
-class Likelihoods(TypedDict):
-    """Likelihoods of y and z, whose negative logarithms are bits."""
-
-    y: Tensor
-    z: Tensor
-
-
-class CodecOutput(TypedDict):
-    """Result of a forward pass: the image and its likelihoods."""
-
-    x_hat: Tensor
-    likelihoods: Likelihoods
-
-
-class Coded(TypedDict, total=False):
-    """What ``compress`` gives and ``decompress`` takes.
-
-    ``strings``: y's streams and z's streams, one per image; of a portable stream also what the
-    encoder decided (see `tcm_lab.codec.portable`). ``shape``: (h, w) of z. ``size``:
-    (H, W) of the image. ``rate``: rate level, where the codec is conditioned on one. ``checksum``:
-    CRC-32 of the symbols and of what they were coded with.
-    """
-
-    strings: list[list[bytes]]
-    shape: tuple[int, int]
-    size: tuple[int, int]
-    rate: float | None
-    checksum: int
 
 
 class Codec(_CompressionModel):
@@ -92,21 +64,24 @@ class Codec(_CompressionModel):
             self.h_a = Transform(plan["h_a"])
         with own_seed():
             self.h_s = HyperSynthesis(plan)
-        self.slices = nn.ModuleList()
-        for i in range(len(self.slice_widths)):
-            with own_seed():
-                self.slices.append(SliceCodec(entropy, m, i))
+        self.add_module(entropy.module_name, entropy.build(m))
         with own_seed():
             self.g_s = Transform(plan["g_s"])
         with own_seed():
-            self.entropy_bottleneck = _compressai.entropy_models.EntropyBottleneck(n)
-        self.gaussian_conditional = _compressai.entropy_models.GaussianConditional(None)
+            self.entropy_bottleneck = PRIORS[entropy.prior](n)
+        self.gaussian_conditional = entropy.distribution.conditional()
         self.y_gains = RateGains(config.rate_levels, m) if config.rate_levels else None
         self.z_gains = RateGains(config.rate_levels, n) if config.rate_levels else None
         self.y_unit: Tensor | None
         self.register_buffer("y_unit", torch.ones(m) if entropy.normalised else None)
-        self._tables: GaussianTables | None = None
+        self._tables: ScaleTables | None = None
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def entropy_model(self) -> nn.Module:
+        """The module by which the latent is predicted and coded; its name goes by its kind."""
+        module: nn.Module = self.get_submodule(self.config.entropy_model.module_name)
+        return module
 
     # -- forward ---------------------------------------------------------------------------------
 
@@ -130,13 +105,14 @@ class Codec(_CompressionModel):
         steps = self._steps_per_unit(levels)
         z = self._hyper_latent(y, steps, levels)
         _, z_likelihoods = self.entropy_bottleneck(z)
-        estimator = Estimator(y, self.slice_widths)
+        estimator = Estimator(y)
         features = self._hyper(self._quantise_z(z), levels)
-        y_hat = walk_slices(self.slices, features, estimator, steps)
-        means, scales = estimator.parameters()
+        y_hat = self._walk(features, Coder(estimator, steps))
+        means, scales = estimator.means, estimator.scales
         _, y_likelihoods = self.gaussian_conditional(y, scales, means)
-        if not self.training and self.config.entropy_model.scale_table == "fine":
-            y_likelihoods = likelihoods_as_coded(y_likelihoods, y, means, scales)
+        distribution = self.config.entropy_model.distribution
+        if not self.training and distribution.nearest:
+            y_likelihoods = likelihoods_as_coded(y_likelihoods, y, means, scales, distribution)
         x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
@@ -200,12 +176,16 @@ class Codec(_CompressionModel):
 
     def _medians(self) -> Tensor:
         """Return the medians of z's distributions, (1, C, 1, 1)."""
-        medians: Tensor = self.entropy_bottleneck._get_medians().detach()[None]
-        return medians.squeeze(-1)[..., None]
+        medians: Tensor = self.entropy_bottleneck.medians()
+        return medians
 
     def _hyper(self, z_hat: Tensor, levels: Tensor | None) -> list[Tensor]:
         features: list[Tensor] = self.h_s(self._unscaled(z_hat, self.z_gains, levels))
         return features
+
+    def _walk(self, features: Sequence[Tensor], code: Coder) -> Tensor:
+        """Return ŷ in quantisation steps, coded by the entropy model."""
+        return code.in_steps(self.entropy_model(features, code))
 
     def _synthesise(self, y_hat: Tensor, levels: Tensor | None, size: tuple[int, int]) -> Tensor:
         y_hat = self._unscaled(y_hat, self.y_gains, levels)
@@ -253,10 +233,10 @@ class Codec(_CompressionModel):
         return coded
 
     def _encode(self, y: Tensor, z: Tensor, levels: Tensor | None) -> tuple[list[list[bytes]], int]:
-        encoder = SymbolEncoder(y, self.slice_widths, self._current_tables())
+        encoder = SymbolEncoder(y, self._current_tables())
         z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
         features = self._hyper(self._laid_out(self._quantise_z(z)), levels)
-        walk_slices(self.slices, features, encoder, self._steps_per_unit(levels))
+        self._walk(features, Coder(encoder, self._steps_per_unit(levels)))
         return [encoder.strings(), z_strings], encoder.checksum()
 
     def _encode_portably(
@@ -264,9 +244,9 @@ class Codec(_CompressionModel):
     ) -> tuple[list[list[bytes]], int]:
         with self._portable_path(len(y)) as path:
             symbols = path.prior.symbols(z)
-            encoder = SymbolEncoder(y, self.slice_widths, path.tables)
+            encoder = SymbolEncoder(y, path.tables)
             features = self._hyper(self._laid_out(path.prior.values(symbols)), levels)
-            path.walk(self.slices, features, encoder, self._steps_per_unit(levels))
+            self._walk(features, path.coder(encoder, self._steps_per_unit(levels)))
             streams = [encoder.strings(), path.prior.encode(symbols), path.agree.lists()]
             return streams, path.agree.checksum(encoder.checksum())
 
@@ -333,7 +313,7 @@ class Codec(_CompressionModel):
         z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
         features = self._hyper(self._laid_out(z_hat), levels)
         decoder = SymbolDecoder(y_strings, self._symbols(features), tables)
-        y_hat = walk_slices(self.slices, features, decoder, self._steps_per_unit(levels))
+        y_hat = self._walk(features, Coder(decoder, self._steps_per_unit(levels)))
         return y_hat, decoder.checksum()
 
     def _decode_portably(
@@ -344,24 +324,23 @@ class Codec(_CompressionModel):
             z_hat = path.prior.values(path.prior.decode(z_strings, shape))
             features = self._hyper(self._laid_out(z_hat), levels)
             decoder = SymbolDecoder(y_strings, self._symbols(features), path.tables)
-            y_hat = path.walk(self.slices, features, decoder, self._steps_per_unit(levels))
+            y_hat = self._walk(features, path.coder(decoder, self._steps_per_unit(levels)))
             found = path.agree.checksum(decoder.checksum())
         return y_hat.to(self._medians().dtype), found
 
     def _symbols(self, features: Sequence[Tensor]) -> int:
         return self.config.latent_channels * math.prod(features[0].shape[-2:])
 
+    @contextmanager
     def _portable_path(
         self, images: int, decisions: Sequence[bytes] | None = None
-    ) -> AbstractContextManager[PortablePath]:
-        parts = (self.h_s, self.slices, self.entropy_bottleneck, self.y_gains, self.z_gains)
-        kind = self.config.entropy_model.scale_table
-        return portable_path(
-            [part for part in parts if part is not None],
-            self.entropy_bottleneck,
-            kind,
-            Agreement(images, decisions),
-        )
+    ) -> Iterator[PortablePath]:
+        """Compute all that coding depends on in float64 inside the ``with`` block."""
+        parts = (self.h_s, self.entropy_model, self.entropy_bottleneck, self.y_gains, self.z_gains)
+        agree = Agreement(images, decisions)
+        with float64(tensors_of(parts)):
+            tables = PortableTables(self.config.entropy_model.distribution, agree)
+            yield PortablePath(agree, self.entropy_bottleneck.portable(agree), tables)
 
     def update(self, *args: Any, **kwargs: Any) -> bool:
         """Rebuild the coding tables from the weights, as CompressAI's models do."""
@@ -386,12 +365,10 @@ class Codec(_CompressionModel):
         weights = {**state_dict, **own}
         return nn.Module.load_state_dict(self, weights, strict=strict, assign=assign)
 
-    def _current_tables(self) -> GaussianTables:
+    def _current_tables(self) -> ScaleTables:
         """Return the coding tables for the weights as they are."""
         if self._tables is None:
-            kind = self.config.entropy_model.scale_table
-            super().update(
-                scale_table=_compressai.models.base.get_scale_table(levels=SCALES[kind]), force=True
-            )
-            self._tables = GaussianTables(self.gaussian_conditional, nearest=kind == "fine")
+            distribution = self.config.entropy_model.distribution
+            super().update(scale_table=distribution.scale_table(), force=True)
+            self._tables = ScaleTables(self.gaussian_conditional, nearest=distribution.nearest)
         return self._tables

@@ -10,12 +10,16 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Any
 
+from pydantic import ValidationError
+
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
+from tcm_lab.codec.entropy_models import ENTROPY_MODELS
 from tcm_lab.errors import ConfigError, near, one_of
 
 Tree = dict[str, Any]
@@ -128,6 +132,9 @@ def _whole(key: str, value: Any) -> Any:
         "attention": ATTENTIONS,
         "resample": RESAMPLERS,
     }
+    if key == "entropy_model":
+        with suppress(ValidationError):  # or the whole tree's validation says the field's path
+            return ENTROPY_MODELS.validate(value).model_dump(mode="json")
     if key in registries and value is not None:
         return registries[key].parse(value).model_dump(mode="json")
     return value

@@ -8,10 +8,10 @@ points that they round it apart; the encoder lists those, and both round them do
 
 The contract: a file decodes bit for bit wherever float64 results differ from the encoder's by less
 than `MARGIN` of a grid step: for means and ŷ 2⁻³⁰ ≈ 9e-10 quantisation steps (more by the same
-factor where a slice's largest mean exceeds 128), for scales 3e-8 of their value. IEEE arithmetic in
-any order, with any kernel, stays below it by orders of magnitude (``tests/portable/README.md`` says
-by how many); a layer that computes in float32 inside, or a defect, does not. The checksum over all
-that was agreed on refuses those.
+factor where the largest mean of those coded at once exceeds 128), for scales 3e-8 of their value.
+IEEE arithmetic in any order, with any kernel, stays below it by orders of magnitude
+(``tests/portable/README.md`` says by how many); a layer that computes in float32 inside, or a
+defect, does not. The checksum over all that was agreed on refuses those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +29,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tcm_lab._utils.sections import section
-from tcm_lab.codec.coding import SCALES, Cdfs, CodingError, guard_stream, refuse_large_symbols
-from tcm_lab.codec.slices import SliceCoder, walk_slices
+from tcm_lab.codec.coding import Cdfs, CodingError, guard_stream, refuse_large_symbols
+from tcm_lab.codec.distributions import Distribution
+from tcm_lab.codec.entropy_models import Coder, Places
+from tcm_lab.codec.entropy_models.coder import PlaceCoder
 
 #: Grid steps of this share around the middle between two grid points are the encoder's to decide.
 MARGIN = 2.0**-20
@@ -40,9 +41,6 @@ _EXACT = 2.0**17
 #: Grid steps in a quantisation step, for means and refined ŷ; and in a unit, for gains.
 GRID, _GAIN_GRID = 2.0**10, 2.0**18
 _PRECISION = 16
-_LOWEST, _HIGHEST = math.log(0.11), math.log(256)
-#: A table ends where the tails beyond hold 1e-9, so many standard deviations from the mean.
-REACH = 6.109410204869
 _WIDEST = 56  # bits of a distance in a list
 
 
@@ -175,77 +173,80 @@ def read_list(written: bytes) -> np.ndarray[Any, Any]:
 
 
 class OnGrid:
-    """A `SliceCoder` whose means are on the grid.
+    """A `PlaceCoder` whose means are on the grid.
 
     Args:
         code: what codes around the means.
         agree: rounds for encoder and decoder alike.
     """
 
-    def __init__(self, code: SliceCoder, agree: Agreement) -> None:
+    def __init__(self, code: PlaceCoder, agree: Agreement) -> None:
         self._code, self._agree = code, agree
 
-    def __call__(self, i: int, mean: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
-        """Code slice ``i`` around its means on the grid."""
-        return self._code(i, self.settle(mean), scale, where)
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        """Code the places around their means on the grid."""
+        return self._code(places, self.settle(mean), scale)
 
-    def settle(self, values: Float[Tensor, "b s h w"]) -> Float[Tensor, "b s h w"]:
-        """Return ``values`` (B, S, h, w), in quantisation steps, on the grid."""
+    def settle(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return ``values``, in quantisation steps, on the grid."""
         agreed = self._agree((values * GRID).flatten(1)).view(values.shape)
         return torch.empty_like(values).copy_(agreed).mul_(1 / GRID)
 
 
 class PortableTables:
-    """The distributions of the slices' symbols, the same on every machine.
+    """The distributions of the symbols of y, the same on every machine.
 
     Args:
-        kind: which scales have a distribution of their own, a key of `SCALES`.
+        distribution: their family, and which scales have a table.
         agree: rounds for encoder and decoder alike.
     """
 
-    def __init__(self, kind: str, agree: Agreement) -> None:
-        self.cdfs = gaussian_cdfs(SCALES[kind])
+    def __init__(self, distribution: Distribution, agree: Agreement) -> None:
+        self.cdfs = portable_cdfs(distribution)
         self._agree = agree
-        self._last = SCALES[kind] - 1
+        self._last = distribution.count - 1
+        self._lowest = math.log(distribution.lowest)
+        self._per_log = self._last / (math.log(distribution.highest) - self._lowest)
         # The nearest scale in logarithm, or, as in CompressAI, the next larger one.
-        self._ahead = 0.0 if kind == "fine" else 0.5
+        self._ahead = 0.0 if distribution.nearest else 0.5
 
     def indexes(self, scale: Float[Tensor, "b n"]) -> Tensor:
         """Return, for each scale, the index of its distribution (int32)."""
-        place = scale.clamp(min=0.01).log().sub_(_LOWEST).mul_(self._last / (_HIGHEST - _LOWEST))
+        place = scale.clamp(min=0.01).log().sub_(self._lowest).mul_(self._per_log)
         agreed = self._agree(place.add_(self._ahead).clamp_(0, self._last))
         # What follows a wrong symbol may be NaN, which the coder would take for an index.
         return agreed.clamp(0, self._last).int()
 
 
 @cache
-def gaussian_cdfs(scales: int) -> Cdfs:
-    """Return the quantised distributions of so many Gaussians, from scale 0.11 to 256.
+def portable_cdfs(distribution: Distribution) -> Cdfs:
+    """Return the quantised distributions of all scales that have one.
 
     No probability of them lies near a rounding boundary of the coder's 16 bits, which a test holds;
     so they need no agreement.
     """
     cdfs, offsets = [], []
-    for scale, centre in gaussian_scales(scales):
-        cdfs.append(_cdf(torch.cat(gaussian_counts(scale, centre)).round()))
+    for scale, centre in portable_scales(distribution):
+        cdfs.append(_cdf(torch.cat(symbol_counts(distribution, scale, centre)).round()))
         offsets.append(-centre)
     return cdfs, [len(row) for row in cdfs], offsets
 
 
-def gaussian_scales(count: int) -> list[tuple[float, int]]:
-    """Return so many scales, evenly spread in their logarithm, and each one's largest symbol."""
-    step = (_HIGHEST - _LOWEST) / (count - 1)
-    scales = [math.exp(_LOWEST + i * step) for i in range(count)]
-    return [(scale, math.ceil(scale * REACH)) for scale in scales]
+def portable_scales(distribution: Distribution) -> list[tuple[float, int]]:
+    """Return the scales that have a table, and each one's largest symbol."""
+    low = math.log(distribution.lowest)
+    step = (math.log(distribution.highest) - low) / (distribution.count - 1)
+    scales = [math.exp(low + i * step) for i in range(distribution.count)]
+    return [(scale, math.ceil(scale * distribution.reach)) for scale in scales]
 
 
-def gaussian_counts(scale: float, centre: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " 1"]]:
+def symbol_counts(
+    distribution: Distribution, scale: float, centre: int
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " 1"]]:
     """Return what each symbol within ``centre`` of 0, and all beyond, have of the coder's 2¹⁶."""
     steps = torch.arange(-centre, centre + 1, dtype=torch.float64).abs()
-    upper, lower = (
-        torch.special.erfc((steps - half) / (scale * math.sqrt(2))) / 2 for half in (0.5, -0.5)
-    )
-    return (upper - lower) * 2**_PRECISION, 2 * lower[:1] * 2**_PRECISION
+    beyond, before = (distribution.tail((steps + half) / scale) for half in (0.5, -0.5))
+    return (before - beyond) * 2**_PRECISION, 2 * beyond[:1] * 2**_PRECISION
 
 
 def _cdf(counts: Tensor) -> list[int]:
@@ -337,39 +338,24 @@ class PortablePath(NamedTuple):
     Attributes:
         agree: rounds for encoder and decoder alike.
         prior: codes z.
-        tables: the distributions of the slices' symbols.
+        tables: the distributions of the symbols of y.
     """
 
     agree: Agreement
     prior: PriorCoder
     tables: PortableTables
 
-    def walk(
-        self,
-        slices: nn.ModuleList,
-        features: Sequence[Tensor],
-        code: SliceCoder,
-        gain: Float[Tensor, "#b m 1 1"] | None,
-    ) -> Float[Tensor, "b m h w"]:
-        """Walk over the slices as `walk_slices` does, with all that is coded on the grid."""
+    def coder(self, code: PlaceCoder, gain: Float[Tensor, "#b m 1 1"] | None) -> Coder:
+        """Return what an entropy model codes with, all of it on the grid."""
         if gain is not None:
             steps = self.agree((gain.double() * _GAIN_GRID).flatten(1)).clamp(min=1)
             gain = (steps / _GAIN_GRID).view(gain.shape)
         on_grid = OnGrid(code, self.agree)
-        return walk_slices(slices, features, on_grid, gain, on_grid.settle)
+        return Coder(on_grid, gain, on_grid.settle)
 
 
-@contextmanager
-def portable_path(
-    parts: Sequence[nn.Module], prior: nn.Module, kind: str, agree: Agreement
-) -> Iterator[PortablePath]:
-    """Hold the ``parts`` that coding depends on in float64 inside the ``with`` block.
-
-    Args:
-        parts: the modules from ẑ on, the entropy bottleneck among them.
-        prior: the entropy bottleneck.
-        kind: which scales have a distribution of their own, a key of `SCALES`.
-        agree: rounds for encoder and decoder alike.
-    """
-    with float64(chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts)):
-        yield PortablePath(agree, PriorCoder(prior, agree), PortableTables(kind, agree))
+def tensors_of(parts: Iterable[nn.Module | None]) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of the parts that there are."""
+    for part in parts:
+        if part is not None:
+            yield from (*part.parameters(), *part.buffers())

@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab.codec.coding import CodingError, SymbolDecoder, SymbolEncoder
+from tcm_lab.codec.distributions import SCALE_TABLES
+from tcm_lab.codec.entropy_models import Channels
 from tcm_lab.codec.portable import Agreement, OnGrid, PortableTables, PriorCoder, float64
 
 #: Transforms on which no probability depends.
@@ -93,7 +95,7 @@ class _Coders:
     def __init__(self, agree: Agreement, *, encoding: bool) -> None:
         self.agree = agree
         self._encoding = encoding
-        self._tables = PortableTables("compressai", agree)
+        self._tables = PortableTables(SCALE_TABLES["compressai"], agree)
         self._y_hat = torch.zeros(0)
         self._checksum = 0
 
@@ -120,7 +122,7 @@ class _Coders:
         return {}
 
     def _compress(self, y: Tensor, scales: Tensor, means: Tensor | None = None) -> list[bytes]:
-        encoder = SymbolEncoder(y, [y.shape[1]], self._tables)
+        encoder = SymbolEncoder(y, self._tables)
         self._y_hat = self._code(encoder, scales, means)
         return encoder.strings()
 
@@ -138,10 +140,11 @@ class _Coders:
     def _code(
         self, coder: SymbolEncoder | SymbolDecoder, scales: Tensor, means: Tensor | None
     ) -> Tensor:
+        whole = Channels(0, scales.shape[1])
         if means is None:
-            y_hat = coder(0, torch.zeros_like(scales), scales, None)
+            y_hat = coder(whole, torch.zeros_like(scales), scales)
         else:
-            y_hat = OnGrid(coder, self.agree)(0, means, scales, None)
+            y_hat = OnGrid(coder, self.agree)(whole, means, scales)
         self._checksum = zlib.crc32(struct.pack("<I", coder.checksum()), self._checksum)
         return y_hat
 

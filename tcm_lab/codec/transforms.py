@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab.blocks import Cost, ResampleDirection
 from tcm_lab.blocks.cost import conv_cost, transposed_conv_cost
 from tcm_lab.codec.config import StageConfig, TransformPlan
-
-
-@contextmanager
-def own_seed() -> Iterator[None]:
-    """Start a part from random numbers of its own, whatever the parts before it have drawn."""
-    seed = int(torch.randint(2**62, (), device="cpu"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
+from tcm_lab.codec.seeds import own_seed
 
 LinearMap = nn.Conv2d | nn.ConvTranspose2d
 

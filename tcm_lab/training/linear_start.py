@@ -25,7 +25,6 @@ from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.attention import GatedAttention
 from tcm_lab.codec import Codec
-from tcm_lab.codec.slices import SliceCodec
 from tcm_lab.codec.transforms import Stage, Transform
 from tcm_lab.data import Batches
 from tcm_lab.training.recipe import Recipe
@@ -192,9 +191,6 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
     step = math.sqrt(18 / (255**2 * math.log(2) * math.sqrt(lambdas[0] * lambdas[-1])))
     for module in codec.modules():
         _zero_branch(module)
-    for slice_codec in _slices(codec):
-        if slice_codec.lrp is not None:
-            _zero(list(slice_codec.lrp)[-1])
     kept: float | None = None
     floor: float | None = None
     if codec.g_a.shortcut is None:
@@ -221,7 +217,9 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
         mean, spread = mean / codec.y_unit, spread / codec.y_unit
         if codec.g_s.shortcut is not None:
             codec.g_s.shortcut.weight.mul_(codec.y_unit[:, None, None, None])
-    _start_heads(codec, mean, _SCALE_SHARE * spread)
+    entropy_model: Any = codec.entropy_model
+    if hasattr(entropy_model, "start_at"):
+        entropy_model.start_at(mean, _SCALE_SHARE * spread, codec.h_s)
     return LinearStart(
         crops=len(crops), pixels=crops.shape[-1], kept=kept, floor_psnr_db=floor, step=step
     )
@@ -229,10 +227,6 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
 
 def _stages(transform: Transform) -> list[Stage]:
     return cast("list[Stage]", list(transform.stages))
-
-
-def _slices(codec: Codec) -> list[SliceCodec]:
-    return cast("list[SliceCodec]", list(codec.slices))
 
 
 def _zero(layer: nn.Module) -> None:
@@ -350,21 +344,3 @@ def _least_squares(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double()).float()
     return solution[:-1], solution[-1]
-
-
-def _start_heads(codec: Codec, mean: Tensor, scale: Tensor) -> None:
-    """Let the entropy model start at each channel's mean and scale."""
-    if codec.config.entropy_model.hidden is None:
-        both = {"mean": mean, "scale": scale, "shared": torch.cat((mean, scale))}
-        for name, transform in codec.h_s.named_children():
-            last = [m for m in transform.modules() if isinstance(m, _CONVOLUTIONS)][-1]
-            assert last.bias is not None
-            repeats = last.bias.numel() // both[name].numel()  # sub-pixel upsampling
-            last.bias.copy_(both[name].repeat_interleave(repeats))
-            last.weight.mul_(0.3)
-        return
-    sides = zip(mean.split(codec.slice_widths), scale.split(codec.slice_widths), strict=True)
-    for slice_codec, of_slice in zip(_slices(codec), sides, strict=True):
-        networks: list[Any] = list(slice_codec.networks)
-        for network, values in zip(networks, torch.cat(of_slice).chunk(len(networks)), strict=True):
-            network[-1].bias.copy_(values)

@@ -15,7 +15,7 @@ from tcm_lab.training.recipe import Recipe
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MIN_SIDE = 8
-_ENTROPY_SIDE = ("h_a.", "h_s.", "slices.")
+_ENTROPY_SIDE = ("h_a.", "h_s.", "slices.", "context_model.")
 
 
 class Muon(Optimizer):

@@ -32,7 +32,7 @@ class Recipe(Frozen):
         optimizer: ``adam``, or ``muon`` for the matrices of g_a and g_s and Adam for the rest.
         lr: learning rate of Adam.
         matrix_lr: learning rate of Muon.
-        entropy_lr: learning rate of h_a, h_s and the slices; ``None`` is ``lr``.
+        entropy_lr: learning rate of h_a, h_s and the entropy model; ``None`` is ``lr``.
         shortcut_lr: learning rate of the linear shortcuts; 0 keeps what the start gave them.
         schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` takes it
             down to a hundredth along half a cosine.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import TcmBlock
-from tcm_lab.codec import Codec  # before CompressAI, which it makes importable
+from tcm_lab.codec import Codec, Coder  # before CompressAI, which it makes importable
 
 from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
 
@@ -127,14 +127,12 @@ class PlainCodec(nn.Module):
         likelihoods: list[Tensor] = []
         for y_slice, networks in zip(y.split(codec.slice_widths, 1), codec.slices, strict=True):
 
-            def code(
-                i: int, mean: Tensor, scale: Tensor, where: None, y: Tensor = y_slice
-            ) -> Tensor:
+            def code(places: Any, mean: Tensor, scale: Tensor, y: Tensor = y_slice) -> Tensor:
                 likelihoods.append(codec.gaussian_conditional(y, scale, mean)[1])
                 offset = y - mean
                 return offset + (offset.round() - offset).detach() + mean
 
-            decoded.append(networks(features, decoded, code))
+            decoded.append(networks(features, decoded, Coder(code)))
         x_hat = codec.g_s(torch.cat(decoded, 1))
         return {"x_hat": x_hat, "likelihoods": {"y": torch.cat(likelihoods, 1), "z": z_likelihoods}}
 
@@ -150,16 +148,14 @@ class PlainCodec(nn.Module):
         decoded: list[Tensor] = []
         for y_slice, networks in zip(y.split(codec.slice_widths, 1), codec.slices, strict=True):
 
-            def code(
-                i: int, mean: Tensor, scale: Tensor, where: None, y: Tensor = y_slice
-            ) -> Tensor:
+            def code(places: Any, mean: Tensor, scale: Tensor, y: Tensor = y_slice) -> Tensor:
                 index = conditional.build_indexes(scale)
                 quantised = conditional.quantize(y, "symbols", mean)
                 symbols.extend(quantised.reshape(-1).tolist())
                 indexes.extend(index.reshape(-1).tolist())
                 return quantised + mean
 
-            decoded.append(networks(features, decoded, code))
+            decoded.append(networks(features, decoded, Coder(code)))
         encoder = BufferedRansEncoder()
         encoder.encode_with_indexes(symbols, indexes, *self._tables())
         return {"strings": [[encoder.flush()], z_strings], "shape": z.shape[-2:]}
@@ -172,14 +168,14 @@ class PlainCodec(nn.Module):
         decoder.set_stream(strings[0][0])
         tables = self._tables()
 
-        def code(i: int, mean: Tensor, scale: Tensor, where: None) -> Tensor:
+        def code(places: Any, mean: Tensor, scale: Tensor) -> Tensor:
             index = conditional.build_indexes(scale)
             values = decoder.decode_stream(index.reshape(-1).tolist(), *tables)
             return torch.tensor(values, dtype=torch.float32).reshape(mean.shape) + mean
 
         decoded: list[Tensor] = []
         for networks in codec.slices:
-            decoded.append(networks(features, decoded, code))
+            decoded.append(networks(features, decoded, Coder(code)))
         return codec.g_s(torch.cat(decoded, 1)).clamp(0, 1)
 
     def _rounded_z(self, z: Tensor) -> Tensor:

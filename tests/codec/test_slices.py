@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import tcm_lab
-from tcm_lab.codec.slices import CheckerboardContext, checkerboard, walk_slices
+from tcm_lab.codec import Channels, Coder
+from tcm_lab.codec.entropy_models.slices import CheckerboardContext, checkerboard
 
 
 def test_a_checkerboard_context_sees_the_other_colour_alone_and_all_of_it() -> None:
@@ -28,12 +29,12 @@ def _means(codec: Any, features: list[Tensor], y_hat: list[Tensor]) -> list[Tens
     """Return the mean of every slice where the quantised slices come out as ``y_hat``."""
     means: list[Tensor] = []
 
-    def code(i: int, mean: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
+    def code(places: Channels, mean: Tensor, scale: Tensor) -> Tensor:
         means.append(mean)
-        return y_hat[i] if where is None else y_hat[i] * where
+        return places.masked(places.of(torch.cat(y_hat, 1)))
 
     with torch.no_grad():
-        walk_slices(codec.slices, features, code)
+        codec.entropy_model(features, Coder(code))
     return means
 
 
@@ -59,14 +60,14 @@ def test_an_untrained_codec_expects_means_about_0_and_scales_about_a_half(paths:
     codec = tcm_lab.build("tcm-nano", {"entropy_model.paths": paths, "?_?.depth": 0}).eval()
     found: list[tuple[float, float]] = []
 
-    def code(i: int, mean: Tensor, scale: Tensor, where: Tensor | None) -> Tensor:
+    def code(places: Channels, mean: Tensor, scale: Tensor) -> Tensor:
         found.append((float(mean.mean()), float(scale.mean())))
         return torch.zeros_like(mean)
 
     outputs = codec.config.entropy_model.hyper_outputs(64)
-    features = [torch.zeros(1, channels, 3, 5) for channels in outputs]
+    features = [torch.zeros(1, channels, 3, 5) for channels in outputs.values()]
     with torch.no_grad():
-        walk_slices(codec.slices, features, code)
+        codec.entropy_model(features, Coder(code))
     for mean, scale in found:
         assert abs(mean) < 0.15
         assert abs(scale - 0.5) < 0.15

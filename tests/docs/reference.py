@@ -10,6 +10,7 @@ import warnings
 from html import escape
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pdoc
 from fields import field_table
@@ -17,7 +18,7 @@ from torch import nn
 
 from tcm_lab import __version__, codec
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
+from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
 from tcm_lab.reporting import Section, Table, layer_table, render_report
 from tcm_lab.study import Space, space_schema
 from tcm_lab.study.axes import (
@@ -45,7 +46,9 @@ PACKAGES = (
 
 def configuration_tables() -> dict[str, list[Table]]:
     """Return the fields of every file that a user writes, by the name of the file's kind."""
-    registries = (BLOCKS, ATTENTIONS, RESAMPLERS)
+    registries: tuple[LayerRegistry[Any], ...] = (
+        BLOCKS, ATTENTIONS, RESAMPLERS, codec.ENTROPY_MODELS
+    )  # fmt: skip
     layers = [
         field_table(registry[name], f"{registry.kind} {name}")
         for registry in registries
@@ -57,9 +60,11 @@ def configuration_tables() -> dict[str, list[Table]]:
             field_table(codec.VariantConfig, "VariantConfig: the whole file"),
             field_table(codec.TransformConfig, "TransformConfig: g_a, g_s, h_a and h_s"),
             field_table(codec.StageConfig, "StageConfig: one of a transform's stages"),
-            field_table(codec.EntropyModelConfig, "EntropyModelConfig: entropy_model"),
         ],
-        "Blocks, attention modules and resamplers": [layer_table(registries), *layers],
+        "Blocks, attention modules, resamplers and entropy models": [
+            layer_table(registries),
+            *layers,
+        ],
         "A search space": [
             field_table(Space, "Space: the whole file"),
             field_table(CategoricalAxis, "CategoricalAxis: one of axes, or a plain list"),

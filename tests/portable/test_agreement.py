@@ -9,15 +9,14 @@ from torch import Tensor
 
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec import CodingError
-from tcm_lab.codec.coding import SCALES
+from tcm_lab.codec.distributions import SCALE_TABLES
 from tcm_lab.codec.portable import (
     MARGIN,
-    REACH,
     Agreement,
-    gaussian_cdfs,
-    gaussian_counts,
-    gaussian_scales,
+    portable_cdfs,
+    portable_scales,
     read_list,
+    symbol_counts,
     write_list,
 )
 
@@ -85,22 +84,23 @@ def test_a_damaged_list_is_refused(spoilt: bytes) -> None:
         read_list(spoilt)
 
 
-@pytest.mark.parametrize("kind", SCALES)
+@pytest.mark.parametrize("kind", SCALE_TABLES)
 def test_no_probability_of_a_gaussian_table_is_near_a_rounding_boundary(kind: str) -> None:
-    for scale, centre in gaussian_scales(SCALES[kind]):
-        counts = torch.cat(gaussian_counts(scale, centre))
+    distribution = SCALE_TABLES[kind]
+    for scale, centre in portable_scales(distribution):
+        counts = torch.cat(symbol_counts(distribution, scale, centre))
         assert ((counts - counts.floor()) - 0.5).abs().min() > 1e-8  # and float64 is 1e-11 off
-        assert abs(scale * REACH - round(scale * REACH)) > 1e-8
+        assert 1e-8 < centre - scale * distribution.reach < 1 - 1e-8
 
 
-@pytest.mark.parametrize("kind", SCALES)
+@pytest.mark.parametrize("kind", SCALE_TABLES)
 def test_the_gaussian_tables_are_compressai_s_but_for_float32(kind: str) -> None:
     compressai = import_compressai()
     conditional = compressai.entropy_models.GaussianConditional(None)
     conditional.update_scale_table(
-        compressai.models.base.get_scale_table(levels=SCALES[kind]), force=True
+        compressai.models.base.get_scale_table(levels=SCALE_TABLES[kind].count), force=True
     )
-    cdfs, lengths, offsets = gaussian_cdfs(SCALES[kind])
+    cdfs, lengths, offsets = portable_cdfs(SCALE_TABLES[kind])
     assert lengths == conditional.cdf_length.tolist()
     assert offsets == conditional.offset.tolist()
     for row, theirs in zip(cdfs, conditional.quantized_cdf.tolist(), strict=True):

@@ -92,6 +92,7 @@ def infer_config(state: State) -> VariantConfig:
 
 
 def _infer(state: State, base: VariantConfig) -> VariantConfig:
+    slices_of_base: Any = base.entropy_model
     width = state["g_a.0.conv1.weight"].shape[0]
     slices = len({k.split(".")[1] for k in state if k.startswith("cc_mean_transforms.")})
     last = f"cc_mean_transforms.{slices - 1}"
@@ -107,7 +108,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
         "entropy_model.scale_table": "compressai",
         # With no more slices than the paper's support, 5, that support sees the same.
         "entropy_model.support": max(
-            (state[f"{last}.0.weight"].shape[1] - latent) // slice_width, base.entropy_model.support
+            (state[f"{last}.0.weight"].shape[1] - latent) // slice_width, slices_of_base.support
         ),
         "entropy_model.hidden": [state[f"{last}.{i}.weight"].shape[0] for i in (0, 2)],
     }
@@ -122,7 +123,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
     for ours, theirs in (("g_a", "g_a"), ("g_s", "g_s"), ("h_a", "h_a"), ("h_s", "h_mean_s")):
         changes |= _infer_transform(state, ours, theirs)
     names = {128: "small", 192: "medium", 256: "large"}
-    if squeezed in state and width in names and slices == base.entropy_model.slices:
+    if squeezed in state and width in names and slices == slices_of_base.slices:
         changes["name"] = f"tcm-{names[width]}"
     return base.override(changes)
 

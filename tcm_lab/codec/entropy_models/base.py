@@ -1,0 +1,181 @@
+"""The interface of an entropy model, and its registry.
+
+An entropy model is a configuration and the module that it builds. The configuration says what the
+module needs and costs; the module turns the hyper synthesis' outputs into ŷ by way of a `Coder`.
+Everything else (likelihoods, bytes, checksums, portable streams, counting by part, analyses, rate
+levels, checkpoints) is the codec's, and the same for all.
+
+A module alone is enough to begin with::
+
+    @tcm_lab.register_entropy_model("mine")
+    class Mine(nn.Module):
+        def __init__(self, channels: int, kernel: int = 3) -> None:
+            super().__init__()
+            self.head = nn.Conv2d(2 * channels, 2 * channels, kernel, padding=kernel // 2)
+            self.channels = channels
+
+        def forward(self, features: Sequence[Tensor], code: Coder) -> Tensor:
+            mean, scale = self.head(features[0]).chunk(2, 1)
+            return code(Channels(0, self.channels), mean, scale)
+
+and ``entropy_model: {type: mine, kernel: 5}`` is a codec's. With a closed formula for its cost, or
+other needs than the defaults below, register a subclass of `EntropyModelConfig` instead.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+from jaxtyping import Float
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from tcm_lab.blocks import FINGERPRINT, Cost, Kind, LayerConfig, LayerRegistry, NoFormula
+from tcm_lab.codec.distributions import SCALE_TABLES, Distribution
+from tcm_lab.codec.entropy_models.coder import Coder
+from tcm_lab.errors import ConfigError, validation_message
+
+
+class EntropyModel(Protocol):
+    """What an entropy model's module must do.
+
+    It may also have a method ``start_at(mean, scale, h_s)``, which lets it predict these (M,) for
+    every image; a training from the data's statistics then begins there.
+    """
+
+    def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
+        """Return ŷ, whole and as the synthesis sees it.
+
+        Code every element of the latent once; what is coded may depend on the features and on ŷ
+        coded before, and on nothing else. Compute in the dtype of the features: portable streams
+        run this in float64.
+
+        Args:
+            features: the hyper synthesis' outputs, in the order of ``hyper_outputs``.
+            code: gives ŷ where mean and scale are known.
+        """
+        ...
+
+
+class EntropyModelConfig(LayerConfig):
+    """Options of an entropy model.
+
+    Attributes:
+        scale_table: which scales the coder distinguishes: ``fine``, where each takes the nearest of
+            256 and the estimate counts what the coder spends, or ``compressai``, where each takes
+            the next larger of its 64 and bytes and estimate are those of the authors' code.
+        normalised: whether the networks see the latent in units of each channel's spread, which a
+            start from data measures, instead of quantisation steps.
+    """
+
+    #: What the codec calls the module, in names of weights and layers.
+    module_name: ClassVar[str] = "context_model"
+    #: The distribution of z, a key of `tcm_lab.codec.priors.PRIORS`.
+    prior: ClassVar[str] = "factorised"
+
+    scale_table: Literal["fine", "compressai"] = "fine"
+    normalised: bool = False
+
+    @property
+    def distribution(self) -> Distribution:
+        """How the elements of y are distributed about their means."""
+        return SCALE_TABLES[self.scale_table]
+
+    @property
+    def stride(self) -> int:
+        """What the sides of y must be multiples of."""
+        return 1
+
+    def hyper_outputs(self, channels: int) -> Mapping[str, int]:
+        """Return the hyper synthesis' outputs by name, each a transform of its own: its channels.
+
+        ``channels`` is M here and below.
+        """
+        return {"shared": 2 * channels}
+
+    def slice_widths(self, channels: int) -> tuple[int, ...]:
+        """Return the channels of each slice in which analyses list the latent; they sum to M."""
+        return (channels,)
+
+    def check(self, channels: int) -> None:
+        """Refuse a latent that the model cannot code.
+
+        Raises:
+            ConfigError: the message begins with the option's name, and names its value and the
+                nearest that work.
+        """
+
+    @abstractmethod
+    def build(self, channels: int) -> nn.Module:
+        """Build the module, an `EntropyModel`."""
+
+    def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
+        """Return the cost by part on a latent of ``height`` x ``width``.
+
+        Raises:
+            NoFormula: there is no closed formula.
+        """
+        raise NoFormula(f"the entropy model '{self.type}' has no closed formula for its cost")
+
+    def part_of(self, path: str) -> str:
+        """Return the part that costs list the submodule or parameter at ``path`` under.
+
+        ``path`` is its dotted name inside the module, empty for the module itself.
+        """
+        return self.module_name
+
+    def prior_cost(self, channels: int) -> Cost:
+        """Return the cost of the distribution of z, which has so many channels."""
+        # A factorised prior's density network: widths 1, 3, 3, 3, 3, 1, and three quantiles.
+        density = (3 + 27 + 3) + (4 * 3 + 1) + 4 * 3 + 3
+        return Cost({}, {Kind.PRIOR: density * channels})
+
+    def canonical(self, channels: int) -> dict[str, Any]:
+        """Return the options that act, as plain values: equal for equal models."""
+        tree = self.model_dump(mode="json", context=FINGERPRINT)
+        if self.scale_table == "fine":
+            del tree["scale_table"]  # as it was before there was a choice
+        if not self.normalised:
+            del tree["normalised"]
+        return tree
+
+
+class EntropyModelRegistry(LayerRegistry[EntropyModelConfig]):
+    """Entropy models by registered name."""
+
+    #: What a mapping without ``type`` means.
+    default: ClassVar[str] = "slices"
+
+    def parse(self, value: object) -> EntropyModelConfig:
+        """Return the configuration that a name or a mapping spells.
+
+        Raises:
+            ConfigError: the name or an option is unknown, or an option's value is refused.
+        """
+        try:
+            return self.validate(value)
+        except ValidationError as error:
+            raise ConfigError(validation_message(error, EntropyModelConfig, value)) from None
+
+    def validate(self, value: object) -> EntropyModelConfig:
+        """Do as `parse`, inside another model's validation, which puts the path before messages.
+
+        Raises:
+            ConfigError: the name or an option is unknown.
+            ValidationError: an option's value is refused.
+        """
+        if not isinstance(value, Mapping) or not isinstance(value.get("type", ""), str):
+            return super().parse(value)
+        model = self[value.get("type", self.default)]
+        try:
+            return model.model_validate(dict(value))
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "extra_forbidden":  # whose message lists what is known
+                raise ConfigError(validation_message(error, model, value)) from None
+            raise
+
+
+ENTROPY_MODELS = EntropyModelRegistry("entropy model", EntropyModelConfig)
+register_entropy_model = ENTROPY_MODELS.register

@@ -1,0 +1,215 @@
+"""How an entropy model says what it codes: places of the latent, and a coder that codes there.
+
+An entropy model knows nothing of bytes. It names `Places`, says their means and scales, and is
+given their ŷ. Whether that ŷ is estimated, encoded, decoded or agreed on with another machine is
+the `Coder`'s business, so that every entropy model does all of it.
+
+Shape suffixes: M latent channels, S some of them, h w sides of the latent, N places.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+class Places(ABC):
+    """Elements of the latent that are coded at once.
+
+    Values there (means, scales, ŷ) come in the shape that `of` gives.
+    """
+
+    @abstractmethod
+    def of(self, latent: Float[Tensor, "#b m _ _"]) -> Tensor:
+        """Return the values of a latent (B, M, h, w) at the places."""
+
+    @abstractmethod
+    def per_channel(self, values: Float[Tensor, "#b m 1 1"]) -> Tensor:
+        """Return values of each channel so that they broadcast over values at the places."""
+
+    @abstractmethod
+    def put(self, latent: Float[Tensor, "b m h w"], values: Tensor) -> None:
+        """Add ``values`` to a latent at the places, in place."""
+
+    @abstractmethod
+    def masked(self, values: Tensor) -> Tensor:
+        """Return ``values`` with zeros where nothing is coded."""
+
+    @abstractmethod
+    def flat(self, values: Tensor) -> Tensor:
+        """Return what is coded of ``values``, (B, N) in the order of coding."""
+
+    @abstractmethod
+    def around(self, mean: Tensor, symbols: Tensor) -> Tensor:
+        """Return ``symbols`` (B, N) plus their means, and zeros where nothing is coded.
+
+        The memory layout follows from the mean's alone. What a layer computes from ŷ may depend on
+        the layout, as the order of a sum does, and the decoder must compute what the encoder did.
+        """
+
+
+class Channels(Places):
+    """Channels ``first`` to ``last`` (exclusive), everywhere or at some positions.
+
+    Values are maps (B, S, h, w), coded in the order (S, h, w).
+
+    Args:
+        first: the first channel.
+        last: the one behind the last.
+        where: positions that are coded, the same in every channel; None: all.
+    """
+
+    def __init__(self, first: int, last: int, where: Bool[Tensor, "h w"] | None = None) -> None:
+        self.channels = slice(first, last)
+        self.where = where
+
+    def of(self, latent: Float[Tensor, "#b m _ _"]) -> Float[Tensor, "#b s _ _"]:
+        """Return the channels, as a view."""
+        return latent[:, self.channels]
+
+    def per_channel(self, values: Float[Tensor, "#b m 1 1"]) -> Float[Tensor, "#b s 1 1"]:
+        """Return the channels' values."""
+        return values[:, self.channels]
+
+    def put(self, latent: Float[Tensor, "b m h w"], values: Float[Tensor, "b s h w"]) -> None:
+        """Add maps to the channels at the coded positions."""
+        latent[:, self.channels] += self.masked(values)
+
+    def masked(self, values: Float[Tensor, "b s h w"]) -> Float[Tensor, "b s h w"]:
+        """Return the maps with zeros at the other positions."""
+        return values if self.where is None else values * self.where
+
+    def flat(self, values: Float[Tensor, "b s h w"]) -> Float[Tensor, "b n"]:
+        """Return the coded values in the order (S, h, w)."""
+        return (values if self.where is None else values[:, :, self.where]).flatten(1)
+
+    def around(self, mean: Float[Tensor, "b s h w"], symbols: Tensor) -> Float[Tensor, "b s h w"]:
+        """Return maps of symbols plus means."""
+        y_hat = torch.zeros_like(mean)
+        if self.where is None:
+            return torch.add(symbols.reshape(mean.shape), mean, out=y_hat)
+        here = mean[:, :, self.where]
+        y_hat[:, :, self.where] = symbols.reshape(here.shape) + here
+        return y_hat
+
+
+class Elements(Places):
+    """Any elements, in any order.
+
+    Values are lists (B, N), coded in their order. Find the elements on the CPU and then move them:
+    on torch's meta device, where costs are counted, a condition has no data to choose by.
+
+    Args:
+        channel: of each element.
+        row: of each element.
+        column: of each element.
+    """
+
+    def __init__(
+        self,
+        channel: Int64[Tensor, " n"],
+        row: Int64[Tensor, " n"],
+        column: Int64[Tensor, " n"],
+    ) -> None:
+        self.channel, self.row, self.column = channel, row, column
+
+    def of(self, latent: Float[Tensor, "#b m _ _"]) -> Float[Tensor, "#b n"]:
+        """Return the elements."""
+        return latent[:, self.channel, self.row, self.column]
+
+    def per_channel(self, values: Float[Tensor, "#b m 1 1"]) -> Float[Tensor, "#b n"]:
+        """Return each element's channel's value."""
+        return values[:, self.channel, 0, 0]
+
+    def put(self, latent: Float[Tensor, "b m h w"], values: Float[Tensor, "b n"]) -> None:
+        """Add the elements, none of which may occur twice."""
+        latent[:, self.channel, self.row, self.column] += values
+
+    def masked(self, values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """Return the values, all of which are coded."""
+        return values
+
+    def flat(self, values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """Return the values, which are in the order of coding."""
+        return values
+
+    def around(self, mean: Float[Tensor, "b n"], symbols: Tensor) -> Float[Tensor, "b n"]:
+        """Return symbols plus means."""
+        return torch.add(symbols, mean, out=torch.zeros_like(mean))
+
+
+class PlaceCoder(Protocol):
+    """Turns means and scales, in quantisation steps, into ŷ."""
+
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        """Return ŷ at the places, and 0 where nothing is coded."""
+        ...
+
+
+class Coder:
+    """What an entropy model codes with: it gives ŷ where mean and scale are known.
+
+    All values are in the model's units, which are quantisation steps unless the model is
+    `normalised` (then a unit is each channel's spread).
+
+    Args:
+        code: estimates, encodes or decodes, in quantisation steps.
+        gain: quantisation steps in a unit of each channel; None: one.
+        settle: maps refined values, in quantisation steps, to those that are gone on with.
+    """
+
+    def __init__(
+        self,
+        code: PlaceCoder,
+        gain: Float[Tensor, "#b m 1 1"] | None = None,
+        settle: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._code = code
+        self._gain = gain
+        self._settle = settle
+
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        """Code the next places.
+
+        Args:
+            places: elements that have not been coded yet.
+            mean: of their distributions, in the shape that ``places.of`` gives.
+            scale: of their distributions, in the same shape.
+
+        Returns:
+            Their ŷ = round(y − mean) + mean in this shape, and 0 where nothing is coded.
+        """
+        if self._gain is None:
+            return self._code(places, mean, scale)
+        gain = places.per_channel(self._gain)
+        return self._code(places, mean * gain, scale * gain) / gain
+
+    def refine(self, places: Places, y_hat: Tensor, correction: Tensor) -> Tensor:
+        """Add a latent residual prediction: up to half a step, tanh of the ``correction``.
+
+        Whatever moves ŷ after coding must go through here: later places depend on it, and a
+        portable stream has to agree on it.
+
+        Args:
+            places: elements that have been coded.
+            y_hat: their ŷ.
+            correction: a network's output.
+
+        Returns:
+            The refined ŷ, and 0 where nothing is coded.
+        """
+        gain = None if self._gain is None else places.per_channel(self._gain)
+        half_step = 0.5 if gain is None else 0.5 / gain
+        refined = places.masked(y_hat + half_step * torch.tanh(correction))
+        if self._settle is None:
+            return refined
+        return self._settle(refined) if gain is None else self._settle(refined * gain) / gain
+
+    def in_steps(self, y_hat: Float[Tensor, "b m h w"]) -> Float[Tensor, "b m h w"]:
+        """Return the whole ŷ in quantisation steps."""
+        return y_hat if self._gain is None else y_hat * self._gain

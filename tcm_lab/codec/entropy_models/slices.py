@@ -1,0 +1,365 @@
+"""The channel-wise slice entropy model: its options, the networks of a slice, and the walk.
+
+Shape suffixes: M latent channels, S channels of a slice, h w sides of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from torch import Tensor, nn
+
+from tcm_lab._utils import NONE_AS_WORD
+from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost
+from tcm_lab.blocks.cost import conv_cost
+from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.coder import Channels, Coder
+from tcm_lab.codec.entropy_models.starts import start_output_at
+from tcm_lab.codec.seeds import own_seed
+from tcm_lab.errors import ConfigError, at, one_of
+
+Lrp = Literal["none", "before-attention", "after-attention"]
+
+
+@register_entropy_model("slices")
+class SlicesConfig(EntropyModelConfig):
+    """The channel-wise slice entropy model (Minnen & Singh 2020; Liu et al. 2023, section 3.3).
+
+    Attributes:
+        slices: how many equal slices the latent is cut into, or each slice's width.
+        support: how many earlier slices, counted from the first, each slice may see.
+        attention: the module between the support and the slice networks.
+        hidden: widths between the 3x3 convolutions of a slice network, GELU between; ``none``
+            takes the hyper output itself as mean and scale (one slice: the hyperprior alone).
+        paths: whether mean and scale are computed ``apart`` (each its own hyper synthesis,
+            attention and slice networks) or ``shared``.
+        lrp: latent residual prediction, and which mean support it sees: as it is
+            ``before-attention`` (the paper's figure), ``after-attention`` (the authors' code),
+            or ``none``.
+        checkerboard: whether each slice is coded in two passes, the second of which sees the
+            first one's neighbours (He et al. 2021 and 2022).
+    """
+
+    module_name = "slices"
+
+    slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    support: NonNegativeInt
+    attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
+    hidden: Annotated[tuple[PositiveInt, ...] | None, NONE_AS_WORD] = (224, 128)
+    paths: Literal["apart", "shared"] = "apart"
+    lrp: Lrp = "after-attention"
+    checkerboard: bool = False
+
+    @field_validator("slices")
+    @classmethod
+    def _even_is_a_count(cls, slices: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if isinstance(slices, tuple) and len(set(slices)) == 1:
+            raise ConfigError(
+                f"slices = {list(slices)} are equal; write their number, {len(slices)}"
+            )
+        return slices
+
+    def slice_widths(self, channels: int) -> tuple[int, ...]:
+        """Return the width of each slice; they sum to ``channels``."""
+        if isinstance(self.slices, tuple):
+            return self.slices
+        return (channels // self.slices,) * self.slices
+
+    def seen(self, i: int) -> int:
+        """Return how many earlier slices slice ``i`` sees."""
+        return min(i, self.support)
+
+    def hyper_outputs(self, channels: int) -> Mapping[str, int]:
+        """Return the channels of each hyper synthesis output: one, or mean's and scale's."""
+        if self.paths == "shared":
+            return {"shared": 2 * channels}
+        return {"mean": channels, "scale": channels}
+
+    def support_channels(self, i: int, channels: int) -> int:
+        """Return the channels that each path of slice ``i`` starts from."""
+        widths = self.slice_widths(channels)
+        hyper = 2 * channels if self.paths == "shared" else channels
+        return hyper + sum(widths[: self.seen(i)])
+
+    def check(self, channels: int) -> None:
+        """Refuse slices that do not sum to the latent, or a support that attention cannot have."""
+        m, slices = channels, self.slices
+        if isinstance(slices, tuple) and sum(slices) != m:
+            raise ConfigError(
+                f"slices = {list(slices)} sum to {sum(slices)}, not to latent_channels = {m}"
+            )
+        if isinstance(slices, int) and m % slices:
+            divisors = [n for n in range(1, m + 1) if m % n == 0]
+            fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
+            raise ConfigError(
+                f"slices = {slices} does not divide latent_channels = {m}; "
+                f"nearest that do: {one_of(sorted(fits))} (or list the slices' widths)"
+            )
+        if self.hidden is None:
+            self._check_alone()
+        for i in range(len(self.slice_widths(m))):
+            at("attention", self.attention.check, self.support_channels(i, m))
+
+    def _check_alone(self) -> None:
+        none = ATTENTIONS.parse("none")
+        alone = {"slices": 1, "attention": none, "lrp": "none", "checkerboard": False}
+        for field, value in alone.items():
+            if getattr(self, field) != value:
+                raise ConfigError(
+                    f"hidden = none takes the hyper output as mean and scale, which "
+                    f"leaves no place for entropy_model.{field} = {getattr(self, field)!r}; "
+                    "set slices 1, attention none, lrp none, checkerboard false"
+                )
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the networks of all slices."""
+        return SliceModel(self, channels)
+
+    def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
+        """Cost of ``attention``, ``slice_heads`` and ``lrp`` of all slices.
+
+        Raises:
+            NoFormula: the attention module has no closed formula.
+        """
+        return _slice_costs(self, channels, height, width)
+
+    def part_of(self, path: str) -> str:
+        """Return ``attention``, ``slice_heads`` or ``lrp``."""
+        _, _, below = path.partition(".")
+        return _PARTS.get(below.partition(".")[0], "slice_heads")
+
+    def canonical(self, channels: int) -> dict[str, Any]:
+        """Return the options that act; ``type`` is not among them, as it was before there were."""
+        tree = super().canonical(channels)
+        del tree["type"]
+        # A support beyond the last slice's predecessors sees nothing more.
+        tree["support"] = min(self.support, len(self.slice_widths(channels)) - 1)
+        if self.attention.type == "none" and self.lrp != "none":
+            tree["lrp"] = "after-attention"  # before and after are the same
+        return tree
+
+
+#: The part of each child of a slice.
+_PARTS = {"attention": "attention", "lrp": "lrp"}
+
+
+class SliceNetwork(nn.Sequential):
+    """3x3 convolutions with GELU between, from a support to a slice's parameters.
+
+    Args:
+        c_in: channels of the support.
+        hidden: widths between.
+        c_out: channels of the result.
+    """
+
+    def __init__(self, c_in: int, hidden: Sequence[int], c_out: int) -> None:
+        widths = (c_in, *hidden, c_out)
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, 3, padding=1), nn.GELU()]
+        super().__init__(*layers[:-1])
+
+
+class CheckerboardContext(nn.Conv2d):
+    """5x5 convolution that sees, from a position, only those of the other colour.
+
+    He et al. 2021, "Checkerboard context model". Its input holds the first pass's values and zeros
+    elsewhere, so masking the kernel is what keeps a second-pass position from seeing its own kind.
+    """
+
+    kernel_mask: Tensor
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 5, padding=2)
+        y, x = torch.meshgrid(torch.arange(5), torch.arange(5), indexing="ij")
+        self.register_buffer("kernel_mask", ((y + x) % 2).float(), persistent=False)
+
+    def forward(self, input: Float[Tensor, "b s h w"]) -> Float[Tensor, "b c h w"]:
+        """Gather the neighbours of the other colour."""
+        around: Tensor = self._conv_forward(input, self.weight * self.kernel_mask, self.bias)
+        return around
+
+
+class SliceCodec(nn.Module):
+    """Everything that one slice needs: attention, mean and scale networks, context, LRP.
+
+    Args:
+        config: the entropy model.
+        latent_channels: M.
+        i: which slice.
+    """
+
+    def __init__(self, config: SlicesConfig, latent_channels: int, i: int) -> None:
+        super().__init__()
+        widths = config.slice_widths(latent_channels)
+        width, first = widths[i], sum(widths[:i])
+        support = config.support_channels(i, latent_channels)
+        paths = len(config.hyper_outputs(latent_channels))
+        # A path gives the mean or the scale; a shared one gives both.
+        outputs = 2 * width // paths
+        context = 2 * width if config.checkerboard else 0
+        self.seen = config.seen(i)
+        self.refines_before_attention = config.lrp == "before-attention"
+        self.channels = first, first + width
+        self.attention = nn.ModuleList(config.attention.build(support) for _ in range(paths))
+        self.networks = nn.ModuleList(
+            nn.Identity()
+            if config.hidden is None
+            else SliceNetwork(support + context, config.hidden, outputs)
+            for _ in range(paths)
+        )
+        if config.hidden is not None:
+            self._start_scales(width)
+        self.context = CheckerboardContext(width, context) if config.checkerboard else None
+        self.lrp = (
+            None
+            if config.lrp == "none"
+            else SliceNetwork(support + width, config.hidden or (), width)
+        )
+
+    def _start_scales(self, width: int) -> None:
+        """Let every scale start at half a quantisation step.
+
+        Untrained networks give scales around zero, where the likelihoods are at their floor: the
+        estimate then differs from the coder, and training starts without a gradient.
+        """
+        last: Any = self.networks[-1]
+        nn.init.constant_(last[-1].bias[-width:], 0.5)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        earlier: Sequence[Tensor],
+        code: Coder,
+    ) -> Float[Tensor, "b s h w"]:
+        """Return the slice's ŷ, refined if the model refines.
+
+        Args:
+            features: hyper synthesis outputs, one for each path, each (B, M or 2M, h, w).
+            earlier: ŷ of the slices before this one, each (B, S, h, w).
+            code: gives ŷ where mean and scale are known.
+        """
+        supports = [torch.cat((path, *earlier[: self.seen]), 1) for path in features]
+        attended = [
+            attention(support) for attention, support in zip(self.attention, supports, strict=True)
+        ]
+        if self.context is None:
+            y_hat = code(Channels(*self.channels), *self._mean_and_scale(attended))
+        else:
+            y_hat = self._checkerboard(attended, self.context, code)
+        if self.lrp is None:
+            return y_hat
+        seen = supports[0] if self.refines_before_attention else attended[0]
+        correction = self.lrp(torch.cat((seen, y_hat), 1))
+        return code.refine(Channels(*self.channels), y_hat, correction)
+
+    def branch_ends(self) -> list[nn.Module]:
+        """Return what leaves ŷ as it was coded where it is zero."""
+        return [] if self.lrp is None else [list(self.lrp)[-1]]
+
+    def start_at(self, mean: Tensor, scale: Tensor) -> None:
+        """Let the networks begin at the slice's mean and scale of each channel, (S,)."""
+        networks: list[Any] = list(self.networks)
+        sides = torch.cat((mean, scale)).chunk(len(networks))
+        for network, values in zip(networks, sides, strict=True):
+            network[-1].bias.copy_(values)
+
+    def _mean_and_scale(self, supports: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return mean and scale of every position from each path's support."""
+        outputs = [
+            network(support) for network, support in zip(self.networks, supports, strict=True)
+        ]
+        mean, scale = outputs if len(outputs) == 2 else outputs[0].chunk(2, 1)
+        return mean, scale
+
+    def _checkerboard(self, supports: Sequence[Tensor], context: nn.Module, code: Coder) -> Tensor:
+        """Code the positions of one colour, then those of the other, which see the first."""
+        first = checkerboard(supports[0])
+        unknown = supports[0].new_zeros(
+            (supports[0].shape[0], context.out_channels, *first.shape)  # type: ignore[arg-type]
+        )
+        anchors = code(
+            Channels(*self.channels, first),
+            *self._mean_and_scale([torch.cat((s, unknown), 1) for s in supports]),
+        )
+        around = context(anchors)
+        others = code(
+            Channels(*self.channels, ~first),
+            *self._mean_and_scale([torch.cat((s, around), 1) for s in supports]),
+        )
+        return anchors + others
+
+
+def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
+    """Return the positions of the first colour on a map like ``x``."""
+    h, w = x.shape[-2:]
+    rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
+    return (rows[:, None] + columns[None, :]) % 2 == 1
+
+
+class SliceModel(nn.ModuleList):
+    """The slices, each of which sees what the configuration lets it see of those before.
+
+    Args:
+        config: the entropy model.
+        channels: M.
+    """
+
+    def __init__(self, config: SlicesConfig, channels: int) -> None:
+        super().__init__()
+        self._from_hyper = config.hidden is None
+        for i in range(len(config.slice_widths(channels))):
+            with own_seed():
+                self.append(SliceCodec(config, channels, i))
+
+    def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
+        """Return ŷ of all slices; see `EntropyModel`."""
+        decoded: list[Tensor] = []
+        for slice_codec in self:
+            decoded.append(slice_codec(features, decoded, code))
+        return torch.cat(decoded, 1)
+
+    def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
+        """Let every slice begin at these means and scales (M,); see `EntropyModel`."""
+        if self._from_hyper:
+            both = {"mean": mean, "scale": scale, "shared": torch.cat((mean, scale))}
+            for name, transform in h_s.named_children():
+                start_output_at(transform, both[name])
+            return
+        for slice_codec in cast("Iterator[SliceCodec]", iter(self)):
+            own = slice(*slice_codec.channels)
+            slice_codec.start_at(mean[own], scale[own])
+
+
+def _slice_costs(
+    config: SlicesConfig, latent_channels: int, height: int, width: int
+) -> dict[str, Cost]:
+    paths = len(config.hyper_outputs(latent_channels))
+    parts = {"attention": Cost(), "slice_heads": Cost(), "lrp": Cost()}
+    for i, s in enumerate(config.slice_widths(latent_channels)):
+        support = config.support_channels(i, latent_channels)
+        parts["attention"] += paths * config.attention.cost(support, height, width)
+        if config.hidden is None:
+            continue
+        context = 2 * s if config.checkerboard else 0
+        head = _network_cost(support + context, config.hidden, 2 * s // paths, height, width)
+        parts["slice_heads"] += paths * head
+        if config.checkerboard:  # a second pass with the same weights, and the context
+            parts["slice_heads"] += paths * Cost(head.macs, {}, head.activations)
+            parts["slice_heads"] += conv_cost(s, context, 5, height, width)
+        if config.lrp != "none":
+            parts["lrp"] += _network_cost(support + s, config.hidden, s, height, width)
+    return parts
+
+
+def _network_cost(c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int) -> Cost:
+    widths = (c_in, *hidden, c_out)
+    return sum(
+        (conv_cost(a, b, 3, height, width) for a, b in pairwise(widths)),
+        Cost(),
+    )
