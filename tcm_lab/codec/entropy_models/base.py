@@ -70,6 +70,7 @@ class EntropyModelConfig(LayerConfig):
             start from data measures, instead of quantisation steps.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("scale_table", "normalised")
     #: What the codec calls the module, in names of weights and layers.
     module_name: ClassVar[str] = "context_model"
     #: The distribution of z, a key of `tcm_lab.codec.priors.PRIORS`.
@@ -134,12 +135,7 @@ class EntropyModelConfig(LayerConfig):
 
     def canonical(self, channels: int) -> dict[str, Any]:
         """Return the options that act, as plain values: equal for equal models."""
-        tree = self.model_dump(mode="json", context=FINGERPRINT)
-        if self.scale_table == "fine":
-            del tree["scale_table"]  # as it was before there was a choice
-        if not self.normalised:
-            del tree["normalised"]
-        return tree
+        return self.model_dump(mode="json", context=FINGERPRINT)
 
 
 class EntropyModelRegistry(LayerRegistry[EntropyModelConfig]):

@@ -96,8 +96,8 @@ _COPIES = """
 _REDUCTIONS = """
     _local_scalar_dense _log_softmax _safe_softmax _softmax _unique2 adaptive_max_pool2d
     _adaptive_avg_pool2d all amax amin any argmax argmin avg_pool2d bucketize clamp cumsum equal
-    floor_divide max max_pool2d_with_indices mean min prod searchsorted sort std sum topk var var_mean
-    is_nonzero item
+    floor_divide max max_pool2d_with_indices mean min prod searchsorted sort std sum topk var
+    var_mean is_nonzero item
 """
 _SIZES = """
     dim is_contiguous is_non_overlapping_and_dense is_same_size is_strides_like_format numel
