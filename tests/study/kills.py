@@ -1,0 +1,188 @@
+"""Kill the workers of a study at random moments, and compare what it finds with an undisturbed run.
+
+    python tests/study/kills.py 100                       # on SQLite
+    python tests/study/kills.py 100 --storage postgresql+psycopg://lab@/postgres?host=/tmp/server
+
+Every study trains 24 codecs for real, in two workers. A worker that was killed is replaced at once,
+as a cluster does; where all have ended, the study is resumed, as a user does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tcm_lab.study.context import Event, StudyContext, Task, Watch
+from tcm_lab.study.queue import open_queue
+from tcm_lab.study.record import Outcome, TrialRecord
+from tcm_lab.study.run import fill_queue, prepare
+from tcm_lab.study.space import parse_space
+from tcm_lab.study.worker import work
+
+SPACE = """
+name: kills
+base: tcm-nano
+axes:
+  split: {path: "g_*.split", choices: [0.0, 0.5, 1.0]}
+  slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}
+  window: {path: "g_*.window_size", choices: [4, 8]}
+sampler: grid
+size: [64, 64]
+budget:
+  recipe: scratch
+  steps: 6
+  rate_levels: 2
+  changes: {crop: 64, batch: 1, checkpoint_every: 2}
+"""
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Logging:
+    """A trainer that notes which trainings came to their end."""
+
+    inner: object
+    log: Path
+
+    def __call__(self, task: Task, watch: Watch) -> Outcome:
+        outcome: Outcome = self.inner(task, watch)  # type: ignore[operator]
+        with self.log.open("a") as file:
+            file.write(f"{task.config.fingerprint}\n")
+        return outcome
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """What came of a study: its records, how many were killed, what was trained more than once."""
+
+    records: tuple[TrialRecord, ...]
+    kills: int
+    resumed: int
+    twice: int
+
+    def figures(self) -> dict[str, object]:
+        """Return everything that does not depend on how fast the machine was."""
+        return {
+            record.fingerprint: (
+                record.label,
+                record.state,
+                record.steps,
+                record.complexity.total_parameters,
+                [
+                    (image.name, image.bits, image.psnr_db)
+                    for point in record.rd.points
+                    for image in point.images
+                ],
+            )
+            for record in self.records
+        }
+
+
+def write_images(folder: Path) -> None:
+    """Write two small photographs' worth of smooth noise."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+
+
+def study(folder: Path, storage: str | None, images: Path) -> StudyContext:
+    """Return a study of 24 short trainings in ``folder``."""
+    space = parse_space(SPACE, "kills.yaml", None)
+    context = prepare(space, out=folder, data=images, eval_data=images, storage=storage)
+    return replace(context, trainer=Logging(context.trainer, folder.with_suffix(".log")))
+
+
+def _fork(context: StudyContext, index: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    torch.set_num_threads(1)
+    try:
+        work(context, index, _silent)
+    except BaseException as error:
+        print(f"worker {index}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def _silent(event: Event) -> None:
+    pass
+
+
+def run(context: StudyContext, kills: int, mean_s: float, rng: random.Random) -> Disturbed:
+    """Run a study to its end, killing at most ``kills`` workers, one every ``mean_s`` or so."""
+    killed = resumed = 0
+    todo, done = fill_queue(context)
+    while done < todo:
+        workers = [_fork(context, index) for index in range(WORKERS)]
+        due_s = time.monotonic() + rng.expovariate(1 / mean_s)
+        while workers:
+            time.sleep(0.005)
+            for pid in list(workers):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    workers.remove(pid)
+                    if os.WIFSIGNALED(status):
+                        workers.append(_fork(context, len(workers)))
+                    elif os.WEXITSTATUS(status):
+                        raise SystemExit("a worker failed")
+            if workers and killed < kills and time.monotonic() > due_s:
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                killed += 1
+                due_s = time.monotonic() + rng.expovariate(1 / mean_s)
+        todo, done = fill_queue(context)
+        resumed += done < todo
+    with open_queue(context.storage, context.name) as queue:
+        records = tuple(queue.records())
+    ended_here = context.out.with_suffix(".log").read_text().split()
+    return Disturbed(records, killed, resumed, len(ended_here) - len(set(ended_here)))
+
+
+def main(words: list[str]) -> int:
+    """Kill as often as asked, over as many studies as that takes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--storage", help="a server's database; by default SQLite files")
+    parser.add_argument("--mean-s", type=float, default=2.0, help="mean seconds between kills")
+    given = parser.parse_args(words)
+    logging.disable(logging.WARNING)
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write_images(root / "images")
+        whole = run(study(root / "undisturbed", None, root / "images"), 0, 1.0, rng)
+        expected, total, index = whole.figures(), 0, 0
+        assert len(expected) == 24
+        while total < given.kills:
+            index += 1
+            context = study(root / f"study-{index}", given.storage, root / "images")
+            found = run(context, given.kills - total, given.mean_s, rng)
+            total += found.kills
+            same = found.figures() == expected and len(found.records) == len(expected)
+            print(
+                f"study {index}: {found.kills} kills, {len(found.records)} records, "
+                f"{found.twice} trained twice, resumed {found.resumed} times, "
+                f"{'equal' if same else 'NOT EQUAL'}; {total} of {given.kills} kills",
+                flush=True,
+            )
+            if not same:
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
