@@ -38,6 +38,13 @@ ATTENTION = "entropy_model.attention"
         ("g_a.stages", 3, "g_a.stages = 3: must be a list"),
         ("g_a.stages", [], "g_a.stages = []: must be at least 1 long"),
         ("g_a.stages.0.block", {"type": "convnext", "kernel": 4}, "kernel: 4 is even"),
+        ("g_*.depth", 10**8, "depth = 100000000: must be at most 1000"),
+        ("latent_channels", 10**12, "latent_channels = 1000000000000: must be at most 65536"),
+        ("hyper_channels", 10**30, "must be at most 65536"),
+        ("g_a.stages.0.width", 99_999_999_999, "width = 99999999999: must be at most 65536"),
+        ("entropy_model.hidden", [10**9], "hidden.0 = 1000000000: must be at most 65536"),
+        ("rate_levels", 10**9, "rate_levels = 1000000000: must be at most 64"),
+        ("g_a.window_size", 10**9, "window_size = 1000000000: must be at most 64"),
     ],
 )
 def test_a_field_of_a_variant_says_what_would_work(path: str, value: Any, message: str) -> None:
@@ -79,6 +86,12 @@ def test_a_field_of_a_space_says_what_would_work(line: str, message: str) -> Non
         ({"ema": 1}, "ema = 1: must be less than 1"),
         ({"metric": "x"}, "metric = 'x': must be 'mse' or 'ms-ssim'"),
         ({"stesp": 1}, "unknown field 'stesp'. Did you mean steps?"),
+        ({"lr": float("inf")}, "lr = inf: must be a finite number"),
+        ({"clip_norm": float("nan")}, "clip_norm = nan: must be a finite number"),
+        ({"lambdas": [0.01, float("inf")]}, "lambdas.1 = inf: must be a finite number"),
+        ({"crop": 10**9}, "crop = 1000000000: must be at most 65536"),
+        ({"batch": 10**12}, "batch = 1000000000000: must be at most 65536"),
+        ({"steps": 10**20}, "steps = 100000000000000000000: must be at most 1000000000"),
     ],
 )
 def test_a_field_of_a_recipe_says_what_would_work(fields: dict[str, Any], message: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -22,6 +23,10 @@ from tcm_lab.errors import ConfigError, brief, validation_message
 
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
 """Annotates an optional field that YAML may give as ``none``."""
+ChannelCount = Annotated[int, Field(gt=0, le=2**16)]
+"""A number of channels. No codec has as many as the bound: beyond it, it is a slip of the pen."""
+RateLevels = Annotated[int, Field(ge=0, le=64)]
+"""How many rates one set of weights covers; 0 is one, without conditioning."""
 
 
 class Frozen(BaseModel):

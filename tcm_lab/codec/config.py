@@ -16,14 +16,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     SerializeAsAny,
     field_validator,
     model_validator,
 )
 
-from tcm_lab._utils import Frozen
+from tcm_lab._utils import ChannelCount, Frozen, RateLevels
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
@@ -59,8 +57,8 @@ class StageConfig(Frozen):
     """
 
     resample: AnyResampler
-    width: PositiveInt | None = None
-    depth: NonNegativeInt = 0
+    width: ChannelCount | None = None
+    depth: Annotated[int, Field(ge=0, le=1000)] = 0
     block: AnyBlock | None = None
     attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
 
@@ -117,9 +115,9 @@ class VariantConfig(Frozen):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/@=,+*?:{}\[\]-]*$")]
-    latent_channels: PositiveInt
-    hyper_channels: PositiveInt
-    rate_levels: NonNegativeInt = 0
+    latent_channels: ChannelCount
+    hyper_channels: ChannelCount
+    rate_levels: RateLevels = 0
     shortcut: Shortcut = "none"
     g_a: TransformConfig
     g_s: TransformConfig

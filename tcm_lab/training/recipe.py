@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import ConfigError, LabError, lookup
@@ -57,12 +57,14 @@ class Recipe(Frozen):
         seed: root of every random choice of the training.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     name: str = "custom"
     lambdas: tuple[float, ...] = ()
     metric: Literal["mse", "ms-ssim"] = "mse"
-    steps: int = Field(gt=0)
-    batch: int = Field(default=8, gt=0)
-    crop: int = Field(default=256, gt=0)
+    steps: int = Field(gt=0, le=10**9)
+    batch: int = Field(default=8, gt=0, le=2**16)
+    crop: int = Field(default=256, gt=0, le=2**16)
     optimizer: Literal["adam", "muon"] = "adam"
     lr: float = Field(default=1e-4, gt=0)
     matrix_lr: float = Field(default=2e-3, gt=0)
@@ -73,8 +75,8 @@ class Recipe(Frozen):
     warmup: int = Field(default=0, ge=0)
     aux_lr: float = Field(default=1e-3, gt=0)
     start: Literal["linear", "calibrate", "none"] = "none"
-    linear_steps: int = Field(default=0, ge=0)
-    linear_batch: int = Field(default=8, gt=0)
+    linear_steps: int = Field(default=0, ge=0, le=10**9)
+    linear_batch: int = Field(default=8, gt=0, le=2**16)
     linear_lr: float = Field(default=5e-3, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor, nn
 
-from tcm_lab._utils import NONE_AS_WORD
+from tcm_lab._utils import NONE_AS_WORD, ChannelCount
 from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost
 from tcm_lab.blocks.cost import conv_cost
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
@@ -47,10 +47,10 @@ class SlicesConfig(EntropyModelConfig):
 
     module_name = "slices"
 
-    slices: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    slices: ChannelCount | Annotated[tuple[ChannelCount, ...], Field(min_length=1)]
     support: NonNegativeInt
     attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
-    hidden: Annotated[tuple[PositiveInt, ...] | None, NONE_AS_WORD] = (224, 128)
+    hidden: Annotated[tuple[ChannelCount, ...] | None, NONE_AS_WORD] = (224, 128)
     paths: Literal["apart", "shared"] = "apart"
     lrp: Lrp = "after-attention"
     checkerboard: bool = False
