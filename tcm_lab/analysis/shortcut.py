@@ -55,8 +55,10 @@ def measure_shortcut(
         LabError: there are no images, or the codec has no shortcut.
     """
     adapter = CodecAdapter(codec)
-    if adapter.config is None or adapter.config.shortcut == "none":
-        raise LabError(f"{adapter.name} has no linear shortcut; shortcut: staged gives it one")
+    if adapter.config is None or adapter.config.shortcut in ("none", "wavelet"):
+        raise LabError(
+            f"{adapter.name} has no linear shortcut from end to end; shortcut: staged gives it one"
+        )
     names_of_parts = ("g_a", "g_a.shortcut", "g_s", "g_s.shortcut")
     parts = {name: codec.get_submodule(name) for name in names_of_parts}
     names = image_names(images)

@@ -117,6 +117,7 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
         chosen.entry_name(name, config): value.new_zeros(0) if name.endswith(DERIVED) else value
         for name, value in codec.state_dict().items()
     }
+    state |= chosen.extra(config)
     refusal = f"{config.name} cannot be written in the layout {layout}"
     if not chosen.recognises(state):
         raise LabError(f"{refusal}: its architecture is not of that family")
@@ -254,7 +255,9 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
     codec = Codec(config)
     # Newer CompressAI writes the entropy bottleneck's lists as we do.
     ours = {layout.entry_name(name, config): name for name in codec.state_dict()}
-    given = {ours.get(name, name): v for name, v in tensors.items() if not name.endswith(DERIVED)}
+    extra = layout.extra(config)
+    renamed = {ours.get(name, name): v for name, v in tensors.items() if name not in extra}
+    given = {name: value for name, value in renamed.items() if not name.endswith(DERIVED)}
     return _fill(codec, given, origin, lambda name: layout.entry_name(name, config))
 
 

@@ -31,6 +31,7 @@ from tcm_lab.blocks import (
     AnyResampler,
     ResampleDirection,
 )
+from tcm_lab.blocks.wavelet import haar_levels
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS, EntropyModelConfig
 from tcm_lab.codec.overrides import apply_overrides
 from tcm_lab.errors import ConfigError, at, one_of
@@ -92,7 +93,7 @@ class TransformConfig(Frozen):
         return prod(stage.resample.factor for stage in self.stages)
 
 
-Shortcut = Literal["none", "patch", "staged"]
+Shortcut = Literal["none", "patch", "staged", "wavelet"]
 
 
 class VariantConfig(Frozen):
@@ -105,8 +106,9 @@ class VariantConfig(Frozen):
         rate_levels: 0, or how many learned rate levels one set of weights covers.
         shortcut: linear paths beside g_a and g_s: ``patch``, one map between the patch of the
             image below a latent position and its M channels; ``staged``, that and one beside every
-            resampler but each transform's last (as AuxT has, Li et al. 2025, without wavelets);
-            or ``none``, as published.
+            resampler but each transform's last; ``wavelet``, a chain of Haar wavelet steps with
+            projections that feeds on itself alone and joins at every stage (AuxT, Li et al. 2025);
+            or ``none``, as TCM was published.
         g_a: analysis transform, image to y.
         g_s: synthesis transform, y to image.
         h_a: hyper analysis, y to z.
@@ -217,6 +219,12 @@ class TransformPlan(NamedTuple):
                     "leave it out"
                 )
             at(f"{place}.resample", stage.resample.check, before, width)
+            factor = stage.resample.factor
+            if self.shortcut == "wavelet" and haar_levels(factor) is None:
+                raise ConfigError(
+                    f"shortcut = wavelet halves sides, but {place}.resample has a stride of "
+                    f"{factor}; take strides of 1, 2, 4, ..., or shortcut patch"
+                )
             if stage.block is not None:
                 at(f"{place}.block", stage.block.check, width)
             at(f"{place}.attention", stage.attention.check, width)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tcm_lab.blocks import Cost, ResampleDirection
 from tcm_lab.blocks.cost import conv_cost, transposed_conv_cost
+from tcm_lab.blocks.wavelet import HaarLinear, haar_linear_cost
 from tcm_lab.codec.config import StageConfig, TransformPlan
 from tcm_lab.codec.seeds import own_seed
 
@@ -52,34 +53,62 @@ class Stage(nn.Module):
                 self.blocks.append(config.block.build(c_out, i))
         self.attention = config.attention.build(c_out)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Transform (B, C_in, H, W)."""
+    def forward(
+        self, x: Float[Tensor, "b c h w"], side: Float[Tensor, "b d h2 w2"] | None = None
+    ) -> Float[Tensor, "b d h2 w2"]:
+        """Transform (B, C_in, H, W); ``side`` is added to what the resampler gives."""
         resampled = self.resample(x)
         if self.shortcut is not None:
             resampled = resampled + self.shortcut(x)
+        if side is not None:
+            resampled = resampled + side
         out: Tensor = self.attention(self.blocks(resampled))
         return out
 
 
 class Transform(nn.Module):
-    """Stages one after the other, and a linear map of whole patches beside them."""
+    """Stages one after the other, and a linear path beside them.
+
+    The path is a map of whole patches, or a chain of wavelet steps, one beside every stage, which
+    feeds on itself alone: in the analysis a step joins behind the stage's resampler, in the
+    synthesis at the stage's end, before the next resampler.
+    """
 
     def __init__(self, plan: TransformPlan) -> None:
         super().__init__()
         config, direction, c_in, c_out, shortcut = plan
+        self.direction = direction
         self.stages = nn.Sequential()
         for stage, before, width, beside in plan.stages():
             with own_seed():
                 self.stages.append(Stage(stage, before, width, direction, shortcut=beside))
         with own_seed():
             self.shortcut = (
-                None if shortcut == "none" else linear_map(c_in, c_out, config.factor, direction)
+                linear_map(c_in, c_out, config.factor, direction)
+                if shortcut in ("patch", "staged")
+                else None
             )
+        self.wavelet: nn.ModuleList | None = None
+        if shortcut == "wavelet":
+            with own_seed():
+                self.wavelet = nn.ModuleList(
+                    HaarLinear(before, width, stage.resample.factor, direction)
+                    for stage, before, width, _ in plan.stages()
+                )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W)."""
+        if self.wavelet is not None:
+            return self._beside_wavelet(x, self.wavelet)
         out: Tensor = self.stages(x)
         return out if self.shortcut is None else out + self.shortcut(x)
+
+    def _beside_wavelet(self, x: Tensor, steps: nn.ModuleList) -> Tensor:
+        side = x
+        for stage, step in zip(self.stages, steps, strict=True):
+            side = step(side)
+            x = stage(x, side) if self.direction == "down" else stage(x) + side
+        return x
 
 
 def transform_cost(plan: TransformPlan, height: int, width: int) -> Cost:
@@ -90,13 +119,15 @@ def transform_cost(plan: TransformPlan, height: int, width: int) -> Cost:
     """
     config, direction, c_in, c_out, shortcut = plan
     total = Cost()
-    if shortcut != "none":
+    if shortcut in ("patch", "staged"):
         total += linear_map_cost(c_in, c_out, config.factor, direction, height, width)
     for stage, before, channels, beside in plan.stages():
         resample = stage.resample
         total += resample.cost(before, channels, direction, height, width)
         if beside:
             total += linear_map_cost(before, channels, resample.factor, direction, height, width)
+        if shortcut == "wavelet":
+            total += haar_linear_cost(before, channels, resample.factor, direction, height, width)
         height, width = resample.size_after(direction, height, width)
         if stage.block is not None:
             total += stage.depth * stage.block.cost(channels, height, width)

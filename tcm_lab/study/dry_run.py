@@ -142,7 +142,7 @@ def _alone() -> Iterator[None]:
 
 def _time_phase(config: VariantConfig, recipe: Recipe, data: StudyData) -> float:
     """Return seconds of a linear start and its phase; 0 for another start."""
-    if not recipe.linear_steps or config.shortcut == "none":
+    if not recipe.linear_steps or config.shortcut in ("none", "wavelet"):
         return 0.0
     crops = _crops(recipe, data, recipe.linear_batch)
     short, long = (recipe.changed(steps=1, linear_steps=n) for n in (1, 1 + _TIMED_STEPS))

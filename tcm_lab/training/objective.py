@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import bits
 
 # One codec on many rates: without weights the highest lambda's loss, several times the others',
@@ -52,16 +53,22 @@ class RateDistortionLoss(nn.Module):
         codec: called as ``codec(x)``, or ``codec(x, rate=level)`` if it is rate-conditioned.
         lambdas: one weight per rate level.
         metric: ``mse`` or ``ms-ssim``.
+        orthogonality: weight of the wavelet paths' distance from orthogonal projections.
     """
 
     def __init__(
-        self, codec: nn.Module, lambdas: tuple[float, ...], metric: Literal["mse", "ms-ssim"]
+        self,
+        codec: nn.Module,
+        lambdas: tuple[float, ...],
+        metric: Literal["mse", "ms-ssim"],
+        orthogonality: float = 0.1,
     ) -> None:
         super().__init__()
         self._lambdas: Tensor
         self._weights: Tensor
         self.codec = codec
         self.metric = metric
+        self.orthogonality = orthogonality
         self.register_buffer("_lambdas", torch.tensor(lambdas), persistent=False)
         self.register_buffer("_weights", torch.tensor(level_weights(lambdas)), persistent=False)
 
@@ -73,8 +80,9 @@ class RateDistortionLoss(nn.Module):
             levels: (B,) rate level of each sample; ``None`` without rate conditioning.
 
         Returns:
-            scalars ``total`` (to be differentiated), ``loss`` (lambda D + bpp, the mean over the
-            batch), ``bpp``, ``mse`` (images in [0, 1]) and ``aux``.
+            scalars ``total`` (to be differentiated: with all that is added to the loss), ``loss``
+            (lambda D + bpp, the mean over the batch), ``bpp``, ``mse`` (images in [0, 1]) and
+            ``aux``.
         """
         out = self.codec(x) if levels is None else self.codec(x, rate=levels.to(x.dtype))
         bpp = bits(out["likelihoods"]) / (x.shape[2] * x.shape[3])
@@ -87,6 +95,9 @@ class RateDistortionLoss(nn.Module):
         aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]  # CompressAI's method
         scalars = {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
         detached = {name: value.detach() for name, value in scalars.items()}
+        for module in self.codec.modules():
+            if isinstance(module, HaarLinear):
+                total = total + self.orthogonality * module.orthogonality()
         return {"total": total + aux, **detached}
 
     def _distortion(self, x_hat: Tensor, x: Tensor, mse: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ class Recipe(Frozen):
         lr: learning rate of Adam.
         matrix_lr: learning rate of Muon.
         entropy_lr: learning rate of h_a, h_s and the entropy model; ``None`` is ``lr``.
+        orthogonality: weight, in the loss, of how far the projections of ``shortcut: wavelet`` are
+            from orthogonal; 0.1 as published.
         shortcut_lr: learning rate of the linear shortcuts; 0 keeps what the start gave them.
         schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` takes it
             down to a hundredth along half a cosine.
@@ -69,6 +71,7 @@ class Recipe(Frozen):
     lr: float = Field(default=1e-4, gt=0)
     matrix_lr: float = Field(default=2e-3, gt=0)
     entropy_lr: float | None = Field(default=None, gt=0)
+    orthogonality: float = Field(default=0.1, ge=0)
     shortcut_lr: float = Field(default=0.0, ge=0)
     schedule: Literal["drops", "cosine"] = "drops"
     lr_drops: tuple[float, ...] = ()

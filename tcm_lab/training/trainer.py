@@ -291,7 +291,9 @@ class TrainingLoop:
             self._resume(path)
         else:
             self._start(cache)
-        objective: nn.Module = RateDistortionLoss(self.codec, recipe.lambdas, recipe.metric)
+        objective: nn.Module = RateDistortionLoss(
+            self.codec, recipe.lambdas, recipe.metric, recipe.orthogonality
+        )
         if recipe.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
         self.objective = self.fabric.setup_module(objective)

@@ -1,21 +1,24 @@
-"""The published code's results, and the weights under which it had them."""
+"""The published codes' results, and the weights under which they had them."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 _FOLDER = Path(__file__).parent.parent / "golden"
 
-#: What CompressAI computes from the weights; no file's value of it means anything.
+#: What is computed from the weights, or a constant; no file's value of it means anything.
 _COMPUTED = {
     "_quantized_cdf",
     "_offset",
@@ -24,28 +27,79 @@ _COMPUTED = {
     "bound",
     "pedestal",
     "target",
+    "relative_position_index",  # MLIC++
+    *("w_ll", "w_lh", "w_hl", "w_hh", "filters"),  # AuxT's Haar wavelet
+    *(
+        f"{table}_{latent}"
+        for table in ("quantized_cdf", "cdf_length", "offset")
+        for latent in "yz"
+    ),
 }
+#: Gains of weights that have another than 0.45, so that y spreads over some ±18, and z likewise.
+_GAINS = {
+    "g_a.9.weight": 25.0,  # TCM, alone and with AuxT
+    "AuxT_enc.3.OLP.linear.weight": 8.0,
+    "AuxT_dec.2.OLP.linear.weight": 2.0,
+    "AuxT_dec.3.OLP.linear.weight": 2.0,
+    "g_a.6.weight": 8.0,  # DCAE
+    "h_a.2.weight": 1.5,
+    "h_z_s1.2.conv.weight": 2.0,
+    "h_z_s2.2.conv.weight": 2.0,
+    "g_s.0.weight": 1.0,
+    "g_a.branch.11.weight": 25.0,  # HPCM
+    "h_a.branch.5.weight": 1.2,
+    "g_a.analysis_transform.6.weight": 25.0,  # MLIC++
+    "h_a.reduction.8.weight": 50.0,
+    "h_s.increase.8.weight": 3.0,
+}
+#: Biases that scales and then means begin with: of HPCM, and of MLIC++'s parameter networks.
+_SCALES_AND_MEANS = re.compile(
+    r"h_s\.branch\.5\.branch\.3\.bias|y_spatial_prior_(s1_s2\.branch_2\.1|s3\.branch_2\.2)\.bias"
+    r"|entropy_parameters_\w+\.\d+\.fusion\.6\.bias"
+)
 
 
-def published_shapes(n: int) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every entry of a published checkpoint of width ``n``."""
-    text = gzip.decompress((_FOLDER / f"lic_tcm_n{n}_keys.json.gz").read_bytes())
+def published_shapes(codec: str) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every entry of a published checkpoint, such as ``lic_tcm_n64``."""
+    text = gzip.decompress((_FOLDER / f"{codec}_keys.json.gz").read_bytes())
     return {name: tuple(shape) for name, shape in json.loads(text).items()}
 
 
-def published_results(n: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what the published code of width ``n`` computed; see the folder's README."""
-    with np.load(_FOLDER / f"lic_tcm_n{n}.npz") as file:
+def published_results(codec: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Return what the published code computed; see the folder's README."""
+    with np.load(_FOLDER / f"{codec}.npz") as file:
         return dict(file)
 
 
+def assert_same(
+    got: Tensor, expected: Mapping[str, np.ndarray], name: str, tolerance: float = 1e-4
+) -> None:
+    """Hold a tensor of one image to a published one, the largest magnitude being one."""
+    values = got[0].double().numpy()
+    maximum = float(expected[f"{name}.maximum"])
+    assert values.shape == tuple(expected[f"{name}.shape"])
+    there = values.reshape(-1)[expected[f"{name}.at"]]
+    assert np.abs(there - expected[f"{name}.values"]).max() <= tolerance * maximum
+    assert np.abs(values).max() == pytest.approx(maximum, rel=tolerance)
+    assert abs(values.sum() - expected[f"{name}.sum"]) <= tolerance * maximum * values.size
+    assert np.square(values).sum() == pytest.approx(
+        float(expected[f"{name}.sum_of_squares"]), rel=tolerance
+    )
+
+
+def kodak_crop(name: str = "kodim03_256x256") -> Tensor:
+    """Return the image (1, 3, H, W) that the results of the codecs after TCM are of."""
+    with Image.open(_FOLDER / f"{name}.png") as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+
+
 def photograph(n: int) -> np.ndarray[Any, Any]:
-    """Return the image (H, W, 3) that the results of width ``n`` are of."""
+    """Return the image (H, W, 3) that the results of TCM of width ``n`` are of."""
     from skimage import data
 
     whole = {32: data.astronaut, 64: data.coffee}[n]()
     image = np.ascontiguousarray({32: whole[128:384, 128:384], 64: whole[72:328, 108:492]}[n])
-    assert zlib.crc32(image.tobytes()) == published_results(n)["image_crc32"]
+    assert zlib.crc32(image.tobytes()) == published_results(f"lic_tcm_n{n}")["image_crc32"]
     return image
 
 
@@ -66,6 +120,8 @@ def _value(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     stream = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
     normal = stream.standard_normal(shape)
     kind = name.rpartition(".")[2]
+    if name == "entropy_estimation.beta":
+        return np.full(shape, 1.5)  # the shape of HPCM's generalised Gaussian
     if kind in ("beta", "gamma"):  # of a GDN, near what training starts from
         small = np.abs(normal)
         return 1 + 0.05 * small if kind == "beta" else 0.1**0.5 * np.eye(*shape) + 0.02 * small
@@ -73,13 +129,23 @@ def _value(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         return 0.3 * normal + (-10, 0, 10)
     if kind.startswith(("_matrix", "_bias", "_factor")):
         return 0.4 * normal
-    if kind == "relative_position_params":
+    if kind in ("relative_position_params", "relative_position_table", "means_hyper"):
         return 0.5 * normal
+    if kind == "scaling_factors":  # AuxT's bands: LL, LH and HL, and HH
+        return np.repeat([0.5, 0.5, 0.5, 0.0], shape[-1] // 4) + 0.1 * normal
+    if kind == "dt":  # DCAE's dictionary
+        return normal
+    if kind == "scales_hyper":
+        return 1 + 0.5 * np.abs(normal)
+    if name.startswith("adaptive_params_list.") or (kind == "scale" and len(shape) == 3):
+        return 1 + 0.2 * normal
+    if _SCALES_AND_MEANS.fullmatch(name):
+        half = shape[0] // 2
+        return np.concatenate([1.5 + normal[:half], 0.3 * normal[half:]])
     if kind == "bias":
         # The last bias of a scale network spreads the scales, some below the smallest allowed.
         spread = name.startswith("cc_scale_transforms.") and name.endswith(".4.bias")
         return 1.5 + normal if spread else 0.05 * normal
     if len(shape) == 1:
         return 1 + 0.1 * normal
-    gain = 25 if name == "g_a.9.weight" else 0.45  # makes y some ±18
-    return gain * normal * np.sqrt(1 / np.prod(shape[1:]))
+    return _GAINS.get(name, 0.45) * normal * np.sqrt(1 / np.prod(shape[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -19,11 +19,16 @@ class Layout:
         recognises: whether a state dict has this layout.
         infer_config: reads the architecture off the tensors; raises LabError if it can't.
         entry_name: its name of our state-dict entry, in a codec of that configuration.
+        extra: its entries that we have not, which are the same in every checkpoint of that
+            configuration.
     """
 
     recognises: Callable[[Mapping[str, Tensor]], bool]
     infer_config: Callable[[Mapping[str, Tensor]], VariantConfig]
     entry_name: Callable[[str, VariantConfig], str]
+    extra: Callable[[VariantConfig], Mapping[str, Tensor]] = field(default=lambda _: {})
 
 
-LAYOUTS = {"lic_tcm": Layout(lic_tcm.recognises, lic_tcm.infer_config, lic_tcm.entry_name)}
+LAYOUTS = {
+    "lic_tcm": Layout(lic_tcm.recognises, lic_tcm.infer_config, lic_tcm.entry_name, lic_tcm.extra),
+}

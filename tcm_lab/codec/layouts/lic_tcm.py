@@ -1,5 +1,7 @@
 """The layout of the TCM authors' checkpoints (jmliu206/LIC_TCM): names and inference.
 
+AuxT's authors (qingshi9974/AuxT) extend it by the side paths' steps.
+
 Two lists of renamings take our names to theirs; the rest of the architecture is read off the
 tensors' shapes.
 """
@@ -10,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tcm_lab.codec.config import TransformConfig, VariantConfig
@@ -40,6 +43,10 @@ _PARTS = (
     (r"^slices\.(\d+)\.networks\.0\.", r"cc_mean_transforms.\1."),
     (r"^slices\.(\d+)\.networks\.1\.", r"cc_scale_transforms.\1."),
     (r"^slices\.(\d+)\.lrp\.", r"lrp_transforms.\1."),
+    (r"^g_a\.wavelet\.(\d+)\.log_gain$", r"AuxT_enc.\1.scaling_factors"),
+    (r"^g_s\.wavelet\.(\d+)\.log_gain$", r"AuxT_dec.\1.scaling_factors"),
+    (r"^g_a\.wavelet\.(\d+)\.", r"AuxT_enc.\1.OLP.linear."),
+    (r"^g_s\.wavelet\.(\d+)\.", r"AuxT_dec.\1.OLP.linear."),
     (r"^h_s\.mean\.", "h_mean_s."),
     (r"^h_s\.scale\.", "h_scale_s."),
     (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
@@ -51,6 +58,23 @@ _PARTS = (
 def recognises(state: State) -> bool:
     """Say whether a state dict, its prefixes stripped, has this layout."""
     return "g_a.0.conv1.weight" in state and any(k.startswith("cc_mean_transforms.") for k in state)
+
+
+def extra(config: VariantConfig) -> dict[str, Tensor]:
+    """Return the entries that are the same in every file: AuxT's Haar filters."""
+    if config.shortcut != "wavelet":
+        return {}
+    signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
+    filters = torch.tensor(signs)[:, None] / 2
+    analysis = {
+        f"AuxT_enc.{i}.dwt.w_{band}": filters[n : n + 1]
+        for i in range(len(config.g_a.stages))
+        for n, band in enumerate(("ll", "lh", "hl", "hh"))
+    }
+    synthesis = {
+        f"AuxT_dec.{i}.idwt.filters": filters.clone() for i in range(len(config.g_s.stages))
+    }
+    return analysis | synthesis
 
 
 def entry_name(name: str, config: VariantConfig) -> str:
@@ -99,9 +123,11 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
     slice_width = state[f"{last}.4.weight"].shape[0]
     latent = slices * slice_width
     squeezed = "atten_mean.0.0.in_conv.weight"
+    auxt = "AuxT_enc.0.OLP.linear.weight" in state
     changes: dict[str, Any] = {
         "name": "tcm" if squeezed in state else "tcm-no-swatten",
         "?_?.width": width,
+        "shortcut": "wavelet" if auxt else "none",
         "latent_channels": latent,
         "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
         "entropy_model.slices": slices,
@@ -125,6 +151,8 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
     names = {128: "small", 192: "medium", 256: "large"}
     if squeezed in state and width in names and slices == slices_of_base.slices:
         changes["name"] = f"tcm-{names[width]}"
+        if auxt:
+            changes["name"] = "tcm-auxt" if width == 128 else f"tcm-auxt-{names[width]}"
     return base.override(changes)
 
 
