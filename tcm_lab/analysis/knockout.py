@@ -29,6 +29,8 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_interval
 from tcm_lab.stats import Interval, percent_change
 
+_TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
+
 
 class TrainedBenefit(Frozen):
     """A variant beside the codec that it varies.
@@ -144,7 +146,7 @@ def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
         path = name.split(".")
         if path[-1] == "lrp":
             lrp += (name,)
-        elif isinstance(module, ConvBranch | SwinLayer):
+        elif path[0] in _TRANSFORMS and isinstance(module, ConvBranch | SwinLayer):
             parts[name] = (name,)
     return parts | ({"lrp": lrp} if lrp else {})
 

@@ -4,6 +4,8 @@ from tcm_lab._utils.plugins import import_installed_layers
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
 from tcm_lab.blocks.cross_attention import WindowCrossAttention
+from tcm_lab.blocks.dictionary import DictionaryAttention
+from tcm_lab.blocks.gated import GatedStage
 from tcm_lab.blocks.inverted import PartialConv
 from tcm_lab.blocks.linear_attention import GlobalAttention
 from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention
@@ -45,6 +47,8 @@ __all__ = [
     "ConvBranch",
     "ConvResamplerConfig",
     "Cost",
+    "DictionaryAttention",
+    "GatedStage",
     "GlobalAttention",
     "Kind",
     "LayerConfig",

@@ -7,12 +7,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.blocks.convolutional import BETWEEN, Between, ChannelsLast, set_activation
+from tcm_lab.blocks.convolutional import (
+    BETWEEN,
+    Between,
+    ChannelsLast,
+    KernelSide,
+    ResidualBottleneckConfig,
+    set_activation,
+)
 from tcm_lab.blocks.cost import (
     Cost,
     conv_cost,
@@ -204,3 +211,57 @@ class PatchResamplerConfig(ResamplerConfig):
             return layer_norm_cost(4 * c_in, tokens) + linear_cost(4 * c_in, c_out, tokens)
         tokens = height * width
         return layer_norm_cost(c_in, tokens) + linear_cost(c_in, 4 * c_out, tokens)
+
+
+class Bottlenecks(nn.Module):
+    """Residual bottlenecks at the resampler's smaller side: behind a convolution, or before one."""
+
+    def __init__(
+        self, conv: nn.Module, blocks: list[nn.Module], direction: ResampleDirection
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.conv = conv  # last, as what a start of zero has to silence
+        self.direction = direction
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """Transform (B, C_in, H, W)."""
+        first, last = (self.conv, self.blocks)[:: 1 if self.direction == "down" else -1]
+        out: Tensor = last(first(x))
+        return out
+
+
+@register_resampler("bottlenecks")
+class BottlenecksConfig(ResamplerConfig):
+    """A strided or transposed convolution with residual bottlenecks at its smaller side (DCAE).
+
+    Attributes:
+        kernel: side of the convolution.
+        blocks: how many bottlenecks.
+        reduction: how many times fewer channels their 3x3 convolutions work on.
+    """
+
+    kernel: KernelSide = 5
+    blocks: PositiveInt = 3
+    reduction: PositiveInt = 2
+
+    @property
+    def _parts(self) -> tuple[ConvResamplerConfig, ResidualBottleneckConfig]:
+        conv = ConvResamplerConfig(type="conv", kernel=self.kernel, upsample="transposed")
+        block = ResidualBottleneckConfig(type="residual-bottleneck", reduction=self.reduction)
+        return conv, block
+
+    def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
+        conv, block = self._parts
+        width = c_out if direction == "down" else c_in
+        blocks = [block.build(width, i) for i in range(self.blocks)]
+        return Bottlenecks(conv.build(c_in, c_out, direction), blocks, direction)
+
+    def cost(
+        self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
+    ) -> Cost:
+        conv, block = self._parts
+        cost = conv.cost(c_in, c_out, direction, height, width)
+        if direction == "down":
+            return cost + self.blocks * block.cost(c_out, *self.size_after("down", height, width))
+        return cost + self.blocks * block.cost(c_in, height, width)

@@ -1,6 +1,6 @@
 """Entropy models: how a codec predicts and codes its latent; one kind per file."""
 
-from tcm_lab.codec.entropy_models import slices  # registers itself
+from tcm_lab.codec.entropy_models import dictionary, slices  # register themselves
 from tcm_lab.codec.entropy_models.base import (
     ENTROPY_MODELS,
     EntropyModel,
@@ -17,6 +17,7 @@ __all__ = [
     "EntropyModel",
     "EntropyModelConfig",
     "Places",
+    "dictionary",
     "register_entropy_model",
     "slices",
 ]

@@ -93,13 +93,8 @@ class SlicesConfig(EntropyModelConfig):
             raise ConfigError(
                 f"slices = {list(slices)} sum to {sum(slices)}, not to latent_channels = {m}"
             )
-        if isinstance(slices, int) and m % slices:
-            divisors = [n for n in range(1, m + 1) if m % n == 0]
-            fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
-            raise ConfigError(
-                f"slices = {slices} does not divide latent_channels = {m}; "
-                f"nearest that do: {one_of(sorted(fits))} (or list the slices' widths)"
-            )
+        if isinstance(slices, int):
+            check_slices(slices, m, " (or list the slices' widths)")
         if self.hidden is None:
             self._check_alone()
         for i in range(len(self.slice_widths(m))):
@@ -146,6 +141,21 @@ class SlicesConfig(EntropyModelConfig):
 
 #: The part of each child of a slice.
 _PARTS = {"attention": "attention", "lrp": "lrp"}
+
+
+def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
+    """Refuse a number of slices that does not divide the latent's channels.
+
+    Raises:
+        ConfigError: the message names the nearest that do, and what there is ``otherwise``.
+    """
+    if channels % slices:
+        divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+        fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
+        raise ConfigError(
+            f"slices = {slices} does not divide latent_channels = {channels}; "
+            f"nearest that do: {one_of(sorted(fits))}{otherwise}"
+        )
 
 
 class SliceNetwork(nn.Sequential):
@@ -347,17 +357,20 @@ def _slice_costs(
         if config.hidden is None:
             continue
         context = 2 * s if config.checkerboard else 0
-        head = _network_cost(support + context, config.hidden, 2 * s // paths, height, width)
+        head = slice_network_cost(support + context, config.hidden, 2 * s // paths, height, width)
         parts["slice_heads"] += paths * head
         if config.checkerboard:  # a second pass with the same weights, and the context
             parts["slice_heads"] += paths * Cost(head.macs, {}, head.activations)
             parts["slice_heads"] += conv_cost(s, context, 5, height, width)
         if config.lrp != "none":
-            parts["lrp"] += _network_cost(support + s, config.hidden, s, height, width)
+            parts["lrp"] += slice_network_cost(support + s, config.hidden, s, height, width)
     return parts
 
 
-def _network_cost(c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int) -> Cost:
+def slice_network_cost(
+    c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int
+) -> Cost:
+    """Cost of a `SliceNetwork`."""
     widths = (c_in, *hidden, c_out)
     return sum(
         (conv_cost(a, b, 3, height, width) for a, b in pairwise(widths)),

@@ -32,6 +32,7 @@ _MEMORY = ("peak_memory_bytes", "decode_peak_memory_bytes")
 _PART_NAMES: Mapping[str, str] = {
     **{part: part for part in ("g_a", "h_a", "h_s")},
     "attention": "entropy attention",
+    "dictionary": "dictionary attention",
     "slice_heads": "slice networks",
     "lrp": "LRP",
     "g_s": "g_s",

@@ -1,0 +1,169 @@
+"""The dictionary entropy model (DCAE): slices whose support a learned dictionary completes.
+
+Lu et al. 2025, "Learned Image Compression with Dictionary-based Entropy Model", CVPR, arXiv
+2504.00496, figures 3 and 4.
+
+Shape suffixes: M latent channels, S channels of a slice, h w sides of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab.blocks import Cost, Kind
+from tcm_lab.blocks.dictionary import DictionaryAttention, dictionary_attention_cost
+from tcm_lab.blocks.window_attention import check_heads
+from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.coder import Channels, Coder
+from tcm_lab.codec.entropy_models.slices import SliceNetwork, check_slices, slice_network_cost
+from tcm_lab.codec.seeds import own_seed
+from tcm_lab.errors import at
+
+
+@register_entropy_model("dictionary")
+class DictionaryModelConfig(EntropyModelConfig):
+    """Slices; each asks one learned dictionary about what is known, and predicts from both (DCAE).
+
+    Attributes:
+        slices: how many equal slices the latent is cut into; each sees all before.
+        hidden: widths between the 3x3 convolutions of a slice network, GELU between.
+        entries: how many entries the dictionary has.
+        width: channels of an entry, and within the cross-attention.
+        head_dim: channels of one attention head.
+        layers: of the dense aggregation that gathers the query.
+        mlp_ratio: width of the gated unit's first layer over ``width``.
+        lrp: whether a latent residual prediction refines each slice.
+    """
+
+    slices: PositiveInt = 5
+    hidden: tuple[PositiveInt, ...] = (224, 128)
+    entries: PositiveInt = 128
+    width: PositiveInt = 640
+    head_dim: PositiveInt = 32
+    layers: PositiveInt = 3
+    mlp_ratio: PositiveInt = 4
+    lrp: bool = True
+
+    def hyper_outputs(self, channels: int) -> Mapping[str, int]:
+        """Two outputs, both of which every slice sees, in the authors' order."""
+        return {"scale": channels, "mean": channels}
+
+    def slice_widths(self, channels: int) -> tuple[int, ...]:
+        """Return the width of each slice."""
+        return (channels // self.slices,) * self.slices
+
+    def query_channels(self, i: int, channels: int) -> int:
+        """Return the channels of what slice ``i`` asks with: hyper outputs and earlier slices."""
+        return 2 * channels + i * (channels // self.slices)
+
+    def check(self, channels: int) -> None:
+        """Refuse slices that do not divide the latent, and heads that do not divide the width."""
+        check_slices(self.slices, channels)
+        at(f"width = {self.width}", check_heads, self.width, self.head_dim)
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the dictionary and the slices."""
+        return DictionaryModel(self, channels)
+
+    def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
+        """Cost of ``dictionary``, ``slice_heads`` and ``lrp``."""
+        parts = {
+            "dictionary": Cost({}, {Kind.OTHER: self.entries * self.width}),
+            "slice_heads": Cost(),
+            "lrp": Cost(),
+        }
+        for i, s in enumerate(self.slice_widths(channels)):
+            query = self.query_channels(i, channels)
+            parts["dictionary"] += dictionary_attention_cost(
+                query, self.width, channels, self.head_dim, self.layers, self.mlp_ratio,
+                self.entries, height, width,
+            )  # fmt: skip
+            support = query + channels
+            parts["slice_heads"] += 2 * slice_network_cost(support, self.hidden, s, height, width)
+            if self.lrp:
+                parts["lrp"] += slice_network_cost(support + s, self.hidden, s, height, width)
+        return parts
+
+    def part_of(self, path: str) -> str:
+        """Return ``dictionary``, ``slice_heads`` or ``lrp``."""
+        steps = path.split(".")
+        kind = steps[2] if steps[0] == "slices" and len(steps) > 2 else ""
+        return {"mean": "slice_heads", "scale": "slice_heads", "lrp": "lrp"}.get(kind, "dictionary")
+
+
+class DictionarySlice(nn.Module):
+    """The networks of one slice.
+
+    Args:
+        config: the entropy model.
+        channels: M.
+        i: which slice.
+    """
+
+    def __init__(self, config: DictionaryModelConfig, channels: int, i: int) -> None:
+        super().__init__()
+        s, query = channels // config.slices, config.query_channels(i, channels)
+        support = query + channels
+        self.channels = i * s, (i + 1) * s
+        self.dictionary = DictionaryAttention(
+            query, config.width, channels, config.head_dim, config.layers, config.mlp_ratio
+        )
+        self.mean = SliceNetwork(support, config.hidden, s)
+        self.scale = SliceNetwork(support, config.hidden, s)
+        self.lrp = SliceNetwork(support + s, config.hidden, s) if config.lrp else None
+        self.start_at(torch.zeros(s), torch.full((s,), 0.5))
+
+    def forward(
+        self, query: Float[Tensor, "b c h w"], entries: Float[Tensor, "n d"], code: Coder
+    ) -> Float[Tensor, "b s h w"]:
+        """Return the slice's ŷ, refined if the model refines."""
+        support = torch.cat((query, self.dictionary(query, entries)), 1)
+        places = Channels(*self.channels)
+        y_hat = code(places, self.mean(support), self.scale(support))
+        if self.lrp is None:
+            return y_hat
+        return code.refine(places, y_hat, self.lrp(torch.cat((support, y_hat), 1)))
+
+    @torch.no_grad()
+    def start_at(self, mean: Float[Tensor, " s"], scale: Float[Tensor, " s"]) -> None:
+        """Let the networks begin at the slice's mean and scale of each channel."""
+        for network, values in ((self.mean, mean), (self.scale, scale)):
+            last = network[-1]
+            assert isinstance(last.bias, Tensor)
+            last.bias.copy_(values)
+
+    def branch_ends(self) -> list[nn.Module]:
+        """Return what leaves ŷ as it was coded where it is zero."""
+        return [] if self.lrp is None else [self.lrp[-1]]
+
+
+class DictionaryModel(nn.Module):
+    """A dictionary, and slices that ask it one after the other."""
+
+    def __init__(self, config: DictionaryModelConfig, channels: int) -> None:
+        super().__init__()
+        with own_seed():
+            self.entries = nn.Parameter(torch.randn(config.entries, config.width))
+        self.slices = nn.ModuleList()
+        for i in range(config.slices):
+            with own_seed():
+                self.slices.append(DictionarySlice(config, channels, i))
+
+    def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
+        """Return ŷ of all slices; see `EntropyModel`."""
+        decoded: list[Tensor] = []
+        for one in self.slices:
+            decoded.append(one(torch.cat((*features, *decoded), 1), self.entries, code))
+        return torch.cat(decoded, 1)
+
+    def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
+        """Let every slice begin at these means and scales (M,); see `EntropyModel`."""
+        for one in self.slices:
+            assert isinstance(one, DictionarySlice)
+            own = slice(*one.channels)
+            one.start_at(mean[own], scale[own])

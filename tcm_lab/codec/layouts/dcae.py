@@ -1,0 +1,161 @@
+"""The layout of the DCAE authors' checkpoints (LabShuHangGU/DCAE): names and inference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.codec.layouts.flat import flat_place
+from tcm_lab.codec.zoo import load_config
+from tcm_lab.errors import LabError
+
+State = Mapping[str, Tensor]
+
+#: Ours to theirs, inside any module; tried in order, each at most once per name.
+_LAYERS = (
+    (r"\.attention\.qkv\.", ".msa.embedding_layer."),
+    (r"\.attention\.proj\.", ".msa.linear."),
+    (r"\.attention\.relative_position_bias$", ".msa.relative_position_params"),
+    (r"\.layers\.(\d+)\.norm([12])\.", r".layers.\1.ln\2."),
+    (r"\.glu\.expand\.", ".mlp.fc1."),
+    (r"\.glu\.depthwise\.", ".mlp.dwconv.dwconv."),
+    (r"\.glu\.project\.", ".mlp.fc2."),
+    (r"\.scale([123])$", r".res_scale_\1.scale"),
+    (r"\.conv\.0\.", ".conv."),
+)
+_BOTTLENECK = re.compile(r"^blocks\.(\d+)\.body\.([024])\.")
+#: Ours to theirs, in a slice's cross-attention.
+_DICTIONARY = (
+    (r"^widen\.", "x_trans."),
+    (r"^norm1\.", "ln_scale."),
+    (r"^norm2\.", "lnx."),
+    (r"^norm3\.", "ln_mlp."),
+    (r"^norm_entries\.", "dict_ln."),
+    (r"^query\.", "q_trans."),
+    (r"^key\.", "k."),
+    (r"^proj\.", "linear."),
+    (r"^narrow\.", "output_trans.0."),
+    (r"^temperature$", "scale"),
+    (r"^scale([123])$", r"res_scale_\1.scale"),
+    (r"^glu\.expand\.", "mlp.fc1."),
+    (r"^glu\.depthwise\.", "mlp.dwconv.dwconv."),
+    (r"^glu\.project\.", "mlp.fc2."),
+    (r"^aggregate\.start\.", "msa.s."),
+    (r"^aggregate\.join\.", "msa.dense.proj."),
+    (r"^aggregate\.gate\.", "msa.spatial_atte.conv1."),
+    (r"^aggregate\.layers\.(\d+)\.1\.", r"msa.dense.conv_layers.\1.1.in_trans."),
+    (r"^aggregate\.layers\.(\d+)\.3\.", r"msa.dense.conv_layers.\1.1.dw_conv."),
+    (r"^aggregate\.layers\.(\d+)\.5\.", r"msa.dense.conv_layers.\1.1.out_trans."),
+)
+#: Ours to theirs, at the top.
+_PARTS = (
+    (r"^context_model\.entries$", "dt"),
+    (r"^context_model\.slices\.(\d+)\.mean\.", r"cc_mean_transforms.\1."),
+    (r"^context_model\.slices\.(\d+)\.scale\.", r"cc_scale_transforms.\1."),
+    (r"^context_model\.slices\.(\d+)\.lrp\.", r"lrp_transforms.\1."),
+    (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
+    (r"^entropy_bottleneck\.biases\.(\d)", r"entropy_bottleneck._bias\1"),
+    (r"^entropy_bottleneck\.factors\.(\d)", r"entropy_bottleneck._factor\1"),
+)
+_CROSS = re.compile(r"^context_model\.slices\.(\d+)\.dictionary\.")
+_PLACE = re.compile(r"^(\w+(?:\.(?:mean|scale))?)\.stages\.(\d+)\.(resample|blocks\.(\d+))\.")
+_TRANSFORMS = {"h_s.scale": "h_z_s1", "h_s.mean": "h_z_s2"}
+
+
+def recognises(state: State) -> bool:
+    """Say whether a state dict, its prefixes stripped, has this layout."""
+    return "dt" in state and "dt_cross_attention.0.x_trans.weight" in state
+
+
+def entry_name(name: str, config: VariantConfig) -> str:
+    """Return the authors' name of our state-dict entry ``name``."""
+    if cross := _CROSS.match(name):
+        return f"dt_cross_attention.{cross[1]}.{_renamed(name[cross.end() :], _DICTIONARY)}"
+    if place := _PLACE.match(name):
+        transform: TransformConfig = getattr(config, place[1].partition(".")[0])
+        at = flat_place(transform, int(place[2]), None if place[4] is None else int(place[4]))
+        rest = name[place.end() :]
+        if found := _BOTTLENECK.match(rest):
+            layer = f"res{int(found[1]) + 1}.conv{int(found[2]) // 2 + 1}"
+            rest = f"{layer}.{rest[found.end() :]}"
+        top = _TRANSFORMS.get(place[1], place[1])
+        # A bare convolution there, a sequence of one here.
+        name = f"{top}.{at}.{rest.removeprefix('0.')}"
+        for pattern, theirs in _LAYERS:
+            name = re.sub(pattern, theirs, name, count=1)
+        return name
+    return _renamed(name, _PARTS)
+
+
+def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    for pattern, theirs in names:
+        name, found = re.subn(pattern, theirs, name, count=1)
+        if found:
+            break
+    return name
+
+
+def infer_config(state: State) -> VariantConfig:
+    """Read the architecture off the shapes of the authors' state dict.
+
+    Raises:
+        LabError: tensors that determine it are missing, or no codec has such shapes.
+    """
+    try:
+        return _infer(state, load_config("dcae"))
+    except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
+        raise LabError(
+            "the file looks like a checkpoint of the DCAE authors, but its architecture cannot be "
+            f"read off it: {error} is missing"
+        ) from None
+
+
+def _infer(state: State, base: VariantConfig) -> VariantConfig:
+    cross, head = "dt_cross_attention.0", "cc_mean_transforms.0"
+    entries, width = state["dt"].shape
+    changes: dict[str, Any] = {
+        "latent_channels": state[f"{cross}.output_trans.0.weight"].shape[0],
+        "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
+        "entropy_model.slices": _count(state, r"cc_mean_transforms\.(\d+)\."),
+        "entropy_model.hidden": [state[f"{head}.{i}.weight"].shape[0] for i in (0, 2)],
+        "entropy_model.entries": entries,
+        "entropy_model.width": width,
+        "entropy_model.head_dim": width // state[f"{cross}.scale"].shape[0],
+        "entropy_model.layers": _count(
+            state, rf"{re.escape(cross)}\.msa\.dense\.conv_layers\.(\d+)\."
+        ),
+        "entropy_model.mlp_ratio": state[f"{cross}.mlp.fc1.weight"].shape[0] // width,
+        "entropy_model.scale_table": "compressai",
+    }
+    for ours, theirs in (("g_a", "g_a"), ("g_s", "g_s"), ("h_a", "h_a"), ("h_s", "h_z_s1")):
+        changes |= _infer_transform(state, base, ours, theirs)
+    return base.override(changes)
+
+
+def _infer_transform(state: State, base: VariantConfig, ours: str, theirs: str) -> dict[str, Any]:
+    """Read width, and layers, windows and heads of the gated stage, of each stage with one."""
+    transform: TransformConfig = getattr(base, ours)
+    changes: dict[str, Any] = {}
+    for i, stage in enumerate(transform.stages):
+        if not stage.depth:
+            continue
+        block = f"{theirs}.{flat_place(transform, i, 0)}"
+        bias = state[f"{block}.layers.0.msa.relative_position_params"]
+        width = state[f"{block}.conv.weight"].shape[0]
+        place = f"{ours}.stages.{i}"
+        changes |= {
+            f"{place}.width": width,
+            f"{place}.block.layers": _count(state, rf"{re.escape(block)}\.layers\.(\d+)\."),
+            f"{place}.block.window_size": (bias.shape[-1] + 1) // 2,
+            f"{place}.block.head_dim": width // bias.shape[0],
+        }
+    return changes
+
+
+def _count(state: State, pattern: str) -> int:
+    """Return how many numbers a pattern's group takes among the names."""
+    return len({found[1] for name in state if (found := re.match(pattern, name))})
