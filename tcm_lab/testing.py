@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,11 +25,18 @@ from tcm_lab.blocks import (
     ResampleDirection,
     ResamplerConfig,
 )
-from tcm_lab.codec import VariantConfig
+from tcm_lab.codec import (
+    ENTROPY_MODELS,
+    Coder,
+    EntropyModelConfig,
+    Places,
+    VariantConfig,
+    build,
+)
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 
-_REGISTRIES: tuple[LayerRegistry[Any], ...] = (BLOCKS, ATTENTIONS, RESAMPLERS)
+_REGISTRIES: tuple[LayerRegistry[Any], ...] = (BLOCKS, ATTENTIONS, RESAMPLERS, ENTROPY_MODELS)
 _SIZES = ((1, 1), (7, 5), (8, 8), (17, 9))
 _COUNTED_SIZE = (70, 130)
 #: Kinds whose products torch's counter sees; it does not count a normalisation.
@@ -53,12 +60,15 @@ def check_layer(
     parameter; its weights come back from a safetensors file; it computes in float64 on float64,
     as portable streams need; and its closed formula, if it has one,
     gives the parameters that it has and the MACs that torch's ``FlopCounterMode`` counts when a
-    codec made of it runs.
+    codec made of it runs. An entropy model also codes every element of the latent once, and real
+    bytes, portable or not, decode to what was coded.
 
     Args:
         layer: a registered name, with the default options, or a configuration.
-        kind: ``block``, ``attention`` or ``resampler``; needed only where a name is several.
-        channels: number of input channels to check with; a resampler halves them.
+        kind: ``block``, ``attention``, ``resampler`` or ``entropy model``; needed only where a name
+            is several.
+        channels: number of input channels to check with, of an entropy model M; a resampler halves
+            them.
         direction: the only direction to check a resampler in; both if not given.
 
     Raises:
@@ -70,6 +80,10 @@ def check_layer(
     with _named(f"{registry.kind} '{config.type}': "), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _check_options(registry, config)
+        if isinstance(config, EntropyModelConfig):
+            _check_entropy_model(config, channels)
+            _check_formula(config, channels)
+            return
         directions: tuple[ResampleDirection | None, ...] = (None,)
         if isinstance(config, ResamplerConfig):
             directions = ("down", "up") if direction is None else (direction,)
@@ -161,9 +175,9 @@ def _build(
     return [config.build(channels, c_out, direction)]
 
 
-def _run(module: nn.Module, x: Tensor) -> Tensor:
-    with _refusing(f"forward() fails on {tuple(x.shape)} with"):
-        out = module(x)
+def _run(module: Callable[..., Any], *x: Tensor) -> Tensor:
+    with _refusing(f"forward() fails on {tuple(x[0].shape)} with"):
+        out = module(*x)
     if not isinstance(out, Tensor):
         raise LayerError(f"forward() returns {type(out).__name__}, not a tensor")
     return out
@@ -182,12 +196,18 @@ def _check_gradients(module: nn.Module, x: Tensor) -> None:
 
 
 def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
+    _check_weights_return(module, other, lambda one: _run(one, x))
+
+
+def _check_weights_return(
+    module: nn.Module, other: nn.Module, run: Callable[[nn.Module], Tensor]
+) -> None:
     try:
         other.load_state_dict(load(save(module.state_dict())))
     except (RuntimeError, ValueError) as error:
         raise LayerError(f"its weights do not survive a safetensors file: {error}") from error
     with torch.no_grad():
-        if not torch.equal(_run(module.eval(), x), _run(other.eval(), x)):
+        if not torch.equal(run(module.eval()), run(other.eval())):
             raise LayerError(
                 "computes something else once its weights were saved and loaded; register its "
                 "state as parameters and buffers, and use no random numbers in evaluation"
@@ -196,16 +216,76 @@ def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
 
 def _check_precision(module: nn.Module, x: Tensor) -> None:
     """Refuse what computes in float32 on float64, on which no portable stream can rely."""
+    module.double()
+    _check_smooth(x, lambda at: _run(module, at))
+
+
+def _check_smooth(x: Tensor, run: Callable[[Tensor], Tensor]) -> None:
     x, direction = torch.randn(2, *x.shape, dtype=torch.float64)
     step = 1e-7 * direction
     with torch.no_grad():
-        before, here, after = (_run(module.double(), at) for at in (x - step, x, x + step))
+        before, here, after = (run(at) for at in (x - step, x, x + step))
     # The second difference of a smooth function is some 1e-14, and its rounding errors 1e-15;
     # in float32 these are 1e-7. Where a ReLU has its kink it is larger, but rarely.
     if here.dtype != torch.float64 or (after - 2 * here + before).abs().mean() > 1e-11:
         raise LayerError(
             "computes in less than float64 on float64; let it compute in the dtype of its input"
         )
+
+
+class _Mean:
+    """Takes every mean for ŷ, so that nothing is rounded, and counts what is coded."""
+
+    def __init__(self, latent: Tensor) -> None:
+        self.coded = torch.zeros_like(latent)
+        self.scales: list[Tensor] = []
+
+    def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
+        places.put(self.coded, torch.ones_like(mean).detach())
+        self.scales.append(scale.sum())
+        return places.masked(mean)
+
+
+def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
+    """Check a model by itself, with means for ŷ, and in a codec, on real bytes."""
+    config.check(channels)
+    with _refusing("build() fails with"):
+        module, other = (config.build(channels) for _ in range(2))
+
+    def predict(model: nn.Module, given: list[Tensor]) -> tuple[Tensor, _Mean]:
+        b, _, h, w = given[0].shape
+        seen = _Mean(given[0].new_zeros(b, channels, h, w))
+        return _run(lambda *features: model(list(features), Coder(seen)), *given), seen
+
+    for size in _SIZES:
+        h, w = (-(-side // config.stride) * config.stride for side in size)
+        features = [torch.randn(2, c, h, w) for c in config.hyper_outputs(channels).values()]
+        y_hat, seen = predict(module, features)
+        if y_hat.shape != seen.coded.shape:
+            shape = tuple(seen.coded.shape)
+            raise LayerError(f"gives {tuple(y_hat.shape)} instead of {shape}")
+        never, often = int((seen.coded == 0).sum()), int((seen.coded > 1).sum())
+        if never or often:
+            raise LayerError(
+                f"codes {never} elements of a latent of {h}x{w} never and {often} more than once"
+            )
+    torch.stack([(y_hat * torch.randn_like(y_hat)).sum(), *seen.scales]).sum().backward()
+    for name, parameter in module.named_parameters():
+        if parameter.grad is None or not parameter.grad.abs().max() > 0:
+            raise LayerError(f"no gradient reaches {name}")
+    _check_weights_return(module, other, lambda model: predict(model, features)[0])
+    module.double()
+    others = [each.double() for each in features[1:]]
+    _check_smooth(features[0], lambda x: predict(module, [x, *others])[0])
+    _check_bytes(config, channels)
+
+
+def _check_bytes(config: EntropyModelConfig, channels: int) -> None:
+    codec = build(_codec_of(config, channels)).eval()
+    for portable in (False, True):
+        for batch, size in ((1, (1, 1)), (2, (33, 50))):
+            with _refusing(f"a codec made of it does not code images of {size[0]}x{size[1]}:"):
+                codec.decompress(**codec.compress(torch.rand(batch, 3, *size), portable=portable))
 
 
 def _check_formula(config: LayerConfig, channels: int) -> None:
@@ -234,6 +314,7 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
 
 def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
     """Return a codec with the layer in every place that it may have."""
+    plain = {"slices": 1, "support": 0, "hidden": [], "attention": "none"}
     attention = config if isinstance(config, AttentionConfig) else "none"
     stage = {"resample": "conv", "width": channels, "attention": attention}
     if isinstance(config, BlockConfig):
@@ -250,6 +331,8 @@ def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
             "g_s": {"stages": [first, stage, last]},
             "h_a": {"stages": [last]},
             "h_s": {"stages": [last]},
-            "entropy_model": {"slices": 1, "support": 0, "hidden": [], "attention": attention},
+            "entropy_model": config
+            if isinstance(config, EntropyModelConfig)
+            else {**plain, "attention": attention},
         }
     )

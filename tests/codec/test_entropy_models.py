@@ -10,9 +10,10 @@ from torch import Tensor, nn
 import tcm_lab
 from tcm_lab.analysis.latents import trace_latent
 from tcm_lab.blocks import Cost, conv_cost
-from tcm_lab.codec import Channels, Coder, Elements, EntropyModelConfig
+from tcm_lab.codec import ENTROPY_MODELS, Channels, Coder, Elements, EntropyModelConfig
 from tcm_lab.complexity.measure import UncountedWarning
 from tcm_lab.errors import ConfigError
+from tcm_lab.testing import LayerError, check_layer
 
 
 class Rows(nn.Module):
@@ -199,3 +200,59 @@ def test_every_weight_gets_a_gradient_and_slices_keep_their_names() -> None:
     assert all(p.grad is not None for p in codec.context_model.parameters())
     slices = tcm_lab.build("tcm-nano")
     assert slices.entropy_model is slices.slices
+
+
+#: Options at which a registered model is checked, where its defaults are large or missing.
+SMALL: dict[str, dict[str, Any]] = {
+    "slices": {"slices": 2, "support": 1, "hidden": [8], "checkerboard": True},
+    "dictionary": {"slices": 2, "hidden": [8], "entries": 5, "width": 32, "layers": 2},
+}
+
+
+@pytest.mark.parametrize("name", ENTROPY_MODELS)
+def test_a_registered_entropy_model_keeps_what_codecs_rely_on(name: str) -> None:
+    check_layer(ENTROPY_MODELS.parse({"type": name, **SMALL.get(name, {})}), channels=16)
+
+
+class Careless(nn.Module):
+    """Codes the same channels twice and others never, or whatever ``fault`` says."""
+
+    def __init__(self, channels: int, fault: str = "twice") -> None:
+        super().__init__()
+        self.head = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.spare = nn.Parameter(torch.ones(1))
+        self.half, self.fault = channels // 2, fault
+
+    def forward(self, features: Sequence[Tensor], code: Coder) -> Tensor:
+        mean, scale = self.head(features[0]).chunk(2, 1)
+        if self.fault == "narrow":
+            return code(Channels(0, self.half), mean[:, : self.half], scale[:, : self.half])
+        if self.fault == "float32":
+            mean = mean.float().to(mean.dtype)
+        if self.fault == "twice":
+            first = code(Channels(0, self.half), mean[:, : self.half], scale[:, : self.half])
+            return torch.cat((first, first), 1)
+        y_hat = code(Channels(0, 2 * self.half), mean, scale)
+        return y_hat if self.fault == "spare" else y_hat * self.spare
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("narrow", r"gives \(2, 4, 1, 1\) instead of \(2, 8, 1, 1\)"),
+        ("twice", "codes 8 elements of a latent of 1x1 never and 0 more than once"),
+        ("spare", "no gradient reaches spare"),
+        ("float32", "less than float64"),
+    ],
+)
+def test_a_careless_one_is_refused(fault: str, message: str) -> None:
+    tcm_lab.register_entropy_model("careless")(Careless)
+    with pytest.raises(LayerError, match=rf"entropy model 'careless': .*{message}"):
+        check_layer(ENTROPY_MODELS.parse({"type": "careless", "fault": fault}), channels=8)
+
+
+@pytest.mark.usefixtures("_registered")
+def test_the_toys_keep_what_codecs_rely_on() -> None:
+    check_layer("rows", channels=8)
+    check_layer("plain", channels=8)

@@ -21,16 +21,18 @@ _HEADS = (2, 4)
 
 def random_config(seed: int) -> VariantConfig:
     """Draw a codec: transforms of any depth and block, any slices, any entropy model."""
-    rng = Random(seed)
+    rng, entropies = Random(seed), Random(f"entropy model {seed}")
     m, n = rng.choice((8, 16, 24)), rng.choice((4, 8, 12))
     entropy_model = _entropy_model(rng, m)
     hyper_output = 2 * m if entropy_model["paths"] == "shared" else m
+    if entropies.random() < 0.3:
+        entropy_model, hyper_output = _dictionary_model(entropies, m), m
     halvings, hyper_halvings = rng.randint(1, 4), rng.randint(0, 2)
     linear = Random(f"linear {seed}")  # apart, so that all else is drawn as before there was one
     return VariantConfig.parse(
         {
             "name": f"random-{seed}",
-            "shortcut": linear.choice(("none", "none", "patch", "staged")),
+            "shortcut": linear.choice(("none", "none", "patch", "staged", "wavelet")),
             "latent_channels": m,
             "hyper_channels": n,
             "rate_levels": rng.choice((0, 0, 2, 3)),
@@ -73,7 +75,14 @@ def _resampler(rng: Random, factor: int) -> Tree:
         "upsample": rng.choice(("subpixel", "transposed")),
         "activation": rng.choice(("none", "relu", "leaky-relu", "gelu", "gdn")),
     }
-    return rng.choice((conv, {"type": "residual"}, {"type": "patch"})) if factor == 2 else conv
+    if factor == 1:
+        return conv
+    bottlenecks = {
+        "type": "bottlenecks",
+        "kernel": rng.choice((3, 5)),
+        "blocks": rng.choice((1, 2)),
+    }
+    return rng.choice((conv, {"type": "residual"}, {"type": "patch"}, bottlenecks))
 
 
 def random_block(rng: Random, width: int) -> Tree:
@@ -84,6 +93,8 @@ def random_block(rng: Random, width: int) -> Tree:
         {"type": "residual-bottleneck", "reduction": rng.choice((1, 2, 4))},
         {"type": "convnext", "kernel": rng.choice((3, 7)), "mlp_ratio": rng.choice((1.0, 2.5))},
         {"type": "large-kernel", "kernel": rng.choice((5, 13))},
+        {"type": "partial-conv", "share": rng.choice((0.25, 0.5, 1.0))},
+        {"type": "depthwise-conv"},
     ]
     if heads:
         d = rng.choice(heads)
@@ -99,6 +110,11 @@ def random_block(rng: Random, width: int) -> Tree:
             {"type": "tcm", "split": split, **swin},
             {"type": "tcm", "split": split, **swin},
             {"type": "tcm-sequential", "split": split, **swin},
+            {
+                "type": "gated-stage",
+                "layers": rng.choice((1, 2)),
+                **{option: swin[option] for option in ("window_size", "head_dim", "mlp_ratio")},
+            },
         ]
     return rng.choice(kinds)
 
@@ -112,12 +128,16 @@ def _attention(rng: Random, widths: list[int]) -> Tree:
         {"type": "residual-attention"},
         {**swatten, "squeeze": 2 * d},
         {**swatten, "squeeze": rng.choice((0.1, 0.5, 1.0))},
+        {"type": "dictionary", "entries": 5, "width": 3 * d, "head_dim": d, "layers": 2},
     ]
     if all(width % d == 0 for width in widths):
         shift = rng.choice(("half", "none"))
         kinds += [
             {**swatten, "squeeze": "none"},
             {"type": "window-attention", "window_size": window, "head_dim": d, "shift": shift},
+            {"type": "window-cross-attention", "window_size": window, "head_dim": d},
+            {"type": "linear-attention", "head_dim": d, "kernel": 3},
+            {"type": "overlapped-windows", "window_size": 3, "head_dim": d},
         ]
     return rng.choice(kinds)
 
@@ -146,6 +166,20 @@ def _entropy_model(rng: Random, m: int) -> Tree:
         "paths": paths,
         "lrp": rng.choice(("none", "before-attention", "after-attention")),
         "checkerboard": rng.random() < 0.3,
+    }
+
+
+def _dictionary_model(rng: Random, m: int) -> Tree:
+    return {
+        "type": "dictionary",
+        "slices": rng.choice([count for count in (1, 2, 4) if m % count == 0]),
+        "hidden": rng.choice(([], [6], [10, 6])),
+        "entries": rng.choice((1, 7)),
+        "width": 12,
+        "head_dim": rng.choice((4, 6)),
+        "layers": rng.choice((1, 2)),
+        "mlp_ratio": rng.choice((1, 2)),
+        "lrp": rng.random() < 0.7,
     }
 
 
