@@ -1,6 +1,6 @@
 """Entropy models: how a codec predicts and codes its latent; one kind per file."""
 
-from tcm_lab.codec.entropy_models import dictionary, slices  # register themselves
+from tcm_lab.codec.entropy_models import dictionary, multi_context, slices  # register themselves
 from tcm_lab.codec.entropy_models.base import (
     ENTROPY_MODELS,
     EntropyModel,
@@ -18,6 +18,7 @@ __all__ = [
     "EntropyModelConfig",
     "Places",
     "dictionary",
+    "multi_context",
     "register_entropy_model",
     "slices",
 ]

@@ -159,19 +159,20 @@ def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
 
 
 class SliceNetwork(nn.Sequential):
-    """3x3 convolutions with GELU between, from a support to a slice's parameters.
+    """Convolutions with GELU between, from a support to a slice's parameters.
 
     Args:
         c_in: channels of the support.
         hidden: widths between.
         c_out: channels of the result.
+        kernel: side of each convolution.
     """
 
-    def __init__(self, c_in: int, hidden: Sequence[int], c_out: int) -> None:
+    def __init__(self, c_in: int, hidden: Sequence[int], c_out: int, kernel: int = 3) -> None:
         widths = (c_in, *hidden, c_out)
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 3, padding=1), nn.GELU()]
+            layers += [nn.Conv2d(a, b, kernel, padding=kernel // 2), nn.GELU()]
         super().__init__(*layers[:-1])
 
 
@@ -368,11 +369,11 @@ def _slice_costs(
 
 
 def slice_network_cost(
-    c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int
+    c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int, kernel: int = 3
 ) -> Cost:
-    """Cost of a `SliceNetwork`."""
+    """Cost of a `SliceNetwork` on maps of ``height`` x ``width``."""
     widths = (c_in, *hidden, c_out)
     return sum(
-        (conv_cost(a, b, 3, height, width) for a, b in pairwise(widths)),
+        (conv_cost(a, b, kernel, height, width) for a, b in pairwise(widths)),
         Cost(),
     )

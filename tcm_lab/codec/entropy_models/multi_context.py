@@ -1,0 +1,345 @@
+"""MLIC++'s entropy model: slices in two passes each, predicted from four kinds of context.
+
+Jiang, Yang, Zhai, Gong, Wang: MLIC++: Linear complexity multi-reference entropy modeling for
+learned image compression, ICML workshop 2023 (arXiv 2307.15421), as their corrected code of April
+2024 computes it. A slice's anchors, the positions of one colour of a checkerboard, are coded from
+the hyper synthesis and the slices before; its others also see the anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, cast
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from tcm_lab._utils import NONE_AS_WORD, Frozen
+from tcm_lab.blocks import Cost
+from tcm_lab.blocks.convolutional import KernelSide
+from tcm_lab.blocks.linear_attention import GlobalAttention, global_attention_cost
+from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention, overlapped_window_cost
+from tcm_lab.blocks.swin import PositiveFloat
+from tcm_lab.blocks.window_attention import check_heads
+from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.coder import Channels, Coder, Places
+from tcm_lab.codec.entropy_models.slices import (
+    SliceNetwork,
+    check_slices,
+    checkerboard,
+    slice_network_cost,
+)
+from tcm_lab.codec.seeds import own_seed
+from tcm_lab.errors import at
+
+Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Slice = Float[Tensor, "b s h w"]
+Hyper = Float[Tensor, "b m2 h w"]
+
+
+class ChannelContext(Frozen):
+    """Convolutions on all slices before.
+
+    Attributes:
+        hidden: widths between the 3x3 convolutions, GELU between.
+        width: channels of the context.
+    """
+
+    hidden: tuple[PositiveInt, ...] = (192, 128)
+    width: PositiveInt = 128
+
+
+class GlobalContext(Frozen):
+    """Linear attention among all positions.
+
+    Attributes:
+        head_dim: channels of one attention head.
+        kernel: side of the convolution behind the attention.
+        inner: its outputs.
+        hidden: width of the hidden layer of the MLP behind it.
+        width: channels of the context.
+    """
+
+    head_dim: PositiveInt
+    kernel: KernelSide = 5
+    inner: PositiveInt
+    hidden: PositiveInt = 128
+    width: PositiveInt = 64
+
+
+class LocalContext(Frozen):
+    """Attention in the window around each position.
+
+    Attributes:
+        window_size: side of a window, odd.
+        head_dim: channels of one attention head.
+        mlp_ratio: width of the MLP's hidden layer over the context's.
+        width: channels of the context.
+    """
+
+    window_size: KernelSide = 5
+    head_dim: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 2.0
+    width: PositiveInt = 64
+
+
+@register_entropy_model("multi-context")
+class MultiContextConfig(EntropyModelConfig):
+    """MLIC++'s multi-reference entropy model (Jiang et al. 2023).
+
+    Attributes:
+        slices: how many equal slices the latent is cut into.
+        hidden: widths between the 1x1 convolutions from contexts to means and scales.
+        channel: convolutions on all slices before; or ``none``.
+        inter: attention among all positions of all slices before; or ``none``.
+        intra: attention from a slice's other positions to its anchors, weighed by what the slice
+            before it holds there; or ``none``.
+        local: attention among the anchors around each position; or ``none``.
+        lrp: widths between the 3x3 convolutions of latent residual prediction, which follows each
+            pass; or ``none``.
+    """
+
+    slices: PositiveInt = 10
+    hidden: tuple[PositiveInt, ...] = (320, 256, 128)
+    channel: Annotated[ChannelContext | None, NONE_AS_WORD] = ChannelContext()
+    inter: Annotated[GlobalContext | None, NONE_AS_WORD] = GlobalContext(head_dim=32, inner=96)
+    intra: Annotated[GlobalContext | None, NONE_AS_WORD] = GlobalContext(head_dim=16, inner=64)
+    local: Annotated[LocalContext | None, NONE_AS_WORD] = LocalContext()
+    lrp: Annotated[tuple[PositiveInt, ...] | None, NONE_AS_WORD] = (224, 128)
+
+    def slice_widths(self, channels: int) -> tuple[int, ...]:
+        """Return the width of each slice; they sum to ``channels``."""
+        return (channels // self.slices,) * self.slices
+
+    def check(self, channels: int) -> None:
+        """Refuse slices that do not divide the latent, or heads that do not divide a slice."""
+        check_slices(self.slices, channels)
+        for name in ("inter", "intra", "local"):
+            context = getattr(self, name)
+            if context is not None:
+                at(name, check_heads, channels // self.slices, context.head_dim)
+
+    def build(self, channels: int) -> nn.Module:
+        """Build the networks of all slices."""
+        return MultiContext(self, channels)
+
+    def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
+        """Cost of each kind of context, of the parameter networks (``slice_heads``) and LRP."""
+        total: dict[str, Cost] = {}
+        for i in range(self.slices):
+            for part, cost in slice_cost(self, channels, i, height, width).items():
+                total[part] = total.get(part, Cost()) + cost
+        return total
+
+    def part_of(self, path: str) -> str:
+        """Return the part that `cost` lists a module under."""
+        behind_slice = path.partition(".")[2]
+        step = behind_slice.removeprefix("anchors.").removeprefix("others.").partition(".")[0]
+        return _PARTS.get(step, "slice_heads")
+
+
+_PARTS: Mapping[str, str] = {
+    "channel": "channel_context",
+    "inter": "inter_context",
+    "intra": "intra_context",
+    "local": "local_context",
+    "lrp": "lrp",
+}
+
+
+class CodingPass(nn.Module):
+    """What one of a slice's two passes needs: the network of means and scales, and LRP.
+
+    Args:
+        config: the entropy model.
+        support: channels of the contexts.
+        refined_from: channels that latent residual prediction sees.
+        width: channels of the slice.
+    """
+
+    def __init__(
+        self, config: MultiContextConfig, support: int, refined_from: int, width: int
+    ) -> None:
+        super().__init__()
+        self.head = SliceNetwork(support, config.hidden, 2 * width, kernel=1)
+        # Untrained, every scale starts at half a quantisation step, as with the slice model.
+        last: Any = self.head[-1]
+        nn.init.constant_(last.bias[:width], 0.5)
+        self.lrp = None if config.lrp is None else SliceNetwork(refined_from, config.lrp, width)
+
+    def forward(
+        self,
+        code: Coder,
+        places: Places,
+        contexts: Sequence[Tensor],
+        refined_from: Sequence[Tensor],
+        anchors: Slice | None = None,
+    ) -> Slice:
+        """Return the slice's ŷ at the places, refined if the model refines, and 0 elsewhere.
+
+        Args:
+            code: gives ŷ where mean and scale are known.
+            places: of this pass.
+            contexts: what means and scales follow from.
+            refined_from: what latent residual prediction sees beside this slice.
+            anchors: ŷ of the first pass, in the second.
+        """
+        scale, mean = self.head(torch.cat((*contexts,), 1)).chunk(2, 1)
+        y_hat = code(places, mean, scale)
+        if self.lrp is None:
+            return y_hat
+        so_far = y_hat if anchors is None else anchors + y_hat
+        return code.refine(places, y_hat, self.lrp(torch.cat((*refined_from, so_far), 1)))
+
+    def branch_ends(self) -> list[nn.Module]:
+        """Return what leaves ŷ as it was coded where it is zero."""
+        return [] if self.lrp is None else [list(self.lrp)[-1]]
+
+    def start_at(self, mean: Tensor, scale: Tensor) -> None:
+        """Let the network begin at the slice's mean and scale of each channel, (S,)."""
+        last: Any = self.head[-1]
+        last.bias.copy_(torch.cat((scale, mean)))
+
+
+class ContextSlice(nn.Module):
+    """One slice: its contexts and its two passes.
+
+    Args:
+        config: the entropy model.
+        channels: M.
+        i: which slice; the first has no slices before it, and neither the contexts of them.
+    """
+
+    def __init__(self, config: MultiContextConfig, channels: int, i: int) -> None:
+        super().__init__()
+        width = channels // config.slices
+        before, self.first = i * width, i * width
+        self.last = self.first + width
+        channel, inter, intra, local = _contexts(config, i)
+        self.channel = SliceNetwork(before, channel.hidden, channel.width) if channel else None
+        self.inter = _global_attention(before, inter) if inter else None
+        self.intra = _global_attention(width, intra) if intra else None
+        self.local = _window_attention(width, local) if local else None
+        shared, own = _support(config, channels, i)
+        self.anchors = CodingPass(config, shared, channels + self.last, width)
+        self.others = CodingPass(config, own + shared, channels + self.last, width)
+
+    def forward(self, hyper: Hyper, decoded: Sequence[Slice], code: Coder) -> Slice:
+        """Return the slice's ŷ.
+
+        Args:
+            hyper: output of the hyper synthesis (B, 2M, h, w), of whose second half means follow.
+            decoded: ŷ of the slices before.
+            code: gives ŷ where mean and scale are known.
+        """
+        colour = checkerboard(hyper)
+        before = torch.cat((*decoded,), 1) if decoded else hyper[:, :0]
+        contexts = [context(before) for context in (self.inter, self.channel) if context]
+        contexts.append(hyper)
+        seen = (hyper.chunk(2, 1)[1], before)
+        anchors = self.anchors(code, Channels(self.first, self.last, colour), contexts, seen)
+        contexts = [*self._of_anchors(anchors, decoded, colour), *contexts]
+        others = self.others(
+            code, Channels(self.first, self.last, ~colour), contexts, seen, anchors
+        )
+        y_hat: Tensor = anchors + others
+        return y_hat
+
+    def _of_anchors(
+        self, anchors: Slice, decoded: Sequence[Slice], colour: Bool[Tensor, "h w"]
+    ) -> list[Tensor]:
+        """Return the contexts that the anchors give the others."""
+        contexts = []
+        if self.local is not None:
+            contexts.append(self.local(anchors, colour))
+        if self.intra is not None:
+            # What goes together in the slice before is taken to go together in this one.
+            asking, asked = decoded[-1] * ~colour, decoded[-1] * colour
+            contexts.append(self.intra(asking, asked, anchors, colour))
+        return contexts
+
+
+class MultiContext(nn.ModuleList):
+    """The slices, coded in order.
+
+    Args:
+        config: the entropy model.
+        channels: M.
+    """
+
+    def __init__(self, config: MultiContextConfig, channels: int) -> None:
+        super().__init__()
+        for i in range(config.slices):
+            with own_seed():
+                self.append(ContextSlice(config, channels, i))
+
+    def forward(self, features: Sequence[Hyper], code: Coder) -> Float[Tensor, "b m h w"]:
+        """Return ŷ from the hyper synthesis' output (B, 2M, h, w)."""
+        (hyper,) = features
+        decoded: list[Tensor] = []
+        for context_slice in self:
+            decoded.append(context_slice(hyper, decoded, code))
+        return torch.cat(decoded, 1)
+
+    def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
+        """Let every pass begin at these means and scales (M,); see `EntropyModel`."""
+        for context_slice in cast("Iterator[ContextSlice]", iter(self)):
+            own = slice(context_slice.first, context_slice.last)
+            for coding_pass in (context_slice.anchors, context_slice.others):
+                coding_pass.start_at(mean[own], scale[own])
+
+
+def _contexts(
+    config: MultiContextConfig, i: int
+) -> tuple[ChannelContext | None, GlobalContext | None, GlobalContext | None, LocalContext | None]:
+    """Return the contexts that slice ``i`` has: channel, inter, intra, local."""
+    if i == 0:
+        return None, None, None, config.local
+    return config.channel, config.inter, config.intra, config.local
+
+
+def _support(config: MultiContextConfig, channels: int, i: int) -> tuple[int, int]:
+    """Return the channels of the contexts that both passes see, and that the second alone does."""
+    channel, inter, intra, local = _contexts(config, i)
+    both, second = ([c.width for c in pair if c] for pair in ((channel, inter), (intra, local)))
+    return 2 * channels + sum(both), sum(second)
+
+
+def _global_attention(channels: int, c: GlobalContext) -> GlobalAttention:
+    return GlobalAttention(channels, c.head_dim, c.kernel, c.inner, c.hidden, c.width)
+
+
+def _window_attention(channels: int, c: LocalContext) -> OverlappedWindowAttention:
+    return OverlappedWindowAttention(channels, c.head_dim, c.window_size, c.width, c.mlp_ratio)
+
+
+def slice_cost(
+    config: MultiContextConfig, channels: int, i: int, height: int, width: int
+) -> dict[str, Cost]:
+    """Cost of slice ``i`` on a latent of ``height`` x ``width``, by part.
+
+    Both passes compute the whole map, of which each codes a half.
+    """
+    s, size = channels // config.slices, (height, width)
+    channel, inter, intra, local = _contexts(config, i)
+    shared, own = _support(config, channels, i)
+    parts = {
+        "slice_heads": slice_network_cost(shared, config.hidden, 2 * s, *size, kernel=1)
+        + slice_network_cost(own + shared, config.hidden, 2 * s, *size, kernel=1)
+    }
+    if config.lrp is not None:
+        parts["lrp"] = 2 * slice_network_cost(channels + (i + 1) * s, config.lrp, s, *size)
+    if channel is not None:
+        parts["channel_context"] = slice_network_cost(i * s, channel.hidden, channel.width, *size)
+    for name, c, c_in in (("inter_context", inter, i * s), ("intra_context", intra, s)):
+        if c is not None:
+            parts[name] = global_attention_cost(
+                c_in, c.head_dim, c.kernel, c.inner, c.hidden, c.width, *size
+            )
+    if local is not None:
+        parts["local_context"] = overlapped_window_cost(
+            s, local.window_size, local.width, local.mlp_ratio, local.head_dim, *size
+        )
+    return parts
