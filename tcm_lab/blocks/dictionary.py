@@ -7,6 +7,7 @@ Lu et al. 2025, "Learned Image Compression with Dictionary-based Entropy Model",
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -116,8 +117,8 @@ class DictionaryAttention(nn.Module):
         query = self.query(x).flatten(0, 2).unflatten(-1, (heads, -1)).transpose(0, 1)
         key = self.key(entries).unflatten(-1, (heads, -1)).transpose(0, 1)
         value = entries.unflatten(-1, (heads, -1)).transpose(0, 1)
-        weights = (query @ key.mT * self.temperature).softmax(-1)
-        attended: Tensor = weights @ value
+        weights = F.softmax(torch.matmul(query, key.mT) * self.temperature, -1)
+        attended: Tensor = torch.matmul(weights, value)
         return attended.transpose(0, 1).flatten(1).view(x.shape)
 
 

@@ -7,7 +7,6 @@ Lu et al. 2025, "Learned Image Compression with Dictionary-based Entropy Model",
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -38,13 +37,14 @@ class ConvGlu(nn.Module):
         half = hidden // 2
         self.expand = nn.Linear(channels, 2 * half)
         self.depthwise = nn.Conv2d(half, half, 3, padding=1, groups=half)
+        self.gelu = nn.GELU()
         self.project = nn.Linear(half, channels)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Transform (B, H, W, C)."""
         u, v = self.expand(x).chunk(2, -1)
         gate = self.depthwise(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out: Tensor = self.project(F.gelu(gate) * v)
+        out: Tensor = self.project(self.gelu(gate) * v)
         return out
 
 

@@ -22,6 +22,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Cost, Kind
+from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.complexity.counters import COUNTERS, Count
 from tcm_lab.complexity.counters.base import module_kind
 from tcm_lab.complexity.counters.meta import (
@@ -259,8 +260,14 @@ class _Differences:
 
     def _see_product(self, module: Any, x: Tensor, output: Tensor) -> None:
         biases = 0 if module.bias is None else output.numel()
+        if isinstance(module, HaarLinear):
+            self._see_haar(module, x, output)
+            return
         if type(module).__module__.startswith("torch.nn."):
-            self.book(_BIASES, biases, "ptflops", "ptflops-aten")
+            self.book(_BIASES, biases, "ptflops")
+            # torch adds the bias to a linear layer's product by itself where the input is a view.
+            if not isinstance(module, nn.Linear) or x.dim() == 2 or x.is_contiguous():
+                self.book(_BIASES, biases, "ptflops-aten")
             return
         self.book(_OTHER_BIASES, biases, "ptflops-aten")
         places = x if isinstance(module, _ConvTransposeNd) else output
@@ -268,6 +275,14 @@ class _Differences:
         positions = x.shape[0] * prod(places.shape[-axes:]) if axes else prod(x.shape[:-1])
         what = f"{type(module).__name__}, a class that it does not know"
         self.book(what, -positions * module.weight.numel(), "ptflops")
+
+    def _see_haar(self, module: HaarLinear, x: Tensor, output: Tensor) -> None:
+        """Book a linear layer that is computed as a convolution."""
+        coarse = output if module.direction == "down" else x
+        macs = coarse.shape[0] * prod(coarse.shape[2:]) * module.weight.numel()
+        self.book("HaarLinear, a class that it does not know", -macs, "ptflops")
+        if module.direction == "down":  # else the bias is added behind it
+            self.book(_OTHER_BIASES, output.numel(), "ptflops-aten")
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
