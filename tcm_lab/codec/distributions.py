@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tcm_lab.codec import generalised_gaussian
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Family:
     Attributes:
         conditional: builds the likelihoods' module, a CompressAI ``GaussianConditional`` or a
             subclass of it, which also makes the tables of streams that are not portable.
-        reach: how many scales from the mean the tails beyond hold 1e-9 together, where a table
-            ends.
+        reach: how many scales from the mean a table ends; beyond, a Gaussian's tails hold 1e-9
+            together.
         tail: the probability beyond a distance, in scales, on one side of the mean.
     """
 
@@ -79,9 +82,24 @@ def _gaussian_tail(distance: Tensor) -> Tensor:
 
 
 #: The families by name.
-FAMILIES: Mapping[str, Family] = {"gaussian": Family(_gaussian, 6.109410204869, _gaussian_tail)}
+FAMILIES: Mapping[str, Family] = {
+    "gaussian": Family(_gaussian, 6.109410204869, _gaussian_tail),
+    "generalised-gaussian": Family(
+        lambda distribution: generalised_gaussian.conditional(distribution.lowest),
+        generalised_gaussian.REACH,
+        generalised_gaussian.tail,
+    ),
+}
 #: What ``scale_table`` of an entropy model may be.
 SCALE_TABLES: Mapping[str, Distribution] = {
     "fine": Distribution(),
     "compressai": Distribution(count=64, nearest=False),
+}
+_generalised = partial(
+    Distribution, lowest=generalised_gaussian.LOWEST_SCALE, family="generalised-gaussian"
+)
+#: What it may be of one with the generalised Gaussian: ``published`` is what HPCM's code has.
+GENERALISED_SCALE_TABLES: Mapping[str, Distribution] = {
+    "fine": _generalised(),
+    "published": _generalised(count=60, nearest=False, highest=64.0),
 }

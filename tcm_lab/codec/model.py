@@ -348,6 +348,11 @@ class Codec(_CompressionModel):
         updated: bool = super().update(*args, **kwargs)
         return updated
 
+    def aux_loss(self) -> Tensor:
+        """Return what trains the quantiles of z's prior; nothing of a prior without quantiles."""
+        loss: Tensor = torch.as_tensor(super().aux_loss(), device=self._medians().device)
+        return loss
+
     def train(self, mode: bool = True) -> Codec:
         """Switch between training and evaluation; training makes the coding tables stale."""
         if mode:

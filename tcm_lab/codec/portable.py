@@ -257,17 +257,34 @@ def _cdf(counts: Tensor) -> list[int]:
 
 
 class PriorCoder:
-    """Codes z by the learned distributions of an entropy bottleneck, agreed on.
+    """Codes z by one table for each of its channels.
 
     Args:
-        prior: CompressAI's entropy bottleneck, in float64.
-        agree: rounds for encoder and decoder alike.
+        medians: what symbols are whole steps from, (N,).
+        lowest: each channel's first symbol.
+        lengths: how many symbols each channel's table has.
+        counts: what each of them has of the coder's 2¹⁶, and in the last column all others.
     """
 
-    def __init__(self, prior: Any, agree: Agreement) -> None:
+    def __init__(
+        self,
+        medians: Float[Tensor, " n"],
+        lowest: Tensor,
+        lengths: Tensor,
+        counts: Int64[Tensor, "n l"],
+    ) -> None:
+        self._medians = medians
+        cdfs = [
+            _cdf(torch.cat((row[:n], row[-1:])))
+            for row, n in zip(counts.cpu(), lengths.tolist(), strict=True)
+        ]
+        self.cdfs: Cdfs = (cdfs, [len(row) for row in cdfs], lowest.int().tolist())
+
+    @classmethod
+    def of_bottleneck(cls, prior: Any, agree: Agreement) -> PriorCoder:
+        """Return the coder of CompressAI's entropy bottleneck, in float64, agreed on."""
         lowest, median, highest = prior.quantiles[:, 0].detach().unbind(1)
         below, above = ((side.ceil().clamp(min=0)) for side in (median - lowest, highest - median))
-        self._medians = median
         start = (median - below)[:, None, None]
         length = (below + above + 1).long()
         samples = start + torch.arange(int(length.max()), device=start.device)
@@ -275,12 +292,7 @@ class PriorCoder:
         last = prior._logits_cumulative((median + above + 0.5)[:, None, None], stop_gradient=True)
         tail = torch.sigmoid(lower[:, 0, :1]) + torch.sigmoid(-last[:, 0])
         counts = agree(torch.cat((pmf[:, 0], tail), 1).flatten()[None] * 2**_PRECISION)
-        rows = counts.view(len(length), -1).cpu()
-        cdfs = [
-            _cdf(torch.cat((row[:n], row[-1:])))
-            for row, n in zip(rows, length.tolist(), strict=True)
-        ]
-        self.cdfs: Cdfs = (cdfs, [len(row) for row in cdfs], (-below).int().tolist())
+        return cls(median, -below, length, counts.view(len(length), -1))
 
     def symbols(self, z: Float[Tensor, "b n p q"]) -> Tensor:
         """Return whole steps from the medians (int32).

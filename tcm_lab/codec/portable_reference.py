@@ -107,7 +107,7 @@ class _Coders:
         """Return the methods by which ``module`` codes, if it is an entropy model."""
         kind = type(module).__name__
         if kind == "EntropyBottleneck":
-            prior = PriorCoder(module, self.agree)
+            prior = PriorCoder.of_bottleneck(module, self.agree)
             return {
                 "compress": lambda z: prior.encode(prior.symbols(z)),
                 "decompress": lambda strings, shape: prior.values(prior.decode(strings, shape)),

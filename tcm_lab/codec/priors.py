@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.codec.generalised_gaussian import LOWEST_SCALE, REACH, interval, tabulated, tail
 from tcm_lab.codec.portable import Agreement, PriorCoder
 
-_EntropyBottleneck: Any = import_compressai().entropy_models.EntropyBottleneck
+_compressai = import_compressai()
+_EntropyModel: Any = _compressai.entropy_models.EntropyModel
+_EntropyBottleneck: Any = _compressai.entropy_models.EntropyBottleneck
 
 
 class HyperPrior(Protocol):
@@ -47,8 +51,64 @@ class FactorisedPrior(_EntropyBottleneck):
 
     def portable(self, agree: Agreement) -> PriorCoder:
         """Return what codes z the same on every machine; called in float64."""
-        return PriorCoder(self, agree)
+        return PriorCoder.of_bottleneck(self, agree)
+
+
+class GeneralisedGaussianPrior(_EntropyModel):
+    """A learned mean and scale per channel of a generalised Gaussian (HPCM, Li et al. 2025).
+
+    Args:
+        channels: N, channels of z.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.scales = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.lower_bound_scale = _compressai.ops.LowerBound(LOWEST_SCALE)
+
+    def forward(self, z: Float[Tensor, "b n p q"]) -> tuple[Tensor, Tensor]:
+        """Return z with noise, or rounded in evaluation, and its likelihoods."""
+        z_hat: Tensor = self.quantize(z, "noise" if self.training else "dequantize", self.means)
+        values = interval((z_hat - self.means).abs(), self.lower_bound_scale(self.scales))
+        return z_hat, self.likelihood_lower_bound(values)
+
+    def medians(self) -> Float[Tensor, "1 n 1 1"]:
+        """Return what symbols are whole steps from."""
+        return self.means.detach()
+
+    def compress(self, z: Float[Tensor, "b n p q"]) -> list[bytes]:
+        """Write one stream per image."""
+        coder = self._coder(_to_nearest)
+        return coder.encode(coder.symbols(z))
+
+    def decompress(self, strings: Sequence[bytes], shape: Sequence[int]) -> Tensor:
+        """Read ẑ (B, N, p, q) of one stream per image."""
+        coder = self._coder(_to_nearest)
+        return coder.values(coder.decode(strings, shape))
+
+    def portable(self, agree: Agreement) -> PriorCoder:
+        """Return what codes z the same on every machine; called in float64."""
+        return self._coder(agree)
+
+    def _coder(self, agree: Callable[[Tensor], Tensor]) -> PriorCoder:
+        scales = self.scales.detach().flatten(1).clamp(min=LOWEST_SCALE).T
+        reach = (scales * REACH).ceil()
+        steps = torch.arange(2 * int(reach.max()) + 1, device=scales.device) - reach
+        # The last column holds both tails, which begin half a step behind the last symbol.
+        masses = (tabulated(steps, scales), 2 * tail((reach + 0.5) / scales))
+        counts = torch.cat(masses, 1) * 2**16
+        rows = agree(counts.flatten()[None]).view(counts.shape)
+        lowest, length = -reach[:, 0], 2 * reach[:, 0].long() + 1
+        return PriorCoder(self.means.detach().flatten(), lowest, length, rows)
+
+
+def _to_nearest(counts: Tensor) -> Tensor:
+    return (counts + 0.5).floor().long()  # halves upwards, as the coder rounds them
 
 
 #: What ``EntropyModelConfig.prior`` names: each is built with the channels of z.
-PRIORS: Mapping[str, Any] = {"factorised": FactorisedPrior}
+PRIORS: Mapping[str, Any] = {
+    "factorised": FactorisedPrior,
+    "generalised-gaussian": GeneralisedGaussianPrior,
+}

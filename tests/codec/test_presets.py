@@ -17,8 +17,9 @@ import tcm_lab
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec import REFERENCE_MODELS, VariantConfig, part_costs, preset_names
 
-#: Fields that hold widths; lists of numbers hold nothing else.
+#: Fields that hold widths, and those that hold lists of them.
 _WIDTHS = ("width", "latent_channels", "hyper_channels", "head_dim", "squeeze")
+_LISTS = ("hidden", "slices")
 
 
 def narrowed(config: VariantConfig) -> VariantConfig:
@@ -30,7 +31,7 @@ def narrowed(config: VariantConfig) -> VariantConfig:
         if isinstance(value, dict):
             return {k: shrink(k, v) for k, v in value.items()}
         if isinstance(value, list):
-            return [shrink(key, v) if isinstance(v, dict) else max(v // 8, 1) for v in value]
+            return [max(v // 8, 1) if key in _LISTS else shrink("", v) for v in value]
         if key in _WIDTHS and isinstance(value, int):
             return max(value // 8, 1)
         return value

@@ -1,6 +1,6 @@
 """Entropy models: how a codec predicts and codes its latent; one kind per file."""
 
-from tcm_lab.codec.entropy_models import dictionary, multi_context, slices  # register themselves
+from tcm_lab.codec.entropy_models import dictionary, hierarchical, multi_context, slices  # register themselves
 from tcm_lab.codec.entropy_models.base import (
     ENTROPY_MODELS,
     EntropyModel,
@@ -19,6 +19,7 @@ __all__ = [
     "Places",
     "dictionary",
     "multi_context",
+    "hierarchical",
     "register_entropy_model",
     "slices",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.layouts import dcae, lic_tcm, mlicpp
+from tcm_lab.codec.layouts import dcae, hpcm, lic_tcm, mlicpp
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,5 @@ LAYOUTS = {
     "dcae": Layout(dcae.recognises, dcae.infer_config, dcae.entry_name),
     "lic_tcm": Layout(lic_tcm.recognises, lic_tcm.infer_config, lic_tcm.entry_name, lic_tcm.extra),
     "mlicpp": Layout(mlicpp.recognises, mlicpp.infer_config, mlicpp.entry_name, mlicpp.extra),
+    "hpcm": Layout(hpcm.recognises, hpcm.infer_config, hpcm.entry_name, hpcm.extra),
 }

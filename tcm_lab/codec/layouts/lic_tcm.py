@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.codec.layouts.flat import flat_place
 from tcm_lab.codec.zoo import load_config
 from tcm_lab.errors import LabError
 
@@ -88,9 +89,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
         transform = {"h_mean_s": "h_s", "h_scale_s": "h_s"}.get(place[1], place[1])
         stages: TransformConfig = getattr(config, transform)
         stage = int(place[2])
-        # There a transform is one flat sequence.
-        at = sum(1 + s.depth for s in stages.stages[:stage])
-        at += 0 if place[4] is None else 1 + int(place[4])
+        at = flat_place(stages, stage, None if place[4] is None else int(place[4]))
         rest = name[place.end() :]
         if stage == len(stages.stages) - 1 and transform in ("g_a", "h_a"):
             rest = rest.removeprefix("0.")  # a bare convolution there, a sequence of one here

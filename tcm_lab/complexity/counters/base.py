@@ -43,7 +43,7 @@ def module_kind(module: nn.Module) -> Kind | None:
         return Kind.NORMALISATION
     # By name, so that neither CompressAI's nor a user's own class need be imported here.
     names = {cls.__name__ for cls in type(module).__mro__}
-    if "EntropyBottleneck" in names:
+    if names & {"EntropyBottleneck", "GeneralisedGaussianPrior"}:
         return Kind.PRIOR
     return Kind.GDN if "GDN" in names else None
 
