@@ -259,10 +259,12 @@ class _Differences:
         self.book(f"{name}, {weight} per element", weight * x.numel(), counter)
 
     def _see_product(self, module: Any, x: Tensor, output: Tensor) -> None:
-        biases = 0 if module.bias is None else output.numel()
         if isinstance(module, HaarLinear):
             self._see_haar(module, x, output)
             return
+        # The layer's own channels: a partial convolution passes others on.
+        own = 0 if module.bias is None else module.bias.numel()
+        biases = own * _positions(module, output)
         if type(module).__module__.startswith("torch.nn."):
             self.book(_BIASES, biases, "ptflops")
             # torch adds the bias to a linear layer's product by itself where the input is a view.
@@ -271,10 +273,8 @@ class _Differences:
             return
         self.book(_OTHER_BIASES, biases, "ptflops-aten")
         places = x if isinstance(module, _ConvTransposeNd) else output
-        axes = module.weight.dim() - 2
-        positions = x.shape[0] * prod(places.shape[-axes:]) if axes else prod(x.shape[:-1])
         what = f"{type(module).__name__}, a class that it does not know"
-        self.book(what, -positions * module.weight.numel(), "ptflops")
+        self.book(what, -_positions(module, places) * module.weight.numel(), "ptflops")
 
     def _see_haar(self, module: HaarLinear, x: Tensor, output: Tensor) -> None:
         """Book a linear layer that is computed as a convolution."""
@@ -295,3 +295,9 @@ class _Differences:
     def _softmax(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.book(_SOFTMAX, x.numel(), "ptflops")
         return F.softmax(x, *args, **kwargs)
+
+
+def _positions(module: Any, values: Tensor) -> int:
+    """Return at how many places a convolution or linear layer takes or gives ``values``."""
+    axes = module.weight.dim() - 2
+    return values.shape[0] * prod(values.shape[-axes:]) if axes else prod(values.shape[:-1])

@@ -120,12 +120,12 @@ _QUICK_SHAPES: dict[Any, Callable[..., Any]] = {
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:
-    """Return the MACs of a factorised prior's densities for ``z``: two cumulatives per element.
+    """Return the MACs of a prior's densities for ``z``: two cumulatives per element.
 
     Each element passes a chain of small matrices (Ballé et al. 2018, appendix 6.1), once for
-    z - 1/2 and once for z + 1/2.
+    z - 1/2 and once for z + 1/2. A prior that is a known distribution has none.
     """
-    matrices: Any = module.matrices
+    matrices: Any = getattr(module, "matrices", ())
     weights: int = sum(matrix[0].numel() for matrix in matrices)
     return 2 * weights * z.numel()
 

@@ -36,6 +36,7 @@ _STAGE_PARTS = {
     "h_a": ("h_a",),
     "h_s": ("h_s",),
     "slices": ("attention", "slice_heads", "lrp"),
+    "context_model": ("adaptors", "coarse_trunk", "fine_trunk", "attention", "merging"),
     "g_s": ("g_s",),
 }
 """The parts that a timed stage runs; all slices' stages together are one."""
