@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import tcm_lab
-from tcm_lab.errors import ConfigError
+from tcm_lab.blocks import BLOCKS
+from tcm_lab.errors import ConfigError, one_of
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
@@ -39,8 +40,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"g_a.block": "tmc"},
-        "g_a.block: no block is called 'tmc'. Did you mean tcm? Known: convnext, depthwise-conv, "
-        "large-kernel, partial-conv, residual, residual-bottleneck, swin, tcm or tcm-sequential.",
+        f"g_a.block: no block is called 'tmc'. Did you mean tcm? Known: {one_of(sorted(BLOCKS))}.",
     ),
     (
         {"g_a.block": {"type": "convnext", "kernal": 5}},

@@ -1,6 +1,11 @@
 """Entropy models: how a codec predicts and codes its latent; one kind per file."""
 
-from tcm_lab.codec.entropy_models import dictionary, hierarchical, multi_context, slices  # register themselves
+from tcm_lab.codec.entropy_models import (  # register themselves
+    dictionary,
+    hierarchical,
+    multi_context,
+    slices,
+)
 from tcm_lab.codec.entropy_models.base import (
     ENTROPY_MODELS,
     EntropyModel,
@@ -18,8 +23,8 @@ __all__ = [
     "EntropyModelConfig",
     "Places",
     "dictionary",
-    "multi_context",
     "hierarchical",
+    "multi_context",
     "register_entropy_model",
     "slices",
 ]
