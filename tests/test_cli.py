@@ -17,6 +17,7 @@ import tcm_lab
 from tcm_lab.cli import main
 from tcm_lab.cli.app import COMMANDS
 from tcm_lab.codec import build, export_state, load_checkpoint, save_checkpoint
+from tcm_lab.training import get_recipe
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -184,6 +185,32 @@ def test_a_trained_checkpoint_is_evaluated_and_codes_an_image_there_and_back(
     assert run("decode", coded, decoded, "--checkpoint", weights)[0] == 0
     with Image.open(decoded) as image:
         assert image.size == (51, 37)
+
+
+def test_checkpoints_of_one_lambda_each_are_evaluated_and_drawn_as_one_curve(
+    run: Run, tmp_path: Path, image: Path
+) -> None:
+    weights = []
+    for seed, lmbda in enumerate((0.02, 0.01)):
+        recipe = get_recipe("scratch", lambdas=(lmbda,), steps=1)
+        weights.append(tmp_path / f"{lmbda}.safetensors")
+        extra = {"recipe": recipe.model_dump(mode="json")}
+        save_checkpoint(build("tcm-nano", seed=seed), weights[-1], extra)
+    records = tmp_path / "rd.json"
+    arguments = ("--data", image.parent, "--format", "json", "--out", records)
+    assert run("evaluate", *weights, *arguments)[0] == 0
+    assert [r["record"]["recipe"]["lambdas"] for r in json.loads(records.read_text())] == [
+        [0.02],
+        [0.01],
+    ]
+    table = json.loads(run("table", records, "--format", "json")[1])
+    assert [(row["model"], row["lmbda"]) for row in table["rows"]] == [
+        ("tcm-nano", 0.01),
+        ("tcm-nano", 0.02),
+    ]
+    assert run("plot", "rd", records, "--out", tmp_path / "rd")[0] == 0
+    _, out, _ = run("evaluate", *weights, "--data", image.parent, "--format", "compressai")
+    assert len(json.loads(out)["results"]["bpp"]) == 2
 
 
 def test_weights_are_exported_at_half_the_size_and_in_the_published_layout(

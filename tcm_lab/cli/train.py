@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict, get_args
 
@@ -12,10 +13,11 @@ import tyro
 import tcm_lab
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import File, Flag, Model, Output, Overrides
+from tcm_lab.cli.options import Files, Flag, Model, Output, Overrides
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
+    from tcm_lab.evaluation import RdRecord
     from tcm_lab.training import Recipe
 
 _RATE_LEVELS = 4
@@ -125,7 +127,7 @@ def _for_rates(recipe: Recipe, levels: int) -> Recipe:
 
 
 def evaluate(
-    checkpoint: File,
+    checkpoints: Files,
     /,
     *,
     data: Path | None = None,
@@ -138,8 +140,11 @@ def evaluate(
 ) -> None:
     """Code whole images to real bytes, decode them, and measure rate and distortion.
 
+    Checkpoints of one architecture and recipe at different lambdas are points of one curve; seeds
+    of the same lambda are repetitions.
+
     Args:
-        checkpoint: Weights, ours or in the layout of the authors' code.
+        checkpoints: Weights, ours or in the layout of the authors' code.
         data: Folder of images; by default the embedded evaluation photographs.
         rates: Positions between the levels of a rate-conditioned model; by default its levels.
         anchors: Codecs to run on the same images: jpeg, webp.
@@ -151,7 +156,6 @@ def evaluate(
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     output.check("compressai")
     beside = [options.choice("--anchors", name, get_args(lab.Anchor)) for name in anchors]
-    codec = tcm_lab.load_checkpoint(checkpoint).to(device)
     images = tcm_lab.data.open_images(data, "eval")
     wanted = dict.fromkeys([*published, *([bd_rate] if bd_rate and bd_rate not in anchors else [])])
     if wanted and not all(re.search(r"kodim\d\d\.\w+$", name) for name in images.names):
@@ -160,20 +164,37 @@ def evaluate(
             "holds others. Name a folder with kodim01 to kodim24, or compare with --anchors."
         )
     curves = [lab.published_curve(name) for name in wanted]
-    with progress(f"{codec.config.name}, coding") as on_progress:
-        record = lab.evaluate(
-            codec, images, name=codec.config.name, rates=rates or None, on_progress=on_progress
-        )
+    records = []
+    for checkpoint in checkpoints:
+        codec = tcm_lab.load_checkpoint(checkpoint).to(device)
+        recipe = tcm_lab.training.read_recipe(checkpoint)
+        with progress(f"{codec.config.name}, coding") as on_progress:
+            record = lab.evaluate(
+                codec, images, rates=rates or None, recipe=recipe, on_progress=on_progress
+            )
+        records.append(record)
     if output.format == "compressai":
-        output.write(json.dumps(record.to_compressai_json(), indent=1) + "\n")
+        output.write(_compressai_json(records))
         return
-    records = [record]
     for name in beside:
         with progress(f"{name}, coding") as on_progress:
             records.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
     tables = [reporting.rd_table(records, published=curves)]
     if bd_rate:
-        known = {r.name: r.curve() for r in records} | {curve.name: curve for curve in curves}
-        judged = {r.name: r.curve() for r in records if r.name != bd_rate}
+        measured = {curve.label: curve.curve() for curve in lab.measured_curves(records)}
+        known = measured | {curve.name: curve for curve in curves}
+        judged = {label: curve for label, curve in measured.items() if label != bd_rate}
         tables.append(reporting.bd_rate_table(judged, known[bd_rate]))
     output.show_records(records, tables)
+
+
+def _compressai_json(records: Sequence[RdRecord]) -> str:
+    """Return one curve in the form of CompressAI's result files."""
+    curves = tcm_lab.evaluation.measured_curves(records)
+    if len(curves) > 1 or len(curves[0].records) > 1:
+        found = ", ".join(f"{c.label} ({len(c.records)} seeds)" for c in curves)
+        raise LabError(
+            f"--format compressai: holds one curve of one seed, and these checkpoints make more: "
+            f"{found}. Write a file for each."
+        )
+    return json.dumps(curves[0].records[0].to_compressai_json(), indent=1) + "\n"

@@ -11,6 +11,11 @@ from .comparison import rate_percents as rate_percents
 from .curves import RdCurve as RdCurve
 from .curves import published_curve as published_curve
 from .curves import published_curves as published_curves
+from .grouping import MeasuredCurve as MeasuredCurve
+from .grouping import join_records as join_records
+from .grouping import mean_curve as mean_curve
+from .grouping import measured_curves as measured_curves
+from .grouping import points_by_rate as points_by_rate
 from .measure import Anchor as Anchor
 from .measure import evaluate as evaluate
 from .measure import evaluate_anchor as evaluate_anchor

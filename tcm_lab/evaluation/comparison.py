@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.curves import RdCurve
+from tcm_lab.evaluation.grouping import by_seed, check_images
 from tcm_lab.evaluation.record import RdRecord
 from tcm_lab.stats import RESAMPLES, Draw, Interval, bootstrap, shares, value_or_nan
 
@@ -112,12 +113,18 @@ def lagrangian_cost(points: RdCurve | RdRecord, lambdas: Sequence[float]) -> flo
     and has a meaning only beside another on the same images and lambdas.
 
     Raises:
-        LabError: there is not one point per lambda.
+        LabError: there is not one point per lambda, or a point is known to be of another.
     """
     if len(points.bpp) != len(lambdas):
         raise LabError(
             f"lambdas {tuple(lambdas)}: {len(lambdas)} for {len(points.bpp)} points. "
             "Give the lambda of each point, in ascending order."
+        )
+    trained = [point.lmbda for point in points.points] if isinstance(points, RdRecord) else []
+    if any(known not in (None, given) for known, given in zip(trained, lambdas, strict=False)):
+        raise LabError(
+            f"lambdas {tuple(lambdas)}: {points.name} was trained for {tuple(trained)}. "
+            "Give those, in ascending order."
         )
     return float(_log_costs(np.array(points.bpp), np.array(points.mse), lambdas))
 
@@ -149,7 +156,8 @@ def bd_rate_interval(
 
     Every resample draws images with replacement, the same for both sides since a hard image is
     hard for both, and seeds with replacement on each side alone. Each side has one record per
-    training seed, all of the same images; ``method`` and ``min_overlap`` are those of ``bd_rate``.
+    training, all of the same images: per seed, or where one set of weights has one rate, per seed
+    and lambda. ``method`` and ``min_overlap`` are those of ``bd_rate``.
 
     Raises:
         LabError: the records are of different images or rates, the BD-rate itself is refused, or
@@ -160,7 +168,7 @@ def bd_rate_interval(
 
     def compare(*sides: _Array) -> float:
         before, after = (
-            RdCurve(bpp=side[:, 0], psnr_db=side[:, 2], name=name)
+            RdCurve.parse({"bpp": side[:, 0], "psnr_db": side[:, 2], "name": name})
             for name, side in zip(names, sides, strict=True)
         )
         return bd_rate(before, after, method, min_overlap=min_overlap).percent
@@ -191,7 +199,7 @@ def lagrangian_interval(
     """
     sides = _sides(anchor, curve)
     for records in (anchor, curve):
-        lagrangian_cost(records[0], lambdas)  # refuses other numbers of lambdas
+        lagrangian_cost(by_seed(records)[0], lambdas)  # refuses other lambdas
 
     def statistic(a: _Array, b: _Array) -> _Array:
         before, after = (_log_costs(side[..., 0], side[..., 1], lambdas) for side in (a, b))
@@ -203,28 +211,26 @@ def lagrangian_interval(
 
 def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Array]:
     """Return all seeds of either side: (seeds, points, images, [bpp, mse, psnr_db])."""
-    prints = {record.data_fingerprint for record in (*anchor, *curve)}
-    if len(prints) > 1:
-        raise LabError(
-            f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
-            "Evaluate both on the same folder."
-        )
+    check_images([*anchor, *curve])
+    sides = []
     for title, records in (("anchor", anchor), ("curve", curve)):
         if not records:
             raise LabError(f"{title}: no records given. Give at least one on each side.")
-        if len({tuple(point.rate for point in record.points) for record in records}) > 1:
+        seeds = by_seed(records)
+        if len({tuple((p.rate, p.lmbda) for p in record.points) for record in seeds}) > 1:
             raise LabError(
                 f"records of {records[0].name} have different rates. "
                 "Evaluate every seed at the same."
             )
+        sides.append(seeds)
     return [
         np.array(
             [
                 [[(i.bpp, i.mse, i.psnr_db) for i in point.images] for point in record.points]
-                for record in records
+                for record in seeds
             ]
         )
-        for records in (anchor, curve)
+        for seeds in sides
     ]
 
 

@@ -21,6 +21,7 @@ from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
+from tcm_lab.training import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def evaluate(
     *,
     name: str = "",
     rates: Sequence[float] | None = None,
+    recipe: Recipe | None = None,
     on_progress: OnDone | None = None,
 ) -> RdRecord:
     """Code and decode every image at every rate.
@@ -54,6 +56,8 @@ def evaluate(
         name: what the record calls the codec; by default its own name.
         rates: positions between the levels of a rate-conditioned codec, 0 the cheapest; ``None``
             for its levels themselves.
+        recipe: how the codec was trained, as far as that is known. Its weights tell which records
+            are points of one curve, and its seed which are repetitions.
         on_progress: called with (images done, images in all), counting an image once per rate.
 
     Returns:
@@ -76,6 +80,9 @@ def evaluate(
     with torch.no_grad():
         points = measure_points(images, positions, partial(_code, adapter), on_progress)
     codec.train(was_training)
+    points = tuple(
+        point.model_copy(update={"lmbda": _lmbda(recipe, point.rate)}) for point in points
+    )
     for point in points:
         gap = point.gap_percent
         if gap is not None and abs(gap) > GAP_PERCENT:
@@ -85,6 +92,7 @@ def evaluate(
         name=title,
         model=adapter.description,
         points=points,
+        recipe=recipe,
         data_fingerprint=images.fingerprint,
         skipped=images.skipped,
         environment=environment(adapter.device),
@@ -226,6 +234,14 @@ def _positions(adapter: CodecAdapter, rates: Sequence[float] | None) -> list[flo
     if outside or not chosen:
         raise LabError(f"rates {outside or chosen}: give positions from 0 to {levels - 1}.")
     return list(dict.fromkeys(sorted(chosen)))
+
+
+def _lmbda(recipe: Recipe | None, rate: float | None) -> float | None:
+    """Return the weight that a rate was trained for; positions between the levels have none."""
+    lambdas = () if recipe is None else recipe.lambdas
+    if rate is None:
+        return lambdas[0] if len(lambdas) == 1 else None
+    return lambdas[int(rate)] if rate.is_integer() and int(rate) < len(lambdas) else None
 
 
 def _has_tables(codec: nn.Module) -> bool:

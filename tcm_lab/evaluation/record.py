@@ -9,6 +9,7 @@ from typing import Any
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation.curves import RdCurve
+from tcm_lab.training import Recipe
 
 
 class ImageResult(Frozen):
@@ -52,10 +53,13 @@ class RdPoint(Frozen):
 
     Attributes:
         rate: rate level, JPEG quality or the like; ``None`` for a codec with one rate.
+        lmbda: the rate-distortion weight that the codec was trained for at this rate, by
+            CompressAI's name; ``None`` if unknown.
         images: the images.
     """
 
     rate: float | None
+    lmbda: float | None = None
     images: tuple[ImageResult, ...]
 
     @property
@@ -112,6 +116,7 @@ class RdRecord(Frozen):
         name: the codec.
         model: its configuration, or its class name where it has none.
         points: one per rate, by ascending rate, which is that of lambda.
+        recipe: how the weights were trained, seed and lambdas included; ``None`` if unknown.
         data_fingerprint: stands for the images.
         skipped: images that were left out, each with the reason.
         environment: device, threads, versions.
@@ -120,6 +125,7 @@ class RdRecord(Frozen):
     name: str
     model: dict[str, Any] | str
     points: tuple[RdPoint, ...]
+    recipe: Recipe | None = None
     data_fingerprint: str
     skipped: tuple[str, ...] = ()
     environment: Environment
@@ -140,8 +146,13 @@ class RdRecord(Frozen):
         return tuple(point.mse for point in self.points)
 
     def curve(self, name: str = "") -> RdCurve:
-        """Return the means as a curve."""
-        return RdCurve(bpp=self.bpp, psnr_db=self.psnr_db, name=name or self.name)
+        """Return the means as a curve.
+
+        Raises:
+            LabError: two points have the same rate.
+        """
+        name = name or self.name
+        return RdCurve.parse({"bpp": self.bpp, "psnr_db": self.psnr_db, "name": name}, f"{name}: ")
 
     def to_compressai_json(self) -> dict[str, Any]:
         """Return the record in the form of CompressAI's result files; its plots read it.

@@ -18,7 +18,7 @@ from tcm_lab.complexity import (
     published_figures,
 )
 from tcm_lab.errors import LabError, one_of, validation_message
-from tcm_lab.evaluation import RdRecord
+from tcm_lab.evaluation import RdRecord, measured_curves
 from tcm_lab.reporting import plots, tables
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.table import Table, rounded
@@ -187,13 +187,14 @@ def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") ->
 def _rd(records: Sequence[RdRecord]) -> Figure:
     if not records:
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
-    by_name: dict[str, list[RdRecord]] = {}
-    for record in records:
-        by_name.setdefault(record.name, []).append(record)
     return plots.rd_plot(
         [
-            plots.series_of_records(own, role="anchor" if name in _ANCHORS else "measured")
-            for name, own in by_name.items()
+            plots.series_of_records(
+                curve.records,
+                label=curve.label,
+                role="anchor" if curve.records[0].name in _ANCHORS else "measured",
+            )
+            for curve in measured_curves(records)
         ]
     )
 

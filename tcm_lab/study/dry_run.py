@@ -45,6 +45,9 @@ def dry_run(context: StudyContext, workers: int | None = None) -> str:
     kept, left = _count(variants, points)
     trainings = len(kept) if space.enumerated else context.trials
     trainings *= budget.seeds if space.mode == "ablation" else 1
+    if not budget.rate_levels:  # a training for each lambda, and a fraction of the coding
+        trainings *= len(recipe.lambdas)
+        recipe = recipe.per_lambda()[0]
     dearest = sorted([*kept, baseline], key=lambda v: variants.cost(v).complexity.kmacs_per_px)
     probes = {v.fingerprint: v.config for v in (baseline, dearest[0], dearest[-1])}
     with _alone():
@@ -161,7 +164,8 @@ def _time_one(config: VariantConfig, recipe: Recipe, data: StudyData) -> tuple[f
     pixels = [height * width for height, width in data.evaluation.sizes]
     smallest = pixels.index(min(pixels))
     image = data.evaluation[smallest : smallest + 1]
-    one_s = _seconds(lambda: evaluate(codec, image, rates=[0.0]))
+    lowest = [0.0] if config.rate_levels else None
+    one_s = _seconds(lambda: evaluate(codec, image, rates=lowest))
     rates = max(config.rate_levels, 1)
     return steps_s / _TIMED_STEPS, one_s * rates * sum(pixels) / pixels[smallest]
 

@@ -29,11 +29,13 @@ class Outcome(Frozen):
 
     Attributes:
         training: the finished training; ``None`` for one that was given up at a rung.
+        more: those of the further lambdas, where each has weights of its own.
         rd: the evaluation by written bits at the last step that was reached.
         steps: that step.
     """
 
     training: TrainingRecord | None
+    more: tuple[TrainingRecord, ...] = ()
     rd: RdRecord
     steps: int
 
@@ -69,6 +71,7 @@ class TrialRecord(Frozen):
         complexity: what the codec costs.
         timing: encode and decode times measured apart, where the space asks for them.
         training: the training's own record, if it reached the end.
+        more: those of the further lambdas, where each has weights of its own.
         rd: the evaluation.
         rungs: evaluations on the way.
         violations: by how much each soft constraint is exceeded (negative: is kept).
@@ -89,6 +92,7 @@ class TrialRecord(Frozen):
     complexity: ComplexityRecord
     timing: TimingRecord | None = None
     training: TrainingRecord | None
+    more: tuple[TrainingRecord, ...] = ()
     rd: RdRecord
     rungs: tuple[Rung, ...] = ()
     violations: dict[str, float] = Field(default_factory=dict)

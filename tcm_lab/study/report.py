@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import yaml
 
 from tcm_lab import reporting
 from tcm_lab._utils.files import write_atomically
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Code, Format, Piece, PlotAxis, PlotImage, Section, Table
@@ -19,7 +21,7 @@ from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.result import RECORDS, StudyResult, read_anchor
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, summarise
-from tcm_lab.study.tables import anchor_table, mean_curve, study_tables
+from tcm_lab.study.tables import anchor_table, study_tables
 from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
@@ -284,13 +286,11 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
 
 def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> list[str]:
     """Say how the variants' lowest rates compare with JPEG."""
-    changes = [
-        change
-        for summary in summaries
-        if summary.is_complete
-        for change in rate_percents(anchor.curve(), mean_curve(summary))[:_LOWEST_RATES]
-    ]
-    known = [change for change in changes if change is not None]
+    known: list[float] = []
+    for summary in summaries:
+        with suppress(LabError):  # of points at one rate
+            changes = rate_percents(anchor.curve(), summary.curve)[:_LOWEST_RATES]
+            known += [c for c in changes if c is not None and summary.is_complete]
     if not known:
         return []
     return [

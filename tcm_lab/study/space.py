@@ -78,8 +78,9 @@ class Budget(Frozen):
     """Steps of each training, instead of the recipe's."""
     changes: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
     """Other fields of the recipe that differ, such as ``{crop: 128, batch: 4}``."""
-    rate_levels: Annotated[int, Field(ge=2, le=64)] = 4
-    """Rates that one training learns, and one evaluation measures."""
+    rate_levels: Annotated[int, Field(ge=0, le=64)] = 4
+    """Rates that one training learns, and one evaluation measures. 0 trains weights of their own
+    for each of the recipe's ``lambdas``, as most of the field does; their points are one curve."""
     trials: _Count | None = None
     """Variants to train, the baseline included; a grid or an ablation has its own number and takes
     none."""
@@ -109,14 +110,24 @@ class Budget(Frozen):
         for name in _SET_APART.keys() & self.changes:
             raise ConfigError(f"changes.{name}: is {_SET_APART[name]}")
         try:
-            self.recipe_for(seed=0)
+            recipe = self.recipe_for(seed=0)
         except ConfigError as error:
             raise ConfigError(f"changes: {error}") from None
+        if self.rate_levels == 1:
+            raise ConfigError("rate_levels = 1: give 2 or more, or 0 for weights per lambda")
+        if not self.rate_levels and not recipe.lambdas:
+            raise ConfigError(
+                "rate_levels = 0: trains weights for each lambda, and the recipe names none; set "
+                "them, such as changes: {lambdas: [0.002, 0.004, 0.008, 0.016]}"
+            )
+        if not self.rate_levels and self.rungs:
+            raise ConfigError("rungs: need a training that learns all rates; set rate_levels")
         return self
 
     def recipe_for(self, seed: int) -> Recipe:
         """Return the recipe of one training."""
-        recipe = get_recipe(self.recipe, **self.changes).spread(self.rate_levels)
+        recipe = get_recipe(self.recipe, **self.changes)
+        recipe = recipe.spread(self.rate_levels) if self.rate_levels else recipe
         return recipe.changed(seed=seed, steps=self.steps or recipe.steps)
 
 

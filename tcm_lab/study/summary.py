@@ -11,7 +11,7 @@ from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import bd_rate_interval, lagrangian_interval
+from tcm_lab.evaluation import RdCurve, bd_rate_interval, lagrangian_interval, mean_curve
 from tcm_lab.metrics import METRICS, Metric, Number
 from tcm_lab.reporting import Mark, pareto_front
 from tcm_lab.stats import Draw, Interval, bootstrap
@@ -65,6 +65,11 @@ class VariantSummary(Frozen):
     def is_complete(self) -> bool:
         """Whether it was trained to the end."""
         return self.first.state == "complete"
+
+    @property
+    def curve(self) -> RdCurve:
+        """Its rates and qualities, means over the seeds."""
+        return mean_curve([record.rd for record in self.records], self.label)
 
     @property
     def marks(self) -> tuple[Mark, ...]:

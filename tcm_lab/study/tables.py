@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from statistics import fmean
 from typing import Any
 
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import MIN_OVERLAP, RdCurve, RdRecord, bd_rate, rate_percents
+from tcm_lab.evaluation import MIN_OVERLAP, RdRecord, bd_rate, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import (
     Column,
@@ -132,18 +131,6 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     )
 
 
-def mean_curve(summary: VariantSummary) -> RdCurve:
-    """Return a variant's curve, the mean over its seeds."""
-    curves = [record.rd.curve() for record in summary.records]
-    rates = zip(*(curve.bpp for curve in curves), strict=True)
-    qualities = zip(*(curve.psnr_db for curve in curves), strict=True)
-    return RdCurve(
-        bpp=tuple(fmean(values) for values in rates),
-        psnr_db=tuple(fmean(values) for values in qualities),
-        name=summary.label,
-    )
-
-
 def anchor_table(summaries: Sequence[VariantSummary], anchor: RdRecord) -> Table:
     """Return what each variant spends against JPEG at its own qualities, rate by rate."""
     complete = [summary for summary in summaries if summary.is_complete]
@@ -157,12 +144,11 @@ def anchor_table(summaries: Sequence[VariantSummary], anchor: RdRecord) -> Table
     columns.append(Column(key="bd", header="BD-rate vs JPEG", unit="%", format="+.1f", best="low"))
     rows = []
     for summary in complete:
-        curve = mean_curve(summary)
-        changes = rate_percents(anchor.curve(), curve)
-        values: dict[str, Value] = {f"level{i}": change for i, change in enumerate(changes)}
-        with suppress(LabError):  # of curves that hardly overlap
-            values["bd"] = float(bd_rate(anchor.curve(), curve))
-        values["variant"] = summary.label
+        values: dict[str, Value] = {"variant": summary.label}
+        with suppress(LabError):  # of points at one rate, and of curves that hardly overlap
+            changes = rate_percents(anchor.curve(), summary.curve)
+            values |= {f"level{i}": change for i, change in enumerate(changes)}
+            values["bd"] = float(bd_rate(anchor.curve(), summary.curve))
         rows.append(Row(values=values))
     return Table(
         title="Against JPEG at equal PSNR",
@@ -181,6 +167,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
     recipe, (height, width) = first.recipe, first.complexity.size
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
     several = any(len(summary.records) > 1 for summary in summaries)
+    each = "one rate-conditioned training per" if space.budget.rate_levels else "weights per λ and"
     changed = "".join(
         f", {name} {value}"
         for name, value in space.budget.changes.items()
@@ -191,7 +178,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         "convention all, per pixel before padding.",
         f"Trained with recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} "
         f"crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}, λ = {lambdas} "
-        f"(λ·255²·MSE + bpp), one rate-conditioned training per {'seed' if several else 'row'}.",
+        f"(λ·255²·MSE + bpp), {each} {'seed' if several else 'row'}.",
         f"Rates are written bits, means over {len(first.rd.points[0].images)} images "
         f"(set {first.rd.data_fingerprint}).",
     ]

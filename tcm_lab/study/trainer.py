@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdRecord, evaluate
+from tcm_lab.evaluation import RdRecord, evaluate, join_records
 from tcm_lab.study.context import StudyData, Task, Watch
 from tcm_lab.study.record import Outcome
-from tcm_lab.training import TrainingProgress, train
+from tcm_lab.training import Recipe, TrainingProgress, train
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,25 @@ class CodecTrainer:
     data: StudyData
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
-        """Train and evaluate one codec; see ``Trainer``."""
+        """Train and evaluate one codec, at one lambda after another; see ``Trainer``."""
+        if task.config.rate_levels:
+            return self._train(task, watch, task.directory.parent)
+        recipes, outcomes = task.recipe.per_lambda(), list[Outcome]()
+        for done, recipe in enumerate(recipes):
+            folder = task.directory / f"lambda-{recipe.lambdas[0]:g}"
+            own = replace(task, recipe=recipe, directory=folder)
+            share = _Share(watch, done, len(recipes), recipe.steps)
+            outcomes.append(self._train(own, share, task.directory.parent))
+        first, *others = (o.training for o in outcomes if o.training is not None)
+        return Outcome(
+            training=first,
+            more=tuple(others),
+            rd=join_records([outcome.rd for outcome in outcomes]),
+            steps=task.recipe.steps,
+        )
+
+    def _train(self, task: Task, watch: Watch, cache: Path) -> Outcome:
+        """Train and evaluate one set of weights; trainings share their linear phases in a cache."""
         recipe = task.recipe
         codec = build(task.config, seed=recipe.seed)
         crops = CropSource(self.data.train, crop=recipe.crop, seed=recipe.seed)
@@ -46,9 +65,9 @@ class CodecTrainer:
                 directory=task.directory,
                 resume=True,
                 on_progress=on_progress,
-                cache=task.directory.parent,
+                cache=cache,
             )
-            rd = self._evaluate(codec, task, watch, recipe.steps)
+            rd = self._evaluate(codec, task, watch, recipe.steps, training.recipe)
         except _StoppedError as stop:
             return Outcome(training=None, rd=stop.rd, steps=stop.step)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -57,11 +76,33 @@ class CodecTrainer:
             ) from error
         return Outcome(training=training, rd=rd, steps=recipe.steps)
 
-    def _evaluate(self, codec: Codec, task: Task, watch: Watch, step: int) -> RdRecord:
+    def _evaluate(
+        self, codec: Codec, task: Task, watch: Watch, step: int, recipe: Recipe | None = None
+    ) -> RdRecord:
         def on_progress(done: int, total: int) -> None:
             watch.progress(step, f"coding image {done} of {total}")
 
-        return evaluate(codec, self.data.evaluation, name=task.config.name, on_progress=on_progress)
+        images, name = self.data.evaluation, task.config.name
+        return evaluate(codec, images, name=name, recipe=recipe, on_progress=on_progress)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Reports one of several trainings as its share of the whole."""
+
+    watch: Watch
+    done: int
+    whole: int
+    steps: int
+
+    def progress(self, step: int, text: str) -> None:
+        """Note that ``step`` steps of this training are done."""
+        step = (self.done * self.steps + step) // self.whole
+        self.watch.progress(step, f"training {self.done + 1} of {self.whole}, {text}")
+
+    def rung(self, step: int, rd: RdRecord) -> bool:
+        """Judge an evaluation on the way; a space refuses rungs of trainings at one rate."""
+        return self.watch.rung(step, rd)
 
 
 class _StoppedError(Exception):

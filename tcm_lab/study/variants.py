@@ -122,6 +122,8 @@ class Variants:
         """Return how each variant is trained: at the rates that suit the baseline."""
         budget, space = self.space.budget, self.space
         recipe = budget.recipe_for(space.seed + seed)
+        if not budget.rate_levels:  # weights of their own for each lambda
+            return recipe
         return recipe.suited(self.base.latent_channels, budget.rate_levels)
 
     def cost(self, variant: Variant) -> VariantCost:

@@ -144,6 +144,7 @@ class Training:
             state="stopped" if self.stopped else "complete",
             steps=outcome.steps,
             training=outcome.training,
+            more=outcome.more,
             rd=outcome.rd,
             rungs=tuple(Rung(step=step, lagrangian=cost) for step, cost in self.rungs.items()),
         )

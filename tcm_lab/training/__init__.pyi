@@ -8,5 +8,6 @@ from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe
 from .recipe import get_recipe as get_recipe
 from .start import calibrate as calibrate
+from .start import read_recipe as read_recipe
 from .start import warm_start as warm_start
 from .trainer import train as train

@@ -105,6 +105,10 @@ class Recipe(Frozen):
         """Return this recipe with other rate-distortion weights."""
         return self.changed(lambdas=tuple(lambdas))
 
+    def per_lambda(self) -> list[Recipe]:
+        """Return a recipe for each weight, for codecs that have weights of their own per rate."""
+        return [self.with_lambdas(lmbda) for lmbda in self.lambdas]
+
     def spread(self, levels: int) -> Recipe:
         """Return this recipe with ``levels`` weights between its first and last, geometrically.
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tcm_lab.codec import load_checkpoint
-from tcm_lab.errors import LabError
+from tcm_lab.codec import load_checkpoint, read_extra
+from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -106,3 +107,16 @@ def _scale(
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape
+
+
+def read_recipe(checkpoint: str | Path) -> Recipe | None:
+    """Return how a checkpoint of ours was trained; ``None`` where the file doesn't say.
+
+    Files in other layouts don't, nor do those that an early version wrote.
+    """
+    found = read_extra(checkpoint).get("recipe")
+    try:
+        return Recipe.parse(found) if isinstance(found, Mapping) else None
+    except ConfigError as error:
+        logger.warning("%s: its recipe cannot be read: %s", checkpoint, error)
+        return None

@@ -128,8 +128,9 @@ def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) ->
     codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
     if directory is None:
         return
+    extra = {"recipe": record.recipe.model_dump(mode="json")}
     if isinstance(codec, Codec):  # others, such as CompressAI's, have training.safetensors alone
-        save_checkpoint(codec, directory / "model.safetensors", {"recipe": record.recipe.name})
+        save_checkpoint(codec, directory / "model.safetensors", extra)
     write_atomically(directory / "training.json", record.model_dump_json(indent=2) + "\n")
 
 

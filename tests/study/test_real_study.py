@@ -18,8 +18,10 @@ from PIL import Image
 from tcm_lab.cli import main
 from tcm_lab.codec import build, load_checkpoint, load_config
 from tcm_lab.data import open_images
+from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
 from tcm_lab.study.result import open_result
+from tcm_lab.study.space import load_space
 
 SPACE = """
 name: real
@@ -193,3 +195,30 @@ def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[s
     assert said.count("\n") == 1
     assert "tcm-lab study reprot: no such command. Did you mean report" in said
     assert "run, report, compare" in said
+
+
+def test_a_study_of_weights_per_lambda_trains_each_and_joins_their_points(
+    folder: Path, tmp_path: Path
+) -> None:
+    changes = "rate_levels: 0, changes: {lambdas: [0.01, 0.04], batch: 1, crop: 64}"
+    text = SPACE.replace("rate_levels: 2", changes).replace("steps: 20", "steps: 2")
+    text = text.replace("tiny.yaml", str(folder / "tiny.yaml"))
+    (tmp_path / "space.yaml").write_text(text)
+    out = tmp_path / "out"
+    assert say(folder, "--space", str(tmp_path / "space.yaml"), "--out", str(out)) == 0
+    for record in open_result(out).records:
+        assert [point.lmbda for point in record.rd.points] == [0.01, 0.04]
+        trainings = [record.training, *record.more]
+        assert [t.recipe.lambdas for t in trainings if t] == [(0.01,), (0.04,)]
+        files = (out / "trials" / record.identity).glob("lambda-*/model.safetensors")
+        assert sorted(file.parent.name for file in files) == ["lambda-0.01", "lambda-0.04"]
+    assert "weights per λ and row" in (out / "table.md").read_text()
+    for change, words in (("rungs: [0.5], ", "rungs"), ("", "rate_levels = 0")):
+        spoilt = text.replace("steps: 2", f"{change}steps: 2")
+        (tmp_path / "bad.yaml").write_text(
+            spoilt
+            if change
+            else spoilt.replace("lambdas: [0.01, 0.04], ", "").replace("scratch", "minute")
+        )
+        with pytest.raises(ConfigError, match=words):
+            load_space(tmp_path / "bad.yaml")

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdRecord
+from tcm_lab.evaluation import RdRecord, points_by_rate
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
     SOFT,
@@ -71,30 +71,31 @@ def series_of_records(
     role: Role = "measured",
     quality: Quality = "psnr_db",
 ) -> RdSeries:
-    """Return the mean curve of one codec's evaluations, one per training seed.
+    """Return one codec's curve, of its evaluations by training seed, by lambda or by both.
 
-    With several seeds the interval is the seeds' range; images are no source of it, since a hard
-    image is hard for every codec.
+    With several seeds a point is their mean and its interval their range; images are no source of
+    it, since a hard image is hard for every codec. Points of different lambda are never averaged.
 
     Raises:
         LabError: no records given, or an image is too small for MS-SSIM.
     """
     need("records", records)
-    rows = [[getattr(point, quality) for point in record.points] for record in records]
+    seeds = points_by_rate(records)
+    rows = [[getattr(point, quality) for point in points] for points in seeds]
     if any(value is None for row in rows for value in row):
         raise LabError(
             f"{records[0].name}: MS-SSIM is unknown, since its images have sides below 161 "
             "pixels. Draw psnr_db."
         )
-    rates = [fmean(at) for at in zip(*(record.bpp for record in records), strict=True)]
-    points = sorted(zip(rates, *rows, strict=True))
-    several = len(records) > 1
+    rates = [fmean(point.bpp for point in points) for points in seeds]
+    ascending = sorted(zip(rates, rows, strict=True))
+    several = any(len(row) > 1 for row in rows)
     return RdSeries(
         label=label or records[0].name,
-        bpp=tuple(rate for rate, *_ in points),
-        quality=tuple(fmean(found) for _, *found in points),
-        low=tuple(min(found) for _, *found in points) if several else None,
-        high=tuple(max(found) for _, *found in points) if several else None,
+        bpp=tuple(rate for rate, _ in ascending),
+        quality=tuple(fmean(row) for _, row in ascending),
+        low=tuple(min(row) for _, row in ascending) if several else None,
+        high=tuple(max(row) for _, row in ascending) if several else None,
         role=role,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord, bd_rate
+from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord, bd_rate, measured_curves
 from tcm_lab.reporting._notes import environment_lines, need
 from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
 
@@ -15,10 +15,10 @@ _METHODS: tuple[Interpolation, ...] = ("pchip", "cubic", "akima")
 def rd_table(
     records: Sequence[RdRecord], *, published: Sequence[RdCurve] = (), title: str = ""
 ) -> Table:
-    """Return one row per codec and rate, means over the images.
+    """Return one row per codec, seed and rate, means over the images.
 
     Args:
-        records: evaluations on the same images.
+        records: evaluations on the same images; those of one codec stand together.
         published: curves by others, in rows of their own.
         title: one line.
 
@@ -32,8 +32,10 @@ def rd_table(
             f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
             "Make a table of one set at a time."
         )
-    model, *measured = (
+    model, seed, *measured = (
         Column(key="model", header="model"),
+        Column(key="seed", header="seed", format="d"),
+        Column(key="lmbda", header="λ", format="g"),
         Column(key="rate", header="rate level", format="g"),
         metric_column("bpp", group="", best=None),
         metric_column("psnr_db", group="", best=None),
@@ -42,11 +44,17 @@ def rd_table(
         metric_column("encode_ms", group="", best=None),
         metric_column("decode_ms", group="", best=None),
     )
-    points = [(record.name, point) for record in records for point in record.points]
-    rows = [
-        Row(values={"model": name, **{c.key: getattr(point, c.key) for c in measured}})
-        for name, point in points
-    ]
+    rows, images = [], 0
+    for curve in measured_curves(records):
+        several = len(curve.records) > 1
+        for record in curve.records:
+            for point in record.points:
+                values: dict[str, Value] = {c.key: getattr(point, c.key) for c in measured}
+                values["model"] = curve.label
+                if several and record.recipe is not None:
+                    values["seed"] = record.recipe.seed
+                rows.append(Row(values=values))
+                images = max(images, len(point.images))
     rows += [
         Row(
             values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
@@ -55,10 +63,9 @@ def rd_table(
         for curve in published
         for bpp, psnr_db in zip(curve.bpp, curve.psnr_db, strict=True)
     ]
-    images = max(len(point.images) for _, point in points)
     return Table(
         title=title or "Rate and distortion",
-        columns=(model, *measured),
+        columns=(model, seed, *measured),
         rows=rows,
         footer=(
             f"Means over {images} images (set {prints[0]}); rates are of written bits over the "
