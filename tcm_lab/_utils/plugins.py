@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from tcm_lab._utils.files import is_file
 from tcm_lab.errors import LabError
@@ -34,6 +35,16 @@ def import_layers(sources: Iterable[str | Path]) -> None:
         _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
         if source not in _imported:
             _imported.append(source)
+
+
+def import_source(source: str) -> ModuleType:
+    """Import a ``.py`` file or a module by dotted name, also from the working directory.
+
+    Raises:
+        LabError: as ``import_layers``.
+    """
+    import_layers([source])
+    return sys.modules[Path(source).stem if source.endswith(".py") else source]
 
 
 def imported_layers() -> tuple[str, ...]:
@@ -69,6 +80,9 @@ def _import_file(path: Path) -> None:
 
 
 def _import_module(name: str) -> None:
+    here = str(Path.cwd())
+    if not {"", here} & {*sys.path}:  # where python -m looks, and a script does not
+        sys.path.append(here)
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -62,8 +62,15 @@ def erf_maps(
     options = options or ErfOptions()
     layer, rate = options.layer, options.rate
     multiple, adapter = 1, CodecAdapter(codec)
-    if hasattr(codec, "g_a"):
+    if adapter.path_of("g_a") is not None:
         multiple = adapter.latent_stride if _within_analysis(codec, layer) else adapter.stride
+    elif hasattr(codec, "decompress"):  # a codec, whose output is no map
+        multiple = adapter.stride
+        if layer is None:
+            raise LabError(
+                f"{adapter.name}: which of its modules gives the latent is unknown. Name it as the "
+                "layer, or map it to g_a by an attribute parts, such as {'encoder': 'g_a'}."
+            )
     dependence = Dependence(
         of="y" if layer is None else layer,
         wrt="image",
@@ -91,13 +98,14 @@ def decoder_erf_maps(
         LabError: as for `erf_maps`, or the module has no g_s, or a layer is given.
     """
     options = _without_layer(options)
-    decoder = module_named(codec, "g_s")
     adapter = CodecAdapter(codec)
+    path = adapter.path_of("g_s") or "g_s"
+    decoder = module_named(codec, path)
     dependence = Dependence(
         of="x_hat",
         wrt="y_hat",
         start=lambda x: capture("g_s", decoder, lambda: run(codec, x, options.rate), 0),
-        run=lambda model, y_hat: model.g_s(y_hat),  # type: ignore[operator]  # nn.Module's typing
+        run=lambda model, y_hat: module_named(model, path)(y_hat),
         pitch_px=float(adapter.latent_stride),
         multiple=adapter.stride,
     )
@@ -156,12 +164,16 @@ def _without_layer(options: ErfOptions | None) -> ErfOptions:
 
 def _within_analysis(model: nn.Module, layer: str | None) -> bool:
     """Say whether running g_a alone is enough for ``layer``."""
-    return layer is None or not hasattr(model, "g_a") or f"{layer}.".startswith("g_a.")
+    path = CodecAdapter(model).path_of("g_a")
+    if path is None:
+        return not hasattr(model, "decompress")
+    return layer is None or f"{layer}.".startswith(f"{path}.")
 
 
 def _layer_output(model: nn.Module, x: Tensor, layer: str | None, rate: float | None) -> Tensor:
     """Return g_a's output, or that of the module called ``layer``, as a map."""
-    whole: Any = getattr(model, "g_a", model)
+    path = CodecAdapter(model).path_of("g_a")
+    whole = model if path is None else module_named(model, path)
     if layer is None:
         return as_map(whole, whole(x), "g_a")
     module = module_named(model, layer)

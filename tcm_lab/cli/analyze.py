@@ -27,6 +27,7 @@ class Analysis:
         max_images: Maximum number of images.
         rate: Level of rate-conditioned models.
         device: cpu or cuda.
+        checkpoints: Weights of compressai/NAME or of a codec of your own.
         format: Format of the printed table: markdown, latex, csv, json or html.
         out: Folder for the records and figures; by default runs/ANALYSIS.
     """
@@ -35,6 +36,7 @@ class Analysis:
     max_images: int = 8
     rate: Annotated[float | None, options.UNSET] = None
     device: str = "cpu"
+    checkpoints: options.Weights = ()
     format: str = "markdown"
     out: Annotated[Path | None, options.UNSET] = None
 
@@ -48,12 +50,12 @@ class Analysis:
         ``#2`` marks a second model of one name, such as another checkpoint of the same design.
         """
         Output(self.format).check()
-        known, named = tcm_lab.list_models(), list[str]()
-        for model in models:
-            from_file = model not in known and Path(model).suffix not in (".yaml", ".yml")
-            codec = tcm_lab.load_checkpoint(model) if from_file else tcm_lab.build(model)
-            config = getattr(codec, "config", None)
-            name = (model if config is None else config.name).replace("/", "-")
+        named = list[str]()
+        for entry in options.entries(models, self.checkpoints):
+            codec = entry.codec()
+            name = tcm_lab.codec.CodecAdapter(codec).name
+            if tcm_lab.codec.is_reference(entry.model):
+                name = entry.model.replace("/", "-")
             named.append(name)
             name += f"#{named.count(name)}" if named.count(name) > 1 else ""
             with progress(f"{name}, image") as on_image:
@@ -92,7 +94,8 @@ def erf(
     """Draw and measure effective receptive fields of the latent or of any layer.
 
     Args:
-        models: Checkpoints; or presets and compressai/NAME, which have random weights.
+        models: Checkpoints; or presets, compressai/NAME and codecs of your own (FILE.py:FACTORY),
+            with random weights unless --checkpoint gives them.
         common: What every analysis takes.
         layer: Dotted name of the layer; by default the latent, y.
         method: How channels are combined: frobenius, sum or single-channel.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import tcm_lab
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Flag, Models, Output, Overrides
-from tcm_lab.errors import LabError
+from tcm_lab.cli.options import Flag, Models, Output, Overrides, Weights
 
 
 def complexity(
@@ -22,6 +20,7 @@ def complexity(
     detail: str = "totals",
     counter: str = "formula",
     overrides: Overrides = (),
+    checkpoints: Weights = (),
     check: Flag = False,
     explain: Flag = False,
     memory: Flag = False,
@@ -31,13 +30,17 @@ def complexity(
     """Count parameters and multiply-accumulates, without weights and without data.
 
     Args:
-        models: Presets, compressai/NAME, or YAML files.
+        models: Presets, YAML files, compressai/NAME, or codecs of your own: FILE.py:FACTORY or
+            package.module:FACTORY, each a function or class that makes one.
         size: Image sizes, height x width.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns: totals, or the whole forward pass split by parts or by kinds of operators.
         counter: Counting tool: formula (the fastest), torch, fvcore, ptflops or ptflops-aten.
-        overrides: Fields to change in every model, such as 'g_*.split=0.25'.
-        check: Run all counters and name every difference; exit code 1 if one is unexplained.
+        overrides: Fields to change in every model, such as 'g_*.split=0.25'; of a codec of your
+            own, arguments of its factory.
+        checkpoints: Weights of a codec of your own, whose class may find its widths in them.
+        check: Run all counters and name their differences; exit code 1 unless formula and torch
+            agree.
         explain: Find the convention behind each published figure.
         memory: Measure the peak memory of a forward pass, too.
         published: Add published figures of these models, in rows of their own.
@@ -48,7 +51,7 @@ def complexity(
     kept = options.choice("--convention", convention, lab.CONVENTIONS)
     columns = options.choice("--detail", detail, get_args(reporting.Detail))
     tool = options.choice("--counter", counter, lab.COUNTERS)
-    targets = [options.changed(model, overrides) for model in models]
+    targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
     sizes = [options.size(text) for text in size]
     if check:
         reports = [lab.check(target, size) for target in targets for size in sizes]
@@ -104,16 +107,19 @@ def time(
     size: str = "512x768",
     stages: Flag = False,
     overrides: Overrides = (),
+    checkpoints: Weights = (),
     conditions: Conditions,
     output: Output,
 ) -> None:
     """Time encoding to real bytes and decoding; several models are timed in turn and compared.
 
     Args:
-        models: Presets, compressai/NAME, YAML files or checkpoints; the first is the baseline.
+        models: Presets, YAML files, checkpoints, compressai/NAME, or codecs of your own:
+            FILE.py:FACTORY or package.module:FACTORY. The first is the baseline.
         size: Image size, height x width.
         stages: Show every stage, too.
         overrides: Fields to change in every model.
+        checkpoints: Weights of compressai/NAME or of a codec of your own.
         conditions: How times are measured.
         output: How the result is shown.
     """
@@ -121,7 +127,7 @@ def time(
     output.check()
     precisions = get_args(lab.TimingOptions.model_fields["precision"].annotation)
     options.choice("--precision", conditions.precision, precisions)
-    targets = [_with_weights(model, overrides) for model in models]
+    targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
     sides, changes = options.size(size), vars(conditions)
     with progress("turn") as on_progress:
         if conditions.portable or len(targets) > 1:
@@ -134,12 +140,3 @@ def time(
     if stages:
         tables.append(reporting.stage_table(records))
     output.show_records(records, tables)
-
-
-def _with_weights(model: str, overrides: Sequence[str]) -> Any:
-    """Return a checkpoint's codec, or what `measure_timing` builds with random weights."""
-    if not options.is_checkpoint(model):
-        return options.changed(model, overrides)
-    if overrides:
-        raise LabError(f"--set: {model} is a checkpoint, whose architecture cannot be changed.")
-    return tcm_lab.load_checkpoint(model)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 
 import tyro
 import yaml
@@ -33,6 +33,9 @@ Files = Annotated[
 ]
 Overrides = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
+]
+Weights = Annotated[
+    tuple[Path, ...], tyro.conf.arg(name="checkpoint", metavar="FILE ...", help_behavior_hint="")
 ]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, UNSET]
 _Imports = Annotated[
@@ -88,14 +91,89 @@ def choice(option: str, value: str, known: Iterable[Name]) -> Name:
     return names[value]
 
 
+class Entry(NamedTuple):
+    """One model of a command line, with the weights that were given for it.
+
+    Attributes:
+        model: preset, YAML file, checkpoint of ours, compressai/NAME or FILE.py:FACTORY.
+        weights: of a model of the last two kinds, if any were given.
+    """
+
+    model: str
+    weights: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What files and folders call it."""
+        if tcm_lab.codec.is_own(self.model):
+            return self.model.rpartition(":")[2]
+        return Path(self.model).stem
+
+    def target(self, overrides: Sequence[str]) -> Any:
+        """Return what the model names, for what needs no weights."""
+        if self.weights is None and not is_checkpoint(self.model):
+            return changed(self.model, overrides)
+        return self.codec(overrides)
+
+    def codec(self, overrides: Sequence[str] = ()) -> Any:
+        """Return the codec with its weights; presets have random ones.
+
+        Raises:
+            LabError: fields of a checkpoint are to be changed, or the weights don't fit.
+        """
+        if self.weights is not None:
+            return tcm_lab.codec.load_foreign(self.model, self.weights, _changes(overrides))
+        if not is_checkpoint(self.model):
+            return tcm_lab.build(changed(self.model, overrides))
+        if overrides:
+            raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")
+        return tcm_lab.load_checkpoint(self.model)
+
+
+def entries(models: Models, checkpoints: Weights) -> list[Entry]:
+    """Return the models of a command line, each with its weights.
+
+    Several checkpoints of a single foreign model are as many entries; those of several models are
+    theirs in the same order.
+
+    Raises:
+        LabError: the checkpoints belong to no model, or it is unclear to which.
+    """
+    foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
+    if checkpoints and not foreign:
+        raise LabError(
+            "--checkpoint: holds weights for a codec of your own, such as my_codec.py:factory, or "
+            "for compressai/NAME. Give a checkpoint of ours in place of a MODEL."
+        )
+    if len(foreign) > 1 and checkpoints and len(checkpoints) != len(foreign):
+        raise LabError(
+            f"--checkpoint: {len(checkpoints)} files for {len(foreign)} models "
+            f"({', '.join(foreign)}). Give one for each, in their order."
+        )
+    own = {model: [weights] for model, weights in zip(foreign, checkpoints, strict=False)}
+    if len(foreign) == 1 and checkpoints:
+        own = {foreign[0]: [*checkpoints]}
+    return [Entry(model, weights) for model in models for weights in own.get(model, [None])]
+
+
 def changed(model: str, overrides: Sequence[str]) -> Any:
     """Return the model, or its configuration with ``path=value`` fields and its name changed.
 
     Raises:
-        LabError: an override is not ``path=value``, or the model is not one of ours.
+        LabError: an override is not ``path=value``, or the model has no such field.
     """
     if not overrides:
         return model
+    changes = _changes(overrides)
+    if tcm_lab.codec.is_foreign(model):
+        return tcm_lab.build(model, changes)
+    config = tcm_lab.load_config(model)
+    shown = [re.sub(r"[^A-Za-z0-9 ._/@=,+*?:{}[\]-]", "", override) for override in overrides]
+    return config.override({**changes, "name": " ".join([config.name, *shown])})
+
+
+def _changes(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read ``path=value`` fields."""
     changes = {}
     for override in overrides:
         path, equals, value = override.partition("=")
@@ -105,9 +183,7 @@ def changed(model: str, overrides: Sequence[str]) -> Any:
             changes[path] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise LabError(f"--set {override}: {value!r} is not a YAML value.") from None
-    config = tcm_lab.load_config(model)
-    shown = [re.sub(r"[^A-Za-z0-9 ._/@=,+*?:{}[\]-]", "", override) for override in overrides]
-    return config.override({**changes, "name": " ".join([config.name, *shown])})
+    return changes
 
 
 def is_checkpoint(model: str) -> bool:

@@ -13,7 +13,7 @@ import tyro
 import tcm_lab
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Files, Flag, Model, Output, Overrides
+from tcm_lab.cli.options import Flag, Model, Models, Output, Overrides, Weights
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def train(
     """Train a model; Ctrl-C saves its state, and --resume continues from it.
 
     Args:
-        model: Preset, compressai/NAME or YAML file.
+        model: Preset, YAML file, compressai/NAME, or a codec of your own: FILE.py:FACTORY or
+            package.module:FACTORY.
         data: Folder of images; by default the embedded photographs and dead leaves.
         out: Folder for weights, state and logs; by default runs/MODEL.
         recipe: Source of every setting that is not given here: minute, laptop (ten minutes on two
@@ -101,7 +102,7 @@ def train(
     accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
     if init is not None:
         lab.warm_start(codec, init)
-    name = Path(model).stem
+    name = options.Entry(model).name
     folder = Path("runs") / name if out is None else out
     images = tcm_lab.data.open_images(data, "train")
     crops = tcm_lab.data.CropSource(images, crop=chosen.crop, seed=seed)
@@ -127,9 +128,10 @@ def _for_rates(recipe: Recipe, levels: int) -> Recipe:
 
 
 def evaluate(
-    checkpoints: Files,
+    models: Models,
     /,
     *,
+    checkpoints: Weights = (),
     data: Path | None = None,
     rates: tuple[float, ...] = (),
     anchors: tuple[str, ...] = (),
@@ -144,7 +146,9 @@ def evaluate(
     of the same lambda are repetitions.
 
     Args:
-        checkpoints: Weights, ours or in the layout of the authors' code.
+        models: Checkpoints, ours or in the layout of the authors' code; or codecs of your own,
+            FILE.py:FACTORY or package.module:FACTORY, and compressai/NAME.
+        checkpoints: Weights of a codec of your own or of compressai/NAME, one file per lambda.
         data: Folder of images; by default the embedded evaluation photographs.
         rates: Positions between the levels of a rate-conditioned model; by default its levels.
         anchors: Codecs to run on the same images: jpeg, webp.
@@ -165,13 +169,15 @@ def evaluate(
         )
     curves = [lab.published_curve(name) for name in wanted]
     records = []
-    for checkpoint in checkpoints:
-        codec = tcm_lab.load_checkpoint(checkpoint).to(device)
-        recipe = tcm_lab.training.read_recipe(checkpoint)
-        with progress(f"{codec.config.name}, coding") as on_progress:
+    for entry in options.entries(models, checkpoints):
+        own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights
+        codec = entry.codec() if own or entry.weights else tcm_lab.load_checkpoint(entry.model)
+        recipe = tcm_lab.training.read_recipe(entry.weights or entry.model)
+        with progress(f"{entry.name}, coding") as on_progress:
             record = lab.evaluate(
-                codec, images, rates=rates or None, recipe=recipe, on_progress=on_progress
-            )
+                codec.to(device), images, rates=rates or None, recipe=recipe,
+                on_progress=on_progress,
+            )  # fmt: skip
         records.append(record)
     if output.format == "compressai":
         output.write(_compressai_json(records))

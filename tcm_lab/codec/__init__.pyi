@@ -5,6 +5,7 @@ from .checkpoint import export_checkpoint as export_checkpoint
 from .checkpoint import export_state as export_state
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import read_extra as read_extra
+from .checkpoint import read_state as read_state
 from .checkpoint import save_checkpoint as save_checkpoint
 from .coding import CodingError as CodingError
 from .config import StageConfig as StageConfig
@@ -27,11 +28,17 @@ from .entropy_models import register_entropy_model as register_entropy_model
 from .layouts import LAYOUTS as LAYOUTS
 from .model import Codec as Codec
 from .names import REFERENCE_MODELS as REFERENCE_MODELS
+from .names import is_foreign as is_foreign
+from .names import is_own as is_own
+from .names import is_reference as is_reference
 from .names import list_models as list_models
 from .names import preset_names as preset_names
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field
 from .portable_reference import PortableReference as PortableReference
+from .weights import load_foreign as load_foreign
+from .weights import load_weights as load_weights
+from .weights import save_weights as save_weights
 from .zoo import build as build
 from .zoo import build_on_meta as build_on_meta
 from .zoo import build_reference_model as build_reference_model

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.errors import LabError
 
 _FOREIGN_STRIDE = 64
 _FOREIGN_LATENT_STRIDE = 16
@@ -37,7 +38,11 @@ _TOP_PARTS = {
 class CodecAdapter:
     """What the lab asks of any codec with CompressAI's interface.
 
-    That is ``forward``, and for real bytes ``compress`` and ``decompress``.
+    That is ``forward``, and for real bytes ``compress`` and ``decompress``. A foreign codec may say
+    more of itself by attributes: ``name`` (what tables call it), ``downsampling_factor`` (what
+    sides are padded to a multiple of; 1 for a codec that pads by itself), ``M`` (channels of y),
+    ``rate_levels``, and ``parts``, a mapping from names of its modules to the parts to count them
+    under. A part called g_a or h_a is the encoder's alone, one called g_s the decoder's.
     """
 
     module: nn.Module
@@ -56,7 +61,10 @@ class CodecAdapter:
     @property
     def name(self) -> str:
         """What tables call it."""
-        return type(self.module).__name__ if self.config is None else self.config.name
+        if self.config is not None:
+            return self.config.name
+        name = getattr(self.module, "name", None)
+        return name if isinstance(name, str) else type(self.module).__name__
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,8 +76,10 @@ class CodecAdapter:
 
     @property
     def description(self) -> str | dict[str, Any]:
-        """The whole configuration as plain values, or a foreign codec's name."""
-        return self.name if self.config is None else self.config.model_dump(mode="json")
+        """The whole configuration as plain values, or the name of a foreign codec's class."""
+        if self.config is None:
+            return type(self.module).__name__
+        return self.config.model_dump(mode="json")
 
     @property
     def rate_levels(self) -> int:
@@ -127,6 +137,49 @@ class CodecAdapter:
         options = {} if rate is None else {"rate": rate}
         return self.module(x, **options)  # type: ignore[no-any-return]  # nn.Module's typing
 
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """The parts of a foreign codec's modules, as far as it names them itself."""
+        parts = getattr(self.module, "parts", None)
+        return parts if self.config is None and isinstance(parts, Mapping) else {}
+
+    def path_of(self, transform: str) -> str | None:
+        """Return the dotted name of the module that is g_a or the like; ``None`` if it is unknown.
+
+        A foreign codec's ``parts`` may give it another name.
+        """
+        named = [path for path, part in self.parts.items() if part == transform]
+        if isinstance(getattr(self.module, transform, None), nn.Module):
+            return transform
+        return named[0] if len(named) == 1 else None
+
+    @property
+    def has_named_parts(self) -> bool:
+        """Whether names tell which modules the encoder runs alone, and which the decoder."""
+        steps = {step for name, _ in self.module.named_modules() for step in name.split(".")}
+        return self.config is not None or {"g_a", "g_s"} <= steps | {*self.parts.values()}
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether its entropy coder is ready; a codec without CompressAI's entropy models is."""
+        tables = [b for n, b in self.module.named_buffers() if n.endswith("_quantized_cdf")]
+        return all(table.numel() for table in tables)
+
+    def make_tables(self) -> None:
+        """Make the entropy coder's tables, if it has none yet.
+
+        Raises:
+            LabError: it has entropy models and no ``update()``.
+        """
+        if self.has_tables:
+            return
+        if not hasattr(self.module, "update"):
+            raise LabError(
+                f"{self.name}: its entropy models have no tables. Call update() on them before, or "
+                "give the codec an update() that does, as CompressAI's CompressionModel has."
+            )
+        self.module.update(force=True)  # type: ignore[operator]  # CompressAI's method
+
     def part_of(self, name: str) -> str:
         """Return the part that the module or parameter called ``name`` belongs to."""
         path = name.removeprefix("_orig_mod.").split(".")
@@ -134,6 +187,10 @@ class CodecAdapter:
             if path[0] == self.config.entropy_model.module_name:
                 return self.config.entropy_model.part_of(".".join(path[1:]))
             return _TOP_PARTS.get(path[0], path[0])
+        above = (".".join(path[:end]) for end in range(len(path), 0, -1))
+        named = next((self.parts[each] for each in above if each in self.parts), None)
+        if named is not None:
+            return named
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in _TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)

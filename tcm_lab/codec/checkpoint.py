@@ -175,6 +175,36 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     if isinstance(source, Mapping):
         return _from_state(source, "the state dict")
     path = Path(source)
+    if _head(path)[8:9] != b"{":
+        return _from_state(_read_torch(path), str(path))
+    tensors, metadata = _read_safetensors(path)
+    if metadata.get("format") == _FORMAT:
+        return _from_ours(tensors, metadata, str(path))
+    return _from_state(tensors, str(path))
+
+
+def read_state(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the named tensors of a torch or safetensors file, or of a state dict.
+
+    What training loops keep beside them is taken off.
+
+    Raises:
+        CheckpointError: the file can't be read, or holds no named tensors.
+    """
+    if isinstance(source, Mapping):
+        return _inside(source, "the state dict")
+    path = Path(source)
+    if _head(path)[8:9] == b"{":
+        return _read_safetensors(path)[0]
+    return _inside(_read_torch(path), str(path))
+
+
+def _head(path: Path) -> bytes:
+    """Return a file's beginning, which tells its format.
+
+    Raises:
+        CheckpointError: the file can't be read, or it is no checkpoint at all.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -183,12 +213,7 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().lower().startswith(start):
             raise CheckpointError(f"{path}: {what}")
-    if head[8:9] != b"{":
-        return _from_state(_read_torch(path), str(path))
-    tensors, metadata = _read_safetensors(path)
-    if metadata.get("format") == _FORMAT:
-        return _from_ours(tensors, metadata, str(path))
-    return _from_state(tensors, str(path))
+    return head
 
 
 def _weights(codec: Codec) -> dict[str, Tensor]:
@@ -263,19 +288,24 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
 
 def _named_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
     """Find the weights inside a checkpoint, by the names that the model itself gives them."""
-    while inner := [name for name in _HOLDERS if isinstance(state.get(name), Mapping)]:
-        if len(inner) > 1:
-            raise CheckpointError(f"{origin}: holds both {' and '.join(inner)}; save one alone")
-        state = state[inner[0]]
     tensors = {
         str(name).replace("_orig_mod.", ""): value
-        for name, value in state.items()
+        for name, value in _inside(state, origin).items()
         if isinstance(value, Tensor) and not str(name).endswith(("total_ops", "total_params"))
     }
     # No codec has everything in one part, so what all names begin with is a wrapper's.
     while len({name.partition(".")[0] for name in tensors}) == 1 and "." in min(tensors):
         tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
     return tensors
+
+
+def _inside(state: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+    """Return the named tensors that a training loop keeps beside other things."""
+    while inner := [name for name in _HOLDERS if isinstance(state.get(name), Mapping)]:
+        if len(inner) > 1:
+            raise CheckpointError(f"{origin}: holds both {' and '.join(inner)}; save one alone")
+        state = state[inner[0]]
+    return state
 
 
 def _fill(

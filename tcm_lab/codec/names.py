@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib import resources
@@ -22,6 +23,24 @@ REFERENCE_MODELS = (
     "mbt2018-mean",
 )
 """Image models of CompressAI 1.2, by its own names."""
+
+
+_OWN = re.compile(r"(.+\.py|[A-Za-z_]\w*(\.\w+)*):[A-Za-z_]\w*")
+
+
+def is_own(name: str) -> bool:
+    """Say whether a name means a codec of the user's own, such as ``my_codec.py:factory``."""
+    return _OWN.fullmatch(name) is not None
+
+
+def is_reference(name: str) -> bool:
+    """Say whether a name means a model of CompressAI's."""
+    return name.startswith(COMPRESSAI)
+
+
+def is_foreign(name: str) -> bool:
+    """Say whether a name means a codec that is not assembled here: a user's or CompressAI's."""
+    return is_own(name) or is_reference(name)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,8 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import is_file
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.names import COMPRESSAI, PRESETS, REFERENCE_MODELS, preset_names
+from tcm_lab.codec.factory import build_own
+from tcm_lab.codec.names import COMPRESSAI, PRESETS, REFERENCE_MODELS, is_own, preset_names
 from tcm_lab.errors import ConfigError, near
 
 _DEFAULT_QUALITY = 4
@@ -96,13 +97,15 @@ def build(
     """Build a codec from a preset's name, a YAML file or a configuration.
 
     Args:
-        model: what to build; ``compressai/<name>`` builds CompressAI's own model, untouched.
-        overrides: dotted fields to change; for CompressAI's models, ``quality`` alone.
+        model: what to build; ``compressai/<name>`` builds CompressAI's own model, untouched, and
+            ``my_codec.py:factory`` or ``my_package.module:factory`` a codec of the user's own.
+        overrides: dotted fields to change; for CompressAI's models, ``quality`` alone; for one of
+            the user's own, arguments of the factory.
         seed: of the initial weights; the caller's random state is left as it was.
         device: where the weights live; on ``meta`` they have shapes and no values.
 
     Returns:
-        A `Codec`, or CompressAI's model.
+        A `Codec`, CompressAI's model, or what the factory returns.
 
     Raises:
         ConfigError: the configuration is not valid.
@@ -115,6 +118,8 @@ def build(
 
 
 def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
+    if isinstance(model, str) and is_own(model):
+        return build_own(model, overrides or {})
     if isinstance(model, str) and model.startswith(COMPRESSAI):
         options = {**(overrides or {})}
         quality = options.pop("quality", None)

@@ -1,6 +1,7 @@
 from .counters import COUNTERS, Count
 from .cross_check import CheckReport, CounterCheck, check
-from .measure import UncountedWarning, measure_complexity
+from .directions import UncountedWarning
+from .measure import measure_complexity
 from .memory import peak_memory
 from .published import (
     Explanation,

@@ -7,14 +7,11 @@ import warnings
 from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
 from tcm_lab.complexity.counters import COUNTERS
+from tcm_lab.complexity.directions import UncountedWarning
 from tcm_lab.complexity.memory import decode_peak_memory, peak_memory
 from tcm_lab.complexity.record import ComplexityRecord, CounterName
 from tcm_lab.complexity.target import Measurable, Target, checked_size
 from tcm_lab.errors import lookup
-
-
-class UncountedWarning(UserWarning):
-    """Something that a count leaves out or had to count another way, by name."""
 
 
 def measure_complexity(
@@ -27,7 +24,10 @@ def measure_complexity(
     """Count parameters and multiply-accumulates, without weights and without data.
 
     Args:
-        model: a preset's name, ``compressai/<name>``, a YAML file, a configuration or a model.
+        model: a preset's name, ``compressai/<name>``, ``my_codec.py:factory``, a YAML file, a
+            configuration or a model. What encoding and decoding run of a model of your own is told
+            by its names, by its attribute ``parts``, or by coding an image; see
+            `tcm_lab.codec.CodecAdapter`.
         size: (height, width) of the image, before padding.
         counter: what counts. What has no closed formula (a foreign model, or a block without one)
             is counted by ``torch`` in its place; the record says so.
@@ -37,7 +37,8 @@ def measure_complexity(
         LabError: the model, the size or the counter does not exist.
 
     Warns:
-        UncountedWarning: a block has no formula, or an operator's products are unknown.
+        UncountedWarning: a block has no formula, an operator's products are unknown, or it is
+            unknown which parts encoding and decoding run.
     """
     target, size = Target.of(model), checked_size(size)
     padded = target.padded_size(size)
@@ -62,6 +63,7 @@ def measure_complexity(
         size=size,
         padded_size=padded,
         parts=count.parts,
+        absent={scope: tuple(sorted(parts)) for scope, parts in target.absent.items()},
         peak_memory_bytes=peak_memory(target.on_meta, padded) if memory else None,
         decode_peak_memory_bytes=decode_peak_memory(target, padded) if memory else None,
         counter=counter,

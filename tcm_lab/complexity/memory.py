@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from tcm_lab.complexity.counters.meta import FunctionMode, OperatorMode, meta_image, meta_pass
-from tcm_lab.complexity.record import ABSENT
 from tcm_lab.complexity.target import Target
 
 
@@ -61,7 +60,7 @@ def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
     encoder = [
         module
         for name, module in target.on_meta.named_modules()
-        if target.part_of(name) in ABSENT["decode"]
+        if target.part_of(name) in target.absent["decode"]
     ]
     return peak_memory(target.on_meta, size, encoder)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Cost, Kind
@@ -33,14 +33,19 @@ ABSENT: Mapping[Scope, frozenset[str]] = {
     "decode": frozenset({"g_a", "h_a"}),
     "whole": frozenset(),
 }
-"""The parts that each scope does not run."""
+"""The parts that each scope does not run, by CompressAI's names."""
+
+
+def _by_names() -> dict[Scope, tuple[str, ...]]:
+    return {scope: tuple(sorted(parts)) for scope, parts in ABSENT.items()}
 
 
 class ComplexityRecord(Frozen):
     """What one model costs on one image of one size.
 
-    Encoding runs every part but ``g_s``; decoding every part but ``g_a`` and ``h_a``; the whole is
-    one forward pass, in which the entropy networks run once.
+    Encoding runs every part but ``g_s``; decoding every part but ``g_a`` and ``h_a``, or those that
+    ``absent`` names in their place; the whole is one forward pass, in which the entropy networks
+    run once.
 
     Attributes:
         model: name of the model.
@@ -50,6 +55,7 @@ class ComplexityRecord(Frozen):
         parts: cost of each part: MACs of one image as the counter counts them (fvcore counts a
             normalisation at five per element, ptflops a layer with its bias), parameters, and
             activations where the counter counts them.
+        absent: the parts that each scope does not run.
         peak_memory_bytes: of one forward pass in float32, weights included; None if not asked for.
         decode_peak_memory_bytes: the same of what the decoder runs.
         counter: what counted.
@@ -62,6 +68,7 @@ class ComplexityRecord(Frozen):
     size: Size
     padded_size: Size
     parts: dict[str, Cost]
+    absent: dict[Scope, tuple[str, ...]] = Field(default_factory=_by_names)
     peak_memory_bytes: NonNegativeInt | None = None
     decode_peak_memory_bytes: NonNegativeInt | None = None
     counter: CounterName
@@ -97,7 +104,7 @@ class ComplexityRecord(Frozen):
             LabError: no convention has that name.
         """
         parts = self.macs_by_part(convention)
-        return sum(macs for part, macs in parts.items() if part not in ABSENT[scope])
+        return sum(macs for part, macs in parts.items() if part not in self.absent[scope])
 
     def total_kmacs_per_px(self, scope: Scope = "whole", convention: Convention = "all") -> float:
         """Return `total_macs` in thousands for each pixel of the unpadded image."""
@@ -146,6 +153,6 @@ class ComplexityRecord(Frozen):
     @property
     def portable_kmacs_per_px(self) -> float:
         """What a portable stream computes in float64, to encode and to decode alike."""
-        apart = ABSENT["encode"] | ABSENT["decode"]
+        apart = {*self.absent["encode"], *self.absent["decode"]}
         macs = self.macs_by_part()
         return sum(macs[part] for part in macs if part not in apart) / self.pixels / 1e3

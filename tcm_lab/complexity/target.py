@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from tcm_lab import codec
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.codec.adapter import CodecAdapter
+from tcm_lab.complexity.directions import Directions, directions_of
+from tcm_lab.complexity.record import ABSENT, Scope
 from tcm_lab.errors import LabError
 
 Measurable: TypeAlias = str | Path | VariantConfig | nn.Module
-"""A preset's name, ``compressai/<name>``, a YAML file, a configuration, or a built codec."""
+"""A preset's name, ``compressai/<name>``, a codec of one's own (``my_codec.py:factory``), a YAML
+file, a configuration, or a built codec."""
 
 OTHER = "other"
 """The part of whatever belongs to no part of its own."""
@@ -51,7 +54,9 @@ class Target:
         if isinstance(source, nn.Module):
             adapter = CodecAdapter(source)
             return cls(adapter.name, adapter.config, None if adapter.config else source)
-        if isinstance(source, str) and source.startswith("compressai/"):
+        if isinstance(source, str) and codec.is_own(source):
+            return cls.of(codec.build(source))  # with data, since it may have to code an image
+        if isinstance(source, str) and codec.is_foreign(source):
             return cls(source, None, codec.build(source, device="meta"))
         config = load_config(source)
         return cls(config.name, config)
@@ -71,6 +76,7 @@ class Target:
     def on_meta(self) -> MetaCodec:
         """The codec without data: parameters and buffers have shapes and no values."""
         if self.config is None:
+            _ = self.directions  # may code an image, which nothing can while it is counted
             return MetaCodec(_without_data(self._foreign.module))
         return MetaCodec(codec.build(self.config, device="meta"))
 
@@ -79,7 +85,19 @@ class Target:
         _, _, inner = name.partition(".")
         if not inner:
             return OTHER
-        return (self.group_of or CodecAdapter(self.on_meta.codec).part_of)(inner)
+        return (self.group_of or self.directions.part_of)(inner)
+
+    @cached_property
+    def directions(self) -> Directions:
+        """Its parts, and which of them encoding and decoding run."""
+        if self.config is None:
+            return directions_of(self._foreign)
+        return directions_of(CodecAdapter(self.on_meta.codec))
+
+    @property
+    def absent(self) -> Mapping[Scope, frozenset[str]]:
+        """The parts that each scope does not run."""
+        return ABSENT if self.config is not None else self.directions.absent
 
     @property
     def _foreign(self) -> CodecAdapter:

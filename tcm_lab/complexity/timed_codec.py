@@ -164,8 +164,7 @@ def timed_codec(
     with ExitStack() as stack:
         stack.callback(model.train, model.training)
         model.eval()
-        if adapter.config is None:
-            model.update()
+        adapter.make_tables()
         for name, stage in _stages(model):
             stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))
             stack.enter_context(stage.register_forward_hook(watch.leave, always_call=True))
@@ -192,8 +191,8 @@ def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the modules to be timed: the transforms, and each slice."""
     coders = _entropy_models(model)
     for name, child in model.named_children():
-        if isinstance(child, nn.ModuleList):
-            yield from ((f"{name}.{i}", module) for i, module in enumerate(child))
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from ((f"{name}.{key}", module) for key, module in child.named_children())
         elif child not in coders and type(child).forward is not nn.Module.forward:
             # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
             paths = ((path.rpartition(".")[2], inner) for path, inner in child.named_modules())

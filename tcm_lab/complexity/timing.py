@@ -246,8 +246,8 @@ def _with_weights(model: Measurable) -> tuple[str, CodecAdapter]:
         raise LabError(
             "this model is on the meta device and has no weights; build it on a real one"
         )
-    named_by_user = isinstance(model, str) and adapter.config is None
-    return str(model) if named_by_user else adapter.name, adapter
+    named = isinstance(model, str) and codec.is_reference(model)
+    return str(model) if named else adapter.name, adapter
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -75,8 +75,7 @@ def evaluate(
     title = name or adapter.name
     was_training = codec.training
     codec.eval()
-    if not _has_tables(codec):
-        codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
+    adapter.make_tables()
     with torch.no_grad():
         points = measure_points(images, positions, partial(_code, adapter), on_progress)
     codec.train(was_training)
@@ -242,11 +241,6 @@ def _lmbda(recipe: Recipe | None, rate: float | None) -> float | None:
     if rate is None:
         return lambdas[0] if len(lambdas) == 1 else None
     return lambdas[int(rate)] if rate.is_integer() and int(rate) < len(lambdas) else None
-
-
-def _has_tables(codec: nn.Module) -> bool:
-    tables = [b for n, b in codec.named_buffers() if n.endswith("_quantized_cdf")]
-    return all(table.numel() for table in tables)
 
 
 def _now(x: Tensor) -> float:

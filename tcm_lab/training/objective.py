@@ -92,7 +92,8 @@ class RateDistortionLoss(nn.Module):
         index = index if levels is None else levels
         loss = self._lambdas[index] * self._distortion(x_hat, x, mse) + bpp
         total = (loss * self._weights[index]).mean()
-        aux: Tensor = self.codec.aux_loss()  # type: ignore[operator]  # CompressAI's method
+        has_aux = hasattr(self.codec, "aux_loss")  # as CompressAI's models, which fit quantiles
+        aux: Tensor = self.codec.aux_loss() if has_aux else loss.new_zeros(())  # type: ignore[operator]
         scalars = {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
         detached = {name: value.detach() for name, value in scalars.items()}
         for module in self.codec.modules():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcm_lab.codec import load_checkpoint, read_extra
+from tcm_lab.codec import CodecAdapter, load_checkpoint, read_extra, read_state
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.training.recipe import Recipe
 
@@ -25,7 +25,8 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
 
     Args:
         codec: changed in place.
-        path: one of our checkpoints, or one of the authors' in the layout of LIC_TCM.
+        path: one of our checkpoints, or one of the authors' in the layout of LIC_TCM; for a codec
+            that was not assembled here, any file with its tensors.
 
     Returns:
         The names of the codec's parameters that kept their own values, such as the gains of a
@@ -34,7 +35,8 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     Raises:
         LabError: the checkpoint can't be read, or holds less than half of the codec's weights.
     """
-    theirs = load_checkpoint(path).state_dict()
+    assembled = CodecAdapter(codec).config is not None
+    theirs = load_checkpoint(path).state_dict() if assembled else read_state(path)
     own = dict(codec.named_parameters())
     fitting = {n: p for n, p in own.items() if n in theirs and theirs[n].shape == p.shape}
     taken = sum(p.numel() for p in fitting.values())

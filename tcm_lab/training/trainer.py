@@ -17,7 +17,7 @@ from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec import Codec, CodecAdapter, save_checkpoint
+from tcm_lab.codec import Codec, CodecAdapter, save_weights
 from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
@@ -72,9 +72,9 @@ def train(
     are those of one process.
 
     Args:
-        codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``;
-            must have ``aux_loss()``. Parameters named ``…quantiles`` belong to
-            the auxiliary optimiser. Left in evaluation mode with its entropy tables updated.
+        codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``.
+            Parameters named ``…quantiles`` belong to the auxiliary optimiser, whose loss is its
+            ``aux_loss()``. Left in evaluation mode with its entropy tables updated.
         recipe: how to train.
         crops: makes the batch of any step.
         directory: where state, log, record and weights go; ``None`` keeps nothing.
@@ -125,12 +125,12 @@ def train(
 def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:
     """Make the codec ready for coding, and write its weights and the record."""
     codec.eval()
-    codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
+    if hasattr(codec, "update"):
+        codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
     if directory is None:
         return
     extra = {"recipe": record.recipe.model_dump(mode="json")}
-    if isinstance(codec, Codec):  # others, such as CompressAI's, have training.safetensors alone
-        save_checkpoint(codec, directory / "model.safetensors", extra)
+    save_weights(codec, directory / "model.safetensors", extra)
     write_atomically(directory / "training.json", record.model_dump_json(indent=2) + "\n")
 
 

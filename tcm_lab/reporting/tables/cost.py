@@ -194,11 +194,15 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
                 notes.append(f"{report.model}, {counter.counter}: {counter.note}.")
     sizes = sorted({size_text(report.size) for report in reports})
     questions = [f"{report.model}, {text}" for report in reports for text in report.open_questions]
-    verdict = (
-        f"Not everything is explained: {'; '.join(questions)}."
-        if questions
-        else "Every counter's difference from the reference is named, to the last MAC."
-    )
+    asides = [f"{report.model}, {text}." for report in reports for text in report.notes]
+    if questions:
+        verdict = f"Not everything is explained: {'; '.join(questions)}."
+    elif asides:
+        by_formula = all(report.reference == "formula" for report in reports)
+        agree = "Formula and torch agree to the last MAC" if by_formula else "Torch knows it all"
+        verdict = f"{agree}; what other tools count otherwise follows."
+    else:
+        verdict = "Every counter's difference from the reference is named, to the last MAC."
     return Table(
         title=f"Counters on one forward pass at {one_of(sizes)}",
         columns=(
@@ -208,7 +212,11 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
             Column(key="macs", header="MACs", format=",d"),
         ),
         rows=rows,
-        footer=(verdict, *dict.fromkeys(notes), f"{versions_text([reports[0].versions])}."),
+        footer=(
+            verdict,
+            *dict.fromkeys([*asides, *notes]),
+            f"{versions_text([reports[0].versions])}.",
+        ),
     )
 
 

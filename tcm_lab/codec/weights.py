@@ -1,0 +1,125 @@
+"""Weights of codecs that were not assembled here: a user's own, and CompressAI's models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tcm_lab import __version__
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.codec.adapter import CodecAdapter
+from tcm_lab.codec.checkpoint import CheckpointError, read_state, save_checkpoint
+from tcm_lab.codec.model import DERIVED, Codec
+from tcm_lab.codec.names import COMPRESSAI, is_own
+from tcm_lab.codec.zoo import build
+
+_FORMAT = "tcm_lab.weights/1"
+
+
+def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn.Module:
+    """Fill a codec that was not assembled here, and return it in evaluation mode.
+
+    Args:
+        codec: changed in place; its entropy tables are made anew when it codes.
+        source: a torch or safetensors file, or a state dict. What training loops,
+            ``torch.compile`` and data parallelism put around the tensors is taken off.
+
+    Raises:
+        CheckpointError: the file can't be read, or its tensors are not the codec's.
+    """
+    origin = "the state dict" if isinstance(source, Mapping) else str(source)
+    own = codec.state_dict()
+    tensors = _unwrapped(read_state(source), own)
+    given = {name: value for name, value in tensors.items() if not name.endswith(DERIVED)}
+    wanted = {name: value for name, value in own.items() if not name.endswith(DERIVED)}
+    faults = [f"{name} is missing" for name in wanted if name not in given]
+    faults += [f"{name} is unknown" for name in given if name not in wanted]
+    faults += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    if faults:
+        more = f"; {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(
+            f"{origin}: does not fit {type(codec).__name__}: {'; '.join(faults[:3])}{more}"
+        )
+    nn.Module.load_state_dict(codec, given, strict=False)
+    return codec.eval()
+
+
+def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None:
+    """Write a codec's tensors and how they were made; of one assembled here, a checkpoint.
+
+    Args:
+        codec: what to save; the configuration of a foreign one is the user's code.
+        path: the file, for ``load_checkpoint``, or of a foreign codec for ``load_weights``.
+        extra: JSON values for ``read_extra``.
+
+    Raises:
+        LabError: the file cannot be written; an older one is untouched.
+    """
+    if isinstance(codec, Codec):
+        save_checkpoint(codec, path, extra)
+        return
+    from safetensors.torch import save
+
+    metadata = {"format": _FORMAT, "tcm_lab": __version__, "extra": json.dumps(dict(extra))}
+    tensors = {
+        name: value.detach().cpu().clone().contiguous()
+        for name, value in codec.state_dict().items()
+    }
+    write_atomically(path, save(tensors, metadata))
+
+
+def load_foreign(
+    name: str, checkpoint: str | Path, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Build a codec by name and fill it; where its class has ``from_state_dict``, by that.
+
+    Args:
+        name: ``my_codec.py:factory``, ``my_package.module:factory`` or ``compressai/<name>``.
+        checkpoint: file of its weights.
+        options: arguments of the factory. Without any, a class's ``from_state_dict`` is preferred,
+            since it finds widths in the weights, as CompressAI's models do.
+
+    Raises:
+        ConfigError: there is no such codec.
+        CheckpointError: the weights don't fit.
+    """
+    codec = build(name, options)
+    from_state = getattr(type(codec), "from_state_dict", None)
+    if options or from_state is None:
+        return load_weights(codec, checkpoint)
+    tensors = _unwrapped(read_state(checkpoint), codec.state_dict())
+    if name.startswith(COMPRESSAI):
+        from compressai.zoo.pretrained import load_pretrained
+
+        tensors = load_pretrained(tensors)
+    try:
+        found: nn.Module = from_state(tensors)
+    except Exception as error:  # whatever the class makes of tensors that are not its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{checkpoint}: {type(codec).__name__}.from_state_dict refuses it ({reason})"
+        ) from None
+    found.name = CodecAdapter(codec).name if is_own(name) else name  # type: ignore[assignment]
+    return found.eval()
+
+
+def _unwrapped(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what is around the names, as far as none of them is the codec's own."""
+    tensors = {
+        str(name).replace("_orig_mod.", ""): value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    while tensors and not own.keys() & tensors.keys():
+        if len({name.partition(".")[0] for name in tensors}) > 1 or "." not in min(tensors):
+            break
+        tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
+    return tensors

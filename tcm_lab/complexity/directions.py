@@ -1,0 +1,133 @@
+"""Which parts of a codec only its encoder runs, and which only its decoder.
+
+Names tell, where they are CompressAI's (g_a, h_a, g_s) or the codec maps its own to them by an
+attribute ``parts``. Any other codec codes one small image, and what runs in ``compress`` and in
+``decompress`` is watched. A layer that runs in neither, such as a likelihood's, counts for both.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from tcm_lab.codec import CodecAdapter
+from tcm_lab.complexity.record import ABSENT, Scope
+
+_SIDE = 128
+
+
+class UncountedWarning(UserWarning):
+    """Something that a count leaves out or had to count another way, by name."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The parts that a codec is counted by.
+
+    Attributes:
+        part_of: the part that a module or parameter belongs to, by its dotted name.
+        absent: the parts that each scope does not run.
+    """
+
+    part_of: Callable[[str], str]
+    absent: Mapping[Scope, frozenset[str]]
+
+
+def directions_of(adapter: CodecAdapter) -> Directions:
+    """Return a codec's parts: by names where they tell, otherwise by coding an image.
+
+    Warns:
+        UncountedWarning: the names don't tell, and it cannot code, so that every part is charged
+            to both directions; or it runs layers while it codes that a forward pass doesn't.
+    """
+    if adapter.has_named_parts:
+        return Directions(adapter.part_of, ABSENT)
+    try:
+        runs = _watch(adapter)
+    except Exception as error:  # whatever a user's code raises
+        warnings.warn(
+            f"{adapter.name}: every part is charged to encoding and to decoding, since neither "
+            "names nor a coded image tell them apart "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'})"
+            "; give it an attribute parts, such as {'encoder': 'g_a', 'decoder': 'g_s'}",
+            UncountedWarning,
+            stacklevel=2,
+        )
+        return Directions(adapter.part_of, ABSENT)
+    return _sorted_out(adapter, runs)
+
+
+def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
+    """Return for each layer the passes in which it runs: encode, decode and whole."""
+    model, runs = adapter.module, dict[str, set[str]]()
+    now = ["whole"]
+
+    def note(name: str, *_: object) -> None:
+        runs.setdefault(name, set()).add(now[0])
+
+    height, width = adapter.padded_size((_SIDE, _SIDE))
+    x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    x = x.to(adapter.device)
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(_evaluating(model))
+        for name, module in model.named_modules():
+            own = list(module.parameters(recurse=False))
+            if name and (own or not any(module.children())):
+                stack.enter_context(module.register_forward_pre_hook(partial(note, name)))
+        adapter.make_tables()
+        adapter.forward(x)
+        now[0] = "encode"
+        coded = model.compress(x)  # type: ignore[operator]  # CompressAI's method
+        now[0] = "decode"
+        model.decompress(**coded)  # type: ignore[operator]  # CompressAI's method
+    return runs
+
+
+def _sorted_out(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
+    """Sort layers by the top module that holds them, and by the directions that run them."""
+    ways: dict[str, str] = {}  # the only direction that runs a layer; "" for both
+    for name, seen in runs.items():
+        coding = seen - {"whole"}
+        ways[name] = coding.pop() if len(coding) == 1 else ""
+    uncounted = sorted(name for name, seen in runs.items() if "whole" not in seen)
+    if uncounted:
+        warnings.warn(
+            f"{adapter.name}: counted as nothing, since they run while coding and not in a forward "
+            f"pass: {', '.join(uncounted)}",
+            UncountedWarning,
+            stacklevel=2,
+        )
+    tops: dict[str, set[str]] = {}
+    for name, way in ways.items():
+        tops.setdefault(adapter.part_of(name), set()).add(way)
+
+    def part_of(name: str) -> str:
+        part = adapter.part_of(name)
+        if len(tops.get(part, ())) < 2:
+            return part
+        steps = name.split(".")
+        above = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
+        way = next((ways[each] for each in above if each in ways), "")
+        return f"{part} ({way} only)" if way else part
+
+    def run_by(way: str) -> frozenset[str]:
+        return frozenset(part_of(name) for name, only in ways.items() if only == way)
+
+    absent: dict[Scope, frozenset[str]] = {"encode": run_by("decode"), "decode": run_by("encode")}
+    return Directions(part_of, {**absent, "whole": frozenset()})
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

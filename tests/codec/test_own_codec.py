@@ -1,0 +1,200 @@
+"""A codec of the user's own: named on a command line, counted, timed, trained, coded, analysed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import tcm_lab
+from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.analysis import decoder_erf_maps, erf_maps, erf_options, measure_latents
+from tcm_lab.cli import main
+from tcm_lab.codec import CheckpointError, build, load_foreign, load_weights, save_weights
+from tcm_lab.complexity import UncountedWarning, check, measure_complexity
+from tcm_lab.data import open_images
+from tcm_lab.errors import LabError
+from tcm_lab.training import read_recipe
+
+FILE = Path(__file__).with_name("own_codec.py")
+OWN = f"{FILE}:Own"
+SIZE = (70, 100)
+PADDED = (128, 128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds an image whose sides no stride divides, and weights of two trainings."""
+    folder = tmp_path_factory.mktemp("own")
+    rows, columns = np.mgrid[0:133, 0:140]
+    waves = np.stack([rows, columns, (rows + columns) // 2], axis=-1)
+    (folder / "images").mkdir()
+    Image.fromarray(waves.astype(np.uint8)).save(folder / "images" / "waves.png")
+    for seed in (0, 1):
+        state = build(OWN, seed=seed).state_dict()
+        wrapped = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"state_dict": wrapped, "epoch": 3}, folder / f"{seed}.pth")
+    return folder
+
+
+def counted_in(codec: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Return the MACs that torch sees while the codec really codes an image."""
+    codec.eval().update()  # type: ignore[operator]
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as encoding:
+            coded = codec.compress(x)  # type: ignore[operator]
+        with FlopCounterMode(display=False) as decoding:
+            codec.decompress(**coded)  # type: ignore[operator]
+    return encoding.get_total_flops() // 2, decoding.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("factory", ["Own", "Named"])
+def test_what_only_the_encoder_runs_is_not_charged_to_the_decoder(factory: str) -> None:
+    codec = build(f"{FILE}:{factory}")
+    record = measure_complexity(codec, SIZE)
+    assert record.padded_size == PADDED
+    encoded, decoded = counted_in(codec, torch.rand(1, 3, *PADDED))
+    loose = 12 * 12 * PADDED[0] * PADDED[1] // 16**2  # a product outside of every layer
+    assert record.total_macs("encode") == encoded
+    assert record.total_macs("decode") == decoded + loose
+    assert (
+        record.total_macs()
+        == encoded + record.macs_by_part()["g_s" if factory == "Named" else "decoder"]
+    )
+    hyper = {"h_a", "h_s"} if factory == "Named" else {"hyper", "hyper (encode only)"}
+    assert hyper <= record.parts.keys()
+
+
+def test_a_codec_that_cannot_code_is_counted_with_a_warning() -> None:
+    with pytest.warns(UncountedWarning, match="every part is charged .* attribute parts"):
+        record = measure_complexity(f"{FILE}:Mute", (64, 64))
+    assert record.encode_kmacs_per_px == record.decode_kmacs_per_px == pytest.approx(0.009)
+
+
+def test_the_verdict_of_a_check_is_torchs_and_other_tools_blind_spots_are_notes() -> None:
+    report = check(OWN, (64, 64))
+    assert report.agrees
+    (note,) = report.notes
+    assert re.match(r"ptflops differs by -[\d,]+ MACs .* it uses @ or matmul, ELU", note)
+
+
+def test_weights_are_found_in_what_a_training_loop_saves(folder: Path, tmp_path: Path) -> None:
+    codec = load_foreign(f"{FILE}:make", folder / "1.pth")
+    for name, value in build(OWN, seed=1).named_parameters():
+        assert torch.equal(codec.get_parameter(name), value), name
+    save_weights(codec, tmp_path / "own.safetensors", {"recipe": {"steps": 2}})
+    again = load_weights(build(OWN), tmp_path / "own.safetensors")
+    assert torch.equal(again.get_parameter("mixing"), codec.get_parameter("mixing"))
+    recipe = read_recipe(tmp_path / "own.safetensors")
+    assert recipe is not None
+    assert recipe.steps == 2
+
+
+def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_path: Path) -> None:
+    import_compressai()
+    wide = build("compressai/mbt2018-mean", {"quality": 8})
+    torch.save(wide.state_dict(), tmp_path / "wide.pth")
+    codec = load_foreign("compressai/mbt2018-mean", tmp_path / "wide.pth")
+    assert codec.M == wide.M != build("compressai/mbt2018-mean").M
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.py:make", "none.py: no such file"),
+        ("no_such_module.models:make", "no_such_module.models: no such module"),
+        (f"{FILE}:mak", "has no 'mak'. Did you mean make"),
+        (f"{FILE}:no_codec", "returns str"),
+        (f"{FILE}:NUMBER", "NUMBER is no function or class"),
+    ],
+)
+def test_a_name_that_means_no_codec_is_refused(name: str, words: str) -> None:
+    with pytest.raises(LabError, match=re.escape(words)):
+        build(name)
+    with pytest.raises(LabError, match=r"called with N: .* it takes \(width: 'int' = 8\)"):
+        build(f"{FILE}:make", {"N": 3})
+
+
+def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
+    state = build(OWN).state_dict()
+    state["mixing"] = torch.eye(3)
+    state["more"] = state.pop("encoder.0.weight")
+    with pytest.raises(CheckpointError) as refused:
+        load_weights(build(OWN), state)
+    for words in (
+        "encoder.0.weight is missing",
+        "more is unknown",
+        "mixing is (3, 3), not (12, 12)",
+    ):
+        assert words in str(refused.value)
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_every_command_takes_it_with_its_weights(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    weights = ("--checkpoint", folder / "0.pth")
+    images = ("--data", folder / "images")
+    assert run("complexity", OWN, "--size", "64x64", "--check") == 0
+    assert run("complexity", f"{FILE}:make", "--set", "width=16", "--size", "64x64") == 0
+    assert "make width=16" in capsys.readouterr().out
+    quick = ("--size", "40x50", "--repeats", "2", "--seconds", "0", "--warm-up", "0")
+    assert run("time", OWN, *weights, *quick, "--stages") == 0
+    assert "hyper.up" in capsys.readouterr().out
+    records = tmp_path / "rd.json"
+    both = (*weights, folder / "1.pth")
+    assert run("evaluate", OWN, *both, *images, "--format", "json", "--out", records) == 0
+    assert [len(each["bpp"]) for each in json.loads(records.read_text())] == [1, 1]
+    out = ("--out", tmp_path / "analysis")
+    assert run("analyze", "erf", OWN, *weights, *images, *out) == 2
+    assert "map it to g_a by an attribute parts" in capsys.readouterr().err
+    erf = ("--layer", "encoder", "--probes", "2", "--side", "64")
+    assert run("analyze", "erf", OWN, *weights, *images, *out, *erf) == 0
+
+
+def test_analyses_pad_for_it_and_find_its_modules(folder: Path) -> None:
+    images = open_images(folder / "images", "eval")
+    for factory, layer in (("Own", "encoder"), ("Named", None)):
+        codec = load_foreign(f"{FILE}:{factory}", folder / "0.pth")
+        (field,) = erf_maps(codec, images, erf_options(layer=layer, probes=2, side=64))
+        assert field.position == (2, 2)
+        latents = measure_latents(codec, images)
+        assert latents.model == factory.replace("N", "n")
+    image = images[0][None, :, :128, :128] / 255
+    assert decoder_erf_maps(codec, image, erf_options(probes=2))[0].wrt == "y_hat"
+
+
+def test_it_is_trained_and_its_weights_say_how(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ("--steps", "1", "--batch", "1", "--crop", "64", "--lambdas", "0.01")
+    images = ("--data", folder / "images")
+    assert run("train", OWN, "--out", tmp_path, *images, "--recipe", "scratch", *quick) == 0
+    weights = tmp_path / "model.safetensors"
+    assert run("evaluate", OWN, "--checkpoint", weights, *images, "--format", "csv") == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("Own,0.01,")
+
+
+def test_weights_that_belong_to_no_model_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("complexity", "tcm-nano", "--checkpoint", folder / "0.pth") == 2
+    assert "my_codec.py:factory" in capsys.readouterr().err
+    three = [folder / "0.pth"] * 3
+    assert run("time", OWN, f"{FILE}:make", "--checkpoint", *three) == 2
+    assert "3 files for 2 models" in capsys.readouterr().err
+
+
+def test_python_takes_it_by_name_too() -> None:
+    assert tcm_lab.measure_complexity(OWN, SIZE) == measure_complexity(build(OWN), SIZE)
