@@ -17,6 +17,7 @@ import tcm_lab
 from tcm_lab.cli import main
 from tcm_lab.cli.app import COMMANDS
 from tcm_lab.codec import build, export_state, load_checkpoint, save_checkpoint
+from tcm_lab.reporting import read_records
 from tcm_lab.training import get_recipe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -165,10 +166,15 @@ def test_a_trained_checkpoint_is_evaluated_and_codes_an_image_there_and_back(
     folder = tmp_path / "run"
     code, out, err = run(
         "train", "tcm-nano", "--recipe", "scratch", "--steps", "2", "--batch", "2", "--crop", "64",
-        "--rate-levels", "2", "--out", folder,
+        "--rate-levels", "2", "--out", folder, "--eval-data", image.parent,
     )  # fmt: skip
     assert code == 0, err
-    assert "2 steps" in out
+    assert "2 steps of 2 crops of 64x64, λ = 0.0025, 0.05" in out
+    rows = [line.split("|") for line in out.splitlines() if line.startswith("| tcm-nano")]
+    assert [float(row[2]) for row in rows] == [0.0025, 0.05]
+    assert "No BD-rate of tcm-nano" in out
+    assert len(read_records(folder / "rd.json")) == 3
+    assert (folder / "rd.svg").exists()
     weights = folder / "model.safetensors"
     records = tmp_path / "rd.json"
     assert (

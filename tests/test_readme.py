@@ -42,7 +42,7 @@ FOREIGN = ("--devices", "--workers", "--launcher", "--storage", "cuda")
 """A line with one of these needs what a test has not: it is parsed."""
 IMAGES = ("--data", "images")
 SMALLER: dict[str, tuple[str, ...]] = {
-    "train": (*IMAGES, "--steps", "2", "--batch", "2", "--crop", "64"),
+    "train": (*IMAGES, "--eval-data", "images", "--steps", "2", "--batch", "2", "--crop", "64"),
     "evaluate": IMAGES,
     "analyze": (*IMAGES, "--side", "128", "--probes", "2", "--max-images", "1"),
     "study": (*IMAGES, "--eval-data", "images", "--dry-run"),

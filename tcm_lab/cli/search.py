@@ -35,6 +35,7 @@ def run(
     launcher: str = "local",
     slurm: tuple[str, ...] = (),
     dry_run: options.Flag = False,
+    estimate_time: options.Flag = False,
 ) -> None:
     """Search a space of variants: assemble, count, train, evaluate, tabulate.
 
@@ -52,7 +53,8 @@ def run(
         cache: Folder of finished trainings that studies share.
         launcher: Where workers run: local (processes here) or slurm (jobs of a cluster).
         slurm: Options of the cluster, such as partition=gpu timeout_min=720.
-        dry_run: Count and estimate only; train nothing.
+        dry_run: List the variants with their costs and what the constraints drop; train nothing.
+        estimate_time: The same, and time some steps of some variants, which takes a minute.
     """
     study = tcm_lab.study
     where = options.choice("--launcher", launcher, ("local", "slurm"))
@@ -63,8 +65,8 @@ def run(
         searched, out=out, data=data, eval_data=eval_data, storage=storage, trials=trials,
         cache=cache,
     )  # fmt: skip
-    if dry_run:
-        print(study.dry_run(context, workers))
+    if dry_run or estimate_time:
+        print(study.dry_run(context, workers, timed=estimate_time).text())
         return
     if where == "slurm":
         jobs = ", ".join(job.job_id for job in study.submit_study(context, workers, slurm))

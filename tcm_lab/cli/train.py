@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
 
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.progress import progress
+from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.progress import duration, progress
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Flag, Model, Models, Output, Overrides, Weights
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
+    from tcm_lab.data import ImageSet
     from tcm_lab.evaluation import RdRecord
     from tcm_lab.training import Recipe
 
 _RATE_LEVELS = 4
+_WORTH_TIMING = 100  # steps: fewer are done before their time would be known
 
 
 class Settings(TypedDict, total=False):
@@ -64,8 +69,10 @@ def train(
     devices: int = 1,
     channels_last: Flag = False,
     compile: Flag = False,
+    eval_data: Path | None = None,
+    skip_evaluation: Flag = False,
 ) -> None:
-    """Train a model; Ctrl-C saves its state, and --resume continues from it.
+    """Train a model, and compare it with JPEG and WebP; Ctrl-C saves, --resume continues.
 
     Args:
         model: Preset, YAML file, compressai/NAME, or a codec of your own: FILE.py:FACTORY or
@@ -85,6 +92,8 @@ def train(
         devices: Processes, one device each.
         channels_last: Keep channels innermost in memory.
         compile: Compile the model first.
+        eval_data: Folder of images to code afterwards; by default the embedded photographs.
+        skip_evaluation: Train only.
     """
     lab = tcm_lab.training
     flags = {"channels_last": channels_last, "compile": compile}
@@ -105,6 +114,15 @@ def train(
     name = options.Entry(model).name
     folder = Path("runs") / name if out is None else out
     images = tcm_lab.data.open_images(data, "train")
+    judged_on = None if skip_evaluation else tcm_lab.data.open_images(eval_data, "eval")
+    adapter = tcm_lab.codec.CodecAdapter(codec)
+    chosen = chosen.suited(adapter.latent_channels, adapter.rate_levels)
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of several processes
+    if is_first:
+        print(f"{name}: {_plan(chosen)}")
+        if chosen.steps > _WORTH_TIMING and not (resume or compile or devices > 1):
+            pace = lab.measure_pace(lambda: copy.deepcopy(codec), chosen, images, accelerator)
+            print(f"About {duration(pace.training_s(chosen.steps))} on this machine.")
     crops = tcm_lab.data.CropSource(images, crop=chosen.crop, seed=seed)
     with lab.progress_line(name) as on_progress:
         record = lab.train(
@@ -112,6 +130,33 @@ def train(
             accelerator=accelerator, devices=devices,
         )  # fmt: skip
     print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
+    if judged_on is not None and is_first:
+        _show_beside_anchors(codec, judged_on, record.recipe, folder)
+
+
+def _plan(recipe: Recipe) -> str:
+    """Say how a model will be trained, its lambdas included."""
+    crops = f"{recipe.batch} crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}"
+    lambdas = ", ".join(f"{value:.3g}" for value in recipe.lambdas)
+    what = "λ·255²·MSE + bpp" if recipe.metric == "mse" else "λ·(1 - MS-SSIM) + bpp"
+    return f"recipe {recipe.name}, {recipe.steps:,} steps of {crops}, λ = {lambdas} ({what})"
+
+
+def _show_beside_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: Path) -> None:
+    """Code images by a codec, JPEG and WebP; keep records and curves, and print a table."""
+    lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
+    with progress("coding") as on_progress:
+        record = lab.evaluate(codec, images, recipe=recipe, on_progress=on_progress)
+    anchors = []
+    for name in get_args(lab.Anchor):
+        with progress(f"{name}, coding") as on_progress:
+            anchors.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
+    write_atomically(folder / "rd.json", reporting.records_json([record, *anchors]))
+    figure = reporting.plot_of("rd", [record, *anchors])
+    drawn = reporting.save_figure(figure, folder / "rd")
+    table = reporting.beside_table(lab.measured_curves([record]), anchors)
+    print(f"\n{reporting.render(table, 'markdown')}")
+    print(f"Curves  {', '.join(map(str, drawn))}; records in {folder / 'rd.json'}")
 
 
 def _for_rates(recipe: Recipe, levels: int) -> Recipe:

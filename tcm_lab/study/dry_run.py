@@ -1,129 +1,235 @@
-"""What a study would cost, before anything is trained."""
+"""What a study would train and cost, before anything is trained."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 import torch
 
+from tcm_lab import reporting
 from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
-from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
+from tcm_lab.metrics import METRICS
+from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.run import cores, worker_count
+from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
-from tcm_lab.training import Recipe, train
+from tcm_lab.training import measure_pace, seconds
 
-_COUNT_S = 5.0
+_LOOK_S = 2.0
 _FEW_POINTS = 2000
-_IMAGES_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
+_ROWS = 60
+_COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
+_TRAINED, _REPEATED = "trained", "repeats a row above"
 
 
-def dry_run(context: StudyContext, workers: int | None = None) -> str:
-    """Return a space's size, the baseline's cost, what the constraints leave, and the time needed.
+@dataclass(frozen=True)
+class DryRun:
+    """What was found without training.
 
-    Nothing is trained or written; a few steps of a few variants are timed and forgotten.
+    Attributes:
+        table: one row per variant, with its cost and what becomes of it.
+        lines: the size of the space and the budget, and the time if it was asked for.
+    """
+
+    table: Table
+    lines: Sequence[str]
+
+    def text(self) -> str:
+        """Return it for a terminal."""
+        return "\n".join([reporting.render(self.table, "markdown"), *self.lines])
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """The variants that were looked at, each with what becomes of it, and whether these are all."""
+
+    variants: Sequence[tuple[str, Variant | None, str]]
+    all: bool
+
+    @property
+    def kept(self) -> list[Variant]:
+        return [v for _, v, fate in self.variants if v is not None and fate == _TRAINED]
+
+
+def dry_run(context: StudyContext, workers: int | None = None, *, timed: bool = False) -> DryRun:
+    """List a space's variants with their costs, and the constraint that drops each of some.
+
+    Nothing is trained or written. It takes some seconds, however large the space is: then a part of
+    it is looked at.
 
     Args:
         context: the study.
         workers: processes that it would get.
+        timed: whether to estimate the time, too, from a few steps of a few variants, which takes
+            a minute or two.
 
     Raises:
         LabError: what would stop the study itself.
     """
-    space, variants, recipe = context.space, context.variants, context.variants.recipe()
-    budget, points, baseline = space.budget, variants.count(), variants.baseline()
-    cost = variants.cost(baseline).metrics
-    kept, left = _count(variants, points)
+    space, variants = context.space, context.variants
+    looked = _look(variants)
+    kept = looked.kept
+    if space.enumerated and looked.all and len(kept) < 2:
+        raise ConfigError("constraints: leave no variant beside the baseline; raise them")
     trainings = len(kept) if space.enumerated else context.trials
-    trainings *= budget.seeds if space.mode == "ablation" else 1
-    if not budget.rate_levels:  # a training for each lambda, and a fraction of the coding
+    trainings *= space.budget.seeds if space.mode == "ablation" else 1
+    lines = [_size_line(variants, looked), _budget_line(context, trainings)]
+    if timed:
+        lines += _time_lines(context, kept, trainings, workers)
+    lines.append("Nothing was trained.")
+    return DryRun(_table(looked, variants), lines)
+
+
+def _look(variants: Variants) -> _Looked:
+    """Look at all variants, or at as many as some seconds allow."""
+    space, begun = variants.space, time.monotonic()
+    count = variants.count()
+    listed = space.enumerated or (count is not None and count <= _FEW_POINTS)
+    rng, seen = random.Random(space.seed), set[str]()
+    found: list[tuple[str, Variant | None, str]] = []
+
+    def points() -> Iterator[dict[str, Key]]:
+        yield variants.baseline().params
+        yield from variants.points() if listed else iter(lambda: variants.draw(rng), None)
+
+    for params in points():
+        if time.monotonic() - begun > _LOOK_S:
+            return _Looked(found, all=False)
+        label = space.label(params) or "baseline"
+        try:
+            variant = variants.build(params)
+        except ConfigError as error:
+            found.append((label, None, f"cannot be built: {error}"))
+            continue
+        if variant.fingerprint in seen:
+            if not variant.is_baseline:
+                found.append((label, None, _REPEATED))
+            continue
+        seen.add(variant.fingerprint)
+        over = {} if variant.is_baseline else variants.exceeded(variant)
+        fate = "; ".join(_excess(name, *pair) for name, pair in over.items()) or _TRAINED
+        found.append((label, variant, fate))
+    return _Looked(found, all=True)
+
+
+def _excess(name: str, value: float, bound: float) -> str:
+    metric = METRICS[name]
+    sign = ">" if metric.direction == "minimize" else "<"
+    shown = format(value * metric.scale, metric.format)
+    return f"dropped: {name} {shown} {sign} {bound * metric.scale:g}"
+
+
+def _table(looked: _Looked, variants: Variants) -> Table:
+    space = variants.space
+    names = [name for name in METRICS if name in (*_COSTS, *space.constraints)]
+    columns = (
+        Column(key="variant", header="variant"),
+        *(column_of(name, best=None) for name in names),
+        Column(key="fate", header="what becomes of it"),
+    )
+    rows = []
+    for label, variant, fate in looked.variants[:_ROWS]:
+        values: dict[str, Value] = {"variant": label, "fate": fate}
+        if variant is not None:
+            values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
+        is_base = variant is not None and variant.is_baseline
+        rows.append(Row(values=values, marks=("baseline",) if is_base else ()))
+    height, width = space.size
+    more = len(looked.variants) - len(rows)
+    return Table(
+        title=f"Variants of space {space.name}",
+        columns=columns,
+        rows=rows,
+        footer=(
+            f"MACs of one forward pass at {height}x{width}, per pixel before padding.",
+            *([f"{more:,} further ones are counted below and not listed."] if more else []),
+        ),
+    )
+
+
+def _size_line(variants: Variants, looked: _Looked) -> str:
+    space, count = variants.space, variants.count()
+    fates = Counter(fate.split(":")[0] for _, _, fate in looked.variants)
+    bounds = ", ".join(f"{name} {_sign(name)} {b:g}" for name, b in space.constraints.items())
+    what = {
+        _TRAINED: f"keep the constraints ({bounds})" if bounds else "can be built",
+        "dropped": "are over one",
+        _REPEATED: "repeat another",
+        "cannot be built": "can't be built",
+    }
+    parts = ", ".join(f"{fates[fate]:,} {words}" for fate, words in what.items() if fates[fate])
+    size = "infinitely many" if count is None else f"{count:,}"
+    looked_at = "" if looked.all else f" Of {len(looked.variants):,} that were looked at:"
+    return (
+        f"Space {space.name}: {size} combinations of {len(space.axes)} axes "
+        f"({', '.join(space.axes)}), mode {space.mode}, sampler {space.sampler}."
+        f"{looked_at} {parts}."
+    )
+
+
+def _sign(name: str) -> str:
+    return "<=" if METRICS[name].direction == "minimize" else ">="
+
+
+def _budget_line(context: StudyContext, trainings: int) -> str:
+    space, recipe = context.space, context.variants.recipe()
+    budget = space.budget
+    each = "" if budget.rate_levels else f" at each of {len(recipe.lambdas)} lambdas"
+    more = (
+        f", and of {budget.seeds - 1} further seeds of each variant on the front"
+        if budget.seeds > 1 and space.mode != "ablation"
+        else ""
+    )
+    return f"Budget: {trainings:,} trainings of {recipe.steps:,} steps ({recipe.name}){each}{more}."
+
+
+def _time_lines(
+    context: StudyContext, kept: Sequence[Variant], trainings: int, workers: int | None
+) -> list[str]:
+    """Say how long it takes, by a few steps of the baseline, the cheapest and the dearest."""
+    space, variants, recipe = context.space, context.variants, context.variants.recipe()
+    if not space.budget.rate_levels:  # a training for each lambda
         trainings *= len(recipe.lambdas)
         recipe = recipe.per_lambda()[0]
-    dearest = sorted([*kept, baseline], key=lambda v: variants.cost(v).complexity.kmacs_per_px)
-    probes = {v.fingerprint: v.config for v in (baseline, dearest[0], dearest[-1])}
+    ranked = sorted(kept, key=lambda v: variants.cost(v).complexity.kmacs_per_px)
+    probes = {v.fingerprint: v.config for v in (variants.baseline(), ranked[0], ranked[-1])}
     with _alone():
-        times = [_time_one(config, recipe, context.data) for config in probes.values()]
-        phase_s = _time_phase(baseline.config, recipe, context.data)
-    step_s, coding_s = (fmean(column) for column in zip(*times, strict=True))
-    seconds = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps))
+        paces = [
+            measure_pace(partial(build, config), recipe, context.data.train, "cpu")
+            for config in probes.values()
+        ]
+        coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
+    step_s, phase_s = (fmean(column) for column in zip(*paces, strict=True))
+    each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps))
     phases = _phases(kept) if space.enumerated else trainings
     count = min(worker_count(workers), trainings)
     slower = max(1.0, count / cores())  # workers share the cores that the timing had alone
-    total = (seconds * -(-trainings // count) + phase_s * -(-phases // count)) * slower
+    total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower
     shared = (
         f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
         f"({phases} at most)."
     )
-    more = f", and more for {budget.seeds - 1} further seeds of each variant on the front"
-    has_more = budget.seeds > 1 and space.mode != "ablation"
-    return "\n".join((
-        f"Space {space.name}: {'infinitely many' if points is None else f'{points:,}'} "
-        f"combinations of {len(space.axes)} axes ({', '.join(space.axes)}), mode {space.mode}, "
-        f"sampler {space.sampler}.",
-        f"Baseline {baseline.config.name}: {cost['parameters']:,.0f} parameters, "
-        f"{cost['kmacs_per_px']:.2f} kMAC/px (encode {cost['encode_kmacs_per_px']:.2f}, "
-        f"decode {cost['decode_kmacs_per_px']:.2f}) at {space.size[0]}x{space.size[1]}.",
-        left,
-        f"Budget: {trainings} trainings of {recipe.steps:,} steps ({recipe.name}), each about "
-        f"{duration(seconds)} alone on a core ({step_s:.3f} s a step, {coding_s:.0f} s of coding; "
-        f"{len(times)} variants timed).{shared if phase_s else ''}",
-        f"Estimated time: about {duration(total)} with {count} worker{'s' if count > 1 else ''}"
-        f"{more if has_more else ''}. Nothing was trained.",
-    ))  # fmt: skip
+    return [
+        f"Each training takes about {duration(each_s)} alone on a core ({step_s:.3f} s a step, "
+        f"{coding_s:.0f} s of coding; {len(paces)} variants timed).{shared if phase_s else ''}",
+        f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}.",
+    ]
 
 
-def _count(variants: Variants, points: int | None) -> tuple[list[Variant], str]:
-    """Return the variants that keep the constraints, and a sentence about them.
-
-    All are looked at, or as many as some seconds allow.
-
-    Raises:
-        ConfigError: the constraints leave nothing beside the baseline.
-    """
-    space, begun = variants.space, time.monotonic()
-    listed = space.enumerated or (points is not None and points <= _FEW_POINTS)
-    looked = over = 0
-
-    def look() -> Iterator[dict[str, Key]]:
-        nonlocal looked
-        rng = random.Random(space.seed)
-        draws = iter(lambda: variants.draw(rng), None)
-        for params in variants.points() if listed else draws:
-            if time.monotonic() - begun > _COUNT_S:
-                return
-            looked += 1
-            yield params
-
-    kept = []
-    for variant in variants.different(look()):
-        if variants.exceeded(variant) and not variant.is_baseline:
-            over += 1
-        else:
-            kept.append(variant)
-    bounds = ", ".join(f"{name} <= {bound:g}" for name, bound in space.constraints.items())
-    within = (
-        f"keep the constraints ({bounds})" if bounds else "can be built; there are no constraints"
-    )
-    if not listed or looked != points:
-        share = 100 * len(kept) / max(looked, 1)
-        return kept, f"Variants: {len(kept)} of {looked} drawn at random ({share:.0f} %) {within}."
-    if space.enumerated and len(kept) < 2:
-        raise ConfigError("constraints: leave no variant beside the baseline; raise them")
-    others = looked - over - len(kept)
-    same = f", {others} more can't be built or repeat another" if others else ""
-    return kept, f"Variants: {len(kept)} {within}, {over} are over one{same}."
-
-
-def _phases(variants: list[Variant]) -> int:
+def _phases(variants: Sequence[Variant]) -> int:
     """Return the number of linear phases that variants can't share."""
     own = {"name", "g_a", "g_s", "shortcut"}
     return max(1, len({variant.config.model_dump_json(exclude=own) for variant in variants}))
@@ -143,42 +249,11 @@ def _alone() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _time_phase(config: VariantConfig, recipe: Recipe, data: StudyData) -> float:
-    """Return seconds of a linear start and its phase; 0 for another start."""
-    if not recipe.linear_steps or config.shortcut in ("none", "wavelet"):
-        return 0.0
-    crops = _crops(recipe, data, recipe.linear_batch)
-    short, long = (recipe.changed(steps=1, linear_steps=n) for n in (1, 1 + _TIMED_STEPS))
-    short_s = _seconds(lambda: train(build(config), short, crops))
-    long_s = _seconds(lambda: train(build(config), long, crops))
-    per_step = max(0.0, long_s - short_s) / _TIMED_STEPS
-    return long_s + per_step * (recipe.linear_steps - 1 - _TIMED_STEPS)
-
-
-def _time_one(config: VariantConfig, recipe: Recipe, data: StudyData) -> tuple[float, float]:
-    """Return seconds of one training step, and of coding all evaluation images at all rates."""
-    codec, crops = build(config), _crops(recipe, data, recipe.batch)
-    plain = recipe.changed(start="none", linear_steps=0, warmup=0)
-    train(codec, plain.changed(steps=_WARM_UP_STEPS), crops)
-    steps_s = _seconds(lambda: train(codec, plain.changed(steps=_TIMED_STEPS), crops))
+def _coding_s(config: VariantConfig, data: StudyData) -> float:
+    """Return seconds of coding all evaluation images at all rates."""
     pixels = [height * width for height, width in data.evaluation.sizes]
     smallest = pixels.index(min(pixels))
     image = data.evaluation[smallest : smallest + 1]
-    lowest = [0.0] if config.rate_levels else None
-    one_s = _seconds(lambda: evaluate(codec, image, rates=lowest))
-    rates = max(config.rate_levels, 1)
-    return steps_s / _TIMED_STEPS, one_s * rates * sum(pixels) / pixels[smallest]
-
-
-def _crops(recipe: Recipe, data: StudyData, batch: int) -> CropSource:
-    """Return crops of which the first are painted, which must not count for every step."""
-    crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
-    for step in range(_IMAGES_STEPS):
-        crops.batch(step, batch)
-    return crops
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+    codec, lowest = build(config), [0.0] if config.rate_levels else None
+    one_s = seconds(lambda: evaluate(codec, image, rates=lowest))
+    return one_s * max(config.rate_levels, 1) * sum(pixels) / pixels[smallest]

@@ -1,3 +1,6 @@
+from .estimate import Pace as Pace
+from .estimate import measure_pace as measure_pace
+from .estimate import seconds as seconds
 from .guard import DivergedError as DivergedError
 from .log import OnProgress as OnProgress
 from .log import TrainingProgress as TrainingProgress

@@ -179,7 +179,21 @@ def test_it_is_trained_and_its_weights_say_how(
 ) -> None:
     quick = ("--steps", "1", "--batch", "1", "--crop", "64", "--lambdas", "0.01")
     images = ("--data", folder / "images")
-    assert run("train", OWN, "--out", tmp_path, *images, "--recipe", "scratch", *quick) == 0
+    assert (
+        run(
+            "train",
+            OWN,
+            "--out",
+            tmp_path,
+            *images,
+            "--eval-data",
+            images[1],
+            "--recipe",
+            "scratch",
+            *quick,
+        )
+        == 0
+    )
     weights = tmp_path / "model.safetensors"
     assert run("evaluate", OWN, "--checkpoint", weights, *images, "--format", "csv") == 0
     row = capsys.readouterr().out.splitlines()[-1]

@@ -35,7 +35,7 @@ commands = [
     ["table", "a.json"],
     ["time", "tcm-nano", "--size", "64x64", "--repeats", "1", "--seconds", "0", "--warm-up", "1"],
     ["train", "tcm-nano", "--recipe", "scratch", "--steps", "1", "--batch", "1", "--crop", "64",
-     "--lambdas", "0.01", "--data", "images", "--out", "run"],
+     "--lambdas", "0.01", "--data", "images", "--out", "run", "--eval-data", "images"],
     ["evaluate", "run/model.safetensors", "--data", "images"],
     ["encode", "images/waves.png", "a.tcm", "--checkpoint", "run/model.safetensors"],
     ["decode", "a.tcm", "a.png", "--checkpoint", "run/model.safetensors"],

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tcm_lab.cli import main
 from tcm_lab.codec import build, load_checkpoint, load_config
+from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate
@@ -136,21 +137,35 @@ def say(folder: Path, *options: str) -> int:
         return main(["study", *words, *options])
 
 
-def test_a_dry_run_counts_and_estimates_and_writes_nothing(
+def test_a_dry_run_lists_variants_with_costs_and_what_drops_them_and_writes_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = time.monotonic()
-    assert say(folder, "--dry-run", "--out", str(tmp_path / "out")) == 0
-    assert time.monotonic() - began < 20
+    assert say(folder, "--estimate-time", "--out", str(tmp_path / "out")) == 0
     told = capsys.readouterr().out
     config = load_config(folder / "tiny.yaml").override({"rate_levels": 2})
     parameters = sum(p.numel() for p in build(config).parameters())
     assert "2 combinations of 1 axes" in told
-    assert f"{parameters:,} parameters" in told
-    assert "Variants: 2 can be built" in told
+    assert f"{parameters / 1e6:.2f}" in told
+    assert ". 2 can be built." in told
     assert "2 trainings of 20 steps" in told
+    assert "Estimated time: about" in told
     assert "Nothing was trained." in told
     assert list(tmp_path.iterdir()) == []
+
+    text = SPACE.replace("tiny.yaml", str(folder / "tiny.yaml")).replace(
+        "[0.0, 0.5]", "[0, 0.5, 1]"
+    )
+    cost = measure_complexity(config.override({"g_*.split": 1.0}), (64, 64)).kmacs_per_px
+    (tmp_path / "space.yaml").write_text(f"{text}constraints: {{kmacs_per_px: {cost - 0.01}}}\n")
+    began = time.monotonic()
+    assert say(folder, "--space", str(tmp_path / "space.yaml"), "--dry-run", "--out", "out") == 0
+    assert time.monotonic() - began < 5
+    told = capsys.readouterr().out
+    (row,) = (line for line in told.splitlines() if line.startswith("| split 1 "))
+    assert f"dropped: kmacs_per_px {cost:.2f} > {cost - 0.01:g}" in row
+    assert "2 keep the constraints" in told
+    assert "1 are over one" in told
+    assert "Estimated" not in told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from .cost import (
     totals,
 )
 from .layers import layer_table
-from .rd import bd_rate_table, rd_table
+from .rd import bd_rate_table, beside_table, rd_table
 from .timing import stage_table, timing_table
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "attention_table",
     "axis_table",
     "bd_rate_table",
+    "beside_table",
     "check_table",
     "complexity_table",
     "erf_table",

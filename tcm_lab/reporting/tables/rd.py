@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import Interpolation, RdCurve, RdRecord, bd_rate, measured_curves
+from tcm_lab.evaluation import (
+    Interpolation,
+    MeasuredCurve,
+    RdCurve,
+    RdRecord,
+    bd_rate,
+    mean_curve,
+    measured_curves,
+    points_by_rate,
+    rate_percents,
+)
 from tcm_lab.reporting._notes import environment_lines, need
 from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
 
@@ -73,6 +84,71 @@ def rd_table(
             *environment_lines(record.environment for record in records),
         ),
     ).without_empty_columns()
+
+
+def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -> Table:
+    """Return each codec's points, and the rates of anchors at the same PSNR on the same images.
+
+    Args:
+        curves: what is compared.
+        anchors: JPEG and the like, measured on the same images.
+
+    Raises:
+        LabError: no curves given.
+    """
+    need("curves", curves)
+    columns = [
+        Column(key="model", header="model"),
+        Column(key="lmbda", header="λ", format=".3g"),
+        metric_column("bpp", group="", best=None),
+        metric_column("psnr_db", group="", best=None),
+    ]
+    for anchor in anchors:
+        group = f"{anchor.name} at this PSNR"
+        columns += [
+            metric_column("bpp", key=f"{anchor.name}_bpp", group=group, best=None),
+            Column(key=f"{anchor.name}_percent", header="codec against it", group=group, unit="%",
+                   format="+.1f"),
+        ]  # fmt: skip
+    rows, notes = [], []
+    for curve in curves:
+        means = mean_curve(curve.records, curve.label)
+        lambdas = {fmean(p.bpp for p in ps): ps[0].lmbda for ps in points_by_rate(curve.records)}
+        percents = [rate_percents(anchor.curve(), means) for anchor in anchors]
+        for i, (bpp, psnr_db) in enumerate(zip(means.bpp, means.psnr_db, strict=True)):
+            values: dict[str, Value] = {"model": curve.label, "lmbda": lambdas[bpp]}
+            values |= {"bpp": bpp, "psnr_db": psnr_db}
+            for anchor, changes in zip(anchors, percents, strict=True):
+                if (percent := changes[i]) is not None:
+                    values[f"{anchor.name}_bpp"] = bpp / (1 + percent / 100)
+                    values[f"{anchor.name}_percent"] = percent
+            rows.append(Row(values=values))
+        notes += [_bd_note(curve.label, means, anchor) for anchor in anchors]
+    first = curves[0].records[0]
+    names = " and ".join(anchor.name for anchor in anchors)
+    return Table(
+        title=f"Beside {names}" if anchors else "Rate and distortion",
+        columns=columns,
+        rows=rows,
+        footer=(
+            *notes,
+            f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
+            "rates are of written bits over the pixels before padding, of anchors whole files; a "
+            "dash: the anchor does not reach this PSNR.",
+            *environment_lines(record.environment for c in curves for record in c.records),
+        ),
+    ).without_empty_columns()
+
+
+def _bd_note(label: str, curve: RdCurve, anchor: RdRecord) -> str:
+    try:
+        found = bd_rate(anchor.curve(), curve)
+    except LabError as error:
+        return f"No BD-rate of {label} against {anchor.name}: {error}"
+    return (
+        f"BD-rate of {label} against {anchor.name}: {found.percent:+.1f} % over "
+        f"{found.overlap_db:.1f} dB."
+    )
 
 
 def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
