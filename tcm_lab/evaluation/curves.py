@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -59,6 +60,14 @@ class RdCurve(Frozen):
         if len(set(self.bpp)) != len(self.bpp):
             raise ValueError(f"bpp {self.bpp}: two points have the same rate; leave one out.")
         return self
+
+    @classmethod
+    def of_points(cls, bpp: Sequence[float], psnr_db: Sequence[float], name: str = "") -> RdCurve:
+        """Return the curve of measured points: of several at one rate the best counts."""
+        best: dict[float, float] = {}
+        for rate, value in zip(bpp, psnr_db, strict=True):
+            best[rate] = max(value, best.get(rate, value))
+        return cls(bpp=tuple(best), psnr_db=tuple(best.values()), name=name)
 
     @property
     def mse(self) -> tuple[float, ...]:

@@ -138,16 +138,13 @@ def mean_curve(records: Sequence[RdRecord], name: str = "") -> RdCurve:
     Args:
         records: one or more, of one codec.
         name: of the curve; by default that of the first record.
-
-    Raises:
-        LabError: two points have the same rate.
     """
-    points, name = points_by_rate(records), name or records[0].name
-    means = {
-        "bpp": tuple(fmean(point.bpp for point in seeds) for seeds in points),
-        "psnr_db": tuple(fmean(point.psnr_db for point in seeds) for seeds in points),
-    }
-    return RdCurve.parse({**means, "name": name}, f"{name}: ")
+    points = points_by_rate(records)
+    return RdCurve.of_points(
+        [fmean(point.bpp for point in seeds) for seeds in points],
+        [fmean(point.psnr_db for point in seeds) for seeds in points],
+        name or records[0].name,
+    )
 
 
 def check_images(records: Sequence[RdRecord]) -> None:

@@ -146,13 +146,8 @@ class RdRecord(Frozen):
         return tuple(point.mse for point in self.points)
 
     def curve(self, name: str = "") -> RdCurve:
-        """Return the means as a curve.
-
-        Raises:
-            LabError: two points have the same rate.
-        """
-        name = name or self.name
-        return RdCurve.parse({"bpp": self.bpp, "psnr_db": self.psnr_db, "name": name}, f"{name}: ")
+        """Return the means as a curve; of several points at one rate the best counts."""
+        return RdCurve.of_points(self.bpp, self.psnr_db, name or self.name)
 
     def to_compressai_json(self) -> dict[str, Any]:
         """Return the record in the form of CompressAI's result files; its plots read it.

@@ -161,3 +161,11 @@ def test_what_does_not_belong_together_is_not_joined() -> None:
         lagrangian_cost(record(*LAMBDAS), (0.1, 0.2, 0.3))
     with pytest.raises(LabError, match="trained differently: steps is 10 and 20"):
         bd_rate_interval([record(*LAMBDAS), record(*LAMBDAS, steps=20)], [record(*LAMBDAS)])
+
+
+def test_of_two_points_at_one_rate_the_better_one_counts() -> None:
+    again = record(*LAMBDAS, known=False)
+    points = (*again.points, record(LAMBDAS[0], db=-1, known=False).points[0])
+    curve = again.model_copy(update={"points": points}).curve()
+    assert curve.bpp == (0.1, 0.2, 0.4)
+    assert curve.psnr_db[0] == pytest.approx(28)

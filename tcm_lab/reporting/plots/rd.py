@@ -138,17 +138,28 @@ def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figu
 
 def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
     """Set the limits to what was measured here, with a margin; to everything if nothing was."""
-    ours = [s for s in series if s.role in ("measured", "baseline")] or list(series)
-    rates = [rate for s in ours for rate in s.bpp]
-    if len(rates) < 2:
+    if sum(len(s.bpp) for s in _ours(series)) < 2:
         return
+    (left, right), (low, high) = limits(series)
+    rise, pad = 0.15 * (high - low) or 1.0, 0.12 * (right - left)
+    axes.set_xlim(max(0.0, left - pad), right + pad)
+    axes.set_ylim(low - rise, high + rise)
+
+
+def _ours(series: Sequence[RdSeries]) -> list[RdSeries]:
+    return [s for s in series if s.role in ("measured", "baseline")] or list(series)
+
+
+def limits(series: Sequence[RdSeries]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the rates that were measured here, and the qualities of all series at these rates."""
+    ours = _ours(series)
+    rates = [rate for s in ours for rate in s.bpp]
     left, right = min(rates), max(rates)
-    levels = [level for s in ours for values in (s.low, s.high) for level in values or ()]
+    levels = [
+        level for s in ours for values in (s.quality, s.low, s.high) for level in values or ()
+    ]
     for s in series:
         inside = {rate for rate in s.bpp if left <= rate <= right}
         inside |= {rate for rate in (left, right) if min(s.bpp) < rate < max(s.bpp)}
         levels += np.interp(sorted(inside), s.bpp, s.quality).tolist()
-    rise = 0.15 * (max(levels) - min(levels)) or 1.0
-    pad = 0.12 * (right - left)
-    axes.set_xlim(max(0.0, left - pad), right + pad)
-    axes.set_ylim(min(levels) - rise, max(levels) + rise)
+    return (left, right), (min(levels), max(levels))
