@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import shlex
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.display import Display
 from tcm_lab.cli.options import File, Output
+from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     from tcm_lab.study import Space, StudyResult
@@ -36,10 +39,11 @@ def run(
     slurm: tuple[str, ...] = (),
     dry_run: options.Flag = False,
     estimate_time: options.Flag = False,
+    open: options.Flag = False,
 ) -> None:
     """Search a space of variants: assemble, count, train, evaluate, tabulate.
 
-    Rerun the command to resume. To watch: optuna-dashboard on the database.
+    Rerun the command to resume. To watch: tcm-lab dashboard runs/NAME.
 
     Args:
         space: YAML file of the space; configs/split.yaml and others are packaged.
@@ -55,6 +59,7 @@ def run(
         slurm: Options of the cluster, such as partition=gpu timeout_min=720.
         dry_run: List the variants with their costs and what the constraints drop; train nothing.
         estimate_time: The same, and time some steps of some variants, which takes a minute.
+        open: Show the report in the browser when it is written.
     """
     study = tcm_lab.study
     where = options.choice("--launcher", launcher, ("local", "slurm"))
@@ -80,17 +85,38 @@ def run(
     words = [
         word for name, value in typed.items() if value is not None for word in (f"--{name}", value)
     ]
-    _report(result, *words)
+    _report(result, *words, shows=open)
 
 
-def report(folder: File, /, *, storage: str | None = None) -> None:
+def report(folder: File, /, *, storage: str | None = None, open: options.Flag = False) -> None:
     """Write the report of a study again, from its database.
 
     Args:
         folder: Folder of the study.
         storage: Its database; by default the SQLite file in the folder.
+        open: Show it in the browser.
     """
-    _report(tcm_lab.study.open_result(folder, storage), "report", folder)
+    _report(tcm_lab.study.open_result(folder, storage), "report", folder, shows=open)
+
+
+def dashboard(
+    folder: File, /, *, storage: str | None = None, host: str = "127.0.0.1", port: int = 8080
+) -> None:
+    """Watch a study in the browser with optuna-dashboard, until Ctrl-C.
+
+    Args:
+        folder: Folder of the study, which may be running.
+        storage: Its database; by default the SQLite file in the folder.
+        host: Address to serve at.
+        port: Port to serve at.
+    """
+    url = tcm_lab.study.database_of(folder, storage)
+    if importlib.util.find_spec("optuna_dashboard") is None:
+        raise LabError('dashboard: needs optuna-dashboard; pip install "tcm-lab[dashboard]".')
+    from optuna_dashboard import run_server
+
+    print(f"http://{host}:{port} shows {folder}; Ctrl-C ends it.")
+    run_server(url, host=host, port=port)
 
 
 def compare(first: File, second: File, /, *, output: Output) -> None:
@@ -136,8 +162,11 @@ def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
         yield display
 
 
-def _report(result: StudyResult, *words: object) -> None:
-    """Write a study's report, which names the command, and print its summary."""
+def _report(result: StudyResult, *words: object, shows: bool) -> None:
+    """Write a study's report, which names the command, print its summary, and open it if asked."""
     imports = [word for source in imported_layers() for word in ("--import", source)]
     command = shlex.join(["tcm-lab", "study", *map(str, words), *imports])
-    print(tcm_lab.study.write_report(result, command).text())
+    summary = tcm_lab.study.write_report(result, command)
+    print(summary.text())
+    if shows:
+        webbrowser.open(summary.page.resolve().as_uri())

@@ -119,12 +119,14 @@ class Row(Frozen):
     Attributes:
         values: one per column key; a missing one, or ``None``, is unknown.
         marks: shown behind the first cell.
+        name: what charts of the same page call it, so that either finds the other.
         source: who published these values, unless they were measured here. Such rows stand under
             a heading of their own, cite their source, and are never marked as best.
     """
 
     values: dict[str, Value]
     marks: tuple[Mark, ...] = ()
+    name: str = ""
     source: str = ""
 
     def within(self, columns: Iterable[Column]) -> Row:

@@ -1,9 +1,10 @@
 from .compare import compare_studies as compare_studies
 from .dry_run import dry_run as dry_run
+from .plots import study_plots as study_plots
 from .record import TrialRecord as TrialRecord
-from .report import study_plots as study_plots
 from .report import write_report as write_report
 from .result import StudyResult as StudyResult
+from .result import database_of as database_of
 from .result import measure_anchor as measure_anchor
 from .result import open_result as open_result
 from .run import prepare as prepare

@@ -173,6 +173,12 @@ class TrialQueue:
         """Put a training at the end of the queue; ``params`` as the database knows them."""
         self.study.enqueue_trial(dict(params), user_attrs=_plain(attributes))
 
+    def name_objectives(self, names: Sequence[str]) -> None:
+        """Tell Optuna's dashboard what the objectives are called."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.set_metric_names([*names])
+
     def note(self, trial: Trial, **attributes: Any) -> None:
         """Write attributes of a trial."""
         for name, value in _plain(attributes).items():

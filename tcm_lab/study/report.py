@@ -16,18 +16,20 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Code, Format, Piece, PlotAxis, PlotImage, Section, Table
+from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
 from tcm_lab.study.importance import importance_pieces
+from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import RECORDS, StudyResult, read_anchor
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, summarise
-from tcm_lab.study.tables import anchor_table, study_tables
+from tcm_lab.study.tables import anchor_table, rate_table, study_tables, trial_table
 from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MAX_CURVES = 8
+    from tcm_lab.reporting.plots.interactive import Spec
+
 _SHORT = 0.01  # of the paper's steps
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
 _QUALITY = "lagrangian_percent"
@@ -93,7 +95,12 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
             old.unlink()
     for name, text in front.items():
         write_atomically(out / "front" / name, text)
-    sections = _sections(result, summaries, tables, plots, front, command)
+    shown = tables | {"table": trial_table(summaries, space, axes_apart=True)}
+    shown["rates"] = rate_table(summaries, by_number=True)
+    if anchor is not None:
+        shown["jpeg"] = anchor_table(summaries, anchor, by_number=True)
+    charts = study_charts(summaries, space, anchor)
+    sections = _sections(result, summaries, shown, plots, charts, front, command)
     title, footer = space.title or f"Study {space.name}", tables["table"].footer
     write_atomically(page, reporting.render_report(title, said, sections, footer=footer))
     drawn = [reporting.save_figure(plot, out / stem) for stem, plot in plots.items()]
@@ -120,91 +127,6 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
     return written
 
 
-def study_plots(
-    summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
-) -> dict[str, Figure]:
-    """Return a study's plots by the name of their files."""
-    costs = [n for n in space.objectives if n != space.quality.name] or ["kmacs_per_px"]
-    plots = {"pareto": _pareto_plot(summaries, costs[0], space)}
-    plots |= {f"pareto-{name}": _pareto_plot(summaries, name, space) for name in costs[1:]}
-    plots["rd"] = _rd_plot(summaries, anchor)
-    if space.mode == "ablation":
-        plots["ablation"] = _ablation_plot(summaries, costs[0], space)
-    return plots
-
-
-def _plot_axis(name: str, prefix: str = "") -> PlotAxis:
-    metric = METRICS[name]
-    return PlotAxis(
-        name=f"{prefix}{metric.label}{' vs baseline' if metric.relative else ''}",
-        unit=metric.unit,
-        lower_is_better=metric.direction == "minimize",
-    )
-
-
-def _shown(summary: VariantSummary, name: str) -> float:
-    """Return a metric as plots show it."""
-    return summary.metrics[name] * METRICS[name].scale
-
-
-def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
-    interval, scale = summary.intervals.get(name), METRICS[name].scale
-    return None if interval is None else (interval.low * scale, interval.high * scale)
-
-
-def _pareto_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
-    quality = space.quality.name
-    points = [
-        reporting.ParetoPoint(
-            x=_shown(summary, cost),
-            y=_shown(summary, quality),
-            label=summary.name if summary.first.params else "",  # of a baseline without axes
-            x_interval=_ends(summary, cost),
-            y_interval=_ends(summary, quality),
-            front=summary.on_front,
-            baseline=summary.is_baseline,
-            partial=not summary.is_complete,
-        )
-        for summary in summaries
-        if {cost, quality} <= summary.metrics.keys()
-    ]
-    return reporting.pareto_plot(points, _plot_axis(cost), _plot_axis(quality))
-
-
-def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
-    """Draw each change's effect on quality and on the first cost among the objectives."""
-    quality = space.quality.name if space.quality.relative else _QUALITY
-    changes = [
-        reporting.Change(
-            label=summary.name,
-            quality=_shown(summary, quality),
-            interval=interval,
-            cost=_shown(summary, cost) - _shown(summaries[0], cost),
-        )
-        for summary in summaries[1:]
-        if (interval := _ends(summary, quality)) is not None and cost in summary.metrics
-    ]
-    return reporting.ablation_plot(changes, _plot_axis(quality, "Δ "), _plot_axis(cost, "Δ "))
-
-
-def _rd_plot(summaries: Sequence[VariantSummary], anchor: RdRecord | None) -> Figure:
-    """Draw the curves of the baseline and the front, or of all variants if they are few."""
-    shown = [summary for summary in summaries if summary.is_complete]
-    if len(shown) > _MAX_CURVES:
-        shown = [s for s in shown if s.on_front or s.is_baseline][:_MAX_CURVES]
-    series = [
-        reporting.series_of_records(
-            [record.rd for record in summary.records],
-            label=f"{summary.name} (baseline)" if summary.is_baseline else summary.name,
-            role="baseline" if summary.is_baseline else "measured",
-        )
-        for summary in shown
-    ]
-    if anchor is not None:
-        series.append(reporting.series_of_records([anchor], label="JPEG", role="anchor"))
-    return reporting.rd_plot(series)
-
-
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
     """Return the YAML of each variant on the front, by file name; ``load_config`` reads it."""
     found = {}
@@ -225,12 +147,13 @@ def _sections(
     summaries: Sequence[VariantSummary],
     tables: Mapping[str, Table],
     plots: Mapping[str, Figure],
+    charts: Mapping[str, Spec],
     front: Mapping[str, str],
     command: str,
 ) -> list[Section]:
     space = result.space
     number = ", labelled by its number in the table" if summaries[0].number else ""
-    names = ", ".join(summary.label for summary in summaries if summary.on_front)
+    names = ", ".join(summary.called for summary in summaries if summary.on_front)
     alt = f"Scatter plot of {len(summaries)} variants; on the front: {names}."
     captions = {
         "rd": (
@@ -244,7 +167,9 @@ def _sections(
     }
     scatter = (alt, f"Each point is a variant{number}.")
     images = {
-        stem: PlotImage(reporting.figure_svg(plot), *captions.get(stem, scatter))
+        stem: PlotImage(
+            reporting.figure_svg(plot), *captions.get(stem, scatter), chart=charts.get(stem)
+        )
         for stem, plot in plots.items()
     }
     pareto = [image for stem, image in images.items() if stem.startswith("pareto")]
@@ -269,13 +194,13 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
     stopped = len(summaries) - len(complete)
     early = f"; {stopped} more stopped early" if stopped else ""
     front = [summary for summary in summaries if summary.on_front]
-    established = [s.label for s in front if s.is_established]
+    established = [s.called for s in front if s.is_established]
     objectives = " and ".join(METRICS[name].label for name in space.objectives)
     found = [
         f"{len(complete)} variants of {space.baseline.name} trained and measured{early}. "
         f"Pareto-optimal for {objectives}: {'; '.join(established) or 'none'}."
     ]
-    unsure = [s.label for s in front if not s.is_established]
+    unsure = [s.called for s in front if not s.is_established]
     if unsure:
         found.append(
             "Pareto-optimal by the mean alone, not distinguishable from the baseline: "
@@ -306,7 +231,7 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
     better = [s for s in lower if s.intervals[_QUALITY].high < 0]
     best = min(better or lower, key=lambda s: s.metrics[_QUALITY], default=None)
     if best is None:
-        return f"No variant codes better than the baseline, {baseline.label}."
+        return f"No variant codes better than the baseline, {baseline.called}."
     interval = best.intervals[_QUALITY]
     seeds = min(len(best.records), len(baseline.records))
     covered = "" if seeds > 1 else " over the images alone, from one seed"
@@ -315,10 +240,10 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
         f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %{covered})."
     )
     if better:
-        return f"{best.label} codes better than the baseline, {baseline.label}: {value}"
+        return f"{best.called} codes better than the baseline, {baseline.called}: {value}"
     return (
-        f"No variant is distinguishable from the baseline, {baseline.label}, by being better: the "
-        f"lowest mean is that of {best.label}, {value}"
+        f"No variant is distinguishable from the baseline, {baseline.called}, by being better: the "
+        f"lowest mean is that of {best.called}, {value}"
     )
 
 

@@ -65,10 +65,29 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
             f"{folder}: holds no study (neither {DATABASE} nor {SPACE} with {RECORDS}). Give a "
             "study's folder, and its database with --storage if that is elsewhere."
         )
-    url = storage or sqlite_url(database)
+    url = database_of(folder, storage)
     with open_queue(url, _name_in(url, folder)) as queue:
         space = Space.model_validate(queue.study.user_attrs["full_space"])
         return StudyResult(space, folder, tuple(queue.records()), queue.failures())
+
+
+def database_of(folder: Path, storage: str | None = None) -> str:
+    """Return the address of a study's database.
+
+    Args:
+        folder: of the study.
+        storage: the address, if it is not the SQLite file in the folder.
+
+    Raises:
+        LabError: there is none.
+    """
+    database = folder / DATABASE
+    if storage is None and not database.is_file():
+        raise LabError(
+            f"{folder}: holds no {DATABASE}. Give the folder of a study, or its database with "
+            "--storage."
+        )
+    return storage or sqlite_url(database)
 
 
 def measure_anchor(folder: Path, images: ImageSet, on_progress: OnDone | None = None) -> None:

@@ -130,6 +130,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
     directions = [METRICS[name].direction for name in space.objectives]
     with open_queue(context.storage, context.name, directions) as queue:
         _check_same_study(queue, context)
+        queue.name_objectives(space.objectives)
         queue.reclaim()
         if space.mode == "search":  # so that no worker is left with the costliest at the end
             known.sort(key=lambda v: (v.is_baseline, variants.cost(v).complexity.kmacs_per_px))

@@ -28,7 +28,7 @@ from tcm_lab._utils.yaml import parse_yaml, read_text
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
 from tcm_lab.metrics import METRICS, Metric
-from tcm_lab.study.axes import Axis, AxisBase, Key
+from tcm_lab.study.axes import Axis, AxisBase, Key, show
 from tcm_lab.training import Recipe, get_recipe
 
 SCHEMA_FILE = "space.schema.json"
@@ -251,6 +251,10 @@ class Space(Frozen):
         if self.sampler != "grid" or self.mode == "ablation":
             return ()
         return tuple(self.axes[name].grid().index(key) for name, key in params.items())
+
+    def cells(self, params: Mapping[str, Key]) -> dict[str, str]:
+        """Return the value of every axis as tables show it; a dash where one doesn't act."""
+        return {name: show(params[name]) if name in params else "\N{EN DASH}" for name in self.axes}
 
     def encode(self, params: Mapping[str, Key]) -> dict[str, Key]:
         """Return keys as the sampler and the database know them."""

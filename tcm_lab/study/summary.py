@@ -57,6 +57,11 @@ class VariantSummary(Frozen):
         return self.first.label
 
     @property
+    def called(self) -> str:
+        """Its name in sentences: its number in the table, where its label is long."""
+        return self.label if self.number is None else self.name
+
+    @property
     def is_baseline(self) -> bool:
         """Whether the others are compared with it."""
         return self.first.is_baseline

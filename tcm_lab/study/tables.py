@@ -45,26 +45,39 @@ def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str,
     return tables
 
 
-def trial_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
+def trial_table(
+    summaries: Sequence[VariantSummary], space: Space, *, axes_apart: bool = False
+) -> Table:
     """Return one row per variant with its metrics.
 
     Rates and qualities are means over the rates that were trained; ``rate_table`` has each. Rows
     are numbered where plots name the variants by number.
+
+    Args:
+        summaries: the variants.
+        space: of the study.
+        axes_apart: whether each axis has a column, in place of one long label, where rows are
+            numbered.
     """
     shown = _known_metrics(summaries, space)
+    numbered, axes_apart = bool(summaries[0].number), axes_apart and bool(summaries[0].number)
+    axes = [Column(key=f"axis {name}", header=name, group="axes") for name in space.axes]
     columns = (
-        *([Column(key="number", header="#", format="d")] if summaries[0].number else []),
-        Column(key="variant", header="variant"),
+        *([Column(key="number", header="#", format="d")] if numbered else []),
+        *([] if axes_apart else [Column(key="variant", header="variant")]),
         *map(column_of, shown),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
+        *(axes if axes_apart else []),
     )
     rows = []
     for summary in summaries:
         values: dict[str, Value] = {"number": summary.number, "variant": summary.label}
         values |= {"steps": summary.first.steps, "seeds": len(summary.records)}
         values |= _cells(summary, shown)
-        rows.append(Row(values=values, marks=summary.marks).within(columns))
+        values |= {f"axis {n}": v for n, v in space.cells(summary.first.params).items()}
+        row = Row(values=values, marks=summary.marks, name=summary.name)
+        rows.append(row.within(columns))
     return Table(
         title=space.title or f"Study {space.name}",
         columns=columns,
@@ -86,14 +99,27 @@ def _cells(summary: VariantSummary, names: Sequence[str]) -> dict[str, Value]:
     return {name: summary.intervals.get(name, summary.metrics.get(name)) for name in names}
 
 
-def rate_table(summaries: Sequence[VariantSummary]) -> Table:
-    """Return one row per variant, seed and rate."""
+def rate_table(summaries: Sequence[VariantSummary], *, by_number: bool = False) -> Table:
+    """Return one row per variant, seed and rate.
+
+    Args:
+        summaries: the variants.
+        by_number: whether numbered variants are called by their number.
+    """
+    names = {}
     records = []
     for summary in summaries:
+        called = summary.called if by_number else summary.label
         for record in summary.records:
             seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
-            records.append(record.rd.model_copy(update={"name": f"{summary.label}{seed}"}))
-    return rd_table(records, title="Rates and qualities")
+            names[f"{called}{seed}"] = summary.name
+            records.append(record.rd.model_copy(update={"name": f"{called}{seed}"}))
+    table = rd_table(records, title="Rates and qualities")
+    rows = [
+        row.model_copy(update={"name": names.get(str(row.values["model"]), "")})
+        for row in table.rows
+    ]
+    return table.model_copy(update={"rows": tuple(rows)})
 
 
 def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
@@ -122,7 +148,8 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
         values: dict[str, Value] = {"change": "none" if summary.is_baseline else summary.name}
         values |= {f"{n}_change": v - before[n] for n, v in summary.metrics.items() if n in before}
         values |= _cells(summary, compared)
-        rows.append(Row(values=values, marks=summary.marks).within(columns))
+        row = Row(values=values, marks=summary.marks, name=summary.name)
+        rows.append(row.within(columns))
     return Table(
         title=f"Ablation of {space.baseline.name}",
         columns=columns,
@@ -131,8 +158,16 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     )
 
 
-def anchor_table(summaries: Sequence[VariantSummary], anchor: RdRecord) -> Table:
-    """Return what each variant spends against JPEG at its own qualities, rate by rate."""
+def anchor_table(
+    summaries: Sequence[VariantSummary], anchor: RdRecord, *, by_number: bool = False
+) -> Table:
+    """Return what each variant spends against JPEG at its own qualities, rate by rate.
+
+    Args:
+        summaries: the variants.
+        anchor: JPEG's curve.
+        by_number: whether numbered variants are called by their number.
+    """
     complete = [summary for summary in summaries if summary.is_complete]
     levels = max(len(summary.first.rd.points) for summary in complete)
     columns = [Column(key="variant", header="variant")]
@@ -144,12 +179,13 @@ def anchor_table(summaries: Sequence[VariantSummary], anchor: RdRecord) -> Table
     columns.append(Column(key="bd", header="BD-rate vs JPEG", unit="%", format="+.1f", best="low"))
     rows = []
     for summary in complete:
-        values: dict[str, Value] = {"variant": summary.label}
+        called = summary.called if by_number else summary.label
+        values: dict[str, Value] = {"variant": called}
         with suppress(LabError):  # of points at one rate, and of curves that hardly overlap
             changes = rate_percents(anchor.curve(), summary.curve)
             values |= {f"level{i}": change for i, change in enumerate(changes)}
             values["bd"] = float(bd_rate(anchor.curve(), summary.curve))
-        rows.append(Row(values=values))
+        rows.append(Row(values=values, name=summary.name))
     return Table(
         title="Against JPEG at equal PSNR",
         columns=tuple(columns),

@@ -14,8 +14,9 @@ from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.importance import hypervolume_history
+from tcm_lab.study.plots import study_plots
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.report import findings, study_plots
+from tcm_lab.study.report import findings
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import prepare, run_study
 from tcm_lab.study.space import parse_space

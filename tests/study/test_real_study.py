@@ -145,7 +145,7 @@ def test_a_dry_run_lists_variants_with_costs_and_what_drops_them_and_writes_noth
     config = load_config(folder / "tiny.yaml").override({"rate_levels": 2})
     parameters = sum(p.numel() for p in build(config).parameters())
     assert "2 combinations of 1 axes" in told
-    assert f"{parameters / 1e6:.2f}" in told
+    assert f"{parameters / 1e6:.3f}" in told
     assert ". 2 can be built." in told
     assert "2 trainings of 20 steps" in told
     assert "Estimated time: about" in told
@@ -157,9 +157,9 @@ def test_a_dry_run_lists_variants_with_costs_and_what_drops_them_and_writes_noth
     )
     cost = measure_complexity(config.override({"g_*.split": 1.0}), (64, 64)).kmacs_per_px
     (tmp_path / "space.yaml").write_text(f"{text}constraints: {{kmacs_per_px: {cost - 0.01}}}\n")
-    began = time.monotonic()
+    began = time.process_time()
     assert say(folder, "--space", str(tmp_path / "space.yaml"), "--dry-run", "--out", "out") == 0
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     told = capsys.readouterr().out
     (row,) = (line for line in told.splitlines() if line.startswith("| split 1 "))
     assert f"dropped: kmacs_per_px {cost:.2f} > {cost - 0.01:g}" in row

@@ -38,6 +38,7 @@ from .cost import (
     roofline_plot,
     roofline_points,
 )
+from .interactive import pareto_chart, rd_chart
 from .rd import RdSeries, rd_plot, series_of_records
 from .search import (
     Change,
@@ -85,10 +86,12 @@ __all__ = [
     "new_figure",
     "palette",
     "panels",
+    "pareto_chart",
     "pareto_front",
     "pareto_plot",
     "part_loss_plot",
     "prediction_plot",
+    "rd_chart",
     "rd_plot",
     "roofline_plot",
     "roofline_points",

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import count, groupby
 from typing import TYPE_CHECKING, TypeAlias
 
+from tcm_lab.reporting.plots.interactive import Spec
 from tcm_lab.reporting.table import MARKS, PUBLISHED, Table, number
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ class PlotImage:
         svg: what ``figure_svg`` returns.
         alt: a description for readers who cannot see it.
         caption: one line under it.
+        chart: the same as a Vega-Lite specification, which takes the plot's place where scripts
+            run.
     """
 
     svg: str
     alt: str
     caption: str = ""
+    chart: Spec | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,26 @@ def render_report(
     def svg(image: PlotImage) -> Markup:
         return Markup(inline_svg(image.svg, str(Markup.escape(image.alt)), f"p{next(numbers)}"))
 
+    pieces = [piece for section in sections for piece in section.pieces]
+    draws = any(isinstance(piece, PlotImage) and piece.chart is not None for piece in pieces)
     return _template().render(
-        title=title, lead=lead, sections=sections, footer=footer, runs=_runs, svg=svg
+        title=title,
+        lead=lead,
+        sections=sections,
+        footer=footer,
+        runs=_runs,
+        svg=svg,
+        library=Markup(_vega()) if draws else "",
     )
+
+
+@cache
+def _vega() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script, so that a page works offline."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub lacks the default
+    return script.replace("</script", "<\\/script")
 
 
 def html(tables: Sequence[Table]) -> str:

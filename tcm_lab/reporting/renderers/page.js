@@ -28,3 +28,52 @@ function compare(a, b, sign) {
   if (x !== undefined || y !== undefined) return x === undefined ? 1 : -1;
   return sign * a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
 }
+
+// Draws each chart in place of its plot, with the page's own copy of Vega. A point or a row that is
+// clicked is selected in every chart and table; Escape or a second click ends that.
+const views = [];
+let chosen = "";
+function select(name) {
+  chosen = name === chosen ? "" : name;
+  for (const row of document.querySelectorAll("tr[data-row]")) {
+    row.classList.toggle("selected", chosen !== "" && row.dataset.row === chosen);
+  }
+  for (const view of views) view.signal("chosen", chosen).runAsync();
+}
+for (const row of document.querySelectorAll("tr[data-row]")) {
+  row.addEventListener("click", () => { if (!String(getSelection())) select(row.dataset.row); });
+}
+document.addEventListener("keydown", (event) => { if (event.key === "Escape" && chosen) select(chosen); });
+const colours = () => {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, soft, rule] = ["--ink", "--soft", "--rule"].map((name) => style.getPropertyValue(name).trim());
+  return {
+    background: "transparent",
+    font: getComputedStyle(document.body).fontFamily,
+    axis: { labelColor: ink, titleColor: ink, gridColor: rule, domainColor: soft, tickColor: soft, labelFontSize: 12, titleFontSize: 12 },
+    legend: { labelColor: ink, labelFontSize: 12, symbolStrokeWidth: 1.5 },
+    view: { stroke: rule },
+  };
+};
+for (const figure of document.querySelectorAll("figure.chart")) {
+  if (typeof vegaEmbed === "undefined") break;
+  const spec = JSON.parse(figure.querySelector("script").textContent);
+  const drawn = document.createElement("div");
+  drawn.className = "drawn";
+  figure.prepend(drawn);
+  vegaEmbed(drawn, spec, { actions: false, renderer: "svg", config: colours() }).then(({ view }) => {
+    figure.querySelector(":scope > svg").hidden = true;
+    figure.querySelector(":scope > svg").style.display = "none";
+    const hint = document.createElement("p");
+    hint.className = "hint";
+    hint.textContent = "Point at a mark for its values; click to find its row. Drag to move, Ctrl and wheel to zoom, double click for all.";
+    drawn.after(hint);
+    views.push(view);
+    view.addEventListener("click", (_, item) => {
+      const name = item?.datum?.name ?? item?.datum?.datum?.name;
+      if (!name) return;
+      select(name);
+      document.querySelector("tr.selected")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    });
+  }).catch(() => drawn.remove());
+}

@@ -1,0 +1,141 @@
+"""A study's plots, and the charts that a page shows in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tcm_lab import reporting
+from tcm_lab.evaluation import RdRecord
+from tcm_lab.metrics import METRICS
+from tcm_lab.reporting import ParetoPoint, PlotAxis, RdSeries
+from tcm_lab.study.space import Space
+from tcm_lab.study.summary import VariantSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tcm_lab.reporting.plots.interactive import Spec
+
+_MAX_CURVES = 8
+_QUALITY = "lagrangian_percent"
+
+
+def study_plots(
+    summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
+) -> dict[str, Figure]:
+    """Return a study's plots by the name of their files."""
+    costs = _costs(space)
+    plots = {"pareto": _pareto_plot(summaries, costs[0], space)}
+    plots |= {f"pareto-{name}": _pareto_plot(summaries, name, space) for name in costs[1:]}
+    plots["rd"] = reporting.rd_plot([*_rd_series(summaries, anchor).values()])
+    if space.mode == "ablation":
+        plots["ablation"] = _ablation_plot(summaries, costs[0], space)
+    return plots
+
+
+def study_charts(
+    summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
+) -> dict[str, Spec]:
+    """Return what a reader can point at in place of some plots, by the same names."""
+    costs, series = _costs(space), _rd_series(summaries, anchor)
+    charts = {"pareto": _pareto_chart(summaries, costs[0], space)}
+    charts |= {f"pareto-{name}": _pareto_chart(summaries, name, space) for name in costs[1:]}
+    charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
+    return charts
+
+
+def _costs(space: Space) -> list[str]:
+    return [n for n in space.objectives if n != space.quality.name] or ["kmacs_per_px"]
+
+
+def _plot_axis(name: str, prefix: str = "") -> PlotAxis:
+    metric = METRICS[name]
+    return PlotAxis(
+        name=f"{prefix}{metric.label}{' vs baseline' if metric.relative else ''}",
+        unit=metric.unit,
+        lower_is_better=metric.direction == "minimize",
+    )
+
+
+def _shown(summary: VariantSummary, name: str) -> float:
+    """Return a metric as plots show it."""
+    return summary.metrics[name] * METRICS[name].scale
+
+
+def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
+    interval, scale = summary.intervals.get(name), METRICS[name].scale
+    return None if interval is None else (interval.low * scale, interval.high * scale)
+
+
+def _pareto_points(
+    summaries: Sequence[VariantSummary], cost: str, quality: str
+) -> dict[str, ParetoPoint]:
+    """Return a point for each variant that has both metrics, by its name."""
+    return {
+        summary.name: reporting.ParetoPoint(
+            x=_shown(summary, cost),
+            y=_shown(summary, quality),
+            label=summary.name if summary.first.params else "",  # of a baseline without axes
+            x_interval=_ends(summary, cost),
+            y_interval=_ends(summary, quality),
+            front=summary.on_front,
+            baseline=summary.is_baseline,
+            partial=not summary.is_complete,
+        )
+        for summary in summaries
+        if {cost, quality} <= summary.metrics.keys()
+    }
+
+
+def _pareto_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
+    quality = space.quality.name
+    points = _pareto_points(summaries, cost, quality)
+    return reporting.pareto_plot([*points.values()], _plot_axis(cost), _plot_axis(quality))
+
+
+def _pareto_chart(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Spec:
+    quality = space.quality.name
+    points = _pareto_points(summaries, cost, quality)
+    details = [space.cells(s.first.params) for s in summaries if s.name in points]
+    return reporting.pareto_chart(
+        [*points.values()],
+        _plot_axis(cost),
+        _plot_axis(quality),
+        names=[*points],
+        details=details,
+    )
+
+
+def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
+    """Draw each change's effect on quality and on the first cost among the objectives."""
+    quality = space.quality.name if space.quality.relative else _QUALITY
+    changes = [
+        reporting.Change(
+            label=summary.name,
+            quality=_shown(summary, quality),
+            interval=interval,
+            cost=_shown(summary, cost) - _shown(summaries[0], cost),
+        )
+        for summary in summaries[1:]
+        if (interval := _ends(summary, quality)) is not None and cost in summary.metrics
+    ]
+    return reporting.ablation_plot(changes, _plot_axis(quality, "Δ "), _plot_axis(cost, "Δ "))
+
+
+def _rd_series(summaries: Sequence[VariantSummary], anchor: RdRecord | None) -> dict[str, RdSeries]:
+    """Return the curves of the baseline and the front, or of all variants if few, by name."""
+    shown = [summary for summary in summaries if summary.is_complete]
+    if len(shown) > _MAX_CURVES:
+        shown = [s for s in shown if s.on_front or s.is_baseline][:_MAX_CURVES]
+    series = {
+        summary.name: reporting.series_of_records(
+            [record.rd for record in summary.records],
+            label=f"{summary.name} (baseline)" if summary.is_baseline else summary.name,
+            role="baseline" if summary.is_baseline else "measured",
+        )
+        for summary in shown
+    }
+    if anchor is not None:
+        series["JPEG"] = reporting.series_of_records([anchor], label="JPEG", role="anchor")
+    return series
