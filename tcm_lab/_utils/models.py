@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from tcm_lab._utils.display import html_of
 from tcm_lab.errors import ConfigError, brief, validation_message
 
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
@@ -48,6 +49,10 @@ class Frozen(BaseModel):
                 wanted = "true or false" if _truths(taken) else "a number"
                 raise ValueError(f"{name} = {brief(repr(value))} must be {wanted}")
         return read
+
+    def _repr_html_(self) -> str | None:
+        """Show itself in a notebook, as a table if it has one."""
+        return html_of(self)
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], where: str = "") -> Self:

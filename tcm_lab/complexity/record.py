@@ -7,13 +7,16 @@ summed. So one record answers to every published figure, whichever operators tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.errors import lookup
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Convention = Literal["all", "no-attention-products", "conv-linear-only"]
 Scope = Literal["encode", "decode", "whole"]
@@ -74,6 +77,24 @@ class ComplexityRecord(Frozen):
     counter: CounterName
     unknown_operators: tuple[str, ...] = ()
     versions: dict[str, str]
+
+    def to_frame(self) -> DataFrame:
+        """Return it as pandas' data frame: one row per part and kind of operator."""
+        from pandas import DataFrame
+
+        kinds = [(part, cost, kind) for part, cost in self.parts.items() for kind in Kind]
+        return DataFrame(
+            {
+                "model": self.model,
+                "part": part,
+                "kind": str(kind),
+                "macs": cost.macs.get(kind, 0),
+                "kmacs_per_px": cost.macs.get(kind, 0) / self.pixels / 1e3,
+                "parameters": cost.parameters.get(kind, 0),
+            }
+            for part, cost, kind in kinds
+            if kind in cost.macs or kind in cost.parameters
+        )
 
     @property
     def whole(self) -> Cost:

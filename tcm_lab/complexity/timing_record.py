@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import (
@@ -19,6 +19,9 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.complexity.record import Size
 from tcm_lab.stats import Interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -138,6 +141,16 @@ class TimingRecord(Frozen):
     device_peak: DevicePeak | None = None
     environment: Environment
     measured_at: str
+
+    def to_frame(self) -> DataFrame:
+        """Return it as pandas' data frame: one row per direction and stage."""
+        from pandas import DataFrame
+
+        return DataFrame(
+            {"model": self.model, "direction": direction, "stage": stage, **spread.model_dump()}
+            for direction, coding in (("encode", self.encode), ("decode", self.decode))
+            for stage, spread in {**coding.stages, "whole": coding.wall}.items()
+        )
 
     @property
     def encode_ms(self) -> float:

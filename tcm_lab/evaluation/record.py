@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation.curves import RdCurve
 from tcm_lab.training import Recipe
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class ImageResult(Frozen):
@@ -144,6 +147,23 @@ class RdRecord(Frozen):
     def mse(self) -> tuple[float, ...]:
         """Mean squared error of each point, images in [0, 1]."""
         return tuple(point.mse for point in self.points)
+
+    def to_frame(self) -> DataFrame:
+        """Return it as pandas' data frame: one row per rate and image."""
+        from pandas import DataFrame
+
+        return DataFrame(
+            {
+                "model": self.name,
+                "rate": point.rate,
+                "lmbda": point.lmbda,
+                **image.model_dump(exclude={"name"}),
+                "image": image.name,
+                "bpp": image.bpp,
+            }
+            for point in self.points
+            for image in point.images
+        )
 
     def curve(self, name: str = "") -> RdCurve:
         """Return the means as a curve; of several points at one rate the best counts."""

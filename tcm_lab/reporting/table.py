@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.metrics import METRICS
 from tcm_lab.stats import Interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 T = TypeVar("T")
 Mark: TypeAlias = Literal["pareto", "pareto-by-mean", "baseline", "partial", "infeasible"]
@@ -181,6 +184,24 @@ class Table(Frozen):
         filled = {key for key, value in found if value is not None}
         columns = tuple(column for column in self.columns if column.key in filled)
         return self.model_copy(update={"columns": columns})
+
+    def to_frame(self) -> DataFrame:
+        """Return the values as pandas' data frame, by the columns' keys.
+
+        An interval is its value, with columns ``…_low`` and ``…_high`` for its ends.
+        """
+        from pandas import DataFrame
+
+        rows = []
+        for row in self.rows:
+            cells: dict[str, Any] = {}
+            for column in self.columns:
+                value = row.values.get(column.key)
+                cells[column.key] = number(value) if isinstance(value, Interval) else value
+                if isinstance(value, Interval):
+                    cells |= {f"{column.key}_low": value.low, f"{column.key}_high": value.high}
+            rows.append(cells)
+        return DataFrame(rows)
 
     @property
     def measured(self) -> tuple[Row, ...]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from pydantic import ValidationError
@@ -15,10 +16,16 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import RdRecord, evaluate_anchor
+from tcm_lab.metrics import METRICS
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import close_storage, open_storage, shown, sqlite_url, storage_errors
+from tcm_lab.study.summary import summarise
+from tcm_lab.study.tables import trial_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 DATABASE = "study.db"
 NAME = "study.json"
@@ -42,6 +49,34 @@ class StudyResult:
     out: Path
     records: tuple[TrialRecord, ...]
     failed: dict[str, str]
+
+    def to_frame(self) -> DataFrame:
+        """Return the trainings as pandas' data frame: axes, metrics, seed and state of each."""
+        from pandas import DataFrame
+
+        baseline = next((record for record in self.records if record.is_baseline), None)
+        rows = []
+        for record in self.records:
+            known = {name: metric.known(record, baseline) for name, metric in METRICS.items()}
+            rows.append(
+                {
+                    "number": record.number,
+                    "variant": record.label,
+                    **{name: record.params.get(name) for name in self.space.axes},
+                    **{name: value for name, value in known.items() if value is not None},
+                    "seed": record.seed,
+                    "state": record.state,
+                    "steps": record.steps,
+                }
+            )
+        return DataFrame(rows)
+
+    def _repr_html_(self) -> str | None:
+        """Show the variants in a notebook, once the baseline is trained."""
+        if not any(record.is_baseline for record in self.records):
+            return None
+        summaries = summarise(self.records, self.space)
+        return trial_table(summaries, self.space, axes_apart=True)._repr_html_()
 
 
 def open_result(folder: Path, storage: str | None = None) -> StudyResult:

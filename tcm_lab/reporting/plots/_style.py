@@ -10,6 +10,7 @@ import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # a study needs `PlotAxis`, but not matplotlib
 
 COLUMN_INCHES = 3.5
 PAGE_INCHES = 7.16  # the width of a page of two columns
-_DPI = 300
+_DPI, _INLINE_DPI = 300, 140
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 _LABEL_CHARACTERS = 34
 
@@ -111,6 +112,7 @@ def panels(
     wide = PAGE_INCHES if columns > 2 else COLUMN_INCHES
     figure = Figure(figsize=(width or wide, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_inline, figure)  # type: ignore[attr-defined]  # read by IPython
     grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for axes in grid[count:]:
         axes.remove()
@@ -249,6 +251,12 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     write_atomically(png, _written(figure, "png"))
     write_atomically(svg, _written(figure, "svg"))
     return png, svg
+
+
+def _inline(figure: Figure) -> tuple[bytes, dict[str, int]]:
+    """Return the picture that a notebook shows, and its size there in pixels."""
+    width, height = (round(_INLINE_DPI * inches) for inches in figure.get_size_inches())
+    return _written(figure, "png"), {"width": width, "height": height}
 
 
 def _written(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:

@@ -99,7 +99,15 @@ def pareto_chart(
         "encoding": {**channels, **symbols},
     }
     named: Spec = {
-        "mark": {"type": "text", "dy": -11, "fontSize": 11, "clip": True, "tooltip": None},
+        "mark": {
+            "type": "text",
+            "align": "left",
+            "dx": 8,
+            "dy": -7,
+            "fontSize": 11,
+            "clip": True,
+            "tooltip": None,
+        },
         "transform": [{"filter": {"field": "kind", "oneOf": ["Pareto front", "baseline"]}}],
         "encoding": {**channels, "text": {"field": "name"}, "color": symbols["color"]},
     }
@@ -181,6 +189,7 @@ def _axis(axis: PlotAxis, values: Sequence[float]) -> dict[str, Any]:
     return {
         "type": "quantitative",
         "title": axis.label,
+        "axis": {"tickCount": 8, "labelOverlap": True},
         "scale": {"zero": False, "nice": False, "domain": [low - margin, high + margin]},
     }
 

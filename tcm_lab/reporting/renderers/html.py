@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, groupby
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tcm_lab.reporting.plots.interactive import Spec
 from tcm_lab.reporting.table import MARKS, PUBLISHED, Table, number
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,18 @@ def render_report(
 
     pieces = [piece for section in sections for piece in section.pieces]
     draws = any(isinstance(piece, PlotImage) and piece.chart is not None for piece in pieces)
-    return _template().render(
-        title=title,
-        lead=lead,
-        sections=sections,
-        footer=footer,
-        runs=_runs,
-        svg=svg,
-        library=Markup(_vega()) if draws else "",
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            lead=lead,
+            sections=sections,
+            footer=footer,
+            runs=_runs,
+            svg=svg,
+            library=Markup(_vega()) if draws else "",
+        )
     )
 
 
@@ -110,8 +114,14 @@ def html(tables: Sequence[Table]) -> str:
     return render_report(title, (), [Section(heading="", pieces=tuple(tables))])
 
 
+def fragment(table: Table) -> str:
+    """Return a table with a style of its own, for a notebook."""
+    macros: Any = _environment().get_template("table.html.j2").module
+    return str(macros.fragment(table))
+
+
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -123,7 +133,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.globals |= {"marks": MARKS, "published": PUBLISHED, "number": number}
-    return environment.get_template("page.html.j2")
+    return environment
 
 
 def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, Iterator[Piece]]]:
