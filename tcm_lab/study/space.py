@@ -250,7 +250,8 @@ class Space(Frozen):
         """Return where keys stand in the grid, axis by axis; () where no grid is searched."""
         if self.sampler != "grid" or self.mode == "ablation":
             return ()
-        return tuple(self.axes[name].grid().index(key) for name, key in params.items())
+        known = ((self.axes[name], key) for name, key in params.items() if name in self.axes)
+        return tuple(axis.grid().index(key) for axis, key in known)
 
     def cells(self, params: Mapping[str, Key]) -> dict[str, str]:
         """Return the value of every axis as tables show it; a dash where one doesn't act."""

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,14 @@ from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import trial_table
 
 COMMAND = "tcm-lab study --space toy.yaml"
+
+
+def read_page(folder: Path) -> str:
+    """Return a report without its copy of Vega, which holds addresses and elements of its own."""
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    without, number = re.subn(r"<script>(?!\n).*?</script>", "", page, flags=re.DOTALL)
+    assert number == 1
+    return without
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +159,7 @@ def test_the_same_records_give_the_same_bytes(result: StudyResult, tmp_path: Pat
 
 
 def test_the_page_needs_nothing_beside_it_and_tells_how_it_was_made(result: StudyResult) -> None:
-    page = (result.out / "report.html").read_text()
+    page = read_page(result.out)
     assert "http" not in page.replace("http-equiv", "")
     assert COMMAND in page
     assert page.count("<svg") >= 2
@@ -204,7 +213,7 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
     baseline, other = (record.complexity for record in found.records[:2])
     change = other.total_parameters - baseline.total_parameters
     assert float(rows[1]["parameters_change"]) == change
-    page = (tmp_path / "toy" / "report.html").read_text()
+    page = read_page(tmp_path / "toy")
     assert page.count("<svg") == 3
     summaries = summarise(found.records, space)
     names = [summary.name for summary in summaries]
@@ -310,7 +319,7 @@ def test_interactions_hold_every_pair_of_values(many: StudyResult) -> None:
 
 def test_a_report_of_many_trials_tells_what_the_search_learned(many: StudyResult) -> None:
     write_report(many, COMMAND)
-    page = (many.out / "report.html").read_text()
+    page = read_page(many.out)
     for words in ("Importance of the axes", "Importance of each axis", "Main effects"):
         assert words in page
 
@@ -375,7 +384,7 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
             assert float(row[f"level{level}"]) == pytest.approx(expected, rel=1e-3)
         assert float(row["bd"]) == pytest.approx(expected, rel=1e-2)
     assert any("against JPEG at equal PSNR" in text for text in summary.findings)
-    assert "Against JPEG at equal PSNR" in (folder / "report.html").read_text()
+    assert "Against JPEG at equal PSNR" in read_page(folder)
 
     other = jpeg.model_copy(update={"data_fingerprint": "other"})
     (folder / "jpeg.json").write_text(other.model_dump_json())

@@ -174,7 +174,6 @@ def rd_chart(
 
 def _chart(rows: Sequence[Mapping[str, Any]], layers: Sequence[Spec]) -> Spec:
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": "container",
         "height": 340,
         "data": {"values": [*rows]},

@@ -61,7 +61,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   const drawn = document.createElement("div");
   drawn.className = "drawn";
   figure.prepend(drawn);
-  vegaEmbed(drawn, spec, { actions: false, renderer: "svg", config: colours() }).then(({ view }) => {
+  vegaEmbed(drawn, spec, { mode: "vega-lite", actions: false, renderer: "svg", config: colours() }).then(({ view }) => {
     figure.querySelector(":scope > svg").hidden = true;
     figure.querySelector(":scope > svg").style.display = "none";
     const hint = document.createElement("p");

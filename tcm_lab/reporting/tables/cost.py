@@ -337,14 +337,16 @@ def _kind_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
 
 def _left_out(records: Sequence[ComplexityRecord]) -> str:
     """Say what encoding and decoding don't run, model by model where they differ."""
-    by_parts: dict[tuple[str, str], list[str]] = {}
+    models: dict[str, list[str]] = {}
     for record in records:
-        encode, decode = (one_of(record.absent[scope]) for scope in ("encode", "decode"))
-        by_parts.setdefault((encode or "nothing", decode or "nothing"), []).append(record.model)
-    return " ".join(
-        f"Encode leaves out {encode}, decode {decode}"
-        + (f" (of {', '.join(dict.fromkeys(models))})." if len(by_parts) > 1 else ".")
-        for (encode, decode), models in by_parts.items()
+        encode, decode = (
+            " and ".join(record.absent[scope]) or "nothing" for scope in ("encode", "decode")
+        )
+        models.setdefault(f"leaves out {encode}, decode {decode}", []).append(record.model)
+    if len(models) == 1:
+        return f"Encode {next(iter(models))}"
+    return "Encode " + "; ".join(
+        f"of {', '.join(dict.fromkeys(names))} {what}" for what, names in models.items()
     )
 
 
@@ -354,7 +356,7 @@ def _footer(
     counted = f"Convention {convention}: MACs of {_COUNTED[convention]}; per pixel before padding."
     if detail == "kinds":
         counted += f" The sum is under this convention; {_KIND_NAMES['normalisation']} is in none."
-    directions = f"{_left_out(records)} Whole is one forward pass."
+    directions = f"{_left_out(records)}; whole is one forward pass."
     portable = ", ".join(
         f"{record.portable_kmacs_per_px:.1f} of {record.model}"
         for record in (records if detail == "parts" else ())
