@@ -31,15 +31,10 @@ from tcm_lab.reporting.tables import part_names
 KMACS_PER_PX = PlotAxis(name="cost", unit="kMAC/px")
 PARAMETERS = PlotAxis(name="parameters", unit="M")
 
-_STAGE_PARTS = {
-    "g_a": ("g_a",),
-    "h_a": ("h_a",),
-    "h_s": ("h_s",),
-    "slices": ("attention", "slice_heads", "lrp"),
-    "context_model": ("adaptors", "coarse_trunk", "fine_trunk", "attention", "merging"),
-    "g_s": ("g_s",),
-}
-"""The parts that a timed stage runs; all slices' stages together are one."""
+_TRANSFORMS = ("g_a", "h_a", "h_s", "g_s")
+_NOT_RUN = ("prior", "gain")  # parts that are not stages of their own
+_ENTROPY_MODELS = ("slices", "context_model")
+"""What the stages of an entropy model are called; all of them together run its parts."""
 
 
 def cost_by_part_plot(
@@ -181,7 +176,7 @@ class RooflinePoint(Frozen):
 
 
 def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[RooflinePoint]:
-    """Return one point per transform and one for all slice networks, as encoding and decoding ran.
+    """Return one point per transform and one for the entropy model, as encoding and decoding ran.
 
     Bytes are those of the parameters and of the activations that are written, in the precision of
     the timing: a lower bound, since what is read again is not counted.
@@ -197,7 +192,13 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
     element_bytes = 4 if timing.options.precision == "float32" else 2
     batch, macs = timing.options.batch, cost.macs_by_part()
     points = []
-    for label, parts in _STAGE_PARTS.items():
+    entropy = [part for part in cost.parts if part not in (*_TRANSFORMS, *_NOT_RUN)]
+    of_stages = {
+        **{transform: [transform] for transform in _TRANSFORMS[:3]},
+        **dict.fromkeys(_ENTROPY_MODELS, entropy),
+        _TRANSFORMS[3]: [_TRANSFORMS[3]],
+    }
+    for label, parts in of_stages.items():
         runs = [
             sum(s.median_ms for name, s in way.stages.items() if name.split(".")[0] == label)
             for way in (timing.encode, timing.decode)
