@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     finally:
         for handle in handles:
             handle.remove()
-    last = [module for module, _, output in calls if _same(output, y)]
+    paths = [getattr(transform, "wavelet", None) for transform in (g_a, g_s)]
+    last = [m for m, _, output in calls if _same(output, y)]
+    if paths[0] is not None:  # y is the sum of two ends
+        last = [m for m, _, output in calls if m in _ends(g_a) and output.shape == y.shape]
     first = [module for module, taken, _ in calls if _same(taken, y)]
     spread = (y - y.mean((0, 2, 3), keepdim=True)).std().item()
     if not last or not first or not 0 < spread < TARGET_STD:
@@ -95,7 +99,20 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     factor: float = TARGET_STD / spread
     _scale(last[-1:], lambda p: p.mul_(factor), with_bias=True)
     _scale(first, lambda p: p.div_(factor), with_bias=False)
+    if paths[0] is not None and paths[1] is not None:
+        for step in (paths[0][-1], paths[1][0]):  # gains, so that projections stay as they are
+            step.log_gain.add_(math.log(factor))
+            step.bias.mul_(factor)
     return factor
+
+
+def _ends(g_a: Any) -> list[nn.Module]:
+    """Return the convolutions of the last resampler, if nothing follows it."""
+    stage = g_a.stages[-1]
+    follows = (*stage.blocks.modules(), *stage.attention.modules())
+    if any(True for module in follows for _ in module.parameters(recurse=False)):
+        return []
+    return [m for m in stage.resample.modules() if isinstance(m, _CONVOLUTIONS)]
 
 
 def _scale(

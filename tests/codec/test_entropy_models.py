@@ -205,6 +205,8 @@ def test_every_weight_gets_a_gradient_and_slices_keep_their_names() -> None:
 #: Options at which a registered model is checked, where its defaults are large or missing.
 SMALL: dict[str, dict[str, Any]] = {
     "slices": {"slices": 2, "support": 1, "hidden": [8], "checkerboard": True},
+    "hierarchical": {"coarse": [1, 1], "fine": [1, 1], "window_size": [2, 2, 2], "head_dim": 8},
+    "multi-context": {"slices": 2},
     "dictionary": {"slices": 2, "hidden": [8], "entries": 5, "width": 32, "layers": 2},
 }
 

@@ -44,3 +44,19 @@ def test_only_recipes_that_ask_for_it_calibrate() -> None:
         before = codec.g_a.weight.norm().item()
         train(codec, recipe.changed(start=asked), RandomCrops(), accelerator="cpu")
         assert (codec.g_a.weight.norm().item() > 1.5 * before) == (asked == "calibrate")
+
+
+@torch.no_grad()
+def test_calibration_scales_both_ends_of_a_wavelet_path() -> None:
+    codec = build("tcm-nano", {"shortcut": "wavelet", "?_?.depth": 1})
+    batch = torch.rand(2, 3, 64, 64)
+    before = codec.g_a(batch)
+    plain = codec.g_s(before)
+    apart = codec.g_a.wavelet[3].orthogonality()
+    factor = calibrate(codec, batch)
+    after = codec.g_a(batch)
+    assert factor > 1
+    torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
+    assert (after - after.mean((0, 2, 3), keepdim=True)).std() == pytest.approx(3, rel=1e-3)
+    torch.testing.assert_close(codec.g_s(after), plain, rtol=1e-3, atol=1e-4)
+    assert codec.g_a.wavelet[3].orthogonality() == apart
