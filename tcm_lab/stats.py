@@ -6,12 +6,14 @@ how a statistic follows from a draw of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import ndtr, ndtri, stdtrit
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
@@ -36,6 +38,8 @@ class Interval(Frozen):
         resampled: what was drawn with replacement, and how many of it: ``{"images": 24}``.
         samples: number of resamples that gave a value.
         refused: number of resamples that gave none.
+        noise: standard deviation of what else varies and was not resampled but measured elsewhere;
+            the ends lie as much further out.
     """
 
     value: float
@@ -45,6 +49,7 @@ class Interval(Frozen):
     resampled: dict[str, int] = Field(default_factory=dict)
     samples: int = 0
     refused: int = 0
+    noise: float = 0.0
 
     @property
     def excludes_zero(self) -> bool:
@@ -60,8 +65,13 @@ def bootstrap(
     level: float = LEVEL,
     seed: int = 0,
     vectorized: bool = False,
+    noise: float = 0.0,
 ) -> Interval:
     """Return a statistic with its percentile interval over resampled units.
+
+    Few units vary less among their resamples than they would among new ones, so the percentiles
+    lie further out the fewer there are: the expanded percentile interval of Hesterberg ("What
+    teachers should know about the bootstrap", 2015).
 
     A comparison is paired by using one draw on both of its sides: an image that is hard for one
     codec is hard for the other.
@@ -75,6 +85,8 @@ def bootstrap(
         seed: of the resampling.
         vectorized: whether ``statistic`` takes R draws at once, indexes of (R, N), and returns
             their (R,) values, NaN for those that it refuses.
+        noise: standard deviation of what else the statistic varies by, and is not resampled here;
+            a normal variable of it widens the interval.
 
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
@@ -93,8 +105,10 @@ def bootstrap(
         value, values = float(statistic(whole)), [value_or_nan(statistic, draw) for draw in draws]
     if np.isnan(value):
         raise LabError("no interval: the data themselves give no value.")
+    beside = float(ndtri((1 + level) / 2)) * noise
     if not resampled:
-        return Interval(value=value, low=value, high=value, level=level)
+        ends = {"low": value - beside, "high": value + beside}
+        return Interval(value=value, **ends, level=level, noise=noise)
     found = np.array(values)[~np.isnan(values)]
     refused = samples - len(found)
     if refused > MAX_REFUSED_SHARE * samples:
@@ -102,11 +116,21 @@ def bootstrap(
             f"{refused} of {samples} resamples gave no value: the data are too few or too noisy. "
             "Measure more rates, images or seeds."
         )
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    tail = _tail(level, min(resampled.values()))
+    low, high = np.quantile(found, [tail, 1 - tail]).tolist()
+    if noise:  # two independent parts: their half-widths add as standard deviations do
+        low = value - math.hypot(value - low, beside)
+        high = value + math.hypot(high - value, beside)
     return Interval(
         value=value, low=low, high=high, level=level,
-        resampled=resampled, samples=len(found), refused=refused,
+        resampled=resampled, samples=len(found), refused=refused, noise=noise,
     )  # fmt: skip
+
+
+def _tail(level: float, count: int) -> float:
+    """Return the share of resamples on each side of the interval over so many units."""
+    student = stdtrit(count - 1, (1 - level) / 2)
+    return float(ndtr(math.sqrt(count / (count - 1)) * student))
 
 
 def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -138,6 +162,32 @@ def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
         return 100 * ((weights @ new) / (weights @ old) - 1)
 
     return bootstrap(change, {"images": len(old)}, vectorized=True)
+
+
+def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
+    """Return letters for ranked things: those that share one can't be told apart.
+
+    Args:
+        count: how many there are, the best first.
+        differ: whether things ``i < j`` can be told apart.
+    """
+    groups: list[range] = []
+    for first in range(count):
+        end = first + 1
+        while end < count and not any(differ(i, end) for i in range(first, end)):
+            end += 1
+        if not groups or end > groups[-1].stop:
+            groups.append(range(first, end))
+    names = [_letter(index) for index in range(len(groups))]
+    return [
+        "".join(name for name, group in zip(names, groups, strict=True) if i in group)
+        for i in range(count)
+    ]
+
+
+def _letter(index: int) -> str:
+    rounds, place = divmod(index, 26)
+    return chr(ord("a") + place) + (str(rounds) if rounds else "")
 
 
 def value_or_nan(statistic: Callable[..., Any], *args: Any) -> float:

@@ -33,7 +33,7 @@ def _named(*commands: Command) -> dict[str, Command]:
 
 COMMANDS: dict[str, Command | dict[str, Command]] = {
     "study": _named(search.run, search.report, search.compare, search.schema, search.init),
-    **_named(search.dashboard),
+    **_named(search.dashboard, search.noise),
     **_named(complexity.complexity, complexity.time, train.train, train.evaluate),
     "analyze": _named(analyze.erf, analyze.attention, analyze.latents, analyze.shortcut),
     **_named(code.encode, code.decode, code.export),

@@ -7,12 +7,13 @@ import importlib.util
 import shlex
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tcm_lab
+from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
@@ -130,6 +131,23 @@ def compare(first: File, second: File, /, *, output: Output) -> None:
     study = tcm_lab.study
     output.check()
     output.show(*study.compare_studies(study.open_result(first), study.open_result(second)))
+
+
+def noise(studies: Sequence[File], /, *, out: Path | None = None) -> None:
+    """Measure what differences between variants vary by, from studies with several seeds.
+
+    The result tells which difference a budget resolves; a study's table of it is in the package.
+
+    Args:
+        studies: Folders of studies, each of one recipe.
+        out: YAML file to write it to.
+    """
+    study = tcm_lab.study
+    found = [study.measure_noise(study.open_result(folder).records) for folder in studies]
+    text = study.noise_yaml(found)
+    if out is not None:
+        write_atomically(out, text)
+    print(text, end="")
 
 
 def schema() -> None:

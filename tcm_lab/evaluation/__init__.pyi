@@ -1,6 +1,7 @@
 from .comparison import MIN_OVERLAP as MIN_OVERLAP
 from .comparison import BdRate as BdRate
 from .comparison import Interpolation as Interpolation
+from .comparison import Seeds as Seeds
 from .comparison import bd_psnr as bd_psnr
 from .comparison import bd_rate as bd_rate
 from .comparison import bd_rate_interval as bd_rate_interval

@@ -28,6 +28,20 @@ MIN_OVERLAP = 0.25
 _Array = NDArray[np.float64]
 
 
+class Seeds(Frozen):
+    """How training seeds vary between the two sides of a comparison.
+
+    Attributes:
+        paired: whether seed i of one side has its random numbers in common with seed i of the
+            other, so that a resample draws both together; else each side's are drawn alone.
+        sd_percent: standard deviation of one seed's paired difference, measured elsewhere. Seeds
+            are then kept as they are, since few of them tell less about their own variation.
+    """
+
+    paired: bool = False
+    sd_percent: float | None = None
+
+
 class BdRate(Frozen):
     """Mean change of rate at equal quality; negative is better than the anchor.
 
@@ -151,13 +165,22 @@ def bd_rate_interval(
     samples: int = RESAMPLES,
     seed: int = 0,
     min_overlap: float = MIN_OVERLAP,
+    seeds: Seeds | None = None,
 ) -> Interval:
     """Return a BD-rate in percent with its paired bootstrap interval over images and seeds.
 
     Every resample draws images with replacement, the same for both sides since a hard image is
-    hard for both, and seeds with replacement on each side alone. Each side has one record per
-    training, all of the same images: per seed, or where one set of weights has one rate, per seed
-    and lambda. ``method`` and ``min_overlap`` are those of ``bd_rate``.
+    hard for both, and seeds as ``seeds`` says. Each side has one record per training, all of the
+    same images: per seed, or where one set of weights has one rate, per seed and lambda.
+
+    Args:
+        anchor: the curve to compare with.
+        curve: the curve to judge.
+        method: as for ``bd_rate``.
+        samples: number of resamples.
+        seed: of the resampling.
+        min_overlap: as for ``bd_rate``.
+        seeds: how training seeds vary.
 
     Raises:
         LabError: the records are of different images or rates, the BD-rate itself is refused, or
@@ -180,7 +203,7 @@ def bd_rate_interval(
 
     # Where the data themselves are refused, this says why.
     compare(*(side.mean(axis=(0, 2)) for side in sides))
-    return _interval(statistic, sides, samples, seed)
+    return _interval(statistic, sides, samples, seed, seeds)
 
 
 def lagrangian_interval(
@@ -190,8 +213,9 @@ def lagrangian_interval(
     lambdas: Sequence[float],
     samples: int = RESAMPLES,
     seed: int = 0,
+    seeds: Seeds | None = None,
 ) -> Interval:
-    """Return ``lagrangian_percent`` with its paired bootstrap interval over images and seeds.
+    """Return ``lagrangian_percent`` with its interval over images and seeds; see `Seeds`.
 
     Raises:
         LabError: the records are of different images or rates, or there is not one point per
@@ -206,7 +230,7 @@ def lagrangian_interval(
         percent: _Array = 100 * np.expm1(after - before)
         return percent
 
-    return _interval(statistic, sides, samples, seed)
+    return _interval(statistic, sides, samples, seed, seeds)
 
 
 def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Array]:
@@ -239,21 +263,34 @@ def _interval(
     sides: Sequence[_Array],
     samples: int,
     seed: int,
+    seeds: Seeds | None,
 ) -> Interval:
-    """Resample images together and each side's seeds alone."""
-    seeds = ("anchor seeds", "curve seeds")
-    units = {"images": sides[0].shape[2], **dict(zip(seeds, map(len, sides), strict=True))}
+    """Resample images together, and seeds as asked."""
+    seeds = seeds or Seeds()
+    if seeds.paired and len(sides[0]) != len(sides[1]):
+        raise LabError(f"{len(sides[0])} and {len(sides[1])} seeds: can't be paired.")
+    names = ("seeds", "seeds") if seeds.paired else ("anchor seeds", "curve seeds")
+    units, noise = {"images": sides[0].shape[2]}, 0.0
+    if seeds.sd_percent is None:
+        units |= dict(zip(names, map(len, sides), strict=True))
+    else:
+        noise = seeds.sd_percent / math.sqrt(min(map(len, sides)))
 
     def of_draws(draw: Draw) -> _Array:
         images = shares(draw["images"])
         return statistic(
             *(  # the mean of every draw: (draws, points, [bpp, mse, psnr_db])
-                np.einsum("rs,spic,ri->rpc", shares(draw[name]), side, images, optimize=True)
-                for name, side in zip(seeds, sides, strict=True)
+                np.einsum("rs,spic,ri->rpc", weights, side, images, optimize=True)
+                for weights, side in zip(of_seeds(draw), sides, strict=True)
             )
         )
 
-    return bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True)
+    def of_seeds(draw: Draw) -> list[_Array]:
+        if seeds.sd_percent is None:
+            return [shares(draw[name]) for name in names]
+        return [np.full((len(draw["images"]), len(side)), 1 / len(side)) for side in sides]
+
+    return bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
 
 
 def _bd_rates(anchor: _Array, curve: _Array, min_overlap: float) -> _Array:

@@ -1,5 +1,9 @@
 from .compare import compare_studies as compare_studies
 from .dry_run import dry_run as dry_run
+from .noise import Noise as Noise
+from .noise import measure_noise as measure_noise
+from .noise import noise_of as noise_of
+from .noise import noise_yaml as noise_yaml
 from .plots import study_plots as study_plots
 from .record import TrialRecord as TrialRecord
 from .report import write_report as write_report

@@ -23,6 +23,7 @@ from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext, StudyData
+from tcm_lab.study.noise import noise_of
 from tcm_lab.study.run import cores, worker_count
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
@@ -87,6 +88,7 @@ def dry_run(context: StudyContext, workers: int | None = None, *, timed: bool = 
     trainings = len(kept) if space.enumerated else context.trials
     trainings *= space.budget.seeds if space.mode == "ablation" else 1
     lines = [_size_line(variants, looked), _budget_line(context, trainings)]
+    lines.append(_resolution(context, variants.recipe()))
     if timed:
         lines += _time_lines(context, kept, trainings, workers)
     lines.append("Nothing was trained.")
@@ -227,6 +229,23 @@ def _time_lines(
         f"{coding_s:.0f} s of coding; {len(paces)} variants timed).{shared if phase_s else ''}",
         f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}.",
     ]
+
+
+def _resolution(context: StudyContext, recipe: Recipe) -> str:
+    """Say which difference the budget can tell from zero."""
+    seeds, images = context.space.budget.seeds, len(context.data.evaluation)
+    noise = noise_of(recipe)
+    if noise is None:
+        return (
+            f"Resolution: unknown, since recipe {recipe.name} was not measured at about "
+            f"{recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
+        )
+    return (
+        f"Resolution: differences of {noise.resolution(seeds, images):.2g} % of Lagrangian cost or "
+        f"more, with {seeds} seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at "
+        f"{noise.steps:,} steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % "
+        "between images)."
+    )
 
 
 def _phases(variants: Sequence[Variant]) -> int:

@@ -18,6 +18,7 @@ from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
 from tcm_lab.study.importance import importance_pieces
+from tcm_lab.study.noise import noise_of
 from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import RECORDS, StudyResult, read_anchor
 from tcm_lab.study.space import Space
@@ -234,7 +235,7 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
         return f"No variant codes better than the baseline, {baseline.called}."
     interval = best.intervals[_QUALITY]
     seeds = min(len(best.records), len(baseline.records))
-    covered = "" if seeds > 1 else " over the images alone, from one seed"
+    covered = "" if seeds > 1 or interval.noise else " over the images alone, from one seed"
     value = (
         f"{interval.value:+.2f} % of Lagrangian cost "
         f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %{covered})."
@@ -257,6 +258,7 @@ def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
             f"{recipe.steps:,} steps are {100 * share:.2g} % of the paper's training, and a full "
             "training may rank the variants differently"
         )
-    if all(len(summary.records) == 1 for summary in summaries):
+    one_seed = all(len(summary.records) == 1 for summary in summaries)
+    if one_seed and noise_of(recipe) is None:
         limits.append("with one seed each, the intervals leave out the variation between seeds")
     return [f"Limits: {'; '.join(limits)}."] if limits else []

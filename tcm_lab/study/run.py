@@ -15,6 +15,7 @@ from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.context import OnEvent, StudyContext, StudyData, Trainer
+from tcm_lab.study.noise import resolved
 from tcm_lab.study.pool import run_workers, visible_gpus
 from tcm_lab.study.queue import TrialQueue, key_of, open_queue
 from tcm_lab.study.result import DATABASE, NAME, SPACE, StudyResult, study_name
@@ -63,6 +64,7 @@ def prepare(
             raise ConfigError(f"trials = {trials}: must be at least 1")
     images = StudyData(open_images(data, "train"), open_images(eval_data, "eval"))
     images.train.at_least(space.budget.recipe_for(space.seed).crop)
+    space = resolved(space, len(images.evaluation))
     variants = Variants(space)
     _check_baseline(variants)
     folder = Path("runs") / space.name if out is None else out

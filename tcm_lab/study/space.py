@@ -86,6 +86,10 @@ class Budget(Frozen):
     none."""
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1
     """Trainings of each variant on the front (of each variant, in an ablation)."""
+    resolution: _Positive | None = None
+    """The difference in percent of Lagrangian cost that shall be told from zero, in place of
+    ``seeds``: as many are trained as that takes, by the measured noise of the recipe (and as many
+    steps, where several numbers were measured and ``steps`` is left out)."""
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of the steps after which a variant is stopped if another one dominates it by more
     than ``margin_percent``; the baseline never is."""
@@ -107,6 +111,8 @@ class Budget(Frozen):
 
     @model_validator(mode="after")
     def _has_a_recipe(self) -> Budget:
+        if self.resolution is not None and "seeds" in self.model_fields_set:
+            raise ConfigError(f"resolution = {self.resolution:g} decides on seeds; leave one out")
         for name in _SET_APART.keys() & self.changes:
             raise ConfigError(f"changes.{name}: is {_SET_APART[name]}")
         try:

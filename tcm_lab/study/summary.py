@@ -11,15 +11,17 @@ from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdCurve, bd_rate_interval, lagrangian_interval, mean_curve
+from tcm_lab.evaluation import RdCurve, Seeds, bd_rate_interval, lagrangian_interval, mean_curve
 from tcm_lab.metrics import METRICS, Metric, Number
 from tcm_lab.reporting import Mark, pareto_front
-from tcm_lab.stats import Draw, Interval, bootstrap
+from tcm_lab.stats import Draw, Interval, bootstrap, group_letters
 from tcm_lab.study.axes import show
+from tcm_lab.study.noise import Noise, noise_of
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
 
 _SAMPLES = 400
+_FEWEST_RANKED, _MOST_RANKED = 3, 24
 _LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
 
 
@@ -35,6 +37,7 @@ class VariantSummary(Frozen):
         on_front: whether it is Pareto-optimal among the complete variants that keep the soft
             constraints.
         number: of its row, where a label is too long for a plot.
+        group: letters of the groups of variants that can't be told apart by their quality.
         name: in plots: that number, what it changes in an ablation, or else its label.
     """
 
@@ -43,6 +46,7 @@ class VariantSummary(Frozen):
     intervals: dict[str, Interval]
     is_established: bool
     on_front: bool = False
+    group: str = ""
     number: int | None = None
     name: str = ""
 
@@ -103,16 +107,43 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
     for record in sorted(records, key=place):
         trainings.setdefault(record.fingerprint, []).append(record)
     baseline = trainings[baseline_of(records).fingerprint]
-    summaries = [_summary(group, baseline, space) for group in trainings.values()]
+    known = noise_of(baseline[0].recipe)
+    summaries = [_summary(group, baseline, space, known) for group in trainings.values()]
+    letters = _groups(summaries, space, known)
     fronts = pareto_front([_losses(summary, space) for summary in summaries])
     ablation = space.mode == "ablation"
     numbered = not ablation and any(len(s.label) > _LONGEST_NAME for s in summaries)
     found = []
     for number, (summary, front) in enumerate(zip(summaries, fronts, strict=True), 1):
         name = _change(summary, summaries[0], space) if ablation else summary.label
-        update = {"on_front": front, "name": f"#{number}" if numbered else name}
+        update = {
+            "on_front": front,
+            "group": letters.get(summary.label, ""),
+            "name": f"#{number}" if numbered else name,
+        }
         found.append(summary.model_copy(update=update | {"number": number if numbered else None}))
     return found
+
+
+def _groups(
+    summaries: Sequence[VariantSummary], space: Space, noise: Noise | None
+) -> dict[str, str]:
+    """Return the letters of each variant's groups by its label, where a few are compared."""
+    metric = space.quality
+    ranked = sorted(
+        (s for s in summaries if s.is_complete and metric.name in s.metrics),
+        key=lambda s: metric.loss(s.metrics[metric.name]),
+    )
+    if not metric.relative or not _FEWEST_RANKED <= len(ranked) <= _MOST_RANKED:
+        return {}
+
+    def differ(i: int, j: int) -> bool:
+        sides = (ranked[j].records, ranked[i].records)
+        with suppress(LabError):
+            return _difference(metric, *sides, space, noise).excludes_zero
+        return False
+
+    return dict(zip((s.label for s in ranked), group_letters(len(ranked), differ), strict=True))
 
 
 def _losses(summary: VariantSummary, space: Space) -> list[float]:
@@ -135,7 +166,10 @@ def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> 
 
 
 def _summary(
-    group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
+    group: Sequence[TrialRecord],
+    baseline: Sequence[TrialRecord],
+    space: Space,
+    noise: Noise | None,
 ) -> VariantSummary:
     metrics: dict[str, Number] = {}
     intervals: dict[str, Interval] = {}
@@ -147,7 +181,7 @@ def _summary(
         difference = None
         if is_compared and (metric.relative or (metric.needs_training and is_objective)):
             with suppress(LabError):  # of curves that are not comparable
-                difference = _difference(metric, group, baseline, space)
+                difference = _difference(metric, group, baseline, space, noise)
         if metric.relative and difference is not None:
             intervals[name], value = difference, difference.value
         if value is not None:
@@ -173,20 +207,33 @@ def _mean(metric: Metric, group: Sequence[TrialRecord]) -> Number | None:
 
 
 def _difference(
-    metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
+    metric: Metric,
+    group: Sequence[TrialRecord],
+    baseline: Sequence[TrialRecord],
+    space: Space,
+    noise: Noise | None,
 ) -> Interval:
     """Return the difference from the baseline, with its interval over images and seeds.
+
+    Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
+    How much one seed differs from another is told by the recipe's measured noise, where there is
+    any, and else by the seeds at hand.
 
     Raises:
         LabError: the evaluations are not comparable.
     """
-    anchor, curve = ([record.rd for record in side] for side in (baseline, group))
+    own = {record.seed for record in group}
+    pair = [record for record in baseline if record.seed in own]
+    paired = len(pair) == len(group)
+    anchor, curve = ([r.rd for r in side] for side in (pair if paired else baseline, group))
+    how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
     if metric.name == "bd_rate_percent":
-        return bd_rate_interval(anchor, curve, samples=_SAMPLES, seed=space.seed)
+        sd = noise.seed_sd_bd if noise and paired else None
+        return bd_rate_interval(anchor, curve, seeds=Seeds(paired=paired, sd_percent=sd), **how)
     if metric.name == "lagrangian_percent":
-        return lagrangian_interval(
-            anchor, curve, lambdas=group[0].lambdas, samples=_SAMPLES, seed=space.seed
-        )
+        sd = noise.seed_sd if noise and paired else None
+        seeds = Seeds(paired=paired, sd_percent=sd)
+        return lagrangian_interval(anchor, curve, lambdas=group[0].lambdas, seeds=seeds, **how)
 
     def mean(draw: Draw) -> float:
         values = []

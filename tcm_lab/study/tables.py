@@ -18,6 +18,7 @@ from tcm_lab.reporting import (
     metric_column,
     rd_table,
 )
+from tcm_lab.study.noise import noise_of
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
 
@@ -66,6 +67,7 @@ def trial_table(
         *([Column(key="number", header="#", format="d")] if numbered else []),
         *([] if axes_apart else [Column(key="variant", header="variant")]),
         *map(column_of, shown),
+        *([Column(key="group", header="group")] if any(s.group for s in summaries) else []),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
         *(axes if axes_apart else []),
@@ -73,7 +75,11 @@ def trial_table(
     rows = []
     for summary in summaries:
         values: dict[str, Value] = {"number": summary.number, "variant": summary.label}
-        values |= {"steps": summary.first.steps, "seeds": len(summary.records)}
+        values |= {
+            "group": summary.group or None,
+            "steps": summary.first.steps,
+            "seeds": len(summary.records),
+        }
         values |= _cells(summary, shown)
         values |= {f"axis {n}": v for n, v in space.cells(summary.first.params).items()}
         row = Row(values=values, marks=summary.marks, name=summary.name)
@@ -197,6 +203,19 @@ def anchor_table(
     )
 
 
+def _resampled(summaries: Sequence[VariantSummary]) -> str:
+    """Say what the intervals resample, and what else they hold."""
+    noise = noise_of(summaries[0].first.recipe)
+    if noise is not None:
+        return (
+            f"the images, with the variation between seeds that was measured for {noise.recipe} "
+            f"({noise.seed_sd:.2g} % of Lagrangian cost for one; {noise.variants} variants of "
+            f"{noise.base}, {noise.seeds} seeds each)"
+        )
+    several = any(len(summary.records) > 1 for summary in summaries)
+    return "the images and the seeds" if several else "the images; one seed each"
+
+
 def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:
     """Return the conditions under which a study's values were measured."""
     first = summaries[0].first
@@ -219,8 +238,12 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         f"(set {first.rd.data_fingerprint}).",
     ]
     if any(summary.intervals for summary in summaries):
-        resampled = "the images and the seeds" if several else "the images; one seed each"
-        lines.append(f"Intervals: 95 % of paired bootstrap resamples of {resampled}.")
+        lines.append(f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}.")
+    if any(summary.group for summary in summaries):
+        lines.append(
+            f"Variants that share a letter can't be told apart by their {space.quality.label} "
+            "(95 % interval of the difference of each two, one by one)."
+        )
     compared = [s for s in summaries if s.is_complete and not s.is_baseline]
     if any("bd_rate_percent" not in summary.metrics for summary in compared):
         known = "bd_rate_percent" in _known_metrics(summaries, space)

@@ -1,0 +1,227 @@
+"""How finely a budget resolves: what a recipe's seeds and images vary by, and what follows.
+
+The differences of a study's variants from its baseline vary with the seed, though both sides of
+each share their random numbers, and with the image. Both variations are properties of the recipe,
+measured once by training a few variants with several seeds; from then on they say before a study
+which difference it can tell from zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.special import stdtrit
+
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.yaml import read_yaml
+from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.space import Space
+from tcm_lab.training import RECIPES, Recipe, get_recipe
+
+_NORMAL = 1.959964  # the 95 % interval's half-width, in standard deviations
+_NEAR = 1.5  # noise at so many times the steps, or as many fewer, still speaks for a budget
+_FEWEST = 2
+_MOST_SEEDS = 100
+_Array = NDArray[np.float64]
+_MEASURED = files("tcm_lab.study") / "noise.yaml"
+
+
+class Noise(Frozen):
+    """What differences between variants vary by, under one recipe, in percent of Lagrangian cost.
+
+    Attributes:
+        recipe: its name.
+        steps: of each training.
+        base: the baseline.
+        variants: how many were compared with it.
+        seeds: trainings of each.
+        images: number of evaluation images, 2 or more.
+        seed_sd: standard deviation between seeds of a variant's difference from the baseline.
+        seed_sd_bd: the same of BD-rates.
+        image_sd: standard deviation between images of that difference.
+        spread: standard deviation between the variants' mean differences.
+    """
+
+    recipe: str
+    steps: int
+    base: str
+    variants: int
+    seeds: int
+    images: int = Field(ge=2)
+    seed_sd: float = Field(ge=0)
+    seed_sd_bd: float | None = Field(default=None, ge=0)
+    image_sd: float = Field(ge=0)
+    spread: float = Field(ge=0)
+
+    def resolution(self, seeds: int, images: int) -> float:
+        """Return the smallest difference, in percent, whose 95 % interval leaves zero."""
+        return math.hypot(_NORMAL * self.seed_sd / math.sqrt(seeds), self._of_images(images))
+
+    def seeds_for(self, resolution: float, images: int) -> int | None:
+        """Return how many seeds resolve so many percent, or None if no number of them does."""
+        left = resolution**2 - self._of_images(images) ** 2
+        if left <= 0:
+            return None
+        return max(1, math.ceil((_NORMAL * self.seed_sd) ** 2 / left - 1e-9))
+
+    def _of_images(self, images: int) -> float:
+        """Return the half-width that so few images leave, by Student's distribution."""
+        if images < _FEWEST:
+            return math.inf
+        return float(stdtrit(images - 1, 0.975)) * self.image_sd / math.sqrt(images)
+
+
+def measure_noise(records: Sequence[TrialRecord]) -> Noise:
+    """Return what the trainings of one study say about its recipe's noise.
+
+    Raises:
+        LabError: no two variants have two seeds in common.
+    """
+    complete = [record for record in records if record.state == "complete"]
+    seeds = {r.seed: r for r in complete if r.is_baseline}
+    groups: dict[str, dict[int, TrialRecord]] = {}
+    for record in complete:
+        if not record.is_baseline and record.seed in seeds:
+            groups.setdefault(record.fingerprint, {})[record.seed] = record
+    groups = {name: group for name, group in groups.items() if len(group) >= _FEWEST}
+    if not groups:
+        raise LabError(
+            "no variant was trained with two of the baseline's seeds: noise is what varies between "
+            "them. Train an ablation with budget.seeds of 2 or more."
+        )
+    base = next(iter(seeds.values()))
+    costs, deltas, between = [], [], []
+    for group in groups.values():
+        pairs = [(seeds[seed].rd, record.rd) for seed, record in sorted(group.items())]
+        costs.append([lagrangian_percent(a, b, lambdas=base.lambdas) for a, b in pairs])
+        deltas.append([_bd(a, b) for a, b in pairs])
+        between.append(np.mean([_by_image(a, b, base.lambdas) for a, b in pairs], axis=0))
+    whole = [group for group in deltas if None not in group]
+    return Noise(
+        recipe=base.recipe.name,
+        steps=base.recipe.steps,
+        base=base.config["name"],
+        variants=len(groups),
+        seeds=min(len(group) for group in groups.values()),
+        images=len(between[0]),
+        seed_sd=_pooled_sd(costs),
+        seed_sd_bd=_pooled_sd(whole) if len(whole) == len(deltas) else None,  # type: ignore[arg-type]
+        image_sd=_pooled_sd(between),
+        spread=float(np.std([fmean(group) for group in costs], ddof=1)) if len(costs) > 1 else 0.0,
+    )
+
+
+def _bd(anchor: RdRecord, curve: RdRecord) -> float | None:
+    try:
+        return bd_rate(anchor.curve(), curve.curve()).percent
+    except LabError:
+        return None
+
+
+def _by_image(anchor: RdRecord, curve: RdRecord, lambdas: Sequence[float]) -> _Array:
+    """Return by how many percent each image's share of the cost is above the anchor's, (N,)."""
+    costs = [
+        np.array(
+            [
+                [image.bpp + weight * 255**2 * image.mse for image in point.images]
+                for point, weight in zip(side.points, lambdas, strict=True)
+            ]
+        )
+        for side in (anchor, curve)
+    ]
+    share: _Array = 100 * ((costs[1] - costs[0]) / costs[0].mean(axis=1, keepdims=True)).mean(
+        axis=0
+    )
+    return share
+
+
+def _pooled_sd(groups: Iterable[Sequence[float]]) -> float:
+    """Return the standard deviation within groups, each around its own mean."""
+    arrays = [np.asarray(group, dtype=float) for group in groups]
+    squares = sum(float(((array - array.mean()) ** 2).sum()) for array in arrays)
+    return math.sqrt(squares / sum(len(array) - 1 for array in arrays))
+
+
+@cache
+def known_noise(path: Path | None = None) -> tuple[Noise, ...]:
+    """Return the noise that was measured for recipes: by us, or what a file of your own holds.
+
+    Raises:
+        LabError: the file does not hold a list of such measurements.
+    """
+    source = path or _MEASURED
+    tree = read_yaml(source)
+    entries = tree.get("noise")
+    if not isinstance(entries, list):
+        raise LabError(f"{source}: 'noise' must be a list; tcm-lab noise --out writes it")
+    return tuple(Noise.parse(entry, f"{source}: noise.{i}: ") for i, entry in enumerate(entries))
+
+
+def noise_of(recipe: Recipe, known: Sequence[Noise] | None = None) -> Noise | None:
+    """Return the measured noise that speaks for a recipe: its own, at a similar number of steps."""
+    if recipe.name not in RECIPES:
+        return None
+    fixed = {"steps", "seed", "lambdas"}  # whatever else was changed makes another recipe of it
+    if recipe.model_dump(exclude=fixed) != get_recipe(recipe.name).model_dump(exclude=fixed):
+        return None
+    own = [n for n in (known_noise() if known is None else known) if n.recipe == recipe.name]
+
+    def distance(noise: Noise) -> float:
+        return abs(math.log(noise.steps / recipe.steps))
+
+    nearest = min(own, key=distance, default=None)
+    return nearest if nearest and distance(nearest) <= math.log(_NEAR) else None
+
+
+def noise_yaml(noises: Sequence[Noise]) -> str:
+    """Return measurements as a file that ``known_noise`` reads."""
+    tree = {"noise": [noise.model_dump(mode="json", exclude_none=True) for noise in noises]}
+    text: str = yaml.safe_dump(tree, sort_keys=False, width=100)
+    return text
+
+
+def resolved(space: Space, images: int) -> Space:
+    """Return a space whose seeds, and steps where it leaves them out, give its resolution.
+
+    Args:
+        space: what is searched; returned as it is where it asks for no resolution.
+        images: number of evaluation images.
+
+    Raises:
+        ConfigError: the recipe's noise was not measured, or no number of seeds is enough.
+    """
+    budget, wanted = space.budget, space.budget.resolution
+    if wanted is None:
+        return space
+    known = [n for n in known_noise() if n.recipe == budget.recipe and not budget.changes]
+    if budget.steps is not None:
+        own = noise_of(budget.recipe_for(space.seed))
+        known = [own] if own is not None else []
+    where = f"budget.resolution = {wanted:g}"
+    if not known:
+        raise ConfigError(
+            f"{where}: the noise of recipe {budget.recipe} was not measured with these settings; "
+            "give seeds instead, or measure it with tcm-lab noise"
+        )
+    steps = {n: budget.steps or n.steps for n in known}
+    seeds = {n: count for n in known if (count := n.seeds_for(wanted, images)) is not None}
+    if not seeds or min(seeds.values()) > _MOST_SEEDS:
+        best = min(n.resolution(_MOST_SEEDS, images) for n in known)
+        raise ConfigError(
+            f"{where}: {images} images and {_MOST_SEEDS} seeds tell {best:.2g} % at best; give "
+            "--eval-data with more images, or a coarser resolution"
+        )
+    chosen = min(seeds, key=lambda n: seeds[n] * steps[n])
+    changes = {"seeds": seeds[chosen], "steps": steps[chosen], "resolution": None}
+    return space.model_copy(update={"budget": budget.model_copy(update=changes)})

@@ -1,0 +1,144 @@
+"""What a budget resolves, against trainings whose variation is known because it was put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from surrogate import SPACE, Surrogate, curve
+
+from tcm_lab.cli import main
+from tcm_lab.codec import load_config
+from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
+from tcm_lab.study import noise
+from tcm_lab.study.dry_run import dry_run
+from tcm_lab.study.noise import Noise, known_noise, measure_noise, noise_of, noise_yaml
+from tcm_lab.study.result import StudyResult
+from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.space import parse_space
+from tcm_lab.training import get_recipe
+
+LAMBDAS = (0.0025, 0.005, 0.01, 0.02)
+CONFIG = load_config("tcm-nano")
+MEASURED = Noise(
+    recipe="scratch", steps=40, base="tcm-nano", variants=4, seeds=3, images=24,
+    seed_sd=0.3, image_sd=0.5, spread=1.0,
+)  # fmt: skip
+
+
+def evaluation(percents: np.ndarray) -> RdRecord:
+    """Return an evaluation whose images cost so many percent more than a fixed one's."""
+    like = curve(CONFIG)
+    points = tuple(
+        point.model_copy(
+            update={
+                "images": tuple(
+                    point.images[0].model_copy(
+                        update={
+                            "name": str(i),
+                            "bits": round(1e6 * 2**level * (1 + percent / 100)),
+                            "height": 1000,
+                            "width": 1000,
+                            "psnr_db": 30.0 - 10 * np.log10(2.0**level * (1 + percent / 100)),
+                        }
+                    )
+                    for i, percent in enumerate(percents)
+                )
+            }
+        )
+        for level, point in enumerate(like.points)
+    )
+    return like.model_copy(update={"points": points})
+
+
+def declared(effect: float, seeds: int, rng: np.random.Generator, images: int = 24) -> bool:
+    """Say whether two codecs that differ by ``effect`` percent are declared different."""
+    own = rng.normal(0, MEASURED.image_sd, images)
+    pairs = [
+        (evaluation(np.zeros(images)), evaluation(effect + own + rng.normal(0, MEASURED.seed_sd)))
+        for _ in range(seeds)
+    ]
+    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+    known = Seeds(paired=True, sd_percent=MEASURED.seed_sd)
+    return lagrangian_interval(*sides, lambdas=LAMBDAS, samples=200, seeds=known).excludes_zero  # type: ignore[misc]
+
+
+def test_codecs_without_a_difference_are_declared_different_in_one_of_twenty_draws() -> None:
+    rng = np.random.default_rng(0)
+    share = np.mean([declared(0.0, 2, rng) for _ in range(200)])
+    assert share <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_a_difference_of_twice_the_promised_resolution_is_found() -> None:
+    rng = np.random.default_rng(1)
+    seeds = MEASURED.seeds_for(0.5, 24)
+    assert seeds is not None
+    assert MEASURED.resolution(seeds, 24) <= 0.5 < MEASURED.resolution(seeds - 1, 24)
+    assert np.mean([declared(1.0, seeds, rng) for _ in range(60)]) >= 0.9
+
+
+def test_no_number_of_seeds_makes_up_for_images_that_differ() -> None:
+    assert MEASURED.seeds_for(0.2, 24) is None
+    assert MEASURED.seeds_for(0.2, 240) is not None
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    folder = tmp_path_factory.mktemp("noise")
+    space = parse_space(SPACE.replace("sampler: grid", "mode: ablation").replace(
+        "rate_levels: 4", "rate_levels: 4, seeds: 3"), "toy.yaml", None)  # fmt: skip
+    trainer = Surrogate(folder / "log", seed_noise=0.01)
+    return run_study(prepare(space, out=folder / "toy", trainer=trainer), 1)
+
+
+def test_a_studys_noise_is_what_its_pairs_of_equal_seeds_vary_by(study: StudyResult) -> None:
+    found = measure_noise(study.records)
+    assert (found.variants, found.seeds, found.images) == (4, 3, 3)
+    # A seed moves all variants alike, so its paired differences hardly vary, unlike the variants'.
+    assert found.seed_sd < 0.01 < found.spread
+
+
+def test_unpaired_seeds_of_another_study_are_no_noise(study: StudyResult) -> None:
+    with pytest.raises(LabError, match=r"budget\.seeds of 2 or more"):
+        measure_noise([record for record in study.records if record.seed == 0])
+
+
+def test_what_was_measured_is_written_and_read_again(tmp_path: Path, study: StudyResult) -> None:
+    path = tmp_path / "noise.yaml"
+    assert main(["noise", str(study.out), "--out", str(path)]) == 0
+    assert noise_yaml(known_noise(path)) == path.read_text()
+    path.write_text("noise: 3")
+    with pytest.raises(LabError, match=r"noise\.yaml: 'noise' must be a list"):
+        known_noise.__wrapped__(path)
+
+
+def test_noise_speaks_for_its_recipe_at_about_its_steps() -> None:
+    recipe = get_recipe("scratch").changed(lambdas=LAMBDAS)
+    assert noise_of(recipe.changed(steps=50), [MEASURED]) is MEASURED
+    assert noise_of(recipe.changed(steps=100), [MEASURED]) is None
+    assert noise_of(recipe.changed(steps=40, batch=3), [MEASURED]) is None
+    assert noise_of(get_recipe("minute").changed(steps=40), [MEASURED]) is None
+
+
+def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = MEASURED.model_copy(update={"image_sd": 0.05})
+    monkeypatch.setattr(noise, "known_noise", lambda: (measured,))
+
+    def context(budget: str):  # type: ignore[no-untyped-def]
+        text = SPACE.replace("rate_levels: 4", f"rate_levels: 4, {budget}")
+        return prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")
+
+    chosen = context("resolution: 0.4")
+    assert chosen.space.budget.seeds == 3
+    promised = "Resolution: differences of 0.36 % of Lagrangian cost or more, with 3 seeds"
+    assert promised in dry_run(chosen).text()
+    with pytest.raises(ConfigError, match=r"budget\.resolution = 0\.1: 3 images and 100 seeds"):
+        context("resolution: 0.1")
+    with pytest.raises(ConfigError, match=r"resolution = 0\.4 decides on seeds"):
+        context("resolution: 0.4, seeds: 2")
+    with pytest.raises(ConfigError, match="was not measured with these settings"):
+        context("resolution: 0.4, changes: {batch: 3}")
