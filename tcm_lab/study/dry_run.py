@@ -27,7 +27,7 @@ from tcm_lab.study.noise import noise_of
 from tcm_lab.study.run import cores, worker_count
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
-from tcm_lab.training import measure_pace, seconds
+from tcm_lab.training import Recipe, measure_pace, seconds
 
 _LOOK_S = 2.0
 _FEW_POINTS = 2000

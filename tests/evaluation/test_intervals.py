@@ -14,7 +14,7 @@ from tcm_lab.evaluation import (
     bd_rate_interval,
     lagrangian_interval,
 )
-from tcm_lab.evaluation.comparison import _bd_rates
+from tcm_lab.evaluation.batched import bd_rates
 
 LAMBDAS = [0.005, 0.01, 0.02, 0.04]
 
@@ -97,7 +97,7 @@ def test_many_bd_rates_at_once_are_those_of_the_package_one_by_one(points: tuple
         np.stack([np.stack([bpp, bpp, psnr_db], axis=1) for bpp, psnr_db in side])
         for side in zip(*pairs, strict=True)
     ]
-    found = _bd_rates(sides[0], sides[1], 0.25)
+    found = bd_rates(sides[0], sides[1], 0.25)
     compared = 0
     for pair, percent in zip(pairs, found, strict=True):
         curves = [RdCurve(bpp=bpp, psnr_db=psnr_db) for bpp, psnr_db in pair]
