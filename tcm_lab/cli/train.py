@@ -69,6 +69,7 @@ def train(
     devices: int = 1,
     channels_last: Flag = False,
     compile: Flag = False,
+    track: tuple[str, ...] = (),
     eval_data: Path | None = None,
     skip_evaluation: Flag = False,
 ) -> None:
@@ -92,6 +93,8 @@ def train(
         devices: Processes, one device each.
         channels_last: Keep channels innermost in memory.
         compile: Compile the model first.
+        track: Trackers that take the log, too: tensorboard (by itself where installed), mlflow,
+            wandb (offline by default) or trackio.
         eval_data: Folder of images to code afterwards; by default the embedded photographs.
         skip_evaluation: Train only.
     """
@@ -109,6 +112,7 @@ def train(
     if "lambdas" not in settings:
         chosen = _for_rates(chosen, learned)
     accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
+    trackers = lab.open_trackers(track)
     if init is not None:
         lab.warm_start(codec, init)
     name = options.Entry(model).name
@@ -127,7 +131,7 @@ def train(
     with lab.progress_line(name) as on_progress:
         record = lab.train(
             codec, chosen, crops, directory=folder, resume=resume, on_progress=on_progress,
-            accelerator=accelerator, devices=devices,
+            accelerator=accelerator, devices=devices, trackers=trackers,
         )  # fmt: skip
     print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
     if judged_on is not None and is_first:

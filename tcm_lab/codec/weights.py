@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import CheckpointError, read_state, save_checkpoint
 from tcm_lab.codec.model import DERIVED, Codec
-from tcm_lab.codec.names import COMPRESSAI, is_own
+from tcm_lab.codec.names import is_own
 from tcm_lab.codec.zoo import build
 
 _FORMAT = "tcm_lab.weights/1"
@@ -79,36 +80,42 @@ def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None
 def load_foreign(
     name: str, checkpoint: str | Path, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Build a codec by name and fill it; where its class has ``from_state_dict``, by that.
+    """Build a codec by name and fill it; of other widths, by its class's ``from_state_dict``.
 
     Args:
         name: ``my_codec.py:factory``, ``my_package.module:factory`` or ``compressai/<name>``.
         checkpoint: file of its weights.
-        options: arguments of the factory. Without any, a class's ``from_state_dict`` is preferred,
-            since it finds widths in the weights, as CompressAI's models do.
+        options: arguments of the factory. Where the weights don't fit and there are none, a class
+            that has ``from_state_dict`` finds its widths in them, as CompressAI's models do.
 
     Raises:
         ConfigError: there is no such codec.
         CheckpointError: the weights don't fit.
     """
     codec = build(name, options)
-    from_state = getattr(type(codec), "from_state_dict", None)
-    if options or from_state is None:
-        return load_weights(codec, checkpoint)
-    tensors = _unwrapped(read_state(checkpoint), codec.state_dict())
-    if name.startswith(COMPRESSAI):
-        from compressai.zoo.pretrained import load_pretrained
-
-        tensors = load_pretrained(tensors)
     try:
-        found: nn.Module = from_state(tensors)
-    except Exception as error:  # whatever the class makes of tensors that are not its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{checkpoint}: {type(codec).__name__}.from_state_dict refuses it ({reason})"
-        ) from None
+        return load_weights(codec, checkpoint)
+    except CheckpointError:
+        from_state = getattr(type(codec), "from_state_dict", None)
+        if options or from_state is None:
+            raise
+        found = _by_class(from_state, _unwrapped(read_state(checkpoint), codec.state_dict()))
+        if found is None:
+            raise
     found.name = CodecAdapter(codec).name if is_own(name) else name  # type: ignore[assignment]
     return found.eval()
+
+
+def _by_class(
+    from_state: Callable[[dict[str, Tensor]], nn.Module], tensors: dict[str, Tensor]
+) -> nn.Module | None:
+    """Return what a class makes of a state dict, with CompressAI's old names too, or None."""
+    from compressai.zoo.pretrained import load_pretrained
+
+    for state in (tensors, load_pretrained(dict(tensors))):
+        with suppress(Exception):  # whatever the class makes of tensors that are not its own
+            return from_state(state)
+    return None
 
 
 def _unwrapped(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,4 +13,8 @@ from .recipe import get_recipe as get_recipe
 from .start import calibrate as calibrate
 from .start import read_recipe as read_recipe
 from .start import warm_start as warm_start
+from .trackers import TRACKERS as TRACKERS
+from .trackers import TrackedRun as TrackedRun
+from .trackers import Tracker as Tracker
+from .trackers import open_trackers as open_trackers
 from .trainer import train as train

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tcm_lab._utils.progress import progress
 from tcm_lab.errors import LabError
 from tcm_lab.training.linear_start import LinearStart
 from tcm_lab.training.recipe import Recipe
+from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
 FIELDS = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
 
@@ -111,24 +113,33 @@ class TrainingRecord(Frozen):
 
 
 class TrainingLog:
-    """Rows of metrics as CSV, and as TensorBoard events where it is installed.
+    """Rows of metrics as CSV, as TensorBoard events where it is installed, and for trackers.
 
     Args:
         directory: where the files go; without one nothing is written.
         step: rows after it are dropped, since a resumed training writes them again.
+        trackers: what else takes the rows.
+        settings: of the recipe, for the trackers.
     """
 
-    def __init__(self, directory: Path | None, step: int) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        step: int,
+        trackers: Sequence[Tracker] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self._path = None if directory is None else directory / "log.csv"
-        self._board: Any = None
+        self._trackers: list[Tracker] = []
         if self._path is None or directory is None:
             return
         write_atomically(self._path, _kept(self._path, step))
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        run = TrackedRun(directory.name, directory, settings or {}, step)
+        if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
+            trackers = (TensorBoard(), *trackers)
+        for tracker in trackers:
+            tracker.begin(run)
+            self._trackers.append(tracker)
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row.
@@ -143,10 +154,8 @@ class TrainingLog:
                 csv.DictWriter(file, FIELDS).writerow(
                     {name: row[name] if name == "step" else f"{row[name]:.6g}" for name in FIELDS}
                 )
-            if self._board is not None:
-                for name in FIELDS[1:]:
-                    self._board.add_scalar(name, row[name], int(row["step"]))
-                self._board.flush()  # a process that is killed takes nothing with it
+            for tracker in self._trackers:
+                tracker.log({name: row[name] for name in FIELDS[1:]}, int(row["step"]))
         except OSError as error:
             raise LabError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free some space; "
@@ -154,10 +163,9 @@ class TrainingLog:
             ) from error
 
     def close(self) -> None:
-        """Close TensorBoard's file; ``write`` has raised what could not be written."""
-        if self._board is not None:
-            with suppress(OSError):
-                self._board.close()
+        """End the trackers' runs."""
+        for tracker in self._trackers:
+            tracker.end()
 
 
 def _kept(path: Path, step: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from tcm_lab.training.optimizers import is_shortcut, make_optimizers
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
+from tcm_lab.training.trackers import Tracker
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -62,6 +63,7 @@ def train(
     accelerator: str = "auto",
     devices: int = 1,
     cache: Path | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainingRecord:
     """Train ``codec`` in place.
 
@@ -83,6 +85,7 @@ def train(
         accelerator: ``auto``, ``cpu`` or ``cuda``, as in Lightning Fabric.
         devices: processes, one device each.
         cache: folder that keeps linear phases, for codecs that can share them.
+        trackers: what takes the rows of the log, too, from ``open_trackers``.
 
     Raises:
         LabError: recipe and codec don't match, ``directory`` holds another training, or the disk
@@ -117,7 +120,7 @@ def train(
             stack.enter_context(frozen(shortcuts))
         loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)
         loop.begin(resume=resume, cache=cache)
-        record = loop.run()
+        record = loop.run(trackers)
     _finish(codec, record, directory if fabric.is_global_zero else None)
     return record
 
@@ -153,16 +156,12 @@ class TrainingLoop:
         codec.to(fabric.device)
         if recipe.channels_last:
             codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        learned = {
-            n: p
-            for n, p in codec.named_parameters()
-            if not n.endswith("quantiles") and p.requires_grad
-        }
+        named = codec.named_parameters()
+        learned = {n: p for n, p in named if not n.endswith("quantiles") and p.requires_grad}
         self.main = list(learned.values())
         self.optimizers: dict[str, Optimizer] = make_optimizers(codec, recipe)
         self.averages = {n: p.detach().clone() for n, p in learned.items() if recipe.ema}
         self.average = get_ema_multi_avg_fn(recipe.ema)
-
         self.step = 0
         self.lr_scale = 1.0
         self.rollbacks = 0
@@ -175,9 +174,10 @@ class TrainingLoop:
         self.start: LinearStart | None = None
         self.phase = ""
 
-    def run(self) -> TrainingRecord:
+    def run(self, trackers: Sequence[Tracker] = ()) -> TrainingRecord:
         """Train to the last step, rolling back where it diverges."""
-        log = TrainingLog(self.directory if self.fabric.is_global_zero else None, self.step)
+        place = self.directory if self.fabric.is_global_zero else None
+        log = TrainingLog(place, self.step, trackers, self.recipe.model_dump(mode="json"))
         if self.good is None:
             self.good = self._snapshot()
         first, self.stepping = self.step, time.perf_counter()
