@@ -25,8 +25,11 @@ def random_config(seed: int) -> VariantConfig:
     m, n = rng.choice((8, 16, 24)), rng.choice((4, 8, 12))
     entropy_model = _entropy_model(rng, m)
     hyper_output = 2 * m if entropy_model["paths"] == "shared" else m
-    if entropies.random() < 0.3:
+    kind = entropies.random()
+    if kind < 0.3:
         entropy_model, hyper_output = _dictionary_model(entropies, m), m
+    elif kind < 0.5:
+        entropy_model, hyper_output = _hierarchical_model(entropies, m), 2 * m
     halvings, hyper_halvings = rng.randint(1, 4), rng.randint(0, 2)
     linear = Random(f"linear {seed}")  # apart, so that all else is drawn as before there was one
     return VariantConfig.parse(
@@ -180,6 +183,19 @@ def _dictionary_model(rng: Random, m: int) -> Tree:
         "layers": rng.choice((1, 2)),
         "mlp_ratio": rng.choice((1, 2)),
         "lrp": rng.random() < 0.7,
+    }
+
+
+def _hierarchical_model(rng: Random, m: int) -> Tree:
+    return {
+        "type": "hierarchical",
+        "coarse": [rng.randint(0, 1), rng.randint(0, 1)],
+        "fine": [rng.randint(0, 2), rng.randint(0, 1)],
+        "block": random_block(rng, 3 * m),
+        "window_size": [rng.choice(_WINDOWS) for _ in range(3)],
+        "head_dim": rng.choice((4, 8)),
+        "hyper_places": rng.choice(("own", "as-published")),
+        "scale_table": rng.choice(("fine", "published")),
     }
 
 

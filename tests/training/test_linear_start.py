@@ -78,6 +78,7 @@ def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> 
          "entropy_model.attention": "none"},
         {"entropy_model.paths": "shared"},
         {"entropy_model.checkerboard": True},
+        {"entropy_model": {"type": "hierarchical", "coarse": [1, 0], "fine": [0, 1]}},
         {"latent_channels": 16},
     ],
 )  # fmt: skip
