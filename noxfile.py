@@ -92,12 +92,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Tens of thousands of spoilt images, streams, YAML files and checkpoints; half an hour."""
+    """Tens of thousands of spoilt files, and a study whose workers are killed; half an hour."""
     _install(session)
     for script, count in (
         ("tests/fuzz/fuzz_images.py", 20_000),
         ("tests/codec/fuzzing.py", 20_000),
         ("tests/fuzz/fuzz_yaml.py", 5_000),
         ("tests/fuzz/fuzz_checkpoints.py", 2_000),
+        ("tests/study/kills.py", 100),
     ):
         session.run("python", script, str(count))
