@@ -37,9 +37,11 @@ def encode(
     data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate, portable=portable)
     write_atomically(out, data)
     height, width = x.shape[1:]
-    decisions = tcm_lab.codec.read_header(data).decision_bytes
+    header = tcm_lab.codec.read_header(data)
+    decisions = header.decision_bytes
     kind = "" if decisions is None else f", portable, with {decisions} bytes of decisions"
-    print(f"{out}: {len(data)} bytes, {8 * len(data) / (height * width):.4f} bpp{kind}")
+    rates = [8 * n / (height * width) for n in (len(data), header.y_bytes + header.z_bytes)]
+    print(f"{out}: {len(data)} bytes, {rates[0]:.4f} bpp (payload {rates[1]:.4f} bpp){kind}")
 
 
 def decode(file: File, out: File, /, *, checkpoint: Path) -> None:

@@ -11,6 +11,7 @@ from .coding import CodingError as CodingError
 from .config import StageConfig as StageConfig
 from .config import TransformConfig as TransformConfig
 from .config import VariantConfig as VariantConfig
+from .container import FRAME_BYTES as FRAME_BYTES
 from .container import ContainerError as ContainerError
 from .container import decode_image as decode_image
 from .container import encode_image as encode_image

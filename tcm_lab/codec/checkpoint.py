@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
+_PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
 #: Entries that are the same in every codec of one configuration; old files lack some, and half
 #: precision would make nought of a few.
 _CONSTANTS = ("pedestal", "bound", "target")
@@ -66,6 +67,9 @@ def save_checkpoint(
     from safetensors.torch import save
 
     codec = _own(codec)
+    _check_suffix(
+        Path(path), _PICKLED, f"a safetensors file; call it {Path(path).stem}.safetensors"
+    )
     metadata = {
         "format": _FORMAT,
         "tcm_lab": __version__,
@@ -96,9 +100,16 @@ def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -
     Raises:
         LabError: as `export_state`, or the file cannot be written.
     """
+    _check_suffix(Path(path), (".safetensors",), f"torch's format; call it {Path(path).stem}.pth")
     buffer = io.BytesIO()
     torch.save({"state_dict": export_state(codec, layout)}, buffer)
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _check_suffix(path: Path, others: Sequence[str], what: str) -> None:
+    """Refuse a name that says another format than the file will have."""
+    if path.suffix.lower() in others:
+        raise LabError(f"{path}: what is written is {what}")
 
 
 def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.codec import CodecAdapter, bits
+from tcm_lab.codec import FRAME_BYTES, CodecAdapter, bits
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
@@ -136,6 +136,7 @@ class Coded(NamedTuple):
 
     x_hat: Tensor
     bits: int
+    payload_bits: int | None
     estimated_bits: float | None
     encode_ms: float
     decode_ms: float
@@ -160,6 +161,7 @@ def measure_points(
                     height=x.shape[2],
                     width=x.shape[3],
                     bits=coded.bits,
+                    payload_bits=coded.payload_bits,
                     estimated_bits=coded.estimated_bits,
                     psnr_db=psnr_db(x, coded.x_hat),
                     ms_ssim=ms_ssim(x, coded.x_hat),
@@ -182,9 +184,11 @@ def _code(adapter: CodecAdapter, _: str, pixels: Tensor, rate: float | None) -> 
     between = _now(x)
     decoded = codec.decompress(**encoded)["x_hat"]
     ended = _now(x)
+    payload_bits = _written_bits(encoded["strings"])
     return Coded(
         x_hat=to_bytes(decoded[..., :height, :width]),
-        bits=_written_bits(encoded["strings"]),
+        bits=payload_bits + 8 * FRAME_BYTES,
+        payload_bits=payload_bits,
         estimated_bits=bits(adapter.forward(x, rate)["likelihoods"], torch.float64).item(),
         encode_ms=1000 * (between - started),
         decode_ms=1000 * (ended - between),
@@ -206,6 +210,7 @@ def _by_pillow(codec: Anchor, name: str, pixels: Tensor, quality: float | None) 
     return Coded(
         x_hat=torch.from_numpy(back).permute(2, 0, 1).float().unsqueeze(0),
         bits=8 * len(file.getvalue()),
+        payload_bits=None,
         estimated_bits=None,
         encode_ms=1000 * (between - started),
         decode_ms=1000 * (ended - between),

@@ -22,7 +22,9 @@ class ImageResult(Frozen):
         name: the image.
         height: pixels, before any padding.
         width: pixels, before any padding.
-        bits: bits that were written, all strings whole.
+        bits: of the whole file: the streams, and what a ``.tcm`` file holds beside them; of an image
+            format, its header, too.
+        payload_bits: of the streams alone; ``None`` where a file isn't taken apart.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.
         ms_ssim: MS-SSIM in RGB; ``None`` for images below 161 pixels.
@@ -34,6 +36,7 @@ class ImageResult(Frozen):
     height: int
     width: int
     bits: int
+    payload_bits: int | None = None
     estimated_bits: float | None
     psnr_db: float
     ms_ssim: float | None
@@ -42,8 +45,13 @@ class ImageResult(Frozen):
 
     @property
     def bpp(self) -> float:
-        """Written bits per pixel of the unpadded image."""
+        """Bits of the file per pixel of the unpadded image."""
         return self.bits / (self.height * self.width)
+
+    @property
+    def payload_bpp(self) -> float | None:
+        """Bits of the streams per pixel of the unpadded image."""
+        return None if self.payload_bits is None else self.payload_bits / (self.height * self.width)
 
     @property
     def mse(self) -> float:
@@ -67,8 +75,14 @@ class RdPoint(Frozen):
 
     @property
     def bpp(self) -> float:
-        """Written bits per pixel."""
+        """Bits of the files per pixel."""
         return fmean(image.bpp for image in self.images)
+
+    @property
+    def payload_bpp(self) -> float | None:
+        """Bits of the streams per pixel; ``None`` where some file isn't taken apart."""
+        known = [image.payload_bpp for image in self.images if image.payload_bpp is not None]
+        return fmean(known) if len(known) == len(self.images) else None
 
     @property
     def psnr_db(self) -> float:
@@ -95,11 +109,12 @@ class RdPoint(Frozen):
 
     @property
     def gap_percent(self) -> float | None:
-        """Written bits above the estimated ones, in percent of these."""
+        """Bits of the streams above the estimated ones, in percent of these."""
         estimates = [i.estimated_bits for i in self.images if i.estimated_bits is not None]
         if len(estimates) < len(self.images) or not sum(estimates):
             return None
-        return 100 * (sum(image.bits for image in self.images) / sum(estimates) - 1)
+        written = sum(i.bits if i.payload_bits is None else i.payload_bits for i in self.images)
+        return 100 * (written / sum(estimates) - 1)
 
     @property
     def encode_ms(self) -> float:

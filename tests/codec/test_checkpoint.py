@@ -339,3 +339,17 @@ def test_what_is_downloaded_in_place_of_a_checkpoint_is_named(
     path.write_bytes(content)
     with pytest.raises(LabError, match=f"{path.name}: {message} instead of the file"):
         tcm_lab.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".PTH", ".ckpt", ".tar", ".bin"])
+def test_a_safetensors_file_is_not_written_under_a_name_of_torchs(
+    codec: Any, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"small{suffix}"
+    with pytest.raises(
+        LabError, match=r"small\.\w+: what is written is a safetensors file; call it"
+    ):
+        tcm_lab.save_checkpoint(codec, path)
+    with pytest.raises(LabError, match=r"what is written is torch's format; call it small\.pth"):
+        tcm_lab.codec.export_checkpoint(codec, tmp_path / "small.safetensors")
+    assert not list(tmp_path.iterdir())

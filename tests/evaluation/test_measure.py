@@ -63,8 +63,17 @@ def test_bits_are_whole_strings_over_the_pixels_of_the_image(images: ImageSet) -
     record = evaluate(Quantiser(), images)
     assert [point.rate for point in record.points] == [0, 1, 2]
     for point in record.points:
-        assert [image.bpp for image in point.images] == [24, 24]
+        assert [image.payload_bpp for image in point.images] == [24, 24]
         assert point.gap_percent == pytest.approx(0, abs=1e-4)
+
+
+def test_a_rate_is_that_of_the_file_that_encoding_writes(images: ImageSet) -> None:
+    codec = build("tcm-nano", {"rate_levels": 2}).eval()
+    told = evaluate(codec, images[1:2], rates=[0]).points[0].images[0]
+    written = encode_image(codec, images[1].float() / 255, 0.0)
+    header = read_header(written)
+    assert told.bits == 8 * len(written)
+    assert told.payload_bits == 8 * (header.y_bytes + header.z_bytes)
 
 
 def test_psnr_is_that_of_images_rounded_to_bytes(images: ImageSet) -> None:
@@ -113,7 +122,7 @@ def test_a_compressai_model_is_padded_coded_to_real_bytes_and_cropped(images: Im
     padded = nn.functional.pad(images[1][None].float() / 255, (0, 7, 0, 31), mode="replicate")
     coded = model.compress(padded)
     told = record.points[0].images[1]
-    assert told.bits == 8 * sum(len(s) for part in coded["strings"] for s in part)
+    assert told.payload_bits == 8 * sum(len(s) for part in coded["strings"] for s in part)
     x_hat = model.decompress(coded["strings"], coded["shape"])["x_hat"].detach()
     errors = images[1] - (255 * x_hat[0, :, :33, :57].clamp(0, 1)).round()
     mse = float(errors.double().square().mean())

@@ -49,6 +49,7 @@ def rd_table(
         Column(key="lmbda", header="λ", format="g"),
         Column(key="rate", header="rate level", format="g"),
         metric_column("bpp", group="", best=None),
+        Column(key="payload_bpp", header="payload", unit="bpp", format=".4f"),
         metric_column("psnr_db", group="", best=None),
         Column(key="ms_ssim_db", header="MS-SSIM", unit="dB", format=".2f"),
         Column(key="gap_percent", header="written over estimated", unit="%", format="+.2f"),
@@ -79,8 +80,8 @@ def rd_table(
         columns=(model, seed, *measured),
         rows=rows,
         footer=(
-            f"Means over {images} images (set {prints[0]}); rates are of written bits over the "
-            "pixels before padding.",
+            f"Means over {images} images (set {prints[0]}); rates are of whole files, "
+            "header included, over the pixels before padding.",
             *environment_lines(record.environment for record in records),
         ),
     ).without_empty_columns()
@@ -133,7 +134,7 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
         footer=(
             *notes,
             f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
-            "rates are of written bits over the pixels before padding, of anchors whole files; a "
+            "rates are of whole files over the pixels before padding; a "
             "dash: the anchor does not reach this PSNR.",
             *environment_lines(record.environment for c in curves for record in c.records),
         ),
