@@ -22,8 +22,8 @@ class ImageResult(Frozen):
         name: the image.
         height: pixels, before any padding.
         width: pixels, before any padding.
-        bits: of the whole file: the streams, and what a ``.tcm`` file holds beside them; of an image
-            format, its header, too.
+        bits: of the whole file: the streams and what a ``.tcm`` file holds beside them, or an image
+            file as it is.
         payload_bits: of the streams alone; ``None`` where a file isn't taken apart.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.

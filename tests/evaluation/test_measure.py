@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec import CodecAdapter, build, encode_image, read_header
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import Anchor, RdRecord, evaluate, evaluate_anchor, measure
