@@ -25,11 +25,10 @@ def random_config(seed: int) -> VariantConfig:
     m, n = rng.choice((8, 16, 24)), rng.choice((4, 8, 12))
     entropy_model = _entropy_model(rng, m)
     hyper_output = 2 * m if entropy_model["paths"] == "shared" else m
-    kind = entropies.random()
-    if kind < 0.3:
-        entropy_model, hyper_output = _dictionary_model(entropies, m), m
-    elif kind < 0.5:
-        entropy_model, hyper_output = _hierarchical_model(entropies, m), 2 * m
+    if entropies.random() < 0.5:
+        draw = entropies.choice((_dictionary_model, _hierarchical_model, _multi_context_model))
+        entropy_model = draw(entropies, m)
+        hyper_output = m if draw is _dictionary_model else 2 * m
     halvings, hyper_halvings = rng.randint(1, 4), rng.randint(0, 2)
     linear = Random(f"linear {seed}")  # apart, so that all else is drawn as before there was one
     return VariantConfig.parse(
@@ -196,6 +195,25 @@ def _hierarchical_model(rng: Random, m: int) -> Tree:
         "head_dim": rng.choice((4, 8)),
         "hyper_places": rng.choice(("own", "as-published")),
         "scale_table": rng.choice(("fine", "published")),
+    }
+
+
+def _multi_context_model(rng: Random, m: int) -> Tree:
+    slices = rng.choice([count for count in (1, 2) if m % (4 * count) == 0])
+    attention = {"head_dim": rng.choice(_HEADS), "inner": 6, "hidden": 5, "width": 4}
+
+    def perhaps(context: Any) -> Any:
+        return context if rng.random() < 0.7 else "none"
+
+    return {
+        "type": "multi-context",
+        "slices": slices,
+        "hidden": rng.choice(([], [6], [10, 6])),
+        "channel": perhaps({"hidden": [6], "width": 4}),
+        "inter": perhaps({**attention, "kernel": 3}),
+        "intra": perhaps(attention),
+        "local": perhaps({"window_size": rng.choice((3, 5)), "head_dim": 4, "width": 4}),
+        "lrp": perhaps([6]),
     }
 
 
