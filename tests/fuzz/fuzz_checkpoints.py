@@ -92,7 +92,7 @@ def other_weights(state: dict[str, Tensor], rng: Random) -> Any:
         elif kind == 4:
             tree[name] = rng.choice((None, 1.0, "x", [1.0], np.zeros(3).tolist()))
         elif kind == 5:
-            tree = {n: v for n, v in tree.items() if not n.startswith(name.partition(".")[0])}
+            tree = {n: v for n, v in tree.items() if not str(n).startswith(name.partition(".")[0])}
         else:
             tree[3] = tree.pop(name)
         if not tree:
