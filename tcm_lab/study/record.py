@@ -153,7 +153,7 @@ def training_identity(fingerprint: str, recipe: Recipe, train_data: str, eval_da
     """
     facts = {
         "codec": fingerprint,
-        "recipe": recipe.model_dump(mode="json", exclude={"name", "checkpoint_every"}),
+        "recipe": recipe.identity(),
         "train": train_data,
         "eval": eval_data,
     }

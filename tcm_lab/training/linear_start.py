@@ -146,7 +146,7 @@ def _train_or_take(
         train_phase(view, phase)
         return
     facts = {
-        "recipe": phase.model_dump(mode="json", exclude={"name", "checkpoint_every"}),
+        "recipe": phase.identity(),
         "data": crops.fingerprint,
         "stride": view.config.stride,
         "config": view.config.model_dump(mode="json", exclude={"name", "g_a", "g_s", "shortcut"}),

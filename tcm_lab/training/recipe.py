@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ from tcm_lab.errors import ConfigError, LabError, lookup
 logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
+_LATER = ("orthogonality",)
 
 
 class Recipe(Frozen):
@@ -162,6 +163,16 @@ class Recipe(Frozen):
             ConfigError: a field is unknown or out of range.
         """
         return Recipe.parse(self.model_dump() | fields, "recipe: ")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide what the weights become.
+
+        A field that recipes got later is left out at its default, which is what trainings did
+        before: those are found again.
+        """
+        tree = self.model_dump(mode="json", exclude={"name", "checkpoint_every"})
+        defaults = {name: Recipe.model_fields[name].default for name in _LATER}
+        return {name: v for name, v in tree.items() if name not in _LATER or v != defaults[name]}
 
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""

@@ -49,6 +49,14 @@ def test_every_named_recipe_calls_itself_so(name: str) -> None:
     assert get_recipe(name).name == name
 
 
+def test_a_training_from_before_a_field_existed_is_the_same_training() -> None:
+    recipe = get_recipe("laptop")
+    assert "orthogonality" not in recipe.identity()
+    assert recipe.changed(orthogonality=0.2).identity()["orthogonality"] == 0.2
+    assert recipe.changed(name="mine", checkpoint_every=7).identity() == recipe.identity()
+    assert recipe.changed(lr=1e-3).identity() != recipe.identity()
+
+
 def test_mistakes_name_the_field_and_the_fix() -> None:
     with pytest.raises(ConfigError, match="Did you mean laptop"):
         get_recipe("labtop")
