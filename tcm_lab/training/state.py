@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import FileError, LabError
+from tcm_lab.training.recipe import Recipe
 
 FILE_NAME = "training.safetensors"
 _FORMAT = "tcm-lab-training-1"
@@ -57,15 +58,16 @@ class Snapshot:
             ) from error
         return cls(tensors, json.loads(metadata["facts"]))
 
-    def refuse_other(self, facts: dict[str, Any], path: Path) -> None:
-        """Refuse to go on with another recipe or other data.
+    def refuse_other(self, recipe: Recipe, data: str, path: Path) -> None:
+        """Refuse to go on with another recipe or other data, by its fingerprint.
 
         Raises:
             LabError: the message names what differs.
         """
-        theirs, ours = self.facts["recipe"], facts["recipe"]
-        differing = [name for name in ours if theirs.get(name) != ours[name]]
-        if self.facts["data"] != facts["data"]:
+        theirs, ours = Recipe.parse(self.facts["recipe"], f"{path}: ").identity(), recipe.identity()
+        names = dict.fromkeys((*ours, *theirs))
+        differing = [name for name in names if theirs.get(name) != ours.get(name)]
+        if self.facts["data"] != data:
             differing.append("data")
         if differing:
             raise LabError(

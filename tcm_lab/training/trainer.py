@@ -320,8 +320,7 @@ class TrainingLoop:
 
     def _resume(self, path: Path) -> None:
         snapshot = Snapshot.load(path)
-        facts = {"recipe": self.recipe.identity(), "data": self.crops.fingerprint}
-        snapshot.refuse_other(facts, path)
+        snapshot.refuse_other(self.recipe, self.crops.fingerprint, path)
         self._restore(snapshot)
         self.earlier_s = snapshot.facts["wall_s"]
 

@@ -161,6 +161,9 @@ def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
     other = RECIPE.changed(lr=2e-3, seed=4)
     with pytest.raises(LabError, match="began with other lr, seed"):
         train(codec(), other, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+    later = RECIPE.changed(orthogonality=0.2)
+    with pytest.raises(LabError, match="began with other orthogonality"):
+        train(codec(), later, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
 
 
 def test_nan_batches_end_in_one_message_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
