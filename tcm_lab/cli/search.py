@@ -40,6 +40,7 @@ def run(
     slurm: tuple[str, ...] = (),
     dry_run: options.Flag = False,
     estimate_time: options.Flag = False,
+    time_coding: options.Flag = False,
     open: options.Flag = False,
 ) -> None:
     """Search a space of variants: assemble, count, train, evaluate, tabulate.
@@ -60,6 +61,7 @@ def run(
         slurm: Options of the cluster, such as partition=gpu timeout_min=720.
         dry_run: List the variants with their costs and what the constraints drop; train nothing.
         estimate_time: The same, and time some steps of some variants, which takes a minute.
+        time_coding: List the variants with the times that encoding and decoding take each.
         open: Show the report in the browser when it is written.
     """
     study = tcm_lab.study
@@ -71,8 +73,11 @@ def run(
         searched, out=out, data=data, eval_data=eval_data, storage=storage, trials=trials,
         cache=cache,
     )  # fmt: skip
-    if dry_run or estimate_time:
-        print(study.dry_run(context, workers, timed=estimate_time).text())
+    if dry_run or estimate_time or time_coding:
+        with progress("turn") as on_progress:
+            coding = {"on_progress": on_progress} if time_coding else None
+            found = study.dry_run(context, workers, timed=estimate_time, coding=coding)
+        print(found.text())
         return
     if where == "slurm":
         jobs = ", ".join(job.job_id for job in study.submit_study(context, workers, slurm))

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializeAsAny,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -32,6 +33,7 @@ from tcm_lab.blocks import (
     ResampleDirection,
 )
 from tcm_lab.blocks.wavelet import haar_levels
+from tcm_lab.codec.borrowed import TRANSFORMS, borrowed
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS, EntropyModelConfig
 from tcm_lab.codec.overrides import apply_overrides
 from tcm_lab.errors import ConfigError, at, one_of
@@ -109,7 +111,8 @@ class VariantConfig(Frozen):
             resampler but each transform's last; ``wavelet``, a chain of Haar wavelet steps with
             projections that feeds on itself alone and joins at every stage (AuxT, Li et al. 2025);
             or ``none``, as TCM was published.
-        g_a: analysis transform, image to y.
+        g_a: analysis transform, image to y; this and the next three may be given by the name of a
+            preset that has it.
         g_s: synthesis transform, y to image.
         h_a: hyper analysis, y to z.
         h_s: hyper synthesis, z to the support of y's mean and scale.
@@ -126,6 +129,11 @@ class VariantConfig(Frozen):
     h_a: TransformConfig
     h_s: TransformConfig
     entropy_model: AnyEntropyModel
+
+    @field_validator(*TRANSFORMS, mode="before")
+    @classmethod
+    def _of_a_preset(cls, value: Any, info: ValidationInfo) -> Any:
+        return borrowed(str(info.field_name), value)
 
     @field_validator("rate_levels")
     @classmethod

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
+from tcm_lab.codec.borrowed import TRANSFORMS, borrowed
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS
 from tcm_lab.errors import ConfigError, near, one_of
 
@@ -132,6 +133,8 @@ def _whole(key: str, value: Any) -> Any:
         "attention": ATTENTIONS,
         "resample": RESAMPLERS,
     }
+    if key in TRANSFORMS:
+        return borrowed(key, value)
     if key == "entropy_model":
         with suppress(ValidationError):  # or the whole tree's validation says the field's path
             return ENTROPY_MODELS.validate(value).model_dump(mode="json")

@@ -33,6 +33,7 @@ from tcm_lab.complexity.record import (
 from tcm_lab.complexity.target import Measurable, Target
 from tcm_lab.errors import LabError, near, one_of
 
+_ANY_SIZE = (256, 256)  # for counts of parameters
 Quantity = Literal["kmacs_per_px", "gmacs", "parameters_millions"]
 Reading = Convention | Literal["thop"]
 """A convention, or thop's own: ``conv-linear-only``, with a transposed convolution at the size of
@@ -113,10 +114,9 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
             f"no published figures for '{name}'.{near(name, known)} There are some for "
             f"{one_of(known)}."
         )
-    return tuple(
-        explain_figure(figure, measure_complexity(model, figure.size or (256, 256)))
-        for figure in figures
-    )
+    sizes = {figure.size or _ANY_SIZE for figure in figures}
+    records = {size: measure_complexity(model, size) for size in sizes}
+    return tuple(explain_figure(figure, records[figure.size or _ANY_SIZE]) for figure in figures)
 
 
 def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explanation:

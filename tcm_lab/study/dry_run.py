@@ -6,11 +6,12 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from tcm_lab.evaluation import evaluate
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.study.axes import Key
+from tcm_lab.study.coding_times import coding_columns, coding_times
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.noise import noise_of
 from tcm_lab.study.run import cores, worker_count
@@ -65,7 +67,13 @@ class _Looked:
         return [v for _, v, fate in self.variants if v is not None and fate == _TRAINED]
 
 
-def dry_run(context: StudyContext, workers: int | None = None, *, timed: bool = False) -> DryRun:
+def dry_run(
+    context: StudyContext,
+    workers: int | None = None,
+    *,
+    timed: bool = False,
+    coding: Mapping[str, Any] | None = None,
+) -> DryRun:
     """List a space's variants with their costs, and the constraint that drops each of some.
 
     Nothing is trained or written. It takes some seconds, however large the space is: then a part of
@@ -76,6 +84,8 @@ def dry_run(context: StudyContext, workers: int | None = None, *, timed: bool = 
         workers: processes that it would get.
         timed: whether to estimate the time, too, from a few steps of a few variants, which takes
             a minute or two.
+        coding: conditions under which to time encoding and decoding of every listed variant, in
+            turns (fields of `TimingOptions`, and ``on_progress``); None: they are not timed.
 
     Raises:
         LabError: what would stop the study itself.
@@ -92,7 +102,7 @@ def dry_run(context: StudyContext, workers: int | None = None, *, timed: bool = 
     if timed:
         lines += _time_lines(context, kept, trainings, workers)
     lines.append("Nothing was trained.")
-    return DryRun(_table(looked, variants), lines)
+    return DryRun(_table(looked, variants, coding), lines)
 
 
 def _look(variants: Variants) -> _Looked:
@@ -134,19 +144,27 @@ def _excess(name: str, value: float, bound: float) -> str:
     return f"dropped: {name} {shown} {sign} {bound * metric.scale:g}"
 
 
-def _table(looked: _Looked, variants: Variants) -> Table:
+def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None) -> Table:
     space = variants.space
+    rows_of = looked.variants[:_ROWS]
+    times: dict[str, dict[str, Value]] = {}
+    if coding is not None:
+        listed = [variant.config for _, variant, _ in rows_of if variant is not None]
+        found = coding_times(listed, space.size, **coding)
+        times = {config.fingerprint: t for config, t in zip(listed, found, strict=True)}
     names = [name for name in METRICS if name in (*_COSTS, *space.constraints)]
     columns = (
         Column(key="variant", header="variant"),
         *(column_of(name, best=None) for name in names),
+        *(coding_columns() if times else ()),
         Column(key="fate", header="what becomes of it"),
     )
     rows = []
-    for label, variant, fate in looked.variants[:_ROWS]:
+    for label, variant, fate in rows_of:
         values: dict[str, Value] = {"variant": label, "fate": fate}
         if variant is not None:
             values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
+            values |= times.get(variant.fingerprint, {})
         is_base = variant is not None and variant.is_baseline
         rows.append(Row(values=values, marks=("baseline",) if is_base else ()))
     height, width = space.size
@@ -157,6 +175,10 @@ def _table(looked: _Looked, variants: Variants) -> Table:
         rows=rows,
         footer=(
             f"MACs of one forward pass at {height}x{width}, per pixel before padding.",
+            *(
+                ["Times of random weights, in turns; they tell models apart, no more."]
+                * bool(times)
+            ),
             *([f"{more:,} further ones are counted below and not listed."] if more else []),
         ),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity import CONVENTIONS, explain, measure_complexity
+from tcm_lab.complexity import CONVENTIONS, explain, measure_complexity, published_figures
 from tcm_lab.complexity.published import overcounted
 
 PARTS = ("g_a", "g_s", "hyper", "swatten", "slice_heads", "lrp")
@@ -110,6 +110,45 @@ def test_printed_figures_are_told_apart_by_what_they_leave_out() -> None:
     assert found["307 GFLOPs"] == found["441 GFLOPs"] == "conv-linear-only"
     assert found["75.89 M"] == "conv-linear-only"
     assert found["76.57 M"] == "all"
+
+
+#: Figures that no convention of ours reproduces to the digit, and why.
+UNLIKE = {
+    ("mlicpp", "1282.81 kMACs/px"): "of the weights of 2023, which are another model",
+    ("mlicpp", "116.72 M"): "of the weights of 2023",
+    ("stf", "511.17 kMACs/px"): "our stf embeds patches otherwise",
+    ("compressai/elic2022-official", "573.88 kMACs/px"): "of another implementation",
+    ("compressai/elic2022-official", "138 GFLOPs"): "of another implementation",
+    ("compressai/elic2022-official", "233 GFLOPs"): "of another implementation",
+    ("hpcm-base", "918.57 kMACs/px"): "with an attention whose result is not used",
+    ("hpcm-base", "361.19 GMAC"): "with an attention whose result is not used",
+    ("hpcm-base", "294.30 GMAC"): "with an attention whose result is not used",
+    ("hpcm-base", "292.16 GMAC"): "with an attention whose result is not used",
+    ("hpcm-large", "1261.29 kMACs/px"): "with an attention whose result is not used",
+    ("tcm-auxt", "225.03 GMAC"): "with Haar filters, which the projections hold here",
+}
+
+
+def test_a_published_figure_is_reproduced_to_the_digit_or_known_to_be_of_something_else() -> None:
+    later = {figure.model for figure in published_figures()} - set(PUBLISHED)
+    found = [explanation for model in later for explanation in explain(model)]
+    unlike = {
+        (e.published.model, e.published.printed_as) for e in found if not e.to_the_printed_digit
+    }
+    assert unlike == set(UNLIKE)
+
+
+def test_what_dcae_prints_is_thop_s_count() -> None:
+    found = {e.published.printed_as: e for e in explain("dcae")}
+    assert found["305 GFLOPs"].convention == "thop"
+    # Without its surplus the decoder costs what was measured.
+    assert found["252.93 GMAC"].convention == "all"
+
+
+def test_hpcm_counts_attention_and_an_attention_that_it_does_not_use() -> None:
+    (figure,) = (e for e in explain("hpcm-base") if e.published.quantity == "kmacs_per_px")
+    assert figure.convention == "all"
+    assert figure.published.value - figure.ours == pytest.approx(6.7, abs=0.05)
 
 
 def test_thop_s_figures_take_transposed_convolutions_at_the_size_of_their_output() -> None:

@@ -1,0 +1,58 @@
+"""What a space's variants cost, before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tcm_lab
+from tcm_lab.complexity import measure_complexity
+from tcm_lab.study import dry_run, load_space, prepare
+from tcm_lab.study.coding_times import coding_columns, coding_times
+from tcm_lab.study.variants import Variants
+
+APART = {"g_a", "g_s", "h_a", "h_s", "prior", "gain"}
+
+
+def test_every_hybrid_has_the_costs_of_the_parts_that_it_is_made_of() -> None:
+    variants = {v.label: v.config for v in Variants(load_space("configs/successors.yaml")).all()}
+    assert len(variants) == 9
+    size = (64, 64)
+    nano = measure_complexity("tcm-nano", size).parts
+    for label, preset in (("DCAE", "dcae"), ("MLIC++", "mlicpp"), ("HPCM", "hpcm")):
+        theirs = measure_complexity(f"{preset}-nano", size).parts
+        (transforms,) = (c for k, c in variants.items() if k == f"{label}'s transforms")
+        (model,) = (c for k, c in variants.items() if k.startswith(label) and c != transforms)
+        parts = measure_complexity(transforms, size).parts
+        assert all(parts[name] == theirs[name] for name in ("g_a", "g_s", "h_a"))
+        assert {name: parts[name] for name in nano.keys() - APART} == {
+            name: nano[name] for name in nano.keys() - APART
+        }
+        parts = measure_complexity(model, size).parts
+        assert all(parts[name] == nano[name] for name in ("g_a", "g_s", "h_a"))
+        assert parts.keys() - APART == theirs.keys() - APART
+        assert all(parts[name] == theirs[name] for name in theirs.keys() - APART)
+
+
+def test_a_dry_run_has_the_times_of_every_variant_beside_its_counts(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "name: two\nbase: tcm-nano\nsize: [64, 64]\nsampler: grid\n"
+        "axes: {depth: {path: 'g_*.depth', choices: [0, 2]}}\n"
+        "objectives: [lagrangian_percent, kmacs_per_px]\nbudget: {recipe: minute}\n"
+    )
+    context = prepare(load_space(tmp_path / "space.yaml"), out=tmp_path / "out")
+    table = dry_run(context, coding={"repeats": 2, "seconds": 0.01, "warm_up": 1}).table
+    assert [row.values.get("decode_ratio") is None for row in table.rows] == [True, False]
+    assert all(row.values["kmacs_per_px"] and row.values["encode_ms"] for row in table.rows)
+
+
+def test_codecs_are_timed_over_the_first() -> None:
+    configs = [
+        tcm_lab.load_config("tcm-nano").override({"name": name, "g_*.depth": depth})
+        for name, depth in (("one", 1), ("none", 0))
+    ]
+    first, second = coding_times(configs, (64, 64), repeats=2, seconds=0.01, warm_up=1)
+    keys = {column.key for column in coding_columns()}
+    assert first.keys() == second.keys() == keys
+    assert first["decode_ratio"] is None
+    assert second["encode_ms"].low <= second["encode_ms"].value  # type: ignore[union-attr]
+    assert second["decode_ratio"].value > 0  # type: ignore[union-attr]
