@@ -80,11 +80,18 @@ def rd_table(
         columns=(model, seed, *measured),
         rows=rows,
         footer=(
-            f"Means over {images} images (set {prints[0]}); rates are of whole files, "
-            "header included, over the pixels before padding.",
+            f"Means over {images} images (set {prints[0]}); rates are of {_counted(records)} over "
+            "the pixels before padding.",
             *environment_lines(record.environment for record in records),
         ),
     ).without_empty_columns()
+
+
+def _counted(records: Sequence[RdRecord]) -> str:
+    """Say what was counted; earlier versions left out what a file holds beside its streams."""
+    points = [point for record in records for point in record.points]
+    whole = all(p.payload_bpp is not None or p.gap_percent is None for p in points)
+    return "whole files" if whole else "written bits"
 
 
 def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -> Table:
