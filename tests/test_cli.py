@@ -315,6 +315,23 @@ def test_published_curves_are_refused_for_other_images_than_kodaks(
     assert "Kodak" in err
 
 
+def test_published_curves_stand_beside_those_measured_on_kodak(run: Run, tmp_path: Path) -> None:
+    record = tcm_lab.evaluation.evaluate_anchor("jpeg", tcm_lab.data.open_images(None, "eval")[:1])
+    text = tcm_lab.reporting.records_json([record])
+    words = ("plot", "rd", tmp_path / "rd.json", "--out", tmp_path / "rd", "--published", "dcae")
+    (tmp_path / "rd.json").write_text(text)
+    code, _, err = run(*words)
+    assert code == 2
+    assert f"dcae: published curves are for Kodak images, and {tmp_path}" in err
+    name = record.points[0].images[0].name
+    (tmp_path / "rd.json").write_text(text.replace(json.dumps(name), '"kodim01.png"'))
+    assert run(*words)[0] == 0
+    assert "dcae" in (tmp_path / "rd.svg").read_text()
+    code, _, err = run(*words[:-1], "dcaf")
+    assert code == 2
+    assert "Did you mean dcae" in err
+
+
 def test_ctrl_c_ends_with_one_line_and_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt

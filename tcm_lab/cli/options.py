@@ -156,6 +156,26 @@ def entries(models: Models, checkpoints: Weights) -> list[Entry]:
     return [Entry(model, weights) for model in models for weights in own.get(model, [None])]
 
 
+def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:
+    """Return the published curves on Kodak that have these names.
+
+    Args:
+        names: of the curves.
+        images: what they are to be compared on.
+        origin: where these are from.
+
+    Raises:
+        LabError: no such curve is known, or an image is none of Kodak's.
+    """
+    curves = [tcm_lab.evaluation.published_curve(name) for name in names]
+    if names and not all(re.search(r"kodim\d\d\b", name) for name in images):
+        raise LabError(
+            f"{names[0]}: published curves are for Kodak images, and {origin} holds others. Name "
+            "a folder with kodim01 to kodim24, or compare with --anchors."
+        )
+    return curves
+
+
 def changed(model: str, overrides: Sequence[str]) -> Any:
     """Return the model, or its configuration with ``path=value`` fields and its name changed.
 

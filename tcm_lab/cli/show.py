@@ -11,7 +11,7 @@ import tyro
 import tcm_lab
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Files, Flag, Output
-from tcm_lab.errors import LabError, near
+from tcm_lab.errors import LabError, near, one_of
 
 
 def table(
@@ -50,6 +50,7 @@ def plot(
     *,
     out: Path,
     title: str = "",
+    published: tuple[str, ...] = (),
 ) -> None:
     """Draw a plot of records that were written with --format json, as PNG and SVG.
 
@@ -59,11 +60,16 @@ def plot(
         records: JSON files.
         out: Where to write, without a suffix.
         title: Title of the plot.
+        published: Published curves to add to rd, such as vtm or dcae; for Kodak images only.
     """
     reporting = tcm_lab.reporting
     chosen = options.choice("KIND", kind, get_args(reporting.PlotKind))
     stem = out.with_suffix("") if out.suffix in (".png", ".svg") else out
-    figure = reporting.plot_of(chosen, _read(records), title=title)
+    found = _read(records)
+    coded = [point for record in found if hasattr(record, "points") for point in record.points]
+    names = {image.name for point in coded for image in point.images}
+    curves = options.curves_on_kodak(published, names, one_of(map(str, records)))
+    figure = reporting.plot_of(chosen, found, title=title, published=curves)
     for path in reporting.save_figure(figure, stem):
         print(path)
 

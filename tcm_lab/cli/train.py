@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
@@ -211,12 +210,7 @@ def evaluate(
     beside = [options.choice("--anchors", name, get_args(lab.Anchor)) for name in anchors]
     images = tcm_lab.data.open_images(data, "eval")
     wanted = dict.fromkeys([*published, *([bd_rate] if bd_rate and bd_rate not in anchors else [])])
-    if wanted and not all(re.search(r"kodim\d\d\.\w+$", name) for name in images.names):
-        raise LabError(
-            f"{next(iter(wanted))}: published curves are for Kodak images, and {images.origin} "
-            "holds others. Name a folder with kodim01 to kodim24, or compare with --anchors."
-        )
-    curves = [lab.published_curve(name) for name in wanted]
+    curves = options.curves_on_kodak([*wanted], images.names, images.origin)
     records = []
     for entry in options.entries(models, checkpoints):
         own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights

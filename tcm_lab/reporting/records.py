@@ -18,7 +18,7 @@ from tcm_lab.complexity import (
     published_figures,
 )
 from tcm_lab.errors import LabError, one_of, validation_message
-from tcm_lab.evaluation import RdRecord, measured_curves
+from tcm_lab.evaluation import RdCurve, RdRecord, measured_curves
 from tcm_lab.reporting import plots, tables
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.table import Table, rounded
@@ -158,15 +158,29 @@ def tables_of(
     return found
 
 
-def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") -> Figure:
+def plot_of(
+    kind: PlotKind,
+    records: Sequence[AnyRecord],
+    *,
+    title: str = "",
+    published: Sequence[RdCurve] = (),
+) -> Figure:
     """Return the plot called ``kind`` of the records that it can show.
 
+    Args:
+        kind: what it shows.
+        records: of any kinds.
+        title: of the plot.
+        published: curves to add to ``rd``.
+
     Raises:
-        LabError: none of the records suits it.
+        LabError: none of the records suits it, or it shows no curves.
     """
     costs = _only(ComplexityRecord, records)
+    if published and kind != "rd":
+        raise LabError(f"plot {kind}: shows no published curves; rd does.")
     if kind == "rd":
-        figure = _rd(_only(RdRecord, records))
+        figure = _rd(_only(RdRecord, records), published)
     elif not costs:
         raise LabError(f"plot {kind}: needs a complexity record, from tcm-lab complexity.")
     elif kind == "roofline":
@@ -184,19 +198,22 @@ def plot_of(kind: PlotKind, records: Sequence[AnyRecord], *, title: str = "") ->
     return figure
 
 
-def _rd(records: Sequence[RdRecord]) -> Figure:
+def _rd(records: Sequence[RdRecord], published: Sequence[RdCurve]) -> Figure:
     if not records:
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
-    return plots.rd_plot(
-        [
-            plots.series_of_records(
-                curve.records,
-                label=curve.label,
-                role="anchor" if curve.records[0].name in _ANCHORS else "measured",
-            )
-            for curve in measured_curves(records)
-        ]
-    )
+    series = [
+        plots.series_of_records(
+            curve.records,
+            label=curve.label,
+            role="anchor" if curve.records[0].name in _ANCHORS else "measured",
+        )
+        for curve in measured_curves(records)
+    ]
+    series += [
+        plots.RdSeries(label=c.name, bpp=c.bpp, quality=c.psnr_db, role="published")
+        for c in published
+    ]
+    return plots.rd_plot(series)
 
 
 def _roofline(costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord]) -> Figure:
