@@ -109,6 +109,13 @@ class Budget(Frozen):
             raise ConfigError(f"{list(rungs)} must ascend, such as [0.25, 0.5]")
         return rungs
 
+    @field_validator("rate_levels")
+    @classmethod
+    def _is_none_or_several(cls, levels: int) -> int:
+        if levels == 1:
+            raise ConfigError("1: give 2 or more, or 0 for weights of their own for each lambda")
+        return levels
+
     @model_validator(mode="after")
     def _has_a_recipe(self) -> Budget:
         if self.resolution is not None and "seeds" in self.model_fields_set:
@@ -119,8 +126,6 @@ class Budget(Frozen):
             recipe = self.recipe_for(seed=0)
         except ConfigError as error:
             raise ConfigError(f"changes: {error}") from None
-        if self.rate_levels == 1:
-            raise ConfigError("rate_levels = 1: give 2 or more, or 0 for weights per lambda")
         if not self.rate_levels and not recipe.lambdas:
             raise ConfigError(
                 "rate_levels = 0: trains weights for each lambda, and the recipe names none; set "

@@ -20,9 +20,12 @@ from tcm_lab.codec import build, load_checkpoint, load_config
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError
-from tcm_lab.evaluation import evaluate
+from tcm_lab.evaluation import RdRecord, evaluate
+from tcm_lab.study.context import StudyData, Task
 from tcm_lab.study.result import open_result
 from tcm_lab.study.space import load_space
+from tcm_lab.study.trainer import CodecTrainer
+from tcm_lab.study.variants import Variants
 
 SPACE = """
 name: real
@@ -212,28 +215,54 @@ def test_an_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[s
     assert "run, report, compare" in said
 
 
-def test_a_study_of_weights_per_lambda_trains_each_and_joins_their_points(
+class Steps:
+    """A watch that keeps the steps that it was told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def progress(self, step: int, text: str) -> None:
+        assert text.startswith(f"training {1 if step <= 1 else 2} of 2") or "coding" in text
+        self.steps.append(step)
+
+    def rung(self, step: int, rd: RdRecord) -> bool:
+        raise AssertionError("there are no rungs")
+
+
+def test_weights_of_each_lambda_are_trained_and_their_points_joined(
     folder: Path, tmp_path: Path
 ) -> None:
-    changes = "rate_levels: 0, changes: {lambdas: [0.01, 0.04], batch: 1, crop: 64}"
+    changes = "rate_levels: 0, changes: {lambdas: [0.001, 0.004], batch: 1, crop: 64}"
     text = SPACE.replace("rate_levels: 2", changes).replace("steps: 20", "steps: 2")
     text = text.replace("tiny.yaml", str(folder / "tiny.yaml"))
     (tmp_path / "space.yaml").write_text(text)
-    out = tmp_path / "out"
-    assert say(folder, "--space", str(tmp_path / "space.yaml"), "--out", str(out)) == 0
-    for record in open_result(out).records:
-        assert [point.lmbda for point in record.rd.points] == [0.01, 0.04]
-        trainings = [record.training, *record.more]
-        assert [t.recipe.lambdas for t in trainings if t] == [(0.01,), (0.04,)]
-        files = (out / "trials" / record.identity).glob("lambda-*/model.safetensors")
-        assert sorted(file.parent.name for file in files) == ["lambda-0.01", "lambda-0.04"]
-    assert "weights per λ and row" in (out / "table.md").read_text()
-    for change, words in (("rungs: [0.5], ", "rungs"), ("", "rate_levels = 0")):
-        spoilt = text.replace("steps: 2", f"{change}steps: 2")
-        (tmp_path / "bad.yaml").write_text(
-            spoilt
-            if change
-            else spoilt.replace("lambdas: [0.01, 0.04], ", "").replace("scratch", "minute")
-        )
-        with pytest.raises(ConfigError, match=words):
-            load_space(tmp_path / "bad.yaml")
+    variants = Variants(load_space(tmp_path / "space.yaml"))
+    images = open_images(folder / "eval", "eval")[:1]
+    trainer = CodecTrainer(StudyData(open_images(folder / "train", "train"), images))
+    recipe, out, watch = variants.recipe(), tmp_path / "trial", Steps()
+    outcome = trainer(Task(variants.baseline().config, recipe, out, ()), watch)
+    assert [point.lmbda for point in outcome.rd.points] == [0.001, 0.004]
+    trainings = [outcome.training, *outcome.more]
+    assert [t.recipe.lambdas for t in trainings if t] == [(0.001,), (0.004,)]
+    files = out.glob("lambda-*/model.safetensors")
+    assert sorted(file.parent.name for file in files) == ["lambda-0.001", "lambda-0.004"]
+    assert watch.steps == sorted(watch.steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("steps: 20", "rungs: [0.5], steps: 20"), "rungs: need a training that learns all"),
+        (("scratch", "minute"), "rate_levels = 0: trains weights for each lambda"),
+        (("rate_levels: 0", "rate_levels: 1"), "give 2 or more, or 0"),
+    ],
+)
+def test_a_budget_that_cannot_train_weights_per_lambda_says_why(
+    folder: Path, tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    text = SPACE.replace("tiny.yaml", str(folder / "tiny.yaml"))
+    (tmp_path / "bad.yaml").write_text(
+        text.replace("rate_levels: 2", "rate_levels: 0").replace(*change)
+    )
+    with pytest.raises(ConfigError, match=words):
+        load_space(tmp_path / "bad.yaml")
