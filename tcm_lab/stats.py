@@ -165,11 +165,11 @@ def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
 
 
 def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
-    """Return letters for ranked things: those that share one can't be told apart.
+    """Return letters for ranked things: those that share one are not distinguishable.
 
     Args:
         count: how many there are, the best first.
-        differ: whether things ``i < j`` can be told apart.
+        differ: whether things ``i < j`` are distinguishable.
     """
     groups: list[range] = []
     for first in range(count):

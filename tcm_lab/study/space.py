@@ -87,7 +87,7 @@ class Budget(Frozen):
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1
     """Trainings of each variant on the front (of each variant, in an ablation)."""
     resolution: _Positive | None = None
-    """The difference in percent of Lagrangian cost that shall be told from zero, in place of
+    """The difference in percent of Lagrangian cost that the study must resolve, in place of
     ``seeds``: as many are trained as that takes, by the measured noise of the recipe (and as many
     steps, where several numbers were measured and ``steps`` is left out)."""
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()

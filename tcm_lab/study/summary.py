@@ -37,7 +37,7 @@ class VariantSummary(Frozen):
         on_front: whether it is Pareto-optimal among the complete variants that keep the soft
             constraints.
         number: of its row, where a label is too long for a plot.
-        group: letters of the groups of variants that can't be told apart by their quality.
+        group: letters of the groups of variants that their quality does not distinguish.
         name: in plots: that number, what it changes in an ablation, or else its label.
     """
 
@@ -216,7 +216,7 @@ def _difference(
     """Return the difference from the baseline, with its interval over images and seeds.
 
     Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
-    How much one seed differs from another is told by the recipe's measured noise, where there is
+    How much one seed differs from another is the recipe's measured noise, where there is
     any, and else by the seeds at hand.
 
     Raises:

@@ -241,7 +241,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         lines.append(f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}.")
     if any(summary.group for summary in summaries):
         lines.append(
-            f"Variants that share a letter can't be told apart by their {space.quality.label} "
+            f"Variants that share a letter are not distinguishable by their {space.quality.label} "
             "(95 % interval of the difference of each two, one by one)."
         )
     compared = [s for s in summaries if s.is_complete and not s.is_baseline]
