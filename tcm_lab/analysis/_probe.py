@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, near
 
@@ -54,17 +55,6 @@ def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
 def pitch_px(codec: nn.Module, x: Tensor, rows: int) -> float:
     """Return the pixels of the padded image per row of a map that has ``rows``."""
     return CodecAdapter(codec).padded_size((x.shape[-2], x.shape[-1]))[0] / rows
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode, and leave it as it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @contextmanager

@@ -24,13 +24,13 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import (
     Images,
     attention_inputs,
-    evaluating,
     image_names,
     iterate_images,
 )
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -194,6 +195,17 @@ class CodecAdapter:
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in _TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold ``model`` in evaluation mode, and leave it as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -102,7 +102,7 @@ def load_foreign(
         found = _by_class(from_state, _unwrapped(read_state(checkpoint), codec.state_dict()))
         if found is None:
             raise
-    found.name = CodecAdapter(codec).name if is_own(name) else name  # type: ignore[assignment]
+    found.name = CodecAdapter(codec).name if is_own(name) else name  # type: ignore[assignment]  # no submodule
     return found.eval()
 
 

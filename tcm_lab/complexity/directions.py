@@ -8,15 +8,15 @@ attribute ``parts``. Any other codec codes one small image, and what runs in ``c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.complexity.record import ABSENT, Scope
 
 _SIDE = 128
@@ -76,7 +76,7 @@ def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     x = x.to(adapter.device)
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         for name, module in model.named_modules():
             own = list(module.parameters(recurse=False))
             if name and (own or not any(module.children())):
@@ -122,13 +122,3 @@ def _sorted_out(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directio
 
     absent: dict[Scope, frozenset[str]] = {"encode": run_by("decode"), "decode": run_by("encode")}
     return Directions(part_of, {**absent, "whole": frozenset()})
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -25,8 +25,8 @@ def measure_complexity(
 
     Args:
         model: a preset's name, ``compressai/<name>``, ``my_codec.py:factory``, a YAML file, a
-            configuration or a model. What encoding and decoding run of a model of your own is told
-            by its names, by its attribute ``parts``, or by coding an image; see
+            configuration or a model. Which layers of your own model encoding and decoding run
+            follows from their names, from its attribute ``parts``, or from coding an image; see
             `tcm_lab.codec.CodecAdapter`.
         size: (height, width) of the image, before padding.
         counter: what counts. What has no closed formula (a foreign model, or a block without one)

@@ -43,6 +43,7 @@ from .tables import (
     published_beside,
     rd_table,
     shortcut_table,
+    spread_interval,
     stage_table,
     timing_table,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "save_figure",
     "series_of_records",
     "shortcut_table",
+    "spread_interval",
     "stage_table",
     "tables_of",
     "timing_table",

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tcm_lab.codec import VariantConfig
-from tcm_lab.complexity import Spread, compare_timing
-from tcm_lab.reporting import Column, Value, metric_column
-from tcm_lab.stats import Interval
+from tcm_lab.complexity import compare_timing
+from tcm_lab.reporting import Column, Value, metric_column, spread_interval
 
 _WAYS = ("encode", "decode")
 _SECONDS = 4.0  # of each variant, beside the repetitions that an interval needs
@@ -46,16 +45,7 @@ def coding_times(
     for record in compared.records:
         values: dict[str, Value] = {}
         for way in _WAYS:
-            values[f"{way}_ms"] = _span(getattr(record, way).wall)
+            values[f"{way}_ms"] = spread_interval(getattr(record, way).wall)
             values[f"{way}_ratio"] = over.get((record.model, way))
         found.append(values)
     return found
-
-
-def _span(spread: Spread) -> Interval:
-    return Interval(
-        value=spread.median_ms,
-        low=spread.lower_quartile_ms,
-        high=spread.upper_quartile_ms,
-        level=0.5,
-    )

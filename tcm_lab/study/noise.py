@@ -107,7 +107,8 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         costs.append([lagrangian_percent(a, b, lambdas=base.lambdas) for a, b in pairs])
         deltas.append([_bd(a, b) for a, b in pairs])
         between.append(np.mean([_by_image(a, b, base.lambdas) for a, b in pairs], axis=0))
-    whole = [group for group in deltas if None not in group]
+    known = [[delta for delta in group if delta is not None] for group in deltas]
+    all_known = [len(group) for group in known] == [len(group) for group in deltas]
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
@@ -116,7 +117,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         seeds=min(len(group) for group in groups.values()),
         images=len(between[0]),
         seed_sd=_pooled_sd(costs),
-        seed_sd_bd=_pooled_sd(whole) if len(whole) == len(deltas) else None,  # type: ignore[arg-type]
+        seed_sd_bd=_pooled_sd(known) if all_known else None,
         image_sd=_pooled_sd(between),
         spread=float(np.std([fmean(group) for group in costs], ddof=1)) if len(costs) > 1 else 0.0,
     )

@@ -114,7 +114,7 @@ def database_of(folder: Path, storage: str | None = None) -> str:
         storage: the address, if it is not the SQLite file in the folder.
 
     Raises:
-        LabError: there is none.
+        LabError: no address is given and the folder holds no database.
     """
     database = folder / DATABASE
     if storage is None and not database.is_file():

@@ -47,6 +47,7 @@ budget:
   changes: {crop: 64, batch: 1, checkpoint_every: 2}
 """
 WORKERS = 2
+_GAVE_UP = 3  # a training that lost its worker twice may be what kills
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _fork(context: StudyContext, index: int) -> int:
         work(context, index, _silent)
     except BaseException as error:
         print(f"worker {index}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        os._exit(_GAVE_UP if "its worker was killed twice" in str(error) else 1)
     os._exit(0)
 
 
@@ -136,8 +137,10 @@ def run(context: StudyContext, kills: int, mean_s: float, rng: random.Random) ->
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     workers.remove(pid)
-                    if os.WIFSIGNALED(status):  # one that gave up, since it was killed twice, ends
+                    if os.WIFSIGNALED(status):
                         workers.append(_fork(context, len(workers)))
+                    elif os.WEXITSTATUS(status) not in (0, _GAVE_UP):
+                        raise SystemExit("a worker failed by something else than a kill")
             if workers and killed < kills and time.monotonic() > due_s:
                 os.kill(rng.choice(workers), signal.SIGKILL)
                 killed += 1

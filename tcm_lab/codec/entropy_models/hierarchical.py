@@ -72,7 +72,7 @@ class HierarchicalConfig(EntropyModelConfig):
     window_size: tuple[WindowSide, WindowSide, WindowSide] = (4, 8, 8)
     head_dim: PositiveInt = 16
     hyper_places: Literal["own", "as-published"] = "own"
-    scale_table: Literal["fine", "published"] = "fine"  # type: ignore[assignment]  # others
+    scale_table: Literal["fine", "published"] = "fine"  # type: ignore[assignment]  # other tables than the base has
 
     @property
     def distribution(self) -> Distribution:

@@ -288,12 +288,12 @@ class SliceCodec(nn.Module):
         mean, scale = outputs if len(outputs) == 2 else outputs[0].chunk(2, 1)
         return mean, scale
 
-    def _checkerboard(self, supports: Sequence[Tensor], context: nn.Module, code: Coder) -> Tensor:
+    def _checkerboard(
+        self, supports: Sequence[Tensor], context: CheckerboardContext, code: Coder
+    ) -> Tensor:
         """Code the positions of one colour, then those of the other, which see the first."""
         first = checkerboard(supports[0])
-        unknown = supports[0].new_zeros(
-            (supports[0].shape[0], context.out_channels, *first.shape)  # type: ignore[arg-type]
-        )
+        unknown = supports[0].new_zeros((supports[0].shape[0], context.out_channels, *first.shape))
         anchors = code(
             Channels(*self.channels, first),
             *self._mean_and_scale([torch.cat((s, unknown), 1) for s in supports]),

@@ -254,7 +254,7 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def _inline(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """Return the picture that a notebook shows, and its size there in pixels."""
+    """Return the image that a notebook shows, and its size there in pixels."""
     width, height = (round(_INLINE_DPI * inches) for inches in figure.get_size_inches())
     return _written(figure, "png"), {"width": width, "height": height}
 

@@ -203,7 +203,7 @@ def _scale(field: str, domain: Sequence[str], values: Sequence[str]) -> dict[str
 
 
 def _legend(names: Sequence[str]) -> dict[str, Any]:
-    """Put the legend below the data, in as many columns as its words leave room for."""
+    """Put the legend below the data, in as many columns as fit beside each other."""
     longest = max((len(name) for name in names), default=0)
     columns = 4 if longest <= 14 else 2 if longest <= 30 else 1
     return {"orient": "bottom", "title": None, "columns": columns, "labelLimit": 420}

@@ -11,7 +11,7 @@ from .cost import (
 )
 from .layers import layer_table
 from .rd import bd_rate_table, beside_table, rd_table
-from .timing import stage_table, timing_table
+from .timing import spread_interval, stage_table, timing_table
 
 __all__ = [
     "Detail",
@@ -29,6 +29,7 @@ __all__ = [
     "published_beside",
     "rd_table",
     "shortcut_table",
+    "spread_interval",
     "stage_table",
     "timing_table",
     "totals",

@@ -41,7 +41,7 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
         values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
         for way in _DIRECTIONS:
             timing = getattr(record, way)
-            values[f"{way}_ms"] = _span(timing.wall)
+            values[f"{way}_ms"] = spread_interval(timing.wall)
             values[f"{way}_megapixels_per_s"] = timing.megapixels_per_s
             if (record.model, way) in over:
                 values[f"{way}_ratio"] = over[record.model, way]
@@ -86,13 +86,14 @@ def stage_table(records: Sequence[TimingRecord]) -> Table:
                 timing = getattr(record, way)
                 spread = timing.wall if stage == "whole" else timing.stages.get(stage)
                 if spread is not None:
-                    values[f"{way}_ms"] = _span(spread)
+                    values[f"{way}_ms"] = spread_interval(spread)
                     values[f"{way}_percent"] = 100 * spread.median_ms / timing.wall.median_ms
             rows.append(Row(values=values))
     return Table(title="Coding time by stage", columns=columns, rows=rows, footer=_footer(records))
 
 
-def _span(spread: Spread) -> Interval:
+def spread_interval(spread: Spread) -> Interval:
+    """Return a median of turns with its quartiles, in milliseconds, as tables show it."""
     return Interval(
         value=spread.median_ms,
         low=spread.lower_quartile_ms,
