@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +32,7 @@ def borrowed(transform: str, value: Any) -> Any:
             f"the preset '{value}' only changes {tree['base']}, and has no {transform} of its own; "
             f"those that have one: {one_of(_whole_presets())}"
         )
-    return tree[transform]
+    return deepcopy(tree[transform])  # the caller changes it, and the tree is kept
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,8 @@ def test_a_transform_is_that_of_the_preset_whose_name_it_is() -> None:
     assert config.g_s == other.g_s
     assert config.g_a == other.override({"g_a.width": 16}).g_a
     assert config.h_a == tcm_lab.load_config("tcm-nano").h_a
+    again = tcm_lab.load_config("tcm-nano").override({"g_a": "mlicpp-nano"})
+    assert again.g_a == other.g_a, "what was changed of the first one is the first one's alone"
 
 
 def test_a_whole_file_may_name_transforms_and_is_written_with_their_stages(tmp_path: Path) -> None:
