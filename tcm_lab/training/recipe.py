@@ -218,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
     # tcm-nano on two cores, at λ that suit its latent: about a minute, ten minutes and an hour.
     "minute": _LINEAR.changed(name="minute", steps=150, linear_steps=60),
     "laptop": _LINEAR.changed(name="laptop", steps=2000),
-    "hour": _LINEAR.changed(name="hour", steps=14_000, linear_steps=400, ema=0.999),
+    "hour": _LINEAR.changed(name="hour", steps=8000, linear_steps=400, ema=0.999),
     # jmliu206/LIC_TCM, README and train.py: 50 epochs of 300,000 images at batch 8,
     # the rate falling at epochs 45 and 48.
     "published": Recipe(
