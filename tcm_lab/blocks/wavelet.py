@@ -80,6 +80,13 @@ class HaarLinear(nn.Linear):
         return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).square().mean()
 
 
+def haar_subbands(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b d h2 w2"]:
+    """Return the subbands (B, f² C, H/f, W/f) that a `HaarLinear` sees, without its gains."""
+    bands = factor**2 * x.shape[1]
+    kernel = _synthesised(torch.eye(bands, dtype=x.dtype, device=x.device), factor)
+    return F.conv2d(x, kernel, stride=factor)
+
+
 def _synthesised(bands: Float[Tensor, "n k"], factor: int) -> Float[Tensor, "n c f f"]:
     """Return rows over subbands as rows over patches of ``factor`` x ``factor`` positions."""
     rows, f = len(bands), factor

@@ -103,6 +103,11 @@ class Transform(nn.Module):
         out: Tensor = self.stages(x)
         return out if self.shortcut is None else out + self.shortcut(x)
 
+    @property
+    def linear_path(self) -> nn.Module | None:
+        """The linear path from end to end, which shares its weights; None without one."""
+        return self.shortcut if self.wavelet is None else nn.Sequential(*self.wavelet)
+
     def _beside_wavelet(self, x: Tensor, steps: nn.ModuleList) -> Tensor:
         side = x
         for stage, step in zip(self.stages, steps, strict=True):

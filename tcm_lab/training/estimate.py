@@ -59,7 +59,7 @@ def _start_s(
 ) -> float:
     """Return seconds of a linear start and its phase; 0 for another start."""
     config = CodecAdapter(build()).config
-    if not recipe.linear_steps or config is None or config.shortcut in ("none", "wavelet"):
+    if not recipe.linear_steps or config is None or config.shortcut == "none":
         return 0.0
     crops = painted_crops(recipe, images, recipe.linear_batch)
     short, long = (recipe.changed(steps=1, linear_steps=n) for n in (1, 1 + _TIMED_STEPS))

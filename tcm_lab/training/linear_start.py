@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.attention import GatedAttention
+from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Codec
 from tcm_lab.codec.transforms import Stage, Transform
 from tcm_lab.data import Batches
+from tcm_lab.training.components import as_rows, components, least_squares
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import Snapshot, load_weights
+from tcm_lab.training.wavelet_start import fit_wavelet, scale_input
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _CROPS = 64  # of 256 pixels: twenty patches of 16x16 for each of their 768 dimensions
@@ -75,7 +78,8 @@ def start_linear(
 
     The shortcut between image and latent becomes the principal components of the crops' patches,
     divided by the step that suits the middle λ at high rate, Δ² = 6 / (255² ln 2 λ) times three
-    colours; those between stages carry the principal components of smaller patches. Residual
+    colours; those between stages carry the principal components of smaller patches. A wavelet path
+    does the same step by step, by the components of each step's subbands. Residual
     branches start at zero, so that the whole computes what the shortcuts do. The entropy model
     starts at each channel's mean and spread, and a normalised one measures in that spread; the
     linear phase trains it further.
@@ -94,7 +98,8 @@ def start_linear(
     seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)]).to(device)
     few = seen[: _CROPS // 4]
     found = _become_linear(codec, seen, recipe.lambdas)
-    if codec.g_a.shortcut is None:
+    path = codec.g_a.linear_path
+    if path is None:
         return found
     if recipe.linear_steps:
         started = time.perf_counter()
@@ -104,8 +109,9 @@ def start_linear(
             update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
         )
     with torch.no_grad():
-        _fit_stages(codec, few)
-        deviation = float(codec.g_a.stages(few[:4]).square().mean().sqrt())
+        if codec.g_a.wavelet is None:
+            _fit_stages(codec, few)
+        deviation = float((codec.g_a(few[:4]) - path(few[:4])).square().mean().sqrt())
     return found.model_copy(update={"deviation": deviation})
 
 
@@ -128,6 +134,7 @@ def _linear_phase(
         start="none",
         linear_steps=0,
         shortcut_lr=0.0,
+        cca=0.0,
         ema=0.0,
     )
     view = linear_view(codec)
@@ -151,6 +158,8 @@ def _train_or_take(
         "stride": view.config.stride,
         "config": view.config.model_dump(mode="json", exclude={"name", "g_a", "g_s", "shortcut"}),
     }
+    if wavelet := _wavelet_shapes(view):
+        facts["wavelet"] = wavelet
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     kept = cache / f"linear-phase-{key}.safetensors"
     if kept.exists():
@@ -159,6 +168,12 @@ def _train_or_take(
     train_phase(view, phase)
     weights = {n: v.detach().cpu().contiguous() for n, v in view.state_dict().items()}
     Snapshot(weights, facts).save(kept)
+
+
+def _wavelet_shapes(view: Codec) -> list[list[int]]:
+    """Return the shapes of a wavelet path, which the latent depends on; empty for another path."""
+    steps = [m for m in (*view.g_a.modules(), *view.g_s.modules()) if isinstance(m, HaarLinear)]
+    return [[step.in_features, step.out_features, step.factor] for step in steps]
 
 
 @contextmanager
@@ -179,8 +194,8 @@ def linear_view(codec: Codec) -> Codec:
     view = copy.copy(codec)
     view.__dict__["_modules"] = {
         **codec._modules,
-        "g_a": codec.g_a.shortcut,
-        "g_s": codec.g_s.shortcut,
+        "g_a": codec.g_a.linear_path,
+        "g_s": codec.g_s.linear_path,
     }
     return view
 
@@ -193,36 +208,41 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
         _zero_branch(module)
     kept: float | None = None
     floor: float | None = None
-    if codec.g_a.shortcut is None:
+    if codec.g_a.linear_path is None:
         calibrate(codec, crops[:4])
         y = torch.cat([codec.g_a(some) for some in crops[:16].split(4)])
     else:
         for transform in (codec.g_a, codec.g_s):
             for stage in _stages(transform):
-                if stage.shortcut is not None or stage is _stages(transform)[-1]:
+                beside = stage.shortcut is not None or transform.wavelet is not None
+                if beside or stage is _stages(transform)[-1]:
                     _zero_resampler(stage.resample)
-        basis, colour, kept, floor = _patch_components(codec, crops)
-        down, up = codec.g_a.shortcut, codec.g_s.shortcut
-        assert down.bias is not None
-        assert up is not None
-        assert up.bias is not None
-        down.weight.copy_((basis / step).view(down.weight.shape))
-        down.bias.copy_(-(down.weight.sum((2, 3)) @ colour))
-        up.weight.copy_((basis * step).view(up.weight.shape))
-        up.bias.copy_(colour)
-        y = down(crops)
+        fit = _fit_patches if codec.g_a.wavelet is None else fit_wavelet
+        y, lost = fit(codec, crops, step)
+        variance = float((crops - crops.mean((0, 2, 3))[:, None, None]).square().mean())
+        kept, floor = 1 - lost / variance, -10 * math.log10(max(lost, 1e-10))
     mean, spread = y.mean((0, 2, 3)), y.std((0, 2, 3))
     if codec.y_unit is not None:
-        codec.y_unit.copy_(spread.clamp(min=_MIN_UNIT))
+        codec.y_unit.copy_(_units(codec, spread))
         mean, spread = mean / codec.y_unit, spread / codec.y_unit
-        if codec.g_s.shortcut is not None:
-            codec.g_s.shortcut.weight.mul_(codec.y_unit[:, None, None, None])
     entropy_model: Any = codec.entropy_model
     if hasattr(entropy_model, "start_at"):
         entropy_model.start_at(mean, _SCALE_SHARE * spread, codec.h_s)
     return LinearStart(
         crops=len(crops), pixels=crops.shape[-1], kept=kept, floor_psnr_db=floor, step=step
     )
+
+
+def _units(codec: Codec, spread: Tensor) -> Tensor:
+    """Return each channel's unit, (M,), and let the synthesis' path take the latent in it."""
+    if codec.g_s.wavelet is not None:
+        unit = spread.square().mean().sqrt().clamp(min=_MIN_UNIT).expand_as(spread)
+        scale_input(codec, float(unit[0]))
+        return unit
+    unit = spread.clamp(min=_MIN_UNIT)
+    if codec.g_s.shortcut is not None:
+        codec.g_s.shortcut.weight.mul_(unit[:, None, None, None])
+    return unit
 
 
 def _stages(transform: Transform) -> list[Stage]:
@@ -270,34 +290,26 @@ def _zero_resampler(module: nn.Module) -> None:
         _zero(layer)
 
 
-def _components(features: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return principal components (count, D) of features (N, D), all variances, and the mean.
+def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float]:
+    """Let the shortcuts carry the principal components of the codec's patches, in steps.
 
-    Components beyond D are zero.
+    Returns:
+        The latent of ``crops``, and the mean squared error of what its components leave out.
     """
-    mean = features.double().mean(0)
-    centred = features.double() - mean
-    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-    basis = features.new_zeros(count, features.shape[1])
-    kept = min(count, features.shape[1])
-    basis[:kept] = vectors.flip(1)[:, :kept].T
-    return basis, variances.flip(0).clamp(min=0).float(), mean.float()
-
-
-def _as_rows(maps: Tensor) -> Tensor:
-    """Return the positions of maps (B, C, H, W) as rows (B H W, C)."""
-    return maps.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _patch_components(codec: Codec, crops: Tensor) -> tuple[Tensor, Tensor, float, float]:
-    """Return components of the codec's patches, mean colour, variance kept and PSNR in dB."""
+    down, up = codec.g_a.shortcut, codec.g_s.shortcut
+    assert down is not None
+    assert up is not None
+    assert down.bias is not None
+    assert up.bias is not None
     m, side = codec.config.latent_channels, codec.config.stride[0]
     colour = crops.mean((0, 2, 3))
     patches = F.pixel_unshuffle(crops - colour[:, None, None], side)
-    basis, variances, _ = _components(_as_rows(patches), m)
-    lost = float(variances[m:].sum()) / variances.numel()
-    kept = float(variances[:m].sum() / variances.sum())
-    return basis, colour, kept, -10 * math.log10(max(lost, 1e-10))
+    basis, variances, _ = components(as_rows(patches), m)
+    down.weight.copy_((basis / step).view(down.weight.shape))
+    down.bias.copy_(-(down.weight.sum((2, 3)) @ colour))
+    up.weight.copy_((basis * step).view(up.weight.shape))
+    up.bias.copy_(colour)
+    return down(crops), float(variances[m:].sum()) / variances.numel()
 
 
 def _fit_stages(codec: Codec, crops: Tensor) -> None:
@@ -311,8 +323,8 @@ def _fit_stages(codec: Codec, crops: Tensor) -> None:
         if stage.shortcut is not None:
             map_ = stage.shortcut
             assert map_.bias is not None
-            patches = _as_rows(F.pixel_unshuffle(x, map_.stride[0]))
-            basis, variances, mean = _components(patches, map_.out_channels)
+            patches = as_rows(F.pixel_unshuffle(x, map_.stride[0]))
+            basis, variances, mean = components(patches, map_.out_channels)
             basis /= variances[: map_.out_channels].mean().sqrt()
             map_.weight.copy_(basis.view(map_.weight.shape))
             map_.bias.copy_(-(basis @ mean))
@@ -329,18 +341,10 @@ def _fit_stages(codec: Codec, crops: Tensor) -> None:
             factor = map_.stride[0]
             scale //= factor
             patches = F.pixel_unshuffle(crops, scale)
-            basis, variances, mean = _components(_as_rows(patches), map_.out_channels)
+            basis, variances, mean = components(as_rows(patches), map_.out_channels)
             basis /= variances[: map_.out_channels].mean().sqrt()
             target = F.conv2d(patches, basis[:, :, None, None], -(basis @ mean))
-            weight, bias = _least_squares(_as_rows(x), _as_rows(F.pixel_unshuffle(target, factor)))
+            weight, bias = least_squares(as_rows(x), as_rows(F.pixel_unshuffle(target, factor)))
             map_.weight.copy_(weight.view(map_.weight.shape))
             map_.bias.copy_(bias.view(map_.out_channels, -1).mean(1))
         x = stage(x)
-
-
-def _least_squares(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit targets (N, E) by inputs (N, D): weights (D, E) and bias (E,)."""
-    rows = torch.cat((inputs, inputs.new_ones(len(inputs), 1)), 1).double()
-    ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double()).float()
-    return solution[:-1], solution[-1]

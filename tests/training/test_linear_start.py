@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from stand_in import RandomCrops
 from torch import Tensor
 
 from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource, open_images
 from tcm_lab.training import Recipe, TrainingRecord, train
+from tcm_lab.training.components import as_rows, components
 from tcm_lab.training.linear_start import linear_view
 
 RECIPE = Recipe(
@@ -64,6 +66,33 @@ def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> 
     assert record.start.deviation < 1e-3
 
 
+def test_a_wavelet_path_starts_as_orthonormal_components_of_its_subbands() -> None:
+    codec = build("tcm-nano", {**LINEAR, "shortcut": "wavelet"})
+    crops = photographs()
+    record = train(codec, RECIPE, crops, accelerator="cpu")
+    assert record.start is not None
+    down, up = codec.g_a.wavelet, codec.g_s.wavelet
+    assert all(step.orthogonality() < 1e-6 for step in (*down, *list(up)[1:]))
+    x = seen(crops)
+    with torch.no_grad():
+        y = codec.g_a(x)
+        x_hat = codec.g_s(y / codec.y_unit[:, None, None])
+    psnr = -10 * math.log10((x_hat - x).square().mean().item())
+    assert psnr == pytest.approx(record.start.floor_psnr_db, abs=0.05)
+    # The components of whole patches are the best; those of subbands step by step come close.
+    rows = as_rows(F.pixel_unshuffle(x, 16))
+    best = -10 * math.log10(components(rows, 64)[1][64:].sum().item() / rows.shape[1])
+    assert best - 2 < psnr < best
+    # What the first step takes, by averages and differences alone.
+    cells = x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).double()
+    signs = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+    bands = torch.einsum("bchwk,sk->bhwsc", cells, signs.double() / 2).flatten(0, 2).flatten(1)
+    variances = np.linalg.eigvalsh(np.cov(bands.T.numpy(), bias=True))[::-1]
+    with torch.no_grad():
+        taken = down[0](x).double().var((0, 2, 3), unbiased=False)[:12].numpy()
+    assert np.allclose(taken, variances, rtol=1e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -80,6 +109,8 @@ def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> 
         {"entropy_model.checkerboard": True},
         {"entropy_model": {"type": "hierarchical", "coarse": [1, 0], "fine": [0, 1]}},
         {"latent_channels": 16},
+        {"shortcut": "wavelet"},
+        {"shortcut": "wavelet", "g_s.width": 16, "entropy_model.normalised": False},
     ],
 )  # fmt: skip
 def test_whatever_the_blocks_the_stages_add_nothing_at_first(changes: dict[str, object]) -> None:
@@ -106,10 +137,11 @@ def test_a_codec_without_shortcuts_starts_with_a_wide_latent_and_its_statistics(
     assert torch.allclose(codec.y_unit, y.std((0, 2, 3)).clamp(min=0.3), rtol=0.05)
 
 
-def test_the_first_step_codes_better_than_an_untrained_codec_by_far() -> None:
+@pytest.mark.parametrize("shortcut", ["staged", "wavelet"])
+def test_the_first_step_codes_better_than_an_untrained_codec_by_far(shortcut: str) -> None:
     x = photographs().batch(100, 4)
-    codec = started({})
-    raw = build("tcm-nano", LINEAR).eval()
+    codec = started({"shortcut": shortcut})
+    raw = build("tcm-nano", {**LINEAR, "shortcut": shortcut}).eval()
     costs = []
     for one in (codec, raw):
         with torch.no_grad():
@@ -144,6 +176,9 @@ def test_variants_that_differ_in_their_transforms_alone_share_the_linear_phase(
             assert torch.allclose(ours[name], theirs[name], atol=1e-7), name
     trained({"entropy_model.slices": 2})
     assert len(list(tmp_path.iterdir())) == 2
+    for kept, changes in ((3, {}), (4, {"g_a.width": 16})):
+        trained({"shortcut": "wavelet", **changes})
+        assert len(list(tmp_path.iterdir())) == kept
 
 
 def test_an_interrupted_linear_phase_resumes_to_the_same_weights(tmp_path: Path) -> None:

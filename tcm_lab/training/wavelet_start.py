@@ -1,0 +1,103 @@
+"""The linear start of a wavelet path: principal components of each step's Haar subbands."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab.blocks.wavelet import HaarLinear, haar_subbands
+from tcm_lab.codec import Codec
+from tcm_lab.training.components import as_rows, components, least_squares
+
+_ROWS = 2**16  # that components are found from
+_AT_ONCE = 8  # crops
+
+
+@torch.no_grad()
+def fit_wavelet(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float]:
+    """Let the wavelet paths of both transforms carry principal components, in quantisation steps.
+
+    In the analysis each step projects its subbands to their components. In the synthesis each gives
+    its subbands back from the components that it would take; the first, which meets the latent,
+    is the least-squares fit. Projections are orthonormal, as AuxT's loss wants them; gains are 1
+    but for the quantisation step, which those at the latent hold.
+
+    Args:
+        codec: with wavelet paths; changed in place.
+        crops: (B, 3, H, W) in [0, 1].
+        step: quantisation step in pixel values.
+
+    Returns:
+        The latent of ``crops``, and the mean squared error of what comes back from it unrounded.
+    """
+    down, up = _steps(codec.g_a.wavelet), _steps(codec.g_s.wavelet)
+    y = crops
+    for one in down:
+        _project(one, y)
+        y = _apply(one, y)
+    down[-1].log_gain.fill_(-math.log(step))
+    down[-1].bias.div_(step)
+    y = y / step
+    _fit_synthesis(up, y, crops, step)
+    x_hat = y
+    for one in up:
+        x_hat = _apply(one, x_hat)
+    return y, float((x_hat - crops).square().mean())
+
+
+def scale_input(codec: Codec, unit: float) -> None:
+    """Let the synthesis' path take a latent that was divided by ``unit``."""
+    first = _steps(codec.g_s.wavelet)[0]
+    first.log_gain.sub_(math.log(unit))
+    first.bias.div_(unit)
+
+
+def _steps(path: nn.ModuleList | None) -> list[HaarLinear]:
+    assert path is not None
+    return cast("list[HaarLinear]", list(path))
+
+
+def _apply(one: HaarLinear, maps: Tensor) -> Tensor:
+    return torch.cat([one(some) for some in maps.split(_AT_ONCE)])
+
+
+def _subbands(maps: Tensor, factor: int) -> Tensor:
+    """Return subbands of maps as rows."""
+    return torch.cat([as_rows(haar_subbands(some, factor)) for some in maps.split(_AT_ONCE)])
+
+
+def _thinned(rows: Tensor) -> Tensor:
+    return rows[:: max(1, len(rows) // _ROWS)]
+
+
+def _project(one: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Let a step down project the subbands of ``maps`` to their principal components.
+
+    Returns:
+        The components (C, D) and the subbands' means (D,).
+    """
+    basis, _, mean = components(_thinned(_subbands(maps, one.factor)), one.out_features)
+    one.log_gain.zero_()
+    one.weight.copy_(basis)
+    one.bias.copy_(-(basis @ mean))
+    return basis, mean
+
+
+def _fit_synthesis(up: list[HaarLinear], y: Tensor, crops: Tensor, step: float) -> None:
+    """Let each step up give back the subbands of the map that it is to make."""
+    wanted = crops
+    for one in reversed(up[1:]):
+        # What the step before is to make: the components that this one can use.
+        down = HaarLinear(wanted.shape[1], one.in_features, one.factor, "down").to(crops.device)
+        basis, mean = _project(down, wanted)
+        wanted = _apply(down, wanted)
+        one.log_gain.zero_()
+        one.weight.copy_(basis.T)
+        one.bias.copy_(mean)
+    weight, bias = least_squares(as_rows(y), _subbands(wanted, up[0].factor) / step)
+    up[0].log_gain.fill_(-math.log(step))
+    up[0].weight.copy_(weight.T)
+    up[0].bias.copy_(bias)
