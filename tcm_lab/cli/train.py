@@ -37,6 +37,7 @@ class Settings(TypedDict, total=False):
         batch: Crops per step over all devices.
         crop: Side of a crop in pixels.
         lr: Learning rate.
+        cca: Weight of CCA's loss, which moves information into early slices; 0 is off.
         ema: Decay of the weights' moving average; 0 is off.
         precision: 32-true or bf16-mixed; the entropy model stays in float32.
     """
@@ -47,6 +48,7 @@ class Settings(TypedDict, total=False):
     batch: Annotated[int, options.UNSET]
     crop: Annotated[int, options.UNSET]
     lr: Annotated[float, options.UNSET]
+    cca: Annotated[float, options.UNSET]
     ema: Annotated[float, options.UNSET]
     precision: Annotated[str, options.UNSET]
 
@@ -120,6 +122,7 @@ def train(
     judged_on = None if skip_evaluation else tcm_lab.data.open_images(eval_data, "eval")
     adapter = tcm_lab.codec.CodecAdapter(codec)
     chosen = chosen.suited(adapter.latent_channels, adapter.rate_levels)
+    lab.check_cca(chosen, adapter.config)
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of several processes
     if is_first:
         print(f"{name}: {_plan(chosen)}")

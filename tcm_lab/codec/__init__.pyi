@@ -34,6 +34,7 @@ from .names import is_own as is_own
 from .names import is_reference as is_reference
 from .names import list_models as list_models
 from .names import preset_names as preset_names
+from .outputs import Latent as Latent
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field
 from .portable_reference import PortableReference as PortableReference

@@ -31,7 +31,7 @@ from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
-from tcm_lab.codec.outputs import CodecOutput, Coded
+from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
 from tcm_lab.codec.seeds import own_seed
@@ -100,21 +100,37 @@ class Codec(_CompressionModel):
         Raises:
             ValueError: ``rate`` is missing or out of range, or given to a codec without levels.
         """
+        return self.estimate(x, rate)[0]
+
+    def estimate(
+        self, x: Float[Tensor, "b 3 h w"], rate: Rate = None
+    ) -> tuple[CodecOutput, Latent]:
+        """Do as ``forward``, and return the latent, too, with what its entropy model knew."""
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
         steps = self._steps_per_unit(levels)
         z = self._hyper_latent(y, steps, levels)
         _, z_likelihoods = self.entropy_bottleneck(z)
-        estimator = Estimator(y)
-        features = self._hyper(self._quantise_z(z), levels)
-        y_hat = self._walk(features, Coder(estimator, steps))
+        latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
+        y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
+        x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
+        out: CodecOutput = {
+            "x_hat": x_hat,
+            "likelihoods": {"y": y_likelihoods, "z": z_likelihoods},
+        }
+        return out, latent
+
+    def estimate_latent(self, entropy_model: nn.Module, latent: Latent) -> tuple[Tensor, Tensor]:
+        """Return ŷ in quantisation steps and y's likelihoods by an entropy model."""
+        estimator = Estimator(latent.y)
+        code = Coder(estimator, latent.steps)
+        y_hat = code.in_steps(entropy_model(latent.features, code))
         means, scales = estimator.means, estimator.scales
-        _, y_likelihoods = self.gaussian_conditional(y, scales, means)
+        _, likelihoods = self.gaussian_conditional(latent.y, scales, means)
         distribution = self.config.entropy_model.distribution
         if not self.training and distribution.nearest:
-            y_likelihoods = likelihoods_as_coded(y_likelihoods, y, means, scales, distribution)
-        x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
-        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+            likelihoods = likelihoods_as_coded(likelihoods, latent.y, means, scales, distribution)
+        return y_hat, likelihoods
 
     def _rate(self, rate: Rate, x: Tensor) -> Tensor | None:
         """Return the level of each image, (B,), or None for a codec without levels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from torch import Tensor
 
@@ -19,6 +19,20 @@ class CodecOutput(TypedDict):
 
     x_hat: Tensor
     likelihoods: Likelihoods
+
+
+class Latent(NamedTuple):
+    """What an entropy model codes, and what it knows beforehand.
+
+    Attributes:
+        y: the latent, (B, M, h, w), in quantisation steps.
+        features: the hyper synthesis' outputs.
+        steps: quantisation steps in a unit of each channel, (B or 1, M, 1, 1); None: one.
+    """
+
+    y: Tensor
+    features: list[Tensor]
+    steps: Tensor | None
 
 
 class Coded(TypedDict, total=False):

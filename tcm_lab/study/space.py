@@ -26,10 +26,10 @@ from tcm_lab._utils.files import is_file
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_yaml, read_text
 from tcm_lab.codec import VariantConfig, load_config
-from tcm_lab.errors import ConfigError, LabError, near, one_of, validation_message
+from tcm_lab.errors import ConfigError, LabError, at, near, one_of, validation_message
 from tcm_lab.metrics import METRICS, Metric
 from tcm_lab.study.axes import Axis, AxisBase, Key, show
-from tcm_lab.training import Recipe, get_recipe
+from tcm_lab.training import Recipe, check_cca, get_recipe
 
 SCHEMA_FILE = "space.schema.json"
 
@@ -315,6 +315,7 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     tree = parse_yaml(text, origin)
     try:
         space = Space.model_validate(tree, context={"folder": folder})
+        at("budget", check_cca, space.budget.recipe_for(space.seed), space.baseline)
         return space.model_copy(update={"axes": _include_base(space)})
     except ValidationError as error:
         raise ConfigError(f"{origin}: {validation_message(error, Space, tree)}") from None

@@ -22,7 +22,7 @@ from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS, Number
 from tcm_lab.study.axes import AxisBase, Key, same, show
 from tcm_lab.study.space import Space
-from tcm_lab.training import Recipe
+from tcm_lab.training import Recipe, check_cca
 
 Params = Mapping[str, Key]
 
@@ -100,6 +100,7 @@ class Variants:
     def __init__(self, space: Space) -> None:
         self.space, self.base = space, space.baseline
         self._costs: dict[str, VariantCost] = {}
+        self._recipe = space.budget.recipe_for(space.seed)
 
     def build(self, params: Params) -> Variant:
         """Return the variant that ``params`` mean.
@@ -115,6 +116,7 @@ class Variants:
         words = [self.base.name, *(f"{name}={show(key)}" for name, key in params.items())]
         changes["name"] = re.sub(r"[^A-Za-z0-9 ._/@=,+*?-]+", "-", " ".join(words))
         config = self.base.override(changes)
+        check_cca(self._recipe, config)
         is_baseline = config.fingerprint == self.base.fingerprint
         return Variant(dict(params), config, self.space.label(params) or "baseline", is_baseline)
 

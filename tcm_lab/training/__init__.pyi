@@ -1,3 +1,4 @@
+from .causal_context import check_cca as check_cca
 from .estimate import Pace as Pace
 from .estimate import measure_pace as measure_pace
 from .estimate import seconds as seconds

@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,11 @@ from tcm_lab.training.linear_start import LinearStart
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
-FIELDS = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
+
+def fields(recipe: Recipe) -> tuple[str, ...]:
+    """Return the columns of a training's log."""
+    always = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
+    return (*always, "cca") if recipe.cca else always
 
 
 @dataclass(frozen=True)
@@ -118,23 +122,24 @@ class TrainingLog:
     Args:
         directory: where the files go; without one nothing is written.
         step: rows after it are dropped, since a resumed training writes them again.
+        recipe: says which columns there are; trackers get it, too.
         trackers: what else takes the rows.
-        settings: of the recipe, for the trackers.
     """
 
     def __init__(
         self,
         directory: Path | None,
         step: int,
+        recipe: Recipe,
         trackers: Sequence[Tracker] = (),
-        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        self._fields = fields(recipe)
         self._path = None if directory is None else directory / "log.csv"
         self._trackers: list[Tracker] = []
         if self._path is None or directory is None:
             return
-        write_atomically(self._path, _kept(self._path, step))
-        run = TrackedRun(directory.name, directory, settings or {}, step)
+        write_atomically(self._path, _kept(self._path, self._fields, step))
+        run = TrackedRun(directory.name, directory, recipe.model_dump(mode="json"), step)
         if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
             trackers = (TensorBoard(), *trackers)
         for tracker in trackers:
@@ -151,11 +156,11 @@ class TrainingLog:
             return
         try:
             with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, FIELDS).writerow(
-                    {name: row[name] if name == "step" else f"{row[name]:.6g}" for name in FIELDS}
+                csv.DictWriter(file, self._fields).writerow(
+                    {n: row[n] if n == "step" else f"{row[n]:.6g}" for n in self._fields}
                 )
             for tracker in self._trackers:
-                tracker.log({name: row[name] for name in FIELDS[1:]}, int(row["step"]))
+                tracker.log({name: row[name] for name in self._fields[1:]}, int(row["step"]))
         except OSError as error:
             raise LabError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free some space; "
@@ -168,17 +173,17 @@ class TrainingLog:
             tracker.end()
 
 
-def _kept(path: Path, step: int) -> str:
+def _kept(path: Path, fields: Sequence[str], step: int) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS)
+    writer = csv.DictWriter(text, fields)
     writer.writeheader()
     if step and path.is_file():
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if _complete(row)]
+            rows = [row for row in csv.DictReader(file) if _complete(row, fields)]
         writer.writerows(row for row in rows if int(row["step"]) <= step)
     return text.getvalue()
 
 
-def _complete(row: dict[str, Any]) -> bool:
+def _complete(row: dict[str, Any], fields: Sequence[str]) -> bool:
     """Return whether a row is whole; a killed process may leave half of one."""
-    return set(row) == set(FIELDS) and all(row[name] for name in FIELDS)
+    return set(row) == set(fields) and all(row[name] for name in fields)

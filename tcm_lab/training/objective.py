@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tcm_lab.blocks.wavelet import HaarLinear
-from tcm_lab.codec import bits
+from tcm_lab.codec import Latent, bits
+from tcm_lab.training.causal_context import CausalContext
 
 # One codec on many rates: without weights the highest lambda's loss, several times the others',
 # would own the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
@@ -54,6 +55,7 @@ class RateDistortionLoss(nn.Module):
         lambdas: one weight per rate level.
         metric: ``mse`` or ``ms-ssim``.
         orthogonality: weight of the wavelet paths' distance from orthogonal projections.
+        context: the auxiliary entropy model of CCA's loss; None: without it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RateDistortionLoss(nn.Module):
         lambdas: tuple[float, ...],
         metric: Literal["mse", "ms-ssim"],
         orthogonality: float = 0.1,
+        context: CausalContext | None = None,
     ) -> None:
         super().__init__()
         self._lambdas: Tensor
@@ -69,6 +72,7 @@ class RateDistortionLoss(nn.Module):
         self.codec = codec
         self.metric = metric
         self.orthogonality = orthogonality
+        self.context = context
         self.register_buffer("_lambdas", torch.tensor(lambdas), persistent=False)
         self.register_buffer("_weights", torch.tensor(level_weights(lambdas)), persistent=False)
 
@@ -82,24 +86,42 @@ class RateDistortionLoss(nn.Module):
         Returns:
             scalars ``total`` (to be differentiated: with all that is added to the loss), ``loss``
             (lambda D + bpp, the mean over the batch), ``bpp``, ``mse`` (images in [0, 1]) and
-            ``aux``.
+            ``aux``; with CCA's loss ``cca``, the bpp that y takes more (or, mostly, less) for what
+            each slice tells the next.
         """
-        out = self.codec(x) if levels is None else self.codec(x, rate=levels.to(x.dtype))
-        bpp = bits(out["likelihoods"]) / (x.shape[2] * x.shape[3])
+        pixels = x.shape[2] * x.shape[3]
+        out, latent = self._run(x, levels)
+        bpp = bits(out["likelihoods"]) / pixels
         x_hat = out["x_hat"].float()
         mse = (x_hat - x).square().flatten(1).mean(1)
         index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         index = index if levels is None else levels
         loss = self._lambdas[index] * self._distortion(x_hat, x, mse) + bpp
-        total = (loss * self._weights[index]).mean()
+        goal = loss
+        measured: dict[str, Tensor] = {}
+        if self.context is not None:
+            y_bpp = bits({"y": out["likelihoods"]["y"]}) / pixels
+            lagged_bpp = self.context(self.codec, latent) / pixels
+            goal = loss + self.context.weight * y_bpp + lagged_bpp
+            measured["cca"] = (y_bpp - lagged_bpp).mean()
+        total = (goal * self._weights[index]).mean()
         has_aux = hasattr(self.codec, "aux_loss")  # as CompressAI's models, which fit quantiles
         aux: Tensor = self.codec.aux_loss() if has_aux else loss.new_zeros(())  # type: ignore[operator]
-        scalars = {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
-        detached = {name: value.detach() for name, value in scalars.items()}
+        measured |= {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
+        detached = {name: value.detach() for name, value in measured.items()}
         for module in self.codec.modules():
             if isinstance(module, HaarLinear):
                 total = total + self.orthogonality * module.orthogonality()
         return {"total": total + aux, **detached}
+
+    def _run(self, x: Tensor, levels: Tensor | None) -> tuple[Any, Latent | None]:
+        """Return the codec's output; for CCA's loss its latent, too."""
+        rate = {} if levels is None else {"rate": levels.to(x.dtype)}
+        if self.context is None:
+            return self.codec(x, **rate), None
+        codec: Any = self.codec
+        out, latent = codec.estimate(x, **rate)
+        return out, latent
 
     def _distortion(self, x_hat: Tensor, x: Tensor, mse: Tensor) -> Tensor:
         if self.metric == "mse":

@@ -70,13 +70,20 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     return x.mT if is_tall else x
 
 
-def make_optimizers(codec: nn.Module, recipe: Recipe) -> dict[str, Optimizer]:
+def make_optimizers(
+    codec: nn.Module, recipe: Recipe, context: nn.Module | None = None
+) -> dict[str, Optimizer]:
     """Share a codec's parameters out to optimisers, each group with its ``base_lr``.
 
     Parameters named ``…quantiles`` belong to ``aux``; those without a gradient to none.
 
+    Args:
+        codec: what is trained.
+        recipe: says how.
+        context: an entropy model that is trained along.
+
     Returns:
-        By name: ``adam``, and where they have parameters ``muon`` and ``aux``.
+        By name: ``adam``, and where they have parameters ``muon``, ``aux`` and ``context``.
     """
     groups: defaultdict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in codec.named_parameters():
@@ -96,7 +103,15 @@ def make_optimizers(codec: nn.Module, recipe: Recipe) -> dict[str, Optimizer]:
         else:
             floats = all(p.is_floating_point() for group in members for p in group["params"])
             optimizers[kind] = Adam(members, lr=recipe.lr, fused=floats)
+    if context is not None:
+        lr = _entropy_lr(recipe)
+        group = {"params": list(context.parameters()), "lr": lr, "base_lr": lr}
+        optimizers["context"] = Adam([group], lr=lr, fused=True)
     return optimizers
+
+
+def _entropy_lr(recipe: Recipe) -> float:
+    return recipe.lr if recipe.entropy_lr is None else recipe.entropy_lr
 
 
 def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, float]:
@@ -106,7 +121,7 @@ def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, flo
     if is_shortcut(name):
         return "adam", recipe.shortcut_lr
     if name.startswith(_ENTROPY_SIDE):
-        return "adam", recipe.lr if recipe.entropy_lr is None else recipe.entropy_lr
+        return "adam", _entropy_lr(recipe)
     is_matrix = name.startswith(("g_a.", "g_s.")) and name.endswith("weight")
     if recipe.optimizer == "muon" and is_matrix and _is_wide(parameter):
         return "muon", recipe.matrix_lr

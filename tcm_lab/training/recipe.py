@@ -14,7 +14,7 @@ from tcm_lab.errors import ConfigError, LabError, lookup
 logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
-_LATER = ("orthogonality",)
+_LATER = ("orthogonality", "cca")
 
 
 class Recipe(Frozen):
@@ -36,7 +36,12 @@ class Recipe(Frozen):
         entropy_lr: learning rate of h_a, h_s and the entropy model; ``None`` is ``lr``.
         orthogonality: weight, in the loss, of how far the projections of ``shortcut: wavelet`` are
             from orthogonal; 0.1 as published.
-        shortcut_lr: learning rate of the linear shortcuts; 0 keeps what the start gave them.
+        cca: weight, beside the rate's, of the bits that a slice of the latent saves its successor,
+            which the loss takes off: information then moves into early slices (Han et al. 2024,
+            "Causal Context Adjustment Loss"). 0 is none; the paper's values lie between about 0.07
+            and 3. Needs an entropy model with slices, and a second one during training.
+        shortcut_lr: learning rate of the shortcuts ``patch`` and ``staged``; 0 keeps what the start
+            gave them. Wavelet paths learn as all else does.
         schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` takes it
             down to a hundredth along half a cosine.
         lr_drops: shares of ``steps`` after which the rate falls.
@@ -73,6 +78,7 @@ class Recipe(Frozen):
     matrix_lr: float = Field(default=2e-3, gt=0)
     entropy_lr: float | None = Field(default=None, gt=0)
     orthogonality: float = Field(default=0.1, ge=0)
+    cca: float = Field(default=0.0, ge=0)
     shortcut_lr: float = Field(default=0.0, ge=0)
     schedule: Literal["drops", "cosine"] = "drops"
     lr_drops: tuple[float, ...] = ()

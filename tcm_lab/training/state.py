@@ -77,13 +77,17 @@ class Snapshot:
 
 
 def take(
-    codec: nn.Module,
+    modules: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
     averages: dict[str, Tensor],
     facts: dict[str, Any],
 ) -> Snapshot:
     """Copy the weights, the optimisers' moments and the averages to the CPU."""
-    tensors = {f"model/{name}": value for name, value in codec.state_dict().items()}
+    tensors = {
+        f"{title}/{name}": value
+        for title, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
     tensors |= {f"ema/{name}": value for name, value in averages.items()}
     for title, optimizer in optimizers.items():
         for index, moments in optimizer.state_dict()["state"].items():
@@ -98,12 +102,13 @@ def take(
 @torch.no_grad()
 def put(
     snapshot: Snapshot,
-    codec: nn.Module,
+    modules: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
     averages: dict[str, Tensor],
 ) -> None:
     """Set weights, optimisers and averages to what ``take`` copied."""
-    load_weights(codec, _below(snapshot, "model"))
+    for title, module in modules.items():
+        load_weights(module, _below(snapshot, title))
     for name, value in _below(snapshot, "ema").items():
         averages[name].copy_(value)
     for title, optimizer in optimizers.items():

@@ -20,15 +20,11 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
 from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
+from tcm_lab.training.causal_context import CausalContext
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
 from tcm_lab.training.linear_start import LinearStart, frozen, start_linear
-from tcm_lab.training.log import (
-    OnProgress,
-    TrainingLog,
-    TrainingProgress,
-    TrainingRecord,
-    psnr_db,
-)
+from tcm_lab.training.log import OnProgress, TrainingLog, TrainingProgress, TrainingRecord, psnr_db
+from tcm_lab.training.meter import Meter
 from tcm_lab.training.objective import (
     RateDistortionLoss,
     SharedNoise,
@@ -47,7 +43,6 @@ if TYPE_CHECKING:
 
 # Metrics are fetched from the device once in so many steps, so that a GPU need not wait.
 _WINDOW = 10
-_NAMES = ("loss", "bpp", "mse", "aux", "gradient_norm")
 _TAIL = 0.05  # share of the steps over which the record's metrics are averaged
 _LOG_ROWS = 2000
 
@@ -97,7 +92,9 @@ def train(
 
     adapter = CodecAdapter(codec)
     recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
-    strategy = "ddp" if devices > 1 else "auto"
+    # CCA's auxiliary model refines its last slices for nobody.
+    ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
+    strategy = ddp if devices > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, strategy=strategy, precision=recipe.precision
     )
@@ -159,7 +156,9 @@ class TrainingLoop:
         named = codec.named_parameters()
         learned = {n: p for n, p in named if not n.endswith("quantiles") and p.requires_grad}
         self.main = list(learned.values())
-        self.optimizers: dict[str, Optimizer] = make_optimizers(codec, recipe)
+        self.context = CausalContext.of(codec, recipe)
+        self.modules = {"model": codec} | ({"cca": self.context} if self.context else {})
+        self.optimizers: dict[str, Optimizer] = make_optimizers(codec, recipe, self.context)
         self.averages = {n: p.detach().clone() for n, p in learned.items() if recipe.ema}
         self.average = get_ema_multi_avg_fn(recipe.ema)
         self.step = 0
@@ -167,8 +166,7 @@ class TrainingLoop:
         self.rollbacks = 0
         self.earlier_s = 0.0
         self.started = self.stepping = time.perf_counter()  # the start takes time, but no steps
-        self.window = torch.zeros(len(_NAMES) + 1, device=fabric.device)
-        self.tail = [0.0] * (len(_NAMES) + 1)
+        self.meter = Meter(recipe, fabric)
         self.guard = DivergenceGuard()
         self.good: Snapshot | None = None
         self.start: LinearStart | None = None
@@ -177,7 +175,7 @@ class TrainingLoop:
     def run(self, trackers: Sequence[Tracker] = ()) -> TrainingRecord:
         """Train to the last step, rolling back where it diverges."""
         place = self.directory if self.fabric.is_global_zero else None
-        log = TrainingLog(place, self.step, trackers, self.recipe.model_dump(mode="json"))
+        log = TrainingLog(place, self.step, self.recipe, trackers)
         if self.good is None:
             self.good = self._snapshot()
         first, self.stepping = self.step, time.perf_counter()
@@ -189,7 +187,7 @@ class TrainingLoop:
                         if not self._report(log, first):
                             break  # rolled back: the batches start again from there
                         if interrupted.is_set():
-                            if self.window.isfinite().all():
+                            if self.meter.is_finite():
                                 self._save()
                             raise KeyboardInterrupt
         with torch.no_grad():
@@ -228,12 +226,13 @@ class TrainingLoop:
             losses = self.objective(x, levels)
         fabric.backward(losses["total"])
         norm = nn.utils.clip_grad_norm_(self.main, recipe.clip_norm)
+        if self.context is not None:
+            nn.utils.clip_grad_norm_(self.context.parameters(), recipe.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
         if self.averages:
             self.average(list(self.averages.values()), self.main, None)
-        sums = (losses["loss"], losses["bpp"], losses["mse"], losses["aux"], norm)
-        self.window += torch.stack([*sums, torch.ones_like(norm)])
+        self.meter.add({**losses, "gradient_norm": norm})
         self.step += 1
 
     def _report(self, log: TrainingLog, first: int) -> bool:
@@ -242,16 +241,10 @@ class TrainingLoop:
         saves = done or self.step % self.recipe.checkpoint_every == 0
         if not (saves or self.step % _WINDOW == 0):
             return True
-        reduced = self.fabric.all_reduce(self.window, reduce_op="mean")
-        assert isinstance(reduced, Tensor)
-        sums: list[float] = reduced.tolist()
-        self.window.zero_()
-        means = {name: value / sums[-1] for name, value in zip(_NAMES, sums, strict=False)}
+        means = self.meter.report(counts=self.step > (1 - _TAIL) * self.recipe.steps)
         if not self.guard.accepts(means["loss"], means["gradient_norm"]):
             self._roll_back(means["loss"])
             return False
-        if self.step > (1 - _TAIL) * self.recipe.steps:
-            self.tail = [old + new for old, new in zip(self.tail, sums, strict=True)]
         self._log(means, log, first)
         if saves:
             self._save()
@@ -293,7 +286,7 @@ class TrainingLoop:
         else:
             self._start(cache)
         objective: nn.Module = RateDistortionLoss(
-            self.codec, recipe.lambdas, recipe.metric, recipe.orthogonality
+            self.codec, recipe.lambdas, recipe.metric, recipe.orthogonality, self.context
         )
         if recipe.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
@@ -307,6 +300,8 @@ class TrainingLoop:
             codec.train()
         elif recipe.start != "none":
             calibrate(codec, self.crops.batch(0, recipe.batch).to(self.fabric.device))
+        if self.context is not None:
+            self.context.copy_from(codec)
         for average, weight in zip(self.averages.values(), self.main, strict=False):
             average.copy_(weight.detach())
 
@@ -330,22 +325,21 @@ class TrainingLoop:
             "lr_scale": self.lr_scale,
             "rollbacks": self.rollbacks,
             "smoothed": self.guard.smoothed,
-            "tail": self.tail,
-            "window": self.window.tolist(),
+            **self.meter.facts(),
             "wall_s": self._wall_s(),
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.crops.fingerprint,
             "start": None if self.start is None else self.start.model_dump(mode="json"),
         }
-        return take(self.codec, self.optimizers, self.averages, facts)
+        return take(self.modules, self.optimizers, self.averages, facts)
 
     def _restore(self, snapshot: Snapshot) -> None:
-        put(snapshot, self.codec, self.optimizers, self.averages)
+        put(snapshot, self.modules, self.optimizers, self.averages)
         facts = snapshot.facts
-        self.step, self.tail = facts["step"], list(facts["tail"])
+        self.step = facts["step"]
+        self.meter.restore(facts)
         self.lr_scale, self.rollbacks = facts["lr_scale"], facts["rollbacks"]
         self.guard = DivergenceGuard(facts["smoothed"])
-        self.window.copy_(torch.tensor(facts["window"]))
         self.start = facts["start"] and LinearStart.model_validate(facts["start"])
         self.good = snapshot
 
@@ -380,7 +374,7 @@ class TrainingLoop:
 
     def _record(self) -> TrainingRecord:
         recipe, wall_s = self.recipe, self._wall_s()
-        means = {n: v / self.tail[-1] for n, v in zip(_NAMES, self.tail, strict=False)}
+        means = self.meter.tail()
         return TrainingRecord(
             model=CodecAdapter(self.codec).description,
             recipe=recipe,

@@ -42,7 +42,9 @@ class EntropyModel(Protocol):
     """What an entropy model's module must do.
 
     It may also have a method ``start_at(mean, scale, h_s)``, which lets it predict these (M,) for
-    every image; a training from the data's statistics then begins there.
+    every image; a training from the data's statistics then begins there. One whose configuration
+    says ``is_chain`` has a method ``lagged()``, which returns a copy of it with the same parameters
+    whose slices don't see the slice just before them, as `SliceChain` does.
     """
 
     def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
@@ -99,6 +101,10 @@ class EntropyModelConfig(LayerConfig):
     def slice_widths(self, channels: int) -> tuple[int, ...]:
         """Return the channels of each slice in which analyses list the latent; they sum to M."""
         return (channels,)
+
+    def is_chain(self, channels: int) -> bool:
+        """Return whether slices see the slice just before them; the module is then `lagged`."""
+        return False
 
     def check(self, channels: int) -> None:
         """Refuse a latent that the model cannot code.

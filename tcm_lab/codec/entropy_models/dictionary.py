@@ -19,6 +19,7 @@ from tcm_lab.blocks import Cost, Kind
 from tcm_lab.blocks.dictionary import DictionaryAttention, dictionary_attention_cost
 from tcm_lab.blocks.window_attention import check_heads
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.chain import SliceChain
 from tcm_lab.codec.entropy_models.coder import Channels, Coder
 from tcm_lab.codec.entropy_models.slices import SliceNetwork, check_slices, slice_network_cost
 from tcm_lab.codec.seeds import own_seed
@@ -60,6 +61,10 @@ class DictionaryModelConfig(EntropyModelConfig):
     def query_channels(self, i: int, channels: int) -> int:
         """Return the channels of what slice ``i`` asks with: hyper outputs and earlier slices."""
         return 2 * channels + i * (channels // self.slices)
+
+    def is_chain(self, channels: int) -> bool:
+        """Return whether there are several slices."""
+        return self.slices > 1
 
     def check(self, channels: int) -> None:
         """Refuse slices that do not divide the latent, and heads that do not divide the width."""
@@ -142,7 +147,7 @@ class DictionarySlice(nn.Module):
         return [] if self.lrp is None else [self.lrp[-1]]
 
 
-class DictionaryModel(nn.Module):
+class DictionaryModel(SliceChain):
     """A dictionary, and slices that ask it one after the other."""
 
     def __init__(self, config: DictionaryModelConfig, channels: int) -> None:
@@ -158,7 +163,8 @@ class DictionaryModel(nn.Module):
         """Return ŷ of all slices; see `EntropyModel`."""
         decoded: list[Tensor] = []
         for one in self.slices:
-            decoded.append(one(torch.cat((*features, *decoded), 1), self.entries, code))
+            query = torch.cat((*features, *self.known(decoded)), 1)
+            decoded.append(one(query, self.entries, code))
         return torch.cat(decoded, 1)
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:

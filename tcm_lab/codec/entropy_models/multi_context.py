@@ -24,6 +24,7 @@ from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention, overlap
 from tcm_lab.blocks.swin import PositiveFloat
 from tcm_lab.blocks.window_attention import check_heads
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.chain import SliceChain
 from tcm_lab.codec.entropy_models.coder import Channels, Coder, Places
 from tcm_lab.codec.entropy_models.slices import (
     SliceNetwork,
@@ -112,6 +113,10 @@ class MultiContextConfig(EntropyModelConfig):
     def slice_widths(self, channels: int) -> tuple[int, ...]:
         """Return the width of each slice; they sum to ``channels``."""
         return (channels // self.slices,) * self.slices
+
+    def is_chain(self, channels: int) -> bool:
+        """Return whether there are several slices."""
+        return self.slices > 1
 
     def check(self, channels: int) -> None:
         """Refuse slices that do not divide the latent, or heads that do not divide a slice."""
@@ -261,7 +266,7 @@ class ContextSlice(nn.Module):
         return contexts
 
 
-class MultiContext(nn.ModuleList):
+class MultiContext(SliceChain, nn.ModuleList):
     """The slices, coded in order.
 
     Args:
@@ -280,7 +285,7 @@ class MultiContext(nn.ModuleList):
         (hyper,) = features
         decoded: list[Tensor] = []
         for context_slice in self:
-            decoded.append(context_slice(hyper, decoded, code))
+            decoded.append(context_slice(hyper, self.known(decoded), code))
         return torch.cat(decoded, 1)
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:

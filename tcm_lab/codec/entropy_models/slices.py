@@ -18,6 +18,7 @@ from tcm_lab._utils import NONE_AS_WORD, ChannelCount
 from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost
 from tcm_lab.blocks.cost import conv_cost
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.chain import SliceChain
 from tcm_lab.codec.entropy_models.coder import Channels, Coder
 from tcm_lab.codec.entropy_models.starts import start_output_at
 from tcm_lab.codec.seeds import own_seed
@@ -85,6 +86,10 @@ class SlicesConfig(EntropyModelConfig):
         widths = self.slice_widths(channels)
         hyper = 2 * channels if self.paths == "shared" else channels
         return hyper + sum(widths[: self.seen(i)])
+
+    def is_chain(self, channels: int) -> bool:
+        """Return whether the second slice sees the first."""
+        return len(self.slice_widths(channels)) > 1 and self.support > 0
 
     def check(self, channels: int) -> None:
         """Refuse slices that do not sum to the latent, or a support that attention cannot have."""
@@ -313,7 +318,7 @@ def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
     return (rows[:, None] + columns[None, :]) % 2 == 1
 
 
-class SliceModel(nn.ModuleList):
+class SliceModel(SliceChain, nn.ModuleList):
     """The slices, each of which sees what the configuration lets it see of those before.
 
     Args:
@@ -332,7 +337,7 @@ class SliceModel(nn.ModuleList):
         """Return ŷ of all slices; see `EntropyModel`."""
         decoded: list[Tensor] = []
         for slice_codec in self:
-            decoded.append(slice_codec(features, decoded, code))
+            decoded.append(slice_codec(features, self.known(decoded), code))
         return torch.cat(decoded, 1)
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:

@@ -1,0 +1,97 @@
+"""CCA's loss, which draws information into early slices by rewarding what they tell later ones.
+
+Han et al. 2024, "Causal Context Adjustment Loss for Learned Image Compression", NeurIPS,
+arXiv 2410.04847.
+
+An auxiliary entropy model codes the same latent from the same hyper outputs, but each slice without
+the one just before it. What it spends more than the codec's own model is what that slice tells, and
+the loss takes ``cca`` times this difference off. The auxiliary model learns to code as well as it
+can, the codec to make that hard. It is part of the training, never of the codec.
+
+The authors' α over β is our ``cca``, and their β is in our λ. In their code the auxiliary weights
+follow the gradient of the codec's loss, so that they are rewarded for predicting badly, and a third
+term is to keep them from it; here the gradient changes its sign between codec and auxiliary model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from tcm_lab.codec import CodecAdapter, Latent, VariantConfig, bits
+from tcm_lab.errors import ConfigError
+from tcm_lab.training.recipe import Recipe
+
+
+def check_cca(recipe: Recipe, config: VariantConfig | None) -> None:
+    """Refuse CCA's loss for a codec whose slices don't see the slice before them.
+
+    Args:
+        recipe: how the codec is to be trained.
+        config: of the codec; ``None`` of one that was not assembled here.
+
+    Raises:
+        ConfigError: the codec can't be trained so.
+    """
+    if not recipe.cca or (config and config.entropy_model.is_chain(config.latent_channels)):
+        return
+    fix = "Set cca to 0, or entropy_model.type to slices, dictionary or multi-context"
+    if config is None:
+        what = "this codec has none of ours"
+    else:
+        what = f"entropy_model.type = {config.entropy_model.type} of {config.name} has no such ones"
+        if config.entropy_model.type == "slices":
+            fix = "Set cca to 0, or give the entropy model two slices or more, and support"
+    raise ConfigError(
+        f"cca = {recipe.cca:g}: needs an entropy model whose slices see the slice before; "
+        f"{what}. {fix}."
+    )
+
+
+class CausalContext(nn.Module):
+    """The auxiliary entropy model of a codec: like its own, but blind for the slice just before.
+
+    Args:
+        codec: whose entropy model it begins as a copy of.
+        weight: of the reward, beside the rate's.
+    """
+
+    def __init__(self, codec: Any, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.entropy_model: nn.Module = codec.entropy_model.lagged()
+
+    @classmethod
+    def of(cls, codec: nn.Module, recipe: Recipe) -> CausalContext | None:
+        """Return the auxiliary entropy model that a recipe wants; ``None`` without CCA's loss.
+
+        Raises:
+            ConfigError: the codec has no place for it.
+        """
+        check_cca(recipe, CodecAdapter(codec).config)
+        return cls(codec, recipe.cca) if recipe.cca else None
+
+    def copy_from(self, codec: Any) -> None:
+        """Begin anew as a copy of the codec's entropy model."""
+        self.entropy_model.load_state_dict(codec.entropy_model.state_dict())
+
+    def forward(self, codec: Any, latent: Latent) -> Tensor:
+        """Return the bits of each image's y, (B,), without the slice just before.
+
+        Minimising them teaches this model to code; to the codec their gradient arrives times
+        ``-weight``, which teaches it to make the slice before worth knowing.
+        """
+        y, features, steps = latent
+        seen = Latent(
+            self._opposed(y),
+            [self._opposed(feature) for feature in features],
+            None if steps is None else self._opposed(steps),
+        )
+        _, likelihoods = codec.estimate_latent(self.entropy_model, seen)
+        return bits({"y": likelihoods})
+
+    def _opposed(self, value: Tensor) -> Tensor:
+        """Return ``value`` itself, whose gradient passes times ``-weight``."""
+        fixed = value.detach()
+        return fixed - self.weight * (value - fixed)
