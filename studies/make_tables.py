@@ -13,8 +13,9 @@ from pathlib import Path
 from tcm_lab.codec import load_config
 from tcm_lab.complexity import ComplexityRecord, measure_complexity, published_figures
 from tcm_lab.reporting import Table, axis_table, complexity_table, published_beside
+from tcm_lab.study.folder import RECORDS
 from tcm_lab.study.report import study_tables, write_tables
-from tcm_lab.study.result import RECORDS, open_result
+from tcm_lab.study.result import open_result
 from tcm_lab.study.summary import summarise
 
 STUDIES = Path(__file__).parent

@@ -52,6 +52,7 @@ class Metric:
         needs: what must be measured before it is known.
         relative: whether it compares with the baseline, whose own value is 0. Such a metric gets
             an interval over images and seeds.
+        on_request: whether an evaluation measures it only where it is asked for by name.
         compute: takes a record and the baseline's record.
     """
 
@@ -66,6 +67,7 @@ class Metric:
     direction: Goal = "minimize"
     needs: Needs = "complexity"
     relative: bool = False
+    on_request: bool = False
 
     @property
     def needs_training(self) -> bool:
@@ -154,6 +156,16 @@ def _timed(name: str, **fields: Any) -> Metric:
     return Metric(name=name, compute=compute, **_TIME, **fields)
 
 
+def _seen(name: str, **fields: Any) -> Metric:
+    """Return an image metric: its mean over the rates, or none if some rate has none."""
+
+    def compute(record: Any, _: Any) -> float | None:
+        values = [getattr(point, name) for point in record.rd.points]
+        return None if None in values else fmean(values)
+
+    return Metric(name=name, compute=compute, **_MEAN, **fields)
+
+
 def _compared(name: str, **fields: Any) -> Metric:
     """Return a metric that is a method of the record, called with the baseline's."""
     return Metric(
@@ -166,6 +178,8 @@ _MACS: dict[str, Any] = {"unit": "kMAC/px", "format": ".2f", "group": "MACs"}
 _MEMORY: dict[str, Any] = {"unit": "MB", "scale": 1e-6, "format": ".0f", "needs": "memory"}
 _TIME: dict[str, Any] = {"unit": "ms", "format": ".0f", "group": "time", "needs": "timing"}
 _MEAN: dict[str, Any] = {"needs": "rd", "group": "mean over the rates"}
+_QUALITY: dict[str, Any] = {"unit": "dB", "format": ".2f", "direction": "maximize"}
+_DISTANCE: dict[str, Any] = {"format": ".4f", "on_request": True}
 
 for _metric in (
     Metric(
@@ -189,10 +203,12 @@ for _metric in (
             image.bits / 8 for point in record.rd.points for image in point.images
         ),
     ),
-    Metric(
-        name="psnr_db", label="PSNR", unit="dB", format=".2f", direction="maximize", **_MEAN,
-        compute=lambda record, _: fmean(record.rd.psnr_db),
-    ),
+    _seen("psnr_db", label="PSNR", **_QUALITY),
+    _seen("psnr_yuv_db", label="PSNR-YUV", **_QUALITY),
+    _seen("ms_ssim_db", label="MS-SSIM", **_QUALITY),
+    _seen("ssim", label="SSIM", format=".4f", direction="maximize"),
+    _seen("lpips", label="LPIPS", **_DISTANCE),
+    _seen("dists", label="DISTS", **_DISTANCE),
     _compared("lagrangian_percent", label="Lagrangian cost"),
     _compared("bd_rate_percent", label="BD-rate"),
     _timed("encode_ms", label="encoding time", header="encode"),

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import ndtr, ndtri, stdtrit
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
@@ -55,6 +54,11 @@ class Interval(Frozen):
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
+
+    def __format__(self, form: str) -> str:
+        """Return ``value [low, high]``, each by a format of numbers."""
+        low, high = (format(end, form) for end in (self.low, self.high))
+        return f"{self.value:{form}} [{low}, {high}]" if form else str(self)
 
 
 def bootstrap(
@@ -105,6 +109,8 @@ def bootstrap(
         value, values = float(statistic(whole)), [value_or_nan(statistic, draw) for draw in draws]
     if np.isnan(value):
         raise LabError("no interval: the data themselves give no value.")
+    from scipy.special import ndtri
+
     beside = float(ndtri((1 + level) / 2)) * noise
     if not resampled:
         ends = {"low": value - beside, "high": value + beside}
@@ -129,6 +135,8 @@ def bootstrap(
 
 def _tail(level: float, count: int) -> float:
     """Return the share of resamples on each side of the interval over so many units."""
+    from scipy.special import ndtr, stdtrit
+
     student = stdtrit(count - 1, (1 - level) / 2)
     return float(ndtr(math.sqrt(count / (count - 1)) * student))
 

@@ -74,6 +74,22 @@ def test_help_and_names_are_listed_without_importing_what_is_heavy(
         assert name in done.stdout
 
 
+def test_a_dry_run_imports_no_database_no_trainer_and_no_plots(tmp_path: Path) -> None:
+    code = (
+        "import sys; from tcm_lab.cli import main\n"
+        "main(['study', '--space', 'configs/split.yaml', '--dry-run'])\n"
+        "heavy = {'compressai', 'torchvision', 'optuna', 'sqlalchemy', 'scipy', 'pandas',\n"
+        "         'matplotlib', 'lightning_fabric', 'lightning'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "HEAVY []" in done.stderr
+    assert "Nothing was trained." in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
@@ -310,15 +326,60 @@ def test_an_unknown_option_ends_with_exit_code_2(run: Run) -> None:
 def test_published_curves_are_refused_for_other_images_than_kodaks(
     run: Run, image: Path, checkpoint: Path
 ) -> None:
-    code, _, err = run("evaluate", checkpoint, "--data", image.parent, "--bd-rate", "vtm")
+    for words in (("--bd-rate", "vtm"), ("--anchors", "jpeg", "vtm", "bpg")):
+        code, _, err = run("evaluate", checkpoint, "--data", image.parent, *words)
+        assert code == 2
+        assert err.startswith("tcm-lab: error: vtm: published curves are for Kodak images")
+        assert err.count("\n") == 1
+    code, _, err = run("evaluate", checkpoint, "--data", image.parent, "--anchors", "webq")
     assert code == 2
-    assert "Kodak" in err
+    assert "Did you mean webp" in err
+
+
+def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
+    run: Run, image: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kodim01.png").write_bytes(image.read_bytes())
+    words = ("--anchors", "jpeg", "vtm", "bpg", "--format", "json")
+    records = tmp_path / "rd.json"
+    code, out, _ = run("evaluate", checkpoint, "--data", tmp_path, *words[:-2])
+    assert code == 0
+    rows = [line.split("|")[1].split("[")[0].strip() for line in out.splitlines() if "|" in line]
+    assert {"tcm-nano", "jpeg", "vtm", "bpg"} <= set(rows)
+    for file in ("vtm.json", "bpg_444_x265_ycbcr.json"):
+        assert f"results/image/kodak/{file}" in out
+    assert run("evaluate", checkpoint, "--data", tmp_path, *words, "--out", records)[0] == 0
+    drawn = ("plot", "rd", records, "--out", tmp_path / "rd")
+    assert run(*drawn, "--anchors", "vtm", "bpg")[0] == 0
+    assert run(*drawn, "--metric", "ssim")[0] == 0
+    assert "SSIM" in (tmp_path / "rd.svg").read_text()
+    code, _, err = run(*drawn, "--metric", "ssim", "--anchors", "vtm")
+    assert code == 2
+    assert "published curves have psnr_db, not ssim" in err
+
+
+def test_an_anchor_that_pillow_was_built_without_is_left_out_after_a_training(
+    run: Run, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda feature: feature != "webp")
+    code, out, err = run(
+        "train", "tcm-nano", "--recipe", "scratch", "--steps", "1", "--batch", "1", "--crop", "64",
+        "--rate-levels", "2", "--out", tmp_path, "--eval-data", image.parent,
+    )  # fmt: skip
+    assert code == 0
+    assert "Beside jpeg" in out
+    assert "tcm-lab: warning: webp: this Pillow was built without it." in err
+    assert [record.name for record in read_records(tmp_path / "rd.json")][1:] == ["jpeg"]
+    weights = tmp_path / "model.safetensors"
+    code, _, err = run("evaluate", weights, "--data", image.parent, "--anchors", "webp")
+    assert code == 2
+    assert "built without" in err
 
 
 def test_published_curves_stand_beside_those_measured_on_kodak(run: Run, tmp_path: Path) -> None:
     record = tcm_lab.evaluation.evaluate_anchor("jpeg", tcm_lab.data.open_images(None, "eval")[:1])
     text = tcm_lab.reporting.records_json([record])
-    words = ("plot", "rd", tmp_path / "rd.json", "--out", tmp_path / "rd", "--published", "dcae")
+    words = ("plot", "rd", tmp_path / "rd.json", "--out", tmp_path / "rd", "--anchors", "dcae")
     (tmp_path / "rd.json").write_text(text)
     code, _, err = run(*words)
     assert code == 2

@@ -222,7 +222,7 @@ def _jupyter(words: list[str]) -> None:
 
 def _dashboard(words: list[str]) -> None:
     """The dashboard opens a study's database; where that lies is the study's own constant."""
-    from tcm_lab.study.result import DATABASE
+    from tcm_lab.study.folder import DATABASE
 
     assert "optuna-dashboard" in " ".join(
         PYPROJECT["project"]["optional-dependencies"]["dashboard"]

@@ -23,9 +23,10 @@ from tcm_lab.reporting import pareto_front, save_figure
 from tcm_lab.reporting.plots import MARKERS, SOFT, new_figure, palette, style
 from tcm_lab.study.context import StudyContext
 from tcm_lab.study.importance import hypervolume
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.proposals import Proposals
 from tcm_lab.study.queue import StudyTrial, TrialQueue
-from tcm_lab.study.run import enqueue_missing, prepare
+from tcm_lab.study.run import enqueue_missing
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.variants import Variant, Variants
 

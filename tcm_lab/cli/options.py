@@ -171,7 +171,8 @@ def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) ->
     if names and not all(re.search(r"kodim\d\d\b", name) for name in images):
         raise LabError(
             f"{names[0]}: published curves are for Kodak images, and {origin} holds others. Name "
-            "a folder with kodim01 to kodim24, or compare with --anchors."
+            "a folder with kodim01 to kodim24, or evaluate with --anchors jpeg webp, which are run "
+            "on any image."
         )
     return curves
 

@@ -87,6 +87,8 @@ def run(
     result = study.run_study(context, workers, functools.partial(_display, searched))
     with progress("jpeg, coding") as on_progress:
         study.measure_anchor(context.out, context.data.evaluation, on_progress)
+    with progress("front, decoding") as on_progress:
+        study.decode_front(result, context.data.evaluation, on_progress)
     typed = {"space": space, "out": out, "data": data, "eval-data": eval_data, "trials": trials}
     words = [
         word for name, value in typed.items() if value is not None for word in (f"--{name}", value)

@@ -50,7 +50,8 @@ def plot(
     *,
     out: Path,
     title: str = "",
-    published: tuple[str, ...] = (),
+    metric: str = "psnr_db",
+    anchors: tuple[str, ...] = (),
 ) -> None:
     """Draw a plot of records that were written with --format json, as PNG and SVG.
 
@@ -60,7 +61,8 @@ def plot(
         records: JSON files.
         out: Where to write, without a suffix.
         title: Title of the plot.
-        published: Published curves to add to rd, such as vtm or dcae; for Kodak images only.
+        metric: Quality that rd draws: psnr_db, psnr_yuv_db, ssim, ms_ssim_db, lpips or dists.
+        anchors: Published curves to add to rd, such as vtm, bpg or dcae; for Kodak images only.
     """
     reporting = tcm_lab.reporting
     chosen = options.choice("KIND", kind, get_args(reporting.PlotKind))
@@ -68,8 +70,9 @@ def plot(
     found = _read(records)
     coded = [point for record in found if hasattr(record, "points") for point in record.points]
     names = {image.name for point in coded for image in point.images}
-    curves = options.curves_on_kodak(published, names, one_of(map(str, records)))
-    figure = reporting.plot_of(chosen, found, title=title, published=curves)
+    curves = options.curves_on_kodak(anchors, names, one_of(map(str, records)))
+    quality = options.choice("--metric", metric, get_args(tcm_lab.evaluation.Quality))
+    figure = reporting.plot_of(chosen, found, title=title, published=curves, quality=quality)
     for path in reporting.save_figure(figure, stem):
         print(path)
 

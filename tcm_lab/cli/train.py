@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
@@ -155,8 +156,11 @@ def _show_beside_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: P
         record = lab.evaluate(codec, images, recipe=recipe, on_progress=on_progress)
     anchors = []
     for name in get_args(lab.Anchor):
-        with progress(f"{name}, coding") as on_progress:
-            anchors.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
+        try:
+            with progress(f"{name}, coding") as on_progress:
+                anchors.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
+        except LabError as error:  # the training is done, and its curve stands without it
+            print(f"tcm-lab: warning: {error}", file=sys.stderr)
     write_atomically(folder / "rd.json", reporting.records_json([record, *anchors]))
     figure = reporting.plot_of("rd", [record, *anchors])
     drawn = reporting.save_figure(figure, folder / "rd")
@@ -186,7 +190,7 @@ def evaluate(
     data: Path | None = None,
     rates: tuple[float, ...] = (),
     anchors: tuple[str, ...] = (),
-    published: tuple[str, ...] = (),
+    metrics: tuple[str, ...] = (),
     bd_rate: Annotated[str | None, tyro.conf.arg(metavar="ANCHOR", help_behavior_hint="")] = None,
     device: str = "cpu",
     output: Output,
@@ -202,18 +206,21 @@ def evaluate(
         checkpoints: Weights of a codec of your own or of compressai/NAME, one file per lambda.
         data: Folder of images; by default the embedded evaluation photographs.
         rates: Positions between the levels of a rate-conditioned model; by default its levels.
-        anchors: Codecs to run on the same images: jpeg, webp.
-        published: Published curves to add, such as vtm; for Kodak images only.
-        bd_rate: Add BD-rates against this anchor or published curve.
+        anchors: Codecs to compare with: jpeg and webp are run on the same images; vtm, bpg and
+            other published curves are for Kodak images only.
+        metrics: Image metrics beside the usual ones: lpips, dists. They need weights of networks.
+        bd_rate: Add BD-rates against this anchor.
         device: cpu or cuda.
         output: How the result is shown; another format is compressai, that of CompressAI's results.
     """
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     output.check("compressai")
-    beside = [options.choice("--anchors", name, get_args(lab.Anchor)) for name in anchors]
+    beside = [name for name in get_args(lab.Anchor) if name in anchors]
     images = tcm_lab.data.open_images(data, "eval")
-    wanted = dict.fromkeys([*published, *([bd_rate] if bd_rate and bd_rate not in anchors else [])])
-    curves = options.curves_on_kodak([*wanted], images.names, images.origin)
+    wanted = dict.fromkeys([*anchors, *([bd_rate] if bd_rate else [])])
+    published = [name for name in wanted if name not in beside]
+    curves = options.curves_on_kodak(published, images.names, images.origin)
+    lab.check_requested(metrics)
     records = []
     for entry in options.entries(models, checkpoints):
         own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights
@@ -221,7 +228,7 @@ def evaluate(
         recipe = tcm_lab.training.read_recipe(entry.weights or entry.model)
         with progress(f"{entry.name}, coding") as on_progress:
             record = lab.evaluate(
-                codec.to(device), images, rates=rates or None, recipe=recipe,
+                codec.to(device), images, rates=rates or None, recipe=recipe, metrics=metrics,
                 on_progress=on_progress,
             )  # fmt: skip
         records.append(record)
@@ -230,7 +237,8 @@ def evaluate(
         return
     for name in beside:
         with progress(f"{name}, coding") as on_progress:
-            records.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
+            found = lab.evaluate_anchor(name, images, metrics=metrics, on_progress=on_progress)
+        records.append(found)
     tables = [reporting.rd_table(records, published=curves)]
     if bd_rate:
         measured = {curve.label: curve.curve() for curve in lab.measured_curves(records)}

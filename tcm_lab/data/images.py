@@ -126,7 +126,7 @@ class ImageSet(Sequence[Tensor]):
         return ImageSet(entries, skipped, embedded=self.embedded, origin=self.origin)
 
 
-def open_images(path: Path | None, purpose: Purpose) -> ImageSet:
+def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
     """Find the images below ``path``, or the embedded ones for ``None``.
 
     Nested folders, linked ones included, and every format that Pillow reads are searched. An image

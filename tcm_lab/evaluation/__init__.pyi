@@ -18,8 +18,12 @@ from .grouping import mean_curve as mean_curve
 from .grouping import measured_curves as measured_curves
 from .grouping import points_by_rate as points_by_rate
 from .measure import Anchor as Anchor
+from .measure import Coded as Coded
+from .measure import code_image as code_image
 from .measure import evaluate as evaluate
 from .measure import evaluate_anchor as evaluate_anchor
+from .quality import check_requested as check_requested
 from .record import ImageResult as ImageResult
+from .record import Quality as Quality
 from .record import RdPoint as RdPoint
 from .record import RdRecord as RdRecord

@@ -12,22 +12,22 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor, nn
 
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import FRAME_BYTES, CodecAdapter, bits
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, lookup
+from tcm_lab.evaluation.quality import check_requested, measure_quality
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
 
 logger = logging.getLogger(__name__)
 
 GAP_PERCENT = 1.0
-_LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold
-_MS_SSIM_MIN_SIDE = 161  # five scales of an 11-pixel window
 
 Anchor = Literal["jpeg", "webp"]
 
@@ -35,6 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "jpeg": {"format": "JPEG", "optimize": True, "subsampling": "4:2:0"},
     "webp": {"format": "WEBP", "method": 4},
 }
+_BUILT_WITH: dict[str, str] = {"jpeg": "jpg", "webp": "webp"}
 QUALITIES = tuple(range(5, 100, 5))
 
 
@@ -45,6 +46,7 @@ def evaluate(
     name: str = "",
     rates: Sequence[float] | None = None,
     recipe: Recipe | None = None,
+    metrics: Sequence[str] = (),
     on_progress: OnDone | None = None,
 ) -> RdRecord:
     """Code and decode every image at every rate.
@@ -58,6 +60,7 @@ def evaluate(
             for its levels themselves.
         recipe: how the codec was trained, as far as that is known. Its weights tell which records
             are points of one curve, and its seed which are repetitions.
+        metrics: measured on request beside the others: ``lpips``, ``dists``.
         on_progress: called with (images done, images in all), counting an image once per rate.
 
     Returns:
@@ -65,20 +68,17 @@ def evaluate(
         is logged as a warning.
 
     Raises:
-        LabError: the set is empty, or rates are given for a codec that has one rate or lie
-            outside its levels.
+        LabError: the set is empty, rates are given for a codec that has one rate or lie outside
+            its levels, or a requested metric's package or weights are missing.
     """
     if not len(images):
         raise LabError("images: the set is empty. Name a folder of images.")
     adapter = CodecAdapter(codec)
     positions = _positions(adapter, rates)
     title = name or adapter.name
-    was_training = codec.training
-    codec.eval()
-    adapter.make_tables()
-    with torch.no_grad():
-        points = measure_points(images, positions, partial(_code, adapter), on_progress)
-    codec.train(was_training)
+    with evaluating(codec), torch.no_grad():
+        adapter.make_tables()
+        points = measure_points(images, positions, partial(_code, adapter), on_progress, metrics)
     points = tuple(
         point.model_copy(update={"lmbda": _lmbda(recipe, point.rate)}) for point in points
     )
@@ -103,6 +103,7 @@ def evaluate_anchor(
     images: ImageSet,
     qualities: Sequence[int] = QUALITIES,
     *,
+    metrics: Sequence[str] = (),
     on_progress: OnDone | None = None,
 ) -> RdRecord:
     """Code and decode every image at every quality; the whole file counts, headers included.
@@ -111,16 +112,24 @@ def evaluate_anchor(
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
         images: whole images.
         qualities: Pillow's quality, 0 to 100.
+        metrics: as for ``evaluate``.
         on_progress: called with (images done, images in all), counting an image once per quality.
 
     Raises:
-        LabError: unknown codec, quality out of range, or the format can't hold an image.
+        LabError: unknown codec, or one that Pillow was built without; quality out of range; the
+            format can't hold an image; or a requested metric's package or weights are missing.
     """
     options = lookup(_OPTIONS, codec, "anchor")
+    if not features.check(_BUILT_WITH[codec]):
+        raise LabError(
+            f"{codec}: this Pillow was built without it. Install a wheel of Pillow from PyPI, or "
+            "compare without it."
+        )
     wrong = [quality for quality in qualities if not 0 <= quality <= 100]
     if wrong or not qualities:
         raise LabError(f"qualities {wrong or '()'}: give numbers from 0 to 100.")
-    points = measure_points(images, sorted(set(qualities)), partial(_by_pillow, codec), on_progress)
+    code = partial(_by_pillow, codec)
+    points = measure_points(images, sorted(set(qualities)), code, on_progress, metrics)
     return RdRecord(
         name=codec,
         model=f"Pillow {options}",
@@ -147,8 +156,10 @@ def measure_points(
     rates: Sequence[float | None],
     code: Callable[[str, Tensor, float | None], Coded],
     on_progress: OnDone | None,
+    metrics: Sequence[str] = (),
 ) -> tuple[RdPoint, ...]:
     """Code every image at every rate by ``code(name, pixels, rate)``, pixels being (3, H, W)."""
+    check_requested(metrics)
     results: dict[float | None, list[ImageResult]] = {rate: [] for rate in rates}
     done = 0
     for name, pixels in zip(images.names, images, strict=True):
@@ -163,8 +174,7 @@ def measure_points(
                     bits=coded.bits,
                     payload_bits=coded.payload_bits,
                     estimated_bits=coded.estimated_bits,
-                    psnr_db=psnr_db(x, coded.x_hat),
-                    ms_ssim=ms_ssim(x, coded.x_hat),
+                    **measure_quality(x, coded.x_hat, metrics),
                     encode_ms=coded.encode_ms,
                     decode_ms=coded.decode_ms,
                 )
@@ -173,6 +183,20 @@ def measure_points(
             if on_progress is not None:
                 on_progress(done, len(images) * len(results))
     return tuple(RdPoint(rate=rate, images=tuple(found)) for rate, found in results.items())
+
+
+def code_image(codec: nn.Module, image: Tensor, rate: float | None = None) -> Coded:
+    """Code one image to real bytes, and decode it.
+
+    Args:
+        codec: as for ``evaluate``.
+        image: (3, H, W) of bytes.
+        rate: position between the levels of a rate-conditioned codec.
+    """
+    adapter = CodecAdapter(codec)
+    with evaluating(codec), torch.no_grad():
+        adapter.make_tables()
+        return _code(adapter, "", image, rate)
 
 
 def _code(adapter: CodecAdapter, _: str, pixels: Tensor, rate: float | None) -> Coded:
@@ -257,18 +281,3 @@ def _now(x: Tensor) -> float:
 def to_bytes(image: Tensor) -> Tensor:
     """Round an image in [0, 1] to the 256 levels that a file keeps, as float32 in [0, 255]."""
     return (image.float() * 255).clamp(0, 255).round()
-
-
-def psnr_db(x: Tensor, x_hat: Tensor) -> float:
-    """PSNR over the pixels and channels of two (1, 3, H, W) in [0, 255]; 100 dB if equal."""
-    mse = float((x - x_hat).double().square().mean())
-    return _LOSSLESS_DB if mse == 0 else 10 * math.log10(255**2 / mse)
-
-
-def ms_ssim(x: Tensor, x_hat: Tensor) -> float | None:
-    """MS-SSIM of two (1, 3, H, W) in [0, 255], or ``None`` for a side below 161 pixels."""
-    if min(x.shape[-2:]) < _MS_SSIM_MIN_SIDE:
-        return None
-    from pytorch_msssim import ms_ssim as package_ms_ssim
-
-    return float(package_ms_ssim(x, x_hat, data_range=255))

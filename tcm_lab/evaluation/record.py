@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
@@ -13,6 +13,17 @@ from tcm_lab.training import Recipe
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+Quality: TypeAlias = Literal["psnr_db", "psnr_yuv_db", "ssim", "ms_ssim_db", "lpips", "dists"]
+"""An image metric of a point, by the name that it has among the metrics, too."""
+
+_COMPRESSAI_NAMES = {
+    "ms_ssim": "ms-ssim-rgb",
+    "psnr_yuv_db": "psnr-yuv",
+    "ssim": "ssim-rgb",
+    "lpips": "lpips",
+    "dists": "dists",
+}
 
 
 class ImageResult(Frozen):
@@ -27,7 +38,11 @@ class ImageResult(Frozen):
         payload_bits: of the streams alone; ``None`` where a file isn't taken apart.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.
+        psnr_yuv_db: (6 Y + U + V) / 8 of the PSNRs in BT.709; ``None`` in older records.
+        ssim: SSIM in RGB; ``None`` for images below 11 pixels, and in older records.
         ms_ssim: MS-SSIM in RGB; ``None`` for images below 161 pixels.
+        lpips: LPIPS by AlexNet; ``None`` where it wasn't requested.
+        dists: DISTS; likewise.
         encode_ms: wall time of coding.
         decode_ms: wall time of decoding.
     """
@@ -39,7 +54,11 @@ class ImageResult(Frozen):
     payload_bits: int | None = None
     estimated_bits: float | None
     psnr_db: float
+    psnr_yuv_db: float | None = None
+    ssim: float | None = None
     ms_ssim: float | None
+    lpips: float | None = None
+    dists: float | None = None
     encode_ms: float
     decode_ms: float
 
@@ -81,13 +100,32 @@ class RdPoint(Frozen):
     @property
     def payload_bpp(self) -> float | None:
         """Bits of the streams per pixel; ``None`` where some file isn't taken apart."""
-        known = [image.payload_bpp for image in self.images if image.payload_bpp is not None]
-        return fmean(known) if len(known) == len(self.images) else None
+        return self._mean("payload_bpp")
 
     @property
     def psnr_db(self) -> float:
         """PSNR in RGB."""
         return fmean(image.psnr_db for image in self.images)
+
+    @property
+    def psnr_yuv_db(self) -> float | None:
+        """PSNR-YUV; ``None`` in older records."""
+        return self._mean("psnr_yuv_db")
+
+    @property
+    def ssim(self) -> float | None:
+        """SSIM; ``None`` where some image is too small, and in older records."""
+        return self._mean("ssim")
+
+    @property
+    def lpips(self) -> float | None:
+        """LPIPS, where it was requested."""
+        return self._mean("lpips")
+
+    @property
+    def dists(self) -> float | None:
+        """DISTS, where it was requested."""
+        return self._mean("dists")
 
     @property
     def mse(self) -> float:
@@ -106,6 +144,11 @@ class RdPoint(Frozen):
         if self.ms_ssim is None:
             return None
         return 100.0 if self.ms_ssim >= 1 else -10 * math.log10(1 - self.ms_ssim)
+
+    def _mean(self, name: str) -> float | None:
+        """Return the mean of what every image has; ``None`` if one lacks it."""
+        values = [getattr(image, name) for image in self.images]
+        return None if None in values else fmean(values)
 
     @property
     def gap_percent(self) -> float | None:
@@ -187,12 +230,13 @@ class RdRecord(Frozen):
     def to_compressai_json(self) -> dict[str, Any]:
         """Return the record in the form of CompressAI's result files; its plots read it.
 
-        Times are in seconds there, and the metrics end in ``-rgb``.
+        Times are in seconds there, and metrics of RGB end in ``-rgb``.
         """
         results: dict[str, list[float]] = {"bpp": [*self.bpp], "psnr-rgb": [*self.psnr_db]}
-        similarities = [point.ms_ssim for point in self.points if point.ms_ssim is not None]
-        if len(similarities) == len(self.points):
-            results["ms-ssim-rgb"] = similarities
+        for name, theirs in _COMPRESSAI_NAMES.items():
+            values = [getattr(point, name) for point in self.points]
+            if None not in values:
+                results[theirs] = values
         results["encoding_time"] = [point.encode_ms / 1000 for point in self.points]
         results["decoding_time"] = [point.decode_ms / 1000 for point in self.points]
         description = "written bits of whole images"

@@ -26,7 +26,16 @@ from .plots import (
 )
 from .records import PlotKind, plot_of, read_records, records_json, tables_of
 from .renderers import RENDERERS, Format, render, render_all
-from .renderers.html import Code, Piece, PlotImage, Section, render_report
+from .renderers.html import (
+    Code,
+    Comparison,
+    Piece,
+    PlotImage,
+    Section,
+    ShownImage,
+    image_bytes,
+    render_report,
+)
 from .table import Column, Mark, Row, Table, Value, metric_column
 from .tables import (
     Detail,
@@ -53,6 +62,7 @@ __all__ = [
     "Change",
     "Code",
     "Column",
+    "Comparison",
     "Detail",
     "Format",
     "Mark",
@@ -65,6 +75,7 @@ __all__ = [
     "RooflinePoint",
     "Row",
     "Section",
+    "ShownImage",
     "Table",
     "Value",
     "ablation_plot",
@@ -82,6 +93,7 @@ __all__ = [
     "explain_table",
     "figure_svg",
     "history_plot",
+    "image_bytes",
     "interactions_plot",
     "latent_table",
     "layer_table",

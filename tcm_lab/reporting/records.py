@@ -18,7 +18,7 @@ from tcm_lab.complexity import (
     published_figures,
 )
 from tcm_lab.errors import LabError, one_of, validation_message
-from tcm_lab.evaluation import RdCurve, RdRecord, measured_curves
+from tcm_lab.evaluation import Quality, RdCurve, RdRecord, measured_curves
 from tcm_lab.reporting import plots, tables
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.table import Table, rounded
@@ -164,6 +164,7 @@ def plot_of(
     *,
     title: str = "",
     published: Sequence[RdCurve] = (),
+    quality: Quality = "psnr_db",
 ) -> Figure:
     """Return the plot called ``kind`` of the records that it can show.
 
@@ -172,15 +173,16 @@ def plot_of(
         records: of any kinds.
         title: of the plot.
         published: curves to add to ``rd``.
+        quality: what ``rd`` draws over the rate.
 
     Raises:
-        LabError: none of the records suits it, or it shows no curves.
+        LabError: none of the records suits it, it shows no curves, or these are of another quality.
     """
     costs = _only(ComplexityRecord, records)
     if published and kind != "rd":
         raise LabError(f"plot {kind}: shows no published curves; rd does.")
     if kind == "rd":
-        figure = _rd(_only(RdRecord, records), published)
+        figure = _rd(_only(RdRecord, records), published, quality)
     elif not costs:
         raise LabError(f"plot {kind}: needs a complexity record, from tcm-lab complexity.")
     elif kind == "roofline":
@@ -198,14 +200,17 @@ def plot_of(
     return figure
 
 
-def _rd(records: Sequence[RdRecord], published: Sequence[RdCurve]) -> Figure:
+def _rd(records: Sequence[RdRecord], published: Sequence[RdCurve], quality: Quality) -> Figure:
     if not records:
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
+    if published and quality != "psnr_db":
+        raise LabError(f"plot rd: published curves have psnr_db, not {quality}. Leave one out.")
     series = [
         plots.series_of_records(
             curve.records,
             label=curve.label,
             role="anchor" if curve.records[0].name in _ANCHORS else "measured",
+            quality=quality,
         )
         for curve in measured_curves(records)
     ]
@@ -213,7 +218,7 @@ def _rd(records: Sequence[RdRecord], published: Sequence[RdCurve]) -> Figure:
         plots.RdSeries(label=c.name, bpp=c.bpp, quality=c.psnr_db, role="published")
         for c in published
     ]
-    return plots.rd_plot(series)
+    return plots.rd_plot(series, quality=quality)
 
 
 def _roofline(costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord]) -> Figure:

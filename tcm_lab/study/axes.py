@@ -7,20 +7,17 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeGuard, cast
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.trial import Trial
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, read_field
 from tcm_lab.errors import ConfigError, brief, near, one_of
+
+if TYPE_CHECKING:  # Optuna takes long to import, and no space needs it before it is searched
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 Key: TypeAlias = str | int | float | bool | None
 """A value as records, conditions and labels know it."""
@@ -147,6 +144,8 @@ class _Listed(AxisBase):
         raise ConfigError(f"{brief(show(key))} is not among the choices {keys}")
 
     def distribution(self) -> BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
         return CategoricalDistribution(self.grid())
 
     def check(self, name: str, base: VariantConfig) -> None:
@@ -199,6 +198,8 @@ class OrdinalAxis(_Listed):
 
     def distribution(self) -> BaseDistribution:
         """Return the places in the order."""
+        from optuna.distributions import IntDistribution
+
         return IntDistribution(0, len(self.choices) - 1)
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
@@ -310,6 +311,8 @@ class IntegerAxis(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return the whole numbers of the range."""
+        from optuna.distributions import IntDistribution
+
         return IntDistribution(self.low, self.high, self.log, self.step)
 
 
@@ -330,6 +333,8 @@ class FloatAxis(_Range):
 
     def distribution(self) -> BaseDistribution:
         """Return the numbers of the range."""
+        from optuna.distributions import FloatDistribution
+
         return FloatDistribution(self.low, self.high, self.log, self.step)
 
     def draw(self, rng: random.Random) -> Key:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tcm_lab import complexity
 from tcm_lab.codec import VariantConfig
-from tcm_lab.complexity import compare_timing
 from tcm_lab.reporting import Column, Value, metric_column, spread_interval
 
 _WAYS = ("encode", "decode")
@@ -39,7 +39,7 @@ def coding_times(
     Raises:
         LabError: one of them cannot be timed.
     """
-    compared = compare_timing(configs, size, **{"seconds": _SECONDS, **conditions})
+    compared = complexity.compare_timing(configs, size, **{"seconds": _SECONDS, **conditions})
     over = {(ratio.model, str(ratio.scope)): ratio.ratio for ratio in compared.ratios}
     found = []
     for record in compared.records:

@@ -15,21 +15,20 @@ from typing import Any
 
 import torch
 
-from tcm_lab import reporting
+from tcm_lab import evaluation, reporting, training
 from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
 from tcm_lab.errors import ConfigError
-from tcm_lab.evaluation import evaluate
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.study.axes import Key
+from tcm_lab.study.capacity import cores, worker_count
 from tcm_lab.study.coding_times import coding_columns, coding_times
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.noise import noise_of
-from tcm_lab.study.run import cores, worker_count
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
-from tcm_lab.training import Recipe, measure_pace, seconds
+from tcm_lab.training import Recipe
 
 _LOOK_S = 2.0
 _FEW_POINTS = 2000
@@ -232,7 +231,7 @@ def _time_lines(
     probes = {v.fingerprint: v.config for v in (variants.baseline(), ranked[0], ranked[-1])}
     with _alone():
         paces = [
-            measure_pace(partial(build, config), recipe, context.data.train, "cpu")
+            training.measure_pace(partial(build, config), recipe, context.data.train, "cpu")
             for config in probes.values()
         ]
         coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
@@ -296,5 +295,5 @@ def _coding_s(config: VariantConfig, data: StudyData) -> float:
     smallest = pixels.index(min(pixels))
     image = data.evaluation[smallest : smallest + 1]
     codec, lowest = build(config), [0.0] if config.rate_levels else None
-    one_s = seconds(lambda: evaluate(codec, image, rates=lowest))
+    one_s = training.seconds(lambda: evaluation.evaluate(codec, image, rates=lowest))
     return one_s * max(config.rate_levels, 1) * sum(pixels) / pixels[smallest]

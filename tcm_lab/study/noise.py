@@ -19,7 +19,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import stdtrit
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
@@ -79,6 +78,8 @@ class Noise(Frozen):
         """Return the half-width that so few images leave, by Student's distribution."""
         if images < _FEWEST:
             return math.inf
+        from scipy.special import stdtrit
+
         return float(stdtrit(images - 1, 0.975)) * self.image_sd / math.sqrt(images)
 
 

@@ -15,7 +15,7 @@ from tcm_lab.study.summary import VariantSummary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tcm_lab.reporting.plots.interactive import Spec
+    from tcm_lab.reporting.renderers.html import Spec
 
 _MAX_CURVES = 8
 _QUALITY = "lagrangian_percent"

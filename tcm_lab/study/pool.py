@@ -16,6 +16,7 @@ from typing import NoReturn
 import torch
 
 from tcm_lab.errors import LabError
+from tcm_lab.study.capacity import visible_gpus
 from tcm_lab.study.context import Event, OnEvent, StudyContext
 from tcm_lab.study.worker import work
 
@@ -107,13 +108,6 @@ def _interrupt(workers: Workers) -> None:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(index) for index in range(count)]
 
 
 @contextmanager

@@ -146,15 +146,24 @@ def objective_losses(
     return losses
 
 
-def training_identity(fingerprint: str, recipe: Recipe, train_data: str, eval_data: str) -> str:
+def training_identity(
+    fingerprint: str,
+    recipe: Recipe,
+    train_data: str,
+    eval_data: str,
+    *,
+    requested: Sequence[str] = (),
+) -> str:
     """Return sixteen hex digits, equal for trainings that would give the same record.
 
     A recipe's name and how often it saves its state change nothing.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "codec": fingerprint,
         "recipe": recipe.identity(),
         "train": train_data,
         "eval": eval_data,
     }
+    if requested:  # metrics that other records of this training don't have
+        facts["metrics"] = sorted(requested)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

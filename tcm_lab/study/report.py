@@ -17,10 +17,12 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
+from tcm_lab.study.decoded import comparisons
+from tcm_lab.study.folder import RECORDS
 from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.noise import noise_of
 from tcm_lab.study.plots import study_charts, study_plots
-from tcm_lab.study.result import RECORDS, StudyResult, read_anchor
+from tcm_lab.study.result import StudyResult, read_anchor
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, summarise
 from tcm_lab.study.tables import anchor_table, rate_table, study_tables, trial_table
@@ -29,7 +31,7 @@ from tcm_lab.training import RECIPES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tcm_lab.reporting.plots.interactive import Spec
+    from tcm_lab.reporting.renderers.html import Spec
 
 _SHORT = 0.01  # of the paper's steps
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
@@ -180,6 +182,7 @@ def _sections(
         "Variants": [*pareto, tables["table"], *failed],
         "Ablation": [images["ablation"], tables["ablation"]] if "ablation" in tables else [],
         "Rate and distortion": [images["rd"], *beside, tables["rates"]],
+        "Original and decoded": comparisons(result, summaries),
         "Importance of the axes": importance_pieces(result.records, space),
         "The front, ready to train": [
             Code(text, title=name, folded=True) for name, text in front.items()

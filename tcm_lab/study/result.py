@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,16 @@ from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import RdRecord, evaluate_anchor
 from tcm_lab.metrics import METRICS
+from tcm_lab.study.folder import ANCHOR, DATABASE, RECORDS, SPACE, sqlite_url, study_name
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
-from tcm_lab.study.storage import close_storage, open_storage, shown, sqlite_url, storage_errors
+from tcm_lab.study.storage import close_storage, open_storage, shown, storage_errors
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import trial_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-DATABASE = "study.db"
-NAME = "study.json"
-SPACE = "space.yaml"
-RECORDS = "records.jsonl"
-ANCHOR = "jpeg.json"
 
 
 @dataclass(frozen=True)
@@ -152,17 +146,6 @@ def read_anchor(result: StudyResult) -> RdRecord | None:
     if any(trial.rd.data_fingerprint != record.data_fingerprint for trial in result.records):
         raise LabError(f"{path}: was measured on other images. Delete it to measure again.")
     return record
-
-
-def study_name(folder: Path) -> str:
-    """Return the name of the study in a folder, as it was begun; of a new one, the folder's own."""
-    try:
-        name = json.loads((folder / NAME).read_text(encoding="utf-8"))["name"]
-    except OSError:
-        return folder.absolute().name
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{folder / NAME}: is not the name of a study ({error}).") from None
-    return str(name)
 
 
 def _name_in(url: str, folder: Path) -> str:

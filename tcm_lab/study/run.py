@@ -1,4 +1,4 @@
-"""A whole study: prepare, queue, work, report; rerun to resume."""
+"""A whole study: queue and work; rerun to resume."""
 
 from __future__ import annotations
 
@@ -11,73 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.data import open_images
-from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.errors import LabError
 from tcm_lab.metrics import METRICS
-from tcm_lab.study.context import OnEvent, StudyContext, StudyData, Trainer
-from tcm_lab.study.noise import resolved
-from tcm_lab.study.pool import run_workers, visible_gpus
+from tcm_lab.study.capacity import cores, worker_count
+from tcm_lab.study.context import OnEvent, StudyContext
+from tcm_lab.study.folder import NAME, SPACE
+from tcm_lab.study.pool import run_workers
 from tcm_lab.study.queue import TrialQueue, key_of, open_queue
-from tcm_lab.study.result import DATABASE, NAME, SPACE, StudyResult, study_name
+from tcm_lab.study.result import StudyResult
 from tcm_lab.study.space import Space
-from tcm_lab.study.storage import sqlite_url
-from tcm_lab.study.trainer import CodecTrainer
-from tcm_lab.study.variants import Variant, Variants
+from tcm_lab.study.variants import Variant
 
-_MAX_CPU_WORKERS = 4
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
 """Given trainings in all and trainings done, gives a block its ``on_event``."""
-
-
-def prepare(
-    space: Space,
-    *,
-    out: Path | None = None,
-    data: Path | None = None,
-    eval_data: Path | None = None,
-    storage: str | None = None,
-    trials: int | None = None,
-    cache: Path | None = None,
-    trainer: Trainer | None = None,
-) -> StudyContext:
-    """Check everything that can be wrong before anything is written.
-
-    Args:
-        space: what to search.
-        out: folder of the study; ``runs/<name>`` by default. Its last part names the study.
-        data: folder of training images; ``None`` for the embedded ones.
-        eval_data: folder of evaluation images; likewise.
-        storage: address of the database; an SQLite file in ``out`` by default.
-        trials: variants to train, instead of the budget's.
-        cache: folder of records that studies share.
-        trainer: what trains; the real one by default.
-
-    Raises:
-        LabError: images are missing, or the baseline exceeds a constraint.
-    """
-    if trials is not None:
-        if space.enumerated:
-            raise ConfigError(
-                f"trials = {trials}: this space trains all its variants; leave it out"
-            )
-        if trials < 1:
-            raise ConfigError(f"trials = {trials}: must be at least 1")
-    images = StudyData(open_images(data, "train"), open_images(eval_data, "eval"))
-    images.train.at_least(space.budget.recipe_for(space.seed).crop)
-    space = resolved(space, len(images.evaluation))
-    variants = Variants(space)
-    _check_baseline(variants)
-    folder = Path("runs") / space.name if out is None else out
-    return StudyContext(
-        variants=variants,
-        data=images,
-        out=folder,
-        storage=storage or sqlite_url(folder / DATABASE),
-        name=study_name(folder),
-        trainer=trainer or CodecTrainer(images),
-        trials=trials or space.budget.trials or 1,
-        cache=cache,
-    )
 
 
 def run_study(
@@ -102,19 +48,6 @@ def run_study(
         run_workers(replace(context, threads=max(1, cores() // count)), useful, on_event)
     with open_queue(context.storage, context.name) as queue:
         return StudyResult(space, context.out, tuple(queue.records()), queue.failures())
-
-
-def _check_baseline(variants: Variants) -> None:
-    """Raise ConfigError where the baseline, which is always trained, exceeds a constraint."""
-    baseline = variants.baseline()
-    over = variants.exceeded(baseline)
-    if over:
-        bounds = ", ".join(f"{name} = {bound:g}" for name, (_, bound) in over.items())
-        has = ", ".join(f"{name} = {value:.6g}" for name, (value, _) in over.items())
-        raise ConfigError(
-            f"constraints: {bounds}, but the baseline {baseline.config.name} has {has}, and the "
-            "baseline is always trained. Raise the bound, or choose a smaller base."
-        )
 
 
 def fill_queue(context: StudyContext) -> tuple[int, int]:
@@ -152,23 +85,6 @@ def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]
         if key not in known:
             params = space.encode(variant.params)
             queue.enqueue(params, key=key, seed=0, baseline=variant.is_baseline)
-
-
-def worker_count(workers: int | None) -> int:
-    """Return how many processes work: as given, or one per GPU, or one per core."""
-    if workers is not None:
-        if workers < 1:
-            raise ConfigError(f"workers = {workers}: must be at least 1")
-        return workers
-    return len(visible_gpus()) or min(cores(), _MAX_CPU_WORKERS)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 def _make_folder(folder: Path) -> None:

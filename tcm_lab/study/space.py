@@ -236,6 +236,12 @@ class Space(Frozen):
         return next(trained, METRICS["lagrangian_percent"])
 
     @property
+    def requested(self) -> tuple[str, ...]:
+        """The metrics it judges by that an evaluation measures on request alone."""
+        judged = dict.fromkeys([*self.objectives, *self.constraints, *self.soft_constraints])
+        return tuple(name for name in judged if METRICS[name].on_request)
+
+    @property
     def rung_steps(self) -> tuple[int, ...]:
         """Steps after which a variant may be stopped; a training reports every ten."""
         steps = self.budget.recipe_for(self.seed).steps

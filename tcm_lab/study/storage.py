@@ -8,7 +8,6 @@ import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -45,11 +44,6 @@ CLAIMS = Table(
     Column("number", Integer, nullable=False),
 )
 """Which trial has which training; the key is unique in a study."""
-
-
-def sqlite_url(file: Path) -> str:
-    """Return the address of an SQLite file."""
-    return f"sqlite:///{file.absolute()}"
 
 
 def open_storage(url: str) -> RDBStorage:

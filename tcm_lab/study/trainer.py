@@ -6,21 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from tcm_lab.codec import Codec, build
+from tcm_lab import codec as codecs
+from tcm_lab import evaluation, training
 from tcm_lab.data import CropSource
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdRecord, evaluate, join_records
+from tcm_lab.evaluation import RdRecord, join_records
 from tcm_lab.study.context import StudyData, Task, Watch
 from tcm_lab.study.record import Outcome
-from tcm_lab.training import Recipe, TrainingProgress, train
+from tcm_lab.training import Recipe, TrainingProgress
 
 
 @dataclass(frozen=True)
 class CodecTrainer:
-    """Trains and evaluates on a study's images."""
+    """Trains and evaluates on a study's images, by the metrics ``requested`` beside the usual."""
 
     data: StudyData
+    requested: tuple[str, ...] = ()
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         """Train and evaluate one codec, at one lambda after another; see ``Trainer``."""
@@ -43,7 +46,7 @@ class CodecTrainer:
     def _train(self, task: Task, watch: Watch, cache: Path) -> Outcome:
         """Train and evaluate one set of weights; trainings share their linear phases in a cache."""
         recipe = task.recipe
-        codec = build(task.config, seed=recipe.seed)
+        codec = codecs.build(task.config, seed=recipe.seed)
         crops = CropSource(self.data.train, crop=recipe.crop, seed=recipe.seed)
 
         def on_progress(progress: TrainingProgress) -> None:
@@ -58,7 +61,7 @@ class CodecTrainer:
                     raise _StoppedError(rd, progress.step)
 
         try:
-            training = train(
+            trained = training.train(
                 codec,
                 recipe,
                 crops,
@@ -67,23 +70,25 @@ class CodecTrainer:
                 on_progress=on_progress,
                 cache=cache,
             )
-            rd = self._evaluate(codec, task, watch, recipe.steps, training.recipe)
+            rd = self._evaluate(codec, task, watch, recipe.steps, trained.recipe)
         except _StoppedError as stop:
             return Outcome(training=None, rd=stop.rd, steps=stop.step)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise LabError(
                 f"out of memory ({str(error).splitlines()[0] if str(error) else 'host'})"
             ) from error
-        return Outcome(training=training, rd=rd, steps=recipe.steps)
+        return Outcome(training=trained, rd=rd, steps=recipe.steps)
 
     def _evaluate(
-        self, codec: Codec, task: Task, watch: Watch, step: int, recipe: Recipe | None = None
+        self, codec: nn.Module, task: Task, watch: Watch, step: int, recipe: Recipe | None = None
     ) -> RdRecord:
         def on_progress(done: int, total: int) -> None:
             watch.progress(step, f"coding image {done} of {total}")
 
         images, name = self.data.evaluation, task.config.name
-        return evaluate(codec, images, name=name, recipe=recipe, on_progress=on_progress)
+        return evaluation.evaluate(
+            codec, images, name=name, recipe=recipe, metrics=self.requested, on_progress=on_progress
+        )
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,9 @@ class Training:
         """Return the training's record, and whether it existed before."""
         context, variant, recipe = self.context, self.job.variant, self.recipe
         prints = context.data.fingerprints.values()
-        identity = training_identity(variant.fingerprint, recipe, *prints)
+        identity = training_identity(
+            variant.fingerprint, recipe, *prints, requested=self.space.requested
+        )
         own = {
             "number": self.job.trial.number,
             "label": variant.label,

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab._utils import Frozen
 from tcm_lab.blocks.attention import GatedAttention
 from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Codec
 from tcm_lab.codec.transforms import Stage, Transform
 from tcm_lab.data import Batches
 from tcm_lab.training.components import as_rows, components, least_squares
+from tcm_lab.training.log import LinearStart
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import Snapshot, load_weights
@@ -39,32 +39,6 @@ _CROPS = 64  # of 256 pixels: twenty patches of 16x16 for each of their 768 dime
 _MIN_UNIT = 0.3  # of a step: what is narrower is noise after rounding
 _SCALE_SHARE = 0.7  # of a channel's spread: what a network knows beforehand narrows it
 _GATE_CLOSED = -4.0
-
-
-class LinearStart(Frozen):
-    """What a linear start found in the data.
-
-    Attributes:
-        crops: number of crops that it saw.
-        pixels: side of a crop.
-        kept: share of the variance of the crops' patches that the latent's components keep; None
-            without shortcuts, as the next one.
-        floor_psnr_db: PSNR of the patches from these components, unrounded.
-        step: quantisation step in pixel values (of 1), that of the middle λ.
-        deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 where
-            every layer can start as the identity.
-        phase_steps: updates of the linear phase; 0 without one.
-        phase_wall_s: its seconds, or those of the training that it is shared with.
-    """
-
-    crops: int
-    pixels: int
-    kept: float | None
-    floor_psnr_db: float | None
-    step: float
-    deviation: float = 0.0
-    phase_steps: int = 0
-    phase_wall_s: float = 0.0
 
 
 def start_linear(

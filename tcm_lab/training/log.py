@@ -17,7 +17,6 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.errors import LabError
-from tcm_lab.training.linear_start import LinearStart
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
@@ -78,6 +77,32 @@ def progress_line(title: str) -> Iterator[OnProgress]:
     """
     with progress(f"{title}, step") as show:
         yield lambda now: show(now.step, now.steps, now.text, now.remaining_s)
+
+
+class LinearStart(Frozen):
+    """What a linear start found in the data.
+
+    Attributes:
+        crops: number of crops that it saw.
+        pixels: side of a crop.
+        kept: share of the variance of the crops' patches that the latent's components keep; None
+            without shortcuts, as the next one.
+        floor_psnr_db: PSNR of the patches from these components, unrounded.
+        step: quantisation step in pixel values (of 1), that of the middle λ.
+        deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 where
+            every layer can start as the identity.
+        phase_steps: updates of the linear phase; 0 without one.
+        phase_wall_s: its seconds, or those of the training that it is shared with.
+    """
+
+    crops: int
+    pixels: int
+    kept: float | None
+    floor_psnr_db: float | None
+    step: float
+    deviation: float = 0.0
+    phase_steps: int = 0
+    phase_wall_s: float = 0.0
 
 
 class TrainingRecord(Frozen):

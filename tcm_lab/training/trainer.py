@@ -22,8 +22,15 @@ from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
 from tcm_lab.training.causal_context import CausalContext
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
-from tcm_lab.training.linear_start import LinearStart, frozen, start_linear
-from tcm_lab.training.log import OnProgress, TrainingLog, TrainingProgress, TrainingRecord, psnr_db
+from tcm_lab.training.linear_start import frozen, start_linear
+from tcm_lab.training.log import (
+    LinearStart,
+    OnProgress,
+    TrainingLog,
+    TrainingProgress,
+    TrainingRecord,
+    psnr_db,
+)
 from tcm_lab.training.meter import Meter
 from tcm_lab.training.objective import (
     RateDistortionLoss,

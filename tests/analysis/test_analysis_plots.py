@@ -65,6 +65,26 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
         erf_plot({})
 
 
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_fields_are_drawn_as_far_as_they_reach_and_no_label_is_clipped(
+    codec: Codec, images: torch.Tensor, count: int
+) -> None:
+    (field,) = erf_maps(codec, images[:1], ErfOptions(probes=2))
+    scores = np.zeros_like(field.scores)
+    scores[28:37, 28:37] = 1 / 81  # nine positions across
+    narrow = field.model_copy(update={"scores": scores})
+    figure = erf_plot({f"mixture of convolution {i}": narrow for i in range(count)})
+    figure.draw_without_rendering()
+    for axes in figure.axes[:count]:
+        assert axes.get_xlim() == (-5.5, 5.5)
+        assert axes.get_ylim() == (5.5, -5.5)
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert 0 <= drawn.x0 <= drawn.x1 <= width
+    assert 0 <= drawn.y0 <= drawn.y1 <= height
+    titles = [axes.title.get_window_extent() for axes in figure.axes[:count]]
+    assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
+
+
 def test_a_profile_falls_to_what_lies_outside_of_each_square(
     codec: Codec, images: torch.Tensor
 ) -> None:

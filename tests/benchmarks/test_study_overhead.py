@@ -13,8 +13,9 @@ from typing import Any
 from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
 from tcm_lab.study.context import Task, Watch
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import Outcome
-from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.run import run_study
 from tcm_lab.study.space import Space, load_space
 
 TRIALS = 60

@@ -5,23 +5,29 @@ It needs playwright and a Chromium on the PATH, and is skipped where either is m
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from records import rd
 
 from tcm_lab.reporting import (
     Column,
+    Comparison,
     ParetoPoint,
     PlotAxis,
     PlotImage,
     Row,
     Section,
+    ShownImage,
     Table,
     figure_svg,
+    image_bytes,
     pareto_chart,
     pareto_plot,
     rd_chart,
@@ -66,7 +72,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, name in enumerate(names, 1)
     ]
     table = Table(title="Variants", columns=columns, rows=rows)
-    sections = [Section("Variants", (pareto, table)), Section("Curves", (curves,))]
+    shown = [
+        ShownImage(image_bytes(np.full((48, 64, 3), grey, np.uint8)), name, f"{grey / 1000} bpp")
+        for name, grey in (("original", 250), ("#2", 100), ("#4", 10))
+    ]
+    images = Comparison(tuple(shown), "kodim01.png", "At the middle rate.")
+    sections = [
+        Section("Variants", (pareto, table)),
+        Section("Curves", (curves,)),
+        Section("Images", (images,)),
+    ]
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(render_report("A search", ["Found."], sections), encoding="utf-8")
     return path
@@ -152,3 +167,66 @@ def test_a_chart_zooms_under_the_pointer_with_ctrl_and_leaves_the_wheel_alone_wi
     page.keyboard.up("Control")
     page.wait_for_function(f"{width} < {before}")
     page.close()
+
+
+def greys(stage: Any) -> list[int]:
+    """Return what stands at an eighth, at three and at seven eighths of a stage's width."""
+    with Image.open(io.BytesIO(stage.screenshot())) as shot:
+        grey, (width, height) = shot.convert("L"), shot.size
+        places = (width // 8, 3 * width // 8, 7 * width // 8)
+        return [int(grey.getpixel((place, height // 2))) for place in places]
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_border_between_two_images_follows_keys_pointer_and_choice(
+    browser: Any, report: Path, width: int
+) -> None:
+    seen = Seen(browser.new_page(viewport={"width": width, "height": 900}), report.as_uri())
+    page = seen.page
+    stage, border = page.locator(".stage"), page.locator(".stage input")
+    assert greys(stage) == [250, 250, 100]
+    border.focus()
+    page.keyboard.press("Home")
+    assert greys(stage) == [100, 100, 100]
+    page.keyboard.press("End")
+    assert greys(stage) == [250, 250, 250]
+    assert border.get_attribute("aria-valuetext") == "100 % original, the rest #2"
+    box = stage.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.9 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.25 * box["width"], middle, steps=4)
+    page.mouse.up()
+    assert greys(stage) == [250, 100, 100]
+    page.locator(".sides select").nth(1).select_option("#4")
+    assert greys(stage) == [250, 10, 10]
+    page.locator("tr[data-row='#2'] td").first.click()  # a row, or a point of a chart
+    assert greys(stage) == [250, 100, 100]
+    assert page.locator(".comparison figure").count() == 0
+    assert stage.bounding_box()["width"] <= width
+    assert seen.said == []
+    page.close()
+
+
+def test_a_finger_moves_the_border_and_still_scrolls_the_page(browser: Any, report: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    stage = page.locator(".stage")
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    page.touchscreen.tap(box["x"] + 0.25 * box["width"], box["y"] + box["height"] / 2)
+    assert page.locator(".stage input").input_value() == "25"
+    assert stage.evaluate("stage => getComputedStyle(stage).touchAction") == "pan-y"
+    context.close()
+
+
+def test_without_scripts_the_images_stand_beside_each_other(browser: Any, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    figures = page.locator(".comparison figure")
+    assert figures.count() == 3
+    assert figures.nth(1).inner_text() == "#2: 0.1 bpp"
+    assert figures.nth(2).locator("img").get_attribute("alt") == "kodim01.png, #4"
+    context.close()

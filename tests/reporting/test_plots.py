@@ -185,7 +185,7 @@ def test_several_seeds_give_a_band_and_one_gives_none() -> None:
 
 
 def test_ms_ssim_of_images_that_are_too_small_is_refused() -> None:
-    with pytest.raises(LabError, match="sides below 161"):
+    with pytest.raises(LabError, match="ms_ssim_db is unknown"):
         series_of_records([rd(side=100)], quality="ms_ssim_db")
 
 

@@ -25,9 +25,10 @@ import torch
 from PIL import Image
 
 from tcm_lab.study.context import Event, StudyContext, Task, Watch
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import Outcome, TrialRecord
-from tcm_lab.study.run import fill_queue, prepare
+from tcm_lab.study.run import fill_queue
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.worker import work
 

@@ -16,10 +16,11 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.context import Event
 from tcm_lab.study.pool import _interrupt, _start
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.proposals import Job
 from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of, open_queue
 from tcm_lab.study.result import StudyResult
-from tcm_lab.study.run import fill_queue, prepare, run_study
+from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import Space, parse_space
 from tcm_lab.study.storage import close_storage, is_dead, this_process
 from tcm_lab.study.summary import summarise

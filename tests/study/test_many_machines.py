@@ -15,8 +15,9 @@ from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab.cli import main
 from tcm_lab.errors import LabError
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.result import open_result
-from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.run import run_study
 from tcm_lab.study.slurm import submit_study
 from tcm_lab.study.space import parse_space
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -15,13 +16,15 @@ from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.importance import hypervolume_history
 from tcm_lab.study.plots import study_plots
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.prepare import prepare
+from tcm_lab.study.record import TrialRecord, training_identity
 from tcm_lab.study.report import findings
 from tcm_lab.study.result import StudyResult
-from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import trial_table
+from tcm_lab.study.trainer import CodecTrainer
 
 
 def test_counts_are_those_of_the_complexity_record() -> None:
@@ -165,3 +168,25 @@ def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_bette
     assert "No variant codes better than the baseline, 0." in said((-0.3, -0.31))
     # A lower mean that could be chance gives way to one that could not.
     assert "2 codes better than the baseline" in said((2.5, -0.3), (0.3, 0.31))
+
+
+def test_a_study_by_a_metric_on_request_measures_it_or_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_lpips = "objectives: [lpips, kmacs_per_px]\nsoft_constraints: {dists: 0.2}\n"
+    space = parse_space(SPACE + by_lpips, "toy.yaml", None)
+    assert space.requested == ("lpips", "dists")
+    recipe = space.budget.recipe_for(0)
+    identities = {
+        training_identity("f", recipe, "a", "b", requested=requested)
+        for requested in ((), ("lpips",), ("lpips", "dists"), ("dists", "lpips"))
+    }
+    assert len(identities) == 3
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(LabError, match=r"lpips: needs the weights of alexnet.*nothing is"):
+        prepare(space, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("tcm_lab.evaluation.quality._network", lambda name: None)
+    context = prepare(space, out=tmp_path / "out")
+    assert isinstance(context.trainer, CodecTrainer)
+    assert context.trainer.requested == ("lpips", "dists")

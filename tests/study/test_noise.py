@@ -15,8 +15,9 @@ from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
 from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.noise import Noise, known_noise, measure_noise, noise_of, noise_yaml
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.result import StudyResult
-from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.training import get_recipe
 

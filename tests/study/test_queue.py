@@ -14,9 +14,9 @@ from surrogate import SPACE, Surrogate
 
 from tcm_lab.errors import LabError
 from tcm_lab.study import open_result, prepare, run_study
+from tcm_lab.study.folder import sqlite_url
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.space import load_space, parse_space
-from tcm_lab.study.storage import sqlite_url
 
 
 def study(tmp_path: Path, folder: str, text: str = SPACE, **options: object):

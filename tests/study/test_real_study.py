@@ -20,7 +20,7 @@ from tcm_lab.codec import build, load_checkpoint, load_config
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError
-from tcm_lab.evaluation import RdRecord, evaluate
+from tcm_lab.evaluation import RdRecord, code_image, evaluate
 from tcm_lab.study.context import StudyData, Task
 from tcm_lab.study.result import open_result
 from tcm_lab.study.space import load_space
@@ -121,6 +121,17 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
         assert again.psnr_db == pytest.approx(record.rd.psnr_db, abs=1e-4)
         assert record.training is not None
         assert record.training.steps == 20
+        middle = record.rd.points[1]
+        expected = code_image(codec, images[0], middle.rate).x_hat[0].permute(1, 2, 0).numpy()
+        shown = out / "decoded" / "0.png" / f"{record.identity}.png"
+        if shown.exists():  # of the baseline and the front
+            np.testing.assert_array_equal(np.asarray(Image.open(shown)), expected)
+            bpp, db = middle.images[0].bpp, middle.images[0].psnr_db
+            assert f'data-note="{bpp:.3f} bpp, {db:.2f} dB"' in (out / "report.html").read_text()
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(out / "decoded" / "0.png" / "original.png")), images.decode(0)
+    )
+    assert len([*(out / "decoded").glob("*/*.png")]) >= 4  # of two images, baseline included
 
     changed = folder / "space.yaml"
     changed.write_text(SPACE.replace("0.0, 0.5", "0.0, 0.5, 1.0"))

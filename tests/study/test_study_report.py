@@ -26,9 +26,10 @@ from tcm_lab.study.importance import (
     interactions,
     main_effects,
 )
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.report import front_configs, write_report
 from tcm_lab.study.result import StudyResult, open_result
-from tcm_lab.study.run import prepare, run_study
+from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import trial_table

@@ -50,6 +50,7 @@ from tcm_lab.reporting.plots._style import (
 )
 
 _FLOOR = 1e-5
+_CUT_OFF = 1e-4  # share of a field that may lie outside of its panel
 _SQUARES = {0.5: "-", 0.95: "--"}
 """Shares whose squares are drawn, and their lines."""
 _ATTENTION = {
@@ -66,7 +67,7 @@ def erf_plot(
     """Draw maps beside each other, each position's share over its map's largest.
 
     For display alone, the shares are logarithmic and clipped at 1e-5 of the largest; measures are
-    taken on the shares themselves.
+    taken on the shares themselves. The panels show the square that holds all but 1e-4 of each map.
 
     Args:
         maps: by the label of their panel; all of one pitch.
@@ -76,23 +77,35 @@ def erf_plot(
         LabError: no maps are given.
     """
     need("maps", maps)
-    wide, height = (PAGE_INCHES * min(len(maps), 3) / 3, 2.5) if len(maps) > 1 else (None, 2.9)
-    figure, grid = panels(len(maps), columns=3, height=height, width=wide)
+    columns = 2 if len(maps) == 4 else min(len(maps), 3)
+    wide, height = (PAGE_INCHES * columns / 3, 2.5) if columns > 1 else (None, 2.9)
+    figure, grid = panels(len(maps), columns=columns, height=height, width=wide)
+    figure.set_layout_engine("compressed")  # the other one clips labels beside square axes
+    reach = max(_reach_of_field(erf) for erf in maps.values())
     for axes, (label, erf) in zip(grid, maps.items(), strict=True):
         relative = np.clip(erf.scores / erf.scores.max(), _FLOOR, 1)
         (height, width), (row, column) = erf.scores.shape, erf.centre
         edges = np.array([-column, width - column, height - row, -row]) - 0.5
         extent = tuple(edges * erf.pitch_px)
         drawn = draw_map(axes, relative, norm=LogNorm(_FLOOR, 1), extent=extent)
+        left, right, bottom, top = np.clip(extent, -reach, reach)
+        axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.set_title(label, fontsize=7.5)
         axes.set_xlabel("columns from the centre (px)", fontsize=7)
         for share, dashes in _SQUARES.items() if squares else ():
             side = squares[label].side_px[share].value
             look: dict[str, Any] = {"fill": False, "ec": "white", "lw": 0.8, "ls": dashes}
             axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, **look))
-    grid[0].set_ylabel("rows from the centre (px)", fontsize=7)
+    for axes in grid[::columns]:
+        axes.set_ylabel("rows from the centre (px)", fontsize=7)
     colour_bar(figure, drawn, grid, "share over the largest\n(log scale, clipped below 1e-5)")
     return figure
+
+
+def _reach_of_field(erf: ErfMap) -> float:
+    """Return how far from its centre a field is drawn, in pixels."""
+    side = int(np.searchsorted(erf.profile(), 1 - _CUT_OFF)) + 1
+    return (side / 2 + 1) * erf.pitch_px
 
 
 @style()

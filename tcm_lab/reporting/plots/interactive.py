@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tcm_lab.evaluation import Quality
 from tcm_lab.reporting.plots._style import PlotAxis
-from tcm_lab.reporting.plots.rd import BPP, QUALITY, Quality, RdSeries, limits
+from tcm_lab.reporting.plots.rd import BPP, QUALITY, RdSeries, limits
 from tcm_lab.reporting.plots.search import ParetoPoint
-
-Spec = Mapping[str, Any]
-"""A Vega-Lite specification."""
+from tcm_lab.reporting.renderers.html import Spec
 
 _KINDS = {
     "Pareto front": ("circle", "#0a5fb0"),

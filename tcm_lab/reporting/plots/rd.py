@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,8 @@ from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdRecord, points_by_rate
+from tcm_lab.evaluation import Quality, RdRecord, points_by_rate
+from tcm_lab.metrics import METRICS
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
     SOFT,
@@ -26,12 +27,15 @@ from tcm_lab.reporting.plots._style import (
 )
 
 Role = Literal["measured", "baseline", "anchor", "published"]
-Quality = Literal["psnr_db", "ms_ssim_db"]
 
 BPP = PlotAxis(name="rate", unit="bpp")
 QUALITY: dict[str, PlotAxis] = {
-    "psnr_db": PlotAxis(name="PSNR", unit="dB", lower_is_better=False),
-    "ms_ssim_db": PlotAxis(name="MS-SSIM", unit="dB", lower_is_better=False),
+    name: PlotAxis(
+        name=METRICS[name].label,
+        unit=METRICS[name].unit,
+        lower_is_better=METRICS[name].direction == "minimize",
+    )
+    for name in get_args(Quality)
 }
 
 
@@ -41,7 +45,7 @@ class RdSeries(Frozen):
     Attributes:
         label: what the legend calls it.
         bpp: rates, ascending.
-        quality: PSNR or MS-SSIM in dB at each.
+        quality: PSNR or another image metric at each.
         low: lower end of each point's interval, where known.
         high: upper end.
         role: ``measured`` here, the measured ``baseline``, an ``anchor`` measured here (JPEG,
@@ -77,15 +81,16 @@ def series_of_records(
     it, since a hard image is hard for every codec. Points of different lambda are never averaged.
 
     Raises:
-        LabError: no records given, or an image is too small for MS-SSIM.
+        LabError: no records given, or some rate lacks the quality.
     """
     need("records", records)
     seeds = points_by_rate(records)
     rows = [[getattr(point, quality) for point in points] for points in seeds]
     if any(value is None for row in rows for value in row):
         raise LabError(
-            f"{records[0].name}: MS-SSIM is unknown, since its images have sides below 161 "
-            "pixels. Draw psnr_db."
+            f"{records[0].name}: {quality} is unknown: it wasn't measured, or its images are too "
+            "small for it. Draw psnr_db, or evaluate again, with --metrics where it is lpips or "
+            "dists."
         )
     rates = [fmean(point.bpp for point in points) for points in seeds]
     ascending = sorted(zip(rates, rows, strict=True))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tcm_lab.reporting.plots.interactive import Spec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
 from tcm_lab.reporting.table import MARKS, PUBLISHED, Table, number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+Spec: TypeAlias = Mapping[str, Any]
+"""A Vega-Lite specification."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,70 @@ class Code:
     folded: bool = False
 
 
-Piece: TypeAlias = str | Table | PlotImage | Code
+@dataclass(frozen=True)
+class ShownImage:
+    """One of the images that are compared.
 
-_KINDS: dict[type, str] = {str: "text", Table: "table", PlotImage: "plot", Code: "code"}
+    Attributes:
+        data: what ``image_bytes`` returns.
+        name: of whose image it is: the original, or a variant by its name in tables and charts.
+        note: its rate and quality.
+    """
+
+    data: bytes
+    name: str
+    note: str = ""
+
+    @property
+    def address(self) -> str:
+        """The image itself, as an address within the page."""
+        kind = "png" if self.data.startswith(b"\x89PNG") else "webp"
+        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        with Image.open(io.BytesIO(self.data)) as image:
+            return image.size
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Images of one size, of which a reader lays any two over each other and moves the border.
+
+    Attributes:
+        images: the original first; without scripts they stand beside each other.
+        title: of what they are.
+        caption: one line under them.
+    """
+
+    images: tuple[ShownImage, ...]
+    title: str
+    caption: str = ""
+
+
+def image_bytes(pixels: NDArray[np.uint8], kind: str = "") -> bytes:
+    """Return pixels (H, W, 3) as a lossless file: WebP, or PNG where Pillow was built without.
+
+    Args:
+        pixels: the image.
+        kind: ``PNG``, to have that anyway.
+    """
+    file = io.BytesIO()
+    kind = kind or ("WEBP" if features.check("webp") else "PNG")
+    Image.fromarray(pixels).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    return file.getvalue()
+
+
+Piece: TypeAlias = str | Table | PlotImage | Code | Comparison
+
+_KINDS: dict[type, str] = {
+    str: "text",
+    Table: "table",
+    PlotImage: "plot",
+    Code: "code",
+    Comparison: "comparison",
+}
 
 
 @dataclass(frozen=True)

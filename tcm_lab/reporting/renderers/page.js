@@ -31,7 +31,7 @@ function compare(a, b, sign) {
 
 // Draws each chart in place of its plot, with the page's own copy of Vega. A point or a row that is
 // clicked is selected in every chart and table; Escape or a second click ends that.
-const views = [];
+const views = [], shows = [];
 let chosen = "";
 function select(name) {
   chosen = name === chosen ? "" : name;
@@ -39,6 +39,7 @@ function select(name) {
     row.classList.toggle("selected", chosen !== "" && row.dataset.row === chosen);
   }
   for (const view of views) view.signal("chosen", chosen).runAsync();
+  for (const show of shows) show(chosen);
 }
 for (const row of document.querySelectorAll("tr[data-row]")) {
   row.addEventListener("click", () => { if (!String(getSelection())) select(row.dataset.row); });
@@ -76,4 +77,52 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       document.querySelector("tr.selected")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
     });
   }).catch(() => drawn.remove());
+}
+
+// Lays two images of each comparison over each other. The border follows a pointer or a finger; the
+// range under it is for keys and readers of screens.
+for (const comparison of document.querySelectorAll(".comparison")) {
+  const figures = [...comparison.querySelectorAll("figure")];
+  const make = (tag, fields = {}) => Object.assign(document.createElement(tag), fields);
+  const stage = make("div", { className: "stage" }), sides = make("div", { className: "sides" });
+  const range = make("input", { type: "range", min: 0, max: 100, value: 50, step: 1 });
+  const pairs = [0, 1].map((side) => {
+    const image = make("img"), choice = make("select"), label = make("label", { textContent: side ? "right " : "left " });
+    for (const figure of figures) choice.add(new Option(figure.querySelector("figcaption").textContent, figure.dataset.name));
+    choice.selectedIndex = Math.min(side, figures.length - 1);
+    choice.addEventListener("change", () => draw());
+    label.append(choice);
+    sides.append(label);
+    return { image, choice };
+  });
+  const draw = () => {
+    for (const { image, choice } of pairs) {
+      const shown = figures[choice.selectedIndex].querySelector("img");
+      for (const name of ["src", "alt", "width", "height"]) image[name] = shown[name];
+    }
+    stage.style.setProperty("--cut", `${range.value}%`);
+    range.setAttribute("aria-valuetext", `${range.value} % ${pairs[0].choice.value}, the rest ${pairs[1].choice.value}`);
+  };
+  range.setAttribute("aria-label", "Border between the two images");
+  range.addEventListener("input", draw);
+  const follow = (event) => {
+    const box = stage.getBoundingClientRect();
+    range.value = 100 * (event.clientX - box.left) / box.width;
+    draw();
+  };
+  stage.addEventListener("pointerdown", (event) => {
+    stage.setPointerCapture(event.pointerId);
+    range.focus({ preventScroll: true });
+    follow(event);
+    event.preventDefault();
+  });
+  stage.addEventListener("pointermove", (event) => { if (stage.hasPointerCapture(event.pointerId)) follow(event); });
+  shows.push((name) => {
+    const index = figures.findIndex((figure) => figure.dataset.name === name);
+    if (index > 0) { pairs[1].choice.selectedIndex = index; draw(); }
+  });
+  stage.append(pairs[0].image, pairs[1].image, range);
+  comparison.querySelector(".images").before(stage, sides);
+  comparison.querySelector(".images").remove();
+  draw();
 }

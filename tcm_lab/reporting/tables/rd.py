@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import get_args
 
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import (
     Interpolation,
     MeasuredCurve,
+    Quality,
     RdCurve,
     RdRecord,
     bd_rate,
@@ -50,8 +52,7 @@ def rd_table(
         Column(key="rate", header="rate level", format="g"),
         metric_column("bpp", group="", best=None),
         Column(key="payload_bpp", header="payload", unit="bpp", format=".4f"),
-        metric_column("psnr_db", group="", best=None),
-        Column(key="ms_ssim_db", header="MS-SSIM", unit="dB", format=".2f"),
+        *(metric_column(name, group="", best=None) for name in get_args(Quality)),
         Column(key="gap_percent", header="written over estimated", unit="%", format="+.2f"),
         metric_column("encode_ms", group="", best=None),
         metric_column("decode_ms", group="", best=None),

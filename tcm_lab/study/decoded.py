@@ -1,0 +1,135 @@
+"""What the front's codecs make of evaluation images: decoded once, kept, shown beside originals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.progress import OnDone
+from tcm_lab.codec import load_checkpoint
+from tcm_lab.data import ImageSet
+from tcm_lab.evaluation import RdPoint, code_image
+from tcm_lab.reporting import Comparison, ShownImage, image_bytes
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.result import StudyResult
+from tcm_lab.study.summary import VariantSummary, summarise
+
+FOLDER = "decoded"
+_ORIGINAL = "original"
+_IMAGES = 2
+_VARIANTS = 6
+_HEIGHT, _WIDTH = 384, 512  # of the part that is shown, from the middle
+_MOST_BYTES = 3_000_000  # of all images in a page, before base64 takes a third more
+
+
+def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | None = None) -> None:
+    """Decode some images by the weights of the baseline and the front, and keep parts as PNG.
+
+    What is there already is kept; a variant whose weights are elsewhere is left out.
+
+    Args:
+        result: the study.
+        images: its evaluation images.
+        on_progress: called with (images done, images in all).
+
+    Raises:
+        LabError: weights can't be read, or the folder can't be written.
+    """
+    todo = [
+        (record, weights, index)
+        for record in (s.first for s in _shown(summarise(result.records, result.space)))
+        if (weights := _weights(result.out, record)) is not None
+        for index in range(len(images[:_IMAGES]))
+    ]
+    for done, (record, weights, index) in enumerate(todo):
+        name, pixels = images.names[index], images[index]
+        original, own = (_file(result.out, name, which) for which in (_ORIGINAL, record.identity))
+        if not original.exists():
+            _keep(original, pixels)
+        if not own.exists():
+            coded = code_image(load_checkpoint(weights), pixels, _point(record).rate)
+            _keep(own, coded.x_hat[0].byte().cpu())
+        if on_progress is not None:
+            on_progress(done + 1, len(todo))
+
+
+def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> list[Comparison]:
+    """Return one comparison for each image of which ``decode_front`` kept originals and variants.
+
+    No more are shown than keep a page small; a caption names those left out.
+    """
+    shown = _shown(summaries)
+    found, left = [], _MOST_BYTES
+    for name in [image.name for image in _point(summaries[0].first).images]:
+        images, without = list[ShownImage](), list[str]()
+        for label, path, note in _files(result.out, name, shown):
+            data = image_bytes(_read(path)) if path.exists() else b""
+            if data and len(data) <= left:
+                left -= len(data)
+                images.append(ShownImage(data, label, note))
+            else:
+                without.append(label)
+        if len(images) > 1 and images[0].name == _ORIGINAL:
+            found.append(Comparison(tuple(images), name, _caption(without)))
+    return found
+
+
+def _shown(summaries: Sequence[VariantSummary]) -> list[VariantSummary]:
+    """Return the baseline and the front, as many as a page can show."""
+    kept = [s for s in summaries if s.is_complete and (s.is_baseline or s.on_front)]
+    return kept[:_VARIANTS]
+
+
+def _files(
+    out: Path, image: str, shown: Sequence[VariantSummary]
+) -> Iterator[tuple[str, Path, str]]:
+    """Yield label, file and note of an image's original and of its decoded versions."""
+    yield _ORIGINAL, _file(out, image, _ORIGINAL), ""
+    for summary in shown:
+        record = summary.first
+        measured = next((i for i in _point(record).images if i.name == image), None)
+        note = "" if measured is None else f"{measured.bpp:.3f} bpp, {measured.psnr_db:.2f} dB"
+        yield summary.name, _file(out, image, record.identity), note
+
+
+def _caption(without: Sequence[str]) -> str:
+    words = "At the middle one of the rates; bits and PSNR of the whole image, seed 0."
+    return f"{words} Without {', '.join(without)}." if without else words
+
+
+def _point(record: TrialRecord) -> RdPoint:
+    """Return the rate at which a variant is shown."""
+    return record.rd.points[len(record.rd.points) // 2]
+
+
+def _weights(out: Path, record: TrialRecord) -> Path | None:
+    """Return the checkpoint of a training; None where another study or machine has it."""
+    folder = out / "trials" / record.identity
+    lmbda = _point(record).lmbda
+    places = [folder, *([] if lmbda is None else [folder / f"lambda-{lmbda:g}"])]
+    files = (place / "model.safetensors" for place in places)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _file(out: Path, image: str, which: str) -> Path:
+    return out / FOLDER / re.sub(r"[^A-Za-z0-9.]+", "-", image) / f"{which}.png"
+
+
+def _keep(path: Path, pixels: Tensor) -> None:
+    """Write the middle of an image (3, H, W) of bytes."""
+    height, width = pixels.shape[1:]
+    top, left = max(0, height - _HEIGHT) // 2, max(0, width - _WIDTH) // 2
+    part = pixels[:, top : top + _HEIGHT, left : left + _WIDTH]
+    write_atomically(path, image_bytes(part.permute(1, 2, 0).numpy(), "PNG"))
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
