@@ -44,12 +44,12 @@ def test_a_step_is_subbands_gains_and_a_projection(levels: int) -> None:
     torch.nn.init.normal_(down.log_gain)
     gain = down.log_gain.exp().view(1, -1, 1, 1)
     expected = F.linear((_analysed(x, levels) * gain).movedim(1, -1), down.weight, down.bias)
-    torch.testing.assert_close(down(x), expected.movedim(-1, 1))
+    torch.testing.assert_close(down(x), expected.movedim(-1, 1), rtol=1e-9, atol=1e-12)
     up = HaarLinear(3, 5, f, "up").double()
     torch.nn.init.normal_(up.log_gain)
     bands = F.linear(x.movedim(1, -1), up.weight, up.bias).movedim(-1, 1)
     expected = _synthesised(bands / up.log_gain.exp().view(1, -1, 1, 1), levels)
-    torch.testing.assert_close(up(x), expected)
+    torch.testing.assert_close(up(x), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_orthogonal_projections_are_at_no_distance_whichever_side_is_shorter() -> None:

@@ -133,6 +133,13 @@ def test_the_laptop_codec_keeps_to_its_budget() -> None:
     assert sum(sum(cost.macs.values()) for cost in costs) / (512 * 768) <= 60_000
 
 
+@pytest.mark.parametrize("name", tcm_lab.list_models("*-nano"))
+def test_every_codec_for_a_laptop_is_small(name: str) -> None:
+    costs = part_costs(tcm_lab.load_config(name), (512, 768)).values()
+    assert sum(cost.total_parameters for cost in costs) <= 2_000_000
+    assert sum(cost.total_macs for cost in costs) / (512 * 768) <= 80_000
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     a, b, c = (tcm_lab.build("tcm-nano", seed=seed) for seed in (3, 3, 4))
