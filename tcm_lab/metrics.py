@@ -1,7 +1,7 @@
 """The registry of metrics: what a variant can be judged by, and how each value is computed.
 
 Search spaces, constraints, tables, plots, importance and the command line all read this registry,
-so a metric that is registered here is usable everywhere:
+so a metric that is registered here is usable everywhere::
 
     @tcm_lab.register_metric("macs_per_parameter", label="MACs per parameter", unit="MAC")
     def macs_per_parameter(record, baseline):

@@ -120,7 +120,7 @@ class LatentErrors(Frozen):
     """How far ŷ is from y, means over channels and positions.
 
     Attributes:
-        deviation: mean |y − ŷ|, ŷ as the decoder receives it.
+        deviation: mean ``|y − ŷ|``, ŷ as the decoder receives it.
         coded_deviation: the same before LRP; 1/4 for values spread evenly between two steps.
         squared_error: mean (y − ŷ)².
         coded_squared_error: the same before LRP; 1/12 for values spread evenly.
@@ -146,7 +146,7 @@ class ImageLatent(LatentErrors):
         name: the image.
         pixels: of the image, unpadded.
         z_bits: by the likelihoods.
-        magnitude: mean |y|, what the deviation is scaled by.
+        magnitude: mean ``|y|``, what the deviation is scaled by.
         slices: in the order of coding.
     """
 
@@ -168,7 +168,7 @@ class ImageLatent(LatentErrors):
 
     @property
     def scaled_deviation(self) -> float:
-        """Mean |y − ŷ| over mean |y|: comparable across latents of different scales."""
+        """Mean ``|y − ŷ|`` over mean ``|y|``: comparable across latents of different scales."""
         return self.deviation / self.magnitude
 
 
@@ -270,9 +270,9 @@ class LatentMaps(ArrayRecord):
         image: name of the image.
         pitch_px: image pixels per position.
         bits: (slices, h, w) bits of each position, per slice.
-        deviation: (h, w) |y − ŷ| averaged over channels.
-        scaled_deviation: (h, w) the same over the image's mean |y|.
-        coded_deviation: (h, w) |y − ŷ| before LRP.
+        deviation: (h, w) ``|y − ŷ|`` averaged over channels.
+        scaled_deviation: (h, w) the same over the image's mean ``|y|``.
+        coded_deviation: (h, w) ``|y − ŷ|`` before LRP.
         scales: (h, w) σ averaged over channels.
         error: (h, w) normalised error (y − μ) / σ of ``channel``.
         channel: the channel that costs most bits.

@@ -1,26 +1,26 @@
-"""Writes the reference: the Python interface by pdoc, and every field of a user's files.
-
-``nox -s docs`` runs it; a warning of pdoc ends it.
-"""
+"""The reference as Markdown: every field of a user's files, every command, the Python interface."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from html import escape
+import contextlib
+import inspect
+import io
+import os
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
-import pdoc
 from fields import field_table
-from torch import nn
 
-from tcm_lab import __version__, codec
-from tcm_lab._utils.files import write_atomically
+import tcm_lab
+from tcm_lab import codec
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
-from tcm_lab.reporting import Section, Table, layer_table, render_report
-from tcm_lab.study import Space, space_schema
+from tcm_lab.cli import main
+from tcm_lab.cli.app import COMMANDS
+from tcm_lab.reporting import Table, layer_table, render
+from tcm_lab.study import Space
 from tcm_lab.study.axes import (
     CategoricalAxis,
     FloatAxis,
@@ -42,6 +42,7 @@ PACKAGES = (
     "reporting",
     "study",
 )
+MODULES = ("errors", "metrics", "stats", "testing")
 
 
 def configuration_tables() -> dict[str, list[Table]]:
@@ -80,57 +81,118 @@ def configuration_tables() -> dict[str, list[Table]]:
 
 def configuration_page() -> str:
     """Return the page of all fields."""
-    lead = (
-        "A variant is a file of these fields; or of base (a preset's name or another file), name "
-        "and override, whose dotted paths name them: g_a.split means every block of g_a.",
-    )
-    sections = [
-        Section(heading=heading, pieces=tuple(tables))
-        for heading, tables in configuration_tables().items()
+    lines = [
+        "# Fields of files",
+        "",
+        "A variant is a file of these fields; or of `base` (a preset's name or another file), "
+        "`name` and `override`, whose dotted paths name them: `g_a.split` means every block of "
+        "g_a. An editor completes and checks a search space by its [JSON Schema]"
+        f"({SCHEMA_FILE}).",
+        "",
     ]
-    return render_report(
-        "tcm_lab: fields of files", lead, sections, footer=(f"tcm-lab {__version__}",)
+    for heading, tables in configuration_tables().items():
+        lines += [f"## {heading}", ""]
+        for table in tables:
+            untitled = table.model_copy(update={"title": ""})
+            lines += [f"### {table.title}", "", render(untitled, "markdown")]
+    return "\n".join(lines)
+
+
+def commands_page() -> str:
+    """Return the page of all commands: what each one's ``--help`` prints."""
+    lines = ["# Commands", "", "What `tcm-lab COMMAND --help` prints.", ""]
+    for words in leaves(COMMANDS):
+        lines += [f"## tcm-lab {' '.join(words)}", "", "```text", help_of(words), "```", ""]
+    return "\n".join(lines)
+
+
+def leaves(level: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command."""
+    for name, command in level.items():
+        if isinstance(command, Mapping):
+            yield from leaves(command, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    """Return a command's help as plain text of 88 columns."""
+    printed = io.StringIO()
+    plain = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    shows = contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit)
+    with mock.patch.dict(os.environ, plain), shows[0], shows[1]:
+        main([*words, "--help"])
+    return "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+
+
+def overview_page() -> str:
+    """Return the page of what ``import tcm_lab`` gives, each name with a link to its home."""
+    homes: dict[int, str] = {}
+    for part in (*PACKAGES, *MODULES):
+        module = import_module(f"tcm_lab.{part}")
+        for name in public(module):
+            homes.setdefault(id(getattr(module, name)), f"{module.__name__}.{name}")
+    lines = ["# Python interface", "", "| tcm_lab. | what it is |", "|---|---|"]
+    for name in public(tcm_lab):
+        value = getattr(tcm_lab, name)
+        if not inspect.ismodule(value):
+            lines.append(f"| {{py:obj}}`{name} <{homes[id(value)]}>` | {first_line(value)} |")
+    lines += ["", "| package | what it holds |", "|---|---|"]
+    for part in (*PACKAGES, *MODULES):
+        what = first_line(import_module(f"tcm_lab.{part}"))
+        lines.append(f"| [tcm_lab.{part}]({part}.md) | {what} |")
+    return "\n".join(lines) + "\n"
+
+
+def interface_page(part: str) -> str:
+    """Return the page of a package or module: its docstring and every public name, for autodoc."""
+    module = import_module(f"tcm_lab.{part}")
+    lines = [f"# {module.__name__}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
+    for name in public(module):
+        value = getattr(module, name)
+        if inspect.isclass(value):
+            kind = "exception" if issubclass(value, BaseException) else "class"
+            lines += [f".. auto{kind}:: {module.__name__}.{name}", "   :members:", ""]
+        elif inspect.isroutine(value):
+            lines += [f".. autofunction:: {module.__name__}.{name}", ""]
+        elif not inspect.ismodule(value):
+            lines += [f".. py:data:: {module.__name__}.{name}", "", *data(value), ""]
+    return "\n".join([*lines, "```", ""])
+
+
+def data(value: object) -> list[str]:
+    """Return the lines that describe a constant or a registry."""
+    if isinstance(value, Mapping):
+        names = ", ".join(f"``{name}``" for name in value)
+        return [f"   Holds {names}."]
+    if isinstance(value, str | int | float | tuple):
+        return [f"   ``{value!r}``"]
+    return [f"   The type ``{value}``".replace("typing.", "").replace("tcm_lab.", "") + "."]
+
+
+def public(module: ModuleType) -> list[str]:
+    """Return a module's public names, sorted: its exports, or else what it defines."""
+    if hasattr(module, "__all__"):
+        return sorted(module.__all__)
+    return sorted(
+        name
+        for name, value in vars(module).items()
+        if name[0] != "_" and getattr(value, "__module__", "") == module.__name__
     )
 
 
-def write_interface(folder: Path) -> None:
-    """Write pdoc's pages of the package and its subpackages.
-
-    Raises:
-        Warning: pdoc cannot show something.
-    """
-    names = ["tcm_lab", *(f"tcm_lab.{package}" for package in PACKAGES)]
-    for name in names:
-        module = import_module(name)
-        for public in module.__all__:  # pdoc looks for lazy names in vars()
-            setattr(module, public, getattr(module, public))
-    nn.Module.__init__.__doc__ = ""  # pdoc would show it under each of our constructors
-    pdoc.render.configure(docformat="google", footer_text=f"tcm-lab {__version__}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pdoc.pdoc("tcm_lab", output_directory=folder)
+def first_line(value: object) -> str:
+    """Return the first sentence of a docstring."""
+    text = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
+    return text.replace("``", "`").replace("|", "\\|")
 
 
-def write_reference(folder: Path) -> None:
-    """Write the whole reference to ``folder``, which begins at its ``index.html``."""
-    write_interface(folder)
-    write_atomically(folder / "configuration.html", configuration_page())
-    write_atomically(folder / SCHEMA_FILE, space_schema())
-    links = {
-        "configuration.html": "Fields of files: variants, blocks, search spaces, recipes",
-        "tcm_lab.html": "The Python interface: the package's exports",
-        **{f"tcm_lab/{package}.html": f"The public names of {package}" for package in PACKAGES},
-        SCHEMA_FILE: "The JSON Schema of a search space, for editors",
+def reference_pages() -> dict[str, str]:
+    """Return the text of every page by its name."""
+    interface = {part: interface_page(part) for part in (*PACKAGES, *MODULES)}
+    return {
+        "configuration": configuration_page(),
+        "commands": commands_page(),
+        "python": overview_page(),
+        **interface,
     }
-    items = "".join(f'<li><a href="{to}">{escape(what)}</a></li>' for to, what in links.items())
-    write_atomically(
-        folder / "index.html",
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>tcm_lab: reference</title>'
-        '<body style="font: 16px/1.6 system-ui, sans-serif; margin: 3rem auto; max-width: 42rem">'
-        f"<h1>tcm_lab {__version__}</h1><ul>{items}</ul></body></html>\n",
-    )
-
-
-if __name__ == "__main__":
-    write_reference(Path(sys.argv[1]))
-    print(f"{sys.argv[1]}/index.html")

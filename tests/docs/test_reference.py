@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 import pytest
 from fields import field_table
 from pydantic import Field
-from reference import PACKAGES, configuration_page, configuration_tables
+from reference import (
+    MODULES,
+    PACKAGES,
+    commands_page,
+    configuration_page,
+    configuration_tables,
+    interface_page,
+    overview_page,
+)
 
 import tcm_lab
 from tcm_lab._utils.models import Frozen, meanings_of
@@ -82,27 +92,63 @@ def test_every_meaning_belongs_to_a_field() -> None:
 
 def test_every_layer_and_every_field_of_a_variant_is_on_the_page() -> None:
     page = configuration_page()
-    for registry in (BLOCKS, ATTENTIONS, RESAMPLERS):
-        for name in registry:
-            assert f">{name}<" in page
-    for field in VariantConfig.model_fields:
-        assert f">{field}<" in page
+    names = [name for registry in (BLOCKS, ATTENTIONS, RESAMPLERS) for name in registry]
+    for name in (*names, *VariantConfig.model_fields):
+        assert re.search(rf"\| {re.escape(name)} +\|", page), name
 
 
-def test_every_package_is_in_the_reference() -> None:
+def test_every_package_and_every_public_module_is_in_the_reference() -> None:
     package = ROOT / "tcm_lab"
     packages = {path.parent.name for path in package.glob("*/__init__.py")}
     assert set(PACKAGES) == {name for name in packages if not name.startswith("_")} - {"cli"}
+    assert set(MODULES) == {path.stem for path in package.glob("[a-z]*.py")}
 
 
-def test_the_reference_is_written_without_a_warning_and_shows_every_public_name(
-    tmp_path: Path,
-) -> None:
-    command = [sys.executable, "tests/docs/reference.py", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    start = (tmp_path / "index.html").read_text(encoding="utf-8")
-    for target in re.findall(r'href="([^"]+)"', start):
-        assert (tmp_path / target).stat().st_size > 1000
-    page = (tmp_path / "tcm_lab.html").read_text(encoding="utf-8")
-    for name in set(tcm_lab.__all__) - {*PACKAGES, "testing"}:
-        assert f'<section id="{name}">' in page
+def test_every_command_shows_its_help() -> None:
+    page = commands_page()
+    assert page.count("\nusage: tcm-lab ") == page.count("\n## tcm-lab ") > 20
+    assert "\x1b" not in page
+
+
+def test_every_exported_name_leads_to_its_page() -> None:
+    page = overview_page()
+    for name in set(tcm_lab.__all__) - {*PACKAGES, *MODULES}:
+        (part,) = re.findall(rf"py:obj}}`{name} <tcm_lab\.(\w+)\.{name}>", page)
+        assert f":: tcm_lab.{part}.{name}\n" in interface_page(part)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site, built without a warning."""
+    pytest.importorskip("furo", reason="the docs extra is not installed")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "tests/docs/build.py", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_every_link_of_the_site_leads_to_a_file_and_a_place_in_it(site: Path) -> None:
+    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    assert len(pages) > 40
+    ids = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
+    for page, text in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"]+)"', text):
+            file, _, place = unescape(unquote(link)).partition("#")
+            if re.match(r"https?:|data:|mailto:", file):
+                continue
+            target = (page.parent / file.partition("?")[0]).resolve() if file else page
+            assert target.exists(), f"{page.name}: {link}"
+            if place and target in ids:
+                assert place in ids[target], f"{page.name}: {link}"
+
+
+def test_the_site_needs_no_network(site: Path) -> None:
+    """Nothing but links that a reader follows leads away: search and style work from a folder."""
+    for page in site.rglob("*.html"):
+        loaded = re.findall(
+            r'<(?:script|link|img)\b[^>]*?(?:src|href)="(https?:[^"]+)"', page.read_text()
+        )
+        assert loaded == [], page
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    assert "lagrangian" in index
