@@ -80,7 +80,7 @@ class RdCurve(Frozen):
 
 @cache
 def _published() -> dict[str, dict[str, RdCurve]]:
-    text = (files("tcm_lab.evaluation") / "published_curves.json").read_text()
+    text = (files("tcm_lab.evaluation") / "published_curves.json").read_text("utf-8")
     curves: dict[str, dict[str, RdCurve]] = {}
     for entry in json.loads(text)["curves"]:
         dataset = entry.pop("dataset")

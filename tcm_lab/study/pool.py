@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 
@@ -74,8 +75,7 @@ def _listen(workers: Workers, on_event: OnEvent) -> None:
     """Pass events on until all workers have ended; raise what one of them fails with."""
     count, killed = len(workers), 0
     while workers:
-        for connection in wait(list(workers)):
-            assert isinstance(connection, Connection)
+        for connection in cast("list[Connection]", wait(list(workers))):
             index, process = workers[connection]
             try:
                 received = connection.recv()
@@ -100,7 +100,8 @@ def _listen(workers: Workers, on_event: OnEvent) -> None:
 def _interrupt(workers: Workers) -> None:
     """Let every worker save its state and end; one that takes too long is killed."""
     for connection, (_, process) in workers.items():
-        if process.pid is not None and process.is_alive():
+        # On Windows a console's Ctrl-C reaches every process of its own accord.
+        if sys.platform != "win32" and process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGINT)
         connection.close()  # so that one ends by its first report if it does not listen yet
     deadline = time.monotonic() + _PATIENCE_S
@@ -123,7 +124,8 @@ def _environment() -> Iterator[None]:
 
 def _child(context: StudyContext, index: int, connection: Connection) -> None:
     """Be a worker; only its first interrupt acts, so that none hits it while it saves or exits."""
-    os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
+    if sys.platform != "win32":
+        os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
     signal.signal(signal.SIGINT, _interrupt_once)
     with suppress(KeyboardInterrupt, OSError):  # of an interrupt, or without a parent
         failed = _work(context, index, connection)
