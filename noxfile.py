@@ -12,6 +12,9 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2024.10"
 
+#: What another Python or another library may break: annotations, torch, NumPy, files.
+FAST = ("tests/test_public_surface.py",)
+
 
 def _install(session: nox.Session, *extras: str) -> None:
     if session.virtualenv.is_sandboxed:
@@ -36,6 +39,21 @@ def tests(session: nox.Session) -> None:
     waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     parallel = ("-n", "2", "--dist", "loadfile")
     session.run("python", "-m", "pytest", *parallel, *session.posargs, env=waits)
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """A minute of tests of what another Python or library may break; CI runs it on 3.12."""
+    if session.virtualenv.is_sandboxed:
+        session.install("-e", ".[test]")
+    session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or FAST))
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it elsewhere, and run every command there in an empty folder."""
+    _install(session)
+    session.run("python", "tests/installed/wheel.py")
 
 
 @nox.session
@@ -78,9 +96,9 @@ def tables(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write the reference of the configuration and the Python interface to docs-html/."""
+    """Build the documentation site in docs-html/; a warning ends it."""
     _install(session)
-    session.run("python", "tests/docs/reference.py", *(session.posargs or ["docs-html"]))
+    session.run("python", "tests/docs/build.py", *(session.posargs or ["docs-html"]))
 
 
 @nox.session

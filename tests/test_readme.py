@@ -196,14 +196,26 @@ def _activate(words: list[str]) -> None:
 
 
 def _pip(words: list[str]) -> None:
-    """Hold what is installed against what the project offers."""
-    options = {"-e", "-q"}
+    """Hold what is installed against what the project offers and depends on."""
+    options = {"-e", "-q", "--torch-backend", "cpu"}
     assert words[1] == "install"
+    if "--index-url" in words:
+        needed = {re.split("[><=]", each)[0] for each in PYPROJECT["project"]["dependencies"]}
+        assert set(words[2 : words.index("--index-url")]) <= needed
+        return
     for wanted in (word for word in words[2:] if word not in options):
         named = re.fullmatch(r"(?:\.|tcm-lab)(?:\[([\w,]+)\])?", wanted)
         assert named, wanted
         offered = PYPROJECT["project"]["optional-dependencies"]
         assert set((named[1] or "").split(",")) - {""} <= set(offered)
+
+
+def _uv(words: list[str]) -> None:
+    if words[1] == "pip":
+        _pip(words[1:])
+    else:
+        version = words[words.index("--python") + 1]
+        assert f"Programming Language :: Python :: {version}" in PYPROJECT["project"]["classifiers"]
 
 
 def _nox(words: list[str]) -> None:
@@ -234,6 +246,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "python3": _venv,
     ".": _activate,
     "pip": _pip,
+    "uv": _uv,
     "nox": _nox,
     "jupyter": _jupyter,
     "optuna-dashboard": _dashboard,
@@ -244,7 +257,7 @@ def test_the_test_command_is_what_the_ci_runs() -> None:
     """Of ``.ci/run`` only the line that reads the README is run: the rest of it installs."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     (reads,) = (line for line in script if line.startswith("command=$("))
-    assert script[-1] == 'eval "$command"'
+    assert 'eval "$command"' in script
     done = subprocess.run(
         ["bash", "-c", reads + '; printf %s "$command"'],
         cwd=ROOT, capture_output=True, text=True, check=True,

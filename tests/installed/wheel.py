@@ -1,0 +1,80 @@
+"""Builds the wheel, installs it away from this folder, and lets ``smoke.py`` run every command.
+
+Its environment sees the libraries of the one that runs this, so that it takes seconds, but not this
+project: neither the folder nor an editable installation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LARGEST_MB = 15
+NEEDED = ("weights/tcm-nano/model.safetensors", "weights/tcm-nano/README.md", "py.typed")
+
+
+def build(kind: str, folder: Path) -> Path:
+    """Return the built wheel or sdist."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    (built,) = folder.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    print(f"{built.name}: {built.stat().st_size / 1e6:.1f} MB", flush=True)
+    return built
+
+
+def check(wheel: Path) -> None:
+    """Hold the wheel's contents against the package's files, and its size against the limit."""
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    missing = [name for name in NEEDED if f"tcm_lab/{name}" not in held]
+    listed = subprocess.run(
+        ["git", "ls-files", "tcm_lab"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()  # nothing where this is no checkout
+    missing += [name for name in listed if name not in held and (ROOT / name).exists()]
+    assert not missing, f"{wheel.name} lacks {missing}"
+    assert wheel.stat().st_size < LARGEST_MB * 1e6, f"{wheel.name} is over {LARGEST_MB} MB"
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """Install the wheel into an environment of its own and return its Python."""
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
+    python = Path(paths["scripts"]) / Path(sys.executable).name
+    # A folder on the path by a .pth file: its own .pth files, which editable installations
+    # are, do not count.
+    libraries = "\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    Path(paths["purelib"], "libraries.pth").write_text(f"{libraries}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
+    subprocess.run([*pip, "--no-index", str(wheel)], check=True)
+    return python
+
+
+def main() -> None:
+    """Build, install, run."""
+    before = time.perf_counter()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        build("sdist", folder / "sdist")
+        wheel = build("wheel", folder / "wheel")
+        check(wheel)
+        python = install(wheel, folder / "environment")
+        empty = folder / "empty"
+        empty.mkdir()
+        shutil.copy(Path(__file__).with_name("smoke.py"), folder)
+        # -I: no folder of this project comes to the path, by the environment or otherwise.
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # jobs too small for a second thread
+        subprocess.run([python, "-I", folder / "smoke.py"], check=True, cwd=empty, env=alone)
+    print(f"The wheel runs every command: {time.perf_counter() - before:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
