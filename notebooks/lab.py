@@ -20,7 +20,7 @@ from tcm_lab.stats import Interval
 warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars are not shown
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ROOT / "studies" / "models"
+MODELS = Path(tcm_lab.__file__).parent / "weights"
 FIGURES = ROOT / "runs" / "notebooks"
 NAMES = {
     "convolution": "tcm-nano-conv-only",

@@ -280,6 +280,20 @@ def test_models_and_blocks_are_listed(run: Run) -> None:
     assert {("block", "tcm"), ("attention", "swatten"), ("resampler", "residual")} <= names
 
 
+def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
+    run: Run, image: Path, tmp_path: Path
+) -> None:
+    assert run("models", "tcm-nano*", "--trained")[1].split() == list(tcm_lab.codec.trained_names())
+    assert run("card", "tcm-nano")[1].startswith("# tcm-nano\n")
+    assert run("card", "tcm-small")[0] == 2
+    coded, named = tmp_path / "coded.tcm", ("--checkpoint", "tcm-nano")
+    assert run("encode", image, coded, *named, "--rate", "1")[0] == 0
+    assert run("decode", coded, tmp_path / "decoded.png", *named)[0] == 0
+    code, _, err = run("encode", image, coded, "--checkpoint", "tcm-small")
+    assert code == 2
+    assert "Trained codecs of this package: tcm-nano, " in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

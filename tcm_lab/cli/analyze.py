@@ -94,8 +94,9 @@ def erf(
     """Draw and measure effective receptive fields of the latent or of any layer.
 
     Args:
-        models: Checkpoints; or presets, compressai/NAME and codecs of your own (FILE.py:FACTORY),
-            with random weights unless --checkpoint gives them.
+        models: Checkpoints and trained codecs by name (tcm-nano); or presets, compressai/NAME and
+            codecs of your own (FILE.py:FACTORY), with random weights unless --checkpoint gives
+            them.
         common: What every analysis takes.
         layer: Dotted name of the layer; by default the latent, y.
         method: How channels are combined: frobenius, sum or single-channel.
@@ -134,7 +135,7 @@ def attention(
     """Measure window attention: distance, entropy, weight on near neighbours.
 
     Args:
-        models: Checkpoints or presets with window attention.
+        models: Checkpoints, trained codecs or presets with window attention.
         common: What every analysis takes.
         transform: Part whose layers are shown: g_a, g_s, h_a, h_s or slices; the records hold all.
         query: Row and column of the pixel of the first image whose attention is drawn; by default
@@ -167,7 +168,7 @@ def latents(models: Models, /, *, common: Analysis) -> None:
     """Measure latents: deviation, bits per slice, prediction error, energy compaction.
 
     Args:
-        models: Checkpoints or presets.
+        models: Checkpoints, trained codecs or presets.
         common: What every analysis takes.
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
@@ -193,7 +194,7 @@ def shortcut(models: Models, /, *, common: Analysis) -> None:
     """Measure how much of the latent and of the image comes by the linear shortcut.
 
     Args:
-        models: Checkpoints or presets with a shortcut.
+        models: Checkpoints, trained codecs or presets with a shortcut.
         common: What every analysis takes.
     """
     images = common.images()

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     **_named(complexity.complexity, complexity.time, train.train, train.evaluate),
     "analyze": _named(analyze.erf, analyze.attention, analyze.latents, analyze.shortcut),
     **_named(code.encode, code.decode, code.export),
-    **_named(show.table, show.plot, show.models, show.blocks),
+    **_named(show.table, show.plot, show.models, show.card, show.blocks),
 }
 """Commands by name; a mapping is a group of them. A command returns its exit code, or nothing."""
 

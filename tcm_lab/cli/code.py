@@ -26,7 +26,7 @@ def encode(
     Args:
         image: Image in any format that Pillow reads.
         out: Coded file to write.
-        checkpoint: Weights; decoding needs the same.
+        checkpoint: Weights, or a trained codec's name (tcm-nano); decoding needs the same.
         rate: Level of a rate-conditioned model; 0 gives the lowest rate.
         portable: Write a file that other devices, thread counts and library versions decode, too.
     """
@@ -50,7 +50,7 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> None:
     Args:
         file: Coded file, as encode writes it.
         out: Image to write; its suffix chooses the format, and .png is lossless.
-        checkpoint: Weights that the image was coded with.
+        checkpoint: Weights, or name, that the image was coded with.
     """
     from PIL import Image
 
@@ -73,7 +73,7 @@ def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = 
     """Write a checkpoint to another file, at half the size or for the authors' code.
 
     Args:
-        checkpoint: Weights in any layout that can be read.
+        checkpoint: Weights in any layout that can be read, or a trained codec's name.
         out: File to write.
         layout: lab (safetensors with the whole configuration) or lic_tcm (the layout of TCM's
             authors).

@@ -95,7 +95,8 @@ class Entry(NamedTuple):
     """One model of a command line, with the weights that were given for it.
 
     Attributes:
-        model: preset, YAML file, checkpoint of ours, compressai/NAME or FILE.py:FACTORY.
+        model: preset, trained codec of the package, YAML file, checkpoint of ours, compressai/NAME
+            or FILE.py:FACTORY.
         weights: of a model of the last two kinds, if any were given.
     """
 
@@ -116,14 +117,15 @@ class Entry(NamedTuple):
         return self.codec(overrides)
 
     def codec(self, overrides: Sequence[str] = ()) -> Any:
-        """Return the codec with its weights; presets have random ones.
+        """Return the codec with its weights; presets that were not trained have random ones.
 
         Raises:
             LabError: fields of a checkpoint are to be changed, or the weights don't fit.
         """
         if self.weights is not None:
             return tcm_lab.codec.load_foreign(self.model, self.weights, _changes(overrides))
-        if not is_checkpoint(self.model):
+        trained = not overrides and self.model in tcm_lab.codec.trained_names()
+        if not trained and not is_checkpoint(self.model):
             return tcm_lab.build(changed(self.model, overrides))
         if overrides:
             raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")

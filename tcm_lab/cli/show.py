@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -82,18 +83,32 @@ def _read(paths: Sequence[Path]) -> list[Any]:
 
 
 def models(
-    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*", /
+    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*",
+    /,
+    *,
+    trained: Flag = False,
 ) -> None:
     """List the models that can be named.
 
     Args:
         pattern: Pattern of names, such as 'tcm-*'.
+        trained: Only those whose trained weights are in the package.
     """
-    names = tcm_lab.list_models(pattern)
+    known = tcm_lab.codec.trained_names() if trained else tcm_lab.list_models()
+    names = fnmatch.filter(known, pattern)
     if not names:
-        known = tcm_lab.list_models()
         raise LabError(f"'{pattern}': no model has such a name.{near(pattern, known)}")
     print("\n".join(names))
+
+
+def card(name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")], /) -> None:
+    """Print the card of a trained codec: data, recipe, curve, limits and licence.
+
+    Args:
+        name: Trained codec of the package, such as tcm-nano.
+    """
+    known = options.choice("NAME", name, tcm_lab.codec.trained_names())
+    print(tcm_lab.codec.checkpoint_file(known).with_name("README.md").read_text("utf-8"), end="")
 
 
 def blocks(*, output: Output) -> None:

@@ -89,7 +89,7 @@ def train(
         rate_levels: Learn this many rates in one run; 0 for one rate. By default 4 for a preset
             by a recipe that leaves the lambdas open, such as laptop.
         overrides: Fields of the model to change.
-        init: Checkpoint whose weights to start from.
+        init: Checkpoint, or trained codec (tcm-nano), whose weights to start from.
         resume: Continue from the state in the folder.
         device: auto, cpu or cuda.
         devices: Processes, one device each.
@@ -201,8 +201,9 @@ def evaluate(
     of the same lambda are repetitions.
 
     Args:
-        models: Checkpoints, ours or in the layout of the authors' code; or codecs of your own,
-            FILE.py:FACTORY or package.module:FACTORY, and compressai/NAME.
+        models: Checkpoints, ours or in the layout of the authors' code, or trained codecs of the
+            package by name (tcm-nano); or codecs of your own, FILE.py:FACTORY or
+            package.module:FACTORY, and compressai/NAME.
         checkpoints: Weights of a codec of your own or of compressai/NAME, one file per lambda.
         data: Folder of images; by default the embedded evaluation photographs.
         rates: Positions between the levels of a rate-conditioned model; by default its levels.

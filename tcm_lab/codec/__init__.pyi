@@ -29,11 +29,13 @@ from .entropy_models import register_entropy_model as register_entropy_model
 from .layouts import LAYOUTS as LAYOUTS
 from .model import Codec as Codec
 from .names import REFERENCE_MODELS as REFERENCE_MODELS
+from .names import checkpoint_file as checkpoint_file
 from .names import is_foreign as is_foreign
 from .names import is_own as is_own
 from .names import is_reference as is_reference
 from .names import list_models as list_models
 from .names import preset_names as preset_names
+from .names import trained_names as trained_names
 from .outputs import Latent as Latent
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field

@@ -23,6 +23,7 @@ from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS
 from tcm_lab.codec.model import DERIVED, Codec
+from tcm_lab.codec.names import checkpoint_file, trained_names
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
@@ -87,7 +88,7 @@ def save_checkpoint(
 def read_extra(path: str | Path) -> dict[str, Any]:
     """Return what ``save_checkpoint`` kept beside the configuration; nothing of other files."""
     try:
-        _, metadata = _read_safetensors(Path(path))
+        _, metadata = _read_safetensors(checkpoint_file(path))
     except CheckpointError:
         return {}
     extra: dict[str, Any] = json.loads(metadata.get("extra", "{}"))
@@ -175,17 +176,18 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     """Build the codec that a file or a state dict holds, in evaluation mode on the CPU.
 
     Args:
-        source: a safetensors file of ours; a torch file in the TCM authors' layout, with old or new
-            entropy bottleneck names; or such a state dict itself. Recognised by content. What
-            training loops, ``torch.compile``, data parallelism and thop put around the tensors, or
-            before or beside their names, is taken off.
+        source: the name of a trained codec of this package, such as ``tcm-nano``; a safetensors
+            file of ours; a torch file in the TCM authors' layout, with old or new entropy
+            bottleneck names; or such a state dict itself. Recognised by content. What training
+            loops, ``torch.compile``, data parallelism and thop put around the tensors, or before
+            or beside their names, is taken off.
 
     Raises:
         CheckpointError: it is none of these, or its tensors do not make that codec.
     """
     if isinstance(source, Mapping):
         return _from_state(source, "the state dict")
-    path = Path(source)
+    path = checkpoint_file(source)
     if _head(path)[8:9] != b"{":
         return _from_state(_read_torch(path), str(path))
     tensors, metadata = _read_safetensors(path)
@@ -204,7 +206,7 @@ def read_state(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if isinstance(source, Mapping):
         return _inside(source, "the state dict")
-    path = Path(source)
+    path = checkpoint_file(source)
     if _head(path)[8:9] == b"{":
         return _read_safetensors(path)[0]
     return _inside(_read_torch(path), str(path))
@@ -220,7 +222,10 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        known = ""
+        if not path.suffix and path.parent == Path():  # perhaps a name was meant
+            known = f". Trained codecs of this package: {one_of(trained_names())}"
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}){known}") from None
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().lower().startswith(start):
             raise CheckpointError(f"{path}: {what}")

@@ -1,4 +1,4 @@
-"""The names of models: packaged presets and CompressAI's own. Listing them imports no torch."""
+"""The names of models: packaged presets and weights, and CompressAI's. Listing imports no torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
+
+from tcm_lab._utils.files import is_file
 
 PRESETS = resources.files("tcm_lab") / "configs" / "presets"
+WEIGHTS = Path(str(resources.files("tcm_lab"))) / "weights"
+"""One folder per trained codec of the package: its weights, its records and its card."""
 COMPRESSAI = "compressai/"
 """Prefix of the names of CompressAI's models."""
 REFERENCE_MODELS = (
@@ -48,6 +53,22 @@ def preset_names() -> tuple[str, ...]:
     """Return the names of the packaged presets, sorted."""
     files = (file.name for file in PRESETS.iterdir())
     return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
+
+
+@lru_cache(maxsize=1)
+def trained_names() -> tuple[str, ...]:
+    """Return the names of the trained codecs whose weights are in the package, sorted."""
+    return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/model.safetensors")))
+
+
+def checkpoint_file(source: str | Path) -> Path:
+    """Return the file of a checkpoint; the name of a trained codec means the package's.
+
+    A file of that name in the working directory comes first.
+    """
+    if str(source) in trained_names() and not is_file(source):
+        return WEIGHTS / str(source) / "model.safetensors"
+    return Path(source)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -249,6 +249,33 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         tcm_lab.load_checkpoint(tmp_path / "nowhere.safetensors")
 
 
+def test_a_trained_codec_of_the_package_loads_by_its_name_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tcm-nano").mkdir()  # a folder, such as a training's, is no checkpoint
+    packaged = tcm_lab.load_checkpoint("tcm-nano")
+    assert packaged.config.name.startswith("tcm-nano ")
+    assert read_extra("tcm-nano")["recipe"]["steps"] > 1000
+    (tmp_path / "tcm-nano").rmdir()
+    config = tcm_lab.load_config("tcm-nano").override({"name": "mine"})
+    save_checkpoint(tcm_lab.build(config), tmp_path / "tcm-nano")
+    assert tcm_lab.load_checkpoint("tcm-nano").config.name == "mine"
+    assert tcm_lab.load_checkpoint(Path("tcm-nano")).config.name == "mine"
+
+
+@pytest.mark.parametrize("source", ["tcm-small", Path("tcm-small")])
+def test_a_name_without_trained_weights_is_refused_with_those_that_have_some(
+    source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = (
+        r"tcm-small: .*Trained codecs of this package: tcm-nano, .* or tcm-nano-transformer-only"
+    )
+    with pytest.raises(LabError, match=names):
+        tcm_lab.load_checkpoint(source)
+
+
 def test_another_model_s_state_is_refused() -> None:
     with pytest.raises(LabError, match=r"nor in a layout that can be read .*lic_tcm"):
         tcm_lab.load_checkpoint(torch.nn.Linear(2, 2).state_dict())

@@ -26,7 +26,7 @@ from tcm_lab.codec.portable import MARGIN, Agreement, read_list
 from tcm_lab.errors import LabError
 
 ROOT = Path(__file__).parents[2]
-NANO = ROOT / "studies" / "models" / "tcm-nano" / "model.safetensors"
+NANO = "tcm-nano"  # the trained one of the package
 HOME = "one-thread"
 OTHERS = ("two-threads", "without-onednn", "channels-first", "another-kernel")
 

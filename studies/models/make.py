@@ -1,0 +1,234 @@
+"""The trained codecs of the package: their cards, and the table of this folder's page.
+
+``python studies/models/make.py`` writes cards and table again from what lies beside the weights.
+Given finished trainings (``make.py runs/nano --data KODAK``), it first puts each into the package
+under its preset's name: weights, in half precision if that costs nothing, and records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import yaml
+from jinja2 import Template
+
+import tcm_lab
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.codec import VariantConfig, checkpoint_file, read_extra, read_state, trained_names
+from tcm_lab.codec.names import PRESETS, WEIGHTS
+from tcm_lab.data import open_images
+from tcm_lab.errors import LabError
+from tcm_lab.evaluation import Anchor, RdRecord, bd_rate, evaluate, evaluate_anchor, measured_curves
+from tcm_lab.reporting import (
+    Column,
+    Row,
+    Table,
+    Value,
+    beside_table,
+    read_records,
+    records_json,
+    render,
+)
+from tcm_lab.training import TrainingRecord
+
+PAGE = Path(__file__).with_name("README.md")
+DATA = Path(__file__).with_name("data.yaml")
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+NIL_RATE_PERCENT, NIL_PSNR_DB = 0.05, 0.005
+"""What half precision may change of a mean rate and PSNR; with more, float32 is kept."""
+
+
+def add(run: Path, kodak: Path | None) -> Path:
+    """Put a finished training into the package, evaluated, and return its folder."""
+    training = TrainingRecord.model_validate_json((run / "training.json").read_bytes())
+    source = run / "model.safetensors"
+    codec = tcm_lab.load_checkpoint(source)
+    name = codec.config.name.split()[0]  # what follows is what was overridden
+    extra: dict[str, Any] = {"recipe": training.recipe.model_dump(mode="json")}
+    images = open_images(None, "eval")
+    with tempfile.TemporaryDirectory() as made:
+        weights = Path(made) / "model.safetensors"
+        tcm_lab.save_checkpoint(codec, weights, extra, dtype=torch.float16)
+        half = tcm_lab.load_checkpoint(weights)
+        found = evaluate(half, images, name=name, recipe=training.recipe)
+        if any(value.dtype == torch.float32 for value in read_state(source).values()):
+            whole = evaluate(codec, images, name=name, recipe=training.recipe)
+            rate, psnr = rounding(whole, found)
+            print(f"{name}: float16 changes rates by up to {rate:.4f} %, PSNR by {psnr:.5f} dB")
+            if rate > NIL_RATE_PERCENT or psnr > NIL_PSNR_DB:
+                tcm_lab.save_checkpoint(codec, weights, extra)
+                half, found = codec, whole
+            else:
+                extra["rounding"] = {"rate_percent": rate, "psnr_db": psnr, "images": len(images)}
+                tcm_lab.save_checkpoint(half, weights, extra, dtype=torch.float16)
+        records = {"rd.json": [found, *anchors(images)]}
+        if kodak is not None:
+            coded = open_images(kodak, "eval")
+            ours = evaluate(half, coded, name=name, recipe=training.recipe)
+            records["kodak.json"] = [ours, *anchors(coded)]
+        folder = WEIGHTS / name
+        folder.mkdir(exist_ok=True)
+        for file, each in records.items():
+            write_atomically(folder / file, records_json(each))
+        for file in ("training.json", "log.csv"):
+            if run.resolve() != folder.resolve():
+                shutil.copyfile(run / file, folder / file)
+        shutil.copyfile(weights, folder / weights.name)
+    return folder
+
+
+def anchors(images: Any) -> list[RdRecord]:
+    """Return JPEG and WebP on the same images."""
+    return [evaluate_anchor(name, images) for name in get_args(Anchor)]
+
+
+def rounding(whole: RdRecord, half: RdRecord) -> tuple[float, float]:
+    """Return the largest change of a mean rate (in percent) and of a mean PSNR (in dB)."""
+    pairs = list(zip(whole.points, half.points, strict=True))
+    rate = max(abs(b.bpp / a.bpp - 1) for a, b in pairs)
+    return 100 * rate, max(abs(b.psnr_db - a.psnr_db) for a, b in pairs)
+
+
+def card(name: str) -> str:
+    """Return the card of a trained codec, from its weights' metadata and the records beside."""
+    weights, training = checkpoint_file(name), training_of(name)
+    config = VariantConfig.parse(training.model)  # type: ignore[arg-type]  # of ours it is a tree
+    sources = yaml.safe_load(DATA.read_text(encoding="utf-8"))
+    text = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True).render(
+        name=name,
+        about=about(name),
+        config=config,
+        changes=list(changes(config)),
+        cost=tcm_lab.measure_complexity(config, size=(512, 768)),
+        megabytes=weights.stat().st_size / 1e6,
+        precision=precision(name),
+        rounding=read_extra(weights).get("rounding"),
+        training=training,
+        recipe=training.recipe,
+        data=sources[training.data_fingerprint],
+        curves=list(curves(name)),
+    )
+    return text.rstrip() + "\n"
+
+
+def about(name: str) -> str:
+    """Return what the preset's own comment says."""
+    text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = re.match(r"(?:# .*\n)+", text)
+    assert comment is not None, name
+    return " ".join(line.removeprefix("# ") for line in comment[0].splitlines())
+
+
+def changes(config: VariantConfig) -> Iterator[str]:
+    """Yield each field in which a trained codec differs from the preset of its name."""
+    name = config.name.split()[0]
+    preset = tcm_lab.load_config(name)
+    ours, theirs = (dict(leaves(each.model_dump(mode="json"))) for each in (config, preset))
+    for path in sorted({*ours, *theirs} - {"name"}):
+        if ours.get(path) != theirs.get(path):
+            yield f"{path}: {str(ours.get(path)).lower()}"
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each plain value of a tree with its dotted path."""
+    if not isinstance(tree, dict | list):
+        yield path, tree
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def precision(name: str) -> str:
+    """Return the type of the weights in the file."""
+    kinds = {value.dtype for value in read_state(name).values() if value.is_floating_point()}
+    return " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+
+
+def curves(name: str) -> Iterator[dict[str, str]]:
+    """Yield each measured curve beside JPEG and WebP, as a table and its file's name."""
+    folder = checkpoint_file(name).parent
+    titles = {"kodak.json": "the 24 Kodak images", "rd.json": "the package's photographs"}
+    for file, title in titles.items():
+        if (folder / file).exists():
+            codec, *others = records_of(folder / file)
+            table = beside_table(measured_curves([codec]), others)
+            shown = table.model_copy(update={"title": f"On {title}"})
+            yield {"table": render(shown, "markdown"), "file": file}
+
+
+def records_of(path: Path) -> list[RdRecord]:
+    """Return the codec's record and those of the anchors."""
+    return [record for record in read_records(path) if isinstance(record, RdRecord)]
+
+
+def training_of(name: str) -> TrainingRecord:
+    """Return how a codec was trained."""
+    path = checkpoint_file(name).with_name("training.json")
+    return TrainingRecord.model_validate_json(path.read_bytes())
+
+
+def family() -> Table:
+    """Return one row per trained codec, for the page."""
+    columns = [
+        Column(key="model", header="model"),
+        Column(key="file", header="file", unit="MB", format=".1f"),
+        Column(key="kmacs_per_px", header="cost", unit="kMAC/px", format=".2f"),
+        Column(key="steps", header="steps", format=",d"),
+        Column(key="loss", header="loss", group="last training crops", format=".3f"),
+        Column(key="bpp", header="rate", unit="bpp", group="last training crops", format=".4f"),
+        Column(key="psnr_db", header="PSNR", unit="dB", group="last training crops", format=".2f"),
+        Column(key="jpeg", header="BD-rate against JPEG", unit="%", format="+.1f"),
+    ]
+    rows = []
+    for name in trained_names():
+        training, file = training_of(name), checkpoint_file(name)
+        config = VariantConfig.parse(training.model)  # type: ignore[arg-type]  # of ours it is a tree
+        codec, jpeg, *_ = records_of(file.with_name("rd.json"))
+        values: dict[str, Value] = {
+            "model": name,
+            "file": file.stat().st_size / 1e6,
+            "kmacs_per_px": tcm_lab.measure_complexity(config, size=(512, 768)).kmacs_per_px,
+            "steps": training.steps,
+            "loss": training.loss,
+            "bpp": training.bpp,
+            "psnr_db": training.psnr_db,
+        }
+        with suppress(LabError):  # curves that do not overlap
+            values["jpeg"] = bd_rate(jpeg.curve(), codec.curve()).percent
+        rows.append(Row(values=values))
+    note = "BD-rates are of whole files, on the package's photographs."
+    return Table(title="", columns=columns, rows=rows, footer=(note,))
+
+
+def page() -> str:
+    """Return this folder's page with today's table."""
+    text = PAGE.read_text(encoding="utf-8")
+    start, end = "<!-- the table -->\n", "<!-- its end -->"
+    before, rest = text.split(start)
+    return f"{before}{start}\n{render(family(), 'markdown')}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> None:
+    """Write cards and table, after what is to be added."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished trainings")
+    parser.add_argument("--data", type=Path, help="folder of the Kodak images")
+    options = parser.parse_args()
+    for run in options.runs:
+        print(add(run, options.data))
+    trained_names.cache_clear()
+    for name in trained_names():
+        write_atomically(checkpoint_file(name).with_name("README.md"), card(name))
+    write_atomically(PAGE, page())
+
+
+if __name__ == "__main__":
+    main()
