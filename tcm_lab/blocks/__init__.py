@@ -5,6 +5,7 @@ from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
 from tcm_lab.blocks.cross_attention import WindowCrossAttention
 from tcm_lab.blocks.dictionary import DictionaryAttention
+from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.gated import GatedStage
 from tcm_lab.blocks.inverted import PartialConv
 from tcm_lab.blocks.linear_attention import GlobalAttention
@@ -48,6 +49,8 @@ __all__ = [
     "ConvResamplerConfig",
     "Cost",
     "DictionaryAttention",
+    "Extent",
+    "Extents",
     "GatedStage",
     "GlobalAttention",
     "Kind",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -139,6 +139,7 @@ class SwAttenConfig(AttentionConfig):
     window_size: WindowSide = 8
     head_dim: PositiveInt = 16
     mlp_ratio: PositiveFloat = 4.0
+    shared: ClassVar[tuple[str, ...]] = ("squeeze", "window_size", "mlp_ratio")
 
     def inner(self, channels: int) -> int:
         """Return K for an input of ``channels``."""

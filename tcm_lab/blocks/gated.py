@@ -19,6 +19,7 @@ from tcm_lab.blocks.cost import (
     linear_cost,
     window_attention_cost,
 )
+from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import BlockConfig, register_block
 from tcm_lab.blocks.swin import PositiveFloat, WindowSide
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
@@ -46,6 +47,11 @@ class ConvGlu(nn.Module):
         gate = self.depthwise(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out: Tensor = self.project(self.gelu(gate) * v)
         return out
+
+    def extents(self) -> Extents:
+        """Return how u and v lie behind one another."""
+        both = Extent((self.project.in_features,) * 2)
+        return {"expand.weight": (both, None), "expand.bias": (both,)}
 
 
 def conv_glu_cost(channels: int, hidden: int, height: int, width: int) -> Cost:

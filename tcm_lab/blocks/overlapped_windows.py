@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, layer_norm_cost, linear_cost, mlp_cost
+from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import PositiveFloat
 from tcm_lab.blocks.window_attention import check_heads, relative_index
@@ -86,6 +87,11 @@ class OverlappedWindowAttention(nn.Module):
         fused = self.proj(torch.cat(rows, 1))
         out: Tensor = self.mlp(self.norm2(fused)).add_(fused)
         return out.permute(0, 3, 1, 2)
+
+    def extents(self) -> Extents:
+        """Return how queries, keys and values lie: each channel of a head for all heads."""
+        heads = Extent((self.heads,) * (3 * self.fuse.in_channels // self.heads))
+        return {"qkv.weight": (heads, None), "qkv.bias": (heads,)}
 
     def _strips(self, batch: int, height: int, width: int) -> Iterator[slice]:
         """Yield the padded rows that hold the windows of a few rows, the cache's fill of them."""

@@ -54,11 +54,13 @@ class LayerConfig(Frozen):
 
     Options that a layer got after codecs with it had been trained are named in ``later``: where
     they have their defaults, which compute what the layer did before, a fingerprint passes over
-    them, so that records of these codecs stay theirs.
+    them, so that records of these codecs stay theirs. Options named in ``shared`` may differ
+    between codecs that share one set of weights.
     """
 
     type: str
     later: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
     def _as_fingerprinted(

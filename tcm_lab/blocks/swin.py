@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -108,6 +108,7 @@ class SwinConfig(BlockConfig):
     head_dim: PositiveInt = 16
     mlp_ratio: PositiveFloat = 4.0
     alternate_shift: bool = True
+    shared: ClassVar[tuple[str, ...]] = ("window_size", "mlp_ratio")
 
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)

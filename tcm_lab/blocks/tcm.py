@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.blocks.cost import Cost, conv_cost, residual_block_cost
+from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import register_block
 from tcm_lab.blocks.swin import SwinConfig
 from tcm_lab.errors import ConfigError, one_of
@@ -67,6 +68,15 @@ class TcmBlock(nn.Module):
         """Return the layers whose zero makes the block the identity."""
         return [self.mix_out]
 
+    def extents(self) -> Extents:
+        """Return how the branches' channels lie between the two 1x1 convolutions."""
+        mixed = Extent(self.widths)
+        return {
+            "mix_in.weight": (mixed, None, None, None),
+            "mix_in.bias": (mixed,),
+            "mix_out.weight": (None, mixed, None, None),
+        }
+
     def _branches(self, x: Tensor, conv: nn.Module | None, swin: nn.Module | None) -> Tensor:
         """Apply each branch to its channels; those of a branch that is None pass."""
         local: Tensor
@@ -91,6 +101,7 @@ class TcmConfig(SwinConfig):
     """
 
     sequential: ClassVar[bool] = False
+    shared: ClassVar[tuple[str, ...]] = ("split", *SwinConfig.shared)
     split: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def transformer_channels(self, channels: int) -> int:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab.blocks.cost import Cost, Kind, linear_cost
+from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import ResampleDirection
 
 _GAIN = 0.5  # logarithm of what every subband but the diagonal one starts at
@@ -68,6 +69,17 @@ class HaarLinear(nn.Linear):
         out = F.conv_transpose2d(input, kernel, stride=f)
         pattern = _synthesised((self.bias * shrunk)[None], f)[0]
         return out + pattern.repeat(1, *input.shape[-2:])
+
+    def extents(self) -> Extents:
+        """Return how the subbands lie behind one another."""
+        down = self.direction == "down"
+        bands = self.factor**2
+        maps = Extent(((self.in_features if down else self.out_features) // bands,) * bands)
+        return {
+            "weight": (None, maps) if down else (maps, None),
+            **({} if down else {"bias": (maps,)}),
+            "log_gain": (None, None, maps),
+        }
 
     def orthogonality(self) -> Float[Tensor, ""]:
         """Return how far the projection is from orthogonal.

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.windows import WindowGroup, WindowPlan, window_plan
 from tcm_lab.errors import ConfigError, one_of
 
@@ -85,6 +86,16 @@ class WindowAttention(nn.Module):
     def bias(self) -> Bias:
         """Return the relative position bias of each pair of tokens, (heads, N, N)."""
         return self.relative_position_bias.flatten(1)[:, self.relative_index]
+
+    def extents(self) -> Extents:
+        """Return how queries, keys and values lie, and the offsets."""
+        both, offsets = Extent((self.proj.in_features,) * 3), self.relative_position_bias.shape[-1]
+        around = Extent((offsets,), centred=True)
+        return {
+            "qkv.weight": (both, None),
+            "qkv.bias": (both,),
+            "relative_position_bias": (None, around, around),
+        }
 
     def plan(self, x: Float[Tensor, "b h w c"]) -> WindowPlan:
         """Return how maps (B, H, W, C) are cut into windows."""

@@ -11,6 +11,7 @@ from .coding import CodingError as CodingError
 from .config import StageConfig as StageConfig
 from .config import TransformConfig as TransformConfig
 from .config import VariantConfig as VariantConfig
+from .config import transform_plan as transform_plan
 from .container import FRAME_BYTES as FRAME_BYTES
 from .container import ContainerError as ContainerError
 from .container import decode_image as decode_image
@@ -40,6 +41,12 @@ from .outputs import Latent as Latent
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field
 from .portable_reference import PortableReference as PortableReference
+from .sharing import Layout as Layout
+from .sharing import check_shared as check_shared
+from .sharing import joined_layout as joined_layout
+from .sharing import layout_of as layout_of
+from .sharing import part_of as part_of
+from .sharing import put_part as put_part
 from .weights import load_foreign as load_foreign
 from .weights import load_weights as load_weights
 from .weights import save_weights as save_weights

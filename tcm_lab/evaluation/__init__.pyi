@@ -12,6 +12,7 @@ from .comparison import rate_percents as rate_percents
 from .curves import RdCurve as RdCurve
 from .curves import published_curve as published_curve
 from .curves import published_curves as published_curves
+from .estimated import evaluate_crops as evaluate_crops
 from .grouping import MeasuredCurve as MeasuredCurve
 from .grouping import join_records as join_records
 from .grouping import mean_curve as mean_curve

@@ -179,7 +179,7 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
     """Set the shortcut to the components of ``crops``, and the entropy model to what they give."""
     step = math.sqrt(18 / (255**2 * math.log(2) * math.sqrt(lambdas[0] * lambdas[-1])))
     for module in codec.modules():
-        _zero_branch(module)
+        zero_branch(module)
     kept: float | None = None
     floor: float | None = None
     if codec.g_a.linear_path is None:
@@ -190,18 +190,14 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
             for stage in _stages(transform):
                 beside = stage.shortcut is not None or transform.wavelet is not None
                 if beside or stage is _stages(transform)[-1]:
-                    _zero_resampler(stage.resample)
+                    zero_resampler(stage.resample)
         fit = _fit_patches if codec.g_a.wavelet is None else fit_wavelet
         y, lost = fit(codec, crops, step)
         variance = float((crops - crops.mean((0, 2, 3))[:, None, None]).square().mean())
         kept, floor = 1 - lost / variance, -10 * math.log10(max(lost, 1e-10))
-    mean, spread = y.mean((0, 2, 3)), y.std((0, 2, 3))
     if codec.y_unit is not None:
-        codec.y_unit.copy_(_units(codec, spread))
-        mean, spread = mean / codec.y_unit, spread / codec.y_unit
-    entropy_model: Any = codec.entropy_model
-    if hasattr(entropy_model, "start_at"):
-        entropy_model.start_at(mean, _SCALE_SHARE * spread, codec.h_s)
+        codec.y_unit.copy_(_units(codec, y.std((0, 2, 3))))
+    start_entropy_model(codec, y)
     return LinearStart(
         crops=len(crops), pixels=crops.shape[-1], kept=kept, floor_psnr_db=floor, step=step
     )
@@ -219,6 +215,17 @@ def _units(codec: Codec, spread: Tensor) -> Tensor:
     return unit
 
 
+@torch.no_grad()
+def start_entropy_model(codec: Codec, y: Tensor) -> None:
+    """Let the entropy model begin at the means and spreads of a latent (B, M, h, w), if it can."""
+    mean, spread = y.mean((0, 2, 3)), y.std((0, 2, 3))
+    if codec.y_unit is not None:
+        mean, spread = mean / codec.y_unit, spread / codec.y_unit
+    entropy_model: Any = codec.entropy_model
+    if hasattr(entropy_model, "start_at"):
+        entropy_model.start_at(mean, _SCALE_SHARE * spread, codec.h_s)
+
+
 def _stages(transform: Transform) -> list[Stage]:
     return cast("list[Stage]", list(transform.stages))
 
@@ -228,7 +235,7 @@ def _zero(layer: nn.Module) -> None:
         parameter.zero_()
 
 
-def _zero_branch(module: nn.Module) -> None:
+def zero_branch(module: nn.Module) -> None:
     """Make a residual module the identity; leave any other as it is.
 
     Blocks have a method ``branch_ends()``, which returns the layers whose zero does this.
@@ -246,7 +253,7 @@ def _zero_branch(module: nn.Module) -> None:
         _zero(layer)
 
 
-def _zero_resampler(module: nn.Module) -> None:
+def zero_resampler(module: nn.Module) -> None:
     """Let a resampler's output start at zero."""
     layers = import_compressai().layers
     ends: list[Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Latent, bits
 from tcm_lab.training.causal_context import CausalContext
+from tcm_lab.training.recipe import Recipe
 
 # One codec on many rates: without weights the highest lambda's loss, several times the others',
 # would own the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
@@ -130,6 +131,15 @@ class RateDistortionLoss(nn.Module):
 
         similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
         return 1 - similarity
+
+
+#: Makes a module that is called as `RateDistortionLoss` is, and returns what that returns.
+MakeObjective = Callable[[nn.Module, Recipe, CausalContext | None], nn.Module]
+
+
+def rate_distortion(codec: nn.Module, recipe: Recipe, context: CausalContext | None) -> nn.Module:
+    """Return the loss that a recipe asks for, with the auxiliary model of CCA's if it has one."""
+    return RateDistortionLoss(codec, recipe.lambdas, recipe.metric, recipe.orthogonality, context)
 
 
 @contextmanager

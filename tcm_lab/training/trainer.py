@@ -33,10 +33,11 @@ from tcm_lab.training.log import (
 )
 from tcm_lab.training.meter import Meter
 from tcm_lab.training.objective import (
-    RateDistortionLoss,
+    MakeObjective,
     SharedNoise,
     draw_levels,
     entropy_models_in_float32,
+    rate_distortion,
     seed_step,
 )
 from tcm_lab.training.optimizers import is_shortcut, make_optimizers
@@ -66,6 +67,7 @@ def train(
     devices: int = 1,
     cache: Path | None = None,
     trackers: Sequence[Tracker] = (),
+    objective: MakeObjective = rate_distortion,
 ) -> TrainingRecord:
     """Train ``codec`` in place.
 
@@ -88,6 +90,7 @@ def train(
         devices: processes, one device each.
         cache: folder that keeps linear phases, for codecs that can share them.
         trackers: what takes the rows of the log, too, from ``open_trackers``.
+        objective: makes the loss of codec and recipe.
 
     Raises:
         LabError: recipe and codec don't match, ``directory`` holds another training, or the disk
@@ -122,7 +125,7 @@ def train(
         if not recipe.shortcut_lr:
             shortcuts = (p for name, p in codec.named_parameters() if is_shortcut(name))
             stack.enter_context(frozen(shortcuts))
-        loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)
+        loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress, objective)
         loop.begin(resume=resume, cache=cache)
         record = loop.run(trackers)
     _finish(codec, record, directory if fabric.is_global_zero else None)
@@ -152,9 +155,11 @@ class TrainingLoop:
         fabric: Fabric,
         directory: Path | None,
         on_progress: OnProgress | None,
+        objective: MakeObjective = rate_distortion,
     ) -> None:
         self.codec, self.recipe, self.crops = codec, recipe, crops
         self.fabric, self.directory, self.on_progress = fabric, directory, on_progress
+        self.make_objective = objective
         self.levels = CodecAdapter(codec).rate_levels
         codec.train()
         codec.to(fabric.device)
@@ -292,9 +297,7 @@ class TrainingLoop:
             self._resume(path)
         else:
             self._start(cache)
-        objective: nn.Module = RateDistortionLoss(
-            self.codec, recipe.lambdas, recipe.metric, recipe.orthogonality, self.context
-        )
+        objective = self.make_objective(self.codec, recipe, self.context)
         if recipe.compile:
             objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
         self.objective = self.fabric.setup_module(objective)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor, nn
 
 from tcm_lab._utils import NONE_AS_WORD, ChannelCount
-from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost
+from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost, Extent, Extents
 from tcm_lab.blocks.cost import conv_cost
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
 from tcm_lab.codec.entropy_models.chain import SliceChain
@@ -55,6 +55,7 @@ class SlicesConfig(EntropyModelConfig):
     paths: Literal["apart", "shared"] = "apart"
     lrp: Lrp = "after-attention"
     checkerboard: bool = False
+    shared: ClassVar[tuple[str, ...]] = ("support", "hidden")
 
     @field_validator("slices")
     @classmethod
@@ -277,6 +278,21 @@ class SliceCodec(nn.Module):
     def branch_ends(self) -> list[nn.Module]:
         """Return what leaves ŷ as it was coded where it is zero."""
         return [] if self.lrp is None else [list(self.lrp)[-1]]
+
+    def extents(self) -> Extents:
+        """Return where the slice's own channels lie behind its support."""
+        first, last = self.channels
+        context = 0 if self.context is None else self.context.out_channels
+        behind = {f"networks.{i}": context for i in range(len(self.networks))}
+        behind["lrp"] = last - first
+        found: dict[str, tuple[Extent | None, ...]] = {}
+        modules = dict(self.named_modules())
+        for name, own in behind.items():
+            first_layer = next(iter(modules[name].children()), None) if name in modules else None
+            if isinstance(first_layer, nn.Conv2d):
+                supports = Extent((first_layer.in_channels - own, own))
+                found[f"{name}.0.weight"] = (None, supports, None, None)
+        return found
 
     def start_at(self, mean: Tensor, scale: Tensor) -> None:
         """Let the networks begin at the slice's mean and scale of each channel, (S,)."""

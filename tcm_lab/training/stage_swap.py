@@ -1,0 +1,279 @@
+"""Stages of a trained codec, exchanged for others that are trained alone to do what they do.
+
+Blockwise distillation (DNA, Li et al. 2020; Moons et al. 2021), for codecs: an option of a stage
+learns to give what the trained parent's stage gives on the same input; a few steps of rate and
+distortion through the whole codec, the rest of it frozen, follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tcm_lab.codec import Codec, VariantConfig, build
+from tcm_lab.codec.transforms import Stage, Transform
+from tcm_lab.data import Batches
+from tcm_lab.errors import LabError
+from tcm_lab.training.linear_start import frozen, start_entropy_model, zero_branch, zero_resampler
+from tcm_lab.training.log import OnProgress
+from tcm_lab.training.optimizers import is_shortcut
+from tcm_lab.training.recipe import Recipe
+from tcm_lab.training.swaps import Span, Swap
+from tcm_lab.training.trainer import train
+
+_MIN_POWER = 1e-8  # of a target, so that a silent one divides nothing by zero
+
+
+def splice(
+    parent: Codec,
+    config: VariantConfig,
+    parts: Sequence[tuple[Swap, Mapping[str, Tensor]]],
+) -> Codec:
+    """Return a codec that has swaps' weights at their places and the parent's everywhere else.
+
+    Args:
+        parent: the trained codec.
+        config: the parent with all the options.
+        parts: what is exchanged, and of each a state dict with what it trained.
+
+    Raises:
+        LabError: two swaps train the same weights.
+    """
+    codec: Codec = build(config)
+    tensors = dict(_inherited(parent, codec, ()))
+    taken: set[str] = set()
+    for swap, state in parts:
+        own = {name: value for name, value in state.items() if name.startswith(swap.trained)}
+        if taken & own.keys():
+            raise LabError(f"{swap.place}: overlaps another of the swaps.")
+        taken |= own.keys()
+        tensors |= own
+    codec.load_state_dict(tensors, strict=False)
+    codec.eval()
+    return codec
+
+
+def start_swap(parent: Codec, swap: Swap, crops: Tensor, seed: int = 0) -> Codec:
+    """Return the parent with a swap's option at its place, untrained.
+
+    Linear maps beside the stages stay the parent's where they fit. Residual branches begin at zero,
+    as at a linear start, and the entropy model at the latent's means and spreads.
+
+    Args:
+        parent: the trained codec.
+        swap: what is exchanged.
+        crops: (B, 3, H, W) in [0, 1].
+        seed: of the option's weights.
+    """
+    codec: Codec = build(swap.config, seed=seed).to(crops.device)
+    codec.load_state_dict(dict(_inherited(parent, codec, swap.fresh)), strict=False)
+    with torch.no_grad():
+        for path, module in codec.named_modules():
+            if f"{path}.".startswith(swap.fresh):
+                zero_branch(module)
+                if isinstance(module, Stage) and _has_path_beside(codec, path):
+                    zero_resampler(module.resample)
+        if f"{swap.config.entropy_model.module_name}." in swap.fresh:
+            start_entropy_model(codec, codec.g_a(crops))
+    return codec
+
+
+def _has_path_beside(codec: Codec, stage: str) -> bool:
+    """Say whether a linear path leads around a stage's resampler."""
+    transform: Any = codec.get_submodule(stage.partition(".stages.")[0])
+    beside: Any = codec.get_submodule(stage)
+    return beside.shortcut is not None or transform.wavelet is not None
+
+
+def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> Mapping[str, Tensor]:
+    """Return what of the parent's weights a codec takes over."""
+    own = codec.state_dict()
+    return {
+        name: value
+        for name, value in parent.state_dict().items()
+        if name in own
+        and own[name].shape == value.shape
+        and (not name.startswith(fresh) or is_shortcut(name))
+    }
+
+
+class MatchingLoss(nn.Module):
+    """How far the outputs of a swap's stages are from the parent's on the parent's inputs.
+
+    The mean squared difference over the variance of what is imitated, so that 1 is no better than
+    its mean.
+
+    Args:
+        codec: the codec with the swap.
+        parent: the trained codec.
+        spans: the stages.
+    """
+
+    def __init__(self, codec: Codec, parent: Codec, spans: Sequence[Span]) -> None:
+        super().__init__()
+        self.codec, self.spans = codec, tuple(spans)
+        self._parent = (parent.eval(),)  # no submodule: it stays as it is
+
+    def forward(self, x: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
+        """Return it as ``total``, ``loss`` and ``mse``; there is no rate.
+
+        Args:
+            x: (B, 3, H, W) in [0, 1].
+            levels: (B,) rate level of each sample; ``None`` without rate conditioning.
+        """
+        errors = []
+        for span, (inputs, target) in self._features(x, levels).items():
+            output = _run(self.codec, span, inputs)
+            spread = target - target.mean((0, 2, 3), keepdim=True)
+            power = spread.square().mean().clamp(min=_MIN_POWER)
+            errors.append((output - target).square().mean() / power)
+        total = torch.stack(errors).mean()
+        error, zero = total.detach(), total.new_zeros(())
+        return {"total": total, "loss": error, "bpp": zero, "mse": error, "aux": zero}
+
+    @torch.no_grad()
+    def _features(
+        self, x: Tensor, levels: Tensor | None
+    ) -> dict[Span, tuple[tuple[Tensor, ...], Tensor]]:
+        """Run the parent as far as its last span; return each one's inputs and output."""
+        parent = self._parent[0].to(x.device)
+        found: dict[Span, tuple[tuple[Tensor, ...], Tensor]] = {}
+        inputs: dict[Span, tuple[Tensor, ...]] = {}
+        handles = []
+
+        def enter(span: Span) -> Any:
+            def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                inputs[span] = args
+
+            return note
+
+        def leave(span: Span) -> Any:
+            def note(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                found[span] = inputs[span], output
+                if len(found) == len(self.spans):
+                    raise _SeenError
+
+            return note
+
+        for span in self.spans:
+            first, last = _ends(parent, span)
+            handles.append(first.register_forward_pre_hook(enter(span)))
+            handles.append(last.register_forward_hook(leave(span)))
+        try:
+            with suppress(_SeenError):
+                parent(x) if levels is None else parent(x, rate=levels.to(x.dtype))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+
+class _SeenError(Exception):
+    """All that was to be seen of a forward pass was seen."""
+
+
+def _transform(codec: Codec, span: Span) -> Transform:
+    transform = codec.get_submodule(span.transform)
+    assert isinstance(transform, Transform)
+    return transform
+
+
+def _ends(codec: Codec, span: Span) -> tuple[nn.Module, nn.Module]:
+    """Return the modules that a span's input enters and that its output leaves."""
+    transform = _transform(codec, span)
+    if span.last is None:
+        return transform, transform
+    return transform.stages[span.first], transform.stages[span.last]
+
+
+def _run(codec: Codec, span: Span, inputs: tuple[Tensor, ...]) -> Tensor:
+    transform = _transform(codec, span)
+    if span.last is None:
+        out: Tensor = transform(*inputs)
+        return out
+    x = inputs[0]
+    for i in span.stages:
+        x = transform.stages[i](x, *inputs[1:])
+    return x
+
+
+def train_swap(
+    parent: Codec,
+    swap: Swap,
+    recipe: Recipe,
+    crops: Batches,
+    *,
+    match_steps: int,
+    steps: int,
+    directory: Path,
+    on_progress: OnProgress | None = None,
+    accelerator: str = "auto",
+) -> Codec:
+    """Train a swap's option, everything else frozen; resumable as `train` is.
+
+    Args:
+        parent: the trained codec.
+        swap: what is exchanged.
+        recipe: how the parent was trained; its rates, λ, batch and seed.
+        crops: makes the batch of any step.
+        match_steps: updates towards the parent's features; without any, they go to ``steps``.
+        steps: updates of rate and distortion through the whole codec.
+        directory: where the state goes; a training found there is resumed.
+        on_progress: called every few steps.
+        accelerator: as for `train`.
+
+    Returns:
+        The parent with the trained option, in evaluation mode.
+
+    Raises:
+        LabError: as `train`.
+        KeyboardInterrupt: Ctrl-C, after the state was saved.
+    """
+    device = next(parent.parameters()).device
+    codec = start_swap(parent, swap, crops.batch(0, recipe.batch).to(device), recipe.seed)
+    rest = [p for name, p in codec.named_parameters() if not name.startswith(swap.trained)]
+    theirs = {name: value.shape for name, value in parent.named_parameters()}
+    has_new_maps = any(
+        is_shortcut(name) and theirs.get(name) != value.shape
+        for name, value in codec.named_parameters()
+    )
+
+    def phase(count: int) -> Recipe:
+        return recipe.changed(
+            steps=count,
+            warmup=min(recipe.warmup, count // 10),
+            start="none",
+            linear_steps=0,
+            ema=0.0,
+            cca=0.0,
+            compile=False,
+            shortcut_lr=recipe.shortcut_lr or (recipe.lr if has_new_maps else 0.0),
+        )
+
+    with frozen(rest):
+        if swap.spans and match_steps:
+            train(
+                codec,
+                phase(match_steps),
+                crops,
+                directory=directory / "match",
+                resume=True,
+                on_progress=on_progress,
+                accelerator=accelerator,
+                objective=lambda net, to, _: MatchingLoss(codec, parent, swap.spans),
+            )
+        train(
+            codec,
+            phase(steps if swap.spans else match_steps + steps),
+            crops,
+            directory=directory / "tune",
+            resume=True,
+            on_progress=on_progress,
+            accelerator=accelerator,
+        )
+    return codec

@@ -1,0 +1,192 @@
+"""What of a codec is exchanged to make another of it, place by place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tcm_lab.codec import VariantConfig, transform_plan
+from tcm_lab.codec.config import TransformPlan
+from tcm_lab.errors import ConfigError
+
+_FIXED = ("latent_channels", "rate_levels", "shortcut")
+
+
+class Span(NamedTuple):
+    """Consecutive stages of one transform; ``last`` None: the whole of it."""
+
+    transform: str
+    first: int
+    last: int | None
+
+    @property
+    def stages(self) -> range:
+        """The stages' numbers; none of a whole transform."""
+        return range(0) if self.last is None else range(self.first, self.last + 1)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One option at one place.
+
+    Attributes:
+        place: where, such as ``g_a.stages.1`` or ``entropy_model``.
+        config: the parent with the option there.
+        fresh: beginnings of the names of what starts anew.
+        trained: beginnings of the names of what is trained.
+        spans: whose outputs are imitated; none at the entropy model, whose output is a rate.
+    """
+
+    place: str
+    config: VariantConfig
+    fresh: tuple[str, ...]
+    trained: tuple[str, ...]
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What messages and folders call it."""
+        return f"{self.place} {self.config.fingerprint}"
+
+
+def swaps_of(parent: VariantConfig, variant: VariantConfig) -> tuple[Swap, ...]:
+    """Return what is exchanged to turn a codec into another, place by place.
+
+    Neighbouring stages whose channels between them differ are one place.
+
+    Raises:
+        ConfigError: they differ in something that no stage is part of.
+    """
+    for field in _FIXED:
+        ours, theirs = getattr(parent, field), getattr(variant, field)
+        if ours != theirs:
+            raise ConfigError(
+                f"{field} = {theirs!r}: the parent has {ours!r}, and no stage of it would fit; "
+                "leave the axis out, or take another estimator"
+            )
+    if parent.stride != variant.stride:
+        raise ConfigError(
+            f"strides of {variant.stride}: the parent has {parent.stride}, and none of its "
+            "features would fit; leave the axis out, or take another estimator"
+        )
+    found = [*_of_transform("g_a", parent, variant), *_of_transform("g_s", parent, variant)]
+    if parent.hyper_channels != variant.hyper_channels:
+        found.append(_of_hyperprior(parent, variant))
+    else:
+        found += [*_of_transform("h_a", parent, variant), *_of_transform("h_s", parent, variant)]
+    channels = parent.latent_channels
+    if parent.entropy_model.canonical(channels) != variant.entropy_model.canonical(channels):
+        found.append(_of_entropy_model(parent, variant))
+    return tuple(found)
+
+
+def self_swap(swap: Swap, parent: VariantConfig) -> Swap:
+    """Return the exchange of what the parent has at a swap's place for the same, trained anew."""
+    theirs, ours = (f"{c.entropy_model.module_name}." for c in (swap.config, parent))
+    fresh, trained = (
+        tuple(ours if name == theirs else name for name in names)
+        for names in (swap.fresh, swap.trained)
+    )
+    return Swap(swap.place, parent, fresh, trained, swap.spans)
+
+
+def combined(parent: VariantConfig, swaps: Sequence[Swap]) -> VariantConfig:
+    """Return the parent with the options of several swaps, which are at different places."""
+    before = parent.model_dump(mode="json")
+    tree = parent.model_dump(mode="json")
+    for swap in swaps:
+        after = swap.config.model_dump(mode="json")
+        stages = {i for span in swap.spans for i in span.stages}
+        for name in before.keys() - {"name"}:
+            if before[name] == after[name]:
+                continue
+            if not stages:
+                tree[name] = after[name]
+            for i in stages:
+                tree[name]["stages"][i] = after[name]["stages"][i]
+    places = " ".join(swap.place for swap in swaps)
+    return VariantConfig.parse(tree | {"name": f"{parent.name} {places}"})
+
+
+def _changed(parent: VariantConfig, place: str, **fields: Any) -> VariantConfig:
+    tree = parent.model_dump(mode="json") | fields
+    return VariantConfig.parse(tree | {"name": f"{parent.name} {place}"})
+
+
+def _of_transform(name: str, parent: VariantConfig, variant: VariantConfig) -> list[Swap]:
+    """Return the swaps of a transform's stages, or of the whole where stages don't correspond."""
+    before, after = getattr(parent, name), getattr(variant, name)
+    if before == after:
+        return []
+    copies = [path for path in transform_plan(parent) if path.split(".")[0] == name]
+    plans = transform_plan(parent)[copies[0]], _plan_of(parent, name, after)
+    spans = _segments(*plans)
+    if spans is None:
+        config = _changed(parent, name, **{name: after.model_dump(mode="json")})
+        whole = tuple(Span(path, 0, None) for path in copies)
+        return [Swap(name, config, (f"{name}.",), (f"{name}.",), whole)]
+    found = []
+    for first, last in spans:
+        stages = [
+            (after if first <= i <= last else before).stages[i] for i in range(len(before.stages))
+        ]
+        tree = {"stages": [stage.model_dump(mode="json") for stage in stages]}
+        stage = str(first) if first == last else f"{first}-{last}"
+        place = f"{name}.stages.{stage}"
+        config = _changed(parent, place, **{name: tree})
+        names = tuple(f"{path}.stages.{i}." for path in copies for i in range(first, last + 1))
+        parts = tuple(Span(path, first, last) for path in copies)
+        found.append(Swap(place, config, names, names, parts))
+    return found
+
+
+def _plan_of(parent: VariantConfig, name: str, transform: Any) -> TransformPlan:
+    plan = next(p for path, p in transform_plan(parent).items() if path.split(".")[0] == name)
+    return plan._replace(config=transform)
+
+
+def _segments(before: TransformPlan, after: TransformPlan) -> list[tuple[int, int]] | None:
+    """Return first and last stage of each run that differs and ends at the same channels.
+
+    None: the stages don't correspond one to one.
+    """
+    pairs = list(zip(before.stages(), after.stages(), strict=False))
+    counts = len(before.config.stages), len(after.config.stages)
+    widths_differ = any(a[2] != b[2] for a, b in pairs)
+    factors_differ = any(a[0].resample.factor != b[0].resample.factor for a, b in pairs)
+    beside = before.shortcut == "wavelet" and widths_differ
+    if counts[0] != counts[1] or factors_differ or beside:
+        return None
+    found, first, differs = [], 0, False
+    for i, (a, b) in enumerate(pairs):
+        differs |= a[0] != b[0]
+        if a[2] == b[2]:
+            if differs:
+                found.append((first, i))
+            first, differs = i + 1, False
+    return found
+
+
+def _of_hyperprior(parent: VariantConfig, variant: VariantConfig) -> Swap:
+    names = ("hyper_channels", "h_a", "h_s")
+    tree = variant.model_dump(mode="json")
+    config = _changed(parent, "hyperprior", **{name: tree[name] for name in names})
+    fresh = ("h_a.", "h_s.", "entropy_bottleneck.", "z_gains.")
+    return Swap("hyperprior", config, fresh, (*fresh, f"{parent.entropy_model.module_name}."))
+
+
+def _of_entropy_model(parent: VariantConfig, variant: VariantConfig) -> Swap:
+    ours, theirs = parent.entropy_model, variant.entropy_model
+    for field in ("normalised", "scale_table"):
+        if getattr(ours, field) != getattr(theirs, field):
+            raise ConfigError(
+                f"entropy_model.{field} = {getattr(theirs, field)!r}: the parent has "
+                f"{getattr(ours, field)!r}, and its synthesis expects that; leave the axis out, or "
+                "take another estimator"
+            )
+    entropy = theirs.model_dump(mode="json")
+    config = _changed(parent, "entropy_model", entropy_model=entropy)
+    module = (f"{theirs.module_name}.",)
+    fresh = module if ours.prior == theirs.prior else (*module, "entropy_bottleneck.")
+    return Swap("entropy_model", config, fresh, (*fresh, "h_s."))

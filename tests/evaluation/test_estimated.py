@@ -1,0 +1,45 @@
+"""Estimates from crops against what coding gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tcm_lab.codec import build
+from tcm_lab.data import ImageSet, open_images
+from tcm_lab.evaluation import evaluate, evaluate_crops
+from tcm_lab.training import get_recipe
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    for i, size in enumerate(((64, 64), (50, 64))):
+        pixels = torch.randint(256, (*size, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    return open_images(tmp_path, "eval")
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+def test_estimates_are_those_of_the_coder_s_evaluation(images: ImageSet, levels: int) -> None:
+    codec = build("tcm-nano", {"rate_levels": levels})
+    recipe = get_recipe("laptop").suited(64, levels)
+    found = evaluate_crops(codec, images, crop=64, recipe=recipe)
+    coded = evaluate(codec, images, recipe=recipe)
+    assert [point.lmbda for point in found.points] == [*recipe.lambdas]
+    assert [point.rate for point in found.points] == [point.rate for point in coded.points]
+    for ours, theirs in zip(found.points, coded.points, strict=True):
+        for a, b in zip(ours.images, theirs.images, strict=True):
+            assert a.estimated_bits == pytest.approx(b.estimated_bits, rel=1e-5)
+            assert a.psnr_db == pytest.approx(b.psnr_db, abs=1e-3)
+            assert (a.name, a.height, a.width) == (b.name, b.height, b.width)
+
+
+def test_the_middle_is_taken_and_is_other_data_than_the_whole(images: ImageSet) -> None:
+    codec = build("tcm-nano")
+    found = evaluate_crops(codec, images, crop=32)
+    assert {(image.height, image.width) for image in found.points[0].images} == {(32, 32)}
+    assert found.data_fingerprint != evaluate_crops(codec, images, crop=64).data_fingerprint
+    assert found.data_fingerprint != images.fingerprint
