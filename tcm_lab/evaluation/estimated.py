@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from tcm_lab._utils.environment import environment
 from tcm_lab.codec import CodecAdapter, bits
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation.measure import psnr_db, to_bytes
+from tcm_lab.evaluation.measure import to_bytes
+from tcm_lab.evaluation.quality import psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
 
@@ -50,14 +52,12 @@ def evaluate_crops(
         raise LabError("images: the set is empty. Name a folder of images.")
     adapter = CodecAdapter(codec)
     levels = adapter.rate_levels
-    was_training = codec.training
-    codec.eval()
     results: list[list[ImageResult]] = [[] for _ in range(max(levels, 1))]
-    for title, pixels in zip(images.names, images, strict=True):
-        middle = _middle(pixels, crop).to(adapter.device).float()
-        for results_of, result in zip(results, _measure(adapter, title, middle), strict=True):
-            results_of.append(result)
-    codec.train(was_training)
+    with evaluating(codec):
+        for title, pixels in zip(images.names, images, strict=True):
+            middle = _middle(pixels, crop).to(adapter.device).float()
+            for results_of, result in zip(results, _measure(adapter, title, middle), strict=True):
+                results_of.append(result)
     lambdas: Sequence[float | None] = () if recipe is None else recipe.lambdas
     points = tuple(
         RdPoint(
