@@ -15,6 +15,7 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.codec.adapter import evaluating
+from tcm_lab.codec.inputs import check_images
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, near
 
@@ -36,11 +37,18 @@ def image_names(images: Images) -> tuple[str, ...]:
 def iterate_images(
     images: Images, model: nn.Module, on_image: OnDone | None = None
 ) -> Iterator[Tensor]:
-    """Yield each image as (1, 3, H, W) in [0, 1] on the model's device; report those done."""
-    device = CodecAdapter(model).device
+    """Yield each image as (1, 3, H, W) in [0, 1] on the model's device; report those done.
+
+    Raises:
+        LabError: one is no image.
+    """
+    like = torch.empty(0, device=CodecAdapter(model).device)
     for done, image in enumerate(images, 1):
-        x = image.to(device)
-        yield (x.float().div(255) if x.dtype == torch.uint8 else x.float())[None]
+        x = image
+        if isinstance(image, Tensor):
+            x = image.to(like) / 255 if image.dtype == torch.uint8 else image.to(like)
+        check_images(x, like, single=True)
+        yield x[None]
         if on_image is not None:
             on_image(done, len(images))
 

@@ -121,7 +121,11 @@ def _common_crops(
     images: Images, model: nn.Module, multiple: int, side: int | None
 ) -> Iterator[Tensor]:
     """Yield each image's middle (1, 3, H, W), the largest that all have, in whole multiples."""
-    sizes = images.sizes if isinstance(images, ImageSet) else [i.shape[-2:] for i in images]
+    sizes = (
+        images.sizes
+        if isinstance(images, ImageSet)
+        else [x.shape[-2:] for x in iterate_images(images, model)]
+    )
     height, width = (min(int(size[axis]) for size in sizes) for axis in (0, 1))
     if side is not None:
         height, width = min(height, side), min(width, side)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tcm_lab.codec.coding import CodingError
 from tcm_lab.codec.cost import padded_size
+from tcm_lab.codec.inputs import check_images
 from tcm_lab.codec.model import Codec
 from tcm_lab.errors import LabError
 
@@ -78,7 +79,7 @@ class Header:
 
 def encode_image(
     codec: Codec,
-    image: Float[Tensor, "3 h w"],
+    image: Tensor,
     rate: float | None = None,
     *,
     portable: bool = False,
@@ -92,8 +93,10 @@ def encode_image(
         portable: whether other devices, thread counts and library versions decode it, too.
 
     Raises:
-        LabError: the image is too large for the container, or ``rate`` does not suit the codec.
+        LabError: the image is none, or too large for the container; ``rate`` does not suit the
+            codec.
     """
+    check_images(image, next(codec.g_a.parameters()), single=True)
     height, width = image.shape[1:]
     if max(height, width) > _MAX_SIDE:
         raise ContainerError(f"the image is {height}x{width}; a side is at most {_MAX_SIDE}")

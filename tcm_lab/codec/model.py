@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
@@ -31,6 +30,7 @@ from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
+from tcm_lab.codec.inputs import InputError, check_images
 from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
@@ -85,7 +85,7 @@ class Codec(_CompressionModel):
 
     # -- forward ---------------------------------------------------------------------------------
 
-    def forward(self, x: Float[Tensor, "b 3 h w"], rate: Rate = None) -> CodecOutput:
+    def forward(self, x: Tensor, rate: Rate = None) -> CodecOutput:
         """Code without bytes: the image, and the likelihoods whose logarithms are the bits.
 
         Args:
@@ -98,14 +98,14 @@ class Codec(_CompressionModel):
             ``z``, over the padded image; in evaluation those of a coder with fine scales.
 
         Raises:
-            ValueError: ``rate`` is missing or out of range, or given to a codec without levels.
+            InputError: ``x`` holds no such images; ``rate`` is missing or out of range, or given to
+                a codec without levels.
         """
         return self.estimate(x, rate)[0]
 
-    def estimate(
-        self, x: Float[Tensor, "b 3 h w"], rate: Rate = None
-    ) -> tuple[CodecOutput, Latent]:
+    def estimate(self, x: Tensor, rate: Rate = None) -> tuple[CodecOutput, Latent]:
         """Do as ``forward``, and return the latent, too, with what its entropy model knew."""
+        self._check(x)
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
         steps = self._steps_per_unit(levels)
@@ -132,18 +132,23 @@ class Codec(_CompressionModel):
             likelihoods = likelihoods_as_coded(likelihoods, latent.y, means, scales, distribution)
         return y_hat, likelihoods
 
+    def _check(self, x: Tensor) -> None:
+        """Refuse what is not images; a GPU's training step isn't held up for their values."""
+        weight = next(self.g_a.parameters())
+        check_images(x, weight, values=not (self.training and weight.is_cuda))
+
     def _rate(self, rate: Rate, x: Tensor) -> Tensor | None:
         """Return the level of each image, (B,), or None for a codec without levels."""
         if self.y_gains is None:
             if rate is not None:
-                raise ValueError(f"{self.config.name} has no rate levels; leave rate out")
+                raise InputError(f"{self.config.name} has no rate levels; leave rate out")
             return None
         top = self.config.rate_levels - 1
         if rate is None:
-            raise ValueError(f"{self.config.name} needs a rate between 0 and {top}")
+            raise InputError(f"{self.config.name} needs a rate between 0 and {top}")
         levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device).expand(x.shape[0])
         if not x.is_meta and not bool(((levels >= 0) & (levels <= top)).all()):
-            raise ValueError(f"rate = {rate} is not between 0 and {top}")
+            raise InputError(f"rate = {rate} is not between 0 and {top}")
         return levels
 
     def _analyse(self, x: Tensor, levels: Tensor | None) -> Tensor:
@@ -213,9 +218,7 @@ class Codec(_CompressionModel):
     # -- bytes -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def compress(
-        self, x: Float[Tensor, "b 3 h w"], rate: Rate = None, *, portable: bool = False
-    ) -> Coded:
+    def compress(self, x: Tensor, rate: Rate = None, *, portable: bool = False) -> Coded:
         """Code images (B, 3, H, W) in [0, 1] to bytes; ``decompress(**coded)`` undoes it.
 
         Args:
@@ -225,10 +228,11 @@ class Codec(_CompressionModel):
                 too; what entropy coding depends on is then computed in float64.
 
         Raises:
-            ValueError: ``rate`` does not suit the codec.
+            InputError: ``x`` holds no such images, or ``rate`` does not suit the codec.
             CodingError: y or z is not finite, or too large for the entropy coder; or a portable
                 stream is asked of a layer that does not compute in float64.
         """
+        self._check(x)
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
         z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
@@ -244,7 +248,7 @@ class Codec(_CompressionModel):
         }
         if rate is not None:
             if isinstance(rate, Tensor) and rate.numel() > 1:
-                raise ValueError("bytes are written at one rate; give a single value")
+                raise InputError("bytes are written at one rate; give a single value")
             coded["rate"] = float(rate)
         return coded
 

@@ -1,0 +1,94 @@
+"""What a codec takes: images as it expects them, or one message that says what they are instead."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tcm_lab.errors import LabError
+
+#: Values this far outside [0, 1] are not the overshoot of a resized image, but another range.
+_OVERSHOOT = 0.5
+
+
+class InputError(LabError, ValueError):
+    """Images or a rate that a codec cannot take; the message says what would work."""
+
+
+def check_images(x: object, weight: Tensor, *, single: bool = False, values: bool = True) -> None:
+    """Refuse what is not a batch of RGB images (B, 3, H, W) in [0, 1].
+
+    Args:
+        x: what was given.
+        weight: any weight of what the images go to, whose type and device they need.
+        single: whether one image (3, H, W) is expected instead.
+        values: whether to look at the values, too, for which a GPU has to finish its work.
+
+    Raises:
+        InputError: the message says what was given, what is expected and how to get there.
+    """
+    expected = "(3, H, W)" if single else "(B, 3, H, W)"
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"images: {type(x).__name__} is no tensor; give a float tensor {expected} in [0, 1]"
+        )
+    fault = _shape_fault(x, single) or _kind_fault(x, weight)
+    if fault is None and values and _is_readable(x):
+        fault = _value_fault(x)
+    if fault is not None:
+        dtype = str(x.dtype).removeprefix("torch.")
+        raise InputError(
+            f"images: {dtype} {tuple(x.shape)}: {fault}; expected are RGB images {expected}, "
+            "floating-point values in [0, 1]"
+        )
+
+
+def _shape_fault(x: Tensor, single: bool) -> str | None:
+    shape, dims = tuple(x.shape), 3 if single else 4
+    if x.ndim == dims - 1 and not single and x.shape[0] == 3:
+        return "one image without a batch; give x[None]"
+    if x.ndim == dims + 1 and single and shape[0] == 1:
+        return "a batch; give x[0]"
+    if x.ndim != dims:
+        return f"{x.ndim} dimensions instead of {dims}"
+    channels = shape[-3]
+    if 0 in shape:
+        return "it is empty"
+    if channels == 3:
+        return None
+    if shape[-1] in (1, 3, 4):
+        return f"channels come last; give x.permute({'2, 0, 1' if single else '0, 3, 1, 2'})"
+    if channels == 1:
+        return f"grey; give x.expand({'3, -1, -1' if single else '-1, 3, -1, -1'})"
+    return f"{channels} channels" + ("; leave out the transparency" if channels == 4 else "")
+
+
+def _kind_fault(x: Tensor, weight: Tensor) -> str | None:
+    if not x.is_floating_point():
+        return "bytes; give x.float() / 255" if x.dtype == torch.uint8 else "not floating-point"
+    if x.device != weight.device:
+        return f"on {x.device}, the codec is on {weight.device}; give x.to('{weight.device}')"
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        return f"the codec computes in {weight.dtype}; give x.to({weight.dtype})"
+    return None
+
+
+def _is_readable(x: Tensor) -> bool:
+    """Say whether values are there, rather than being traced or captured."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or x.is_meta
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def _value_fault(x: Tensor) -> str | None:
+    low, high = torch.stack(torch.aminmax(x.detach())).tolist()
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        return None
+    if not (abs(low) < torch.inf and abs(high) < torch.inf):
+        return "values that are not finite"
+    fix = "undo the normalisation" if low < 0 else "divide by 255, or by what white is"
+    return f"values from {low:.4g} to {high:.4g}; {fix}"
