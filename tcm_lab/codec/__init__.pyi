@@ -1,6 +1,5 @@
 from .adapter import CodecAdapter as CodecAdapter
 from .adapter import bits as bits
-from .checkpoint import CheckpointError as CheckpointError
 from .checkpoint import export_checkpoint as export_checkpoint
 from .checkpoint import export_state as export_state
 from .checkpoint import load_checkpoint as load_checkpoint
@@ -27,6 +26,7 @@ from .entropy_models import EntropyModel as EntropyModel
 from .entropy_models import EntropyModelConfig as EntropyModelConfig
 from .entropy_models import Places as Places
 from .entropy_models import register_entropy_model as register_entropy_model
+from .inputs import InputError as InputError
 from .layouts import LAYOUTS as LAYOUTS
 from .model import Codec as Codec
 from .names import REFERENCE_MODELS as REFERENCE_MODELS
@@ -47,6 +47,7 @@ from .sharing import joined_layout as joined_layout
 from .sharing import layout_of as layout_of
 from .sharing import part_of as part_of
 from .sharing import put_part as put_part
+from .state_dicts import CheckpointError as CheckpointError
 from .weights import load_foreign as load_foreign
 from .weights import load_weights as load_weights
 from .weights import save_weights as save_weights

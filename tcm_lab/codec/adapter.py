@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.errors import LabError
@@ -49,9 +48,9 @@ class CodecAdapter:
     module: nn.Module
 
     def __post_init__(self) -> None:
-        """Look through data parallelism; a compiled module answers for the one inside."""
-        if isinstance(self.module, nn.DataParallel | DistributedDataParallel):
-            object.__setattr__(self, "module", self.module.module)
+        """Look through wrappers; a compiled module answers for the one inside."""
+        while (inner := _wrapped(self.module)) is not self.module:
+            object.__setattr__(self, "module", inner)
 
     @property
     def config(self) -> VariantConfig | None:
@@ -209,11 +208,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside what ``torch.compile``, DataParallel or DDP made of it."""
-    if isinstance(model, nn.DataParallel | DistributedDataParallel):
-        return unwrapped(model.module)
+    """Return the module inside what ``torch.compile`` or any wrapper made of it."""
     inner = getattr(model, "_orig_mod", model)
+    inner = inner if inner is not model else _wrapped(model)
     return unwrapped(inner) if inner is not model else model
+
+
+def _wrapped(model: nn.Module) -> nn.Module:
+    """Look into one wrapper that keeps a module as its ``module`` and learns nothing itself.
+
+    So do data parallelism of every kind (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and averages
+    of weights (AveragedModel).
+    """
+    inner = getattr(model, "module", None)
+    if not isinstance(inner, nn.Module) or hasattr(type(model), "decompress"):
+        return model
+    own = {id(parameter) for parameter in model.parameters()}
+    return inner if own == {id(parameter) for parameter in inner.parameters()} else model
 
 
 def bits(likelihoods: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.layouts import LAYOUTS
+from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.names import checkpoint_file, trained_names
+from tcm_lab.codec.state_dicts import CheckpointError, find_weights, names_of, whole
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
@@ -37,12 +38,6 @@ _NOT_WEIGHTS = {
     b"<!doctype": "a web page instead of the file; take the link of the file itself",
     b"<html": "a web page instead of the file; take the link of the file itself",
 }
-#: Names under which training loops keep the weights beside other things.
-_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "codec")
-
-
-class CheckpointError(LabError):
-    """A file of weights that cannot be loaded; the message says exactly what differs."""
 
 
 def save_checkpoint(
@@ -79,7 +74,7 @@ def save_checkpoint(
         "extra": json.dumps(dict(extra or {})),
     }
     tensors = {
-        name: value.to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        name: whole(value).to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in _weights(codec).items()
     }
     write_atomically(Path(path), save(tensors, metadata))
@@ -88,11 +83,10 @@ def save_checkpoint(
 def read_extra(path: str | Path) -> dict[str, Any]:
     """Return what ``save_checkpoint`` kept beside the configuration; nothing of other files."""
     try:
-        _, metadata = _read_safetensors(checkpoint_file(path))
-    except CheckpointError:
+        extra = json.loads(_read_safetensors(checkpoint_file(path))[1].get("extra", "{}"))
+    except (CheckpointError, json.JSONDecodeError):
         return {}
-    extra: dict[str, Any] = json.loads(metadata.get("extra", "{}"))
-    return extra
+    return extra if isinstance(extra, dict) else {}
 
 
 def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -> None:
@@ -144,14 +138,15 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
 
 
 def _own(codec: nn.Module) -> Codec:
-    """Take off what ``torch.compile`` or data parallelism has put around a codec of ours."""
+    """Take off what ``torch.compile``, data parallelism or averaging has put around a codec."""
     inner = unwrapped(codec)
-    if not isinstance(inner, Codec):
-        raise LabError(
-            f"{type(inner).__name__} was not assembled by tcm_lab, so no file could rebuild it; "
-            "save its state_dict() by torch.save"
-        )
-    return inner
+    if isinstance(inner, Codec):
+        return inner
+    inside = [name for name, module in inner.named_modules() if isinstance(module, Codec)]
+    raise LabError(
+        f"{type(inner).__name__} was not assembled by tcm_lab, so no file could rebuild it; "
+        + (f"give its {' or '.join(inside)}" if inside else "save its state_dict() by torch.save")
+    )
 
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
@@ -187,7 +182,7 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     """
     if isinstance(source, Mapping):
         return _from_state(source, "the state dict")
-    path = checkpoint_file(source)
+    path = _as_path(source)
     if _head(path)[8:9] != b"{":
         return _from_state(_read_torch(path), str(path))
     tensors, metadata = _read_safetensors(path)
@@ -196,20 +191,29 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     return _from_state(tensors, str(path))
 
 
-def read_state(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the named tensors of a torch or safetensors file, or of a state dict.
+def read_state(source: str | Path | Mapping[str, Any], names: Collection[str]) -> dict[str, Tensor]:
+    """Return the tensors of the model that has ``names``, in a file or a state dict.
 
-    What training loops keep beside them is taken off.
+    What training loops keep around and beside them is taken off. Where no model has most of the
+    names, all tensors come back.
 
     Raises:
-        CheckpointError: the file can't be read, or holds no named tensors.
+        CheckpointError: the file can't be read, or several models in it have the names.
     """
+    fits = names_of(names)
     if isinstance(source, Mapping):
-        return _inside(source, "the state dict")
-    path = checkpoint_file(source)
-    if _head(path)[8:9] == b"{":
-        return _read_safetensors(path)[0]
-    return _inside(_read_torch(path), str(path))
+        return find_weights(source, "the state dict", fits)
+    path = _as_path(source)
+    is_ours = _head(path)[8:9] == b"{"
+    return find_weights(
+        _read_safetensors(path)[0] if is_ours else _read_torch(path), str(path), fits
+    )
+
+
+def _as_path(source: object) -> Path:
+    if isinstance(source, str | Path):
+        return checkpoint_file(source)
+    raise CheckpointError(f"{type(source).__name__} is neither a path nor a state dict")
 
 
 def _head(path: Path) -> bytes:
@@ -282,12 +286,13 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
 
 
 def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
-    tensors = _named_tensors(state, origin)
-    layout = next((known for known in LAYOUTS.values() if known.recognises(tensors)), None)
+    tensors = find_weights(state, origin, lambda found: _layout_of(found) is not None)
+    layout = _layout_of(tensors)
     if layout is None:
         raise CheckpointError(
             f"{origin}: neither a checkpoint of tcm_lab (safetensors with its configuration) nor "
-            f"in a layout that can be read ({one_of(LAYOUTS)})"
+            f"in a layout that can be read ({one_of(LAYOUTS)}). Weights alone fill the codec that "
+            "they belong to by tcm_lab.codec.load_weights(codec, file)"
         )
     try:
         config = layout.infer_config(tensors)
@@ -302,26 +307,8 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
     return _fill(codec, given, origin, lambda name: layout.entry_name(name, config))
 
 
-def _named_tensors(state: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
-    """Find the weights inside a checkpoint, by the names that the model itself gives them."""
-    tensors = {
-        str(name).replace("_orig_mod.", ""): value
-        for name, value in _inside(state, origin).items()
-        if isinstance(value, Tensor) and not str(name).endswith(("total_ops", "total_params"))
-    }
-    # No codec has everything in one part, so what all names begin with is a wrapper's.
-    while len({name.partition(".")[0] for name in tensors}) == 1 and "." in min(tensors):
-        tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
-    return tensors
-
-
-def _inside(state: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
-    """Return the named tensors that a training loop keeps beside other things."""
-    while inner := [name for name in _HOLDERS if isinstance(state.get(name), Mapping)]:
-        if len(inner) > 1:
-            raise CheckpointError(f"{origin}: holds both {' and '.join(inner)}; save one alone")
-        state = state[inner[0]]
-    return state
+def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
+    return next((known for known in LAYOUTS.values() if known.recognises(tensors)), None)
 
 
 def _fill(

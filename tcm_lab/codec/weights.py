@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec.adapter import CodecAdapter
-from tcm_lab.codec.checkpoint import CheckpointError, read_state, save_checkpoint
+from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.names import is_own
+from tcm_lab.codec.state_dicts import CheckpointError
 from tcm_lab.codec.zoo import build
 
 _FORMAT = "tcm_lab.weights/1"
@@ -34,7 +35,7 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     own = codec.state_dict()
-    tensors = _unwrapped(read_state(source), own)
+    tensors = read_state(source, own.keys())
     given = {name: value for name, value in tensors.items() if not name.endswith(DERIVED)}
     wanted = {name: value for name, value in own.items() if not name.endswith(DERIVED)}
     faults = [f"{name} is missing" for name in wanted if name not in given]
@@ -99,7 +100,7 @@ def load_foreign(
         from_state = getattr(type(codec), "from_state_dict", None)
         if options or from_state is None:
             raise
-        found = _by_class(from_state, _unwrapped(read_state(checkpoint), codec.state_dict()))
+        found = _by_class(from_state, read_state(checkpoint, codec.state_dict().keys()))
         if found is None:
             raise
     found.name = CodecAdapter(codec).name if is_own(name) else name  # type: ignore[assignment]  # no submodule
@@ -116,17 +117,3 @@ def _by_class(
         with suppress(Exception):  # whatever the class makes of tensors that are not its own
             return from_state(state)
     return None
-
-
-def _unwrapped(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what is around the names, as far as none of them is the codec's own."""
-    tensors = {
-        str(name).replace("_orig_mod.", ""): value
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    while tensors and not own.keys() & tensors.keys():
-        if len({name.partition(".")[0] for name in tensors}) > 1 or "." not in min(tensors):
-            break
-        tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
-    return tensors

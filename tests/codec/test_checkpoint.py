@@ -1,16 +1,26 @@
 """Weights in files: ours, and the TCM authors' layout however it is wrapped."""
 
+import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 import tcm_lab
-from tcm_lab.codec import export_checkpoint, export_state, read_extra, save_checkpoint
+from tcm_lab.codec import (
+    LAYOUTS,
+    CodecAdapter,
+    export_checkpoint,
+    export_state,
+    read_extra,
+    save_checkpoint,
+)
 from tcm_lab.errors import LabError
 
 State = dict[str, Tensor]
@@ -27,6 +37,22 @@ NARROW = {
     "entropy_model.attention.head_dim": 4,
     "entropy_model.attention.window_size": 4,
 }
+
+
+class Engine(torch.nn.Module):
+    """As DeepSpeed's: it keeps the model as its module, and answers for nothing."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class Lit(torch.nn.Module):
+    """A user's own training module: a codec and more."""
+
+    def __init__(self, codec: torch.nn.Module) -> None:
+        super().__init__()
+        self.codec, self.post = codec, torch.nn.Conv2d(3, 3, 3)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +72,16 @@ def _weights(codec: Any) -> State:
 def _assert_equal(a: State, b: State) -> None:
     assert a.keys() == b.keys()
     assert not [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def _below(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def _cyclic(tree: dict[str, Any]) -> dict[str, Any]:
+    """Let a checkpoint hold itself, as an object's ``__dict__`` may."""
+    tree["self"] = tree
+    return tree
 
 
 def _as_it_is(state: State) -> Any:
@@ -163,6 +199,37 @@ def test_a_codec_that_a_layout_cannot_hold_is_not_exported(
     with pytest.raises(LabError, match=f"cannot be written in the layout lic_tcm: .*({message})"):
         export_checkpoint(codec, tmp_path / "other.pth.tar")
     assert not any(tmp_path.iterdir())
+
+
+HELD = {
+    ("tcm-small", "lic_tcm"), ("tcm-auxt", "lic_tcm"), ("dcae-nano", "dcae"),
+    ("hpcm-nano", "hpcm"), ("mlicpp-nano", "mlicpp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tcm-small",
+        "tcm-nano",
+        "tcm-one-window",
+        "tcm-auxt",
+        "dcae-nano",
+        "hpcm-nano",
+        "mlicpp-nano",
+        "stf",
+    ],
+)
+def test_a_layout_holds_the_whole_architecture_or_refuses_it(name: str, layout: str) -> None:
+    codec = tcm_lab.build(name, device="meta")
+    if (name, layout) not in HELD:
+        with pytest.raises(LabError, match=f"{name} cannot be written in the layout {layout}: "):
+            export_state(codec, layout)
+        return
+    read = LAYOUTS[layout].infer_config(export_state(codec, layout))
+    table = {"entropy_model.scale_table": codec.config.entropy_model.scale_table}
+    assert read.override(table).fingerprint == codec.config.fingerprint
 
 
 def test_an_unknown_layout_is_answered_with_the_known(codec: Any) -> None:
@@ -312,15 +379,58 @@ def test_our_file_cut_off_is_refused(codec: Any, tmp_path: Path) -> None:
         lambda codec: torch.compile(codec, backend="eager"),
         torch.nn.DataParallel,
         lambda codec: torch.nn.DataParallel(torch.compile(codec, backend="eager")),
+        AveragedModel,
+        lambda codec: AveragedModel(torch.compile(codec, backend="eager")),
+        Engine,
+        lambda codec: Engine(AveragedModel(codec)),
+        lambda codec: Fabric(accelerator="cpu", devices=1).setup_module(codec),
     ],
-    ids=["compiled", "parallel", "both"],
+    ids=[
+        "compiled",
+        "parallel",
+        "both",
+        "averaged",
+        "averaged, compiled",
+        "engine",
+        "deep",
+        "fabric",
+    ],
 )
 def test_what_is_put_around_a_codec_is_not_saved(codec: Any, wrap: Any, tmp_path: Path) -> None:
+    assert CodecAdapter(wrap(codec)).name == "tcm-small"
     save_checkpoint(wrap(codec), tmp_path / "weights.safetensors")
     _assert_equal(
         _weights(tcm_lab.load_checkpoint(tmp_path / "weights.safetensors")), _weights(codec)
     )
     assert export_state(wrap(codec)).keys() == export_state(codec).keys()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_codec_in_shards_is_saved_whole(codec: Any, tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+    from torch.nn.parallel import DistributedDataParallel
+
+    wanted = _weights(codec)
+    save_checkpoint(DistributedDataParallel(codec), tmp_path / "ddp.safetensors")  # type: ignore[arg-type]
+    sharded = fully_shard(copy.deepcopy(codec))
+    save_checkpoint(sharded, tmp_path / "fsdp.safetensors")
+    for name in ("ddp", "fsdp"):
+        _assert_equal(_weights(tcm_lab.load_checkpoint(tmp_path / f"{name}.safetensors")), wanted)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_codec_among_other_layers_is_not_taken_for_the_whole(codec: Any, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"^Lit was not assembled by tcm_lab.*; give its codec$"):
+        save_checkpoint(Lit(codec), tmp_path / "x")  # type: ignore[arg-type]  # the mistake
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_module_that_was_not_assembled_here_is_not_saved(tmp_path: Path) -> None:
@@ -337,8 +447,44 @@ def test_a_module_that_was_not_assembled_here_is_not_saved(tmp_path: Path) -> No
         lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
         lambda state: {f"net.{name}": value for name, value in state.items()},
         lambda state: {**state, "total_ops": torch.zeros(1), "g_a.total_params": torch.zeros(1)},
+        lambda state: {"n_averaged": torch.tensor(3), **_below("module.", state)},
+        lambda state: {**_below("model.", state), "loss.lpips.0.weight": torch.zeros(3)},
+        lambda state: {"ema": {"shadow": state, "decay": 0.999}, "step": 7},
+        lambda state: {"params": state, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}},
+        lambda state: {
+            "state_dict": _below("codec.", state) | {"criterion.weight": torch.zeros(3)},
+            "optimizer_states": [{"state": {}}],
+            "pytorch-lightning_version": "2.5",
+        },
+        lambda state: {"generator": _below("module.net.", state), "args": {"N": 128}},
+        lambda state: _below("_fsdp_wrapped_module.", state),
+        lambda state: {
+            n.replace("g_a.", "g_a._checkpoint_wrapped_module."): v for n, v in state.items()
+        },
+        lambda state: {
+            n: torch.nn.Parameter(v) if v.is_floating_point() else v for n, v in state.items()
+        },
+        lambda state: {n: v.double() if v.is_floating_point() else v for n, v in state.items()},
+        lambda state: _cyclic({"model": state}),
     ],
-    ids=["beside a tensor", "twice", "compiled and parallel", "inside a module", "thop"],
+    ids=[
+        "beside a tensor",
+        "twice",
+        "compiled and parallel",
+        "inside a module",
+        "thop",
+        "averaged",
+        "beside a loss",
+        "shadow",
+        "params",
+        "lightning",
+        "generator",
+        "fsdp",
+        "checkpointed",
+        "parameters",
+        "double",
+        "in itself",
+    ],
 )
 def test_weights_are_found_in_what_a_training_loop_saves(
     codec: Any, theirs: State, tree: Callable[[State], Any]
@@ -346,9 +492,48 @@ def test_weights_are_found_in_what_a_training_loop_saves(
     _assert_equal(_weights(tcm_lab.load_checkpoint(tree(theirs))), _weights(codec))
 
 
-def test_two_models_in_one_file_are_not_chosen_between(theirs: State) -> None:
-    with pytest.raises(LabError, match="holds both model and net; save one alone"):
-        tcm_lab.load_checkpoint({"model": theirs, "net": theirs})
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("model", "net"), "model and net"),
+        (("state_dict", "state_dict_ema"), "state_dict and state_dict_ema"),
+        (("params", "params_ema"), "params and params_ema"),
+        (("teacher", "student"), "teacher and student"),
+        (("ema", "anything at all"), "ema and anything at all"),
+    ],
+)
+def test_two_models_in_one_file_are_not_chosen_between(
+    theirs: State, names: tuple[str, str], words: str
+) -> None:
+    with pytest.raises(LabError, match=f"holds both {words}; save one alone"):
+        tcm_lab.load_checkpoint(dict.fromkeys(names, theirs) | {"epoch": 3})
+    with pytest.raises(LabError, match="holds both a and b; save one alone"):
+        tcm_lab.load_checkpoint(_below("a.", theirs) | _below("b.", theirs))
+
+
+def test_what_is_left_out_beside_a_model_is_said(
+    theirs: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = {"loss.0.weight": torch.zeros(3), "loss.count": torch.tensor(1)}
+    tcm_lab.load_checkpoint({"state_dict": _below("codec.", theirs) | beside})
+    said = "1 tensors beside those of state_dict.codec are left out (loss.0.weight …)"
+    assert caplog.messages == [f"the state dict: {said}"]
+
+
+@pytest.mark.parametrize("source", [None, 3, b"x.pth", torch.nn.Linear(2, 2), [1]])
+def test_what_is_neither_a_path_nor_a_state_is_named(source: Any) -> None:
+    with pytest.raises(LabError, match="is neither a path nor a state dict"):
+        tcm_lab.load_checkpoint(source)
+
+
+@pytest.mark.parametrize("extra", ["{", "[]", "null", '"x"', "[1]"])
+def test_odd_words_beside_a_configuration_are_no_words(
+    codec: Any, tmp_path: Path, extra: str
+) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"extra": extra})
+    assert read_extra(tmp_path / "x.safetensors") == {}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""The weights of a model inside what a training loop has saved, whatever is around them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tcm_lab.errors import LabError
+
+logger = logging.getLogger(__name__)
+
+Tensors = Mapping[str, Tensor]
+#: What wrappers put into names at any level: torch.compile, FSDP, activation checkpoints, Fabric.
+_INSERTED = re.compile(
+    r"(?:^|(?<=\.))_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module)\."
+)
+#: Names of what thop leaves in a model.
+_COUNTS = ("total_ops", "total_params")
+_DEEPEST = 8
+
+
+class CheckpointError(LabError):
+    """A file of weights that cannot be loaded; the message says exactly what differs."""
+
+
+class _Model(NamedTuple):
+    """One model in a checkpoint: where, its tensors, and the tensors beside them."""
+
+    path: str
+    tensors: dict[str, Tensor]
+    beside: tuple[str, ...] = ()
+
+
+def find_weights(
+    tree: Mapping[Any, Any], origin: str, fits: Callable[[Tensors], bool]
+) -> dict[str, Tensor]:
+    """Return the one model in a checkpoint that ``fits``, by the names that it gives its tensors.
+
+    It may lie in mappings in mappings, and below prefixes of the names. What lies beside it under
+    other prefixes, as the networks of a loss do, is left out with a warning. If nothing fits, all
+    the tensors of the largest mapping are returned, so that the caller can say what they lack.
+
+    Args:
+        tree: the checkpoint.
+        origin: what messages call it.
+        fits: whether named tensors are the model's.
+
+    Raises:
+        CheckpointError: several fit.
+    """
+    found = list(_models(tree, fits, "", set()))
+    if len(found) > 1:
+        names = " and ".join(model.path for model in found)
+        raise CheckpointError(f"{origin}: holds both {names}; save one alone")
+    if not found:
+        groups = [_named(mapping) for mapping in _mappings(tree, set())]
+        return _without_common_prefix(max(groups, key=len, default={}))
+    (model,) = found
+    if model.beside:
+        logger.warning(
+            "%s: %d tensors beside those of %s are left out (%s …)",
+            *(origin, len(model.beside), model.path, model.beside[0]),
+        )
+    return model.tensors
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a weight put together, where several processes hold parts of it."""
+    full = getattr(value, "full_tensor", None)
+    return value if full is None else full()
+
+
+def names_of(own: Collection[str]) -> Callable[[Tensors], bool]:
+    """Return what says whether tensors have most of a model's own names."""
+    return lambda tensors: 2 * len(own & tensors.keys()) > len(own)
+
+
+def _models(
+    tree: Mapping[Any, Any], fits: Callable[[Tensors], bool], path: str, seen: set[int]
+) -> Iterator[_Model]:
+    tensors = _named(tree)
+    if tensors and fits(tensors):
+        yield _Model(path, tensors)
+        return
+    if path.count(".") >= _DEEPEST or id(tree) in seen:
+        return
+    seen.add(id(tree))
+    below: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            below.setdefault(first, {})[rest] = value
+    for first, group in below.items():
+        for model in _models(group, fits, _join(path, first), seen):
+            others = [n for n, v in tensors.items() if not n.startswith(f"{first}.") and _holds(v)]
+            yield model._replace(beside=(*model.beside, *others))
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _models(value, fits, _join(path, str(key)), seen)
+
+
+def _holds(value: Tensor) -> bool:
+    """Say whether a tensor may be a weight, rather than a counter or a loss."""
+    return value.ndim > 0 and value.is_floating_point()
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _mappings(tree: Mapping[Any, Any], seen: set[int]) -> Iterator[Mapping[Any, Any]]:
+    """Yield a mapping and those in it, each once."""
+    if id(tree) not in seen:
+        seen.add(id(tree))
+        yield tree
+        for value in tree.values():
+            if isinstance(value, Mapping):
+                yield from _mappings(value, seen)
+
+
+def _named(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a mapping by the names that the model itself gives them."""
+    return {
+        _INSERTED.sub("", str(name)): value
+        for name, value in tree.items()
+        if isinstance(value, torch.Tensor) and str(name).rpartition(".")[2] not in _COUNTS
+    }
+
+
+def _without_common_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while len({name.partition(".")[0] for name in tensors}) == 1 and "." in min(tensors):
+        tensors = {name.partition(".")[2]: value for name, value in tensors.items()}
+    return tensors
