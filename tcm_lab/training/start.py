@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tcm_lab.codec import CodecAdapter, load_checkpoint, read_extra, read_state
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.training.recipe import Recipe
 
@@ -19,6 +20,23 @@ logger = logging.getLogger(__name__)
 
 TARGET_STD = 3.0
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
+    """Return the codec inside one that ``torch.compile`` made, and the recipe that compiles it.
+
+    Raises:
+        LabError: something else is around it.
+    """
+    inner = unwrapped(codec)
+    if inner is codec:
+        return codec, recipe
+    if inner is getattr(codec, "_orig_mod", None):
+        return inner, recipe.changed(compile=True)
+    raise LabError(
+        f"{type(codec).__name__}: give the codec inside of it. The recipe compiles it (compile), "
+        "averages it (ema), and spreads it (devices)."
+    )
 
 
 def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
@@ -37,8 +55,8 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
         LabError: the checkpoint can't be read, or holds less than half of the codec's weights.
     """
     assembled = CodecAdapter(codec).config is not None
-    theirs = load_checkpoint(path).state_dict() if assembled else read_state(path)
     own = dict(codec.named_parameters())
+    theirs = load_checkpoint(path).state_dict() if assembled else read_state(path, own)
     fitting = {n: p for n, p in own.items() if n in theirs and theirs[n].shape == p.shape}
     taken = sum(p.numel() for p in fitting.values())
     whole = sum(p.numel() for p in own.values())

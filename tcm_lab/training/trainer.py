@@ -42,7 +42,7 @@ from tcm_lab.training.objective import (
 )
 from tcm_lab.training.optimizers import is_shortcut, make_optimizers
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import calibrate
+from tcm_lab.training.start import as_itself, calibrate
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
 from tcm_lab.training.trackers import Tracker
 
@@ -80,7 +80,8 @@ def train(
     Args:
         codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``.
             Parameters named ``…quantiles`` belong to the auxiliary optimiser, whose loss is its
-            ``aux_loss()``. Left in evaluation mode with its entropy tables updated.
+            ``aux_loss()``. If it is compiled, so are the steps. Left in evaluation mode with its
+            entropy tables updated.
         recipe: how to train.
         crops: makes the batch of any step.
         directory: where state, log, record and weights go; ``None`` keeps nothing.
@@ -100,6 +101,7 @@ def train(
     """
     from lightning_fabric import Fabric
 
+    codec, recipe = as_itself(codec, recipe)
     adapter = CodecAdapter(codec)
     recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
     # CCA's auxiliary model refines its last slices for nobody.
@@ -115,8 +117,8 @@ def train(
             f"{directory}: already holds a training. Resume it or choose another folder."
         )
     keep_freed_memory()
-    cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with ExitStack() as stack:
+        cuda = [fabric.device] if fabric.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         if fabric.device.type == "cpu":
             stack.enter_context(safe_strided_convolutions(codec))

@@ -10,6 +10,8 @@ import torch
 import tcm_lab
 from tcm_lab.blocks import WindowAttention
 
+CODECS = ("tcm-nano", "tcm-nano-conv-only", "dcae-nano", "hpcm-nano", "mlicpp-nano")
+
 
 def attention(backend: str) -> None:
     """Compare values and gradients of shifted windows on a map that has to be padded."""
@@ -26,15 +28,16 @@ def attention(backend: str) -> None:
 
 def codec(name: str) -> None:
     """Compare a codec's image and likelihoods, in evaluation and without gradients."""
-    plain = tcm_lab.build(name, {"?_?.depth": 1}).eval()
-    x = torch.rand(1, 3, 70, 90)
+    plain = tcm_lab.build(name, {"g_?.depth": 1}).eval()
+    x, rate = torch.rand(1, 3, 70, 90), [0.0] if plain.config.rate_levels else []
     with torch.no_grad():
-        expected, out = plain(x), torch.compile(plain, backend="eager")(x)
+        expected, out = plain(x, *rate), torch.compile(plain, backend="eager")(x, *rate)
     torch.testing.assert_close(out, expected)
 
 
 if __name__ == "__main__":
     for backend in ("eager", "aot_eager"):
         attention(backend)
-    codec("tcm-nano")
+    for name in CODECS:
+        codec(name)
     print("the same")

@@ -1,8 +1,11 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from stand_in import RandomCrops
+from torch.optim.swa_utils import AveragedModel
 
 from tcm_lab.codec import Codec, build, load_checkpoint
 from tcm_lab.errors import LabError
@@ -49,3 +52,14 @@ def test_a_warm_start_takes_what_fits_and_names_what_does_not(folder: Path) -> N
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs if "g_a" in name)
     with pytest.raises(LabError, match="same architecture"):
         warm_start(build("tcm-small"), folder / "model.safetensors")
+
+
+def test_a_compiled_codec_is_trained_by_compiled_steps() -> None:
+    program = [sys.executable, str(Path(__file__).parent / "run_compiled.py")]
+    subprocess.run(program, check=True, capture_output=True, timeout=600)
+
+
+@pytest.mark.parametrize("around", [torch.nn.DataParallel, AveragedModel])
+def test_what_else_is_around_a_codec_is_left_to_the_recipe(around: type[torch.nn.Module]) -> None:
+    with pytest.raises(LabError, match=f"^{around.__name__}: give the codec inside of it"):
+        train(around(build("tcm-nano")), RECIPE, RandomCrops(64), accelerator="cpu")
