@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -302,6 +303,12 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("complexity", "tcm-nano", "--size", "512"), ("512", "512x768")),
         (("complexity", "tcm-nano", "--set", "g_a.splt=0"), ("splt", "split")),
         (("complexity", "tcm-nano", "--set", "g_a.split"), ("PATH=VALUE",)),
+        (("complexity", "tcm-nano", "--set", "g_a.split=["), ("--set g_a.split=[", "not YAML")),
+        (("complexity", "tcm-nano", "--set", "g_a.width=010"), ("--set", "base 8")),
+        (
+            ("complexity", "tcm-nano", "--set", "g_a.block={type: tcm, type: swin}"),
+            ("--set g_a.block", "'type' is given twice"),
+        ),
         (("complexity", "none.yaml"), ("none.yaml", "no such file")),
         (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
         (("train", "tcm-nano", "--recipe", "published"), ("--lambdas", "--rate-levels")),
@@ -432,6 +439,39 @@ def test_python_m_is_the_same_command() -> None:
     command = [sys.executable, "-m", "tcm_lab", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("tcm-lab ")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "cp437", "koi8-r", "utf-8"])
+def test_what_an_output_cannot_show_is_replaced_in_any_encoding(
+    encoding: str, tmp_path: Path
+) -> None:
+    table = {
+        "title": "λ·255² ★ †",
+        "columns": [{"key": "a", "header": "τ ≤ é 中"}],
+        "rows": [{"values": {"a": "★ 💡"}}],
+    }
+    code = (
+        "import json, sys\n"
+        "from tcm_lab.cli.app import main\n"
+        "from tcm_lab.cli import app\n"
+        "from tcm_lab.cli.options import Output\n"
+        "from tcm_lab.reporting import Table\n"
+        "def models():\n"
+        "    Output().show(Table.model_validate_json(sys.argv[1]))\n"
+        "app.COMMANDS['models'] = models\n"
+        "sys.exit(main(['models']) or main(['table', 'none ★ é.json']) - 2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(table)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"255" in done.stdout
+    assert b"Traceback" not in done.stderr
+    done.stdout.decode(encoding)
+    done.stderr.decode(encoding)
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

@@ -11,6 +11,7 @@ import yaml
 from tcm_lab.errors import ConfigError
 
 _DEEPEST = 64
+_LARGEST = 100_000
 
 
 def read_yaml(path: Path | Traversable, origin: str | None = None) -> dict[str, Any]:
@@ -42,11 +43,25 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     """Return the mapping that ``text`` spells.
 
     Raises:
-        ConfigError: it is not YAML, not a mapping, or nested deeper than 64 levels; a key is given
-            twice or is not a string; a value contains itself.
+        ConfigError: it is not YAML, not a mapping, nested deeper than 64 levels, or with its
+            aliases written out larger than 100,000 values; a key is given twice or is not a string;
+            a value contains itself, or is a number to which versions of YAML give other values.
+    """
+    tree = parse_value(text, origin)
+    if not isinstance(tree, dict):
+        what = "is empty" if tree is None else f"holds {type(tree).__name__}"
+        raise ConfigError(f"{origin}: {what}, not a mapping of fields")
+    return tree
+
+
+def parse_value(text: str, origin: str) -> Any:
+    """Return what ``text`` spells, a mapping or not.
+
+    Raises:
+        ConfigError: as `parse_yaml`.
     """
     try:
-        tree = yaml.load(text, Loader=_StrictLoader)
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = origin if mark is None else f"{origin}, line {mark.line + 1}"
@@ -55,10 +70,6 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:  # characters, or a date such as 2000-13-01
         raise ConfigError(f"{origin}: not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(tree, dict):
-        what = "is empty" if tree is None else f"holds {type(tree).__name__}"
-        raise ConfigError(f"{origin}: {what}, not a mapping of fields")
-    return tree
 
 
 class _Mistake(yaml.MarkedYAMLError):
@@ -72,32 +83,61 @@ class _StrictLoader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._above: list[yaml.Mark] = []  # where the nodes begin that the current one lies in
+        self._sizes: dict[int, int] = {}  # of each node, all that it refers to written out
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in PyYAML
         if len(self._above) == _DEEPEST:
             raise _Mistake(f"nested deeper than {_DEEPEST} levels", event.start_mark)
         self._above.append(event.start_mark)
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._above.pop()
         if isinstance(event, yaml.AliasEvent) and node is not None:
             start = node.start_mark.index
             if any(start == mark.index for mark in self._above):
                 raise _Mistake(f"*{event.anchor} contains itself", event.start_mark)
+        elif isinstance(node, yaml.CollectionNode):
+            self._check_size(node)
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        given: set[str] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key_node.tag != "tag:yaml.org,2002:str":
-                shown = key if isinstance(key, str) else "of several values"
-                raise _Mistake(
-                    f"the key {shown} is not text; put it in quotes", key_node.start_mark
-                )
-            if key in given:
-                raise _Mistake(f"'{key}' is given twice; keep one", key_node.start_mark)
-            given.add(key)
-        return super().construct_mapping(node, deep)
+    def _check_size(self, node: yaml.CollectionNode) -> None:
+        """Refuse aliases of aliases that write out to more than any reader could hold."""
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            _refuse_odd_keys(node)
+            parts = [part for pair in parts for part in pair]
+        size = 1 + sum(self._sizes.get(id(part), 1) for part in parts)
+        if size > _LARGEST:
+            raise _Mistake(f"holds more than {_LARGEST} values", node.start_mark)
+        self._sizes[id(node)] = size
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """Read a number that YAML 1.1 and 1.2 read alike."""
+        text = str(node.value).lstrip("+-")
+        if ":" in text or (text[:1] == "0" and text[1:].isdigit()):
+            what = "in base 60" if ":" in text else "in base 8"
+            raise _Mistake(
+                f"{node.value} is a number {what} to YAML 1.1; write it without "
+                + ("colons, or put it in quotes" if ":" in text else "leading zeros"),
+                node.start_mark,
+            )
+        read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
+        return read(node)
+
+
+for _tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_number)
+
+
+def _refuse_odd_keys(node: yaml.MappingNode) -> None:
+    """Refuse keys that are no text, or that are given twice."""
+    given: set[str] = set()
+    for key_node, _ in node.value:
+        key, is_merge = key_node.value, key_node.tag == "tag:yaml.org,2002:merge"
+        if not (is_merge or key_node.tag == "tag:yaml.org,2002:str"):
+            shown = key if isinstance(key, str) else "of several values"
+            raise _Mistake(f"the key {shown} is not text; put it in quotes", key_node.start_mark)
+        if key in given:
+            keep = "write one list of both" if is_merge else "keep one"
+            raise _Mistake(f"'{key}' is given twice; {keep}", key_node.start_mark)
+        given.add(key)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 
 import tyro
-import yaml
 
 import tcm_lab
 from tcm_lab._utils.files import is_file, write_atomically
 from tcm_lab._utils.plugins import import_layers
+from tcm_lab._utils.yaml import parse_value
 from tcm_lab.errors import LabError, near, one_of
 
 Name = TypeVar("Name", bound=str)
@@ -202,10 +202,7 @@ def _changes(overrides: Sequence[str]) -> dict[str, Any]:
         path, equals, value = override.partition("=")
         if not equals or not path:
             raise LabError(f"--set {override}: write PATH=VALUE, such as 'g_*.split=0.25'.")
-        try:
-            changes[path] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise LabError(f"--set {override}: {value!r} is not a YAML value.") from None
+        changes[path] = parse_value(value, f"--set {override}")
     return changes
 
 

@@ -117,6 +117,12 @@ def test_a_mistake_is_answered_with_the_field_its_value_and_what_works(
     assert "\n" not in str(raised.value)
 
 
+#: Lists of ten of the list before: as many values as no memory holds, if they are written out.
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join(10 * [f'*a{i - 1}'])}]\n" for i in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -142,6 +148,25 @@ def test_a_mistake_is_answered_with_the_field_its_value_and_what_works(
         (b"name: \xff\n", "line 1: not UTF-8"),
         ("name: !!python/object:os.system {}\n", "not YAML"),
         ("name: \x00\n", "not YAML"),
+        ("base: tcm-nano\noverride: {g_a.split: 0}\noverride: {}\n", "'override' is given twice"),
+        ("base: tcm-nano\noverride: {g_a.split: 0, g_a.split: 1}\n", "'g_a.split' is given twice"),
+        ("base: tcm-nano\noverride: {<<: {g_a.split: 0, g_a.split: 1}}\n", "is given twice"),
+        ("base: tcm-nano\n<<: {name: a}\n<<: {name: b}\n", "'<<' is given twice; write one list"),
+        ("base: tcm-nano\n'base': tcm-small\n", "'base' is given twice"),
+        ("a: &a {b: &b {c: 1, c: 2}}\nbase: tcm-nano\n", "'c' is given twice"),
+        ("base: tcm-nano\noverride: {g_a.width: 010}\n", "010 is a number in base 8 to YAML 1.1"),
+        ("base: tcm-nano\noverride: {g_a.width: 1:30}\n", "1:30 is a number in base 60"),
+        ("base: tcm-nano\noverride: {g_a.split: 1:30.5}\n", "is a number in base 60"),
+        ("base: tcm-nano\noverride: {g_a.split: 0,25}\n", "unknown|given|no field|is not text|25"),
+        ("base: tcm-nano\noverride: {g_a.width: " + 5000 * "9" + "}\n", "not YAML|at most"),
+        ("name: x\n---\nname: y\n", "not YAML"),
+        ("name: x\nd: 2000-13-01\n", "not YAML"),
+        ("name: !!set {a}\n", "must be|missing"),
+        (LAUGHS, "holds more than 100000 values"),
+        ("base: tcm-nano".encode("utf-16"), "not UTF-8"),
+        ("base: tcm-nano".encode("utf-32"), "not UTF-8|not YAML"),
+        ("base: tcm-nano\nname: é\n".encode("latin-1"), "line 2: not UTF-8"),
+        ("base: tcm-nano".encode("cp037"), "not UTF-8|not YAML"),
     ],
 )
 def test_a_mistake_in_a_file_is_answered_with_the_file(
@@ -233,3 +258,18 @@ def test_a_configuration_is_frozen() -> None:
     config = tcm_lab.load_config("tcm-nano")
     with pytest.raises(ValueError, match="frozen"):
         config.latent_channels = 8  # type: ignore[misc]  # what is tried here
+
+
+def test_anchors_and_merges_that_are_no_mistake_are_read(tmp_path: Path) -> None:
+    text = """
+base: tcm-nano
+override: &all
+  <<: {g_s.split: 0.25, h_a.split: 0.0}
+  g_a.split: &half 0.5
+  g_s.split: *half
+  h_s.split: 0
+"""
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    config = tcm_lab.load_config(tmp_path / "mine.yaml")
+    same = {"g_a.split": 0.5, "g_s.split": 0.5, "h_a.split": 0, "h_s.split": 0}
+    assert config.fingerprint == tcm_lab.load_config("tcm-nano").override(same).fingerprint
