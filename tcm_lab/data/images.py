@@ -39,6 +39,7 @@ EMBEDDED: dict[Purpose, tuple[str, ...]] = {
 }
 
 _HEAD_BYTES = 4096
+_BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # tags of a TIFF
 
 
 class _Entry(NamedTuple):
@@ -223,15 +224,30 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
             grey = (np.asarray(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
+        _refuse_transparency(upright)
         return np.asarray(upright.convert("RGB"), dtype=np.uint8)
 
 
 def _refuse_guesses(image: Image.Image) -> None:
-    """Raise for pixels whose range is unknown: floats, and integers of 32 bits."""
-    # Pillow also calls 16-bit PNG and PPM "I", whose range its readers make 0 to 65535.
-    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-        kind = "floating-point" if image.mode == "F" else "32-bit integer"
-        raise ValueError(f"{kind} pixels have no known range; save them as 8 or 16 bits")
+    """Raise for pixels whose range is unknown: floats, integers of other sizes than 8 and 16."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save them as 8 or 16 bits")
+    if image.mode == "LAB":
+        raise ValueError("LAB has no known white point; save it as RGB")
+    if not image.mode.startswith("I") or image.format in ("PNG", "PPM", "JPEG2000"):
+        return  # Pillow also calls 16-bit PNG and PPM "I", whose range its readers make 0 to 65535
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose pixels may be wider or narrower
+    if image.mode == "I" or tags.get(_BITS) != (16,) or tags.get(_PHOTOMETRIC) != _BLACK_IS_ZERO:
+        raise ValueError(
+            "grey integers other than 8 or 16 bits from black up have no known range; save them "
+            "as 8 or 16 bits"
+        )
+
+
+def _refuse_transparency(image: Image.Image) -> None:
+    """Raise where what is seen depends on a background."""
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        raise ValueError("parts are transparent, over an unknown background; save it as RGB")
 
 
 def _report(origin: str, reasons: Sequence[str]) -> None:

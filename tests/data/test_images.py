@@ -110,9 +110,39 @@ def grey(dtype: str, value: float) -> Image.Image:
     return Image.fromarray(np.full((40, 40), value, dtype))
 
 
+def transparent(mode: str) -> Image.Image:
+    image = Image.new(mode, (40, 40), (9,) * (len(mode) - 1) + (255,))
+    image.putpixel((0, 0), (9,) * (len(mode) - 1) + (0,))
+    return image
+
+
+def write_tiff(path: Path, *, bits: int = 16, photometric: int = 1, sample_format: int = 1) -> None:
+    """Write grey of 40x40, as cameras and scanners do."""
+    pixels = bytes(40 * 40 * bits // 8)
+    tags = {
+        256: 40, 257: 40, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 40,
+        279: len(pixels), 339: sample_format,
+    }  # fmt: skip
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    path.write_bytes(head + pixels + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4))
+
+
 UNUSABLE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "32-bit integers": ("tiff", lambda path: grey("int32", 70_000).save(path)),
     "floats": ("tiff", lambda path: grey("float32", 0.5).save(path)),
+    "0 to 255 in 32 bits": ("tiff", lambda path: grey("int32", 255).save(path)),
+    "12 bits": ("tiff", lambda path: write_tiff(path, bits=12)),
+    "16 bits from white down": ("tiff", lambda path: write_tiff(path, photometric=0)),
+    "16 bits with a sign": ("tiff", lambda path: write_tiff(path, sample_format=2)),
+    "LAB": ("tiff", lambda path: Image.new("LAB", (40, 40)).save(path)),
+    "a transparent corner": ("png", lambda path: transparent("RGBA").save(path)),
+    "transparent grey": ("png", lambda path: transparent("LA").save(path)),
+    "a transparent colour": (
+        "png",
+        lambda path: Image.new("P", (40, 40)).save(path, transparency=0),
+    ),
+    "transparent WebP": ("webp", lambda path: transparent("RGBA").save(path, lossless=True)),
     "no image": ("png", lambda path: path.write_bytes(b"not an image")),
     "an empty file": ("jpg", lambda path: path.write_bytes(b"")),
     "a header alone": ("bmp", lambda path: path.write_bytes(b"BM" + bytes(20))),
@@ -129,8 +159,39 @@ def test_an_image_that_cannot_be_used_is_left_out_and_counted(
     ending, write = UNUSABLE[kind]
     write(tmp_path / f"bad.{ending}")
     images = open_images(tmp_path, purpose)
+    if len(images) > 1:  # of a training image only the header is read before it is needed
+        assert purpose == "train"
+        crops = CropSource(images, crop=16, seed=0)
+        crops.batch(0, 16)
+        assert crops.skipped == (f"bad.{ending}: broken",)
+        return
     assert images.names == ("good.png",)
     assert [reason.split(":")[0] for reason in images.skipped] == [f"bad.{ending}"]
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize(
+    ("image", "ending", "value"),
+    [
+        (Image.new("1", (40, 40), 1), "png", 255),
+        (Image.new("L", (40, 40), 77), "tiff", 77),
+        (grey("uint16", 0x4D4D), "png", 77),
+        (grey("uint16", 0x4D4D), "tiff", 77),
+        (Image.new("LA", (40, 40), (77, 255)), "png", 77),
+        (Image.new("RGBA", (40, 40), (77, 77, 77, 255)), "webp", 77),
+        (Image.new("L", (40, 40), 77), "gif", 77),
+        (Image.new("YCbCr", (40, 40), (77, 128, 128)), "jpg", 77),
+        (Image.new("CMYK", (40, 40), (178, 178, 178, 0)), "tiff", 77),
+    ],
+    ids=lambda value: getattr(value, "mode", str(value)),
+)
+def test_what_needs_no_guess_is_read_by_its_values(
+    tmp_path: Path, image: Image.Image, ending: str, value: int, purpose: Purpose
+) -> None:
+    image.save(tmp_path / f"a.{ending}", **({"lossless": True} if ending == "webp" else {}))
+    images = open_images(tmp_path, purpose)
+    assert images.skipped == ()
+    assert images[0].unique().tolist() == [value]
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
