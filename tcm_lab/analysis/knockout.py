@@ -24,7 +24,9 @@ from tcm_lab.blocks import Cost
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch
 from tcm_lab.codec import CodecAdapter, bits
-from tcm_lab.complexity import CONVENTIONS, COUNTERS, ComplexityRecord, Target
+from tcm_lab.complexity import CONVENTIONS, ComplexityRecord, Target
+from tcm_lab.complexity.counters import count_by
+from tcm_lab.complexity.counters.meta import tried
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_interval
 from tcm_lab.stats import Interval, percent_change
@@ -252,7 +254,7 @@ def _macs(
             module = module.rpartition(".")[0]
         return owner.get(module, "")
 
-    target = replace(Target.of(codec), group_of=part_of)
-    counted = COUNTERS["torch"](target, target.padded_size(size)).parts
+    target = tried(replace(Target.of(codec), group_of=part_of))
+    counted = count_by("torch", target, target.padded_size(size)).parts
     macs = {part: counted.get(part, Cost()).macs for part in parts}
     return {part: sum(macs[part].get(kind, 0) for kind in CONVENTIONS["all"]) for part in parts}

@@ -24,13 +24,14 @@ from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.blocks.wavelet import HaarLinear
-from tcm_lab.complexity.counters import COUNTERS, Count
+from tcm_lab.complexity.counters import COUNTERS, Count, count_by
 from tcm_lab.complexity.counters.base import module_kind
 from tcm_lab.complexity.counters.meta import (
     FunctionMode,
     bottleneck_products,
-    meta_image,
+    image_for,
     meta_pass,
+    tried,
 )
 from tcm_lab.complexity.record import CONVENTIONS, CounterName, Size
 from tcm_lab.complexity.target import Measurable, Target, checked_size
@@ -136,13 +137,13 @@ def check(
     Raises:
         LabError: strict, and something is unexplained or unknown; the message names it.
     """
-    target, size = Target.of(model), checked_size(size)
+    target, size = tried(Target.of(model)), checked_size(size)
     padded = target.padded_size(size)
     counts: dict[CounterName, Count] = {}
     failures: dict[str, str] = {}
-    for name, counter in COUNTERS.items():
+    for name in COUNTERS:
         try:
-            counts[name] = counter(target, padded)
+            counts[name] = count_by(name, target, padded)
         except NoFormula:
             continue  # it is held against the next counter, torch's
         except Exception as error:  # of another tool, on a model that it was not made for
@@ -286,7 +287,7 @@ class _Differences:
         self.of: dict[CounterName, Counter[str]] = defaultdict(Counter)
         self.fused = 0
         self.book(_PRIOR, 0, *_TOOLS)  # the first in every list
-        model = target.on_meta
+        model = target.runnable
         functions: dict[Any, Any] = {
             F.scaled_dot_product_attention: self._attend,
             F.softmax: self._softmax,
@@ -298,7 +299,7 @@ class _Differences:
             watching = _Watching(functions)
             priors = [each for each in model.modules() if module_kind(each) is Kind.PRIOR]
             with meta_pass(model), watching.outside_of(priors), watching:
-                model(meta_image(size))
+                model(image_for(model, size))
         self.suspects = watching.suspects
 
     def book(self, what: str, macs: int, *counters: CounterName) -> None:

@@ -6,12 +6,12 @@ import warnings
 
 from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
-from tcm_lab.complexity.counters import COUNTERS
+from tcm_lab.complexity.counters import count_by
+from tcm_lab.complexity.counters.meta import tried
 from tcm_lab.complexity.directions import UncountedWarning
 from tcm_lab.complexity.memory import decode_peak_memory, peak_memory
 from tcm_lab.complexity.record import ComplexityRecord, CounterName
 from tcm_lab.complexity.target import Measurable, Target, checked_size
-from tcm_lab.errors import lookup
 
 
 def measure_complexity(
@@ -42,14 +42,16 @@ def measure_complexity(
     """
     target, size = Target.of(model), checked_size(size)
     padded = target.padded_size(size)
+    if counter != "formula" or memory:
+        target = tried(target)
     try:
-        count = lookup(COUNTERS, counter, "counter")(target, padded)
+        count = count_by(counter, target, padded)
     except NoFormula as missing:
         if target.config is not None:
             message = f"{target.name}: {missing}; counted by torch instead"
             warnings.warn(message, UncountedWarning, stacklevel=2)
-        counter = "torch"
-        count = COUNTERS[counter](target, padded)
+        counter, target = "torch", tried(target)
+        count = count_by(counter, target, padded)
     if count.unknown_operators:
         message = (
             f"{target.name}: counted as nothing, since {counter} knows no formula: "
@@ -64,7 +66,7 @@ def measure_complexity(
         padded_size=padded,
         parts=count.parts,
         absent={scope: tuple(sorted(parts)) for scope, parts in target.absent.items()},
-        peak_memory_bytes=peak_memory(target.on_meta, padded) if memory else None,
+        peak_memory_bytes=peak_memory(target.runnable, padded) if memory else None,
         decode_peak_memory_bytes=decode_peak_memory(target, padded) if memory else None,
         counter=counter,
         unknown_operators=count.unknown_operators,

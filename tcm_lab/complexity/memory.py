@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from tcm_lab.complexity.counters.meta import FunctionMode, OperatorMode, meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import FunctionMode, OperatorMode, image_for, meta_pass
 from tcm_lab.complexity.target import Target
 
 
@@ -30,7 +30,7 @@ def peak_memory(model: nn.Module, size: tuple[int, int], without: Sequence[nn.Mo
         size: (height, width) of the image, as the networks see it.
         without: modules whose weights are not counted, nor anything that is alive when they end.
     """
-    image = meta_image(size)
+    image = image_for(model, size)
     left_out = {id(parameter) for module in without for parameter in module.parameters()}
     tensors = _Storages()
     for weight in [*model.parameters(), *model.buffers()]:
@@ -59,10 +59,10 @@ def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
     """
     encoder = [
         module
-        for name, module in target.on_meta.named_modules()
+        for name, module in target.runnable.named_modules()
         if target.part_of(name) in target.absent["decode"]
     ]
-    return peak_memory(target.on_meta, size, encoder)
+    return peak_memory(target.runnable, size, encoder)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Kind
-from tcm_lab.complexity.counters.meta import meta_image, meta_pass
+from tcm_lab.complexity.counters.meta import image_for, meta_pass, tried
 from tcm_lab.complexity.measure import measure_complexity
 from tcm_lab.complexity.record import (
     ABSENT,
@@ -147,7 +147,7 @@ def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explana
 @lru_cache(maxsize=64)
 def overcounted(model: str, padded_size: tuple[int, int]) -> Mapping[str, int]:
     """Return the MACs by part that a transposed convolution has too many at its output's size."""
-    target = Target.of(model)
+    target = tried(Target.of(model))
     surplus: Counter[str] = Counter()
 
     def see(part: str, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -156,13 +156,13 @@ def overcounted(model: str, padded_size: tuple[int, int]) -> Mapping[str, int]:
 
     layers = {
         name: module
-        for name, module in target.on_meta.named_modules()
+        for name, module in target.runnable.named_modules()
         if isinstance(module, _ConvTransposeNd)
     }
     if layers:
-        with ExitStack() as stack, meta_pass(target.on_meta):
+        with ExitStack() as stack, meta_pass(target.runnable):
             for name, module in layers.items():
                 hook = module.register_forward_hook(partial(see, target.part_of(name)))
                 stack.enter_context(hook)
-            target.on_meta(meta_image(padded_size))
+            target.runnable(image_for(target.runnable, padded_size))
     return surplus

@@ -37,12 +37,14 @@ class Target:
         module: a foreign codec, or None.
         group_of: maps a module's dotted name to the part to count it under; None is the codec's
             own parts.
+        with_data: whether it is run on tensors with values.
     """
 
     name: str
     config: VariantConfig | None
     module: nn.Module | None = None
     group_of: Callable[[str], str] | None = None
+    with_data: bool = False
 
     @classmethod
     def of(cls, source: Measurable) -> Target:
@@ -73,15 +75,22 @@ class Target:
         return codec.padded_size(self.config, size)
 
     @cached_property
-    def on_meta(self) -> MetaCodec:
-        """The codec without data: parameters and buffers have shapes and no values."""
+    def runnable(self) -> RunnableCodec:
+        """A copy of the codec; without data, parameters and buffers have shapes and no values."""
         if self.config is None:
             _ = self.directions  # may code an image, which nothing can while it is counted
-            return MetaCodec(_without_data(self._foreign.module))
-        return MetaCodec(codec.build(self.config, device="meta"))
+            foreign = self._foreign.module
+            return RunnableCodec(copy.deepcopy(foreign) if self.with_data else _bare(foreign))
+        return RunnableCodec(codec.build(self.config, device="cpu" if self.with_data else "meta"))
+
+    @property
+    def has_own_layers(self) -> bool:
+        """Whether some code in it is the user's own, which may need values of tensors."""
+        makers = {type(module).__module__.partition(".")[0] for module in self.runnable.modules()}
+        return not makers <= {"tcm_lab", "torch", "compressai"}
 
     def part_of(self, name: str) -> str:
-        """Return the part that the module or parameter of `on_meta` called ``name`` belongs to."""
+        """Return the part that the module or parameter of `runnable` called ``name`` belongs to."""
         _, _, inner = name.partition(".")
         if not inner:
             return OTHER
@@ -92,7 +101,7 @@ class Target:
         """Its parts, and which of them encoding and decoding run."""
         if self.config is None:
             return directions_of(self._foreign)
-        return directions_of(CodecAdapter(self.on_meta.codec))
+        return directions_of(CodecAdapter(self.runnable.codec))
 
     @property
     def absent(self) -> Mapping[Scope, frozenset[str]]:
@@ -105,8 +114,8 @@ class Target:
         return CodecAdapter(self.module)
 
 
-class MetaCodec(nn.Module):
-    """A codec on the meta device, called with an image alone, whatever else its forward takes."""
+class RunnableCodec(nn.Module):
+    """A codec that is called with an image alone, whatever else its forward takes."""
 
     def __init__(self, codec: nn.Module) -> None:
         super().__init__()
@@ -128,7 +137,7 @@ def checked_size(size: tuple[int, ...]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _without_data(model: nn.Module) -> nn.Module:
+def _bare(model: nn.Module) -> nn.Module:
     """Return a copy of ``model`` on the meta device; no data is copied."""
     memo: dict[int, Any] = {
         id(tensor): nn.Parameter(torch.empty_like(tensor, device="meta"), tensor.requires_grad)

@@ -45,11 +45,11 @@ class TimingOptions(Frozen):
 
     device: str | None = None
     precision: Precision = "float32"
-    threads: PositiveInt | None = None
-    batch: PositiveInt = 1
-    repeats: PositiveInt = 20
-    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    warm_up: NonNegativeInt = 3
+    threads: int | None = Field(default=None, gt=0, le=2**12)
+    batch: int = Field(default=1, gt=0, le=2**16)
+    repeats: int = Field(default=20, gt=0, le=10**6)
+    seconds: float = Field(default=0.0, ge=0, le=1e6)
+    warm_up: int = Field(default=3, ge=0, le=10**6)
     channels_last: bool = True
     compile: bool = False
     compile_backend: str = "inductor"

@@ -310,6 +310,118 @@ class _ToldConfig(BlockConfig):
         return Cost({Kind.LINEAR: 7 * channels * height * width}, {Kind.LINEAR: channels})
 
 
+class _Item(_Convolutions):
+    """Reads a value back, as a gate that may be closed does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + x.mean().item())
+
+
+class _Branch(_Convolutions):
+    """Computes more where values say so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.abs().max() > -1 else x
+
+
+class _Numpy(_Convolutions):
+    """Asks numpy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.from_numpy(x.numpy().mean(axis=(2, 3), keepdims=True))
+
+
+class _Listed(_Convolutions):
+    """Makes numbers of Python's of a tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + sum(x[0, 0, 0, :2].tolist())
+
+
+class _Chosen(_Convolutions):
+    """Takes as many elements as are larger than none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x[x > x.amin() - 1].view_as(x)
+
+
+class _Drawn(_Convolutions):
+    """Draws numbers on the CPU, whatever its input lies on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.rand(1)
+
+
+class _Fourier(_Convolutions):
+    """Goes through frequencies, as global filters do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(super().forward(x)), s=x.shape[-2:])
+
+
+class _Mapped(_Convolutions):
+    """Runs over its batch by vmap."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.vmap(lambda one: 2 * one)(super().forward(x))
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.filterwarnings("ignore::tcm_lab.complexity.directions.UncountedWarning")
+@pytest.mark.parametrize(
+    "layer", [_Item, _Branch, _Numpy, _Listed, _Chosen, _Drawn, _Fourier, _Mapped]
+)
+def test_a_block_that_looks_at_its_values_is_counted_as_one_that_does_not(
+    layer: type[_Convolutions],
+) -> None:
+    register_block("test-plain")(_Convolutions)
+    register_block("test-looking")(layer)
+    plain, looking = (
+        measure_complexity(TINY.override({"g_a.stages.0.block": block}), (64, 64), memory=True)
+        for block in ("test-plain", "test-looking")
+    )
+    assert looking.counter == "torch"
+    assert looking.macs_by_part() == plain.macs_by_part()
+    assert looking.peak_memory_bytes is not None
+
+
+class _Flex(_Convolutions):
+    """Attention by a score function of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        tokens = x.flatten(2).transpose(1, 2)[:, None]
+        return x + flex_attention(tokens, tokens, tokens)[:, 0].transpose(1, 2).view_as(x)
+
+
+class _Broken(_Convolutions):
+    """Has a mistake of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(3, 5)
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (_Flex, "cannot follow it .*Give its layers a cost"),
+        (_Broken, "a forward pass on an image of .* fails: RuntimeError: shape"),
+    ],
+)
+def test_a_block_that_nothing_can_run_or_follow_is_answered_in_one_line(
+    layer: type[nn.Module], words: str
+) -> None:
+    register_block("test-odd")(layer)
+    config = TINY.override({"g_a.stages.0.block": "test-odd"})
+    for ask in (measure_complexity, check):
+        with pytest.raises(LabError, match=words) as refused:
+            ask(config, (64, 64))
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.usefixtures("own_layers")
 def test_what_a_formula_says_of_an_operator_that_nobody_can_count_is_named_to_the_mac() -> None:
     register_block("test-told")(_ToldConfig)

@@ -60,7 +60,7 @@ def test_the_peak_of_decoding_leaves_out_the_encoder_its_weights_and_the_image()
     # While the last convolution runs: the symbols, its input and its output.
     assert decode_peak_memory(target, (64, 64)) == BYTES * (weights + (4 + 8 + 3) * 64 * 64)
     whole = 3 * 64 + 64 * 4 + weights + (3 + 64 + 4) * 64 * 64
-    assert peak_memory(target.on_meta, (64, 64)) == BYTES * whole
+    assert peak_memory(target.runnable, (64, 64)) == BYTES * whole
 
 
 def test_peak_memory_is_in_the_record_when_asked_for() -> None:

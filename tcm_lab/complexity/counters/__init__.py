@@ -12,6 +12,7 @@ from tcm_lab.complexity.counters.ptflops import count_with_ptflops, count_with_p
 from tcm_lab.complexity.counters.torch import count_with_torch
 from tcm_lab.complexity.record import CounterName
 from tcm_lab.complexity.target import Target
+from tcm_lab.errors import LabError, lookup
 
 
 def count_by_formula(target: Target, size: tuple[int, int]) -> Count:
@@ -34,4 +35,27 @@ COUNTERS: Mapping[CounterName, Callable[[Target, tuple[int, int]], Count]] = {
     "ptflops-aten": count_with_ptflops_aten,
 }
 
-__all__ = ["COUNTERS", "Count"]
+
+def count_by(name: CounterName, target: Target, size: tuple[int, int]) -> Count:
+    """Count by the counter of a name.
+
+    Raises:
+        NoFormula: as `count_by_formula`.
+        LabError: there is no such counter, or it cannot follow what a layer of the user's computes.
+    """
+    counter = lookup(COUNTERS, name, "counter")
+    try:
+        return counter(target, size)
+    except (NoFormula, LabError):
+        raise
+    except Exception as error:  # of a tool, on a layer that it was not made for
+        if not target.has_own_layers:
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LabError(
+            f"{target.name}: {name} cannot follow it ({reason}). Give its layers a cost(), by "
+            "which the formula counts them."
+        ) from error
+
+
+__all__ = ["COUNTERS", "Count", "count_by"]

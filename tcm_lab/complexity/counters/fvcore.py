@@ -22,7 +22,7 @@ from tcm_lab.complexity.counters.base import Count, Tally, module_kind
 from tcm_lab.complexity.counters.meta import (
     FunctionMode,
     OperatorMode,
-    meta_image,
+    image_for,
     meta_pass,
 )
 from tcm_lab.complexity.target import Target
@@ -56,8 +56,8 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
     """
     from fvcore.nn import FlopCountAnalysis
 
-    model = target.on_meta
-    analysis = FlopCountAnalysis(model, (meta_image(size),))
+    model = target.runnable
+    analysis = FlopCountAnalysis(model, (image_for(model, size),))
     analysis.set_op_handle(f"aten::{_SDPA}", _attention_products)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     shapes, traceable = OperatorMode(_UNTRACED), FunctionMode(_TRACEABLE)

@@ -1,10 +1,14 @@
-"""A forward pass without data: the model on torch's meta device, where only shapes are computed."""
+"""A forward pass without data: the model on torch's meta device, where only shapes are computed.
+
+A layer of the user's own that needs values is found beforehand, and its model then has them.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +20,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcm_lab.blocks.cost import Kind
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.complexity.counters.base import module_kind
+from tcm_lab.complexity.directions import UncountedWarning
+from tcm_lab.complexity.target import Target
+from tcm_lab.errors import LabError
 
 
 class OperatorMode(TorchDispatchMode):
@@ -79,14 +87,14 @@ def _attention(
     return torch.matmul(weights, value)
 
 
-def meta_image(size: tuple[int, int]) -> Tensor:
-    """Return an image (1, 3, H, W) of ``size`` that has a shape and nothing else."""
-    return torch.empty(1, 3, *size, device="meta")
+def image_for(model: nn.Module, size: tuple[int, int]) -> Tensor:
+    """Return an image (1, 3, H, W) of ``size``; on the meta device it has a shape, and no data."""
+    return torch.full((1, 3, *size), 0.5, device=CodecAdapter(model).device)
 
 
 @contextmanager
 def meta_pass(model: nn.Module) -> Iterator[None]:
-    """Let ``model``, which lives on the meta device, run forward inside the ``with`` block.
+    """Let ``model`` run forward inside the ``with`` block, on the meta device if it lives there.
 
     Evaluation mode, no gradients. CompressAI's entropy bottleneck keeps the order of its axes in
     a tensor on the input's device and reads it back, which a tensor without data refuses; inside
@@ -95,7 +103,7 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     model.eval()
     with (
         ExitStack() as stack,
-        OperatorMode(_QUICK_SHAPES),
+        OperatorMode(_QUICK_SHAPES if CodecAdapter(model).device.type == "meta" else {}),
         torch.no_grad(),
         warnings.catch_warnings(action="ignore"),
     ):
@@ -146,3 +154,45 @@ def _bottleneck_forward(module: Any, z: Tensor, training: bool | None = None) ->
         likelihood = module.likelihood_lower_bound(likelihood)
     batch_last = (z.shape[1], z.shape[0], *z.shape[2:])
     return tuple(t.reshape(batch_last).transpose(0, 1).contiguous() for t in (z_hat, likelihood))
+
+
+def tried(target: Target) -> Target:
+    """Return the target, with data if a layer that is the user's own can't run without.
+
+    Raises:
+        LabError: it runs neither way.
+
+    Warns:
+        UncountedWarning: it needs data.
+    """
+    if not target.has_own_layers:
+        return target
+    size = target.padded_size((1, 1))
+    try:
+        _run(target.runnable, size)
+    except Exception as reason:  # whatever a layer does with values that are not there
+        with_data = replace(target, with_data=True)
+        try:
+            _run(with_data.runnable, size)
+        except Exception as error:  # a mistake in the layer itself
+            raise LabError(
+                f"{target.name}: a forward pass on an image of {size[0]}x{size[1]} fails: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        warnings.warn(
+            f"{target.name}: counted on an image with data, which takes longer, since a layer "
+            f"needs values ({_first_line(reason)})",
+            UncountedWarning,
+            stacklevel=3,
+        )
+        return with_data
+    return target
+
+
+def _run(model: nn.Module, size: tuple[int, int]) -> None:
+    with meta_pass(model):
+        model(image_for(model, size))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

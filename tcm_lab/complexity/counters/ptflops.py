@@ -21,7 +21,7 @@ from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, module_kind, operator_kind
 from tcm_lab.complexity.counters.meta import (
     OperatorMode,
-    meta_image,
+    image_for,
     meta_pass,
     spelled_out_attention,
 )
@@ -96,7 +96,7 @@ def _run(books: _Books, counted: nn.Module, size: tuple[int, int], **options: An
             (3, *size),
             print_per_layer_stat=False,
             as_strings=False,
-            input_constructor=lambda _: meta_image(size),
+            input_constructor=lambda _: image_for(books.model, size),
             ost=printed,
             **options,
         )
@@ -113,7 +113,7 @@ class _Books(OperatorMode):
 
     def __init__(self, target: Target) -> None:
         super().__init__()
-        self.model = target.on_meta
+        self.model = target.runnable
         self.tally = Tally(self.model, target.part_of)
         self._in_operator = False
 

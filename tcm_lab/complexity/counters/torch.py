@@ -17,7 +17,7 @@ from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, operator_kind
 from tcm_lab.complexity.counters.meta import (
     OperatorMode,
-    meta_image,
+    image_for,
     meta_pass,
     spelled_out_attention,
 )
@@ -40,7 +40,7 @@ _NORMALISATIONS = [
 
 def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     """Count one forward pass on an image of ``size``; normalisation as one MAC per element."""
-    model = target.on_meta
+    model = target.runnable
     tally = Tally(model, target.part_of)
 
     def booked(operator: Any, formula: Callable[..., int]) -> Callable[..., int]:
@@ -65,7 +65,7 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     unknown = _Unknown(set(mapping))
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
     with meta_pass(model), spelled_out_attention(), tally.following(), unknown, counting:
-        model(meta_image(size))
+        model(image_for(model, size))
     return tally.count(tuple(sorted(unknown.names)))
 
 
