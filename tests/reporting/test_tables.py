@@ -253,8 +253,45 @@ def test_a_line_break_takes_nothing_that_follows_it_and_greek_letters_are_maths(
     assert text.isascii()
 
 
+CELLS = {
+    "&%$#_{}~^\\": r"\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}",
+    "[0]": "{[}0]",
+    "*": "{*}",
+    "a--b---c": "a-{}-b-{}-{}-c",
+    "?`!`": "?{}`!{}`",
+    "``x''": "`{}`x'{}'",
+    "“x” ‘y’": "``x'' `y'",  # noqa: RUF001
+    "Ballé, Müller, Şen, Őry": r"""Ball\'{e}, M\"{u}ller, \c{S}en, \H{O}ry""",
+    "Größe Łódź": r"""Gr\"{o}{\ss}e {\L}\'{o}d\'{z}""",
+    "中": r"\texttt{U+4E2D}",
+    "💡": r"\texttt{U+1F4A1}",
+    "Ж": r"\texttt{U+0416}",
+    "a\tb\nc\u2028d\xa0e": "a b c d~e",
+    "\x1b[0m": r"\texttt{U+001B}[0m",
+    "10⁻³": r"10\texttt{U+207B}$^3$",
+    "90°": r"90$^\circ$",
+    "ﬁ": r"\texttt{U+FB01}",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), CELLS.items())
+def test_a_cell_is_set_as_it_is_by_any_engine(text: str, expected: str) -> None:
+    table = Table(title="", columns=COLUMNS[:1], rows=(Row(values={"model": text}),))
+    (line,) = [line for line in render(table, "latex").splitlines() if line.endswith(r" \\")][1:]
+    assert line == rf"{expected} \\"
+    assert line.isascii()
+
+
+ODD = Table(
+    title="cells",
+    columns=COLUMNS[:1],
+    rows=tuple(Row(values={"model": text}) for text in CELLS),
+    footer=tuple(CELLS),
+)
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the PATH")
-@pytest.mark.parametrize("table", [BRACKETS, a_table()], ids=["brackets", "all kinds of cells"])
+@pytest.mark.parametrize("table", [BRACKETS, a_table(), ODD], ids=["brackets", "all kinds", "odd"])
 def test_latex_sets_the_table_as_it_is(table: Table, tmp_path: Path) -> None:
     head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
     text = f"{head}\n{render(table, 'latex')}\\end{{document}}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -31,7 +32,10 @@ _MATHS = {
     "≈": r"\approx",
     "±": r"\pm",
     "·": r"\cdot",
+    "¹": "^1",
     "²": "^2",
+    "³": "^3",
+    "°": r"^\circ",
     "∞": r"\infty",
     "→": r"\rightarrow",
     "★": r"\star",
@@ -43,13 +47,33 @@ _SPECIAL = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\n": " ",
+    "\N{NO-BREAK SPACE}": "~",
+    "\N{LEFT DOUBLE QUOTATION MARK}": "``",
+    "\N{RIGHT DOUBLE QUOTATION MARK}": "''",
+    "\N{LEFT SINGLE QUOTATION MARK}": "`",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
     "\N{EN DASH}": "--",
     "\N{EM DASH}": "---",
     "…": r"\ldots{}",
     "\N{MICRO SIGN}": r"$\mu$",
     **{character: f"${name}$" for character, name in _MATHS.items()},
+    "ß": r"{\ss}",
+    "æ": r"{\ae}",
+    "Æ": r"{\AE}",
+    "ø": r"{\o}",
+    "Ø": r"{\O}",
+    "œ": r"{\oe}",
+    "Œ": r"{\OE}",
+    "ł": r"{\l}",
+    "Ł": r"{\L}",
 }
+_ACCENTS = {
+    "GRAVE ACCENT": "`", "ACUTE ACCENT": "'", "CIRCUMFLEX ACCENT": "^", "TILDE": "~", "MACRON": "=",
+    "BREVE": "u", "DOT ABOVE": ".", "DIAERESIS": '"', "RING ABOVE": "r", "CARON": "v",
+    "DOUBLE ACUTE ACCENT": "H", "CEDILLA": "c", "DOT BELOW": "d",
+}  # fmt: skip
+#: Characters that TeX joins to another one.
+_JOINED = re.compile(r"(?<=-)(?=-)|(?<=`)(?=`)|(?<=')(?=')|(?<=[?!])(?=`)|(?<=,)(?=,)")
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -59,9 +83,27 @@ def latex(tables: Sequence[Table]) -> str:
 
 def escape(text: str) -> str:
     r"""Return ``text`` so that LaTeX prints it as it is, also right after a ``\\``."""
-    escaped = "".join(_SPECIAL.get(character, character) for character in text)
+    apart = _JOINED.split(unicodedata.normalize("NFC", text))
+    escaped = "{}".join("".join(map(_character, part)) for part in apart)
     # ``\\`` would take a following ``*`` or ``[`` as its own.
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("*", "[")) else escaped
+
+
+def _character(character: str) -> str:
+    """Return one character for any engine; one that plain TeX has not by its number."""
+    if character in _SPECIAL:
+        return _SPECIAL[character]
+    if character.isspace():
+        return " "
+    if character.isascii() and character.isprintable():
+        return character
+    letter, *marks = list(unicodedata.normalize("NFD", character))
+    accents = [_ACCENTS.get(unicodedata.name(m, "").removeprefix("COMBINING ")) for m in marks]
+    if not (marks and all(accents) and letter.isascii()):
+        return rf"\texttt{{U+{ord(character):04X}}}"
+    for accent in accents:
+        letter = rf"\{accent}{{{letter}}}"
+    return letter
 
 
 def _one(table: Table) -> str:
