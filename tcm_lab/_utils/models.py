@@ -26,6 +26,10 @@ NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
 """Annotates an optional field that YAML may give as ``none``."""
 ChannelCount = Annotated[int, Field(gt=0, le=2**16)]
 """A number of channels. No codec has as many as the bound: beyond it, it is a slip of the pen."""
+LayerCount = Annotated[int, Field(ge=0, le=1000)]
+"""How many layers follow one another."""
+Ratio = Annotated[float, Field(gt=0, le=1000)]
+"""How many times wider an inner layer is."""
 RateLevels = Annotated[int, Field(ge=0, le=64)]
 """How many rates one set of weights covers; 0 is one, without conditioning."""
 

@@ -6,7 +6,7 @@ Measures are taken on the raw shares, so they do not depend on the gradient's sc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from tcm_lab.stats import Draw, Interval, bootstrap
 from tcm_lab.stats import shares as image_weights
 
 ErfMethod = Literal["frobenius", "sum", "single-channel"]
+_Place = Annotated[int, Field(ge=0, le=2**16)]
 _SHARES = (0.2, 0.3, 0.5, 0.95, 0.99)
 _Floats = NDArray[np.float64]
 
@@ -45,12 +46,12 @@ class ErfOptions(Frozen):
 
     layer: str | None = None
     method: ErfMethod = "frobenius"
-    channel: int | None = None
-    probes: int | None = Field(default=16, ge=2)
-    seed: int = 0
-    at: tuple[int, int] | None = None
-    side: int | None = None
-    rate: float | None = None
+    channel: int | None = Field(default=None, ge=0, le=2**16)
+    probes: int | None = Field(default=16, ge=2, le=2**16)
+    seed: int = Field(default=0, ge=0, le=2**32)
+    at: tuple[_Place, _Place] | None = None
+    side: int | None = Field(default=None, gt=0, le=2**16)
+    rate: float | None = Field(default=None, ge=0, le=64)
 
 
 class WindowGrid(Frozen):

@@ -6,15 +6,17 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from tcm_lab._utils import NONE_AS_WORD
+from tcm_lab._utils import NONE_AS_WORD, ChannelCount, Ratio
 from tcm_lab.blocks.cost import Cost, bottleneck_cost, conv_cost, window_attention_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
-from tcm_lab.blocks.swin import PositiveFloat, SwinLayer, WindowSide, swin_cost
+from tcm_lab.blocks.swin import SwinLayer, WindowSide, swin_cost
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
 from tcm_lab.errors import ConfigError, one_of
+
+_Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @register_attention("none")
@@ -135,10 +137,10 @@ class SwAttenConfig(AttentionConfig):
         mlp_ratio: width of the MLPs' hidden layer over K.
     """
 
-    squeeze: Annotated[PositiveInt | Annotated[float, Field(gt=0, le=1)] | None, NONE_AS_WORD] = 128
+    squeeze: Annotated[ChannelCount | _Share | None, NONE_AS_WORD] = 128
     window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 4.0
+    head_dim: ChannelCount = 16
+    mlp_ratio: Ratio = 4.0
     shared: ClassVar[tuple[str, ...]] = ("squeeze", "window_size", "mlp_ratio")
 
     def inner(self, channels: int) -> int:
@@ -203,7 +205,7 @@ class WindowAttentionConfig(AttentionConfig):
     """
 
     window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
+    head_dim: ChannelCount = 16
     shift: Literal["half", "none"] = "half"
 
     def check(self, channels: int) -> None:

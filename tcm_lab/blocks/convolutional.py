@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils import ChannelCount, Ratio
 from tcm_lab.blocks.cost import (
     Cost,
     bottleneck_cost,
@@ -90,7 +91,7 @@ class ResidualBottleneckConfig(BlockConfig):
         reduction: how many times fewer channels the 3x3 convolution works on.
     """
 
-    reduction: PositiveInt = 2
+    reduction: ChannelCount = 2
 
     def _inner(self, channels: int) -> int:
         return max(channels // self.reduction, 1)
@@ -130,7 +131,7 @@ class ConvNextConfig(BlockConfig):
     """
 
     kernel: KernelSide = 7
-    mlp_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    mlp_ratio: Ratio = 4.0
 
     def build(self, channels: int, index: int) -> nn.Module:
         hidden = round(self.mlp_ratio * channels)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount
 from tcm_lab.blocks.cost import Cost, conv_cost, window_products_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.swin import WindowSide
@@ -69,7 +69,7 @@ class WindowCrossAttentionConfig(AttentionConfig):
     """
 
     window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
+    head_dim: ChannelCount = 16
 
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)

@@ -6,12 +6,15 @@ Lu et al. 2025, "Learned Image Compression with Dictionary-based Entropy Model",
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, LayerCount
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, layer_norm_cost, linear_cost
 from tcm_lab.blocks.gated import ConvGlu, conv_glu_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
@@ -183,11 +186,11 @@ class DictionaryConfig(AttentionConfig):
         mlp_ratio: width of the gated unit's first layer over ``width``.
     """
 
-    entries: PositiveInt = 128
-    width: PositiveInt = 64
-    head_dim: PositiveInt = 32
-    layers: PositiveInt = 3
-    mlp_ratio: PositiveInt = 4
+    entries: ChannelCount = 128
+    width: ChannelCount = 64
+    head_dim: ChannelCount = 32
+    layers: Annotated[LayerCount, Field(gt=0)] = 3
+    mlp_ratio: Annotated[int, Field(gt=0, le=1000)] = 4
 
     def check(self, channels: int) -> None:
         check_heads(self.width, self.head_dim)

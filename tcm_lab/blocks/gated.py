@@ -6,11 +6,14 @@ Lu et al. 2025, "Learned Image Compression with Dictionary-based Entropy Model",
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, LayerCount, Ratio
 from tcm_lab.blocks.cost import (
     Cost,
     Kind,
@@ -21,7 +24,7 @@ from tcm_lab.blocks.cost import (
 )
 from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import BlockConfig, register_block
-from tcm_lab.blocks.swin import PositiveFloat, WindowSide
+from tcm_lab.blocks.swin import WindowSide
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads
 
 
@@ -129,10 +132,10 @@ class GatedStageConfig(BlockConfig):
         mlp_ratio: width of the gated unit's first layer over the block's; half of it is the gate.
     """
 
-    layers: PositiveInt = 2
+    layers: Annotated[LayerCount, Field(gt=0)] = 2
     window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 4.0
+    head_dim: ChannelCount = 16
+    mlp_ratio: Ratio = 4.0
 
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)

@@ -13,11 +13,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from tcm_lab._utils import Ratio
 from tcm_lab.blocks.convolutional import KernelSide, Skip
 from tcm_lab.blocks.cost import Cost, conv_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
-
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PartialConv(nn.Conv2d):

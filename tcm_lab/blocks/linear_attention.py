@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, Ratio
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
-from tcm_lab.blocks.swin import PositiveFloat
 from tcm_lab.blocks.window_attention import check_heads
 
 Map = Float[Tensor, "b c h w"]
@@ -171,9 +170,9 @@ class LinearAttentionConfig(AttentionConfig):
         mlp_ratio: width of the MLP's hidden layer over the module's.
     """
 
-    head_dim: PositiveInt = 16
+    head_dim: ChannelCount = 16
     kernel: KernelSide = 5
-    mlp_ratio: PositiveFloat = 2.0
+    mlp_ratio: Ratio = 2.0
 
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)

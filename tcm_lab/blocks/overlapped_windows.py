@@ -12,14 +12,13 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, Ratio
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, layer_norm_cost, linear_cost, mlp_cost
 from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
-from tcm_lab.blocks.swin import PositiveFloat
 from tcm_lab.blocks.window_attention import check_heads, relative_index
 
 _CACHED_SCORES = 2**18  # 1 MB in float32
@@ -178,8 +177,8 @@ class OverlappedWindowsConfig(AttentionConfig):
     """
 
     window_size: KernelSide = 5
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 2.0
+    head_dim: ChannelCount = 16
+    mlp_ratio: Ratio = 2.0
 
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     SerializationInfo,
     SerializeAsAny,
@@ -57,6 +58,8 @@ class LayerConfig(Frozen):
     them, so that records of these codecs stay theirs. Options named in ``shared`` may differ
     between codecs that share one set of weights.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     type: str
     later: ClassVar[tuple[str, ...]] = ()

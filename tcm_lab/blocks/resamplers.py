@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils import ChannelCount, LayerCount
 from tcm_lab.blocks.convolutional import (
     BETWEEN,
     Between,
@@ -242,8 +243,8 @@ class BottlenecksConfig(ResamplerConfig):
     """
 
     kernel: KernelSide = 5
-    blocks: PositiveInt = 3
-    reduction: PositiveInt = 2
+    blocks: Annotated[LayerCount, Field(gt=0)] = 3
+    reduction: ChannelCount = 2
 
     @property
     def _parts(self) -> tuple[ConvResamplerConfig, ResidualBottleneckConfig]:

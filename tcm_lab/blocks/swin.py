@@ -6,15 +6,15 @@ from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, Ratio
 from tcm_lab.blocks.cost import Cost, layer_norm_cost, mlp_cost, window_attention_cost
 from tcm_lab.blocks.registry import BlockConfig, register_block
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads, portions
 
 WindowSide = Annotated[int, Field(ge=2, le=64)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SwinLayer(nn.Module):
@@ -105,8 +105,8 @@ class SwinConfig(BlockConfig):
     """
 
     window_size: WindowSide = 8
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 4.0
+    head_dim: ChannelCount = 16
+    mlp_ratio: Ratio = 4.0
     alternate_shift: bool = True
     shared: ClassVar[tuple[str, ...]] = ("window_size", "mlp_ratio")
 

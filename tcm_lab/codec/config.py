@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from tcm_lab._utils import ChannelCount, Frozen, RateLevels
+from tcm_lab._utils import ChannelCount, Frozen, LayerCount, RateLevels
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
@@ -61,7 +61,7 @@ class StageConfig(Frozen):
 
     resample: AnyResampler
     width: ChannelCount | None = None
-    depth: Annotated[int, Field(ge=0, le=1000)] = 0
+    depth: LayerCount = 0
     block: AnyBlock | None = None
     attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,29 +16,6 @@ from tcm_lab.codec.portable import Agreement, PriorCoder
 _compressai = import_compressai()
 _EntropyModel: Any = _compressai.entropy_models.EntropyModel
 _EntropyBottleneck: Any = _compressai.entropy_models.EntropyBottleneck
-
-
-class HyperPrior(Protocol):
-    """What the codec asks of z's distribution, a module over so many channels.
-
-    Called with z it returns z with noise, or rounded in evaluation, and its likelihoods.
-    """
-
-    def medians(self) -> Float[Tensor, "1 n 1 1"]:
-        """Return what symbols are whole steps from."""
-        ...
-
-    def compress(self, z: Float[Tensor, "b n p q"]) -> list[bytes]:
-        """Write one stream per image."""
-        ...
-
-    def decompress(self, strings: Sequence[bytes], shape: Sequence[int]) -> Tensor:
-        """Read ẑ (B, N, p, q) of one stream per image."""
-        ...
-
-    def portable(self, agree: Agreement) -> PriorCoder:
-        """Return what codes z the same on every machine; called in float64."""
-        ...
 
 
 class FactorisedPrior(_EntropyBottleneck):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ Key: TypeAlias = str | int | float | bool | None
 
 _MAX_GRID = 10_000
 _LIMIT = 2**31
+_LARGEST = 1e12
 _DIGITS = 12  # arithmetic on steps moves the last digits
 
 
@@ -126,8 +126,8 @@ class _Listed(AxisBase):
     def _differ(cls, choices: Any) -> Any:
         keys = list(choices) if isinstance(choices, dict) else [_key(value) for value in choices]
         for index, key in enumerate(keys):
-            if isinstance(key, float) and not math.isfinite(key):
-                raise ConfigError(f"{key} is not a finite number")
+            if isinstance(key, int | float) and not abs(key) <= _LARGEST:
+                raise ConfigError(f"{brief(str(key))} is no number that a field takes")
             if _among(key, keys[:index]):
                 raise ConfigError(f"duplicate choice {key!r}")
         return choices
@@ -276,10 +276,22 @@ class _Range(AxisBase):
     def grid(self) -> list[Key]:
         if self.step is None:
             raise ConfigError("a float axis without step has no grid; give step or choices")
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        count = self._count(self.step)
         if count > _MAX_GRID:
-            raise ConfigError(f"{count} values are too many for a grid; give a larger step")
+            raise ConfigError(
+                f"step = {self.step:g} makes {count} values, too many for a grid; "
+                "give a larger step"
+            )
         return [self.decode(self.low + index * self.step) for index in range(count)]
+
+    def _count(self, step: float) -> int:
+        return int((self.high - self.low) / step + 1e-9) + 1
+
+    def draw(self, rng: random.Random) -> Key:
+        """Draw a value uniformly, by its place in the range."""
+        if self.step is None:
+            return self.decode(rng.uniform(self.low, self.high))
+        return self.decode(self.low + rng.randrange(self._count(self.step)) * self.step)
 
     def base_key(self, name: str, base: VariantConfig) -> Key:
         value = self.base_value(name, base)
@@ -295,7 +307,7 @@ class _Range(AxisBase):
 
 
 _Whole = Annotated[int, Field(ge=-_LIMIT, le=_LIMIT)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Bounded = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 
 
 class IntegerAxis(_Range):
@@ -320,11 +332,11 @@ class FloatAxis(_Range):
     """Numbers between two ends."""
 
     kind: Literal["float"]
-    low: _Finite
+    low: _Bounded
     """Smallest value."""
-    high: _Finite
+    high: _Bounded
     """Largest value."""
-    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    step: Annotated[float, Field(ge=10.0**-_DIGITS, le=_LARGEST)] | None = None
     """Distance between neighbouring values; any number by default."""
 
     def decode(self, drawn: Any) -> Key:
@@ -336,10 +348,6 @@ class FloatAxis(_Range):
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, self.log, self.step)
-
-    def draw(self, rng: random.Random) -> Key:
-        """Draw a number uniformly."""
-        return super().draw(rng) if self.step else self.decode(rng.uniform(self.low, self.high))
 
 
 _KINDS = ("categorical", "ordinal", "integer", "float", "override")

@@ -13,7 +13,6 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
-    PositiveFloat,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -63,8 +62,8 @@ _SET_APART = {
 
 _Count = Annotated[int, Field(gt=0, le=10**9)]
 _Side = Annotated[int, Field(gt=0, le=2**16)]
-_Positive = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, le=1e15)]
+_Bounded = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
 class Budget(Frozen):
@@ -169,7 +168,7 @@ class Space(Frozen):
     constraints: dict[CostName, _Positive] = Field(default_factory=dict)
     """Bounds of metrics that are known before training; a variant that violates one is skipped. A
     bound is the largest value allowed, or the smallest for a metric to be maximised."""
-    soft_constraints: dict[MetricName, _Finite] = Field(default_factory=dict)
+    soft_constraints: dict[MetricName, _Bounded] = Field(default_factory=dict)
     """Bounds of any metrics; a variant that violates one is trained, is on no front, and the
     sampler learns of it."""
     sampler: Literal["grid", "random", "tpe", "gp", "nsga2"] = "tpe"

@@ -25,6 +25,7 @@ from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe, check_cca
 
 Params = Mapping[str, Key]
+_MAX_POINTS = 100_000
 
 
 class VariantCost(Frozen):
@@ -101,6 +102,12 @@ class Variants:
         self.space, self.base = space, space.baseline
         self._costs: dict[str, VariantCost] = {}
         self._recipe = space.budget.recipe_for(space.seed)
+        points = self.count() if space.sampler == "grid" and space.mode == "search" else None
+        if points is not None and points > _MAX_POINTS:
+            raise ConfigError(
+                f"{space.name}: axes span {points:,} variants together, too many to train each; "
+                "choose sampler tpe, and say by budget.trials how many"
+            )
 
     def build(self, params: Params) -> Variant:
         """Return the variant that ``params`` mean.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,26 @@ WRONG = {
         "axes: {entropy_model.support: {kind: integer, low: 1, high: .inf}}",
         ["axes.entropy_model.support.high = inf", "finite"],
     ),
+    "a range of too many values": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        "axes: {entropy_model.support: {kind: integer, low: 0, high: 2000000}}",
+        ["axes.entropy_model.support", "step = 1", "2000001 values", "larger step"],
+    ),
+    "a step of nothing": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        'axes: {"g_*.split": {kind: float, low: 0, high: 1, step: 1.0e-300}}',
+        ["axes.g_*.split.step = 1e-300", "at least 1e-12"],
+    ),
+    "a range from end to end": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        'axes: {"g_*.split": {kind: float, low: -1.0e+308, high: 1.0e+308, step: 1}}',
+        ["axes.g_*.split.low = -1e+308", "at least"],
+    ),
+    "a range of too many small steps": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\n"
+        'axes: {"g_*.split": {kind: float, low: 0, high: 1, step: 0.00001}}',
+        ["axes.g_*.split", "100001 values"],
+    ),
     "an order that the base's own value has no place in": (
         CONDITIONAL.replace(
             "choices:\n      none", "kind: ordinal\n    choices:\n      none"
@@ -275,6 +296,27 @@ def test_a_mistake_is_named_in_one_message_with_its_place(what: str) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+HUGE = """
+name: huge
+base: tcm-nano
+axes:
+  entropy_model.support: {kind: integer, low: 0, high: 9999}
+  g_a.split: {kind: float, low: 0, high: 1, step: 0.001}
+"""
+
+
+def test_a_grid_that_nobody_could_list_is_refused_and_a_search_of_it_is_not() -> None:
+    words = r"huge: axes span 10,010,000 variants.*choose sampler tpe"
+    with pytest.raises(ConfigError, match=words):
+        Variants(parse(HUGE + "sampler: grid\n"))
+    wide = HUGE.replace("9999", "2000000000") + "sampler: random\nbudget: {trials: 4}\n"
+    searched = Variants(parse(wide))
+    drawn = [searched.draw(random.Random(seed))["entropy_model.support"] for seed in range(50)]
+    assert all(isinstance(key, int) and 0 <= key <= 2 * 10**9 for key in drawn)
+    assert len(set(drawn)) == 50
+    assert searched.count() is None
 
 
 def test_a_missing_file_names_the_packaged_spaces() -> None:

@@ -9,12 +9,14 @@ Shape suffixes: M latent channels, S channels of a slice, h w sides of the laten
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, LayerCount
 from tcm_lab.blocks import Cost, Kind
 from tcm_lab.blocks.dictionary import DictionaryAttention, dictionary_attention_cost
 from tcm_lab.blocks.window_attention import check_heads
@@ -41,13 +43,13 @@ class DictionaryModelConfig(EntropyModelConfig):
         lrp: whether a latent residual prediction refines each slice.
     """
 
-    slices: PositiveInt = 5
-    hidden: tuple[PositiveInt, ...] = (224, 128)
-    entries: PositiveInt = 128
-    width: PositiveInt = 640
-    head_dim: PositiveInt = 32
-    layers: PositiveInt = 3
-    mlp_ratio: PositiveInt = 4
+    slices: ChannelCount = 5
+    hidden: tuple[ChannelCount, ...] = (224, 128)
+    entries: ChannelCount = 128
+    width: ChannelCount = 640
+    head_dim: ChannelCount = 32
+    layers: Annotated[LayerCount, Field(gt=0)] = 3
+    mlp_ratio: Annotated[int, Field(gt=0, le=1000)] = 4
     lrp: bool = True
 
     def hyper_outputs(self, channels: int) -> Mapping[str, int]:

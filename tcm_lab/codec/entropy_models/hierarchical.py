@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
+from tcm_lab._utils import ChannelCount, LayerCount
 from tcm_lab.blocks import (
     BLOCKS,
     AnyBlock,
@@ -66,11 +67,11 @@ class HierarchicalConfig(EntropyModelConfig):
 
     prior: ClassVar[str] = "generalised-gaussian"
 
-    coarse: tuple[NonNegativeInt, NonNegativeInt] = (2, 1)
-    fine: tuple[NonNegativeInt, NonNegativeInt] = (3, 2)
+    coarse: tuple[LayerCount, LayerCount] = (2, 1)
+    fine: tuple[LayerCount, LayerCount] = (3, 2)
     block: AnyBlock = Field(default_factory=lambda: BLOCKS.parse("depthwise-conv"))
     window_size: tuple[WindowSide, WindowSide, WindowSide] = (4, 8, 8)
-    head_dim: PositiveInt = 16
+    head_dim: ChannelCount = 16
     hyper_places: Literal["own", "as-published"] = "own"
     scale_table: Literal["fine", "published"] = "fine"  # type: ignore[assignment]  # other tables than the base has
 

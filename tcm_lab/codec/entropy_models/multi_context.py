@@ -13,15 +13,13 @@ from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from tcm_lab._utils import NONE_AS_WORD, Frozen
+from tcm_lab._utils import NONE_AS_WORD, ChannelCount, Frozen, Ratio
 from tcm_lab.blocks import Cost
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.linear_attention import GlobalAttention, global_attention_cost
 from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention, overlapped_window_cost
-from tcm_lab.blocks.swin import PositiveFloat
 from tcm_lab.blocks.window_attention import check_heads
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
 from tcm_lab.codec.entropy_models.chain import SliceChain
@@ -35,7 +33,6 @@ from tcm_lab.codec.entropy_models.slices import (
 from tcm_lab.codec.seeds import own_seed
 from tcm_lab.errors import at
 
-Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Slice = Float[Tensor, "b s h w"]
 Hyper = Float[Tensor, "b m2 h w"]
 
@@ -48,8 +45,8 @@ class ChannelContext(Frozen):
         width: channels of the context.
     """
 
-    hidden: tuple[PositiveInt, ...] = (192, 128)
-    width: PositiveInt = 128
+    hidden: tuple[ChannelCount, ...] = (192, 128)
+    width: ChannelCount = 128
 
 
 class GlobalContext(Frozen):
@@ -63,11 +60,11 @@ class GlobalContext(Frozen):
         width: channels of the context.
     """
 
-    head_dim: PositiveInt
+    head_dim: ChannelCount
     kernel: KernelSide = 5
-    inner: PositiveInt
-    hidden: PositiveInt = 128
-    width: PositiveInt = 64
+    inner: ChannelCount
+    hidden: ChannelCount = 128
+    width: ChannelCount = 64
 
 
 class LocalContext(Frozen):
@@ -81,9 +78,9 @@ class LocalContext(Frozen):
     """
 
     window_size: KernelSide = 5
-    head_dim: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 2.0
-    width: PositiveInt = 64
+    head_dim: ChannelCount = 16
+    mlp_ratio: Ratio = 2.0
+    width: ChannelCount = 64
 
 
 @register_entropy_model("multi-context")
@@ -102,13 +99,13 @@ class MultiContextConfig(EntropyModelConfig):
             pass; or ``none``.
     """
 
-    slices: PositiveInt = 10
-    hidden: tuple[PositiveInt, ...] = (320, 256, 128)
+    slices: ChannelCount = 10
+    hidden: tuple[ChannelCount, ...] = (320, 256, 128)
     channel: Annotated[ChannelContext | None, NONE_AS_WORD] = ChannelContext()
     inter: Annotated[GlobalContext | None, NONE_AS_WORD] = GlobalContext(head_dim=32, inner=96)
     intra: Annotated[GlobalContext | None, NONE_AS_WORD] = GlobalContext(head_dim=16, inner=64)
     local: Annotated[LocalContext | None, NONE_AS_WORD] = LocalContext()
-    lrp: Annotated[tuple[PositiveInt, ...] | None, NONE_AS_WORD] = (224, 128)
+    lrp: Annotated[tuple[ChannelCount, ...] | None, NONE_AS_WORD] = (224, 128)
 
     def slice_widths(self, channels: int) -> tuple[int, ...]:
         """Return the width of each slice; they sum to ``channels``."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from tcm_lab._utils import NONE_AS_WORD, ChannelCount
@@ -49,7 +49,7 @@ class SlicesConfig(EntropyModelConfig):
     module_name = "slices"
 
     slices: ChannelCount | Annotated[tuple[ChannelCount, ...], Field(min_length=1)]
-    support: NonNegativeInt
+    support: Annotated[int, Field(ge=0, le=2**16)]
     attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
     hidden: Annotated[tuple[ChannelCount, ...] | None, NONE_AS_WORD] = (224, 128)
     paths: Literal["apart", "shared"] = "apart"
