@@ -210,6 +210,22 @@ def test_symbols_too_large_for_the_coder_are_refused(codec: Any, latent: str, va
         broken.compress(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize("portable", [False, True], ids=["plain", "portable"])
+@pytest.mark.parametrize("name", ["tcm-nano", "dcae-nano", "hpcm-nano", "mlicpp-nano", "stf"])
+@pytest.mark.parametrize("part", ["g_a", "h_a"])
+def test_weights_that_make_symbols_too_large_are_refused_by_every_entropy_model(
+    name: str, part: str, portable: bool
+) -> None:
+    narrow = {"g_?.depth": 1} if name != "stf" else {"?_?.depth": 1}
+    codec = tcm_lab.build(name, narrow).eval()
+    with torch.no_grad():
+        *_, last = (m for m in getattr(codec, part).modules() if hasattr(m, "weight"))
+        last.weight.mul_(1e12)
+    rate = 0.0 if codec.config.rate_levels else None
+    with pytest.raises(LabError, match=r"holds a symbol of magnitude|is not finite"):
+        codec.compress(torch.rand(1, 3, 64, 64), rate, portable=portable)
+
+
 @pytest.mark.parametrize("latent", ["y", "z"])
 @pytest.mark.parametrize("value", [1e4, 1e6, 2.0**26, 1.3e8, -1.3e8])
 def test_the_largest_symbols_that_the_coder_writes_come_back(

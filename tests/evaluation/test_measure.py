@@ -76,6 +76,26 @@ def test_a_rate_is_that_of_the_file_that_encoding_writes(images: ImageSet) -> No
     assert told.payload_bits == 8 * (header.y_bytes + header.z_bytes)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tcm-nano", "tcm-nano-conv-only", "dcae-nano", "hpcm-nano", "mlicpp-nano"],
+)
+@pytest.mark.parametrize("rate_levels", [0, 2])
+def test_a_file_holds_as_many_bits_as_its_evaluation_says(
+    images: ImageSet, name: str, rate_levels: int
+) -> None:
+    changes = {"g_?.depth": 1, "rate_levels": rate_levels}
+    codec = build(name, changes).eval()
+    rate = 1.0 if rate_levels else None
+    record = evaluate(codec, images[1:2], rates=None if rate is None else [rate])
+    (told,) = record.points[0].images
+    written = encode_image(codec, images[1].float() / 255, rate)
+    header = read_header(written)
+    assert told.bits == 8 * len(written)
+    assert told.payload_bits == 8 * (header.y_bytes + header.z_bytes)
+    assert record.bpp[0] == pytest.approx(told.bits / (told.height * told.width))
+
+
 def test_psnr_is_that_of_images_rounded_to_bytes(images: ImageSet) -> None:
     point = evaluate(Quantiser(), images, rates=[1]).points[0]
     x = images[1].double()

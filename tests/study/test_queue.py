@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,37 +70,160 @@ def test_a_requeued_training_can_be_claimed_before_its_first_trial_has_ended(
         assert attributes.rungs == {10: 1.5}
 
 
-def test_a_study_that_was_renamed_or_copied_is_read_and_resumed(tmp_path: Path) -> None:
-    first = study(tmp_path, "toy")
-    trained = (tmp_path / "log").read_text()
-    shutil.copytree(tmp_path / "toy", tmp_path / "copy")
-    (tmp_path / "toy").rename(tmp_path / "renamed")
-    for folder in ("renamed", "copy"):
-        assert open_result(tmp_path / folder).records == first.records
-        assert study(tmp_path, folder).records == first.records
-    assert (tmp_path / "log").read_text() == trained
-    (tmp_path / "copy" / "study.json").unlink()
-    assert open_result(tmp_path / "copy").records == first.records
+def _renamed(toy: Path) -> Path:
+    return toy.rename(toy.with_name("renamed"))
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "toy").mkdir()
-    database = sqlite3.connect(tmp_path / "toy" / "study.db")
+def _copied(toy: Path) -> Path:
+    return Path(shutil.copytree(toy, toy.with_name("copy")))
+
+
+def _linked(toy: Path) -> Path:
+    link = toy.with_name("link")
+    link.symlink_to(toy, target_is_directory=True)
+    return link
+
+
+def _roundabout(toy: Path) -> Path:
+    return toy / ".." / toy.name / "."
+
+
+def _relative(toy: Path) -> Path:
+    return Path(os.path.relpath(toy))
+
+
+def _deeper(toy: Path) -> Path:
+    (toy.parent / "a" / "study").mkdir(parents=True)
+    return toy.rename(toy.parent / "a" / "study" / "été 1 % ?#")
+
+
+def _nameless(toy: Path) -> Path:
+    (toy / "study.json").unlink()
+    return toy.rename(toy.with_name("nameless"))
+
+
+def _swapped(toy: Path) -> Path:
+    """The folder has the name of another study's now."""
+    return toy.rename(toy.with_name("split"))
+
+
+MOVES = (_renamed, _copied, _linked, _roundabout, _relative, _deeper, _nameless, _swapped)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    study(folder, "toy")
+    return folder
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_study_is_read_and_resumed_wherever_it_went(
+    finished: Path, tmp_path: Path, move: Callable[[Path], Path]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    first = open_result(finished / "toy").records
+    folder = move(tmp_path / "toy")
+    assert open_result(folder).records == first
+    assert study(tmp_path, str(folder.absolute())).records == first
+    assert (tmp_path / "log").read_text() == (finished / "log").read_text()
+
+
+def _of_another_program(database: sqlite3.Connection) -> None:
     database.execute("create table recipes (id integer)")
-    database.commit()
-    with pytest.raises(LabError, match=r"study.db: is the database of another program.*recipes"):
-        study(tmp_path, "toy")
-    tables = database.execute("select name from sqlite_master").fetchall()
-    assert tables == [("recipes",)]
+
+
+def _with_studies_of_its_own(database: sqlite3.Connection) -> None:
+    database.execute("create table studies (id integer, title text)")
+
+
+def _with_a_view(database: sqlite3.Connection) -> None:
+    database.execute("create table a (id integer)")
+    database.execute("create view studies as select id from a")
+
+
+def _of_alembic(database: sqlite3.Connection) -> None:
+    database.execute("create table alembic_version (version_num text)")
+    database.execute("insert into alembic_version values ('abc')")
+
+
+def _with_names_alone(database: sqlite3.Connection) -> None:
+    database.execute("create table studies (study_id integer primary key, study_name text)")
 
 
 @pytest.mark.parametrize(
-    ("revision", "fix"), [("v3.0.0.a", "optuna storage upgrade"), ("v9.0.0.a", "pip install -U")]
+    "make",
+    [_of_another_program, _with_studies_of_its_own, _with_a_view, _of_alembic, _with_names_alone],
+)
+def test_a_database_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, make: Callable[[sqlite3.Connection], None]
+) -> None:
+    (tmp_path / "toy").mkdir()
+    database = sqlite3.connect(tmp_path / "toy" / "study.db")
+    make(database)
+    database.commit()
+    tables = database.execute("select name from sqlite_master").fetchall()
+    with pytest.raises(LabError, match=r"study.db: is the database of another program") as refused:
+        study(tmp_path, "toy")
+    assert "\n" not in str(refused.value)
+    assert database.execute("select name from sqlite_master").fetchall() == tables
+
+
+def _text(path: Path) -> None:
+    path.write_text("something else " * 100)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _torn(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096 : 4096 * 6] = bytes(4096 * 5)
+    path.write_bytes(bytes(data))
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _nothing(path: Path) -> None:
+    path.unlink()
+
+
+def _other_study(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("update studies set study_name = 'other'")
+    database.execute("insert into studies (study_name) values ('another')")
+    database.commit()
+
+
+@pytest.mark.parametrize("spoil", [_text, _cut, _torn, _folder, _nothing, _other_study])
+def test_a_database_that_cannot_be_read_ends_in_one_message(
+    finished: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    spoil(tmp_path / "toy" / "study.db")
+    with pytest.raises(LabError, match=r"toy") as refused:
+        open_result(tmp_path / "toy")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("revision", "fix"),
+    [
+        ("v0.9.0.a", "optuna storage upgrade"),
+        ("v2.6.0.a", "optuna storage upgrade"),
+        ("v3.0.0.a", "optuna storage upgrade"),
+        ("v9.0.0.a", "pip install -U"),
+        ("deadbeef", "pip install -U"),
+    ],
 )
 def test_a_database_of_another_version_of_optuna_names_the_fix(
-    tmp_path: Path, revision: str, fix: str
+    finished: Path, tmp_path: Path, revision: str, fix: str
 ) -> None:
-    study(tmp_path, "toy")
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     database = sqlite3.connect(tmp_path / "toy" / "study.db")
     database.execute("update alembic_version set version_num = ?", [revision])
     database.commit()
