@@ -202,34 +202,28 @@ def test_a_codec_that_a_layout_cannot_hold_is_not_exported(
 
 
 HELD = {
-    ("tcm-small", "lic_tcm"), ("tcm-auxt", "lic_tcm"), ("dcae-nano", "dcae"),
-    ("hpcm-nano", "hpcm"), ("mlicpp-nano", "mlicpp"),
+    ("tcm-small", "lic_tcm"), ("tcm-auxt", "lic_tcm"), ("dcae", "dcae"),
+    ("hpcm-base", "hpcm"), ("mlicpp", "mlicpp"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "name",
     [
-        "tcm-small",
-        "tcm-nano",
-        "tcm-one-window",
-        "tcm-auxt",
-        "dcae-nano",
-        "hpcm-nano",
-        "mlicpp-nano",
-        "stf",
+        *("tcm-small", "tcm-nano", "tcm-one-window", "tcm-auxt", "stf", "dcae", "dcae-nano"),
+        *("hpcm-base", "hpcm-nano", "mlicpp", "mlicpp-nano"),
     ],
 )
-def test_a_layout_holds_the_whole_architecture_or_refuses_it(name: str, layout: str) -> None:
+def test_a_layout_holds_the_whole_architecture_or_refuses_it(name: str) -> None:
     codec = tcm_lab.build(name, device="meta")
-    if (name, layout) not in HELD:
-        with pytest.raises(LabError, match=f"{name} cannot be written in the layout {layout}: "):
-            export_state(codec, layout)
-        return
-    read = LAYOUTS[layout].infer_config(export_state(codec, layout))
-    table = {"entropy_model.scale_table": codec.config.entropy_model.scale_table}
-    assert read.override(table).fingerprint == codec.config.fingerprint
+    for layout, known in LAYOUTS.items():
+        if (name, layout) not in HELD:
+            with pytest.raises(LabError, match=f"{name} cannot be written in the layout {layout}:"):
+                export_state(codec, layout)
+            continue
+        read = known.infer_config(export_state(codec, layout))
+        table = {"entropy_model.scale_table": codec.config.entropy_model.scale_table}
+        assert read.override(table).fingerprint == codec.config.fingerprint
 
 
 def test_an_unknown_layout_is_answered_with_the_known(codec: Any) -> None:
@@ -412,7 +406,7 @@ def test_a_codec_in_shards_is_saved_whole(codec: Any, tmp_path: Path) -> None:
 
     wanted = _weights(codec)
     save_checkpoint(DistributedDataParallel(codec), tmp_path / "ddp.safetensors")  # type: ignore[arg-type]
-    sharded = fully_shard(copy.deepcopy(codec))
+    sharded = fully_shard(copy.deepcopy(codec).to(memory_format=torch.contiguous_format))
     save_checkpoint(sharded, tmp_path / "fsdp.safetensors")
     for name in ("ddp", "fsdp"):
         _assert_equal(_weights(tcm_lab.load_checkpoint(tmp_path / f"{name}.safetensors")), wanted)

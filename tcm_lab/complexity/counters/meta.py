@@ -177,7 +177,8 @@ def tried(target: Target) -> Target:
         except Exception as error:  # a mistake in the layer itself
             raise LabError(
                 f"{target.name}: a forward pass on an image of {size[0]}x{size[1]} fails: "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{type(error).__name__}: {_first_line(error)}. Mend it; or, if it is beyond "
+                "counters, give its layers a cost(), by which the formula counts them."
             ) from error
         warnings.warn(
             f"{target.name}: counted on an image with data, which takes longer, since a layer "
