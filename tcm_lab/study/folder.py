@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from tcm_lab.errors import LabError
@@ -16,7 +17,8 @@ ANCHOR = "jpeg.json"
 
 def sqlite_url(file: Path) -> str:
     """Return the address of an SQLite file."""
-    return f"sqlite:///{file.absolute()}"
+    # What would mean something in an address is spelled by its number.
+    return "sqlite:///" + re.sub(r"[%?#]", lambda c: f"%{ord(c[0]):02X}", str(file.absolute()))
 
 
 def study_name(folder: Path) -> str:

@@ -89,8 +89,7 @@ def _refuse_others(engine: Engine, url: str) -> None:
     """Raise LabError where a database holds tables, but no studies."""
     looked = inspect(engine)
     tables = looked.get_table_names()
-    columns = looked.get_columns("studies") if "studies" in tables else []
-    if tables and not any(column["name"] == "study_name" for column in columns):
+    if tables and not set(tables) >= {"studies", "trials", "version_info"}:
         raise LabError(
             f"{shown(url)}: is the database of another program (its tables: "
             f"{', '.join(sorted(tables)[:3])}). Name an empty one by --storage, or another folder."
@@ -156,7 +155,10 @@ def storage_errors(url: str) -> Iterator[None]:
 def shown(url: str) -> str:
     """Return an address without its password."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return f"sqlite:///{parsed.database}"
+        return parsed.render_as_string(hide_password=True)
     except ArgumentError:
         return url
 
