@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 from tcm_lab.codec import Codec, build, load_checkpoint
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, train, warm_start
+from tcm_lab.training.start import as_itself
 
 RECIPE = Recipe(lambdas=(0.01,), steps=2, batch=2, crop=64, lr=1e-3)
 
@@ -54,9 +53,12 @@ def test_a_warm_start_takes_what_fits_and_names_what_does_not(folder: Path) -> N
         warm_start(build("tcm-small"), folder / "model.safetensors")
 
 
-def test_a_compiled_codec_is_trained_by_compiled_steps() -> None:
-    program = [sys.executable, str(Path(__file__).parent / "run_compiled.py")]
-    subprocess.run(program, check=True, capture_output=True, timeout=600)
+def test_a_compiled_codec_is_trained_as_itself_by_compiled_steps() -> None:
+    codec = build("tcm-nano", {"?_?.depth": 1})
+    assert as_itself(codec, RECIPE) == (codec, RECIPE)
+    inner, recipe = as_itself(torch.compile(codec, backend="eager"), RECIPE)
+    assert inner is codec
+    assert recipe == RECIPE.changed(compile=True)
 
 
 @pytest.mark.parametrize("around", [torch.nn.DataParallel, AveragedModel])
