@@ -80,9 +80,8 @@ def train(
     Args:
         codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``.
             Parameters named ``…quantiles`` belong to the auxiliary optimiser, whose loss is its
-            ``aux_loss()``. If it is compiled, so are the steps. Left in evaluation mode with its
-            entropy tables updated.
-        recipe: how to train.
+            ``aux_loss()``. Left in evaluation mode with its entropy tables updated.
+        recipe: how to train; a compiled codec is trained by compiled steps.
         crops: makes the batch of any step.
         directory: where state, log, record and weights go; ``None`` keeps nothing.
         resume: continue from the state in ``directory`` if there is one.
@@ -117,9 +116,8 @@ def train(
             f"{directory}: already holds a training. Resume it or choose another folder."
         )
     keep_freed_memory()
-    with ExitStack() as stack:
-        cuda = [fabric.device] if fabric.device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
+    cuda = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), ExitStack() as stack:
         if fabric.device.type == "cpu":
             stack.enter_context(safe_strided_convolutions(codec))
         if recipe.precision != "32-true":
