@@ -101,8 +101,7 @@ def train(
     from lightning_fabric import Fabric
 
     codec, recipe = as_itself(codec, recipe)
-    adapter = CodecAdapter(codec)
-    recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
+    recipe = recipe.suited(CodecAdapter(codec).latent_channels, CodecAdapter(codec).rate_levels)
     # CCA's auxiliary model refines its last slices for nobody.
     ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
     strategy = ddp if devices > 1 else "auto"
@@ -112,9 +111,7 @@ def train(
     if devices > 1:
         fabric.launch()
     if directory is not None and not resume and (directory / FILE_NAME).exists():
-        raise LabError(
-            f"{directory}: already holds a training. Resume it or choose another folder."
-        )
+        raise LabError(f"{directory}: already holds a training. Resume it or choose another.")
     keep_freed_memory()
     cuda = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), ExitStack() as stack:
