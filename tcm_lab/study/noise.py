@@ -87,7 +87,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     """Return what the trainings of one study say about its recipe's noise.
 
     Raises:
-        LabError: no two variants have two seeds in common.
+        LabError: no two variants have two seeds in common, or only one image was coded.
     """
     complete = [record for record in records if record.state == "complete"]
     seeds = {r.seed: r for r in complete if r.is_baseline}
@@ -102,6 +102,11 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
             "them. Train an ablation with budget.seeds of 2 or more."
         )
     base = next(iter(seeds.values()))
+    if len(base.rd.points[0].images) < _FEWEST:
+        raise LabError(
+            "the study coded one image: what varies from image to image needs two. Name a folder "
+            "of more by --eval-data."
+        )
     costs, deltas, between = [], [], []
     for group in groups.values():
         pairs = [(seeds[seed].rd, record.rd) for seed, record in sorted(group.items())]

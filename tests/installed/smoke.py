@@ -94,6 +94,7 @@ def smoke() -> None:
     rows, columns = np.mgrid[0:128, 0:160]
     pixels = np.stack([rows, columns, (rows * columns) // 80], axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save("images/waves.png")
+    Image.fromarray(pixels[:64, :96, ::-1]).save("images/others.png")
     Path("small.yaml").write_text(SPACE, encoding="utf-8")
 
     lines = COMMAND_LINES.strip().replace("\\\n", " ").splitlines()

@@ -106,6 +106,17 @@ def test_unpaired_seeds_of_another_study_are_no_noise(study: StudyResult) -> Non
         measure_noise([record for record in study.records if record.seed == 0])
 
 
+def test_one_image_tells_nothing_of_the_noise_over_images(study: StudyResult) -> None:
+    alone = []
+    for record in study.records:
+        points = tuple(p.model_copy(update={"images": p.images[:1]}) for p in record.rd.points)
+        alone.append(
+            record.model_copy(update={"rd": record.rd.model_copy(update={"points": points})})
+        )
+    with pytest.raises(LabError, match="coded one image"):
+        measure_noise(alone)
+
+
 def test_what_was_measured_is_written_and_read_again(tmp_path: Path, study: StudyResult) -> None:
     path = tmp_path / "noise.yaml"
     assert main(["noise", str(study.out), "--out", str(path)]) == 0
