@@ -63,7 +63,7 @@ def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | No
 def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> list[Comparison]:
     """Return one comparison for each image of which ``decode_front`` kept originals and variants.
 
-    No more are shown than keep a page small; a caption names those left out.
+    No more are shown than keep a page below 6 MB; a caption names those left out.
     """
     shown = _shown(summaries)
     found, left = [], _MOST_BYTES
