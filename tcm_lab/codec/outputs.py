@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from dataclasses import dataclass
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class CodecOutput(TypedDict):
     likelihoods: Likelihoods
 
 
-class Latent(NamedTuple):
+@dataclass(frozen=True)
+class Latent:
     """What an entropy model codes, and what it knows beforehand.
 
     Attributes:

@@ -82,11 +82,10 @@ class CausalContext(nn.Module):
         Minimising them teaches this model to code; to the codec their gradient arrives times
         ``-weight``, which teaches it to make the slice before worth knowing.
         """
-        y, features, steps = latent
         seen = Latent(
-            self._opposed(y),
-            [self._opposed(feature) for feature in features],
-            None if steps is None else self._opposed(steps),
+            self._opposed(latent.y),
+            [self._opposed(feature) for feature in latent.features],
+            None if latent.steps is None else self._opposed(latent.steps),
         )
         _, likelihoods = codec.estimate_latent(self.entropy_model, seen)
         return bits({"y": likelihoods})

@@ -2,6 +2,7 @@
 
 import csv
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_auxiliary_model_is_blind_for_the_slice_just_before_and_for_no_other
             at[0 if changed is first else 1].copy_(changed + 40)
             found = []
             for y in (latent.y, other):
-                _, likelihoods = codec.estimate_latent(model, latent._replace(y=y))
+                _, likelihoods = codec.estimate_latent(model, replace(latent, y=y))
                 found.append(likelihoods.split(codec.slice_widths, 1)[2])
             assert torch.equal(*found) is not heard
     assert third.shape[1] == 16
@@ -59,15 +60,15 @@ def test_the_auxiliary_model_is_blind_for_the_slice_just_before_and_for_no_other
 def test_it_learns_to_code_while_the_codec_is_drawn_the_other_way(name: str) -> None:
     codec = build(name).train()
     _, latent = codec.estimate(torch.rand(1, 3, 64, 64))
-    leaf = latent._replace(
-        y=latent.y.detach().requires_grad_(), features=[f.detach() for f in latent.features]
+    leaf = replace(
+        latent, y=latent.y.detach().requires_grad_(), features=[f.detach() for f in latent.features]
     )
     context = CausalContext(codec, 0.25)
     torch.manual_seed(0)
     context(codec, leaf).sum().backward()
     to_the_codec = leaf.y.grad
     own = [p.grad for p in context.parameters()]
-    plain = leaf._replace(y=latent.y.detach().requires_grad_())
+    plain = replace(leaf, y=latent.y.detach().requires_grad_())
     context.zero_grad()
     torch.manual_seed(0)
     bits({"y": codec.estimate_latent(context.entropy_model, plain)[1]}).sum().backward()
