@@ -7,8 +7,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -140,7 +141,8 @@ def evaluate_anchor(
     )
 
 
-class Coded(NamedTuple):
+@dataclass(frozen=True)
+class Coded:
     """One image, coded and decoded: what came back in [0, 255], and what it took."""
 
     x_hat: Tensor
