@@ -19,10 +19,11 @@ from typing import Any, get_args
 import torch
 import yaml
 from jinja2 import Template
+from safetensors.torch import load_file
 
 import tcm_lab
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec import VariantConfig, checkpoint_file, read_extra, read_state, trained_names
+from tcm_lab.codec import VariantConfig, checkpoint_file, read_extra, trained_names
 from tcm_lab.codec.names import PRESETS, WEIGHTS
 from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
@@ -41,6 +42,7 @@ from tcm_lab.training import TrainingRecord
 
 PAGE = Path(__file__).with_name("README.md")
 DATA = Path(__file__).with_name("data.yaml")
+NOTES = Path(__file__).with_name("notes.yaml")
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 NIL_RATE_PERCENT, NIL_PSNR_DB = 0.05, 0.005
 """What half precision may change of a mean rate and PSNR; with more, float32 is kept."""
@@ -59,7 +61,7 @@ def add(run: Path, kodak: Path | None) -> Path:
         tcm_lab.save_checkpoint(codec, weights, extra, dtype=torch.float16)
         half = tcm_lab.load_checkpoint(weights)
         found = evaluate(half, images, name=name, recipe=training.recipe)
-        if any(value.dtype == torch.float32 for value in read_state(source).values()):
+        if any(value.dtype == torch.float32 for value in load_file(source).values()):
             whole = evaluate(codec, images, name=name, recipe=training.recipe)
             rate, psnr = rounding(whole, found)
             print(f"{name}: float16 changes rates by up to {rate:.4f} %, PSNR by {psnr:.5f} dB")
@@ -113,6 +115,7 @@ def card(name: str) -> str:
         rounding=read_extra(weights).get("rounding"),
         training=training,
         recipe=training.recipe,
+        note=yaml.safe_load(NOTES.read_text(encoding="utf-8")).get(name),
         data=sources[training.data_fingerprint],
         curves=list(curves(name)),
     )
@@ -148,7 +151,11 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def precision(name: str) -> str:
     """Return the type of the weights in the file."""
-    kinds = {value.dtype for value in read_state(name).values() if value.is_floating_point()}
+    kinds = {
+        value.dtype
+        for value in load_file(checkpoint_file(name)).values()
+        if value.is_floating_point()
+    }
     return " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
 
 
