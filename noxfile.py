@@ -15,12 +15,11 @@ nox.needs_version = ">=2024.10"
 #: What another Python or another library may break: annotations, torch, NumPy, files.
 FAST = (
     "tests/test_public_surface.py", "tests/test_errors.py", "tests/test_stats.py", "tests/data",
-    "tests/blocks/test_contract.py", "tests/codec/test_checkpoint.py",
-    "tests/codec/test_coding.py", "tests/codec/test_container.py",
-    "tests/complexity/test_layers.py", "tests/complexity/test_record.py", "tests/evaluation",
-    "tests/reporting/test_html.py", "tests/reporting/test_plots.py",
-    "tests/reporting/test_tables.py", "tests/study/test_space.py",
-    "tests/training/test_objective.py", "tests/training/test_recipe.py", "tests/utils",
+    "tests/codec/test_coding.py", "tests/complexity/test_layers.py",
+    "tests/complexity/test_record.py", "tests/evaluation", "tests/reporting/test_html.py",
+    "tests/reporting/test_plots.py", "tests/reporting/test_tables.py",
+    "tests/study/test_space.py", "tests/training/test_objective.py",
+    "tests/training/test_recipe.py", "tests/utils",
 )  # fmt: skip
 
 
