@@ -90,8 +90,8 @@ class RateDistortionLoss(nn.Module):
             ``aux``; with CCA's loss ``cca``, the bpp that y takes more (or, mostly, less) for what
             each slice tells the next.
         """
+        out, latent = self._run(x, levels)  # refuses what is no batch of images
         pixels = x.shape[2] * x.shape[3]
-        out, latent = self._run(x, levels)
         bpp = bits(out["likelihoods"]) / pixels
         x_hat = out["x_hat"].float()
         mse = (x_hat - x).square().flatten(1).mean(1)
