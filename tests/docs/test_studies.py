@@ -204,7 +204,7 @@ def test_the_page_of_the_family_is_that_of_its_records() -> None:
 
 def test_the_family_is_whole_and_small_enough_to_be_in_the_wheel() -> None:
     sizes = {name: checkpoint_file(name).stat().st_size for name in trained_names()}
-    assert sum(sizes.values()) < 13e6
+    assert sum(sizes.values()) < 15e6
     assert list(sizes) == [
         "tcm-nano",
         "tcm-nano-conv-only",
