@@ -50,7 +50,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fast(session: nox.Session) -> None:
-    """A minute of tests of what another Python or library may break; CI runs it on 3.12."""
+    """A minute of tests of what another Python or library may break, such as CPython 3.12."""
     if session.virtualenv.is_sandboxed:
         session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or FAST))
