@@ -39,15 +39,19 @@ def iterate_images(
 ) -> Iterator[Tensor]:
     """Yield each image as (1, 3, H, W) in [0, 1] on the model's device; report those done.
 
+    A model without g_a is any network, whose maps may have any channels and values.
+
     Raises:
         LabError: one is no image.
     """
-    like = torch.empty(0, device=CodecAdapter(model).device)
+    adapter = CodecAdapter(model)
+    is_codec, like = adapter.path_of("g_a") is not None, torch.empty(0, device=adapter.device)
     for done, image in enumerate(images, 1):
         x = image
         if isinstance(image, Tensor):
             x = image.to(like) / 255 if image.dtype == torch.uint8 else image.to(like)
-        check_images(x, like, single=True)
+        if is_codec:
+            check_images(x, like, single=True)
         yield x[None]
         if on_image is not None:
             on_image(done, len(images))
