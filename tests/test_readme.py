@@ -125,6 +125,8 @@ class Walk:
             assert _parse(arguments), arguments
             return
         small = SMALLER.get(arguments[0], ())
+        if arguments[0] == "train" and "--recipe" not in arguments:
+            small = (*small, "--linear-steps", "2")  # the recipe by default has such a phase
         line = (*(word for word in arguments if word != "--dry-run"), *small)
         if line in self.ran:
             return  # a study with and without --dry-run is one line here

@@ -38,6 +38,7 @@ class Settings(TypedDict, total=False):
         batch: Crops per step over all devices.
         crop: Side of a crop in pixels.
         lr: Learning rate.
+        linear_steps: Updates of the linear phase before the first step, where the start is linear.
         cca: Weight of CCA's loss, which moves information into early slices; 0 is off.
         ema: Decay of the weights' moving average; 0 is off.
         precision: 32-true or bf16-mixed; the entropy model stays in float32.
@@ -49,6 +50,7 @@ class Settings(TypedDict, total=False):
     batch: Annotated[int, options.UNSET]
     crop: Annotated[int, options.UNSET]
     lr: Annotated[float, options.UNSET]
+    linear_steps: Annotated[int, options.UNSET]
     cca: Annotated[float, options.UNSET]
     ema: Annotated[float, options.UNSET]
     precision: Annotated[str, options.UNSET]

@@ -10,7 +10,7 @@ import torch
 import tcm_lab
 from tcm_lab.blocks import WindowAttention
 
-CODECS = ("tcm-nano", "tcm-nano-conv-only", "dcae-nano")
+CODECS = ("tcm-nano", "dcae-nano")
 
 
 def attention(backend: str) -> None:
