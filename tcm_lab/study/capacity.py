@@ -1,4 +1,4 @@
-"""How many workers a machine has room for."""
+"""How many workers fit a machine."""
 
 from __future__ import annotations
 

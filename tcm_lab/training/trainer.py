@@ -102,7 +102,7 @@ def train(
 
     codec, recipe = as_itself(codec, recipe)
     recipe = recipe.suited(CodecAdapter(codec).latent_channels, CodecAdapter(codec).rate_levels)
-    # CCA's auxiliary model refines its last slices for nobody.
+    # What CCA's auxiliary model would refine its last slices with gets no gradient.
     ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
     strategy = ddp if devices > 1 else "auto"
     fabric = Fabric(
