@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 import tcm_lab
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.trees import leaves
 from tcm_lab.codec import VariantConfig, checkpoint_file, read_extra, trained_names
 from tcm_lab.codec.names import PRESETS, WEIGHTS
 from tcm_lab.data import open_images
@@ -138,15 +139,6 @@ def changes(config: VariantConfig) -> Iterator[str]:
     for path in sorted({*ours, *theirs} - {"name"}):
         if ours.get(path) != theirs.get(path):
             yield f"{path}: {str(ours.get(path)).lower()}"
-
-
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each plain value of a tree with its dotted path."""
-    if not isinstance(tree, dict | list):
-        yield path, tree
-        return
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        yield from leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def precision(name: str) -> str:

@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.plugins import imported_layers
+from tcm_lab._utils.trees import leaves
 from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS, Layout
@@ -152,19 +153,10 @@ def _own(codec: nn.Module) -> Codec:
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
     """Say the first field in which a configuration that was read back differs."""
     ours, theirs = (
-        dict(_leaves(one.model_dump(mode="json", exclude={"name"}))) for one in (config, read)
+        dict(leaves(one.model_dump(mode="json", exclude={"name"}))) for one in (config, read)
     )
     path = next(path for path in {**ours, **theirs} if ours.get(path) != theirs.get(path))
     return f"{path} would be {theirs.get(path)!r} instead of {ours.get(path)!r}"
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each plain value of a tree with its dotted path."""
-    if not isinstance(tree, dict | list):
-        yield path, tree
-        return
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:

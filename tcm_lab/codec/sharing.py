@@ -42,7 +42,7 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
 
 
 def joined_layout(layouts: Iterable[Layout]) -> dict[str, tuple[Extent, ...]]:
-    """Return the smallest layout that has room for each of several."""
+    """Return the smallest layout that holds each of several."""
     whole: dict[str, tuple[Extent, ...]] = {}
     for layout in layouts:
         for name, own in layout.items():

@@ -43,7 +43,7 @@ _DRAWN = 2  # codecs of a step beside the largest and the smallest
 
 
 class SuperNet(nn.Module):
-    """Weights that have room for each of several codecs; its tensors have a codec's names.
+    """Weights that hold each of several codecs; its tensors have a codec's names.
 
     Args:
         configs: the codecs, from the smallest to the largest; no two alike.

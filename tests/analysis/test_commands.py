@@ -57,7 +57,8 @@ def test_erf_writes_records_plots_and_a_table(run: Run, folder: Path, tmp_path: 
     assert ErfMap.model_validate(field).images == ("a.png", "b.png")
     side = ErfMeasures.model_validate(measures).side_px[0.5].value
     (table,) = json.loads(out) if out.startswith("[") else [json.loads(out)]
-    assert [row["model"].split()[0] for row in table["rows"]] == list(models)
+    named = [tcm_lab.load_checkpoint(name).config.name for name in models]
+    assert [row["model"] for row in table["rows"]] == named
     assert table["rows"][0]["side_50_px"]["value"] == side
 
 

@@ -316,7 +316,7 @@ def test_a_trained_codec_of_the_package_loads_by_its_name_unless_a_file_has_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tcm-nano").mkdir()  # a folder, such as a training's, is no checkpoint
     packaged = tcm_lab.load_checkpoint("tcm-nano")
-    assert packaged.config.name.split()[0] == "tcm-nano"
+    assert packaged.config.name == "tcm-nano"
     assert read_extra("tcm-nano")["recipe"]["steps"] > 1000
     (tmp_path / "tcm-nano").rmdir()
     config = tcm_lab.load_config("tcm-nano").override({"name": "mine"})

@@ -245,7 +245,7 @@ def test_a_size_that_is_no_image_is_refused(size: tuple[int, int]) -> None:
         ({"batch": 0}, "batch = 0: .*greater than 0"),
         ({"warm_up": -1}, "warm_up = -1: must be at least 0"),
         ({"seconds": -1.0}, "seconds = -1.0: must be at least 0"),
-        ({"seconds": float("inf")}, "seconds = inf: must be at most"),
+        ({"seconds": float("inf")}, r"seconds = inf: must be at most 1e\+06"),
         ({"repeat": 3}, "unknown field 'repeat'. Did you mean repeats"),
     ],
 )
