@@ -42,10 +42,15 @@ def environment(device: torch.device | str = "cpu") -> Environment:
     )
 
 
-@cache
 def versions(*packages: str) -> dict[str, str]:
     """Return the version of each package that is installed."""
-    return {name: version(name) for name in packages if any(distributions(name=name))}
+    return {name: found for name in packages if (found := _version(name))}
+
+
+@cache
+def _version(name: str) -> str:
+    """Return the version of a package, nothing if it is not installed."""
+    return version(name) if any(distributions(name=name)) else ""
 
 
 def _processor() -> str:

@@ -6,10 +6,21 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tcm_lab.errors import FileError
+from tcm_lab.errors import FileError, LabError
+
+_FORMATS = frozenset(
+    f".{name}"
+    for names in (
+        "safetensors pth pt ckpt bin pkl onnx npy npz h5 db zip tar gz",
+        "tcm png jpg jpeg webp tif tiff bmp gif avif ppm svg pdf eps",
+        "json jsonl yaml yml csv tsv xlsx md txt rst tex html htm py ipynb",
+    )
+    for name in names.split()
+)
+"""Suffixes that tell a reader, and programs, what a file holds."""
 
 
 def is_file(path: str | Path) -> bool:
@@ -27,6 +38,22 @@ def _is(path: str | Path, kind: Callable[[int], bool]) -> bool:
         return kind(Path(path).stat().st_mode)
     except (OSError, ValueError):  # none there, too long a name, or a null character in it
         return False
+
+
+def check_suffix(path: Path, own: Sequence[str], what: str) -> None:
+    """Refuse the name of a file to write if it says another format than the file will have.
+
+    Args:
+        path: the name.
+        own: suffixes of the format that is written, the usual one first.
+        what: names that format for a message, such as ``"torch's format"``.
+
+    Raises:
+        LabError: the suffix is that of another format.
+    """
+    suffix = path.suffix.lower()
+    if suffix in _FORMATS and suffix not in own:
+        raise LabError(f"{path}: what is written is {what}; call it {path.stem}{own[0]}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@options.flowing
 @dataclass(frozen=True)
 class Analysis:
     """What every analysis takes.

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import tcm_lab
-from tcm_lab._utils.files import is_file, write_atomically
+from tcm_lab._utils.files import check_suffix, is_file, write_atomically
 from tcm_lab.cli import options
 from tcm_lab.cli.options import File, Flag
 from tcm_lab.errors import LabError
@@ -32,6 +32,7 @@ def encode(
     """
     if not is_file(image):
         raise LabError(f"{image}: no such image")
+    check_suffix(out, [".tcm"], "a coded file")
     x = tcm_lab.data.open_images(image, "eval")[0]
     codec = tcm_lab.load_checkpoint(checkpoint)
     data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate, portable=portable)
@@ -75,8 +76,8 @@ def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = 
     Args:
         checkpoint: Weights in any layout that can be read, or a trained codec's name.
         out: File to write.
-        layout: lab (safetensors with the whole configuration) or lic_tcm (the layout of TCM's
-            authors).
+        layout: lab (safetensors with the whole configuration), or the layout of the authors of
+            TCM (lic_tcm), DCAE (dcae), HPCM (hpcm) or MLIC++ (mlicpp).
         half: Store float16. The rounded weights are a different codec: they cannot decode what
             the original coded.
     """

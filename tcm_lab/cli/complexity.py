@@ -71,6 +71,7 @@ def complexity(
     return 0
 
 
+@options.flowing
 @dataclass(frozen=True)
 class Conditions:
     """How times are measured.

@@ -13,12 +13,13 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.files import is_file, write_atomically
+from tcm_lab._utils.files import check_suffix, is_file, write_atomically
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_value
 from tcm_lab.errors import LabError, near, one_of
 
 Name = TypeVar("Name", bound=str)
+Options = TypeVar("Options")
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
 """Marks an option whose default is nothing, so that help shows none."""
@@ -74,9 +75,19 @@ def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None
     )
     run.__signature__ = signature.replace(parameters=[*own, added])  # type: ignore[attr-defined]  # read by tyro
     vars(run).pop("__wrapped__", None)  # where tests decorate `run`, tyro would unwrap it
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__name__, run.__doc__ = command.__name__, _flowing(command.__doc__)
     run.__annotations__ = {p.name: p.annotation for p in (*own, added)} | {"return": int | None}
     return run
+
+
+def flowing(kind: type[Options]) -> type[Options]:
+    """Let the descriptions of a class of options flow over their lines in help."""
+    kind.__doc__ = _flowing(kind.__doc__)
+    return kind
+
+
+def _flowing(docstring: str | None) -> str:
+    return re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(docstring or ""))
 
 
 def choice(option: str, value: str, known: Iterable[Name]) -> Name:
@@ -224,21 +235,45 @@ def size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+@flowing
 @dataclass(frozen=True)
 class Output:
     """How the result is shown.
 
     Attributes:
-        format: One of markdown, latex, csv, json and html.
+        format: One of markdown, latex, csv, json and html; by default what the suffix of --out
+            says, and markdown on a terminal.
         out: File to write instead of printing.
     """
 
-    format: str = "markdown"
+    format: Annotated[str | None, UNSET] = None
     out: Annotated[Path | None, UNSET] = None
 
+    @property
+    def chosen(self) -> str:
+        """The format.
+
+        Raises:
+            LabError: neither --format nor the suffix of --out says it.
+        """
+        if self.format is not None or self.out is None:
+            return self.format or "markdown"
+        known = tcm_lab.reporting.SUFFIXES
+        for form, suffixes in known.items():
+            if self.out.suffix.lower() in suffixes:
+                return form
+        usual = one_of(f"{self.out.stem}{suffixes[0]}" for suffixes in known.values())
+        raise LabError(f"--out {self.out}: its suffix says no format; write {usual}, or --format.")
+
     def check(self, *others: str) -> None:
-        """Refuse a format that is neither one of tables nor one of ``others``."""
-        choice("--format", self.format, [*tcm_lab.reporting.RENDERERS, *others])
+        """Refuse a format that is neither one of tables nor one of ``others``, which are JSON.
+
+        Raises:
+            LabError: it is unknown, or the name of the file says another.
+        """
+        form = choice("--format", self.chosen, [*tcm_lab.reporting.RENDERERS, *others])
+        if self.out is not None:
+            check_suffix(self.out, tcm_lab.reporting.SUFFIXES.get(form, (".json",)), form)
 
     def write(self, text: str) -> None:
         """Print or write a text."""
@@ -252,7 +287,7 @@ class Output:
     def show(self, *tables: tcm_lab.reporting.Table) -> None:
         """Print or write tables."""
         self.check()
-        form: Any = self.format
+        form: Any = self.chosen
         self.write(tcm_lab.reporting.render_all(tables, form))
 
     def show_records(
@@ -262,7 +297,7 @@ class Output:
         convention: Any = "all",
     ) -> None:
         """Print or write records, which are whole in JSON and tables in any other format."""
-        if self.format == "json":
+        if self.chosen == "json":
             self.write(tcm_lab.reporting.records_json(records, convention=convention))
         else:
             self.show(*tables)

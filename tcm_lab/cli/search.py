@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tcm_lab
-from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.files import check_suffix, write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
@@ -149,6 +149,8 @@ def noise(studies: Sequence[File], /, *, out: Path | None = None) -> None:
         studies: Folders of studies, each of one recipe.
         out: YAML file to write it to.
     """
+    if out is not None:
+        check_suffix(out, [".yaml", ".yml"], "YAML")
     study = tcm_lab.study
     found = [study.measure_noise(study.open_result(folder).records) for folder in studies]
     text = study.noise_yaml(found)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 import tcm_lab
+from tcm_lab._utils.files import check_suffix
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Files, Flag, Output
 from tcm_lab.errors import LabError, near, one_of
@@ -67,6 +68,7 @@ def plot(
     """
     reporting = tcm_lab.reporting
     chosen = options.choice("KIND", kind, get_args(reporting.PlotKind))
+    check_suffix(out, [".png", ".svg"], "a PNG and an SVG file")
     stem = out.with_suffix("") if out.suffix in (".png", ".svg") else out
     found = _read(records)
     coded = [point for record in found if hasattr(record, "points") for point in record.points]

@@ -235,7 +235,7 @@ def evaluate(
                 on_progress=on_progress,
             )  # fmt: skip
         records.append(record)
-    if output.format == "compressai":
+    if output.chosen == "compressai":
         output.write(_compressai_json(records))
         return
     for name in beside:

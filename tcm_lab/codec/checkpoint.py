@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tcm_lab import __version__
-from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.files import check_suffix, write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.trees import leaves
 from tcm_lab.codec.adapter import unwrapped
@@ -64,9 +64,7 @@ def save_checkpoint(
     from safetensors.torch import save
 
     codec = _own(codec)
-    _check_suffix(
-        Path(path), _PICKLED, f"a safetensors file; call it {Path(path).stem}.safetensors"
-    )
+    check_suffix(Path(path), [".safetensors"], "a safetensors file")
     metadata = {
         "format": _FORMAT,
         "tcm_lab": __version__,
@@ -96,16 +94,10 @@ def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -
     Raises:
         LabError: as `export_state`, or the file cannot be written.
     """
-    _check_suffix(Path(path), (".safetensors",), f"torch's format; call it {Path(path).stem}.pth")
+    check_suffix(Path(path), _PICKLED, "torch's format")
     buffer = io.BytesIO()
     torch.save({"state_dict": export_state(codec, layout)}, buffer)
     write_atomically(Path(path), buffer.getvalue())
-
-
-def _check_suffix(path: Path, others: Sequence[str], what: str) -> None:
-    """Refuse a name that says another format than the file will have."""
-    if path.suffix.lower() in others:
-        raise LabError(f"{path}: what is written is {what}")
 
 
 def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:

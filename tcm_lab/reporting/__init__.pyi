@@ -25,7 +25,7 @@ from .plots import (
     series_of_records,
 )
 from .records import PlotKind, plot_of, read_records, records_json, tables_of
-from .renderers import RENDERERS, Format, render, render_all
+from .renderers import RENDERERS, SUFFIXES, Format, render, render_all
 from .renderers.html import (
     Code,
     Comparison,
@@ -59,6 +59,7 @@ from .tables import (
 
 __all__ = [
     "RENDERERS",
+    "SUFFIXES",
     "Change",
     "Code",
     "Column",

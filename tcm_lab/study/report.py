@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SHORT = 0.01  # of the paper's steps
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
 _QUALITY = "lagrangian_percent"
-_FORMS: dict[str, Format] = {"md": "markdown", "csv": "csv", "tex": "latex"}
+_FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
     """
     written = []
     for stem, table in tables.items():
-        for suffix, form in _FORMS.items():
-            path = folder / f"{stem}.{suffix}"
+        for form in _FORMATS:
+            path = folder / f"{stem}{reporting.SUFFIXES[form][0]}"
             write_atomically(path, reporting.render(table, form))
             written.append(path)
     return written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 from tcm_lab.errors import LabError
 from tcm_lab.reporting import Column, Row, Table, render, render_all
@@ -121,9 +123,9 @@ def test_markdown_rounds_scales_marks_the_best_and_escapes() -> None:
     assert header.split("|")[2].strip() == "parameters all (M)"
     assert rule.startswith("| ---")
     assert rule.rstrip(" |").endswith(":")
-    cells = [cell.strip() for cell in first.replace(r"\|", "").strip("|").split("|")]
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", first.strip("|"))]
     assert cells == [
-        r"g_ax_y\_\* ★†",
+        r"`g_a\|x_y_*` ★†",
         "**1.23**",
         "**559.6**",
         "30.12",
@@ -134,6 +136,37 @@ def test_markdown_rounds_scales_marks_the_best_and_escapes() -> None:
     assert "theirs [1]" in theirs
     assert len({len(line) for line in (header, rule, second, heading, theirs)}) == 1
     assert lines[-1] == "[1] Somebody, table 1."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcm-nano g_*.split=0.25",
+        "g_*.split=0.25, h_*.split=0.5",
+        "a*b*c",
+        "x_y_",
+        "_a_",
+        "2 < 3",
+        "<b>bold</b>",
+        "a|b",
+        "`code`",
+        "back\\slash",
+        "[x](y)",
+        "&amp;",
+        "~~x~~",
+        "-4.47 [-10.73, +1.73]",
+    ],
+)
+def test_a_markdown_cell_shows_its_text_and_no_escape_that_a_terminal_would_print(
+    text: str,
+) -> None:
+    row = Row(values={"model": text, "parameters": 1.0})
+    shown = render(Table(title="", columns=COLUMNS[:2], rows=[row]), "markdown")
+    parsed = MarkdownIt().enable(["table", "strikethrough"]).parse(shown)
+    cells = [token for token in parsed if token.type == "inline"]
+    assert "".join(child.content for child in cells[2].children or ()) == text
+    if not {"|", "`", "\\"} & set(text):
+        assert "\\" not in shown
 
 
 def test_a_published_figure_is_never_the_best_one() -> None:

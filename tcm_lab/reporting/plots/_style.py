@@ -29,6 +29,8 @@ PAGE_INCHES = 7.16  # the width of a page of two columns
 _DPI, _INLINE_DPI = 300, 140
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 _LABEL_CHARACTERS = 34
+_CHARACTER_EM = 0.55  # mean width of a character of the style's font, with some air
+_HANDLE_INCHES = 0.35  # of a legend, before each label
 
 INK, SOFT = "#1b1f24", "#57606a"  # as in the style's file
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -171,8 +173,29 @@ def bare(axes: Axes, title: str = "") -> None:
     axes.set_yticks([])
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    if title:
-        axes.set_title(title, fontsize=7.5)
+    name_axes(axes, title)
+
+
+def name_axes(axes: Axes, title: str, share: float = 0.85) -> None:
+    """Write a title over one of several equal axes, in lines no longer than they are wide.
+
+    Args:
+        axes: one of `panels`.
+        title: may have several lines.
+        share: of the panel's width that the axes take, beside labels and a colour bar.
+    """
+    spec = axes.get_subplotspec()
+    figure = axes.get_figure(root=True)
+    assert spec is not None
+    assert figure is not None
+    inches = share * figure.get_figwidth() / spec.get_gridspec().ncols
+    axes.set_title(wrapped(title, inches), fontsize=7.5)
+
+
+def wrapped(text: str, inches: float, font_pt: float = 7.5) -> str:
+    """Break each line of a text where it would be wider than so many inches."""
+    characters = max(6, int(72 * inches / (_CHARACTER_EM * font_pt)))
+    return "\n".join(textwrap.fill(line, characters) for line in text.splitlines())
 
 
 def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> None:
@@ -213,8 +236,30 @@ def stacked_bars(
 
 
 def legend_below(figure: Figure, columns: int, **options: Any) -> None:
-    """Write the legend of all axes under them."""
-    figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.0, **options)
+    """Write the legend of all axes under them, in at most ``columns`` columns."""
+    options = {"loc": "outside lower center", "columnspacing": 1.0, **options}
+    fitted_legend(figure, figure.get_figwidth(), columns, **options)
+
+
+def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: Any) -> None:
+    """Write a legend in as many columns as fit, and in broken lines where one is too wide.
+
+    Args:
+        owner: whose ``legend`` writes it.
+        inches: width that it must not exceed.
+        columns: maximum number of columns.
+        options: for ``legend``.
+    """
+    figure = owner.get_figure(root=True)
+    assert figure is not None
+    for count in range(columns, 0, -1):
+        legend = owner.legend(ncols=count, **options)
+        if legend.get_window_extent().width <= inches * figure.dpi:
+            return
+        if count > 1:
+            legend.remove()
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_text(wrapped(text.get_text(), inches - _HANDLE_INCHES, 7))
 
 
 def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:

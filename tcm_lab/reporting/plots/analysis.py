@@ -42,6 +42,7 @@ from tcm_lab.reporting.plots._style import (
     legend_below,
     looks,
     map_panels,
+    name_axes,
     new_figure,
     palette,
     panels,
@@ -90,7 +91,7 @@ def erf_plot(
         drawn = draw_map(axes, relative, norm=LogNorm(_FLOOR, 1), extent=extent)
         left, right, bottom, top = np.clip(extent, -reach, reach)
         axes.set(xlim=(left, right), ylim=(bottom, top))
-        axes.set_title(label, fontsize=7.5)
+        name_axes(axes, label)
         axes.set_xlabel("columns from the centre (px)", fontsize=7)
         for share, dashes in _SQUARES.items() if squares else ():
             side = squares[label].side_px[share].value
@@ -358,14 +359,14 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
         end = REACH + 0.5
         look = {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5, "extent": (-end, end, end, -end)}
         drawn = draw_map(axes, correlation, **look)
-        axes.set_title(f"{label}\nnearest: {errors.neighbour_correlation:.2f}", fontsize=7.5)
+        name_axes(axes, f"{label}\nnearest: {errors.neighbour_correlation:.2f}", share=0.6)
         axes.set_xlabel("columns away (latents)")
     grid[0].set_ylabel("rows away (latents)")
     left.set_yscale("log")
     left.set_ylim(1e-5, 4)
     left.set_xlabel(r"$(y - \mu) / \sigma$")
     left.set_ylabel("density")
-    left.legend(loc="lower center", fontsize=6.5)
+    legend_below(figure, min(4, count))
     colour_bar(figure, drawn, grid, "correlation with the neighbour")
     return figure
 
@@ -380,12 +381,12 @@ def energy_plot(records: Mapping[str, LatentRecord]) -> Figure:
     need("records", records)
     figure, axes = new_figure(
         PlotAxis(name="strongest channels", log=True),
-        PlotAxis(name="share of the energy that they hold"),
+        PlotAxis(name="share of the energy held"),
     )
     for (name, record), look in zip(records.items(), looks(len(records)), strict=True):
         held = record.energy_held
         label = f"{name} ({record.coding_gain_db:.1f} dB)"
         axes.plot(np.arange(len(held)) + 1, held, label=label, ms=2.5, **look)
     axes.set_ylim(0, 1.03)
-    axes.legend(loc="lower right", title="coding gain", title_fontsize=7)
+    legend_below(figure, min(2, len(records)), title="coding gain", title_fontsize=7)
     return figure

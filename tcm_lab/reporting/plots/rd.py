@@ -136,8 +136,7 @@ def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figu
             band = {"color": look["color"], "alpha": 0.18, "lw": 0}
             axes.fill_between(curve.bpp, curve.low, curve.high, **band)
     _show_measured(axes, series)
-    longest = max(len(curve.label) for curve in series)
-    legend_below(figure, 3 if longest <= 18 else 2 if longest <= 26 else 1)
+    legend_below(figure, 3)
     return figure
 
 

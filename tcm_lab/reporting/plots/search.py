@@ -17,12 +17,14 @@ from tcm_lab.reporting.plots._style import (
     INK,
     SOFT,
     PlotAxis,
+    fitted_legend,
     legend_below,
     looks,
     new_figure,
     palette,
     panels,
     style,
+    wrapped,
 )
 
 if TYPE_CHECKING:  # a search needs `pareto_front`, but not matplotlib
@@ -222,9 +224,10 @@ def interactions_plot(
             places = [words.index(word) for word, _ in line]
             panel.plot(places, [cost for _, cost in line], label=value, ms=3, **look)
         _name(panel, a, words)
-        panel.legend(
-            title=b, title_fontsize=6.5, fontsize=6, handlelength=1.2, columnspacing=1.0,
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
+        fitted_legend(
+            panel, _SIDE_INCHES, 3,
+            title=wrapped(b, _SIDE_INCHES), title_fontsize=6.5, fontsize=6, handlelength=1.2,
+            columnspacing=1.0, loc="lower center", bbox_to_anchor=(0.5, 1.0),
         )  # fmt: skip
     return figure
 
@@ -253,7 +256,7 @@ def _grid(count: int, quality: PlotAxis, height: float = _SIDE_INCHES) -> tuple[
 
 
 def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
-    panel.set_xlabel(axis)
+    panel.set_xlabel(wrapped(axis, _SIDE_INCHES))
     long = sum(map(len, words)) > 4 * _LONG
     panel.set_xticks(range(len(words)), words, rotation=30 if long else 0)
     panel.margins(x=0.15)

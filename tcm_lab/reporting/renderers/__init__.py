@@ -22,6 +22,15 @@ RENDERERS: Mapping[str, Callable[[Sequence[Table]], str]] = {
     "html": html,
 }
 
+SUFFIXES: Mapping[str, Sequence[str]] = {
+    "markdown": (".md", ".txt"),
+    "latex": (".tex",),
+    "csv": (".csv",),
+    "json": (".json",),
+    "html": (".html", ".htm"),
+}
+"""Names of files in each format; the first is the usual one."""
+
 
 def render(table: Table, form: Format) -> str:
     """Return ``table`` in a format; ``html`` is a whole page.

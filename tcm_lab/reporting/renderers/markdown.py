@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 from tcm_lab.reporting.table import MARKS, PUBLISHED, Cell, Row, Table
 
+_MARKUP = re.compile(
+    r"[\\*<`~]|\]\(|&\w+;|&#"
+    r"|(?<!\w)_|_(?!\w)"  # an underscore within a word is itself
+)
+
 
 def markdown(tables: Sequence[Table]) -> str:
     """Return each table under its title, its notes below."""
@@ -45,6 +50,16 @@ def _row(table: Table, row: Row, cells: Sequence[Cell]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    text = re.sub(r"([\\|*<`])", r"\\\1", text)
-    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # within a word it is itself
-    return text.replace("\n", " ")
+    """Return text that markdown shows as it is, and that a terminal does, too.
+
+    A word that markdown would read as more than letters, such as ``g_*.split``, becomes code.
+    """
+    return " ".join(map(_word, text.replace("\n", " ").split(" ")))
+
+
+def _word(word: str) -> str:
+    if not _MARKUP.search(word):
+        return word.replace("|", r"\|")
+    if "`" in word or "\\" in word:  # neither can be told apart from markup within code
+        return re.sub(r"([^\w\s])", r"\\\1", word)
+    return f"`{word}`".replace("|", r"\|")

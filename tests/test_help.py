@@ -1,0 +1,86 @@
+"""Help and tables on a terminal: nothing of the machinery shows, and every list is whole."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import get_args
+
+import pytest
+
+import tcm_lab
+from tcm_lab.cli.app import COMMANDS, main
+
+NESTED = [("study", name) for name in ("run", "report", "compare", "schema", "init")]
+SPELLED = [*((name,) for name in COMMANDS), *NESTED]
+
+
+def helps(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return a command's help as one line, without the frames around it."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    return " ".join(line.strip("│╭╰╮╯─ ") for line in out.splitlines())
+
+
+@pytest.mark.parametrize("words", SPELLED, ids=" ".join)
+def test_descriptions_flow_from_line_to_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│   ")]
+    told = [(line[:28].strip("│ "), line.rstrip("│ ")) for line in lines]
+    for (_, before), (name, line) in itertools.pairwise(told):
+        first = line.split()[1] if len(line.split()) > 1 else ""
+        if not name and first and not first.startswith("--"):
+            assert len(before) + 1 + len(first) > 75, (before, line)
+
+
+@pytest.mark.parametrize("words", SPELLED, ids=" ".join)
+def test_no_help_shows_how_it_is_made(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    text = helps(capsys, *words)
+    assert [each for each in ("None", "\\", "{None", "()", "typing", "``") if each in text] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("complexity", tcm_lab.complexity.COUNTERS),
+        ("complexity", tcm_lab.complexity.CONVENTIONS),
+        ("complexity", tcm_lab.reporting.RENDERERS),
+        ("evaluate", tcm_lab.reporting.RENDERERS),
+        ("evaluate", get_args(tcm_lab.evaluation.Anchor)),
+        ("plot", get_args(tcm_lab.reporting.PlotKind)),
+        ("plot", get_args(tcm_lab.evaluation.Quality)),
+        ("export", ["lab", *tcm_lab.codec.LAYOUTS]),
+        ("train", tcm_lab.training.RECIPES),
+        ("study", ["run", "report", "compare", "schema", "init"]),
+    ],
+)
+def test_a_list_of_what_may_be_chosen_is_whole(
+    capsys: pytest.CaptureFixture[str], command: str, names: Iterable[str]
+) -> None:
+    text = helps(capsys, command)
+    assert [name for name in names if name not in text] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("complexity", "tcm-nano", "--set", "g_*.split=0.25", "--size", "64x64"),
+        ("complexity", "tcm-nano", "--set", "g_*.split=0.25", "--detail", "kinds"),
+        ("models",),
+        ("blocks",),
+        ("complexity", "tcm-large", "--size", "512x768", "--explain"),
+    ],
+    ids=lambda words: " ".join(words[:1] + words[-1:]),
+)
+def test_a_table_on_a_terminal_escapes_nothing(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main(list(words)) == 0
+    assert "\\" not in capsys.readouterr().out
