@@ -33,7 +33,21 @@ def test_each_change_has_its_interval_its_verdict_and_its_cost() -> None:
     assert words == ["better", "not distinguishable", "worse"]
 
 
-@pytest.mark.parametrize("interval", [(0.0, 2.0), (-2.0, 0.0)])
+@pytest.mark.parametrize(
+    "interval",
+    [(0.0, 2.0), (-2.0, 0.0), (-10.73, 1.73), (-1e-9, 1e-9), (-0.1, 40.0), (0.0, 0.0)],
+)
 def test_an_interval_that_touches_zero_tells_nothing(interval: tuple[float, float]) -> None:
     change = Change(label="a", quality=sum(interval) / 2, interval=interval, cost=0.0)
     assert change.verdict == "not distinguishable"
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((-2.0, -1e-9), "better"), ((1e-9, 2.0), "worse"), ((-4.0, -3.0), "better")],
+)
+def test_an_interval_that_leaves_zero_has_a_direction(
+    interval: tuple[float, float], verdict: str
+) -> None:
+    change = Change(label="a", quality=sum(interval) / 2, interval=interval, cost=0.0)
+    assert change.verdict == verdict
