@@ -166,7 +166,9 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
         optionally ``check`` and ``cost``), or an ``nn.Module``. A module's constructor takes the
         number of channels first (a resampler's: ``c_in, c_out``), and a block's may take its
         ``index`` in the stage, a resampler's its ``direction`` and ``factor``, by these names; all
-        other arguments, with their annotations and defaults, become the options.
+        other arguments, with their annotations and defaults, become the options. A static method
+        ``cost``, if the module has one, is its closed formula: it takes what `base.cost` takes,
+        then the options.
 
         Raises:
             ConfigError: the name is taken, or the class could not be built from YAML.
@@ -253,7 +255,25 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
         if "factor" in offered and isinstance(offered["factor"].default, int):
             factor = offered["factor"].default
             members["factor"] = property(lambda _: factor)
+        if isinstance(inspect.getattr_static(module, "cost", None), staticmethod):
+            members["cost"] = self._formula(module, list(fields))
         return type(f"{module.__name__}Config", (self.base,), members), fields
+
+    def _formula(self, module: Any, options: Sequence[str]) -> Callable[..., Cost]:
+        """Return the method ``cost`` of a configuration from the static one of ``module``."""
+        shape = list(inspect.signature(self.base.cost).parameters)[1:]
+        try:
+            inspect.signature(module.cost).bind(*shape, **dict.fromkeys(options))
+        except TypeError:
+            raise ConfigError(
+                f"{module.__qualname__}.cost() must take ({', '.join([*shape, *options])})"
+            ) from None
+
+        def cost(self: Any, *values: Any) -> Cost:
+            found: Cost = module.cost(*values, **{name: getattr(self, name) for name in options})
+            return found
+
+        return cost
 
 
 def _named(name: str, base: type[C], options: Mapping[str, Any]) -> type[C]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import tcm_lab
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, FINGERPRINT, RESAMPLERS, NoFormula
-from tcm_lab.blocks.cost import Cost, conv_cost
+from tcm_lab.blocks.cost import Cost, Kind, conv_cost
 from tcm_lab.errors import ConfigError
 
 
@@ -49,6 +49,63 @@ def test_a_module_without_a_formula_says_so_when_it_is_counted_by_formula(tmp_pa
     config = tcm_lab.load_config(_yaml(tmp_path, "no-formula"))
     with pytest.raises(NoFormula, match="no-formula"):
         tcm_lab.codec.part_costs(config, (64, 64))
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_static_cost_of_a_module_is_its_closed_formula() -> None:
+    @tcm_lab.register_block("linear-attention-in-short")
+    class LinearAttention(nn.Module):
+        def __init__(self, channels: int, head_dim: int = 8) -> None:
+            super().__init__()
+            self.head_dim = head_dim
+            self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+            self.out = nn.Conv2d(channels, channels, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, c, h, w = x.shape
+            q, k, v = self.qkv(x).view(b, 3, c // self.head_dim, self.head_dim, h * w).unbind(1)
+            seen = q.softmax(-2).transpose(-1, -2) @ (k.softmax(-1) @ v.transpose(-1, -2))
+            return x + self.out(seen.transpose(-1, -2).reshape(b, c, h, w))
+
+        @staticmethod
+        def cost(channels: int, height: int, width: int, head_dim: int = 8) -> Cost:
+            tokens = height * width
+            products = Cost(
+                {Kind.ATTENTION: 2 * tokens * channels * head_dim},
+                {},
+                channels * (head_dim + tokens),
+            )
+            return (
+                conv_cost(channels, 3 * channels, 1, height, width)
+                + products
+                + conv_cost(channels, channels, 1, height, width)
+            )
+
+    block = {"type": "linear-attention-in-short", "head_dim": 4}
+    tcm_lab.testing.check_layer(BLOCKS.parse(block))
+    config = tcm_lab.load_config("tcm-nano").override({"g_*.block": block})
+    formula, torchs = (
+        tcm_lab.measure_complexity(config, size=(64, 64), counter=name)
+        for name in ("formula", "torch")
+    )
+    for part in ("g_a", "g_s"):
+        assert formula.parts[part].total_macs == torchs.parts[part].total_macs
+        assert formula.parts[part].total_parameters == torchs.parts[part].total_parameters
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_static_cost_with_other_arguments_is_refused_when_it_is_registered() -> None:
+    class Wrong(nn.Module):
+        def __init__(self, channels: int, kernel: int = 3) -> None:
+            super().__init__()
+
+        @staticmethod
+        def cost(channels: int, height: int, width: int) -> Cost:
+            return Cost()
+
+    message = r"Wrong\.cost\(\) must take \(channels, height, width, kernel\)"
+    with pytest.raises(ConfigError, match=message):
+        tcm_lab.register_block("wrong")(Wrong)
 
 
 @pytest.mark.usefixtures("own_layers")
