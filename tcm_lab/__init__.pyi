@@ -33,6 +33,7 @@ from .complexity import measure_complexity, measure_timing
 from .errors import ConfigError, LabError
 from .evaluation import RdCurve, bd_rate
 from .metrics import register_metric
+from .study import register_estimator
 
 __version__: str
 
@@ -62,6 +63,7 @@ __all__ = [
     "register_attention",
     "register_block",
     "register_entropy_model",
+    "register_estimator",
     "register_metric",
     "register_resampler",
     "reporting",

@@ -80,7 +80,8 @@ class Metric:
         Raises:
             LabError: the record cannot be compared with the baseline.
         """
-        if self.needs_training and record.rd is None:
+        is_estimated = self.name == ESTIMATED and getattr(record, "estimate", None) is not None
+        if self.needs_training and record.rd is None and not is_estimated:
             return None
         if self.relative and baseline is None:
             return None
@@ -101,6 +102,8 @@ class Metric:
         return value if self.direction == "minimize" else -value
 
 
+ESTIMATED = "lagrangian_percent"
+"""The metric that an estimator gives, where variants are not trained to the end."""
 METRICS: Registry[Metric] = Registry("metric")
 """Metrics by name, in the order in which tables list them."""
 
@@ -209,7 +212,7 @@ for _metric in (
     _seen("ssim", label="SSIM", format=".4f", direction="maximize"),
     _seen("lpips", label="LPIPS", **_DISTANCE),
     _seen("dists", label="DISTS", **_DISTANCE),
-    _compared("lagrangian_percent", label="Lagrangian cost"),
+    _compared(ESTIMATED, label="Lagrangian cost"),
     _compared("bd_rate_percent", label="BD-rate"),
     _timed("encode_ms", label="encoding time", header="encode"),
     _timed("decode_ms", label="decoding time", header="decode"),

@@ -38,7 +38,8 @@ def costs(study: StudyResult) -> dict[str, list[float]]:
     """Return the mean logarithm of the Lagrangian cost of each training, by variant."""
     found: dict[str, list[float]] = {}
     for record in study.records:
-        found.setdefault(record.label, []).append(lagrangian_cost(record.rd, record.lambdas))
+        cost = lagrangian_cost(record.evaluation, record.lambdas)
+        found.setdefault(record.label, []).append(cost)
     return found
 
 

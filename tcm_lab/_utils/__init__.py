@@ -8,14 +8,16 @@ from tcm_lab._utils.models import (
     RateLevels,
     Ratio,
 )
-from tcm_lab._utils.registry import Registry
+from tcm_lab._utils.registry import ConfigRegistry, Registry, named_config
 
 __all__ = [
     "NONE_AS_WORD",
     "ChannelCount",
+    "ConfigRegistry",
     "Frozen",
     "LayerCount",
     "RateLevels",
     "Ratio",
     "Registry",
+    "named_config",
 ]

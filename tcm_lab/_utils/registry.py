@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
+from pydantic import create_model
+from pydantic.errors import PydanticUserError
+
+from tcm_lab._utils.models import Frozen
 from tcm_lab.errors import ConfigError, lookup, one_of
 
 V = TypeVar("V")
+C = TypeVar("C", bound=Frozen)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.+/-]*")
 _READ_BY_YAML = ("null", "true", "false", "yes", "no", "on", "off")
@@ -71,3 +76,46 @@ class Registry(Mapping[str, V], Generic[V]):
     def unregister(self, name: str) -> None:
         """Remove ``name``, for tests and for notebooks that define a class again."""
         self._values.pop(name, None)
+
+
+class ConfigRegistry(Registry[type[C]], Generic[C]):
+    """Configuration classes by registered name, all of them derived from ``base``."""
+
+    def __init__(self, kind: str, base: type[Any]) -> None:
+        super().__init__(kind)
+        self.base = base
+
+    def parse(self, value: object) -> C:
+        """Return the configuration that a name or a mapping with ``type`` and options spells.
+
+        Raises:
+            ConfigError: the name or an option is unknown, or an option's value is refused.
+        """
+        if isinstance(value, self.base):
+            return cast("C", value)
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+            raise ConfigError(
+                f"{value!r} is no {self.kind}; write a name, or a mapping with 'type' and options"
+            )
+        name = value["type"]
+        return self[name].parse(dict(value), f"{name}: ")
+
+
+def named_config(name: str, base: type[C], options: Mapping[str, Any]) -> type[C]:
+    """Return a subclass of ``base`` with more options, and its ``type`` fixed to ``name``.
+
+    Raises:
+        ConfigError: the options cannot be read from YAML.
+    """
+    fields: dict[str, Any] = {"type": (Literal[name], name), **options}
+    try:
+        named = create_model(base.__name__, __base__=base, __module__=base.__module__, **fields)
+    except (PydanticUserError, TypeError, NameError) as error:
+        raise ConfigError(
+            f"{base.__qualname__}'s options cannot be read from YAML: {str(error).splitlines()[0]}"
+        ) from None
+    named.__qualname__ = base.__qualname__
+    named.__doc__ = base.__doc__
+    return named

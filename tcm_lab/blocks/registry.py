@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from pydantic import (
@@ -23,7 +23,6 @@ from pydantic import (
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
-    create_model,
     model_serializer,
 )
 from pydantic.errors import PydanticUserError
@@ -31,7 +30,7 @@ from pydantic.json_schema import PydanticJsonSchemaWarning
 from pydantic_core import PydanticSerializationError
 from torch import nn
 
-from tcm_lab._utils import Frozen, Registry
+from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.blocks.cost import Cost
 from tcm_lab.errors import ConfigError, validation_message
 
@@ -152,12 +151,8 @@ C = TypeVar("C", bound=LayerConfig)
 Registrable = TypeVar("Registrable", bound=type)
 
 
-class LayerRegistry(Registry[type[C]], Generic[C]):
+class LayerRegistry(ConfigRegistry[C], Generic[C]):
     """Configuration classes of layers by registered name, all of them derived from ``base``."""
-
-    def __init__(self, kind: str, base: type[Any]) -> None:
-        super().__init__(kind)
-        self.base = base
 
     def register(self, name: str) -> Callable[[Registrable], Registrable]:
         """Return a class decorator that registers its class as ``name``.
@@ -184,7 +179,7 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
                     )
                 from_module = not issubclass(cls, self.base)
                 base, options = self._adapted(cls) if from_module else (cls, {})
-                config = _named(name, base, options)
+                config = named_config(name, base, options)
                 self._check_methods(config)
                 _check_options(config)
             except ConfigError as error:
@@ -193,23 +188,6 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
             return cls if from_module else cast("Registrable", config)  # a subclass of what came
 
         return decorate
-
-    def parse(self, value: object) -> C:
-        """Return the configuration that a name or a mapping with ``type`` and options spells.
-
-        Raises:
-            ConfigError: the name or an option is unknown, or an option's value is refused.
-        """
-        if isinstance(value, self.base):
-            return cast("C", value)
-        if isinstance(value, str):
-            value = {"type": value}
-        if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
-            raise ConfigError(
-                f"{value!r} is no {self.kind}; write a name, or a mapping with 'type' and options"
-            )
-        name = value["type"]
-        return self[name].parse(dict(value), f"{name}: ")
 
     def _check_methods(self, config: type[C]) -> None:
         """Refuse a class without ``build``, or whose methods take other arguments than ours."""
@@ -274,20 +252,6 @@ class LayerRegistry(Registry[type[C]], Generic[C]):
             return found
 
         return cost
-
-
-def _named(name: str, base: type[C], options: Mapping[str, Any]) -> type[C]:
-    """Return a subclass of ``base`` with more options, and its ``type`` fixed to ``name``."""
-    fields: dict[str, Any] = {"type": (Literal[name], name), **options}
-    try:
-        named = create_model(base.__name__, __base__=base, __module__=base.__module__, **fields)
-    except (PydanticUserError, TypeError, NameError) as error:
-        raise ConfigError(
-            f"{base.__qualname__}'s options cannot be read from YAML: {_first_line(error)}"
-        ) from None
-    named.__qualname__ = base.__qualname__
-    named.__doc__ = base.__doc__
-    return named
 
 
 def _options(module: type[nn.Module], leading: Sequence[str]) -> list[inspect.Parameter]:

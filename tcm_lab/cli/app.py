@@ -33,7 +33,7 @@ def _named(*commands: Command) -> dict[str, Command]:
 
 COMMANDS: dict[str, Command | dict[str, Command]] = {
     "study": _named(search.run, search.report, search.compare, search.schema, search.init),
-    **_named(search.dashboard, search.noise),
+    **_named(search.dashboard, search.noise, search.agreement),
     **_named(complexity.complexity, complexity.time, train.train, train.evaluate),
     "analyze": _named(analyze.erf, analyze.attention, analyze.latents, analyze.shortcut),
     **_named(code.encode, code.decode, code.export),
@@ -47,6 +47,7 @@ _GROUPS = {
 }
 _DEFAULTS = {"study": "run"}
 _RESUMING = {"study": "; rerun the command to resume", "train": "; rerun with --resume"}
+_RESUMING["agreement"] = _RESUMING["study"]
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
 

@@ -140,6 +140,41 @@ def compare(first: File, second: File, /, *, output: Output) -> None:
     output.show(*study.compare_studies(study.open_result(first), study.open_result(second)))
 
 
+def agreement(
+    plan: File,
+    /,
+    *,
+    out: Path | None = None,
+    data: Path | None = None,
+    eval_data: Path | None = None,
+    workers: int | None = None,
+) -> None:
+    """Measure how estimators agree with training, over the variants of a space.
+
+    Rerun the command to resume.
+
+    Args:
+        plan: YAML file with the space, the estimators and their seeds.
+        out: Folder of all its studies; by default runs/NAME of the plan's file.
+        data: Folder of training images; by default embedded photographs and dead leaves.
+        eval_data: Folder of evaluation images; by default embedded photographs.
+        workers: Processes; by default one per GPU, else one per CPU core.
+    """
+    study = tcm_lab.study
+    found = study.load_plan(plan)
+    place = Path("runs") / plan.stem if out is None else out
+    spaces = found.studies(plan.parent)
+    displays = {
+        name: functools.partial(_display, space.model_copy(update={"title": name}))
+        for name, space in spaces.items()
+    }
+    table = study.run_plan(
+        found, place, folder=plan.parent, data=data, eval_data=eval_data, workers=workers,
+        displays=displays,
+    )  # fmt: skip
+    print(tcm_lab.reporting.render(table, "markdown"))
+
+
 def noise(studies: Sequence[File], /, *, out: Path | None = None) -> None:
     """Measure what differences between variants vary by, from studies with several seeds.
 

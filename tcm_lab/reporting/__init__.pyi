@@ -1,12 +1,16 @@
 from . import plots
 from ._notes import environment_lines
 from .plots import (
+    AgreementPoint,
+    BudgetSeries,
     Change,
     ParetoPoint,
     PlotAxis,
     RdSeries,
     RooflinePoint,
     ablation_plot,
+    agreement_plot,
+    budget_plot,
     cost_by_part_plot,
     cost_size_plot,
     effects_plot,
@@ -60,6 +64,8 @@ from .tables import (
 __all__ = [
     "RENDERERS",
     "SUFFIXES",
+    "AgreementPoint",
+    "BudgetSeries",
     "Change",
     "Code",
     "Column",
@@ -80,10 +86,12 @@ __all__ = [
     "Table",
     "Value",
     "ablation_plot",
+    "agreement_plot",
     "attention_table",
     "axis_table",
     "bd_rate_table",
     "beside_table",
+    "budget_plot",
     "check_table",
     "complexity_table",
     "cost_by_part_plot",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations
-from math import isnan
+from math import isnan, log1p
 from statistics import fmean
 
 from tcm_lab._utils import Frozen
@@ -14,6 +14,7 @@ from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.stats import Draw, Interval, bootstrap
+from tcm_lab.study.estimators import Train
 from tcm_lab.study.importance import hypervolume, reference_point
 from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
 from tcm_lab.study.result import StudyResult
@@ -54,7 +55,8 @@ def _check_comparable(a: StudyResult, b: StudyResult) -> None:
         )
     conditions = [
         {
-            "evaluation images": {record.rd.data_fingerprint for record in study.records},
+            "estimators": {study.space.estimator},
+            "evaluation images": {r.rd.data_fingerprint for r in study.records if r.rd},
             "lambdas": {record.lambdas for record in study.records},
             "image sizes for the complexity": {record.complexity.size for record in study.records},
         }
@@ -74,7 +76,7 @@ def _overview(
     baseline = baseline_of(a.records)  # one for both
 
     def losses(records: Iterable[TrialRecord]) -> list[list[float]]:
-        found = [objective_losses([record], baseline, a.space) for record in records]
+        found = [objective_losses([record], [baseline], a.space) for record in records]
         return [row for row in found if not any(map(isnan, row))]
 
     fronts = {name: losses(s.first for s in of if s.on_front) for name, of in summaries.items()}
@@ -200,11 +202,19 @@ def rank_agreement(
 
 
 def _costs(records: Sequence[TrialRecord]) -> Costs:
+    """Return what each variant is ranked by: an estimate only counts beside its baseline's."""
     costs: dict[str, list[float]] = {}
+    baseline = {record.seed: record for record in records if record.is_baseline}
     for record in sorted(records, key=lambda record: record.seed):
-        if record.state == "complete":
-            cost = lagrangian_cost(record.rd, record.lambdas)
-            costs.setdefault(record.fingerprint, []).append(cost)
+        if record.state != "complete":
+            continue
+        if record.estimator == Train():
+            cost = lagrangian_cost(record.evaluation, record.lambdas)
+        elif record.seed in baseline:
+            cost = log1p(record.lagrangian_percent(baseline[record.seed]) / 100)
+        else:
+            continue
+        costs.setdefault(record.fingerprint, []).append(cost)
     return costs
 
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tcm_lab._utils.plugins import import_layers
-from tcm_lab.codec import VariantConfig
 from tcm_lab.data import ImageSet
-from tcm_lab.evaluation import RdRecord
-from tcm_lab.study.record import Outcome
+from tcm_lab.study.estimators import Estimator, Outcome, Task, Watch
+from tcm_lab.study.record import training_identity
 from tcm_lab.study.space import Space
-from tcm_lab.study.variants import Variants
-from tcm_lab.training import Recipe
+from tcm_lab.study.variants import Variant, Variants
 
 
 @dataclass(frozen=True)
@@ -33,33 +31,6 @@ class StudyData:
             "training images": f"{self.train.fingerprint}{leaves}",
             "evaluation images": self.evaluation.fingerprint,
         }
-
-
-@dataclass(frozen=True)
-class Task:
-    """One training.
-
-    Attributes:
-        config: the codec.
-        recipe: how to train it.
-        directory: where its state, weights and records go; a training found there is resumed.
-        rungs: steps at which to evaluate on the way.
-    """
-
-    config: VariantConfig
-    recipe: Recipe
-    directory: Path
-    rungs: tuple[int, ...]
-
-
-class Watch(Protocol):
-    """Callbacks of a training."""
-
-    def progress(self, step: int, text: str) -> None:
-        """Note that ``step`` steps are done."""
-
-    def rung(self, step: int, rd: RdRecord) -> bool:
-        """Judge an evaluation on the way; return whether training goes on."""
 
 
 class Trainer(Protocol):
@@ -104,6 +75,26 @@ class StudyContext:
     def space(self) -> Space:
         """What is searched."""
         return self.variants.space
+
+    @property
+    def trials_folder(self) -> Path:
+        """Where every trial has a folder, by its identity; they may share files beside these."""
+        return self.out / "trials"
+
+    def task(self, variant: Variant, seed: int, estimator: Estimator) -> Task:
+        """Return what is to be done for a variant; its folder's name is the work's identity."""
+        recipe = estimator.recipe(self.variants.recipe(seed))
+        prints = self.data.fingerprints.values()
+        identity = training_identity(
+            variant.fingerprint,
+            recipe,
+            *prints,
+            requested=self.space.requested,
+            estimator=estimator,
+        )
+        is_searched = estimator == self.space.estimator and estimator.trains
+        rungs = self.space.rung_steps(recipe) if is_searched else ()
+        return Task(variant.config, recipe, self.trials_folder / identity, rungs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process import the user's layers before it unpickles what is made of them."""

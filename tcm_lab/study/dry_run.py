@@ -25,6 +25,7 @@ from tcm_lab.study.axes import Key
 from tcm_lab.study.capacity import cores, worker_count
 from tcm_lab.study.coding_times import coding_columns, coding_times
 from tcm_lab.study.context import StudyContext, StudyData
+from tcm_lab.study.estimators import Train
 from tcm_lab.study.noise import noise_of
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
@@ -97,7 +98,8 @@ def dry_run(
     trainings = len(kept) if space.enumerated else context.trials
     trainings *= space.budget.seeds if space.mode == "ablation" else 1
     lines = [_size_line(variants, looked), _budget_line(context, trainings)]
-    lines.append(_resolution(context, variants.recipe()))
+    if space.estimator == Train() or space.budget.finalists:
+        lines.append(_resolution(context, variants.recipe()))
     if timed:
         lines += _time_lines(context, kept, trainings, workers)
     lines.append("Nothing was trained.")
@@ -209,7 +211,17 @@ def _sign(name: str) -> str:
 
 def _budget_line(context: StudyContext, trainings: int) -> str:
     space, recipe = context.space, context.variants.recipe()
-    budget = space.budget
+    budget, kind = space.budget, space.estimator
+    if kind != Train():
+        steps = kind.recipe(recipe).steps
+        each = f" of {steps:,} steps ({recipe.name})" if kind.trains else ""
+        final = (
+            f", then {budget.finalists} finalists and the baseline trained for {recipe.steps:,} "
+            f"steps ({recipe.name}), {budget.seeds} seed{'s' if budget.seeds > 1 else ''} each"
+        )
+        return (
+            f"Budget: {trainings:,} variants by {kind.type}{each}{final * bool(budget.finalists)}."
+        )
     each = "" if budget.rate_levels else f" at each of {len(recipe.lambdas)} lambdas"
     more = (
         f", and of {budget.seeds - 1} further seeds of each variant on the front"
@@ -223,7 +235,10 @@ def _time_lines(
     context: StudyContext, kept: Sequence[Variant], trainings: int, workers: int | None
 ) -> list[str]:
     """Say how long it takes, by a few steps of the baseline, the cheapest and the dearest."""
-    space, variants, recipe = context.space, context.variants, context.variants.recipe()
+    space, variants = context.space, context.variants
+    if not space.estimator.trains:
+        return [f"Time: not known for estimator {space.estimator.type}; its first variants tell."]
+    recipe = space.estimator.recipe(variants.recipe())
     if not space.budget.rate_levels:  # a training for each lambda
         trainings *= len(recipe.lambdas)
         recipe = recipe.per_lambda()[0]
@@ -236,11 +251,14 @@ def _time_lines(
         ]
         coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
     step_s, phase_s = (fmean(column) for column in zip(*paces, strict=True))
-    each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps))
+    each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps(recipe)))
     phases = _phases(kept) if space.enumerated else trainings
     count = min(worker_count(workers), trainings)
     slower = max(1.0, count / cores())  # workers share the cores that the timing had alone
     total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower
+    if finalists := space.budget.finalists:
+        rounds = -(-(finalists + 1) * space.budget.seeds // count)
+        total_s += (step_s * variants.recipe().steps + coding_s) * rounds * slower
     shared = (
         f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
         f"({phases} at most)."

@@ -98,7 +98,7 @@ def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> optun
     }
     baseline = baseline_of(records)
     for record in records:
-        loss = objective_losses([record], baseline, space)[index]
+        loss = objective_losses([record], [baseline], space)[index]
         if not isnan(loss):
             study.add_trial(
                 optuna.create_trial(
@@ -188,7 +188,7 @@ def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tu
     baseline = baseline_of(records)
     firsts = [r for r in records if r.state == "complete" and r.seed == 0 and r.feasible]
     firsts.sort(key=lambda record: record.number)
-    rows = [objective_losses([record], baseline, space) for record in firsts]
+    rows = [objective_losses([record], [baseline], space) for record in firsts]
     rows = [row for row in rows if not any(map(isnan, row))]
     if len(rows) < 2:
         return []

@@ -9,7 +9,7 @@ which difference it can tell from zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,8 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.study.estimators import Comparison, Train
+from tcm_lab.study.estimators.paired_curve import paired_curve, paired_rows
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space
 from tcm_lab.training import RECIPES, Recipe, get_recipe
@@ -48,6 +50,7 @@ class Noise(Frozen):
         images: number of evaluation images, 2 or more.
         seed_sd: standard deviation between seeds of a variant's difference from the baseline.
         seed_sd_bd: the same of BD-rates.
+        seed_sd_loss: the same of paired training losses over the last steps.
         image_sd: standard deviation between images of that difference.
         spread: standard deviation between the variants' mean differences.
     """
@@ -60,6 +63,7 @@ class Noise(Frozen):
     images: int = Field(ge=2)
     seed_sd: float = Field(ge=0)
     seed_sd_bd: float | None = Field(default=None, ge=0)
+    seed_sd_loss: float | None = Field(default=None, ge=0)
     image_sd: float = Field(ge=0)
     spread: float = Field(ge=0)
 
@@ -89,7 +93,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     Raises:
         LabError: no two variants have two seeds in common, or only one image was coded.
     """
-    complete = [record for record in records if record.state == "complete"]
+    complete = [r for r in records if r.state == "complete" and r.estimator == Train()]
     seeds = {r.seed: r for r in complete if r.is_baseline}
     groups: dict[str, dict[int, TrialRecord]] = {}
     for record in complete:
@@ -109,7 +113,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         )
     costs, deltas, between = [], [], []
     for group in groups.values():
-        pairs = [(seeds[seed].rd, record.rd) for seed, record in sorted(group.items())]
+        pairs = [(seeds[seed].evaluation, r.evaluation) for seed, r in sorted(group.items())]
         costs.append([lagrangian_percent(a, b, lambdas=base.lambdas) for a, b in pairs])
         deltas.append([_bd(a, b) for a, b in pairs])
         between.append(np.mean([_by_image(a, b, base.lambdas) for a, b in pairs], axis=0))
@@ -124,9 +128,25 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         images=len(between[0]),
         seed_sd=_pooled_sd(costs),
         seed_sd_bd=_pooled_sd(known) if all_known else None,
+        seed_sd_loss=_loss_sd(seeds, groups.values()),
         image_sd=_pooled_sd(between),
         spread=float(np.std([fmean(group) for group in costs], ddof=1)) if len(costs) > 1 else 0.0,
     )
+
+
+def _loss_sd(
+    base: Mapping[int, TrialRecord], groups: Iterable[Mapping[int, TrialRecord]]
+) -> float | None:
+    """Return how much paired training losses differ between seeds; None of records without."""
+    try:
+        last = [
+            [paired_curve(paired_rows(Comparison([r], [base[s]]))).last.value
+             for s, r in group.items()]
+            for group in groups
+        ]  # fmt: skip
+    except LabError:
+        return None
+    return _pooled_sd(last)
 
 
 def _bd(anchor: RdRecord, curve: RdRecord) -> float | None:

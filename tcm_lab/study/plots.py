@@ -11,6 +11,7 @@ from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import ParetoPoint, PlotAxis, RdSeries
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
+from tcm_lab.study.tables import label_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,8 @@ def study_plots(
     costs = _costs(space)
     plots = {"pareto": _pareto_plot(summaries, costs[0], space)}
     plots |= {f"pareto-{name}": _pareto_plot(summaries, name, space) for name in costs[1:]}
-    plots["rd"] = reporting.rd_plot([*_rd_series(summaries, anchor).values()])
+    if series := _rd_series(summaries, anchor):
+        plots["rd"] = reporting.rd_plot([*series.values()])
     if space.mode == "ablation":
         plots["ablation"] = _ablation_plot(summaries, costs[0], space)
     return plots
@@ -41,7 +43,8 @@ def study_charts(
     costs, series = _costs(space), _rd_series(summaries, anchor)
     charts = {"pareto": _pareto_chart(summaries, costs[0], space)}
     charts |= {f"pareto-{name}": _pareto_chart(summaries, name, space) for name in costs[1:]}
-    charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
+    if series:
+        charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
     return charts
 
 
@@ -49,10 +52,10 @@ def _costs(space: Space) -> list[str]:
     return [n for n in space.objectives if n != space.quality.name] or ["kmacs_per_px"]
 
 
-def _plot_axis(name: str, prefix: str = "") -> PlotAxis:
+def _plot_axis(name: str, space: Space, prefix: str = "") -> PlotAxis:
     metric = METRICS[name]
     return PlotAxis(
-        name=f"{prefix}{metric.label}{' vs baseline' if metric.relative else ''}",
+        name=f"{prefix}{label_of(name, space)}{' vs baseline' if metric.relative else ''}",
         unit=metric.unit,
         lower_is_better=metric.direction == "minimize",
     )
@@ -91,7 +94,9 @@ def _pareto_points(
 def _pareto_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
     quality = space.quality.name
     points = _pareto_points(summaries, cost, quality)
-    return reporting.pareto_plot([*points.values()], _plot_axis(cost), _plot_axis(quality))
+    return reporting.pareto_plot(
+        [*points.values()], _plot_axis(cost, space), _plot_axis(quality, space)
+    )
 
 
 def _pareto_chart(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Spec:
@@ -100,8 +105,8 @@ def _pareto_chart(summaries: Sequence[VariantSummary], cost: str, space: Space) 
     details = [space.cells(s.first.params) for s in summaries if s.name in points]
     return reporting.pareto_chart(
         [*points.values()],
-        _plot_axis(cost),
-        _plot_axis(quality),
+        _plot_axis(cost, space),
+        _plot_axis(quality, space),
         names=[*points],
         details=details,
     )
@@ -120,22 +125,24 @@ def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space)
         for summary in summaries[1:]
         if (interval := _ends(summary, quality)) is not None and cost in summary.metrics
     ]
-    return reporting.ablation_plot(changes, _plot_axis(quality, "Δ "), _plot_axis(cost, "Δ "))
+    return reporting.ablation_plot(
+        changes, _plot_axis(quality, space, "Δ "), _plot_axis(cost, space, "Δ ")
+    )
 
 
 def _rd_series(summaries: Sequence[VariantSummary], anchor: RdRecord | None) -> dict[str, RdSeries]:
     """Return the curves of the baseline and the front, or of all variants if few, by name."""
-    shown = [summary for summary in summaries if summary.is_complete]
+    shown = [summary for summary in summaries if summary.is_complete and summary.evaluations]
     if len(shown) > _MAX_CURVES:
         shown = [s for s in shown if s.on_front or s.is_baseline][:_MAX_CURVES]
     series = {
         summary.name: reporting.series_of_records(
-            [record.rd for record in summary.records],
+            summary.evaluations,
             label=f"{summary.name} (baseline)" if summary.is_baseline else summary.name,
             role="baseline" if summary.is_baseline else "measured",
         )
         for summary in shown
     }
-    if anchor is not None:
+    if anchor is not None and series:
         series["JPEG"] = reporting.series_of_records([anchor], label="JPEG", role="anchor")
     return series

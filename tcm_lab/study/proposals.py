@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from optuna import samplers
 from optuna.trial import Trial
 
@@ -14,12 +16,14 @@ from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext
 from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of
-from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
+from tcm_lab.study.record import TrialRecord, objective_losses
 from tcm_lab.study.space import Space
 from tcm_lab.study.variants import Variant
 
 _NEIGHBOURS = 60  # draws around the sampler's last proposal before the whole space is drawn from
 _DRAWS = 3000  # draws over the whole space before it counts as exhausted
+Trainings = dict[str, list[TrialRecord]]
+"""The records of each variant, by its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,19 @@ class Job:
     trial: Trial
     variant: Variant
     seed: int
+    finalist: bool = False
 
     @property
     def key(self) -> str:
         """What the training is claimed by."""
-        return key_of(self.variant.fingerprint, self.seed)
+        return key_of(self.variant.fingerprint, self.seed, finalist=self.finalist)
 
     @property
     def label(self) -> str:
         """What messages call it."""
-        return f"{self.variant.label}, seed {self.seed}" if self.seed else self.variant.label
+        words = [self.variant.label]
+        words += [f"seed {self.seed}"] if self.seed else []
+        return ", ".join([*words, "trained"] if self.finalist else words)
 
 
 class Proposals:
@@ -90,10 +97,11 @@ class Proposals:
             self.queue.discard(trial, "is trained already")
             return None
         # Only what was drawn by chance can exceed the budget.
-        if not (queued.baseline or queued.begun or queued.seed) and self._overspent(trial):
+        later = queued.baseline or queued.begun or queued.seed or queued.finalist
+        if not later and self._overspent(trial):
             return None
         self._refused = False
-        return Job(trial, variant, queued.seed)
+        return Job(trial, variant, queued.seed, queued.finalist)
 
     def _overspent(self, trial: Trial) -> bool:
         """Discard a trial that exceeds the budget, since several workers drew at once."""
@@ -165,47 +173,112 @@ def _started(trials: Sequence[StudyTrial]) -> dict[str, int]:
     for trial in trials:
         unbuilt = trial.key is None and trial.state == "RUNNING"
         key = f"?{trial.number}" if unbuilt else trial.key
-        if key is not None and not trial.is_lost and not trial.seed:
+        if key is not None and not (trial.is_lost or trial.seed or trial.finalist):
             found.setdefault(key, trial.number)
     return found
 
 
-def queue_seeds(queue: TrialQueue, space: Space) -> bool:
-    """Queue the next seed of every variant that should be trained once more, if there are any.
+def queue_further(queue: TrialQueue, space: Space) -> bool:
+    """Queue what follows from the results so far, if anything does: finalists, then more seeds.
 
-    In an ablation that is every variant, since each is compared. In a search it is the baseline
-    and whatever is on the front by the means so far. The front is computed again after each
-    round, so a variant that is there by luck gets no further seeds.
+    In an ablation every variant is trained with every seed, since each is compared. In a search
+    it is the baseline and whatever is on the front by the means so far. The front is computed
+    again after each round, so a variant that is there by luck gets no further seeds. Where another
+    estimator than ``train`` has searched and finalists are wanted, these are trained, and theirs
+    are the further seeds.
     """
-    if space.budget.seeds == 1:
-        return False
-    trainings: dict[str, list[TrialRecord]] = {}
-    for record in queue.records():
+    found = _by_variant(r for r in queue.records() if r.estimator == space.estimator)
+    finalists = space.budget.finalists
+    if not finalists:
+        everyone = space.mode == "ablation"
+        chosen = list(found) if everyone else _front(found, space)
+        return _queue_next(queue, space, found, chosen, range(1, space.budget.seeds))
+    best = _best(found, space, finalists)
+    return _queue_next(queue, space, found, best, range(space.budget.seeds), finalist=True)
+
+
+def _by_variant(records: Iterable[TrialRecord]) -> Trainings:
+    found: Trainings = {}
+    for record in records:
         if record.state == "complete":
-            trainings.setdefault(record.fingerprint, []).append(record)
-    promising = list(trainings) if space.mode == "ablation" else _front(trainings, space)
+            found.setdefault(record.fingerprint, []).append(record)
+    return found
+
+
+def _queue_next(
+    queue: TrialQueue,
+    space: Space,
+    found: Trainings,
+    chosen: Sequence[str],
+    seeds: Iterable[int],
+    *,
+    finalist: bool = False,
+) -> bool:
+    """Queue the first of ``seeds`` that each chosen variant lacks; return whether one does."""
     taken, is_due = queue.keys(), False
-    for fingerprint in promising:
-        keys = {seed: key_of(fingerprint, seed) for seed in range(1, space.budget.seeds)}
+    for fingerprint in chosen:
+        keys = {seed: key_of(fingerprint, seed, finalist=finalist) for seed in seeds}
         seed = next((seed for seed, key in keys.items() if key not in taken), None)
         if seed is not None:
-            first = trainings[fingerprint][0]
-            params = space.encode(first.params)
-            queue.enqueue(params, key=keys[seed], seed=seed, baseline=first.is_baseline)
+            first = found[fingerprint][0]
+            own = {"seed": seed, "baseline": first.is_baseline, "finalist": finalist}
+            queue.enqueue(space.encode(first.params), key=keys[seed], **own)
             is_due = True
     return is_due
 
 
-def _front(trainings: dict[str, list[TrialRecord]], space: Space) -> list[str]:
+def _rows(found: Trainings, space: Space) -> list[list[float]]:
+    """Return each variant's objectives as numbers to be minimised; NaN where none counts."""
+    if not found:
+        return []
+    baseline = next(records for records in found.values() if records[0].is_baseline)
+    return [
+        objective_losses(records, baseline, space)
+        if records[0].feasible
+        else [math.nan] * len(space.objectives)
+        for records in found.values()
+    ]
+
+
+def _front(found: Trainings, space: Space) -> list[str]:
     """Return the baseline and the fingerprints that no other dominates, by means over seeds."""
-    baseline = baseline_of([records[0] for records in trainings.values()])
-    rows = []
-    for records in trainings.values():
-        losses = objective_losses(records, baseline, space)
-        rows.append(losses if records[0].feasible else [float("nan")] * len(losses))
-    marks = pareto_front(rows)
+    marks = pareto_front(_rows(found, space))
     return [
         fingerprint
-        for (fingerprint, records), best in zip(trainings.items(), marks, strict=True)
+        for (fingerprint, records), best in zip(found.items(), marks, strict=True)
         if best or records[0].is_baseline
     ]
+
+
+def _best(found: Trainings, space: Space, count: int) -> list[str]:
+    """Return the baseline and the best ``count`` others: front after front, each by its spread."""
+    rows = dict(zip(found, _rows(found, space), strict=True))
+    chosen = [name for name, records in found.items() if records[0].is_baseline]
+    rest = {name: row for name, row in rows.items() if not any(map(math.isnan, row))}
+    wanted = count + len(chosen)
+    while rest and len(chosen) < wanted:
+        marks = pareto_front(list(rest.values()))
+        front = [name for name, best in zip(rest, marks, strict=True) if best]
+        new = [name for name in front if name not in chosen]
+        chosen += spread_out({name: rest[name] for name in new}, wanted - len(chosen))
+        rest = {name: row for name, row in rest.items() if name not in front}
+    return chosen
+
+
+def spread_out(rows: Mapping[str, Sequence[float]], count: int) -> list[str]:
+    """Return at most ``count`` names whose rows lie far apart, the best in each column first.
+
+    Columns count alike. After the best of each, what lies farthest from those taken comes next.
+    """
+    names = list(rows)
+    if len(names) <= count:
+        return names
+    values = np.array([rows[name] for name in names])
+    extent = np.ptp(values, axis=0)
+    scaled = values / np.where(extent > 0, extent, 1)
+    taken = list(dict.fromkeys(int(i) for i in values.argmin(axis=0)))[:count]
+    while len(taken) < count:
+        gaps = np.linalg.norm(scaled[:, None] - scaled[taken], axis=2).min(axis=1)
+        gaps[taken] = -1
+        taken.append(int(gaps.argmax()))
+    return [names[i] for i in sorted(taken)]

@@ -39,9 +39,9 @@ _RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker
 _UNSIGNED_S = 60  # a trial without an owner for so long was lost between two statements
 
 
-def key_of(fingerprint: str, seed: int) -> str:
+def key_of(fingerprint: str, seed: int, *, finalist: bool = False) -> str:
     """Return the key of one training."""
-    return f"{fingerprint}-s{seed}"
+    return f"{fingerprint}-s{seed}{'-finalist' if finalist else ''}"
 
 
 class TrialAttributes(Frozen):
@@ -55,6 +55,8 @@ class TrialAttributes(Frozen):
     """Of the training."""
     baseline: bool = False
     """Whether it trains the base."""
+    finalist: bool = False
+    """Whether it trains what a search by another estimator has chosen."""
     begun: bool = False
     """Whether an earlier trial has begun this training."""
     retries: int = 0
@@ -89,7 +91,8 @@ class StudyTrial(TrialAttributes):
         return self.state == "FAIL" and self.reason is None
 
 
-_KEPT = {"key", "seed", "baseline", "begun", "retries", "rungs"}  # when it is queued again
+# What a trial keeps when it is queued again.
+_KEPT = {"key", "seed", "baseline", "finalist", "begun", "retries", "rungs"}
 
 
 @contextmanager

@@ -15,29 +15,14 @@ from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import ComplexityRecord, TimingRecord
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.evaluation import RdRecord, bd_rate
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.axes import Key
+from tcm_lab.study.estimators import AnyEstimator, Estimate, Estimator, Train
 from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe, TrainingRecord
 
 State = Literal["complete", "stopped"]
-
-
-class Outcome(Frozen):
-    """What training and evaluation give.
-
-    Attributes:
-        training: the finished training; ``None`` for one that was given up at a rung.
-        more: those of the further lambdas, where each has weights of its own.
-        rd: the evaluation by written bits at the last step that was reached.
-        steps: that step.
-    """
-
-    training: TrainingRecord | None
-    more: tuple[TrainingRecord, ...] = ()
-    rd: RdRecord
-    steps: int
 
 
 class Rung(Frozen):
@@ -64,6 +49,7 @@ class TrialRecord(Frozen):
         identity: of this training: codec, recipe, seed and data.
         is_baseline: whether the codec is the study's base.
         seed: of the training.
+        estimator: what its cost was found by.
         recipe: how it was trained.
         lambdas: rate-distortion weights, one per point of ``rd``.
         state: whether it was trained to the end, or stopped at a rung.
@@ -72,7 +58,9 @@ class TrialRecord(Frozen):
         timing: encode and decode times measured apart, where the space asks for them.
         training: the training's own record, if it reached the end.
         more: those of the further lambdas, where each has weights of its own.
-        rd: the evaluation.
+        rd: the evaluation, where the estimator makes one.
+        estimate: the estimator's cost, where it is not that of ``rd``.
+        cpu_s: seconds of CPU time that its worker spent on it, of its last part if it was resumed.
         rungs: evaluations on the way.
         violations: by how much each soft constraint is exceeded (negative: is kept).
     """
@@ -85,6 +73,7 @@ class TrialRecord(Frozen):
     identity: str
     is_baseline: bool
     seed: int
+    estimator: AnyEstimator = Train()
     recipe: Recipe
     lambdas: tuple[float, ...]
     state: State
@@ -93,7 +82,9 @@ class TrialRecord(Frozen):
     timing: TimingRecord | None = None
     training: TrainingRecord | None
     more: tuple[TrainingRecord, ...] = ()
-    rd: RdRecord
+    rd: RdRecord | None
+    estimate: Estimate | None = None
+    cpu_s: float = 0.0
     rungs: tuple[Rung, ...] = ()
     violations: dict[str, float] = Field(default_factory=dict)
 
@@ -103,8 +94,17 @@ class TrialRecord(Frozen):
         return VariantConfig.parse(self.config)
 
     def lagrangian_percent(self, baseline: TrialRecord) -> float:
-        """Return by how many percent the Lagrangian cost is above the baseline's."""
-        return lagrangian_percent(baseline.rd, self.rd, lambdas=self.lambdas)
+        """Return by how many percent the Lagrangian cost is above the baseline's, as estimated.
+
+        Raises:
+            LabError: the two are by different estimators, or not comparable.
+        """
+        if self.estimator != baseline.estimator:
+            raise LabError(
+                f"{self.label} is measured by {self.estimator.type} and the baseline by "
+                f"{baseline.estimator.type}: not comparable"
+            )
+        return self.estimator.percent(self, baseline)
 
     def bd_rate_percent(self, baseline: TrialRecord) -> float:
         """Return the BD-rate against the baseline.
@@ -112,7 +112,20 @@ class TrialRecord(Frozen):
         Raises:
             LabError: the curves do not compare.
         """
-        return 0.0 if self is baseline else bd_rate(baseline.rd.curve(), self.rd.curve()).percent
+        if self is baseline:
+            return 0.0
+        return bd_rate(baseline.evaluation.curve(), self.evaluation.curve()).percent
+
+    @property
+    def evaluation(self) -> RdRecord:
+        """The evaluation.
+
+        Raises:
+            LabError: its estimator makes none.
+        """
+        if self.rd is None:
+            raise LabError(f"{self.label}: was not evaluated by {self.estimator.type}")
+        return self.rd
 
     @property
     def feasible(self) -> bool:
@@ -133,15 +146,17 @@ def baseline_of(records: Sequence[TrialRecord]) -> TrialRecord:
 
 
 def objective_losses(
-    records: Sequence[TrialRecord], baseline: TrialRecord, space: Space
+    records: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> list[float]:
     """Return a variant's objectives as numbers to be minimised, means over its trainings.
 
-    An objective that a training does not have, such as a BD-rate without overlap, is NaN.
+    Each is compared with the baseline's training of its seed, or else with the first. An objective
+    that a training does not have, such as a BD-rate without overlap, is NaN.
     """
+    same = {record.seed: record for record in reversed(baseline)}
     losses = []
     for metric in (METRICS[name] for name in space.objectives):
-        values = [metric.known(record, baseline) for record in records]
+        values = [metric.known(record, same.get(record.seed, baseline[0])) for record in records]
         losses.append(fmean(math.nan if v is None else metric.loss(v) for v in values))
     return losses
 
@@ -153,10 +168,12 @@ def training_identity(
     eval_data: str,
     *,
     requested: Sequence[str] = (),
+    estimator: Estimator | None = None,
 ) -> str:
     """Return sixteen hex digits, equal for trainings that would give the same record.
 
-    A recipe's name and how often it saves its state change nothing.
+    A recipe's name and how often it saves its state change nothing, nor does an estimator that
+    only reads what a training gives.
     """
     facts: dict[str, Any] = {
         "codec": fingerprint,
@@ -166,4 +183,6 @@ def training_identity(
     }
     if requested:  # metrics that other records of this training don't have
         facts["metrics"] = sorted(requested)
+    if estimator is not None and (own := estimator.identity()):
+        facts["estimator"] = own
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

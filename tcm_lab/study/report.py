@@ -17,7 +17,15 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
+from tcm_lab.study.budget import TIMES, budget_plot, budget_table, courses
 from tcm_lab.study.decoded import comparisons
+from tcm_lab.study.estimators import Train
+from tcm_lab.study.finalists import (
+    finalist_finding,
+    finalists_of,
+    predicted_plot,
+    predicted_table,
+)
 from tcm_lab.study.folder import RECORDS
 from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.noise import noise_of
@@ -82,11 +90,20 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     """
     space, out = result.space, result.out
     summaries = summarise(result.records, space)
+    finalists, how = finalists_of(result, summaries), space.estimator.type
     anchor = read_anchor(result)
     tables = study_tables(summaries, space)
     plots = study_plots(summaries, space, anchor)
-    front = front_configs(summaries, space)
+    front = front_configs(finalists.trained if finalists else summaries, space)
+    moving = courses(finalists.trained if finalists else summaries)
     said = findings(summaries, space)
+    if finalists is not None:
+        said.append(finalist_finding(finalists, how))
+        tables["finalists"] = trial_table(finalists.trained, finalists.space)
+        tables["predicted"] = predicted_table(finalists, how)
+        plots["predicted"] = predicted_plot(finalists, how)
+    if moving:
+        tables["budget"], plots["budget"] = budget_table(moving), budget_plot(moving)
     if anchor is not None:
         tables["jpeg"] = anchor_table(summaries, anchor)
         said += anchor_findings(summaries, anchor)
@@ -99,7 +116,8 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     for name, text in front.items():
         write_atomically(out / "front" / name, text)
     shown = tables | {"table": trial_table(summaries, space, axes_apart=True)}
-    shown["rates"] = rate_table(summaries, by_number=True)
+    if "rates" in tables:
+        shown["rates"] = rate_table(summaries, by_number=True)
     if anchor is not None:
         shown["jpeg"] = anchor_table(summaries, anchor, by_number=True)
     charts = study_charts(summaries, space, anchor)
@@ -167,6 +185,15 @@ def _sections(
             "Effect of each change on quality and cost; the table below holds the values.",
             "Each change alone, with its 95 % interval.",
         ),
+        "predicted": (
+            "Predicted against trained cost of the finalists; the table below holds the values.",
+            "Each point is a finalist with its 95 % intervals; on the line, both are equal.",
+        ),
+        "budget": (
+            "Difference from the baseline over the steps; the table below holds the values.",
+            "Lines: training loss on the same crops, with its 95 % band. Dots: evaluated cost. "
+            f"Dashes: what a power law predicts at {TIMES[0]} times the steps.",
+        ),
     }
     scatter = (alt, f"Each point is a variant{number}.")
     images = {
@@ -180,10 +207,16 @@ def _sections(
     beside = [tables["jpeg"]] if "jpeg" in tables else []
     pieces: dict[str, Sequence[Piece]] = {
         "Variants": [*pareto, tables["table"], *failed],
+        "Finalists, trained": [images["predicted"], tables["predicted"], tables["finalists"]]
+        if "predicted" in images
+        else [],
         "Ablation": [images["ablation"], tables["ablation"]] if "ablation" in tables else [],
-        "Rate and distortion": [images["rd"], *beside, tables["rates"]],
+        "Rate and distortion": [images["rd"], *beside, tables["rates"]] if "rd" in images else [],
         "Original and decoded": comparisons(result, summaries),
-        "Importance of the axes": importance_pieces(result.records, space),
+        "How the differences move with the budget": [images["budget"], tables["budget"]]
+        if "budget" in images
+        else [],
+        "Importance of the axes": importance_pieces(result.searched, space),
         "The front, ready to train": [
             Code(text, title=name, folded=True) for name, text in front.items()
         ],
@@ -200,8 +233,10 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
     front = [summary for summary in summaries if summary.on_front]
     established = [s.called for s in front if s.is_established]
     objectives = " and ".join(METRICS[name].label for name in space.objectives)
+    kind = space.estimator
+    how = "trained and measured" if kind == Train() else f"estimated by {kind.type}"
     found = [
-        f"{len(complete)} variants of {space.baseline.name} trained and measured{early}. "
+        f"{len(complete)} variants of {space.baseline.name} {how}{early}. "
         f"Pareto-optimal for {objectives}: {'; '.join(established) or 'none'}."
     ]
     unsure = [s.called for s in front if not s.is_established]
@@ -210,6 +245,8 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
             "Pareto-optimal by the mean alone, not distinguishable from the baseline: "
             f"{'; '.join(unsure)}."
         )
+    if kind != Train():
+        found.append(f"These are estimates: {kind.type} {kind.bias}.")
     return [*found, _lowest_cost(complete), *_limits(summaries)]
 
 

@@ -44,13 +44,24 @@ class StudyResult:
     records: tuple[TrialRecord, ...]
     failed: dict[str, str]
 
+    @property
+    def searched(self) -> tuple[TrialRecord, ...]:
+        """The records by the space's estimator."""
+        return tuple(r for r in self.records if r.estimator == self.space.estimator)
+
+    @property
+    def finalists(self) -> tuple[TrialRecord, ...]:
+        """The records of those that a search by another estimator chose, trained."""
+        return tuple(r for r in self.records if r.estimator != self.space.estimator)
+
     def to_frame(self) -> DataFrame:
         """Return the trainings as pandas' data frame: axes, metrics, seed and state of each."""
         from pandas import DataFrame
 
-        baseline = next((record for record in self.records if record.is_baseline), None)
+        baselines = {r.estimator.type: r for r in reversed(self.records) if r.is_baseline}
         rows = []
         for record in self.records:
+            baseline = baselines.get(record.estimator.type)
             known = {name: metric.known(record, baseline) for name, metric in METRICS.items()}
             rows.append(
                 {
@@ -58,6 +69,7 @@ class StudyResult:
                     "variant": record.label,
                     **{name: record.params.get(name) for name in self.space.axes},
                     **{name: value for name, value in known.items() if value is not None},
+                    "estimator": record.estimator.type,
                     "seed": record.seed,
                     "state": record.state,
                     "steps": record.steps,
@@ -143,7 +155,8 @@ def read_anchor(result: StudyResult) -> RdRecord | None:
         record = RdRecord.model_validate_json(path.read_bytes())
     except ValidationError:
         raise LabError(f"{path}: is not a record of JPEG. Delete it to measure again.") from None
-    if any(trial.rd.data_fingerprint != record.data_fingerprint for trial in result.records):
+    sets = {trial.rd.data_fingerprint for trial in result.records if trial.rd is not None}
+    if sets - {record.data_fingerprint}:
         raise LabError(f"{path}: was measured on other images. Delete it to measure again.")
     return record
 

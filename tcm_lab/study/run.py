@@ -15,6 +15,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.capacity import cores, worker_count
 from tcm_lab.study.context import OnEvent, StudyContext
+from tcm_lab.study.estimators import Train
 from tcm_lab.study.folder import NAME, SPACE
 from tcm_lab.study.pool import run_workers
 from tcm_lab.study.queue import TrialQueue, key_of, open_queue
@@ -72,9 +73,12 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
             known.reverse()
         enqueue_missing(queue, space, known)
         queue.reorder()
-        seeds = space.budget.seeds if space.mode == "ablation" else 1
-        trainings = len(known) if space.enumerated else context.trials
-        return trainings * seeds, len(queue.records())
+        trainings, budget = len(known) if space.enumerated else context.trials, space.budget
+        if budget.finalists:
+            trainings += (budget.finalists + 1) * budget.seeds
+        elif space.mode == "ablation":
+            trainings *= budget.seeds
+        return trainings, len(queue.records())
 
 
 def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]) -> None:
@@ -108,8 +112,10 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     """
     space, study, out = context.space, queue.study, context.out
     facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title", "imports"})
-    for growing in ("trials", "seeds"):
+    for growing in ("trials", "seeds", "finalists"):
         facts["budget"].pop(growing)
+    if space.estimator == Train():  # as every study did before there were others
+        facts.pop("estimator")
     facts["base"] = context.variants.base.fingerprint
     facts = json.loads(json.dumps(facts | context.data.fingerprints))
     before = study.user_attrs.get("space")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -26,11 +25,10 @@ from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_yaml, read_text
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, at, near, one_of, validation_message
-from tcm_lab.metrics import METRICS, Metric
+from tcm_lab.metrics import ESTIMATED, METRICS, Metric
 from tcm_lab.study.axes import Axis, AxisBase, Key, show
+from tcm_lab.study.estimators import AnyEstimator, Train
 from tcm_lab.training import Recipe, check_cca, get_recipe
-
-SCHEMA_FILE = "space.schema.json"
 
 
 def _known(name: str) -> str:
@@ -89,6 +87,9 @@ class Budget(Frozen):
     """The difference in percent of Lagrangian cost that the study must resolve, in place of
     ``seeds``: as many are trained as that takes, by the measured noise of the recipe (and as many
     steps, where several numbers were measured and ``steps`` is left out)."""
+    finalists: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Variants that are trained by this recipe, with ``seeds`` seeds each, after a search by
+    another estimator than ``train``: the baseline and those that came out best."""
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of the steps after which a variant is stopped if another one dominates it by more
     than ``margin_percent``; the baseline never is."""
@@ -129,6 +130,13 @@ class Budget(Frozen):
             raise ConfigError(
                 "rate_levels = 0: trains weights for each lambda, and the recipe names none; set "
                 "them, such as changes: {lambdas: [0.002, 0.004, 0.008, 0.016]}"
+            )
+        shortest = round(min(self.rungs, default=1) * recipe.steps / 10) * 10
+        begins = recipe.changed(steps=max(shortest, 1)).cooldown_begins
+        if self.rungs and recipe.schedule == "constant" and not begins:
+            raise ConfigError(
+                f"rungs: {shortest} steps are too few to end by a cooldown of "
+                f"{recipe.cooldown:g} of them; give later rungs or more steps"
             )
         if not self.rate_levels and self.rungs:
             raise ConfigError("rungs: need a training that learns all rates; set rate_levels")
@@ -173,6 +181,9 @@ class Space(Frozen):
     sampler learns of it."""
     sampler: Literal["grid", "random", "tpe", "gp", "nsga2"] = "tpe"
     """What proposes variants; ``grid`` takes them all."""
+    estimator: AnyEstimator = Train()
+    """How the Lagrangian cost of each variant is found: ``train``, or something cheaper, by name or
+    with options (``{type: paired-loss, steps: 60}``)."""
     budget: Budget = Budget()
     """Recipe, steps, trials and seeds."""
     size: tuple[_Side, _Side] = (512, 768)
@@ -216,12 +227,32 @@ class Space(Frozen):
                 f"budget.trials = {self.budget.trials}: a grid trains every variant; "
                 "leave trials out, or choose another sampler"
             )
+        self._check_estimator()
         for name, axis in self.axes.items() if self.enumerated else ():
             try:
                 axis.grid()
             except ConfigError as error:
                 raise ConfigError(f"axes.{name}: {error}") from None
         return self
+
+    def _check_estimator(self) -> None:
+        kind = self.estimator.type
+        if self.estimator == Train():
+            if self.budget.finalists:
+                raise ConfigError(
+                    f"budget.finalists = {self.budget.finalists}: estimator train trains every "
+                    "variant; leave it out, or choose another estimator"
+                )
+            return
+        for field in ("objectives", "soft_constraints"):
+            for name in getattr(self, field):
+                if METRICS[name].needs_training and name != ESTIMATED:
+                    raise ConfigError(
+                        f"{field}: estimator {kind} estimates {ESTIMATED}, not {name}; judge by "
+                        "that, or use estimator: train"
+                    )
+        if self.budget.rungs and not self.estimator.trains:
+            raise ConfigError(f"budget.rungs: estimator {kind} has none; leave them out")
 
     @property
     def enumerated(self) -> bool:
@@ -240,12 +271,10 @@ class Space(Frozen):
         judged = dict.fromkeys([*self.objectives, *self.constraints, *self.soft_constraints])
         return tuple(name for name in judged if METRICS[name].on_request)
 
-    @property
-    def rung_steps(self) -> tuple[int, ...]:
-        """Steps after which a variant may be stopped; a training reports every ten."""
-        steps = self.budget.recipe_for(self.seed).steps
-        at = sorted({round(share * steps / 10) * 10 for share in self.budget.rungs})
-        return tuple(step for step in at if 0 < step < steps)
+    def rung_steps(self, recipe: Recipe) -> tuple[int, ...]:
+        """Return the steps after which a variant may be stopped; a training reports every ten."""
+        at = sorted({round(share * recipe.steps / 10) * 10 for share in self.budget.rungs})
+        return tuple(step for step in at if 0 < step < recipe.steps)
 
     @property
     def baseline(self) -> VariantConfig:
@@ -321,6 +350,7 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     try:
         space = Space.model_validate(tree, context={"folder": folder})
         at("budget", check_cca, space.budget.recipe_for(space.seed), space.baseline)
+        space.estimator.check(space.baseline, space.budget.recipe_for(space.seed))
         return space.model_copy(update={"axes": _include_base(space)})
     except ValidationError as error:
         raise ConfigError(f"{origin}: {validation_message(error, Space, tree)}") from None
@@ -363,14 +393,3 @@ def _where_it_acts(
             raise ConfigError(f"when.{name}: {error}") from None
         base = base.override(changes)
     return base
-
-
-def space_schema() -> str:
-    """Return the JSON Schema of a space file, by which editors complete and check it."""
-    schema = Space.model_json_schema()
-    axis = schema["properties"]["axes"]["additionalProperties"]
-    schema["properties"]["axes"]["additionalProperties"] = {
-        "anyOf": [{"type": "array", "minItems": 1, "description": "choices"}, axis]
-    }
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

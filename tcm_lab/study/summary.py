@@ -11,11 +11,12 @@ from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdCurve, Seeds, bd_rate_interval, lagrangian_interval, mean_curve
+from tcm_lab.evaluation import RdCurve, RdRecord, Seeds, bd_rate_interval, mean_curve
 from tcm_lab.metrics import METRICS, Metric, Number
 from tcm_lab.reporting import Mark, pareto_front
 from tcm_lab.stats import Draw, Interval, bootstrap, group_letters
 from tcm_lab.study.axes import show
+from tcm_lab.study.estimators import Comparison
 from tcm_lab.study.noise import Noise, noise_of
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
@@ -76,9 +77,14 @@ class VariantSummary(Frozen):
         return self.first.state == "complete"
 
     @property
+    def evaluations(self) -> list[RdRecord]:
+        """Those of its trainings that have one."""
+        return [record.rd for record in self.records if record.rd is not None]
+
+    @property
     def curve(self) -> RdCurve:
         """Its rates and qualities, means over the seeds."""
-        return mean_curve([record.rd for record in self.records], self.label)
+        return mean_curve(self.evaluations, self.label)
 
     @property
     def marks(self) -> tuple[Mark, ...]:
@@ -96,9 +102,12 @@ class VariantSummary(Frozen):
 def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSummary]:
     """Return the variants in the order of the grid or of their first trials, the baseline first.
 
+    Records by another estimator than the space's, such as those of finalists, are passed over.
+
     Raises:
         LabError: the baseline is not among them.
     """
+    records = [record for record in records if record.estimator == space.estimator]
     trainings: dict[str, list[TrialRecord]] = {}
 
     def place(record: TrialRecord) -> tuple[Any, ...]:
@@ -216,8 +225,7 @@ def _difference(
     """Return the difference from the baseline, with its interval over images and seeds.
 
     Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
-    How much one seed differs from another is the recipe's measured noise, where there is
-    any, and else by the seeds at hand.
+    The Lagrangian cost is compared by the estimator that found it.
 
     Raises:
         LabError: the evaluations are not comparable.
@@ -225,15 +233,15 @@ def _difference(
     own = {record.seed for record in group}
     pair = [record for record in baseline if record.seed in own]
     paired = len(pair) == len(group)
-    anchor, curve = ([r.rd for r in side] for side in (pair if paired else baseline, group))
+    sides: dict[str, Any] = {"own": group, "baseline": pair if paired else baseline}
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
+    if metric.name == "lagrangian_percent":
+        compared = Comparison(**sides, paired=paired, noise=noise, **how)
+        return group[0].estimator.difference(compared)
     if metric.name == "bd_rate_percent":
+        anchor, curve = ([r.evaluation for r in sides[name]] for name in ("baseline", "own"))
         sd = noise.seed_sd_bd if noise and paired else None
         return bd_rate_interval(anchor, curve, seeds=Seeds(paired=paired, sd_percent=sd), **how)
-    if metric.name == "lagrangian_percent":
-        sd = noise.seed_sd if noise and paired else None
-        seeds = Seeds(paired=paired, sd_percent=sd)
-        return lagrangian_interval(anchor, curve, lambdas=group[0].lambdas, seeds=seeds, **how)
 
     def mean(draw: Draw) -> float:
         values = []
@@ -244,15 +252,16 @@ def _difference(
             values.append(nan if ours is None or theirs is None else ours - theirs)
         return fmean(values)
 
-    images = len(group[0].rd.points[0].images)
+    images = len(group[0].evaluation.points[0].images)
     units = {"images": images, "seeds": len(group), "baseline seeds": len(baseline)}
     return bootstrap(mean, units, samples=_SAMPLES, seed=space.seed)
 
 
 def _drawn(record: TrialRecord, draw: Draw) -> TrialRecord:
     """Return a training as if it had been evaluated on the drawn images."""
+    rd = record.evaluation
     points = tuple(
         point.model_copy(update={"images": tuple(point.images[i] for i in draw["images"])})
-        for point in record.rd.points
+        for point in rd.points
     )
-    return record.model_copy(update={"rd": record.rd.model_copy(update={"points": points})})
+    return record.model_copy(update={"rd": rd.model_copy(update={"points": points})})

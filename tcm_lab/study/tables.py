@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord, bd_rate, rate_percents
-from tcm_lab.metrics import METRICS
+from tcm_lab.metrics import ESTIMATED, METRICS
 from tcm_lab.reporting import (
     Column,
     Row,
@@ -18,6 +18,7 @@ from tcm_lab.reporting import (
     metric_column,
     rd_table,
 )
+from tcm_lab.study.estimators import Train
 from tcm_lab.study.noise import noise_of
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
@@ -38,9 +39,25 @@ def column_of(name: str, **changes: Any) -> Column:
     return metric_column(name, **({} if sure else {"best": None}) | changes)
 
 
+def label_of(name: str, space: Space) -> str:
+    """Return what a metric is called, and by which estimator it was found unless by training."""
+    kind = space.estimator
+    by = "" if name != ESTIMATED or kind == Train() else f" by {kind.type}"
+    return f"{METRICS[name].label}{by}"
+
+
+def _columns_of(names: Iterable[str], space: Space) -> list[Column]:
+    return [
+        column_of(name, header=label_of(name, space)) if name == ESTIMATED else column_of(name)
+        for name in names
+    ]
+
+
 def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Table]:
     """Return a study's tables by the name of their files."""
-    tables = {"table": trial_table(summaries, space), "rates": rate_table(summaries)}
+    tables = {"table": trial_table(summaries, space)}
+    if any(summary.evaluations for summary in summaries):
+        tables["rates"] = rate_table(summaries)
     if space.mode == "ablation":
         tables["ablation"] = ablation_table(summaries, space)
     return tables
@@ -66,7 +83,7 @@ def trial_table(
     columns = (
         *([Column(key="number", header="#", format="d")] if numbered else []),
         *([] if axes_apart else [Column(key="variant", header="variant")]),
-        *map(column_of, shown),
+        *_columns_of(shown, space),
         *([Column(key="group", header="group")] if any(s.group for s in summaries) else []),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
@@ -116,10 +133,10 @@ def rate_table(summaries: Sequence[VariantSummary], *, by_number: bool = False) 
     records = []
     for summary in summaries:
         called = summary.called if by_number else summary.label
-        for record in summary.records:
+        for record in (record for record in summary.records if record.rd is not None):
             seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
             names[f"{called}{seed}"] = summary.name
-            records.append(record.rd.model_copy(update={"name": f"{called}{seed}"}))
+            records.append(record.evaluation.model_copy(update={"name": f"{called}{seed}"}))
     table = rd_table(records, title="Rates and qualities")
     rows = [
         row.model_copy(update={"name": names.get(str(row.values["model"]), "")})
@@ -147,7 +164,7 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
             for name in METRICS
             if name in changed
         ),
-        *(column_of(name, group="", header=f"Δ {METRICS[name].label}") for name in compared),
+        *(column_of(name, group="", header=f"Δ {label_of(name, space)}") for name in compared),
     )
     rows = []
     for summary in summaries:
@@ -174,8 +191,8 @@ def anchor_table(
         anchor: JPEG's curve.
         by_number: whether numbered variants are called by their number.
     """
-    complete = [summary for summary in summaries if summary.is_complete]
-    levels = max(len(summary.first.rd.points) for summary in complete)
+    complete = [summary for summary in summaries if summary.is_complete and summary.evaluations]
+    levels = max((len(summary.evaluations[0].points) for summary in complete), default=0)
     columns = [Column(key="variant", header="variant")]
     columns += [
         Column(key=f"level{i}", header=f"rate {i + 1}", group="bits vs JPEG", unit="%",
@@ -231,13 +248,26 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
     lines = [
         f"Base {space.baseline.name}. MACs of one forward pass at {height}x{width}, "
         "convention all, per pixel before padding.",
-        f"Trained with recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} "
-        f"crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}, λ = {lambdas} "
-        f"(λ·255²·MSE + bpp), {each} {'seed' if several else 'row'}.",
-        f"Rates are written bits, means over {len(first.rd.points[0].images)} images "
-        f"(set {first.rd.data_fingerprint}).",
     ]
-    if any(summary.intervals for summary in summaries):
+    if first.estimator.trains:
+        lines.append(
+            f"Trained with recipe {recipe.name}{changed}: {recipe.steps:,} steps of {recipe.batch} "
+            f"crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}, λ = {lambdas} "
+            f"(λ·255²·MSE + bpp), {each} {'seed' if several else 'row'}."
+        )
+    else:
+        lines.append(f"Recipe {recipe.name}{changed}, λ = {lambdas} (λ·255²·MSE + bpp).")
+    if first.estimator != Train():
+        lines.append(
+            f"The Lagrangian cost is that of the estimator {first.estimator.type}, which "
+            f"{first.estimator.bias}; its intervals: 95 % over {first.estimator.over}."
+        )
+    if rd := first.rd:
+        lines.append(
+            f"Rates are written bits, means over {len(rd.points[0].images)} images "
+            f"(set {rd.data_fingerprint})."
+        )
+    if any(summary.intervals for summary in summaries) and first.estimator == Train():
         lines.append(f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}.")
     if any(summary.group for summary in summaries):
         lines.append(
@@ -252,5 +282,5 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
             "PSNR with the baseline's: "
             + ("a dash marks those that do not." if known else "no variant here has one.")
         )
-    records = [record for summary in summaries for record in summary.records]
-    return (*lines, *environment_lines(record.rd.environment for record in records))
+    evaluations = [rd for summary in summaries for rd in summary.evaluations]
+    return (*lines, *environment_lines(rd.environment for rd in evaluations))

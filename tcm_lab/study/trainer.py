@@ -13,8 +13,8 @@ from tcm_lab import evaluation, training
 from tcm_lab.data import CropSource
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, join_records
-from tcm_lab.study.context import StudyData, Task, Watch
-from tcm_lab.study.record import Outcome
+from tcm_lab.study.context import StudyData
+from tcm_lab.study.estimators import Outcome, Task, Watch
 from tcm_lab.training import Recipe, TrainingProgress
 
 
@@ -39,7 +39,7 @@ class CodecTrainer:
         return Outcome(
             training=first,
             more=tuple(others),
-            rd=join_records([outcome.rd for outcome in outcomes]),
+            rd=join_records([outcome.rd for outcome in outcomes if outcome.rd is not None]),
             steps=task.recipe.steps,
         )
 
@@ -49,16 +49,28 @@ class CodecTrainer:
         codec = codecs.build(task.config, seed=recipe.seed)
         crops = CropSource(self.data.train, crop=recipe.crop, seed=recipe.seed)
 
+        branches = _branches(task)
+        due = {shorter.cooldown_begins: folder for folder, shorter in branches.items()}
+
         def on_progress(progress: TrainingProgress) -> None:
             if progress.phase:
                 watch.progress(0, progress.text)
                 return
-            watch.progress(progress.step, progress.text)
-            if progress.step in task.rungs:
-                rd = self._evaluate(codec, task, watch, progress.step)
+            step = progress.step
+            watch.progress(step, progress.text)
+            if step in due:
+                folder = due[step]
+                rd, step = (
+                    self._cool_down(task, branches[folder], folder, crops),
+                    branches[folder].steps,
+                )
+            elif step in task.rungs and not due:
+                rd = self._evaluate(codec, task, watch, step)
                 codec.train()
-                if not watch.rung(progress.step, rd):
-                    raise _StoppedError(rd, progress.step)
+            else:
+                return
+            if not watch.rung(step, rd):
+                raise _StoppedError(rd, step)
 
         try:
             trained = training.train(
@@ -69,6 +81,7 @@ class CodecTrainer:
                 resume=True,
                 on_progress=on_progress,
                 cache=cache,
+                branches=branches,
             )
             rd = self._evaluate(codec, task, watch, recipe.steps, trained.recipe)
         except _StoppedError as stop:
@@ -78,6 +91,12 @@ class CodecTrainer:
                 f"out of memory ({str(error).splitlines()[0] if str(error) else 'host'})"
             ) from error
         return Outcome(training=trained, rd=rd, steps=recipe.steps)
+
+    def _cool_down(self, task: Task, recipe: Recipe, folder: Path, crops: CropSource) -> RdRecord:
+        """Return what a training of fewer steps gives, by its last ones."""
+        codec = build(task.config, seed=recipe.seed)
+        train(codec, recipe, crops, directory=folder, resume=True)
+        return evaluate(codec, self.data.evaluation, name=task.config.name, recipe=recipe)
 
     def _evaluate(
         self, codec: nn.Module, task: Task, watch: Watch, step: int, recipe: Recipe | None = None
@@ -89,6 +108,15 @@ class CodecTrainer:
         return evaluation.evaluate(
             codec, images, name=name, recipe=recipe, metrics=self.requested, on_progress=on_progress
         )
+
+
+def _branches(task: Task) -> dict[Path, Recipe]:
+    """Return the shorter trainings that a constant rate makes of the rungs, by their folders."""
+    if task.recipe.schedule != "constant":
+        return {}
+    return {
+        task.directory / f"steps-{step}": task.recipe.changed(steps=step) for step in task.rungs
+    }
 
 
 @dataclass(frozen=True)

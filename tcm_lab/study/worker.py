@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost
-from tcm_lab.metrics import METRICS, Number
-from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext, Task
-from tcm_lab.study.proposals import Job, Proposals, queue_seeds
+from tcm_lab.metrics import ESTIMATED, METRICS, Number
+from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext
+from tcm_lab.study.estimators import Train
+from tcm_lab.study.proposals import Job, Proposals, queue_further
 from tcm_lab.study.queue import StudyTrial, TrialQueue, open_queue
-from tcm_lab.study.record import Rung, TrialRecord, training_identity
+from tcm_lab.study.record import Rung, TrialRecord
 from tcm_lab.study.variants import violations
 
 _POLL_S = 1.0
@@ -60,8 +61,9 @@ def _next_job(queue: TrialQueue, proposals: Proposals, on_wait: Callable[[], Non
                 return job
             continue
         # The front is known once no one is at work; an ablation trains every seed anyway.
-        if "RUNNING" not in states or space.mode == "ablation":
-            if queue_seeds(queue, space):
+        trains_all = space.mode == "ablation" and not space.budget.finalists
+        if "RUNNING" not in states or trains_all:
+            if queue_further(queue, space):
                 continue
             if "RUNNING" not in states:
                 return None
@@ -78,7 +80,9 @@ class Training:
         self, context: StudyContext, queue: TrialQueue, job: Job, index: int, on_event: OnEvent
     ) -> None:
         self.context, self.space, self.queue, self.job = context, context.space, queue, job
-        self.recipe = context.variants.recipe(job.seed)
+        self.estimator = Train() if job.finalist else context.space.estimator
+        self.task = context.task(job.variant, job.seed, self.estimator)
+        self.recipe = self.task.recipe
         self.event = Event("started", index, job.label, steps=self.recipe.steps)
         self.on_event = on_event
         self.rungs = queue.attributes(job.trial).rungs  # of an interrupted worker, if any
@@ -94,9 +98,10 @@ class Training:
             record, known = self._obtain()
             bounds = self.space.soft_constraints
             over = violations(self._metrics(record, bounds), bounds)
-            values = None
+            judged: dict[str, Number] = {}
             if record.state != "stopped":
-                values = list(self._metrics(record, self.space.objectives).values())
+                judged = self._metrics(record, self.space.objectives)
+            values = list(judged.values()) or None
             queue.finish(trial, record.model_copy(update={"violations": over}), values)
         except BaseException as error:
             if isinstance(error, LabError) and not isinstance(error, FileError):
@@ -107,9 +112,17 @@ class Training:
             if not isinstance(error, _BaselineFirst):
                 raise
             return
-        ends = (record.rd.points[0], record.rd.points[-1])
-        text = " … ".join(f"{point.bpp:.3f} bpp {point.psnr_db:.2f} dB" for point in ends)
-        self._report("known" if known else record.state, record.steps, text)
+        self._report("known" if known else record.state, record.steps, self._result(record, judged))
+
+    def _result(self, record: TrialRecord, judged: Mapping[str, Number]) -> str:
+        """Return on one line what was found."""
+        points = record.rd.points if record.rd is not None else ()
+        ends = (points[0], points[-1]) if points else ()
+        curve = " … ".join(f"{point.bpp:.3f} bpp {point.psnr_db:.2f} dB" for point in ends)
+        cost = judged.get(ESTIMATED)
+        if cost is None or self.estimator == Train():
+            return curve
+        return f"{cost:+.2f} % by {self.estimator.type}{'; ' * bool(curve)}{curve}"
 
     def _report(self, kind: EventKind, step: int = 0, text: str = "") -> None:
         self.on_event(replace(self.event, kind=kind, step=step, text=text))
@@ -117,24 +130,23 @@ class Training:
     def _obtain(self) -> tuple[TrialRecord, bool]:
         """Return the training's record, and whether it existed before."""
         context, variant, recipe = self.context, self.job.variant, self.recipe
-        prints = context.data.fingerprints.values()
-        identity = training_identity(
-            variant.fingerprint, recipe, *prints, requested=self.space.requested
-        )
+        identity = self.task.directory.name
         own = {
             "number": self.job.trial.number,
             "label": variant.label,
             "params": variant.params,
             "is_baseline": variant.is_baseline,
+            "estimator": self.estimator,
             "complexity": self.cost.complexity,
             "timing": self.cost.timing,
         }
         known = find_record(identity, context)
         if known is not None:
             return known.model_copy(update=own), True
-        directory = context.out / "trials" / identity
-        task = Task(variant.config, recipe, directory, self.space.rung_steps)
-        outcome = context.trainer(task, self)
+        if self.estimator.baseline_first and not variant.is_baseline:
+            self._baseline(self.job.seed)
+        begun = time.process_time()
+        outcome = self.estimator.run(self.task, context, self)
         record = TrialRecord(
             **own,
             config=variant.config.model_dump(mode="json"),
@@ -148,6 +160,8 @@ class Training:
             training=outcome.training,
             more=outcome.more,
             rd=outcome.rd,
+            estimate=outcome.estimate,
+            cpu_s=time.process_time() - begun,
             rungs=tuple(Rung(step=step, lagrangian=cost) for step, cost in self.rungs.items()),
         )
         keep_record(record, context)
@@ -161,7 +175,8 @@ class Training:
         """
         metrics = [METRICS[name] for name in names]
         relative = any(metric.relative for metric in metrics)
-        baseline = self._baseline(record) if relative else None
+        is_baseline = record.is_baseline and record.seed == 0
+        baseline = (record if is_baseline else self._baseline()) if relative else None
         values = {}
         for metric in metrics:
             value = metric.of(record, baseline)
@@ -170,15 +185,15 @@ class Training:
             values[metric.name] = value
         return values
 
-    def _baseline(self, record: TrialRecord) -> TrialRecord:
+    def _baseline(self, seed: int = 0) -> TrialRecord:
         """Return the baseline's record, waiting for the worker that trains it."""
-        if record.is_baseline and record.seed == 0:
-            return record
         while True:
-            trials = _of_baseline(self.queue.trials())
+            trials = _of_baseline(self.queue.trials(), seed, finalist=self.job.finalist)
             found = next((trial.record for trial in trials if trial.record is not None), None)
             if found is not None:
                 return found
+            if lost := [trial.reason for trial in trials if trial.reason is not None]:
+                raise LabError(f"the baseline can't be trained with this seed: {lost[-1]}")
             if all(trial.state != "RUNNING" for trial in trials):
                 raise _BaselineFirst
             self.queue.reclaim()
@@ -222,8 +237,11 @@ class Training:
         return True
 
 
-def _of_baseline(trials: Sequence[StudyTrial]) -> list[StudyTrial]:
-    return [trial for trial in trials if trial.baseline and not trial.seed]
+def _of_baseline(
+    trials: Sequence[StudyTrial], seed: int = 0, *, finalist: bool = False
+) -> list[StudyTrial]:
+    wanted = (True, seed, finalist)
+    return [trial for trial in trials if (trial.baseline, trial.seed, trial.finalist) == wanted]
 
 
 def _require_baseline(trials: Sequence[StudyTrial]) -> None:
@@ -265,5 +283,5 @@ def keep_record(record: TrialRecord, context: StudyContext) -> None:
 
 
 def _places(identity: str, context: StudyContext) -> list[Path]:
-    own = context.out / "trials" / identity / _FILE
+    own = context.trials_folder / identity / _FILE
     return [own] if context.cache is None else [own, context.cache / f"{identity}.json"]

@@ -3,6 +3,8 @@ from .estimate import Pace as Pace
 from .estimate import measure_pace as measure_pace
 from .estimate import seconds as seconds
 from .guard import DivergedError as DivergedError
+from .linear_phase import train_linear_phase as train_linear_phase
+from .log import LossCurve as LossCurve
 from .log import OnProgress as OnProgress
 from .log import TrainingProgress as TrainingProgress
 from .log import TrainingRecord as TrainingRecord

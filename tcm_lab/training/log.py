@@ -6,10 +6,11 @@ import csv
 import importlib.util
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tcm_lab._utils import Frozen
@@ -20,11 +21,13 @@ from tcm_lab.errors import LabError
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
+_CURVE_POINTS = 400
+
 
 def fields(recipe: Recipe) -> tuple[str, ...]:
     """Return the columns of a training's log."""
     always = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
-    return (*always, "cca") if recipe.cca else always
+    return (*always, "log_loss", "cca") if recipe.cca else (*always, "log_loss")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,29 @@ class LinearStart(Frozen):
     phase_wall_s: float = 0.0
 
 
+class LossCurve(Frozen):
+    """The loss while training, in means over consecutive steps.
+
+    Attributes:
+        steps: the last step of each mean.
+        log_loss: mean over its crops of ln(lambda D + bpp), in which every rate counts alike.
+    """
+
+    steps: tuple[int, ...] = ()
+    log_loss: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Mapping[int, float]) -> LossCurve:
+        """Return the curve of means by step, at some hundred points."""
+        known = sorted((step, value) for step, value in rows.items() if math.isfinite(value))
+        each = -(-len(known) // _CURVE_POINTS) or 1
+        runs = [known[at : at + each] for at in range(0, len(known), each)]
+        return cls(
+            steps=tuple(run[-1][0] for run in runs),
+            log_loss=tuple(round(fmean(value for _, value in run), 6) for run in runs),
+        )
+
+
 class TrainingRecord(Frozen):
     """A finished training, described completely enough to run it again.
 
@@ -119,6 +145,7 @@ class TrainingRecord(Frozen):
         wall_s: seconds of training, all its resumed parts together.
         images_per_s: crops per second.
         rollbacks: number of times the training diverged and was rolled back.
+        curve: the loss over the steps.
         start: what a linear start found; None for another start.
         data_fingerprint: stands for the crops.
         skipped: images that were left out, each with the reason.
@@ -135,6 +162,7 @@ class TrainingRecord(Frozen):
     wall_s: float
     images_per_s: float
     rollbacks: int
+    curve: LossCurve = LossCurve()
     start: LinearStart | None = None
     data_fingerprint: str
     skipped: tuple[str, ...]
@@ -161,9 +189,12 @@ class TrainingLog:
         self._fields = fields(recipe)
         self._path = None if directory is None else directory / "log.csv"
         self._trackers: list[Tracker] = []
+        self._log_losses: dict[int, float] = {}
         if self._path is None or directory is None:
             return
-        write_atomically(self._path, _kept(self._path, self._fields, step))
+        kept = _kept(self._path, self._fields, step)
+        self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in kept}
+        write_atomically(self._path, _as_csv(kept, self._fields))
         run = TrackedRun(directory.name, directory, recipe.model_dump(mode="json"), step)
         if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
             trackers = (TensorBoard(), *trackers)
@@ -177,6 +208,7 @@ class TrainingLog:
         Raises:
             LabError: the disk is full or the file can't be written.
         """
+        self._log_losses[int(row["step"])] = float(f"{row['log_loss']:.6g}")  # as in the file
         if self._path is None:
             return
         try:
@@ -192,23 +224,38 @@ class TrainingLog:
                 "the last checkpoint is intact and training resumes from it."
             ) from error
 
+    @property
+    def curve(self) -> LossCurve:
+        """The loss over the steps, those before a resumption included."""
+        return LossCurve.of(self._log_losses)
+
     def close(self) -> None:
         """End the trackers' runs."""
         for tracker in self._trackers:
             tracker.end()
 
 
-def _kept(path: Path, fields: Sequence[str], step: int) -> str:
+def _kept(path: Path, fields: Sequence[str], step: int) -> list[dict[str, str]]:
+    """Return the rows of an earlier log up to a step."""
+    if not (step and path.is_file()):
+        return []
+    with path.open(newline="") as file:
+        rows = [_filled(row, fields) for row in csv.DictReader(file)]
+    return [row for row in rows if row and int(row["step"]) <= step]
+
+
+def _as_csv(rows: Sequence[Mapping[str, str]], fields: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fields)
     writer.writeheader()
-    if step and path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if _complete(row, fields)]
-        writer.writerows(row for row in rows if int(row["step"]) <= step)
+    writer.writerows(rows)
     return text.getvalue()
 
 
-def _complete(row: dict[str, Any], fields: Sequence[str]) -> bool:
-    """Return whether a row is whole; a killed process may leave half of one."""
-    return set(row) == set(fields) and all(row[name] for name in fields)
+def _filled(row: dict[str, Any], fields: Sequence[str]) -> dict[str, str]:
+    """Return a row with every column; none where it is half of one, which a killed process leaves.
+
+    Logs of earlier versions have no log losses.
+    """
+    whole = {"log_loss": "nan", **row}
+    return whole if set(whole) == set(fields) and all(whole.values()) else {}

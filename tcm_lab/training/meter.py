@@ -23,7 +23,7 @@ class Meter:
     """
 
     def __init__(self, recipe: Recipe, fabric: Fabric) -> None:
-        always = ("loss", "bpp", "mse", "aux", "gradient_norm")
+        always = ("loss", "bpp", "mse", "aux", "gradient_norm", "log_loss")
         self._names = (*always, "cca") if recipe.cca else always
         self._fabric = fabric
         self._window = torch.zeros(len(self._names) + 1, device=fabric.device)
@@ -65,5 +65,12 @@ class Meter:
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self._tail = list(facts["tail"])
-        self._window.copy_(torch.tensor(facts["window"]))
+        tail, window = (self._complete(facts[name]) for name in ("tail", "window"))
+        self._tail = tail
+        self._window.copy_(torch.tensor(window))
+
+    def _complete(self, sums: Sequence[float]) -> list[float]:
+        """Return sums with that of the log losses, which states of earlier versions lack."""
+        place = self._names.index("log_loss")
+        missing = len(sums) == len(self._names)
+        return [*sums[:place], 0.0, *sums[place:]] if missing else [*sums]

@@ -86,9 +86,9 @@ class RateDistortionLoss(nn.Module):
 
         Returns:
             scalars ``total`` (to be differentiated: with all that is added to the loss), ``loss``
-            (lambda D + bpp, the mean over the batch), ``bpp``, ``mse`` (images in [0, 1]) and
-            ``aux``; with CCA's loss ``cca``, the bpp that y takes more (or, mostly, less) for what
-            each slice tells the next.
+            (lambda D + bpp, the mean over the batch), ``bpp``, ``mse`` (images in [0, 1]), ``aux``
+            and ``log_loss`` (the mean of the logarithms); with CCA's loss ``cca``, the bpp that y
+            takes more (or, mostly, less) for what each slice tells the next.
         """
         out, latent = self._run(x, levels)  # refuses what is no batch of images
         pixels = x.shape[2] * x.shape[3]
@@ -109,6 +109,7 @@ class RateDistortionLoss(nn.Module):
         has_aux = hasattr(self.codec, "aux_loss")  # as CompressAI's models, which fit quantiles
         aux: Tensor = self.codec.aux_loss() if has_aux else loss.new_zeros(())  # type: ignore[operator]
         measured |= {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
+        measured["log_loss"] = loss.log().mean()
         detached = {name: value.detach() for name, value in measured.items()}
         for module in self.codec.modules():
             if isinstance(module, HaarLinear):

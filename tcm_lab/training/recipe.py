@@ -14,7 +14,7 @@ from tcm_lab.errors import ConfigError, LabError, lookup
 logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
-_LATER = ("orthogonality", "cca")
+_LATER = ("orthogonality", "cca", "cooldown")
 _LARGEST = 1e9  # of any rate or weight; beyond it, it is a slip of the pen
 
 
@@ -44,8 +44,13 @@ class Recipe(Frozen):
         shortcut_lr: learning rate of the shortcuts ``patch`` and ``staged``; 0 keeps what the start
             gave them. Wavelet paths learn as all else does.
         schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` takes it
-            down to a hundredth along half a cosine.
+            down to a hundredth along half a cosine; ``constant`` keeps it, and takes it down at the
+            end, in ``cooldown``. Up to there a training is the beginning of any longer one, so
+            that budgets compare, and a study's rungs are what trainings of so many steps give.
         lr_drops: shares of ``steps`` after which the rate falls.
+        cooldown: share of the steps over which a constant rate falls to a hundredth in the end, as
+            1 minus the root of the way (Hägele et al. 2024, "Scaling laws and compute-optimal
+            training beyond fixed training durations").
         warmup: steps over which the rate rises linearly from zero.
         aux_lr: learning rate of the auxiliary optimiser (quantiles of the factorised prior).
         start: what happens before the first update: ``linear`` makes the codec a linear transform
@@ -81,8 +86,9 @@ class Recipe(Frozen):
     orthogonality: float = Field(default=0.1, ge=0, le=_LARGEST)
     cca: float = Field(default=0.0, ge=0, le=_LARGEST)
     shortcut_lr: float = Field(default=0.0, ge=0, le=_LARGEST)
-    schedule: Literal["drops", "cosine"] = "drops"
+    schedule: Literal["drops", "cosine", "constant"] = "drops"
     lr_drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    cooldown: float = Field(default=0.2, gt=0, lt=1)
     warmup: int = Field(default=0, ge=0, le=10**9)
     aux_lr: float = Field(default=1e-3, gt=0, le=_LARGEST)
     start: Literal["linear", "calibrate", "none"] = "none"
@@ -181,9 +187,17 @@ class Recipe(Frozen):
         defaults = {name: Recipe.model_fields[name].default for name in _LATER}
         return {name: v for name, v in tree.items() if name not in _LATER or v != defaults[name]}
 
+    @property
+    def cooldown_begins(self) -> int:
+        """The step after which a constant rate falls; metrics are reported there."""
+        return int((1 - self.cooldown) * self.steps / 10 + 1e-9) * 10
+
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant":
+            way = (step - self.cooldown_begins) / (self.steps - self.cooldown_begins)
+            return rise * (0.01 + 0.99 * (1 - math.sqrt(max(way, 0.0))))
         if self.schedule == "drops":
             return rise * 0.1 ** sum(step >= share * self.steps for share in self.lr_drops)
         return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from tcm_lab._compat.malloc import keep_freed_memory
-from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
 from tcm_lab.data import Batches, prefetch
 from tcm_lab.errors import LabError
 from tcm_lab.training.causal_context import CausalContext
+from tcm_lab.training.conditions import conditions
 from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
-from tcm_lab.training.linear_start import frozen, start_linear
+from tcm_lab.training.linear_start import start_linear
 from tcm_lab.training.log import (
     LinearStart,
+    LossCurve,
     OnProgress,
     TrainingLog,
     TrainingProgress,
@@ -36,11 +36,10 @@ from tcm_lab.training.objective import (
     MakeObjective,
     SharedNoise,
     draw_levels,
-    entropy_models_in_float32,
     rate_distortion,
     seed_step,
 )
-from tcm_lab.training.optimizers import is_shortcut, make_optimizers
+from tcm_lab.training.optimizers import make_optimizers
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import as_itself, calibrate
 from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
@@ -68,6 +67,7 @@ def train(
     cache: Path | None = None,
     trackers: Sequence[Tracker] = (),
     objective: MakeObjective = rate_distortion,
+    branches: Mapping[Path, Recipe] | None = None,
 ) -> TrainingRecord:
     """Train ``codec`` in place.
 
@@ -91,6 +91,8 @@ def train(
         cache: folder that keeps linear phases, for codecs that can share them.
         trackers: what takes the rows of the log, too, from ``open_trackers``.
         objective: makes the loss of codec and recipe.
+        branches: shorter trainings with a constant rate, by their folders. This one is their
+            beginning: it leaves its state there when their cooldown begins.
 
     Raises:
         LabError: recipe and codec don't match, ``directory`` holds another training, or the disk
@@ -112,17 +114,9 @@ def train(
         fabric.launch()
     if directory is not None and not resume and (directory / FILE_NAME).exists():
         raise LabError(f"{directory}: already holds a training. Resume it or choose another.")
-    keep_freed_memory()
-    cuda = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), ExitStack() as stack:
-        if fabric.device.type == "cpu":
-            stack.enter_context(safe_strided_convolutions(codec))
-        if recipe.precision != "32-true":
-            stack.enter_context(entropy_models_in_float32(codec))
-        if not recipe.shortcut_lr:
-            shortcuts = (p for name, p in codec.named_parameters() if is_shortcut(name))
-            stack.enter_context(frozen(shortcuts))
+    with conditions(codec, recipe, fabric.device):
         loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress, objective)
+        loop.branches = branches or {}
         loop.begin(resume=resume, cache=cache)
         record = loop.run(trackers)
     _finish(codec, record, directory if fabric.is_global_zero else None)
@@ -180,6 +174,7 @@ class TrainingLoop:
         self.good: Snapshot | None = None
         self.start: LinearStart | None = None
         self.phase = ""
+        self.branches: Mapping[Path, Recipe] = {}
 
     def run(self, trackers: Sequence[Tracker] = ()) -> TrainingRecord:
         """Train to the last step, rolling back where it diverges."""
@@ -202,7 +197,7 @@ class TrainingLoop:
         with torch.no_grad():
             for weight, average in zip(self.main, self.averages.values(), strict=False):
                 weight.copy_(average)
-        return self._record()
+        return self._record(log.curve)
 
     def _batches(self) -> Generator[Tensor, None, None]:
         return prefetch(
@@ -254,6 +249,9 @@ class TrainingLoop:
         if not self.guard.accepts(means["loss"], means["gradient_norm"]):
             self._roll_back(means["loss"])
             return False
+        for folder, shorter in self.branches.items():
+            if self.step == shorter.cooldown_begins and not (folder / FILE_NAME).exists():
+                self._snapshot(shorter).save(folder / FILE_NAME)
         self._log(means, log, first)
         if saves:
             self._save()
@@ -273,18 +271,12 @@ class TrainingLoop:
         if self.step % every == 0 or self.step == recipe.steps:
             log.write(metrics)
         if self.on_progress is not None and self.fabric.is_global_zero:
-            self.on_progress(
-                TrainingProgress(
-                    step=self.step,
-                    steps=recipe.steps,
-                    loss=means["loss"],
-                    bpp=means["bpp"],
-                    psnr_db=metrics["psnr_db"],
-                    images_per_s=metrics["images_per_s"],
-                    remaining_s=pace * (recipe.steps - self.step),
-                    phase=self.phase,
-                )
+            left_s = pace * (recipe.steps - self.step)
+            shown = {name: metrics[name] for name in ("loss", "bpp", "psnr_db", "images_per_s")}
+            now = TrainingProgress(
+                step=self.step, steps=recipe.steps, remaining_s=left_s, phase=self.phase, **shown
             )
+            self.on_progress(now)
 
     def begin(self, *, resume: bool, cache: Path | None = None) -> None:
         """Start afresh, or continue from the directory's state if there is one."""
@@ -326,7 +318,7 @@ class TrainingLoop:
         self._restore(snapshot)
         self.earlier_s = snapshot.facts["wall_s"]
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, recipe: Recipe | None = None) -> Snapshot:
         facts = {
             "step": self.step,
             "lr_scale": self.lr_scale,
@@ -334,7 +326,7 @@ class TrainingLoop:
             "smoothed": self.guard.smoothed,
             **self.meter.facts(),
             "wall_s": self._wall_s(),
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": (recipe or self.recipe).model_dump(mode="json"),
             "data": self.crops.fingerprint,
             "start": None if self.start is None else self.start.model_dump(mode="json"),
         }
@@ -379,7 +371,7 @@ class TrainingLoop:
     def _wall_s(self) -> float:
         return self.earlier_s + time.perf_counter() - self.started
 
-    def _record(self) -> TrainingRecord:
+    def _record(self, curve: LossCurve) -> TrainingRecord:
         recipe, wall_s = self.recipe, self._wall_s()
         means = self.meter.tail()
         return TrainingRecord(
@@ -393,6 +385,7 @@ class TrainingLoop:
             wall_s=wall_s,
             images_per_s=recipe.batch * recipe.steps / wall_s,
             rollbacks=self.rollbacks,
+            curve=curve,
             start=self.start,
             data_fingerprint=self.crops.fingerprint,
             skipped=tuple(getattr(self.crops, "skipped", ())),

@@ -12,9 +12,8 @@ from typing import Any
 
 from tcm_lab._utils.environment import Environment
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
-from tcm_lab.study.context import Task, Watch
+from tcm_lab.study.estimators import Outcome, Task, Train, Watch
 from tcm_lab.study.prepare import prepare
-from tcm_lab.study.record import Outcome
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import Space, load_space
 
@@ -47,9 +46,10 @@ class Nothing:
 
 
 def bounded() -> Space:
-    """Return the largest packaged space, without rungs, since nothing trains."""
+    """Return the largest packaged space, by the plain estimator, since nothing trains."""
     space = load_space("configs/full.yaml")
-    return space.model_copy(update={"budget": space.budget.model_copy(update={"rungs": ()})})
+    budget = space.budget.model_copy(update={"finalists": 0})
+    return space.model_copy(update={"budget": budget, "estimator": Train()})
 
 
 def test_a_trial_costs_little_beside_its_training(benchmark: Any, tmp_path: Path) -> None:

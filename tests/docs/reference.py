@@ -28,7 +28,9 @@ from tcm_lab.study.axes import (
     OrdinalAxis,
     OverrideAxis,
 )
-from tcm_lab.study.space import SCHEMA_FILE, Budget
+from tcm_lab.study.estimators import ESTIMATORS
+from tcm_lab.study.schema import SCHEMA_FILE
+from tcm_lab.study.space import Budget
 from tcm_lab.training import RECIPES, Recipe
 
 PACKAGES = (
@@ -74,6 +76,10 @@ def configuration_tables() -> dict[str, list[Table]]:
             field_table(FloatAxis, "FloatAxis: one of axes"),
             field_table(OverrideAxis, "OverrideAxis: one of axes"),
             field_table(Budget, "Budget: budget"),
+        ],
+        "Estimators: estimator of a search space": [
+            field_table(kind, f"{kind.__name__}: {{type: {name}}}")
+            for name, kind in ESTIMATORS.items()
         ],
         f"A training recipe ({', '.join(sorted(RECIPES))})": [field_table(Recipe, "Recipe")],
     }

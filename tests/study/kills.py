@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tcm_lab.study.context import Event, StudyContext, Task, Watch
+from tcm_lab.study.context import Event, StudyContext
+from tcm_lab.study.estimators import Outcome, Task, Watch
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.queue import open_queue
-from tcm_lab.study.record import Outcome, TrialRecord
+from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.run import fill_queue
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.worker import work

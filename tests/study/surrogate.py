@@ -13,8 +13,7 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
-from tcm_lab.study.context import Task, Watch
-from tcm_lab.study.record import Outcome
+from tcm_lab.study.estimators import Outcome, Task, Watch
 
 SPACE = """
 name: toy

@@ -21,7 +21,8 @@ from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import open_images
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import RdRecord, code_image, evaluate
-from tcm_lab.study.context import StudyData, Task
+from tcm_lab.study.context import StudyData
+from tcm_lab.study.estimators import Task
 from tcm_lab.study.result import open_result
 from tcm_lab.study.space import load_space
 from tcm_lab.study.trainer import CodecTrainer

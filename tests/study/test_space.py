@@ -12,11 +12,11 @@ from surrogate import SPACE
 
 from tcm_lab.codec import load_config
 from tcm_lab.errors import ConfigError
+from tcm_lab.study.schema import space_schema
 from tcm_lab.study.space import (
     load_space,
     packaged_spaces,
     parse_space,
-    space_schema,
 )
 from tcm_lab.study.variants import Variants
 

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import resource
 import signal
@@ -94,6 +95,39 @@ def test_killed_and_resumed_ends_at_the_weights_of_the_uninterrupted_run(tmp_pat
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert rows(whole) == rows(halves)
     assert [step for step, *_ in rows(whole)] == ["10", "20", "23"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_branch_of_a_constant_rate_is_the_shorter_training_itself(tmp_path: Path) -> None:
+    long = RECIPE.changed(steps=60, schedule="constant", warmup=3, ema=0.9)
+    short = long.changed(steps=30)
+    folder = tmp_path / "branch"
+    train(codec(), long, RandomCrops(), branches={folder: short}, accelerator="cpu")
+    branched, alone = codec(), codec()
+    train(branched, short, RandomCrops(), directory=folder, resume=True, accelerator="cpu")
+    train(alone, short, RandomCrops(), accelerator="cpu")
+    expected, found = weights(alone), weights(branched)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_loss_curve_is_the_same_after_a_kill_and_holds_the_means_of_logarithms(
+    tmp_path: Path,
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run(whole)
+    assert in_a_process(halves, "kill=13") == -signal.SIGKILL
+    run(halves)
+    curves = [
+        TrainingRecord.model_validate_json((each / "training.json").read_bytes()).curve
+        for each in (whole, halves)
+    ]
+    assert curves[0] == curves[1]
+    assert curves[0].steps == (10, 20, 23)
+    with (whole / "log.csv").open() as file:
+        log = list(csv.DictReader(file))
+    assert [float(row["log_loss"]) for row in log] == pytest.approx(curves[0].log_loss, abs=1e-5)
+    assert all(float(row["log_loss"]) < math.log(float(row["loss"])) for row in log)  # Jensen
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from tcm_lab.errors import ConfigError
@@ -15,6 +17,19 @@ def test_the_published_recipe_is_the_one_of_the_published_models() -> None:
     assert recipe.steps == 50 * epoch
     for number, factor in ((0, 1), (44, 1), (45, 0.1), (47, 0.1), (48, 0.01), (49, 0.01)):
         assert recipe.lr_factor(number * epoch) == pytest.approx(factor)
+
+
+def test_a_constant_rate_falls_in_the_end_and_is_a_longer_trainings_until_there() -> None:
+    short, long = (
+        Recipe(lambdas=(0.01,), steps=steps, schedule="constant", warmup=4) for steps in (50, 200)
+    )
+    assert short.cooldown_begins == 40
+    begun = [short.lr_factor(step) for step in range(40)]
+    assert begun == [long.lr_factor(step) for step in range(40)]
+    assert begun[4:] == [1.0] * 36
+    falling = [short.lr_factor(step) for step in range(40, 50)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] == pytest.approx(0.01 + 0.99 * (1 - math.sqrt(0.9)))
 
 
 def test_the_rate_warms_up_and_falls_along_the_cosine() -> None:

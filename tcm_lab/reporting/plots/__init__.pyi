@@ -29,6 +29,7 @@ from .analysis import (
     prediction_plot,
     slice_bits_plot,
 )
+from .budget import AgreementPoint, BudgetSeries, agreement_plot, budget_plot
 from .cost import (
     RooflinePoint,
     cost_by_part_plot,
@@ -57,16 +58,20 @@ __all__ = [
     "MARKERS",
     "PAGE_INCHES",
     "SOFT",
+    "AgreementPoint",
+    "BudgetSeries",
     "Change",
     "ParetoPoint",
     "PlotAxis",
     "RdSeries",
     "RooflinePoint",
     "ablation_plot",
+    "agreement_plot",
     "attention_map_plot",
     "attention_plot",
     "bare",
     "bits_plot",
+    "budget_plot",
     "colour_bar",
     "connect_clicks",
     "cost_by_part_plot",

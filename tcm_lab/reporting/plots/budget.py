@@ -1,0 +1,120 @@
+"""Plots of how differences move with the budget, and of predictions beside trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from tcm_lab._utils import Frozen
+from tcm_lab.reporting.plots._labels import label_points
+from tcm_lab.reporting.plots._style import (
+    COLUMN_INCHES,
+    INK,
+    SOFT,
+    PlotAxis,
+    label_axes,
+    legend_below,
+    looks,
+    new_figure,
+    palette,
+    style,
+)
+from tcm_lab.stats import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SOLID, _FAINT = 1.2, 0.16
+
+
+class BudgetSeries(Frozen):
+    """How one variant's difference from the baseline moves.
+
+    Attributes:
+        label: of the variant.
+        steps: ascending; the end of each window.
+        windows: the difference in each.
+        evaluated: the difference of evaluated costs, by the steps of its training.
+        predicted: what is said of larger budgets, by their steps.
+    """
+
+    label: str
+    steps: tuple[int, ...]
+    windows: tuple[Interval, ...]
+    evaluated: dict[int, Interval] = Field(default_factory=dict)
+    predicted: dict[int, Interval] = Field(default_factory=dict)
+
+
+@style()
+def budget_plot(series: Sequence[BudgetSeries], y: PlotAxis) -> Figure:
+    """Draw each difference over the steps with its band, and what is predicted beyond them.
+
+    Lines are training losses; dots with bars, evaluated costs; dashes lead to predictions.
+
+    Args:
+        series: the variants.
+        y: the difference.
+    """
+    figure, axes = new_figure(width=5.6, height=3.0)
+    label_axes(axes, PlotAxis(name="steps", log=True), y)
+    axes.axhline(0, color=INK, lw=0.6, zorder=1)
+    for each, look in zip(series, looks(len(series)), strict=True):
+        color, values = look["color"], [w.value for w in each.windows]
+        axes.plot(each.steps, values, color=color, lw=_SOLID, label=each.label, zorder=3)
+        lows, highs = [w.low for w in each.windows], [w.high for w in each.windows]
+        axes.fill_between(each.steps, lows, highs, color=color, alpha=_FAINT, lw=0)
+        for step, found in each.evaluated.items():
+            axes.plot((step, step), (found.low, found.high), color=color, lw=0.8, zorder=4)
+            axes.plot(step, found.value, look["marker"], color=color, ms=4, mec="white", mew=0.4)
+        if each.predicted:
+            ahead = [
+                (each.steps[-1], values[-1]),
+                *((s, w.value) for s, w in each.predicted.items()),
+            ]
+            axes.plot(*zip(*ahead, strict=True), color=color, lw=0.8, ls=(0, (3, 2)))
+            for step, found in each.predicted.items():
+                axes.plot((step, step), (found.low, found.high), color=color, lw=0.6, alpha=0.6)
+    legend_below(figure, 3, handlelength=1.4)
+    return figure
+
+
+class AgreementPoint(Frozen):
+    """A variant's predicted and trained difference from the baseline."""
+
+    label: str
+    predicted: Interval
+    trained: Interval
+
+
+@style()
+def agreement_plot(
+    points: Sequence[AgreementPoint], predicted: PlotAxis, trained: PlotAxis
+) -> Figure:
+    """Draw what was predicted against what training gave; on the line they are equal.
+
+    Args:
+        points: the variants, all named if they are few.
+        predicted: the horizontal axis.
+        trained: the vertical axis.
+    """
+    figure, axes = new_figure(predicted, trained, width=COLUMN_INCHES, height=COLUMN_INCHES)
+    blue = palette(1)[0]
+    lines = []
+    for p in points:
+        lines += [
+            ((p.predicted.low, p.trained.value), (p.predicted.high, p.trained.value)),
+            ((p.predicted.value, p.trained.low), (p.predicted.value, p.trained.high)),
+        ]
+    for ends in lines:
+        axes.plot(*zip(*ends, strict=True), color=SOFT, lw=0.7, zorder=2)
+    places = [(p.predicted.value, p.trained.value) for p in points]
+    x, y = np.array(places).T
+    axes.scatter(x, y, color=blue, s=18, zorder=3)
+    axes.margins(0.12)
+    middle = places[0]
+    axes.axline(middle if middle[0] == middle[1] else (0, 0), slope=1, color=INK, lw=0.6, zorder=1)
+    label_points(axes, places, [p.label for p in points] if len(points) <= 16 else [], lines)
+    return figure

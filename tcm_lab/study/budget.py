@@ -1,0 +1,183 @@
+"""How a study's differences move with the budget: a table and a plot, from the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import expm1
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tcm_lab import reporting
+from tcm_lab.errors import LabError
+from tcm_lab.reporting import BudgetSeries, Column, PlotAxis, Row, Table, Value
+from tcm_lab.stats import Interval
+from tcm_lab.study.estimators import Comparison
+from tcm_lab.study.estimators.extrapolation import Extrapolation, extrapolate
+from tcm_lab.study.estimators.paired_curve import (
+    PairedCurve,
+    mean_of_rows,
+    paired_curve,
+    paired_rows,
+)
+from tcm_lab.study.noise import noise_of
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.summary import VariantSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TIMES = (10, 100)
+_MOST_SERIES, _MOST_ROWS = 8, 40
+_QUALITY = "lagrangian_percent"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one variant's difference from the baseline moves.
+
+    Attributes:
+        summary: the variant.
+        curve: the paired training losses.
+        ahead: what they say of larger budgets; None where they are too few to fit.
+        rungs: differences of the costs that were evaluated on the way, by step.
+    """
+
+    summary: VariantSummary
+    curve: PairedCurve
+    ahead: Extrapolation | None
+    rungs: dict[int, Interval]
+
+
+def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
+    """Return the course of every variant whose training kept its losses, as the baseline's did.
+
+    Of many variants, only those on the front.
+    """
+    baseline, *others = [summary for summary in summaries if summary.is_complete]
+    if len(others) > _MOST_ROWS:
+        others = [summary for summary in others if summary.on_front]
+    found = []
+    for summary in others:
+        seeds = {record.seed for record in summary.records}
+        base = [record for record in baseline.records if record.seed in seeds]
+        noise = noise_of(baseline.first.recipe)
+        compared = Comparison(
+            summary.records, base, paired=len(base) == len(summary.records), noise=noise
+        )
+        sd = (noise and noise.seed_sd_loss) or 0.0
+        with suppress(LabError):  # of records without losses, or of other seeds
+            rows = paired_rows(compared)
+            ahead = None
+            with suppress(LabError):  # of few rows
+                ahead = extrapolate(rows, seed_sd=sd)
+            curve = paired_curve(rows, seed_sd=sd)
+            found.append(Course(summary, curve, ahead, _rungs(summary.records, base)))
+    return found
+
+
+def _rungs(own: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> dict[int, Interval]:
+    """Return the differences of evaluations on the way, by step, over the seeds."""
+    sides = [[{rung.step: rung.lagrangian for rung in r.rungs} for r in s] for s in (own, baseline)]
+    steps = set.intersection(*(set(rungs) for side in sides for rungs in side))
+    found = {}
+    for step in sorted(steps):
+        each = [100 * expm1(a[step] - b[step]) for a, b in zip(*sides, strict=True)]
+        found[step] = mean_of_rows(np.array(each)[:, None], noise=0.0)
+    return found
+
+
+def budget_table(found: Sequence[Course]) -> Table:
+    """Return where each difference stood along the way, whether it settled, and what is ahead."""
+    loss = {"group": "training loss vs baseline", "unit": "%", "format": "+.2f"}
+    ahead = {"group": "predicted loss vs baseline", "unit": "%", "format": "+.2f"}
+    steps = found[0].curve.steps
+    columns = (
+        Column(key="variant", header="variant"),
+        Column(key="half", header=f"at {steps // 2:,} steps", **loss),
+        Column(key="end", header=f"at {steps:,}", **loss),
+        Column(key="evaluated", header="evaluated cost vs baseline", unit="%", format="+.2f"),
+        Column(key="course", header="course"),
+        *(Column(key=f"at_{t}x", header=f"at {t} times the steps", **ahead) for t in TIMES),
+        Column(key="reach", header="order holds up to"),
+    )
+    rows = []
+    for each in found:
+        curve = each.curve
+        halves = [w for end, w in zip(curve.ends, curve.windows, strict=True) if end <= steps / 2]
+        values: dict[str, Value] = {
+            "variant": each.summary.called,
+            "half": (halves or curve.windows)[-1],
+            "end": curve.last,
+            "evaluated": each.summary.intervals.get(_QUALITY),
+            "course": _course(each),
+            "reach": _reach(each),
+        }
+        if each.ahead is not None:
+            values |= {f"at_{t}x": each.ahead.at(steps * t) for t in TIMES}
+        rows.append(Row(values=values, name=each.summary.name))
+    return Table(
+        title="How the differences move with the budget",
+        columns=columns,
+        rows=tuple(rows),
+        footer=(
+            f"Training losses on the same crops, noise and rates, means over windows of "
+            f"{steps // len(found[0].curve.windows):,} steps, every rate alike; intervals over "
+            "steps and seeds.",
+            "Predictions: a power law of the steps, fitted from a fifth of them on, with the width "
+            "that its unknown power leaves. They hold for the same schedule, longer, and are "
+            "hypotheses until trained.",
+        ),
+    )
+
+
+def _course(each: Course) -> str:
+    """Say in words what the curve did, and what it will do if that can be told."""
+    curve, words = each.curve, list[str]()
+    if curve.crossed is not None:
+        words.append(f"crossed by step {curve.crossed:,}")
+    words.append("still moves" if curve.settled is None else f"settled from step {curve.settled:,}")
+    turn = each.ahead and each.ahead.turns(curve.steps * TIMES[-1])
+    if turn:
+        words.append(
+            f"will cross at about {round(turn.value, -2):,.0f} steps "
+            f"[{round(turn.low, -2):,.0f}, {round(turn.high, -2):,.0f}]"
+        )
+    return "; ".join(words)
+
+
+def _reach(each: Course) -> str:
+    """Say up to which budget the sign of the difference is sure."""
+    if each.ahead is None:
+        return "too few losses to tell"
+    times = each.ahead.widest(TIMES[-1])
+    if not times:
+        return "no budget: within chance"
+    if times >= TIMES[-1]:
+        return f"{TIMES[-1]} times the steps, or more"
+    return "this budget alone" if times < 1.2 else f"{times:.1f} times the steps"
+
+
+def budget_plot(found: Sequence[Course]) -> Figure:
+    """Draw the courses, those that end farthest from the baseline if they are many."""
+    far = sorted(found, key=lambda each: -abs(each.curve.last.value))[:_MOST_SERIES]
+    shown = [each for each in found if each in far]
+    series = []
+    for each in shown:
+        evaluated = dict(each.rungs)
+        if _QUALITY in each.summary.intervals:
+            evaluated[each.curve.steps] = each.summary.intervals[_QUALITY]
+        then = each.curve.steps * TIMES[0]
+        ahead = {then: each.ahead.at(then)} if each.ahead else {}
+        series.append(
+            BudgetSeries(
+                label=each.summary.name,
+                steps=each.curve.ends,
+                windows=each.curve.windows,
+                evaluated=evaluated,
+                predicted=ahead,
+            )
+        )
+    return reporting.budget_plot(series, PlotAxis(name="difference from the baseline", unit="%"))

@@ -1,0 +1,36 @@
+"""Estimators: how a study finds what a variant costs to code with, from a training to a guess."""
+
+from tcm_lab.study.estimators.base import (
+    ESTIMATORS,
+    AnyEstimator,
+    Comparison,
+    Estimate,
+    Estimator,
+    Outcome,
+    Task,
+    Watch,
+    evaluated_difference,
+    normal_interval,
+    register_estimator,
+)
+from tcm_lab.study.estimators.linear_phase import LinearPhase
+from tcm_lab.study.estimators.paired_loss import Extrapolated, PairedLoss
+from tcm_lab.study.estimators.train import Train
+
+__all__ = [
+    "ESTIMATORS",
+    "AnyEstimator",
+    "Comparison",
+    "Estimate",
+    "Estimator",
+    "Extrapolated",
+    "LinearPhase",
+    "Outcome",
+    "PairedLoss",
+    "Task",
+    "Train",
+    "Watch",
+    "evaluated_difference",
+    "normal_interval",
+    "register_estimator",
+]

@@ -1,0 +1,149 @@
+"""What a paired curve says of longer trainings: a power law with its uncertainty.
+
+The losses of two codecs that are trained alike fall roughly as power laws of the steps t to levels
+of their own (Hestness et al. 2017, "Deep learning scaling is predictable, empirically"), so their
+difference is a + b t^-c: a transient, and what remains. The three are fitted together; c is known
+badly, so all its values count by their likelihood, and what is said of a larger budget has the
+width that this leaves. It holds as far as the schedule of the larger budget is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcm_lab.errors import LabError
+from tcm_lab.stats import LEVEL, Interval
+from tcm_lab.study.estimators.paired_curve import PairedRows, seed_noise
+
+_POWERS = np.geomspace(0.05, 3.0, 80)
+_DRAWS = 4000
+_FEWEST_ROWS = 8
+_Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """Draws of the curve a + b (t / T)^-c that the data allow.
+
+    Attributes:
+        steps: T, those of the data.
+        a: of each draw, in percent, (draws,).
+        b: likewise.
+        c: likewise, the power.
+        noise: standard deviation of what seeds add, which no fit to one seed sees.
+    """
+
+    steps: int
+    a: _Array
+    b: _Array
+    c: _Array
+    noise: float = 0.0
+
+    def at(self, step: float) -> Interval:
+        """Return the difference after so many steps with its 95 % interval."""
+        values = self._values(step)
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        return Interval(
+            value=float(np.median(values)),
+            low=low,
+            high=high,
+            samples=len(values),
+            noise=self.noise,
+        )
+
+    def turns(self, step: float) -> Interval | None:
+        """Return when the sign turns on the way to ``step``; None if it may not, or has not one.
+
+        Both the sign now and the one at ``step`` must be clear of chance.
+        """
+        now, then = self.at(self.steps), self.at(step)
+        if not (now.excludes_zero and then.excludes_zero and now.value * then.value < 0):
+            return None
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            when = self.steps * (-self.a / self.b) ** (-1 / self.c)
+        when = when[np.isfinite(when) & (when > 0)].clip(self.steps, step)
+        low, high = np.quantile(when, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        return Interval(value=float(np.median(when)), low=low, high=high, samples=len(when))
+
+    def widest(self, most: float = 100) -> float:
+        """Return the largest budget, in multiples of the data's, at which the present sign is sure.
+
+        0 where it is not even now.
+        """
+        now = self.at(self.steps)
+        if not now.excludes_zero:
+            return 0.0
+        sure = 1.0
+        for times in np.geomspace(1, most, 41)[1:]:
+            then = self.at(self.steps * times)
+            if not then.excludes_zero or then.value * now.value < 0:
+                return sure
+            sure = float(times)
+        return sure
+
+    def _values(self, step: float) -> _Array:
+        luck = np.random.default_rng(1).standard_normal(len(self.a)) * self.noise
+        values: _Array = self.a + self.b * (step / self.steps) ** -self.c + luck
+        return values
+
+
+def extrapolate(
+    rows: PairedRows, *, begin: float = 0.2, seed_sd: float = 0.0, seed: int = 0
+) -> Extrapolation:
+    """Fit a paired curve.
+
+    Args:
+        rows: the curve; its mean over seeds is fitted.
+        begin: share of the steps before which the curve is left out: there the codecs still become
+            transforms at all.
+        seed_sd: standard deviation between seeds of such a difference, measured elsewhere. The
+            seeds at hand tell it, too, where there are several.
+        seed: of the draws.
+
+    Raises:
+        LabError: too few rows.
+    """
+    steps, data = np.array(rows.steps, dtype=float), np.array(rows.percent)
+    late = steps > begin * steps[-1]
+    steps, data = steps[late], data[:, late]
+    if len(steps) < _FEWEST_ROWS:
+        raise LabError(f"{len(steps)} losses: an extrapolation needs {_FEWEST_ROWS} or more")
+    total, y = float(steps[-1]), data.mean(axis=0)
+    x = (steps / total) ** -_POWERS[:, None]  # (powers, N)
+    centred = x - x.mean(axis=1, keepdims=True)
+    extent = (centred**2).sum(axis=1)
+    slopes = centred @ (y - y.mean()) / extent
+    left = y - y.mean() - slopes[:, None] * centred
+    rss = (left**2).sum(axis=1)
+    inflation = _inflation(left[rss.argmin()])
+    freedom = max(len(y) / inflation - 2, 2.0)
+    # The likelihood of each power when a and b are left open; of transients that are as high over
+    # the data, so that no power is favoured by its scale.
+    logs = np.log(np.ptp(x, axis=1)) - np.log(extent) / 2 - freedom / 2 * np.log(rss + 1e-30)
+    weights = np.exp(logs - logs.max())
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(_POWERS), size=_DRAWS, p=weights / weights.sum())
+    students = rng.standard_t(freedom, size=(2, _DRAWS))
+    sd = np.sqrt(rss[chosen] / max(len(y) - 2, 1) * inflation)
+    slope = slopes[chosen] + sd * students[0] / np.sqrt(extent[chosen])
+    level = y.mean() + sd * students[1] / math.sqrt(len(y))
+    return Extrapolation(
+        steps=int(total),
+        a=level - slope * x.mean(axis=1)[chosen],
+        b=slope,
+        c=_POWERS[chosen],
+        noise=seed_noise(data, seed_sd),
+    )
+
+
+def _inflation(residuals: _Array) -> float:
+    """Return by how much neighbours that are alike widen the variance of a mean."""
+    whole = float(residuals @ residuals)
+    alike = float(residuals[1:] @ residuals[:-1]) / whole if whole > 0 else 0.0
+    alike += (1 + 4 * alike) / len(residuals)  # what fitting hides of it
+    alike = min(max(alike, 0.0), 0.9)
+    return (1 + alike) / (1 - alike)

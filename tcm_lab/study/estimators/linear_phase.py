@@ -1,0 +1,104 @@
+"""``linear-phase``: the entropy model alone, trained on the latent of the linear shortcuts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.codec import VariantConfig, build
+from tcm_lab.data import CropSource
+from tcm_lab.errors import ConfigError
+from tcm_lab.evaluation import RdRecord, evaluate
+from tcm_lab.study.estimators.base import (
+    Estimator,
+    Outcome,
+    Task,
+    Watch,
+    register_estimator,
+)
+from tcm_lab.training import Recipe, TrainingProgress, train_linear_phase
+
+if TYPE_CHECKING:
+    from tcm_lab.study.context import StudyContext
+
+_TRANSFORMS = {"name", "g_a", "g_s", "shortcut"}  # which the linear phase does not see
+
+
+@register_estimator("linear-phase")
+class LinearPhase(Estimator):
+    """Trains a variant's linear phase alone, and codes the evaluation images by what results.
+
+    Variants that agree in the entropy model and the hyper transforms have one linear phase: they
+    tie, exactly.
+    """
+
+    type: str = "linear-phase"
+    bias = "sees the entropy model and the hyper transforms alone: variants that agree there tie"
+    over = "the images and the seeds"
+
+    def check(self, base: VariantConfig, recipe: Recipe) -> None:
+        """Refuse what has no linear phase."""
+        if not recipe.linear_steps:
+            raise ConfigError(
+                f"estimator linear-phase: recipe {recipe.name} has none; take minute, laptop or "
+                "hour, or set linear_steps and start: linear in budget.changes"
+            )
+        if base.shortcut in ("none", "wavelet"):
+            raise ConfigError(
+                f"estimator linear-phase: the base has shortcut {base.shortcut}; it needs a linear "
+                "path such as shortcut: patch"
+            )
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with no steps but the phase's."""
+        return recipe.changed(steps=recipe.linear_steps)
+
+    def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
+        """Run the phase and evaluate, or take the evaluation of a variant that agrees."""
+        kept = task.directory.parent / f"linear-evaluation-{self._key(task, context)}.json"
+        rd = _read(kept)
+        if rd is None:
+            rd = self._evaluate(task, context, watch)
+            write_atomically(kept, rd.model_dump_json() + "\n")
+        name = task.config.name
+        return Outcome(rd=rd.model_copy(update={"name": name}), steps=task.recipe.linear_steps)
+
+    def _evaluate(self, task: Task, context: StudyContext, watch: Watch) -> RdRecord:
+        recipe, data = task.recipe, context.data
+        codec = build(task.config, seed=recipe.seed)
+        crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
+
+        def on_progress(now: TrainingProgress) -> None:
+            watch.progress(0, now.text)
+
+        view = train_linear_phase(
+            codec,
+            recipe,
+            crops,
+            directory=task.directory,
+            cache=task.directory.parent,
+            on_progress=on_progress,
+        )
+        return evaluate(view, data.evaluation, name=task.config.name, recipe=recipe)
+
+    def _key(self, task: Task, context: StudyContext) -> str:
+        facts = {
+            "entropy": task.config.model_dump(mode="json", exclude=_TRANSFORMS),
+            "stride": task.config.stride,
+            "recipe": task.recipe.identity(),
+            "data": context.data.fingerprints,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> RdRecord | None:
+    """Return a kept evaluation; None where there is none, or one of another version."""
+    try:
+        return RdRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

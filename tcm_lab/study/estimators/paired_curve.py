@@ -1,0 +1,221 @@
+"""How a variant stands to the baseline while both train: their losses on the same crops and noise.
+
+Variants of a study share all random numbers of a seed, so the difference of two losses at a step is
+that of the codecs, with little luck in it, and its course shows what a single number can't: whether
+a lead grows, shrinks or turns over as the budget grows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
+
+from tcm_lab._utils import Frozen
+from tcm_lab.errors import LabError
+from tcm_lab.stats import LEVEL, Interval
+from tcm_lab.study.estimators.base import Comparison, normal_interval
+
+if TYPE_CHECKING:
+    from tcm_lab.study.record import TrialRecord
+
+WINDOWS = 10
+_FEWEST_ROWS = 4
+_BLOCK_ROWS = 12
+_Array = NDArray[np.float64]
+
+
+class PairedRows(Frozen):
+    """The difference from the baseline after every few steps.
+
+    Attributes:
+        steps: after which each was taken, ascending.
+        percent: for each seed, that of the loss, with all rates alike, in percent.
+    """
+
+    steps: tuple[int, ...]
+    percent: tuple[tuple[float, ...], ...]
+
+    def until(self, step: int) -> PairedRows:
+        """Return what a training of fewer steps would have shown by then."""
+        count = sum(at <= step for at in self.steps)
+        return PairedRows(steps=self.steps[:count], percent=tuple(p[:count] for p in self.percent))
+
+
+def paired_rows(compared: Comparison) -> PairedRows:
+    """Return a variant's training loss against the baseline's, step by step.
+
+    Raises:
+        LabError: they were not trained on the same steps with the same seeds, or their records
+            hold no losses.
+    """
+    if not compared.paired:
+        raise LabError("the baseline has other seeds: training losses compare on the same crops")
+    sides = [[_losses(r) for r in side] for side in (compared.own, compared.baseline)]
+    steps = sorted(set.intersection(*(set(curve) for side in sides for curve in side)))
+    if len(steps) < _FEWEST_ROWS:
+        raise LabError(
+            f"{len(steps)} losses in common: a paired curve needs {_FEWEST_ROWS}. Train more "
+            "steps; records of earlier versions hold none."
+        )
+    percent = [
+        tuple(100 * (own[step] - base[step]) for step in steps)
+        for own, base in zip(*sides, strict=True)
+    ]
+    return PairedRows(steps=tuple(steps), percent=tuple(percent))
+
+
+def _losses(record: TrialRecord) -> dict[int, float]:
+    """Return the mean log loss by step; over all sets of weights, where each rate has its own."""
+    trainings = [t for t in (record.training, *record.more) if t is not None]
+    curves = [dict(zip(t.curve.steps, t.curve.log_loss, strict=True)) for t in trainings]
+    if not curves:
+        return {}
+    return {
+        step: math.fsum(curve[step] for curve in curves) / len(curves)
+        for step in curves[0]
+        if all(step in curve for curve in curves)
+    }
+
+
+class PairedCurve(Frozen):
+    """A paired curve in windows of steps, each with its interval.
+
+    Attributes:
+        steps: of the training, in the last window.
+        ends: the last step of each window.
+        windows: the mean difference in percent in each, over rows of steps and seeds.
+        settled: from which step on no window differs from the last one; None if that is the last
+            window alone, and the curve still moves.
+        crossed: the window's end by which the sign had turned for good, both signs being clear of
+            chance; None if it never did.
+    """
+
+    steps: int
+    ends: tuple[int, ...]
+    windows: tuple[Interval, ...]
+    settled: int | None
+    crossed: int | None
+
+    @property
+    def last(self) -> Interval:
+        """The difference in the last window."""
+        return self.windows[-1]
+
+
+def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0, windows: int = WINDOWS) -> PairedCurve:
+    """Divide a paired curve into windows of equally many steps.
+
+    Args:
+        rows: the curve.
+        seed_sd: standard deviation between seeds of such a difference, measured elsewhere.
+        windows: how many, at most; fewer where a window would hold too few rows.
+    """
+    steps, data = np.array(rows.steps), np.array(rows.percent)
+    count = max(2, min(windows, len(steps) // _FEWEST_ROWS))
+    edges = np.linspace(0, steps[-1], count + 1)[1:]
+    place = np.searchsorted(edges, steps - 1e-9)
+    parts = [part for w in range(count) if len(part := np.flatnonzero(place == w))]
+    means = np.stack([data[:, part].mean(axis=1) for part in parts], axis=1)  # (S, windows)
+    seeds, noise, luck = len(data), row_noise(data), seed_sd
+    if seeds > 1 and not seed_sd:  # all windows together tell what the seeds of each differ by
+        luck = math.sqrt(means.var(axis=0, ddof=1).mean())
+    found = [
+        normal_interval(
+            float(mean), math.hypot(noise / math.sqrt(len(part)), luck) / math.sqrt(seeds)
+        )
+        for mean, part in zip(means.mean(axis=0), parts, strict=True)
+    ]
+    ends = tuple(int(steps[part[-1]]) for part in parts)
+    return PairedCurve(
+        steps=int(steps[-1]),
+        ends=ends,
+        windows=tuple(found),
+        settled=_settled(ends, found),
+        crossed=_crossed(ends, found),
+    )
+
+
+def row_noise(data: _Array) -> float:
+    """Return the standard deviation of one row of (S, N), as it counts in a mean of many.
+
+    It is what is left within blocks of rows when each block's line is taken out, in the median
+    over them, so that the curve's own course is none of it. Neighbours that are alike (they were
+    trained on the crops before them) count for fewer, as in a process with one such correlation.
+    """
+    size = max(min(_BLOCK_ROWS, data.shape[1]), 1)
+    blocks = [data[:, at : at + size] for at in range(0, data.shape[1] - size + 1, size)]
+    rows = np.concatenate(blocks)  # (S blocks, size)
+    x = np.arange(size) - (size - 1) / 2
+    slopes = rows @ x / max(x @ x, 1)
+    left = rows - rows.mean(axis=1, keepdims=True) - slopes[:, None] * x
+    squares = (left**2).sum(axis=1)
+    if size < _FEWEST_ROWS or not squares.all():
+        return 0.0
+    alike = float(np.median((left[:, 1:] * left[:, :-1]).sum(axis=1) / squares))
+    if size > _FEWEST_ROWS:  # what taking out lines hides of it
+        alike = (alike + 2 / size) / (1 - 4 / size)
+    alike = min(max(alike, 0.0), 0.9)
+    freedom = size - 2
+    variance = float(np.median(squares)) / freedom / (1 - 2 / (9 * freedom)) ** 3  # a χ²'s median
+    return math.sqrt(variance * (1 + alike) / (1 - alike))
+
+
+def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
+    """Return the mean of rows (S, N) with its 95 % interval over rows and seeds.
+
+    Args:
+        data: the rows of each seed.
+        noise: of one row, from `row_noise`.
+        seed_sd: standard deviation between seeds, measured elsewhere; by default those at hand
+            tell it, if they are several.
+    """
+    seeds, count = data.shape
+    between = seed_noise(data, seed_sd)
+    return normal_interval(
+        float(data.mean()), math.hypot(noise / math.sqrt(seeds * count), between)
+    )
+
+
+def seed_noise(data: _Array, seed_sd: float) -> float:
+    """Return the standard deviation of what seeds add to the mean over those at hand, (S, N)."""
+    seeds = len(data)
+    if seed_sd or seeds == 1:
+        return seed_sd / math.sqrt(seeds)
+    between = float(np.std(data.mean(axis=1), ddof=1))
+    # So few seeds tell it badly: Student's distribution in terms of the normal one, two as three.
+    wider = float(stdtrit(max(seeds - 1, 2), (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2))
+    return between * wider / math.sqrt(seeds)
+
+
+def _signs(windows: Sequence[Interval]) -> list[int]:
+    """Return each window's sign; 0 where chance may have made it, over all windows together."""
+    limit = float(ndtri(1 - (1 - LEVEL) / 2 / len(windows)))
+    return [int(np.sign(w.value)) if abs(w.value) > limit * w.noise else 0 for w in windows]
+
+
+def _crossed(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
+    signs = _signs(windows)
+    last = next((sign for sign in reversed(signs) if sign), 0)
+    other = [place for place, sign in enumerate(signs) if sign == -last and last]
+    if not other:
+        return None
+    return next(
+        end for end, sign in zip(ends[other[-1] :], signs[other[-1] :], strict=True) if sign == last
+    )
+
+
+def _settled(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
+    """Return the end of the first window from which all agree with the last."""
+    last, limit = windows[-1], float(ndtri((1 + LEVEL) / 2))
+    first = len(windows) - 1
+    for place in range(len(windows) - 2, -1, -1):
+        window = windows[place]
+        if abs(window.value - last.value) > limit * math.hypot(window.noise, last.noise):
+            break
+        first = place
+    return ends[first] if first < len(windows) - 1 else None

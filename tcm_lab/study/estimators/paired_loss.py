@@ -1,0 +1,119 @@
+"""``paired-loss`` and ``extrapolated``: what training losses on the same crops say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field
+
+from tcm_lab.codec import VariantConfig
+from tcm_lab.errors import ConfigError
+from tcm_lab.stats import Interval
+from tcm_lab.study.estimators.base import (
+    Comparison,
+    Estimator,
+    Outcome,
+    Task,
+    Watch,
+    register_estimator,
+)
+from tcm_lab.study.estimators.extrapolation import extrapolate
+from tcm_lab.study.estimators.paired_curve import PairedRows, mean_of_rows, paired_rows, row_noise
+from tcm_lab.training import Recipe
+
+if TYPE_CHECKING:
+    from tcm_lab.study.context import StudyContext
+    from tcm_lab.study.record import TrialRecord
+
+_FEWEST_STEPS = 40  # four rows of the log
+
+
+class LossEstimator(Estimator):
+    """Reads the training losses that a variant and the baseline had on the same crops and noise.
+
+    What is trained is what ``train`` trains in so many steps, so either finds the other's records.
+
+    Attributes:
+        steps: of each training, instead of the budget's.
+    """
+
+    trains = True
+
+    steps: Annotated[int, Field(ge=_FEWEST_STEPS, le=10**9)] | None = None
+
+    def check(self, base: VariantConfig, recipe: Recipe) -> None:
+        """Refuse a training that is too short to have a curve."""
+        if self.recipe(recipe).steps < _FEWEST_STEPS:
+            raise ConfigError(
+                f"estimator {self.type}: reads the losses of {_FEWEST_STEPS} steps or more, not of "
+                f"{self.recipe(recipe).steps}; set budget.steps"
+            )
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with this estimator's steps."""
+        return recipe if self.steps is None else recipe.changed(steps=self.steps)
+
+    def identity(self) -> dict[str, object]:
+        """Return nothing: the recipe says it all."""
+        return {}
+
+    def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
+        """Train and evaluate, as ``train`` does."""
+        return context.trainer(task, watch)
+
+    def percent(self, own: TrialRecord, baseline: TrialRecord) -> float:
+        """Return the value of the interval; of different seeds, which share no crops, roughly."""
+        return self.difference(Comparison([own], [baseline])).value
+
+
+@register_estimator("paired-loss")
+class PairedLoss(LossEstimator):
+    """Takes the mean difference of the training losses over the last steps.
+
+    Attributes:
+        steps: of each training, instead of the budget's.
+        window: share of the steps over which the mean is taken.
+    """
+
+    type: str = "paired-loss"
+    bias = "sees training crops under noise, no rounding and no bytes, at this budget alone"
+    over = "steps and seeds"
+
+    window: Annotated[float, Field(gt=0, le=1)] = 0.4
+
+    def difference(self, compared: Comparison) -> Interval:
+        """Return the mean over the window with its interval over steps and seeds."""
+        rows = paired_rows(compared)
+        steps, percent = np.array(rows.steps), np.array(rows.percent)
+        late = steps > (1 - self.window) * steps[-1]
+        return mean_of_rows(percent[:, late], row_noise(percent), _seed_sd(compared))
+
+
+@register_estimator("extrapolated")
+class Extrapolated(LossEstimator):
+    """Fits the paired losses by a power law of the steps, and takes its value at a larger budget.
+
+    Attributes:
+        steps: of each training, instead of the budget's.
+        times: the larger budget, in multiples of the trained one.
+        begin: share of the steps before which the curve is left out.
+    """
+
+    type: str = "extrapolated"
+    bias = "trusts that the difference goes on as a power law of the steps"
+    over = "what the fit to the steps leaves open"
+
+    times: Annotated[float, Field(ge=1, le=1e6)] = 10.0
+    begin: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+    def difference(self, compared: Comparison) -> Interval:
+        """Return the prediction with its interval."""
+        rows: PairedRows = paired_rows(compared)
+        found = extrapolate(rows, begin=self.begin, seed_sd=_seed_sd(compared), seed=compared.seed)
+        return found.at(found.steps * self.times)
+
+
+def _seed_sd(compared: Comparison) -> float:
+    """Return the measured standard deviation between seeds of such a difference; 0 if unknown."""
+    return (compared.noise and compared.noise.seed_sd_loss) or 0.0

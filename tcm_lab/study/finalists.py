@@ -1,0 +1,128 @@
+"""What training says of the variants that a search by an estimator has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tcm_lab import reporting
+from tcm_lab.errors import LabError
+from tcm_lab.reporting import AgreementPoint, Column, PlotAxis, Row, Table, Value
+from tcm_lab.stats import Interval
+from tcm_lab.study.agreement import Agreement, agreement
+from tcm_lab.study.estimators import Train
+from tcm_lab.study.result import StudyResult
+from tcm_lab.study.space import Space
+from tcm_lab.study.summary import VariantSummary, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_QUALITY = "lagrangian_percent"
+_NOTHING = Interval(value=0.0, low=0.0, high=0.0)  # of the baseline against itself
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """The finalists of a search.
+
+    Attributes:
+        space: the study's, with ``train`` as its estimator.
+        predicted: by the estimator, in the order of ``trained``.
+        trained: the same variants, trained; the baseline first.
+        agreement: how alike the two are; None of fewer than three variants.
+    """
+
+    space: Space
+    predicted: Sequence[VariantSummary]
+    trained: Sequence[VariantSummary]
+    agreement: Agreement | None
+
+
+def finalists_of(result: StudyResult, summaries: Sequence[VariantSummary]) -> Finalists | None:
+    """Return a study's finalists; None where there are none, or no baseline among them yet.
+
+    Args:
+        result: the study.
+        summaries: of what its estimator found, whose names the finalists keep.
+    """
+    records = result.finalists
+    if not any(record.is_baseline for record in records):
+        return None
+    space = result.space.model_copy(update={"estimator": Train()})
+    known = {summary.first.fingerprint: summary for summary in summaries}
+    trained = [
+        summary.model_copy(update={"name": same.name, "number": same.number})
+        for summary in summarise(records, space)
+        if (same := known.get(summary.first.fingerprint)) is not None
+    ]
+    found = None
+    with suppress(LabError):  # of too few
+        found = agreement(result.searched, records)
+    predicted = [known[summary.first.fingerprint] for summary in trained]
+    return Finalists(space, predicted, trained, found)
+
+
+def predicted_table(found: Finalists, estimator: str) -> Table:
+    """Return what the estimator said of each finalist beside what training gave."""
+    cost = {"unit": "%", "format": "+.2f", "group": "Lagrangian cost vs baseline"}
+    columns = (
+        Column(key="variant", header="variant"),
+        Column(key="predicted", header=f"by {estimator}", **cost),
+        Column(key="trained", header="trained", **cost),
+        Column(key="gap", header="predicted minus trained", unit="%", format="+.2f"),
+    )
+    rows = []
+    for before, after in _pairs(found):
+        values: dict[str, Value] = {
+            "variant": before.label,
+            "predicted": _cost(before),
+            "trained": _cost(after),
+            "gap": _cost(before).value - _cost(after).value,
+        }
+        rows.append(Row(values=values, marks=after.marks, name=after.name))
+    return Table(
+        title="Predicted and trained",
+        columns=columns,
+        rows=tuple(rows),
+        footer=(finalist_finding(found, estimator),),
+    )
+
+
+def predicted_plot(found: Finalists, estimator: str) -> Figure:
+    """Draw predicted against trained costs."""
+    points = [
+        AgreementPoint(label=after.name, predicted=_cost(before), trained=_cost(after))
+        for before, after in _pairs(found)
+    ]
+    axes = [
+        PlotAxis(name=f"Lagrangian cost vs baseline, {how}", unit="%")
+        for how in (f"by {estimator}", "trained")
+    ]
+    return reporting.agreement_plot(points, *axes)
+
+
+def finalist_finding(found: Finalists, estimator: str) -> str:
+    """Say in a sentence how alike predictions and trainings are."""
+    count, steps = len(found.trained) - 1, found.trained[0].first.recipe.steps
+    said = f"{count} finalists of {estimator} and the baseline were trained for {steps:,} steps: "
+    if found.agreement is None:
+        return f"{said}too few for a ranking."
+    tau, bias = found.agreement.rank.tau, found.agreement.bias
+    return (
+        f"{said}Kendall's τ between predicted and trained cost is {tau.value:+.2f} "
+        f"[{tau.low:+.2f}, {tau.high:+.2f}], predictions are off by {bias.value:+.2f} % "
+        f"[{bias.low:+.2f}, {bias.high:+.2f}] on average. Finalists are alike, so that their "
+        "order is harder to tell than that of all variants."
+    )
+
+
+def _pairs(found: Finalists) -> list[tuple[VariantSummary, VariantSummary]]:
+    pairs = zip(found.predicted, found.trained, strict=True)
+    return [(a, b) for a, b in pairs if {_QUALITY} <= a.metrics.keys() & b.metrics.keys()]
+
+
+def _cost(summary: VariantSummary) -> Interval:
+    return summary.intervals.get(_QUALITY, _NOTHING)

@@ -1,0 +1,123 @@
+"""A study of estimators: the same variants by each of them and by training, and how they agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.yaml import read_yaml
+from tcm_lab.errors import ConfigError, validation_message
+from tcm_lab.reporting import Table
+from tcm_lab.study.agreement import agreement_table
+from tcm_lab.study.estimators import AnyEstimator, Estimator, Train
+from tcm_lab.study.prepare import prepare
+from tcm_lab.study.report import write_tables
+from tcm_lab.study.run import Display, run_study
+from tcm_lab.study.space import Space, load_space
+
+TRUTH = "truth"
+
+
+class Plan(Frozen):
+    """What a study of estimators runs, as a YAML file describes it.
+
+    Attributes:
+        space: YAML file of the variants; its budget, trained, is what the estimators are held
+            against. With ``mode: ablation`` every variant is trained with every seed.
+        estimators: by name or with options; one that is listed with several steps is looked at
+            with each.
+        seeds: of each estimator.
+    """
+
+    space: str
+    estimators: Annotated[tuple[AnyEstimator, ...], Field(min_length=1)]
+    seeds: Annotated[int, Field(gt=0, le=1000)] = 1
+
+    def studies(self, folder: Path | None = None) -> dict[str, Space]:
+        """Return the studies by name, the estimators' first, which are cheap.
+
+        Args:
+            folder: where the space is looked for, too.
+
+        Raises:
+            ConfigError: the space is not one of trainings, or an estimator does not suit it.
+        """
+        beside = folder / self.space if folder is not None else Path(self.space)
+        truth = load_space(beside if beside.is_file() else self.space)
+        if truth.estimator != Train():
+            raise ConfigError(
+                f"{self.space}: estimator = {truth.estimator.type}; a plan's space is trained, so "
+                "leave its estimator out"
+            )
+        found = {}
+        for estimator in self.estimators:
+            estimator.check(truth.baseline, truth.budget.recipe_for(truth.seed))
+            budget = truth.budget.model_copy(
+                update={"seeds": self.seeds, "resolution": None, "rungs": ()}
+            )
+            changes = {"estimator": estimator, "budget": budget}
+            found[name_of(estimator)] = truth.model_copy(update=changes)
+        return {**found, TRUTH: truth}
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        ConfigError: the message names the file, the field and the fix.
+    """
+    tree = read_yaml(path)
+    try:
+        return Plan.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {validation_message(error, Plan, tree)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def name_of(estimator: Estimator) -> str:
+    """Return what tables call an estimator: its type and the options that were given."""
+    options = estimator.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
+    return ", ".join([estimator.type, *(f"{name} {value}" for name, value in options.items())])
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    data: Path | None = None,
+    eval_data: Path | None = None,
+    workers: int | None = None,
+    displays: Mapping[str, Display] | None = None,
+) -> Table:
+    """Run each study of a plan in a folder of its own, and write how they agree.
+
+    Rerun to resume. Trainings that two of them have in common are done once.
+
+    Args:
+        plan: what to run.
+        out: folder of all of them.
+        folder: where the plan's space is looked for, too.
+        data: folder of training images; ``None`` for the embedded ones.
+        eval_data: folder of evaluation images; likewise.
+        workers: processes of each.
+        displays: shows the progress of each, by its name.
+
+    Raises:
+        LabError: as ``run_study``; or too few variants were trained to compare.
+        KeyboardInterrupt: Ctrl-C; rerun to resume.
+    """
+    found: dict[str, Any] = {}
+    for name, space in plan.studies(folder).items():
+        place = out / re.sub(r"[^A-Za-z0-9.]+", "-", name)
+        context = prepare(space, out=place, data=data, eval_data=eval_data, cache=out / "records")
+        found[name] = run_study(context, workers, (displays or {}).get(name))
+    table = agreement_table(found.pop(TRUTH), found)
+    write_tables({"agreement": table}, out)
+    return table

@@ -1,0 +1,119 @@
+"""Paired curves and what is said of larger budgets: simulated where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import curve_fit
+
+from tcm_lab.errors import LabError
+from tcm_lab.study.estimators.extrapolation import extrapolate
+from tcm_lab.study.estimators.paired_curve import PairedRows, paired_curve
+
+STEPS = np.arange(10, 501, 10)
+DRAWS = 100
+
+
+def rows(truth: np.ndarray, sd: float, seed: int, *, alike: float = 0.0, seeds: int = 1):
+    """Return a curve with noise of which neighbours share a part."""
+    rng = np.random.default_rng(seed)
+    white = rng.normal(0, sd * np.sqrt(1 - alike**2), (seeds, len(truth)))
+    noise = np.zeros_like(white)
+    for place in range(len(truth)):
+        before = noise[:, place - 1] if place else white[:, 0]
+        noise[:, place] = alike * before + white[:, place]
+    percent = tuple(tuple(row) for row in (truth + noise).tolist())
+    return PairedRows(steps=tuple(STEPS.tolist()), percent=percent)
+
+
+def power_law(steps: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+    return a + b * (steps / STEPS[-1]) ** -c
+
+
+@pytest.mark.parametrize(("level", "alike"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.4), (-0.3, 0.4)])
+def test_noise_about_a_constant_hardly_ever_looks_like_a_crossing(
+    level: float, alike: float
+) -> None:
+    false = ahead = 0
+    for seed in range(DRAWS):
+        drawn = rows(np.full(len(STEPS), level), 0.4, seed, alike=alike)
+        false += paired_curve(drawn).crossed is not None
+        ahead += extrapolate(drawn).turns(100 * STEPS[-1]) is not None
+    assert false <= 0.05 * DRAWS
+    assert ahead <= 0.05 * DRAWS
+
+
+def test_a_crossing_in_the_data_is_found_where_it_is() -> None:
+    truth = power_law(STEPS, -1.5, 1.0, 0.7)  # 0 at 280 steps
+    found = [paired_curve(rows(truth, 0.1, seed)).crossed for seed in range(40)]
+    known = [step for step in found if step is not None]
+    assert len(known) >= 0.9 * len(found)
+    assert 250 <= np.median(known) <= 400
+
+
+def test_a_crossing_after_the_data_is_predicted_where_it_will_be() -> None:
+    truth = power_law(STEPS, -1.0, 1.3, 0.5)  # 0 at 845 steps, of which 500 are seen
+    found = [extrapolate(rows(truth, 0.05, seed)).turns(10 * STEPS[-1]) for seed in range(60)]
+    known = [turn for turn in found if turn is not None]
+    assert len(known) >= 0.9 * len(found)
+    assert np.mean([turn.low <= 845 <= turn.high for turn in known]) >= 0.85
+
+
+@pytest.mark.parametrize("law", [(-1.0, 1.3, 0.5), (0.4, -0.6, 1.0), (0.5, 0.0, 0.3)])
+@pytest.mark.parametrize("alike", [0.0, 0.4])
+def test_predictions_hold_the_truth_as_often_as_they_promise(
+    law: tuple[float, float, float], alike: float
+) -> None:
+    inside = 0
+    for seed in range(DRAWS):
+        found = extrapolate(rows(power_law(STEPS, *law), 0.3, seed, alike=alike))
+        then = found.at(10 * STEPS[-1])
+        truth = power_law(np.array([10.0 * STEPS[-1]]), *law)[0]
+        inside += then.low <= truth <= then.high
+    assert inside >= 0.9 * DRAWS
+
+
+@pytest.mark.parametrize("law", [(-1.0, 1.3, 0.5), (0.4, -0.6, 1.0), (0.5, 0.9, 0.3)])
+def test_the_fit_is_that_of_scipy(law: tuple[float, float, float]) -> None:
+    drawn = rows(power_law(STEPS, *law), 0.02, 3)
+    late = 0.2 * STEPS[-1] < STEPS
+    y = np.array(drawn.percent[0])[late]
+    theirs, _ = curve_fit(power_law, STEPS[late].astype(float), y, p0=law, maxfev=20000)
+    ours = extrapolate(drawn)
+    for times in (1, 3, 10):
+        then = ours.at(times * STEPS[-1])
+        expected = power_law(np.array([float(times * STEPS[-1])]), *theirs)[0]
+        assert abs(then.value - expected) < 0.5 * (then.high - then.low) + 0.01
+
+
+def test_more_noise_widens_what_is_said_of_larger_budgets_until_nothing_is() -> None:
+    truth = power_law(STEPS, -1.0, 1.3, 0.5)
+    widths = []
+    for sd in (0.02, 0.1, 0.5):
+        then = extrapolate(rows(truth, sd, 1)).at(10 * STEPS[-1])
+        widths.append(then.high - then.low)
+    assert widths == sorted(widths)
+    lost = extrapolate(rows(truth, 3.0, 1))
+    assert lost.turns(10 * STEPS[-1]) is None
+    assert lost.widest() == 0
+
+
+def test_the_noise_of_seeds_widens_every_window_and_prediction() -> None:
+    drawn = rows(np.full(len(STEPS), 0.4), 0.2, 0)
+    plain, wide = (paired_curve(drawn, seed_sd=sd).last for sd in (0.0, 0.5))
+    assert wide.high - wide.low > 1.9 > plain.high - plain.low
+    near, far = (extrapolate(drawn, seed_sd=sd).at(5000) for sd in (0.0, 0.5))
+    assert far.high - far.low > near.high - near.low
+
+
+def test_where_a_curve_settles_is_the_first_window_that_agrees_with_the_last() -> None:
+    truth = np.where(STEPS <= 200, 3.0, 1.0)
+    assert paired_curve(rows(truth, 0.1, 0)).settled == 250
+    rising = np.linspace(0, 10, len(STEPS))
+    assert paired_curve(rows(rising, 0.1, 0)).settled is None
+
+
+def test_too_few_rows_say_nothing() -> None:
+    few = PairedRows(steps=(10, 20, 30), percent=((0.1, 0.2, 0.3),))
+    with pytest.raises(LabError, match="3 losses"):
+        extrapolate(few, begin=0)
