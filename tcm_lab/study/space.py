@@ -284,6 +284,8 @@ class Space(Frozen):
     def to_yaml(self) -> str:
         """Return the space as a file that ``load_space`` reads."""
         tree = self.model_dump(mode="json", exclude_defaults=True)
+        if "estimator" in tree:
+            tree["estimator"] = {"type": self.estimator.type, **tree["estimator"]}
         text: str = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
         return text
 
