@@ -66,8 +66,8 @@ def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> lis
     No more are shown than keep a page below 6 MB; a caption names those left out.
     """
     shown = _shown(summaries)
-    found, left = [], _MOST_BYTES
-    for name in [image.name for image in _point(summaries[0].first).images]:
+    found, left = list[Comparison](), _MOST_BYTES
+    for name in [image.name for image in _point(shown[0].first).images] if shown else []:
         images, without = list[ShownImage](), list[str]()
         for label, path, note in _files(result.out, name, shown):
             data = image_bytes(_read(path)) if path.exists() else b""
@@ -83,7 +83,8 @@ def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> lis
 
 def _shown(summaries: Sequence[VariantSummary]) -> list[VariantSummary]:
     """Return the baseline and the front, as many as a page can show."""
-    kept = [s for s in summaries if s.is_complete and (s.is_baseline or s.on_front)]
+    evaluated = [s for s in summaries if s.is_complete and s.evaluations]
+    kept = [s for s in evaluated if s.is_baseline or s.on_front]
     return kept[:_VARIANTS]
 
 
@@ -106,7 +107,8 @@ def _caption(without: Sequence[str]) -> str:
 
 def _point(record: TrialRecord) -> RdPoint:
     """Return the rate at which a variant is shown."""
-    return record.rd.points[len(record.rd.points) // 2]
+    points = record.evaluation.points
+    return points[len(points) // 2]
 
 
 def _weights(out: Path, record: TrialRecord) -> Path | None:

@@ -60,10 +60,8 @@ class CodecTrainer:
             watch.progress(step, progress.text)
             if step in due:
                 folder = due[step]
-                rd, step = (
-                    self._cool_down(task, branches[folder], folder, crops),
-                    branches[folder].steps,
-                )
+                shorter = branches[folder]
+                rd, step = self._cool_down(task, shorter, folder, crops), shorter.steps
             elif step in task.rungs and not due:
                 rd = self._evaluate(codec, task, watch, step)
                 codec.train()
@@ -94,9 +92,12 @@ class CodecTrainer:
 
     def _cool_down(self, task: Task, recipe: Recipe, folder: Path, crops: CropSource) -> RdRecord:
         """Return what a training of fewer steps gives, by its last ones."""
-        codec = build(task.config, seed=recipe.seed)
-        train(codec, recipe, crops, directory=folder, resume=True)
-        return evaluate(codec, self.data.evaluation, name=task.config.name, recipe=recipe)
+        codec = codecs.build(task.config, seed=recipe.seed)
+        training.train(codec, recipe, crops, directory=folder, resume=True)
+        name, requested = task.config.name, self.requested
+        return evaluation.evaluate(
+            codec, self.data.evaluation, name=name, recipe=recipe, metrics=requested
+        )
 
     def _evaluate(
         self, codec: nn.Module, task: Task, watch: Watch, step: int, recipe: Recipe | None = None
