@@ -28,6 +28,16 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
+def threads_each(workers: int) -> int:
+    """Return how many threads each worker has: its share of the cores, or OMP_NUM_THREADS if less.
+
+    Threads that wait for each other on a busy machine can cost ten times their work.
+    """
+    share = max(1, cores() // workers)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+
+
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     count = torch.cuda.device_count()

@@ -106,7 +106,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
             "them. Train an ablation with budget.seeds of 2 or more."
         )
     base = next(iter(seeds.values()))
-    if len(base.rd.points[0].images) < _FEWEST:
+    if len(base.evaluation.points[0].images) < _FEWEST:
         raise LabError(
             "the study coded one image: what varies from image to image needs two. Name a folder "
             "of more by --eval-data."

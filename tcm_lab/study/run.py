@@ -13,7 +13,7 @@ from typing import Any
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import LabError
 from tcm_lab.metrics import METRICS
-from tcm_lab.study.capacity import cores, worker_count
+from tcm_lab.study.capacity import threads_each, worker_count
 from tcm_lab.study.context import OnEvent, StudyContext
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.folder import NAME, SPACE
@@ -46,7 +46,7 @@ def run_study(
     todo, done = fill_queue(context)
     useful = count if space.budget.seeds > 1 else min(count, max(todo - done, 1))
     with display(todo, done) if display else nullcontext(lambda event: None) as on_event:
-        run_workers(replace(context, threads=max(1, cores() // count)), useful, on_event)
+        run_workers(replace(context, threads=threads_each(count)), useful, on_event)
     with open_queue(context.storage, context.name) as queue:
         return StudyResult(space, context.out, tuple(queue.records()), queue.failures())
 

@@ -6,29 +6,29 @@ import csv
 import io
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import kendalltau
 from surrogate import SPACE, Surrogate, goodness, trained
-from test_real_study import TINY
 
 import tcm_lab
 from tcm_lab._utils.environment import Environment
+from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.agreement import agreement, percents
-from tcm_lab.study.context import StudyContext
+from tcm_lab.study.context import Event, OnEvent, StudyContext
 from tcm_lab.study.estimators import (
     ESTIMATORS,
+    Comparison,
     Estimate,
     Estimator,
+    Extrapolated,
     Outcome,
     Task,
     Train,
@@ -37,13 +37,23 @@ from tcm_lab.study.estimators import (
 )
 from tcm_lab.study.plan import load_plan, run_plan
 from tcm_lab.study.prepare import prepare
+from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_report
 from tcm_lab.study.result import StudyResult, open_result
-from tcm_lab.study.run import run_study
+from tcm_lab.study.run import Display, run_study
 from tcm_lab.study.space import parse_space
-from tcm_lab.training import LossCurve, TrainingRecord
+from tcm_lab.training import LossCurve, Recipe, TrainingRecord
 
 PAIRED = SPACE.replace("steps: 40", "steps: 100") + "estimator: {type: paired-loss, steps: 60}\n"
+
+
+def losses(config: VariantConfig, recipe: Recipe) -> LossCurve:
+    """Return a curve that lies lower the better the variant is, with the luck of the seed."""
+    steps = range(10, recipe.steps + 1, 10)
+    luck = np.random.default_rng(recipe.seed).normal(0, 0.1, len(steps))
+    level = -0.1 * goodness(config)
+    values = [level + 1 / step + e for step, e in zip(steps, luck, strict=True)]
+    return LossCurve(steps=tuple(steps), log_loss=tuple(values))
 
 
 @dataclass(frozen=True)
@@ -52,15 +62,10 @@ class WithLosses(Surrogate):
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         outcome = super().__call__(task, watch)
-        steps = range(10, task.recipe.steps + 1, 10)
-        luck = np.random.default_rng(task.recipe.seed).normal(0, 0.1, len(steps))
-        losses = [
-            -0.1 * goodness(task.config) + 1 / step + e for step, e in zip(steps, luck, strict=True)
-        ]
         training = TrainingRecord(
             model=task.config.model_dump(mode="json"), recipe=task.recipe, steps=task.recipe.steps,
             processes=1, loss=1.0, bpp=0.5, psnr_db=28.0, wall_s=1.0, images_per_s=1.0, rollbacks=0,
-            curve=LossCurve(steps=tuple(steps), log_loss=tuple(losses)), data_fingerprint="toy",
+            curve=losses(task.config, task.recipe), data_fingerprint="toy",
             skipped=(), environment=Environment(device="toy", threads=1, python="3", versions={}),
         )  # fmt: skip
         return outcome.model_copy(update={"training": training})
@@ -76,50 +81,85 @@ def run(
     return run_study(context, 1)
 
 
-def test_existing_spaces_train_and_their_records_say_so(tmp_path: Path) -> None:
-    space = parse_space(SPACE, "toy.yaml", None)
-    assert space.estimator == Train()
-    assert "estimator" not in space.to_yaml()
-    result = run(tmp_path, SPACE)
-    assert {record.estimator.type for record in result.records} == {"train"}
-    assert result.finalists == ()
-    old = json.loads(result.records[0].model_dump_json())
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("toys")
+
+
+@pytest.fixture(scope="module")
+def by_training(toys: Path) -> StudyResult:
+    """A study as they were before there were estimators."""
+    text = SPACE.replace("steps: 40", "steps: 60")
+    return run(toys / "trained", text, WithLosses(toys / "log"), cache=toys / "cache")
+
+
+@pytest.fixture(scope="module")
+def by_loss(toys: Path, by_training: StudyResult) -> StudyResult:
+    """The same variants by an estimator that reads the same trainings."""
+    return run(toys / "paired", PAIRED, WithLosses(toys / "log"), cache=toys / "cache")
+
+
+def test_existing_spaces_train_and_their_records_say_so(by_training: StudyResult) -> None:
+    assert by_training.space.estimator == Train()
+    assert "estimator" not in by_training.space.to_yaml()
+    assert {record.estimator.type for record in by_training.records} == {"train"}
+    assert by_training.finalists == ()
+    old = json.loads(by_training.records[0].model_dump_json())
     for name in ("estimator", "estimate", "cpu_s"):
         del old[name]  # as a record was before there were others
-    assert type(result.records[0]).model_validate(old).estimator == Train()
+    assert type(by_training.records[0]).model_validate(old).estimator == Train()
 
 
-def test_paired_losses_are_compared_step_by_step(tmp_path: Path) -> None:
-    result = run(tmp_path, PAIRED)
-    assert {r.estimator.type for r in result.records} == {"paired-loss"}
-    assert {r.steps for r in result.records} == {60}
-    base = result.records[0]
-    for record in result.records[1:]:
+def test_a_training_of_one_study_is_read_by_the_other_estimator(
+    toys: Path, by_loss: StudyResult
+) -> None:
+    assert len(trained(toys / "log")) == 5
+    assert {record.estimator.type for record in by_loss.records} == {"paired-loss"}
+
+
+def test_paired_losses_are_compared_step_by_step(by_loss: StudyResult) -> None:
+    assert {r.steps for r in by_loss.records} == {60}
+    base = by_loss.records[0]
+    for record in by_loss.records[1:]:
         gap = 0.1 * (goodness(base.variant) - goodness(record.variant))
         assert record.lagrangian_percent(base) == pytest.approx(100 * gap)  # the luck is common
-    write_report(result, "tcm-lab study")
-    rows = list(csv.DictReader(io.StringIO((result.out / "table.csv").read_text())))
+    write_report(by_loss, "tcm-lab study")
+    rows = list(csv.DictReader(io.StringIO((by_loss.out / "table.csv").read_text())))
     assert len(rows) == 5
-    page = (result.out / "report.html").read_text()
+    page = (by_loss.out / "report.html").read_text()
     assert "Lagrangian cost by paired-loss" in page
     assert "no rounding and no bytes" in page
     assert "How the differences move with the budget" in page
 
 
-def test_a_training_of_one_study_is_read_by_the_other_estimator(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    run(tmp_path, SPACE.replace("steps: 40", "steps: 60"), cache=cache)
-    (tmp_path / "toy").rename(tmp_path / "trained")
-    result = run(tmp_path, PAIRED, cache=cache)
-    assert len(trained(tmp_path / "log")) == 5
-    assert {r.estimator.type for r in result.records} == {"paired-loss"}
+def test_a_gap_that_stays_is_extrapolated_as_it_is(by_loss: StudyResult) -> None:
+    base = by_loss.records[0]
+    ahead = Extrapolated(begin=0)
+    for record in by_loss.records[1:]:
+        own, baseline = ([with_steps(each, 200)] for each in (record, base))
+        gap = 0.1 * (goodness(base.variant) - goodness(record.variant))
+        found = ahead.difference(Comparison(own, baseline))
+        assert found.value == pytest.approx(100 * gap, abs=1e-6)
+
+
+def with_steps(record: TrialRecord, steps: int) -> TrialRecord:
+    """Return a record as if it had been trained for so many steps."""
+    assert record.training is not None
+    curve = losses(record.variant, record.recipe.changed(steps=steps))
+    return record.model_copy(
+        update={"training": record.training.model_copy(update={"curve": curve})}
+    )
 
 
 FINALISTS = PAIRED.replace("rate_levels: 4}", "rate_levels: 4, finalists: 2, seeds: 2}")
 
 
 def test_finalists_are_trained_and_stand_beside_what_was_predicted(tmp_path: Path) -> None:
-    result = run(tmp_path, FINALISTS)
+    with pytest.raises(KeyboardInterrupt):  # in the second finalist
+        run(tmp_path, FINALISTS, WithLosses(tmp_path / "log", interrupt_after=7))
+    result = run(tmp_path, FINALISTS, WithLosses(tmp_path / "log"))
+    done = trained(tmp_path / "log")
+    assert len(done) == len(set(done)) == 11
     assert len(result.searched) == 5
     finals = result.finalists
     assert {r.estimator for r in finals} == {Train()}
@@ -138,24 +178,14 @@ def test_finalists_are_trained_and_stand_beside_what_was_predicted(tmp_path: Pat
         name = names[row["variant"].rstrip(" ★†()")]
         assert float(row["predicted"]) == pytest.approx(by_estimator[name][0], abs=1e-4)
         assert float(row["trained"]) == pytest.approx(np.mean(by_training[name]), abs=0.02)
-    assert run(tmp_path, FINALISTS).records == result.records
     assert open_result(result.out).records == result.records
-
-
-def test_a_search_interrupted_among_its_finalists_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, FINALISTS, WithLosses(tmp_path / "log", interrupt_after=7))
-    result = run(tmp_path, FINALISTS)
-    assert len(result.finalists) == 6
-    done = trained(tmp_path / "log")
-    assert len(done) == len(set(done)) == 11
 
 
 def test_the_sampler_is_never_told_of_finalists_before_its_search_ends(tmp_path: Path) -> None:
     text = PAIRED.replace("sampler: grid", "sampler: random")
-    text = text.replace("rate_levels: 4}", "rate_levels: 4, trials: 4, finalists: 1}")
+    text = text.replace("rate_levels: 4}", "rate_levels: 4, trials: 3, finalists: 1}")
     result = run(tmp_path, text)
-    assert len(result.searched) == 4
+    assert len(result.searched) == 3
     assert max(r.number for r in result.searched) < min(r.number for r in result.finalists)
 
 
@@ -164,7 +194,8 @@ def test_the_sampler_is_never_told_of_finalists_before_its_search_ends(tmp_path:
     [
         (("estimator: {type: paired-loss, steps: 60}", "estimator: paired-los"), "Did you mean"),
         (("steps: 60", "stps: 60"), "steps"),
-        (("steps: 60", "steps: 20"), "40"),
+        (("steps: 60", "steps: 20"), "40 steps or more, not of 20; raise its steps"),
+        (("paired-loss, steps: 60", "extrapolated, steps: 90"), "100 steps or more, not of 90"),
         (
             ("estimator:", "objectives: [bd_rate_percent, kmacs_per_px]\nestimator:"),
             "estimates lagr",
@@ -238,12 +269,9 @@ def test_what_is_not_an_estimator_cannot_be_registered() -> None:
         register_estimator("train")(Train)
 
 
-def test_agreement_is_that_of_the_numbers(tmp_path: Path) -> None:
-    estimated = run(tmp_path, PAIRED)
-    (tmp_path / "toy").rename(tmp_path / "first")
-    truth = run(tmp_path, SPACE.replace("steps: 40", "steps: 100"))
-    found = agreement(estimated.records, truth.records, samples=100)
-    guess, gained = percents(estimated.records), percents(truth.records)
+def test_agreement_is_that_of_the_numbers(by_training: StudyResult, by_loss: StudyResult) -> None:
+    found = agreement(by_loss.records, by_training.records, samples=100)
+    guess, gained = percents(by_loss.records), percents(by_training.records)
     a, b = ([side[name][0] for name in gained] for side in (guess, gained))
     assert found.rank.tau.value == pytest.approx(kendalltau(a, b).statistic) == pytest.approx(1)
     assert found.regret.value == 0
@@ -256,22 +284,31 @@ REAL = """
 name: real
 base: tiny.yaml
 axes:
-  split: {path: "g_*.split", choices: [0.0, 0.5]}
+  depth: {path: "g_s.stages.2.depth", choices: [0, 1]}
   slices: {path: entropy_model.slices, choices: [1, 2]}
 mode: ablation
 size: [64, 64]
 budget:
   recipe: minute
-  steps: 100
+  steps: 40
   rate_levels: 2
-  changes: {crop: 64, linear_steps: 12, linear_batch: 1, checkpoint_every: 5}
+  changes: {crop: 64, linear_steps: 6, linear_batch: 1, checkpoint_every: 5, optimizer: adam}
+"""
+TINY = """
+base: tcm-nano
+name: tiny
+override:
+  g_*.depth: 0
+  h_*.depth: 0
+  g_s.stages.2.block: {type: residual}
+  g_s.stages.2.depth: 1
+  entropy_model.slices: 2
+  entropy_model.attention: {type: none}
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("estimators")
     (folder / "tiny.yaml").write_text(TINY)
     rng = np.random.default_rng(0)
@@ -284,79 +321,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-CHEAP = {
-    "paired-loss": "{type: paired-loss, steps: 40}",
-    "extrapolated": "{type: extrapolated, steps: 100, begin: 0}",
-    "linear-phase": "linear-phase",
-}
+def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(folder: Path) -> None:
+    (folder / "variants.yaml").write_text(REAL)
+    (folder / "plan.yaml").write_text(
+        "space: variants.yaml\nestimators: [linear-phase, paired-loss]\n"
+    )
+    plan, out = load_plan(folder / "plan.yaml"), folder / "plan"
+    where = {"folder": folder, "data": folder / "train", "eval_data": folder / "eval"}
+    phase = interrupting(lambda event: "linear phase" in event.text)
+    training = interrupting(lambda event: event.step == 20)
+    for kind, display in (("linear-phase", phase), ("paired-loss", training)):
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan, out, **where, workers=1, displays={kind: display})  # type: ignore[arg-type]
+    table = run_plan(plan, out, **where, workers=1)  # type: ignore[arg-type]
+    found = {name: open_result(out / name) for name in ("linear-phase", "paired-loss", "truth")}
+    for kind, result in found.items():
+        assert {r.estimator.type for r in result.records} == {kind.replace("truth", "train")}
+        base = next(record for record in result.records if record.is_baseline)
+        costs = {record.label: record.lagrangian_percent(base) for record in result.records}
+        assert costs.pop("depth 1, slices 2") == 0
+        assert set(costs) == {"depth 0, slices 2", "depth 1, slices 1"}
+        if kind == "linear-phase":
+            assert costs["depth 0, slices 2"] == 0  # a tie, exactly
+            assert costs["depth 1, slices 1"] != 0
+            continue
+        assert all(math.isfinite(cost) and cost for cost in costs.values())
+        curves = [r.training.curve.steps for r in result.records if r.training]
+        assert curves == [(10, 20, 30, 40)] * 3
+    rows = {row.values["estimator"]: row.values for row in table.rows}
+    assert set(rows) == {"linear-phase", "paired-loss"}
+    assert {values["variants"] for values in rows.values()} == {3}
+    assert (out / "agreement.md").is_file()
+    assert all(record.cpu_s > 0 for record in found["truth"].records)
+    assert rows["paired-loss"]["share"] == pytest.approx(100)  # the very same trainings
 
 
-def begin(folder: Path, kind: str) -> subprocess.Popen[str]:
-    (folder / f"{kind}.yaml").write_text(f"{REAL}estimator: {CHEAP[kind]}\n")
-    words = ["--space", f"{kind}.yaml", "--data", "train", "--eval-data", "eval", "--workers", "1"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tcm_lab.study", *words, "--out", f"runs/{kind}"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def interrupting(when: Callable[[Event], bool]) -> Display:
+    """Return a display that ends at the first report of a kind, as Ctrl-C would."""
 
+    def display(todo: int, done: int) -> AbstractContextManager[OnEvent]:
+        def on_event(event: Event) -> None:
+            if when(event):
+                raise KeyboardInterrupt
 
-@pytest.mark.parametrize("kind", CHEAP)
-def test_a_real_study_by_each_estimator_survives_ctrl_c_and_a_kill(folder: Path, kind: str) -> None:
-    first = begin(folder, kind)
-    assert first.stdout is not None
-    while "training" not in first.stdout.readline():
-        assert first.poll() is None
-    first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130, errors
-    second = begin(folder, kind)
-    assert second.stdout is not None
-    while "done" not in second.stdout.readline():
-        assert second.poll() is None
-    second.kill()
-    second.communicate()
-    third = begin(folder, kind)
-    _, errors = third.communicate(timeout=120)
-    assert third.returncode == 0, errors
-    result = open_result(folder / "runs" / kind)
-    assert {record.label for record in result.records} == {
-        "split 0.5, slices 2",
-        "split 0, slices 2",
-        "split 0.5, slices 1",
-    }
-    assert all(record.estimator.type == kind for record in result.records)
-    base = next(record for record in result.records if record.is_baseline)
-    costs = {record.label: record.lagrangian_percent(base) for record in result.records}
-    assert costs.pop("split 0.5, slices 2") == 0
-    if kind == "linear-phase":
-        assert costs["split 0, slices 2"] == 0  # a tie, exactly
-        assert costs["split 0.5, slices 1"] != 0
-    else:
-        assert all(map(math.isfinite, costs.values()))
-        assert all(
-            len(r.training.curve.steps) == r.steps // 10 for r in result.records if r.training
-        )
+        return nullcontext(on_event)
 
-
-def test_a_plan_runs_every_estimator_and_the_truth_and_says_how_they_agree(
-    folder: Path, tmp_path: Path
-) -> None:
-    changes = {"steps: 100": "steps: 40", "linear_steps: 12": "linear_steps: 4"}
-    text = REAL
-    for before, after in changes.items():
-        text = text.replace(before, after)
-    (folder / "variants.yaml").write_text(text)
-    plan = folder / "plan.yaml"
-    plan.write_text("space: variants.yaml\nestimators: [linear-phase, paired-loss]\n")
-    table = run_plan(
-        load_plan(plan), tmp_path / "plan", folder=folder, data=folder / "train",
-        eval_data=folder / "eval", workers=1,
-    )  # fmt: skip
-    by_name = {row.values["estimator"]: row.values for row in table.rows}
-    assert set(by_name) == {"linear-phase", "paired-loss"}
-    assert by_name["linear-phase"]["variants"] == 3
-    assert (tmp_path / "plan" / "agreement.md").is_file()
-    truth = open_result(tmp_path / "plan" / "truth")
-    assert all(record.cpu_s > 0 for record in truth.records)
-    assert by_name["paired-loss"]["share"] == pytest.approx(100)  # the very same trainings
+    return display

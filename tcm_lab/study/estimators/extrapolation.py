@@ -21,7 +21,7 @@ from tcm_lab.study.estimators.paired_curve import PairedRows, seed_noise
 
 _POWERS = np.geomspace(0.05, 3.0, 80)
 _DRAWS = 4000
-_FEWEST_ROWS = 8
+FEWEST_FITTED = 8
 _Array = NDArray[np.float64]
 
 
@@ -110,8 +110,8 @@ def extrapolate(
     steps, data = np.array(rows.steps, dtype=float), np.array(rows.percent)
     late = steps > begin * steps[-1]
     steps, data = steps[late], data[:, late]
-    if len(steps) < _FEWEST_ROWS:
-        raise LabError(f"{len(steps)} losses: an extrapolation needs {_FEWEST_ROWS} or more")
+    if len(steps) < FEWEST_FITTED:
+        raise LabError(f"{len(steps)} losses: an extrapolation needs {FEWEST_FITTED} or more")
     total, y = float(steps[-1]), data.mean(axis=0)
     x = (steps / total) ** -_POWERS[:, None]  # (powers, N)
     centred = x - x.mean(axis=1, keepdims=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tcm_lab.study.record import TrialRecord
 
 WINDOWS = 10
-_FEWEST_ROWS = 4
+FEWEST_ROWS = 4
 _BLOCK_ROWS = 12
 _Array = NDArray[np.float64]
 
@@ -57,9 +57,9 @@ def paired_rows(compared: Comparison) -> PairedRows:
         raise LabError("the baseline has other seeds: training losses compare on the same crops")
     sides = [[_losses(r) for r in side] for side in (compared.own, compared.baseline)]
     steps = sorted(set.intersection(*(set(curve) for side in sides for curve in side)))
-    if len(steps) < _FEWEST_ROWS:
+    if len(steps) < FEWEST_ROWS:
         raise LabError(
-            f"{len(steps)} losses in common: a paired curve needs {_FEWEST_ROWS}. Train more "
+            f"{len(steps)} losses in common: a paired curve needs {FEWEST_ROWS}. Train more "
             "steps; records of earlier versions hold none."
         )
     percent = [
@@ -116,7 +116,7 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0, windows: int = WINDO
         windows: how many, at most; fewer where a window would hold too few rows.
     """
     steps, data = np.array(rows.steps), np.array(rows.percent)
-    count = max(2, min(windows, len(steps) // _FEWEST_ROWS))
+    count = max(2, min(windows, len(steps) // FEWEST_ROWS))
     edges = np.linspace(0, steps[-1], count + 1)[1:]
     place = np.searchsorted(edges, steps - 1e-9)
     parts = [part for w in range(count) if len(part := np.flatnonzero(place == w))]
@@ -154,10 +154,10 @@ def row_noise(data: _Array) -> float:
     slopes = rows @ x / max(x @ x, 1)
     left = rows - rows.mean(axis=1, keepdims=True) - slopes[:, None] * x
     squares = (left**2).sum(axis=1)
-    if size < _FEWEST_ROWS or not squares.all():
+    if size < FEWEST_ROWS or not squares.all():
         return 0.0
     alike = float(np.median((left[:, 1:] * left[:, :-1]).sum(axis=1) / squares))
-    if size > _FEWEST_ROWS:  # what taking out lines hides of it
+    if size > FEWEST_ROWS:  # what taking out lines hides of it
         alike = (alike + 2 / size) / (1 - 4 / size)
     alike = min(max(alike, 0.0), 0.9)
     freedom = size - 2

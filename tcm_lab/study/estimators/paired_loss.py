@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -18,15 +19,21 @@ from tcm_lab.study.estimators.base import (
     Watch,
     register_estimator,
 )
-from tcm_lab.study.estimators.extrapolation import extrapolate
-from tcm_lab.study.estimators.paired_curve import PairedRows, mean_of_rows, paired_rows, row_noise
+from tcm_lab.study.estimators.extrapolation import FEWEST_FITTED, extrapolate
+from tcm_lab.study.estimators.paired_curve import (
+    FEWEST_ROWS,
+    PairedRows,
+    mean_of_rows,
+    paired_rows,
+    row_noise,
+)
 from tcm_lab.training import Recipe
 
 if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
     from tcm_lab.study.record import TrialRecord
 
-_FEWEST_STEPS = 40  # four rows of the log
+_ROW = 10  # steps; a training writes a row of its log for so many
 
 
 class LossEstimator(Estimator):
@@ -40,14 +47,20 @@ class LossEstimator(Estimator):
 
     trains = True
 
-    steps: Annotated[int, Field(ge=_FEWEST_STEPS, le=10**9)] | None = None
+    steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
+
+    @property
+    def fewest(self) -> int:
+        """The steps of the shortest training that it can read."""
+        return FEWEST_ROWS * _ROW
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
         """Refuse a training that is too short to have a curve."""
-        if self.recipe(recipe).steps < _FEWEST_STEPS:
+        if (steps := self.recipe(recipe).steps) < self.fewest:
+            where = "budget.steps" if self.steps is None else "its steps"
             raise ConfigError(
-                f"estimator {self.type}: reads the losses of {_FEWEST_STEPS} steps or more, not of "
-                f"{self.recipe(recipe).steps}; set budget.steps"
+                f"estimator {self.type}: reads the losses of {self.fewest} steps or more, not of "
+                f"{steps}; raise {where}"
             )
 
     def recipe(self, recipe: Recipe) -> Recipe:
@@ -106,6 +119,11 @@ class Extrapolated(LossEstimator):
 
     times: Annotated[float, Field(ge=1, le=1e6)] = 10.0
     begin: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+    @property
+    def fewest(self) -> int:
+        """The steps of the shortest training that it can fit."""
+        return math.ceil(FEWEST_FITTED / (1 - self.begin)) * _ROW
 
     def difference(self, compared: Comparison) -> Interval:
         """Return the prediction with its interval."""
