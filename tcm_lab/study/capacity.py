@@ -31,7 +31,7 @@ def cores() -> int:
 def threads_each(workers: int) -> int:
     """Return how many threads each worker has: its share of the cores, or OMP_NUM_THREADS if less.
 
-    Threads that wait for each other on a busy machine can cost ten times their work.
+    Threads that wait for each other on a busy machine can cost several times their work.
     """
     share = max(1, cores() // workers)
     asked = os.environ.get("OMP_NUM_THREADS", "")
