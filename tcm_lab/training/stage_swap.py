@@ -134,7 +134,9 @@ class MatchingLoss(nn.Module):
             errors.append((output - target).square().mean() / power)
         total = torch.stack(errors).mean()
         error, zero = total.detach(), total.new_zeros(())
-        return {"total": total, "loss": error, "bpp": zero, "mse": error, "aux": zero}
+        log_error = error.clamp(min=_MIN_POWER).log()
+        measured = {"loss": error, "mse": error, "log_loss": log_error, "bpp": zero, "aux": zero}
+        return {"total": total, **measured}
 
     @torch.no_grad()
     def _features(
