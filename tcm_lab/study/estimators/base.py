@@ -24,7 +24,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema
@@ -38,7 +38,7 @@ from tcm_lab.evaluation import (
     lagrangian_interval,
     lagrangian_percent,
 )
-from tcm_lab.stats import Interval
+from tcm_lab.stats import LEVEL, Interval
 from tcm_lab.training import Recipe, TrainingRecord
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tcm_lab.study.noise import Noise
     from tcm_lab.study.record import TrialRecord
 
-_NORMAL = 1.959964  # half of a 95 % interval, in standard deviations
+_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)  # half of a 95 % interval, in standard deviations
 
 
 class Estimate(Frozen):

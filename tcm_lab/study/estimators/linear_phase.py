@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from tcm_lab import codec as codecs
+from tcm_lab import evaluation, training
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec import VariantConfig, build
+from tcm_lab.codec import VariantConfig
 from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError
-from tcm_lab.evaluation import RdRecord, evaluate
+from tcm_lab.evaluation import RdRecord
 from tcm_lab.study.estimators.base import (
     Estimator,
     Outcome,
@@ -21,7 +23,7 @@ from tcm_lab.study.estimators.base import (
     Watch,
     register_estimator,
 )
-from tcm_lab.training import Recipe, TrainingProgress, train_linear_phase
+from tcm_lab.training import Recipe, TrainingProgress
 
 if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
@@ -70,13 +72,13 @@ class LinearPhase(Estimator):
 
     def _evaluate(self, task: Task, context: StudyContext, watch: Watch) -> RdRecord:
         recipe, data = task.recipe, context.data
-        codec = build(task.config, seed=recipe.seed)
+        codec = codecs.build(task.config, seed=recipe.seed)
         crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
 
         def on_progress(now: TrainingProgress) -> None:
             watch.progress(0, now.text)
 
-        view = train_linear_phase(
+        view = training.train_linear_phase(
             codec,
             recipe,
             crops,
@@ -84,7 +86,8 @@ class LinearPhase(Estimator):
             cache=task.directory.parent,
             on_progress=on_progress,
         )
-        return evaluate(view, data.evaluation, name=task.config.name, recipe=recipe)
+        name = task.config.name
+        return evaluation.evaluate(view, data.evaluation, name=name, recipe=recipe)
 
     def _key(self, task: Task, context: StudyContext) -> str:
         facts = {

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
@@ -27,6 +27,7 @@ WINDOWS = 10
 FEWEST_ROWS = 4
 _BLOCK_ROWS = 12
 _Array = NDArray[np.float64]
+_quantile = NormalDist().inv_cdf
 
 
 class PairedRows(Frozen):
@@ -183,18 +184,20 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
 
 def seed_noise(data: _Array, seed_sd: float) -> float:
     """Return the standard deviation of what seeds add to the mean over those at hand, (S, N)."""
+    from scipy.special import stdtrit
+
     seeds = len(data)
     if seed_sd or seeds == 1:
         return seed_sd / math.sqrt(seeds)
     between = float(np.std(data.mean(axis=1), ddof=1))
     # So few seeds tell it badly: Student's distribution in terms of the normal one, two as three.
-    wider = float(stdtrit(max(seeds - 1, 2), (1 + LEVEL) / 2) / ndtri((1 + LEVEL) / 2))
+    wider = float(stdtrit(max(seeds - 1, 2), (1 + LEVEL) / 2)) / _quantile((1 + LEVEL) / 2)
     return between * wider / math.sqrt(seeds)
 
 
 def _signs(windows: Sequence[Interval]) -> list[int]:
     """Return each window's sign; 0 where chance may have made it, over all windows together."""
-    limit = float(ndtri(1 - (1 - LEVEL) / 2 / len(windows)))
+    limit = _quantile(1 - (1 - LEVEL) / 2 / len(windows))
     return [int(np.sign(w.value)) if abs(w.value) > limit * w.noise else 0 for w in windows]
 
 
@@ -211,7 +214,7 @@ def _crossed(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
 
 def _settled(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
     """Return the end of the first window from which all agree with the last."""
-    last, limit = windows[-1], float(ndtri((1 + LEVEL) / 2))
+    last, limit = windows[-1], _quantile((1 + LEVEL) / 2)
     first = len(windows) - 1
     for place in range(len(windows) - 2, -1, -1):
         window = windows[place]
