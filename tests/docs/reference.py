@@ -80,6 +80,7 @@ def configuration_tables() -> dict[str, list[Table]]:
         "Estimators: estimator of a search space": [
             field_table(kind, f"{kind.__name__}: {{type: {name}}}")
             for name, kind in ESTIMATORS.items()
+            if len(kind.model_fields) > 1  # options beside the type
         ],
         f"A training recipe ({', '.join(sorted(RECIPES))})": [field_table(Recipe, "Recipe")],
     }

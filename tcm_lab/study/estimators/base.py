@@ -280,8 +280,9 @@ def register_estimator(name: str) -> Callable[[E], E]:
 
 
 def _schema() -> dict[str, Any]:
-    option = {"type": "object", "required": ["type"], "properties": {"type": {"type": "string"}}}
-    return {"anyOf": [{"type": "string"}, option]}
+    value = {"anyOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string"}]}
+    options = {"type": "object", "required": ["type"], "additionalProperties": value}
+    return {"anyOf": [{"type": "string"}, options]}
 
 
 AnyEstimator = Annotated[
