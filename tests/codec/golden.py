@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tcm_lab.codec import Codec
+
 _FOLDER = Path(__file__).parent.parent / "golden"
 
 #: What is computed from the weights, or a constant; no file's value of it means anything.
@@ -87,10 +89,42 @@ def assert_same(
     )
 
 
-def kodak_crop(name: str = "kodim03_256x256") -> Tensor:
+@torch.no_grad()
+def assert_same_in_double(codec: Codec, name: str) -> None:
+    """Hold a codec to what the published code computes in double precision, to one part in 1e9.
+
+    The codec is in double precision meanwhile; its own values are exact in either.
+    """
+    expected = published_results(f"{name}_double")
+    height, width = expected["x_hat.shape"][1:]
+    seen: dict[str, Tensor] = {}
+    handles = [
+        codec.g_a.register_forward_hook(lambda m, inputs, output: seen.update(y=output)),
+        codec.h_a.register_forward_hook(lambda m, inputs, output: seen.update(z=output)),
+        codec.h_s.register_forward_pre_hook(lambda m, inputs: seen.update(z_hat=inputs[0])),
+        codec.gaussian_conditional.register_forward_pre_hook(
+            lambda m, inputs: seen.update(scales=inputs[1], means=inputs[2])
+        ),
+        codec.g_s.register_forward_pre_hook(lambda m, inputs: seen.update(y_hat=inputs[0])),
+    ]
+    output = codec.double()(kodak_crop(dtype=torch.float64)[..., :height, :width])
+    codec.float()
+    for handle in handles:
+        handle.remove()
+    seen["x_hat"] = output["x_hat"]
+    assert set(seen) == {key.removesuffix(".at") for key in expected if key.endswith(".at")}
+    for quantity, values in seen.items():
+        assert values.dtype == torch.float64
+        assert_same(values, expected, quantity, tolerance=1e-9)
+    for latent, likelihoods in output["likelihoods"].items():
+        bits = -likelihoods.log2().sum().item()
+        assert bits == pytest.approx(float(expected[f"bits_{latent}"]), rel=1e-9)
+
+
+def kodak_crop(name: str = "kodim03_256x256", dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the image (1, 3, H, W) that the results of the codecs after TCM are of."""
     with Image.open(_FOLDER / f"{name}.png") as image:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(dtype) / 255
 
 
 def photograph(n: int) -> np.ndarray[Any, Any]:

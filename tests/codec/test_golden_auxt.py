@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import assert_same, kodak_crop, published_results, published_shapes, weights_by_name
+from golden import (
+    assert_same,
+    assert_same_in_double,
+    kodak_crop,
+    published_results,
+    published_shapes,
+    weights_by_name,
+)
 from torch import Tensor
 
 import tcm_lab
@@ -65,6 +72,11 @@ def _forward(codec: Codec, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]
     return {**seen, "x_hat": output["x_hat"]}, dict(output["likelihoods"])
 
 
+@torch.no_grad()
+def _distance_from_orthogonal(codec: Codec) -> float:
+    return float(sum(step.orthogonality() for step in (*codec.g_a.wavelet, *codec.g_s.wavelet)))
+
+
 # Two of the 122,880 symbols of the wide codec's image lie 2e-6 from a tie, and fall either way in
 # float32; in float64 they fall as published. What follows them is compared on the narrow codec.
 AFTER_QUANTISATION = {"means", "scales", "y_hat", "x_hat", *(f"auxt_dec_{i}" for i in range(4))}
@@ -85,10 +97,15 @@ def test_it_computes_and_codes_what_the_published_code_does(n: int) -> None:
     assert np.allclose(of_slices, expected["bits_y_slice"], rtol=1e-5)
     bits_z = -likelihoods["z"].log2().sum(dtype=torch.float64)
     assert bits_z == pytest.approx(float(expected["bits_z"]), rel=1e-6)
-    steps = [*codec.g_a.wavelet, *codec.g_s.wavelet]
-    with torch.no_grad():
-        distance = float(sum(step.orthogonality() for step in steps))
+    distance = _distance_from_orthogonal(codec)
     assert distance == pytest.approx(float(expected["ortho_loss"]), rel=1e-6)
+
+
+def test_it_computes_the_same_to_nine_digits_in_double_precision() -> None:
+    codec = _codec(64)
+    assert_same_in_double(codec, "tcm_auxt_n64")
+    expected = float(published_results("tcm_auxt_n64_double")["ortho_loss"])
+    assert _distance_from_orthogonal(codec.double()) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_bytes_are_those_of_the_published_code() -> None:

@@ -8,7 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from golden import assert_same, kodak_crop, published_results, published_shapes, weights_by_name
+from golden import (
+    assert_same,
+    assert_same_in_double,
+    kodak_crop,
+    published_results,
+    published_shapes,
+    weights_by_name,
+)
 from torch import Tensor
 
 import tcm_lab
@@ -86,6 +93,10 @@ def test_it_computes_and_codes_what_the_published_code_does(codec: Codec) -> Non
     for name, (string,) in zip("yz", strings, strict=True):
         assert len(string) == expected[f"{name}_bytes"]
         assert zlib.crc32(string) == expected[f"{name}_crc32"]
+
+
+def test_it_computes_the_same_to_nine_digits_in_double_precision(codec: Codec) -> None:
+    assert_same_in_double(codec, "dcae")
 
 
 def test_the_published_entries_are_ours_one_to_one(codec: Codec) -> None:

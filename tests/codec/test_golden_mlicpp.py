@@ -7,7 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golden import assert_same, kodak_crop, published_results, published_shapes, weights_by_name
+from golden import (
+    assert_same,
+    assert_same_in_double,
+    kodak_crop,
+    published_results,
+    published_shapes,
+    weights_by_name,
+)
 from torch import Tensor
 
 import tcm_lab
@@ -95,6 +102,10 @@ def test_it_computes_what_the_published_code_does(codec: Codec) -> None:
     codec.update()
     (z_string,) = codec.entropy_bottleneck.compress(seen["z"])
     assert (len(z_string), zlib.crc32(z_string)) == (expected["z_bytes"], expected["z_crc32"])
+
+
+def test_it_computes_the_same_to_nine_digits_in_double_precision(codec: Codec) -> None:
+    assert_same_in_double(codec, "mlicpp")
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden import (
     assert_same,
+    assert_same_in_double,
     kodak_crop,
     published_results,
     published_shapes,
@@ -99,6 +100,10 @@ def _assert_same_bits(seen: dict[str, Tensor], published: Results) -> None:
     walk = lattices(320, (16, 16), bits.device, nominal=True)
     by_step = [step.places.of(bits).sum().item() for lattice in walk for step in lattice.steps]
     assert by_step == pytest.approx(published["bits_y_step"].tolist(), rel=1e-4)
+
+
+def test_it_computes_the_same_to_nine_digits_in_double_precision(codec: Codec) -> None:
+    assert_same_in_double(codec, "hpcm_base")
 
 
 def test_it_writes_the_published_bytes_and_reads_them(codec: Codec, published: Results) -> None:
