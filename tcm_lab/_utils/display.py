@@ -1,24 +1,25 @@
-"""How values show themselves in a notebook: asked in any layer, answered by the one with tables."""
+"""How values show themselves in a notebook or a console: asked in any layer, answered by one."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+Form = Literal["html", "text"]
 
-_RENDERERS: dict[type, Callable[[Any], str]] = {}
+_RENDERERS: dict[type, Callable[[Any, Form], str]] = {}
 _REGISTERS = "tcm_lab.reporting.display"  # imported when a value is shown, and not before
 
 
-def shows(kind: type[T], render: Callable[[T], str]) -> None:
-    """Register what renders values of a type as a fragment of HTML."""
+def shows(kind: type[T], render: Callable[[T, Form], str]) -> None:
+    """Register what renders values of a type as a fragment of HTML, or as text."""
     _RENDERERS[kind] = render
 
 
-def html_of(value: object) -> str | None:
-    """Return a value as a fragment of HTML; ``None`` for one that is shown as text."""
+def shown(value: object, form: Form) -> str | None:
+    """Return a value as a table of a form; ``None`` for one that is shown as it is."""
     importlib.import_module(_REGISTERS)
     render = next((_RENDERERS[kind] for kind in type(value).__mro__ if kind in _RENDERERS), None)
-    return None if render is None else render(value)
+    return None if render is None else render(value, form)

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from tcm_lab._utils.display import html_of
+from tcm_lab._utils.display import shown
 from tcm_lab.errors import ConfigError, brief, validation_message
 
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
@@ -56,7 +56,11 @@ class Frozen(BaseModel):
 
     def _repr_html_(self) -> str | None:
         """Show itself in a notebook, as a table if it has one."""
-        return html_of(self)
+        return shown(self, "html")
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show itself in IPython's console, as a table if it has one."""
+        printer.text(shown(self, "text") or repr(self))
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], where: str = "") -> Self:

@@ -1,20 +1,33 @@
-"""What records, curves and tables look like in a notebook: their tables, as fragments of HTML.
+"""What records, curves and tables look like in a notebook or a console: their tables.
 
 Importing this module registers them; `tcm_lab._utils.display` does when a value is shown.
 """
 
 from __future__ import annotations
 
-from tcm_lab._utils.display import shows
+from collections.abc import Callable
+from typing import TypeVar
+
+from tcm_lab._utils.display import Form, shows
 from tcm_lab.analysis.latents import LatentRecord
 from tcm_lab.complexity import CheckReport, ComplexityRecord, TimingComparison, TimingRecord
 from tcm_lab.evaluation import MeasuredCurve, RdCurve, RdRecord
 from tcm_lab.reporting import tables
+from tcm_lab.reporting.renderers import render
 from tcm_lab.reporting.renderers.html import fragment
 from tcm_lab.reporting.table import Column, Row, Table, metric_column
 
+T = TypeVar("T")
 
-def _curve(curve: RdCurve) -> str:
+
+def _shows(kind: type[T], table: Callable[[T], Table]) -> None:
+    def rendered(value: T, form: Form) -> str:
+        return fragment(table(value)) if form == "html" else render(table(value), "markdown")
+
+    shows(kind, rendered)
+
+
+def _curve(curve: RdCurve) -> Table:
     columns = [
         Column(key="point", header="point", format="d"),
         *(metric_column(name, group="", best=None) for name in ("bpp", "psnr_db")),
@@ -24,15 +37,15 @@ def _curve(curve: RdCurve) -> str:
         for i, (bpp, psnr_db) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), 1)
     ]
     source = (f"{curve.source.rstrip('.')}.",) if curve.source else ()
-    return fragment(Table(title=curve.name, columns=columns, rows=rows, footer=source))
+    return Table(title=curve.name, columns=columns, rows=rows, footer=source)
 
 
-shows(Table, fragment)
-shows(ComplexityRecord, lambda r: fragment(tables.complexity_table([r], detail="parts")))
-shows(TimingRecord, lambda r: fragment(tables.stage_table([r])))
-shows(TimingComparison, lambda c: fragment(tables.timing_table(c.records, c.ratios)))
-shows(CheckReport, lambda r: fragment(tables.check_table([r])))
-shows(RdCurve, _curve)
-shows(RdRecord, lambda r: fragment(tables.rd_table([r])))
-shows(MeasuredCurve, lambda c: fragment(tables.rd_table(c.records)))
-shows(LatentRecord, lambda r: fragment(tables.latent_table({r.model: r})))
+_shows(Table, lambda t: t)
+_shows(ComplexityRecord, lambda r: tables.complexity_table([r], detail="parts"))
+_shows(TimingRecord, lambda r: tables.stage_table([r]))
+_shows(TimingComparison, lambda c: tables.timing_table(c.records, c.ratios))
+_shows(CheckReport, lambda r: tables.check_table([r]))
+_shows(RdCurve, _curve)
+_shows(RdRecord, lambda r: tables.rd_table([r]))
+_shows(MeasuredCurve, lambda c: tables.rd_table(c.records))
+_shows(LatentRecord, lambda r: tables.latent_table({r.model: r}))

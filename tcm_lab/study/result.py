@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import RdRecord, evaluate_anchor
 from tcm_lab.metrics import METRICS
+from tcm_lab.reporting import Table, render
 from tcm_lab.study.folder import ANCHOR, DATABASE, RECORDS, SPACE, sqlite_url, study_name
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
@@ -79,10 +80,18 @@ class StudyResult:
 
     def _repr_html_(self) -> str | None:
         """Show the variants in a notebook, once the baseline is trained."""
+        table = self._table()
+        return None if table is None else table._repr_html_()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the variants in IPython's console, once the baseline is trained."""
+        table = self._table()
+        printer.text(repr(self) if table is None else render(table, "markdown"))
+
+    def _table(self) -> Table | None:
         if not any(record.is_baseline for record in self.records):
             return None
-        summaries = summarise(self.records, self.space)
-        return trial_table(summaries, self.space, axes_apart=True)._repr_html_()
+        return trial_table(summarise(self.records, self.space), self.space, axes_apart=True)
 
 
 def open_result(folder: Path, storage: str | None = None) -> StudyResult:

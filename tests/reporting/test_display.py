@@ -7,10 +7,20 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from IPython.lib.pretty import pretty
 from records import complexity, rd, timing
 
 from tcm_lab.evaluation import RdCurve, measured_curves
-from tcm_lab.reporting import Column, Row, Table, complexity_table, rd_plot, series_of_records
+from tcm_lab.reporting import (
+    Column,
+    Row,
+    Table,
+    complexity_table,
+    rd_plot,
+    rd_table,
+    render,
+    series_of_records,
+)
 from tcm_lab.stats import Interval
 from tcm_lab.training import Recipe
 
@@ -46,6 +56,11 @@ def test_a_value_shows_itself_as_a_table(value: object, words: list[str]) -> Non
 
 def test_a_value_without_a_table_is_shown_as_text() -> None:
     assert Recipe(steps=1)._repr_html_() is None
+    assert pretty(Recipe(steps=1)) == repr(Recipe(steps=1))
+
+
+def test_a_console_shows_a_record_as_its_table() -> None:
+    assert pretty(rd()) == render(rd_table([rd()]), "markdown")
 
 
 def test_showing_a_value_needs_nothing_imported_before() -> None:

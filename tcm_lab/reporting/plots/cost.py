@@ -138,6 +138,10 @@ def part_loss_plot(record: KnockOutRecord) -> Figure:
         axes.scatter(x, y, s=18, label=kind, zorder=3, lw=0, **look)
     axes.set_ylim(bottom=floor / 1.3)
     axes.axhline(floor, color=SOFT, lw=0.6, ls=":", zorder=1)
+    told = axes.yaxis.get_major_formatter()
+    axes.yaxis.set_major_formatter(
+        lambda value, _: f"≤ {floor:g}" if np.isclose(value, floor) else told(value)
+    )
     axes.margins(0.12)
     legend_below(figure, len(kinds), handletextpad=0.2)
     names = [_short(part.part) if part in most else "" for part in record.parts]
