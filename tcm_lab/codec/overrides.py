@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,6 +24,11 @@ from tcm_lab.codec.entropy_models import ENTROPY_MODELS
 from tcm_lab.errors import ConfigError, near, one_of
 
 Tree = dict[str, Any]
+
+#: How many of a path's parts lead to a place, and how many steps below it are implied.
+_State = tuple[int, int]
+#: What a path need not name, and how many steps below it need no name either: the stage's number.
+_IMPLIED = {"stages": 1, "block": 0}
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def find_fields(tree: Tree, path: str) -> list[Field]:
         ConfigError: the path leads nowhere; the message lists the known fields at that place.
     """
     parts = path.split(".")
-    fields = [field for field in _places(tree) if _means(parts, field.path)]
+    fields = [*_reached(tree, parts, [(0, 0)])]
     if _is_over_stages(path):
         fields = [field for field in fields if not field.is_empty]
     if not fields:
@@ -91,24 +96,31 @@ def _is_over_stages(path: str) -> bool:
     return not any(part.isdigit() for part in path.split("."))
 
 
-def _places(node: Any, above: tuple[str, ...] = ()) -> Iterator[Field]:
-    """Yield every place below a node of the tree."""
+def _reached(
+    node: Any, parts: Sequence[str], states: Iterable[_State], above: tuple[str, ...] = ()
+) -> Iterator[Field]:
+    """Yield the places below a node that the rest of a path leads to, stage and block left out."""
     if not isinstance(node, dict | list):
         return
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        path = (*above, str(key))
-        yield Field(path, node, key)
-        yield from _places(value, path)
+        step = str(key)
+        after = {state for before in states for state in _after(before, step, parts)}
+        if after:
+            if (len(parts), 0) in after:
+                yield Field((*above, step), node, key)
+            yield from _reached(value, parts, after, (*above, step))
 
 
-def _means(parts: Sequence[str], path: Sequence[str]) -> bool:
-    """Say whether a path's parts lead to a place, its stage and block being named or left out."""
-    if not parts or not path:
-        return not parts and not path
-    if fnmatchcase(path[0], parts[0]) and _means(parts[1:], path[1:]):
-        return True
-    implied = {"stages": 2, "block": 1}.get(path[0], len(path))
-    return len(path) > implied and _means(parts, path[implied:])
+def _after(state: _State, step: str, parts: Sequence[str]) -> Iterator[_State]:
+    """Yield how far a path can have got one step further down the tree."""
+    done, implied = state
+    if implied:
+        yield done, implied - 1
+    elif done < len(parts):
+        if fnmatchcase(step, parts[done]):
+            yield done + 1, 0
+        if step in _IMPLIED:
+            yield done, _IMPLIED[step]
 
 
 def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
@@ -149,7 +161,7 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
     known: list[str] = []
     while not known:
         *place, part = place
-        below = [field for field in _places(tree) if _means([*place, "*"], field.path)]
+        below = _reached(tree, [*place, "*"], [(0, 0)])
         known = sorted({str(field.key) for field in below} - {"type"})
     where = f" in '{'.'.join(place)}'" if place else ""
     return f"no field '{part}'{where} (of '{path}').{near(part, known)} Known: {one_of(known)}."
