@@ -30,16 +30,16 @@ commands = [
     ["models", "tcm-*"],
     ["blocks"],
     ["complexity", "tcm-nano", "--size", "64x64"],
-    ["complexity", "tcm-nano", "--size", "64x64", "--check"],
+    ["complexity", "tcm-nano", "--size", "64x64", "--check", "--set", "?_?.depth=1"],
     ["complexity", "compressai/mbt2018", "--size", "64x64", "--format", "json", "--out", "a.json"],
     ["table", "a.json"],
     ["time", "tcm-nano", "--size", "64x64", "--repeats", "1", "--seconds", "0", "--warm-up", "1"],
     ["train", "tcm-nano", "--recipe", "scratch", "--steps", "1", "--batch", "1", "--crop", "64",
-     "--lambdas", "0.01", "--data", "images", "--out", "run", "--eval-data", "images"],
-    ["evaluate", "run/model.safetensors", "--data", "images"],
-    ["encode", "images/waves.png", "a.tcm", "--checkpoint", "run/model.safetensors"],
+     "--lambdas", "0.01", "--data", "images", "--out", "run", "--eval-data", "small"],
+    ["evaluate", "run/model.safetensors", "--data", "small"],
+    ["encode", "small/waves.png", "a.tcm", "--checkpoint", "run/model.safetensors"],
     ["decode", "a.tcm", "a.png", "--checkpoint", "run/model.safetensors"],
-    ["analyze", "latents", "run/model.safetensors", "--data", "images", "--out", "latents"],
+    ["analyze", "latents", "run/model.safetensors", "--data", "small", "--out", "latents"],
     ["study", "--space", "configs/split.yaml", "--dry-run", "--data", "images",
      "--eval-data", "images"],
 ]
@@ -53,10 +53,12 @@ def test_every_command_works_in_both_import_orders(first: str, tmp_path: Path) -
     missing = [name for name in OTHERS if find_spec(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    (tmp_path / "images").mkdir()
+    for folder in ("images", "small"):
+        (tmp_path / folder).mkdir()
     rows, columns = np.mgrid[0:272, 0:272]
     waves = np.stack([rows, columns, (rows * columns) // 300], axis=-1).astype(np.uint8)
     Image.fromarray(waves).save(tmp_path / "images" / "waves.png")
+    Image.fromarray(waves[:70, :90]).save(tmp_path / "small" / "waves.png")
     if first == "tcm_lab":  # then the others must all be importable after us
         program = _COMMANDS + "allowed_to_fail = False\n" + _OTHERS_IMPORTED
     else:  # where torchvision's extension does not fit this torch, some fail without us
