@@ -275,8 +275,9 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
     if layout is None:
         raise CheckpointError(
             f"{origin}: neither a checkpoint of tcm_lab (safetensors with its configuration) nor "
-            f"in a layout that can be read ({one_of(LAYOUTS)}). Weights alone fill the codec that "
-            "they belong to by tcm_lab.codec.load_weights(codec, file)"
+            f"in a layout that can be read ({one_of(LAYOUTS)}). Weights alone need the codec that "
+            f"they belong to: my_codec.py:factory --checkpoint {origin} on the command line, "
+            "tcm_lab.codec.load_weights(codec, file) in Python"
         )
     try:
         config = layout.infer_config(tensors)

@@ -208,6 +208,8 @@ def test_weights_that_belong_to_no_model_are_refused(
     three = [folder / "0.pth"] * 3
     assert run("time", OWN, f"{FILE}:make", "--checkpoint", *three) == 2
     assert "3 files for 2 models" in capsys.readouterr().err
+    assert run("evaluate", folder / "0.pth") == 2
+    assert f"my_codec.py:factory --checkpoint {folder / '0.pth'} on" in capsys.readouterr().err
 
 
 def test_python_takes_it_by_name_too() -> None:
