@@ -169,10 +169,14 @@ class _Listed(AxisBase):
         return self
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
-        """Return the choices and one that leaves the base as it is; numbers ascend."""
+        """Return the choices and one that leaves the base as it is; numbers ascend.
+
+        Among labels, a value of several fields is called ``base`` rather than spelled out.
+        """
         own = self.base_value(name, base)
         if isinstance(self.choices, dict):
-            return {str(_key(own)): own, **self.choices}
+            plain = not isinstance(own, dict | list) or "base" in self.choices
+            return {str(_key(own)) if plain else "base": own, **self.choices}
         choices = (own, *self.choices)
         return tuple(sorted(choices)) if all(map(_is_number, choices)) else choices
 

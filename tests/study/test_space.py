@@ -78,6 +78,18 @@ axes:
 """
 
 
+def test_among_labels_the_bases_own_block_is_called_base() -> None:
+    text = """
+name: blocks
+base: tcm-nano
+axes: {block: {path: "g_*.block", choices: {plain: {type: convnext}}}}
+sampler: grid
+"""
+    variants = list(Variants(parse(text)).all())
+    assert [v.label for v in variants] == ["block base", "block plain"]
+    assert [v.is_baseline for v in variants] == [True, False]
+
+
 def test_a_conditional_axis_is_counted_only_where_it_acts() -> None:
     variants_of = Variants(parse(CONDITIONAL))
     variants = list(variants_of.all())
