@@ -11,7 +11,7 @@ from tcm_lab.analysis._probe import Images, as_map, capture, module_named, run
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, mean_erf
 from tcm_lab.analysis.jacobian import Dependence, jacobian_maps
 from tcm_lab.codec import CodecAdapter
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, one_of
 
 
 def effective_receptive_field(
@@ -67,9 +67,11 @@ def erf_maps(
     elif hasattr(codec, "decompress"):  # a codec, whose output is no map
         multiple = adapter.stride
         if layer is None:
+            known = one_of(name for name, _ in codec.named_children())
             raise LabError(
                 f"{adapter.name}: which of its modules gives the latent is unknown. Name it as the "
-                "layer, or map it to g_a by an attribute parts, such as {'encoder': 'g_a'}."
+                f"layer (--layer), {known}, or map it to g_a by an attribute parts, such as "
+                "{'encoder': 'g_a'}."
             )
     dependence = Dependence(
         of="y" if layer is None else layer,

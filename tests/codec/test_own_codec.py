@@ -170,6 +170,8 @@ def test_analyses_pad_for_it_and_find_its_modules(folder: Path) -> None:
         assert field.position == (2, 2)
         latents = measure_latents(codec, images)
         assert latents.model == factory.replace("N", "n")
+    with pytest.raises(LabError, match=r"\(--layer\), encoder, decoder, .* or"):
+        erf_maps(load_foreign(f"{FILE}:Own", folder / "0.pth"), images)
     image = images[0][None, :, :128, :128] / 255
     assert decoder_erf_maps(codec, image, erf_options(probes=2))[0].wrt == "y_hat"
 
