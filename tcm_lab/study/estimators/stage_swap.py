@@ -1,0 +1,311 @@
+"""``stage-swap``: options of single stages, trained alone to do what a trained parent's do."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from tcm_lab._utils import Frozen
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.codec import Codec, VariantConfig, load_checkpoint
+from tcm_lab.data import CropSource
+from tcm_lab.errors import ConfigError
+from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
+from tcm_lab.study.estimators.base import (
+    Estimate,
+    Estimator,
+    Outcome,
+    Task,
+    Watch,
+    register_estimator,
+)
+from tcm_lab.training import (
+    Recipe,
+    Snapshot,
+    Swap,
+    TrainingProgress,
+    combined,
+    self_swap,
+    splice,
+    swaps_of,
+    train_swap,
+)
+
+if TYPE_CHECKING:
+    from tcm_lab.study.context import StudyContext
+
+_OF_ONE = 3  # pairs of one variant that are checked
+
+
+class PairCheck(Frozen):
+    """Two swaps at once, against the sum of the two.
+
+    Attributes:
+        places: where they are.
+        summed: percent of Lagrangian cost above the parent's by the sum of the two.
+        together: percent of it that a codec with both costs.
+    """
+
+    places: tuple[str, str]
+    summed: float
+    together: float
+
+
+class Additivity(Frozen):
+    """How far swaps add up.
+
+    Attributes:
+        pairs: the checked pairs.
+        rms: root mean square of what both together differ by from the sum, in percent.
+        mean: its mean; above zero, two swaps cost more than their sum.
+        slope: of ``together`` over ``summed`` through zero; 1 if they add up.
+        advantage: by how many percent the parent's own stages, trained as swaps are, cost more
+            than the parent, by place. The zero that other options of the place are compared with.
+    """
+
+    pairs: tuple[PairCheck, ...]
+    rms: float
+    mean: float
+    slope: float
+    advantage: dict[str, float]
+
+
+@register_estimator("stage-swap")
+class StageSwap(Estimator):
+    """Trains the baseline, then every stage that differs from its, each alone; and adds up.
+
+    A swapped stage learns to give what the parent's gives, then trains for rate and distortion
+    through the rest of the parent, which stays as it is. A variant's cost is the sum of its swaps'
+    differences from the parent's own stages, swapped and trained in the same way. So k options at
+    s places take k s short trainings, whatever is made of them. Costs are those of estimated bits
+    on the middle of each evaluation image.
+
+    Attributes:
+        match_steps: updates towards the parent's features; of the entropy model, which has none,
+            more of ``steps``.
+        steps: updates of rate and distortion.
+        pairs: how many pairs of swaps are evaluated together, to check that they add up.
+        crop: side of the middle that is evaluated, in pixels.
+    """
+
+    bias: ClassVar[str] = (
+        "imitates the parent's features, adds up what stages do alone, and sees no difference that "
+        "takes long to train"
+    )
+    baseline_first: ClassVar[bool] = True
+
+    match_steps: int = Field(default=100, ge=0, le=10**9)
+    steps: int = Field(default=60, gt=0, le=10**9)
+    pairs: int = Field(default=10, ge=0, le=10**4)
+    crop: int = Field(default=256, gt=0, le=2**16)
+
+    def check(self, base: VariantConfig, recipe: Recipe) -> None:
+        """Refuse a base whose rates have weights of their own: it would need several parents."""
+        if not base.rate_levels:
+            raise ConfigError(
+                "estimator stage-swap: needs one parent for all rates; set budget.rate_levels to 2 "
+                "or more"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return all options but ``pairs``, which change no estimate."""
+        return self.model_dump(mode="json", exclude={"pairs"})
+
+    def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
+        """Train the parent, or what a variant has in place of its stages."""
+        seed = task.recipe.seed - context.space.seed
+        parent = context.task(context.variants.baseline(), seed, self)
+        bench = _Bench(self, parent, task, context, watch)
+        if task.directory != parent.directory:
+            return Outcome(estimate=bench.estimate(), steps=self.match_steps + self.steps)
+        outcome = context.trainer(task, watch)
+        cost = bench.cost_of_parent()
+        estimate = Estimate(log_cost=cost.log_cost, sd_percent=0)
+        return outcome.model_copy(update={"estimate": estimate})
+
+
+class _Cost(Frozen):
+    """What a codec costs on the evaluation images' middles.
+
+    Attributes:
+        place: what was swapped; "" for the parent.
+        is_own: whether it was swapped for the parent's own.
+        log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE).
+        by_image: each image's share of the cost, 1 in the mean.
+    """
+
+    place: str
+    is_own: bool
+    log_cost: float
+    by_image: tuple[float, ...]
+
+
+class _Bench:
+    """The parent and the swaps of one variant."""
+
+    def __init__(
+        self, options: StageSwap, parent: Task, task: Task, context: StudyContext, watch: Watch
+    ) -> None:
+        self.options, self.task, self.context, self.watch = options, task, context, watch
+        self.identity, self.shared = parent.directory.name, parent.directory.parent
+        self._weights = parent.directory / "model.safetensors"
+        self.done = 0
+
+    @property
+    def parent(self) -> Codec:
+        """The trained baseline."""
+        return _loaded(str(self._weights), self._weights.stat().st_mtime_ns)
+
+    def cost_of_parent(self) -> _Cost:
+        """Return the parent's cost, measured once."""
+        path = self.shared / f"parent-{self.identity}.json"
+        if not path.exists():
+            _write(path, self._cost(self.parent))
+        return _Cost.model_validate_json(path.read_bytes())
+
+    def estimate(self) -> Estimate:
+        """Return the sum of a variant's swaps."""
+        swaps = swaps_of(self.parent.config, self.task.config)
+        total, parts = self.cost_of_parent().log_cost, dict[str, float]()
+        apart = np.zeros(1)
+        for swap in swaps:
+            zero = self.cost(self_swap(swap, self.parent.config), 2 * len(swaps), is_own=True)
+            option = self.cost(swap, 2 * len(swaps))
+            difference = option.log_cost - zero.log_cost
+            total, parts[swap.place] = total + difference, 100 * math.expm1(difference)
+            apart = apart + (np.array(option.by_image) - np.array(zero.by_image))
+        self._check_pairs(swaps)
+        sd = float(apart.std(ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
+        return Estimate(log_cost=total, sd_percent=100 * sd, parts=parts)
+
+    def cost(self, swap: Swap, of: int, *, is_own: bool = False) -> _Cost:
+        """Return a swap's cost, trained once for all variants that have it."""
+        path = self._path("swap", swap)
+        if not path.with_suffix(".json").exists():
+            self._train(swap, path, of, is_own=is_own)
+        self.done += 1
+        return _Cost.model_validate_json(path.with_suffix(".json").read_bytes())
+
+    def _train(self, swap: Swap, path: Path, of: int, *, is_own: bool) -> None:
+        recipe, folder = self.task.recipe, self.task.directory / path.stem
+        what = f"swap {self.done + 1} of {of}, {swap.place}"
+
+        def on_progress(progress: TrainingProgress) -> None:
+            self.watch.progress(recipe.steps * self.done // of, f"{what}: {progress.text}")
+
+        codec = train_swap(
+            self.parent,
+            swap,
+            recipe,
+            CropSource(self.context.data.train, crop=recipe.crop, seed=recipe.seed),
+            match_steps=self.options.match_steps,
+            steps=self.options.steps,
+            directory=folder,
+            on_progress=on_progress,
+        ).cpu()
+        state = codec.state_dict()
+        own = {n: v.contiguous() for n, v in state.items() if n.startswith(swap.trained)}
+        Snapshot(own, {"place": swap.place, "codec": codec.config.fingerprint}).save(path)
+        _write(path.with_suffix(".json"), self._cost(codec, swap.place, is_own=is_own))
+        shutil.rmtree(folder, ignore_errors=True)  # resuming is over
+
+    def _cost(self, codec: Codec, place: str = "", *, is_own: bool = False) -> _Cost:
+        lambdas = self.task.recipe.lambdas
+        rd = evaluate_crops(codec, self.context.data.evaluation, crop=self.options.crop)
+        costs = np.array(
+            [
+                [image.bpp + weight * 255**2 * image.mse for image in point.images]
+                for point, weight in zip(rd.points, lambdas, strict=True)
+            ]
+        )
+        shares = (costs / costs.mean(1, keepdims=True)).mean(0)
+        return _Cost(
+            place=place,
+            is_own=is_own,
+            log_cost=lagrangian_cost(rd, lambdas),
+            by_image=tuple(shares.tolist()),
+        )
+
+    def _check_pairs(self, swaps: Sequence[Swap]) -> None:
+        """Evaluate some of the variant's pairs together, while pairs are wanted."""
+        parent, zero = self.parent, self.cost_of_parent().log_cost
+        pairs = [p for p in itertools.combinations(swaps, 2) if not _overlap(*p)]
+        random.Random(self.task.config.fingerprint).shuffle(pairs)
+        for pair in pairs[:_OF_ONE]:
+            path = self._path("pair", *pair).with_suffix(".json")
+            if path.exists() or len([*self.shared.glob("pair-*.json")]) >= self.options.pairs:
+                continue
+            paths = [self._path("swap", swap) for swap in pair]
+            parts = [(s, Snapshot.load(p).tensors) for s, p in zip(pair, paths, strict=True)]
+            codec = splice(parent, combined(parent.config, pair), parts)
+            single = [_Cost.model_validate_json(p.with_suffix(".json").read_bytes()) for p in paths]
+            _write(
+                path,
+                PairCheck(
+                    places=(pair[0].place, pair[1].place),
+                    summed=100 * math.expm1(sum(each.log_cost - zero for each in single)),
+                    together=100 * math.expm1(self._cost(codec).log_cost - zero),
+                ),
+            )
+
+    def _path(self, kind: str, *swaps: Swap) -> Path:
+        places = sorted(swap.name for swap in swaps)
+        key = hashlib.sha256(json.dumps([self.identity, places]).encode()).hexdigest()[:16]
+        return self.shared / f"{kind}-{key}.safetensors"
+
+
+def additivity(folder: Path) -> Additivity | None:
+    """Return how far the swaps of a study add up, and what the parent's own stages are ahead by.
+
+    Args:
+        folder: of the study.
+
+    Returns:
+        None where no pair was checked.
+    """
+    trials = folder / "trials"
+    pairs = [PairCheck.model_validate_json(p.read_bytes()) for p in trials.glob("pair-*.json")]
+    if not pairs:
+        return None
+    costs = [_Cost.model_validate_json(p.read_bytes()) for p in sorted(trials.glob("swap-*.json"))]
+    zeros = [_Cost.model_validate_json(p.read_bytes()) for p in trials.glob("parent-*.json")]
+    zero = fmean(each.log_cost for each in zeros)
+    ahead: dict[str, list[float]] = {}
+    for cost in costs:
+        if cost.is_own:
+            ahead.setdefault(cost.place, []).append(100 * math.expm1(cost.log_cost - zero))
+    summed, together = (np.array([getattr(p, n) for p in pairs]) for n in ("summed", "together"))
+    return Additivity(
+        pairs=tuple(sorted(pairs, key=lambda pair: pair.places)),
+        rms=float(np.sqrt(np.square(together - summed).mean())),
+        mean=float((together - summed).mean()),
+        slope=float((together @ summed) / max(summed @ summed, 1e-12)),
+        advantage={place: fmean(values) for place, values in sorted(ahead.items())},
+    )
+
+
+def _overlap(a: Swap, b: Swap) -> bool:
+    """Say whether two swaps train the same weights."""
+    return any(x.startswith(y) or y.startswith(x) for x in a.trained for y in b.trained)
+
+
+def _write(path: Path, record: Frozen) -> None:
+    write_atomically(path, record.model_dump_json(indent=2) + "\n")
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, _: int) -> Codec:
+    """Return the codec in a checkpoint, read anew where it was written anew."""
+    return load_checkpoint(path)
