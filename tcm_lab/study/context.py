@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab.data import ImageSet
 from tcm_lab.study.estimators import Estimator, Outcome, Task, Watch
+from tcm_lab.study.folder import TRIALS
 from tcm_lab.study.record import training_identity
 from tcm_lab.study.space import Space
 from tcm_lab.study.variants import Variant, Variants
@@ -79,7 +80,7 @@ class StudyContext:
     @property
     def trials_folder(self) -> Path:
         """Where every trial has a folder, by its identity; they may share files beside these."""
-        return self.out / "trials"
+        return self.out / TRIALS
 
     def task(self, variant: Variant, seed: int, estimator: Estimator) -> Task:
         """Return what is to be done for a variant; its folder's name is the work's identity."""

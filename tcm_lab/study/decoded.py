@@ -17,6 +17,7 @@ from tcm_lab.codec import load_checkpoint
 from tcm_lab.data import ImageSet
 from tcm_lab.evaluation import RdPoint, code_image
 from tcm_lab.reporting import Comparison, ShownImage, image_bytes
+from tcm_lab.study.folder import TRIALS
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.summary import VariantSummary, summarise
@@ -113,7 +114,7 @@ def _point(record: TrialRecord) -> RdPoint:
 
 def _weights(out: Path, record: TrialRecord) -> Path | None:
     """Return the checkpoint of a training; None where another study or machine has it."""
-    folder = out / "trials" / record.identity
+    folder = out / TRIALS / record.identity
     lmbda = _point(record).lmbda
     places = [folder, *([] if lmbda is None else [folder / f"lambda-{lmbda:g}"])]
     files = (place / "model.safetensors" for place in places)

@@ -13,6 +13,7 @@ NAME = "study.json"
 SPACE = "space.yaml"
 RECORDS = "records.jsonl"
 ANCHOR = "jpeg.json"
+TRIALS = "trials"
 
 
 def sqlite_url(file: Path) -> str:

@@ -26,7 +26,7 @@ from tcm_lab.study.finalists import (
     predicted_plot,
     predicted_table,
 )
-from tcm_lab.study.folder import RECORDS
+from tcm_lab.study.folder import RECORDS, TRIALS
 from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.noise import noise_of
 from tcm_lab.study.plots import study_charts, study_plots
@@ -96,7 +96,7 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     plots = study_plots(summaries, space, anchor)
     front = front_configs(finalists.trained if finalists else summaries, space)
     moving = courses(finalists.trained if finalists else summaries)
-    said = findings(summaries, space)
+    said = findings(summaries, space) + space.estimator.findings(out / TRIALS)
     if finalists is not None:
         said.append(finalist_finding(finalists, how))
         tables["finalists"] = trial_table(finalists.trained, finalists.space)

@@ -284,4 +284,7 @@ def keep_record(record: TrialRecord, context: StudyContext) -> None:
 
 def _places(identity: str, context: StudyContext) -> list[Path]:
     own = context.trials_folder / identity / _FILE
-    return [own] if context.cache is None else [own, context.cache / f"{identity}.json"]
+    # What leans on files of the baseline's lies beside these.
+    if context.cache is None or context.space.estimator.baseline_first:
+        return [own]
+    return [own, context.cache / f"{identity}.json"]

@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from real import REAL, interrupting, make_folder
 from scipy.stats import kendalltau
 from surrogate import SPACE, Surrogate, goodness, trained
 
@@ -22,7 +21,7 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.agreement import agreement, percents
-from tcm_lab.study.context import Event, OnEvent, StudyContext
+from tcm_lab.study.context import StudyContext
 from tcm_lab.study.estimators import (
     ESTIMATORS,
     Comparison,
@@ -40,7 +39,7 @@ from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_report
 from tcm_lab.study.result import StudyResult, open_result
-from tcm_lab.study.run import Display, run_study
+from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.training import LossCurve, Recipe, TrainingRecord
 
@@ -280,45 +279,9 @@ def test_agreement_is_that_of_the_numbers(by_training: StudyResult, by_loss: Stu
     assert found.error_percent == pytest.approx(np.sqrt((gaps**2).sum() / 4))
 
 
-REAL = """
-name: real
-base: tiny.yaml
-axes:
-  depth: {path: "g_s.stages.2.depth", choices: [0, 1]}
-  slices: {path: entropy_model.slices, choices: [1, 2]}
-mode: ablation
-size: [64, 64]
-budget:
-  recipe: minute
-  steps: 40
-  rate_levels: 2
-  changes: {crop: 64, linear_steps: 6, linear_batch: 1, checkpoint_every: 5, optimizer: adam}
-"""
-TINY = """
-base: tcm-nano
-name: tiny
-override:
-  g_*.depth: 0
-  h_*.depth: 0
-  g_s.stages.2.block: {type: residual}
-  g_s.stages.2.depth: 1
-  entropy_model.slices: 2
-  entropy_model.attention: {type: none}
-"""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("estimators")
-    (folder / "tiny.yaml").write_text(TINY)
-    rng = np.random.default_rng(0)
-    for name in ("train", "eval"):
-        (folder / name).mkdir()
-        for index in range(2):
-            pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-            image = Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC)
-            image.save(folder / name / f"{index}.png")
-    return folder
+    return make_folder(tmp_path_factory.mktemp("estimators"))
 
 
 def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(folder: Path) -> None:
@@ -354,16 +317,3 @@ def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(fold
     assert (out / "agreement.md").is_file()
     assert all(record.cpu_s > 0 for record in found["truth"].records)
     assert rows["paired-loss"]["share"] == pytest.approx(100)  # the very same trainings
-
-
-def interrupting(when: Callable[[Event], bool]) -> Display:
-    """Return a display that ends at the first report of a kind, as Ctrl-C would."""
-
-    def display(todo: int, done: int) -> AbstractContextManager[OnEvent]:
-        def on_event(event: Event) -> None:
-            if when(event):
-                raise KeyboardInterrupt
-
-        return nullcontext(on_event)
-
-    return display

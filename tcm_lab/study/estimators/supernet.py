@@ -6,16 +6,24 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import CropSource
-from tcm_lab.errors import LabError
-from tcm_lab.evaluation import evaluate_crops
-from tcm_lab.study.estimators.base import Estimator, Outcome, Task, Watch, register_estimator
+from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.study.estimators.base import (
+    Estimate,
+    Estimator,
+    Outcome,
+    Task,
+    Watch,
+    register_estimator,
+)
+from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
 from tcm_lab.training import (
     OnProgress,
     Recipe,
@@ -26,8 +34,8 @@ from tcm_lab.training import (
 )
 
 if TYPE_CHECKING:
-    from tcm_lab.study.context import StudyContext
     from tcm_lab.study.axes import Key
+    from tcm_lab.study.context import StudyContext
 
 _MEMBERS = 256  # that are drawn from a large space to be trained
 _NEAR = 64  # of these, neighbours of the baseline
@@ -47,15 +55,25 @@ class Supernet(Estimator):
         crop: side of the middle that is evaluated, in pixels.
     """
 
-    bias: ClassVar[str] = (
+    type: str = "supernet"
+    bias = (
         "favours variants that agree with the largest one, and shows small ones as their share of "
         "common weights rather than as trained alone"
     )
-    baseline_first: ClassVar[bool] = True
+    over = "images"
+    baseline_first = True
 
     distillation: float = Field(default=0.5, ge=0, le=1)
     tune: int = Field(default=0, ge=0, le=10**9)
     crop: int = Field(default=256, gt=0, le=2**16)
+
+    def check(self, base: VariantConfig, recipe: Recipe) -> None:
+        """Refuse a base whose rates have weights of their own: one set must serve them all."""
+        if not base.rate_levels:
+            raise ConfigError(
+                "estimator supernet: needs one set of weights for all rates; set "
+                "budget.rate_levels to 2 or more"
+            )
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
         """Cut out a variant and evaluate it; with the baseline, train the weights first."""
@@ -65,25 +83,22 @@ class Supernet(Estimator):
         if not path.exists():
             self._train(baseline, path, context, watch)
         codec = _loaded(str(path), path.stat().st_mtime_ns).codec(task.config)
-        training = None
         if self.tune:
-            crops = CropSource(context.data.train, crop=task.recipe.crop, seed=task.recipe.seed)
-            training = train(
+            train(
                 codec,
                 _tuning(task.recipe, self.tune),
-                crops,
+                CropSource(context.data.train, crop=task.recipe.crop, seed=task.recipe.seed),
                 directory=task.directory / "tune",
                 resume=True,
                 on_progress=_report(watch, "tuning"),
             )
-        rd = evaluate_crops(
-            codec,
-            context.data.evaluation,
-            crop=self.crop,
-            name=task.config.name,
-            recipe=task.recipe,
-        )
-        return Outcome(training=training, rd=rd, steps=task.recipe.steps)
+        images, lambdas = context.data.evaluation, task.recipe.lambdas
+        cost, kept = middle_cost(codec, images, lambdas, crop=self.crop), path.with_suffix(".json")
+        if task.directory == baseline.directory:
+            write_atomically(kept, cost.model_dump_json() + "\n")
+        apart = cost.shares - MiddleCost.model_validate_json(kept.read_bytes()).shares
+        estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(apart))
+        return Outcome(estimate=estimate, steps=task.recipe.steps)
 
     def _train(self, task: Task, path: Path, context: StudyContext, watch: Watch) -> None:
         recipe, configs = task.recipe, _by_size(_members(context))

@@ -1,0 +1,63 @@
+"""What a codec costs on the middles of the evaluation images, by estimated bits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from tcm_lab._utils import Frozen
+from tcm_lab.data import ImageSet
+from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
+
+
+class MiddleCost(Frozen):
+    """What a codec costs.
+
+    Attributes:
+        log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE).
+        by_image: each image's share of the cost, 1 in the mean.
+    """
+
+    log_cost: float
+    by_image: tuple[float, ...]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """The shares, (images,)."""
+        return np.array(self.by_image)
+
+
+def middle_cost(
+    codec: nn.Module, images: ImageSet, lambdas: tuple[float, ...], *, crop: int
+) -> MiddleCost:
+    """Measure a codec.
+
+    Args:
+        codec: with one rate per lambda.
+        images: of which the middle is evaluated.
+        lambdas: rate-distortion weights.
+        crop: side of the middle in pixels.
+    """
+    rd = evaluate_crops(codec, images, crop=crop)
+    costs = np.array(
+        [
+            [image.bpp + weight * 255**2 * image.mse for image in point.images]
+            for point, weight in zip(rd.points, lambdas, strict=True)
+        ]
+    )
+    shares = (costs / costs.mean(axis=1, keepdims=True)).mean(axis=0)
+    return MiddleCost(log_cost=lagrangian_cost(rd, lambdas), by_image=tuple(shares.tolist()))
+
+
+def sd_over_images(differences: NDArray[np.float64]) -> float:
+    """Return the standard deviation in percent of a mean over images, 0 of a single one.
+
+    Args:
+        differences: of the shares of two codecs, (images,).
+    """
+    if len(differences) < 2:
+        return 0.0
+    return 100 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
