@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from tcm_lab import evaluation
 from tcm_lab._utils import Frozen
 from tcm_lab.data import ImageSet
-from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
+from tcm_lab.evaluation import lagrangian_cost
 
 
 class MiddleCost(Frozen):
@@ -41,7 +42,7 @@ def middle_cost(
         lambdas: rate-distortion weights.
         crop: side of the middle in pixels.
     """
-    rd = evaluate_crops(codec, images, crop=crop)
+    rd = evaluation.evaluate_crops(codec, images, crop=crop)
     costs = np.array(
         [
             [image.bpp + weight * 255**2 * image.mse for image in point.images]

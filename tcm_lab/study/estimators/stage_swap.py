@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from tcm_lab import codec as codecs
+from tcm_lab import training
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec import Codec, VariantConfig, load_checkpoint
+from tcm_lab.codec import VariantConfig
 from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError
 from tcm_lab.study.estimators.base import (
@@ -31,20 +33,12 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
-from tcm_lab.training import (
-    Recipe,
-    Snapshot,
-    Swap,
-    TrainingProgress,
-    combined,
-    self_swap,
-    splice,
-    swaps_of,
-    train_swap,
-)
+from tcm_lab.training import Recipe, TrainingProgress
 
 if TYPE_CHECKING:
+    from tcm_lab.codec import Codec
     from tcm_lab.study.context import StudyContext
+    from tcm_lab.training import Swap
 
 _OF_ONE = 3  # pairs of one variant that are checked
 
@@ -176,11 +170,13 @@ class _Bench:
 
     def estimate(self) -> Estimate:
         """Return the sum of a variant's swaps."""
-        swaps = swaps_of(self.parent.config, self.task.config)
+        swaps = training.swaps_of(self.parent.config, self.task.config)
         total, parts = self.cost_of_parent().log_cost, dict[str, float]()
         apart = np.zeros(len(self.context.data.evaluation))
         for swap in swaps:
-            zero = self.cost(self_swap(swap, self.parent.config), 2 * len(swaps), is_own=True)
+            zero = self.cost(
+                training.self_swap(swap, self.parent.config), 2 * len(swaps), is_own=True
+            )
             option = self.cost(swap, 2 * len(swaps))
             difference = option.log_cost - zero.log_cost
             total, parts[swap.place] = total + difference, 100 * math.expm1(difference)
@@ -203,7 +199,7 @@ class _Bench:
         def on_progress(progress: TrainingProgress) -> None:
             self.watch.progress(recipe.steps * self.done // of, f"{what}: {progress.text}")
 
-        codec = train_swap(
+        codec = training.train_swap(
             self.parent,
             swap,
             recipe,
@@ -215,7 +211,7 @@ class _Bench:
         ).cpu()
         state = codec.state_dict()
         own = {n: v.contiguous() for n, v in state.items() if n.startswith(swap.trained)}
-        Snapshot(own, {"place": swap.place, "codec": codec.config.fingerprint}).save(path)
+        training.Snapshot(own, {"place": swap.place, "codec": codec.config.fingerprint}).save(path)
         cost = self._measure(codec)
         found = _Cost(**cost.model_dump(), place=swap.place, is_own=is_own)
         _write(path.with_suffix(".json"), found)
@@ -235,8 +231,10 @@ class _Bench:
             if path.exists() or len([*self.shared.glob("pair-*.json")]) >= self.options.pairs:
                 continue
             paths = [self._path("swap", swap) for swap in pair]
-            parts = [(s, Snapshot.load(p).tensors) for s, p in zip(pair, paths, strict=True)]
-            codec = splice(parent, combined(parent.config, pair), parts)
+            parts = [
+                (s, training.Snapshot.load(p).tensors) for s, p in zip(pair, paths, strict=True)
+            ]
+            codec = training.splice(parent, training.combined(parent.config, pair), parts)
             single = [_Cost.model_validate_json(p.with_suffix(".json").read_bytes()) for p in paths]
             _write(
                 path,
@@ -293,4 +291,4 @@ def _write(path: Path, record: Frozen) -> None:
 @lru_cache(maxsize=1)
 def _loaded(path: str, _: int) -> Codec:
     """Return the codec in a checkpoint, read anew where it was written anew."""
-    return load_checkpoint(path)
+    return codecs.load_checkpoint(path)

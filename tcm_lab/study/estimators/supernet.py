@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
@@ -24,18 +25,12 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
-from tcm_lab.training import (
-    OnProgress,
-    Recipe,
-    SuperNet,
-    TrainingProgress,
-    train,
-    train_supernet,
-)
+from tcm_lab.training import OnProgress, Recipe, TrainingProgress
 
 if TYPE_CHECKING:
     from tcm_lab.study.axes import Key
     from tcm_lab.study.context import StudyContext
+    from tcm_lab.training import SuperNet
 
 _MEMBERS = 256  # that are drawn from a large space to be trained
 _NEAR = 64  # of these, neighbours of the baseline
@@ -84,7 +79,7 @@ class Supernet(Estimator):
             self._train(baseline, path, context, watch)
         codec = _loaded(str(path), path.stat().st_mtime_ns).codec(task.config)
         if self.tune:
-            train(
+            training.train(
                 codec,
                 _tuning(task.recipe, self.tune),
                 CropSource(context.data.train, crop=task.recipe.crop, seed=task.recipe.seed),
@@ -102,8 +97,8 @@ class Supernet(Estimator):
 
     def _train(self, task: Task, path: Path, context: StudyContext, watch: Watch) -> None:
         recipe, configs = task.recipe, _by_size(_members(context))
-        supernet = SuperNet(configs)
-        train_supernet(
+        supernet = training.SuperNet(configs)
+        training.train_supernet(
             supernet,
             recipe,
             CropSource(context.data.train, crop=recipe.crop, seed=recipe.seed),
@@ -118,7 +113,7 @@ class Supernet(Estimator):
 @lru_cache(maxsize=1)
 def _loaded(path: str, _: int) -> SuperNet:
     """Return the weights in a file, read anew where it was written anew."""
-    return SuperNet.load(Path(path))
+    return training.SuperNet.load(Path(path))
 
 
 def _tuning(recipe: Recipe, steps: int) -> Recipe:
