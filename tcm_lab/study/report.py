@@ -91,7 +91,8 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     space, out = result.space, result.out
     summaries = summarise(result.records, space)
     finalists, how = finalists_of(result, summaries), space.estimator.type
-    anchor = read_anchor(result)
+    evaluated = any(summary.evaluations for summary in summaries)
+    anchor = read_anchor(result) if evaluated else None
     tables = study_tables(summaries, space)
     plots = study_plots(summaries, space, anchor)
     front = front_configs(finalists.trained if finalists else summaries, space)
@@ -253,10 +254,10 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
 def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> list[str]:
     """Say how the variants' lowest rates compare with JPEG."""
     known: list[float] = []
-    for summary in summaries:
+    for summary in (each for each in summaries if each.is_complete and each.evaluations):
         with suppress(LabError):  # of points at one rate
             changes = rate_percents(anchor.curve(), summary.curve)[:_LOWEST_RATES]
-            known += [c for c in changes if c is not None and summary.is_complete]
+            known += [change for change in changes if change is not None]
     if not known:
         return []
     return [

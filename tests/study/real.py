@@ -35,6 +35,7 @@ override:
   g_s.stages.2.block: {type: residual}
   g_s.stages.2.depth: 1
   entropy_model.slices: 2
+  entropy_model.support: 1
   entropy_model.attention: {type: none}
 """
 
