@@ -31,7 +31,7 @@ class FileError(LabError):
 
 def near(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean …?`` for the known names closest to ``name``, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(brief(name), list(known), n=3, cutoff=0.5)
     return f" Did you mean {one_of(close)}?" if close else ""
 
 
@@ -49,7 +49,8 @@ def lookup(known: Mapping[K, V], name: K, kind: str) -> V:
     """
     if name not in known:
         names = one_of(sorted(known))
-        raise ConfigError(f"no {kind} is called '{name}'.{near(name, known)} Known: {names}.")
+        shown = brief(str(name))
+        raise ConfigError(f"no {kind} is called '{shown}'.{near(name, known)} Known: {names}.")
     return known[name]
 
 

@@ -10,7 +10,7 @@ from pydantic import create_model
 from pydantic.errors import PydanticUserError
 
 from tcm_lab._utils.models import Frozen
-from tcm_lab.errors import ConfigError, lookup, one_of
+from tcm_lab.errors import ConfigError, brief, lookup, one_of
 
 V = TypeVar("V")
 C = TypeVar("C", bound=Frozen)
@@ -58,8 +58,8 @@ class Registry(Mapping[str, V], Generic[V]):
         """
         if not isinstance(name, str):
             raise ConfigError(
-                f"{name!r} is not a name; register the {self.kind} under a string, such as "
-                f"@register_{self.kind.replace(' ', '_')}('my-{self.kind.replace(' ', '-')}')"
+                f"{brief(repr(name))} is not a name; register the {self.kind} under a string, such "
+                f"as @register_{self.kind.replace(' ', '_')}('my-{self.kind.replace(' ', '-')}')"
             )
         if not _NAME.fullmatch(name) or name.lower() in _READ_BY_YAML:
             raise ConfigError(
@@ -97,7 +97,8 @@ class ConfigRegistry(Registry[type[C]], Generic[C]):
             value = {"type": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             raise ConfigError(
-                f"{value!r} is no {self.kind}; write a name, or a mapping with 'type' and options"
+                f"{brief(repr(value))} is no {self.kind}; write a name, or a mapping with 'type' "
+                "and options"
             )
         name = value["type"]
         return self[name].parse(dict(value), f"{name}: ")

@@ -129,7 +129,7 @@ class _Listed(AxisBase):
             if isinstance(key, int | float) and not abs(key) <= _LARGEST:
                 raise ConfigError(f"{brief(str(key))} is no number that a field takes")
             if _among(key, keys[:index]):
-                raise ConfigError(f"duplicate choice {key!r}")
+                raise ConfigError(f"duplicate choice {brief(repr(key))}")
         return choices
 
     def grid(self) -> list[Key]:
@@ -300,7 +300,7 @@ class _Range(AxisBase):
     def base_key(self, name: str, base: VariantConfig) -> Key:
         value = self.base_value(name, base)
         if not _is_number(value):
-            raise ConfigError(f"the base has {value!r}, which is not a number")
+            raise ConfigError(f"the base has {brief(repr(value))}, which is not a number")
         steps = (value - self.low) / self.step if self.step else 0.0
         if not self.low <= value <= self.high or abs(steps - round(steps)) > 1e-9:
             raise ConfigError(
@@ -363,7 +363,8 @@ def _long_form(axis: Any) -> Any:
         return {"kind": "categorical", "choices": axis} if isinstance(axis, list | tuple) else axis
     kind = axis.get("kind", "categorical")
     if kind not in _KINDS:
-        raise ConfigError(f"kind = {kind!r}:{near(str(kind), _KINDS)} Write {one_of(_KINDS)}")
+        shown = brief(repr(kind))
+        raise ConfigError(f"kind = {shown}:{near(str(kind), _KINDS)} Write {one_of(_KINDS)}")
     return {**axis, "kind": kind}
 
 

@@ -6,12 +6,14 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from surrogate import SPACE
 
 from tcm_lab.codec import load_config
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.schema import space_schema
 from tcm_lab.study.space import (
     load_space,
@@ -359,3 +361,43 @@ def test_the_shipped_schema_is_that_of_the_fields() -> None:
     assert shipped.read_text() == space_schema()
     schema = json.loads(space_schema())
     assert set(schema["required"]) == {"name", "base", "axes"}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "estimator",
+        "objectives",
+        "constraints",
+        "base",
+        "axes.split.kind",
+        "axes.split.path",
+        "axes.block.choices.own",
+        "axes.split.choices.own",
+        "budget.recipe",
+        "sampler",
+    ],
+)
+@pytest.mark.parametrize(
+    "value",
+    [{"type": {f"field {i}": [i] * 50 for i in range(100)}}, "x" * 5000, [{"a": "b" * 90}] * 100],
+    ids=["mapping", "text", "list"],
+)
+def test_a_long_value_is_not_repeated_whole(field: str, value: Any) -> None:
+    tree: dict[str, Any] = {
+        "name": "long",
+        "base": "tcm-nano",
+        "axes": {
+            "split": {"path": "g_*.split", "choices": {"half": 0.5}},
+            "block": {"path": "g_*.block", "choices": {"tcm": "tcm"}},
+        },
+        "budget": {"recipe": "minute"},
+    }
+    *path, last = field.split(".")
+    place = tree
+    for key in path:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(LabError) as raised:
+        parse_space(yaml.safe_dump(tree), "long.yaml", None)
+    assert len(str(raised.value)) < 1000
