@@ -169,10 +169,7 @@ class _Listed(AxisBase):
         return self
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
-        """Return the choices and one that leaves the base as it is; numbers ascend.
-
-        Among labels, a value of several fields is called ``base`` rather than spelled out.
-        """
+        """Return the choices and the base's, called ``base`` if it is long; numbers ascend."""
         own = self.base_value(name, base)
         if isinstance(self.choices, dict):
             plain = not isinstance(own, dict | list) or "base" in self.choices

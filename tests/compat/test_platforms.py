@@ -12,7 +12,7 @@ import pytest
 
 import tcm_lab
 from tcm_lab._utils import environment
-from tcm_lab.study.run import cores
+from tcm_lab.study.capacity import cores
 from tcm_lab.study.storage import is_dead, this_process
 
 #: Of the standard library, and not on Windows.

@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 
 from tcm_lab import __version__
 from tcm_lab.study import space_schema
-from tcm_lab.study.space import SCHEMA_FILE
+from tcm_lab.study.schema import SCHEMA_FILE
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"")

@@ -31,6 +31,9 @@ mode: ablation
 budget: {recipe: scratch, steps: 1, seeds: 2, rate_levels: 2, changes: {crop: 64, batch: 1}}
 """
 
+MORE = SPACE.replace("0.25, 0.5", "0, 0.25, 0.5, 1").replace("seeds: 2, ", "")
+PLAN = "{space: more.yaml, estimators: [train]}"
+
 COMMAND_LINES = """
 models "tcm-*" --trained
 card tcm-nano
@@ -56,6 +59,7 @@ study run --space small.yaml --data images --eval-data images --workers 1 --out 
 study report runs/small
 study compare runs/small runs/small
 study init --storage sqlite:///study.db
+agreement plan.yaml --data images --eval-data images --workers 1 --out runs/plan
 noise runs/small
 dashboard --help
 """
@@ -96,6 +100,8 @@ def smoke() -> None:
     Image.fromarray(pixels).save("images/waves.png")
     Image.fromarray(pixels[:64, :96, ::-1]).save("images/others.png")
     Path("small.yaml").write_text(SPACE, encoding="utf-8")
+    Path("more.yaml").write_text(MORE, encoding="utf-8")
+    Path("plan.yaml").write_text(PLAN, encoding="utf-8")
 
     lines = COMMAND_LINES.strip().replace("\\\n", " ").splitlines()
     missing = [name for name in leaves(COMMANDS) if not any(x.startswith(name) for x in lines)]

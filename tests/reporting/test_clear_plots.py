@@ -28,9 +28,14 @@ from tcm_lab.analysis import (
 )
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import PlotAxis, RdSeries, plots, series_of_records
+from tcm_lab.stats import Interval
 
 LONG = "tcm-nano with the entropy model of another codec"
 COST = PlotAxis(name="Lagrangian cost", unit="%")
+
+
+def interval(value: float) -> Interval:
+    return Interval(value=value, low=value - 0.5, high=value + 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +64,33 @@ def drawn() -> dict[str, Figure]:
     ]
     known = every_plot()
     return {
+        "agreement_plot": plots.agreement_plot(
+            [
+                plots.AgreementPoint(label=f"{LONG} {i}", predicted=each, trained=each)
+                for i, each in enumerate(map(interval, range(4)))
+            ],
+            PlotAxis(name="predicted", unit="%"),
+            PlotAxis(name="trained", unit="%"),
+        ),
         "ablation_plot": plots.ablation_plot(changes, COST, PlotAxis(name="MACs", unit="kMAC/px")),
         "attention_map_plot": plots.attention_map_plot(
             {name: attention_map(codec, images[0], layer, (32, 32)) for name in names}, photograph
         ),
         "attention_plot": plots.attention_plot(attention),
         "bits_plot": plots.bits_plot(one, photograph),
+        "budget_plot": plots.budget_plot(
+            [
+                plots.BudgetSeries(
+                    label=f"{LONG} {i}",
+                    steps=(100, 200, 300),
+                    windows=tuple(interval(i + j) for j in range(3)),
+                    evaluated={300: interval(i)},
+                    predicted={3000: interval(2 * i)},
+                )
+                for i in range(4)
+            ],
+            COST,
+        ),
         "cost_by_part_plot": plots.cost_by_part_plot([complexity("a"), complexity(LONG, scale=3)]),
         "cost_size_plot": known["size"],
         "deviation_plot": plots.deviation_plot(dict.fromkeys(names, one), photograph),

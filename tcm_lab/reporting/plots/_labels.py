@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tcm_lab.reporting.plots._style import INK
+from tcm_lab.reporting.plots._style import INK, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FONT_PT = 6.5
 _GAP_PT = 4.5
+_NAME_INCHES = 1.3  # longer names have several lines
 # Right, left, above, below, then the corners: what comes first is preferred.
 _DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
 _RINGS = np.repeat((1.0, 2.2, 3.6, 5.2), len(_DIRECTIONS))[:, None]
@@ -47,7 +48,8 @@ def label_points(
     """
     from matplotlib.patheffects import withStroke
 
-    named = [(point, name) for point, name in zip(points, names, strict=True) if name]
+    lines_of = [wrapped(name, _NAME_INCHES, _FONT_PT) for name in names]
+    named = [(point, name) for point, name in zip(points, lines_of, strict=True) if name]
     if not named:
         return
     figure = axes.figure.get_figure(root=True)

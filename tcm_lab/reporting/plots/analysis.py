@@ -232,7 +232,7 @@ def connect_clicks(
         if event.inaxes is axes and event.xdata is not None:
             found = look((round(event.ydata), round(event.xdata)))
             axes.clear()
-            _draw_weights(axes, found, image, f"{found.layer}, query {found.query_px}")
+            _draw_weights(axes, found, image, f"{found.layer},\nquery {found.query_px}")
             figure.canvas.draw_idle()
 
     return figure.canvas.mpl_connect("button_press_event", on_click)
