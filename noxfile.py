@@ -12,6 +12,9 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2024.10"
 
+#: Two processes whose threads would otherwise spin while they wait for each other's.
+PARALLEL = ("-n", "2", "--dist", "loadfile")
+WAITS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 #: What another Python or another library may break: annotations, torch, NumPy, files.
 FAST = (
     "tests/test_public_surface.py", "tests/test_errors.py", "tests/test_stats.py", "tests/data",
@@ -42,10 +45,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests; arguments go to pytest."""
     _install(session)
-    # Two processes whose threads would otherwise spin while they wait for each other's.
-    waits = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-    parallel = ("-n", "2", "--dist", "loadfile")
-    session.run("python", "-m", "pytest", *parallel, *session.posargs, env=waits)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=WAITS)
 
 
 @nox.session
@@ -53,7 +53,7 @@ def fast(session: nox.Session) -> None:
     """A minute of tests of what another Python or library may break, such as CPython 3.12."""
     if session.virtualenv.is_sandboxed:
         session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "-n", "2", *(session.posargs or FAST))
+    session.run("python", "-m", "pytest", *PARALLEL, *(session.posargs or FAST), env=WAITS)
 
 
 @nox.session
