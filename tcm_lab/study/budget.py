@@ -134,7 +134,7 @@ def budget_table(found: Sequence[Course]) -> Table:
 
 
 def _course(each: Course) -> str:
-    """Say in words what the curve did, and what it will do if that can be told."""
+    """Say in words what the curve did, and what it will do if that can be said."""
     curve, words = each.curve, list[str]()
     if curve.crossed is not None:
         words.append(f"crossed by step {curve.crossed:,}")

@@ -1,4 +1,4 @@
-"""A linear start and its phase alone, for what can be told before the transforms are trained."""
+"""A linear start and its phase alone, for what can be said before the transforms are trained."""
 
 from __future__ import annotations
 

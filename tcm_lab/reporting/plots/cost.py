@@ -138,9 +138,9 @@ def part_loss_plot(record: KnockOutRecord) -> Figure:
         axes.scatter(x, y, s=18, label=kind, zorder=3, lw=0, **look)
     axes.set_ylim(bottom=floor / 1.3)
     axes.axhline(floor, color=SOFT, lw=0.6, ls=":", zorder=1)
-    told = axes.yaxis.get_major_formatter()
+    usual = axes.yaxis.get_major_formatter()
     axes.yaxis.set_major_formatter(
-        lambda value, _: f"≤ {floor:g}" if np.isclose(value, floor) else told(value)
+        lambda value, _: f"≤ {floor:g}" if np.isclose(value, floor) else usual(value)
     )
     axes.margins(0.12)
     legend_below(figure, len(kinds), handletextpad=0.2)
