@@ -17,10 +17,12 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -54,26 +56,55 @@ _GAVE_UP = 3  # a training that lost its worker twice may be what kills
 
 @dataclass(frozen=True)
 class Logging:
-    """A trainer that notes which trainings came to their end."""
+    """A trainer that notes which trainings began, after what, and which came to their end."""
 
     inner: object
     log: Path
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
+        own = task.directory.name
+        after = "a record" if (task.directory / "record.json").exists() else self._holder(own)
+        self._note(own, f"began after {after}" if after else "began")
         outcome: Outcome = self.inner(task, watch)  # type: ignore[operator]
-        with self.log.open("a") as file:
-            file.write(f"{task.config.fingerprint}\n")
+        self._note(own, "ended")
         return outcome
+
+    def _note(self, training: str, what: str) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{training} {os.getpid()} {what}\n")
+
+    def _holder(self, training: str) -> str | None:
+        """Return the worker that is still at this training, if any; a killed one is not."""
+        if not self.log.exists():
+            return None
+        lines = [line.split(maxsplit=2) for line in self.log.read_text().splitlines()]
+        own = [(pid, what) for name, pid, what in lines if name == training]
+        if not own or own[-1][1] == "ended" or own[-1][0] == str(os.getpid()):
+            return None
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(int(own[-1][0])).status() != psutil.STATUS_ZOMBIE:
+                return f"worker {own[-1][0]}"
+        return None
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What came of a study: its records, how many were killed, what was trained more than once."""
+    """What came of a study: its records, how many were killed, what was done more than once.
+
+    Attributes:
+        records: one of each training.
+        kills: workers that were killed.
+        resumed: times that the study was run again.
+        twice: trainings that began although their record was kept, or another worker at them.
+        ended_again: trainings that ended and lost their worker before their record was kept; they
+            go on from their last checkpoint, at the last step.
+    """
 
     records: tuple[TrialRecord, ...]
     kills: int
     resumed: int
     twice: int
+    ended_again: int
 
     def figures(self) -> dict[str, object]:
         """Return everything that does not depend on how fast the machine was."""
@@ -151,8 +182,10 @@ def run(context: StudyContext, kills: int, mean_s: float, rng: random.Random) ->
         resumed += done < todo
     with open_queue(context.storage, context.name) as queue:
         records = tuple(queue.records())
-    ended_here = context.out.with_suffix(".log").read_text().split()
-    return Disturbed(records, killed, resumed, len(ended_here) - len(set(ended_here)))
+    noted = [line.split(maxsplit=2) for line in context.out.with_suffix(".log").open()]
+    ended = [name for name, _, what in noted if what.strip() == "ended"]
+    twice = sum("after" in what for *_, what in noted)
+    return Disturbed(records, killed, resumed, twice, len(ended) - len(set(ended)))
 
 
 def main(words: list[str]) -> int:
@@ -178,11 +211,12 @@ def main(words: list[str]) -> int:
             same = found.figures() == expected and len(found.records) == len(expected)
             print(
                 f"study {index}: {found.kills} kills, {len(found.records)} records, "
-                f"{found.twice} trained twice, resumed {found.resumed} times, "
+                f"{found.twice} trained twice, {found.ended_again} ended again, "
+                f"resumed {found.resumed} times, "
                 f"{'equal' if same else 'NOT EQUAL'}; {total} of {given.kills} kills",
                 flush=True,
             )
-            if not same:
+            if not same or found.twice:
                 return 1
     return 0
 
