@@ -85,7 +85,7 @@ def train(
         data: Folder of images; by default the embedded photographs and dead leaves.
         out: Folder for weights, state and logs; by default runs/MODEL.
         recipe: Source of every setting that is not given here: minute, laptop (ten minutes on two
-            cores for tcm-nano), hour, scratch, short or published.
+            cores for tcm-nano), hour, study, scratch, short or published.
         settings: Settings in place of the recipe's.
         seed: Seed of weights, crops and noise.
         rate_levels: Learn this many rates in one run; 0 for one rate. By default 4 for a preset

@@ -240,6 +240,8 @@ RECIPES: dict[str, Recipe] = {
     "minute": _LINEAR.changed(name="minute", steps=150, linear_steps=60),
     "laptop": _LINEAR.changed(name="laptop", steps=2000),
     "hour": _LINEAR.changed(name="hour", steps=8000, linear_steps=400, ema=0.999),
+    # A variant of tcm-nano in some three minutes, its beginning that of any longer training.
+    "study": _LINEAR.changed(name="study", steps=500, schedule="constant"),
     # jmliu206/LIC_TCM, README and train.py: 50 epochs of 300,000 images at batch 8,
     # the rate falling at epochs 45 and 48.
     "published": Recipe(

@@ -14,7 +14,7 @@ from tcm_lab import evaluation, training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.data import CropSource
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, one_of
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.study.estimators.base import (
     Estimator,
@@ -23,7 +23,7 @@ from tcm_lab.study.estimators.base import (
     Watch,
     register_estimator,
 )
-from tcm_lab.training import Recipe, TrainingProgress
+from tcm_lab.training import RECIPES, Recipe, TrainingProgress
 
 if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
@@ -46,9 +46,10 @@ class LinearPhase(Estimator):
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
         """Refuse what has no linear phase."""
         if not recipe.linear_steps:
+            with_one = one_of(name for name, known in RECIPES.items() if known.linear_steps)
             raise ConfigError(
-                f"estimator linear-phase: recipe {recipe.name} has none; take minute, laptop or "
-                "hour, or set linear_steps and start: linear in budget.changes"
+                f"estimator linear-phase: recipe {recipe.name} has none; take {with_one}, or set "
+                "linear_steps and start: linear in budget.changes"
             )
         if base.shortcut in ("none", "wavelet"):
             raise ConfigError(
