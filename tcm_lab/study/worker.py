@@ -16,6 +16,7 @@ from tcm_lab.errors import FileError, LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost
 from tcm_lab.metrics import ESTIMATED, METRICS, Number
 from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext
+from tcm_lab.study.cpu_time import CpuTime
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.proposals import Job, Proposals, queue_further
 from tcm_lab.study.queue import StudyTrial, TrialQueue, open_queue
@@ -145,8 +146,12 @@ class Training:
             return known.model_copy(update=own), True
         if self.estimator.baseline_first and not variant.is_baseline:
             self._baseline(self.job.seed)
-        begun = time.process_time()
-        outcome = self.estimator.run(self.task, context, self)
+        self.cpu = CpuTime(self.task.directory)
+        try:
+            outcome = self.estimator.run(self.task, context, self)
+        except BaseException:
+            self.cpu.keep()
+            raise
         record = TrialRecord(
             **own,
             config=variant.config.model_dump(mode="json"),
@@ -161,7 +166,7 @@ class Training:
             more=outcome.more,
             rd=outcome.rd,
             estimate=outcome.estimate,
-            cpu_s=time.process_time() - begun,
+            cpu_s=self.cpu.total_s,
             rungs=tuple(Rung(step=step, lagrangian=cost) for step, cost in self.rungs.items()),
         )
         keep_record(record, context)
@@ -201,6 +206,7 @@ class Training:
 
     def progress(self, step: int, text: str) -> None:
         """Report how far it is."""
+        self.cpu.keep_at_times()
         self._report("progress", step, text)
 
     def rung(self, step: int, rd: RdRecord) -> bool:

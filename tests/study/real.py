@@ -40,9 +40,9 @@ override:
 """
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, base: str = TINY) -> Path:
     """Fill a folder with the base and a few small images to train and to evaluate with."""
-    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "tiny.yaml").write_text(base)
     rng = np.random.default_rng(0)
     for name in ("train", "eval"):
         (folder / name).mkdir()

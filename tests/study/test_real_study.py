@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from real import make_folder
 
 from tcm_lab.cli import main
 from tcm_lab.codec import build, load_checkpoint, load_config
@@ -52,16 +53,8 @@ override:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
-    (folder / "tiny.yaml").write_text(TINY)
+    folder = make_folder(tmp_path_factory.mktemp("real"), TINY)
     (folder / "space.yaml").write_text(SPACE)
-    rng = np.random.default_rng(0)
-    for name in ("train", "eval"):
-        (folder / name).mkdir()
-        for index in range(2):
-            pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-            image = Image.fromarray(pixels).resize((70, 66), Image.Resampling.BICUBIC)
-            image.save(folder / name / f"{index}.png")
     return folder
 
 
@@ -92,6 +85,8 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130, errors
+    (kept,) = (folder / "runs" / "real" / "trials").glob("*/cpu_s.txt")
+    spent = float(kept.read_text())
     assert errors.strip().endswith("interrupted; rerun the command to resume")
 
     second = begin(folder)
@@ -124,6 +119,8 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
         assert again.psnr_db == pytest.approx(record.rd.psnr_db, abs=1e-4)
         assert record.training is not None
         assert record.training.steps == 20
+        if record.identity == kept.parent.name:
+            assert record.cpu_s > spent > 0  # of both parts
         middle = record.rd.points[1]
         expected = code_image(codec, images[0], middle.rate).x_hat[0].permute(1, 2, 0).numpy()
         shown = out / "decoded" / "0.png" / f"{record.identity}.png"
