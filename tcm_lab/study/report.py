@@ -254,14 +254,17 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
 def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> list[str]:
     """Say how the variants' lowest rates compare with JPEG."""
     known: list[float] = []
-    for summary in (each for each in summaries if each.is_complete and each.evaluations):
+    evaluated = [each for each in summaries if each.is_complete and each.evaluations]
+    for summary in evaluated:
         with suppress(LabError):  # of points at one rate
             changes = rate_percents(anchor.curve(), summary.curve)[:_LOWEST_RATES]
             known += [change for change in changes if change is not None]
     if not known:
         return []
+    alone = len(evaluated) == 1 and evaluated[0].is_baseline
     return [
-        f"At their {_LOWEST_RATES} lowest rates the variants spend {min(known):+.1f} to "
+        f"At {'its' if alone else 'their'} {_LOWEST_RATES} lowest rates "
+        f"{'the baseline spends' if alone else 'the variants spend'} {min(known):+.1f} to "
         f"{max(known):+.1f} % bits against JPEG at equal PSNR."
     ]
 

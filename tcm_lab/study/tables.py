@@ -110,11 +110,11 @@ def trial_table(
 
 
 def _known_metrics(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return the metrics that have a column: none that compares the baseline with itself alone."""
+    """Return the metrics that have a column: none that the baseline alone has, beside others."""
     judged = {*space.objectives, *space.constraints, *space.soft_constraints, *_COLUMNS}
     known = {name for s in summaries if not s.is_baseline for name in s.metrics}
-    known |= {name for name in summaries[0].metrics if not METRICS[name].relative}
-    return [name for name in METRICS if name in judged & known]
+    own = {name for name in summaries[0].metrics if not METRICS[name].relative}
+    return [name for name in METRICS if name in judged & (known or own)]
 
 
 def _cells(summary: VariantSummary, names: Sequence[str]) -> dict[str, Value]:
@@ -149,7 +149,8 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     """Return the effect of each single change on parameters, MACs, decoding time and rate."""
     before = summaries[0].metrics
     compared = [n for n in _known_metrics(summaries, space) if METRICS[n].relative]
-    changed = ({*_CHANGES, *space.objectives} & before.keys()) - set(compared)
+    known = set(_known_metrics(summaries, space))
+    changed = ({*_CHANGES, *space.objectives} & known & before.keys()) - set(compared)
     columns = (
         Column(key="change", header="change"),
         *(
@@ -262,7 +263,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
             f"The Lagrangian cost is that of the estimator {first.estimator.type}, which "
             f"{first.estimator.bias}; its intervals: 95 % over {first.estimator.over}."
         )
-    if rd := first.rd:
+    if (rd := first.rd) and "bpp" in _known_metrics(summaries, space):
         lines.append(
             f"Rates are written bits, means over {len(rd.points[0].images)} images "
             f"(set {rd.data_fingerprint})."
