@@ -47,6 +47,7 @@ from .sharing import joined_layout as joined_layout
 from .sharing import layout_of as layout_of
 from .sharing import part_of as part_of
 from .sharing import put_part as put_part
+from .sharing import shared_names as shared_names
 from .state_dicts import CheckpointError as CheckpointError
 from .weights import load_foreign as load_foreign
 from .weights import load_weights as load_weights

@@ -1,4 +1,4 @@
-"""One set of weights for codecs of several sizes: which part of each tensor is whose."""
+"""One set of weights for several codecs: which part of each tensor is whose, and what is apart."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tcm_lab.blocks import Extent, LayerConfig
-from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.codec.config import TransformConfig, VariantConfig, transform_plan
 from tcm_lab.codec.model import DERIVED, Codec
-from tcm_lab.errors import ConfigError, one_of
+from tcm_lab.errors import ConfigError
 
-#: The extents of every tensor of a codec, by its name in the state dict.
+#: The extents of every tensor, by its name in the state dict or among shared ones.
 Layout = Mapping[str, tuple[Extent, ...]]
 
 
@@ -39,6 +39,75 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
         for name, tensor in codec.state_dict().items()
         if not name.endswith(DERIVED)
     }
+
+
+def shared_names(codec: Codec, largest: VariantConfig) -> dict[str, str]:
+    """Return the name of each of a codec's tensors among those that codecs share.
+
+    A layer is a part of the largest codec's layer at its place if the two differ in its ``shared``
+    options alone. Any other, such as another block, has tensors of its own, which all codecs with
+    these options share; the path to them names the options: ``blocks.type=tcm-sequential.0``.
+
+    Args:
+        codec: meta tensors will do.
+        largest: the codec whose tensors keep their names.
+    """
+    apart = _options_apart(codec, largest)
+
+    def shared(name: str) -> str:
+        path, found = "", list[str]()
+        for step in name.split("."):
+            path = f"{path}.{step}" if path else step
+            found += [step, ",".join(apart[path])] if path in apart else [step]
+        return ".".join(found)
+
+    return {name: shared(name) for name in layout_of(codec)}
+
+
+def _options_apart(codec: Codec, largest: VariantConfig) -> dict[str, list[str]]:
+    """Return by path the options that keep modules from being a part of the largest codec's."""
+    theirs = dict(_layers(largest))
+    paths = [path for path, _ in codec.named_modules()]
+    found: dict[str, list[str]] = {}
+    for path, layer in _layers(codec.config):
+        whole = _fixed_options(theirs[path]) if path in theirs else {}
+        for name, value in _fixed_options(layer).items():
+            if name in whole and whole[name] == value:
+                continue
+            # A layer within the layer, whose modules are called as its field is.
+            within, _, option = name.rpartition(".")
+            below = [p for p in paths if within and p.startswith(f"{path}.")]
+            inner = [p for p in below if p.endswith(f".{within}")]
+            for place in inner or [path]:
+                words = f"{option if inner else name}={value}".replace(".", "_")
+                found.setdefault(place, []).append(words)
+    return found
+
+
+def _layers(config: VariantConfig) -> Iterator[tuple[str, LayerConfig]]:
+    """Yield every layer beside the path of its modules."""
+    for name, plan in transform_plan(config).items():
+        for i, stage in enumerate(plan.config.stages):
+            yield f"{name}.stages.{i}.resample", stage.resample
+            yield f"{name}.stages.{i}.attention", stage.attention
+            if stage.block is not None:
+                yield f"{name}.stages.{i}.blocks", stage.block
+    yield config.entropy_model.module_name, config.entropy_model
+
+
+def _fixed_options(layer: LayerConfig) -> dict[str, Any]:
+    """Return the options that layers must have in common to share weights."""
+    found: dict[str, Any] = {}
+    for field in type(layer).model_fields:
+        value = getattr(layer, field)
+        if isinstance(value, LayerConfig):
+            inner = _fixed_options(value)
+            found |= {f"{field}.{option}": own for option, own in inner.items()}
+        elif field not in layer.shared:
+            found[field] = value
+        elif isinstance(value, tuple):  # widths one behind the other
+            found[field] = len(value)
+    return found
 
 
 def joined_layout(layouts: Iterable[Layout]) -> dict[str, tuple[Extent, ...]]:
@@ -92,67 +161,25 @@ def check_shared(configs: Iterable[VariantConfig]) -> None:
     """Refuse codecs that one set of weights can't serve.
 
     Raises:
-        ConfigError: the message names the first field that differs and must not, and those that
-            may.
+        ConfigError: the message names the first field that differs and must not.
     """
     seen: dict[str, Any] = {}
-    options: list[str] = []
     for config in configs:
-        options = options or _options(config)
-        for path, value in _fixed(config):
+        for path, value in _common(config):
             before = seen.setdefault(path, value)
-            if _kind(before) != _kind(value):
+            if before != value:
                 raise ConfigError(
                     f"{path}: one set of weights cannot have both {before!r} and {value!r}; it "
-                    "serves several widths, depths and hyper_channels and, where the layer is the "
-                    f"same, {one_of(options)}. Leave the axis out, or take another "
-                    "estimator"
+                    "serves one latent_channels, rate_levels and shortcut, and one stride of each "
+                    "stage. Leave the axis out, or take another estimator"
                 )
 
 
-class _Widths(tuple[int, ...]):
-    """Widths one behind the other; only their number must agree."""
-
-    __slots__ = ()
-
-
-def _kind(value: Any) -> Any:
-    return len(value) if isinstance(value, _Widths) else value
-
-
-def _fixed(config: VariantConfig) -> Iterator[tuple[str, Any]]:
+def _common(config: VariantConfig) -> Iterator[tuple[str, Any]]:
     """Yield every field in which codecs must agree to share weights."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         if isinstance(value, TransformConfig):
-            yield f"{name}.stages", len(value.stages)
-            for i, stage in enumerate(value.stages):
-                for field in ("resample", "block", "attention"):
-                    yield from _fixed_of(f"{name}.stages.{i}.{field}", getattr(stage, field))
-        elif isinstance(value, LayerConfig):
-            yield from _fixed_of(name, value)
-        elif name not in ("name", "hyper_channels"):
+            yield f"{name}.stages, by stride", tuple(s.resample.factor for s in value.stages)
+        elif name not in ("name", "hyper_channels", "entropy_model"):
             yield name, value
-
-
-def _fixed_of(place: str, layer: LayerConfig | None) -> Iterator[tuple[str, Any]]:
-    if layer is None:  # a stage without blocks
-        return
-    yield place, layer.type
-    for field in type(layer).model_fields:
-        value = getattr(layer, field)
-        if isinstance(value, LayerConfig):
-            yield from _fixed_of(f"{place}.{field}", value)
-        elif field not in layer.shared:
-            yield f"{place}.{field}", value
-        elif isinstance(value, tuple):
-            yield f"{place}.{field}", _Widths(value)
-
-
-def _options(config: VariantConfig) -> list[str]:
-    """Return the options of a codec's layers over which weights are shared."""
-    entropy: Any = config.entropy_model
-    layers: list[Any] = [entropy, getattr(entropy, "attention", None)]
-    for name in ("g_a", "g_s", "h_a", "h_s"):
-        layers += [s.block for s in getattr(config, name).stages]
-    return sorted({option for layer in layers if layer is not None for option in layer.shared})

@@ -18,7 +18,7 @@ from tcm_lab.study.estimators import AnyEstimator, Estimator, Train
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.report import write_tables
 from tcm_lab.study.run import Display, run_study
-from tcm_lab.study.space import Space, load_space
+from tcm_lab.study.space import Space, check_estimator, load_space
 
 TRUTH = "truth"
 
@@ -56,12 +56,13 @@ class Plan(Frozen):
             )
         found = {}
         for estimator in self.estimators:
-            estimator.check(truth.baseline, truth.budget.recipe_for(truth.seed))
             budget = truth.budget.model_copy(
                 update={"seeds": self.seeds, "resolution": None, "rungs": ()}
             )
             changes = {"estimator": estimator, "budget": budget}
-            found[name_of(estimator)] = truth.model_copy(update=changes)
+            space = truth.model_copy(update=changes)
+            check_estimator(space)
+            found[name_of(estimator)] = space
         return {**found, TRUTH: truth}
 
 

@@ -24,9 +24,10 @@ from tcm_lab._utils.files import is_file
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_yaml, read_text
 from tcm_lab.codec import VariantConfig, load_config
-from tcm_lab.errors import ConfigError, LabError, at, near, one_of, validation_message
+from tcm_lab.errors import ConfigError, LabError, at, brief, near, one_of, validation_message
 from tcm_lab.metrics import ESTIMATED, METRICS, Metric
-from tcm_lab.study.axes import Axis, AxisBase, Key, show
+from tcm_lab.study.alone import include_base, options_alone
+from tcm_lab.study.axes import Axis, Key, show
 from tcm_lab.study.estimators import AnyEstimator, Train
 from tcm_lab.training import Recipe, check_cca, get_recipe
 
@@ -352,46 +353,33 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     try:
         space = Space.model_validate(tree, context={"folder": folder})
         at("budget", check_cca, space.budget.recipe_for(space.seed), space.baseline)
-        space.estimator.check(space.baseline, space.budget.recipe_for(space.seed))
-        return space.model_copy(update={"axes": _include_base(space)})
+        space = space.model_copy(update={"axes": include_base(space.axes, space.baseline)})
+        check_estimator(space)
+        return space
     except ValidationError as error:
         raise ConfigError(f"{origin}: {validation_message(error, Space, tree)}") from None
     except LabError as error:
         raise ConfigError(f"{origin}: {error}") from None
 
 
+def check_estimator(space: Space) -> None:
+    """Refuse a space whose recipe, base or options its estimator cannot work with.
+
+    Raises:
+        ConfigError: the message names the axis, its value and what would work.
+    """
+    estimator, base = space.estimator, space.baseline
+    estimator.check(base, space.budget.recipe_for(space.seed))
+    if estimator == Train():  # works with all
+        return
+    for name, key, config in options_alone(space.axes, base):
+        try:
+            estimator.check_variant(base, config)
+        except ConfigError as error:
+            what = f"axes.{name}: value {brief(show(key))}: estimator {estimator.type}"
+            raise ConfigError(f"{what}: {error}") from None
+
+
 def _beside(folder: Path | None, name: str) -> str:
     """Return the path of a file in ``folder``, or the name as it is if there is no such file."""
     return str(folder / name) if folder is not None and is_file(folder / name) else name
-
-
-def _include_base(space: Space) -> dict[str, AxisBase]:
-    """Check every axis against the base, and add the base's own value to choices that lack it."""
-    base, fitted = space.baseline, dict[str, AxisBase]()
-    params: dict[str, Key] = {}
-    for name, axis in space.axes.items():
-        try:
-            if axis.acts(params):
-                axis.check(name, base)
-                fitted[name] = axis.including(name, base)
-                params[name] = fitted[name].base_key(name, base)
-            else:
-                axis.check(name, _where_it_acts(base, fitted, axis))
-                fitted[name] = axis
-        except ConfigError as error:
-            raise ConfigError(f"axes.{name}: {error}") from None
-    return fitted
-
-
-def _where_it_acts(
-    base: VariantConfig, axes: Mapping[str, AxisBase], axis: AxisBase
-) -> VariantConfig:
-    """Return the base changed so that a conditional axis acts."""
-    for name, allowed in axis.when.items():
-        base = _where_it_acts(base, axes, axes[name])
-        try:
-            changes = axes[name].changes(name, allowed[0])
-        except ConfigError as error:
-            raise ConfigError(f"when.{name}: {error}") from None
-        base = base.override(changes)
-    return base

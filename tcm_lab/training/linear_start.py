@@ -97,7 +97,15 @@ def _linear_phase(
     cache: Path | None,
 ) -> None:
     """Train the entropy model on the shortcuts' latent, or take the weights from the cache."""
-    phase = recipe.changed(
+    phase = linear_phase(recipe)
+    view = linear_view(codec)
+    with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
+        _train_or_take(view, phase, crops, train_phase, cache)
+
+
+def linear_phase(recipe: Recipe) -> Recipe:
+    """Return how a recipe trains the entropy model before everything else."""
+    return recipe.changed(
         steps=recipe.linear_steps,
         batch=recipe.linear_batch,
         lr=recipe.linear_lr,
@@ -111,9 +119,6 @@ def _linear_phase(
         cca=0.0,
         ema=0.0,
     )
-    view = linear_view(codec)
-    with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
-        _train_or_take(view, phase, crops, train_phase, cache)
 
 
 def _train_or_take(

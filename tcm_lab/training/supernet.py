@@ -2,13 +2,16 @@
 
 Universally slimmable networks (Yu & Huang 2019) and once-for-all ones (Cai et al. 2020), for
 codecs: a step trains the largest codec, the smallest and two others (the sandwich rule), and all
-but the largest learn from its images, too.
+but the largest learn from its images, too. Options of a layer that are no parts of each other, such
+as another block, have weights of their own, which a step trains where it draws them (single-path
+one-shot, Guo et al. 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,17 +31,19 @@ from tcm_lab.codec import (
     put_part,
     read_extra,
     save_weights,
+    shared_names,
 )
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
-from tcm_lab.training.log import OnProgress, TrainingRecord
+from tcm_lab.training.linear_start import frozen, linear_phase, linear_view
+from tcm_lab.training.log import OnProgress, TrainingProgress, TrainingRecord
 from tcm_lab.training.objective import RateDistortionLoss, entropy_models_in_float32
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.starting import begin
 from tcm_lab.training.state import FILE_NAME
 from tcm_lab.training.trainer import train
 
-_KEPT = 32  # codecs that are kept as modules, to be run with parts of the shared weights
+_KEPT = 256  # codecs that are kept as modules, to be run with parts of the shared weights
 _DRAWN = 2  # codecs of a step beside the largest and the smallest
 
 
@@ -46,59 +51,71 @@ class SuperNet(nn.Module):
     """Weights that hold each of several codecs; its tensors have a codec's names.
 
     Args:
-        configs: the codecs, from the smallest to the largest; no two alike.
+        configs: the codecs that it trains, from the smallest to the largest; no two alike.
+        more: codecs that it must hold, too.
 
     Attributes:
-        configs: the codecs.
-        config: the largest.
+        configs: the codecs that it trains.
+        config: the largest of them, whose tensors have the names that they have in it.
+        covering: codecs that need all its weights between them, the largest first.
 
     Raises:
         ConfigError: one set of weights cannot serve them all.
     """
 
-    def __init__(self, configs: Sequence[VariantConfig]) -> None:
+    def __init__(
+        self, configs: Sequence[VariantConfig], more: Iterable[VariantConfig] = ()
+    ) -> None:
         super().__init__()
-        check_shared(configs)
+        held = {config.fingerprint: config for config in (*reversed(configs), *more)}
+        check_shared(held.values())
         self.configs = tuple(configs)
         self.config = self.configs[-1]
-        self._layouts = {c.fingerprint: layout_of(build(c, device="meta")) for c in self.configs}
-        self.layout = joined_layout(self._layouts.values())
+        self._places: dict[str, tuple[Mapping[str, str], Layout]] = {}
         self._modules_of: dict[str, Codec] = {}
-        self.covering = self._covering()
-        for config in self.covering:
+        self.layout: Layout = {}
+        covering = []
+        for config in held.values():
             codec = build(config, device="meta")
-            learned, state = dict(codec.named_parameters()), codec.state_dict()
-            for name in self._layouts[config.fingerprint]:
-                shape = [extent.size for extent in self.layout[name]]
-                zeros = torch.zeros(shape, dtype=state[name].dtype)
-                _place(self, name, zeros, is_learned=name in learned)
+            joined = joined_layout([self.layout, self._own_layout(codec)])
+            if joined != self.layout:
+                self.layout = joined
+                covering.append(config)
+        self.covering = tuple(covering)
+        for config in self.covering:
+            self._make_room(build(config, device="meta"))
 
-    def _covering(self) -> tuple[VariantConfig, ...]:
-        """Return the largest codec, and those that reach beyond the ones larger than they."""
-        reached: Layout = {}
-        found = []
-        for config in reversed(self.configs):
-            joined = joined_layout([reached, self._layouts[config.fingerprint]])
-            if joined != reached:
-                reached = joined
-                found.append(config)
-        return tuple(found)
+    def _own_layout(self, codec: Codec) -> Layout:
+        """Return how a codec's tensors are composed, by their names here."""
+        names, own = shared_names(codec, self.config), layout_of(codec)
+        self._places[codec.config.fingerprint] = names, own
+        return {names[name]: extents for name, extents in own.items()}
 
-    def _layout_of(self, config: VariantConfig) -> Layout:
-        """Return where a codec's weights lie.
+    def _make_room(self, codec: Codec) -> None:
+        """Make the tensors that hold a codec's."""
+        names, own = self._places[codec.config.fingerprint]
+        learned, state = dict(codec.named_parameters()), codec.state_dict()
+        for name in own:
+            shape = [extent.size for extent in self.layout[names[name]]]
+            zeros = torch.zeros(shape, dtype=state[name].dtype)
+            _place(self, names[name], zeros, is_learned=name in learned)
+
+    def _fit(self, codec: Codec) -> None:
+        """Find out where a codec's tensors lie.
 
         Raises:
-            LabError: it does not fit into the shared ones.
+            LabError: they are not all here.
         """
-        if config.fingerprint not in self._layouts:
-            check_shared((self.config, config))
-            own = layout_of(build(config, device="meta"))
-            if joined_layout((self.layout, own)) != self.layout:
-                raise LabError(
-                    f"{config.name}: is larger than what the shared weights were trained for."
-                )
-            self._layouts[config.fingerprint] = own
-        return self._layouts[config.fingerprint]
+        config = codec.config
+        if config.fingerprint in self._places:
+            return
+        check_shared((self.config, config))
+        joined = joined_layout((self.layout, self._own_layout(codec)))
+        if joined != self.layout:
+            del self._places[config.fingerprint]
+            new = next((name for name in joined if name not in self.layout), None)
+            how = f"has layers ({new}) other" if new else "is larger"
+            raise LabError(f"{config.name}: {how} than what the shared weights were trained for.")
 
     def weights(self, config: VariantConfig) -> dict[str, Tensor]:
         """Return a codec's tensors as parts of the shared ones, which gradients reach.
@@ -106,14 +123,19 @@ class SuperNet(nn.Module):
         Raises:
             LabError: the codec does not fit into them.
         """
-        layout = self._layout_of(config)
+        if config.fingerprint not in self._places:
+            self._fit(build(config, device="meta"))
+        names, layout = self._places[config.fingerprint]
         shared = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        parts = {n: part_of(shared[n], own, self.layout[n]) for n, own in layout.items()}
-        return {name: _laid_out(part) for name, part in parts.items()}
+        return {
+            name: _laid_out(part_of(shared[names[name]], own, self.layout[names[name]]))
+            for name, own in layout.items()
+        }
 
     def codec(self, config: VariantConfig) -> Codec:
         """Return a codec with its part of the weights as its own, ready for evaluation."""
         codec: Codec = build(config)
+        self._fit(codec)
         parts = {name: part.detach() for name, part in self.weights(config).items()}
         codec.load_state_dict(parts, strict=False)
         codec.eval()
@@ -121,10 +143,12 @@ class SuperNet(nn.Module):
 
     def take(self, codec: Codec) -> None:
         """Write a codec's weights to their places."""
+        self._fit(codec)
+        names, layout = self._places[codec.config.fingerprint]
         shared = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         state = codec.state_dict()
-        for name, own in self._layout_of(codec.config).items():
-            put_part(shared[name], state[name], own, self.layout[name])
+        for name, own in layout.items():
+            put_part(shared[names[name]], state[name], own, self.layout[names[name]])
 
     def save(self, path: Path) -> None:
         """Write the weights, and the configurations that say how large they are.
@@ -155,7 +179,10 @@ class SuperNet(nn.Module):
         if config.fingerprint not in kept:
             if len(kept) >= _KEPT:
                 del kept[next(iter(kept))]
-            kept[config.fingerprint] = build(config).to(next(self.parameters()).device)
+            codec: Codec = build(config).to(next(self.parameters()).device)
+            for parameter in codec.parameters():
+                parameter.data = parameter.new_empty(0)  # the shared ones come in its place
+            kept[config.fingerprint] = codec
         return kept[config.fingerprint].train()
 
 
@@ -194,6 +221,23 @@ class _Distilled(RateDistortionLoss):
         return torch.lerp(own, super()._distortion(x_hat, self.target, apart), self.share)
 
 
+class _Seen(nn.Module):
+    """A loss of what is seen of a codec, which is called with the codec's own weights."""
+
+    def __init__(self, codec: Codec, loss: nn.Module) -> None:
+        super().__init__()
+        self.codec = codec
+        self._loss = (loss,)  # no submodule: its weights are the codec's
+
+    def forward(self, x: Tensor, levels: Tensor | None) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = self._loss[0](x, levels)
+        return found
+
+
+def _as_it_is(codec: Codec) -> Codec:
+    return codec
+
+
 class SandwichLoss(nn.Module):
     """The mean loss of the largest codec, the smallest and two others, drawn for each step.
 
@@ -203,11 +247,19 @@ class SandwichLoss(nn.Module):
         supernet: the shared weights.
         recipe: its λ and metric.
         distillation: share of the distortion against the largest codec's images.
+        view: returns what is trained of a codec.
     """
 
-    def __init__(self, supernet: SuperNet, recipe: Recipe, distillation: float) -> None:
+    def __init__(
+        self,
+        supernet: SuperNet,
+        recipe: Recipe,
+        distillation: float,
+        view: Callable[[Codec], Codec] = _as_it_is,
+    ) -> None:
         super().__init__()
         self.supernet, self.recipe, self.distillation = supernet, recipe, distillation
+        self.view = view
 
     def forward(self, x: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
         """Compute what `RateDistortionLoss` returns for the largest codec, ``total`` for all.
@@ -221,15 +273,16 @@ class SandwichLoss(nn.Module):
         target: Tensor | None = None
         for config in self.drawn():
             codec = self.supernet.module(config)
-            loss = _Distilled(codec, recipe.lambdas, recipe.metric, recipe.orthogonality)
+            seen = self.view(codec)
+            loss = _Distilled(seen, recipe.lambdas, recipe.metric, recipe.orthogonality)
             loss.to(x.device)
             loss.target, loss.share = target, self.distillation
             weights = {f"codec.{n}": part for n, part in self.supernet.weights(config).items()}
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=cuda))
                 if recipe.precision != "32-true":
-                    stack.enter_context(entropy_models_in_float32(codec))
-                found.append(functional_call(loss, weights, (x, levels)))
+                    stack.enter_context(entropy_models_in_float32(seen))
+                found.append(functional_call(_Seen(codec, loss), weights, (x, levels)))
             target = loss.x_hat if target is None else target
         total = torch.stack([losses["total"] for losses in found]).mean()
         return {**found[0], "total": total}
@@ -252,12 +305,12 @@ def train_supernet(
     distillation: float = 0.5,
     directory: Path | None = None,
     on_progress: OnProgress | None = None,
-    cache: Path | None = None,
     accelerator: str = "auto",
 ) -> TrainingRecord:
     """Train the codecs of a supernet together; resumable as `train` is.
 
-    They begin as the largest one does by the recipe's start; what it lacks, as others do.
+    They begin as the largest one does by the recipe's start; what it lacks, as others do. A linear
+    phase trains the entropy models of all of them.
 
     Args:
         supernet: changed in place.
@@ -266,7 +319,6 @@ def train_supernet(
         distillation: share of the distortion against the largest codec's images.
         directory: where state, log, record and weights go; a training found there is resumed.
         on_progress: called every few steps.
-        cache: folder that keeps linear phases.
         accelerator: as for `train`.
 
     Raises:
@@ -274,22 +326,57 @@ def train_supernet(
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     recipe = recipe.suited(supernet.config.latent_channels, supernet.config.rate_levels)
+
+    def trained(
+        how: Recipe,
+        share: float,
+        folder: Path | None,
+        reported: OnProgress | None,
+        view: Callable[[Codec], Codec] = _as_it_is,
+    ) -> TrainingRecord:
+        return train(
+            supernet,
+            how,
+            crops,
+            directory=folder,
+            resume=True,
+            on_progress=reported,
+            accelerator=accelerator,
+            objective=lambda net, to, _: SandwichLoss(supernet, to, share, view),
+        )
+
     if directory is None or not (directory / FILE_NAME).exists():
-        for config in reversed(supernet.covering):
-            is_largest = config is supernet.config
-            first = recipe if is_largest else recipe.changed(linear_steps=0)
-            codec = build(config, seed=recipe.seed)
-            begin(
-                codec, first, crops, cache=cache, on_progress=on_progress, accelerator=accelerator
-            )
-            supernet.take(codec)
-    return train(
-        supernet,
-        recipe.changed(start="none", linear_steps=0, compile=False, cca=0.0),
-        crops,
-        directory=directory,
-        resume=True,
-        on_progress=on_progress,
-        accelerator=accelerator,
-        objective=lambda net, to, _: SandwichLoss(supernet, to, distillation),
-    )
+        _begin(supernet, recipe, crops, accelerator)
+        if recipe.start == "linear" and recipe.linear_steps and _has_linear_path(supernet.config):
+            folder = None if directory is None else directory / "linear-phase"
+            sides = [p for n, p in supernet.named_parameters() if n.startswith(("g_a.", "g_s."))]
+            with frozen(sides):
+                trained(linear_phase(recipe), 0.0, folder, _of_phase(on_progress), linear_view)
+    whole = recipe.changed(start="none", linear_steps=0, compile=False, cca=0.0)
+    return trained(whole, distillation, directory, on_progress)
+
+
+def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str) -> None:
+    """Give the weights what codecs start with, the largest one's last."""
+    start = recipe.changed(linear_steps=0)
+    for config in reversed(supernet.covering):
+        codec = build(config, seed=recipe.seed)
+        begin(codec, start, crops, accelerator=accelerator)
+        supernet.take(codec)
+
+
+def _has_linear_path(config: VariantConfig) -> bool:
+    path = build(config, device="meta").g_a.linear_path
+    return path is not None
+
+
+def _of_phase(on_progress: OnProgress | None) -> OnProgress | None:
+    """Return what reports progress as that of the linear phase."""
+    if on_progress is None:
+        return None
+    report = on_progress
+
+    def of_phase(progress: TrainingProgress) -> None:
+        report(replace(progress, phase="linear phase"))
+
+    return of_phase

@@ -16,6 +16,7 @@ from tcm_lab.codec import (
     load_config,
     part_of,
     put_part,
+    shared_names,
 )
 from tcm_lab.errors import ConfigError
 
@@ -94,22 +95,50 @@ def test_parts_are_whole_heads_the_middle_of_a_window_and_both_ends_of_a_mixture
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
+    ("change", "place"),
     [
-        ({"g_a.block": "residual"}, "g_a.stages.0.block"),
-        ({"g_s.head_dim": 16}, "g_s.stages.0.block.head_dim"),
-        ({"entropy_model.slices": 4}, "entropy_model.slices"),
-        ({"entropy_model.lrp": "none"}, "entropy_model.lrp"),
-        ({"entropy_model": {"type": "dictionary", "slices": 4}}, "entropy_model"),
-        ({"entropy_model.attention": "none"}, "entropy_model.attention"),
-        ({"entropy_model.hidden": [32]}, "entropy_model.hidden"),
-        ({"shortcut": "patch"}, "shortcut"),
-        ({"latent_channels": 32}, "latent_channels"),
+        ({"g_a.stages.1.block": "residual"}, "g_a.stages.1.blocks.type=residual"),
+        ({"g_s.stages.0.head_dim": 16}, "g_s.stages.0.blocks.head_dim=16."),
+        ({"entropy_model.slices": 4}, "slices.slices=4."),
+        ({"entropy_model.lrp": "none"}, "slices.lrp=none."),
+        ({"entropy_model.hidden": [32]}, "slices.hidden=1."),
+        ({"entropy_model.slices": [16, 48]}, "slices.slices=(16, 48)."),
+        ({"entropy_model": {"type": "dictionary", "slices": 4}}, "context_model.type=dictionary"),
+        ({"entropy_model.attention": "window-attention"}, "slices.0.attention.type=window-attent"),
+        ({"entropy_model.attention": "none"}, None),  # lacks some, and shares what it has
     ],
 )
-def test_what_cannot_be_shared_is_named(change: dict[str, Any], field: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{field}: .*split, squeeze, support"):
-        check_shared([NANO, NANO.override(change)])
+def test_options_that_are_no_parts_of_the_largest_have_weights_of_their_own(
+    change: dict[str, Any], place: str | None
+) -> None:
+    names = shared_names(build(NANO.override(change), device="meta"), NANO)
+    moved = {name: to for name, to in names.items() if name != to}
+    assert bool(moved) == (place is not None)
+    if place is not None:
+        module = place.partition("=")[0].rpartition(".")[0]
+        own = {name for name in names if name.startswith(f"{module}.")}
+        assert own
+        assert own <= moved.keys()
+        assert all(moved[name].startswith(place) for name in own)
+        assert {name.split(".")[0] for name in moved.keys() - own} <= {"slices"}  # of other slices
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"shortcut": "patch"}, "shortcut"),
+        ({"latent_channels": 32}, "latent_channels"),
+        ({"rate_levels": 4}, "rate_levels"),
+        ({"g_a.stages.0.resample": "patch", "g_s.stages.3.resample": "patch"}, None),
+    ],
+)
+def test_what_cannot_be_shared_is_named(change: dict[str, Any], field: str | None) -> None:
+    configs = [NANO, NANO.override(change)]
+    if field is None:
+        check_shared(configs)
+        return
+    with pytest.raises(ConfigError, match=f"^{field}: .*serves one latent_channels, rate_levels"):
+        check_shared(configs)
 
 
 def test_gates_subbands_and_overlapping_windows_lie_in_groups() -> None:

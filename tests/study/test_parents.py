@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from real import REAL, interrupting, make_folder
 
-from tcm_lab.codec import load_checkpoint
+from tcm_lab.codec import check_shared, load_checkpoint
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
 from tcm_lab.study.context import Event, StudyContext
@@ -19,7 +20,8 @@ from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_report
 from tcm_lab.study.result import measure_anchor
 from tcm_lab.study.run import run_study
-from tcm_lab.study.space import parse_space
+from tcm_lab.study.space import load_space, parse_space
+from tcm_lab.study.variants import Variants
 from tcm_lab.training import SuperNet
 
 SUPPORT = "support: {path: entropy_model.support, choices: [0, 1]}"  # one set serves both
@@ -43,10 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("parents"))
 
 
-def study_by(kind: str, folder: Path) -> StudyContext:
-    space = parse_space(f"{GRID}estimator: {KINDS[kind]}\n", "space.yaml", folder)
+def study_by(kind: str, folder: Path, options: str = "", out: str = "") -> StudyContext:
+    text = f"{GRID}estimator: {options or KINDS[kind]}\n"
+    space = parse_space(text, "space.yaml", folder)
     images = {"data": folder / "train", "eval_data": folder / "eval"}
-    return prepare(space, out=folder / kind, cache=folder / "cache", **images)
+    return prepare(space, out=folder / (out or kind), cache=folder / "cache", **images)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -59,7 +62,14 @@ def context(request: pytest.FixtureRequest, folder: Path) -> StudyContext:
 
 
 @pytest.fixture(scope="module")
-def records(context: StudyContext) -> dict[str, TrialRecord]:
+def spent(context: StudyContext) -> dict[str, float]:
+    """CPU seconds by identity of what was interrupted."""
+    kept = context.trials_folder.glob("*/cpu_s.txt")
+    return {path.parent.name: float(path.read_text()) for path in kept}
+
+
+@pytest.fixture(scope="module")
+def records(context: StudyContext, spent: dict[str, float]) -> dict[str, TrialRecord]:
     result = run_study(context, 1)
     measure_anchor(context.out, context.data.evaluation)
     summary = write_report(result, "tcm-lab study")
@@ -81,7 +91,15 @@ def test_every_variant_has_an_estimate_and_the_baseline_is_zero(
     assert all(math.isfinite(cost) and cost for cost in costs.values())
     estimates = [record.estimate for record in records.values()]
     assert all(e is not None and math.isfinite(e.sd_percent) for e in estimates)
-    assert not [*(context.out.parent / "cache").glob("*")]  # files beside them are part of these
+    assert not [*(context.out.parent / "cache").glob("*.json")]  # files beside are part of them
+
+
+def test_cpu_seconds_are_those_of_all_parts(
+    records: dict[str, TrialRecord], spent: dict[str, float]
+) -> None:
+    found = {record.identity: record.cpu_s for record in records.values()}
+    assert spent
+    assert all(found[identity] > seconds > 0 for identity, seconds in spent.items())
 
 
 def test_what_is_estimated_is_what_the_method_says(
@@ -108,7 +126,7 @@ def swaps_add_up(context: StudyContext, records: dict[str, TrialRecord]) -> None
 
 
 def parts_are_tuned(context: StudyContext, records: dict[str, TrialRecord]) -> None:
-    (path,) = context.trials_folder.glob("supernet-*.safetensors")
+    (path,) = (context.out.parent / "cache").glob("supernet-*.safetensors")
     supernet = SuperNet.load(path)
     for record in records.values():
         tuned = load_checkpoint(context.trials_folder / record.identity / "tune/model.safetensors")
@@ -120,6 +138,44 @@ def parts_are_tuned(context: StudyContext, records: dict[str, TrialRecord]) -> N
         assert record.estimate is not None
         assert record.estimate.log_cost == pytest.approx(cost)
         assert cost != untuned
+
+
+@pytest.mark.parametrize("context", ["supernet"], indirect=True)
+def test_other_tuning_takes_the_same_shared_weights(
+    context: StudyContext, records: dict[str, TrialRecord], folder: Path
+) -> None:
+    (path,) = (folder / "cache").glob("supernet-*")
+    trained = path.stat().st_mtime_ns
+    again = study_by("supernet", folder, "{type: supernet, crop: 64}", out="untuned")
+    result = run_study(again, 1)
+    assert {record.label for record in result.records} == set(records)
+    assert [*(folder / "cache").glob("supernet-*")] == [path]
+    assert path.stat().st_mtime_ns == trained
+    assert not [*again.trials_folder.glob("supernet-*")]
+    assert not {r.identity for r in result.records} & {r.identity for r in records.values()}
+
+
+def test_a_supernet_serves_every_axis_of_the_largest_space() -> None:
+    full = load_space("configs/full.yaml").to_yaml()
+    kind = "type: paired-loss, steps: 100"
+    assert kind in full
+    variants = Variants(parse_space(full.replace(kind, "type: supernet"), "full.yaml", None))
+    rng = random.Random(0)
+    drawn = [variants.build(variants.draw(rng)).config for _ in range(20)]
+    check_shared([variants.base, *drawn])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("axis", "choices"), [("latent_channels", "[32, 64]"), ("shortcut", "[patch, staged]")]
+)
+def test_an_option_that_does_not_fit_is_refused_when_the_space_is_read(
+    kind: str, axis: str, choices: str, folder: Path
+) -> None:
+    text = GRID.replace(SUPPORT, f"{axis}: {choices}") + f"estimator: {kind}\n"
+    words = f"axes.{axis}: value (32|patch): estimator {kind}: {axis}.* take another estimator"
+    with pytest.raises(ConfigError, match=words):
+        parse_space(text, "space.yaml", folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

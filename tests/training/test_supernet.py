@@ -22,6 +22,11 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"g_*.width": 16, "entropy_model.support": 0},
     {"g_*.split": 0.25, "entropy_model.attention.squeeze": 8},
     {"g_*.window_size": 4},
+    {
+        "g_s.stages.1.block.type": "tcm-sequential",
+        "entropy_model.slices": 1,
+        "entropy_model.attention": "none",
+    },
 )
 CONFIGS = [*(LARGEST.override(change) for change in CHANGES), LARGEST]
 RECIPE = Recipe(lambdas=(0.002, 0.02), steps=3, batch=1, crop=64, lr=1e-3, optimizer="muon")
@@ -80,7 +85,8 @@ def test_gradients_land_in_the_part_and_are_the_codec_s_own(supernet: SuperNet) 
 
 
 def test_a_supernet_of_one_codec_trains_as_that_codec_does() -> None:
-    codec, recipe = build(LARGEST), RECIPE.changed(steps=2, start="linear")
+    start = {"start": "linear", "linear_steps": 2, "linear_batch": 1}
+    codec, recipe = build(LARGEST), RECIPE.changed(steps=2, **start)
     record = train(codec, recipe, RandomCrops(64), accelerator="cpu")
     net = SuperNet([LARGEST])
     found = train_supernet(net, recipe, RandomCrops(64), accelerator="cpu")

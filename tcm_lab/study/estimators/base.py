@@ -156,6 +156,15 @@ class Estimator(Frozen):
             ConfigError: the message says what does not fit and what would.
         """
 
+    def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
+        """Refuse a variant that it cannot set against the base, or that is more than it can serve.
+
+        Each option of a space is tried alone when the space is read.
+
+        Raises:
+            ConfigError: the message says what does not fit and what would.
+        """
+
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return the budget's recipe as this estimator shortens it."""
         return recipe

@@ -96,6 +96,10 @@ class StageSwap(Estimator):
                 "or more"
             )
 
+    def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
+        """Refuse a variant that differs in something that no stage is part of."""
+        training.swaps_of(base, variant)
+
     def identity(self) -> dict[str, Any]:
         """Return all options but ``pairs``, which change no estimate."""
         return self.model_dump(mode="json", exclude={"pairs"})

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec import VariantConfig
+from tcm_lab.codec import VariantConfig, check_shared
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError, LabError
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _MEMBERS = 256  # that are drawn from a large space to be trained
 _NEAR = 64  # of these, neighbours of the baseline
+_DECIDING = {"axes", "mode", "constraints", "size", "seed"}  # fields of a space, on its variants
 _SIZE = (256, 256)  # that MACs are counted for, to order the members by
 
 
@@ -42,9 +45,11 @@ class Supernet(Estimator):
     """Trains one set of weights for all variants, cuts each one out, and evaluates it.
 
     The budget's recipe trains the shared weights; a step trains the largest variant, the smallest
-    and two others. Evaluations are of estimated bits on the middle of each evaluation image.
+    and two others. Options that can't be cut from one layer, such as two blocks, have weights of
+    their own. Evaluations are of estimated bits on the middle of each evaluation image.
 
     Attributes:
+        steps: updates of the shared weights, instead of the budget's.
         distillation: share of the distortion against the largest variant's images.
         tune: updates of each variant alone, before it is evaluated.
         crop: side of the middle that is evaluated, in pixels.
@@ -52,12 +57,14 @@ class Supernet(Estimator):
 
     type: str = "supernet"
     bias = (
-        "favours variants that agree with the largest one, and shows small ones as their share of "
-        "common weights rather than as trained alone"
+        "favours variants that agree with the largest one, shows small ones as their share of "
+        "common weights rather than as trained alone, and trains options with weights of their own "
+        "only where a step draws them"
     )
     over = "images"
     baseline_first = True
 
+    steps: int | None = Field(default=None, gt=0, le=10**9)
     distillation: float = Field(default=0.5, ge=0, le=1)
     tune: int = Field(default=0, ge=0, le=10**9)
     crop: int = Field(default=256, gt=0, le=2**16)
@@ -70,14 +77,24 @@ class Supernet(Estimator):
                 "budget.rate_levels to 2 or more"
             )
 
+    def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
+        """Refuse a variant that no one set of weights serves beside the base."""
+        check_shared((base, variant))
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """Return the budget's recipe with the steps of the shared weights."""
+        return recipe if self.steps is None else recipe.changed(steps=self.steps)
+
+    def identity(self) -> dict[str, Any]:
+        """Return all options but ``steps``, which the recipe says."""
+        return self.model_dump(mode="json", exclude={"steps"})
+
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
         """Cut out a variant and evaluate it; with the baseline, train the weights first."""
         seed = task.recipe.seed - context.space.seed
         baseline = context.task(context.variants.baseline(), seed, self)
-        path = baseline.directory.parent / f"supernet-{baseline.directory.name}.safetensors"
-        if not path.exists():
-            self._train(baseline, path, context, watch)
-        codec = _loaded(str(path), path.stat().st_mtime_ns).codec(task.config)
+        weights = self._weights(context, seed, watch)
+        codec = _loaded(str(weights), weights.stat().st_mtime_ns).codec(task.config)
         if self.tune:
             training.train(
                 codec,
@@ -88,26 +105,46 @@ class Supernet(Estimator):
                 on_progress=_report(watch, "tuning"),
             )
         images, lambdas = context.data.evaluation, task.recipe.lambdas
-        cost, kept = middle_cost(codec, images, lambdas, crop=self.crop), path.with_suffix(".json")
+        cost = middle_cost(codec, images, lambdas, crop=self.crop)
+        kept = baseline.directory / "cost.json"
         if task.directory == baseline.directory:
             write_atomically(kept, cost.model_dump_json() + "\n")
         apart = cost.shares - MiddleCost.model_validate_json(kept.read_bytes()).shares
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(apart))
         return Outcome(estimate=estimate, steps=task.recipe.steps)
 
-    def _train(self, task: Task, path: Path, context: StudyContext, watch: Watch) -> None:
-        recipe, configs = task.recipe, _by_size(_members(context))
-        supernet = training.SuperNet(configs)
+    def _weights(self, context: StudyContext, seed: int, watch: Watch) -> Path:
+        """Return the file of the shared weights, trained once for all that they serve."""
+        recipe = self.recipe(context.variants.recipe(seed))
+        name = f"supernet-{self._key(context, recipe)}"
+        path = (context.cache or context.trials_folder) / f"{name}.safetensors"
+        if not path.exists():
+            self._train(recipe, context.trials_folder / name, context, watch).save(path)
+        return path
+
+    def _key(self, context: StudyContext, recipe: Recipe) -> str:
+        """Return sixteen hex digits of what decides the shared weights, and nothing else."""
+        facts = {
+            "recipe": recipe.identity(),
+            "distillation": self.distillation,
+            "train": context.data.fingerprints["training images"],
+            "base": context.variants.base.fingerprint,
+            "space": context.space.model_dump(mode="json", include=_DECIDING),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _train(self, recipe: Recipe, folder: Path, context: StudyContext, watch: Watch) -> SuperNet:
+        members, others = _variants(context)
+        supernet = training.SuperNet(_by_size(members), others)
         training.train_supernet(
             supernet,
             recipe,
             CropSource(context.data.train, crop=recipe.crop, seed=recipe.seed),
             distillation=self.distillation,
-            directory=task.directory / "supernet",
-            on_progress=_report(watch, f"supernet of {len(configs)}"),
-            cache=task.directory.parent,
+            directory=folder,
+            on_progress=_report(watch, f"supernet of {len(members)}"),
         )
-        supernet.save(path)
+        return supernet
 
 
 @lru_cache(maxsize=1)
@@ -129,21 +166,22 @@ def _report(watch: Watch, what: str) -> OnProgress:
     return on_progress
 
 
-def _members(context: StudyContext) -> list[VariantConfig]:
-    """Return what is trained: every variant of a small space, or some of a large one.
+def _variants(context: StudyContext) -> tuple[list[VariantConfig], list[VariantConfig]]:
+    """Return what is trained (every variant of a small space, or some of a large one), and more.
+
+    What is over a constraint is not trained; it only shows how large layers come.
 
     Raises:
-        LabError: one set of weights cannot serve them.
+        LabError: there is nothing to train beside the baseline.
     """
     variants, space = context.variants, context.space
-    found = [
-        variant.config
-        for variant in variants.different(_points(context))
-        if variant.is_baseline or not space.constraints or not variants.exceeded(variant)
-    ]
-    if len(found) < 2:
+    members, others = list[VariantConfig](), list[VariantConfig]()
+    for variant in variants.different(_points(context)):
+        is_over = bool(space.constraints) and bool(variants.exceeded(variant))
+        (others if is_over and not variant.is_baseline else members).append(variant.config)
+    if len(members) < 2:
         raise LabError("supernet: the space has no variant beside the baseline to share with.")
-    return found
+    return members, others
 
 
 def _points(context: StudyContext) -> Iterator[Mapping[str, Key]]:

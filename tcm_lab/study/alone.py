@@ -1,0 +1,74 @@
+"""Each axis of a space alone, against the base: what its options change, others as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from tcm_lab.codec import VariantConfig
+from tcm_lab.errors import ConfigError
+from tcm_lab.study.axes import AxisBase, FloatAxis, IntegerAxis, Key
+
+
+def include_base(axes: Mapping[str, AxisBase], base: VariantConfig) -> dict[str, AxisBase]:
+    """Check every axis against the base, and add the base's own value to choices that lack it.
+
+    Raises:
+        ConfigError: the message names the axis, its value and the fix.
+    """
+    fitted = dict[str, AxisBase]()
+    params: dict[str, Key] = {}
+    for name, axis in axes.items():
+        try:
+            if axis.acts(params):
+                axis.check(name, base)
+                fitted[name] = axis.including(name, base)
+                params[name] = fitted[name].base_key(name, base)
+            else:
+                axis.check(name, _where_it_acts(base, fitted, axis))
+                fitted[name] = axis
+        except ConfigError as error:
+            raise ConfigError(f"axes.{name}: {error}") from None
+    return fitted
+
+
+def options_alone(
+    axes: Mapping[str, AxisBase], base: VariantConfig
+) -> Iterator[tuple[str, Key, VariantConfig]]:
+    """Yield the name of every axis, each of its values (of a range, its ends), and the codec.
+
+    Args:
+        axes: as `include_base` returns them.
+        base: what is changed.
+    """
+    params: dict[str, Key] = {}
+    for name, axis in axes.items():
+        origin = base
+        if axis.acts(params):
+            params[name] = axis.base_key(name, base)
+        else:
+            origin = _where_it_acts(base, axes, axis)
+        for key in _ends(axis):
+            config = None
+            with suppress(ConfigError):  # an end of a range that can't be built alone
+                config = origin.override(axis.changes(name, key))
+            if config is not None:
+                yield name, key, config
+
+
+def _ends(axis: AxisBase) -> Sequence[Key]:
+    return (axis.low, axis.high) if isinstance(axis, IntegerAxis | FloatAxis) else axis.grid()
+
+
+def _where_it_acts(
+    base: VariantConfig, axes: Mapping[str, AxisBase], axis: AxisBase
+) -> VariantConfig:
+    """Return the base changed so that a conditional axis acts."""
+    for name, allowed in axis.when.items():
+        base = _where_it_acts(base, axes, axes[name])
+        try:
+            changes = axes[name].changes(name, allowed[0])
+        except ConfigError as error:
+            raise ConfigError(f"when.{name}: {error}") from None
+        base = base.override(changes)
+    return base
