@@ -1,4 +1,4 @@
-"""The README does what it says: every block and command in it is run, in its order.
+"""The README and the studies' page do what they say: all blocks and commands are run, in order.
 
 What is heavy is run smaller, by options behind the line as it stands (`SMALLER`); what needs a
 cluster, several GPUs or a database server is read by the command's own parser; and what installs
@@ -13,6 +13,7 @@ import inspect
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ from tcm_lab.codec import load_config
 from tcm_lab.study import load_space
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "studies/README.md")
+}
+README = PAGES["README.md"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -40,6 +44,8 @@ INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 FOREIGN = ("--devices", "--workers", "--launcher", "--storage", "cuda")
 """A line with one of these needs what a test has not: it is parsed."""
+LONG = ("agreement",)
+"""A command that has no options to make it shorter: it is parsed, too."""
 IMAGES = ("--data", "images")
 SMALLER: dict[str, tuple[str, ...]] = {
     "train": (*IMAGES, "--eval-data", "images", "--steps", "2", "--batch", "2", "--crop", "64"),
@@ -52,8 +58,9 @@ SMALLER: dict[str, tuple[str, ...]] = {
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, its text, and the line that it starts at."""
+    """A fenced block: its page, its language, its text, and the line that it starts at."""
 
+    page: str
     language: str
     text: str
     line: int
@@ -66,19 +73,22 @@ class Block(NamedTuple):
         return [words for part in parts if (words := shlex.split(part, comments=True))]
 
 
-BLOCKS_OF_README = [
-    Block(match[1], match[2], README[: match.start()].count("\n") + 1)
-    for match in FENCE.finditer(README)
+FENCED = [
+    Block(page, match[1], match[2], text[: match.start()].count("\n") + 1)
+    for page, text in PAGES.items()
+    for match in FENCE.finditer(text)
 ]
 
 
-def test_every_block_says_its_language() -> None:
-    assert {block.language for block in BLOCKS_OF_README} <= {"bash", "python", "yaml"}
-    assert README.count("\n```") + README.startswith("```") == 2 * len(BLOCKS_OF_README)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_its_language(page: str) -> None:
+    blocks = [block for block in FENCED if block.page == page]
+    assert {block.language for block in blocks} <= {"bash", "python", "yaml"}
+    assert PAGES[page].count("\n```") + PAGES[page].startswith("```") == 2 * len(blocks)
 
 
 class Walk:
-    """One way through the README: a folder, a namespace, and the blocks done so far."""
+    """One way through the pages: a folder, a namespace, and the blocks done so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +99,7 @@ class Walk:
     def to(self, index: int) -> None:
         """Do every block up to ``index`` that has not been done."""
         while self.done <= index:
-            block = BLOCKS_OF_README[self.done]
+            block = FENCED[self.done]
             self.done += 1
             {"bash": self._shell, "python": self._python, "yaml": self._yaml}[block.language](block)
 
@@ -99,12 +109,12 @@ class Walk:
         if named:
             (self.folder / named[1]).write_text(block.text, encoding="utf-8")
             return
-        exec(compile(block.text, f"README.md, line {block.line}", "exec"), self.names)
+        exec(compile(block.text, f"{block.page}, line {block.line}", "exec"), self.names)
 
     def _yaml(self, block: Block) -> None:
         """Keep the block under the name in its first line, and read it as what it is."""
         named = re.match(r"# ([\w-]+\.yaml)\b", block.text)
-        assert named, f"line {block.line}: the first line names no file"
+        assert named, f"{block.page}, line {block.line}: the first line names no file"
         path = self.folder / named[1]
         path.write_text(block.text, encoding="utf-8")
         if "axes" in yaml.safe_load(block.text):
@@ -121,7 +131,7 @@ class Walk:
 
     def _lab(self, arguments: list[str]) -> None:
         """Run ``tcm-lab …`` here, made smaller, or parse what needs machines that are not here."""
-        if any(need in word for word in arguments for need in FOREIGN):
+        if arguments[0] in LONG or any(n in word for word in arguments for n in FOREIGN):
             assert _parse(arguments), arguments
             return
         small = SMALLER.get(arguments[0], ())
@@ -143,6 +153,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     Image.fromarray(image).save(folder / "photo.png")
     (folder / "images").mkdir()
     Image.fromarray(image).save(folder / "images" / "waves.png")
+    (folder / "studies").symlink_to(ROOT / "studies")
     before = set(BLOCKS)
     yield Walk(folder)
     for name in set(BLOCKS) - before:
@@ -151,8 +162,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
 
 @pytest.mark.parametrize(
     "index",
-    range(len(BLOCKS_OF_README)),
-    ids=[f"{block.language}-at-line-{block.line}" for block in BLOCKS_OF_README],
+    range(len(FENCED)),
+    ids=[f"{block.page}-{block.language}-at-line-{block.line}" for block in FENCED],
 )
 @pytest.mark.filterwarnings("ignore:.*has no closed formula:tcm_lab.complexity.UncountedWarning")
 def test_a_block_does_what_it_shows(
@@ -244,8 +255,15 @@ def _dashboard(words: list[str]) -> None:
     assert re.fullmatch(rf"sqlite:///runs/[\w-]+/{re.escape(DATABASE)}", words[1])
 
 
+def _script(words: list[str]) -> None:
+    """Run a script of the project, on the images here where the reader has a folder of theirs."""
+    given = ["images" if word.isupper() else word for word in words[2:]]
+    subprocess.run([sys.executable, ROOT / words[1], *given], check=True)
+
+
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "python3": _venv,
+    "python": _script,
     ".": _activate,
     "pip": _pip,
     "uv": _uv,
@@ -272,7 +290,8 @@ def test_the_test_command_is_what_the_ci_runs() -> None:
 INLINE_COMMANDS = sorted(
     {
         text
-        for text in INLINE.findall(FENCE.sub("", README))
+        for page in PAGES.values()
+        for text in INLINE.findall(FENCE.sub("", page))
         if text.split(" ")[0] in ("tcm-lab", *CHECKS) and " " in text
     }
 )
@@ -287,9 +306,14 @@ def test_a_command_named_in_the_text_is_one(command: str) -> None:
         CHECKS[words[0]](words)
 
 
-@pytest.mark.parametrize("target", sorted({*LINK.findall(README), *SOURCE.findall(README)}))
-def test_a_link_leads_to_a_file_of_the_project_or_to_a_page(target: str) -> None:
-    assert target.startswith("https://") or (ROOT / target).exists()
+TARGETS = sorted(
+    {(page, to) for page, text in PAGES.items() for to in LINK.findall(text) + SOURCE.findall(text)}
+)
+
+
+@pytest.mark.parametrize(("page", "target"), TARGETS)
+def test_a_link_leads_to_a_file_of_the_project_or_to_a_page(page: str, target: str) -> None:
+    assert target.startswith("https://") or ((ROOT / page).parent / target).exists()
 
 
 def test_every_path_in_the_table_of_axes_is_a_field() -> None:

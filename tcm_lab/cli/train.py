@@ -98,7 +98,7 @@ def train(
         channels_last: Keep channels innermost in memory.
         compile: Compile the model first.
         track: Trackers that take the log, too: tensorboard (by itself where installed), mlflow,
-            wandb (offline by default) or trackio.
+            wandb (offline by default) or trackio; each is an extra of its name.
         eval_data: Folder of images to code afterwards; by default the embedded photographs.
         skip_evaluation: Train only.
     """
@@ -211,7 +211,9 @@ def evaluate(
         rates: Positions between the levels of a rate-conditioned model; by default its levels.
         anchors: Codecs to compare with: jpeg and webp are run on the same images; vtm, bpg and
             other published curves are for Kodak images only.
-        metrics: Image metrics beside the usual ones: lpips, dists. They need weights of networks.
+        metrics: Image metrics beside PSNR, PSNR-YUV (BT.709, 6:1:1), SSIM and MS-SSIM: lpips,
+            dists. They need the extra perceptual, and torchvision's AlexNet or VGG16 in torch's
+            cache.
         bd_rate: Add BD-rates against this anchor.
         device: cpu or cuda.
         output: How the result is shown; another format is compressai, that of CompressAI's results.

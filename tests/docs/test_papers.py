@@ -12,7 +12,7 @@ import yaml
 import tcm_lab
 
 ROOT = Path(__file__).parents[2]
-PAPERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAPERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md")
 
 
 def _text(name: str) -> str:

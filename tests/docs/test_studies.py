@@ -27,7 +27,8 @@ from tcm_lab.training import read_recipe
 
 STUDIES = Path(__file__).parents[2] / "studies"
 PUBLISHED = sorted(path.parent for path in STUDIES.rglob("records.jsonl"))
-PAGES = sorted(p for p in STUDIES.rglob("README.md") if any(p.parent.rglob("records.j*")))
+OVERVIEW = STUDIES / "README.md"
+PAGES = sorted(p for p in STUDIES.rglob("*/README.md") if any(p.parent.rglob("records.j*")))
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?![\w.]*\w)")
 
 NOT_CLAIMS = re.compile(r"\]\([^)]*\)|`[^`]*`|\b(19|20)\d\d\b|[A-Za-z]+ \d\.\d\.\d")
@@ -162,16 +163,23 @@ def rows(text: str) -> list[str]:
     return [line for line in text.splitlines() if line[:1] == "|"]
 
 
-def test_what_the_readme_says_of_a_study_is_on_its_page() -> None:
-    readme = (STUDIES.parent / "README.md").read_text()
-    entries = re.findall(r"^(\|.*\| \[[a-z-]+\]\((studies/.*/README\.md)\) \|)$", readme, re.M)
+def test_what_the_overview_says_of_a_study_is_on_its_page() -> None:
+    overview = OVERVIEW.read_text()
+    entries = re.findall(r"^(\|.*\| \[[a-z-]+\]\(([a-z-]+/README\.md)\) \|)$", overview, re.M)
     claims = 0
     for row, page in entries:
         numbers = re.findall(r"[+\N{MINUS SIGN}]?\d[\d,]*\.\d+", row)
-        said = (STUDIES.parent / page).read_text()
+        said = (STUDIES / page).read_text()
         assert [number for number in numbers if number not in said] == [], page
         claims += len(numbers)
     assert claims >= 12
+
+
+def test_what_the_readme_says_of_a_study_is_in_the_overview() -> None:
+    readme = (STUDIES.parent / "README.md").read_text()
+    shown = [row for row in rows(readme) if re.search(r"\]\(studies/[a-z-]+/README\.md\) \|$", row)]
+    assert shown
+    assert {row.replace("(studies/", "(") for row in shown} <= set(rows(OVERVIEW.read_text()))
 
 
 @pytest.mark.parametrize("name", trained_names())
