@@ -296,6 +296,8 @@ def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(fold
     for kind, display in (("linear-phase", phase), ("paired-loss", training)):
         with pytest.raises(KeyboardInterrupt):
             run_plan(plan, out, **where, workers=1, displays={kind: display})  # type: ignore[arg-type]
+    (kept,) = (out / "paired-loss" / "trials").glob("*/cpu_s.txt")
+    spent_s = float(kept.read_text())
     table = run_plan(plan, out, **where, workers=1)  # type: ignore[arg-type]
     found = {name: open_result(out / name) for name in ("linear-phase", "paired-loss", "truth")}
     for kind, result in found.items():
@@ -311,6 +313,8 @@ def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(fold
         assert all(math.isfinite(cost) and cost for cost in costs.values())
         curves = [r.training.curve.steps for r in result.records if r.training]
         assert curves == [(10, 20, 30, 40)] * 3
+    cpu_s = {record.identity: record.cpu_s for record in found["paired-loss"].records}
+    assert cpu_s[kept.parent.name] > spent_s > 0  # of both parts
     rows = {row.values["estimator"]: row.values for row in table.rows}
     assert set(rows) == {"linear-phase", "paired-loss"}
     assert {values["variants"] for values in rows.values()} == {3}

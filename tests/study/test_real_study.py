@@ -85,8 +85,6 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130, errors
-    (kept,) = (folder / "runs" / "real" / "trials").glob("*/cpu_s.txt")
-    spent = float(kept.read_text())
     assert errors.strip().endswith("interrupted; rerun the command to resume")
 
     second = begin(folder)
@@ -119,8 +117,6 @@ def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured
         assert again.psnr_db == pytest.approx(record.rd.psnr_db, abs=1e-4)
         assert record.training is not None
         assert record.training.steps == 20
-        if record.identity == kept.parent.name:
-            assert record.cpu_s > spent > 0  # of both parts
         middle = record.rd.points[1]
         expected = code_image(codec, images[0], middle.rate).x_hat[0].permute(1, 2, 0).numpy()
         shown = out / "decoded" / "0.png" / f"{record.identity}.png"
