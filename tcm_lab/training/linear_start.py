@@ -183,19 +183,13 @@ def linear_view(codec: Codec) -> Codec:
 def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> LinearStart:
     """Set the shortcut to the components of ``crops``, and the entropy model to what they give."""
     step = math.sqrt(18 / (255**2 * math.log(2) * math.sqrt(lambdas[0] * lambdas[-1])))
-    for module in codec.modules():
-        zero_branch(module)
+    zero_branches(codec)
     kept: float | None = None
     floor: float | None = None
     if codec.g_a.linear_path is None:
         calibrate(codec, crops[:4])
         y = torch.cat([codec.g_a(some) for some in crops[:16].split(4)])
     else:
-        for transform in (codec.g_a, codec.g_s):
-            for stage in _stages(transform):
-                beside = stage.shortcut is not None or transform.wavelet is not None
-                if beside or stage is _stages(transform)[-1]:
-                    zero_resampler(stage.resample)
         fit = _fit_patches if codec.g_a.wavelet is None else fit_wavelet
         y, lost = fit(codec, crops, step)
         variance = float((crops - crops.mean((0, 2, 3))[:, None, None]).square().mean())
@@ -206,6 +200,20 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
     return LinearStart(
         crops=len(crops), pixels=crops.shape[-1], kept=kept, floor_psnr_db=floor, step=step
     )
+
+
+@torch.no_grad()
+def zero_branches(codec: Codec) -> None:
+    """Let all that lies beside a codec's linear paths start at zero."""
+    for module in codec.modules():
+        zero_branch(module)
+    if codec.g_a.linear_path is None:
+        return
+    for transform in (codec.g_a, codec.g_s):
+        for stage in _stages(transform):
+            beside = stage.shortcut is not None or transform.wavelet is not None
+            if beside or stage is _stages(transform)[-1]:
+                zero_resampler(stage.resample)
 
 
 def _units(codec: Codec, spread: Tensor) -> Tensor:

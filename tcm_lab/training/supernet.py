@@ -35,7 +35,13 @@ from tcm_lab.codec import (
 )
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
-from tcm_lab.training.linear_start import frozen, linear_phase, linear_view
+from tcm_lab.training.linear_start import (
+    frozen,
+    linear_phase,
+    linear_view,
+    start_entropy_model,
+    zero_branches,
+)
 from tcm_lab.training.log import OnProgress, TrainingProgress, TrainingRecord
 from tcm_lab.training.objective import RateDistortionLoss, entropy_models_in_float32
 from tcm_lab.training.recipe import Recipe
@@ -44,6 +50,7 @@ from tcm_lab.training.state import FILE_NAME
 from tcm_lab.training.trainer import train
 
 _KEPT = 256  # codecs that are kept as modules, to be run with parts of the shared weights
+_SEEN = 8  # crops whose latent tells where entropy models start
 _DRAWN = 2  # codecs of a step beside the largest and the smallest
 
 
@@ -356,13 +363,22 @@ def train_supernet(
     return trained(whole, distillation, directory, on_progress)
 
 
+@torch.no_grad()
 def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str) -> None:
-    """Give the weights what codecs start with, the largest one's last."""
-    start = recipe.changed(linear_steps=0)
-    for config in reversed(supernet.covering):
+    """Give the weights what the largest codec starts with, and the rest what others have there."""
+    largest = build(supernet.config, seed=recipe.seed)
+    with torch.enable_grad():
+        begin(largest, recipe.changed(linear_steps=0), crops, accelerator=accelerator)
+    latent = largest.g_a(crops.batch(0, _SEEN))
+    for config in reversed(supernet.covering[1:]):
         codec = build(config, seed=recipe.seed)
-        begin(codec, start, crops, accelerator=accelerator)
+        if recipe.start == "linear":
+            zero_branches(codec)
+            if codec.y_unit is not None and largest.y_unit is not None:
+                codec.y_unit.copy_(largest.y_unit)
+            start_entropy_model(codec, latent)
         supernet.take(codec)
+    supernet.take(largest)
 
 
 def _has_linear_path(config: VariantConfig) -> bool:
