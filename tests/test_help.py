@@ -43,7 +43,18 @@ def test_no_help_shows_how_it_is_made(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     text = helps(capsys, *words)
-    assert [each for each in ("None", "\\", "{None", "()", "typing", "``") if each in text] == []
+    made = ("None", "\\", "{None", "()", "typing", "``", ": )")
+    assert [each for each in made if each in text] == []
+
+
+@pytest.mark.parametrize("words", SPELLED, ids=" ".join)
+def test_a_command_on_several_things_refuses_none_of_them(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    if "(at least one)" in helps(capsys, *words):
+        further = {("plot",): ["rd", "--out", "curves"]}.get(words, [])
+        assert main([*words, *further]) == 2
+        assert "Name at least one MODEL, FILE or FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ File = Annotated[Path, tyro.conf.Positional]
 Files = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **_SOME)
 ]
+Folders = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...", **_SOME)
+]
 Overrides = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
 ]
@@ -59,7 +62,7 @@ def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None
 
     def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int | None:
         if () in args:
-            raise LabError("Name at least one MODEL or FILE; --help shows the rest.")
+            raise LabError("Name at least one MODEL, FILE or FOLDER; --help shows the rest.")
         import_layers(imports)
         return command(*args, **options)
 

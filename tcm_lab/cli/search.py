@@ -7,7 +7,7 @@ import importlib.util
 import shlex
 import sys
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.display import Display
-from tcm_lab.cli.options import File, Output
+from tcm_lab.cli.options import File, Folders, Output
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def agreement(
     print(tcm_lab.reporting.render(table, "markdown"))
 
 
-def noise(studies: Sequence[File], /, *, out: Path | None = None) -> None:
+def noise(studies: Folders, /, *, out: Path | None = None) -> None:
     """Measure what differences between variants vary by, from studies with several seeds.
 
     The result tells which difference a budget resolves; a study's table of it is in the package.

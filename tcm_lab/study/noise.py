@@ -122,7 +122,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
-        base=base.config["name"],
+        base=base.config["name"].partition(" ")[0],  # what follows is what was overridden
         variants=len(groups),
         seeds=min(len(group) for group in groups.values()),
         images=len(between[0]),

@@ -136,6 +136,8 @@ class Training:
             "number": self.job.trial.number,
             "label": variant.label,
             "params": variant.params,
+            "config": variant.config.model_dump(mode="json"),
+            "recipe": recipe,
             "is_baseline": variant.is_baseline,
             "estimator": self.estimator,
             "complexity": self.cost.complexity,
@@ -154,11 +156,9 @@ class Training:
             raise
         record = TrialRecord(
             **own,
-            config=variant.config.model_dump(mode="json"),
             fingerprint=variant.fingerprint,
             identity=identity,
             seed=self.job.seed,
-            recipe=recipe,
             lambdas=recipe.lambdas,
             state="stopped" if self.stopped else "complete",
             steps=outcome.steps,

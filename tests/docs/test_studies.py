@@ -19,6 +19,7 @@ from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.reporting import Table, render
 from tcm_lab.study.compare import ranking_table
+from tcm_lab.study.noise import noise_of
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import study_tables
@@ -70,10 +71,14 @@ def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> N
     else:  # a search: its baseline, and as many as it may train
         assert certain < set(seeds)
         assert len(seeds) == budget.trials
-    assert {record.steps for record in study.records if record.state == "complete"} == {
-        budget.steps
+    codec = study.space.baseline
+    recipes = {
+        budget.recipe_for(study.space.seed + seed).suited(codec.latent_channels, budget.rate_levels)
+        for seed in range(budget.seeds)
     }
-    recipes = {budget.recipe_for(study.space.seed + seed) for seed in range(budget.seeds)}
+    assert {record.steps for record in study.records if record.state == "complete"} == {
+        recipe.steps for recipe in recipes
+    }
     assert {record.recipe for record in study.records} == recipes
     if study.space.mode == "ablation":
         assert set(seeds.values()) == {budget.seeds} == {3}
@@ -121,7 +126,12 @@ def facts_of(page: Path) -> Iterator[float]:
 
 
 def facts_of_study(study: StudyResult) -> Iterator[float]:
-    steps = study.space.budget.steps or 0
+    recipe = study.space.budget.recipe_for(study.space.seed)
+    steps = recipe.steps
+    noise, images = noise_of(recipe), len(study.records[0].evaluation.points[0].images)
+    if noise is not None:  # what the budget resolves
+        yield from (noise.seed_sd, noise.image_sd)
+        yield noise.resolution(study.space.budget.seeds, images)
     yield len({record.fingerprint for record in study.records})
     yield sum(record.state == "stopped" for record in study.records)
     yield first_steps(study)

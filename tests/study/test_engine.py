@@ -184,6 +184,10 @@ def test_studies_that_share_a_cache_share_trainings(tmp_path: Path) -> None:
     result = run(tmp_path, out=tmp_path / "other", cache=tmp_path / "cache")
     assert splits(result) == GRID
     assert len(trained(tmp_path / "log")) == 5
+    named = SPACE.replace("split: {", "share: {")
+    result = run(tmp_path, named, out=tmp_path / "named", cache=tmp_path / "cache")
+    assert len(trained(tmp_path / "log")) == 5
+    assert {r.config["name"].partition("=")[0] for r in result.records} == {"tcm-nano share"}
     other = SPACE.replace("steps: 40", "steps: 50")
     run(tmp_path, other, out=tmp_path / "longer", cache=tmp_path / "cache")
     assert len(trained(tmp_path / "log")) == 10
