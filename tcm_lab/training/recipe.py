@@ -238,7 +238,7 @@ _LINEAR = Recipe(
 RECIPES: dict[str, Recipe] = {
     # tcm-nano on two cores, at λ that suit its latent: about a minute, ten minutes and an hour.
     "minute": _LINEAR.changed(name="minute", steps=150, linear_steps=60),
-    "laptop": _LINEAR.changed(name="laptop", steps=2000),
+    "laptop": _LINEAR.changed(name="laptop", steps=1000),
     "hour": _LINEAR.changed(name="hour", steps=8000, linear_steps=400, ema=0.999),
     # A variant of tcm-nano in some three minutes, its beginning that of any longer training.
     "study": _LINEAR.changed(name="study", steps=500, schedule="constant"),
