@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (("export", "nano.safetensors", "OUT"), "nano.json", "call it nano.safetensors"),
         (("export", "nano.safetensors", "OUT"), "nano.pth", "call it nano.safetensors"),
-        (("noise",), "noise.json", "is YAML; call it noise.yaml"),
+        (("noise", "runs/small"), "noise.json", "is YAML; call it noise.yaml"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )

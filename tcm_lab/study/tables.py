@@ -275,7 +275,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
             f"Variants that share a letter are not distinguishable by their {space.quality.label} "
             "(95 % interval of the difference of each two, one by one)."
         )
-    compared = [s for s in summaries if s.is_complete and not s.is_baseline]
+    compared = [s for s in summaries if s.is_complete and s.evaluations and not s.is_baseline]
     if any("bd_rate_percent" not in summary.metrics for summary in compared):
         known = "bd_rate_percent" in _known_metrics(summaries, space)
         lines.append(

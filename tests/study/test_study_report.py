@@ -135,9 +135,16 @@ def test_a_comparison_that_no_variant_has_is_no_column_but_a_line(result: StudyR
         )
         for summary in others
     ]
+    estimated = [
+        summary.model_copy(
+            update={"records": tuple(r.model_copy(update={"rd": None}) for r in summary.records)}
+        )
+        for summary in bare
+    ]
     assert "bd_rate_percent" in baseline.metrics
     needs = "A BD-rate needs"
     for rest, has_column, says in (
+        (estimated, False, []),
         (others, True, []),
         ([*others[:2], *bare[2:]], True, ["a dash marks those that do not."]),
         (bare, False, ["no variant here has one."]),

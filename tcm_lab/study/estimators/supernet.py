@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from tcm_lab import codec as codecs
 from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec import VariantConfig, check_shared
+from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError, LabError
@@ -79,7 +80,7 @@ class Supernet(Estimator):
 
     def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
         """Refuse a variant that no one set of weights serves beside the base."""
-        check_shared((base, variant))
+        codecs.check_shared((base, variant))
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return the budget's recipe with the steps of the shared weights."""
