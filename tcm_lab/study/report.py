@@ -279,11 +279,17 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
         return f"No variant codes better than the baseline, {baseline.called}."
     interval = best.intervals[_QUALITY]
     seeds = min(len(best.records), len(baseline.records))
-    covered = "" if seeds > 1 or interval.noise else " over the images alone, from one seed"
+    is_whole = seeds > 1 or bool(interval.noise)  # variation between seeds included
+    covered = "" if is_whole else " over the images alone, from one seed"
     value = (
         f"{interval.value:+.2f} % of Lagrangian cost "
         f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %{covered})."
     )
+    if better and not is_whole:
+        return (
+            f"{best.called} has the lowest cost of one training each, {value} Whether it codes "
+            f"better than the baseline, {baseline.called}, takes more seeds to say (budget.seeds)."
+        )
     if better:
         return f"{best.called} codes better than the baseline, {baseline.called}: {value}"
     return (

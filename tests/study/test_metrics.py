@@ -154,7 +154,7 @@ def test_a_report_shows_a_metric_of_ones_own_with_its_interval(maximised: StudyR
 
 def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_better() -> None:
     def said(*others: tuple[float, ...]) -> str:
-        seeds = zip(*([0.0, 0.0], *others), strict=True)
+        seeds = zip(*([0.0] * len(others[0]), *others), strict=True)
         records = [
             record.model_copy(update={"seed": n, "number": 10 * n + record.number})
             for n, goods in enumerate(seeds)
@@ -168,6 +168,9 @@ def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_bette
     assert "No variant codes better than the baseline, 0." in said((-0.3, -0.31))
     # A lower mean that could be chance gives way to one that could not.
     assert "2 codes better than the baseline" in said((2.5, -0.3), (0.3, 0.31))
+    # One training each tells nothing of how much seeds vary.
+    assert "1 has the lowest cost of one training each, -" in said((0.3,))
+    assert "codes better than the baseline, 0: " not in said((0.3,))
 
 
 def test_a_study_by_a_metric_on_request_measures_it_or_is_refused_before_it_begins(
