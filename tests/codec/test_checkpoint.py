@@ -170,10 +170,8 @@ def test_the_architecture_is_read_off_the_shapes(changes: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("name", ["tcm-small", "tcm-medium", "tcm-large"])
 def test_a_size_of_the_paper_gets_its_preset_s_name(name: str) -> None:
-    from tcm_lab.codec.layouts.lic_tcm import infer_config
-
     state = export_state(tcm_lab.build(name, device="meta"))
-    inferred = infer_config(state)
+    inferred = LAYOUTS["lic_tcm"].infer_config(state)
     assert inferred.name == name
     assert inferred.entropy_model.scale_table == "compressai"  # as theirs codes
     fine = inferred.override({"entropy_model.scale_table": "fine"})

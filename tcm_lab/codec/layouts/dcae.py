@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from tcm_lab.codec.config import TransformConfig, VariantConfig
-from tcm_lab.codec.layouts.flat import flat_place
-from tcm_lab.codec.zoo import load_config
-from tcm_lab.errors import LabError
-
-State = Mapping[str, Tensor]
+from tcm_lab.codec.layouts.base import (
+    OLD_PRIOR,
+    Layout,
+    State,
+    count_children,
+    flat_index,
+    place_of,
+    rename_all,
+    rename_first,
+)
 
 #: Ours to theirs, inside any module; tried in order, each at most once per name.
 _LAYERS = (
@@ -57,13 +59,11 @@ _PARTS = (
     (r"^context_model\.slices\.(\d+)\.mean\.", r"cc_mean_transforms.\1."),
     (r"^context_model\.slices\.(\d+)\.scale\.", r"cc_scale_transforms.\1."),
     (r"^context_model\.slices\.(\d+)\.lrp\.", r"lrp_transforms.\1."),
-    (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
-    (r"^entropy_bottleneck\.biases\.(\d)", r"entropy_bottleneck._bias\1"),
-    (r"^entropy_bottleneck\.factors\.(\d)", r"entropy_bottleneck._factor\1"),
+    *OLD_PRIOR,
 )
 _CROSS = re.compile(r"^context_model\.slices\.(\d+)\.dictionary\.")
-_PLACE = re.compile(r"^(\w+(?:\.(?:mean|scale))?)\.stages\.(\d+)\.(resample|blocks\.(\d+))\.")
-_TRANSFORMS = {"h_s.scale": "h_z_s1", "h_s.mean": "h_z_s2"}
+#: Their names of the hyper synthesis for our outputs.
+_HYPER = {"scale": "h_z_s1", "mean": "h_z_s2"}
 
 
 def recognises(state: State) -> bool:
@@ -74,44 +74,17 @@ def recognises(state: State) -> bool:
 def entry_name(name: str, config: VariantConfig) -> str:
     """Return the authors' name of our state-dict entry ``name``."""
     if cross := _CROSS.match(name):
-        return f"dt_cross_attention.{cross[1]}.{_renamed(name[cross.end() :], _DICTIONARY)}"
-    if place := _PLACE.match(name):
-        transform: TransformConfig = getattr(config, place[1].partition(".")[0])
-        at = flat_place(transform, int(place[2]), None if place[4] is None else int(place[4]))
-        rest = name[place.end() :]
-        if found := _BOTTLENECK.match(rest):
-            layer = f"res{int(found[1]) + 1}.conv{int(found[2]) // 2 + 1}"
-            rest = f"{layer}.{rest[found.end() :]}"
-        top = _TRANSFORMS.get(place[1], place[1])
-        # A bare convolution there, a sequence of one here.
-        name = f"{top}.{at}.{rest.removeprefix('0.')}"
-        for pattern, theirs in _LAYERS:
-            name = re.sub(pattern, theirs, name, count=1)
-        return name
-    return _renamed(name, _PARTS)
-
-
-def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
-    for pattern, theirs in names:
-        name, found = re.subn(pattern, theirs, name, count=1)
-        if found:
-            break
-    return name
-
-
-def infer_config(state: State) -> VariantConfig:
-    """Read the architecture off the shapes of the authors' state dict.
-
-    Raises:
-        LabError: tensors that determine it are missing, or no codec has such shapes.
-    """
-    try:
-        return _infer(state, load_config("dcae"))
-    except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-        raise LabError(
-            "the file looks like a checkpoint of the DCAE authors, but its architecture cannot be "
-            f"read off it: {error} is missing"
-        ) from None
+        return f"dt_cross_attention.{cross[1]}.{rename_first(name[cross.end() :], _DICTIONARY)}"
+    place = place_of(name)
+    if place is None:
+        return rename_first(name, _PARTS)
+    entry = place.entry
+    if found := _BOTTLENECK.match(entry):
+        layer = f"res{int(found[1]) + 1}.conv{int(found[2]) // 2 + 1}"
+        entry = f"{layer}.{entry[found.end() :]}"
+    top = _HYPER.get(place.output or "", place.transform)
+    # A bare convolution there, a sequence of one here.
+    return rename_all(f"{top}.{place.index(config)}.{entry.removeprefix('0.')}", _LAYERS)
 
 
 def _infer(state: State, base: VariantConfig) -> VariantConfig:
@@ -120,14 +93,12 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
     changes: dict[str, Any] = {
         "latent_channels": state[f"{cross}.output_trans.0.weight"].shape[0],
         "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
-        "entropy_model.slices": _count(state, r"cc_mean_transforms\.(\d+)\."),
+        "entropy_model.slices": count_children(state, "cc_mean_transforms"),
         "entropy_model.hidden": [state[f"{head}.{i}.weight"].shape[0] for i in (0, 2)],
         "entropy_model.entries": entries,
         "entropy_model.width": width,
         "entropy_model.head_dim": width // state[f"{cross}.scale"].shape[0],
-        "entropy_model.layers": _count(
-            state, rf"{re.escape(cross)}\.msa\.dense\.conv_layers\.(\d+)\."
-        ),
+        "entropy_model.layers": count_children(state, f"{cross}.msa.dense.conv_layers"),
         "entropy_model.mlp_ratio": state[f"{cross}.mlp.fc1.weight"].shape[0] // width,
         "entropy_model.scale_table": "compressai",
     }
@@ -143,19 +114,17 @@ def _infer_transform(state: State, base: VariantConfig, ours: str, theirs: str) 
     for i, stage in enumerate(transform.stages):
         if not stage.depth:
             continue
-        block = f"{theirs}.{flat_place(transform, i, 0)}"
+        block = f"{theirs}.{flat_index(transform, i, 0)}"
         bias = state[f"{block}.layers.0.msa.relative_position_params"]
         width = state[f"{block}.conv.weight"].shape[0]
         place = f"{ours}.stages.{i}"
         changes |= {
             f"{place}.width": width,
-            f"{place}.block.layers": _count(state, rf"{re.escape(block)}\.layers\.(\d+)\."),
+            f"{place}.block.layers": count_children(state, f"{block}.layers"),
             f"{place}.block.window_size": (bias.shape[-1] + 1) // 2,
             f"{place}.block.head_dim": width // bias.shape[0],
         }
     return changes
 
 
-def _count(state: State, pattern: str) -> int:
-    """Return how many numbers a pattern's group takes among the names."""
-    return len({found[1] for name in state if (found := re.match(pattern, name))})
+LAYOUT = Layout("DCAE", "dcae", recognises, _infer, entry_name)

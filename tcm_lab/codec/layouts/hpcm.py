@@ -7,7 +7,6 @@ shapes. What no tensor shows (windows and heads of the attention) is taken as pu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,11 +14,16 @@ from torch import Tensor
 
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.generalised_gaussian import SHAPE
-from tcm_lab.codec.layouts.flat import flat_place
+from tcm_lab.codec.layouts.base import (
+    Layout,
+    State,
+    count_children,
+    place_of,
+    rename_all,
+    rename_first,
+)
 from tcm_lab.codec.zoo import load_config
 from tcm_lab.errors import LabError
-
-State = Mapping[str, Tensor]
 
 #: Ours to theirs, at the top; tried in order, the first that fits.
 _PARTS = (
@@ -58,28 +62,17 @@ def recognises(state: State) -> bool:
 
 def entry_name(name: str, config: VariantConfig) -> str:
     """Return the authors' name of our state-dict entry ``name``."""
-    layer = re.match(r"^(\w+)(?:\.shared)?\.stages\.(\d+)\.(?:resample|blocks\.(\d+))\.", name)
-    if layer:
-        block = None if layer[3] is None else int(layer[3])
-        at = flat_place(getattr(config, layer[1]), int(layer[2]), block)
-        rest = name[layer.end() :]
-        if block is None:
-            rest = rest.removeprefix("0.")  # a bare convolution there, a sequence of one here
-        rest = rest.replace("body.0.", "branch.0.pconv.").replace("body.", "branch.")
-        return f"{layer[1]}.branch.{at}.{rest}"
-    step = re.match(r"^context_model\.adaptors\.(\d+)\.", name)
-    if step:
+    if place := place_of(name):
+        entry = place.entry
+        if place.block is None:
+            entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
+        entry = entry.replace("body.0.", "branch.0.pconv.").replace("body.", "branch.")
+        return f"{place.transform}.branch.{place.index(config)}.{entry}"
+    if step := re.match(r"^context_model\.adaptors\.(\d+)\.", name):
         return f"y_spatial_prior_adaptor_list_{_ADAPTORS[int(step[1])]}.{name[step.end() :]}"
-    lattice = re.match(r"^context_model\.attentions\.(\d+)\.", name)
-    if lattice:
+    if lattice := re.match(r"^context_model\.attentions\.(\d+)\.", name):
         name = f"attn_s{int(lattice[1]) + 1}.{name[lattice.end() :]}"
-    for pattern, theirs in _PARTS:
-        name, found = re.subn(pattern, theirs, name, count=1)
-        if found:
-            break
-    for pattern, theirs in _LAYERS:
-        name = re.sub(pattern, theirs, name, count=1)
-    return name
+    return rename_all(rename_first(name, _PARTS), _LAYERS)
 
 
 def extra(config: VariantConfig) -> dict[str, Tensor]:
@@ -87,44 +80,32 @@ def extra(config: VariantConfig) -> dict[str, Tensor]:
     return {"entropy_estimation.beta": torch.tensor([SHAPE])}
 
 
-def infer_config(state: State) -> VariantConfig:
-    """Read the architecture off the names and shapes of the authors' state dict.
-
-    Raises:
-        LabError: tensors that determine it are missing, or no codec has such shapes.
-    """
-    changes: dict[str, Any] = {"name": "hpcm"}
-    try:
-        changes["hyper_channels"] = state["means_hyper"].shape[1]
-        changes["latent_channels"] = state["context_net.0.weight"].shape[0] // 2
-        for transform in ("g_a", "g_s", "h_a", "h_s"):
-            changes |= _infer_transform(state, transform)
-        for ours, theirs in (("coarse", "s1_s2"), ("fine", "s3")):
-            net = f"y_spatial_prior_{theirs}.branch_"
-            after = _children(state, f"{net}2") - 1  # and a convolution
-            changes[f"entropy_model.{ours}"] = [_children(state, f"{net}1"), after]
-    except KeyError as error:
-        raise LabError(
-            "the file looks like a checkpoint of the HPCM authors, but its architecture cannot be "
-            f"read off it: {error} is missing"
-        ) from None
-    config = load_config("hpcm-base").override(changes)
-    for name in ("hpcm-base", "hpcm-large"):
-        if load_config(name).fingerprint == config.fingerprint:
-            return load_config(name)
-    return config
+def _infer(state: State, base: VariantConfig) -> VariantConfig:
+    changes: dict[str, Any] = {
+        "name": "hpcm",
+        "hyper_channels": state["means_hyper"].shape[1],
+        "latent_channels": state["context_net.0.weight"].shape[0] // 2,
+    }
+    for transform in ("g_a", "g_s", "h_a", "h_s"):
+        changes |= _infer_transform(state, transform, len(getattr(base, transform).stages))
+    for ours, theirs in (("coarse", "s1_s2"), ("fine", "s3")):
+        net = f"y_spatial_prior_{theirs}.branch_"
+        after = count_children(state, f"{net}2") - 1  # and a convolution
+        changes[f"entropy_model.{ours}"] = [count_children(state, f"{net}1"), after]
+    config = base.override(changes)
+    published = (base, load_config("hpcm-large"))
+    return next((each for each in published if each.fingerprint == config.fingerprint), config)
 
 
-def _infer_transform(state: State, name: str) -> dict[str, Any]:
+def _infer_transform(state: State, name: str, stages: int) -> dict[str, Any]:
     """Read depth and width of each stage; a stage begins with a convolution of its own.
 
     Only h_a begins with blocks, which are a stage that does not resample.
     """
-    layers = range(_children(state, f"{name}.branch"))
+    layers = range(count_children(state, f"{name}.branch"))
     firsts = [i for i in layers if f"{name}.branch.{i}.weight" in state]
     if name == "h_a":
         firsts = [-1, *firsts]
-    stages = len(load_config("hpcm-base").model_dump()[name]["stages"])
     if len(firsts) != stages:
         raise LabError(f"{name} has {len(firsts)} stages and would need {stages}")
     changes: dict[str, Any] = {}
@@ -137,7 +118,4 @@ def _infer_transform(state: State, name: str) -> dict[str, Any]:
     return changes
 
 
-def _children(state: State, prefix: str) -> int:
-    """Return how many numbered children the module ``prefix`` has."""
-    start = f"{prefix}."
-    return len({k[len(start) :].split(".")[0] for k in state if k.startswith(start)})
+LAYOUT = Layout("HPCM", "hpcm-base", recognises, _infer, entry_name, extra)

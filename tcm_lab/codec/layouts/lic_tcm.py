@@ -9,18 +9,21 @@ tensors' shapes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tcm_lab.codec.config import TransformConfig, VariantConfig
-from tcm_lab.codec.layouts.flat import flat_place
-from tcm_lab.codec.zoo import load_config
-from tcm_lab.errors import LabError
-
-State = Mapping[str, Tensor]
+from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.layouts.base import (
+    OLD_PRIOR,
+    Layout,
+    State,
+    count_children,
+    place_of,
+    rename_all,
+    rename_first,
+)
 
 #: Ours to theirs, inside any module; tried in order, each at most once per name.
 _LAYERS = (
@@ -48,12 +51,10 @@ _PARTS = (
     (r"^g_s\.wavelet\.(\d+)\.log_gain$", r"AuxT_dec.\1.scaling_factors"),
     (r"^g_a\.wavelet\.(\d+)\.", r"AuxT_enc.\1.OLP.linear."),
     (r"^g_s\.wavelet\.(\d+)\.", r"AuxT_dec.\1.OLP.linear."),
-    (r"^h_s\.mean\.", "h_mean_s."),
-    (r"^h_s\.scale\.", "h_scale_s."),
-    (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
-    (r"^entropy_bottleneck\.biases\.(\d)", r"entropy_bottleneck._bias\1"),
-    (r"^entropy_bottleneck\.factors\.(\d)", r"entropy_bottleneck._factor\1"),
+    *OLD_PRIOR,
 )
+#: Their names of the hyper synthesis for our outputs.
+_HYPER = {"mean": "h_mean_s", "scale": "h_scale_s"}
 
 
 def recognises(state: State) -> bool:
@@ -80,44 +81,19 @@ def extra(config: VariantConfig) -> dict[str, Tensor]:
 
 def entry_name(name: str, config: VariantConfig) -> str:
     """Return the authors' name of our state-dict entry ``name``."""
-    for pattern, theirs in _PARTS:
-        name, found = re.subn(pattern, theirs, name, count=1)
-        if found:
-            break
-    place = re.match(r"^(\w+)\.stages\.(\d+)\.(resample|blocks\.(\d+))\.", name)
-    if place:
-        transform = {"h_mean_s": "h_s", "h_scale_s": "h_s"}.get(place[1], place[1])
-        stages: TransformConfig = getattr(config, transform)
-        stage = int(place[2])
-        at = flat_place(stages, stage, None if place[4] is None else int(place[4]))
-        rest = name[place.end() :]
-        if stage == len(stages.stages) - 1 and transform in ("g_a", "h_a"):
-            rest = rest.removeprefix("0.")  # a bare convolution there, a sequence of one here
-        name = f"{place[1]}.{at}.{rest}"
-    for pattern, theirs in _LAYERS:
-        name = re.sub(pattern, theirs, name, count=1)
-    return name
-
-
-def infer_config(state: State) -> VariantConfig:
-    """Read the architecture off the shapes of the authors' state dict.
-
-    Raises:
-        LabError: tensors that determine it are missing, or no codec has such shapes.
-    """
-    try:
-        return _infer(state, load_config("tcm-small"))
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise LabError(
-            "the file looks like a checkpoint of the TCM authors, but its architecture cannot be "
-            f"read off it: {error} is missing"
-        ) from None
+    if place := place_of(name):
+        entry, last = place.entry, len(place.stages(config).stages) - 1
+        if place.stage == last and place.transform in ("g_a", "h_a"):
+            entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
+        top = _HYPER.get(place.output or "", place.transform)
+        name = f"{top}.{place.index(config)}.{entry}"
+    return rename_all(rename_first(name, _PARTS), _LAYERS)
 
 
 def _infer(state: State, base: VariantConfig) -> VariantConfig:
     slices_of_base: Any = base.entropy_model
     width = state["g_a.0.conv1.weight"].shape[0]
-    slices = len({k.split(".")[1] for k in state if k.startswith("cc_mean_transforms.")})
+    slices = count_children(state, "cc_mean_transforms")
     last = f"cc_mean_transforms.{slices - 1}"
     slice_width = state[f"{last}.4.weight"].shape[0]
     latent = slices * slice_width
@@ -170,3 +146,6 @@ def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
         f"{ours}.window_size": [(bias.shape[-1] + 1) // 2 for bias in biases],
         f"{ours}.head_dim": [w // bias.shape[0] for w, bias in zip(widths, biases, strict=True)],
     }
+
+
+LAYOUT = Layout("TCM", "tcm-small", recognises, _infer, entry_name, extra)

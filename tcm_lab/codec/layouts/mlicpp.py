@@ -7,19 +7,23 @@ checkpoints of 2023 have other classes and are refused by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from tcm_lab.blocks.window_attention import relative_index
-from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.entropy_models.multi_context import MultiContextConfig
-from tcm_lab.codec.layouts.flat import flat_place
-from tcm_lab.codec.zoo import load_config
+from tcm_lab.codec.layouts.base import (
+    OLD_PRIOR,
+    Layout,
+    Place,
+    State,
+    count_children,
+    place_of,
+    rename_all,
+)
 from tcm_lab.errors import LabError
-
-State = Mapping[str, Tensor]
 
 #: Ours to theirs, within slice ``i`` of the entropy model.
 _SLICE = (
@@ -37,12 +41,6 @@ _SLICE = (
     (r"^others\.head\.", "entropy_parameters_nonanchor.{i}.fusion."),
     (r"^anchors\.lrp\.", "lrp_anchor.{i}.lrp_transform."),
     (r"^others\.lrp\.", "lrp_nonanchor.{i}.lrp_transform."),
-)
-#: Ours to theirs, of z's distributions.
-_PRIOR = (
-    (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
-    (r"^entropy_bottleneck\.biases\.(\d)", r"entropy_bottleneck._bias\1"),
-    (r"^entropy_bottleneck\.factors\.(\d)", r"entropy_bottleneck._factor\1"),
 )
 #: What they call the one sequence that each transform is.
 _SEQUENCES = {
@@ -62,18 +60,24 @@ def recognises(state: State) -> bool:
 
 def entry_name(name: str, config: VariantConfig) -> str:
     """Return the authors' name of our state-dict entry ``name``."""
-    inside = re.match(r"^context_model\.(\d+)\.(.*)$", name)
-    if inside:
-        name = inside[2]
-        for pattern, theirs in _SLICE:
-            name = re.sub(pattern, theirs.format(i=inside[1]), name, count=1)
-        return name
-    place = re.match(r"^(\w+)\.(?:shared\.)?stages\.(\d+)\.(resample|blocks\.(\d+))\.(.*)$", name)
-    if place:
-        return _place(config, place[1], int(place[2]), place[4], place[5])
-    for pattern, theirs in _PRIOR:
-        name = re.sub(pattern, theirs, name, count=1)
-    return name
+    if inside := re.match(r"^context_model\.(\d+)\.(.*)$", name):
+        return rename_all(
+            inside[2], [(ours, theirs.format(i=inside[1])) for ours, theirs in _SLICE]
+        )
+    if place := place_of(name):
+        at = place.index(config)
+        if place.transform in ("h_a", "h_s"):
+            at *= 2  # a GELU stands between
+        entry = place.entry.removeprefix("0.") if _is_bare(place, config) else place.entry
+        return f"{place.transform}.{_SEQUENCES[place.transform]}.{at}.{entry}"
+    return rename_all(name, OLD_PRIOR)
+
+
+def _is_bare(place: Place, config: VariantConfig) -> bool:
+    """Return whether a convolution is bare there, where ours is the first of a sequence."""
+    resample = place.stages(config).stages[place.stage].resample
+    analysis = place.transform in ("g_a", "h_a")
+    return place.block is None and resample.type == "conv" and (analysis or resample.factor == 1)
 
 
 def extra(config: VariantConfig) -> dict[str, Tensor]:
@@ -87,53 +91,21 @@ def extra(config: VariantConfig) -> dict[str, Tensor]:
     }
 
 
-def _place(config: VariantConfig, transform: str, stage: int, block: str | None, rest: str) -> str:
-    """Return the name of ``rest`` in a resampler or ``block``."""
-    stages: TransformConfig = getattr(config, transform)
-    at = flat_place(stages, stage, None if block is None else int(block))
-    if transform in ("h_a", "h_s"):
-        at *= 2  # a GELU stands between
-    if block is None and _bare(stages, transform, stage):
-        rest = rest.removeprefix("0.")
-    return f"{transform}.{_SEQUENCES[transform]}.{at}.{rest}"
-
-
-def _bare(stages: TransformConfig, transform: str, stage: int) -> bool:
-    """Say whether a convolution is bare there, where ours is the first of a sequence."""
-    resample = stages.stages[stage].resample
-    return resample.type == "conv" and (transform in ("g_a", "h_a") or resample.factor == 1)
-
-
-def infer_config(state: State) -> VariantConfig:
-    """Read the architecture off the shapes of the authors' state dict.
-
-    Raises:
-        LabError: tensors that determine it are missing, no codec has such shapes, or the
-            checkpoint is one of 2023.
-    """
+def _infer(state: State, base: VariantConfig) -> VariantConfig:
     if "lrp_anchor.0.lrp_transform.6.weight" in state:
         raise LabError(
             "the file looks like one of the MLIC++ checkpoints of 2023, whose classes the authors "
             "have replaced: its residual prediction has four layers where the model has three. "
             "Use one of their checkpoints since April 2024."
         )
-    try:
-        return _infer(state, load_config("mlicpp"))
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise LabError(
-            "the file looks like a checkpoint of the MLIC++ authors, but its architecture cannot "
-            f"be read off it: {error} is missing"
-        ) from None
 
-
-def _infer(state: State, base: VariantConfig) -> VariantConfig:
     def width(name: str) -> int:
         return int(state[f"{name}.weight"].shape[0])
 
     def side(name: str) -> int:
         return int(state[f"{name}.weight"].shape[-1])
 
-    slices = len({name.split(".")[1] for name in state if name.startswith("lrp_anchor.")})
+    slices = count_children(state, "lrp_anchor")
     latent = width("g_a.analysis_transform.6")
     s = latent // slices
     local, inter, intra = "local_context.0", "global_inter_context.1", "global_intra_context.1"
@@ -170,3 +142,6 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
             f"entropy_model.{kind}.width": width(f"{name}.mlp.4"),
         }
     return base.override(changes)
+
+
+LAYOUT = Layout("MLIC++", "mlicpp", recognises, _infer, entry_name, extra)

@@ -1,0 +1,134 @@
+"""What a layout of another project's checkpoints consists of, and what all of them need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from tcm_lab.codec.config import TransformConfig, VariantConfig
+from tcm_lab.codec.zoo import load_config
+from tcm_lab.errors import LabError
+
+State = Mapping[str, Tensor]
+#: Pairs of a pattern in our names and what stands in the authors' names instead.
+Renamings = Sequence[tuple[str, str]]
+
+#: CompressAI's older names of a factorised prior's density network.
+OLD_PRIOR: Renamings = (
+    (r"^entropy_bottleneck\.matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
+    (r"^entropy_bottleneck\.biases\.(\d)", r"entropy_bottleneck._bias\1"),
+    (r"^entropy_bottleneck\.factors\.(\d)", r"entropy_bottleneck._factor\1"),
+)
+_PLACE = re.compile(
+    r"^([gh]_[as])(?:\.(mean|scale|shared))?\.stages\.(\d+)\.(?:resample|blocks\.(\d+))\.(.*)$"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How another project names and shapes the tensors of a codec that we can build.
+
+    Attributes:
+        authors: whose layout it is, for messages.
+        preset: the codec that they published, from which the inference starts.
+        recognises: whether a state dict, its prefixes stripped, has this layout.
+        infer: changes the published codec to that of a state dict, by names and shapes.
+        entry_name: the authors' name of our state-dict entry, in a codec of that configuration.
+        extra: their entries that we have not, which are the same in every checkpoint of that
+            configuration.
+    """
+
+    authors: str
+    preset: str
+    recognises: Callable[[State], bool]
+    infer: Callable[[State, VariantConfig], VariantConfig]
+    entry_name: Callable[[str, VariantConfig], str]
+    extra: Callable[[VariantConfig], State] = field(default=lambda _: {})
+
+    def infer_config(self, state: State) -> VariantConfig:
+        """Read the architecture off the authors' state dict.
+
+        Raises:
+            LabError: tensors that determine it are missing, or no codec has such shapes.
+        """
+        try:
+            return self.infer(state, load_config(self.preset))
+        except LabError:
+            raise
+        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+            reason = "its tensors have other shapes"
+            if isinstance(error, KeyError):
+                reason = f"{error} is missing"
+            raise LabError(
+                f"the file looks like a checkpoint of the {self.authors} authors, but its "
+                f"architecture cannot be read off it: {reason}"
+            ) from None
+
+
+class Place(NamedTuple):
+    """Where one of our state-dict entries lies in a transform.
+
+    Attributes:
+        transform: g_a, g_s, h_a or h_s.
+        output: of h_s, which output the transform gives: mean, scale or shared.
+        stage: number of the stage.
+        block: number of the block in the stage; None: the resampler.
+        entry: name within that block or resampler.
+    """
+
+    transform: str
+    output: str | None
+    stage: int
+    block: int | None
+    entry: str
+
+    def stages(self, config: VariantConfig) -> TransformConfig:
+        """Return the configuration of the transform."""
+        stages: TransformConfig = getattr(config, self.transform)
+        return stages
+
+    def index(self, config: VariantConfig) -> int:
+        """Return which layer it is if the transform is written as one flat sequence."""
+        return flat_index(self.stages(config), self.stage, self.block)
+
+
+def place_of(name: str) -> Place | None:
+    """Return where one of our entries lies; None outside the transforms' blocks and resamplers."""
+    found = _PLACE.match(name)
+    if found is None:
+        return None
+    transform, output, stage, block, entry = found.groups()
+    return Place(transform, output, int(stage), None if block is None else int(block), entry)
+
+
+def flat_index(transform: TransformConfig, stage: int, block: int | None) -> int:
+    """Return the index of a stage's block, or of its resampler, in one flat sequence of layers."""
+    resamplers = [int(each.resample.type != "none") for each in transform.stages]
+    before = sum(resamplers[i] + transform.stages[i].depth for i in range(stage))
+    return before if block is None else before + resamplers[stage] + block
+
+
+def rename_first(name: str, renamings: Renamings) -> str:
+    """Apply the first renaming whose pattern occurs in ``name``, once."""
+    for pattern, theirs in renamings:
+        name, found = re.subn(pattern, theirs, name, count=1)
+        if found:
+            break
+    return name
+
+
+def rename_all(name: str, renamings: Renamings) -> str:
+    """Apply every renaming in order, each at most once."""
+    for pattern, theirs in renamings:
+        name = re.sub(pattern, theirs, name, count=1)
+    return name
+
+
+def count_children(state: State, prefix: str) -> int:
+    """Return how many numbered children the module ``prefix`` has."""
+    start = f"{prefix}."
+    return len({name[len(start) :].split(".")[0] for name in state if name.startswith(start)})
