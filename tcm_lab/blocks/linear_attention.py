@@ -184,13 +184,5 @@ class LinearAttentionConfig(AttentionConfig):
         return ResidualGlobalAttention(channels, self.head_dim, self.kernel, self._hidden(channels))
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        return global_attention_cost(
-            channels,
-            self.head_dim,
-            self.kernel,
-            channels,
-            self._hidden(channels),
-            channels,
-            height,
-            width,
-        )
+        c, hidden = channels, self._hidden(channels)
+        return global_attention_cost(c, self.head_dim, self.kernel, c, hidden, c, height, width)

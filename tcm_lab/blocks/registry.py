@@ -303,11 +303,8 @@ def _check_options(config: type[LayerConfig]) -> None:
         message = validation_message(error, config)
         raise ConfigError(f"{where} have a default that is not valid: {message}") from None
     except (PydanticUserError, PydanticSerializationError) as error:
-        raise ConfigError(f"{where} cannot be written to YAML: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{where} cannot be written to YAML: {reason}") from None
 
 
 BLOCKS: LayerRegistry[BlockConfig] = LayerRegistry("block", BlockConfig)

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.overrides import TRANSFORMS
 from tcm_lab.errors import LabError
 
 _FOREIGN_STRIDE = 64
 _FOREIGN_LATENT_STRIDE = 16
 _FOREIGN_LATENT_CHANNELS = 320
-_TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 _TOP_PARTS = {
     "entropy_bottleneck": "prior",
     "gaussian_conditional": "prior",
@@ -192,7 +192,7 @@ class CodecAdapter:
         if named is not None:
             return named
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
-        transform = next((step for step in path if step in _TRANSFORMS), path[0])
+        transform = next((step for step in path if step in TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)
 
 

@@ -25,7 +25,7 @@ from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.names import checkpoint_file, trained_names
-from tcm_lab.codec.state_dicts import CheckpointError, find_weights, names_of, whole
+from tcm_lab.codec.state_dicts import CheckpointError, find_weights, whole
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
@@ -125,8 +125,9 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     except LabError as error:
         raise LabError(f"{refusal}: its architecture is not of that family ({error})") from None
     table = {"entropy_model.scale_table": config.entropy_model.scale_table}
-    if inferred.override(table).fingerprint != config.fingerprint:
-        raise LabError(f"{refusal}: read back, {_difference(config, inferred.override(table))}")
+    read = inferred.override(table)
+    if read.fingerprint != config.fingerprint:
+        raise LabError(f"{refusal}: read back, {_difference(config, read)}")
     return state
 
 
@@ -164,15 +165,10 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
     Raises:
         CheckpointError: it is none of these, or its tensors do not make that codec.
     """
-    if isinstance(source, Mapping):
-        return _from_state(source, "the state dict")
-    path = _as_path(source)
-    if _head(path)[8:9] != b"{":
-        return _from_state(_read_torch(path), str(path))
-    tensors, metadata = _read_safetensors(path)
+    tree, metadata, origin = _read(source)
     if metadata.get("format") == _FORMAT:
-        return _from_ours(tensors, metadata, str(path))
-    return _from_state(tensors, str(path))
+        return _from_ours(tree, metadata, origin)
+    return _from_state(tree, origin)
 
 
 def read_state(source: str | Path | Mapping[str, Any], names: Collection[str]) -> dict[str, Tensor]:
@@ -184,20 +180,22 @@ def read_state(source: str | Path | Mapping[str, Any], names: Collection[str]) -
     Raises:
         CheckpointError: the file can't be read, or several models in it have the names.
     """
-    fits = names_of(names)
+    own = set(names)
+    tree, _, origin = _read(source)
+    return find_weights(tree, origin, lambda found: 2 * len(own & found.keys()) > len(own))
+
+
+def _read(source: object) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
+    """Return what a file or a state dict holds, its metadata, and what messages call it."""
     if isinstance(source, Mapping):
-        return find_weights(source, "the state dict", fits)
-    path = _as_path(source)
-    is_ours = _head(path)[8:9] == b"{"
-    return find_weights(
-        _read_safetensors(path)[0] if is_ours else _read_torch(path), str(path), fits
-    )
-
-
-def _as_path(source: object) -> Path:
-    if isinstance(source, str | Path):
-        return checkpoint_file(source)
-    raise CheckpointError(f"{type(source).__name__} is neither a path nor a state dict")
+        return source, {}, "the state dict"
+    if not isinstance(source, str | Path):
+        raise CheckpointError(f"{type(source).__name__} is neither a path nor a state dict")
+    path = checkpoint_file(source)
+    if _head(path)[8:9] == b"{":
+        tensors, metadata = _read_safetensors(path)
+        return tensors, metadata, str(path)
+    return _read_torch(path), {}, str(path)
 
 
 def _head(path: Path) -> bytes:

@@ -33,9 +33,8 @@ from tcm_lab.blocks import (
     ResampleDirection,
 )
 from tcm_lab.blocks.wavelet import haar_levels
-from tcm_lab.codec.borrowed import TRANSFORMS, borrowed
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS, EntropyModelConfig
-from tcm_lab.codec.overrides import apply_overrides
+from tcm_lab.codec.overrides import TRANSFORMS, apply_overrides, borrowed
 from tcm_lab.errors import ConfigError, at, one_of
 
 AnyEntropyModel = Annotated[

@@ -78,11 +78,7 @@ class Header:
 
 
 def encode_image(
-    codec: Codec,
-    image: Tensor,
-    rate: float | None = None,
-    *,
-    portable: bool = False,
+    codec: Codec, image: Tensor, rate: float | None = None, *, portable: bool = False
 ) -> bytes:
     """Code one image (3, H, W) in [0, 1] to the bytes of a ``.tcm`` file.
 
@@ -149,13 +145,9 @@ def decode_image(codec: Codec, data: bytes) -> Float[Tensor, "3 h w"]:
             start += length
     stride = codec.config.stride[1]
     height, width = padded_size(codec.config, header.size)
-    image = codec.decompress(
-        streams,
-        (height // stride, width // stride),
-        header.size,
-        header.rate,
-        header.checksum,
-    )["x_hat"][0]
+    shape = height // stride, width // stride
+    decoded = codec.decompress(streams, shape, header.size, header.rate, header.checksum)
+    image = decoded["x_hat"][0]
     if not torch.isfinite(image).all():
         raise CodingError("the decoded image is not finite: the weights do not suit this file")
     return image

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec import generalised_gaussian
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A family of distributions about the mean, and the scales that have a table of their own.
+    """A Gaussian about the mean, and the scales that have a table of their own.
 
     Attributes:
         count: how many scales, spread evenly in their logarithm from ``lowest`` to ``highest``.
@@ -25,27 +25,28 @@ class Distribution:
             one, and bytes and estimate are those of CompressAI's code.
         lowest: the smallest scale; a smaller one counts as this.
         highest: the largest scale.
-        family: a key of `FAMILIES`.
     """
+
+    #: How many scales from the mean a table ends; both tails beyond hold 1e-9 together.
+    reach: ClassVar[float] = 6.109410204869
 
     count: int = 256
     nearest: bool = True
     lowest: float = 0.11
     highest: float = 256.0
-    family: str = "gaussian"
-
-    @property
-    def reach(self) -> float:
-        """How many scales from the mean a table ends."""
-        return FAMILIES[self.family].reach
 
     def tail(self, distance: Tensor) -> Tensor:
         """Return the probability beyond a distance, in scales, on one side of the mean."""
-        return FAMILIES[self.family].tail(distance)
+        beyond: Tensor = torch.special.erfc(distance / math.sqrt(2)) / 2
+        return beyond
 
     def conditional(self) -> Any:
-        """Build the module that gives likelihoods, ``conditional(y, scales, means)``."""
-        return FAMILIES[self.family].conditional(self)
+        """Build a CompressAI ``GaussianConditional`` of this distribution.
+
+        It gives likelihoods, and makes the tables of streams that are not portable.
+        """
+        kind = import_compressai().entropy_models.GaussianConditional
+        return kind(None, scale_bound=self.lowest)
 
     def scale_table(self) -> Tensor:
         """Return the scales that have a table, in float32 as CompressAI's own."""
@@ -54,52 +55,29 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Family:
-    """One family of distributions.
+class GeneralisedGaussian(Distribution):
+    """A generalised Gaussian of shape 1.5 about the mean."""
 
-    Attributes:
-        conditional: builds the likelihoods' module, a CompressAI ``GaussianConditional`` or a
-            subclass of it, which also makes the tables of streams that are not portable.
-        reach: how many scales from the mean a table ends; beyond, a Gaussian's tails hold 1e-9
-            together.
-        tail: the probability beyond a distance, in scales, on one side of the mean.
-    """
+    reach: ClassVar[float] = generalised_gaussian.REACH
 
-    conditional: Callable[[Distribution], Any]
-    reach: float
-    tail: Callable[[Tensor], Tensor]
+    lowest: float = generalised_gaussian.LOWEST_SCALE
 
+    def tail(self, distance: Tensor) -> Tensor:
+        """Return the probability beyond a distance, in scales, on one side of the mean."""
+        return generalised_gaussian.tail(distance)
 
-def _gaussian(distribution: Distribution) -> Any:
-    from compressai.entropy_models import GaussianConditional
-
-    return GaussianConditional(None, scale_bound=distribution.lowest)
+    def conditional(self) -> Any:
+        """Build a CompressAI ``GaussianConditional`` whose Gaussian is replaced by this."""
+        return generalised_gaussian.conditional(self.lowest)
 
 
-def _gaussian_tail(distance: Tensor) -> Tensor:
-    tail: Tensor = torch.special.erfc(distance / math.sqrt(2)) / 2
-    return tail
-
-
-#: The families by name.
-FAMILIES: Mapping[str, Family] = {
-    "gaussian": Family(_gaussian, 6.109410204869, _gaussian_tail),
-    "generalised-gaussian": Family(
-        lambda distribution: generalised_gaussian.conditional(distribution.lowest),
-        generalised_gaussian.REACH,
-        generalised_gaussian.tail,
-    ),
-}
 #: What ``scale_table`` of an entropy model may be.
 SCALE_TABLES: Mapping[str, Distribution] = {
     "fine": Distribution(),
     "compressai": Distribution(count=64, nearest=False),
 }
-_generalised = partial(
-    Distribution, lowest=generalised_gaussian.LOWEST_SCALE, family="generalised-gaussian"
-)
 #: What it may be of one with the generalised Gaussian: ``published`` is what HPCM's code has.
 GENERALISED_SCALE_TABLES: Mapping[str, Distribution] = {
-    "fine": _generalised(),
-    "published": _generalised(count=60, nearest=False, highest=64.0),
+    "fine": GeneralisedGaussian(),
+    "published": GeneralisedGaussian(count=60, nearest=False, highest=64.0),
 }

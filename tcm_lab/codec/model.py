@@ -233,6 +233,8 @@ class Codec(_CompressionModel):
                 stream is asked of a layer that does not compute in float64.
         """
         self._check(x)
+        if isinstance(rate, Tensor) and rate.numel() > 1:
+            raise InputError("bytes are written at one rate; give a single value")
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
         z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
@@ -247,8 +249,6 @@ class Codec(_CompressionModel):
             "checksum": checksum,
         }
         if rate is not None:
-            if isinstance(rate, Tensor) and rate.numel() > 1:
-                raise InputError("bytes are written at one rate; give a single value")
             coded["rate"] = float(rate)
         return coded
 

@@ -2,7 +2,8 @@
 
 A path's parts may be patterns (``g_*.window_size``). Inside a transform, a field that the transform
 does not have is looked for in its stages, and in a stage in its block: ``g_a.split`` means the
-split of every block of g_a. Several stages may get a list, one value each.
+split of every block of g_a. Several stages may get a list, one value each. A transform may be
+given by the name of the preset that it is taken from: ``g_a: dcae-nano``.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
 
+from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
-from tcm_lab.codec.borrowed import TRANSFORMS, borrowed
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS
+from tcm_lab.codec.names import PRESETS, preset_names
 from tcm_lab.errors import ConfigError, near, one_of
 
 Tree = dict[str, Any]
+
+TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
 #: How many of a path's parts lead to a place, and how many steps below it are implied.
 _State = tuple[int, int]
@@ -165,3 +170,34 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
         known = sorted({str(field.key) for field in below} - {"type"})
     where = f" in '{'.'.join(place)}'" if place else ""
     return f"no field '{part}'{where} (of '{path}').{near(part, known)} Known: {one_of(known)}."
+
+
+def borrowed(transform: str, value: Any) -> Any:
+    """Return a transform as plain values: ``value`` itself, or what the preset of that name has.
+
+    Raises:
+        ConfigError: no preset has that name, or it has only changes to another one.
+    """
+    if not isinstance(value, str):
+        return value
+    if value not in preset_names():
+        raise ConfigError(
+            f"'{value}' is no preset, whose {transform} it could be."
+            f"{near(value, preset_names())} Or write the stages."
+        )
+    tree = _preset(value)
+    if transform not in tree:
+        raise ConfigError(
+            f"the preset '{value}' only changes {tree['base']}, and has no {transform} of its own; "
+            f"those that have one: {one_of(_whole_presets())}"
+        )
+    return copy.deepcopy(tree[transform])  # the caller changes it, and the tree is kept
+
+
+@lru_cache(maxsize=64)
+def _preset(name: str) -> dict[str, Any]:
+    return read_yaml(PRESETS / f"{name}.yaml", f"preset {name}")
+
+
+def _whole_presets() -> list[str]:
+    return [name for name in preset_names() if "base" not in _preset(name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -73,11 +73,6 @@ def whole(value: Tensor) -> Tensor:
     """Return a weight put together, where several processes hold parts of it."""
     full = getattr(value, "full_tensor", None)
     return value if full is None else full()
-
-
-def names_of(own: Collection[str]) -> Callable[[Tensors], bool]:
-    """Return what says whether tensors have most of a model's own names."""
-    return lambda tensors: 2 * len(own & tensors.keys()) > len(own)
 
 
 def _models(

@@ -1,7 +1,8 @@
-"""Codecs by name or file: packaged presets, YAML files, and CompressAI's own models."""
+"""Codecs by name or file: presets, YAML files, CompressAI's models, and a user's own."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +15,17 @@ from torch.overrides import TorchFunctionMode
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import is_file
+from tcm_lab._utils.plugins import import_source
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.factory import build_own
-from tcm_lab.codec.names import COMPRESSAI, PRESETS, REFERENCE_MODELS, is_own, preset_names
+from tcm_lab.codec.names import (
+    COMPRESSAI,
+    PRESETS,
+    REFERENCE_MODELS,
+    is_own,
+    is_reference,
+    preset_names,
+)
 from tcm_lab.errors import ConfigError, near
 
 _DEFAULT_QUALITY = 4
@@ -50,7 +58,7 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
         return _preset(str(source))
     path = Path(source)
     if not is_file(path):
-        if str(source).startswith(COMPRESSAI):
+        if is_reference(str(source)):
             raise ConfigError(
                 f"'{source}' is CompressAI's own model, which has no configuration of ours; "
                 "tcm_lab.build() and the tables take it by this name"
@@ -119,8 +127,8 @@ def build(
 
 def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | None) -> Any:
     if isinstance(model, str) and is_own(model):
-        return build_own(model, overrides or {})
-    if isinstance(model, str) and model.startswith(COMPRESSAI):
+        return _build_own(model, overrides or {})
+    if isinstance(model, str) and is_reference(model):
         options = {**(overrides or {})}
         quality = options.pop("quality", None)
         if options:
@@ -130,6 +138,58 @@ def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | 
     from tcm_lab.codec.model import Codec  # imports CompressAI, which configurations don't need
 
     return Codec(load_config(model).override(overrides or {}))
+
+
+def _build_own(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Call the factory (a function, or the class itself) that ``name`` means.
+
+    Its codec is any ``nn.Module`` with CompressAI's interface: ``forward(x)`` returns ``x_hat`` and
+    ``likelihoods``; ``compress(x)`` returns what ``decompress`` takes, its ``strings`` among it.
+
+    Args:
+        name: a ``.py`` file or a dotted module, a colon, and the factory.
+        options: arguments of the factory by name.
+
+    Returns:
+        The codec. Tables call it by its attribute ``name``, by default that of the factory.
+
+    Raises:
+        LabError: there is no such module or factory, it takes other arguments, or it returns
+            something else than a module.
+    """
+    import_compressai()  # as the user's module will, which may lack what that import works around
+    factory = _factory(name)
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        given = ", ".join(options) or "no arguments"
+        raise ConfigError(
+            f"'{name}' is called with {given}: {error}. Its arguments can be set by --set "
+            f"NAME=VALUE; it takes {inspect.signature(factory)}."
+        ) from None
+    codec = factory(**options)
+    if not isinstance(codec, nn.Module):
+        raise ConfigError(
+            f"'{name}' returns {type(codec).__name__}, which is no torch.nn.Module. Name a "
+            "function that returns a codec, or its class."
+        )
+    if not isinstance(getattr(codec, "name", None), str):
+        words = [name.rpartition(":")[2], *(f"{key}={value}" for key, value in options.items())]
+        codec.name = " ".join(words)  # type: ignore[assignment]  # a string beside the submodules
+    return codec
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    source, _, attribute = name.rpartition(":")
+    module = import_source(source)
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        public = [each for each in vars(module) if not each.startswith("_")]
+        raise ConfigError(f"'{name}': {source} has no '{attribute}'.{near(attribute, public)}")
+    if not callable(factory):
+        raise ConfigError(f"'{name}': {attribute} is no function or class")
+    found: Callable[..., Any] = factory
+    return found
 
 
 def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import tcm_lab
 from tcm_lab.codec import Channels, Coder
-from tcm_lab.codec.entropy_models.slices import CheckerboardContext, checkerboard
+from tcm_lab.codec.entropy_models.slices import CheckerboardContext
+from tcm_lab.codec.entropy_models.slicing import checkerboard
 
 
 def test_a_checkerboard_context_sees_the_other_colour_alone_and_all_of_it() -> None:

@@ -111,10 +111,7 @@ class Elements(Places):
     """
 
     def __init__(
-        self,
-        channel: Int64[Tensor, " n"],
-        row: Int64[Tensor, " n"],
-        column: Int64[Tensor, " n"],
+        self, channel: Int64[Tensor, " n"], row: Int64[Tensor, " n"], column: Int64[Tensor, " n"]
     ) -> None:
         self.channel, self.row, self.column = channel, row, column
 

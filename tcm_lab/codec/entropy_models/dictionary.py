@@ -20,20 +20,23 @@ from tcm_lab._utils import ChannelCount, LayerCount
 from tcm_lab.blocks import Cost, Kind
 from tcm_lab.blocks.dictionary import DictionaryAttention, dictionary_attention_cost
 from tcm_lab.blocks.window_attention import check_heads
-from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
-from tcm_lab.codec.entropy_models.chain import SliceChain
+from tcm_lab.codec.entropy_models.base import register_entropy_model
 from tcm_lab.codec.entropy_models.coder import Channels, Coder
-from tcm_lab.codec.entropy_models.slices import SliceNetwork, check_slices, slice_network_cost
+from tcm_lab.codec.entropy_models.slicing import (
+    EqualSlicesConfig,
+    SliceChain,
+    SliceNetwork,
+    slice_network_cost,
+)
 from tcm_lab.codec.seeds import own_seed
 from tcm_lab.errors import at
 
 
 @register_entropy_model("dictionary")
-class DictionaryModelConfig(EntropyModelConfig):
+class DictionaryModelConfig(EqualSlicesConfig):
     """Slices; each asks one learned dictionary about what is known, and predicts from both (DCAE).
 
     Attributes:
-        slices: how many equal slices the latent is cut into; each sees all before.
         hidden: widths between the 3x3 convolutions of a slice network, GELU between.
         entries: how many entries the dictionary has.
         width: channels of an entry, and within the cross-attention.
@@ -43,7 +46,6 @@ class DictionaryModelConfig(EntropyModelConfig):
         lrp: whether a latent residual prediction refines each slice.
     """
 
-    slices: ChannelCount = 5
     hidden: tuple[ChannelCount, ...] = (224, 128)
     entries: ChannelCount = 128
     width: ChannelCount = 640
@@ -56,21 +58,13 @@ class DictionaryModelConfig(EntropyModelConfig):
         """Two outputs, both of which every slice sees, in the authors' order."""
         return {"scale": channels, "mean": channels}
 
-    def slice_widths(self, channels: int) -> tuple[int, ...]:
-        """Return the width of each slice."""
-        return (channels // self.slices,) * self.slices
-
     def query_channels(self, i: int, channels: int) -> int:
         """Return the channels of what slice ``i`` asks with: hyper outputs and earlier slices."""
         return 2 * channels + i * (channels // self.slices)
 
-    def is_chain(self, channels: int) -> bool:
-        """Return whether there are several slices."""
-        return self.slices > 1
-
     def check(self, channels: int) -> None:
         """Refuse slices that do not divide the latent, and heads that do not divide the width."""
-        check_slices(self.slices, channels)
+        super().check(channels)
         at(f"width = {self.width}", check_heads, self.width, self.head_dim)
 
     def build(self, channels: int) -> nn.Module:
@@ -140,9 +134,7 @@ class DictionarySlice(nn.Module):
     def start_at(self, mean: Float[Tensor, " s"], scale: Float[Tensor, " s"]) -> None:
         """Let the networks begin at the slice's mean and scale of each channel."""
         for network, values in ((self.mean, mean), (self.scale, scale)):
-            last = network[-1]
-            assert isinstance(last.bias, Tensor)
-            last.bias.copy_(values)
+            network.last_bias.copy_(values)
 
     def branch_ends(self) -> list[nn.Module]:
         """Return what leaves ŷ as it was coded where it is zero."""

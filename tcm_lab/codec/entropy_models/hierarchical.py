@@ -18,14 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, LayerCount
-from tcm_lab.blocks import (
-    BLOCKS,
-    AnyBlock,
-    BlockConfig,
-    Cost,
-    WindowCrossAttention,
-    conv_cost,
-)
+from tcm_lab.blocks import BLOCKS, AnyBlock, BlockConfig, Cost, WindowCrossAttention, conv_cost
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.blocks.cross_attention import cross_attention_cost
 from tcm_lab.blocks.swin import WindowSide

@@ -93,13 +93,11 @@ class Step:
     """What one step codes, in order: a dense map (S, p, q) of each position's owner, flattened.
 
     Attributes:
-        shape: (S, p, q).
         here: its elements' places in the lattice's flattened map.
         latent: their places in the flattened latent.
         places: the same as channels, rows and columns.
     """
 
-    shape: tuple[int, int, int]
     here: Int64[Tensor, " n"]
     latent: Int64[Tensor, " n"]
     places: Elements
@@ -153,11 +151,7 @@ def _lattices(
         half = _of_cells(full, _HALF)
         quarter = _of_cells(half, _QUARTER)
         picked = _misplaced(half) if nominal else half
-        entries = (
-            quarter,
-            _entry(picked, _QUARTER),
-            _entry(full, _HALF),
-        )
+        entries = (quarter, _entry(picked, _QUARTER), _entry(full, _HALF))
         return tuple(
             Lattice(
                 latent.to(device),
@@ -211,7 +205,6 @@ def _step(owners: Owners, latent: Tensor, size: tuple[int, int], device: torch.d
     area = size[0] * size[1]
     place = (there // area, there % area // size[1], there % size[1])
     return Step(
-        shape=(width, rows, columns),
         here=here.to(device),
         latent=there.to(device),
         places=Elements(*(index.to(device) for index in place)),

@@ -9,7 +9,7 @@ the hyper synthesis and the slices before; its others also see the anchors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,12 +21,12 @@ from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.linear_attention import GlobalAttention, global_attention_cost
 from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention, overlapped_window_cost
 from tcm_lab.blocks.window_attention import check_heads
-from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
-from tcm_lab.codec.entropy_models.chain import SliceChain
+from tcm_lab.codec.entropy_models.base import register_entropy_model
 from tcm_lab.codec.entropy_models.coder import Channels, Coder, Places
-from tcm_lab.codec.entropy_models.slices import (
+from tcm_lab.codec.entropy_models.slicing import (
+    EqualSlicesConfig,
+    SliceChain,
     SliceNetwork,
-    check_slices,
     checkerboard,
     slice_network_cost,
 )
@@ -84,11 +84,10 @@ class LocalContext(Frozen):
 
 
 @register_entropy_model("multi-context")
-class MultiContextConfig(EntropyModelConfig):
+class MultiContextConfig(EqualSlicesConfig):
     """MLIC++'s multi-reference entropy model (Jiang et al. 2023).
 
     Attributes:
-        slices: how many equal slices the latent is cut into.
         hidden: widths between the 1x1 convolutions from contexts to means and scales.
         channel: convolutions on all slices before; or ``none``.
         inter: attention among all positions of all slices before; or ``none``.
@@ -107,17 +106,9 @@ class MultiContextConfig(EntropyModelConfig):
     local: Annotated[LocalContext | None, NONE_AS_WORD] = LocalContext()
     lrp: Annotated[tuple[ChannelCount, ...] | None, NONE_AS_WORD] = (224, 128)
 
-    def slice_widths(self, channels: int) -> tuple[int, ...]:
-        """Return the width of each slice; they sum to ``channels``."""
-        return (channels // self.slices,) * self.slices
-
-    def is_chain(self, channels: int) -> bool:
-        """Return whether there are several slices."""
-        return self.slices > 1
-
     def check(self, channels: int) -> None:
         """Refuse slices that do not divide the latent, or heads that do not divide a slice."""
-        check_slices(self.slices, channels)
+        super().check(channels)
         for name in ("inter", "intra", "local"):
             context = getattr(self, name)
             if context is not None:
@@ -167,8 +158,7 @@ class CodingPass(nn.Module):
         super().__init__()
         self.head = SliceNetwork(support, config.hidden, 2 * width, kernel=1)
         # Untrained, every scale starts at half a quantisation step, as with the slice model.
-        last: Any = self.head[-1]
-        nn.init.constant_(last.bias[:width], 0.5)
+        nn.init.constant_(self.head.last_bias[:width], 0.5)
         self.lrp = None if config.lrp is None else SliceNetwork(refined_from, config.lrp, width)
 
     def forward(
@@ -197,12 +187,11 @@ class CodingPass(nn.Module):
 
     def branch_ends(self) -> list[nn.Module]:
         """Return what leaves ŷ as it was coded where it is zero."""
-        return [] if self.lrp is None else [list(self.lrp)[-1]]
+        return [] if self.lrp is None else [self.lrp[-1]]
 
     def start_at(self, mean: Tensor, scale: Tensor) -> None:
         """Let the network begin at the slice's mean and scale of each channel, (S,)."""
-        last: Any = self.head[-1]
-        last.bias.copy_(torch.cat((scale, mean)))
+        self.head.last_bias.copy_(torch.cat((scale, mean)))
 
 
 class ContextSlice(nn.Module):

@@ -6,11 +6,10 @@ Shape suffixes: M latent channels, S channels of a slice, h w sides of the laten
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -18,11 +17,17 @@ from tcm_lab._utils import NONE_AS_WORD, ChannelCount
 from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost, Extent, Extents
 from tcm_lab.blocks.cost import conv_cost
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
-from tcm_lab.codec.entropy_models.chain import SliceChain
 from tcm_lab.codec.entropy_models.coder import Channels, Coder
+from tcm_lab.codec.entropy_models.slicing import (
+    SliceChain,
+    SliceNetwork,
+    check_slices,
+    checkerboard,
+    slice_network_cost,
+)
 from tcm_lab.codec.entropy_models.starts import start_output_at
 from tcm_lab.codec.seeds import own_seed
-from tcm_lab.errors import ConfigError, at, one_of
+from tcm_lab.errors import ConfigError, at
 
 Lrp = Literal["none", "before-attention", "after-attention"]
 
@@ -149,39 +154,6 @@ class SlicesConfig(EntropyModelConfig):
 _PARTS = {"attention": "attention", "lrp": "lrp"}
 
 
-def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
-    """Refuse a number of slices that does not divide the latent's channels.
-
-    Raises:
-        ConfigError: the message names the nearest that do, and what there is ``otherwise``.
-    """
-    if channels % slices:
-        divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-        fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
-        raise ConfigError(
-            f"slices = {slices} does not divide latent_channels = {channels}; "
-            f"nearest that do: {one_of(sorted(fits))}{otherwise}"
-        )
-
-
-class SliceNetwork(nn.Sequential):
-    """Convolutions with GELU between, from a support to a slice's parameters.
-
-    Args:
-        c_in: channels of the support.
-        hidden: widths between.
-        c_out: channels of the result.
-        kernel: side of each convolution.
-    """
-
-    def __init__(self, c_in: int, hidden: Sequence[int], c_out: int, kernel: int = 3) -> None:
-        widths = (c_in, *hidden, c_out)
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, kernel, padding=kernel // 2), nn.GELU()]
-        super().__init__(*layers[:-1])
-
-
 class CheckerboardContext(nn.Conv2d):
     """5x5 convolution that sees, from a position, only those of the other colour.
 
@@ -246,13 +218,10 @@ class SliceCodec(nn.Module):
         estimate then differs from the coder, and training starts without a gradient.
         """
         last: Any = self.networks[-1]
-        nn.init.constant_(last[-1].bias[-width:], 0.5)
+        nn.init.constant_(last.last_bias[-width:], 0.5)
 
     def forward(
-        self,
-        features: Sequence[Tensor],
-        earlier: Sequence[Tensor],
-        code: Coder,
+        self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: Coder
     ) -> Float[Tensor, "b s h w"]:
         """Return the slice's ŷ, refined if the model refines.
 
@@ -277,7 +246,7 @@ class SliceCodec(nn.Module):
 
     def branch_ends(self) -> list[nn.Module]:
         """Return what leaves ŷ as it was coded where it is zero."""
-        return [] if self.lrp is None else [list(self.lrp)[-1]]
+        return [] if self.lrp is None else [self.lrp[-1]]
 
     def extents(self) -> Extents:
         """Return where the slice's own channels lie behind its support."""
@@ -299,7 +268,7 @@ class SliceCodec(nn.Module):
         networks: list[Any] = list(self.networks)
         sides = torch.cat((mean, scale)).chunk(len(networks))
         for network, values in zip(networks, sides, strict=True):
-            network[-1].bias.copy_(values)
+            network.last_bias.copy_(values)
 
     def _mean_and_scale(self, supports: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return mean and scale of every position from each path's support."""
@@ -325,13 +294,6 @@ class SliceCodec(nn.Module):
             *self._mean_and_scale([torch.cat((s, around), 1) for s in supports]),
         )
         return anchors + others
-
-
-def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
-    """Return the positions of the first colour on a map like ``x``."""
-    h, w = x.shape[-2:]
-    rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
-    return (rows[:, None] + columns[None, :]) % 2 == 1
 
 
 class SliceModel(SliceChain, nn.ModuleList):
@@ -387,14 +349,3 @@ def _slice_costs(
         if config.lrp != "none":
             parts["lrp"] += slice_network_cost(support + s, config.hidden, s, height, width)
     return parts
-
-
-def slice_network_cost(
-    c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int, kernel: int = 3
-) -> Cost:
-    """Cost of a `SliceNetwork` on maps of ``height`` x ``width``."""
-    widths = (c_in, *hidden, c_out)
-    return sum(
-        (conv_cost(a, b, kernel, height, width) for a, b in pairwise(widths)),
-        Cost(),
-    )

@@ -91,7 +91,7 @@ class Place(NamedTuple):
         stages: TransformConfig = getattr(config, self.transform)
         return stages
 
-    def index(self, config: VariantConfig) -> int:
+    def position(self, config: VariantConfig) -> int:
         """Return which layer it is if the transform is written as one flat sequence."""
         return flat_index(self.stages(config), self.stage, self.block)
 

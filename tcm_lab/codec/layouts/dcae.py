@@ -84,7 +84,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
         entry = f"{layer}.{entry[found.end() :]}"
     top = _HYPER.get(place.output or "", place.transform)
     # A bare convolution there, a sequence of one here.
-    return rename_all(f"{top}.{place.index(config)}.{entry.removeprefix('0.')}", _LAYERS)
+    return rename_all(f"{top}.{place.position(config)}.{entry.removeprefix('0.')}", _LAYERS)
 
 
 def _infer(state: State, base: VariantConfig) -> VariantConfig:

@@ -67,7 +67,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
         if place.block is None:
             entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
         entry = entry.replace("body.0.", "branch.0.pconv.").replace("body.", "branch.")
-        return f"{place.transform}.branch.{place.index(config)}.{entry}"
+        return f"{place.transform}.branch.{place.position(config)}.{entry}"
     if step := re.match(r"^context_model\.adaptors\.(\d+)\.", name):
         return f"y_spatial_prior_adaptor_list_{_ADAPTORS[int(step[1])]}.{name[step.end() :]}"
     if lattice := re.match(r"^context_model\.attentions\.(\d+)\.", name):

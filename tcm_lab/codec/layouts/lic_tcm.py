@@ -86,7 +86,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
         if place.stage == last and place.transform in ("g_a", "h_a"):
             entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
         top = _HYPER.get(place.output or "", place.transform)
-        name = f"{top}.{place.index(config)}.{entry}"
+        name = f"{top}.{place.position(config)}.{entry}"
     return rename_all(rename_first(name, _PARTS), _LAYERS)
 
 

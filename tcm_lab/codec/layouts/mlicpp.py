@@ -65,7 +65,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
             inside[2], [(ours, theirs.format(i=inside[1])) for ours, theirs in _SLICE]
         )
     if place := place_of(name):
-        at = place.index(config)
+        at = place.position(config)
         if place.transform in ("h_a", "h_s"):
             at *= 2  # a GELU stands between
         entry = place.entry.removeprefix("0.") if _is_bare(place, config) else place.entry

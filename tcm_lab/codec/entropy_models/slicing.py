@@ -1,0 +1,114 @@
+"""What entropy models that code slices one after the other have in common.
+
+Shape suffixes: S channels of a slice, h w sides of the latent.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tcm_lab._utils import ChannelCount
+from tcm_lab.blocks import Cost, conv_cost
+from tcm_lab.codec.entropy_models.base import EntropyModelConfig
+from tcm_lab.errors import ConfigError, one_of
+
+
+class EqualSlicesConfig(EntropyModelConfig):
+    """Options of an entropy model whose slices are equally wide, and each of which sees all before.
+
+    Attributes:
+        slices: how many equal slices the latent is cut into.
+    """
+
+    slices: ChannelCount = 5
+
+    def slice_widths(self, channels: int) -> tuple[int, ...]:
+        """Return the width of each slice; they sum to ``channels``."""
+        return (channels // self.slices,) * self.slices
+
+    def is_chain(self, channels: int) -> bool:
+        """Return whether there are several slices."""
+        return self.slices > 1
+
+    def check(self, channels: int) -> None:
+        """Refuse slices that do not divide the latent."""
+        check_slices(self.slices, channels)
+
+
+def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
+    """Refuse a number of slices that does not divide the latent's channels.
+
+    Raises:
+        ConfigError: the message names the nearest that do, and what there is ``otherwise``.
+    """
+    if channels % slices:
+        divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+        fits = sorted(divisors, key=lambda n: abs(n - slices))[:2]
+        raise ConfigError(
+            f"slices = {slices} does not divide latent_channels = {channels}; "
+            f"nearest that do: {one_of(sorted(fits))}{otherwise}"
+        )
+
+
+class SliceChain(nn.Module):
+    """An entropy model that codes slices one after the other, and may hide the last one."""
+
+    _lag = 0
+
+    def known(self, decoded: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the next slice sees of those before: zeros for one that is hidden."""
+        seen = len(decoded) - self._lag
+        return [y if i < seen else torch.zeros_like(y) for i, y in enumerate(decoded)]
+
+    def lagged(self) -> SliceChain:
+        """Return a copy whose slices don't see the slice just before them."""
+        twin = copy.deepcopy(self)
+        twin._lag = 1
+        return twin
+
+
+class SliceNetwork(nn.Sequential):
+    """Convolutions with GELU between, from a support to a slice's parameters.
+
+    Args:
+        c_in: channels of the support.
+        hidden: widths between.
+        c_out: channels of the result.
+        kernel: side of each convolution.
+    """
+
+    def __init__(self, c_in: int, hidden: Sequence[int], c_out: int, kernel: int = 3) -> None:
+        widths = (c_in, *hidden, c_out)
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, kernel, padding=kernel // 2), nn.GELU()]
+        super().__init__(*layers[:-1])
+
+    @property
+    def last_bias(self) -> Tensor:
+        """The offsets of the results, (C_out,)."""
+        last: Any = self[-1]
+        bias: Tensor = last.bias
+        return bias
+
+
+def slice_network_cost(
+    c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int, kernel: int = 3
+) -> Cost:
+    """Cost of a `SliceNetwork` on maps of ``height`` x ``width``."""
+    widths = (c_in, *hidden, c_out)
+    return sum((conv_cost(a, b, kernel, height, width) for a, b in pairwise(widths)), Cost())
+
+
+def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
+    """Return the positions of the first colour on a map like ``x``."""
+    h, w = x.shape[-2:]
+    rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
+    return (rows[:, None] + columns[None, :]) % 2 == 1
