@@ -2,8 +2,8 @@
 
 For channels-last images with fewer channels than a SIMD block, that kernel writes past its
 workspace: wrong gradients, or a crash (https://github.com/uxlfoundation/oneDNN/issues/6035, in
-the oneDNN of torch 2.13). The skip convolution of a codec's first layer is such a one. Our own
-layers are built of `StridedPointwise`; those of other codecs become such while they are trained.
+the oneDNN of torch 2.13). The skip convolution of a codec's first layer is one of them. Our own
+layers use `StridedPointwise` instead; those of other codecs do so while they are trained.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from tcm_lab._utils.plugins import import_installed_layers
 from tcm_lab.blocks.attention import SwinGatedAttention
+from tcm_lab.blocks.convolutional import PartialConv
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, linear_cost
 from tcm_lab.blocks.cross_attention import WindowCrossAttention
 from tcm_lab.blocks.dictionary import DictionaryAttention
 from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.gated import GatedStage
-from tcm_lab.blocks.inverted import PartialConv
 from tcm_lab.blocks.linear_attention import GlobalAttention
 from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention
 from tcm_lab.blocks.registry import (

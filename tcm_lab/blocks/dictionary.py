@@ -67,7 +67,7 @@ def dense_aggregation_cost(channels: int, layers: int, height: int, width: int) 
 
 
 class DictionaryAttention(nn.Module):
-    """What a dictionary says of each position: cross-attention to its entries, then a gated unit.
+    """Cross-attention from each position to a dictionary's entries, then a gated unit.
 
     Keys are a linear layer of the normalised entries, values the normalised entries themselves;
     each head's softmax has a learnt temperature. Each of the three steps is added to its input
@@ -105,7 +105,7 @@ class DictionaryAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], entries: Float[Tensor, "n d"]
     ) -> Float[Tensor, "b e h w"]:
-        """Ask ``entries`` (N, width) about each position of a query (B, C_in, H, W)."""
+        """Attend from each position of a query (B, C_in, H, W) to ``entries`` (N, width)."""
         x = self.widen(x.permute(0, 2, 3, 1))
         gathered = self.aggregate(self.norm1(x).permute(0, 3, 1, 2))
         x = gathered.permute(0, 2, 3, 1) + self.scale1 * x
@@ -157,7 +157,7 @@ def dictionary_attention_cost(
 
 
 class OwnDictionary(nn.Module):
-    """x + what a dictionary of its own says of each position."""
+    """x + cross-attention from x to a dictionary of its own."""
 
     def __init__(self, entries: int, width: int, attention: DictionaryAttention) -> None:
         super().__init__()

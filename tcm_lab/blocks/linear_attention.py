@@ -43,13 +43,13 @@ class LinearAttention(nn.Module):
         )
 
     def forward(self, query: Map, key: Map, value: Map, keys_at: Places | None = None) -> Map:
-        """Return at each position of ``query`` (B, C, H, W) what it finds in ``value``.
+        """Return what each position of ``query`` (B, C, H, W) gathers from ``value``.
 
         Args:
-            query: asks.
-            key: is asked.
-            value: answers.
-            keys_at: the positions that answer; None: all.
+            query: the map whose positions attend.
+            key: the map that they attend to.
+            value: the map whose values they gather.
+            keys_at: the positions that are attended to; None: all.
         """
         q, k, v = self._heads(self.queries(query)), self._heads(self.keys(key)), self.values(value)
         if keys_at is not None:
@@ -109,10 +109,10 @@ class GlobalAttention(nn.Module):
         """Transform (B, C, H, W) to (B, C_out, H, W).
 
         Args:
-            query: asks.
-            key: is asked; by default ``query`` itself.
-            value: answers; by default ``query`` itself.
-            first: the positions that answer, to all others alone; None: all answer to all.
+            query: the map whose positions attend.
+            key: the map that they attend to; by default ``query`` itself.
+            value: the map whose values they gather; by default ``query`` itself.
+            first: positions that are attended to, by all others alone; None: all attend to all.
         """
         key, value = query if key is None else key, query if value is None else value
         found = self.attention(query, key, value, first)

@@ -122,7 +122,7 @@ class OverlappedWindowAttention(nn.Module):
 
 
 def _mask(seen: Bool[Tensor, "n t"]) -> Float[Tensor, "n t t"]:
-    """Return what is added to the score of each pair: none sees from a known place an unknown."""
+    """Return what is added to each pair's score, so that no known place sees an unknown one."""
     return (seen[:, :, None] & ~seen[:, None, :]) * _UNSEEN
 
 

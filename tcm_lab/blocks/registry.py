@@ -283,7 +283,7 @@ def _options(module: type[nn.Module], leading: Sequence[str]) -> list[inspect.Pa
 
 
 def _takes_channels(parameter: inspect.Parameter) -> bool:
-    """Say whether a constructor's parameter may be a number of channels."""
+    """Return whether a constructor's parameter may be a number of channels."""
     return (
         parameter.kind is not parameter.KEYWORD_ONLY
         and parameter.annotation in (int, parameter.empty, Any)

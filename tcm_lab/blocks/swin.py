@@ -58,7 +58,7 @@ class SwinLayer(nn.Module):
         """Take a few windows at a time through the whole layer, so that they stay in the cache."""
         attention, rows = self.attention, x.flatten(0, 2)
         plan = attention.plan(x)
-        # One row more than there are, for what becomes of padding.
+        # One row more than the map has, which takes the padding.
         out = torch.empty(len(rows) + 1, rows.shape[1], dtype=x.dtype)
         for windows, bias in portions(plan.groups, attention.bias()):
             source, target = plan.rows_of(windows)
@@ -71,7 +71,7 @@ class SwinLayer(nn.Module):
 
 
 def _may_go_in_portions(layer: nn.Module, x: Tensor) -> bool:
-    """Say whether no gradient, counter, compiler or hook needs the layer's parts one by one."""
+    """Return whether no gradient, counter, compiler or hook needs the layer's parts one by one."""
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()

@@ -43,14 +43,11 @@ class HaarLinear(nn.Linear):
     """
 
     def __init__(self, c_in: int, c_out: int, factor: int, direction: ResampleDirection) -> None:
-        bands = factor**2
-        if direction == "down":
-            super().__init__(bands * c_in, c_out)
-        else:
-            super().__init__(c_in, bands * c_out)
+        bands, down = factor**2, direction == "down"
+        super().__init__(bands * c_in if down else c_in, c_out if down else bands * c_out)
         self.factor = factor
         self.direction = direction
-        start = torch.full((bands, c_in if direction == "down" else c_out), _GAIN)
+        start = torch.full((bands, c_in if down else c_out), _GAIN)
         if bands > 1:
             start[-bands // 4 :] = 0  # HH of the last level
         self.log_gain = nn.Parameter(start.reshape(1, 1, -1))
@@ -72,14 +69,12 @@ class HaarLinear(nn.Linear):
 
     def extents(self) -> Extents:
         """Return how the subbands lie behind one another."""
-        down = self.direction == "down"
         bands = self.factor**2
-        maps = Extent(((self.in_features if down else self.out_features) // bands,) * bands)
-        return {
-            "weight": (None, maps) if down else (maps, None),
-            **({} if down else {"bias": (maps,)}),
-            "log_gain": (None, None, maps),
-        }
+        maps = Extent((self.log_gain.numel() // bands,) * bands)
+        gains: Extents = {"log_gain": (None, None, maps)}
+        if self.direction == "down":
+            return {**gains, "weight": (None, maps)}
+        return {**gains, "weight": (maps, None), "bias": (maps,)}
 
     def orthogonality(self) -> Float[Tensor, ""]:
         """Return how far the projection is from orthogonal.
@@ -122,8 +117,8 @@ def haar_linear_cost(
     """
     bands = factor**2
     if direction == "down":
-        tokens, taken, given = -(-height // factor) * -(-width // factor), bands * c_in, c_out
+        positions = -(-height // factor) * -(-width // factor)
+        projection, gains = linear_cost(bands * c_in, c_out, positions), bands * c_in
     else:
-        tokens, taken, given = height * width, c_in, bands * c_out
-    gains = bands * (c_in if direction == "down" else c_out)
-    return linear_cost(taken, given, tokens) + Cost({}, {Kind.LINEAR: gains})
+        projection, gains = linear_cost(c_in, bands * c_out, height * width), bands * c_out
+    return projection + Cost({}, {Kind.LINEAR: gains})

@@ -129,7 +129,7 @@ def attend(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Window
 
 
 def attend_fused(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Windows:
-    """Do what `attend` does by torch's fused kernel, once for each mask."""
+    """Return what `attend` does, by one call of torch's fused kernel for each mask."""
     q, k, v = _heads(qkv, len(bias))
     attended = []
     for group in plan.groups:

@@ -215,10 +215,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _wrapped(model: nn.Module) -> nn.Module:
-    """Look into one wrapper that keeps a module as its ``module`` and learns nothing itself.
+    """Return what one wrapper without parameters of its own keeps as its ``module``, or ``model``.
 
-    So do data parallelism of every kind (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and averages
-    of weights (AveragedModel).
+    Such wrappers are those of data parallelism (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and
+    averages of weights (AveragedModel).
     """
     inner = getattr(model, "module", None)
     if not isinstance(inner, nn.Module) or hasattr(type(model), "decompress"):

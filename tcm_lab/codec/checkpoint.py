@@ -25,13 +25,13 @@ from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.names import checkpoint_file, trained_names
-from tcm_lab.codec.state_dicts import CheckpointError, find_weights, whole
+from tcm_lab.codec.state_dicts import CheckpointError, find_weights, misfit, whole
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
 _PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
 #: Entries that are the same in every codec of one configuration; old files lack some, and half
-#: precision would make nought of a few.
+#: precision would round a few to zero.
 _CONSTANTS = ("pedestal", "bound", "target")
 #: Beginnings of what is downloaded in place of a checkpoint.
 _NOT_WEIGHTS = {
@@ -132,7 +132,7 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
 
 
 def _own(codec: nn.Module) -> Codec:
-    """Take off what ``torch.compile``, data parallelism or averaging has put around a codec."""
+    """Return the codec inside what ``torch.compile``, data parallelism or averaging made of it."""
     inner = unwrapped(codec)
     if isinstance(inner, Codec):
         return inner
@@ -144,7 +144,7 @@ def _own(codec: nn.Module) -> Codec:
 
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
-    """Say the first field in which a configuration that was read back differs."""
+    """Describe the first field in which a configuration that was read back differs."""
     ours, theirs = (
         dict(leaves(one.model_dump(mode="json", exclude={"name"}))) for one in (config, read)
     )
@@ -300,18 +300,9 @@ def _fill(
     """Load tensors by our names; ``shown`` turns one of ours into the file's, for messages."""
     wanted = _weights(codec)
     given = {name: value for name, value in given.items() if not name.endswith(_CONSTANTS)}
-    faults = {
-        "missing": [shown(name) for name in wanted if name not in given],
-        "unknown": [name for name in given if name not in wanted],
-        "of another shape": [
-            f"{shown(name)} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
-            for name, value in wanted.items()
-            if name in given and given[name].shape != value.shape
-        ],
-    }
     found = [
         f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for fault, names in faults.items()
+        for fault, names in misfit(given, wanted, shown).items()
         if names
     ]
     if found:

@@ -29,7 +29,7 @@ MAGIC = b"TCM1"
 _HEADERS = {2: struct.Struct("<4sB12s8sIIfIII"), 3: struct.Struct("<4sB12s8sIIfIIII")}
 _VERSIONS = " and ".join(map(str, _HEADERS))
 _CRC = struct.Struct("<I")
-#: Bytes of a file beside its streams, decisions apart.
+#: Bytes of a file beside its streams, in one that is not portable.
 FRAME_BYTES = _HEADERS[2].size + _CRC.size
 _NO_RATE = -1.0
 #: A side that a header may claim, and how many pixels one byte of stream may stand for. A flat

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_SPREAD = 0.75  # ± in ln: steps for λ spread 20-fold, since the step goes by 1/√λ
+_SPREAD = 0.75  # ± in ln: steps for a 20-fold range of λ, as a step is proportional to 1/√λ
 
 
 class RateGains(nn.Module):

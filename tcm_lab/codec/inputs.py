@@ -74,7 +74,7 @@ def _kind_fault(x: Tensor, weight: Tensor) -> str | None:
 
 
 def _is_readable(x: Tensor) -> bool:
-    """Say whether values are there, rather than being traced or captured."""
+    """Return whether values are there, rather than being traced or captured."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None

@@ -79,7 +79,7 @@ class Codec(_CompressionModel):
 
     @property
     def entropy_model(self) -> nn.Module:
-        """The module by which the latent is predicted and coded; its name goes by its kind."""
+        """The module that predicts and codes the latent; its name depends on its kind."""
         module: nn.Module = self.get_submodule(self.config.entropy_model.module_name)
         return module
 
@@ -104,7 +104,7 @@ class Codec(_CompressionModel):
         return self.estimate(x, rate)[0]
 
     def estimate(self, x: Tensor, rate: Rate = None) -> tuple[CodecOutput, Latent]:
-        """Do as ``forward``, and return the latent, too, with what its entropy model knew."""
+        """Return what ``forward`` does, and the latent with all that its entropy model is given."""
         self._check(x)
         levels = self._rate(rate, x)
         y = self._analyse(x, levels)
@@ -383,7 +383,7 @@ class Codec(_CompressionModel):
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load weights; the coding tables follow them when they are next needed.
 
-        Whatever tables ``state_dict`` holds are left aside: their sizes go by the weights too.
+        Tables in ``state_dict`` are ignored, since their sizes depend on the weights too.
         """
         self._tables = None
         own = {name: v for name, v in self.state_dict().items() if name.endswith(DERIVED)}

@@ -34,17 +34,17 @@ _OWN = re.compile(r"(.+\.py|[A-Za-z_]\w*(\.\w+)*):[A-Za-z_]\w*")
 
 
 def is_own(name: str) -> bool:
-    """Say whether a name means a codec of the user's own, such as ``my_codec.py:factory``."""
+    """Return whether a name means a codec of the user's own, such as ``my_codec.py:factory``."""
     return _OWN.fullmatch(name) is not None
 
 
 def is_reference(name: str) -> bool:
-    """Say whether a name means a model of CompressAI's."""
+    """Return whether a name means a model of CompressAI's."""
     return name.startswith(COMPRESSAI)
 
 
 def is_foreign(name: str) -> bool:
-    """Say whether a name means a codec that is not assembled here: a user's or CompressAI's."""
+    """Return whether a name means a codec that is not assembled here: a user's or CompressAI's."""
     return is_own(name) or is_reference(name)
 
 

@@ -97,7 +97,7 @@ def find_fields(tree: Tree, path: str) -> list[Field]:
 
 
 def _is_over_stages(path: str) -> bool:
-    """Say whether a path names no stage, so that it reaches all that have the field."""
+    """Return whether a path names no stage, so that it reaches all that have the field."""
     return not any(part.isdigit() for part in path.split("."))
 
 
@@ -161,7 +161,7 @@ def _whole(key: str, value: Any) -> Any:
 
 
 def _lost(tree: Tree, path: str, parts: list[str]) -> str:
-    """Say where a path leads nowhere and what there is instead."""
+    """Describe where a path leads nowhere and what there is instead."""
     place = parts
     known: list[str] = []
     while not known:

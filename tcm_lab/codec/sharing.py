@@ -1,4 +1,4 @@
-"""One set of weights for several codecs: which part of each tensor is whose, and what is apart."""
+"""One set of weights for several codecs: which parts they share, and which are a codec's own."""
 
 from __future__ import annotations
 

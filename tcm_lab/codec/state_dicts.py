@@ -69,6 +69,27 @@ def find_weights(
     return model.tensors
 
 
+def misfit(
+    given: Tensors, wanted: Tensors, shown: Callable[[str], str] = str
+) -> dict[str, list[str]]:
+    """Return by kind of fault which tensors keep ``given`` from being a model's own.
+
+    Args:
+        given: tensors of a file.
+        wanted: the model's.
+        shown: turns a name of the model's into the file's.
+    """
+    return {
+        "missing": [shown(name) for name in wanted if name not in given],
+        "unknown": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{shown(name)} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in given and given[name].shape != value.shape
+        ],
+    }
+
+
 def whole(value: Tensor) -> Tensor:
     """Return a weight put together, where several processes hold parts of it."""
     full = getattr(value, "full_tensor", None)
@@ -100,7 +121,7 @@ def _models(
 
 
 def _holds(value: Tensor) -> bool:
-    """Say whether a tensor may be a weight, rather than a counter or a loss."""
+    """Return whether a tensor may be a weight, rather than a counter or a loss."""
     return value.ndim > 0 and value.is_floating_point()
 
 

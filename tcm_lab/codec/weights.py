@@ -16,7 +16,7 @@ from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.names import is_own
-from tcm_lab.codec.state_dicts import CheckpointError
+from tcm_lab.codec.state_dicts import CheckpointError, misfit
 from tcm_lab.codec.zoo import build
 
 _FORMAT = "tcm_lab.weights/1"
@@ -38,13 +38,9 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
     tensors = read_state(source, own.keys())
     given = {name: value for name, value in tensors.items() if not name.endswith(DERIVED)}
     wanted = {name: value for name, value in own.items() if not name.endswith(DERIVED)}
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is unknown" for name in given if name not in wanted]
-    faults += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in given and given[name].shape != value.shape
-    ]
+    found = misfit(given, wanted)
+    faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in found[kind]]
+    faults += found["of another shape"]
     if faults:
         more = f"; {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(

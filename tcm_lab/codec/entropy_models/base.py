@@ -162,7 +162,7 @@ class EntropyModelRegistry(LayerRegistry[EntropyModelConfig]):
             raise ConfigError(validation_message(error, EntropyModelConfig, value)) from None
 
     def validate(self, value: object) -> EntropyModelConfig:
-        """Do as `parse`, inside another model's validation, which puts the path before messages.
+        """Return what `parse` does, inside a validation that puts the path before messages.
 
         Raises:
             ConfigError: the name or an option is unknown.

@@ -1,7 +1,7 @@
 """How an entropy model says what it codes: places of the latent, and a coder that codes there.
 
-An entropy model knows nothing of bytes. It names `Places`, says their means and scales, and is
-given their ŷ. Whether that ŷ is estimated, encoded, decoded or agreed on with another machine is
+An entropy model never sees bytes. It names `Places`, gives their means and scales, and gets their
+ŷ back. Whether that ŷ is estimated, encoded, decoded or agreed on with another machine is
 the `Coder`'s business, so that every entropy model does all of it.
 
 Shape suffixes: M latent channels, S some of them, h w sides of the latent, N places.

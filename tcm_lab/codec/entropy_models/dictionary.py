@@ -34,7 +34,7 @@ from tcm_lab.errors import at
 
 @register_entropy_model("dictionary")
 class DictionaryModelConfig(EqualSlicesConfig):
-    """Slices; each asks one learned dictionary about what is known, and predicts from both (DCAE).
+    """Slices, each predicted from what is known and from a dictionary that it attends to (DCAE).
 
     Attributes:
         hidden: widths between the 3x3 convolutions of a slice network, GELU between.
@@ -59,7 +59,7 @@ class DictionaryModelConfig(EqualSlicesConfig):
         return {"scale": channels, "mean": channels}
 
     def query_channels(self, i: int, channels: int) -> int:
-        """Return the channels of what slice ``i`` asks with: hyper outputs and earlier slices."""
+        """Return the channels of slice ``i``'s query: hyper outputs and earlier slices."""
         return 2 * channels + i * (channels // self.slices)
 
     def check(self, channels: int) -> None:
@@ -142,7 +142,7 @@ class DictionarySlice(nn.Module):
 
 
 class DictionaryModel(SliceChain):
-    """A dictionary, and slices that ask it one after the other."""
+    """A dictionary, and slices that attend to it one after the other."""
 
     def __init__(self, config: DictionaryModelConfig, channels: int) -> None:
         super().__init__()

@@ -100,7 +100,8 @@ class HierarchicalConfig(EntropyModelConfig):
         if child == "trunks":
             return f"{below.partition('.')[0] or 'coarse'}_trunk"
         if child == "factors":
-            return _trunk_of_factors(int(below or 0))
+            # A step's own factors belong to the trunk that they scale.
+            return "coarse_trunk" if int(below or 0) < sum(_PASSES[:2]) else "fine_trunk"
         return {"adaptors": "adaptors", "merges": "merging"}.get(child, "attention")
 
     def prior_cost(self, channels: int) -> Cost:
@@ -132,14 +133,9 @@ class HierarchicalConfig(EntropyModelConfig):
         return parts
 
 
-def _trunk_of_factors(number: int) -> str:
-    """Return the part of a step's own factors: that of the trunk which they are in."""
-    return "coarse_trunk" if number < sum(_PASSES[:2]) else "fine_trunk"
-
-
 def _shared(one: Cost, passes: int, *, new: bool) -> Cost:
     """Return the cost of several passes through one set of weights, counted if ``new``."""
-    return (passes * Cost(one.macs, {}, one.activations)) + Cost({}, one.parameters if new else {})
+    return passes * Cost(one.macs, {}, one.activations) + Cost({}, one.parameters if new else {})
 
 
 class Trunk(nn.Module):

@@ -6,8 +6,8 @@ lattice holds one element of each 4x4 (2x2) cell of every channel, at a place th
 channel's group. In each step, every position of the lattice is coded in one group of channels, the
 *owner* of the position; so what a step codes folds to a dense map of fewer channels.
 
-Everything here is a list of indices into flattened maps, made once for each size. On what device
-the maps are is the only thing that a codec's weights or data have to do with it.
+Everything here is a list of indices into flattened maps, made once for each size and device; it
+does not depend on a codec's weights or data.
 
 Shape suffixes: M channels of the latent, h w its sides.
 """

@@ -8,7 +8,7 @@ the hyper synthesis and the slices before; its others also see the anchors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, cast
 
 import torch
@@ -48,6 +48,14 @@ class ChannelContext(Frozen):
     hidden: tuple[ChannelCount, ...] = (192, 128)
     width: ChannelCount = 128
 
+    def build(self, channels: int) -> SliceNetwork:
+        """Build the convolutions on so many channels."""
+        return SliceNetwork(channels, self.hidden, self.width)
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Return their cost on maps of ``height`` x ``width``."""
+        return slice_network_cost(channels, self.hidden, self.width, height, width)
+
 
 class GlobalContext(Frozen):
     """Linear attention among all positions.
@@ -66,6 +74,18 @@ class GlobalContext(Frozen):
     hidden: ChannelCount = 128
     width: ChannelCount = 64
 
+    def build(self, channels: int) -> GlobalAttention:
+        """Build the attention on so many channels."""
+        return GlobalAttention(
+            channels, self.head_dim, self.kernel, self.inner, self.hidden, self.width
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Return its cost on maps of ``height`` x ``width``."""
+        return global_attention_cost(
+            channels, self.head_dim, self.kernel, self.inner, self.hidden, self.width, height, width
+        )
+
 
 class LocalContext(Frozen):
     """Attention in the window around each position.
@@ -81,6 +101,23 @@ class LocalContext(Frozen):
     head_dim: ChannelCount = 16
     mlp_ratio: Ratio = 2.0
     width: ChannelCount = 64
+
+    def build(self, channels: int) -> OverlappedWindowAttention:
+        """Build the attention on so many channels."""
+        return OverlappedWindowAttention(
+            channels, self.head_dim, self.window_size, self.width, self.mlp_ratio
+        )
+
+    def cost(self, channels: int, height: int, width: int) -> Cost:
+        """Return its cost on maps of ``height`` x ``width``."""
+        return overlapped_window_cost(
+            channels, self.window_size, self.width, self.mlp_ratio, self.head_dim, height, width
+        )
+
+
+_Contexts = tuple[
+    ChannelContext | None, GlobalContext | None, GlobalContext | None, LocalContext | None
+]
 
 
 @register_entropy_model("multi-context")
@@ -122,7 +159,7 @@ class MultiContextConfig(EqualSlicesConfig):
         """Cost of each kind of context, of the parameter networks (``slice_heads``) and LRP."""
         total: dict[str, Cost] = {}
         for i in range(self.slices):
-            for part, cost in slice_cost(self, channels, i, height, width).items():
+            for part, cost in self._slice_cost(channels, i, height, width).items():
                 total[part] = total.get(part, Cost()) + cost
         return total
 
@@ -130,16 +167,37 @@ class MultiContextConfig(EqualSlicesConfig):
         """Return the part that `cost` lists a module under."""
         behind_slice = path.partition(".")[2]
         step = behind_slice.removeprefix("anchors.").removeprefix("others.").partition(".")[0]
-        return _PARTS.get(step, "slice_heads")
+        if step in ("channel", "inter", "intra", "local"):
+            return f"{step}_context"
+        return "lrp" if step == "lrp" else "slice_heads"
 
+    def contexts(self, i: int) -> _Contexts:
+        """Return the contexts that slice ``i`` has: channel, inter, intra, local."""
+        if i == 0:
+            return None, None, None, self.local
+        return self.channel, self.inter, self.intra, self.local
 
-_PARTS: Mapping[str, str] = {
-    "channel": "channel_context",
-    "inter": "inter_context",
-    "intra": "intra_context",
-    "local": "local_context",
-    "lrp": "lrp",
-}
+    def support(self, channels: int, i: int) -> tuple[int, int]:
+        """Return how many channels both passes of slice ``i`` see, and the second alone."""
+        channel, inter, intra, local = self.contexts(i)
+        both, second = ([c.width for c in pair if c] for pair in ((channel, inter), (intra, local)))
+        return 2 * channels + sum(both), sum(second)
+
+    def _slice_cost(self, channels: int, i: int, height: int, width: int) -> dict[str, Cost]:
+        """Return the cost of slice ``i`` by part; each pass computes the whole map."""
+        s, size = channels // self.slices, (height, width)
+        shared, own = self.support(channels, i)
+        parts = {
+            "slice_heads": slice_network_cost(shared, self.hidden, 2 * s, *size, kernel=1)
+            + slice_network_cost(own + shared, self.hidden, 2 * s, *size, kernel=1)
+        }
+        if self.lrp is not None:
+            parts["lrp"] = 2 * slice_network_cost(channels + (i + 1) * s, self.lrp, s, *size)
+        seen = {"channel": i * s, "inter": i * s, "intra": s, "local": s}
+        for (name, c_in), context in zip(seen.items(), self.contexts(i), strict=True):
+            if context is not None:
+                parts[f"{name}_context"] = context.cost(c_in, *size)
+        return parts
 
 
 class CodingPass(nn.Module):
@@ -208,12 +266,12 @@ class ContextSlice(nn.Module):
         width = channels // config.slices
         before, self.first = i * width, i * width
         self.last = self.first + width
-        channel, inter, intra, local = _contexts(config, i)
-        self.channel = SliceNetwork(before, channel.hidden, channel.width) if channel else None
-        self.inter = _global_attention(before, inter) if inter else None
-        self.intra = _global_attention(width, intra) if intra else None
-        self.local = _window_attention(width, local) if local else None
-        shared, own = _support(config, channels, i)
+        channel, inter, intra, local = config.contexts(i)
+        self.channel = channel.build(before) if channel else None
+        self.inter = inter.build(before) if inter else None
+        self.intra = intra.build(width) if intra else None
+        self.local = local.build(width) if local else None
+        shared, own = config.support(channels, i)
         self.anchors = CodingPass(config, shared, channels + self.last, width)
         self.others = CodingPass(config, own + shared, channels + self.last, width)
 
@@ -280,57 +338,3 @@ class MultiContext(SliceChain, nn.ModuleList):
             own = slice(context_slice.first, context_slice.last)
             for coding_pass in (context_slice.anchors, context_slice.others):
                 coding_pass.start_at(mean[own], scale[own])
-
-
-def _contexts(
-    config: MultiContextConfig, i: int
-) -> tuple[ChannelContext | None, GlobalContext | None, GlobalContext | None, LocalContext | None]:
-    """Return the contexts that slice ``i`` has: channel, inter, intra, local."""
-    if i == 0:
-        return None, None, None, config.local
-    return config.channel, config.inter, config.intra, config.local
-
-
-def _support(config: MultiContextConfig, channels: int, i: int) -> tuple[int, int]:
-    """Return the channels of the contexts that both passes see, and that the second alone does."""
-    channel, inter, intra, local = _contexts(config, i)
-    both, second = ([c.width for c in pair if c] for pair in ((channel, inter), (intra, local)))
-    return 2 * channels + sum(both), sum(second)
-
-
-def _global_attention(channels: int, c: GlobalContext) -> GlobalAttention:
-    return GlobalAttention(channels, c.head_dim, c.kernel, c.inner, c.hidden, c.width)
-
-
-def _window_attention(channels: int, c: LocalContext) -> OverlappedWindowAttention:
-    return OverlappedWindowAttention(channels, c.head_dim, c.window_size, c.width, c.mlp_ratio)
-
-
-def slice_cost(
-    config: MultiContextConfig, channels: int, i: int, height: int, width: int
-) -> dict[str, Cost]:
-    """Cost of slice ``i`` on a latent of ``height`` x ``width``, by part.
-
-    Both passes compute the whole map, of which each codes a half.
-    """
-    s, size = channels // config.slices, (height, width)
-    channel, inter, intra, local = _contexts(config, i)
-    shared, own = _support(config, channels, i)
-    parts = {
-        "slice_heads": slice_network_cost(shared, config.hidden, 2 * s, *size, kernel=1)
-        + slice_network_cost(own + shared, config.hidden, 2 * s, *size, kernel=1)
-    }
-    if config.lrp is not None:
-        parts["lrp"] = 2 * slice_network_cost(channels + (i + 1) * s, config.lrp, s, *size)
-    if channel is not None:
-        parts["channel_context"] = slice_network_cost(i * s, channel.hidden, channel.width, *size)
-    for name, c, c_in in (("inter_context", inter, i * s), ("intra_context", intra, s)):
-        if c is not None:
-            parts[name] = global_attention_cost(
-                c_in, c.head_dim, c.kernel, c.inner, c.hidden, c.width, *size
-            )
-    if local is not None:
-        parts["local_context"] = overlapped_window_cost(
-            s, local.window_size, local.width, local.mlp_ratio, local.head_dim, *size
-        )
-    return parts

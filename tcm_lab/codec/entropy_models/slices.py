@@ -132,12 +132,27 @@ class SlicesConfig(EntropyModelConfig):
         Raises:
             NoFormula: the attention module has no closed formula.
         """
-        return _slice_costs(self, channels, height, width)
+        paths = len(self.hyper_outputs(channels))
+        parts = {"attention": Cost(), "slice_heads": Cost(), "lrp": Cost()}
+        for i, s in enumerate(self.slice_widths(channels)):
+            support = self.support_channels(i, channels)
+            parts["attention"] += paths * self.attention.cost(support, height, width)
+            if self.hidden is None:
+                continue
+            context = 2 * s if self.checkerboard else 0
+            head = slice_network_cost(support + context, self.hidden, 2 * s // paths, height, width)
+            parts["slice_heads"] += paths * head
+            if self.checkerboard:  # a second pass with the same weights, and the context
+                parts["slice_heads"] += paths * Cost(head.macs, {}, head.activations)
+                parts["slice_heads"] += conv_cost(s, context, 5, height, width)
+            if self.lrp != "none":
+                parts["lrp"] += slice_network_cost(support + s, self.hidden, s, height, width)
+        return parts
 
     def part_of(self, path: str) -> str:
         """Return ``attention``, ``slice_heads`` or ``lrp``."""
-        _, _, below = path.partition(".")
-        return _PARTS.get(below.partition(".")[0], "slice_heads")
+        child = path.partition(".")[2].partition(".")[0]
+        return child if child in ("attention", "lrp") else "slice_heads"
 
     def canonical(self, channels: int) -> dict[str, Any]:
         """Return the options that act; ``type`` is not among them, as it was before there were."""
@@ -148,10 +163,6 @@ class SlicesConfig(EntropyModelConfig):
         if self.attention.type == "none" and self.lrp != "none":
             tree["lrp"] = "after-attention"  # before and after are the same
         return tree
-
-
-#: The part of each child of a slice.
-_PARTS = {"attention": "attention", "lrp": "lrp"}
 
 
 class CheckerboardContext(nn.Conv2d):
@@ -328,24 +339,3 @@ class SliceModel(SliceChain, nn.ModuleList):
         for slice_codec in cast("Iterator[SliceCodec]", iter(self)):
             own = slice(*slice_codec.channels)
             slice_codec.start_at(mean[own], scale[own])
-
-
-def _slice_costs(
-    config: SlicesConfig, latent_channels: int, height: int, width: int
-) -> dict[str, Cost]:
-    paths = len(config.hyper_outputs(latent_channels))
-    parts = {"attention": Cost(), "slice_heads": Cost(), "lrp": Cost()}
-    for i, s in enumerate(config.slice_widths(latent_channels)):
-        support = config.support_channels(i, latent_channels)
-        parts["attention"] += paths * config.attention.cost(support, height, width)
-        if config.hidden is None:
-            continue
-        context = 2 * s if config.checkerboard else 0
-        head = slice_network_cost(support + context, config.hidden, 2 * s // paths, height, width)
-        parts["slice_heads"] += paths * head
-        if config.checkerboard:  # a second pass with the same weights, and the context
-            parts["slice_heads"] += paths * Cost(head.macs, {}, head.activations)
-            parts["slice_heads"] += conv_cost(s, context, 5, height, width)
-        if config.lrp != "none":
-            parts["lrp"] += slice_network_cost(support + s, config.hidden, s, height, width)
-    return parts

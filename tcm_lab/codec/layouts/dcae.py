@@ -67,7 +67,7 @@ _HYPER = {"scale": "h_z_s1", "mean": "h_z_s2"}
 
 
 def recognises(state: State) -> bool:
-    """Say whether a state dict, its prefixes stripped, has this layout."""
+    """Return whether a state dict, its prefixes stripped, has this layout."""
     return "dt" in state and "dt_cross_attention.0.x_trans.weight" in state
 
 

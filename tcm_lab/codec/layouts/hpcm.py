@@ -56,7 +56,7 @@ _ADAPTORS = ("s1.0", "s2.2", "s2.0", "s2.1", "s3.5", "s3.0", "s3.1", "s3.2", "s3
 
 
 def recognises(state: State) -> bool:
-    """Say whether a state dict, its prefixes stripped, has this layout."""
+    """Return whether a state dict, its prefixes stripped, has this layout."""
     return "means_hyper" in state and any(k.startswith("y_spatial_prior_s3.") for k in state)
 
 

@@ -58,7 +58,7 @@ _HYPER = {"mean": "h_mean_s", "scale": "h_scale_s"}
 
 
 def recognises(state: State) -> bool:
-    """Say whether a state dict, its prefixes stripped, has this layout."""
+    """Return whether a state dict, its prefixes stripped, has this layout."""
     return "g_a.0.conv1.weight" in state and any(k.startswith("cc_mean_transforms.") for k in state)
 
 

@@ -52,7 +52,7 @@ _SEQUENCES = {
 
 
 def recognises(state: State) -> bool:
-    """Say whether a state dict, its prefixes stripped, has this layout."""
+    """Return whether a state dict, its prefixes stripped, has this layout."""
     return "g_a.analysis_transform.0.conv1.weight" in state and any(
         name.startswith("lrp_anchor.") for name in state
     )
