@@ -34,7 +34,7 @@ from tcm_lab.codec.inputs import InputError, check_images
 from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
-from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.seeds import seeded
 from tcm_lab.codec.transforms import HyperSynthesis, Transform
 
 _compressai = import_compressai()
@@ -58,17 +58,12 @@ class Codec(_CompressionModel):
         m, n, entropy = config.latent_channels, config.hyper_channels, config.entropy_model
         self.config = config
         self.slice_widths = entropy.slice_widths(m)
-        with own_seed():
-            self.g_a = Transform(plan["g_a"])
-        with own_seed():
-            self.h_a = Transform(plan["h_a"])
-        with own_seed():
-            self.h_s = HyperSynthesis(plan)
+        self.g_a = seeded(Transform, plan["g_a"])
+        self.h_a = seeded(Transform, plan["h_a"])
+        self.h_s = seeded(HyperSynthesis, plan)
         self.add_module(entropy.module_name, entropy.build(m))
-        with own_seed():
-            self.g_s = Transform(plan["g_s"])
-        with own_seed():
-            self.entropy_bottleneck = PRIORS[entropy.prior](n)
+        self.g_s = seeded(Transform, plan["g_s"])
+        self.entropy_bottleneck = seeded(PRIORS[entropy.prior], n)
         self.gaussian_conditional = entropy.distribution.conditional()
         self.y_gains = RateGains(config.rate_levels, m) if config.rate_levels else None
         self.z_gains = RateGains(config.rate_levels, n) if config.rate_levels else None

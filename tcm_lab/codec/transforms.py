@@ -11,7 +11,7 @@ from tcm_lab.blocks import Cost, ResampleDirection
 from tcm_lab.blocks.cost import conv_cost, transposed_conv_cost
 from tcm_lab.blocks.wavelet import HaarLinear, haar_linear_cost
 from tcm_lab.codec.config import StageConfig, TransformPlan
-from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.seeds import seeded
 
 LinearMap = nn.Conv2d | nn.ConvTranspose2d
 
@@ -42,15 +42,14 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         factor = config.resample.factor
-        with own_seed():
-            self.resample = config.resample.build(c_in, c_out, direction)
-        with own_seed():
-            self.shortcut = linear_map(c_in, c_out, factor, direction) if shortcut else None
+        self.resample = seeded(config.resample.build, c_in, c_out, direction)
+        self.shortcut = seeded(
+            lambda: linear_map(c_in, c_out, factor, direction) if shortcut else None
+        )
         self.blocks = nn.Sequential()
         for i in range(config.depth):
             assert config.block is not None  # the configuration has checked it
-            with own_seed():
-                self.blocks.append(config.block.build(c_out, i))
+            self.blocks.append(seeded(config.block.build, c_out, i))
         self.attention = config.attention.build(c_out)
 
     def forward(
@@ -78,23 +77,24 @@ class Transform(nn.Module):
         super().__init__()
         config, direction, c_in, c_out, shortcut = plan
         self.direction = direction
-        self.stages = nn.Sequential()
-        for stage, before, width, beside in plan.stages():
-            with own_seed():
-                self.stages.append(Stage(stage, before, width, direction, shortcut=beside))
-        with own_seed():
-            self.shortcut = (
-                linear_map(c_in, c_out, config.factor, direction)
-                if shortcut in ("patch", "staged")
-                else None
+        self.stages = nn.Sequential(
+            *(
+                seeded(Stage, stage, before, width, direction, shortcut=beside)
+                for stage, before, width, beside in plan.stages()
             )
+        )
+        has_map = shortcut in ("patch", "staged")
+        self.shortcut = seeded(
+            lambda: linear_map(c_in, c_out, config.factor, direction) if has_map else None
+        )
         self.wavelet: nn.ModuleList | None = None
         if shortcut == "wavelet":
-            with own_seed():
-                self.wavelet = nn.ModuleList(
+            self.wavelet = seeded(
+                lambda: nn.ModuleList(
                     HaarLinear(before, width, stage.resample.factor, direction)
                     for stage, before, width, _ in plan.stages()
                 )
+            )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W)."""
@@ -156,8 +156,7 @@ class HyperSynthesis(nn.Module):
         super().__init__()
         for name, transform in plan.items():
             if name.startswith("h_s."):
-                with own_seed():
-                    self.add_module(name.removeprefix("h_s."), Transform(transform))
+                self.add_module(name.removeprefix("h_s."), seeded(Transform, transform))
 
     def forward(self, z_hat: Float[Tensor, "b n p q"]) -> list[Tensor]:
         """Return each output on (B, N, p, q): mean's and scale's, or one for both."""

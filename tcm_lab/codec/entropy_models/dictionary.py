@@ -28,7 +28,7 @@ from tcm_lab.codec.entropy_models.slicing import (
     SliceNetwork,
     slice_network_cost,
 )
-from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import at
 
 
@@ -146,12 +146,10 @@ class DictionaryModel(SliceChain):
 
     def __init__(self, config: DictionaryModelConfig, channels: int) -> None:
         super().__init__()
-        with own_seed():
-            self.entries = nn.Parameter(torch.randn(config.entries, config.width))
-        self.slices = nn.ModuleList()
-        for i in range(config.slices):
-            with own_seed():
-                self.slices.append(DictionarySlice(config, channels, i))
+        self.entries = nn.Parameter(seeded(torch.randn, config.entries, config.width))
+        self.slices = nn.ModuleList(
+            seeded(DictionarySlice, config, channels, i) for i in range(config.slices)
+        )
 
     def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
         """Return ŷ of all slices; see `EntropyModel`."""

@@ -28,7 +28,7 @@ from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entro
 from tcm_lab.codec.entropy_models.coder import Coder
 from tcm_lab.codec.entropy_models.lattices import CELL, GROUPS, STEPS, Lattice, lattices, take
 from tcm_lab.codec.entropy_models.starts import start_output_at
-from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import ConfigError, at, one_of
 
 #: Which trunk the steps of each lattice share: quarter and half the coarse one.
@@ -189,23 +189,20 @@ class HierarchicalModel(nn.Module):
         super().__init__()
         both, whole = 2 * channels, 3 * channels
         self.nominal = config.hyper_places == "as-published"
-        self.adaptors = nn.ModuleList()
-        for _ in range(sum(_PASSES)):
-            with own_seed():
-                self.adaptors.append(nn.Conv2d(whole, whole, 1))
-        self.trunks = nn.ModuleDict()
-        for name in dict.fromkeys(_TRUNKS):
-            with own_seed():
-                self.trunks[name] = Trunk(getattr(config, name), config.block, whole, both)
-        self.factors = nn.ParameterList(torch.ones(1, whole, 1, 1) for _ in range(sum(_PASSES)))
-        self.attentions = nn.ModuleList()
-        for window_size in config.window_size:
-            with own_seed():
-                self.attentions.append(WindowCrossAttention(both, config.head_dim, window_size))
-        self.merges = nn.ModuleList()
-        for _ in STEPS[1:]:
-            with own_seed():
-                self.merges.append(nn.Conv2d(both, both, 1))
+        passes = range(sum(_PASSES))
+        self.adaptors = nn.ModuleList(seeded(nn.Conv2d, whole, whole, 1) for _ in passes)
+        self.trunks = nn.ModuleDict(
+            {
+                name: seeded(Trunk, getattr(config, name), config.block, whole, both)
+                for name in dict.fromkeys(_TRUNKS)
+            }
+        )
+        self.factors = nn.ParameterList(torch.ones(1, whole, 1, 1) for _ in passes)
+        self.attentions = nn.ModuleList(
+            seeded(WindowCrossAttention, both, config.head_dim, window_size)
+            for window_size in config.window_size
+        )
+        self.merges = nn.ModuleList(seeded(nn.Conv2d, both, both, 1) for _ in STEPS[1:])
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
         """Predict ``mean`` and ``scale`` (M,) everywhere; the first step takes those of h_s."""

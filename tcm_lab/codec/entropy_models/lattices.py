@@ -49,23 +49,23 @@ _PAIRS: tuple[tuple[Place, Place], ...] = (
 )
 
 
-def _quarter_steps() -> list[Owners]:
+def _quarter_steps() -> tuple[Owners, ...]:
     """Two halves of the channels and two colours of a checkerboard: each half one, then the other.
 
     An entry is the group of channels that is coded at a row and column of the cell.
     """
-    return [((step, 1 - step), (1 - step, step)) for step in (0, 1)]
+    return tuple(((step, 1 - step), (1 - step, step)) for step in (0, 1))
 
 
-def _half_steps() -> list[Owners]:
+def _half_steps() -> tuple[Owners, ...]:
     """Three steps over four groups: those places of each 2x2 cell that the quarter lattice lacks.
 
     Group g takes the place g ^ 3, then g ^ 2, then g ^ 1, counting the cell's places by rows.
     """
-    return [((turn, turn ^ 1), (turn ^ 2, turn ^ 3)) for turn in (3, 2, 1)]
+    return tuple(((turn, turn ^ 1), (turn ^ 2, turn ^ 3)) for turn in (3, 2, 1))
 
 
-def _full_steps() -> list[Owners]:
+def _full_steps() -> tuple[Owners, ...]:
     """Six steps over eight groups: those pairs that the half lattice lacks.
 
     The first four groups go round the eight pairs from that behind their own two; the other four
@@ -79,13 +79,11 @@ def _full_steps() -> list[Owners]:
             for row, column in _PAIRS[pair]:
                 owners[row][column] = group
         steps.append(tuple(map(tuple, owners)))
-    return steps
+    return tuple(steps)
 
 
 #: The steps of each lattice: quarter, half, full.
-STEPS: tuple[tuple[Owners, ...], ...] = tuple(
-    map(tuple, (_quarter_steps(), _half_steps(), _full_steps()))
-)
+STEPS = (_quarter_steps(), _half_steps(), _full_steps())
 
 
 @dataclass(frozen=True)

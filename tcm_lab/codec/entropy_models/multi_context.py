@@ -30,7 +30,7 @@ from tcm_lab.codec.entropy_models.slicing import (
     checkerboard,
     slice_network_cost,
 )
-from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import at
 
 Slice = Float[Tensor, "b s h w"]
@@ -319,10 +319,7 @@ class MultiContext(SliceChain, nn.ModuleList):
     """
 
     def __init__(self, config: MultiContextConfig, channels: int) -> None:
-        super().__init__()
-        for i in range(config.slices):
-            with own_seed():
-                self.append(ContextSlice(config, channels, i))
+        super().__init__(seeded(ContextSlice, config, channels, i) for i in range(config.slices))
 
     def forward(self, features: Sequence[Hyper], code: Coder) -> Float[Tensor, "b m h w"]:
         """Return ŷ from the hyper synthesis' output (B, 2M, h, w)."""

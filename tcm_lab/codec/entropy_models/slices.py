@@ -26,7 +26,7 @@ from tcm_lab.codec.entropy_models.slicing import (
     slice_network_cost,
 )
 from tcm_lab.codec.entropy_models.starts import start_output_at
-from tcm_lab.codec.seeds import own_seed
+from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import ConfigError, at
 
 Lrp = Literal["none", "before-attention", "after-attention"]
@@ -316,11 +316,9 @@ class SliceModel(SliceChain, nn.ModuleList):
     """
 
     def __init__(self, config: SlicesConfig, channels: int) -> None:
-        super().__init__()
+        slices = range(len(config.slice_widths(channels)))
+        super().__init__(seeded(SliceCodec, config, channels, i) for i in slices)
         self._from_hyper = config.hidden is None
-        for i in range(len(config.slice_widths(channels))):
-            with own_seed():
-                self.append(SliceCodec(config, channels, i))
 
     def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
         """Return ŷ of all slices; see `EntropyModel`."""
