@@ -227,8 +227,8 @@ class Bottlenecks(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W)."""
-        first, last = (self.conv, self.blocks)[:: 1 if self.direction == "down" else -1]
-        out: Tensor = last(first(x))
+        down = self.direction == "down"
+        out: Tensor = self.blocks(self.conv(x)) if down else self.conv(self.blocks(x))
         return out
 
 

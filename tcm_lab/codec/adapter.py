@@ -159,19 +159,14 @@ class CodecAdapter:
         steps = {step for name, _ in self.module.named_modules() for step in name.split(".")}
         return self.config is not None or {"g_a", "g_s"} <= steps | {*self.parts.values()}
 
-    @property
-    def has_tables(self) -> bool:
-        """Whether its entropy coder is ready; a codec without CompressAI's entropy models is."""
-        tables = [b for n, b in self.module.named_buffers() if n.endswith("_quantized_cdf")]
-        return all(table.numel() for table in tables)
-
     def make_tables(self) -> None:
         """Make the entropy coder's tables, if it has none yet.
 
         Raises:
             LabError: it has entropy models and no ``update()``.
         """
-        if self.has_tables:
+        buffers = self.module.named_buffers()
+        if all(table.numel() for name, table in buffers if name.endswith("_quantized_cdf")):
             return
         if not hasattr(self.module, "update"):
             raise LabError(

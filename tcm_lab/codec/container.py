@@ -194,10 +194,10 @@ def read_header(data: bytes) -> Header:
     )
 
 
-def weights_fingerprint(codec: Codec, version: int = 2) -> bytes:
+def weights_fingerprint(codec: Codec, version: int) -> bytes:
     """Return 8 bytes that differ for different weights, whatever holds them.
 
-    In version 3 they don't depend on names, so that a file outlives a renaming.
+    In a container of version 3 they don't depend on names, so that a file outlives a renaming.
     """
     weights = {
         name: value.detach().cpu().contiguous().numpy().data

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tcm_lab._utils.files import is_file
+from tcm_lab._utils.yaml import read_yaml
 
 PRESETS = resources.files("tcm_lab") / "configs" / "presets"
 WEIGHTS = Path(str(resources.files("tcm_lab"))) / "weights"
@@ -48,14 +51,20 @@ def is_foreign(name: str) -> bool:
     return is_own(name) or is_reference(name)
 
 
-@lru_cache(maxsize=1)
+@cache
 def preset_names() -> tuple[str, ...]:
     """Return the names of the packaged presets, sorted."""
     files = (file.name for file in PRESETS.iterdir())
     return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
 
 
-@lru_cache(maxsize=1)
+@cache
+def preset_tree(name: str) -> Mapping[str, Any]:
+    """Return what the YAML file of a packaged preset holds."""
+    return read_yaml(PRESETS / f"{name}.yaml", f"preset {name}")
+
+
+@cache
 def trained_names() -> tuple[str, ...]:
     """Return the names of the trained codecs whose weights are in the package, sorted."""
     return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/model.safetensors")))

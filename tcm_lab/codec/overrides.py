@@ -14,16 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
 
-from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS, LayerRegistry
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS
-from tcm_lab.codec.names import PRESETS, preset_names
+from tcm_lab.codec.names import preset_names, preset_tree
 from tcm_lab.errors import ConfigError, near, one_of
 
 Tree = dict[str, Any]
@@ -185,19 +183,11 @@ def borrowed(transform: str, value: Any) -> Any:
             f"'{value}' is no preset, whose {transform} it could be."
             f"{near(value, preset_names())} Or write the stages."
         )
-    tree = _preset(value)
+    tree = preset_tree(value)
     if transform not in tree:
+        whole = [name for name in preset_names() if "base" not in preset_tree(name)]
         raise ConfigError(
             f"the preset '{value}' only changes {tree['base']}, and has no {transform} of its own; "
-            f"those that have one: {one_of(_whole_presets())}"
+            f"those that have one: {one_of(whole)}"
         )
     return copy.deepcopy(tree[transform])  # the caller changes it, and the tree is kept
-
-
-@lru_cache(maxsize=64)
-def _preset(name: str) -> dict[str, Any]:
-    return read_yaml(PRESETS / f"{name}.yaml", f"preset {name}")
-
-
-def _whole_presets() -> list[str]:
-    return [name for name in preset_names() if "base" not in _preset(name)]

@@ -20,11 +20,11 @@ from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.names import (
     COMPRESSAI,
-    PRESETS,
     REFERENCE_MODELS,
     is_own,
     is_reference,
     preset_names,
+    preset_tree,
 )
 from tcm_lab.errors import ConfigError, near
 
@@ -75,8 +75,7 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
 
 @lru_cache(maxsize=64)
 def _preset(name: str) -> VariantConfig:
-    origin = f"preset {name}"
-    return _configuration(read_yaml(PRESETS / f"{name}.yaml", origin), origin, None, ())
+    return _configuration(preset_tree(name), f"preset {name}", None, ())
 
 
 def _configuration(

@@ -37,6 +37,9 @@ from tcm_lab.codec.distributions import SCALE_TABLES, Distribution
 from tcm_lab.codec.entropy_models.coder import Coder
 from tcm_lab.errors import ConfigError, validation_message
 
+#: What is left of weights that start an output: it tells positions apart from the beginning.
+_NARROWED = 0.3
+
 
 class EntropyModel(Protocol):
     """What an entropy model's module must do.
@@ -177,6 +180,16 @@ class EntropyModelRegistry(LayerRegistry[EntropyModelConfig]):
             if error.errors()[0]["type"] == "extra_forbidden":  # whose message lists what is known
                 raise ConfigError(validation_message(error, model, value)) from None
             raise
+
+
+def start_output_at(transform: nn.Module, values: Tensor) -> None:
+    """Let a transform that ends in a convolution give nearly these values (C,) everywhere."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    last = [module for module in transform.modules() if isinstance(module, kinds)][-1]
+    assert last.bias is not None
+    repeats = last.bias.numel() // values.numel()  # sub-pixel upsampling
+    last.bias.copy_(values.repeat_interleave(repeats))
+    last.weight.mul_(_NARROWED)
 
 
 ENTROPY_MODELS = EntropyModelRegistry("entropy model", EntropyModelConfig)

@@ -24,10 +24,13 @@ from tcm_lab.blocks.cross_attention import cross_attention_cost
 from tcm_lab.blocks.swin import WindowSide
 from tcm_lab.blocks.window_attention import check_heads
 from tcm_lab.codec.distributions import GENERALISED_SCALE_TABLES, Distribution
-from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.base import (
+    EntropyModelConfig,
+    register_entropy_model,
+    start_output_at,
+)
 from tcm_lab.codec.entropy_models.coder import Coder
 from tcm_lab.codec.entropy_models.lattices import CELL, GROUPS, STEPS, Lattice, lattices, take
-from tcm_lab.codec.entropy_models.starts import start_output_at
 from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import ConfigError, at, one_of
 

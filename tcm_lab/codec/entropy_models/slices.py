@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from tcm_lab._utils import NONE_AS_WORD, ChannelCount
 from tcm_lab.blocks import ATTENTIONS, AnyAttention, Cost, Extent, Extents
 from tcm_lab.blocks.cost import conv_cost
-from tcm_lab.codec.entropy_models.base import EntropyModelConfig, register_entropy_model
+from tcm_lab.codec.entropy_models.base import (
+    EntropyModelConfig,
+    register_entropy_model,
+    start_output_at,
+)
 from tcm_lab.codec.entropy_models.coder import Channels, Coder
 from tcm_lab.codec.entropy_models.slicing import (
     SliceChain,
@@ -25,7 +29,6 @@ from tcm_lab.codec.entropy_models.slicing import (
     checkerboard,
     slice_network_cost,
 )
-from tcm_lab.codec.entropy_models.starts import start_output_at
 from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import ConfigError, at
 
