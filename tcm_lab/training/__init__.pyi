@@ -3,7 +3,6 @@ from .estimate import Pace as Pace
 from .estimate import measure_pace as measure_pace
 from .estimate import seconds as seconds
 from .guard import DivergedError as DivergedError
-from .linear_phase import train_linear_phase as train_linear_phase
 from .log import LossCurve as LossCurve
 from .log import OnProgress as OnProgress
 from .log import TrainingProgress as TrainingProgress
@@ -33,3 +32,4 @@ from .trackers import TrackedRun as TrackedRun
 from .trackers import Tracker as Tracker
 from .trackers import open_trackers as open_trackers
 from .trainer import train as train
+from .trainer import train_linear_phase as train_linear_phase

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
 from tcm_lab.training.linear_start import frozen, start_entropy_model, zero_branch, zero_resampler
 from tcm_lab.training.log import OnProgress
+from tcm_lab.training.objective import MakeObjective, rate_distortion
 from tcm_lab.training.optimizers import is_shortcut
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.swaps import Span, Swap
@@ -144,30 +146,24 @@ class MatchingLoss(nn.Module):
     ) -> dict[Span, tuple[tuple[Tensor, ...], Tensor]]:
         """Run the parent as far as its last span; return each one's inputs and output."""
         parent = self._parent[0].to(x.device)
-        found: dict[Span, tuple[tuple[Tensor, ...], Tensor]] = {}
         inputs: dict[Span, tuple[Tensor, ...]] = {}
+        found: dict[Span, tuple[tuple[Tensor, ...], Tensor]] = {}
+
+        def enter(span: Span, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[span] = args
+
+        def leave(span: Span, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            found[span] = inputs[span], output
+            if len(found) == len(self.spans):
+                raise _AllFoundError
+
         handles = []
-
-        def enter(span: Span) -> Any:
-            def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-                inputs[span] = args
-
-            return note
-
-        def leave(span: Span) -> Any:
-            def note(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                found[span] = inputs[span], output
-                if len(found) == len(self.spans):
-                    raise _SeenError
-
-            return note
-
         for span in self.spans:
             first, last = _ends(parent, span)
-            handles.append(first.register_forward_pre_hook(enter(span)))
-            handles.append(last.register_forward_hook(leave(span)))
+            handles.append(first.register_forward_pre_hook(partial(enter, span)))
+            handles.append(last.register_forward_hook(partial(leave, span)))
         try:
-            with suppress(_SeenError):
+            with suppress(_AllFoundError):
                 parent(x) if levels is None else parent(x, rate=levels.to(x.dtype))
         finally:
             for handle in handles:
@@ -175,8 +171,8 @@ class MatchingLoss(nn.Module):
         return found
 
 
-class _SeenError(Exception):
-    """All that was to be seen of a forward pass was seen."""
+class _AllFoundError(Exception):
+    """Ends a forward pass of which nothing more is needed."""
 
 
 def _transform(codec: Codec, span: Span) -> Transform:
@@ -245,8 +241,8 @@ def train_swap(
         for name, value in codec.named_parameters()
     )
 
-    def phase(count: int) -> Recipe:
-        return recipe.changed(
+    def run(phase: str, count: int, objective: MakeObjective) -> None:
+        how = recipe.changed(
             steps=count,
             warmup=min(recipe.warmup, count // 10),
             start="none",
@@ -256,26 +252,21 @@ def train_swap(
             compile=False,
             shortcut_lr=recipe.shortcut_lr or (recipe.lr if has_new_maps else 0.0),
         )
-
-    with frozen(rest):
-        if swap.spans and match_steps:
-            train(
-                codec,
-                phase(match_steps),
-                crops,
-                directory=directory / "match",
-                resume=True,
-                on_progress=on_progress,
-                accelerator=accelerator,
-                objective=lambda net, to, _: MatchingLoss(codec, parent, swap.spans),
-            )
         train(
             codec,
-            phase(steps if swap.spans else match_steps + steps),
+            how,
             crops,
-            directory=directory / "tune",
+            directory=directory / phase,
             resume=True,
             on_progress=on_progress,
             accelerator=accelerator,
+            objective=objective,
         )
+
+    with frozen(rest):
+        if not swap.spans:
+            steps += match_steps
+        elif match_steps:
+            run("match", match_steps, lambda *_: MatchingLoss(codec, parent, swap.spans))
+        run("tune", steps, rate_distortion)
     return codec

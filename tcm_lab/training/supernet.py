@@ -42,12 +42,11 @@ from tcm_lab.training.linear_start import (
     start_entropy_model,
     zero_branches,
 )
-from tcm_lab.training.log import OnProgress, TrainingProgress, TrainingRecord
+from tcm_lab.training.log import OnProgress, TrainingRecord
 from tcm_lab.training.objective import RateDistortionLoss, entropy_models_in_float32
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.starting import begin
 from tcm_lab.training.state import FILE_NAME
-from tcm_lab.training.trainer import train
+from tcm_lab.training.trainer import begin, train
 
 _KEPT = 256  # codecs that are kept as modules, to be run with parts of the shared weights
 _SEEN = 8  # crops whose latent tells where entropy models start
@@ -241,10 +240,6 @@ class _Seen(nn.Module):
         return found
 
 
-def _as_it_is(codec: Codec) -> Codec:
-    return codec
-
-
 class SandwichLoss(nn.Module):
     """The mean loss of the largest codec, the smallest and two others, drawn for each step.
 
@@ -254,7 +249,7 @@ class SandwichLoss(nn.Module):
         supernet: the shared weights.
         recipe: its λ and metric.
         distillation: share of the distortion against the largest codec's images.
-        view: returns what is trained of a codec.
+        view: returns what is trained of a codec, if that is not all.
     """
 
     def __init__(
@@ -262,7 +257,7 @@ class SandwichLoss(nn.Module):
         supernet: SuperNet,
         recipe: Recipe,
         distillation: float,
-        view: Callable[[Codec], Codec] = _as_it_is,
+        view: Callable[[Codec], Codec] | None = None,
     ) -> None:
         super().__init__()
         self.supernet, self.recipe, self.distillation = supernet, recipe, distillation
@@ -280,7 +275,7 @@ class SandwichLoss(nn.Module):
         target: Tensor | None = None
         for config in self.drawn():
             codec = self.supernet.module(config)
-            seen = self.view(codec)
+            seen = codec if self.view is None else self.view(codec)
             loss = _Distilled(seen, recipe.lambdas, recipe.metric, recipe.orthogonality)
             loss.to(x.device)
             loss.target, loss.share = target, self.distillation
@@ -339,7 +334,7 @@ def train_supernet(
         share: float,
         folder: Path | None,
         reported: OnProgress | None,
-        view: Callable[[Codec], Codec] = _as_it_is,
+        view: Callable[[Codec], Codec] | None = None,
     ) -> TrainingRecord:
         return train(
             supernet,
@@ -354,7 +349,7 @@ def train_supernet(
 
     if directory is None or not (directory / FILE_NAME).exists():
         _begin(supernet, recipe, crops, accelerator)
-        if recipe.start == "linear" and recipe.linear_steps and _has_linear_path(supernet.config):
+        if recipe.linear_steps and supernet.config.shortcut != "none":
             folder = None if directory is None else directory / "linear-phase"
             sides = [p for n, p in supernet.named_parameters() if n.startswith(("g_a.", "g_s."))]
             with frozen(sides):
@@ -369,6 +364,7 @@ def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str)
     largest = build(supernet.config, seed=recipe.seed)
     with torch.enable_grad():
         begin(largest, recipe.changed(linear_steps=0), crops, accelerator=accelerator)
+    largest.cpu()
     latent = largest.g_a(crops.batch(0, _SEEN))
     for config in reversed(supernet.covering[1:]):
         codec = build(config, seed=recipe.seed)
@@ -381,18 +377,8 @@ def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str)
     supernet.take(largest)
 
 
-def _has_linear_path(config: VariantConfig) -> bool:
-    path = build(config, device="meta").g_a.linear_path
-    return path is not None
-
-
 def _of_phase(on_progress: OnProgress | None) -> OnProgress | None:
     """Return what reports progress as that of the linear phase."""
     if on_progress is None:
         return None
-    report = on_progress
-
-    def of_phase(progress: TrainingProgress) -> None:
-        report(replace(progress, phase="linear phase"))
-
-    return of_phase
+    return lambda progress: on_progress(replace(progress, phase="linear phase"))

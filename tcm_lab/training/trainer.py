@@ -1,57 +1,33 @@
-"""Training one codec by one recipe on any device, resumable at every checkpoint."""
+"""Training one codec by one recipe on any device, or only what goes before the first step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import nn
 
-from tcm_lab._utils.environment import environment
+from tcm_lab._compat.malloc import keep_freed_memory
+from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
-from tcm_lab.data import Batches, prefetch
+from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
-from tcm_lab.training.causal_context import CausalContext
-from tcm_lab.training.conditions import conditions
-from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
-from tcm_lab.training.linear_start import start_linear
-from tcm_lab.training.log import (
-    LinearStart,
-    LossCurve,
-    OnProgress,
-    TrainingLog,
-    TrainingProgress,
-    TrainingRecord,
-    psnr_db,
-)
-from tcm_lab.training.meter import Meter
+from tcm_lab.training.linear_start import frozen, linear_view
+from tcm_lab.training.log import OnProgress, TrainingRecord
+from tcm_lab.training.loop import TrainingLoop
 from tcm_lab.training.objective import (
     MakeObjective,
-    SharedNoise,
-    draw_levels,
+    entropy_models_in_float32,
     rate_distortion,
-    seed_step,
 )
-from tcm_lab.training.optimizers import make_optimizers
+from tcm_lab.training.optimizers import is_shortcut
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import as_itself, calibrate
-from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
+from tcm_lab.training.start import as_itself
+from tcm_lab.training.state import FILE_NAME
 from tcm_lab.training.trackers import Tracker
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-# Metrics are fetched from the device once in so many steps, so that a GPU need not wait.
-_WINDOW = 10
-_TAIL = 0.05  # share of the steps over which the record's metrics are averaged
-_LOG_ROWS = 2000
 
 
 def train(
@@ -115,8 +91,16 @@ def train(
     if directory is not None and not resume and (directory / FILE_NAME).exists():
         raise LabError(f"{directory}: already holds a training. Resume it or choose another.")
     with conditions(codec, recipe, fabric.device):
-        loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress, objective)
-        loop.branches = branches or {}
+        loop = TrainingLoop(
+            codec,
+            recipe,
+            crops,
+            fabric,
+            directory,
+            on_progress,
+            objective=objective,
+            branches=branches,
+        )
         loop.begin(resume=resume, cache=cache)
         record = loop.run(trackers)
     _finish(codec, record, directory if fabric.is_global_zero else None)
@@ -135,259 +119,65 @@ def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) ->
     write_atomically(directory / "training.json", record.model_dump_json(indent=2) + "\n")
 
 
-class TrainingLoop:
-    """The state of a training while it runs."""
+def begin(
+    codec: nn.Module,
+    recipe: Recipe,
+    crops: Batches,
+    *,
+    directory: Path | None = None,
+    cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+    accelerator: str = "auto",
+) -> None:
+    """Do to a codec what a training does before its first update: the recipe's start.
 
-    def __init__(
-        self,
-        codec: nn.Module,
-        recipe: Recipe,
-        crops: Batches,
-        fabric: Fabric,
-        directory: Path | None,
-        on_progress: OnProgress | None,
-        objective: MakeObjective = rate_distortion,
-    ) -> None:
-        self.codec, self.recipe, self.crops = codec, recipe, crops
-        self.fabric, self.directory, self.on_progress = fabric, directory, on_progress
-        self.make_objective = objective
-        self.levels = CodecAdapter(codec).rate_levels
-        codec.train()
-        codec.to(fabric.device)
-        if recipe.channels_last:
-            codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        named = codec.named_parameters()
-        learned = {n: p for n, p in named if not n.endswith("quantiles") and p.requires_grad}
-        self.main = list(learned.values())
-        self.context = CausalContext.of(codec, recipe)
-        self.modules = {"model": codec} | ({"cca": self.context} if self.context else {})
-        self.optimizers: dict[str, Optimizer] = make_optimizers(codec, recipe, self.context)
-        self.averages = {n: p.detach().clone() for n, p in learned.items() if recipe.ema}
-        self.average = get_ema_multi_avg_fn(recipe.ema)
-        self.step = 0
-        self.lr_scale = 1.0
-        self.rollbacks = 0
-        self.earlier_s = 0.0
-        self.started = self.stepping = time.perf_counter()  # the start takes time, but no steps
-        self.meter = Meter(recipe, fabric)
-        self.guard = DivergenceGuard()
-        self.good: Snapshot | None = None
-        self.start: LinearStart | None = None
-        self.phase = ""
-        self.branches: Mapping[Path, Recipe] = {}
+    Arguments and errors are those of `train`; the directory keeps the state of a linear phase. The
+    codec is left on the device.
+    """
+    from lightning_fabric import Fabric
 
-    def run(self, trackers: Sequence[Tracker] = ()) -> TrainingRecord:
-        """Train to the last step, rolling back where it diverges."""
-        place = self.directory if self.fabric.is_global_zero else None
-        log = TrainingLog(place, self.step, self.recipe, trackers)
-        if self.good is None:
-            self.good = self._snapshot()
-        first, self.stepping = self.step, time.perf_counter()
-        with interrupts() as interrupted, closing(log):
-            while self.step < self.recipe.steps:
-                with closing(self._batches()) as batches:
-                    for batch in batches:
-                        self._one_step(batch)
-                        if not self._report(log, first):
-                            break  # rolled back: the batches start again from there
-                        if interrupted.is_set():
-                            if self.meter.is_finite():
-                                self._save()
-                            raise KeyboardInterrupt
-        with torch.no_grad():
-            for weight, average in zip(self.main, self.averages.values(), strict=False):
-                weight.copy_(average)
-        return self._record(log.curve)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
+    with conditions(codec, recipe, fabric.device):
+        loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)
+        loop.begin(resume=directory is not None, cache=cache)
 
-    def _batches(self) -> Generator[Tensor, None, None]:
-        return prefetch(
-            self.crops,
-            range(self.step, self.recipe.steps),
-            self.recipe.batch,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            pin=self.fabric.device.type == "cuda",
-        )
 
-    def _one_step(self, batch: Tensor) -> None:
-        recipe, fabric, step = self.recipe, self.fabric, self.step
-        seed_step(recipe.seed, step, self.rollbacks)
-        x = batch.to(fabric.device, non_blocking=True)
-        if recipe.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        levels = None
-        if self.levels:
-            whole = draw_levels(self.levels, recipe.batch, recipe.seed, step)
-            levels = whole.chunk(fabric.world_size)[fabric.global_rank].to(fabric.device)
-        factor = self.lr_scale * recipe.lr_factor(step)
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups if name != "aux" else ():
-                group["lr"] = group["base_lr"] * factor
-            optimizer.zero_grad()
-        # A compiled codec draws its noise where a function mode cannot see it.
-        shares = fabric.world_size > 1 and not recipe.compile
-        with SharedNoise(fabric.global_rank, fabric.world_size) if shares else nullcontext():
-            losses = self.objective(x, levels)
-        fabric.backward(losses["total"])
-        norm = nn.utils.clip_grad_norm_(self.main, recipe.clip_norm)
-        if self.context is not None:
-            nn.utils.clip_grad_norm_(self.context.parameters(), recipe.clip_norm)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        if self.averages:
-            self.average(list(self.averages.values()), self.main, None)
-        self.meter.add({**losses, "gradient_norm": norm})
-        self.step += 1
+def train_linear_phase(
+    codec: Codec,
+    recipe: Recipe,
+    crops: Batches,
+    *,
+    directory: Path,
+    cache: Path,
+    on_progress: OnProgress | None = None,
+) -> Codec:
+    """Do what a linear start does before the first step, and return the linear codec it trained.
 
-    def _report(self, log: TrainingLog, first: int) -> bool:
-        """Report the metrics when they are due; return False after rolling back."""
-        done = self.step == self.recipe.steps
-        saves = done or self.step % self.recipe.checkpoint_every == 0
-        if not (saves or self.step % _WINDOW == 0):
-            return True
-        means = self.meter.report(counts=self.step > (1 - _TAIL) * self.recipe.steps)
-        if not self.guard.accepts(means["loss"], means["gradient_norm"]):
-            self._roll_back(means["loss"])
-            return False
-        for folder, shorter in self.branches.items():
-            if self.step == shorter.cooldown_begins and not (folder / FILE_NAME).exists():
-                self._snapshot(shorter).save(folder / FILE_NAME)
-        self._log(means, log, first)
-        if saves:
-            self._save()
-        return True
+    Arguments and errors are those of `train`; the recipe has a linear phase, and the directory
+    keeps its state.
 
-    def _log(self, means: dict[str, float], log: TrainingLog, first: int) -> None:
-        recipe = self.recipe
-        pace = (time.perf_counter() - self.stepping) / max(self.step - first, 1)
-        metrics = {
-            **means,
-            "step": self.step,
-            "psnr_db": psnr_db(means["mse"]),
-            "lr": recipe.lr * self.lr_scale * recipe.lr_factor(self.step - 1),
-            "images_per_s": recipe.batch / pace,
-        }
-        every = max(_WINDOW, recipe.steps // _LOG_ROWS // _WINDOW * _WINDOW)
-        if self.step % every == 0 or self.step == recipe.steps:
-            log.write(metrics)
-        if self.on_progress is not None and self.fabric.is_global_zero:
-            left_s = pace * (recipe.steps - self.step)
-            shown = {name: metrics[name] for name in ("loss", "bpp", "psnr_db", "images_per_s")}
-            now = TrainingProgress(
-                step=self.step, steps=recipe.steps, remaining_s=left_s, phase=self.phase, **shown
-            )
-            self.on_progress(now)
+    Returns:
+        The codec whose transforms are the shortcuts alone, ready for coding.
+    """
+    begin(codec, recipe, crops, directory=directory, cache=cache, on_progress=on_progress)
+    view = linear_view(codec)
+    view.eval()
+    view.update(force=True)
+    return view
 
-    def begin(self, *, resume: bool, cache: Path | None = None) -> None:
-        """Start afresh, or continue from the directory's state if there is one."""
-        recipe = self.recipe
-        path = None if self.directory is None else self.directory / FILE_NAME
-        if resume and path is not None and path.exists():
-            self._resume(path)
-        else:
-            self._start(cache)
-        objective = self.make_objective(self.codec, recipe, self.context)
-        if recipe.compile:
-            objective = torch.compile(objective)  # type: ignore[assignment]  # a module in disguise
-        self.objective = self.fabric.setup_module(objective)
 
-    def _start(self, cache: Path | None) -> None:
-        """Do what the recipe wants done before the first update."""
-        recipe, codec = self.recipe, self.codec
-        if recipe.start == "linear" and isinstance(codec, Codec):
-            self.start = start_linear(codec, recipe, self.crops, self._train_phase, cache)
-            codec.train()
-        elif recipe.start != "none":
-            calibrate(codec, self.crops.batch(0, recipe.batch).to(self.fabric.device))
-        if self.context is not None:
-            self.context.copy_from(codec)
-        for average, weight in zip(self.averages.values(), self.main, strict=False):
-            average.copy_(weight.detach())
-
-    def _train_phase(self, view: Codec, phase: Recipe) -> None:
-        """Train the entropy model alone; its state lies in a folder of its own."""
-        folder = None if self.directory is None else self.directory / "linear-phase"
-        loop = TrainingLoop(view, phase, self.crops, self.fabric, folder, self.on_progress)
-        loop.phase = "linear phase"
-        loop.begin(resume=True)
-        loop.run()
-
-    def _resume(self, path: Path) -> None:
-        snapshot = Snapshot.load(path)
-        snapshot.refuse_other(self.recipe, self.crops.fingerprint, path)
-        self._restore(snapshot)
-        self.earlier_s = snapshot.facts["wall_s"]
-
-    def _snapshot(self, recipe: Recipe | None = None) -> Snapshot:
-        facts = {
-            "step": self.step,
-            "lr_scale": self.lr_scale,
-            "rollbacks": self.rollbacks,
-            "smoothed": self.guard.smoothed,
-            **self.meter.facts(),
-            "wall_s": self._wall_s(),
-            "recipe": (recipe or self.recipe).model_dump(mode="json"),
-            "data": self.crops.fingerprint,
-            "start": None if self.start is None else self.start.model_dump(mode="json"),
-        }
-        return take(self.modules, self.optimizers, self.averages, facts)
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        put(snapshot, self.modules, self.optimizers, self.averages)
-        facts = snapshot.facts
-        self.step = facts["step"]
-        self.meter.restore(facts)
-        self.lr_scale, self.rollbacks = facts["lr_scale"], facts["rollbacks"]
-        self.guard = DivergenceGuard(facts["smoothed"])
-        self.start = facts["start"] and LinearStart.model_validate(facts["start"])
-        self.good = snapshot
-
-    def _save(self) -> None:
-        """Remember the present state as good, and write it down."""
-        self.good = self._snapshot()
-        if self.directory is not None and self.fabric.is_global_zero:
-            self.good.save(self.directory / FILE_NAME)
-
-    def _roll_back(self, loss: float) -> None:
-        """Return to the last good state with half the learning rate.
-
-        Raises:
-            DivergedError: that has been done too often.
-        """
-        assert self.good is not None
-        step, rollbacks, scale = self.step, self.rollbacks, self.lr_scale
-        self._restore(self.good)
-        if rollbacks == MAX_ROLLBACKS:
-            kept = ""
-            if self.directory is not None and (self.directory / FILE_NAME).exists():
-                kept = f"{self.directory} keeps the state of step {self.step}."
-            raise DivergedError(
-                f"training diverged at step {step} (loss {loss:.4g}) for the "
-                f"{MAX_ROLLBACKS + 1}th time, with lr reduced to {self.recipe.lr * scale:.2g}. "
-                f"{kept} Lower lr or clip_norm, or look for damaged images."
-            )
-        self.rollbacks, self.lr_scale = rollbacks + 1, scale / 2
-
-    def _wall_s(self) -> float:
-        return self.earlier_s + time.perf_counter() - self.started
-
-    def _record(self, curve: LossCurve) -> TrainingRecord:
-        recipe, wall_s = self.recipe, self._wall_s()
-        means = self.meter.tail()
-        return TrainingRecord(
-            model=CodecAdapter(self.codec).description,
-            recipe=recipe,
-            steps=self.step,
-            processes=self.fabric.world_size,
-            loss=means["loss"],
-            bpp=means["bpp"],
-            psnr_db=psnr_db(means["mse"]),
-            wall_s=wall_s,
-            images_per_s=recipe.batch * recipe.steps / wall_s,
-            rollbacks=self.rollbacks,
-            curve=curve,
-            start=self.start,
-            data_fingerprint=self.crops.fingerprint,
-            skipped=tuple(getattr(self.crops, "skipped", ())),
-            environment=environment(self.fabric.device),
-        )
+@contextmanager
+def conditions(codec: nn.Module, recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Keep the caller's random state, and what device and recipe ask for, while the block runs."""
+    keep_freed_memory()
+    with ExitStack() as stack:
+        cuda = [device] if device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        if device.type == "cpu":
+            stack.enter_context(safe_strided_convolutions(codec))
+        if recipe.precision != "32-true":
+            stack.enter_context(entropy_models_in_float32(codec))
+        if not recipe.shortcut_lr:
+            shortcuts = (p for name, p in codec.named_parameters() if is_shortcut(name))
+            stack.enter_context(frozen(shortcuts))
+        yield

@@ -24,7 +24,7 @@ from plain import PlainTraining
 import tcm_lab
 from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab.training import get_recipe
-from tcm_lab.training.trainer import TrainingLoop
+from tcm_lab.training.loop import TrainingLoop
 
 ROUNDS, CROP, BATCH = 9, 256, 2
 THREADS = min(2, os.cpu_count() or 1)

@@ -19,7 +19,7 @@ from tcm_lab.errors import ConfigError
 from tcm_lab.study import load_space
 from tcm_lab.training import Recipe, train
 from tcm_lab.training.causal_context import CausalContext, check_cca
-from tcm_lab.training.trainer import TrainingLoop
+from tcm_lab.training.loop import TrainingLoop
 
 CHAINS = ["tcm-nano", "dcae-nano", "mlicpp-nano"]
 RECIPE = Recipe(lambdas=(0.01,), steps=4, batch=2, crop=64, lr=1e-3, cca=1.0, checkpoint_every=2)
