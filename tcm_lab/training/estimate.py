@@ -13,7 +13,7 @@ from tcm_lab.data import CropSource, ImageSet
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trainer import train
 
-_PAINTED_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
+_CACHED_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
 
 
 class Pace(NamedTuple):
@@ -46,7 +46,7 @@ def measure_pace(
     Raises:
         LabError: what would stop the training itself.
     """
-    codec, crops = build(), painted_crops(recipe, images, recipe.batch)
+    codec, crops = build(), _cached_crops(recipe, images, recipe.batch)
     plain = recipe.changed(start="none", linear_steps=0, warmup=0)
     train(codec, plain.changed(steps=_WARM_UP_STEPS), crops, accelerator=accelerator)
     timed = plain.changed(steps=_TIMED_STEPS)
@@ -61,7 +61,7 @@ def _start_s(
     config = CodecAdapter(build()).config
     if not recipe.linear_steps or config is None or config.shortcut == "none":
         return 0.0
-    crops = painted_crops(recipe, images, recipe.linear_batch)
+    crops = _cached_crops(recipe, images, recipe.linear_batch)
     short, long = (recipe.changed(steps=1, linear_steps=n) for n in (1, 1 + _TIMED_STEPS))
 
     def whole_s(recipe: Recipe) -> float:
@@ -72,10 +72,10 @@ def _start_s(
     return long_s + per_step * (recipe.linear_steps - 1 - _TIMED_STEPS)
 
 
-def painted_crops(recipe: Recipe, images: ImageSet, batch: int) -> CropSource:
-    """Return crops of which the first are painted, which must not count for every step."""
+def _cached_crops(recipe: Recipe, images: ImageSet, batch: int) -> CropSource:
+    """Return crops whose first batches are cached, since making them would count as training."""
     crops = CropSource(images, crop=recipe.crop, seed=recipe.seed)
-    for step in range(_PAINTED_STEPS):
+    for step in range(_CACHED_STEPS):
         crops.batch(step, batch)
     return crops
 

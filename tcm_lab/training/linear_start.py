@@ -77,7 +77,7 @@ def start_linear(
         return found
     if recipe.linear_steps:
         started = time.perf_counter()
-        _linear_phase(codec, recipe, crops, train_phase, cache)
+        _train_or_take(codec, recipe, crops, train_phase, cache)
         wall_s = time.perf_counter() - started
         found = found.model_copy(
             update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
@@ -87,20 +87,6 @@ def start_linear(
             _fit_stages(codec, few)
         deviation = float((codec.g_a(few[:4]) - path(few[:4])).square().mean().sqrt())
     return found.model_copy(update={"deviation": deviation})
-
-
-def _linear_phase(
-    codec: Codec,
-    recipe: Recipe,
-    crops: Batches,
-    train_phase: Callable[[Codec, Recipe], None],
-    cache: Path | None,
-) -> None:
-    """Train the entropy model on the shortcuts' latent, or take the weights from the cache."""
-    phase = linear_phase(recipe)
-    view = linear_view(codec)
-    with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
-        _train_or_take(view, phase, crops, train_phase, cache)
 
 
 def linear_phase(recipe: Recipe) -> Recipe:
@@ -122,37 +108,39 @@ def linear_phase(recipe: Recipe) -> Recipe:
 
 
 def _train_or_take(
-    view: Codec,
-    phase: Recipe,
+    codec: Codec,
+    recipe: Recipe,
     crops: Batches,
     train_phase: Callable[[Codec, Recipe], None],
     cache: Path | None,
 ) -> None:
-    if cache is None:
-        train_phase(view, phase)
+    """Train the entropy model on the shortcuts' latent, or take the weights from the cache."""
+    phase, view = linear_phase(recipe), linear_view(codec)
+    facts = _facts(view, phase, crops.fingerprint)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    kept = None if cache is None else cache / f"linear-phase-{key}.safetensors"
+    if kept is not None and kept.exists():
+        load_weights(view, Snapshot.load(kept).tensors)
         return
-    facts = {
+    with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
+        train_phase(view, phase)
+    if kept is not None:
+        weights = {n: v.detach().cpu().contiguous() for n, v in view.state_dict().items()}
+        Snapshot(weights, facts).save(kept)
+
+
+def _facts(view: Codec, phase: Recipe, data: str) -> dict[str, Any]:
+    """Return all that decides what a linear phase trains."""
+    facts: dict[str, Any] = {
         "recipe": phase.identity(),
-        "data": crops.fingerprint,
+        "data": data,
         "stride": view.config.stride,
         "config": view.config.model_dump(mode="json", exclude={"name", "g_a", "g_s", "shortcut"}),
     }
-    if wavelet := _wavelet_shapes(view):
-        facts["wavelet"] = wavelet
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    kept = cache / f"linear-phase-{key}.safetensors"
-    if kept.exists():
-        load_weights(view, Snapshot.load(kept).tensors)
-        return
-    train_phase(view, phase)
-    weights = {n: v.detach().cpu().contiguous() for n, v in view.state_dict().items()}
-    Snapshot(weights, facts).save(kept)
-
-
-def _wavelet_shapes(view: Codec) -> list[list[int]]:
-    """Return the shapes of a wavelet path, which the latent depends on; empty for another path."""
     steps = [m for m in (*view.g_a.modules(), *view.g_s.modules()) if isinstance(m, HaarLinear)]
-    return [[step.in_features, step.out_features, step.factor] for step in steps]
+    if steps:  # which the latent depends on
+        facts["wavelet"] = [[step.in_features, step.out_features, step.factor] for step in steps]
+    return facts
 
 
 @contextmanager
@@ -243,45 +231,38 @@ def _stages(transform: Transform) -> list[Stage]:
     return cast("list[Stage]", list(transform.stages))
 
 
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters(recurse=False):
-        parameter.zero_()
+def _zero(layers: Iterable[nn.Module]) -> None:
+    for layer in layers:
+        for parameter in layer.parameters(recurse=False):
+            parameter.zero_()
 
 
-def zero_branch(module: nn.Module) -> None:
+def zero_branch(module: Any) -> None:
     """Make a residual module the identity; leave any other as it is.
 
     Blocks have a method ``branch_ends()``, which returns the layers whose zero does this.
     """
-    ends: list[Any] = []
     if isinstance(module, import_compressai().layers.ResidualBlock):
-        ends = [module.conv2]
+        _zero([module.conv2])
     elif isinstance(module, GatedAttention):
         gate: Any = module.conv_b[-1]
         nn.init.constant_(gate.bias, _GATE_CLOSED)
     elif hasattr(module, "branch_ends"):
-        block: Any = module
-        ends = block.branch_ends()
-    for layer in ends:
-        _zero(layer)
+        _zero(module.branch_ends())
 
 
-def zero_resampler(module: nn.Module) -> None:
+def zero_resampler(module: Any) -> None:
     """Let a resampler's output start at zero."""
     layers = import_compressai().layers
-    ends: list[Any]
     if isinstance(module, layers.ResidualBlockWithStride):
-        ends = [module.conv2, module.skip]
+        _zero([module.conv2, module.skip])
     elif isinstance(module, layers.ResidualBlockUpsample):
-        ends = [module.conv, *(m for m in module.upsample.modules() if isinstance(m, nn.Conv2d))]
+        _zero([module.conv, *(m for m in module.upsample.modules() if isinstance(m, nn.Conv2d))])
     elif hasattr(module, "branch_ends"):
-        own: Any = module
-        ends = list(own.branch_ends())
+        _zero(module.branch_ends())
     else:
         kinds = (*_CONVOLUTIONS, nn.Linear)
-        ends = [part for part in module.modules() if isinstance(part, kinds)][-1:]
-    for layer in ends:
-        _zero(layer)
+        _zero([part for part in module.modules() if isinstance(part, kinds)][-1:])
 
 
 def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float]:
@@ -318,8 +299,7 @@ def _fit_stages(codec: Codec, crops: Tensor) -> None:
             map_ = stage.shortcut
             assert map_.bias is not None
             patches = as_rows(F.pixel_unshuffle(x, map_.stride[0]))
-            basis, variances, mean = components(patches, map_.out_channels)
-            basis /= variances[: map_.out_channels].mean().sqrt()
+            basis, mean = _normalised_components(patches, map_.out_channels)
             map_.weight.copy_(basis.view(map_.weight.shape))
             map_.bias.copy_(-(basis @ mean))
         x = stage(x)
@@ -335,10 +315,15 @@ def _fit_stages(codec: Codec, crops: Tensor) -> None:
             factor = map_.stride[0]
             scale //= factor
             patches = F.pixel_unshuffle(crops, scale)
-            basis, variances, mean = components(as_rows(patches), map_.out_channels)
-            basis /= variances[: map_.out_channels].mean().sqrt()
+            basis, mean = _normalised_components(as_rows(patches), map_.out_channels)
             target = F.conv2d(patches, basis[:, :, None, None], -(basis @ mean))
             weight, bias = least_squares(as_rows(x), as_rows(F.pixel_unshuffle(target, factor)))
             map_.weight.copy_(weight.view(map_.weight.shape))
             map_.bias.copy_(bias.view(map_.out_channels, -1).mean(1))
         x = stage(x)
+
+
+def _normalised_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return components (count, D) of rows (N, D) with a mean variance of 1, and the mean (D,)."""
+    basis, variances, mean = components(rows, count)
+    return basis / variances[:count].mean().sqrt(), mean

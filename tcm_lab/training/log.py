@@ -24,7 +24,7 @@ from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 _CURVE_POINTS = 400
 
 
-def fields(recipe: Recipe) -> tuple[str, ...]:
+def _columns(recipe: Recipe) -> tuple[str, ...]:
     """Return the columns of a training's log."""
     always = ("step", "loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr", "images_per_s")
     return (*always, "log_loss", "cca") if recipe.cca else (*always, "log_loss")
@@ -186,7 +186,7 @@ class TrainingLog:
         recipe: Recipe,
         trackers: Sequence[Tracker] = (),
     ) -> None:
-        self._fields = fields(recipe)
+        self._fields = _columns(recipe)
         self._path = None if directory is None else directory / "log.csv"
         self._trackers: list[Tracker] = []
         self._log_losses: dict[int, float] = {}

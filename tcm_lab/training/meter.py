@@ -65,9 +65,8 @@ class Meter:
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        tail, window = (self._complete(facts[name]) for name in ("tail", "window"))
-        self._tail = tail
-        self._window.copy_(torch.tensor(window))
+        self._tail = self._complete(facts["tail"])
+        self._window.copy_(torch.tensor(self._complete(facts["window"])))
 
     def _complete(self, sums: Sequence[float]) -> list[float]:
         """Return sums with that of the log losses, which states of earlier versions lack."""

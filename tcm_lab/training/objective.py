@@ -95,8 +95,7 @@ class RateDistortionLoss(nn.Module):
         bpp = bits(out["likelihoods"]) / pixels
         x_hat = out["x_hat"].float()
         mse = (x_hat - x).square().flatten(1).mean(1)
-        index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        index = index if levels is None else levels
+        index = x.new_zeros(len(x), dtype=torch.int64) if levels is None else levels
         loss = self._lambdas[index] * self._distortion(x_hat, x, mse) + bpp
         goal = loss
         measured: dict[str, Tensor] = {}

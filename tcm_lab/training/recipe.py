@@ -195,12 +195,14 @@ class Recipe(Frozen):
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))
-        if self.schedule == "constant":
-            way = (step - self.cooldown_begins) / (self.steps - self.cooldown_begins)
-            return rise * (0.01 + 0.99 * (1 - math.sqrt(max(way, 0.0))))
         if self.schedule == "drops":
             return rise * 0.1 ** sum(step >= share * self.steps for share in self.lr_drops)
-        return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)
+        if self.schedule == "constant":
+            way = (step - self.cooldown_begins) / (self.steps - self.cooldown_begins)
+            left = 1 - math.sqrt(max(way, 0.0))
+        else:
+            left = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return rise * (0.01 + 0.99 * left)
 
 
 def suited_lambdas(latent_channels: int) -> tuple[float, float]:

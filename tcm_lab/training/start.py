@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     g_a, g_s = getattr(codec, "g_a", None), getattr(codec, "g_s", None)
     if g_a is None or g_s is None:
         return 1.0
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    calls: list[tuple[Any, Tensor, Tensor]] = []
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
         calls.append((module, args[0], output))
@@ -106,19 +106,22 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     finally:
         for handle in handles:
             handle.remove()
-    paths = [getattr(transform, "wavelet", None) for transform in (g_a, g_s)]
-    last = [m for m, _, output in calls if _same(output, y)]
-    if paths[0] is not None:  # y is the sum of two ends
+    down, up = (getattr(transform, "wavelet", None) for transform in (g_a, g_s))
+    if down is None:
+        last = [m for m, _, output in calls if _same(output, y)]
+    else:  # y is the sum of two ends
         last = [m for m, _, output in calls if m in _ends(g_a) and output.shape == y.shape]
     first = [module for module, taken, _ in calls if _same(taken, y)]
     spread = (y - y.mean((0, 2, 3), keepdim=True)).std().item()
     if not last or not first or not 0 < spread < TARGET_STD:
         return 1.0
     factor: float = TARGET_STD / spread
-    _scale(last[-1:], lambda p: p.mul_(factor), with_bias=True)
-    _scale(first, lambda p: p.div_(factor), with_bias=False)
-    if paths[0] is not None and paths[1] is not None:
-        for step in (paths[0][-1], paths[1][0]):  # gains, so that projections stay as they are
+    for parameter in last[-1].parameters(recurse=False):
+        parameter.mul_(factor)
+    for module in dict.fromkeys(first):
+        module.weight.div_(factor)
+    if down is not None and up is not None:
+        for step in (down[-1], up[0]):  # gains, so that projections stay as they are
             step.log_gain.add_(math.log(factor))
             step.bias.mul_(factor)
     return factor
@@ -131,15 +134,6 @@ def _ends(g_a: Any) -> list[nn.Module]:
     if any(True for module in follows for _ in module.parameters(recurse=False)):
         return []
     return [m for m in stage.resample.modules() if isinstance(m, _CONVOLUTIONS)]
-
-
-def _scale(
-    modules: list[nn.Module], change: Callable[[Tensor], Tensor], *, with_bias: bool
-) -> None:
-    for module in dict.fromkeys(modules):
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "weight" or with_bias:
-                change(parameter)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

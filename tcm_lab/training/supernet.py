@@ -89,7 +89,7 @@ class SuperNet(nn.Module):
                 covering.append(config)
         self.covering = tuple(covering)
         for config in self.covering:
-            self._make_room(build(config, device="meta"))
+            self._add_tensors(build(config, device="meta"))
 
     def _own_layout(self, codec: Codec) -> Layout:
         """Return how a codec's tensors are composed, by their names here."""
@@ -97,8 +97,8 @@ class SuperNet(nn.Module):
         self._places[codec.config.fingerprint] = names, own
         return {names[name]: extents for name, extents in own.items()}
 
-    def _make_room(self, codec: Codec) -> None:
-        """Make the tensors that hold a codec's."""
+    def _add_tensors(self, codec: Codec) -> None:
+        """Add the tensors that hold a codec's, full of zeros."""
         names, own = self._places[codec.config.fingerprint]
         learned, state = dict(codec.named_parameters()), codec.state_dict()
         for name in own:
@@ -132,7 +132,7 @@ class SuperNet(nn.Module):
         if config.fingerprint not in self._places:
             self._fit(build(config, device="meta"))
         names, layout = self._places[config.fingerprint]
-        shared = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        shared = self.state_dict(keep_vars=True)
         return {
             name: _laid_out(part_of(shared[names[name]], own, self.layout[names[name]]))
             for name, own in layout.items()
@@ -151,7 +151,7 @@ class SuperNet(nn.Module):
         """Write a codec's weights to their places."""
         self._fit(codec)
         names, layout = self._places[codec.config.fingerprint]
-        shared = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        shared = self.state_dict(keep_vars=True)
         state = codec.state_dict()
         for name, own in layout.items():
             put_part(shared[names[name]], state[name], own, self.layout[names[name]])

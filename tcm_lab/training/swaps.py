@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from tcm_lab.codec import VariantConfig, transform_plan
@@ -84,11 +84,12 @@ def swaps_of(parent: VariantConfig, variant: VariantConfig) -> tuple[Swap, ...]:
 def self_swap(swap: Swap, parent: VariantConfig) -> Swap:
     """Return the exchange of what the parent has at a swap's place for the same, trained anew."""
     theirs, ours = (f"{c.entropy_model.module_name}." for c in (swap.config, parent))
-    fresh, trained = (
-        tuple(ours if name == theirs else name for name in names)
-        for names in (swap.fresh, swap.trained)
-    )
-    return Swap(swap.place, parent, fresh, trained, swap.spans)
+
+    def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(ours if name == theirs else name for name in names)
+
+    fresh, trained = renamed(swap.fresh), renamed(swap.trained)
+    return replace(swap, config=parent, fresh=fresh, trained=trained)
 
 
 def combined(parent: VariantConfig, swaps: Sequence[Swap]) -> VariantConfig:
@@ -119,9 +120,9 @@ def _of_transform(name: str, parent: VariantConfig, variant: VariantConfig) -> l
     before, after = getattr(parent, name), getattr(variant, name)
     if before == after:
         return []
-    copies = [path for path in transform_plan(parent) if path.split(".")[0] == name]
-    plans = transform_plan(parent)[copies[0]], _plan_of(parent, name, after)
-    spans = _segments(*plans)
+    plans = {path: p for path, p in transform_plan(parent).items() if path.split(".")[0] == name}
+    copies, plan = list(plans), next(iter(plans.values()))
+    spans = _segments(plan, plan._replace(config=after))
     if spans is None:
         config = _changed(parent, name, **{name: after.model_dump(mode="json")})
         whole = tuple(Span(path, 0, None) for path in copies)
@@ -139,11 +140,6 @@ def _of_transform(name: str, parent: VariantConfig, variant: VariantConfig) -> l
         parts = tuple(Span(path, first, last) for path in copies)
         found.append(Swap(place, config, names, names, parts))
     return found
-
-
-def _plan_of(parent: VariantConfig, name: str, transform: Any) -> TransformPlan:
-    plan = next(p for path, p in transform_plan(parent).items() if path.split(".")[0] == name)
-    return plan._replace(config=transform)
 
 
 def _segments(before: TransformPlan, after: TransformPlan) -> list[tuple[int, int]] | None:

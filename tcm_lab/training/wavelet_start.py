@@ -65,12 +65,8 @@ def _apply(one: HaarLinear, maps: Tensor) -> Tensor:
 
 
 def _subbands(maps: Tensor, factor: int) -> Tensor:
-    """Return subbands of maps as rows."""
+    """Return the subbands of maps as rows."""
     return torch.cat([as_rows(haar_subbands(some, factor)) for some in maps.split(_AT_ONCE)])
-
-
-def _thinned(rows: Tensor) -> Tensor:
-    return rows[:: max(1, len(rows) // _ROWS)]
 
 
 def _project(one: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +75,8 @@ def _project(one: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The components (C, D) and the subbands' means (D,).
     """
-    basis, _, mean = components(_thinned(_subbands(maps, one.factor)), one.out_features)
+    rows = _subbands(maps, one.factor)
+    basis, _, mean = components(rows[:: max(1, len(rows) // _ROWS)], one.out_features)
     one.log_gain.zero_()
     one.weight.copy_(basis)
     one.bias.copy_(-(basis @ mean))
