@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tcm_lab.errors import FileError, LabError
@@ -25,19 +24,12 @@ _FORMATS = frozenset(
 
 def is_file(path: str | Path) -> bool:
     """Say whether there is such a file; also of names that no file can have."""
-    return _is(path, stat.S_ISREG)
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for names that are too long
 
 
 def is_folder(path: str | Path) -> bool:
     """Say whether there is such a folder; also of names that no folder can have."""
-    return _is(path, stat.S_ISDIR)
-
-
-def _is(path: str | Path, kind: Callable[[int], bool]) -> bool:
-    try:
-        return kind(Path(path).stat().st_mode)
-    except (OSError, ValueError):  # none there, too long a name, or a null character in it
-        return False
+    return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
 def check_suffix(path: Path, own: Sequence[str], what: str) -> None:

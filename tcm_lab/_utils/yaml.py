@@ -114,15 +114,14 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> Any:
         """Read a number that YAML 1.1 and 1.2 read alike."""
         text = str(node.value).lstrip("+-")
-        if ":" in text or (text[:1] == "0" and text[1:].isdigit()):
-            what = "in base 60" if ":" in text else "in base 8"
-            raise _Mistake(
-                f"{node.value} is a number {what} to YAML 1.1; write it without "
-                + ("colons, or put it in quotes" if ":" in text else "leading zeros"),
-                node.start_mark,
-            )
-        read = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
-        return read(node)
+        if ":" in text:
+            mistake = "in base 60 to YAML 1.1; write it without colons, or put it in quotes"
+        elif text[:1] == "0" and text[1:].isdigit():
+            mistake = "in base 8 to YAML 1.1; write it without leading zeros"
+        else:
+            is_int = node.tag.endswith(":int")
+            return self.construct_yaml_int(node) if is_int else self.construct_yaml_float(node)
+        raise _Mistake(f"{node.value} is a number {mistake}", node.start_mark)
 
 
 for _tag in ("int", "float"):

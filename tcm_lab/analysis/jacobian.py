@@ -21,12 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._probe import (
-    Images,
-    attention_inputs,
-    image_names,
-    iterate_images,
-)
+from tcm_lab.analysis._probe import Images, attention_inputs, image_names, iterate_images
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
@@ -161,7 +156,6 @@ def _energies(
 
     with torch.enable_grad(), attention_inputs(model, on_attention):
         values = dependence.run(model, x)[0, :, position[0], position[1]]
-    channels = len(values)
 
     def gradient(vector: Tensor) -> _Floats:
         found, *reached = torch.autograd.grad(
@@ -182,24 +176,28 @@ def _energies(
         summed: _Floats = energy.sum(0).cpu().numpy()
         return summed
 
-    probes, every = 0, torch.eye(channels)
-    if options.method == "sum":
-        vectors = torch.ones(1, channels)
-    elif options.method == "single-channel":
-        if options.channel is None or not 0 <= options.channel < channels:
-            raise LabError(
-                f"channel = {options.channel}: {dependence.of} has channels 0 to {channels - 1}"
-            )
-        vectors = every[options.channel, None]
-    elif options.probes is None or options.probes >= channels:
-        vectors = every
-    else:
-        probes = options.probes
-        vectors = torch.randint(0, 2, (probes, channels), generator=generator) * 2.0 - 1
+    vectors, probes = _vectors(options, dependence.of, len(values), generator)
     samples = np.stack([gradient(vector) for vector in vectors])
     # Every channel's energy together is the score itself; each probe's is a sample of it.
     samples = samples if probes else samples.sum(0, keepdims=True)
     return samples, probes, tuple(grid for grid, _ in attended)
+
+
+def _vectors(
+    options: ErfOptions, of: str, channels: int, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """Return vectors (K, M) to differentiate M channels along, and how many are random signs."""
+    every = torch.eye(channels)
+    if options.method == "sum":
+        return torch.ones(1, channels), 0
+    if options.method == "single-channel":
+        if options.channel is None or not 0 <= options.channel < channels:
+            raise LabError(f"channel = {options.channel}: {of} has channels 0 to {channels - 1}")
+        return every[options.channel, None], 0
+    if options.probes is None or options.probes >= channels:
+        return every, 0
+    signs = torch.randint(0, 2, (options.probes, channels), generator=generator) * 2.0 - 1
+    return signs, options.probes
 
 
 def _shares(samples: _Floats, dependence: Dependence) -> tuple[_Floats, _Floats]:

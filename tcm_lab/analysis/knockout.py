@@ -7,7 +7,6 @@ There are two ways to ask. Codecs *trained* with and without the part show what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +29,7 @@ from tcm_lab.complexity.counters.meta import tried
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_interval
 from tcm_lab.stats import Interval, percent_change
+from tcm_lab.training.log import psnr_db
 
 _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
@@ -227,7 +227,7 @@ def _measured(
         out = run(codec, x, rate)
         bpp = float(bits(out["likelihoods"], torch.float64)) / (x.shape[-2] * x.shape[-1])
         mse = float((out["x_hat"].clamp(0, 1) - x).double().square().mean())
-        rows.append((bpp, -10 * math.log10(mse), bpp + weight * 255**2 * mse))
+        rows.append((bpp, psnr_db(mse), bpp + weight * 255**2 * mse))
     rates, qualities, losses = (list(each) for each in zip(*rows, strict=True))
     return rates, qualities, losses
 

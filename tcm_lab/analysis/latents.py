@@ -6,7 +6,6 @@ of the quantiser.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -21,13 +20,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._probe import (
-    Images,
-    image_names,
-    iterate_images,
-    pitch_px,
-    run,
-)
+from tcm_lab.analysis._probe import Images, hooked, image_names, iterate_images, pitch_px, run
 from tcm_lab.analysis.prediction_error import ErrorStatistics
 from tcm_lab.codec import Codec, CodecAdapter
 from tcm_lab.errors import LabError
@@ -92,10 +85,10 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     def keep_received(_: nn.Module, args: Any, y_hat: Tensor) -> None:
         received.append(args[1].in_steps(y_hat))
 
-    with ExitStack() as hooks:
-        hooks.enter_context(conditional.register_forward_pre_hook(keep_input, with_kwargs=True))
-        if isinstance(codec, Codec):
-            hooks.enter_context(codec.entropy_model.register_forward_hook(keep_received))
+    hooks = [conditional.register_forward_pre_hook(keep_input, with_kwargs=True)]
+    if isinstance(codec, Codec):
+        hooks.append(codec.entropy_model.register_forward_hook(keep_received))
+    with hooked(hooks):
         out = run(codec, x, rate)
     if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
         raise LabError(

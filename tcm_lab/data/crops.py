@@ -31,6 +31,7 @@ _WINDOW = 2048
 _PHOTOGRAPHS_PER_WINDOW = 256
 _CANVASES_PER_WINDOW = 16
 _CANVAS_PX = 512
+_AHEAD = 4  # batches in the making
 
 
 class CropSource:
@@ -186,10 +187,9 @@ def prefetch(
     rank: int = 0,
     world: int = 1,
     workers: int = 2,
-    ahead: int = 4,
     pin: bool = False,
 ) -> Generator[Tensor, None, None]:
-    """Yield the batch of every step in ``steps``, keeping ``ahead`` of them in the making.
+    """Yield the batch of every step in ``steps``, keeping a few of them in the making.
 
     Close the iterator (or exhaust it) to end its threads. ``pin`` puts the batches in page-locked
     memory, from which a GPU copies without waiting. An error in the source is raised at its step.
@@ -208,7 +208,7 @@ def prefetch(
     try:
         for step in todo:
             waiting.append(pool.submit(make, step))
-            if len(waiting) > ahead:
+            if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -320,16 +320,16 @@ def _overlap(
     Curves that can't be compared by ``method`` are refused.
     """
     least = lookup(_MIN_POINTS, method, "interpolation")
-    for which, side in ((anchor, "anchor"), (curve, "curve")):
-        title = f"{side} {which.name}".strip()
-        if len(which) < least:
+    for side, points in (("anchor", anchor), ("curve", curve)):
+        title = f"{side} {points.name}".strip()
+        if len(points) < least:
             raise LabError(
-                f"{title}: {len(which)} points are too few for a Bjontegaard delta by {method}, "
+                f"{title}: {len(points)} points are too few for a Bjontegaard delta by {method}, "
                 f"which needs {least}. Measure more rates."
             )
-        if list(which.psnr_db) != sorted(set(which.psnr_db)):
+        if list(points.psnr_db) != sorted(set(points.psnr_db)):
             raise LabError(
-                f"{title}: PSNR does not rise with the rate ({which.psnr_db}). Leave out the "
+                f"{title}: PSNR does not rise with the rate ({points.psnr_db}). Leave out the "
                 "points that others beat, or compare by lagrangian_percent."
             )
     a, b = (c.psnr_db if axis == "psnr_db" else [*map(math.log10, c.bpp)] for c in (anchor, curve))

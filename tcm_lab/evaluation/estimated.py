@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation.measure import to_bytes
+from tcm_lab.evaluation.measure import lambda_of, to_bytes
 from tcm_lab.evaluation.quality import psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
@@ -58,14 +57,10 @@ def evaluate_crops(
             middle = _middle(pixels, crop).to(adapter.device).float()
             for results_of, result in zip(results, _measure(adapter, title, middle), strict=True):
                 results_of.append(result)
-    lambdas: Sequence[float | None] = () if recipe is None else recipe.lambdas
+    rates: list[float | None] = [*map(float, range(levels))] or [None]
     points = tuple(
-        RdPoint(
-            rate=float(i) if levels else None,
-            lmbda=lambdas[i] if len(lambdas) == len(results) else None,
-            images=tuple(found),
-        )
-        for i, found in enumerate(results)
+        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=tuple(found))
+        for rate, found in zip(rates, results, strict=True)
     )
     middles = hashlib.sha256(f"{images.fingerprint} middle {crop}".encode()).hexdigest()[:16]
     return RdRecord(

@@ -223,12 +223,12 @@ def _labels(records: Sequence[RdRecord]) -> list[str]:
             if any(r[field] != value for r in recipes)
         ]
         labels.append(", ".join([record.name, *differs]))
-    counts, seen = Counter(labels), Counter[str]()
-    for place, label in enumerate(labels):
+    seen = Counter[str]()
+    numbered = []
+    for label in labels:
         seen[label] += 1
-        if counts[label] > 1 and seen[label] > 1:
-            labels[place] = f"{label} #{seen[label]}"
-    return labels
+        numbered.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
+    return numbered
 
 
 def _family(record: RdRecord) -> str:

@@ -81,7 +81,7 @@ def evaluate(
         adapter.make_tables()
         points = measure_points(images, positions, partial(_code, adapter), on_progress, metrics)
     points = tuple(
-        point.model_copy(update={"lmbda": _lmbda(recipe, point.rate)}) for point in points
+        point.model_copy(update={"lmbda": lambda_of(recipe, point.rate)}) for point in points
     )
     for point in points:
         gap = point.gap_percent
@@ -266,7 +266,7 @@ def _positions(adapter: CodecAdapter, rates: Sequence[float] | None) -> list[flo
     return list(dict.fromkeys(sorted(chosen)))
 
 
-def _lmbda(recipe: Recipe | None, rate: float | None) -> float | None:
+def lambda_of(recipe: Recipe | None, rate: float | None) -> float | None:
     """Return the weight that a rate was trained for; positions between the levels have none."""
     lambdas = () if recipe is None else recipe.lambdas
     if rate is None:

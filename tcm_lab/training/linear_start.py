@@ -28,7 +28,7 @@ from tcm_lab.codec import Codec
 from tcm_lab.codec.transforms import Stage, Transform
 from tcm_lab.data import Batches
 from tcm_lab.training.components import as_rows, components, least_squares
-from tcm_lab.training.log import LinearStart
+from tcm_lab.training.log import LinearStart, psnr_db
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate
 from tcm_lab.training.state import Snapshot, load_weights
@@ -181,7 +181,7 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
         fit = _fit_patches if codec.g_a.wavelet is None else fit_wavelet
         y, lost = fit(codec, crops, step)
         variance = float((crops - crops.mean((0, 2, 3))[:, None, None]).square().mean())
-        kept, floor = 1 - lost / variance, -10 * math.log10(max(lost, 1e-10))
+        kept, floor = 1 - lost / variance, psnr_db(lost)
     if codec.y_unit is not None:
         codec.y_unit.copy_(_units(codec, y.std((0, 2, 3))))
     start_entropy_model(codec, y)

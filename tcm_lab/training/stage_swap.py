@@ -8,7 +8,7 @@ distortion through the whole codec, the rest of it frozen, follow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,17 +157,13 @@ class MatchingLoss(nn.Module):
             if len(found) == len(self.spans):
                 raise _AllFoundError
 
-        handles = []
-        for span in self.spans:
-            first, last = _ends(parent, span)
-            handles.append(first.register_forward_pre_hook(partial(enter, span)))
-            handles.append(last.register_forward_hook(partial(leave, span)))
-        try:
+        with ExitStack() as stack:
+            for span in self.spans:
+                first, last = _ends(parent, span)
+                stack.enter_context(first.register_forward_pre_hook(partial(enter, span)))
+                stack.enter_context(last.register_forward_hook(partial(leave, span)))
             with suppress(_AllFoundError):
                 parent(x) if levels is None else parent(x, rate=levels.to(x.dtype))
-        finally:
-            for handle in handles:
-                handle.remove()
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,11 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
         calls.append((module, args[0], output))
 
     convs = [m for m in (*g_a.modules(), *g_s.modules()) if isinstance(m, _CONVOLUTIONS)]
-    handles = [module.register_forward_hook(note) for module in convs]
-    try:
+    with ExitStack() as stack:
+        for module in convs:
+            stack.enter_context(module.register_forward_hook(note))
         y = g_a(batch)
         g_s(y)
-    finally:
-        for handle in handles:
-            handle.remove()
     down, up = (getattr(transform, "wavelet", None) for transform in (g_a, g_s))
     if down is None:
         last = [m for m, _, output in calls if _same(output, y)]
