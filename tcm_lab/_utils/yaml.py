@@ -113,7 +113,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
         """Read a number that YAML 1.1 and 1.2 read alike."""
-        text = str(node.value).lstrip("+-")
+        text = str(node.value).lstrip("+-").replace("_", "")
         if ":" in text:
             mistake = "in base 60 to YAML 1.1; write it without colons, or put it in quotes"
         elif text[:1] == "0" and text[1:].isdigit():

@@ -72,8 +72,6 @@ def evaluate(
         LabError: the set is empty, rates are given for a codec that has one rate or lie outside
             its levels, or a requested metric's package or weights are missing.
     """
-    if not len(images):
-        raise LabError("images: the set is empty. Name a folder of images.")
     adapter = CodecAdapter(codec)
     positions = _positions(adapter, rates)
     title = name or adapter.name
@@ -117,8 +115,9 @@ def evaluate_anchor(
         on_progress: called with (images done, images in all), counting an image once per quality.
 
     Raises:
-        LabError: unknown codec, or one that Pillow was built without; quality out of range; the
-            format can't hold an image; or a requested metric's package or weights are missing.
+        LabError: unknown codec, or one that Pillow was built without; no images; quality out of
+            range; the format can't hold an image; or a requested metric's package or weights are
+            missing.
     """
     options = lookup(_OPTIONS, codec, "anchor")
     if not features.check(_BUILT_WITH[codec]):
@@ -161,6 +160,8 @@ def measure_points(
     metrics: Sequence[str] = (),
 ) -> tuple[RdPoint, ...]:
     """Code every image at every rate by ``code(name, pixels, rate)``, pixels being (3, H, W)."""
+    if not len(images):
+        raise LabError("images: the set is empty. Name a folder of images.")
     check_requested(metrics)
     results: dict[float | None, list[ImageResult]] = {rate: [] for rate in rates}
     done = 0

@@ -186,15 +186,15 @@ class TrainingLog:
         recipe: Recipe,
         trackers: Sequence[Tracker] = (),
     ) -> None:
-        self._fields = _columns(recipe)
+        self._columns = _columns(recipe)
         self._path = None if directory is None else directory / "log.csv"
         self._trackers: list[Tracker] = []
         self._log_losses: dict[int, float] = {}
         if self._path is None or directory is None:
             return
-        kept = _kept(self._path, self._fields, step)
+        kept = _kept(self._path, self._columns, step)
         self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in kept}
-        write_atomically(self._path, _as_csv(kept, self._fields))
+        write_atomically(self._path, _as_csv(kept, self._columns))
         run = TrackedRun(directory.name, directory, recipe.model_dump(mode="json"), step)
         if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
             trackers = (TensorBoard(), *trackers)
@@ -213,11 +213,11 @@ class TrainingLog:
             return
         try:
             with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, self._fields).writerow(
-                    {n: row[n] if n == "step" else f"{row[n]:.6g}" for n in self._fields}
+                csv.DictWriter(file, self._columns).writerow(
+                    {n: row[n] if n == "step" else f"{row[n]:.6g}" for n in self._columns}
                 )
             for tracker in self._trackers:
-                tracker.log({name: row[name] for name in self._fields[1:]}, int(row["step"]))
+                tracker.log({name: row[name] for name in self._columns[1:]}, int(row["step"]))
         except OSError as error:
             raise LabError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free some space; "
@@ -235,27 +235,19 @@ class TrainingLog:
             tracker.end()
 
 
-def _kept(path: Path, fields: Sequence[str], step: int) -> list[dict[str, str]]:
-    """Return the rows of an earlier log up to a step."""
+def _kept(path: Path, columns: Sequence[str], step: int) -> list[dict[str, str]]:
+    """Return the rows of an earlier log up to a step, without halves that a killed process left."""
     if not (step and path.is_file()):
         return []
-    with path.open(newline="") as file:
-        rows = [_filled(row, fields) for row in csv.DictReader(file)]
-    return [row for row in rows if row and int(row["step"]) <= step]
+    with path.open(newline="") as file:  # logs of earlier versions have no log losses
+        rows = [{"log_loss": "nan", **row} for row in csv.DictReader(file)]
+    whole = [row for row in rows if set(row) == set(columns) and all(row.values())]
+    return [row for row in whole if int(row["step"]) <= step]
 
 
-def _as_csv(rows: Sequence[Mapping[str, str]], fields: Sequence[str]) -> str:
+def _as_csv(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields)
+    writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _filled(row: dict[str, Any], fields: Sequence[str]) -> dict[str, str]:
-    """Return a row with every column; none where it is half of one, which a killed process leaves.
-
-    Logs of earlier versions have no log losses.
-    """
-    whole = {"log_loss": "nan", **row}
-    return whole if set(whole) == set(fields) and all(whole.values()) else {}

@@ -55,16 +55,8 @@ _LOG_ROWS = 2000
 class TrainingLoop:
     """The state of a training while it runs.
 
-    Args:
-        codec: trained in place.
-        recipe: how to train.
-        crops: makes the batch of any step.
-        fabric: device, precision and processes.
-        directory: where the state and the log go; ``None`` keeps nothing.
-        on_progress: called every few steps.
-        objective: makes the loss of codec and recipe.
-        branches: see `train`.
-        phase: what progress calls these steps, if they are not the recipe's own.
+    Arguments are those of `train`. Progress calls the steps by their ``phase``, if they are not the
+    recipe's own.
     """
 
     def __init__(
@@ -211,7 +203,7 @@ class TrainingLoop:
             self.on_progress(now)
 
     def begin(self, *, resume: bool, cache: Path | None = None) -> None:
-        """Start afresh, or continue from the directory's state if there is one."""
+        """Start from the codec as it is, or resume from the directory's state if there is one."""
         recipe = self.recipe
         path = None if self.directory is None else self.directory / FILE_NAME
         if resume and path is not None and path.exists():

@@ -155,6 +155,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ("base: tcm-nano\n'base': tcm-small\n", "'base' is given twice"),
         ("a: &a {b: &b {c: 1, c: 2}}\nbase: tcm-nano\n", "'c' is given twice"),
         ("base: tcm-nano\noverride: {g_a.width: 010}\n", "010 is a number in base 8 to YAML 1.1"),
+        ("base: tcm-nano\noverride: {g_a.width: 0_10}\n", "0_10 is a number in base 8 to YAML"),
         ("base: tcm-nano\noverride: {g_a.width: 1:30}\n", "1:30 is a number in base 60"),
         ("base: tcm-nano\noverride: {g_a.split: 1:30.5}\n", "is a number in base 60"),
         ("base: tcm-nano\noverride: {g_a.split: 0,25}\n", "unknown|given|no field|is not text|25"),

@@ -196,6 +196,13 @@ def test_an_anchors_times_are_those_of_the_clock(
     assert [(i.height, i.width) for i in point.images] == [(161, 170), (33, 57)]
 
 
+def test_an_empty_set_is_refused_by_codecs_and_anchors(images: ImageSet) -> None:
+    with pytest.raises(LabError, match="the set is empty"):
+        evaluate(Quantiser(), images[:0])
+    with pytest.raises(LabError, match="the set is empty"):
+        evaluate_anchor("jpeg", images[:0])
+
+
 def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
     with pytest.raises(LabError, match="jpeg or webp"):
         evaluate_anchor("gif", images)  # type: ignore[arg-type]
