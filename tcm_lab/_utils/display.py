@@ -1,4 +1,4 @@
-"""How values show themselves in a notebook or a console: asked in any layer, answered by one."""
+"""Values as tables in a notebook or a console, by renderers that a higher layer registers."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tcm_lab.errors import ConfigError, brief, validation_message
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
 """Annotates an optional field that YAML may give as ``none``."""
 ChannelCount = Annotated[int, Field(gt=0, le=2**16)]
-"""A number of channels. No codec has as many as the bound: beyond it, it is a slip of the pen."""
+"""A number of channels. No codec has as many as the bound: beyond it, it is a typing mistake."""
 LayerCount = Annotated[int, Field(ge=0, le=1000)]
 """How many layers follow one another."""
 Ratio = Annotated[float, Field(gt=0, le=1000)]

@@ -17,7 +17,7 @@ OnDone = Callable[[int, int], None]
 """Callback receiving (done, total)."""
 
 
-class Shown(Protocol):
+class ShowProgress(Protocol):
     """Shows how far something is."""
 
     def __call__(
@@ -27,7 +27,7 @@ class Shown(Protocol):
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Shown]:
+def progress(what: str) -> Iterator[ShowProgress]:
     """Show on stderr how far the block is, and how long the rest takes.
 
     A terminal has a bar until the end. A file, a notebook or a cluster's log gets a line every

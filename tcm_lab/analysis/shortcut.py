@@ -1,4 +1,4 @@
-"""How much of the latent and of the image comes by the linear paths beside the transforms."""
+"""The share of the latent and of the image that the linear paths beside the transforms give."""
 
 from __future__ import annotations
 

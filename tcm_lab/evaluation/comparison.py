@@ -1,4 +1,4 @@
-"""What a curve gains on an anchor: Bjontegaard deltas, Lagrangian cost, and their intervals.
+"""How a curve compares with an anchor: Bjontegaard deltas, Lagrangian cost, and their intervals.
 
 Every function takes the anchor first and the curve that is judged against it second; a negative
 percentage is a saving. The Bjontegaard arithmetic is the `bjontegaard` package's (Herglotz et
@@ -36,7 +36,7 @@ class Seeds(Frozen):
         paired: whether seed i of one side has its random numbers in common with seed i of the
             other, so that a resample draws both together; else each side's are drawn alone.
         sd_percent: standard deviation of one seed's paired difference, measured elsewhere. Seeds
-            are then kept as they are, since few of them tell less about their own variation.
+            are then not resampled, since a few of them give a worse estimate of it.
     """
 
     paired: bool = False

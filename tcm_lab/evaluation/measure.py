@@ -1,4 +1,4 @@
-"""Codes whole images to real bytes, by a codec or by JPEG and WebP, and measures what returns."""
+"""Whole images coded to real bytes and decoded, by a codec or by JPEG and WebP, and measured."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def evaluate_anchor(
 
 @dataclass(frozen=True)
 class Coded:
-    """One image, coded and decoded: what came back in [0, 255], and what it took."""
+    """One image, coded and decoded, in [0, 255]; its bits and times."""
 
     x_hat: Tensor
     bits: int

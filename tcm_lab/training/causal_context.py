@@ -1,12 +1,12 @@
-"""CCA's loss, which draws information into early slices by rewarding what they tell later ones.
+"""CCA's loss, which moves information into early slices of the latent, where it helps later ones.
 
 Han et al. 2024, "Causal Context Adjustment Loss for Learned Image Compression", NeurIPS,
 arXiv 2410.04847.
 
 An auxiliary entropy model codes the same latent from the same hyper outputs, but each slice without
-the one just before it. What it spends more than the codec's own model is what that slice tells, and
-the loss takes ``cca`` times this difference off. The auxiliary model learns to code as well as it
-can, the codec to make that hard. It is part of the training, never of the codec.
+the one just before it. The bits it needs beyond the codec's own model are what knowing that slice
+saves, and the loss subtracts ``cca`` times this saving. The auxiliary model learns to code as well
+as it can, the codec to make that hard. It is part of the training, never of the codec.
 
 The authors' α over β is our ``cca``, and their β is in our λ. In their code the auxiliary weights
 follow the gradient of the codec's loss, so that they are rewarded for predicting badly, and a third
@@ -40,7 +40,7 @@ def check_cca(recipe: Recipe, config: VariantConfig | None) -> None:
     if config is None:
         what = "this codec has none of ours"
     else:
-        what = f"entropy_model.type = {config.entropy_model.type} of {config.name} has no such ones"
+        what = f"entropy_model.type = {config.entropy_model.type} of {config.name} has none"
         if config.entropy_model.type == "slices":
             fix = "Set cca to 0, or give the entropy model two slices or more, and support"
     raise ConfigError(
@@ -50,11 +50,11 @@ def check_cca(recipe: Recipe, config: VariantConfig | None) -> None:
 
 
 class CausalContext(nn.Module):
-    """The auxiliary entropy model of a codec: like its own, but blind for the slice just before.
+    """The auxiliary entropy model of a codec: like its own, but without the slice just before.
 
     Args:
-        codec: whose entropy model it begins as a copy of.
-        weight: of the reward, beside the rate's.
+        codec: its entropy model is copied.
+        weight: of the saved bits in the loss, where the rate's is 1.
     """
 
     def __init__(self, codec: Any, weight: float) -> None:
@@ -64,23 +64,23 @@ class CausalContext(nn.Module):
 
     @classmethod
     def of(cls, codec: nn.Module, recipe: Recipe) -> CausalContext | None:
-        """Return the auxiliary entropy model that a recipe wants; ``None`` without CCA's loss.
+        """Return the auxiliary entropy model that a recipe asks for; ``None`` without CCA's loss.
 
         Raises:
-            ConfigError: the codec has no place for it.
+            ConfigError: as `check_cca`.
         """
         check_cca(recipe, CodecAdapter(codec).config)
         return cls(codec, recipe.cca) if recipe.cca else None
 
     def copy_from(self, codec: Any) -> None:
-        """Begin anew as a copy of the codec's entropy model."""
+        """Copy the weights of the codec's entropy model again."""
         self.entropy_model.load_state_dict(codec.entropy_model.state_dict())
 
     def forward(self, codec: Any, latent: Latent) -> Tensor:
         """Return the bits of each image's y, (B,), without the slice just before.
 
         Minimising them teaches this model to code; to the codec their gradient arrives times
-        ``-weight``, which teaches it to make the slice before worth knowing.
+        ``-weight``, which teaches it to make the slice before informative.
         """
         seen = Latent(
             self._opposed(latent.y),

@@ -1,4 +1,4 @@
-"""The linear start: a codec that begins as the linear transform its training images ask for.
+"""The linear start: a codec that begins as the linear transform that fits its training images.
 
 An untrained codec spends most of a short training on becoming a transform at all. Here its linear
 shortcuts start as principal components, everything beside them at zero, and its entropy model at
@@ -192,7 +192,7 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
 
 @torch.no_grad()
 def zero_branches(codec: Codec) -> None:
-    """Let all that lies beside a codec's linear paths start at zero."""
+    """Start everything beside a codec's linear paths at zero."""
     for module in codec.modules():
         zero_branch(module)
     if codec.g_a.linear_path is None:

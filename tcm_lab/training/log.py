@@ -187,11 +187,12 @@ class TrainingLog:
         trackers: Sequence[Tracker] = (),
     ) -> None:
         self._columns = _columns(recipe)
-        self._path = None if directory is None else directory / "log.csv"
+        self._path: Path | None = None
         self._trackers: list[Tracker] = []
         self._log_losses: dict[int, float] = {}
-        if self._path is None or directory is None:
+        if directory is None:
             return
+        self._path = directory / "log.csv"
         kept = _kept(self._path, self._columns, step)
         self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in kept}
         write_atomically(self._path, _as_csv(kept, self._columns))

@@ -74,6 +74,7 @@ class TrainingLoop:
     ) -> None:
         self.codec, self.recipe, self.crops = codec, recipe, crops
         self.fabric, self.directory, self.on_progress = fabric, directory, on_progress
+        self.file = None if directory is None else directory / FILE_NAME
         self.make_objective, self.branches, self.phase = objective, branches or {}, phase
         self.levels = CodecAdapter(codec).rate_levels
         codec.train()
@@ -205,9 +206,11 @@ class TrainingLoop:
     def begin(self, *, resume: bool, cache: Path | None = None) -> None:
         """Start from the codec as it is, or resume from the directory's state if there is one."""
         recipe = self.recipe
-        path = None if self.directory is None else self.directory / FILE_NAME
-        if resume and path is not None and path.exists():
-            self._resume(path)
+        if resume and self.file is not None and self.file.exists():
+            snapshot = Snapshot.load(self.file)
+            snapshot.refuse_other(recipe, self.crops.fingerprint, self.file)
+            self._restore(snapshot)
+            self.earlier_s = snapshot.facts["wall_s"]
         else:
             self._start(cache)
         objective = self.make_objective(self.codec, recipe, self.context)
@@ -237,12 +240,6 @@ class TrainingLoop:
         loop.begin(resume=True)
         loop.run()
 
-    def _resume(self, path: Path) -> None:
-        snapshot = Snapshot.load(path)
-        snapshot.refuse_other(self.recipe, self.crops.fingerprint, path)
-        self._restore(snapshot)
-        self.earlier_s = snapshot.facts["wall_s"]
-
     def _snapshot(self, recipe: Recipe | None = None) -> Snapshot:
         facts = {
             "step": self.step,
@@ -270,8 +267,8 @@ class TrainingLoop:
     def _save(self) -> None:
         """Remember the present state as good, and write it down."""
         self.good = self._snapshot()
-        if self.directory is not None and self.fabric.is_global_zero:
-            self.good.save(self.directory / FILE_NAME)
+        if self.file is not None and self.fabric.is_global_zero:
+            self.good.save(self.file)
 
     def _roll_back(self, loss: float) -> None:
         """Return to the last good state with half the learning rate.
@@ -284,7 +281,7 @@ class TrainingLoop:
         self._restore(self.good)
         if rollbacks == MAX_ROLLBACKS:
             kept = ""
-            if self.directory is not None and (self.directory / FILE_NAME).exists():
+            if self.file is not None and self.file.exists():
                 kept = f"{self.directory} keeps the state of step {self.step}."
             raise DivergedError(
                 f"training diverged at step {step} (loss {loss:.4g}) for the "

@@ -87,8 +87,8 @@ class RateDistortionLoss(nn.Module):
         Returns:
             scalars ``total`` (to be differentiated: with all that is added to the loss), ``loss``
             (lambda D + bpp, the mean over the batch), ``bpp``, ``mse`` (images in [0, 1]), ``aux``
-            and ``log_loss`` (the mean of the logarithms); with CCA's loss ``cca``, the bpp that y
-            takes more (or, mostly, less) for what each slice tells the next.
+            and ``log_loss`` (the mean of the logarithms); with CCA's loss ``cca``, the bpp of y
+            minus that by the auxiliary model (mostly below 0).
         """
         out, latent = self._run(x, levels)  # refuses what is no batch of images
         pixels = x.shape[2] * x.shape[3]

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
 _LATER = ("orthogonality", "cca", "cooldown")
-_LARGEST = 1e9  # of any rate or weight; beyond it, it is a slip of the pen
+_LARGEST = 1e9  # of any rate or weight; beyond it, it is a typing mistake
 
 
 class Recipe(Frozen):

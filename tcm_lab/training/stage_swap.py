@@ -93,7 +93,7 @@ def _has_path_beside(codec: Codec, stage: str) -> bool:
 
 
 def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> Mapping[str, Tensor]:
-    """Return what of the parent's weights a codec takes over."""
+    """Return those of the parent's weights that a codec takes over."""
     own = codec.state_dict()
     return {
         name: value

@@ -48,8 +48,8 @@ from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.state import FILE_NAME
 from tcm_lab.training.trainer import begin, train
 
-_KEPT = 256  # codecs that are kept as modules, to be run with parts of the shared weights
-_SEEN = 8  # crops whose latent tells where entropy models start
+_KEPT = 256  # modules that are kept, to be run with parts of the shared weights
+_SEEN = 8  # crops whose latent gives the start of the entropy models
 _DRAWN = 2  # codecs of a step beside the largest and the smallest
 
 
@@ -107,7 +107,7 @@ class SuperNet(nn.Module):
             _place(self, names[name], zeros, is_learned=name in learned)
 
     def _fit(self, codec: Codec) -> None:
-        """Find out where a codec's tensors lie.
+        """Map a codec's tensors to the shared ones.
 
         Raises:
             LabError: they are not all here.
@@ -228,7 +228,7 @@ class _Distilled(RateDistortionLoss):
 
 
 class _Seen(nn.Module):
-    """A loss of what is seen of a codec, which is called with the codec's own weights."""
+    """A loss of a view of a codec, to be called with the codec's weights by their own names."""
 
     def __init__(self, codec: Codec, loss: nn.Module) -> None:
         super().__init__()
@@ -311,8 +311,8 @@ def train_supernet(
 ) -> TrainingRecord:
     """Train the codecs of a supernet together; resumable as `train` is.
 
-    They begin as the largest one does by the recipe's start; what it lacks, as others do. A linear
-    phase trains the entropy models of all of them.
+    The weights start as the largest codec's would by the recipe; those that it lacks, as other
+    codecs'. A linear phase trains the entropy models of all of them.
 
     Args:
         supernet: changed in place.
@@ -360,7 +360,7 @@ def train_supernet(
 
 @torch.no_grad()
 def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str) -> None:
-    """Give the weights what the largest codec starts with, and the rest what others have there."""
+    """Start the weights as the largest codec's, and those that it lacks as other codecs'."""
     largest = build(supernet.config, seed=recipe.seed)
     with torch.enable_grad():
         begin(largest, recipe.changed(linear_steps=0), crops, accelerator=accelerator)
@@ -378,7 +378,7 @@ def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str)
 
 
 def _of_phase(on_progress: OnProgress | None) -> OnProgress | None:
-    """Return what reports progress as that of the linear phase."""
+    """Return a callback that reports progress as that of the linear phase."""
     if on_progress is None:
         return None
     return lambda progress: on_progress(replace(progress, phase="linear phase"))

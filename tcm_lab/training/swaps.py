@@ -1,4 +1,4 @@
-"""What of a codec is exchanged to make another of it, place by place."""
+"""The swaps that turn one codec into another, place by place."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Swap:
     Attributes:
         place: where, such as ``g_a.stages.1`` or ``entropy_model``.
         config: the parent with the option there.
-        fresh: beginnings of the names of what starts anew.
-        trained: beginnings of the names of what is trained.
-        spans: whose outputs are imitated; none at the entropy model, whose output is a rate.
+        fresh: prefixes of the names of weights that start untrained.
+        trained: prefixes of the names of weights that are trained.
+        spans: stages whose outputs are imitated; none at the entropy model, whose output is a rate.
     """
 
     place: str
@@ -51,7 +51,7 @@ class Swap:
 
 
 def swaps_of(parent: VariantConfig, variant: VariantConfig) -> tuple[Swap, ...]:
-    """Return what is exchanged to turn a codec into another, place by place.
+    """Return the swaps that turn a codec into another, place by place.
 
     Neighbouring stages whose channels between them differ are one place.
 
@@ -82,7 +82,7 @@ def swaps_of(parent: VariantConfig, variant: VariantConfig) -> tuple[Swap, ...]:
 
 
 def self_swap(swap: Swap, parent: VariantConfig) -> Swap:
-    """Return the exchange of what the parent has at a swap's place for the same, trained anew."""
+    """Return the swap of what the parent has at that place for the same, trained again."""
     theirs, ours = (f"{c.entropy_model.module_name}." for c in (swap.config, parent))
 
     def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
