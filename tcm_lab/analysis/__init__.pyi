@@ -1,88 +1,40 @@
-from .attention import (
-    AttentionMap,
-    AttentionMetrics,
-    AttentionRecord,
-    LayerAttention,
-    attention_map,
-    measure_attention,
-)
-from .erf import (
-    decoder_erf_maps,
-    effective_receptive_field,
-    entropy_model_erf_maps,
-    erf_maps,
-    erf_options,
-)
-from .erf_map import (
-    ErfMap,
-    ErfMeasures,
-    ErfMethod,
-    ErfOptions,
-    WindowGrid,
-    grid_visibility,
-    mean_erf,
-    measure_erf,
-    reach_ratio,
-)
-from .gates import GateRecord, SliceGate, gate_maps
-from .knockout import (
-    KnockOutRecord,
-    PartWorth,
-    TrainedBenefit,
-    compare_trained,
-    knock_out,
-    removable_parts,
-)
-from .latents import (
-    ImageLatent,
-    LatentMaps,
-    LatentRecord,
-    SliceLatent,
-    latent_maps,
-    measure_latents,
-)
-from .prediction_error import EDGES, REACH, ErrorStatistics
-from .shortcut import ShortcutRecord, measure_shortcut
-
-__all__ = [
-    "EDGES",
-    "REACH",
-    "AttentionMap",
-    "AttentionMetrics",
-    "AttentionRecord",
-    "ErfMap",
-    "ErfMeasures",
-    "ErfMethod",
-    "ErfOptions",
-    "ErrorStatistics",
-    "GateRecord",
-    "ImageLatent",
-    "KnockOutRecord",
-    "LatentMaps",
-    "LatentRecord",
-    "LayerAttention",
-    "PartWorth",
-    "ShortcutRecord",
-    "SliceGate",
-    "SliceLatent",
-    "TrainedBenefit",
-    "WindowGrid",
-    "attention_map",
-    "compare_trained",
-    "decoder_erf_maps",
-    "effective_receptive_field",
-    "entropy_model_erf_maps",
-    "erf_maps",
-    "erf_options",
-    "gate_maps",
-    "grid_visibility",
-    "knock_out",
-    "latent_maps",
-    "mean_erf",
-    "measure_attention",
-    "measure_erf",
-    "measure_latents",
-    "measure_shortcut",
-    "reach_ratio",
-    "removable_parts",
-]
+from .attention import AttentionMap as AttentionMap
+from .attention import AttentionMetrics as AttentionMetrics
+from .attention import AttentionRecord as AttentionRecord
+from .attention import LayerAttention as LayerAttention
+from .attention import attention_map as attention_map
+from .attention import measure_attention as measure_attention
+from .erf import decoder_erf_maps as decoder_erf_maps
+from .erf import effective_receptive_field as effective_receptive_field
+from .erf import entropy_model_erf_maps as entropy_model_erf_maps
+from .erf import erf_maps as erf_maps
+from .erf import erf_options as erf_options
+from .erf_map import ErfMap as ErfMap
+from .erf_map import ErfMeasures as ErfMeasures
+from .erf_map import ErfMethod as ErfMethod
+from .erf_map import ErfOptions as ErfOptions
+from .erf_map import WindowGrid as WindowGrid
+from .erf_map import grid_visibility as grid_visibility
+from .erf_map import mean_erf as mean_erf
+from .erf_map import measure_erf as measure_erf
+from .erf_map import reach_ratio as reach_ratio
+from .gates import GateRecord as GateRecord
+from .gates import SliceGate as SliceGate
+from .gates import gate_maps as gate_maps
+from .knockout import KnockOutRecord as KnockOutRecord
+from .knockout import PartWorth as PartWorth
+from .knockout import TrainedBenefit as TrainedBenefit
+from .knockout import compare_trained as compare_trained
+from .knockout import knock_out as knock_out
+from .knockout import removable_parts as removable_parts
+from .latents import ImageLatent as ImageLatent
+from .latents import LatentMaps as LatentMaps
+from .latents import LatentRecord as LatentRecord
+from .latents import SliceLatent as SliceLatent
+from .latents import latent_maps as latent_maps
+from .latents import measure_latents as measure_latents
+from .prediction_error import EDGES as EDGES
+from .prediction_error import REACH as REACH
+from .prediction_error import ErrorStatistics as ErrorStatistics
+from .shortcut import ShortcutRecord as ShortcutRecord
+from .shortcut import measure_shortcut as measure_shortcut
