@@ -332,13 +332,19 @@ def _overlap(
                 f"{title}: PSNR does not rise with the rate ({points.psnr_db}). Leave out the "
                 "points that others beat, or compare by lagrangian_percent."
             )
-    a, b = (c.psnr_db if axis == "psnr_db" else [*map(math.log10, c.bpp)] for c in (anchor, curve))
+    if axis == "psnr_db":
+        a, b = anchor.psnr_db, curve.psnr_db
+    else:
+        a, b = (tuple(math.log10(rate) for rate in each.bpp) for each in (anchor, curve))
     width = min(a[-1], b[-1]) - max(a[0], b[0])
     share = width / min(a[-1] - a[0], b[-1] - b[0])
     if share <= 0 or share < min_overlap:
-        db = axis == "psnr_db"
-        width_text = f"{width:.2f} dB of PSNR" if db else f"a factor of {10**width:.2f} of rate"
-        what = "do not overlap" if share <= 0 else f"share only {width_text}"
+        if share <= 0:
+            what = "do not overlap"
+        elif axis == "psnr_db":
+            what = f"share only {width:.2f} dB of PSNR"
+        else:
+            what = f"share only a factor of {10**width:.2f} of rate"
         raise LabError(
             f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {what}: a Bjontegaard "
             "delta would be extrapolated. Measure nearer rates, or compare by lagrangian_percent."

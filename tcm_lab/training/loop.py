@@ -204,7 +204,7 @@ class TrainingLoop:
             self.on_progress(now)
 
     def begin(self, *, resume: bool, cache: Path | None = None) -> None:
-        """Start from the codec as it is, or resume from the directory's state if there is one."""
+        """Start by the recipe, or resume from the directory's state if there is one."""
         recipe = self.recipe
         if resume and self.file is not None and self.file.exists():
             snapshot = Snapshot.load(self.file)

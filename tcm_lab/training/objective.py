@@ -35,13 +35,10 @@ def draw_levels(levels: int, batch: int, seed: int, step: int) -> Tensor:
     Returns:
         int64 (batch,), a pure function of the arguments.
     """
-    positions = np.arange(step * batch, (step + 1) * batch)
-    rounds, places = np.divmod(positions, levels)
-    orders = {
-        int(turn): np.random.default_rng((seed, 2, int(turn))).permutation(levels)
-        for turn in np.unique(rounds)
-    }
-    picked = [orders[int(turn)][place] for turn, place in zip(rounds, places, strict=True)]
+    first, place = divmod(step * batch, levels)
+    rounds = range(first, first + -(-(place + batch) // levels))
+    orders = [np.random.default_rng((seed, 2, number)).permutation(levels) for number in rounds]
+    picked = np.concatenate(orders)[place : place + batch]
     return torch.tensor(picked, dtype=torch.int64)
 
 
