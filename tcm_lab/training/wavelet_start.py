@@ -35,16 +35,16 @@ def fit_wavelet(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float
     """
     down, up = _steps(codec.g_a.wavelet), _steps(codec.g_s.wavelet)
     y = crops
-    for one in down:
-        _project(one, y)
-        y = _apply(one, y)
+    for layer in down:
+        _project(layer, y)
+        y = _apply(layer, y)
     down[-1].log_gain.fill_(-math.log(step))
     down[-1].bias.div_(step)
     y = y / step
     _fit_synthesis(up, y, crops, step)
     x_hat = y
-    for one in up:
-        x_hat = _apply(one, x_hat)
+    for layer in up:
+        x_hat = _apply(layer, x_hat)
     return y, float((x_hat - crops).square().mean())
 
 
@@ -60,8 +60,8 @@ def _steps(path: nn.ModuleList | None) -> list[HaarLinear]:
     return cast("list[HaarLinear]", list(path))
 
 
-def _apply(one: HaarLinear, maps: Tensor) -> Tensor:
-    return torch.cat([one(some) for some in maps.split(_AT_ONCE)])
+def _apply(layer: HaarLinear, maps: Tensor) -> Tensor:
+    return torch.cat([layer(some) for some in maps.split(_AT_ONCE)])
 
 
 def _subbands(maps: Tensor, factor: int) -> Tensor:
@@ -69,31 +69,31 @@ def _subbands(maps: Tensor, factor: int) -> Tensor:
     return torch.cat([as_rows(haar_subbands(some, factor)) for some in maps.split(_AT_ONCE)])
 
 
-def _project(one: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
+def _project(layer: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
     """Let a step down project the subbands of ``maps`` to their principal components.
 
     Returns:
         The components (C, D) and the subbands' means (D,).
     """
-    rows = _subbands(maps, one.factor)
-    basis, _, mean = components(rows[:: max(1, len(rows) // _ROWS)], one.out_features)
-    one.log_gain.zero_()
-    one.weight.copy_(basis)
-    one.bias.copy_(-(basis @ mean))
+    rows = _subbands(maps, layer.factor)
+    basis, _, mean = components(rows[:: max(1, len(rows) // _ROWS)], layer.out_features)
+    layer.log_gain.zero_()
+    layer.weight.copy_(basis)
+    layer.bias.copy_(-(basis @ mean))
     return basis, mean
 
 
 def _fit_synthesis(up: list[HaarLinear], y: Tensor, crops: Tensor, step: float) -> None:
     """Let each step up give back the subbands of the map that it is to make."""
     wanted = crops
-    for one in reversed(up[1:]):
+    for layer in reversed(up[1:]):
         # What the step before is to make: the components that this one can use.
-        down = HaarLinear(wanted.shape[1], one.in_features, one.factor, "down").to(crops.device)
+        down = HaarLinear(wanted.shape[1], layer.in_features, layer.factor, "down").to(crops.device)
         basis, mean = _project(down, wanted)
         wanted = _apply(down, wanted)
-        one.log_gain.zero_()
-        one.weight.copy_(basis.T)
-        one.bias.copy_(mean)
+        layer.log_gain.zero_()
+        layer.weight.copy_(basis.T)
+        layer.bias.copy_(mean)
     weight, bias = least_squares(as_rows(y), _subbands(wanted, up[0].factor) / step)
     up[0].log_gain.fill_(-math.log(step))
     up[0].weight.copy_(weight.T)
