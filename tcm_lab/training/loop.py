@@ -23,13 +23,13 @@ from tcm_lab.training.linear_start import start_linear
 from tcm_lab.training.log import (
     LinearStart,
     LossCurve,
+    Meter,
     OnProgress,
     TrainingLog,
     TrainingProgress,
     TrainingRecord,
     psnr_db,
 )
-from tcm_lab.training.meter import Meter
 from tcm_lab.training.objective import (
     MakeObjective,
     SharedNoise,
