@@ -215,7 +215,8 @@ def train_swap(
         swap: what is exchanged.
         recipe: how the parent was trained; its rates, λ, batch and seed.
         crops: makes the batch of any step.
-        match_steps: updates towards the parent's features; without any, they go to ``steps``.
+        match_steps: updates towards the features of the parent's stages; a swap without stages
+            spends them on rate and distortion, too.
         steps: updates of rate and distortion through the whole codec.
         directory: where the state goes; a training found there is resumed.
         on_progress: called every few steps.
