@@ -1,4 +1,4 @@
-"""Four counters on one model: they agree, or every difference has a name and a size of its own.
+"""Every counter on one model: they agree, or every difference has a name and a size of its own.
 
 The closed formulas are the reference (torch's counter for a model without). What another tool
 counts beyond or short of it is worked out from the layers' shapes, not from the tool's own
@@ -8,9 +8,8 @@ answer; what then remains is `unexplained`, and should be nothing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Mapping
+from contextlib import ExitStack
 from math import prod
 from typing import Any
 
@@ -25,7 +24,7 @@ from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.complexity.counters import COUNTERS, Count, count_by
-from tcm_lab.complexity.counters.base import module_kind
+from tcm_lab.complexity.counters.base import Tally, module_kind
 from tcm_lab.complexity.counters.meta import (
     FunctionMode,
     bottleneck_products,
@@ -57,7 +56,7 @@ class CounterCheck(Frozen):
 
 
 class CheckReport(Frozen):
-    """All counters on one model and image size.
+    """What every counter finds of one model at one image size.
 
     Attributes:
         model: its name.
@@ -139,28 +138,18 @@ def check(
     """
     target, size = tried(Target.of(model)), checked_size(size)
     padded = target.padded_size(size)
-    counts: dict[CounterName, Count] = {}
-    failures: dict[str, str] = {}
-    for name in COUNTERS:
-        try:
-            counts[name] = count_by(name, target, padded)
-        except NoFormula:
-            continue  # it is held against the next counter, torch's
-        except Exception as error:  # of another tool, on a model that it was not made for
-            if name not in _OTHERS:
-                raise
-            failures[name] = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    named = _Differences(target, padded)
+    counts, failures = _count_by_all(target, padded)
+    differences = _Differences(target, padded)
     totals = {name: _total(name, count) for name, count in counts.items()}
     reference = next(iter(counts))
-    prior = named.of["torch"][_PRIOR]
+    prior = differences.of["torch"][_PRIOR]
     reference_macs = totals[reference] - (prior if reference == "torch" else 0)
     unknown = counts["torch"].unknown_operators
     disagreements: tuple[str, ...] = ()
     hidden = totals["torch"] - prior - reference_macs
     if reference == "formula" and unknown and hidden < 0:
         # A user's operator that no tool looks into, behind a block that has a formula.
-        named.book(f"inside {', '.join(unknown)}", hidden, *_TOOLS)
+        differences.add(f"inside {', '.join(unknown)}", hidden, *_TOOLS)
         unknown = ()
     elif reference == "formula":
         disagreements = _compare(counts["formula"], counts["torch"])
@@ -172,24 +161,35 @@ def check(
         reference=reference,
         reference_macs=reference_macs,
         counters=tuple(
-            CounterCheck(
-                counter=name,
-                total=total,
-                differences={what: macs for what, macs in named.of[name].items() if macs},
-                unexplained=total - reference_macs - named.of[name].total(),
-                note=_NOTES.get(name, "").format(named.fused) if named.fused else "",
-            )
-            for name, total in totals.items()
+            differences.explain(name, total, reference_macs) for name, total in totals.items()
         ),
         disagreements=disagreements,
         unknown_operators=unknown,
-        suspects=tuple(sorted(named.suspects)),
+        suspects=tuple(sorted(differences.suspects)),
         failures=failures,
         versions=versions("tcm-lab", "torch", "fvcore", "ptflops"),
     )
     if strict and not report.agrees:
         raise LabError(f"{report.model}: {'; '.join(report.open_questions)}")
     return report
+
+
+def _count_by_all(
+    target: Target, size: tuple[int, int]
+) -> tuple[dict[CounterName, Count], dict[str, str]]:
+    """Return what each counter finds, and the reasons of the tools that could not count."""
+    counts: dict[CounterName, Count] = {}
+    failures: dict[str, str] = {}
+    for name in COUNTERS:
+        try:
+            counts[name] = count_by(name, target, size)
+        except NoFormula:
+            continue  # the next counter, torch's, is the reference in its place
+        except Exception as error:  # of another tool, on a model that it was not made for
+            if name not in _OTHERS:
+                raise
+            failures[name] = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return counts, failures
 
 
 def _total(name: CounterName, count: Count) -> int:
@@ -238,32 +238,19 @@ _SUSPECTS = {
 """Functions that some tool has no price for, or another one, by what a reader knows them as."""
 
 
-class _Watching(FunctionMode):
-    """Notes which of these functions a model calls, those of a factorised prior apart."""
+class _SuspectWatch(FunctionMode):
+    """Notes which of these functions a model calls, except inside a factorised prior."""
 
-    def __init__(self, others: Mapping[Any, Any]) -> None:
+    def __init__(self, others: Mapping[Any, Any], tally: Tally) -> None:
         super().__init__(others)
         self.suspects: set[str] = set()
-        self._priors = 0
-
-    @contextmanager
-    def outside_of(self, priors: Iterable[nn.Module]) -> Iterator[None]:
-        """Note nothing that runs inside of some modules."""
-
-        def enter(change: int, *_: object) -> None:
-            self._priors += change
-
-        with ExitStack() as stack:
-            for prior in priors:
-                stack.enter_context(prior.register_forward_pre_hook(partial(enter, 1)))
-                stack.enter_context(prior.register_forward_hook(partial(enter, -1)))
-            yield
+        self._tally = tally
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = getattr(function, "__name__", "")
-        if name in _SUSPECTS and not self._priors:
+        if name in _SUSPECTS and self._tally.kind is not Kind.PRIOR:
             self.suspects.add(_SUSPECTS[name])
         return super().__torch_function__(function, types, args, kwargs)
 
@@ -286,36 +273,44 @@ class _Differences:
     def __init__(self, target: Target, size: tuple[int, int]) -> None:
         self.of: dict[CounterName, Counter[str]] = defaultdict(Counter)
         self.fused = 0
-        self.book(_PRIOR, 0, *_TOOLS)  # the first in every list
+        self.add(_PRIOR, 0, *_TOOLS)  # the first in every list
         model = target.runnable
-        functions: dict[Any, Any] = {
-            F.scaled_dot_product_attention: self._attend,
-            F.softmax: self._softmax,
-        }
+        tally = Tally(model, target.part_of)
+        functions = {F.scaled_dot_product_attention: self._attend, F.softmax: self._softmax}
+        watch = _SuspectWatch(functions, tally)
         with ExitStack() as stack:
             for module in model.modules():
                 if module_kind(module) or not any(module.children()):
                     stack.enter_context(module.register_forward_hook(self._see))
-            watching = _Watching(functions)
-            priors = [each for each in model.modules() if module_kind(each) is Kind.PRIOR]
-            with meta_pass(model), watching.outside_of(priors), watching:
+            with meta_pass(model), tally.following(), watch:
                 model(image_for(model, size))
-        self.suspects = watching.suspects
+        self.suspects = watch.suspects
 
-    def book(self, what: str, macs: int, *counters: CounterName) -> None:
+    def add(self, what: str, macs: int, *counters: CounterName) -> None:
         """Add a difference of some counters."""
         for counter in counters:
             self.of[counter][what] += macs
+
+    def explain(self, counter: CounterName, total: int, reference_macs: int) -> CounterCheck:
+        """Return the way from the reference's total to a counter's."""
+        found = self.of[counter]
+        return CounterCheck(
+            counter=counter,
+            total=total,
+            differences={what: macs for what, macs in found.items() if macs},
+            unexplained=total - reference_macs - found.total(),
+            note=_NOTES.get(counter, "").format(self.fused) if self.fused else "",
+        )
 
     def _see(self, module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         kind, name = module_kind(module), type(module).__name__
         x: Any = inputs[0] if inputs else None
         if kind is Kind.PRIOR:
-            self.book(_PRIOR, bottleneck_products(module, x), *_TOOLS)
+            self.add(_PRIOR, bottleneck_products(module, x), *_TOOLS)
         elif kind is Kind.GDN:
             macs = x.shape[1] * output.numel()
-            self.book("GDN, whose product it does not see", -macs, "ptflops")
-            self.book(_OTHER_BIASES, output.numel(), "ptflops-aten")
+            self.add("GDN, whose product it does not see", -macs, "ptflops")
+            self.add(_OTHER_BIASES, output.numel(), "ptflops-aten")
         elif isinstance(module, (_ConvNd, nn.Linear)):
             self._see_product(module, x, output)
         elif kind is Kind.NORMALISATION:
@@ -327,10 +322,10 @@ class _Differences:
         elif isinstance(output, Tensor) and isinstance(x, Tensor):
             self._per_element(name, _PTFLOPS_WEIGHTS.get(name, 0), x, "ptflops")
             if name == "Softmax":
-                self.book(_SOFTMAX, -x.numel(), "ptflops")
+                self.add(_SOFTMAX, -x.numel(), "ptflops")
 
     def _per_element(self, name: str, weight: int, x: Tensor, counter: CounterName) -> None:
-        self.book(f"{name}, {weight} per element", weight * x.numel(), counter)
+        self.add(f"{name}, {weight} per element", weight * x.numel(), counter)
 
     def _see_product(self, module: Any, x: Tensor, output: Tensor) -> None:
         if isinstance(module, HaarLinear):
@@ -340,34 +335,34 @@ class _Differences:
         own = 0 if module.bias is None else module.bias.numel()
         biases = own * _positions(module, output)
         if type(module).__module__.startswith("torch.nn."):
-            self.book(_BIASES, biases, "ptflops")
+            self.add(_BIASES, biases, "ptflops")
             # torch adds the bias to a linear layer's product by itself where the input is a view.
             if not isinstance(module, nn.Linear) or x.dim() == 2 or x.is_contiguous():
-                self.book(_BIASES, biases, "ptflops-aten")
+                self.add(_BIASES, biases, "ptflops-aten")
             return
-        self.book(_OTHER_BIASES, biases, "ptflops-aten")
+        self.add(_OTHER_BIASES, biases, "ptflops-aten")
         places = x if isinstance(module, _ConvTransposeNd) else output
         what = f"{type(module).__name__}, a class that it does not know"
-        self.book(what, -_positions(module, places) * module.weight.numel(), "ptflops")
+        self.add(what, -_positions(module, places) * module.weight.numel(), "ptflops")
 
     def _see_haar(self, module: HaarLinear, x: Tensor, output: Tensor) -> None:
-        """Book a linear layer that is computed as a convolution."""
+        """Add the differences of a linear layer that is computed as a convolution."""
         coarse = output if module.direction == "down" else x
         macs = coarse.shape[0] * prod(coarse.shape[2:]) * module.weight.numel()
-        self.book("HaarLinear, a class that it does not know", -macs, "ptflops")
+        self.add("HaarLinear, a class that it does not know", -macs, "ptflops")
         if module.direction == "down":  # else the bias is added behind it
-            self.book(_OTHER_BIASES, output.numel(), "ptflops-aten")
+            self.add(_OTHER_BIASES, output.numel(), "ptflops-aten")
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         pairs = query.shape[:-1].numel() * key.shape[-2]
-        self.book(_SOFTMAX, pairs, "ptflops")
+        self.add(_SOFTMAX, pairs, "ptflops")
         self.fused += pairs * (query.shape[-1] + value.shape[-1])
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
 
     def _softmax(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.book(_SOFTMAX, x.numel(), "ptflops")
+        self.add(_SOFTMAX, x.numel(), "ptflops")
         return F.softmax(x, *args, **kwargs)
 
 

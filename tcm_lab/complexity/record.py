@@ -39,10 +39,6 @@ ABSENT: Mapping[Scope, frozenset[str]] = {
 """The parts that each scope does not run, by CompressAI's names."""
 
 
-def _by_names() -> dict[Scope, tuple[str, ...]]:
-    return {scope: tuple(sorted(parts)) for scope, parts in ABSENT.items()}
-
-
 class ComplexityRecord(Frozen):
     """What one model costs on one image of one size.
 
@@ -71,7 +67,9 @@ class ComplexityRecord(Frozen):
     size: Size
     padded_size: Size
     parts: dict[str, Cost]
-    absent: dict[Scope, tuple[str, ...]] = Field(default_factory=_by_names)
+    absent: dict[Scope, tuple[str, ...]] = Field(
+        default_factory=lambda: {scope: tuple(sorted(parts)) for scope, parts in ABSENT.items()}
+    )
     peak_memory_bytes: NonNegativeInt | None = None
     decode_peak_memory_bytes: NonNegativeInt | None = None
     counter: CounterName

@@ -1,4 +1,4 @@
-"""What every counter takes and returns, and how it books what it finds on a codec's parts."""
+"""What every counter returns, and how what it counts is added up by part and kind."""
 
 from __future__ import annotations
 
@@ -97,15 +97,15 @@ class Tally:
         def enter(part: str, kind: Kind | None, *_: object) -> None:
             self._entered.append((part, self.kind or kind))
 
-        with ExitStack() as undo:
+        def leave(*_: object) -> None:
+            self._entered.pop()
+
+        with ExitStack() as stack:
             for name, module in self._model.named_modules():
                 if name:
                     begin = partial(enter, self._part_of(name), module_kind(module))
-                    undo.callback(module.register_forward_pre_hook(begin).remove)
-                    leave = module.register_forward_hook(
-                        lambda *_: self._entered.pop() and None, always_call=True
-                    )
-                    undo.callback(leave.remove)
+                    stack.enter_context(module.register_forward_pre_hook(begin))
+                    stack.enter_context(module.register_forward_hook(leave, always_call=True))
             yield
 
     def count(self, unknown_operators: tuple[str, ...] = ()) -> Count:

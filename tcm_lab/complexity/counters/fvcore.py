@@ -19,12 +19,7 @@ from torch import Tensor
 from tcm_lab._compat.dynamo import traced_as_written
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, module_kind
-from tcm_lab.complexity.counters.meta import (
-    FunctionMode,
-    OperatorMode,
-    image_for,
-    meta_pass,
-)
+from tcm_lab.complexity.counters.meta import FunctionMode, OperatorMode, image_for, meta_pass
 from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten

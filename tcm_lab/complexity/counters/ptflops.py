@@ -36,27 +36,25 @@ def count_with_ptflops(target: Target, size: tuple[int, int]) -> Count:
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    books, operators = _Books(target), _import("pytorch_ops")
-    model, tally = books.model, books.tally
+    counting, operators = _Counting(target), _import("pytorch_ops")
+    model = counting.model
 
     def read_layers(*_: object) -> None:
         for name, module in model.named_modules():
             kind = module_kind(module) or Kind.ELEMENTWISE
-            tally.macs[target.part_of(name)][kind] += int(getattr(module, "__flops__", 0))
+            macs = int(getattr(module, "__flops__", 0))
+            counting.tally.macs[target.part_of(name)][kind] += macs
 
     with ExitStack() as stack:
         for formulas in (operators.FUNCTIONAL_MAPPING, operators.TENSOR_OPS_MAPPING):
-            booked = {
-                function: books.booked(
-                    formula,
-                    Kind.ATTENTION if function.__name__ in _PRODUCTS else Kind.ELEMENTWISE,
-                )
-                for function, formula in formulas.items()
-            }
-            stack.enter_context(patch.dict(formulas, booked))
+            tallied = {}
+            for function, formula in formulas.items():
+                is_product = function.__name__ in _PRODUCTS
+                kind = Kind.ATTENTION if is_product else Kind.ELEMENTWISE
+                tallied[function] = counting.tallied(formula, kind)
+            stack.enter_context(patch.dict(formulas, tallied))
         stack.enter_context(model.register_forward_hook(read_layers))
-        _run(books, model, size, backend="pytorch")
-    return tally.count()
+        return counting.run(model, size, backend="pytorch")
 
 
 def count_with_ptflops_aten(target: Target, size: tuple[int, int]) -> Count:
@@ -65,15 +63,14 @@ def count_with_ptflops_aten(target: Target, size: tuple[int, int]) -> Count:
     Raises:
         RuntimeError: ptflops gave up; the message holds what it printed.
     """
-    books = _Books(target)
+    counting = _Counting(target)
     formulas = {
-        operator: books.booked(formula, operator_kind(operator.__name__))
+        operator: counting.tallied(formula, operator_kind(operator.__name__))
         for operator, formula in _import("aten_ops").ATEN_OPS_MAPPING.items()
     }
     bare = nn.Module()  # ptflops would leave hooks behind on the model's children
-    bare.forward = books.model.forward
-    _run(books, bare, size, backend="aten", custom_modules_hooks=formulas)
-    return books.tally.count()
+    bare.forward = counting.model.forward
+    return counting.run(bare, size, backend="aten", custom_modules_hooks=formulas)
 
 
 def _import(module: str) -> Any:
@@ -81,31 +78,8 @@ def _import(module: str) -> Any:
     return importlib.import_module(f"ptflops.{module}")
 
 
-def _run(books: _Books, counted: nn.Module, size: tuple[int, int], **options: Any) -> None:
-    """Let ptflops count one forward pass."""
-    printed = io.StringIO()
-    with (
-        meta_pass(books.model),
-        books.tally.following(),
-        books,
-        spelled_out_attention(),
-        redirect_stdout(printed),
-    ):
-        macs, _ = _import("flops_counter").get_model_complexity_info(
-            counted,
-            (3, *size),
-            print_per_layer_stat=False,
-            as_strings=False,
-            input_constructor=lambda _: image_for(books.model, size),
-            ost=printed,
-            **options,
-        )
-    if macs is None:
-        raise RuntimeError(f"ptflops could not count the model:\n{printed.getvalue()}")
-
-
-class _Books(OperatorMode):
-    """Books what formulas of ptflops count on the running module, once for each operator.
+class _Counting(OperatorMode):
+    """Adds up what formulas of ptflops count, for the running module and once for each operator.
 
     Some of torch's rules for tensors without data are Python code that calls `torch.mm` for a
     linear layer: through the wrapper of ptflops the layer would count twice.
@@ -125,12 +99,35 @@ class _Books(OperatorMode):
         finally:
             self._in_operator = False
 
-    def booked(self, formula: Callable[..., Any], kind: Kind) -> Callable[..., int]:
-        """Return a formula that also books what it counts."""
+    def tallied(self, formula: Callable[..., Any], kind: Kind) -> Callable[..., int]:
+        """Return a formula whose counts are added up as well."""
 
-        def book(*args: Any, **kwargs: Any) -> int:
+        def count(*args: Any, **kwargs: Any) -> int:
             macs = 0 if self._in_operator else int(formula(*args, **kwargs))
             self.tally.macs[self.tally.part][self.tally.kind or kind] += macs
             return macs
 
-        return book
+        return count
+
+    def run(self, counted: nn.Module, size: tuple[int, int], **options: Any) -> Count:
+        """Let ptflops count one forward pass, and return what was added up."""
+        printed = io.StringIO()
+        with (
+            meta_pass(self.model),
+            self.tally.following(),
+            self,
+            spelled_out_attention(),
+            redirect_stdout(printed),
+        ):
+            macs, _ = _import("flops_counter").get_model_complexity_info(
+                counted,
+                (3, *size),
+                print_per_layer_stat=False,
+                as_strings=False,
+                input_constructor=lambda _: image_for(self.model, size),
+                ost=printed,
+                **options,
+            )
+        if macs is None:
+            raise RuntimeError(f"ptflops could not count the model:\n{printed.getvalue()}")
+        return self.tally.count()

@@ -1,7 +1,7 @@
 """Counting by torch's own `FlopCounterMode`, on tensors that have a shape and no data.
 
 `FlopCounterMode` counts FLOPs, two for each multiply-accumulate; everything here is halved. Its
-formulas see operators, not layers, so each count is booked on the module that is running: the 1x1
+formulas see operators, not layers, so each count goes to the module that is running: the 1x1
 product inside GDN is a convolution to torch and GDN to us.
 """
 
@@ -43,10 +43,10 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     model = target.runnable
     tally = Tally(model, target.part_of)
 
-    def booked(operator: Any, formula: Callable[..., int]) -> Callable[..., int]:
+    def tallied(operator: Any, formula: Callable[..., int]) -> Callable[..., int]:
         own_kind = operator_kind(operator.__name__)
 
-        def book(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
             kind = tally.kind or own_kind
             tally.macs[tally.part][kind] += flops // 2
@@ -55,13 +55,13 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
             return flops
 
         # torch's word for: hand over the tensors themselves, not only their shapes.
-        book._get_raw = True  # type: ignore[attr-defined]
-        return book
+        count._get_raw = True  # type: ignore[attr-defined]
+        return count
 
     packets = torch._ops.OpOverloadPacket
     formulas = {op: formula for op, formula in flop_registry.items() if isinstance(op, packets)}
     formulas |= dict.fromkeys(_NORMALISATIONS, lambda x, *_, **__: 2 * x.numel())
-    mapping = {op: booked(op, formula) for op, formula in formulas.items()}
+    mapping = {op: tallied(op, formula) for op, formula in formulas.items()}
     unknown = _Unknown(set(mapping))
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
     with meta_pass(model), spelled_out_attention(), tally.following(), unknown, counting:
