@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from statistics import median
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, timed_codec
 from tcm_lab.complexity.timing_record import (
     CodingTime,
     DevicePeak,
+    Direction,
     Spread,
     TimeRatio,
     TimingComparison,
@@ -67,8 +68,7 @@ def measure_timing(
     Raises:
         LabError: the model has no weights (meta device), or an option makes no sense.
     """
-    conditions = _changed(options, changes)
-    (record,) = _time_in_turns([model], size, [conditions], on_progress)
+    (record,) = _time_in_turns([model], size, [_changed(options, changes)], on_progress)
     return record
 
 
@@ -88,14 +88,15 @@ def compare_timing(
     Raises:
         LabError: there is nothing to compare, or a model cannot be timed.
     """
-    last = _changed(options, changes)
-    ways = [last.model_copy(update={"portable": way}) for way in sorted({False, last.portable})]
-    if len(models) * len(ways) < 2:
+    asked = _changed(options, changes)
+    conditions = [asked.model_copy(update={"portable": False})]
+    if asked.portable:
+        conditions.append(asked)
+    if len(models) * len(conditions) < 2:
         raise LabError(f"need at least two models to compare, not {len(models)}")
-    records = _time_in_turns(models, size, ways, on_progress)
+    records = _time_in_turns(models, size, conditions, on_progress)
     baseline, *others = records
-    scopes: tuple[Literal["encode", "decode"], ...] = ("encode", "decode")
-    ratios = [_ratio(other, baseline, scope) for other in others for scope in scopes]
+    ratios = [_ratio(other, baseline, scope) for other in others for scope in get_args(Direction)]
     return TimingComparison(records=tuple(records), ratios=tuple(ratios))
 
 
@@ -103,9 +104,7 @@ def _changed(options: TimingOptions | None, changes: Mapping[str, Any]) -> Timin
     return TimingOptions.parse({**(options or TimingOptions()).model_dump(), **changes})
 
 
-def _ratio(
-    record: TimingRecord, baseline: TimingRecord, scope: Literal["encode", "decode"]
-) -> TimeRatio:
+def _ratio(record: TimingRecord, baseline: TimingRecord, scope: Direction) -> TimeRatio:
     ours = np.asarray(getattr(record, scope).samples_ms)
     theirs = np.asarray(getattr(baseline, scope).samples_ms)
 
@@ -125,11 +124,11 @@ def _ratio(
 def _time_in_turns(
     models: Sequence[Measurable],
     size: tuple[int, int],
-    ways: Sequence[TimingOptions],
+    conditions: Sequence[TimingOptions],
     on_progress: OnDone | None,
 ) -> list[TimingRecord]:
-    """Time models, in each of several ways, in turns: what disturbs one disturbs all."""
-    size, options = checked_size(size), ways[0]
+    """Time models, each under several conditions, in turns: what disturbs one disturbs all."""
+    size, options = checked_size(size), conditions[0]
     keep_freed_memory()
     with ExitStack() as stack:
         if options.threads is not None:
@@ -139,8 +138,10 @@ def _time_in_turns(
         for _, adapter in named:
             stack.callback(adapter.module.to, adapter.device)
             adapter.module.to(_checked_device(options.device or adapter.device))
-        timed = [(name, adapter, way) for name, adapter in named for way in ways]
-        codecs = [stack.enter_context(timed_codec(adapter, size, way)) for _, adapter, way in timed]
+        timed = [(name, adapter, each) for name, adapter in named for each in conditions]
+        codecs = [
+            stack.enter_context(timed_codec(adapter, size, each)) for _, adapter, each in timed
+        ]
         runs: list[list[Run]] = [[] for _ in codecs]
         for turn in _turns(options, on_progress):
             # Each turn begins with another model, so that none is always first.
@@ -156,12 +157,12 @@ def _time_in_turns(
         megapixels = options.batch * size[0] * size[1] / 1e6
         return [
             TimingRecord(
-                model=f"{name} (portable)" if way.portable else name,
+                model=f"{name} (portable)" if each.portable else name,
                 fingerprint=adapter.fingerprint,
                 size=size,
                 padded_size=adapter.padded_size(size),
                 device_type="cuda" if adapter.device.type == "cuda" else "cpu",
-                options=way,
+                options=each,
                 encode=_coding_time([run.encode for run in own], megapixels),
                 decode=_coding_time([run.decode for run in own], megapixels),
                 peak_device_memory_bytes=max(
@@ -171,7 +172,7 @@ def _time_in_turns(
                 environment=environment(adapter.device),
                 measured_at=measured_at,
             )
-            for (name, adapter, way), own in zip(timed, runs, strict=True)
+            for (name, adapter, each), own in zip(timed, runs, strict=True)
         ]
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Direction = Literal["encode", "decode"]
 
 
 class TimingOptions(Frozen):
@@ -172,7 +173,7 @@ class TimeRatio(Frozen):
 
     model: str
     baseline: str
-    scope: Literal["encode", "decode"]
+    scope: Direction
     ratio: Interval
 
 

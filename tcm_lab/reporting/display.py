@@ -15,7 +15,7 @@ from tcm_lab.evaluation import MeasuredCurve, RdCurve, RdRecord
 from tcm_lab.reporting import tables
 from tcm_lab.reporting.renderers import render
 from tcm_lab.reporting.renderers.html import fragment
-from tcm_lab.reporting.table import Column, Row, Table, metric_column
+from tcm_lab.reporting.table import Column, Row, Table, unmarked_column
 
 T = TypeVar("T")
 
@@ -28,10 +28,8 @@ def _shows(kind: type[T], table: Callable[[T], Table]) -> None:
 
 
 def _curve(curve: RdCurve) -> Table:
-    columns = [
-        Column(key="point", header="point", format="d"),
-        *(metric_column(name, group="", best=None) for name in ("bpp", "psnr_db")),
-    ]
+    points = Column(key="point", header="point", format="d")
+    columns = [points, unmarked_column("bpp"), unmarked_column("psnr_db")]
     rows = [
         Row(values={"point": i, "bpp": bpp, "psnr_db": psnr_db})
         for i, (bpp, psnr_db) in enumerate(zip(curve.bpp, curve.psnr_db, strict=True), 1)

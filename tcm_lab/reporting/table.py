@@ -116,6 +116,11 @@ def metric_column(name: str, **changes: Any) -> Column:
     return column.model_copy(update=changes)
 
 
+def unmarked_column(name: str, **changes: Any) -> Column:
+    """Return the column of a metric under no heading of a group, its best value not marked."""
+    return metric_column(name, **{"group": "", "best": None, **changes})
+
+
 class Row(Frozen):
     """Values by column key.
 
@@ -185,23 +190,25 @@ class Table(Frozen):
         columns = tuple(column for column in self.columns if column.key in filled)
         return self.model_copy(update={"columns": columns})
 
-    def to_frame(self) -> DataFrame:
-        """Return the values as pandas' data frame, by the columns' keys.
+    def values_by_column(self) -> dict[str, list[str | float | None]]:
+        """Return the values of each column from top to bottom, by its key.
 
         An interval is its value, with columns ``…_low`` and ``…_high`` for its ends.
         """
+        found: dict[str, list[str | float | None]] = {}
+        for column in self.columns:
+            values = [row.values.get(column.key) for row in self.rows]
+            found[column.key] = [v.value if isinstance(v, Interval) else v for v in values]
+            if any(isinstance(value, Interval) for value in values):
+                found[f"{column.key}_low"] = [getattr(value, "low", None) for value in values]
+                found[f"{column.key}_high"] = [getattr(value, "high", None) for value in values]
+        return found
+
+    def to_frame(self) -> DataFrame:
+        """Return the values as pandas' data frame; its columns are those of `values_by_column`."""
         from pandas import DataFrame
 
-        rows = []
-        for row in self.rows:
-            cells: dict[str, Any] = {}
-            for column in self.columns:
-                value = row.values.get(column.key)
-                cells[column.key] = number(value) if isinstance(value, Interval) else value
-                if isinstance(value, Interval):
-                    cells |= {f"{column.key}_low": value.low, f"{column.key}_high": value.high}
-            rows.append(cells)
-        return DataFrame(rows)
+        return DataFrame(self.values_by_column())
 
     @property
     def measured(self) -> tuple[Row, ...]:

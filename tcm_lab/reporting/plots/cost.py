@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from tcm_lab._utils import Frozen
 from tcm_lab.analysis import KnockOutRecord
 from tcm_lab.blocks import Cost
-from tcm_lab.complexity import ComplexityRecord, Convention, DevicePeak, TimingRecord
+from tcm_lab.complexity import ComplexityRecord, DevicePeak, TimingRecord
 from tcm_lab.errors import LabError
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.plots._labels import label_points
@@ -34,19 +34,17 @@ PARAMETERS = PlotAxis(name="parameters", unit="M")
 _TRANSFORMS = ("g_a", "h_a", "h_s", "g_s")
 _NOT_RUN = ("prior", "gain")  # parts that are not stages of their own
 _ENTROPY_MODELS = ("slices", "context_model")
-"""What the stages of an entropy model are called; all of them together run its parts."""
+"""What the stages of an entropy model are called; together they run all of its parts."""
 
 
-def cost_by_part_plot(
-    records: Sequence[ComplexityRecord], *, convention: Convention = "all"
-) -> Figure:
+def cost_by_part_plot(records: Sequence[ComplexityRecord]) -> Figure:
     """Draw each model's cost as one bar, stacked by part; the total stands at its end.
 
     Raises:
         LabError: no records given.
     """
     need("records", records)
-    costs = [(record.macs_by_part(convention), 1e3 * record.pixels) for record in records]
+    costs = [(record.macs_by_part(), 1e3 * record.pixels) for record in records]
     parts = {
         name: [macs.get(part, 0) / kilopixels for macs, kilopixels in costs]
         for part, name in part_names(records).items()
@@ -56,9 +54,7 @@ def cost_by_part_plot(
 
 
 @style()
-def macs_parameters_plot(
-    records: Sequence[ComplexityRecord], *, convention: Convention = "all"
-) -> Figure:
+def macs_parameters_plot(records: Sequence[ComplexityRecord]) -> Figure:
     """Draw each model's cost over its parameters.
 
     Raises:
@@ -66,7 +62,7 @@ def macs_parameters_plot(
     """
     need("records", records)
     x = [record.total_parameters / 1e6 for record in records]
-    y = [record.total_kmacs_per_px("whole", convention) for record in records]
+    y = [record.kmacs_per_px for record in records]
     figure, axes = new_figure(_log_if_wide(PARAMETERS, x), _log_if_wide(KMACS_PER_PX, y))
     axes.scatter(x, y, s=20, color=palette(1)[0], zorder=3)
     axes.margins(0.15)
@@ -75,14 +71,11 @@ def macs_parameters_plot(
 
 
 @style()
-def cost_size_plot(
-    records: Sequence[ComplexityRecord], *, convention: Convention = "all"
-) -> Figure:
+def cost_size_plot(records: Sequence[ComplexityRecord]) -> Figure:
     """Draw the cost per pixel over the image's size, which shows what padding adds.
 
     Args:
         records: of one or several models, each at several sizes.
-        convention: which kinds of operators count.
 
     Raises:
         LabError: no records given.
@@ -91,8 +84,7 @@ def cost_size_plot(
     ticks: dict[int, str] = {}
     curves: dict[str, list[tuple[int, float]]] = {record.model: [] for record in records}
     for record in sorted(records, key=lambda record: record.pixels):
-        point = record.pixels, record.total_kmacs_per_px("whole", convention)
-        curves[record.model].append(point)
+        curves[record.model].append((record.pixels, record.kmacs_per_px))
         if not ticks or record.pixels > 1.5 * max(ticks):  # closer ones would touch
             ticks[record.pixels] = size_text(record.size)
     costs = [cost for curve in curves.values() for _, cost in curve]
@@ -197,12 +189,8 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
     batch, macs = timing.options.batch, cost.macs_by_part()
     points = []
     entropy = [part for part in cost.parts if part not in (*_TRANSFORMS, *_NOT_RUN)]
-    of_stages = {
-        **{transform: [transform] for transform in _TRANSFORMS[:3]},
-        **dict.fromkeys(_ENTROPY_MODELS, entropy),
-        _TRANSFORMS[3]: [_TRANSFORMS[3]],
-    }
-    for label, parts in of_stages.items():
+    for label in (*_TRANSFORMS[:3], *_ENTROPY_MODELS, _TRANSFORMS[3]):
+        parts = entropy if label in _ENTROPY_MODELS else [label]
         runs = [
             sum(s.median_ms for name, s in way.stages.items() if name.split(".")[0] == label)
             for way in (timing.encode, timing.decode)

@@ -15,13 +15,15 @@ from tcm_lab.reporting.plots.rd import BPP, QUALITY, RdSeries, limits
 from tcm_lab.reporting.plots.search import ParetoPoint
 from tcm_lab.reporting.renderers.html import Spec
 
+_GREY = "#8a939d"
 _KINDS = {
     "Pareto front": ("circle", "#0a5fb0"),
     "baseline": ("diamond", "#c0392b"),
-    "dominated": ("circle", "#8a939d"),
-    "stopped early": ("cross", "#8a939d"),
+    "dominated": ("circle", _GREY),
+    "stopped early": ("cross", _GREY),
 }
-_ROLES = {"measured": [1, 0], "baseline": [1, 0], "anchor": [6, 3], "published": [2, 3]}
+"""The shape and colour of each kind of point."""
+_DASHES = {"measured": [1, 0], "baseline": [1, 0], "anchor": [6, 3], "published": [2, 3]}
 _SELECTED = "datum.name === chosen"
 _ZOOM = {
     "name": "zoom",
@@ -54,63 +56,54 @@ def pareto_chart(
         {
             "name": names[i] if names else point.label or point.kind,
             "kind": point.kind,
-            "x": point.x,
-            "y": point.y,
-            **_ends("x", point.x_interval),
-            **_ends("y", point.y_interval),
-            x.label: _text(point.x, point.x_interval),
-            y.label: _text(point.y, point.y_interval),
-            **(dict(details[i]) if details else {}),
+            **_fields("x", x, point.x, point.x_interval),
+            **_fields("y", y, point.y, point.y_interval),
+            **(details[i] if details else {}),
         }
         for i, point in enumerate(points)
     ]
-    fields = [x.label, y.label, *(name for more in details[:1] for name in more)]
     channels: dict[str, Any] = {
         "x": {"field": "x", **_axis(x, _reach("x", points))},
         "y": {"field": "y", **_axis(y, _reach("y", points))},
     }
     kinds = [kind for kind in _KINDS if any(point.kind == kind for point in points)]
-    symbols: dict[str, Any] = {
-        "color": _scale("kind", kinds, [_KINDS[kind][1] for kind in kinds]),
-        "shape": _scale("kind", kinds, [_KINDS[kind][0] for kind in kinds]),
-        "tooltip": [_tip("name", "variant"), *map(_tip, fields)],
-        "size": {"condition": {"test": _SELECTED, "value": 320}, "value": 90},
-        "opacity": {
-            "condition": {"test": f"chosen === '' || {_SELECTED}", "value": 1},
-            "value": 0.4,
-        },
-    }
-    rules: list[Spec] = [
-        {
-            "mark": {"type": "rule", "color": "#8a939d", "clip": True, "tooltip": None},
-            "transform": [{"filter": f"isValid(datum.{way}_low)"}],
-            "encoding": {
-                **channels,
-                way: {**channels[way], "field": f"{way}_low"},
-                f"{way}2": {"field": f"{way}_high"},
-            },
-        }
-        for way in ("x", "y")
-    ]
-    marks: Spec = {
+    shapes, colours = zip(*(_KINDS[kind] for kind in kinds), strict=True)
+    color = _nominal("kind", kinds, range=colours)
+    marks = {
         "mark": {"type": "point", "filled": True, "clip": True},
         "params": [_ZOOM],
-        "encoding": {**channels, **symbols},
-    }
-    named: Spec = {
-        "mark": {
-            "type": "text",
-            "align": "left",
-            "dx": 8,
-            "dy": -7,
-            "fontSize": 11,
-            "clip": True,
-            "tooltip": None,
+        "encoding": {
+            **channels,
+            "color": color,
+            "shape": _nominal("kind", kinds, range=shapes),
+            "tooltip": [
+                _tip("name", "variant"),
+                *map(_tip, [x.label, y.label, *(details[0] if details else ())]),
+            ],
+            "size": {"condition": {"test": _SELECTED, "value": 320}, "value": 90},
+            "opacity": _fading(0.4),
         },
-        "transform": [{"filter": {"field": "kind", "oneOf": ["Pareto front", "baseline"]}}],
-        "encoding": {**channels, "text": {"field": "name"}, "color": symbols["color"]},
     }
-    return _chart(rows, [*rules, marks, named])
+    text = {"type": "text", "align": "left", "dx": 8, "dy": -7, "fontSize": 11}
+    named = {
+        "mark": {**text, "clip": True, "tooltip": None},
+        "transform": [{"filter": {"field": "kind", "oneOf": ["Pareto front", "baseline"]}}],
+        "encoding": {**channels, "text": {"field": "name"}, "color": color},
+    }
+    return _chart(rows, [*(_interval_rule(end, channels) for end in ("x", "y")), marks, named])
+
+
+def _interval_rule(axis: str, channels: Mapping[str, Any]) -> Spec:
+    """Return the layer of the intervals along one axis."""
+    return {
+        "mark": {"type": "rule", "color": _GREY, "clip": True, "tooltip": None},
+        "transform": [{"filter": f"isValid(datum.{axis}_low)"}],
+        "encoding": {
+            **channels,
+            axis: {**channels[axis], "field": f"{axis}_low"},
+            f"{axis}2": {"field": f"{axis}_high"},
+        },
+    }
 
 
 def rd_chart(
@@ -123,50 +116,41 @@ def rd_chart(
         names: of the curves in tables, if not their labels.
         quality: what the series hold.
     """
-    (left, right), (low, high) = limits(series)
+    rates, levels = limits(series)
     axis = QUALITY[quality]
-    rows = [
-        {"name": names[i] if names else curve.label, "codec": curve.label, "x": bpp, "y": value,
-         "low": low_, "high": high_,
-         BPP.label: f"{bpp:.4f}", axis.label: _text(value, (low_, high_) if curve.low else None)}
-        for i, curve in enumerate(series)
-        for bpp, value, low_, high_ in zip(
-            curve.bpp, curve.quality, curve.low or curve.quality, curve.high or curve.quality,
-            strict=True,
-        )
-    ]  # fmt: skip
+    rows = []
+    for i, curve in enumerate(series):
+        about = {"name": names[i] if names else curve.label, "codec": curve.label}
+        lows, highs = curve.low or curve.quality, curve.high or curve.quality
+        for bpp, value, low, high in zip(curve.bpp, curve.quality, lows, highs, strict=True):
+            shown = _text(value, (low, high) if curve.low else None)
+            places = {"x": bpp, "y": value, "low": low, "high": high}
+            rows.append({**about, **places, BPP.label: f"{bpp:.4f}", axis.label: shown})
     labels = [curve.label for curve in series]
-    dashes = [_ROLES[curve.role] for curve in series]
     channels: dict[str, Any] = {
-        "x": {"field": "x", **_axis(BPP, (left, right))},
-        "y": {"field": "y", **_axis(axis, (low, high))},
-        "color": {"field": "codec", "type": "nominal", "sort": labels, "legend": _legend(labels),
-                  "scale": {"domain": labels, "scheme": "tableau10"}},
-        "opacity": {"condition": {"test": f"chosen === '' || {_SELECTED}", "value": 1},
-                    "value": 0.2},
-    }  # fmt: skip
+        "x": {"field": "x", **_axis(BPP, rates)},
+        "y": {"field": "y", **_axis(axis, levels)},
+        "color": _nominal("codec", labels, scheme="tableau10"),
+        "opacity": _fading(0.2),
+    }
+    dashes = _nominal("codec", labels, range=[_DASHES[curve.role] for curve in series])
     line = {
         "mark": {"type": "line", "clip": True, "strokeWidth": 1.6},
-        "encoding": {
-            **channels,
-            "strokeDash": {"field": "codec", "type": "nominal", "sort": labels,
-                           "legend": _legend(labels),
-                           "scale": {"domain": labels, "range": dashes}},
-        },
-    }  # fmt: skip
+        "encoding": {**channels, "strokeDash": dashes},
+    }
     band = {
         "mark": {"type": "area", "clip": True, "opacity": 0.18, "tooltip": None},
         "encoding": {
-            **{name: channels[name] for name in ("x", "color")},
+            "x": channels["x"],
             "y": {**channels["y"], "field": "low"},
             "y2": {"field": "high"},
+            "color": channels["color"],
         },
     }
-    tips = {"tooltip": [_tip("codec"), _tip(BPP.label), _tip(axis.label)]}
     points = {
         "mark": {"type": "point", "filled": True, "size": 60, "clip": True},
         "params": [_ZOOM],
-        "encoding": channels | tips,
+        "encoding": {**channels, "tooltip": [*map(_tip, ("codec", BPP.label, axis.label))]},
     }
     return _chart(rows, [band, line, points])
 
@@ -175,10 +159,16 @@ def _chart(rows: Sequence[Mapping[str, Any]], layers: Sequence[Spec]) -> Spec:
     return {
         "width": "container",
         "height": 340,
-        "data": {"values": [*rows]},
+        "data": {"values": rows},
         "params": [{"name": "chosen", "value": ""}],
-        "layer": [*layers],
+        "layer": layers,
     }
+
+
+def _fading(opacity: float) -> dict[str, Any]:
+    """Return the opacity of marks: so little for those that are not selected while one is."""
+    test = f"chosen === '' || {_SELECTED}"
+    return {"condition": {"test": test, "value": 1}, "value": opacity}
 
 
 def _axis(axis: PlotAxis, values: Sequence[float]) -> dict[str, Any]:
@@ -192,12 +182,12 @@ def _axis(axis: PlotAxis, values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _scale(field: str, domain: Sequence[str], values: Sequence[str]) -> dict[str, Any]:
+def _nominal(field: str, domain: Sequence[str], **scale: Any) -> dict[str, Any]:
     return {
         "field": field,
         "type": "nominal",
         "legend": _legend(domain),
-        "scale": {"domain": [*domain], "range": [*values]},
+        "scale": {"domain": domain, **scale},
     }
 
 
@@ -208,17 +198,21 @@ def _legend(names: Sequence[str]) -> dict[str, Any]:
     return {"orient": "bottom", "title": None, "columns": columns, "labelLimit": 420}
 
 
-def _reach(way: str, points: Sequence[ParetoPoint]) -> list[float]:
-    """Return every value and interval end of an axis, those of stopped trainings apart."""
-    found: list[float] = [getattr(point, way) for point in points]
+def _reach(name: str, points: Sequence[ParetoPoint]) -> list[float]:
+    """Return every value on an axis and every interval end, but no ends of stopped trainings."""
+    found: list[float] = [getattr(point, name) for point in points]
     for point in points:
         if not point.partial:
-            found += getattr(point, f"{way}_interval") or ()
+            found += getattr(point, f"{name}_interval") or ()
     return found
 
 
-def _ends(way: str, interval: tuple[float, float] | None) -> dict[str, float]:
-    return {} if interval is None else {f"{way}_low": interval[0], f"{way}_high": interval[1]}
+def _fields(
+    name: str, axis: PlotAxis, value: float, interval: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Return a value with the ends of its interval, if any, and both in words."""
+    ends = {f"{name}_low": interval[0], f"{name}_high": interval[1]} if interval else {}
+    return {name: value, **ends, axis.label: _text(value, interval)}
 
 
 def _text(value: float, interval: tuple[float, float] | None) -> str:

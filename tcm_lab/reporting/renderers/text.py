@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from tcm_lab.errors import LabError
@@ -14,7 +13,6 @@ from tcm_lab.reporting.table import Column, Table, Value, rounded
 from tcm_lab.stats import Interval
 
 _DIGITS = 7
-_ENDS = ("value", "low", "high")
 
 
 def as_csv(tables: Sequence[Table]) -> str:
@@ -32,24 +30,16 @@ def as_csv(tables: Sequence[Table]) -> str:
             "Make them one at a time."
         )
     (table,) = tables
-    keys: dict[str, list[str]] = {}
-    for column in table.columns:
-        key = column.key
-        spread = any(isinstance(row.values.get(key), Interval) for row in table.rows)
-        keys[key] = [key, f"{key}_low", f"{key}_high"] if spread else [key]
-    about = [name for name in ("marks", "source") if any(getattr(row, name) for row in table.rows)]
+    columns = table.values_by_column()
+    if any(row.marks for row in table.rows):
+        columns["marks"] = [";".join(row.marks) for row in table.rows]
+    if table.published:
+        columns["source"] = [row.source for row in table.rows]
     file = io.StringIO()
-    writer = csv.DictWriter(file, [*chain(*keys.values()), *about], lineterminator="\n")
-    writer.writeheader()
-    for row in table.rows:
-        known = {"marks": ";".join(row.marks), "source": row.source}
-        cells: dict[str, object] = {name: known[name] for name in about}
-        for key, names in keys.items():
-            value = row.values.get(key)
-            ends = [getattr(value, e) for e in _ENDS] if isinstance(value, Interval) else [value]
-            digits = [float(f"{e:.{_DIGITS}g}") if isinstance(e, float) else e for e in ends]
-            cells |= zip(names, digits, strict=False)
-        writer.writerow(cells)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(float(f"{v:.{_DIGITS}g}") if isinstance(v, float) else v for v in row)
     return file.getvalue()
 
 
@@ -83,5 +73,6 @@ def _column(column: Column) -> dict[str, str]:
 
 
 def _value(value: Value) -> Any:
-    tree = {e: getattr(value, e) for e in _ENDS} if isinstance(value, Interval) else value
-    return rounded(tree, _DIGITS)
+    if isinstance(value, Interval):
+        return rounded(value.model_dump(include={"value", "low", "high"}), _DIGITS)
+    return rounded(value, _DIGITS)

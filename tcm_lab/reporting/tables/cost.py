@@ -122,12 +122,7 @@ def complexity_table(
 
 
 def axis_table(
-    axis: str,
-    records: Mapping[str, ComplexityRecord],
-    baseline: str,
-    *,
-    convention: Convention = "all",
-    title: str = "",
+    axis: str, records: Mapping[str, ComplexityRecord], baseline: str, *, title: str = ""
 ) -> Table:
     """Return one row per value of an axis: its cost, and the change against the baseline's.
 
@@ -135,7 +130,6 @@ def axis_table(
         axis: its name.
         records: by the value, as displayed.
         baseline: the value that the others are compared with.
-        convention: which kinds of operators are counted.
         title: one line.
 
     Raises:
@@ -143,20 +137,18 @@ def axis_table(
     """
     if baseline not in records:
         raise LabError(f"{axis} = {baseline}: no record of it. Known: {one_of(records)}.")
+    costs = [metric_column("parameters", header="count", group="parameters", format=".2f")]
+    for prefix, scope in _SCOPES.items():
+        look = {"header": "cost", "group": scope, "format": ".1f"}
+        costs.append(metric_column(f"{prefix}kmacs_per_px", **look))
     columns = [Column(key=axis, header=axis)]
-    for column in (
-        metric_column("parameters", header="count", group="parameters", format=".2f"),
-        *(
-            metric_column(f"{way}kmacs_per_px", header="cost", group=name, format=".1f")
-            for way, name in _SCOPES.items()
-        ),
-    ):
-        look = {"header": "change", "group": column.group, "unit": "%", "format": "+.1f"}
-        columns += [column, Column(key=f"{column.key}_change_percent", **look)]
-    before = totals(records[baseline], convention)
+    for cost in costs:
+        look = {"header": "change", "group": cost.group, "unit": "%", "format": "+.1f"}
+        columns += [cost, Column(key=f"{cost.key}_change_percent", **look)]
+    before = totals(records[baseline], "all")
     rows = []
     for value, record in records.items():
-        own = totals(record, convention)
+        own = totals(record, "all")
         changes = {
             f"{key}_change_percent": 100 * (total / reference - 1)
             for key, total in own.items()
@@ -168,7 +160,7 @@ def axis_table(
         title=title or f"What {axis} costs",
         columns=columns,
         rows=rows,
-        footer=_footer(list(records.values()), convention, "totals"),
+        footer=_footer(list(records.values()), "all", "totals"),
     )
 
 
@@ -305,14 +297,14 @@ def _kmacs_column(key: str, header: str) -> Column:
 def _total_columns() -> list[Column]:
     parameters = metric_column("parameters", header="all", group="parameters", format=".2f")
     rest = {"key": "conv_linear_parameters", "header": "conv. and linear", "best": None}
-    kmacs = [_kmacs_column(f"{way}kmacs_per_px", name) for way, name in _SCOPES.items()]
+    kmacs = [_kmacs_column(f"{prefix}kmacs_per_px", scope) for prefix, scope in _SCOPES.items()]
     return [
         parameters,
         parameters.model_copy(update=rest),
         *(column.model_copy(update={"best": "low"}) for column in kmacs),
         *(
-            Column(key=f"{way}gmacs", header=name, group="GMAC", format=".1f")
-            for way, name in _SCOPES.items()
+            Column(key=f"{prefix}gmacs", header=scope, group="GMAC", format=".1f")
+            for prefix, scope in _SCOPES.items()
         ),
         *map(metric_column, _MEMORY),
     ]

@@ -20,7 +20,7 @@ from tcm_lab.evaluation import (
     rate_percents,
 )
 from tcm_lab.reporting._notes import environment_lines, need
-from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
+from tcm_lab.reporting.table import Column, Row, Table, Value, unmarked_column
 
 _METHODS: tuple[Interpolation, ...] = ("pchip", "cubic", "akima")
 
@@ -45,29 +45,24 @@ def rd_table(
             f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
             "Make a table of one set at a time."
         )
-    model, seed, *measured = (
-        Column(key="model", header="model"),
-        Column(key="seed", header="seed", format="d"),
+    measured = [
         Column(key="lmbda", header="λ", format="g"),
         Column(key="rate", header="rate level", format="g"),
-        metric_column("bpp", group="", best=None),
+        unmarked_column("bpp"),
         Column(key="payload_bpp", header="payload", unit="bpp", format=".4f"),
-        *(metric_column(name, group="", best=None) for name in get_args(Quality)),
+        *map(unmarked_column, get_args(Quality)),
         Column(key="gap_percent", header="written over estimated", unit="%", format="+.2f"),
-        metric_column("encode_ms", group="", best=None),
-        metric_column("decode_ms", group="", best=None),
-    )
-    rows, images = [], 0
+        unmarked_column("encode_ms"),
+        unmarked_column("decode_ms"),
+    ]
+    rows = []
     for curve in measured_curves(records):
-        several = len(curve.records) > 1
         for record in curve.records:
+            several = len(curve.records) > 1
+            seed = record.recipe.seed if several and record.recipe is not None else None
             for point in record.points:
-                values: dict[str, Value] = {c.key: getattr(point, c.key) for c in measured}
-                values["model"] = curve.label
-                if several and record.recipe is not None:
-                    values["seed"] = record.recipe.seed
-                rows.append(Row(values=values))
-                images = max(images, len(point.images))
+                values = {column.key: getattr(point, column.key) for column in measured}
+                rows.append(Row(values={"model": curve.label, "seed": seed, **values}))
     rows += [
         Row(
             values={"model": curve.name, "bpp": bpp, "psnr_db": psnr_db},
@@ -76,9 +71,11 @@ def rd_table(
         for curve in published
         for bpp, psnr_db in zip(curve.bpp, curve.psnr_db, strict=True)
     ]
+    images = max((len(p.images) for record in records for p in record.points), default=0)
+    seed_column = Column(key="seed", header="seed", format="d")
     return Table(
         title=title or "Rate and distortion",
-        columns=(model, seed, *measured),
+        columns=(Column(key="model", header="model"), seed_column, *measured),
         rows=rows,
         footer=(
             f"Means over {images} images (set {prints[0]}); rates are of {_counted(records)} over "
@@ -109,13 +106,13 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
     columns = [
         Column(key="model", header="model"),
         Column(key="lmbda", header="λ", format=".3g"),
-        metric_column("bpp", group="", best=None),
-        metric_column("psnr_db", group="", best=None),
+        unmarked_column("bpp"),
+        unmarked_column("psnr_db"),
     ]
     for anchor in anchors:
         group = f"{anchor.name} at this PSNR"
         columns += [
-            metric_column("bpp", key=f"{anchor.name}_bpp", group=group, best=None),
+            unmarked_column("bpp", key=f"{anchor.name}_bpp", group=group),
             Column(key=f"{anchor.name}_percent", header="codec against it", group=group, unit="%",
                    format="+.1f"),
         ]  # fmt: skip
