@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -25,14 +27,7 @@ from tcm_lab.blocks import (
     ResampleDirection,
     ResamplerConfig,
 )
-from tcm_lab.codec import (
-    ENTROPY_MODELS,
-    Coder,
-    EntropyModelConfig,
-    Places,
-    VariantConfig,
-    build,
-)
+from tcm_lab.codec import ENTROPY_MODELS, Coder, EntropyModelConfig, Places, VariantConfig, build
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 
@@ -58,10 +53,10 @@ def check_layer(
 
     Its options come back from YAML; it takes maps of any size, from 1x1; gradients reach every
     parameter; its weights come back from a safetensors file; it computes in float64 on float64,
-    as portable streams need; and its closed formula, if it has one,
-    gives the parameters that it has and the MACs that torch's ``FlopCounterMode`` counts when a
-    codec made of it runs. An entropy model also codes every element of the latent once, and real
-    bytes, portable or not, decode to what was coded.
+    as portable streams need; and its closed formula, if it has one, gives the parameters that it
+    has and the MACs that torch's ``FlopCounterMode`` counts when a codec made of it runs. An
+    entropy model also codes every element of the latent once, and real bytes, portable or not,
+    can be decoded.
 
     Args:
         layer: a registered name, with the default options, or a configuration.
@@ -156,7 +151,7 @@ def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirect
         # Where there is one position only, attention has nothing to choose from; use the last.
         _check_gradients(module, x.requires_grad_())
         _check_file(module, other, x.detach())
-        _check_precision(module, x.detach())
+        _check_precision(x.shape, partial(_run, module.double()))
 
 
 def _build(
@@ -214,14 +209,9 @@ def _check_weights_return(
             )
 
 
-def _check_precision(module: nn.Module, x: Tensor) -> None:
+def _check_precision(shape: Sequence[int], run: Callable[[Tensor], Tensor]) -> None:
     """Refuse what computes in float32 on float64, on which no portable stream can rely."""
-    module.double()
-    _check_smooth(x, lambda at: _run(module, at))
-
-
-def _check_smooth(x: Tensor, run: Callable[[Tensor], Tensor]) -> None:
-    x, direction = torch.randn(2, *x.shape, dtype=torch.float64)
+    x, direction = torch.randn(2, *shape, dtype=torch.float64)
     step = 1e-7 * direction
     with torch.no_grad():
         before, here, after = (run(at) for at in (x - step, x, x + step))
@@ -276,7 +266,7 @@ def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
     _check_weights_return(module, other, lambda model: predict(model, features)[0])
     module.double()
     others = [each.double() for each in features[1:]]
-    _check_smooth(features[0], lambda x: predict(module, [x, *others])[0])
+    _check_precision(features[0].shape, lambda x: predict(module, [x, *others])[0])
     _check_bytes(config, channels)
 
 
@@ -298,24 +288,25 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
         return  # it has no formula
     if counted.unknown_operators:
         raise LayerError(f"its operators {', '.join(counted.unknown_operators)} cannot be counted")
-    for what, unit, kinds in (("parameters", "parameters", Kind), ("macs", "MACs", _COUNTED)):
-        for part in formula.parts:
-            costs = (record.parts.get(part, Cost()) for record in (formula, counted))
-            ours, torchs = (getattr(cost, what) for cost in costs)
-            for kind in kinds:
-                a, b = ours.get(kind, 0), torchs.get(kind, 0)
-                if a != b:
-                    size = "x".join(map(str, _COUNTED_SIZE))
-                    raise LayerError(
-                        f"cost() gives {a:,} {unit} of kind {kind} where torch counts {b:,} "
-                        f"(in {part} of a codec made of it, at {size} and {channels} channels)"
-                    )
+    compared = [("parameters", kind) for kind in Kind] + [("macs", kind) for kind in _COUNTED]
+    for (what, kind), part in product(compared, formula.parts):
+        costs = (record.parts.get(part, Cost()) for record in (formula, counted))
+        ours, torchs = (getattr(cost, what).get(kind, 0) for cost in costs)
+        if ours != torchs:
+            unit = "MACs" if what == "macs" else what
+            size = "x".join(map(str, _COUNTED_SIZE))
+            raise LayerError(
+                f"cost() gives {ours:,} {unit} of kind {kind} where torch counts {torchs:,} "
+                f"(in {part} of a codec made of it, at {size} and {channels} channels)"
+            )
 
 
 def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
     """Return a codec with the layer in every place that it may have."""
-    plain = {"slices": 1, "support": 0, "hidden": [], "attention": "none"}
     attention = config if isinstance(config, AttentionConfig) else "none"
+    entropy_model: object = {"slices": 1, "support": 0, "hidden": [], "attention": attention}
+    if isinstance(config, EntropyModelConfig):
+        entropy_model = config
     stage = {"resample": "conv", "width": channels, "attention": attention}
     if isinstance(config, BlockConfig):
         stage |= {"depth": 2, "block": config}
@@ -331,8 +322,6 @@ def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
             "g_s": {"stages": [first, stage, last]},
             "h_a": {"stages": [last]},
             "h_s": {"stages": [last]},
-            "entropy_model": config
-            if isinstance(config, EntropyModelConfig)
-            else {**plain, "attention": attention},
+            "entropy_model": entropy_model,
         }
     )

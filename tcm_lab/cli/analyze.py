@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -65,14 +65,14 @@ class Analysis:
     def write(
         self,
         kind: str,
-        records: Mapping[str, Sequence[Any]],
-        figures: Mapping[str, Figure],
         table: tcm_lab.reporting.Table,
+        figures: Mapping[str, Figure],
+        *records: Mapping[str, Any],
     ) -> None:
-        """Write each model's records as JSON and the figures, and print the table."""
+        """Print the table, and write the figures and each model's records, as JSON."""
         out = Path("runs") / kind if self.out is None else self.out
-        for name, found in records.items():
-            text = ",\n".join(record.model_dump_json() for record in found)
+        for name in records[0]:
+            text = ",\n".join(each[name].model_dump_json() for each in records)
             write_atomically(out / f"{name}.json", f"[{text}]\n")
         for name, figure in figures.items():
             tcm_lab.reporting.save_figure(figure, out / name)
@@ -107,22 +107,21 @@ def erf(
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
     combined = options.choice("--method", method, get_args(lab.ErfMethod))
-    how = lab.erf_options(
+    settings = lab.erf_options(
         layer=layer, method=combined, probes=probes, side=side, rate=common.rate, seed=seed
     )
     images = common.images()
     fields = {
-        name: lab.erf_maps(codec, images, how, on_image=on_image)
+        name: lab.erf_maps(codec, images, settings, on_image=on_image)
         for name, codec, on_image in common.codecs(models)
     }
     measures = {name: lab.measure_erf(maps) for name, maps in fields.items()}
     means = {name: lab.mean_erf(maps) for name, maps in fields.items()}
-    records = {name: [means[name], measures[name]] for name in fields}
     figures = {
         "erf": plots.erf_plot(means, squares=measures),
         "profile": plots.erf_profile_plot(fields),
     }
-    common.write("erf", records, figures, tcm_lab.reporting.erf_table(measures))
+    common.write("erf", tcm_lab.reporting.erf_table(measures), figures, means, measures)
 
 
 def attention(
@@ -144,7 +143,6 @@ def attention(
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
     part = options.choice("--transform", transform, ("g_a", "g_s", "h_a", "h_s", "slices"))
-
     images, rate = common.images(), common.rate
     height, width = images.sizes[0]
     pixel = (height // 2, width // 2) if query is None else query
@@ -162,7 +160,7 @@ def attention(
             figures[f"map-{model}"] = plots.attention_map_plot(maps, images.decode(0))
     table = tcm_lab.reporting.attention_table(records, transform=part)
     figures["distance"] = plots.attention_plot(records, transform=part)
-    common.write("attention", {name: [each] for name, each in records.items()}, figures, table)
+    common.write("attention", table, figures, records)
 
 
 def latents(models: Models, /, *, common: Analysis) -> None:
@@ -173,7 +171,6 @@ def latents(models: Models, /, *, common: Analysis) -> None:
         common: What every analysis takes.
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
-
     images, rate = common.images(), common.rate
     image = images.decode(0)
     records, maps = {}, {}
@@ -188,7 +185,7 @@ def latents(models: Models, /, *, common: Analysis) -> None:
         **{f"bits-{name}": plots.bits_plot(drawn, image) for name, drawn in maps.items()},
     }
     table = tcm_lab.reporting.latent_table(records)
-    common.write("latents", {name: [each] for name, each in records.items()}, figures, table)
+    common.write("latents", table, figures, records)
 
 
 def shortcut(models: Models, /, *, common: Analysis) -> None:
@@ -204,4 +201,4 @@ def shortcut(models: Models, /, *, common: Analysis) -> None:
         for name, codec, on_image in common.codecs(models)
     }
     table = tcm_lab.reporting.shortcut_table(records)
-    common.write("shortcut", {name: [each] for name, each in records.items()}, {}, table)
+    common.write("shortcut", table, {}, records)

@@ -1,4 +1,4 @@
-"""``tcm-lab``: the tree of commands, and what becomes of errors, warnings and Ctrl-C.
+"""``tcm-lab``: the tree of commands, and how errors, warnings and Ctrl-C are reported.
 
 Nothing heavy is imported before a command runs. An error that the user can fix ends with one line
 and exit code 2, Ctrl-C with one line and 130.
@@ -46,8 +46,10 @@ _GROUPS = {
     "analyze": "Inspect what a trained codec does: receptive fields, attention, latents, shortcut.",
 }
 _DEFAULTS = {"study": "run"}
-_RESUMING = {"study": "; rerun the command to resume", "train": "; rerun with --resume"}
-_RESUMING["agreement"] = _RESUMING["study"]
+_RESUMING = {
+    **dict.fromkeys(("study", "agreement"), "; rerun the command to resume"),
+    "train": "; rerun with --resume",
+}
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
 

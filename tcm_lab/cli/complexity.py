@@ -48,7 +48,7 @@ def complexity(
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
     output.check()
-    kept = options.choice("--convention", convention, lab.CONVENTIONS)
+    counted = options.choice("--convention", convention, lab.CONVENTIONS)
     columns = options.choice("--detail", detail, get_args(reporting.Detail))
     tool = options.choice("--counter", counter, lab.COUNTERS)
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
@@ -66,8 +66,8 @@ def complexity(
         for target in targets
         for size in sizes
     ]
-    tables = reporting.tables_of(records, convention=kept, detail=columns, published=published)
-    output.show_records(records, tables, kept)
+    tables = reporting.tables_of(records, convention=counted, detail=columns, published=published)
+    output.show_records(records, tables, counted)
     return 0
 
 

@@ -90,9 +90,10 @@ def run(
     with progress("front, decoding") as on_progress:
         study.decode_front(result, context.data.evaluation, on_progress)
     typed = {"space": space, "out": out, "data": data, "eval-data": eval_data, "trials": trials}
-    words = [
-        word for name, value in typed.items() if value is not None for word in (f"--{name}", value)
-    ]
+    words: list[object] = []
+    for name, value in typed.items():
+        if value is not None:
+            words += [f"--{name}", value]
     _report(result, *words, shows=open)
 
 

@@ -69,7 +69,7 @@ def plot(
     reporting = tcm_lab.reporting
     chosen = options.choice("KIND", kind, get_args(reporting.PlotKind))
     check_suffix(out, [".png", ".svg"], "a PNG and an SVG file")
-    stem = out.with_suffix("") if out.suffix in (".png", ".svg") else out
+    stem = out.with_suffix("") if out.suffix.lower() in (".png", ".svg") else out
     found = _read(records)
     coded = [point for record in found if hasattr(record, "points") for point in record.points]
     names = {image.name for point in coded for image in point.images}

@@ -108,13 +108,14 @@ def train(
     chosen = lab.get_recipe(recipe, seed=seed, **given)
     levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
     codec = tcm_lab.build(options.changed(model, [*overrides, *levels]), seed=seed)
-    config = tcm_lab.codec.CodecAdapter(codec).config
-    learned = 0 if config is None else config.rate_levels
-    if rate_levels is None and config is not None and not learned and not chosen.lambdas:
-        learned = _RATE_LEVELS
-        codec = tcm_lab.build(config.override({"rate_levels": learned}), seed=seed)
+    adapter = tcm_lab.codec.CodecAdapter(codec)
+    is_open = rate_levels is None and not chosen.lambdas
+    if is_open and adapter.config is not None and not adapter.rate_levels:
+        several = adapter.config.override({"rate_levels": _RATE_LEVELS})
+        codec = tcm_lab.build(several, seed=seed)
+        adapter = tcm_lab.codec.CodecAdapter(codec)
     if "lambdas" not in settings:
-        chosen = _for_rates(chosen, learned)
+        chosen = _for_rates(chosen, adapter.rate_levels)
     accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
     trackers = lab.open_trackers(track)
     if init is not None:
@@ -123,7 +124,6 @@ def train(
     folder = Path("runs") / name if out is None else out
     images = tcm_lab.data.open_images(data, "train")
     judged_on = None if skip_evaluation else tcm_lab.data.open_images(eval_data, "eval")
-    adapter = tcm_lab.codec.CodecAdapter(codec)
     chosen = chosen.suited(adapter.latent_channels, adapter.rate_levels)
     lab.check_cca(chosen, adapter.config)
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of several processes

@@ -132,7 +132,6 @@ def timed_codec(
     model: Any = adapter.module
     watch, on_gpu = Stopwatch(adapter.device), adapter.device.type == "cuda"
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    model.to(memory_format=layout)
     image = adapter.pad(sample_image(size, options.batch).to(adapter.device))
     image = image.contiguous(memory_format=layout)
     how: dict[str, Any] = {"rate": 0.0} if adapter.rate_levels else {}
@@ -164,6 +163,10 @@ def timed_codec(
     with ExitStack() as stack:
         stack.callback(model.train, model.training)
         model.eval()
+        is_last = any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+        before = torch.channels_last if is_last else torch.contiguous_format
+        stack.callback(model.to, memory_format=before)
+        model.to(memory_format=layout)
         adapter.make_tables()
         for name, stage in _stages(model):
             stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))

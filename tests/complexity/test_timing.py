@@ -75,10 +75,12 @@ def test_the_codec_is_left_as_it_was() -> None:
     codec = build("tcm-nano")
     codec.train()
     threads = torch.get_num_threads()
-    measure_timing(codec, (64, 64), repeats=1, warm_up=0, threads=1)
+    layouts = [parameter.is_contiguous() for parameter in codec.parameters()]
+    measure_timing(codec, (64, 64), repeats=1, warm_up=0, threads=1, channels_last=False)
     assert codec.training
     assert torch.get_num_threads() == threads
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in codec.modules())
+    assert [parameter.is_contiguous() for parameter in codec.parameters()] == layouts
     assert "compress" not in vars(codec.entropy_bottleneck)
 
 

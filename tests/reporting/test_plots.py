@@ -17,10 +17,12 @@ from tcm_lab.complexity import DevicePeak
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import published_curve
 from tcm_lab.reporting import (
+    AgreementPoint,
     ParetoPoint,
     PlotAxis,
     RdSeries,
     RooflinePoint,
+    agreement_plot,
     cost_by_part_plot,
     cost_size_plot,
     figure_svg,
@@ -34,6 +36,7 @@ from tcm_lab.reporting import (
     series_of_records,
 )
 from tcm_lab.reporting.plots import palette
+from tcm_lab.stats import Interval
 
 X, Y = PlotAxis(name="cost", unit="kMAC/px"), PlotAxis(name="Lagrangian cost", unit="%")
 
@@ -138,6 +141,14 @@ def test_names_are_placed_clear_of_thirty_points_and_the_lines_between_them() ->
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert not any(box.contains(*place) for place in places)
+
+
+def test_variants_are_named_beside_their_agreement_unless_they_are_many() -> None:
+    ends = [Interval(value=i, low=i - 1, high=i + 1) for i in range(20)]
+    many = [AgreementPoint(label=f"#{i}", predicted=e, trained=e) for i, e in enumerate(ends)]
+    named = [text.get_text() for text in agreement_plot(many[:16], X, Y).axes[0].texts]
+    assert named == [point.label for point in many[:16]]
+    assert not agreement_plot(many, X, Y).axes[0].texts
 
 
 def test_axes_say_their_units() -> None:

@@ -15,7 +15,6 @@ from tcm_lab.reporting.plots._style import (
     INK,
     SOFT,
     PlotAxis,
-    label_axes,
     legend_below,
     looks,
     new_figure,
@@ -58,8 +57,7 @@ def budget_plot(series: Sequence[BudgetSeries], y: PlotAxis) -> Figure:
         series: the variants.
         y: the difference.
     """
-    figure, axes = new_figure(width=5.6, height=3.0)
-    label_axes(axes, PlotAxis(name="steps", log=True), y)
+    figure, axes = new_figure(PlotAxis(name="steps", log=True), y, width=5.6, height=3.0)
     axes.axhline(0, color=INK, lw=0.6, zorder=1)
     for each, look in zip(series, looks(len(series)), strict=True):
         color, values = look["color"], [w.value for w in each.windows]
@@ -100,8 +98,7 @@ def agreement_plot(
         predicted: the horizontal axis.
         trained: the vertical axis.
     """
-    figure, axes = new_figure(predicted, trained, width=COLUMN_INCHES, height=COLUMN_INCHES)
-    blue = palette(1)[0]
+    figure, axes = new_figure(predicted, trained, height=COLUMN_INCHES)
     lines = []
     for p in points:
         lines += [
@@ -112,9 +109,10 @@ def agreement_plot(
         axes.plot(*zip(*ends, strict=True), color=SOFT, lw=0.7, zorder=2)
     places = [(p.predicted.value, p.trained.value) for p in points]
     x, y = np.array(places).T
-    axes.scatter(x, y, color=blue, s=18, zorder=3)
+    axes.scatter(x, y, color=palette(1)[0], s=18, zorder=3)
     axes.margins(0.12)
     middle = places[0]
     axes.axline(middle if middle[0] == middle[1] else (0, 0), slope=1, color=INK, lw=0.6, zorder=1)
-    label_points(axes, places, [p.label for p in points] if len(points) <= 16 else [], lines)
+    few = len(points) <= 16
+    label_points(axes, places, [p.label if few else "" for p in points], lines)
     return figure

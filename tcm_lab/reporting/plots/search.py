@@ -72,7 +72,9 @@ class ParetoPoint(Frozen):
         """What the legend calls it."""
         if self.baseline:
             return "baseline"
-        return "stopped early" if self.partial else "Pareto front" if self.front else "dominated"
+        if self.partial:
+            return "stopped early"
+        return "Pareto front" if self.front else "dominated"
 
 
 @style()
