@@ -90,7 +90,7 @@ def check_layer(
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Put ``what`` before what is found wrong."""
+    """Put ``what`` before the message of a `LayerError`."""
     try:
         yield
     except LayerError as error:
@@ -99,7 +99,7 @@ def _named(what: str) -> Iterator[None]:
 
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Refuse the layer for ``what`` if the block fails; an error of ours speaks for itself."""
+    """Refuse the layer for ``what`` if the block fails; a `LabError` passes as it is."""
     try:
         yield
     except LabError:

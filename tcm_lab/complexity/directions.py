@@ -61,7 +61,7 @@ def directions_of(adapter: CodecAdapter) -> Directions:
             stacklevel=2,
         )
         return Directions(adapter.part_of, ABSENT)
-    return _sorted_out(adapter, runs)
+    return _by_runs(adapter, runs)
 
 
 def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
@@ -90,8 +90,8 @@ def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
     return runs
 
 
-def _sorted_out(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
-    """Sort layers by the top module that holds them, and by the directions that run them."""
+def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
+    """Return parts by the top module that holds a layer, and by the directions that run it."""
     ways: dict[str, str] = {}  # the only direction that runs a layer; "" for both
     for name, seen in runs.items():
         coding = seen - {"whole"}

@@ -22,14 +22,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.meta import image_for, meta_pass, tried
 from tcm_lab.complexity.measure import measure_complexity
-from tcm_lab.complexity.record import (
-    ABSENT,
-    CONVENTIONS,
-    ComplexityRecord,
-    Convention,
-    Scope,
-    Size,
-)
+from tcm_lab.complexity.record import ABSENT, CONVENTIONS, ComplexityRecord, Convention, Scope, Size
 from tcm_lab.complexity.target import Measurable, Target
 from tcm_lab.errors import LabError, near, one_of
 

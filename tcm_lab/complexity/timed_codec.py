@@ -120,7 +120,7 @@ class Stopwatch:
 def timed_codec(
     adapter: CodecAdapter, size: tuple[int, int], options: TimingOptions
 ) -> Iterator[Callable[[], Run]]:
-    """Give a function that encodes one image and decodes its bytes, timed stage by stage.
+    """Yield a function that encodes one image and decodes its bytes, timed stage by stage.
 
     Inside the ``with`` block the codec's stages are hooked and, where asked for, compiled.
 

@@ -124,7 +124,8 @@ _QUICK_SHAPES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_layer_norm.default: _layer_norm,
     torch.ops.aten.addmm.default: lambda _, a, b, **__: a.new_empty(a.shape[0], b.shape[1]),
 }
-"""Plain to see, but by torch's general rules half of what a pass without data costs."""
+"""Shapes that follow from the inputs' at once; torch's general rules for them take half the time
+of a pass without data."""
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:
@@ -157,7 +158,7 @@ def _bottleneck_forward(module: Any, z: Tensor, training: bool | None = None) ->
 
 
 def tried(target: Target) -> Target:
-    """Return the target, with data if a layer that is the user's own can't run without.
+    """Return the target as it can run: with data if a layer of the user's own needs values.
 
     Raises:
         LabError: it runs neither way.

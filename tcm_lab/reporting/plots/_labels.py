@@ -56,11 +56,6 @@ def label_points(
     assert figure is not None
     figure.draw_without_rendering()  # the layout decides where data lie
     pixel = figure.dpi / 72
-    obstacles = [_around(axes.transData.transform(points), 3 * pixel)]
-    for ends in lines:
-        start, end = axes.transData.transform(ends)
-        count = max(2, int(np.hypot(*(end - start)) / (1.6 * pixel)))
-        obstacles.append(_around(np.linspace(start, end, count), 0.8 * pixel))
     middles, places = [], []
     for point, name in named:
         unplaced = axes.text(0, 0, name, fontsize=_FONT_PT)
@@ -71,7 +66,7 @@ def label_points(
         middles.append(middle)
         places.append(np.hstack([center - size / 2, center + size / 2]))
     frame = np.array([axes.get_window_extent().extents])
-    chosen = _choose(places, np.concatenate(obstacles), frame)
+    chosen = _choose(places, _obstacles(axes, points, lines, pixel), frame)
     for (point, name), middle, place in zip(named, middles, chosen, strict=True):
         leader = {"arrowstyle": "-", "lw": 0.4, "color": INK, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
@@ -88,6 +83,18 @@ def label_points(
             color=INK,
             fontsize=_FONT_PT,
         ).set_in_layout(False)
+
+
+def _obstacles(
+    axes: Axes, points: Sequence[tuple[float, float]], lines: Sequence[Line], pixel: float
+) -> Boxes:
+    """Return what names shall not hide: the points, and small boxes along the lines."""
+    boxes = [_around(axes.transData.transform(points), 3 * pixel)]
+    for ends in lines:
+        start, end = axes.transData.transform(ends)
+        count = max(2, int(np.hypot(*(end - start)) / (1.6 * pixel)))
+        boxes.append(_around(np.linspace(start, end, count), 0.8 * pixel))
+    return np.concatenate(boxes)
 
 
 def _choose(places: Sequence[Boxes], obstacles: Boxes, frame: Boxes) -> list[int]:

@@ -1,4 +1,4 @@
-"""Plots of what codecs cost, in all and by part: over parameters, sizes, worth, on a device."""
+"""Plots of what codecs cost: by part, over parameters and image sizes, against a device's peak."""
 
 from __future__ import annotations
 

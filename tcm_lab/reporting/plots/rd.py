@@ -17,14 +17,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import Quality, RdRecord, points_by_rate
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting._notes import need
-from tcm_lab.reporting.plots._style import (
-    SOFT,
-    PlotAxis,
-    legend_below,
-    looks,
-    new_figure,
-    style,
-)
+from tcm_lab.reporting.plots._style import SOFT, PlotAxis, legend_below, looks, new_figure, style
 
 Role = Literal["measured", "baseline", "anchor", "published"]
 
@@ -142,7 +135,7 @@ def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figu
 
 def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
     """Set the limits to what was measured here, with a margin; to everything if nothing was."""
-    if sum(len(s.bpp) for s in _ours(series)) < 2:
+    if sum(len(curve.bpp) for curve in _ours(series)) < 2:
         return
     (left, right), (low, high) = limits(series)
     rise, pad = 0.15 * (high - low) or 1.0, 0.12 * (right - left)
@@ -151,19 +144,19 @@ def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
 
 
 def _ours(series: Sequence[RdSeries]) -> list[RdSeries]:
-    return [s for s in series if s.role in ("measured", "baseline")] or list(series)
+    return [each for each in series if each.role in ("measured", "baseline")] or list(series)
 
 
 def limits(series: Sequence[RdSeries]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return the rates that were measured here, and the qualities of all series at these rates."""
-    ours = _ours(series)
-    rates = [rate for s in ours for rate in s.bpp]
+    rates: list[float] = []
+    levels: list[float] = []
+    for curve in _ours(series):
+        rates += curve.bpp
+        levels += (*curve.quality, *(curve.low or ()), *(curve.high or ()))
     left, right = min(rates), max(rates)
-    levels = [
-        level for s in ours for values in (s.quality, s.low, s.high) for level in values or ()
-    ]
-    for s in series:
-        inside = {rate for rate in s.bpp if left <= rate <= right}
-        inside |= {rate for rate in (left, right) if min(s.bpp) < rate < max(s.bpp)}
-        levels += np.interp(sorted(inside), s.bpp, s.quality).tolist()
+    for curve in series:
+        inside = {rate for rate in curve.bpp if left <= rate <= right}
+        inside |= {rate for rate in (left, right) if min(curve.bpp) < rate < max(curve.bpp)}
+        levels += np.interp(sorted(inside), curve.bpp, curve.quality).tolist()
     return (left, right), (min(levels), max(levels))

@@ -14,7 +14,6 @@ from tcm_lab.evaluation import (
     RdCurve,
     RdRecord,
     bd_rate,
-    mean_curve,
     measured_curves,
     points_by_rate,
     rate_percents,
@@ -116,28 +115,14 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
             Column(key=f"{anchor.name}_percent", header="codec against it", group=group, unit="%",
                    format="+.1f"),
         ]  # fmt: skip
-    rows, notes = [], []
-    for curve in curves:
-        means = mean_curve(curve.records, curve.label)
-        lambdas = {fmean(p.bpp for p in ps): ps[0].lmbda for ps in points_by_rate(curve.records)}
-        percents = [rate_percents(anchor.curve(), means) for anchor in anchors]
-        for i, (bpp, psnr_db) in enumerate(zip(means.bpp, means.psnr_db, strict=True)):
-            values: dict[str, Value] = {"model": curve.label, "lmbda": lambdas[bpp]}
-            values |= {"bpp": bpp, "psnr_db": psnr_db}
-            for anchor, changes in zip(anchors, percents, strict=True):
-                if (percent := changes[i]) is not None:
-                    values[f"{anchor.name}_bpp"] = bpp / (1 + percent / 100)
-                    values[f"{anchor.name}_percent"] = percent
-            rows.append(Row(values=values))
-        notes += [_bd_note(curve.label, means, anchor) for anchor in anchors]
     first = curves[0].records[0]
     names = " and ".join(anchor.name for anchor in anchors)
     return Table(
         title=f"Beside {names}" if anchors else "Rate and distortion",
         columns=columns,
-        rows=rows,
+        rows=[row for curve in curves for row in _beside_rows(curve, anchors)],
         footer=(
-            *notes,
+            *(_bd_note(curve.curve(), anchor) for curve in curves for anchor in anchors),
             f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
             "rates are of whole files over the pixels before padding; a "
             "dash: the anchor does not reach this PSNR.",
@@ -146,13 +131,30 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
     ).without_empty_columns()
 
 
-def _bd_note(label: str, curve: RdCurve, anchor: RdRecord) -> str:
+def _beside_rows(curve: MeasuredCurve, anchors: Sequence[RdRecord]) -> list[Row]:
+    """Return a curve's points, with the anchors' rates at the same PSNR where they reach it."""
+    means = curve.curve()
+    lambdas = {fmean(p.bpp for p in ps): ps[0].lmbda for ps in points_by_rate(curve.records)}
+    rows: list[dict[str, Value]] = [
+        {"model": curve.label, "lmbda": lambdas[bpp], "bpp": bpp, "psnr_db": psnr_db}
+        for bpp, psnr_db in zip(means.bpp, means.psnr_db, strict=True)
+    ]
+    for anchor in anchors:
+        percents = rate_percents(anchor.curve(), means)
+        for row, bpp, percent in zip(rows, means.bpp, percents, strict=True):
+            if percent is not None:
+                row[f"{anchor.name}_bpp"] = bpp / (1 + percent / 100)
+                row[f"{anchor.name}_percent"] = percent
+    return [Row(values=row) for row in rows]
+
+
+def _bd_note(curve: RdCurve, anchor: RdRecord) -> str:
     try:
         found = bd_rate(anchor.curve(), curve)
     except LabError as error:
-        return f"No BD-rate of {label} against {anchor.name}: {error}"
+        return f"No BD-rate of {curve.name} against {anchor.name}: {error}"
     return (
-        f"BD-rate of {label} against {anchor.name}: {found.percent:+.1f} % over "
+        f"BD-rate of {curve.name} against {anchor.name}: {found.percent:+.1f} % over "
         f"{found.overlap_db:.1f} dB."
     )
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from tcm_lab.complexity import Spread, TimeRatio, TimingRecord
 from tcm_lab.reporting._notes import device_text, need, size_text, versions_text
-from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column
+from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column, unmarked_column
 from tcm_lab.stats import Interval
 
-_DIRECTIONS = ("encode", "decode")
+_SCOPES = ("encode", "decode")
 _STAGE_NAMES = {"entropy_coding": "entropy coding"}
 
 
@@ -26,12 +26,12 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
     need("records", records)
     conditions = _conditions(records)
     columns = [Column(key=key, header=key) for key in ("model", *conditions[0])]
-    for way in _DIRECTIONS:
+    for scope in _SCOPES:
         columns += [
-            metric_column(f"{way}_ms", header="median [quartiles]", group=way, format=".1f"),
-            Column(key=f"{way}_megapixels_per_s", header="throughput", group=way, unit="Mpx/s",
+            metric_column(f"{scope}_ms", header="median [quartiles]", group=scope, format=".1f"),
+            Column(key=f"{scope}_megapixels_per_s", header="throughput", group=scope, unit="Mpx/s",
                    format=".2f", best="high"),
-            Column(key=f"{way}_ratio", header="over the first", group=way, format=".3f"),
+            Column(key=f"{scope}_ratio", header="over the first", group=scope, format=".3f"),
         ]  # fmt: skip
     columns.append(metric_column("peak_memory_bytes", key="peak_device_memory_bytes"))
     over = {(ratio.model, str(ratio.scope)): ratio.ratio for ratio in ratios}
@@ -39,12 +39,11 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
     for record, differing in zip(records, conditions, strict=True):
         values: dict[str, Value] = {"model": record.model, **differing}
         values["peak_device_memory_bytes"] = record.peak_device_memory_bytes
-        for way in _DIRECTIONS:
-            timing = getattr(record, way)
-            values[f"{way}_ms"] = spread_interval(timing.wall)
-            values[f"{way}_megapixels_per_s"] = timing.megapixels_per_s
-            if (record.model, way) in over:
-                values[f"{way}_ratio"] = over[record.model, way]
+        for scope in _SCOPES:
+            timing = getattr(record, scope)
+            values[f"{scope}_ms"] = spread_interval(timing.wall)
+            values[f"{scope}_megapixels_per_s"] = timing.megapixels_per_s
+            values[f"{scope}_ratio"] = over.get((record.model, scope))
         first = record is records[0] and any(ratio.baseline == record.model for ratio in ratios)
         rows.append(Row(values=values, marks=("baseline",) if first else ()))
     compared: list[str] = []
@@ -70,11 +69,11 @@ def stage_table(records: Sequence[TimingRecord]) -> Table:
     need("records", records)
     conditions = _conditions(records)
     columns = [Column(key=key, header=key) for key in ("model", *conditions[0], "stage")]
-    for way in _DIRECTIONS:
-        look = {"header": "median [quartiles]", "group": way, "format": ".2f", "best": None}
-        columns.append(metric_column(f"{way}_ms", **look))
-        share = f"{way}_percent"
-        columns.append(Column(key=share, header="share", group=way, unit="%", format=".1f"))
+    for scope in _SCOPES:
+        look = {"header": "median [quartiles]", "group": scope, "format": ".2f"}
+        columns.append(unmarked_column(f"{scope}_ms", **look))
+        share = f"{scope}_percent"
+        columns.append(Column(key=share, header="share", group=scope, unit="%", format=".1f"))
     rows = []
     for record, differing in zip(records, conditions, strict=True):
         stages = dict.fromkeys([*record.encode.stages, *record.decode.stages])
@@ -82,12 +81,12 @@ def stage_table(records: Sequence[TimingRecord]) -> Table:
         for stage in [*stages, "whole"]:
             values: dict[str, Value] = {"model": record.model, **differing}
             values["stage"] = _STAGE_NAMES.get(stage, stage)
-            for way in _DIRECTIONS:
-                timing = getattr(record, way)
+            for scope in _SCOPES:
+                timing = getattr(record, scope)
                 spread = timing.wall if stage == "whole" else timing.stages.get(stage)
                 if spread is not None:
-                    values[f"{way}_ms"] = spread_interval(spread)
-                    values[f"{way}_percent"] = 100 * spread.median_ms / timing.wall.median_ms
+                    values[f"{scope}_ms"] = spread_interval(spread)
+                    values[f"{scope}_percent"] = 100 * spread.median_ms / timing.wall.median_ms
             rows.append(Row(values=values))
     return Table(title="Coding time by stage", columns=columns, rows=rows, footer=_footer(records))
 
