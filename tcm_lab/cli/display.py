@@ -30,7 +30,7 @@ class Display:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.console, self.trainings = console, max(trainings, 1)
-        self._before: float = done
+        self._before: float = done  # trainings that the pace leaves out
         self._done = done
         self._shares: dict[int, float] = {}
         self._started_s = self._begun_s = time.monotonic()  # the latter for the pace
@@ -58,29 +58,32 @@ class Display:
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
         elif event.kind in ("started", "progress") and event.steps:
-            moves = event.step and not any(self._shares.values()) and self._done == self._before
+            is_first = event.step and not any(self._shares.values()) and self._done == self._before
             self._shares[event.worker] = (1 - _EVALUATION) * event.step / event.steps
-            if moves:  # a linear phase, shared by all, went before
+            if is_first:  # a linear phase, shared by all, went before
                 self._begun_s = time.monotonic()
-                self._before = self._done + self._shares[event.worker]
+                self._before = self._worked
         left_s = self.left_s
         left = "" if left_s is None else f", about {duration(left_s)} left"
         trainings = max(self.trainings, self._done)
         state = f"{self._done} of {trainings} trainings done{left}"
         self._move(event)
-        whole = self._done + sum(self._shares.values())
-        self._bars.update(self._whole, total=trainings, completed=whole, text=state)
+        self._bars.update(self._whole, total=trainings, completed=self._worked, text=state)
         self._say(event, state)
+
+    @property
+    def _worked(self) -> float:
+        """Trainings done, those that run by their shares."""
+        return self._done + sum(self._shares.values())
 
     @property
     def left_s(self) -> float | None:
         """Remaining seconds at the pace of this run; None while that is unknown."""
-        whole = self._done + sum(self._shares.values())
-        worked = whole - self._before
-        if worked < 0.01:
+        here = self._worked - self._before
+        if here < 0.01:
             return None
-        pace = (time.monotonic() - self._begun_s) / worked
-        return max(0.0, (self.trainings - whole) * pace)
+        pace = (time.monotonic() - self._begun_s) / here
+        return max(0.0, (self.trainings - self._worked) * pace)
 
     def _say(self, event: Event, state: str) -> None:
         now = time.monotonic()
@@ -89,32 +92,38 @@ class Display:
         if event.kind == "progress" and now - self._shown_s < LINE_EVERY_S:
             return
         self._shown_s = now
-        words = {
-            "started": "training",
-            "progress": f"step {event.step} of {event.steps}, {event.text}",
-            "complete": f"done, {event.text}",
-            "known": f"already known, {event.text}",
-            "stopped": f"stopped early after {event.step} steps, {event.text}",
-            "failed": f"FAILED, {event.text}",
-            "killed": event.text,
-        }
-        waits = event.kind == "waiting"
-        text = "waiting for the other workers" if waits else f"{event.label}: {words[event.kind]}"
+        passed = duration(now - self._started_s)
         self.console.print(
-            f"[{duration(now - self._started_s)}] {text}  ({state})",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"[{passed}] {_words(event)}  ({state})", markup=False, highlight=False, soft_wrap=True
+        )
 
     def _move(self, event: Event) -> None:
         if event.worker not in self._tasks:
             self._tasks[event.worker] = self._bars.add_task("", total=1, text="")
         task = self._tasks[event.worker]
-        steps = f"step {event.step} of {event.steps}  {event.text}"
-        waits = event.kind == "waiting"
-        self._bars.update(
-            task,
-            description="waiting" if waits else event.label,
-            total=None if waits else max(event.steps, 1),
-            completed=0 if waits else event.step,
-            text="" if waits else steps,
-        )
+        if event.kind == "waiting":
+            self._bars.update(task, description="waiting", total=None, completed=0, text="")
+        else:
+            self._bars.update(
+                task,
+                description=event.label,
+                total=max(event.steps, 1),
+                completed=event.step,
+                text=f"step {event.step} of {event.steps}  {event.text}",
+            )
+
+
+def _words(event: Event) -> str:
+    """Say in a line of a log what happened."""
+    if event.kind == "waiting":
+        return "waiting for the other workers"
+    words = {
+        "started": "training",
+        "progress": f"step {event.step} of {event.steps}, {event.text}",
+        "complete": f"done, {event.text}",
+        "known": f"already known, {event.text}",
+        "stopped": f"stopped early after {event.step} steps, {event.text}",
+        "failed": f"FAILED, {event.text}",
+        "killed": event.text,
+    }
+    return f"{event.label}: {words[event.kind]}"

@@ -126,7 +126,7 @@ class Entry(NamedTuple):
 
     def target(self, overrides: Sequence[str]) -> Any:
         """Return what the model names, for what needs no weights."""
-        if self.weights is None and not is_checkpoint(self.model):
+        if self.weights is None and not _is_checkpoint(self.model):
             return changed(self.model, overrides)
         return self.codec(overrides)
 
@@ -139,7 +139,7 @@ class Entry(NamedTuple):
         if self.weights is not None:
             return tcm_lab.codec.load_foreign(self.model, self.weights, _changes(overrides))
         trained = not overrides and self.model in tcm_lab.codec.trained_names()
-        if not trained and not is_checkpoint(self.model):
+        if not trained and not _is_checkpoint(self.model):
             return tcm_lab.build(changed(self.model, overrides))
         if overrides:
             raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")
@@ -220,8 +220,8 @@ def _changes(overrides: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def is_checkpoint(model: str) -> bool:
-    """Tell a checkpoint's path from a model's name and from a YAML file."""
+def _is_checkpoint(model: str) -> bool:
+    """Say whether this is a checkpoint's path, and neither a model's name nor a YAML file."""
     path = Path(model)
     return path.suffix not in (".yaml", ".yml") and is_file(path)
 

@@ -344,17 +344,21 @@ def _left_out(records: Sequence[ComplexityRecord]) -> str:
 
 def _footer(
     records: Sequence[ComplexityRecord], convention: Convention, detail: Detail
-) -> tuple[str, ...]:
+) -> list[str]:
     counted = f"Convention {convention}: MACs of {_COUNTED[convention]}; per pixel before padding."
     if detail == "kinds":
         counted += f" The sum is under this convention; {_KIND_NAMES['normalisation']} is in none."
-    directions = f"{_left_out(records)}; whole is one forward pass."
-    portable = ", ".join(
-        f"{record.portable_kmacs_per_px:.1f} of {record.model}"
-        for record in (records if detail == "parts" else ())
-    )
+    lines = [counted]
+    if detail == "totals":
+        lines.append(f"{_left_out(records)}; whole is one forward pass.")
+    if detail == "parts":
+        portable = ", ".join(f"{r.portable_kmacs_per_px:.1f} of {r.model}" for r in records)
+        lines.append(f"A portable stream computes in float64, in kMAC/px: {portable}.")
     padded = sorted({(r.size, r.padded_size) for r in records if r.size != r.padded_size})
-    sizes = [f"{size_text(size)} as {size_text(larger)}" for size, larger in padded]
+    if sizes := [f"{size_text(size)} as {size_text(larger)}" for size, larger in padded]:
+        lines.append(f"Images are padded: {'; '.join(sizes)}.")
+    if unknown := sorted({name for record in records for name in record.unknown_operators}):
+        lines.append(f"Counted as nothing, since unknown: {', '.join(unknown)}.")
     counters = sorted({record.counter for record in records})
     versions = versions_text(
         {  # closed formulas don't depend on torch
@@ -364,13 +368,4 @@ def _footer(
         }
         for record in records
     )
-    unknown = sorted({name for record in records for name in record.unknown_operators})
-    lines = (
-        counted,
-        directions if detail == "totals" else "",
-        f"A portable stream computes in float64, in kMAC/px: {portable}." if portable else "",
-        f"Images are padded: {'; '.join(sizes)}." if sizes else "",
-        f"Counted as nothing, since unknown: {', '.join(unknown)}." if unknown else "",
-        f"Counted by {one_of(counters)}; {versions}.",
-    )
-    return tuple(filter(None, lines))
+    return [*lines, f"Counted by {one_of(counters)}; {versions}."]
