@@ -102,7 +102,7 @@ class Display:
             self._tasks[event.worker] = self._bars.add_task("", total=1, text="")
         task = self._tasks[event.worker]
         if event.kind == "waiting":
-            self._bars.update(task, description="waiting", total=None, completed=0, text="")
+            self._bars.update(task, description="waiting", completed=0, text="")
         else:
             self._bars.update(
                 task,
