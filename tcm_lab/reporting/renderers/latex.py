@@ -8,20 +8,13 @@ from collections.abc import Iterable, Sequence
 
 from tcm_lab.reporting.table import MARKS, PUBLISHED, Cell, Row, Table
 
-_GREEK = (
-    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"),
-    *("lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi"),
-    *("omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"),
-)
-
-
-def _greek(name: str) -> str:
-    case = "SMALL" if name.islower() else "CAPITAL"
-    return unicodedata.lookup(f"GREEK {case} LETTER {name.replace('mbd', 'md')}")  # its spelling
-
-
+_GREEK = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
+_GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau
+    upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega
+"""
 _MATHS = {
-    **{_greek(name): rf"\{name}" for name in _GREEK},
+    **{letter: rf"\{name}" for letter, name in zip(_GREEK, _GREEK_NAMES.split(), strict=True)},
     "\N{MINUS SIGN}": "-",
     "\N{MULTIPLICATION SIGN}": r"\times",
     "<": "<",
