@@ -202,6 +202,18 @@ def test_it_is_trained_and_its_weights_say_how(
     assert row.startswith("Own,0.01,")
 
 
+def test_one_with_rate_levels_is_trained_at_the_recipes_lambdas_spread_over_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    tiny = f"{Path(__file__).parents[1] / 'training' / 'stand_in.py'}:TinyCodec"
+    quick = ("--steps", "1", "--batch", "1", "--crop", "64", "--skip-evaluation")
+    images = ("--data", folder / "images", "--out", tmp_path)
+    assert run("train", tiny, "--set", "levels=2", "--recipe", "published", *images, *quick) == 0
+    recipe = read_recipe(tmp_path / "model.safetensors")
+    assert recipe is not None
+    assert recipe.lambdas == pytest.approx((0.0025, 0.05))
+
+
 def test_weights_that_belong_to_no_model_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

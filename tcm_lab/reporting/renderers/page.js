@@ -63,7 +63,6 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   drawn.className = "drawn";
   figure.prepend(drawn);
   vegaEmbed(drawn, spec, { mode: "vega-lite", actions: false, renderer: "svg", config: colours() }).then(({ view }) => {
-    figure.querySelector(":scope > svg").hidden = true;
     figure.querySelector(":scope > svg").style.display = "none";
     const hint = document.createElement("p");
     hint.className = "hint";
