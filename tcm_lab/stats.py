@@ -61,6 +61,15 @@ class Interval(Frozen):
         return f"{self.value:{form}} [{low}, {high}]" if form else str(self)
 
 
+class IncompleteInterval(Interval):
+    """An interval that leaves out something that varies: it tells no value from zero."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """False: how much further out the ends belong is not known."""
+        return False
+
+
 def bootstrap(
     statistic: Callable[[Draw], Any],
     units: Mapping[str, int],

@@ -9,6 +9,7 @@ from tcm_lab import reporting
 from tcm_lab.evaluation import RdRecord
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import ParetoPoint, PlotAxis, RdSeries
+from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
 from tcm_lab.study.tables import label_of
@@ -120,6 +121,7 @@ def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space)
             label=summary.name,
             quality=_shown(summary, quality),
             interval=interval,
+            is_complete=not isinstance(summary.intervals[quality], IncompleteInterval),
             cost=_shown(summary, cost) - _shown(summaries[0], cost),
         )
         for summary in summaries[1:]

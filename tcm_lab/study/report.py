@@ -17,6 +17,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
+from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study.budget import TIMES, budget_plot, budget_table, courses
 from tcm_lab.study.decoded import comparisons
 from tcm_lab.study.estimators import Train
@@ -273,19 +274,18 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
     """Say which variant codes best, if the data can tell."""
     baseline, *others = complete
     lower = [s for s in others if _QUALITY in s.intervals and s.metrics[_QUALITY] < 0]
-    better = [s for s in lower if s.intervals[_QUALITY].high < 0]
+    better = [s for s in lower if s.intervals[_QUALITY].excludes_zero]
     best = min(better or lower, key=lambda s: s.metrics[_QUALITY], default=None)
     if best is None:
         return f"No variant codes better than the baseline, {baseline.called}."
     interval = best.intervals[_QUALITY]
-    seeds = min(len(best.records), len(baseline.records))
-    is_whole = seeds > 1 or bool(interval.noise)  # variation between seeds included
-    covered = "" if is_whole else " over the images alone, from one seed"
+    is_incomplete = isinstance(interval, IncompleteInterval)
+    covered = " over the images alone, from one seed" if is_incomplete else ""
     value = (
         f"{interval.value:+.2f} % of Lagrangian cost "
         f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %{covered})."
     )
-    if better and not is_whole:
+    if is_incomplete:
         return (
             f"{best.called} has the lowest cost of one training each, {value} Whether it codes "
             f"better than the baseline, {baseline.called}, takes more seeds to say (budget.seeds)."

@@ -14,7 +14,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdCurve, RdRecord, Seeds, bd_rate_interval, mean_curve
 from tcm_lab.metrics import METRICS, Metric, Number
 from tcm_lab.reporting import Mark, pareto_front
-from tcm_lab.stats import Draw, Interval, bootstrap, group_letters
+from tcm_lab.stats import Draw, IncompleteInterval, Interval, bootstrap, group_letters
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
 from tcm_lab.study.noise import Noise, noise_of
@@ -34,7 +34,8 @@ class VariantSummary(Frozen):
         metrics: every known metric by name.
         intervals: of the metrics relative to the baseline.
         is_established: whether it is the baseline, or better in at least one objective. One that
-            only training tells counts if the interval of its difference excludes 0.
+            only training tells counts if the interval of its difference excludes 0, which none
+            does that knows nothing of the variation between seeds.
         on_front: whether it is Pareto-optimal among the complete variants that keep the soft
             constraints.
         number: of its row, where a label is too long for a plot.
@@ -137,7 +138,10 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
 def _groups(
     summaries: Sequence[VariantSummary], space: Space, noise: Noise | None
 ) -> dict[str, str]:
-    """Return the letters of each variant's groups by its label, where a few are compared."""
+    """Return the letters of each variant's groups by its label, where a few are compared.
+
+    None of a study with one training each, which tells no two variants apart.
+    """
     metric = space.quality
     ranked = sorted(
         (s for s in summaries if s.is_complete and metric.name in s.metrics),
@@ -145,11 +149,14 @@ def _groups(
     )
     if not metric.relative or not _FEWEST_RANKED <= len(ranked) <= _MOST_RANKED:
         return {}
+    intervals = [s.intervals[metric.name] for s in ranked if not s.is_baseline]
+    if all(isinstance(interval, IncompleteInterval) for interval in intervals):
+        return {}
 
     def differ(i: int, j: int) -> bool:
         sides = (ranked[j].records, ranked[i].records)
         with suppress(LabError):
-            return _difference(metric, *sides, space, noise).excludes_zero
+            return _over_images_and_seeds(metric, *sides, space, noise).excludes_zero
         return False
 
     return dict(zip((s.label for s in ranked), group_letters(len(ranked), differ), strict=True))
@@ -224,11 +231,28 @@ def _difference(
 ) -> Interval:
     """Return the difference from the baseline, with its interval over images and seeds.
 
-    Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
-    The Lagrangian cost is compared by the estimator that found it.
+    With one training on a side, and no measured noise, the interval is an incomplete one.
 
     Raises:
         LabError: the evaluations are not comparable.
+    """
+    found = _over_images_and_seeds(metric, group, baseline, space, noise)
+    if found.noise or min(len(group), len(baseline)) > 1:
+        return found
+    return IncompleteInterval(**dict(found))
+
+
+def _over_images_and_seeds(
+    metric: Metric,
+    group: Sequence[TrialRecord],
+    baseline: Sequence[TrialRecord],
+    space: Space,
+    noise: Noise | None,
+) -> Interval:
+    """Return the difference with its interval over what there is.
+
+    Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
+    The Lagrangian cost is compared by the estimator that found it.
     """
     own = {record.seed for record in group}
     pair = [record for record in baseline if record.seed in own]

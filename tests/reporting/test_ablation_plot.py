@@ -42,6 +42,11 @@ def test_an_interval_that_touches_zero_tells_nothing(interval: tuple[float, floa
     assert change.verdict == "not distinguishable"
 
 
+def test_an_interval_that_leaves_something_out_tells_nothing() -> None:
+    change = Change(label="a", quality=-3.0, interval=(-4.0, -2.0), cost=0.0, is_complete=False)
+    assert change.verdict == "not distinguishable"
+
+
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [((-2.0, -1e-9), "better"), ((1e-9, 2.0), "worse"), ((-4.0, -3.0), "better")],

@@ -14,6 +14,7 @@ from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.metrics import METRICS
+from tcm_lab.stats import Interval
 from tcm_lab.study.importance import hypervolume_history
 from tcm_lab.study.plots import study_plots
 from tcm_lab.study.prepare import prepare
@@ -23,7 +24,7 @@ from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
-from tcm_lab.study.tables import trial_table
+from tcm_lab.study.tables import ablation_table, trial_table
 from tcm_lab.study.trainer import CodecTrainer
 
 
@@ -144,7 +145,7 @@ def test_a_report_shows_a_metric_of_ones_own_with_its_interval(maximised: StudyR
         best = column["split 0.75"].intervals["gain_db"]
         assert best.value == pytest.approx(2 * 0.4 * 0.25**2)  # the formula of the surrogate
         assert best.resampled == {"images": 3}
-        assert "pareto" in column["split 0.75"].marks
+        assert "pareto-by-mean" in column["split 0.75"].marks  # of one training each
         keys = [c.key for c in trial_table(summaries, space).columns]
         assert {"gain_db", "weight_bytes"} <= set(keys)
         assert set(study_plots(summaries, space)) == {"pareto", "rd"}
@@ -171,6 +172,27 @@ def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_bette
     # One training each tells nothing of how much seeds vary.
     assert "1 has the lowest cost of one training each, -" in said((0.3,))
     assert "codes better than the baseline, 0: " not in said((0.3,))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_training_each_earns_no_star_no_bold_no_colour_and_no_letter_of_its_own(
+    seeds: int,
+) -> None:
+    text = SPACE.replace("sampler: grid", "mode: ablation").replace("split: {", "n: {")
+    space = parse_space(text, "toy.yaml", None)
+    summaries = summarise(trainings((0.0, 0.3, -0.3), seeds), space)
+    better = summaries[1]
+    assert better.on_front
+    assert better.is_established == (seeds > 1)
+    assert better.marks == (("pareto",) if seeds > 1 else ("pareto-by-mean",))
+    for table in (trial_table(summaries, space), ablation_table(summaries, space)):
+        cells = [cell for _, row in table.cells(table.rows) for cell in row if cell.is_best]
+        bold = {cell.column.key for cell in cells if isinstance(cell.value, Interval)}
+        assert bold == ({"lagrangian_percent", "bd_rate_percent"} if seeds > 1 else set())
+    assert [s.group for s in summaries] == (["b", "a", "c"] if seeds > 1 else ["", "", ""])
+    (legend,) = study_plots(summaries, space)["ablation"].legends
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == (["better", "worse"] if seeds > 1 else ["not distinguishable"])
 
 
 def test_a_study_by_a_metric_on_request_measures_it_or_is_refused_before_it_begins(

@@ -144,17 +144,21 @@ def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:
 class Change(Frozen):
     """What one change of the baseline does to a quality, to be minimised, and to the cost.
 
-    The interval is the quality's, by its lower and upper end.
+    The interval is the quality's, by its lower and upper end. One that is not complete leaves out
+    something that varies, and tells nothing from zero.
     """
 
     label: str
     quality: float
     interval: tuple[float, float]
     cost: float
+    is_complete: bool = True
 
     @property
     def verdict(self) -> str:
         """Whether the interval lies on one side of zero, in a word."""
+        if not self.is_complete:
+            return _VERDICTS[1]
         low, high = self.interval
         return _VERDICTS[0] if high < 0 else _VERDICTS[2] if low > 0 else _VERDICTS[1]
 
