@@ -54,10 +54,7 @@ def run_workers(context: StudyContext, count: int, on_event: OnEvent) -> None:
 def _start(context: StudyContext, count: int) -> Workers:
     workers: Workers = {}
     spawn, gpus = get_context("spawn"), visible_gpus()
-    before = signal.getsignal(signal.SIGINT)
-    # A child must not die of a Ctrl-C before it can save; it listens once it is ready.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _environment():
+    with _inherited():
         os.environ["OMP_NUM_THREADS"] = str(context.threads)
         for index in range(count):
             if gpus:
@@ -67,7 +64,6 @@ def _start(context: StudyContext, count: int) -> Workers:
             process.start()
             theirs.close()
             workers[ours] = (index, process)
-    signal.signal(signal.SIGINT, before)
     return workers
 
 
@@ -112,14 +108,19 @@ def _interrupt(workers: Workers) -> None:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    """Let the block change the environment that its child processes inherit."""
-    before = dict(os.environ)
+def _inherited() -> Iterator[None]:
+    """Restore after the block what child processes inherit: environment and SIGINT, ignored here.
+
+    A Ctrl-C must not end a child before it can save; it listens once it is ready.
+    """
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(environment)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _child(context: StudyContext, index: int, connection: Connection) -> None:
