@@ -8,11 +8,10 @@ from statistics import fmean
 import numpy as np
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import LabError
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.stats import Draw, Interval, bootstrap
 from tcm_lab.study.compare import RankAgreement, rank_agreement
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.result import StudyResult
 
 Percents = dict[str, list[float]]
@@ -27,7 +26,7 @@ class Agreement(Frozen):
         regret: by how many percent the variant that the estimator ranks first costs more, when
             trained, than the best of all; over resampled variants.
         bias: mean of estimated minus trained cost against the baseline, in percent: below 0 the
-            estimator is kind to variants, above 0 it favours the baseline; over resampled variants.
+            estimator favours variants, above 0 the baseline; over resampled variants.
         error_percent: root mean square of estimated minus trained cost.
         cpu_s: seconds of CPU time per variant that the estimator took.
         trained_cpu_s: the same of training.
@@ -48,9 +47,8 @@ def percents(records: Sequence[TrialRecord]) -> Percents:
         LabError: the baseline is not among them, or records are not comparable.
     """
     complete = [record for record in records if record.state == "complete"]
+    baseline_of(complete)  # refuses records without one
     baseline = {record.seed: record for record in complete if record.is_baseline}
-    if not baseline:
-        raise LabError("the baseline is not trained yet, so there is nothing to compare with")
     found: Percents = {}
     for record in sorted(complete, key=lambda record: record.seed):
         if record.seed in baseline:
@@ -74,7 +72,7 @@ def agreement(
     """
     rank = rank_agreement(estimated, trained, samples=samples)
     ours, theirs = ({n: fmean(v) for n, v in percents(r).items()} for r in (estimated, trained))
-    base = next(record.fingerprint for record in trained if record.is_baseline)
+    base = baseline_of(trained).fingerprint
     shared = [name for name in theirs if name in ours]
     guess, truth = (np.array([side[name] for name in shared]) for side in (ours, theirs))
     others = np.array([name != base for name in shared])
@@ -127,24 +125,7 @@ def agreement_table(truth: StudyResult, studies: Mapping[str, StudyResult]) -> T
         Column(key="cpu_s", header="CPU per variant", unit="s", format=",.0f"),
         Column(key="share", header="of training", unit="%", format=".2g"),
     )
-    rows = []
-    for name, study in studies.items():
-        found = agreement(study.searched, truth.searched)
-        values: dict[str, Value] = {
-            "estimator": name,
-            "steps": max(record.steps for record in study.searched),
-            "seeds": found.rank.seeds[0],
-            "variants": found.rank.variants,
-            "tau": found.rank.tau,
-            "own": found.rank.ceilings[0],
-            "truth": found.rank.ceilings[1],
-            "regret": found.regret,
-            "bias": found.bias,
-            "error": found.error_percent,
-            "cpu_s": found.cpu_s,
-            "share": 100 * found.cpu_s / found.trained_cpu_s if found.trained_cpu_s else None,
-        }
-        rows.append(Row(values=values))
+    rows = [_row(name, study, truth) for name, study in studies.items()]
     recipe = truth.searched[0].recipe
     return Table(
         title=f"Estimators against {recipe.steps:,} steps of training",
@@ -160,3 +141,22 @@ def agreement_table(truth: StudyResult, studies: Mapping[str, StudyResult]) -> T
             "root mean square. CPU seconds of a worker's thread, whatever variants share included.",
         ),
     )
+
+
+def _row(name: str, study: StudyResult, truth: StudyResult) -> Row:
+    found = agreement(study.searched, truth.searched)
+    values: dict[str, Value] = {
+        "estimator": name,
+        "steps": max(record.steps for record in study.searched),
+        "seeds": found.rank.seeds[0],
+        "variants": found.rank.variants,
+        "tau": found.rank.tau,
+        "own": found.rank.ceilings[0],
+        "truth": found.rank.ceilings[1],
+        "regret": found.regret,
+        "bias": found.bias,
+        "error": found.error_percent,
+        "cpu_s": found.cpu_s,
+        "share": 100 * found.cpu_s / found.trained_cpu_s if found.trained_cpu_s else None,
+    }
+    return Row(values=values)

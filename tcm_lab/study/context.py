@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tcm_lab._utils.plugins import import_layers
-from tcm_lab.data import ImageSet
+from tcm_lab.data import CropSource, ImageSet
 from tcm_lab.study.estimators import Estimator, Outcome, Task, Watch
 from tcm_lab.study.folder import TRIALS
 from tcm_lab.study.record import training_identity
 from tcm_lab.study.space import Space
 from tcm_lab.study.variants import Variant, Variants
+from tcm_lab.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class StudyData:
             "training images": f"{self.train.fingerprint}{leaves}",
             "evaluation images": self.evaluation.fingerprint,
         }
+
+    def crops(self, recipe: Recipe) -> CropSource:
+        """Return the crops that a training by ``recipe`` sees, in its order."""
+        return CropSource(self.train, crop=recipe.crop, seed=recipe.seed)
 
 
 class Trainer(Protocol):

@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
-from tcm_lab import evaluation, reporting, training
+from tcm_lab import complexity, evaluation, reporting, training
 from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Column, Row, Table, Value
+from tcm_lab.reporting import Column, Row, Table, Value, metric_column, spread_interval
 from tcm_lab.study.axes import Key
 from tcm_lab.study.capacity import cores, worker_count
-from tcm_lab.study.coding_times import coding_columns, coding_times
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators import Train
+from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
 from tcm_lab.study.noise import noise_of
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
@@ -35,6 +35,8 @@ _LOOK_S = 2.0
 _FEW_POINTS = 2000
 _ROWS = 60
 _COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
+_CODING = ("encode", "decode")
+_CODING_S = 4.0  # of each variant, beside the repetitions that an interval needs
 _TRAINED, _REPEATED = "trained", "repeats a row above"
 
 
@@ -43,7 +45,7 @@ class DryRun:
     """What was found without training.
 
     Attributes:
-        table: one row per variant, with its cost and what becomes of it.
+        table: one row per variant, with its cost and whether it would be trained.
         lines: the size of the space and the budget, and the time if it was asked for.
     """
 
@@ -57,14 +59,14 @@ class DryRun:
 
 @dataclass(frozen=True)
 class _Looked:
-    """The variants that were looked at, each with what becomes of it, and whether these are all."""
+    """The variants that were looked at, each with its outcome, and whether these are all."""
 
     variants: Sequence[tuple[str, Variant | None, str]]
     all: bool
 
     @property
     def kept(self) -> list[Variant]:
-        return [v for _, v, fate in self.variants if v is not None and fate == _TRAINED]
+        return [v for _, v, outcome in self.variants if v is not None and outcome == _TRAINED]
 
 
 def dry_run(
@@ -96,7 +98,7 @@ def dry_run(
     if space.enumerated and looked.all and len(kept) < 2:
         raise ConfigError("constraints: leave no variant beside the baseline; raise them")
     trainings = len(kept) if space.enumerated else context.trials
-    trainings *= space.budget.seeds if space.mode == "ablation" else 1
+    trainings *= space.budget.seeds if space.trains_every_seed else 1
     lines = [_size_line(variants, looked), _budget_line(context, trainings)]
     if space.estimator == Train() or space.budget.finalists:
         lines.append(_resolution(context, variants.recipe()))
@@ -133,8 +135,8 @@ def _look(variants: Variants) -> _Looked:
             continue
         seen.add(variant.fingerprint)
         over = {} if variant.is_baseline else variants.exceeded(variant)
-        fate = "; ".join(_excess(name, *pair) for name, pair in over.items()) or _TRAINED
-        found.append((label, variant, fate))
+        outcome = "; ".join(_excess(name, *pair) for name, pair in over.items()) or _TRAINED
+        found.append((label, variant, outcome))
     return _Looked(found, all=True)
 
 
@@ -158,11 +160,11 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
         Column(key="variant", header="variant"),
         *(column_of(name, best=None) for name in names),
         *(coding_columns() if times else ()),
-        Column(key="fate", header="what becomes of it"),
+        Column(key="outcome", header="outcome"),
     )
     rows = []
-    for label, variant, fate in rows_of:
-        values: dict[str, Value] = {"variant": label, "fate": fate}
+    for label, variant, outcome in rows_of:
+        values: dict[str, Value] = {"variant": label, "outcome": outcome}
         if variant is not None:
             values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
             values |= times.get(variant.fingerprint, {})
@@ -185,9 +187,47 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
     )
 
 
+def coding_columns() -> list[Column]:
+    """Return the columns of `coding_times`."""
+    columns = []
+    for way in _CODING:
+        columns.append(metric_column(f"{way}_ms", header="median [quartiles]", group=way))
+        columns.append(Column(key=f"{way}_ratio", header="over the first", group=way, format=".3f"))
+    return columns
+
+
+def coding_times(
+    configs: Sequence[VariantConfig], size: tuple[int, int], **conditions: Any
+) -> list[dict[str, Value]]:
+    """Time codecs in turns, with random weights.
+
+    Args:
+        configs: of the codecs, two or more.
+        size: (height, width) of the image.
+        **conditions: other than the usual ones, and ``on_progress``; see `compare_timing`.
+
+    Returns:
+        Of each codec, the median times with quartiles, and their ratios to the first one's with
+        intervals, by column key.
+
+    Raises:
+        LabError: one of them cannot be timed.
+    """
+    compared = complexity.compare_timing(configs, size, **{"seconds": _CODING_S, **conditions})
+    over = {(ratio.model, str(ratio.scope)): ratio.ratio for ratio in compared.ratios}
+    found = []
+    for record in compared.records:
+        values: dict[str, Value] = {}
+        for way in _CODING:
+            values[f"{way}_ms"] = spread_interval(getattr(record, way).wall)
+            values[f"{way}_ratio"] = over.get((record.model, way))
+        found.append(values)
+    return found
+
+
 def _size_line(variants: Variants, looked: _Looked) -> str:
     space, count = variants.space, variants.count()
-    fates = Counter(fate.split(":")[0] for _, _, fate in looked.variants)
+    outcomes = Counter(outcome.split(":")[0] for _, _, outcome in looked.variants)
     bounds = ", ".join(f"{name} {_sign(name)} {b:g}" for name, b in space.constraints.items())
     what = {
         _TRAINED: f"keep the constraints ({bounds})" if bounds else "can be built",
@@ -195,7 +235,9 @@ def _size_line(variants: Variants, looked: _Looked) -> str:
         _REPEATED: "repeat another",
         "cannot be built": "can't be built",
     }
-    parts = ", ".join(f"{fates[fate]:,} {words}" for fate, words in what.items() if fates[fate])
+    parts = ", ".join(
+        f"{outcomes[outcome]:,} {words}" for outcome, words in what.items() if outcomes[outcome]
+    )
     size = "infinitely many" if count is None else f"{count:,}"
     looked_at = "" if looked.all else f" Of {len(looked.variants):,} that were looked at:"
     return (
@@ -289,8 +331,8 @@ def _resolution(context: StudyContext, recipe: Recipe) -> str:
 
 def _phases(variants: Sequence[Variant]) -> int:
     """Return the number of linear phases that variants can't share."""
-    own = {"name", "g_a", "g_s", "shortcut"}
-    return max(1, len({variant.config.model_dump_json(exclude=own) for variant in variants}))
+    seen = {variant.config.model_dump_json(exclude=BEYOND_LINEAR_PHASE) for variant in variants}
+    return max(1, len(seen))
 
 
 @contextmanager

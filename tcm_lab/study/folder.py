@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
 
 DATABASE = "study.db"
@@ -14,6 +19,21 @@ SPACE = "space.yaml"
 RECORDS = "records.jsonl"
 ANCHOR = "jpeg.json"
 TRIALS = "trials"
+
+Record = TypeVar("Record", bound=Frozen)
+
+
+def digest(facts: Any) -> str:
+    """Return sixteen hex digits that name a file by the facts that decide what it holds."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_kept(path: Path, kind: type[Record]) -> Record | None:
+    """Return the record in a file; None where there is none, or one of another version."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def sqlite_url(file: Path) -> str:

@@ -25,12 +25,13 @@ from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
 from tcm_lab.study.estimators import Comparison, Train
+from tcm_lab.study.estimators.base import NORMAL
+from tcm_lab.study.estimators.middles import image_costs
 from tcm_lab.study.estimators.paired_curve import paired_curve, paired_rows
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space
 from tcm_lab.training import RECIPES, Recipe, get_recipe
 
-_NORMAL = 1.959964  # the 95 % interval's half-width, in standard deviations
 _NEAR = 1.5  # noise at so many times the steps, or as many fewer, still speaks for a budget
 _FEWEST = 2
 _MOST_SEEDS = 100
@@ -69,14 +70,14 @@ class Noise(Frozen):
 
     def resolution(self, seeds: int, images: int) -> float:
         """Return the smallest difference, in percent, whose 95 % interval leaves zero."""
-        return math.hypot(_NORMAL * self.seed_sd / math.sqrt(seeds), self._of_images(images))
+        return math.hypot(NORMAL * self.seed_sd / math.sqrt(seeds), self._of_images(images))
 
     def seeds_for(self, resolution: float, images: int) -> int | None:
         """Return how many seeds resolve so many percent, or None if no number of them does."""
         left = resolution**2 - self._of_images(images) ** 2
         if left <= 0:
             return None
-        return max(1, math.ceil((_NORMAL * self.seed_sd) ** 2 / left - 1e-9))
+        return max(1, math.ceil((NORMAL * self.seed_sd) ** 2 / left - 1e-9))
 
     def _of_images(self, images: int) -> float:
         """Return the half-width that so few images leave, by Student's distribution."""
@@ -111,14 +112,13 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
             "the study coded one image: what varies from image to image needs two. Name a folder "
             "of more by --eval-data."
         )
-    costs, deltas, between = [], [], []
-    for group in groups.values():
-        pairs = [(seeds[seed].evaluation, r.evaluation) for seed, r in sorted(group.items())]
-        costs.append([lagrangian_percent(a, b, lambdas=base.lambdas) for a, b in pairs])
-        deltas.append([_bd(a, b) for a, b in pairs])
-        between.append(np.mean([_by_image(a, b, base.lambdas) for a, b in pairs], axis=0))
-    known = [[delta for delta in group if delta is not None] for group in deltas]
-    all_known = [len(group) for group in known] == [len(group) for group in deltas]
+    pairs = [
+        [(seeds[seed].evaluation, record.evaluation) for seed, record in sorted(group.items())]
+        for group in groups.values()
+    ]
+    lambdas = base.lambdas
+    costs = [[lagrangian_percent(*pair, lambdas=lambdas) for pair in group] for group in pairs]
+    between = [np.mean([_by_image(*pair, lambdas) for pair in group], axis=0) for group in pairs]
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
@@ -127,7 +127,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         seeds=min(len(group) for group in groups.values()),
         images=len(between[0]),
         seed_sd=_pooled_sd(costs),
-        seed_sd_bd=_pooled_sd(known) if all_known else None,
+        seed_sd_bd=_bd_sd(pairs),
         seed_sd_loss=_loss_sd(seeds, groups.values()),
         image_sd=_pooled_sd(between),
         spread=float(np.std([fmean(group) for group in costs], ddof=1)) if len(costs) > 1 else 0.0,
@@ -149,27 +149,19 @@ def _loss_sd(
     return _pooled_sd(last)
 
 
-def _bd(anchor: RdRecord, curve: RdRecord) -> float | None:
+def _bd_sd(pairs: Iterable[Iterable[tuple[RdRecord, RdRecord]]]) -> float | None:
+    """Return how much BD-rates differ between seeds; None where some curves do not compare."""
     try:
-        return bd_rate(anchor.curve(), curve.curve()).percent
+        return _pooled_sd([[bd_rate(a.curve(), b.curve()).percent for a, b in g] for g in pairs])
     except LabError:
         return None
 
 
 def _by_image(anchor: RdRecord, curve: RdRecord, lambdas: Sequence[float]) -> _Array:
     """Return by how many percent each image's share of the cost is above the anchor's, (N,)."""
-    costs = [
-        np.array(
-            [
-                [image.bpp + weight * 255**2 * image.mse for image in point.images]
-                for point, weight in zip(side.points, lambdas, strict=True)
-            ]
-        )
-        for side in (anchor, curve)
-    ]
-    share: _Array = 100 * ((costs[1] - costs[0]) / costs[0].mean(axis=1, keepdims=True)).mean(
-        axis=0
-    )
+    before, after = image_costs(anchor, lambdas), image_costs(curve, lambdas)
+    apart = (after - before) / before.mean(axis=1, keepdims=True)
+    share: _Array = 100 * apart.mean(axis=0)
     return share
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -17,8 +17,9 @@ from tcm_lab.study.agreement import agreement_table
 from tcm_lab.study.estimators import AnyEstimator, Estimator, Train
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.report import write_tables
+from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import Display, run_study
-from tcm_lab.study.space import Space, check_estimator, load_space
+from tcm_lab.study.space import Space, beside, check_estimator, load_space
 
 TRUTH = "truth"
 
@@ -47,20 +48,17 @@ class Plan(Frozen):
         Raises:
             ConfigError: the space is not one of trainings, or an estimator does not suit it.
         """
-        beside = folder / self.space if folder is not None else Path(self.space)
-        truth = load_space(beside if beside.is_file() else self.space)
+        truth = load_space(beside(folder, self.space))
         if truth.estimator != Train():
             raise ConfigError(
                 f"{self.space}: estimator = {truth.estimator.type}; a plan's space is trained, so "
                 "leave its estimator out"
             )
+        cheaper = {"seeds": self.seeds, "resolution": None, "rungs": ()}
+        budget = truth.budget.model_copy(update=cheaper)
         found = {}
         for estimator in self.estimators:
-            budget = truth.budget.model_copy(
-                update={"seeds": self.seeds, "resolution": None, "rungs": ()}
-            )
-            changes = {"estimator": estimator, "budget": budget}
-            space = truth.model_copy(update=changes)
+            space = truth.model_copy(update={"estimator": estimator, "budget": budget})
             check_estimator(space)
             found[name_of(estimator)] = space
         return {**found, TRUTH: truth}
@@ -114,7 +112,7 @@ def run_plan(
         LabError: as ``run_study``; or too few variants were trained to compare.
         KeyboardInterrupt: Ctrl-C; rerun to resume.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, StudyResult] = {}
     for name, space in plan.studies(folder).items():
         place = out / re.sub(r"[^A-Za-z0-9.]+", "-", name)
         context = prepare(space, out=place, data=data, eval_data=eval_data, cache=out / "records")

@@ -59,7 +59,7 @@ class Proposals:
         self._last: dict[str, Key] = {}
 
     def wanted(self, trials: Sequence[StudyTrial]) -> bool:
-        """Say whether the budget has room for another sampled variant beside these trials."""
+        """Say whether the budget allows another sampled variant beside these trials."""
         if self.space.enumerated or self.exhausted:
             return False
         return len(_started(trials)) < self.context.trials
@@ -190,8 +190,7 @@ def queue_further(queue: TrialQueue, space: Space) -> bool:
     found = _by_variant(r for r in queue.records() if r.estimator == space.estimator)
     finalists = space.budget.finalists
     if not finalists:
-        everyone = space.mode == "ablation"
-        chosen = list(found) if everyone else _front(found, space)
+        chosen = list(found) if space.trains_every_seed else _front(found, space)
         return _queue_next(queue, space, found, chosen, range(1, space.budget.seeds))
     best = _best(found, space, finalists)
     return _queue_next(queue, space, found, best, range(space.budget.seeds), finalist=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from statistics import fmean
@@ -19,6 +17,7 @@ from tcm_lab.evaluation import RdRecord, bd_rate
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.axes import Key
 from tcm_lab.study.estimators import AnyEstimator, Estimate, Estimator, Train
+from tcm_lab.study.folder import digest
 from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe, TrainingRecord
 
@@ -185,4 +184,4 @@ def training_identity(
         facts["metrics"] = sorted(requested)
     if estimator is not None and (own := estimator.identity()):
         facts["estimator"] = own
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(facts)

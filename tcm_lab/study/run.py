@@ -74,10 +74,10 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
         enqueue_missing(queue, space, known)
         queue.reorder()
         trainings, budget = len(known) if space.enumerated else context.trials, space.budget
+        if space.trains_every_seed:
+            trainings *= budget.seeds
         if budget.finalists:
             trainings += (budget.finalists + 1) * budget.seeds
-        elif space.mode == "ablation":
-            trainings *= budget.seeds
         return trainings, len(queue.records())
 
 
@@ -125,7 +125,7 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
         study.set_user_attr("full_space", space.model_dump(mode="json"))
         study.set_user_attr("space", facts)
         return
-    changes = list(_differences(before, facts))
+    changes = _differences(before, facts)
     if changes:
         raise LabError(
             f"{out}: holds a study of another space: {'; '.join(changes[:3])}"

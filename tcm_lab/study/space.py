@@ -197,14 +197,14 @@ class Space(Frozen):
     def _are_imported(cls, sources: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         """Import the modules at once, since the fields below may need what they register."""
         folder: Path | None = (info.context or {}).get("folder")
-        found = tuple(_beside(folder, source) for source in sources)
+        found = tuple(beside(folder, source) for source in sources)
         import_layers(found)
         return found
 
     @field_validator("base")
     @classmethod
     def _is_found(cls, base: str, info: ValidationInfo) -> str:
-        return _beside((info.context or {}).get("folder"), base)
+        return beside((info.context or {}).get("folder"), base)
 
     @model_validator(mode="after")
     def _is_sound(self) -> Space:
@@ -228,7 +228,7 @@ class Space(Frozen):
                 f"budget.trials = {self.budget.trials}: a grid trains every variant; "
                 "leave trials out, or choose another sampler"
             )
-        self._check_estimator()
+        self.check_estimated()
         for name, axis in self.axes.items() if self.enumerated else ():
             try:
                 axis.grid()
@@ -236,7 +236,12 @@ class Space(Frozen):
                 raise ConfigError(f"axes.{name}: {error}") from None
         return self
 
-    def _check_estimator(self) -> None:
+    def check_estimated(self) -> None:
+        """Refuse what the estimator does not give: other metrics, finalists or rungs.
+
+        Raises:
+            ConfigError: the message names the field, its value and what would work.
+        """
         kind = self.estimator.type
         if self.estimator == Train():
             if self.budget.finalists:
@@ -261,10 +266,15 @@ class Space(Frozen):
         return self.sampler == "grid" or self.mode == "ablation"
 
     @property
+    def trains_every_seed(self) -> bool:
+        """Whether each variant is trained with every seed, not only what comes out best."""
+        return self.mode == "ablation" and not self.budget.finalists
+
+    @property
     def quality(self) -> Metric:
-        """The first objective that only training tells, or else the Lagrangian cost."""
+        """The first objective that is known only after training, or else the Lagrangian cost."""
         trained = (METRICS[name] for name in self.objectives if METRICS[name].needs_training)
-        return next(trained, METRICS["lagrangian_percent"])
+        return next(trained, METRICS[ESTIMATED])
 
     @property
     def requested(self) -> tuple[str, ...]:
@@ -368,6 +378,7 @@ def check_estimator(space: Space) -> None:
     Raises:
         ConfigError: the message names the axis, its value and what would work.
     """
+    space.check_estimated()
     estimator, base = space.estimator, space.baseline
     estimator.check(base, space.budget.recipe_for(space.seed))
     if estimator == Train():  # works with all
@@ -380,6 +391,6 @@ def check_estimator(space: Space) -> None:
             raise ConfigError(f"{what}: {error}") from None
 
 
-def _beside(folder: Path | None, name: str) -> str:
+def beside(folder: Path | None, name: str) -> str:
     """Return the path of a file in ``folder``, or the name as it is if there is no such file."""
     return str(folder / name) if folder is not None and is_file(folder / name) else name

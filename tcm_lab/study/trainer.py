@@ -47,8 +47,7 @@ class CodecTrainer:
         """Train and evaluate one set of weights; trainings share their linear phases in a cache."""
         recipe = task.recipe
         codec = codecs.build(task.config, seed=recipe.seed)
-        crops = CropSource(self.data.train, crop=recipe.crop, seed=recipe.seed)
-
+        crops = self.data.crops(recipe)
         branches = _branches(task)
         due = {shorter.cooldown_begins: folder for folder, shorter in branches.items()}
 
@@ -61,7 +60,7 @@ class CodecTrainer:
             if step in due:
                 folder = due[step]
                 shorter = branches[folder]
-                rd, step = self._cool_down(task, shorter, folder, crops), shorter.steps
+                rd, step = self._cool_down(task, watch, shorter, folder, crops), shorter.steps
             elif step in task.rungs and not due:
                 rd = self._evaluate(codec, task, watch, step)
                 codec.train()
@@ -90,14 +89,13 @@ class CodecTrainer:
             ) from error
         return Outcome(training=trained, rd=rd, steps=recipe.steps)
 
-    def _cool_down(self, task: Task, recipe: Recipe, folder: Path, crops: CropSource) -> RdRecord:
+    def _cool_down(
+        self, task: Task, watch: Watch, recipe: Recipe, folder: Path, crops: CropSource
+    ) -> RdRecord:
         """Return what a training of fewer steps gives, by its last ones."""
         codec = codecs.build(task.config, seed=recipe.seed)
         training.train(codec, recipe, crops, directory=folder, resume=True)
-        name, requested = task.config.name, self.requested
-        return evaluation.evaluate(
-            codec, self.data.evaluation, name=name, recipe=recipe, metrics=requested
-        )
+        return self._evaluate(codec, task, watch, recipe.steps, recipe)
 
     def _evaluate(
         self, codec: nn.Module, task: Task, watch: Watch, step: int, recipe: Recipe | None = None

@@ -12,12 +12,7 @@ from typing import Any
 
 from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, build
-from tcm_lab.complexity import (
-    ComplexityRecord,
-    TimingRecord,
-    measure_complexity,
-    measure_timing,
-)
+from tcm_lab.complexity import ComplexityRecord, TimingRecord, measure_complexity, measure_timing
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS, Number
 from tcm_lab.study.axes import AxisBase, Key, same, show

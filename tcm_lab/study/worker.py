@@ -5,26 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost
 from tcm_lab.metrics import ESTIMATED, METRICS, Number
 from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext
-from tcm_lab.study.cpu_time import CpuTime
 from tcm_lab.study.estimators import Train
+from tcm_lab.study.folder import read_kept
 from tcm_lab.study.proposals import Job, Proposals, queue_further
 from tcm_lab.study.queue import StudyTrial, TrialQueue, open_queue
 from tcm_lab.study.record import Rung, TrialRecord
 from tcm_lab.study.variants import violations
 
 _POLL_S = 1.0
-_FILE = "record.json"
+_RECORD_FILE = "record.json"
+_CPU_FILE = "cpu_s.txt"
+_KEPT_EVERY_S = 10.0
 
 
 def work(context: StudyContext, index: int, on_event: OnEvent) -> None:
@@ -61,9 +62,8 @@ def _next_job(queue: TrialQueue, proposals: Proposals, on_wait: Callable[[], Non
             if job is not None:
                 return job
             continue
-        # The front is known once no one is at work; an ablation trains every seed anyway.
-        trains_all = space.mode == "ablation" and not space.budget.finalists
-        if "RUNNING" not in states or trains_all:
+        # What comes out best is known once no one is at work.
+        if "RUNNING" not in states or space.trains_every_seed:
             if queue_further(queue, space):
                 continue
             if "RUNNING" not in states:
@@ -243,6 +243,40 @@ class Training:
         return True
 
 
+class CpuTime:
+    """Seconds of CPU time that a trial takes, over all the parts that interruptions leave of it.
+
+    They are kept beside its state. A worker that is killed loses its last seconds, ten at most.
+
+    Args:
+        directory: of the trial.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _CPU_FILE
+        self._earlier_s = 0.0
+        with suppress(OSError, ValueError):  # there was no earlier part
+            self._earlier_s = float(self._path.read_text(encoding="utf-8"))
+        self._kept_s = self._earlier_s
+        self._begun = time.process_time()
+
+    @property
+    def total_s(self) -> float:
+        """All parts together."""
+        return self._earlier_s + time.process_time() - self._begun
+
+    def keep(self) -> None:
+        """Write down what it comes to, if the disk takes it."""
+        self._kept_s = self.total_s
+        with suppress(FileError):
+            write_atomically(self._path, f"{self._kept_s:.3f}\n")
+
+    def keep_at_times(self) -> None:
+        """Write it down if the last time is long ago."""
+        if self.total_s - self._kept_s >= _KEPT_EVERY_S:
+            self.keep()
+
+
 def _of_baseline(
     trials: Sequence[StudyTrial], seed: int = 0, *, finalist: bool = False
 ) -> list[StudyTrial]:
@@ -264,14 +298,8 @@ class _BaselineFirst(Exception):
 
 def find_record(identity: str, context: StudyContext) -> TrialRecord | None:
     """Return the record of a finished training, of this study or one that shares its cache."""
-    for path in _places(identity, context):
-        try:
-            record = TrialRecord.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError, UnicodeDecodeError):
-            continue  # missing, or of another version: trained anew
-        if record.identity == identity:
-            return record
-    return None
+    found = (read_kept(path, TrialRecord) for path in _places(identity, context))
+    return next((record for record in found if record and record.identity == identity), None)
 
 
 def keep_record(record: TrialRecord, context: StudyContext) -> None:
@@ -289,8 +317,8 @@ def keep_record(record: TrialRecord, context: StudyContext) -> None:
 
 
 def _places(identity: str, context: StudyContext) -> list[Path]:
-    own = context.trials_folder / identity / _FILE
-    # What leans on files of the baseline's lies beside these.
+    own = context.trials_folder / identity / _RECORD_FILE
+    # An estimate that needs the baseline's files stays in their study.
     if context.cache is None or context.space.estimator.baseline_first:
         return [own]
     return [own, context.cache / f"{identity}.json"]

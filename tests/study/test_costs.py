@@ -9,7 +9,7 @@ import tcm_lab
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.study import dry_run, load_space, prepare
-from tcm_lab.study.coding_times import coding_columns, coding_times
+from tcm_lab.study.dry_run import coding_columns, coding_times
 from tcm_lab.study.variants import Variants
 
 TRANSFORMS = {"g_a", "g_s", "h_a"}

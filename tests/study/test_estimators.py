@@ -22,6 +22,7 @@ from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.agreement import agreement, percents
 from tcm_lab.study.context import StudyContext
+from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.estimators import (
     ESTIMATORS,
     Comparison,
@@ -277,6 +278,21 @@ def test_agreement_is_that_of_the_numbers(by_training: StudyResult, by_loss: Stu
     gaps = np.array(a) - np.array(b)  # the baseline has none
     assert found.bias.value == pytest.approx(gaps.sum() / 4)
     assert found.error_percent == pytest.approx(np.sqrt((gaps**2).sum() / 4))
+
+
+def test_a_plan_refuses_an_estimator_of_a_metric_that_it_does_not_give(tmp_path: Path) -> None:
+    by_bd_rate = "objectives: [bd_rate_percent, kmacs_per_px]\n"
+    (tmp_path / "variants.yaml").write_text(SPACE + by_bd_rate)
+    (tmp_path / "plan.yaml").write_text("space: variants.yaml\nestimators: [linear-phase]\n")
+    with pytest.raises(ConfigError, match="estimates lagrangian_percent, not bd_rate_percent"):
+        load_plan(tmp_path / "plan.yaml").studies(tmp_path)
+
+
+def test_a_dry_run_promises_the_seeds_of_finalists_to_no_other_variant(tmp_path: Path) -> None:
+    space = parse_space(FINALISTS.replace("sampler: grid", "mode: ablation"), "toy.yaml", None)
+    text = dry_run(prepare(space, out=tmp_path / "out")).text()
+    assert "5 variants by paired-loss of 60 steps" in text
+    assert "then 2 finalists and the baseline trained for 100 steps (scratch), 2 seeds" in text
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from tcm_lab.study.estimators.base import (
     Outcome,
     Task,
     Watch,
-    evaluated_difference,
-    normal_interval,
     register_estimator,
 )
 from tcm_lab.study.estimators.linear_phase import LinearPhase
@@ -34,7 +32,5 @@ __all__ = [
     "Task",
     "Train",
     "Watch",
-    "evaluated_difference",
-    "normal_interval",
     "register_estimator",
 ]

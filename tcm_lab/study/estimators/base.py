@@ -32,12 +32,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema
 from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
-from tcm_lab.evaluation import (
-    RdRecord,
-    Seeds,
-    lagrangian_interval,
-    lagrangian_percent,
-)
+from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval, lagrangian_percent
 from tcm_lab.stats import LEVEL, Interval
 from tcm_lab.training import Recipe, TrainingRecord
 
@@ -46,7 +41,8 @@ if TYPE_CHECKING:
     from tcm_lab.study.noise import Noise
     from tcm_lab.study.record import TrialRecord
 
-_NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)  # half of a 95 % interval, in standard deviations
+NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Half of a 95 % interval, in standard deviations."""
 
 
 class Estimate(Frozen):
@@ -131,6 +127,11 @@ class Comparison:
     samples: int = 1000
     seed: int = 0
 
+    @property
+    def seed_sd_loss(self) -> float:
+        """What paired training losses were measured to differ by between seeds; 0 if unknown."""
+        return (self.noise and self.noise.seed_sd_loss) or 0.0
+
 
 class Estimator(Frozen):
     """How a study finds what its variants cost to code with; ``type`` is its registered name.
@@ -181,7 +182,7 @@ class Estimator(Frozen):
             task: the variant.
             context: the study: images, space and variants, folder, and what trains a codec
                 (``context.trainer(task, watch)``).
-            watch: told how far it is.
+            watch: receives how far it is.
 
         Raises:
             FileError: a file or the disk fails, so no other variant can be estimated either.
@@ -207,32 +208,32 @@ class Estimator(Frozen):
         Raises:
             LabError: the two are not comparable.
         """
-        if all(record.estimate is not None for record in (*compared.own, *compared.baseline)):
-            return self._of_estimates(compared)
-        return evaluated_difference(compared)
+        own, baseline = (
+            [record.estimate for record in side if record.estimate is not None]
+            for side in (compared.own, compared.baseline)
+        )
+        if (len(own), len(baseline)) == (len(compared.own), len(compared.baseline)):
+            return _between_estimates(own, baseline)
+        return _between_evaluations(compared)
 
     def findings(self, trials: Path) -> list[str]:
         """Return in sentences what its own checks found in a study's folder of trials."""
         del trials
         return []
 
-    def _of_estimates(self, compared: Comparison) -> Interval:
-        sides = [
-            [record.estimate.log_cost for record in side if record.estimate is not None]
-            for side in (compared.own, compared.baseline)
-        ]
-        value = 100 * math.expm1(fmean(sides[0]) - fmean(sides[1]))
-        spreads = [r.estimate.sd_percent for r in compared.own if r.estimate is not None]
-        sd = math.hypot(*spreads) / len(spreads)
-        return normal_interval(value, sd)
-
 
 def normal_interval(value: float, sd: float) -> Interval:
     """Return a value's 95 % interval by a standard deviation that was not resampled."""
-    return Interval(value=value, low=value - _NORMAL * sd, high=value + _NORMAL * sd, noise=sd)
+    return Interval(value=value, low=value - NORMAL * sd, high=value + NORMAL * sd, noise=sd)
 
 
-def evaluated_difference(compared: Comparison) -> Interval:
+def _between_estimates(own: Sequence[Estimate], baseline: Sequence[Estimate]) -> Interval:
+    logs = [fmean(estimate.log_cost for estimate in side) for side in (own, baseline)]
+    sd = math.hypot(*(estimate.sd_percent for estimate in own)) / len(own)
+    return normal_interval(100 * math.expm1(logs[0] - logs[1]), sd)
+
+
+def _between_evaluations(compared: Comparison) -> Interval:
     """Return the difference between evaluations, with its interval over images and seeds.
 
     Seeds that both sides have are paired. How much one seed differs from another is the recipe's
@@ -256,32 +257,8 @@ def evaluated_difference(compared: Comparison) -> Interval:
 
 
 E = TypeVar("E", bound=type[Estimator])
-
-
-class EstimatorRegistry(ConfigRegistry[Estimator]):
-    """Estimators by registered name."""
-
-    def register(self, name: str) -> Callable[[E], E]:
-        """Return a class decorator that registers a subclass of `Estimator` as ``name``.
-
-        Raises:
-            ConfigError: the name is taken, or the class is not an estimator.
-        """
-        self.check_name(name)
-
-        def decorate(cls: E) -> E:
-            if not (isinstance(cls, type) and issubclass(cls, Estimator)):
-                raise ConfigError(f"estimator '{name}': {cls!r} is not a subclass of Estimator")
-            config = named_config(name, cls, {})
-            if config.__abstractmethods__:
-                raise ConfigError(f"estimator '{name}': {cls.__qualname__} must implement run()")
-            self.add(name, config)
-            return cast("E", config)  # a subclass of what came
-
-        return decorate
-
-
-ESTIMATORS = EstimatorRegistry("estimator", Estimator)
+ESTIMATORS: ConfigRegistry[Estimator] = ConfigRegistry("estimator", Estimator)
+"""Estimators by registered name."""
 
 
 def register_estimator(name: str) -> Callable[[E], E]:
@@ -290,7 +267,18 @@ def register_estimator(name: str) -> Callable[[E], E]:
     Raises:
         ConfigError: the name is taken, or the class is not an estimator.
     """
-    return ESTIMATORS.register(name)
+    ESTIMATORS.check_name(name)
+
+    def decorate(cls: E) -> E:
+        if not (isinstance(cls, type) and issubclass(cls, Estimator)):
+            raise ConfigError(f"estimator '{name}': {cls!r} is not a subclass of Estimator")
+        config = named_config(name, cls, {})
+        if config.__abstractmethods__:
+            raise ConfigError(f"estimator '{name}': {cls.__qualname__} must implement run()")
+        ESTIMATORS.add(name, config)
+        return cast("E", config)  # a subclass of what came
+
+    return decorate
 
 
 def _schema() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The losses of two codecs that are trained alike fall roughly as power laws of the steps t to levels
 of their own (Hestness et al. 2017, "Deep learning scaling is predictable, empirically"), so their
 difference is a + b t^-c: a transient, and what remains. The three are fitted together; c is known
-badly, so all its values count by their likelihood, and what is said of a larger budget has the
+badly, so all its values count by their likelihood, and a prediction for a larger budget has the
 width that this leaves: where the truth is such a law, simulated intervals of 95 % hold it in 90 to
 99 % of draws. It holds as far as the schedule of the larger budget is the same.
 """
@@ -20,6 +20,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.stats import LEVEL, Interval
 from tcm_lab.study.estimators.paired_curve import PairedRows, seed_noise
 
+_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # shares of the draws below an interval's ends
 _POWERS = np.geomspace(0.05, 3.0, 80)
 _DRAWS = 4000
 FEWEST_FITTED = 8
@@ -47,7 +48,7 @@ class Extrapolation:
     def at(self, step: float) -> Interval:
         """Return the difference after so many steps with its 95 % interval."""
         values = self._values(step)
-        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        low, high = np.quantile(values, _ENDS).tolist()
         return Interval(
             value=float(np.median(values)),
             low=low,
@@ -67,7 +68,7 @@ class Extrapolation:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             when = self.steps * (-self.a / self.b) ** (-1 / self.c)
         when = when[np.isfinite(when) & (when > 0)].clip(self.steps, step)
-        low, high = np.quantile(when, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        low, high = np.quantile(when, _ENDS).tolist()
         return Interval(value=float(np.median(when)), low=low, high=high, samples=len(when))
 
     def widest(self, most: float = 100) -> float:
@@ -87,8 +88,8 @@ class Extrapolation:
         return sure
 
     def _values(self, step: float) -> _Array:
-        luck = np.random.default_rng(1).standard_normal(len(self.a)) * self.noise
-        values: _Array = self.a + self.b * (step / self.steps) ** -self.c + luck
+        of_seeds = np.random.default_rng(1).standard_normal(len(self.a)) * self.noise
+        values: _Array = self.a + self.b * (step / self.steps) ** -self.c + of_seeds
         return values
 
 
@@ -102,7 +103,7 @@ def extrapolate(
         begin: share of the steps before which the curve is left out: there the codecs still become
             transforms at all.
         seed_sd: standard deviation between seeds of such a difference, measured elsewhere. The
-            seeds at hand tell it, too, where there are several.
+            seeds at hand show it, too, where there are several.
         seed: of the draws.
 
     Raises:
@@ -144,7 +145,7 @@ def extrapolate(
 def _inflation(residuals: _Array) -> float:
     """Return by how much neighbours that are alike widen the variance of a mean."""
     whole = float(residuals @ residuals)
-    alike = float(residuals[1:] @ residuals[:-1]) / whole if whole > 0 else 0.0
-    alike += (1 + 4 * alike) / len(residuals)  # what fitting hides of it
-    alike = min(max(alike, 0.0), 0.9)
-    return (1 + alike) / (1 - alike)
+    correlation = float(residuals[1:] @ residuals[:-1]) / whole if whole > 0 else 0.0
+    correlation += (1 + 4 * correlation) / len(residuals)  # what fitting hides of it
+    correlation = min(max(correlation, 0.0), 0.9)
+    return (1 + correlation) / (1 - correlation)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from tcm_lab import codec as codecs
 from tcm_lab import evaluation, training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
-from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError, one_of
 from tcm_lab.evaluation import RdRecord
-from tcm_lab.study.estimators.base import (
-    Estimator,
-    Outcome,
-    Task,
-    Watch,
-    register_estimator,
-)
-from tcm_lab.training import RECIPES, Recipe, TrainingProgress
+from tcm_lab.study.estimators.base import Estimator, Outcome, Task, Watch, register_estimator
+from tcm_lab.study.folder import digest, read_kept
+from tcm_lab.training import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
 
-_TRANSFORMS = {"name", "g_a", "g_s", "shortcut"}  # which the linear phase does not see
+BEYOND_LINEAR_PHASE = {"name", "g_a", "g_s", "shortcut"}
+"""Fields of a codec that change nothing of its linear phase."""
 
 
 @register_estimator("linear-phase")
@@ -64,7 +54,7 @@ class LinearPhase(Estimator):
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
         """Run the phase and evaluate, or take the evaluation of a variant that agrees."""
         kept = task.directory.parent / f"linear-evaluation-{self._key(task, context)}.json"
-        rd = _read(kept)
+        rd = read_kept(kept, RdRecord)
         if rd is None:
             rd = self._evaluate(task, context, watch)
             write_atomically(kept, rd.model_dump_json() + "\n")
@@ -73,36 +63,21 @@ class LinearPhase(Estimator):
 
     def _evaluate(self, task: Task, context: StudyContext, watch: Watch) -> RdRecord:
         recipe, data = task.recipe, context.data
-        codec = codecs.build(task.config, seed=recipe.seed)
-        crops = CropSource(data.train, crop=recipe.crop, seed=recipe.seed)
-
-        def on_progress(now: TrainingProgress) -> None:
-            watch.progress(0, now.text)
-
         view = training.train_linear_phase(
-            codec,
+            codecs.build(task.config, seed=recipe.seed),
             recipe,
-            crops,
+            data.crops(recipe),
             directory=task.directory,
             cache=task.directory.parent,
-            on_progress=on_progress,
+            on_progress=lambda progress: watch.progress(0, progress.text),
         )
-        name = task.config.name
-        return evaluation.evaluate(view, data.evaluation, name=name, recipe=recipe)
+        return evaluation.evaluate(view, data.evaluation, name=task.config.name, recipe=recipe)
 
     def _key(self, task: Task, context: StudyContext) -> str:
         facts = {
-            "entropy": task.config.model_dump(mode="json", exclude=_TRANSFORMS),
+            "entropy": task.config.model_dump(mode="json", exclude=BEYOND_LINEAR_PHASE),
             "stride": task.config.stride,
             "recipe": task.recipe.identity(),
             "data": context.data.fingerprints,
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _read(path: Path) -> RdRecord | None:
-    """Return a kept evaluation; None where there is none, or one of another version."""
-    try:
-        return RdRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
+        return digest(facts)

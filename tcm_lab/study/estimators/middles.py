@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from torch import nn
 from tcm_lab import evaluation
 from tcm_lab._utils import Frozen
 from tcm_lab.data import ImageSet
-from tcm_lab.evaluation import lagrangian_cost
+from tcm_lab.evaluation import RdRecord, lagrangian_cost
 
 
 class MiddleCost(Frozen):
@@ -43,14 +44,19 @@ def middle_cost(
         crop: side of the middle in pixels.
     """
     rd = evaluation.evaluate_crops(codec, images, crop=crop)
-    costs = np.array(
+    costs = image_costs(rd, lambdas)
+    shares = (costs / costs.mean(axis=1, keepdims=True)).mean(axis=0)
+    return MiddleCost(log_cost=lagrangian_cost(rd, lambdas), by_image=tuple(shares.tolist()))
+
+
+def image_costs(rd: RdRecord, lambdas: Sequence[float]) -> NDArray[np.float64]:
+    """Return the Lagrangian cost bpp + lambda * 255^2 * MSE of every image, (points, images)."""
+    return np.array(
         [
             [image.bpp + weight * 255**2 * image.mse for image in point.images]
             for point, weight in zip(rd.points, lambdas, strict=True)
         ]
     )
-    shares = (costs / costs.mean(axis=1, keepdims=True)).mean(axis=0)
-    return MiddleCost(log_cost=lagrangian_cost(rd, lambdas), by_image=tuple(shares.tolist()))
 
 
 def sd_over_images(differences: NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
 from tcm_lab.stats import LEVEL, Interval
-from tcm_lab.study.estimators.base import Comparison, normal_interval
+from tcm_lab.study.estimators.base import NORMAL, Comparison, normal_interval
 
 if TYPE_CHECKING:
     from tcm_lab.study.record import TrialRecord
@@ -27,7 +27,6 @@ WINDOWS = 10
 FEWEST_ROWS = 4
 _BLOCK_ROWS = 12
 _Array = NDArray[np.float64]
-_quantile = NormalDist().inv_cdf
 
 
 class PairedRows(Frozen):
@@ -122,12 +121,12 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0, windows: int = WINDO
     place = np.searchsorted(edges, steps - 1e-9)
     parts = [part for w in range(count) if len(part := np.flatnonzero(place == w))]
     means = np.stack([data[:, part].mean(axis=1) for part in parts], axis=1)  # (S, windows)
-    seeds, noise, luck = len(data), row_noise(data), seed_sd
-    if seeds > 1 and not seed_sd:  # all windows together tell what the seeds of each differ by
-        luck = math.sqrt(means.var(axis=0, ddof=1).mean())
+    seeds, noise = len(data), row_noise(data)
+    if seeds > 1 and not seed_sd:  # all windows together show what the seeds of each differ by
+        seed_sd = math.sqrt(means.var(axis=0, ddof=1).mean())
     found = [
         normal_interval(
-            float(mean), math.hypot(noise / math.sqrt(len(part)), luck) / math.sqrt(seeds)
+            float(mean), math.hypot(noise / math.sqrt(len(part)), seed_sd) / math.sqrt(seeds)
         )
         for mean, part in zip(means.mean(axis=0), parts, strict=True)
     ]
@@ -157,13 +156,13 @@ def row_noise(data: _Array) -> float:
     squares = (left**2).sum(axis=1)
     if size < FEWEST_ROWS or not squares.all():
         return 0.0
-    alike = float(np.median((left[:, 1:] * left[:, :-1]).sum(axis=1) / squares))
+    correlation = float(np.median((left[:, 1:] * left[:, :-1]).sum(axis=1) / squares))
     if size > FEWEST_ROWS:  # what taking out lines hides of it
-        alike = (alike + 2 / size) / (1 - 4 / size)
-    alike = min(max(alike, 0.0), 0.9)
+        correlation = (correlation + 2 / size) / (1 - 4 / size)
+    correlation = min(max(correlation, 0.0), 0.9)
     freedom = size - 2
     variance = float(np.median(squares)) / freedom / (1 - 2 / (9 * freedom)) ** 3  # a χ²'s median
-    return math.sqrt(variance * (1 + alike) / (1 - alike))
+    return math.sqrt(variance * (1 + correlation) / (1 - correlation))
 
 
 def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
@@ -173,7 +172,7 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
         data: the rows of each seed.
         noise: of one row, from `row_noise`.
         seed_sd: standard deviation between seeds, measured elsewhere; by default those at hand
-            tell it, if they are several.
+            show it, if they are several.
     """
     seeds, count = data.shape
     between = seed_noise(data, seed_sd)
@@ -190,14 +189,14 @@ def seed_noise(data: _Array, seed_sd: float) -> float:
     if seed_sd or seeds == 1:
         return seed_sd / math.sqrt(seeds)
     between = float(np.std(data.mean(axis=1), ddof=1))
-    # So few seeds tell it badly: Student's distribution in terms of the normal one, two as three.
-    wider = float(stdtrit(max(seeds - 1, 2), (1 + LEVEL) / 2)) / _quantile((1 + LEVEL) / 2)
+    # So few seeds show it badly: Student's distribution in terms of the normal one, two as three.
+    wider = float(stdtrit(max(seeds - 1, 2), (1 + LEVEL) / 2)) / NORMAL
     return between * wider / math.sqrt(seeds)
 
 
 def _signs(windows: Sequence[Interval]) -> list[int]:
     """Return each window's sign; 0 where chance may have made it, over all windows together."""
-    limit = _quantile(1 - (1 - LEVEL) / 2 / len(windows))
+    limit = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / len(windows))
     return [int(np.sign(w.value)) if abs(w.value) > limit * w.noise else 0 for w in windows]
 
 
@@ -214,11 +213,11 @@ def _crossed(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
 
 def _settled(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
     """Return the end of the first window from which all agree with the last."""
-    last, limit = windows[-1], _quantile((1 + LEVEL) / 2)
+    last = windows[-1]
     first = len(windows) - 1
     for place in range(len(windows) - 2, -1, -1):
         window = windows[place]
-        if abs(window.value - last.value) > limit * math.hypot(window.noise, last.noise):
+        if abs(window.value - last.value) > NORMAL * math.hypot(window.noise, last.noise):
             break
         first = place
     return ends[first] if first < len(windows) - 1 else None

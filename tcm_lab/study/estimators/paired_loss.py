@@ -11,32 +11,19 @@ from pydantic import Field
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError
 from tcm_lab.stats import Interval
-from tcm_lab.study.estimators.base import (
-    Comparison,
-    Estimator,
-    Outcome,
-    Task,
-    Watch,
-    register_estimator,
-)
+from tcm_lab.study.estimators.base import Comparison, register_estimator
 from tcm_lab.study.estimators.extrapolation import FEWEST_FITTED, extrapolate
-from tcm_lab.study.estimators.paired_curve import (
-    FEWEST_ROWS,
-    PairedRows,
-    mean_of_rows,
-    paired_rows,
-    row_noise,
-)
+from tcm_lab.study.estimators.paired_curve import FEWEST_ROWS, mean_of_rows, paired_rows, row_noise
+from tcm_lab.study.estimators.train import Train
 from tcm_lab.training import Recipe
 
 if TYPE_CHECKING:
-    from tcm_lab.study.context import StudyContext
     from tcm_lab.study.record import TrialRecord
 
 _ROW = 10  # steps; a training writes a row of its log for so many
 
 
-class LossEstimator(Estimator):
+class LossEstimator(Train):
     """Reads the training losses that a variant and the baseline had on the same crops and noise.
 
     What is trained is what ``train`` trains in so many steps, so either finds the other's records.
@@ -44,8 +31,6 @@ class LossEstimator(Estimator):
     Attributes:
         steps: of each training, instead of the budget's.
     """
-
-    trains = True
 
     steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 
@@ -66,14 +51,6 @@ class LossEstimator(Estimator):
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return the recipe with this estimator's steps."""
         return recipe if self.steps is None else recipe.changed(steps=self.steps)
-
-    def identity(self) -> dict[str, object]:
-        """Return nothing: the recipe says it all."""
-        return {}
-
-    def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
-        """Train and evaluate, as ``train`` does."""
-        return context.trainer(task, watch)
 
     def percent(self, own: TrialRecord, baseline: TrialRecord) -> float:
         """Return the value of the interval; of different seeds, which share no crops, roughly."""
@@ -100,7 +77,7 @@ class PairedLoss(LossEstimator):
         rows = paired_rows(compared)
         steps, percent = np.array(rows.steps), np.array(rows.percent)
         late = steps > (1 - self.window) * steps[-1]
-        return mean_of_rows(percent[:, late], row_noise(percent), _seed_sd(compared))
+        return mean_of_rows(percent[:, late], row_noise(percent), compared.seed_sd_loss)
 
 
 @register_estimator("extrapolated")
@@ -127,11 +104,10 @@ class Extrapolated(LossEstimator):
 
     def difference(self, compared: Comparison) -> Interval:
         """Return the prediction with its interval."""
-        rows: PairedRows = paired_rows(compared)
-        found = extrapolate(rows, begin=self.begin, seed_sd=_seed_sd(compared), seed=compared.seed)
+        found = extrapolate(
+            paired_rows(compared),
+            begin=self.begin,
+            seed_sd=compared.seed_sd_loss,
+            seed=compared.seed,
+        )
         return found.at(found.steps * self.times)
-
-
-def _seed_sd(compared: Comparison) -> float:
-    """Return the measured standard deviation between seeds of such a difference; 0 if unknown."""
-    return (compared.noise and compared.noise.seed_sd_loss) or 0.0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 import random
 import shutil
@@ -22,7 +20,6 @@ from tcm_lab import training
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
-from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError
 from tcm_lab.study.estimators.base import (
     Estimate,
@@ -33,6 +30,7 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
+from tcm_lab.study.folder import digest
 from tcm_lab.training import Recipe, TrainingProgress
 
 if TYPE_CHECKING:
@@ -108,11 +106,11 @@ class StageSwap(Estimator):
         """Train the parent, or what a variant has in place of its stages."""
         seed = task.recipe.seed - context.space.seed
         parent = context.task(context.variants.baseline(), seed, self)
-        bench = _Bench(self, parent, task, context, watch)
+        costs = _SwapCosts(self, parent, task, context, watch)
         if task.directory != parent.directory:
-            return Outcome(estimate=bench.estimate(), steps=self.match_steps + self.steps)
+            return Outcome(estimate=costs.estimate(), steps=self.match_steps + self.steps)
         outcome = context.trainer(task, watch)
-        cost = bench.cost_of_parent()
+        cost = costs.cost_of_parent()
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=0)
         return outcome.model_copy(update={"estimate": estimate})
 
@@ -149,8 +147,8 @@ class _Cost(MiddleCost):
     is_own: bool
 
 
-class _Bench:
-    """The parent and the swaps of one variant."""
+class _SwapCosts:
+    """What the parent and the swaps of one variant cost, each measured once."""
 
     def __init__(
         self, options: StageSwap, parent: Task, task: Task, context: StudyContext, watch: Watch
@@ -207,7 +205,7 @@ class _Bench:
             self.parent,
             swap,
             recipe,
-            CropSource(self.context.data.train, crop=recipe.crop, seed=recipe.seed),
+            self.context.data.crops(recipe),
             match_steps=self.options.match_steps,
             steps=self.options.steps,
             directory=folder,
@@ -251,8 +249,7 @@ class _Bench:
 
     def _path(self, kind: str, *swaps: Swap) -> Path:
         places = sorted(swap.name for swap in swaps)
-        key = hashlib.sha256(json.dumps([self.identity, places]).encode()).hexdigest()[:16]
-        return self.shared / f"{kind}-{key}.safetensors"
+        return self.shared / f"{kind}-{digest([self.identity, places])}.safetensors"
 
 
 def checked_pairs(trials: Path) -> list[PairCheck]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -17,7 +15,6 @@ from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
-from tcm_lab.data import CropSource
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.estimators.base import (
     Estimate,
@@ -28,6 +25,7 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
+from tcm_lab.study.folder import digest
 from tcm_lab.training import OnProgress, Recipe, TrainingProgress
 
 if TYPE_CHECKING:
@@ -100,7 +98,7 @@ class Supernet(Estimator):
             training.train(
                 codec,
                 _tuning(task.recipe, self.tune),
-                CropSource(context.data.train, crop=task.recipe.crop, seed=task.recipe.seed),
+                context.data.crops(task.recipe),
                 directory=task.directory / "tune",
                 resume=True,
                 on_progress=_report(watch, "tuning"),
@@ -132,7 +130,7 @@ class Supernet(Estimator):
             "base": context.variants.base.fingerprint,
             "space": context.space.model_dump(mode="json", include=_DECIDING),
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(facts)
 
     def _train(self, recipe: Recipe, folder: Path, context: StudyContext, watch: Watch) -> SuperNet:
         members, others = _variants(context)
@@ -140,7 +138,7 @@ class Supernet(Estimator):
         training.train_supernet(
             supernet,
             recipe,
-            CropSource(context.data.train, crop=recipe.crop, seed=recipe.seed),
+            context.data.crops(recipe),
             distillation=self.distillation,
             directory=folder,
             on_progress=_report(watch, f"supernet of {len(members)}"),
