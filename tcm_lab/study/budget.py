@@ -12,8 +12,9 @@ import numpy as np
 
 from tcm_lab import reporting
 from tcm_lab.errors import LabError
+from tcm_lab.metrics import ESTIMATED
 from tcm_lab.reporting import BudgetSeries, Column, PlotAxis, Row, Table, Value
-from tcm_lab.stats import Interval
+from tcm_lab.stats import IncompleteInterval, Interval
 from tcm_lab.study.estimators import Comparison
 from tcm_lab.study.estimators.extrapolation import Extrapolation, extrapolate
 from tcm_lab.study.estimators.paired_curve import (
@@ -29,9 +30,8 @@ from tcm_lab.study.summary import VariantSummary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TIMES = (10, 100)
+TIMES: tuple[int, int] = (10, 100)
 _MOST_SERIES, _MOST_ROWS = 8, 40
-_QUALITY = "lagrangian_percent"
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
     baseline, *others = [summary for summary in summaries if summary.is_complete]
     if len(others) > _MOST_ROWS:
         others = [summary for summary in others if summary.on_front]
+    noise = noise_of(baseline.first.recipe)
     found = []
     for summary in others:
         seeds = {record.seed for record in summary.records}
         base = [record for record in baseline.records if record.seed in seeds]
-        noise = noise_of(baseline.first.recipe)
         compared = Comparison(
             summary.records, base, paired=len(base) == len(summary.records), noise=noise
         )
-        sd = (noise and noise.seed_sd_loss) or 0.0
+        sd = compared.seed_sd_loss
         with suppress(LabError):  # of records without losses, or of other seeds
             rows = paired_rows(compared)
             ahead = None
@@ -111,7 +111,7 @@ def budget_table(found: Sequence[Course]) -> Table:
             "variant": each.summary.called,
             "half": (halves or curve.windows)[-1],
             "end": curve.last,
-            "evaluated": each.summary.intervals.get(_QUALITY),
+            "evaluated": each.summary.intervals.get(ESTIMATED),
             "course": _course(each),
             "reach": _reach(each),
         }
@@ -150,6 +150,8 @@ def _course(each: Course) -> str:
 
 def _reach(each: Course) -> str:
     """Say up to which budget the sign of the difference is sure."""
+    if isinstance(each.summary.intervals.get(ESTIMATED), IncompleteInterval):
+        return "takes more seeds to say"
     if each.ahead is None:
         return "too few losses to tell"
     times = each.ahead.widest(TIMES[-1])
@@ -167,8 +169,8 @@ def budget_plot(found: Sequence[Course]) -> Figure:
     series = []
     for each in shown:
         evaluated = dict(each.rungs)
-        if _QUALITY in each.summary.intervals:
-            evaluated[each.curve.steps] = each.summary.intervals[_QUALITY]
+        if ESTIMATED in each.summary.intervals:
+            evaluated[each.curve.steps] = each.summary.intervals[ESTIMATED]
         then = each.curve.steps * TIMES[0]
         ahead = {then: each.ahead.at(then)} if each.ahead else {}
         series.append(

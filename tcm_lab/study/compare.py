@@ -126,7 +126,7 @@ def _variants(
         first = next(iter(by_side.values()))
         values: dict[str, Value] = {"variant": first.label}
         for side, summary in by_side.items():
-            values |= {f"{side}_{name}": summary.metrics.get(name) for name in objectives}
+            values |= {f"{side}_{name}": summary.value(name) for name in objectives}
         kept = (
             mark
             for mark in first.marks

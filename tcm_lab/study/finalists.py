@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab import reporting
 from tcm_lab.errors import LabError
+from tcm_lab.metrics import ESTIMATED
 from tcm_lab.reporting import AgreementPoint, Column, PlotAxis, Row, Table, Value
 from tcm_lab.stats import Interval
 from tcm_lab.study.agreement import Agreement, agreement
@@ -20,7 +21,6 @@ from tcm_lab.study.summary import VariantSummary, summarise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_QUALITY = "lagrangian_percent"
 _NOTHING = Interval(value=0.0, low=0.0, high=0.0)  # of the baseline against itself
 
 
@@ -121,8 +121,8 @@ def finalist_finding(found: Finalists, estimator: str) -> str:
 
 def _pairs(found: Finalists) -> list[tuple[VariantSummary, VariantSummary]]:
     pairs = zip(found.predicted, found.trained, strict=True)
-    return [(a, b) for a, b in pairs if {_QUALITY} <= a.metrics.keys() & b.metrics.keys()]
+    return [(a, b) for a, b in pairs if {ESTIMATED} <= a.metrics.keys() & b.metrics.keys()]
 
 
 def _cost(summary: VariantSummary) -> Interval:
-    return summary.intervals.get(_QUALITY, _NOTHING)
+    return summary.intervals.get(ESTIMATED, _NOTHING)

@@ -1,4 +1,4 @@
-"""What a search tells about its axes: importance, main effects, interactions, and its progress.
+"""What a search shows about its axes: importance, main effects, interactions, and its progress.
 
 Everything follows from the records; searches of few trials get none of it.
 """

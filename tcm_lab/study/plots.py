@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tcm_lab import reporting
 from tcm_lab.evaluation import RdRecord
-from tcm_lab.metrics import METRICS
+from tcm_lab.metrics import ESTIMATED, METRICS
 from tcm_lab.reporting import ParetoPoint, PlotAxis, RdSeries
 from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study.space import Space
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tcm_lab.reporting.renderers.html import Spec
 
 _MAX_CURVES = 8
-_QUALITY = "lagrangian_percent"
 
 
 def study_plots(
@@ -28,12 +27,11 @@ def study_plots(
 ) -> dict[str, Figure]:
     """Return a study's plots by the name of their files."""
     costs = _costs(space)
-    plots = {"pareto": _pareto_plot(summaries, costs[0], space)}
-    plots |= {f"pareto-{name}": _pareto_plot(summaries, name, space) for name in costs[1:]}
+    plots = {stem: _pareto_plot(summaries, cost, space) for stem, cost in costs.items()}
     if series := _rd_series(summaries, anchor):
         plots["rd"] = reporting.rd_plot([*series.values()])
     if space.mode == "ablation":
-        plots["ablation"] = _ablation_plot(summaries, costs[0], space)
+        plots["ablation"] = _ablation_plot(summaries, costs["pareto"], space)
     return plots
 
 
@@ -41,16 +39,16 @@ def study_charts(
     summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
 ) -> dict[str, Spec]:
     """Return what a reader can point at in place of some plots, by the same names."""
-    costs, series = _costs(space), _rd_series(summaries, anchor)
-    charts = {"pareto": _pareto_chart(summaries, costs[0], space)}
-    charts |= {f"pareto-{name}": _pareto_chart(summaries, name, space) for name in costs[1:]}
-    if series:
+    charts = {stem: _pareto_chart(summaries, cost, space) for stem, cost in _costs(space).items()}
+    if series := _rd_series(summaries, anchor):
         charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
     return charts
 
 
-def _costs(space: Space) -> list[str]:
-    return [n for n in space.objectives if n != space.quality.name] or ["kmacs_per_px"]
+def _costs(space: Space) -> dict[str, str]:
+    """Return the costs that the quality is drawn against, by the names of the plots' files."""
+    first, *more = [n for n in space.objectives if n != space.quality.name] or ["kmacs_per_px"]
+    return {"pareto": first, **{f"pareto-{name}": name for name in more}}
 
 
 def _plot_axis(name: str, space: Space, prefix: str = "") -> PlotAxis:
@@ -115,7 +113,7 @@ def _pareto_chart(summaries: Sequence[VariantSummary], cost: str, space: Space) 
 
 def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
     """Draw each change's effect on quality and on the first cost among the objectives."""
-    quality = space.quality.name if space.quality.relative else _QUALITY
+    quality = space.quality.name if space.quality.relative else ESTIMATED
     changes = [
         reporting.Change(
             label=summary.name,

@@ -15,7 +15,7 @@ from tcm_lab import reporting
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
-from tcm_lab.metrics import METRICS
+from tcm_lab.metrics import ESTIMATED, METRICS
 from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
 from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study.budget import TIMES, budget_plot, budget_table, courses
@@ -34,7 +34,7 @@ from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import StudyResult, read_anchor
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, summarise
-from tcm_lab.study.tables import anchor_table, rate_table, study_tables, trial_table
+from tcm_lab.study.tables import anchor_table, study_tables, trial_table
 from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
@@ -44,8 +44,27 @@ if TYPE_CHECKING:
 
 _SHORT = 0.01  # of the paper's steps
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
-_QUALITY = "lagrangian_percent"
 _FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
+_CAPTIONS = {
+    "rd": (
+        "Rate-distortion curves; the table below holds their points.",
+        "PSNR in RGB over written bits, means over the images.",
+    ),
+    "ablation": (
+        "Effect of each change on quality and cost; the table below holds the values.",
+        "Each change alone, with its 95 % interval.",
+    ),
+    "predicted": (
+        "Predicted against trained cost of the finalists; the table below holds the values.",
+        "Each point is a finalist with its 95 % intervals; on the line, both are equal.",
+    ),
+    "budget": (
+        "Difference from the baseline over the steps; the table below holds the values.",
+        "Lines: training loss on the same crops, with its 95 % band. Dots: evaluated cost. "
+        f"Dashes: what a power law predicts at {TIMES[0]} times the steps.",
+    ),
+}
+"""What a plot other than a scatter shows, for those who don't see it, and below it."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +131,8 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     page = out / "report.html"
     lines = (f"{record.model_dump_json()}\n" for record in result.records)
     write_atomically(out / RECORDS, "".join(lines))
-    for old in (out / "front").glob("*.yaml"):
-        if old.name not in front:  # of an earlier report
-            old.unlink()
-    for name, text in front.items():
-        write_atomically(out / "front" / name, text)
-    shown = tables | {"table": trial_table(summaries, space, axes_apart=True)}
-    if "rates" in tables:
-        shown["rates"] = rate_table(summaries, by_number=True)
+    _write_front(front, out / "front")
+    shown = tables | study_tables(summaries, space, by_number=True)
     if anchor is not None:
         shown["jpeg"] = anchor_table(summaries, anchor, by_number=True)
     charts = study_charts(summaries, space, anchor)
@@ -133,6 +146,15 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
         "Front": [out / "front" / name for name in front],
     }
     return ReportSummary(tables["table"], said, result.failed, page, files)
+
+
+def _write_front(front: Mapping[str, str], folder: Path) -> None:
+    """Write the front's variants in place of those of an earlier report."""
+    for old in folder.glob("*.yaml"):
+        if old.name not in front:
+            old.unlink()
+    for name, text in front.items():
+        write_atomically(folder / name, text)
 
 
 def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
@@ -178,29 +200,10 @@ def _sections(
     number = ", labelled by its number in the table" if summaries[0].number else ""
     names = ", ".join(summary.called for summary in summaries if summary.on_front)
     alt = f"Scatter plot of {len(summaries)} variants; on the front: {names}."
-    captions = {
-        "rd": (
-            "Rate-distortion curves; the table below holds their points.",
-            "PSNR in RGB over written bits, means over the images.",
-        ),
-        "ablation": (
-            "Effect of each change on quality and cost; the table below holds the values.",
-            "Each change alone, with its 95 % interval.",
-        ),
-        "predicted": (
-            "Predicted against trained cost of the finalists; the table below holds the values.",
-            "Each point is a finalist with its 95 % intervals; on the line, both are equal.",
-        ),
-        "budget": (
-            "Difference from the baseline over the steps; the table below holds the values.",
-            "Lines: training loss on the same crops, with its 95 % band. Dots: evaluated cost. "
-            f"Dashes: what a power law predicts at {TIMES[0]} times the steps.",
-        ),
-    }
     scatter = (alt, f"Each point is a variant{number}.")
     images = {
         stem: PlotImage(
-            reporting.figure_svg(plot), *captions.get(stem, scatter), chart=charts.get(stem)
+            reporting.figure_svg(plot), *_CAPTIONS.get(stem, scatter), chart=charts.get(stem)
         )
         for stem, plot in plots.items()
     }
@@ -273,12 +276,12 @@ def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> li
 def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
     """Say which variant codes best, if the data can tell."""
     baseline, *others = complete
-    lower = [s for s in others if _QUALITY in s.intervals and s.metrics[_QUALITY] < 0]
-    better = [s for s in lower if s.intervals[_QUALITY].excludes_zero]
-    best = min(better or lower, key=lambda s: s.metrics[_QUALITY], default=None)
+    lower = [s for s in others if ESTIMATED in s.intervals and s.metrics[ESTIMATED] < 0]
+    better = [s for s in lower if s.intervals[ESTIMATED].excludes_zero]
+    best = min(better or lower, key=lambda s: s.metrics[ESTIMATED], default=None)
     if best is None:
         return f"No variant codes better than the baseline, {baseline.called}."
-    interval = best.intervals[_QUALITY]
+    interval = best.intervals[ESTIMATED]
     is_incomplete = isinstance(interval, IncompleteInterval)
     covered = " over the images alone, from one seed" if is_incomplete else ""
     value = (

@@ -12,8 +12,8 @@ from typing import Any
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdCurve, RdRecord, Seeds, bd_rate_interval, mean_curve
-from tcm_lab.metrics import METRICS, Metric, Number
-from tcm_lab.reporting import Mark, pareto_front
+from tcm_lab.metrics import ESTIMATED, METRICS, Metric, Number
+from tcm_lab.reporting import Mark, Value, pareto_front
 from tcm_lab.stats import Draw, IncompleteInterval, Interval, bootstrap, group_letters
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
@@ -33,9 +33,9 @@ class VariantSummary(Frozen):
         records: its trainings, by seed.
         metrics: every known metric by name.
         intervals: of the metrics relative to the baseline.
-        is_established: whether it is the baseline, or better in at least one objective. One that
-            only training tells counts if the interval of its difference excludes 0, which none
-            does that knows nothing of the variation between seeds.
+        is_established: whether it is the baseline, or better in at least one objective. One that is
+            known only after training counts if the interval of its difference excludes 0; an
+            interval that leaves out the variation between seeds never does.
         on_front: whether it is Pareto-optimal among the complete variants that keep the soft
             constraints.
         number: of its row, where a label is too long for a plot.
@@ -81,6 +81,10 @@ class VariantSummary(Frozen):
     def evaluations(self) -> list[RdRecord]:
         """Those of its trainings that have one."""
         return [record.rd for record in self.records if record.rd is not None]
+
+    def value(self, name: str) -> Value:
+        """Return a metric with its interval, where it has one; None if it is not known."""
+        return self.intervals.get(name, self.metrics.get(name))
 
     @property
     def curve(self) -> RdCurve:
@@ -129,9 +133,10 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
         update = {
             "on_front": front,
             "group": letters.get(summary.label, ""),
+            "number": number if numbered else None,
             "name": f"#{number}" if numbered else name,
         }
-        found.append(summary.model_copy(update=update | {"number": number if numbered else None}))
+        found.append(summary.model_copy(update=update))
     return found
 
 
@@ -259,7 +264,7 @@ def _over_images_and_seeds(
     paired = len(pair) == len(group)
     sides: dict[str, Any] = {"own": group, "baseline": pair if paired else baseline}
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
-    if metric.name == "lagrangian_percent":
+    if metric.name == ESTIMATED:
         compared = Comparison(**sides, paired=paired, noise=noise, **how)
         return group[0].estimator.difference(compared)
     if metric.name == "bd_rate_percent":

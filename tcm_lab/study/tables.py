@@ -53,11 +53,19 @@ def _columns_of(names: Iterable[str], space: Space) -> list[Column]:
     ]
 
 
-def study_tables(summaries: Sequence[VariantSummary], space: Space) -> dict[str, Table]:
-    """Return a study's tables by the name of their files."""
-    tables = {"table": trial_table(summaries, space)}
+def study_tables(
+    summaries: Sequence[VariantSummary], space: Space, *, by_number: bool = False
+) -> dict[str, Table]:
+    """Return a study's tables by the name of their files.
+
+    Args:
+        summaries: the variants.
+        space: of the study.
+        by_number: whether numbered variants are called by their number, not by their long labels.
+    """
+    tables = {"table": trial_table(summaries, space, axes_apart=by_number)}
     if any(summary.evaluations for summary in summaries):
-        tables["rates"] = rate_table(summaries)
+        tables["rates"] = rate_table(summaries, by_number=by_number)
     if space.mode == "ablation":
         tables["ablation"] = ablation_table(summaries, space)
     return tables
@@ -91,13 +99,14 @@ def trial_table(
     )
     rows = []
     for summary in summaries:
-        values: dict[str, Value] = {"number": summary.number, "variant": summary.label}
-        values |= {
+        values: dict[str, Value] = {
+            "number": summary.number,
+            "variant": summary.label,
             "group": summary.group or None,
             "steps": summary.first.steps,
             "seeds": len(summary.records),
         }
-        values |= _cells(summary, shown)
+        values |= {name: summary.value(name) for name in shown}
         values |= {f"axis {n}": v for n, v in space.cells(summary.first.params).items()}
         row = Row(values=values, marks=summary.marks, name=summary.name)
         rows.append(row.within(columns))
@@ -115,11 +124,6 @@ def _known_metrics(summaries: Sequence[VariantSummary], space: Space) -> list[st
     known = {name for s in summaries if not s.is_baseline for name in s.metrics}
     own = {name for name in summaries[0].metrics if not METRICS[name].relative}
     return [name for name in METRICS if name in judged & (known or own)]
-
-
-def _cells(summary: VariantSummary, names: Sequence[str]) -> dict[str, Value]:
-    """Return metrics with their intervals, where they have one."""
-    return {name: summary.intervals.get(name, summary.metrics.get(name)) for name in names}
 
 
 def rate_table(summaries: Sequence[VariantSummary], *, by_number: bool = False) -> Table:
@@ -148,9 +152,10 @@ def rate_table(summaries: Sequence[VariantSummary], *, by_number: bool = False) 
 def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     """Return the effect of each single change on parameters, MACs, decoding time and rate."""
     before = summaries[0].metrics
-    compared = [n for n in _known_metrics(summaries, space) if METRICS[n].relative]
-    known = set(_known_metrics(summaries, space))
-    changed = ({*_CHANGES, *space.objectives} & known & before.keys()) - set(compared)
+    known = _known_metrics(summaries, space)
+    compared = [name for name in known if METRICS[name].relative]
+    judged = {*_CHANGES, *space.objectives} & before.keys()
+    changed = [name for name in known if name in judged and not METRICS[name].relative]
     columns = (
         Column(key="change", header="change"),
         *(
@@ -162,8 +167,7 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
                 format=f"+{METRICS[name].format.removeprefix('+')}",
                 best=None,
             )
-            for name in METRICS
-            if name in changed
+            for name in changed
         ),
         *(column_of(name, group="", header=f"Δ {label_of(name, space)}") for name in compared),
     )
@@ -171,7 +175,7 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
     for summary in summaries:
         values: dict[str, Value] = {"change": "none" if summary.is_baseline else summary.name}
         values |= {f"{n}_change": v - before[n] for n, v in summary.metrics.items() if n in before}
-        values |= _cells(summary, compared)
+        values |= {name: summary.value(name) for name in compared}
         row = Row(values=values, marks=summary.marks, name=summary.name)
         rows.append(row.within(columns))
     return Table(
@@ -231,7 +235,9 @@ def _resampled(summaries: Sequence[VariantSummary]) -> str:
             f"{noise.base}, {noise.seeds} seeds each)"
         )
     several = any(len(summary.records) > 1 for summary in summaries)
-    return "the images and the seeds" if several else "the images; one seed each"
+    if several:
+        return "the images and the seeds"
+    return "the images; with one seed each, they tell no variants apart"
 
 
 def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:
@@ -275,13 +281,19 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
             f"Variants that share a letter are not distinguishable by their {space.quality.label} "
             "(95 % interval of the difference of each two, one by one)."
         )
-    compared = [s for s in summaries if s.is_complete and s.evaluations and not s.is_baseline]
-    if any("bd_rate_percent" not in summary.metrics for summary in compared):
-        known = "bd_rate_percent" in _known_metrics(summaries, space)
-        lines.append(
-            f"A BD-rate needs curves that rise and share {100 * MIN_OVERLAP:g} % of their range of "
-            "PSNR with the baseline's: "
-            + ("a dash marks those that do not." if known else "no variant here has one.")
-        )
+    lines += _without_bd_rate(summaries)
     evaluations = [rd for summary in summaries for rd in summary.evaluations]
     return (*lines, *environment_lines(rd.environment for rd in evaluations))
+
+
+def _without_bd_rate(summaries: Sequence[VariantSummary]) -> list[str]:
+    """Say why some evaluated variants have no BD-rate, if any has none."""
+    compared = [s for s in summaries if s.is_complete and s.evaluations and not s.is_baseline]
+    has_one = ["bd_rate_percent" in summary.metrics for summary in compared]
+    if all(has_one):
+        return []
+    what = "a dash marks those that do not" if any(has_one) else "no variant here has one"
+    return [
+        f"A BD-rate needs curves that rise and share {100 * MIN_OVERLAP:g} % of their range of "
+        f"PSNR with the baseline's: {what}."
+    ]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
-from surrogate import curve
+from surrogate import SPACE, curve
 
 from tcm_lab.codec import load_config
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
-from tcm_lab.study.compare import rank_agreement
+from tcm_lab.study.compare import compare_studies, rank_agreement
 from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.result import StudyResult
+from tcm_lab.study.space import parse_space
 from tcm_lab.training import get_recipe
 
 NANO = load_config("tcm-nano")
@@ -88,3 +91,15 @@ def test_the_stand_ins_are_ordered_as_they_are_told() -> None:
     costs = [lagrangian_cost(r.rd, r.lambdas) for r in trainings((0.0, 0.1, 0.2))]
     assert costs == sorted(costs, reverse=True)
     assert all(math.isfinite(cost) for cost in costs)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_no_variant_of_two_studies_is_best_by_what_may_be_chance(seeds: int) -> None:
+    space = parse_space(SPACE, "toy.yaml", None)
+    records = tuple(trainings((0.0, 0.3, -0.3), seeds))
+    a, b = (StudyResult(space, Path(name), records, {}) for name in ("a", "b"))
+    table = compare_studies(a, b)[-1]
+    bold = {
+        cell.column.key for _, cells in table.cells(table.rows) for cell in cells if cell.is_best
+    }
+    assert bold == ({"A_lagrangian_percent", "B_lagrangian_percent"} if seeds > 1 else set())
