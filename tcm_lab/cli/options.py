@@ -140,7 +140,7 @@ class Entry(NamedTuple):
             return tcm_lab.codec.load_foreign(self.model, self.weights, _changes(overrides))
         trained = not overrides and self.model in tcm_lab.codec.trained_names()
         if not trained and not _is_checkpoint(self.model):
-            return tcm_lab.build(changed(self.model, overrides))
+            return built(self.model, overrides)
         if overrides:
             raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")
         return tcm_lab.load_checkpoint(self.model)
@@ -203,10 +203,21 @@ def changed(model: str, overrides: Sequence[str]) -> Any:
         return model
     changes = _changes(overrides)
     if tcm_lab.codec.is_foreign(model):
-        return tcm_lab.build(model, changes)
+        return built(model, overrides)
     config = tcm_lab.load_config(model)
     shown = [re.sub(r"[^A-Za-z0-9 ._/@=,+*?:{}[\]-]", "", override) for override in overrides]
     return config.override({**changes, "name": " ".join([config.name, *shown])})
+
+
+def built(model: str, overrides: Sequence[str], seed: int = 0) -> Any:
+    """Return the codec with ``path=value`` fields changed and with random weights.
+
+    Raises:
+        LabError: an override is not ``path=value``, or the model has no such field.
+    """
+    if tcm_lab.codec.is_foreign(model):
+        return tcm_lab.build(model, _changes(overrides), seed=seed)
+    return tcm_lab.build(changed(model, overrides), seed=seed)
 
 
 def _changes(overrides: Sequence[str]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def train(
     given = {**settings, **{name: True for name, on in flags.items() if on}}
     chosen = lab.get_recipe(recipe, seed=seed, **given)
     levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
-    codec = tcm_lab.build(options.changed(model, [*overrides, *levels]), seed=seed)
+    codec = options.built(model, [*overrides, *levels], seed)
     adapter = tcm_lab.codec.CodecAdapter(codec)
     is_open = rate_levels is None and not chosen.lambdas
     if is_open and adapter.config is not None and not adapter.rate_levels:
