@@ -1,66 +1,149 @@
-"""How alike trainings of different length rank the paper's alternatives: a table and a plot.
+"""How soon training losses rank the paper's alternatives as their written bytes do in the end.
 
-Both follow from the records in this folder and in ``studies/paper-ablation``; nothing is trained.
+The table and the plot follow from the records in ``studies/paper-ablation``; nothing is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from tcm_lab.evaluation import lagrangian_cost
-from tcm_lab.reporting import save_figure
+import numpy as np
+
+from tcm_lab.reporting import Column, Row, Table, Value, save_figure
 from tcm_lab.reporting.plots import new_figure, palette, style
-from tcm_lab.study.compare import ranking_table
+from tcm_lab.study.agreement import agreement, percents
+from tcm_lab.study.estimators import PairedLoss
+from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_tables
-from tcm_lab.study.result import StudyResult, open_result
+from tcm_lab.study.result import open_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent
-BUDGETS = ("1x", "3x", "10x")
-_NAMED = 5  # variants in colour: the best and the worst of the longest training, and the baseline
+STEPS = (50, 100, 200, 300, 400, 500)
+_NAMED = 5  # variants in colour: the best and the worst of the whole training, and the baseline
 
 
-def studies() -> dict[str, StudyResult]:
-    """Return the three studies by their steps, the shortest first."""
-    folders = (FOLDER / "1x", FOLDER / "3x", FOLDER.parent / "paper-ablation")
-    found = {}
-    for times, folder in zip(BUDGETS, folders, strict=True):
-        study = open_result(folder)
-        found[f"{times} ({study.space.budget.steps} steps)"] = study
+def trainings() -> tuple[TrialRecord, ...]:
+    """Return the whole trainings, by which the shorter ones are judged."""
+    return open_result(FOLDER.parent / "paper-ablation").records
+
+
+def shortened(records: Sequence[TrialRecord], steps: int) -> list[TrialRecord]:
+    """Return what ``paired-loss`` would read of the same trainings if they had ended earlier.
+
+    The learning rate is constant up to the cooldown over the last fifth, so a training's first
+    steps are those of a shorter one.
+    """
+    found = []
+    for record in records:
+        assert record.training is not None
+        curve = record.training.curve
+        count = sum(at <= steps for at in curve.steps)
+        early = curve.model_copy(
+            update={"steps": curve.steps[:count], "log_loss": curve.log_loss[:count]}
+        )
+        training = record.training.model_copy(update={"curve": early, "steps": steps})
+        update = {"estimator": PairedLoss(), "steps": steps, "training": training}
+        found.append(record.model_copy(update=update))
     return found
 
 
-def costs(study: StudyResult) -> dict[str, list[float]]:
-    """Return the mean logarithm of the Lagrangian cost of each training, by variant."""
-    found: dict[str, list[float]] = {}
-    for record in study.records:
-        cost = lagrangian_cost(record.evaluation, record.lambdas)
-        found.setdefault(record.label, []).append(cost)
-    return found
+def with_other_seeds(records: Sequence[TrialRecord], shift: int) -> list[TrialRecord]:
+    """Return the trainings as if each seed's baseline had been trained with another seed."""
+    seeds = 1 + max(record.seed for record in records)
+    return [
+        record.model_copy(update={"seed": (record.seed + shift) % seeds})
+        if record.is_baseline
+        else record
+        for record in records
+    ]
 
 
-def ranks(study: StudyResult) -> dict[str, int]:
+def noise_and_spread(*groups: Sequence[TrialRecord]) -> dict[str, float]:
+    """Return, in percent, how much seeds differ in a variant, and variants in their means."""
+    variances, spreads = [], []
+    for records in groups:
+        others = {record.fingerprint for record in records if not record.is_baseline}
+        costs = np.array([each for name, each in percents(records).items() if name in others])
+        variances.append(costs.var(axis=1, ddof=1).mean())
+        spreads.append(costs.mean(axis=1).std(ddof=1))
+    noise, spread = float(np.sqrt(fmean(variances))), fmean(spreads)
+    return {"noise": noise, "spread": spread, "ratio": noise / spread}
+
+
+def table() -> Table:
+    """Return a row per length of training, the whole training by written bytes last."""
+    truth = trainings()
+    rows = []
+    for steps in STEPS:
+        early = shortened(truth, steps)
+        found = agreement(early, truth)
+        values: dict[str, Value] = {
+            "measure": f"training losses up to step {steps}",
+            "tau": found.rank.tau,
+            "between": found.rank.ceilings[0],
+            "regret": found.regret,
+            "error": found.error_percent,
+        }
+        rows.append(Row(values=values | noise_and_spread(early)))
+    end: dict[str, Value] = {
+        "measure": "written bytes at the end",
+        "between": found.rank.ceilings[1],
+    }
+    unpaired: dict[str, Value] = {"measure": "… against a baseline of another seed"}
+    rows.append(Row(values=end | noise_and_spread(truth)))
+    others = (with_other_seeds(truth, 1), with_other_seeds(truth, 2))
+    rows.append(Row(values=unpaired | noise_and_spread(*others)))
+    return Table(
+        title="How soon a training tells",
+        columns=(
+            Column(key="measure", header="ranked by"),
+            Column(key="tau", header="τ with the end", format="+.2f"),
+            Column(key="between", header="τ between seeds", format="+.2f"),
+            Column(key="regret", header="regret", unit="%", format=".2f"),
+            Column(key="error", header="error", unit="%", format=".2f"),
+            Column(key="noise", header="noise", unit="%", format=".2f"),
+            Column(key="spread", header="spread", unit="%", format=".2f"),
+            Column(key="ratio", header="noise to spread", format=".2f"),
+        ),
+        rows=tuple(rows),
+        footer=(
+            f"{found.rank.variants} variants, {found.rank.seeds[0]} seeds each; costs against the "
+            "baseline. τ is Kendall's between means over the seeds, with its 95 % bootstrap "
+            "interval over variants and seeds; τ between seeds the mean of one seed's ranking "
+            "against another's.",
+            "Regret: what the variant that is ranked first costs more in the end than the best. "
+            "Error: root mean square of the difference from the cost in the end. Noise: standard "
+            "deviation of a variant's cost between seeds. Spread: that of the variants' means.",
+        ),
+    )
+
+
+def places(records: Sequence[TrialRecord]) -> dict[str, int]:
     """Return each variant's place by its mean over the seeds, 1 for the cheapest to code with."""
-    means = {name: sum(each) / len(each) for name, each in costs(study).items()}
+    labels = {record.fingerprint: record.label for record in records}
+    means = {labels[name]: fmean(each) for name, each in percents(records).items()}
     return {name: place for place, name in enumerate(sorted(means, key=means.__getitem__), 1)}
 
 
-def figure(found: Mapping[str, StudyResult]) -> Figure:
-    """Return the place of each variant over the budget, the names beside the longest."""
-    places = [ranks(study) for study in found.values()]
-    longest = places[-1]
-    order = sorted(longest, key=longest.__getitem__)
-    (base,) = {r.label for r in next(iter(found.values())).records if r.is_baseline}
+def figure() -> Figure:
+    """Return the place of each variant over the steps, the names beside the end."""
+    truth = trainings()
+    columns = [places(shortened(truth, steps)) for steps in STEPS] + [places(truth)]
+    end = columns[-1]
+    order = sorted(end, key=end.__getitem__)
+    (base,) = {record.label for record in truth if record.is_baseline}
     colours = dict(zip([*order[:2], *order[-2:], base], palette(_NAMED), strict=False))
     with style():
-        drawn, axes = new_figure(width=6.0, height=3.4)
+        drawn, axes = new_figure(width=6.4, height=3.4)
         for name in order:
             colour = colours.get(name, "0.65")
-            y = [each[name] for each in places]
+            y = [each[name] for each in columns]
             axes.plot(range(len(y)), y, "o-", color=colour, ms=4, lw=1.4, clip_on=False)
             axes.annotate(
                 name.removeprefix("change "), (len(y) - 1, y[-1]), (8, 0),
@@ -69,8 +152,9 @@ def figure(found: Mapping[str, StudyResult]) -> Figure:
             )  # fmt: skip
         axes.invert_yaxis()
         axes.set_yticks([1, *range(5, len(order) + 1, 5)])
-        axes.set_xticks(range(len(found)), labels=list(found))
-        axes.set_xlim(-0.1, len(found) - 1)
+        axes.set_xticks(range(len(columns)), labels=[*map(str, STEPS), "bytes"])
+        axes.set_xlim(-0.1, len(columns) - 1)
+        axes.set_xlabel("steps of training whose losses rank, and the written bytes at the end")
         axes.set_ylabel("place by Lagrangian cost")
         for side in ("bottom", "right"):
             axes.spines[side].set_visible(False)
@@ -79,10 +163,9 @@ def figure(found: Mapping[str, StudyResult]) -> Figure:
 
 def main() -> None:
     """Write the table and the plot."""
-    found = studies()
-    for path in write_tables({"ranking": ranking_table(found)}, FOLDER):
+    for path in write_tables({"agreement": table()}, FOLDER):
         print(path)
-    for path in save_figure(figure(found), FOLDER / "ranks"):
+    for path in save_figure(figure(), FOLDER / "ranks"):
         print(path)
 
 
