@@ -10,6 +10,7 @@ from .estimators import Task as Task
 from .estimators import register_estimator as register_estimator
 from .noise import Noise as Noise
 from .noise import measure_noise as measure_noise
+from .noise import noise_by_changes as noise_by_changes
 from .noise import noise_of as noise_of
 from .noise import noise_yaml as noise_yaml
 from .plan import load_plan as load_plan

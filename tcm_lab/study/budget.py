@@ -23,7 +23,7 @@ from tcm_lab.study.estimators.paired_curve import (
     paired_curve,
     paired_rows,
 )
-from tcm_lab.study.noise import noise_of
+from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.summary import VariantSummary
 
@@ -59,13 +59,15 @@ def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
     baseline, *others = [summary for summary in summaries if summary.is_complete]
     if len(others) > _MOST_ROWS:
         others = [summary for summary in others if summary.on_front]
-    noise = noise_of(baseline.first.recipe)
     found = []
     for summary in others:
         seeds = {record.seed for record in summary.records}
         base = [record for record in baseline.records if record.seed in seeds]
         compared = Comparison(
-            summary.records, base, paired=len(base) == len(summary.records), noise=noise
+            summary.records,
+            base,
+            paired=len(base) == len(summary.records),
+            noise=noise_between(summary.first, baseline.first),
         )
         sd = compared.seed_sd_loss
         with suppress(LabError):  # of records without losses, or of other seeds

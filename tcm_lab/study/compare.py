@@ -181,15 +181,25 @@ def rank_agreement(
             f"at least {_MIN_VARIANTS}."
         )
 
+    # A seed moves all alike, so trainings that have the same seeds are drawn together.
+    alike = len({len(side[name]) for side in sides for name in shared}) == 1
+    drawn_as = [
+        {name: "seeds" if alike else f"{n} {name}" for name in shared} for n in range(len(sides))
+    ]
+
     def tau(draw: Draw) -> float:
         means = [
-            [fmean(side[name][i] for i in draw[f"{n} {name}"]) for name in shared]
-            for n, side in enumerate(sides)
+            [fmean(side[name][i] for i in draw[units[name]]) for name in shared]
+            for side, units in zip(sides, drawn_as, strict=True)
         ]
         found = _tau(*([mean[v] for v in draw["variants"]] for mean in means))
         return 0.0 if isnan(found) else found  # one variant drawn again and again has no order
 
-    units = {f"{n} {name}": len(side[name]) for n, side in enumerate(sides) for name in shared}
+    units = {
+        unit: len(side[name])
+        for side, of_side in zip(sides, drawn_as, strict=True)
+        for name, unit in of_side.items()
+    }
     interval = bootstrap(tau, {"variants": len(shared), **units}, samples=samples, seed=seed)
     first_most, second_most = (max(len(side[name]) for name in shared) for side in sides)
     resampled = {"variants": len(shared), "seeds": max(first_most, second_most)}

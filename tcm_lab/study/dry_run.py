@@ -26,7 +26,7 @@ from tcm_lab.study.capacity import cores, worker_count
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
-from tcm_lab.study.noise import noise_of
+from tcm_lab.study.noise import noise_in
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
 from tcm_lab.training import Recipe
@@ -315,7 +315,7 @@ def _time_lines(
 def _resolution(context: StudyContext, recipe: Recipe) -> str:
     """Say which difference the budget can tell from zero."""
     seeds, images = context.space.budget.seeds, len(context.data.evaluation)
-    noise = noise_of(recipe)
+    noise = noise_in(context.space)
     if noise is None:
         return (
             f"Resolution: unknown, since recipe {recipe.name} was not measured at about "

@@ -1,19 +1,22 @@
 """How finely a budget resolves: what a recipe's seeds and images vary by, and what follows.
 
 The differences of a study's variants from its baseline vary with the seed, though both sides of
-each share their random numbers, and with the image. Both variations are properties of the recipe,
-measured once by training a few variants with several seeds; from then on they say before a study
-which difference it can tell from zero.
+each share their random numbers, and with the image. Both variations are properties of the recipe
+and of what the variants change: codecs that share their entropy model also share how it starts, and
+differ less by chance than others. Measured once, by training some variants with several seeds, they
+say before a study which difference it can tell from zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -24,11 +27,13 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.study.alone import options_alone
 from tcm_lab.study.estimators import Comparison, Train
 from tcm_lab.study.estimators.base import NORMAL
+from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
 from tcm_lab.study.estimators.middles import image_costs
 from tcm_lab.study.estimators.paired_curve import paired_curve, paired_rows
-from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
 from tcm_lab.training import RECIPES, Recipe, get_recipe
 
@@ -37,6 +42,9 @@ _FEWEST = 2
 _MOST_SEEDS = 100
 _Array = NDArray[np.float64]
 _MEASURED = files("tcm_lab.study") / "noise.yaml"
+
+Changes = Literal["transforms", "any"]
+"""What variants change of the baseline: g_a, g_s and the shortcut alone, or any part."""
 
 
 class Noise(Frozen):
@@ -54,6 +62,7 @@ class Noise(Frozen):
         seed_sd_loss: the same of paired training losses over the last steps.
         image_sd: standard deviation between images of that difference.
         spread: standard deviation between the variants' mean differences.
+        changes: what the variants changed.
     """
 
     recipe: str
@@ -67,6 +76,7 @@ class Noise(Frozen):
     seed_sd_loss: float | None = Field(default=None, ge=0)
     image_sd: float = Field(ge=0)
     spread: float = Field(ge=0)
+    changes: Changes = "any"
 
     def resolution(self, seeds: int, images: int) -> float:
         """Return the smallest difference, in percent, whose 95 % interval leaves zero."""
@@ -86,6 +96,21 @@ class Noise(Frozen):
         from scipy.special import stdtrit
 
         return float(stdtrit(images - 1, 0.975)) * self.image_sd / math.sqrt(images)
+
+
+def noise_by_changes(records: Sequence[TrialRecord]) -> list[Noise]:
+    """Return the noise of variants that change the transforms alone, and that of the others.
+
+    Raises:
+        LabError: as `measure_noise`.
+    """
+    base = baseline_of(records).config
+    found = []
+    for changes in get_args(Changes):
+        kind = [r for r in records if r.is_baseline or changes_of([r.config], base) == changes]
+        with suppress(LabError):  # none of this kind, or none with two seeds
+            found.append(measure_noise(kind))
+    return found or [measure_noise(records)]
 
 
 def measure_noise(records: Sequence[TrialRecord]) -> Noise:
@@ -131,7 +156,33 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         seed_sd_loss=_loss_sd(seeds, groups.values()),
         image_sd=_pooled_sd(between),
         spread=float(np.std([fmean(group) for group in costs], ddof=1)) if len(costs) > 1 else 0.0,
+        changes=changes_of((next(iter(g.values())).config for g in groups.values()), base.config),
     )
+
+
+def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -> Changes:
+    """Return what configurations, as they are in records, change of the base's."""
+
+    def rest(config: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: part for name, part in config.items() if name not in BEYOND_LINEAR_PHASE}
+
+    return "transforms" if all(rest(variant) == rest(base) for variant in variants) else "any"
+
+
+def noise_between(own: TrialRecord, other: TrialRecord) -> Noise | None:
+    """Return the measured noise of the difference between two codecs that were trained alike."""
+    return noise_of(other.recipe, changes=changes_of([own.config], other.config))
+
+
+def noise_in(space: Space) -> Noise | None:
+    """Return the measured noise of the differences in a space."""
+    return noise_of(space.budget.recipe_for(space.seed), changes=_changes_in(space))
+
+
+def _changes_in(space: Space) -> Changes:
+    base = space.baseline
+    options = (config for _, _, config in options_alone(space.axes, base))
+    return changes_of((o.model_dump(mode="json") for o in options), base.model_dump(mode="json"))
 
 
 def _loss_sd(
@@ -187,14 +238,20 @@ def known_noise(path: Path | None = None) -> tuple[Noise, ...]:
     return tuple(Noise.parse(entry, f"{source}: noise.{i}: ") for i, entry in enumerate(entries))
 
 
-def noise_of(recipe: Recipe, known: Sequence[Noise] | None = None) -> Noise | None:
-    """Return the measured noise that speaks for a recipe: its own, at a similar number of steps."""
+def noise_of(
+    recipe: Recipe, known: Sequence[Noise] | None = None, *, changes: Changes = "any"
+) -> Noise | None:
+    """Return the measured noise that speaks for a recipe: its own, at a similar number of steps.
+
+    That of any change speaks for changes of the transforms, too, where these were not measured.
+    """
     if recipe.name not in RECIPES:
         return None
     fixed = {"steps", "seed", "lambdas"}  # whatever else was changed makes another recipe of it
     if recipe.model_dump(exclude=fixed) != get_recipe(recipe.name).model_dump(exclude=fixed):
         return None
     own = [n for n in (known_noise() if known is None else known) if n.recipe == recipe.name]
+    own = [n for n in own if n.changes == changes] or [n for n in own if n.changes == "any"]
 
     def distance(noise: Noise) -> float:
         return abs(math.log(noise.steps / recipe.steps))
@@ -223,9 +280,11 @@ def resolved(space: Space, images: int) -> Space:
     budget, wanted = space.budget, space.budget.resolution
     if wanted is None:
         return space
-    known = [n for n in known_noise() if n.recipe == budget.recipe and not budget.changes]
+    kinds = {"any", _changes_in(space)}
+    own_recipe = [n for n in known_noise() if n.recipe == budget.recipe and not budget.changes]
+    known = [n for n in own_recipe if n.changes in kinds]
     if budget.steps is not None:
-        own = noise_of(budget.recipe_for(space.seed))
+        own = noise_in(space)
         known = [own] if own is not None else []
     where = f"budget.resolution = {wanted:g}"
     if not known:

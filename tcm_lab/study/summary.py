@@ -17,7 +17,7 @@ from tcm_lab.reporting import Mark, Value, pareto_front
 from tcm_lab.stats import Draw, IncompleteInterval, Interval, bootstrap, group_letters
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
-from tcm_lab.study.noise import Noise, noise_of
+from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
 
@@ -121,9 +121,8 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
     for record in sorted(records, key=place):
         trainings.setdefault(record.fingerprint, []).append(record)
     baseline = trainings[baseline_of(records).fingerprint]
-    known = noise_of(baseline[0].recipe)
-    summaries = [_summary(group, baseline, space, known) for group in trainings.values()]
-    letters = _groups(summaries, space, known)
+    summaries = [_summary(group, baseline, space) for group in trainings.values()]
+    letters = _groups(summaries, space)
     fronts = pareto_front([_losses(summary, space) for summary in summaries])
     ablation = space.mode == "ablation"
     numbered = not ablation and any(len(s.label) > _LONGEST_NAME for s in summaries)
@@ -140,9 +139,7 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
     return found
 
 
-def _groups(
-    summaries: Sequence[VariantSummary], space: Space, noise: Noise | None
-) -> dict[str, str]:
+def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
     """Return the letters of each variant's groups by its label, where a few are compared.
 
     None of a study with one training each, which tells no two variants apart.
@@ -161,7 +158,7 @@ def _groups(
     def differ(i: int, j: int) -> bool:
         sides = (ranked[j].records, ranked[i].records)
         with suppress(LabError):
-            return _over_images_and_seeds(metric, *sides, space, noise).excludes_zero
+            return _over_images_and_seeds(metric, *sides, space).excludes_zero
         return False
 
     return dict(zip((s.label for s in ranked), group_letters(len(ranked), differ), strict=True))
@@ -187,10 +184,7 @@ def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> 
 
 
 def _summary(
-    group: Sequence[TrialRecord],
-    baseline: Sequence[TrialRecord],
-    space: Space,
-    noise: Noise | None,
+    group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> VariantSummary:
     metrics: dict[str, Number] = {}
     intervals: dict[str, Interval] = {}
@@ -202,7 +196,7 @@ def _summary(
         difference = None
         if is_compared and (metric.relative or (metric.needs_training and is_objective)):
             with suppress(LabError):  # of curves that are not comparable
-                difference = _difference(metric, group, baseline, space, noise)
+                difference = _difference(metric, group, baseline, space)
         if metric.relative and difference is not None:
             intervals[name], value = difference, difference.value
         if value is not None:
@@ -228,11 +222,7 @@ def _mean(metric: Metric, group: Sequence[TrialRecord]) -> Number | None:
 
 
 def _difference(
-    metric: Metric,
-    group: Sequence[TrialRecord],
-    baseline: Sequence[TrialRecord],
-    space: Space,
-    noise: Noise | None,
+    metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> Interval:
     """Return the difference from the baseline, with its interval over images and seeds.
 
@@ -241,18 +231,14 @@ def _difference(
     Raises:
         LabError: the evaluations are not comparable.
     """
-    found = _over_images_and_seeds(metric, group, baseline, space, noise)
+    found = _over_images_and_seeds(metric, group, baseline, space)
     if found.noise or min(len(group), len(baseline)) > 1:
         return found
     return IncompleteInterval(**dict(found))
 
 
 def _over_images_and_seeds(
-    metric: Metric,
-    group: Sequence[TrialRecord],
-    baseline: Sequence[TrialRecord],
-    space: Space,
-    noise: Noise | None,
+    metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> Interval:
     """Return the difference with its interval over what there is.
 
@@ -264,6 +250,7 @@ def _over_images_and_seeds(
     paired = len(pair) == len(group)
     sides: dict[str, Any] = {"own": group, "baseline": pair if paired else baseline}
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
+    noise = noise_between(group[0], baseline[0])
     if metric.name == ESTIMATED:
         compared = Comparison(**sides, paired=paired, noise=noise, **how)
         return group[0].estimator.difference(compared)

@@ -19,7 +19,7 @@ from tcm_lab.reporting import (
     rd_table,
 )
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.noise import noise_of
+from tcm_lab.study.noise import Noise, noise_between
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
 
@@ -227,17 +227,28 @@ def anchor_table(
 
 def _resampled(summaries: Sequence[VariantSummary]) -> str:
     """Say what the intervals resample, and what else they hold."""
-    noise = noise_of(summaries[0].first.recipe)
-    if noise is not None:
+    baseline, *others = (summary.first for summary in summaries)
+    found = {noise_between(own, baseline) for own in others or [baseline]}
+    measured = sorted((noise for noise in found if noise), key=lambda noise: noise.seed_sd)
+    if len(measured) == len(found):
+        shown = "; ".join(_measured(noise, several=len(measured) > 1) for noise in measured)
         return (
-            f"the images, with the variation between seeds that was measured for {noise.recipe} "
-            f"({noise.seed_sd:.2g} % of Lagrangian cost for one; {noise.variants} variants of "
-            f"{noise.base}, {noise.seeds} seeds each)"
+            "the images, with the variation between seeds that was measured for "
+            f"{baseline.recipe.name} ({shown})"
         )
     several = any(len(summary.records) > 1 for summary in summaries)
     if several:
         return "the images and the seeds"
     return "the images; with one seed each, they tell no variants apart"
+
+
+def _measured(noise: Noise, *, several: bool) -> str:
+    """Say how much seeds vary, and for which changes where those differ in that."""
+    where = " where g_a and g_s alone change" if noise.changes == "transforms" else " elsewhere"
+    return (
+        f"{noise.seed_sd:.2g} % of Lagrangian cost for one{where * several}; {noise.variants} "
+        f"variants of {noise.base}, {noise.seeds} seeds each"
+    )
 
 
 def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:

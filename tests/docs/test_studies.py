@@ -18,7 +18,8 @@ from tcm_lab.codec import VariantConfig, checkpoint_file, load_checkpoint, train
 from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.reporting import Table, render
-from tcm_lab.study.noise import noise_of
+from tcm_lab.study.noise import noise_between
+from tcm_lab.study.record import baseline_of
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import study_tables
@@ -125,11 +126,10 @@ def facts_of(page: Path) -> Iterator[float]:
 
 
 def facts_of_study(study: StudyResult) -> Iterator[float]:
-    recipe = study.space.budget.recipe_for(study.space.seed)
-    steps = recipe.steps
-    noise, images = noise_of(recipe), len(study.records[0].evaluation.points[0].images)
-    if noise is not None:  # what the budget resolves
-        yield from (noise.seed_sd, noise.image_sd)
+    steps = study.space.budget.recipe_for(study.space.seed).steps
+    images, base = len(study.records[0].evaluation.points[0].images), baseline_of(study.records)
+    for noise in {noise_between(record, base) for record in study.records} - {None}:
+        yield from (noise.seed_sd, noise.image_sd)  # what the budget resolves
         yield noise.resolution(study.space.budget.seeds, images)
     yield len({record.fingerprint for record in study.records})
     yield sum(record.state == "stopped" for record in study.records)

@@ -323,12 +323,23 @@ ODD = Table(
 )
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the PATH")
+def pdflatex(body: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    (folder / "page.tex").write_text(f"{head}\n{body}\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def _latex(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex on the PATH")
+    if pdflatex("empty\n", tmp_path_factory.mktemp("latex")).returncode:
+        pytest.skip("pdflatex sets no page: booktabs, or a format, is not installed")
+
+
+@pytest.mark.usefixtures("_latex")
 @pytest.mark.parametrize("table", [BRACKETS, a_table(), ODD], ids=["brackets", "all kinds", "odd"])
 def test_latex_sets_the_table_as_it_is(table: Table, tmp_path: Path) -> None:
-    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
-    text = f"{head}\n{render(table, 'latex')}\\end{{document}}\n"
-    (tmp_path / "page.tex").write_text(text, encoding="utf-8")
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
-    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    made = pdflatex(render(table, "latex"), tmp_path)
     assert made.returncode == 0, made.stdout[-2000:]

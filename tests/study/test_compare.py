@@ -79,6 +79,18 @@ def test_noise_lowers_what_one_seed_shares_with_another() -> None:
     assert loud.tau.high - loud.tau.low > quiet.tau.high - quiet.tau.low
 
 
+def test_what_a_seed_adds_to_all_variants_leaves_a_ranking_as_it_is() -> None:
+    goods, added = np.linspace(0, 0.1, 12).tolist(), (0.0, 0.7, -0.4)
+    moved = [
+        record.model_copy(
+            update={"rd": curve(NANO, bonus=goods[record.number % 12] + added[record.seed])}
+        )
+        for record in trainings(goods, 3)
+    ]
+    found = rank_agreement(moved, trainings(goods, 3))
+    assert (found.tau.value, found.tau.low, found.ceilings[0]) == pytest.approx((1, 1, 1))
+
+
 def test_only_what_both_trained_to_the_end_is_ranked() -> None:
     some, others = trainings((0.0, 0.1, 0.2, 0.3)), trainings((0.0, 0.1, 0.3, 0.2))
     stopped = others[3].model_copy(update={"state": "stopped"})

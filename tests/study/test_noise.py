@@ -14,13 +14,21 @@ from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
 from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
-from tcm_lab.study.noise import Noise, known_noise, measure_noise, noise_of, noise_yaml
+from tcm_lab.study.noise import (
+    Noise,
+    known_noise,
+    measure_noise,
+    noise_by_changes,
+    noise_of,
+    noise_yaml,
+)
 from tcm_lab.study.prepare import prepare
-from tcm_lab.study.result import StudyResult
+from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.training import get_recipe
 
+STUDIES = Path(__file__).parents[2] / "studies"
 LAMBDAS = (0.0025, 0.005, 0.01, 0.02)
 CONFIG = load_config("tcm-nano")
 MEASURED = Noise(
@@ -132,6 +140,43 @@ def test_noise_speaks_for_its_recipe_at_about_its_steps() -> None:
     assert noise_of(recipe.changed(steps=100), [MEASURED]) is None
     assert noise_of(recipe.changed(steps=40, batch=3), [MEASURED]) is None
     assert noise_of(get_recipe("minute").changed(steps=40), [MEASURED]) is None
+
+
+def test_the_noise_in_the_package_is_that_of_the_published_studies() -> None:
+    kept = {n.changes: n for n in known_noise() if n.recipe == "study"}
+    split, *more = noise_by_changes(open_result(STUDIES / "split").records)
+    again, others = noise_by_changes(open_result(STUDIES / "paper-ablation").records)
+    assert more == []
+    for measured, changes in ((split, "transforms"), (others, "any")):
+        values = {k: v for k, v in measured.model_dump().items() if isinstance(v, float)}
+        known = kept[changes].model_dump()
+        assert {k: known[k] for k in values} == pytest.approx(values, rel=1e-3)
+    # Two studies measured the transforms.
+    assert again.changes == "transforms"
+    assert again.seed_sd == pytest.approx(split.seed_sd, rel=0.1)
+
+
+def test_the_noise_of_a_difference_is_that_of_what_it_changes(tmp_path: Path) -> None:
+    head = "name: toy\nbase: tcm-nano\nmode: ablation\nbudget: {recipe: study, seeds: 3}"
+
+    def promised(axes: str) -> str:
+        text = f"{head}\naxes: {axes}"
+        return dry_run(prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")).text()
+
+    split, slices = (
+        '{path: "g_*.split", choices: [0, 1]}',
+        "{path: entropy_model.slices, choices: [1, 4]}",
+    )
+    assert "0.16 % between seeds" in promised(f"{{split: {split}}}")
+    assert "0.4 % between seeds" in promised(f"{{slices: {slices}}}")
+    assert "0.4 % between seeds" in promised(f"{{split: {split}, slices: {slices}}}")
+
+    recipe, narrow = get_recipe("study"), MEASURED.model_copy(update={"changes": "transforms"})
+    scratch = get_recipe("scratch").changed(steps=40)
+    assert noise_of(scratch, [MEASURED], changes="transforms") is MEASURED
+    assert noise_of(scratch, [MEASURED, narrow], changes="transforms") is narrow
+    assert noise_of(scratch, [narrow]) is None
+    assert noise_of(recipe, changes="transforms").seed_sd < noise_of(recipe).seed_sd
 
 
 def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(

@@ -43,7 +43,8 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
             timing = getattr(record, scope)
             values[f"{scope}_ms"] = spread_interval(timing.wall)
             values[f"{scope}_megapixels_per_s"] = timing.megapixels_per_s
-            values[f"{scope}_ratio"] = over.get((record.model, scope))
+            if (record.model, scope) in over:
+                values[f"{scope}_ratio"] = over[record.model, scope]
         first = record is records[0] and any(ratio.baseline == record.model for ratio in ratios)
         rows.append(Row(values=values, marks=("baseline",) if first else ()))
     compared: list[str] = []
