@@ -251,21 +251,29 @@ class Table(Frozen):
     def cells(self, rows: Iterable[Row]) -> Iterator[tuple[Row, list[Cell]]]:
         """Yield each row with its cells; equal to the displayed digit, several are best.
 
-        A value whose interval holds 0 is never best.
+        A value whose interval holds 0 is never best, nor is one without an interval, such as a
+        baseline's, beside it: either may be the other's equal.
         """
-        best = self.best
+        best, unsure = self.best, self._unsure
         for row in rows:
             cells = []
             for column in self.columns:
                 value = row.values.get(column.key)
-                unsure = isinstance(value, Interval) and not value.excludes_zero
                 is_best = (
-                    not (row.source or unsure)
+                    not row.source
                     and column.key in best
                     and column.displayed(value) == best[column.key]
+                    and not _holds_zero(value)
+                    and (isinstance(value, Interval) or column.key not in unsure)
                 )
                 cells.append(Cell(column, value, column.text(value), is_best))
             yield row, cells
+
+    @property
+    def _unsure(self) -> set[str]:
+        """The columns in which an interval holds 0."""
+        values = ((key, value) for row in self.measured for key, value in row.values.items())
+        return {key for key, value in values if _holds_zero(value)}
 
     @property
     def notes(self) -> list[str]:
@@ -274,6 +282,10 @@ class Table(Frozen):
         legend = ", ".join(f"{sign} {what}" for mark, (sign, what) in MARKS.items() if mark in used)
         sources = [f"[{n}] {source.rstrip('.')}." for n, source in enumerate(self.sources, 1)]
         return [*([f"{legend}."] if legend else []), *self.footer, *sources]
+
+
+def _holds_zero(value: Value) -> bool:
+    return isinstance(value, Interval) and not value.excludes_zero
 
 
 def number(value: Value) -> float | None:

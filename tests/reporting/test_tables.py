@@ -323,6 +323,18 @@ ODD = Table(
 )
 
 
+def test_a_baseline_is_not_best_beside_what_may_be_its_equal() -> None:
+    def marked(*others: Interval) -> list[bool]:
+        column = Column(key="cost", header="cost", format="+.2f", best="low")
+        rows = tuple(Row(values={"cost": value}) for value in (0.0, *others))
+        table = Table(title="", columns=(column,), rows=rows)
+        return [cells[0].is_best for _, cells in table.cells(table.rows)]
+
+    worse, unsure = Interval(value=2, low=1, high=3), Interval(value=1, low=-1, high=3)
+    assert marked(worse) == [True, False]
+    assert marked(worse, unsure) == [False, False, False]
+
+
 def pdflatex(body: str, folder: Path) -> subprocess.CompletedProcess[str]:
     head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
     (folder / "page.tex").write_text(f"{head}\n{body}\\end{{document}}\n", encoding="utf-8")
