@@ -29,7 +29,7 @@ def digest(facts: Any) -> str:
 
 
 def read_kept(path: Path, kind: type[Record]) -> Record | None:
-    """Return the record in a file; None where there is none, or one of another version."""
+    """Return a file's record, or None if it is missing or of another version."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

@@ -26,6 +26,7 @@ from tcm_lab.study.prepare import prepare
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
+from tcm_lab.study.summary import summarise
 from tcm_lab.training import get_recipe
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -154,6 +155,18 @@ def test_the_noise_in_the_package_is_that_of_the_published_studies() -> None:
     # Two studies measured the transforms.
     assert again.changes == "transforms"
     assert again.seed_sd == pytest.approx(split.seed_sd, rel=0.1)
+
+
+def test_each_variants_interval_holds_the_noise_of_what_it_changes() -> None:
+    study = open_result(STUDIES / "paper-ablation")
+    _, *others = summarise(study.records, study.space)
+    sd = {s.label: s.intervals["lagrangian_percent"].noise * len(s.records) ** 0.5 for s in others}
+    of_transforms = {
+        "convolution alone", "transformer alone", "one after the other", "plain windows twice",
+    }  # fmt: skip
+    assert of_transforms < set(sd)
+    for label, found in sd.items():
+        assert found == pytest.approx(0.1637 if label in of_transforms else 0.3962), label
 
 
 def test_the_noise_of_a_difference_is_that_of_what_it_changes(tmp_path: Path) -> None:
