@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from records import complexity, rd
@@ -162,3 +162,38 @@ def test_no_text_is_cut_off_or_written_over_another(drawn: dict[str, Figure], na
     for i, (text, box) in enumerate(boxes):
         for other, others in boxes[:i]:
             assert not box.overlaps(others), (name, text, other)
+
+
+def crowded() -> Figure:
+    """Points nearer to each other than a name is wide, so that names need lines."""
+    places = {
+        "hyperprior alone": (31.7, 2.56),
+        "no residual prediction": (33.4, 0.07),
+        "no SWAtten": (33.5, -0.65),
+        "tcm-nano": (34.1, 0.0),
+        "uneven slices with a checkerboard": (34.3, -2.73),
+        "full support": (34.1, 0.39),
+        "window 16": (45.5, 0.15),
+    }
+    dots = [
+        plots.ParetoPoint(x=x, y=y, label=label, y_interval=(y - 0.5, y + 0.5), front=x < 34)
+        for label, (x, y) in places.items()
+    ]
+    return plots.pareto_plot(dots, PlotAxis(name="MACs", unit="kMAC/px"), COST)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "crowded"])
+def test_no_line_to_a_name_crosses_another_name(drawn: dict[str, Figure], name: str) -> None:
+    figure = crowded() if name == "crowded" else drawn[name]
+    texts = shown_texts(figure)
+    lines = 0
+    for text in texts:
+        if not isinstance(text, Annotation) or (arrow := text.arrow_patch) is None:
+            continue
+        lines += 1
+        path = arrow.get_transform().transform_path(arrow.get_path()).interpolated(50).vertices
+        for other in texts:
+            if other is not text:
+                box = Text.get_window_extent(other).padded(-1)
+                assert not any(box.contains(x, y) for x, y in path), (text, other)
+    assert lines or name != "crowded"

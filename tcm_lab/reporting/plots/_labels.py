@@ -25,6 +25,7 @@ _DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -
 _RINGS = np.repeat((1.0, 2.2, 3.6, 5.2), len(_DIRECTIONS))[:, None]
 _SIDES = np.tile(_DIRECTIONS, (4, 1))
 _ROUNDS = 3
+_DOTS = 24  # small boxes that stand for a line to a far name
 
 Line: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 """A straight line by its two ends."""
@@ -56,17 +57,19 @@ def label_points(
     assert figure is not None
     figure.draw_without_rendering()  # the layout decides where data lie
     pixel = figure.dpi / 72
-    middles, places = [], []
+    middles, places, leaders = [], [], []
     for point, name in named:
         unplaced = axes.text(0, 0, name, fontsize=_FONT_PT)
         size = np.array(unplaced.get_window_extent().size)
         unplaced.remove()
         middle = _SIDES * (_RINGS * _GAP_PT * pixel + size / 2)  # relative to the point
-        center = axes.transData.transform(point) + middle
+        at = axes.transData.transform(point)
         middles.append(middle)
-        places.append(np.hstack([center - size / 2, center + size / 2]))
+        places.append(np.hstack([at + middle - size / 2, at + middle + size / 2]))
+        leaders.append(_leaders(at, middle, pixel))
     frame = np.array([axes.get_window_extent().extents])
-    chosen = _choose(places, _obstacles(axes, points, lines, pixel), frame)
+    markers = _around(axes.transData.transform(points), 3 * pixel)
+    chosen = _choose(places, leaders, markers, _along(axes, lines, pixel), frame)
     for (point, name), middle, place in zip(named, middles, chosen, strict=True):
         leader = {"arrowstyle": "-", "lw": 0.4, "color": INK, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
@@ -85,11 +88,9 @@ def label_points(
         ).set_in_layout(False)
 
 
-def _obstacles(
-    axes: Axes, points: Sequence[tuple[float, float]], lines: Sequence[Line], pixel: float
-) -> Boxes:
-    """Return what names shall not hide: the points, and small boxes along the lines."""
-    boxes = [_around(axes.transData.transform(points), 3 * pixel)]
+def _along(axes: Axes, lines: Sequence[Line], pixel: float) -> Boxes:
+    """Return small boxes along the lines."""
+    boxes = [np.empty((0, 4))]
     for ends in lines:
         start, end = axes.transData.transform(ends)
         count = max(2, int(np.hypot(*(end - start)) / (1.6 * pixel)))
@@ -97,24 +98,47 @@ def _obstacles(
     return np.concatenate(boxes)
 
 
-def _choose(places: Sequence[Boxes], obstacles: Boxes, frame: Boxes) -> list[int]:
+def _leaders(point: NDArray[np.float64], middle: NDArray[np.float64], pixel: float) -> Boxes:
+    """Return small boxes along the line from a point to each place of its name: (places, N, 4).
+
+    They begin beyond the point's own marker. Near places have no line: their boxes are empty.
+    """
+    begins = np.minimum(4 * pixel / np.hypot(*middle.T), 1)[:, None]
+    way = begins + (1 - begins) * np.linspace(0, 1, _DOTS)
+    boxes = _around(point + way[:, :, None] * middle[:, None], 0.8 * pixel)
+    boxes[: len(_DIRECTIONS), :, 2:] = boxes[: len(_DIRECTIONS), :, :2]
+    return boxes
+
+
+def _choose(
+    places: Sequence[Boxes], leaders: Sequence[Boxes], markers: Boxes, lines: Boxes, frame: Boxes
+) -> list[int]:
     """Return the place of each name that hides the least, given those of the others."""
-    fixed = []
-    for boxes in places:
+    obstacles, fixed = np.concatenate([markers, lines]), []
+    for boxes, leader in zip(places, leaders, strict=True):
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         outside = area - _overlap(boxes, frame)
-        fixed.append(_overlap(boxes, obstacles) + 2 * outside + _RINGS[:, 0])
+        crossed = _crossed(leader, markers)
+        fixed.append(_overlap(boxes, obstacles) + crossed + 2 * outside + _RINGS[:, 0])
     chosen: dict[int, int] = {}
     for _ in range(_ROUNDS):  # later rounds know the places of all others
         for index, boxes in enumerate(places):
-            others = [places[i][place] for i, place in chosen.items() if i != index]
-            hidden = _overlap(boxes, np.array(others)) if others else 0.0
-            chosen[index] = int(np.argmin(fixed[index] + hidden))
+            others = [(i, place) for i, place in chosen.items() if i != index]
+            names = np.array([places[i][place] for i, place in others]).reshape(-1, 4)
+            led = np.array([leaders[i][place] for i, place in others]).reshape(-1, 4)
+            hidden = _overlap(boxes, np.concatenate([names, led]))
+            chosen[index] = int(np.argmin(fixed[index] + hidden + _crossed(leaders[index], names)))
     return list(chosen.values())
 
 
+def _crossed(leaders: Boxes, others: Boxes) -> NDArray[np.float64]:
+    """Return how much of the line to each place lies over the others, in square pixels."""
+    covered: NDArray[np.float64] = _overlap(leaders.reshape(-1, 4), others)
+    return covered.reshape(len(leaders), -1).sum(axis=1)
+
+
 def _around(centers: NDArray[np.float64], radius: float) -> Boxes:
-    return np.hstack([centers - radius, centers + radius])
+    return np.concatenate([centers - radius, centers + radius], axis=-1)
 
 
 def _overlap(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
