@@ -11,7 +11,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ _NOT_WEIGHTS = {
     b"<!doctype": "a web page instead of the file; take the link of the file itself",
     b"<html": "a web page instead of the file; take the link of the file itself",
 }
+
+Kept = TypeVar("Kept", dict[str, Any], list[Any])
 
 
 def save_checkpoint(
@@ -82,10 +84,9 @@ def save_checkpoint(
 def read_extra(path: str | Path) -> dict[str, Any]:
     """Return what ``save_checkpoint`` kept beside the configuration; nothing of other files."""
     try:
-        extra = json.loads(_read_safetensors(checkpoint_file(path))[1].get("extra", "{}"))
-    except (CheckpointError, json.JSONDecodeError):
+        return _kept(_read_safetensors(checkpoint_file(path))[1], "extra", {})
+    except CheckpointError:
         return {}
-    return extra if isinstance(extra, dict) else {}
 
 
 def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -> None:
@@ -257,14 +258,23 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
 def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origin: str) -> Codec:
     try:
         config = VariantConfig.parse(json.loads(metadata["config"]))
-    except (KeyError, json.JSONDecodeError, ConfigError) as error:
-        imports = json.loads(metadata.get("imports", "[]"))
+    except (KeyError, json.JSONDecodeError, RecursionError, ConfigError) as error:
+        imports = map(str, _kept(metadata, "imports", []))
         missing = [source for source in imports if source not in imported_layers()]
         hint = f" It was saved with --import {' --import '.join(missing)}." if missing else ""
         raise CheckpointError(
             f"{origin}: its configuration cannot be read: {error}{hint}"
         ) from None
     return _fill(Codec(config), tensors, origin, str)
+
+
+def _kept(metadata: Mapping[str, str], field: str, empty: Kept) -> Kept:
+    """Return a field of the metadata, or ``empty`` where it is missing or damaged."""
+    try:
+        value = json.loads(metadata.get(field, "null"))
+    except (json.JSONDecodeError, RecursionError):
+        return empty
+    return value if isinstance(value, type(empty)) else empty
 
 
 def _from_state(state: Mapping[str, Any], origin: str) -> Codec:

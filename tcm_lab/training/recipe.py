@@ -198,7 +198,7 @@ class Recipe(Frozen):
         if self.schedule == "drops":
             return rise * 0.1 ** sum(step >= share * self.steps for share in self.lr_drops)
         if self.schedule == "constant":
-            way = (step - self.cooldown_begins) / (self.steps - self.cooldown_begins)
+            way = (step - self.cooldown_begins) / max(self.steps - self.cooldown_begins, 1)
             left = 1 - math.sqrt(max(way, 0.0))
         else:
             left = (1 + math.cos(math.pi * step / self.steps)) / 2

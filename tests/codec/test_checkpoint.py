@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -301,6 +302,25 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     with pytest.raises(LabError, match=message) as raised:
         tcm_lab.load_checkpoint(path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "3", "null", '[{"a": 1}]', "[" * 100_000])
+@pytest.mark.parametrize("fields", [("config",), ("config", "imports"), ("imports", "extra")])
+def test_damaged_metadata_end_in_one_error_or_do_not_matter(
+    damaged: str, fields: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    metadata = {
+        "format": "tcm_lab.codec/1",
+        "config": tcm_lab.load_config("tcm-nano").model_dump_json(),
+        **dict.fromkeys(fields, damaged),
+    }
+    save_file({"mean": torch.zeros(1)}, path, metadata)
+    message = "configuration cannot be read" if "config" in fields else "does not fit tcm-nano"
+    with pytest.raises(LabError, match=message) as raised:
+        tcm_lab.load_checkpoint(path)
+    assert str(path) in str(raised.value)
+    assert read_extra(path) == {}
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

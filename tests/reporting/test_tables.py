@@ -155,6 +155,8 @@ def test_markdown_rounds_scales_marks_the_best_and_escapes() -> None:
         "&amp;",
         "~~x~~",
         "-4.47 [-10.73, +1.73]",
+        "g_*.block={type: linear_attention, options: {heads: 2}}, h_*.split=0.5",
+        "an open {brace, g_*.split",
     ],
 )
 def test_a_markdown_cell_shows_its_text_and_no_escape_that_a_terminal_would_print(
@@ -167,6 +169,14 @@ def test_a_markdown_cell_shows_its_text_and_no_escape_that_a_terminal_would_prin
     assert "".join(child.content for child in cells[2].children or ()) == text
     if not {"|", "`", "\\"} & set(text):
         assert "\\" not in shown
+
+
+def test_a_mapping_in_a_name_is_shown_as_one_word_of_code() -> None:
+    name = "tcm-nano g_*.block={type: linear_attention, options: {heads: 2}}, split 0.5"
+    row = Row(values={"model": name, "parameters": 1.0})
+    shown = render(Table(title="", columns=COLUMNS[:2], rows=[row]), "markdown")
+    code = "`g_*.block={type: linear_attention, options: {heads: 2}},`"
+    assert f"tcm-nano {code} split 0.5" in shown
 
 
 def test_a_published_figure_is_never_the_best_one() -> None:

@@ -32,6 +32,13 @@ def test_a_constant_rate_falls_in_the_end_and_is_a_longer_trainings_until_there(
     assert falling[-1] == pytest.approx(0.01 + 0.99 * (1 - math.sqrt(0.9)))
 
 
+@pytest.mark.parametrize("cooldown", [1e-300, 1e-12, 0.001, 0.999999])
+@pytest.mark.parametrize("steps", [1, 7, 100])
+def test_any_cooldown_gives_a_rate_at_every_step(cooldown: float, steps: int) -> None:
+    recipe = Recipe(lambdas=(0.01,), steps=steps, schedule="constant", cooldown=cooldown)
+    assert all(0.01 <= recipe.lr_factor(step) <= 1 for step in range(steps + 1))
+
+
 def test_the_rate_warms_up_and_falls_along_the_cosine() -> None:
     recipe = Recipe(lambdas=(0.01,), steps=100, schedule="cosine", warmup=4)
     factors = [recipe.lr_factor(step) for step in range(100)]

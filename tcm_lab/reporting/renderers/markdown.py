@@ -12,6 +12,8 @@ _MARKUP = re.compile(
     r"|(?<!\w)_|_(?!\w)"  # an underscore within a word is itself
 )
 
+_WORD = re.compile(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^ ])+")  # a mapping in braces is one word
+
 
 def markdown(tables: Sequence[Table]) -> str:
     """Return each table under its title, its notes below."""
@@ -54,10 +56,11 @@ def _escape(text: str) -> str:
 
     A word that markdown would read as more than letters, such as ``g_*.split``, becomes code.
     """
-    return " ".join(map(_word, text.replace("\n", " ").split(" ")))
+    return _WORD.sub(_word, text.replace("\n", " "))
 
 
-def _word(word: str) -> str:
+def _word(found: re.Match[str]) -> str:
+    word = found[0]
     if not _MARKUP.search(word):
         return word.replace("|", r"\|")
     if "`" in word or "\\" in word:  # neither can be told apart from markup within code
