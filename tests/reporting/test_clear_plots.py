@@ -172,7 +172,9 @@ def crowded() -> Figure:
         "no SWAtten": (33.5, -0.65),
         "tcm-nano": (34.1, 0.0),
         "uneven slices with a checkerboard": (34.3, -2.73),
-        "full support": (34.1, 0.39),
+        "one branch after the other": (34.1, 0.39),
+        "full support in every slice": (33.8, 0.5),
+        "no shifted windows": (33.7, -0.4),
         "window 16": (45.5, 0.15),
     }
     dots = [

@@ -391,6 +391,7 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
         for level in range(4):
             assert float(row[f"level{level}"]) == pytest.approx(expected, rel=1e-3)
         assert float(row["bd"]) == pytest.approx(expected, rel=1e-2)
+        assert float(row["bd_low"]) <= float(row["bd"]) <= float(row["bd_high"]) < 0
     assert any("against JPEG at equal PSNR" in text for text in summary.findings)
     assert "Against JPEG at equal PSNR" in read_page(folder)
 

@@ -22,10 +22,12 @@ _GAP_PT = 4.5
 _NAME_INCHES = 1.3  # longer names have several lines
 # Right, left, above, below, then the corners: what comes first is preferred.
 _DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
-_RINGS = np.repeat((1.0, 2.2, 3.6, 5.2), len(_DIRECTIONS))[:, None]
-_SIDES = np.tile(_DIRECTIONS, (4, 1))
+_DISTANCES = (1.0, 2.2, 3.6, 5.2, 7.5, 10.5)  # in gaps
+_AREA_PT2 = 6.0  # that a name may hide to be a gap nearer to its point
+_RINGS = np.repeat(_DISTANCES, len(_DIRECTIONS))[:, None]
+_SIDES: NDArray[np.float64] = np.tile(_DIRECTIONS, (len(_DISTANCES), 1))
 _ROUNDS = 3
-_DOTS = 24  # small boxes that stand for a line to a far name
+_DOTS = 40  # small boxes that stand for a line to a far name
 
 Line: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 """A straight line by its two ends."""
@@ -69,7 +71,19 @@ def label_points(
         leaders.append(_leaders(at, middle, pixel))
     frame = np.array([axes.get_window_extent().extents])
     markers = _around(axes.transData.transform(points), 3 * pixel)
-    chosen = _choose(places, leaders, markers, _along(axes, lines, pixel), frame)
+    drawn = _along(axes, lines, pixel)
+    hidden = np.array(
+        [
+            # Of a line, the rest is seen beside a name; of a point, little is.
+            _overlap(boxes, drawn)
+            + 4 * _overlap(boxes, markers)
+            + 4 * _crossed(leader, markers)
+            + 2 * _beyond(boxes, frame)
+            + _AREA_PT2 * pixel**2 * _RINGS[:, 0]
+            for boxes, leader in zip(places, leaders, strict=True)
+        ]
+    )
+    chosen = _choose(places, leaders, hidden)
     for (point, name), middle, place in zip(named, middles, chosen, strict=True):
         leader = {"arrowstyle": "-", "lw": 0.4, "color": INK, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
@@ -111,30 +125,36 @@ def _leaders(point: NDArray[np.float64], middle: NDArray[np.float64], pixel: flo
 
 
 def _choose(
-    places: Sequence[Boxes], leaders: Sequence[Boxes], markers: Boxes, lines: Boxes, frame: Boxes
+    places: Sequence[Boxes], leaders: Sequence[Boxes], hidden: NDArray[np.float64]
 ) -> list[int]:
-    """Return the place of each name that hides the least, given those of the others."""
-    obstacles, fixed = np.concatenate([markers, lines]), []
-    for boxes, leader in zip(places, leaders, strict=True):
-        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        outside = area - _overlap(boxes, frame)
-        crossed = _crossed(leader, markers)
-        fixed.append(_overlap(boxes, obstacles) + crossed + 2 * outside + _RINGS[:, 0])
+    """Return the place of each name that hides the least, given those of the others.
+
+    ``hidden`` is what each place of each name hides by itself.
+    """
     chosen: dict[int, int] = {}
     for _ in range(_ROUNDS):  # later rounds know the places of all others
         for index, boxes in enumerate(places):
             others = [(i, place) for i, place in chosen.items() if i != index]
             names = np.array([places[i][place] for i, place in others]).reshape(-1, 4)
-            led = np.array([leaders[i][place] for i, place in others]).reshape(-1, 4)
-            hidden = _overlap(boxes, np.concatenate([names, led]))
-            chosen[index] = int(np.argmin(fixed[index] + hidden + _crossed(leaders[index], names)))
+            lines = np.array([leaders[i][place] for i, place in others]).reshape(-1, 4)
+            among = _overlap(boxes, np.concatenate([names, lines]))
+            among += 4 * _crossed(leaders[index], names)
+            chosen[index] = int(np.argmin(hidden[index] + among))
     return list(chosen.values())
+
+
+def _beyond(boxes: Boxes, frame: Boxes) -> NDArray[np.float64]:
+    """Return how much of each box lies outside the frame, in square pixels."""
+    beyond: NDArray[np.float64] = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    beyond -= _overlap(boxes, frame)
+    return beyond
 
 
 def _crossed(leaders: Boxes, others: Boxes) -> NDArray[np.float64]:
     """Return how much of the line to each place lies over the others, in square pixels."""
-    covered: NDArray[np.float64] = _overlap(leaders.reshape(-1, 4), others)
-    return covered.reshape(len(leaders), -1).sum(axis=1)
+    covered = _overlap(leaders.reshape(-1, 4), others).reshape(len(leaders), -1)
+    crossed: NDArray[np.float64] = covered.sum(axis=1)
+    return crossed
 
 
 def _around(centers: NDArray[np.float64], radius: float) -> Boxes:
