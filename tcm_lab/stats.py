@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -182,23 +183,24 @@ def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
 
 
 def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
-    """Return letters for ranked things: those that share one are not distinguishable.
+    """Return letters for ranked things: two share one exactly if they are not distinguishable.
+
+    By inserting and absorbing (Piepho, "An algorithm for a letter-based representation of
+    all-pairwise comparisons", 2004).
 
     Args:
         count: how many there are, the best first.
         differ: whether things ``i < j`` are distinguishable.
     """
-    groups: list[range] = []
-    for first in range(count):
-        end = first + 1
-        while end < count and not any(differ(i, end) for i in range(first, end)):
-            end += 1
-        if not groups or end > groups[-1].stop:
-            groups.append(range(first, end))
-    names = [_letter(index) for index in range(len(groups))]
+    groups = [frozenset(range(count))]
+    for i, j in combinations(range(count), 2):
+        if differ(i, j):
+            apart = {group - {each} for group in groups for each in {i, j} if {i, j} <= group}
+            apart |= {group for group in groups if not {i, j} <= group}
+            groups = [group for group in apart if not any(group < other for other in apart)]
+    names = {group: _letter(index) for index, group in enumerate(sorted(groups, key=sorted))}
     return [
-        "".join(name for name, group in zip(names, groups, strict=True) if i in group)
-        for i in range(count)
+        "".join(letter for group, letter in names.items() if each in group) for each in range(count)
     ]
 
 

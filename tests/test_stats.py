@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from tcm_lab.errors import LabError
-from tcm_lab.stats import Draw, bootstrap, mean_interval, percent_change, shares
+from tcm_lab.stats import Draw, bootstrap, group_letters, mean_interval, percent_change, shares
 
 DATA = np.random.default_rng(4).lognormal(size=20)
 
@@ -144,3 +145,23 @@ def test_means_and_paired_changes_are_those_of_the_drawn_images() -> None:
     # Paired: the images' own spread, larger than the change's, is not in it.
     paired = percent_change(before.tolist(), after.tolist())
     assert 45 < paired.low < paired.value < paired.high < 55
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_two_share_a_letter_exactly_if_they_are_not_distinguishable(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 9))
+    differ = rng.random((count, count)) < rng.random()
+    letters = group_letters(count, lambda i, j: bool(differ[i, j]))
+    for i, j in combinations(range(count), 2):
+        assert bool({*letters[i]} & {*letters[j]}) != differ[i, j]
+    # No letter more than there are largest sets of which no two differ.
+    alike = [
+        set(group)
+        for size in range(1, count + 1)
+        for group in combinations(range(count), size)
+        if not any(differ[i, j] for i, j in combinations(group, 2))
+    ]
+    largest = [group for group in alike if not any(group < other for other in alike)]
+    assert len({*"".join(letters)}) == len(largest)
+    assert letters[0].startswith("a")

@@ -156,9 +156,8 @@ def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]
         return {}
 
     def differ(i: int, j: int) -> bool:
-        sides = (ranked[j].records, ranked[i].records)
         with suppress(LabError):
-            return _over_images_and_seeds(metric, *sides, space).excludes_zero
+            return _difference(metric, ranked[j].records, ranked[i].records, space).excludes_zero
         return False
 
     return dict(zip((s.label for s in ranked), group_letters(len(ranked), differ), strict=True))
@@ -224,7 +223,7 @@ def _mean(metric: Metric, group: Sequence[TrialRecord]) -> Number | None:
 def _difference(
     metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> Interval:
-    """Return the difference from the baseline, with its interval over images and seeds.
+    """Return the difference of two variants, with its interval over images and seeds.
 
     With one training on a side, and no measured noise, the interval is an incomplete one.
 

@@ -195,6 +195,14 @@ def test_one_training_each_earns_no_star_no_bold_no_colour_and_no_letter_of_its_
     assert words == (["better", "worse"] if seeds > 1 else ["not distinguishable"])
 
 
+def test_a_variant_of_one_training_shares_a_letter_with_every_other() -> None:
+    space = parse_space(SPACE, "toy.yaml", None)
+    records = trainings((0.0, 0.3, -0.3), 2)
+    once = [r for r in records if r.seed == 0 or r.fingerprint != records[-1].fingerprint]
+    assert [s.group for s in summarise(records, space)] == ["b", "a", "c"]
+    assert [s.group for s in summarise(once, space)] == ["b", "a", "ab"]
+
+
 def test_a_study_by_a_metric_on_request_measures_it_or_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
