@@ -84,12 +84,15 @@ class ErfMap(ArrayRecord):
         images: names of the images. Each one's map sums to one before they are averaged, so that
             all have the same weight.
         position: (row, column) of ``of``'s map that was differentiated.
-        centre: (row, column) on this map of the middle of the position's field.
+        centre: (row, column) on this map of the middle of the position's field: of its
+            convolutions; or, where a linear shortcut holds most of the energy and lies elsewhere,
+            the energy's centre of mass to half a position.
         pitch_px: image pixels per position of this map.
         scores: (H, W), each position's share; sums to one.
         standard_error: (H, W) of the scores, from the probes alone; zero where all was computed.
         convolutions: (H, W), 1 where a path of convolutions leads, attention left out.
-        grids: windows of the attention layers between the two.
+        grids: windows of the attention layers between the two; none of a codec with a shortcut,
+            whose blocks have the same edges.
         environment: device, threads, versions.
     """
 

@@ -79,6 +79,8 @@ class Column(Frozen):
         if isinstance(value, str):
             return value
         if isinstance(value, Interval):
+            if value.low == value.high:  # nothing was resampled
+                return self.text(value.value)
             low, high = self.text(value.low), self.text(value.high)
             return f"{self.text(value.value)} [{low}, {high}]"
         if not self.format:

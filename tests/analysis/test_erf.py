@@ -17,8 +17,10 @@ from tcm_lab.analysis import (
     entropy_model_erf_maps,
     erf_maps,
     mean_erf,
+    measure_erf,
 )
 from tcm_lab.blocks import WindowAttention
+from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
 
 
@@ -193,6 +195,19 @@ def test_a_convolutional_codec_sees_nothing_beyond_its_convolutions_and_tcm_does
             assert found.convolutions.sum() == (2 * radius + 1) ** 2
     assert widths["tcm-nano-conv-only"] == pytest.approx(1, abs=1e-6)
     assert widths["tcm-nano-transformer-only"] < 1
+
+
+def test_beside_a_linear_shortcut_the_field_is_measured_around_the_shortcuts_block() -> None:
+    codec = tcm_lab.load_checkpoint("tcm-nano")
+    found = erf_maps(codec, open_images(None, "eval")[:2], ErfOptions(side=256, probes=4))
+    for each in found:
+        # Position 8 of the shortcut's 16x16 patches begins at pixel 128.
+        assert each.scores[128:144, 128:144].sum() > 0.9
+        assert each.centre == pytest.approx((135.5, 135.5), abs=0.5)
+        assert each.grids == ()
+    measured = measure_erf(found)
+    assert 16 / math.sqrt(2) <= measured.side_px[0.5].value <= 16  # a flat block's, or wider
+    assert measured.anisotropy.value < 1.1
 
 
 def test_any_named_layer_of_a_codec_or_a_reference_model_can_be_analysed() -> None:

@@ -45,8 +45,10 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
         ],
         footer=(
             _over(first.images),
+            "Squares and radius are around the field's middle. Beyond its convolutions: where "
+            "attention alone leads. Anisotropy: the field's longer axis over its shorter.",
             "Grid visibility: how many times larger changes are where windows meet than elsewhere; "
-            "1 is invisible.",
+            "1 is invisible. None beside a linear shortcut, whose blocks have the same edges.",
         ),
     )
 
@@ -60,8 +62,12 @@ def _beyond_percent(within: Interval) -> Interval:
     return within.model_copy(update={k: 100 * max(0.0, 1 - share) for k, share in ends.items()})
 
 
-def _over(images: int) -> str:
-    return f"Over {images} images; in brackets the 95 % bootstrap interval over them."
+def _over(images: int, also: str = "") -> str:
+    if images == 1:
+        return f"Means over {also}one image, so without intervals."
+    return (
+        f"Means over {also}{images} images; brackets hold 95 % bootstrap intervals over the images."
+    )
 
 
 def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = "g_a") -> Table:
@@ -104,10 +110,7 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
             Column(key="near_share", header="weight on 3x3", format=".2f"),
         ),
         rows=rows,
-        footer=(
-            f"Means over heads and {images} images; in brackets the 95 % bootstrap interval over "
-            "the images.",
-        ),
+        footer=(_over(images, "heads and "),),
     )
 
 
