@@ -10,6 +10,7 @@ from tcm_lab.blocks import Cost
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.study import dry_run, load_space, prepare
 from tcm_lab.study.dry_run import coding_columns, coding_times
+from tcm_lab.study.space import parse_space
 from tcm_lab.study.variants import Variants
 
 TRANSFORMS = {"g_a", "g_s", "h_a"}
@@ -60,3 +61,21 @@ def test_codecs_are_timed_over_the_first() -> None:
     assert first["decode_ratio"] is None
     assert second["encode_ms"].low <= second["encode_ms"].value  # type: ignore[union-attr]
     assert second["decode_ratio"].value > 0  # type: ignore[union-attr]
+
+
+def test_a_dry_run_says_what_a_mapping_resets_beside_what_it_names(tmp_path: Path) -> None:
+    def said(choice: str) -> str:
+        text = (
+            "name: toy\nbase: tcm-nano\nmode: ablation\nbudget: {recipe: study}\n"
+            f"axes: {{change: {{kind: override, choices: {{other: {choice}}}}}}}"
+        )
+        return dry_run(prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")).text()
+
+    reset = "other also sets entropy_model.normalised from True to False"
+    assert reset in said("{entropy_model: {slices: 1, support: 0, hidden: none, attention: none}}")
+    for kept in (
+        "{entropy_model.slices: 1}",
+        "{entropy_model: dictionary}",
+        "{entropy_model.attention: {type: residual-attention}}",
+    ):
+        assert "also sets" not in said(kept)
