@@ -72,10 +72,12 @@ def test_a_dry_run_says_what_a_mapping_resets_beside_what_it_names(tmp_path: Pat
         return dry_run(prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")).text()
 
     reset = "other also sets entropy_model.normalised from True to False"
-    assert reset in said("{entropy_model: {slices: 1, support: 0, hidden: none, attention: none}}")
+    assert reset in said(
+        "{entropy_model: {slices: 1, support: 0, hidden: none, lrp: none, attention: none}}"
+    )
     for kept in (
         "{entropy_model.slices: 1}",
-        "{entropy_model: dictionary}",
+        "{entropy_model: {type: dictionary, slices: 4}}",
         "{entropy_model.attention: {type: residual-attention}}",
     ):
         assert "also sets" not in said(kept)
