@@ -56,12 +56,13 @@ def erf_maps(
         on_image: callback receiving (images done, images in all).
 
     Raises:
-        LabError: an image is too small, the layer, position or channel does not exist, or the
-            position depends on nothing.
+        LabError: an image is too small, the layer, position, channel or rate does not exist, or
+            the position depends on nothing.
     """
     options = options or ErfOptions()
     layer, rate = options.layer, options.rate
     multiple, adapter = 1, CodecAdapter(codec)
+    adapter.check_rate(rate)
     if adapter.path_of("g_a") is not None:
         multiple = adapter.latent_stride if _within_analysis(codec, layer) else adapter.stride
     elif hasattr(codec, "decompress"):  # a codec, whose output is no map

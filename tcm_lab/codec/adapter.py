@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.inputs import InputError
 from tcm_lab.codec.overrides import TRANSFORMS
 from tcm_lab.errors import LabError
 
@@ -129,6 +130,17 @@ class CodecAdapter:
         if self.config is not None or not any(missing):
             return x
         return F.pad(x, missing, mode="replicate")
+
+    def check_rate(self, rate: float | None) -> None:
+        """Refuse a rate that the codec does not have; None always passes.
+
+        Raises:
+            InputError: the message says which there are.
+        """
+        if rate is None or 0 <= rate <= self.rate_levels - 1:
+            return
+        has = f"levels 0 to {self.rate_levels - 1}" if self.rate_levels else "no rate levels"
+        raise InputError(f"rate = {rate:g}: {self.name} has {has}")
 
     def forward(self, x: Tensor, rate: float | None = None) -> Mapping[str, Any]:
         """Run a forward pass; a codec with rate levels takes the lowest if none is given."""

@@ -63,7 +63,7 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
                 f"'{source}' is CompressAI's own model, which has no configuration of ours; "
                 "tcm_lab.build() and the tables take it by this name"
             )
-        looks_like_a_file = path.suffix in (".yaml", ".yml")
+        looks_like_a_file = bool(path.suffix) or len(path.parts) > 1
         what = "no such file" if looks_like_a_file else "neither a preset nor a YAML file"
         raise ConfigError(f"'{source}': {what}.{near(str(source), preset_names())}")
     resolved = path.resolve()

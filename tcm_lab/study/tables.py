@@ -182,7 +182,7 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
         title=f"Ablation of {space.baseline.name}",
         columns=columns,
         rows=tuple(rows),
-        footer=footer(summaries, space),
+        footer=footer(summaries, space, has_letters=False),
     )
 
 
@@ -248,13 +248,21 @@ def _measured(noise: Noise, *, several: bool) -> str:
     """Say how much seeds vary, and for which changes where those differ in that."""
     where = " where g_a and g_s alone change" if noise.changes == "transforms" else " elsewhere"
     return (
-        f"{noise.seed_sd:.2g} % of Lagrangian cost for one{where * several}; {noise.variants} "
+        f"{noise.seed_sd:.2g} % of Lagrangian cost for one seed{where * several}; {noise.variants} "
         f"variants of {noise.base}, {noise.seeds} seeds each"
     )
 
 
-def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]:
-    """Return the conditions under which a study's values were measured."""
+def footer(
+    summaries: Sequence[VariantSummary], space: Space, *, has_letters: bool = True
+) -> tuple[str, ...]:
+    """Return the conditions under which a study's values were measured.
+
+    Args:
+        summaries: the variants.
+        space: of the study.
+        has_letters: whether the table shows the letters of the variants' groups.
+    """
     first = summaries[0].first
     recipe, (height, width) = first.recipe, first.complexity.size
     lambdas = ", ".join(f"{value:.4g}" for value in first.lambdas)
@@ -289,7 +297,7 @@ def footer(summaries: Sequence[VariantSummary], space: Space) -> tuple[str, ...]
         )
     if any(summary.intervals for summary in summaries) and first.estimator == Train():
         lines.append(f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}.")
-    if any(summary.group for summary in summaries):
+    if has_letters and any(summary.group for summary in summaries):
         lines.append(
             f"Variants that share a letter are not distinguishable by their {space.quality.label} "
             "(95 % interval of the difference of each two, one by one)."

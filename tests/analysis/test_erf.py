@@ -210,6 +210,20 @@ def test_beside_a_linear_shortcut_the_field_is_measured_around_the_shortcuts_blo
     assert measured.anisotropy.value < 1.1
 
 
+@pytest.mark.parametrize(
+    ("levels", "rate", "has"),
+    [(4, 9, "levels 0 to 3"), (4, -1, "levels 0 to 3"), (0, 1, "no rate")],
+)
+def test_a_rate_that_the_codec_lacks_is_refused_though_g_a_does_not_see_it(
+    levels: int, rate: float, has: str
+) -> None:
+    codec = tcm_lab.build("tcm-nano", {"rate_levels": levels})
+    wrong = ErfOptions.model_construct(**{**dict(ErfOptions(probes=2)), "rate": rate})
+    with pytest.raises(LabError, match=f"rate = {rate}: tcm-nano.* has {has}"):
+        erf_maps(codec, torch.rand(1, 3, 64, 64), wrong)
+    erf_maps(codec, torch.rand(1, 3, 64, 64), ErfOptions(probes=2))
+
+
 def test_any_named_layer_of_a_codec_or_a_reference_model_can_be_analysed() -> None:
     images = torch.rand(1, 3, 64, 64)
     codec = tcm_lab.build("tcm-nano")

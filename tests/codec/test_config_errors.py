@@ -183,6 +183,8 @@ def test_a_mistake_in_a_file_is_answered_with_the_file(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("runs/mine", "'runs/mine': no such file"),
+        ("model.safetensors", "'model.safetensors': no such file"),
         ("tcm-nanno", "'tcm-nanno': neither a preset nor a YAML file. Did you mean tcm-nano"),
         ("nowhere.yaml", "'nowhere.yaml': no such file"),
         ("compressai/mbt2018", "CompressAI's own model, which has no configuration of ours"),
