@@ -72,7 +72,7 @@ def test_fields_are_drawn_as_far_as_they_reach_and_no_label_is_clipped(
     (field,) = erf_maps(codec, images[:1], ErfOptions(probes=2))
     scores = np.zeros_like(field.scores)
     scores[28:37, 28:37] = 1 / 81  # nine positions across
-    narrow = field.model_copy(update={"scores": scores})
+    narrow = field.model_copy(update={"scores": scores, "centre": (32, 32)})
     figure = erf_plot({f"mixture of convolution {i}": narrow for i in range(count)})
     figure.draw_without_rendering()
     for axes in figure.axes[:count]:
@@ -88,7 +88,8 @@ def test_fields_are_drawn_as_far_as_they_reach_and_no_label_is_clipped(
 def test_a_profile_falls_to_what_lies_outside_of_each_square(
     codec: Codec, images: torch.Tensor
 ) -> None:
-    maps = erf_maps(codec, images[:1], ErfOptions(probes=2))
+    (field,) = erf_maps(codec, images[:1], ErfOptions(probes=2))
+    maps = [field.model_copy(update={"centre": (32, 32)})]
     curve = erf_profile_plot({"TCM": maps}).axes[0].lines[0]
     outside = dict(zip(*map(np.asarray, curve.get_data()), strict=True))
     y, x = np.mgrid[:64, :64] - 32
