@@ -50,7 +50,9 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
     figure = erf_plot({"TCM": maps[0]}, squares={"TCM": measures})
     axes, bar = figure.axes
     left, right, bottom, top = axes.images[0].get_extent()
-    assert (left, right, bottom, top) == (-32.5, 31.5, 31.5, -32.5)
+    row, column = maps[0].centre
+    assert (left, right) == (-column - 0.5, 63.5 - column)
+    assert (top, bottom) == (-row - 0.5, 63.5 - row)
     shown = np.asarray(axes.images[0].get_array())
     assert shown.max() == 1
     assert shown.min() == pytest.approx(1e-5)
