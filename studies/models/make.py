@@ -45,11 +45,11 @@ PAGE = Path(__file__).with_name("README.md")
 DATA = Path(__file__).with_name("data.yaml")
 NOTES = Path(__file__).with_name("notes.yaml")
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-NIL_RATE_PERCENT, NIL_PSNR_DB = 0.15, 0.005
-"""What half precision may change of a mean rate and PSNR; with more, float32 is kept."""
+NIL_RATE_PERCENT, NIL_PSNR_DB = 0.05, 0.005
+"""What half precision may change of a mean rate and PSNR; with more, float32 is kept unless half is asked for."""
 
 
-def add(run: Path, kodak: Path | None) -> Path:
+def add(run: Path, kodak: Path | None, *, always_half: bool = False) -> Path:
     """Put a finished training into the package, evaluated, and return its folder."""
     training = TrainingRecord.model_validate_json((run / "training.json").read_bytes())
     source = run / "model.safetensors"
@@ -66,7 +66,7 @@ def add(run: Path, kodak: Path | None) -> Path:
             whole = evaluate(codec, images, name=name, recipe=training.recipe)
             rate, psnr = rounding(whole, found)
             print(f"{name}: float16 changes rates by up to {rate:.4f} %, PSNR by {psnr:.5f} dB")
-            if rate > NIL_RATE_PERCENT or psnr > NIL_PSNR_DB:
+            if not always_half and (rate > NIL_RATE_PERCENT or psnr > NIL_PSNR_DB):
                 tcm_lab.save_checkpoint(codec, weights, extra)
                 half, found = codec, whole
             else:
@@ -224,9 +224,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished trainings")
     parser.add_argument("--data", type=Path, help="folder of the Kodak images")
+    parser.add_argument("--half", action="store_true", help="store float16 whatever it changes")
     options = parser.parse_args()
     for run in options.runs:
-        print(add(run, options.data))
+        print(add(run, options.data, always_half=options.half))
     trained_names.cache_clear()
     for name in trained_names():
         write_atomically(checkpoint_file(name).with_name("README.md"), card(name))
