@@ -46,7 +46,8 @@ DATA = Path(__file__).with_name("data.yaml")
 NOTES = Path(__file__).with_name("notes.yaml")
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 NIL_RATE_PERCENT, NIL_PSNR_DB = 0.05, 0.005
-"""What half precision may change of a mean rate and PSNR; with more, float32 is kept unless half is asked for."""
+"""What half precision may change of a mean rate and PSNR; with more, float32 is kept, unless
+half precision is asked for."""
 
 
 def add(run: Path, kodak: Path | None, *, always_half: bool = False) -> Path:
