@@ -18,7 +18,6 @@ import torch
 from tcm_lab import complexity, evaluation, reporting, training
 from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
-from tcm_lab.codec.overrides import read_field
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value, metric_column, spread_interval
@@ -28,6 +27,7 @@ from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
 from tcm_lab.study.noise import noise_in
+from tcm_lab.study.resets import reset_fields
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
 from tcm_lab.training import Recipe
@@ -250,37 +250,11 @@ def _size_line(variants: Variants, looked: _Looked) -> str:
 
 
 def _reset_lines(looked: _Looked, variants: Variants) -> list[str]:
-    """Say what a mapping in place of a layer of the same type resets beside what it names."""
-    space, lines = variants.space, list[str]()
-    base = space.baseline.model_dump(mode="json")
-    for label, variant, _ in looked.variants:
-        if variant is None:
-            continue
-        own = variant.config.model_dump(mode="json")
-        changes: dict[str, Any] = {}
-        for name, key in variant.params.items():
-            changes |= space.axes[name].changes(name, key)
-        reset = [
-            line
-            for path, given in changes.items()
-            for line in _reset(path, given, read_field(base, path), read_field(own, path))
-        ]
-        if reset:
-            lines.append(
-                f"{label} also sets {', '.join(reset)}: a mapping replaces a whole field. Write "
-                "dotted paths to single ones to keep the rest."
-            )
-    return lines
-
-
-def _reset(path: str, given: Any, before: Any, after: Any) -> list[str]:
-    is_layer = all(isinstance(each, dict) for each in (given, before, after))
-    if not is_layer or before.get("type") != after.get("type"):
-        return []
     return [
-        f"{path}.{field} from {value!r} to {after[field]!r}"
-        for field, value in before.items()
-        if field not in given and after[field] != value
+        f"{label} also sets {', '.join(reset)}: a mapping replaces a whole field. Write dotted "
+        "paths to single ones to keep the rest."
+        for label, variant, _ in looked.variants
+        if variant is not None and (reset := reset_fields(variants, variant))
     ]
 
 

@@ -1,0 +1,54 @@
+"""What a variant resets unsaid: the fields of a layer that a mapping in its place leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tcm_lab.codec import VariantConfig
+from tcm_lab.codec.overrides import read_field
+from tcm_lab.errors import ConfigError
+from tcm_lab.study.variants import Variant, Variants
+
+
+def reset_fields(variants: Variants, variant: Variant) -> list[str]:
+    """Return what a variant's mappings change in the baseline's layers without naming it.
+
+    A mapping replaces a whole field, so that what it leaves out falls back to its default. Where
+    it brings a layer of another type, nothing of the old one is kept anyway.
+
+    Returns:
+        One text for each field: its path, and its value before and after.
+    """
+    changes: dict[str, Any] = {}
+    for name, key in variant.params.items():
+        changes |= variants.space.axes[name].changes(name, key)
+    return [
+        text
+        for path, given in changes.items()
+        if isinstance(given, Mapping)
+        for text in _reset(
+            path, given, _layer(variants.space.baseline, path), _layer(variant.config, path)
+        )
+    ]
+
+
+def _layer(config: VariantConfig, path: str) -> Mapping[str, Any]:
+    """Return the layer that ``path`` leads to; empty if it leads to none, or to several."""
+    try:
+        value = read_field(config.model_dump(mode="json"), path)
+    except ConfigError:  # no stage has a block left, or it is another change that brings the field
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _reset(
+    path: str, given: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> list[str]:
+    if before.get("type") != after.get("type"):
+        return []
+    return [
+        f"{path}.{field} from {value!r} to {after[field]!r}"
+        for field, value in before.items()
+        if field not in given and after[field] != value
+    ]
