@@ -167,7 +167,24 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
         below = _reached(tree, [*place, "*"], [(0, 0)])
         known = sorted({str(field.key) for field in below} - {"type"})
     where = f" in '{'.'.join(place)}'" if place else ""
-    return f"no field '{part}'{where} (of '{path}').{near(part, known)} Known: {one_of(known)}."
+    elsewhere = _places(tree, part)
+    meant = f" Did you mean {one_of(elsewhere)}?" if elsewhere else near(part, known)
+    return f"no field '{part}'{where} (of '{path}').{meant} Known: {one_of(known)}."
+
+
+def _places(node: Any, name: str, above: str = "") -> list[str]:
+    """Return the shortest paths to the fields of a name, both sides of a transform as one."""
+    if not isinstance(node, dict | list):
+        return []
+    found = dict[str, None]()  # in the tree's order
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        step = f"{key[0]}_*" if key in TRANSFORMS else str(key)
+        path = f"{above}.{step}".lstrip(".")
+        if key == name:
+            found[path] = None
+        is_implied = step in _IMPLIED or isinstance(node, list)
+        found |= dict.fromkeys(_places(value, name, above if is_implied else path))
+    return list(found)
 
 
 def borrowed(transform: str, value: Any) -> Any:

@@ -103,6 +103,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"g_a.stages.*.blok.type": "tcm"},
         "no field 'blok' in 'g_a.stages.*' (of 'g_a.stages.*.blok.type'). Did you mean block? ",
     ),
+    ({"window_size": 4}, "Did you mean g_*.window_size, h_*.window_size or entropy_model.atten"),
+    ({"entropy_model.squeeze": 8}, "Did you mean entropy_model.attention.squeeze? Known: atten"),
+    ({"block": {"type": "residual"}}, "Did you mean g_*.block or h_*.block? Known: entropy_model"),
     ({"g_b.split": 0.5}, "no field 'g_b' (of 'g_b.split'). Did you mean g_s or g_a? Known: "),
 ]
 
