@@ -92,7 +92,7 @@ def _rungs(own: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> dict[
 
 
 def budget_table(found: Sequence[Course]) -> Table:
-    """Return where each difference stood along the way, whether it settled, and what is ahead."""
+    """Return where each difference stood on the way, since when it is steady, and what is ahead."""
     loss = {"group": "training loss vs baseline", "unit": "%", "format": "+.2f"}
     ahead = {"group": "predicted loss vs baseline", "unit": "%", "format": "+.2f"}
     steps = found[0].curve.steps
@@ -140,7 +140,8 @@ def _course(each: Course) -> str:
     curve, words = each.curve, list[str]()
     if curve.crossed is not None:
         words.append(f"crossed by step {curve.crossed:,}")
-    words.append("still moves" if curve.settled is None else f"settled from step {curve.settled:,}")
+    since = curve.unchanged_since
+    words.append("still moves" if since is None else f"no change seen since step {since:,}")
     turn = each.ahead and each.ahead.turns(curve.steps * TIMES[-1])
     if turn:
         words.append(

@@ -108,9 +108,9 @@ def test_the_noise_of_seeds_widens_every_window_and_prediction() -> None:
 
 def test_where_a_curve_settles_is_the_first_window_that_agrees_with_the_last() -> None:
     truth = np.where(STEPS <= 200, 3.0, 1.0)
-    assert paired_curve(rows(truth, 0.1, 0)).settled == 250
+    assert paired_curve(rows(truth, 0.1, 0)).unchanged_since == 250
     rising = np.linspace(0, 10, len(STEPS))
-    assert paired_curve(rows(rising, 0.1, 0)).settled is None
+    assert paired_curve(rows(rising, 0.1, 0)).unchanged_since is None
 
 
 def test_too_few_rows_say_nothing() -> None:

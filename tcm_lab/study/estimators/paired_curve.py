@@ -89,8 +89,8 @@ class PairedCurve(Frozen):
         steps: of the training, in the last window.
         ends: the last step of each window.
         windows: the mean difference in percent in each, over rows of steps and seeds.
-        settled: from which step on no window differs from the last one; None if that is the last
-            window alone, and the curve still moves.
+        unchanged_since: from which step on no window is distinguishable from the last one; None if
+            that is the last window alone, and the curve still moves.
         crossed: the window's end by which the sign had turned for good, both signs being clear of
             chance; None if it never did.
     """
@@ -98,7 +98,7 @@ class PairedCurve(Frozen):
     steps: int
     ends: tuple[int, ...]
     windows: tuple[Interval, ...]
-    settled: int | None
+    unchanged_since: int | None
     crossed: int | None
 
     @property
@@ -135,7 +135,7 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0, windows: int = WINDO
         steps=int(steps[-1]),
         ends=ends,
         windows=tuple(found),
-        settled=_settled(ends, found),
+        unchanged_since=_unchanged_since(ends, found),
         crossed=_crossed(ends, found),
     )
 
@@ -211,7 +211,7 @@ def _crossed(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
     )
 
 
-def _settled(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
+def _unchanged_since(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
     """Return the end of the first window from which all agree with the last."""
     last = windows[-1]
     first = len(windows) - 1
