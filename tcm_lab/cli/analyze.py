@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +49,14 @@ class Analysis:
     def codecs(self, models: Models) -> Iterator[tuple[str, Any, Any]]:
         """Yield each model's name, its codec, and what to call after each image.
 
-        ``#2`` marks a second model of one name, such as another checkpoint of the same design.
+        ``#2`` marks a second model of one name.
         """
         Output(self.format).check()
-        named = list[str]()
+        named = Counter[str]()
         for entry in options.entries(models, self.checkpoints):
-            codec = entry.codec()
-            name = tcm_lab.codec.CodecAdapter(codec).name
-            if tcm_lab.codec.is_reference(entry.model):
-                name = entry.model.replace("/", "-")
-            named.append(name)
-            name += f"#{named.count(name)}" if named.count(name) > 1 else ""
+            codec, name = entry.codec(), entry.name
+            named[name] += 1
+            name += f"#{named[name]}" if named[name] > 1 else ""
             with progress(f"{name}, image") as on_image:
                 yield name, codec.eval().to(self.device), on_image
 

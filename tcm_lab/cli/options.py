@@ -119,10 +119,15 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What files and folders call it."""
-        if tcm_lab.codec.is_own(self.model):
-            return self.model.rpartition(":")[2]
-        return Path(self.model).stem
+        """What files, folders and figures call it: a preset or a file of weights by its own name.
+
+        ``train`` calls every file model.safetensors; such a one has its folder's name.
+        """
+        if tcm_lab.codec.is_foreign(self.model):
+            weights = [] if self.weights is None else [Entry(str(self.weights)).name]
+            return "-".join([self.model.rpartition(":")[2].replace("/", "-"), *weights])
+        path = Path(self.model)
+        return path.resolve().parent.name if path.stem == "model" else path.stem
 
     def target(self, overrides: Sequence[str]) -> Any:
         """Return what the model names, for what needs no weights."""

@@ -75,20 +75,24 @@ def test_attention_writes_records_plots_and_a_table(run: Run, folder: Path, tmp_
     assert (code, "no layer of g_a has window attention" in err) == (2, True)
 
 
-def test_latents_of_a_checkpoint_and_a_preset_are_named_apart(
+def test_checkpoints_of_one_design_are_called_as_their_files_are(
     run: Run, folder: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "weights.safetensors"
-    tcm_lab.save_checkpoint(tcm_lab.build("tcm-nano", seed=3), path)
+    paths = [tmp_path / name for name in ("mine.safetensors", "low/model.safetensors")]
+    for seed, path in enumerate(paths):
+        tcm_lab.save_checkpoint(tcm_lab.build("tcm-nano", seed=seed), path)
     out = tmp_path / "out"
-    code, table, _ = run("latents", "tcm-nano", path, "--data", folder, "--out", out)
+    models = ("tcm-nano", *paths, paths[0])
+    code, table, _ = run("latents", *models, "--data", folder, "--out", out)
     assert code == 0
-    assert {file.stem for file in out.glob("*.json")} == {"tcm-nano", "tcm-nano#2"}
-    assert table.count("| tcm-nano") == 2
-    records = [
-        LatentRecord.model_validate(json.loads(file.read_text())[0]) for file in out.glob("*.json")
-    ]
-    assert records[0].interval("bpp") != records[1].interval("bpp")
+    assert {file.stem for file in out.glob("*.json")} == {"tcm-nano", "mine", "low", "mine#2"}
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["tcm-nano", "mine", "low", "mine#2"]
+    mine, low = (
+        LatentRecord.model_validate(json.loads((out / f"{name}.json").read_text())[0])
+        for name in ("mine", "low")
+    )
+    assert mine.interval("bpp") != low.interval("bpp")
 
 
 def test_a_click_draws_what_the_clicked_query_sees() -> None:
