@@ -1,11 +1,14 @@
-"""How soon training losses rank the paper's alternatives as their written bytes do in the end.
+"""How soon training losses rank variants of `tcm-nano` as their written bytes do in the end.
 
-The table and the plot follow from the records in ``studies/paper-ablation``; nothing is trained.
+The table and the plot follow from the records of the studies by recipe ``study``; nothing is
+trained.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -13,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tcm_lab.reporting import Column, Row, Table, Value, save_figure
-from tcm_lab.reporting.plots import new_figure, palette, style
+from tcm_lab.reporting.plots import AgreementPoint, PlotAxis, agreement_plot
+from tcm_lab.stats import Interval
 from tcm_lab.study.agreement import agreement, percents
 from tcm_lab.study.estimators import PairedLoss
 from tcm_lab.study.record import TrialRecord
@@ -24,13 +28,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent
+SOURCES = ("paper-ablation", "split", "squeeze", "window", "slices", "successors")
 STEPS = (50, 100, 200, 300, 400, 500)
-_NAMED = 5  # variants in colour: the best and the worst of the whole training, and the baseline
+SHOWN = 200  # steps of the plot
 
 
+@cache
 def trainings() -> tuple[TrialRecord, ...]:
-    """Return the whole trainings, by which the shorter ones are judged."""
-    return open_result(FOLDER.parent / "paper-ablation").records
+    """Return the whole trainings of all variants, by which the shorter ones are judged."""
+    found: dict[str, TrialRecord] = {}  # what studies have in common, once
+    for name in SOURCES:
+        for record in open_result(FOLDER.parent / name).records:
+            found.setdefault(record.identity, record)
+    return tuple(found.values())
 
 
 def shortened(records: Sequence[TrialRecord], steps: int) -> list[TrialRecord]:
@@ -124,48 +134,39 @@ def table() -> Table:
     )
 
 
-def places(records: Sequence[TrialRecord]) -> dict[str, int]:
-    """Return each variant's place by its mean over the seeds, 1 for the cheapest to code with."""
-    labels = {record.fingerprint: record.label for record in records}
-    means = {labels[name]: fmean(each) for name, each in percents(records).items()}
-    return {name: place for place, name in enumerate(sorted(means, key=means.__getitem__), 1)}
-
-
 def figure() -> Figure:
-    """Return the place of each variant over the steps, the names beside the end."""
+    """Return every variant's cost by early losses against that by written bytes."""
     truth = trainings()
-    columns = [places(shortened(truth, steps)) for steps in STEPS] + [places(truth)]
-    end = columns[-1]
-    order = sorted(end, key=end.__getitem__)
-    (base,) = {record.label for record in truth if record.is_baseline}
-    colours = dict(zip([*order[:2], *order[-2:], base], palette(_NAMED), strict=False))
-    with style():
-        drawn, axes = new_figure(width=6.4, height=3.4)
-        for name in order:
-            colour = colours.get(name, "0.65")
-            y = [each[name] for each in columns]
-            axes.plot(range(len(y)), y, "o-", color=colour, ms=4, lw=1.4, clip_on=False)
-            axes.annotate(
-                name.removeprefix("change "), (len(y) - 1, y[-1]), (8, 0),
-                textcoords="offset points", va="center", fontsize=7,
-                color=colour if name in colours else "0.3",
-            )  # fmt: skip
-        axes.invert_yaxis()
-        axes.set_yticks([1, *range(5, len(order) + 1, 5)])
-        axes.set_xticks(range(len(columns)), labels=[*map(str, STEPS), "bytes"])
-        axes.set_xlim(-0.1, len(columns) - 1)
-        axes.set_xlabel("steps of training whose losses rank, and the written bytes at the end")
-        axes.set_ylabel("place by Lagrangian cost")
-        for side in ("bottom", "right"):
-            axes.spines[side].set_visible(False)
-        return drawn
+    early = shortened(truth, SHOWN)
+    labels = {record.fingerprint: record.label for record in truth}
+    sides = [(percents(records), noise_and_spread(records)["noise"]) for records in (early, truth)]
+    points = [
+        AgreementPoint(
+            label=labels[name],
+            predicted=_over_seeds(sides[0][0][name], sides[0][1]),
+            trained=_over_seeds(sides[1][0][name], sides[1][1]),
+        )
+        for name in labels
+    ]
+    cost = "Lagrangian cost vs baseline"
+    return agreement_plot(
+        points,
+        PlotAxis(name=f"{cost}, by losses up to step {SHOWN}", unit="%"),
+        PlotAxis(name=f"{cost}, by written bytes", unit="%"),
+    )
+
+
+def _over_seeds(costs: Sequence[float], noise: float) -> Interval:
+    """Return the mean, give or take what so many seeds leave."""
+    mean, half = fmean(costs), 1.96 * noise / math.sqrt(len(costs))
+    return Interval(value=mean, low=mean - half, high=mean + half)
 
 
 def main() -> None:
     """Write the table and the plot."""
     for path in write_tables({"agreement": table()}, FOLDER):
         print(path)
-    for path in save_figure(figure(), FOLDER / "ranks"):
+    for path in save_figure(figure(), FOLDER / "agreement"):
         print(path)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SOLID, _FAINT = 1.2, 0.16
+_MOST_NAMED = 16
 
 
 class BudgetSeries(Frozen):
@@ -94,7 +95,7 @@ def agreement_plot(
     """Draw what was predicted against what training gave; on the line they are equal.
 
     Args:
-        points: the variants, all named if they are few.
+        points: the variants; of many, those that training puts farthest from the rest are named.
         predicted: the horizontal axis.
         trained: the vertical axis.
     """
@@ -113,6 +114,7 @@ def agreement_plot(
     axes.margins(0.12)
     middle = places[0]
     axes.axline(middle if middle[0] == middle[1] else (0, 0), slope=1, color=INK, lw=0.6, zorder=1)
-    few = len(points) <= 16
-    label_points(axes, places, [p.label if few else "" for p in points], lines)
+    usual = float(np.median(y))
+    far = sorted(points, key=lambda p: -abs(p.trained.value - usual))[:_MOST_NAMED]
+    label_points(axes, places, [p.label if p in far else "" for p in points], lines)
     return figure
