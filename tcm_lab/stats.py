@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
 
 LEVEL = 0.95
+NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Half of a 95 % interval, in standard deviations."""
 RESAMPLES = 1000
 MAX_REFUSED_SHARE = 0.05
 
@@ -85,7 +88,8 @@ def bootstrap(
 
     Few units vary less among their resamples than they would among new ones, so the percentiles
     lie further out the fewer there are: the expanded percentile interval of Hesterberg ("What
-    teachers should know about the bootstrap", 2015).
+    teachers should know about the bootstrap", 2015). Of several units the most numerous decides:
+    three seeds have too few resamples to hold 95 % of them, and belong in ``noise``.
 
     A comparison is paired by using one draw on both of its sides: an image that is hard for one
     codec is hard for the other.
@@ -99,8 +103,8 @@ def bootstrap(
         seed: of the resampling.
         vectorized: whether ``statistic`` takes R draws at once, indexes of (R, N), and returns
             their (R,) values, NaN for those that it refuses.
-        noise: standard deviation of what else the statistic varies by, and is not resampled here;
-            a normal variable of it widens the interval.
+        noise: standard deviation of what else the statistic varies by, and is not resampled here,
+            such as `mean_noise` of its seeds; a normal variable of it widens the interval.
 
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
@@ -119,9 +123,7 @@ def bootstrap(
         value, values = float(statistic(whole)), [value_or_nan(statistic, draw) for draw in draws]
     if np.isnan(value):
         raise LabError("no interval: the data themselves give no value.")
-    from scipy.special import ndtri
-
-    beside = float(ndtri((1 + level) / 2)) * noise
+    beside = NormalDist().inv_cdf((1 + level) / 2) * noise
     if not resampled:
         ends = {"low": value - beside, "high": value + beside}
         return Interval(value=value, **ends, level=level, noise=noise)
@@ -132,7 +134,7 @@ def bootstrap(
             f"{refused} of {samples} resamples gave no value: the data are too few or too noisy. "
             "Measure more rates, images or seeds."
         )
-    tail = _tail(level, min(resampled.values()))
+    tail = _tail(level, max(resampled.values()))
     low, high = np.quantile(found, [tail, 1 - tail]).tolist()
     if noise:  # two independent parts: their half-widths add as standard deviations do
         low = value - math.hypot(value - low, beside)
@@ -141,6 +143,29 @@ def bootstrap(
         value=value, low=low, high=high, level=level,
         resampled=resampled, samples=len(found), refused=refused, noise=noise,
     )  # fmt: skip
+
+
+def student_factor(freedom: float) -> float:
+    """Return how many times further out Student's 95 % limits lie than the normal ones.
+
+    A standard deviation that is known by so many degrees of freedom alone counts for as many times
+    as much.
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) / NORMAL
+
+
+def mean_noise(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """Return the standard deviation of the mean of a few values, by what they differ by.
+
+    It is enlarged by `student_factor`, since a few values show it badly; 0 of a single one, which
+    does not show it at all.
+    """
+    count = len(values)
+    if count == 1:
+        return 0.0
+    return student_factor(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
 
 
 def _tail(level: float, count: int) -> float:

@@ -183,16 +183,14 @@ def noise(studies: Folders, /, *, out: Path | None = None) -> None:
     less than others, and are measured apart. The package holds what was measured for its recipes.
 
     Args:
-        studies: Folders of studies, each of one recipe.
+        studies: Folders of studies; those of one recipe and one baseline are measured together.
         out: YAML file to write it to.
     """
     if out is not None:
         check_suffix(out, [".yaml", ".yml"], "YAML")
     study = tcm_lab.study
-    results = [study.open_result(folder) for folder in studies]
-    text = study.noise_yaml(
-        [n for result in results for n in study.noise_by_changes(result.records)]
-    )
+    found = study.noise_of_studies(study.open_result(folder).records for folder in studies)
+    text = study.noise_yaml(found)
     if out is not None:
         write_atomically(out, text)
     print(text, end="")

@@ -20,7 +20,15 @@ from tcm_lab.evaluation.batched import bd_rates
 from tcm_lab.evaluation.curves import RdCurve
 from tcm_lab.evaluation.grouping import by_seed, check_images
 from tcm_lab.evaluation.record import RdRecord
-from tcm_lab.stats import RESAMPLES, Draw, Interval, bootstrap, shares, value_or_nan
+from tcm_lab.stats import (
+    RESAMPLES,
+    Draw,
+    Interval,
+    bootstrap,
+    mean_noise,
+    shares,
+    value_or_nan,
+)
 
 Interpolation = Literal["pchip", "cubic", "akima"]
 _MIN_POINTS: dict[str, int] = {"pchip": 2, "cubic": 4, "akima": 4}
@@ -34,9 +42,9 @@ class Seeds(Frozen):
 
     Attributes:
         paired: whether seed i of one side has its random numbers in common with seed i of the
-            other, so that a resample draws both together; else each side's are drawn alone.
-        sd_percent: standard deviation of one seed's paired difference, measured elsewhere. Seeds
-            are then not resampled, since a few of them give a worse estimate of it.
+            other, so that it is their differences that vary; else each side varies alone.
+        sd_percent: standard deviation of one seed's paired difference, measured elsewhere; by
+            default what the seeds at hand show of it, by Student's distribution.
     """
 
     paired: bool = False
@@ -168,11 +176,12 @@ def bd_rate_interval(
     min_overlap: float = MIN_OVERLAP,
     seeds: Seeds | None = None,
 ) -> Interval:
-    """Return a BD-rate in percent with its paired bootstrap interval over images and seeds.
+    """Return a BD-rate in percent with its interval over images and seeds.
 
     Every resample draws images with replacement, the same for both sides since a hard image is
-    hard for both, and seeds as ``seeds`` says. Each side has one record per training, all of the
-    same images: per seed, or where one set of weights has one rate, per seed and lambda.
+    hard for both. Seeds are too few to be resampled: what they vary by widens the interval, as
+    ``seeds`` says. Each side has one record per training, all of the same images: per seed, or
+    where one set of weights has one rate, per seed and lambda.
 
     Args:
         anchor: the curve to compare with.
@@ -266,32 +275,39 @@ def _interval(
     seed: int,
     seeds: Seeds | None,
 ) -> Interval:
-    """Resample images together, and seeds as asked."""
+    """Resample images together, and widen by what seeds vary by."""
     seeds = seeds or Seeds()
     if seeds.paired and len(sides[0]) != len(sides[1]):
         raise LabError(f"{len(sides[0])} and {len(sides[1])} seeds: can't be paired.")
-    names = ("seeds", "seeds") if seeds.paired else ("anchor seeds", "curve seeds")
-    units, noise = {"images": sides[0].shape[2]}, 0.0
-    if seeds.sd_percent is None:
-        units |= dict(zip(names, map(len, sides), strict=True))
-    else:
+    if seeds.sd_percent is not None:
         noise = seeds.sd_percent / math.sqrt(min(map(len, sides)))
+    else:
+        noise = _between_seeds(statistic, sides, paired=seeds.paired)
+    means = [side.mean(axis=0) for side in sides]  # (points, images, [bpp, mse, psnr_db])
 
     def of_draws(draw: Draw) -> _Array:
         images = shares(draw["images"])
-        return statistic(
-            *(  # the mean of every draw: (draws, points, [bpp, mse, psnr_db])
-                np.einsum("rs,spic,ri->rpc", weights, side, images, optimize=True)
-                for weights, side in zip(of_seeds(draw), sides, strict=True)
-            )
-        )
+        return statistic(*(np.einsum("pic,ri->rpc", mean, images) for mean in means))
 
-    def of_seeds(draw: Draw) -> list[_Array]:
-        if seeds.sd_percent is None:
-            return [shares(draw[name]) for name in names]
-        return [np.full((len(draw["images"]), len(side)), 1 / len(side)) for side in sides]
-
+    units = {"images": means[0].shape[1]}
     return bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
+
+
+def _between_seeds(
+    statistic: Callable[[_Array, _Array], _Array], sides: Sequence[_Array], *, paired: bool
+) -> float:
+    """Return the standard deviation that the seeds at hand give the statistic of their means."""
+    one, other = (side.mean(axis=2) for side in sides)  # (seeds, points, [bpp, mse, psnr_db])
+    if paired:
+        found = [statistic(one, other)]
+    else:  # each side's seeds against the mean of the other's
+        found = [
+            statistic(one, other.mean(axis=0)[None].repeat(len(one), axis=0)),
+            statistic(one.mean(axis=0)[None].repeat(len(other), axis=0), other),
+        ]
+    if np.isnan(np.concatenate(found)).any():
+        raise LabError("no interval: a seed's own curve gives no value. Train it for longer.")
+    return math.hypot(*map(mean_noise, found))
 
 
 def _log_costs(bpp: _Array, mse: _Array, lambdas: Sequence[float]) -> _Array:

@@ -12,6 +12,7 @@ from .noise import Noise as Noise
 from .noise import measure_noise as measure_noise
 from .noise import noise_by_changes as noise_by_changes
 from .noise import noise_of as noise_of
+from .noise import noise_of_studies as noise_of_studies
 from .noise import noise_yaml as noise_yaml
 from .plan import load_plan as load_plan
 from .plan import run_plan as run_plan

@@ -157,7 +157,9 @@ def _reach(each: Course) -> str:
         return "takes more seeds to say"
     if each.ahead is None:
         return "too few losses to tell"
-    times = each.ahead.widest(TIMES[-1])
+    times, evaluated = each.ahead.widest(TIMES[-1]), each.summary.intervals.get(ESTIMATED)
+    if evaluated is not None:  # losses alone order nothing where what was coded does not
+        times *= evaluated.excludes_zero and evaluated.value * each.curve.last.value > 0
     if not times:
         return "no budget: within chance"
     if times >= TIMES[-1]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from tcm_lab.codec import VariantConfig, build
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value, metric_column, spread_interval
+from tcm_lab.stats import NORMAL
 from tcm_lab.study.axes import Key
 from tcm_lab.study.capacity import cores, worker_count
 from tcm_lab.study.context import StudyContext, StudyData
@@ -37,6 +38,7 @@ _FEW_POINTS = 2000
 _ROWS = 60
 _COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
 _CODING = ("encode", "decode")
+_POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # what is found four times of five
 _CODING_S = 4.0  # of each variant, beside the repetitions that an interval needs
 _TRAINED, _REPEATED = "trained", "repeats a row above"
 
@@ -333,10 +335,11 @@ def _resolution(context: StudyContext, recipe: Recipe) -> str:
             f"{recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
         )
     return (
-        f"Resolution: differences of {noise.resolution(seeds, images):.2g} % of Lagrangian cost or "
-        f"more, with {seeds} seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at "
-        f"{noise.steps:,} steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % "
-        "between images)."
+        f"Resolution: ±{noise.resolution(seeds, images):.2g} % of Lagrangian cost, with {seeds} "
+        f"seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at {noise.steps:,} "
+        f"steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % between images). A "
+        f"true difference of that size is found half of the time, one of "
+        f"{_POWERED * noise.resolution(seeds, images):.2g} % four times of five."
     )
 
 

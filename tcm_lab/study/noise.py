@@ -27,9 +27,9 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.stats import NORMAL, student_factor
 from tcm_lab.study.alone import options_alone
 from tcm_lab.study.estimators import Comparison, Train
-from tcm_lab.study.estimators.base import NORMAL
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
 from tcm_lab.study.estimators.middles import image_costs
 from tcm_lab.study.estimators.paired_curve import paired_curve, paired_rows
@@ -57,7 +57,9 @@ class Noise(Frozen):
         variants: how many were compared with it.
         seeds: trainings of each.
         images: number of evaluation images, 2 or more.
-        seed_sd: standard deviation between seeds of a variant's difference from the baseline.
+        freedom: degrees of freedom by which the variation between seeds is known.
+        seed_sd: standard deviation between seeds of the difference of two codecs, the baseline
+            being one like the others.
         seed_sd_bd: the same of BD-rates.
         seed_sd_loss: the same of paired training losses over the last steps.
         image_sd: standard deviation between images of that difference.
@@ -71,6 +73,7 @@ class Noise(Frozen):
     variants: int
     seeds: int
     images: int = Field(ge=2)
+    freedom: int = Field(ge=1)
     seed_sd: float = Field(ge=0)
     seed_sd_bd: float | None = Field(default=None, ge=0)
     seed_sd_loss: float | None = Field(default=None, ge=0)
@@ -78,16 +81,29 @@ class Noise(Frozen):
     spread: float = Field(ge=0)
     changes: Changes = "any"
 
+    def widened(self, sd: float) -> float:
+        """Return one of its standard deviations between seeds as it counts in an interval.
+
+        It is larger the fewer degrees of freedom it is known by: Student's distribution in terms
+        of the normal one.
+        """
+        return student_factor(self.freedom) * sd
+
     def resolution(self, seeds: int, images: int) -> float:
-        """Return the smallest difference, in percent, whose 95 % interval leaves zero."""
-        return math.hypot(NORMAL * self.seed_sd / math.sqrt(seeds), self._of_images(images))
+        """Return half the width of a difference's 95 % interval, in percent.
+
+        A true difference of that size is found half of the time.
+        """
+        of_seeds = NORMAL * self.widened(self.seed_sd) / math.sqrt(seeds)
+        return math.hypot(of_seeds, self._of_images(images))
 
     def seeds_for(self, resolution: float, images: int) -> int | None:
         """Return how many seeds resolve so many percent, or None if no number of them does."""
         left = resolution**2 - self._of_images(images) ** 2
         if left <= 0:
             return None
-        return max(1, math.ceil((NORMAL * self.seed_sd) ** 2 / left - 1e-9))
+        of_one = NORMAL * self.widened(self.seed_sd)
+        return max(1, math.ceil(of_one**2 / left - 1e-9))
 
     def _of_images(self, images: int) -> float:
         """Return the half-width that so few images leave, by Student's distribution."""
@@ -96,6 +112,25 @@ class Noise(Frozen):
         from scipy.special import stdtrit
 
         return float(stdtrit(images - 1, 0.975)) * self.image_sd / math.sqrt(images)
+
+
+def noise_of_studies(studies: Iterable[Sequence[TrialRecord]]) -> list[Noise]:
+    """Return the noise of each recipe and baseline, over all studies that have both in common.
+
+    Args:
+        studies: the records of each; trainings that several share count once.
+
+    Raises:
+        LabError: as `measure_noise`.
+    """
+    pooled: dict[str, dict[str, TrialRecord]] = {}
+    for records in studies:
+        base = baseline_of(records)
+        images = base.evaluation.data_fingerprint
+        recipe = base.recipe.model_dump_json(exclude={"seed"})
+        own = pooled.setdefault(f"{base.fingerprint} {images} {recipe}", {})
+        own |= {record.identity: record for record in records}
+    return [noise for own in pooled.values() for noise in noise_by_changes([*own.values()])]
 
 
 def noise_by_changes(records: Sequence[TrialRecord]) -> list[Noise]:
@@ -142,20 +177,26 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         for group in groups.values()
     ]
     lambdas = base.lambdas
-    costs = [[lagrangian_percent(*pair, lambdas=lambdas) for pair in group] for group in pairs]
+    costs = [
+        {s: lagrangian_percent(seeds[s].evaluation, r.evaluation, lambdas=lambdas)
+         for s, r in group.items()}
+        for group in groups.values()
+    ]  # fmt: skip
+    seed_sd, freedom = _between_seeds(costs)
     between = [np.mean([_by_image(*pair, lambdas) for pair in group], axis=0) for group in pairs]
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
-        base=base.config["name"].partition(" ")[0],  # what follows is what was overridden
+        base=_design(base.config["name"]),
         variants=len(groups),
         seeds=min(len(group) for group in groups.values()),
         images=len(between[0]),
-        seed_sd=_pooled_sd(costs),
-        seed_sd_bd=_bd_sd(pairs),
+        freedom=freedom,
+        seed_sd=seed_sd,
+        seed_sd_bd=_bd_sd(seeds, groups.values()),
         seed_sd_loss=_loss_sd(seeds, groups.values()),
         image_sd=_pooled_sd(between),
-        spread=float(np.std([fmean(group) for group in costs], ddof=1)) if len(costs) > 1 else 0.0,
+        spread=float(np.std([fmean(c.values()) for c in costs], ddof=1)) if costs[1:] else 0.0,
         changes=changes_of((next(iter(g.values())).config for g in groups.values()), base.config),
     )
 
@@ -170,13 +211,21 @@ def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -
 
 
 def noise_between(own: TrialRecord, other: TrialRecord) -> Noise | None:
-    """Return the measured noise of the difference between two codecs that were trained alike."""
-    return noise_of(other.recipe, changes=changes_of([own.config], other.config))
+    """Return the measured noise of a codec's difference from the baseline, trained alike."""
+    changes = changes_of([own.config], other.config)
+    return noise_of(other.recipe, changes=changes, base=_design(other.config["name"]))
 
 
 def noise_in(space: Space) -> Noise | None:
-    """Return the measured noise of the differences in a space."""
-    return noise_of(space.budget.recipe_for(space.seed), changes=_changes_in(space))
+    """Return the noise to expect of the differences in a space: its baseline's, or another's."""
+    recipe, changes = space.budget.recipe_for(space.seed), _changes_in(space)
+    own = noise_of(recipe, changes=changes, base=_design(space.baseline.name))
+    return own or noise_of(recipe, changes=changes)
+
+
+def _design(name: str) -> str:
+    """Return what a configuration was called before fields were overridden."""
+    return name.partition(" ")[0]
 
 
 def _changes_in(space: Space) -> Changes:
@@ -185,27 +234,62 @@ def _changes_in(space: Space) -> Changes:
     return changes_of((o.model_dump(mode="json") for o in options), base.model_dump(mode="json"))
 
 
+def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, int]:
+    """Return how much the difference of two codecs varies from seed to seed, and how well known.
+
+    A seed moves all codecs together, and each by something of its own. The own part is what is
+    left of a two-way layout, codecs by seeds, with the baseline as one of the codecs: what is
+    peculiar to its few trainings is in every difference from it, and must not count in each.
+
+    Args:
+        differences: by seed, each variant's from the baseline.
+
+    Returns:
+        The standard deviation of a difference, and its degrees of freedom.
+    """
+    baseline = dict.fromkeys(sorted({seed for each in differences for seed in each}), 0.0)
+    columns = {seed: place for place, seed in enumerate(baseline)}
+    cells = [
+        (codec, columns[seed], value)
+        for codec, each in enumerate([baseline, *differences])
+        for seed, value in each.items()
+    ]
+    codecs, seeds, values = map(np.array, zip(*cells, strict=True))
+    design = np.hstack([np.eye(codecs.max() + 1)[codecs], np.eye(len(columns))[seeds]])
+    fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = len(values) - int(rank)
+    left = values - design @ fitted
+    return math.sqrt(2 * float(left @ left) / freedom), freedom
+
+
 def _loss_sd(
     base: Mapping[int, TrialRecord], groups: Iterable[Mapping[int, TrialRecord]]
 ) -> float | None:
     """Return how much paired training losses differ between seeds; None of records without."""
     try:
         last = [
-            [paired_curve(paired_rows(Comparison([r], [base[s]]))).last.value
-             for s, r in group.items()]
+            {s: paired_curve(paired_rows(Comparison([r], [base[s]]))).last.value
+             for s, r in group.items()}
             for group in groups
         ]  # fmt: skip
     except LabError:
         return None
-    return _pooled_sd(last)
+    return _between_seeds(last)[0]
 
 
-def _bd_sd(pairs: Iterable[Iterable[tuple[RdRecord, RdRecord]]]) -> float | None:
+def _bd_sd(
+    base: Mapping[int, TrialRecord], groups: Iterable[Mapping[int, TrialRecord]]
+) -> float | None:
     """Return how much BD-rates differ between seeds; None where some curves do not compare."""
     try:
-        return _pooled_sd([[bd_rate(a.curve(), b.curve()).percent for a, b in g] for g in pairs])
+        rates = [
+            {s: bd_rate(base[s].evaluation.curve(), r.evaluation.curve()).percent
+             for s, r in group.items()}
+            for group in groups
+        ]  # fmt: skip
     except LabError:
         return None
+    return _between_seeds(rates)[0]
 
 
 def _by_image(anchor: RdRecord, curve: RdRecord, lambdas: Sequence[float]) -> _Array:
@@ -239,18 +323,29 @@ def known_noise(path: Path | None = None) -> tuple[Noise, ...]:
 
 
 def noise_of(
-    recipe: Recipe, known: Sequence[Noise] | None = None, *, changes: Changes = "any"
+    recipe: Recipe,
+    known: Sequence[Noise] | None = None,
+    *,
+    changes: Changes = "any",
+    base: str | None = None,
 ) -> Noise | None:
     """Return the measured noise that speaks for a recipe: its own, at a similar number of steps.
 
     That of any change speaks for changes of the transforms, too, where these were not measured.
+
+    Args:
+        recipe: of the trainings.
+        known: what was measured; by default what the package holds.
+        changes: what the variants change.
+        base: the baseline; by default, noise of any speaks.
     """
     if recipe.name not in RECIPES:
         return None
     fixed = {"steps", "seed", "lambdas"}  # whatever else was changed makes another recipe of it
     if recipe.model_dump(exclude=fixed) != get_recipe(recipe.name).model_dump(exclude=fixed):
         return None
-    own = [n for n in (known_noise() if known is None else known) if n.recipe == recipe.name]
+    known = known_noise() if known is None else known
+    own = [n for n in known if n.recipe == recipe.name and base in (None, n.base)]
     own = [n for n in own if n.changes == changes] or [n for n in own if n.changes == "any"]
 
     def distance(noise: Noise) -> float:

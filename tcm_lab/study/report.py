@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tcm_lab.reporting.renderers.html import Spec
 
-_SHORT = 0.01  # of the paper's steps
+_SHORT = 0.01  # of the paper's crops
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
 _FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
 _CAPTIONS = {
@@ -304,12 +304,13 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
 def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
     """Say how far the results of a short study, or of one with a single seed, reach."""
     recipe = summaries[0].first.recipe
-    share = recipe.steps / RECIPES["published"].steps
+    published = RECIPES["published"]
+    share = recipe.steps * recipe.batch / (published.steps * published.batch)
     limits = []
     if share < _SHORT:
         limits.append(
-            f"{recipe.steps:,} steps are {100 * share:.2g} % of the paper's training, and a full "
-            "training may rank the variants differently"
+            f"{recipe.steps * recipe.batch:,} crops are {100 * share:.2g} % of those of the "
+            "paper's training, and a full training may rank the variants differently"
         )
     one_seed = all(len(summary.records) == 1 for summary in summaries)
     if one_seed and noise_of(recipe) is None:

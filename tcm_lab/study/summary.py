@@ -9,12 +9,21 @@ from math import nan
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdCurve, RdRecord, Seeds, bd_rate_interval, mean_curve
 from tcm_lab.metrics import ESTIMATED, METRICS, Metric, Number
 from tcm_lab.reporting import Mark, Value, pareto_front
-from tcm_lab.stats import Draw, IncompleteInterval, Interval, bootstrap, group_letters
+from tcm_lab.stats import (
+    Draw,
+    IncompleteInterval,
+    Interval,
+    bootstrap,
+    group_letters,
+    mean_noise,
+)
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
 from tcm_lab.study.noise import noise_between
@@ -255,21 +264,23 @@ def _over_images_and_seeds(
         return group[0].estimator.difference(compared)
     if metric.name == "bd_rate_percent":
         anchor, curve = ([r.evaluation for r in sides[name]] for name in ("baseline", "own"))
-        sd = noise.seed_sd_bd if noise and paired else None
+        sd = noise.widened(noise.seed_sd_bd) if noise and noise.seed_sd_bd and paired else None
         return bd_rate_interval(anchor, curve, seeds=Seeds(paired=paired, sd_percent=sd), **how)
 
-    def mean(draw: Draw) -> float:
-        values = []
-        for own, other in zip(draw["seeds"], cycle(draw["baseline seeds"]), strict=False):
-            record, base = _drawn(group[own], draw), _drawn(baseline[other], draw)
-            ours = metric.of(record, base)
-            theirs = 0 if metric.relative else metric.of(base, base)
-            values.append(nan if ours is None or theirs is None else ours - theirs)
-        return fmean(values)
+    def apart(draw: Draw) -> list[float]:
+        found = []
+        for record, base in zip(group, cycle(sides["baseline"]), strict=False):
+            drawn, drawn_base = _drawn(record, draw), _drawn(base, draw)
+            ours = metric.of(drawn, drawn_base)
+            theirs = 0 if metric.relative else metric.of(drawn_base, drawn_base)
+            found.append(nan if ours is None or theirs is None else ours - theirs)
+        return found
 
-    images = len(group[0].evaluation.points[0].images)
-    units = {"images": images, "seeds": len(group), "baseline seeds": len(baseline)}
-    return bootstrap(mean, units, samples=_SAMPLES, seed=space.seed)
+    units = {"images": len(group[0].evaluation.points[0].images)}
+    between = mean_noise(apart({"images": np.arange(units["images"])}))
+    return bootstrap(
+        lambda draw: fmean(apart(draw)), units, samples=_SAMPLES, seed=space.seed, noise=between
+    )
 
 
 def _drawn(record: TrialRecord, draw: Draw) -> TrialRecord:

@@ -29,6 +29,8 @@ _COLUMNS = (
     "bd_rate_percent", "encode_ms", "decode_ms",
 )  # fmt: skip
 """Metrics that a study's table shows, beside those that the space judges by."""
+_BY_SEEDS = ", widened by what the seeds at hand differ by (Student's distribution)"
+_FEW = 3  # variants, the baseline included
 _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
 
 
@@ -222,7 +224,7 @@ def anchor_table(
         footer=(
             "JPEG by Pillow, 4:2:0 and optimised Huffman tables; whole files, on the same images. "
             "A dash: JPEG does not reach the quality, or the curves hardly overlap.",
-            f"Intervals: 95 % of bootstrap resamples of the images{' and the seeds' * several}.",
+            f"Intervals: 95 % of bootstrap resamples of the images{_BY_SEEDS * several}.",
         ),
     )
 
@@ -240,7 +242,7 @@ def _resampled(summaries: Sequence[VariantSummary]) -> str:
         )
     several = any(len(summary.records) > 1 for summary in summaries)
     if several:
-        return "the images and the seeds"
+        return f"the images{_BY_SEEDS}"
     return "the images; with one seed each, they tell no variants apart"
 
 
@@ -296,7 +298,11 @@ def footer(
             f"(set {rd.data_fingerprint})."
         )
     if any(summary.intervals for summary in summaries) and first.estimator == Train():
-        lines.append(f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}.")
+        alone = " Each holds alone: of twenty such, one leaves 0 by chance."
+        lines.append(
+            f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}."
+            f"{alone * (len(summaries) > _FEW)}"
+        )
     if has_letters and any(summary.group for summary in summaries):
         lines.append(
             f"Variants that share a letter are not distinguishable by their {space.quality.label} "

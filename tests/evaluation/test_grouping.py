@@ -134,7 +134,8 @@ def test_a_bd_rate_of_single_lambdas_is_that_of_their_curves() -> None:
     expected = bd_rate(measured_curves(anchor)[0].curve(), measured_curves(curve)[0].curve())
     found = bd_rate_interval(anchor, curve, samples=20)
     assert found.value == pytest.approx(expected.percent, abs=1e-9)
-    assert found.resampled == {"anchor seeds": 2}
+    assert found.resampled == {}  # one image
+    assert found.noise > 0  # of the seeds
     whole = [record(*LAMBDAS, seed=seed) for seed in (0, 1)], [record(*LAMBDAS, db=0.5)]
     assert found == bd_rate_interval(*whole, samples=20)
     joined, together = (

@@ -53,7 +53,8 @@ def test_the_interval_holds_the_figure_and_widens_with_the_noise() -> None:
         curves = [record(0.9, noise=noise, seed=seed) for seed in (1, 2, 3)]
         interval = bd_rate_interval([record()], curves, samples=200)
         assert interval.low < interval.value < interval.high
-        assert interval.resampled == {"images": 12, "curve seeds": 3}
+        assert interval.resampled == {"images": 12}
+        assert interval.noise > 0  # of the seeds
         widths.append(interval.high - interval.low)
     assert widths[1] > 2 * widths[0]
 
@@ -83,6 +84,20 @@ def test_records_of_other_images_or_rates_are_refused() -> None:
     shorter = shorter.model_copy(update={"points": shorter.points[:2]})
     with pytest.raises(LabError, match="different rates"):
         bd_rate_interval([record(), shorter], [record()])
+
+
+def test_seeds_vary_also_against_a_curve_of_more_rates() -> None:
+    last = record().points[-1]
+    finer = tuple(
+        i.model_copy(update={"bits": 2 * i.bits, "psnr_db": i.psnr_db + 3}) for i in last.images
+    )
+    beyond = last.model_copy(update={"rate": 4, "images": finer})
+    more = record().model_copy(update={"points": (*record().points, beyond)})
+    curves = [record(0.9, noise=0.1, seed=seed) for seed in (1, 2, 3)]
+    interval = bd_rate_interval([more], curves, samples=40)
+    each = [bd_rate(more.curve(), curve.curve()).percent for curve in curves]
+    wider = scipy.stats.t.ppf(0.975, df=2) / scipy.stats.norm.ppf(0.975)
+    assert interval.noise == pytest.approx(wider * np.std(each, ddof=1) / np.sqrt(3))
 
 
 def rising(rng: np.random.Generator, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,10 +144,12 @@ def test_the_interval_is_that_of_curves_resampled_one_by_one() -> None:
     percents = []
     for _ in range(40):
         images = rng.integers(12, size=12)
-        draws = [table[rng.integers(len(table), size=len(table))][:, :, images] for table in tables]
-        means = [draw.mean(axis=(0, 2)) for draw in draws]
+        means = [table[:, :, images].mean(axis=(0, 2)) for table in tables]
         percents.append(bd_rate(*(RdCurve(bpp=m[:, 0], psnr_db=m[:, 1]) for m in means)).percent)
     interval = bd_rate_interval(anchor, curve, samples=40, seed=3)
-    few = scipy.stats.t.ppf(0.975, df=1) * np.sqrt(2)  # of two seeds; see Interval
-    expected = np.quantile(percents, scipy.stats.norm.cdf([-few, few]))
+    few = scipy.stats.t.ppf(0.975, df=11) * np.sqrt(12 / 11)  # of twelve images; see Interval
+    ends = np.quantile(percents, scipy.stats.norm.cdf([-few, few]))
+    each = [bd_rate(anchor[0].curve(), seed.curve()).percent for seed in curve]
+    of_seeds = scipy.stats.t.ppf(0.975, df=1) * np.std(each, ddof=1) / np.sqrt(2)
+    expected = interval.value + np.array([-1, 1]) * np.hypot(ends - interval.value, of_seeds)
     assert (interval.low, interval.high) == pytest.approx(tuple(expected), rel=1e-9)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from surrogate import SPACE, Surrogate, curve
 
 from tcm_lab.cli import main
@@ -16,10 +17,11 @@ from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.noise import (
     Noise,
+    _between_seeds,
     known_noise,
     measure_noise,
-    noise_by_changes,
     noise_of,
+    noise_of_studies,
     noise_yaml,
 )
 from tcm_lab.study.prepare import prepare
@@ -34,7 +36,7 @@ LAMBDAS = (0.0025, 0.005, 0.01, 0.02)
 CONFIG = load_config("tcm-nano")
 MEASURED = Noise(
     recipe="scratch", steps=40, base="tcm-nano", variants=4, seeds=3, images=24,
-    seed_sd=0.3, image_sd=0.5, spread=1.0,
+    freedom=1000, seed_sd=0.3, image_sd=0.5, spread=1.0,
 )  # fmt: skip
 
 
@@ -144,17 +146,41 @@ def test_noise_speaks_for_its_recipe_at_about_its_steps() -> None:
 
 
 def test_the_noise_in_the_package_is_that_of_the_published_studies() -> None:
-    kept = {n.changes: n for n in known_noise() if n.recipe == "study"}
-    split, *more = noise_by_changes(open_result(STUDIES / "split").records)
-    again, others = noise_by_changes(open_result(STUDIES / "paper-ablation").records)
-    assert more == []
-    for measured, changes in ((split, "transforms"), (others, "any")):
-        values = {k: v for k, v in measured.model_dump().items() if isinstance(v, float)}
-        known = kept[changes].model_dump()
-        assert {k: known[k] for k in values} == pytest.approx(values, rel=1e-3)
-    # Two studies measured the transforms.
-    assert again.changes == "transforms"
-    assert again.seed_sd == pytest.approx(split.seed_sd, rel=0.1)
+    names = ("split", "paper-ablation", "squeeze", "window", "slices")
+    measured = noise_of_studies(open_result(STUDIES / name).records for name in names)
+    kept = [n for n in known_noise() if n.recipe == "study"]
+    assert [n.changes for n in kept] == [n.changes for n in measured] == ["transforms", "any"]
+    for known, found in zip(kept, measured, strict=True):
+        ours, theirs = ({k: v for k, v in n if isinstance(v, float)} for n in (known, found))
+        assert ours == pytest.approx(theirs, rel=1e-3)
+        assert known.model_copy(update=ours | theirs) == found
+
+
+def test_noise_between_seeds_is_each_codecs_own_and_not_what_moves_all() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        costs = rng.normal(0, 5, 3) + rng.normal(0, 0.4, (6, 3))  # codecs, the baseline first
+        found.append(_between_seeds([dict(enumerate(row - costs[0])) for row in costs[1:]]))
+    assert {freedom for _, freedom in found} == {(6 - 1) * (3 - 1)}
+    # The difference of two codecs has twice the variance of one.
+    assert np.mean([sd**2 for sd, _ in found]) == pytest.approx(2 * 0.4**2, rel=0.03)
+    two = {0: 0.1, 1: 0.5, 2: -0.3}  # one variant: what its differences vary by
+    assert _between_seeds([two]) == (pytest.approx(np.std([*two.values()], ddof=1)), 2)
+    assert _between_seeds([two, {0: 1.0, 1: 2.0}])[1] == 8 - 3 - 3 + 1  # a seed is missing
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_by_the_seeds_at_hand_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
+    rng, zeros = np.random.default_rng(seeds), np.zeros(24)
+    holds = 0
+    for _ in range(400):
+        own = rng.normal(0, 0.5, 24)
+        pairs = [(evaluation(zeros), evaluation(own + rng.normal(0, 1))) for _ in range(seeds)]
+        sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+        found = lagrangian_interval(*sides, lambdas=LAMBDAS, samples=200, seeds=Seeds(paired=True))  # type: ignore[misc]
+        holds += found.low <= 0 <= found.high
+    assert holds / 400 >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / 400)
 
 
 def test_each_variants_interval_holds_the_noise_of_what_it_changes() -> None:
@@ -169,7 +195,8 @@ def test_each_variants_interval_holds_the_noise_of_what_it_changes() -> None:
         measured = noise_of(
             get_recipe("study"), changes="transforms" if label in of_transforms else "any"
         )
-        assert found == pytest.approx(measured.seed_sd), label
+        wider = stats.t.ppf(0.975, measured.freedom) / stats.norm.ppf(0.975)
+        assert found == pytest.approx(wider * measured.seed_sd), label
 
 
 def test_the_noise_of_a_difference_is_that_of_what_it_changes(tmp_path: Path) -> None:
@@ -212,7 +239,7 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
 
     chosen = context("resolution: 0.4")
     assert chosen.space.budget.seeds == 3
-    promised = "Resolution: differences of 0.36 % of Lagrangian cost or more, with 3 seeds"
+    promised = "Resolution: ±0.36 % of Lagrangian cost, with 3 seeds"
     assert promised in dry_run(chosen).text()
     with pytest.raises(ConfigError, match=r"budget\.resolution = 0\.1: 3 images and 100 seeds"):
         context("resolution: 0.1")

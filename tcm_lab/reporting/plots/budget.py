@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SOLID, _FAINT = 1.2, 0.16
-_MOST_NAMED = 16
+_MOST_NAMED, _FARTHEST = 16, 8
 
 
 class BudgetSeries(Frozen):
@@ -115,6 +115,8 @@ def agreement_plot(
     middle = places[0]
     axes.axline(middle if middle[0] == middle[1] else (0, 0), slope=1, color=INK, lw=0.6, zorder=1)
     usual = float(np.median(y))
-    far = sorted(points, key=lambda p: -abs(p.trained.value - usual))[:_MOST_NAMED]
+    far = sorted(points, key=lambda p: -abs(p.trained.value - usual))
+    if len(far) > _MOST_NAMED:
+        del far[_FARTHEST:]
     label_points(axes, places, [p.label if p in far else "" for p in points], lines)
     return figure

@@ -24,7 +24,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema
@@ -33,16 +33,13 @@ from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval, lagrangian_percent
-from tcm_lab.stats import LEVEL, Interval
+from tcm_lab.stats import NORMAL, Interval, mean_noise
 from tcm_lab.training import Recipe, TrainingRecord
 
 if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
     from tcm_lab.study.noise import Noise
     from tcm_lab.study.record import TrialRecord
-
-NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
-"""Half of a 95 % interval, in standard deviations."""
 
 
 class Estimate(Frozen):
@@ -130,7 +127,7 @@ class Comparison:
     @property
     def seed_sd_loss(self) -> float:
         """What paired training losses were measured to differ by between seeds; 0 if unknown."""
-        return (self.noise and self.noise.seed_sd_loss) or 0.0
+        return self.noise.widened(self.noise.seed_sd_loss or 0.0) if self.noise else 0.0
 
 
 class Estimator(Frozen):
@@ -228,9 +225,15 @@ def normal_interval(value: float, sd: float) -> Interval:
 
 
 def _between_estimates(own: Sequence[Estimate], baseline: Sequence[Estimate]) -> Interval:
-    logs = [fmean(estimate.log_cost for estimate in side) for side in (own, baseline)]
-    sd = math.hypot(*(estimate.sd_percent for estimate in own)) / len(own)
-    return normal_interval(100 * math.expm1(logs[0] - logs[1]), sd)
+    """Return the difference of the means; the seeds share their images, but not their luck."""
+    logs = [[estimate.log_cost for estimate in side] for side in (own, baseline)]
+    if len(own) == len(baseline):
+        of_seeds = mean_noise([100 * (one - other) for one, other in zip(*logs, strict=True)])
+    else:
+        of_seeds = math.hypot(*(100 * mean_noise(side) for side in logs))
+    of_images = math.sqrt(fmean(estimate.sd_percent**2 for estimate in own))
+    percent = 100 * math.expm1(fmean(logs[0]) - fmean(logs[1]))
+    return normal_interval(percent, math.hypot(of_images, of_seeds))
 
 
 def _between_evaluations(compared: Comparison) -> Interval:
@@ -246,11 +249,11 @@ def _between_evaluations(compared: Comparison) -> Interval:
         [record.rd for record in side if record.rd is not None]
         for side in (compared.baseline, compared.own)
     ]
-    sd = compared.noise.seed_sd if compared.noise and compared.paired else None
+    noise = compared.noise if compared.paired else None
     return lagrangian_interval(
         *sides,
         lambdas=compared.own[0].lambdas,
-        seeds=Seeds(paired=compared.paired, sd_percent=sd),
+        seeds=Seeds(paired=compared.paired, sd_percent=noise and noise.widened(noise.seed_sd)),
         samples=compared.samples,
         seed=compared.seed,
     )

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.stats import LEVEL, Interval
-from tcm_lab.study.estimators.base import NORMAL, Comparison, normal_interval
+from tcm_lab.stats import LEVEL, NORMAL, Interval, mean_noise, student_factor
+from tcm_lab.study.estimators.base import Comparison, normal_interval
 
 if TYPE_CHECKING:
     from tcm_lab.study.record import TrialRecord
@@ -123,7 +123,7 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0, windows: int = WINDO
     means = np.stack([data[:, part].mean(axis=1) for part in parts], axis=1)  # (S, windows)
     seeds, noise = len(data), row_noise(data)
     if seeds > 1 and not seed_sd:  # all windows together show what the seeds of each differ by
-        seed_sd = math.sqrt(means.var(axis=0, ddof=1).mean())
+        seed_sd = student_factor(seeds - 1) * math.sqrt(means.var(axis=0, ddof=1).mean())
     found = [
         normal_interval(
             float(mean), math.hypot(noise / math.sqrt(len(part)), seed_sd) / math.sqrt(seeds)
@@ -183,15 +183,9 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
 
 def seed_noise(data: _Array, seed_sd: float) -> float:
     """Return the standard deviation of what seeds add to the mean over those at hand, (S, N)."""
-    from scipy.special import stdtrit
-
-    seeds = len(data)
-    if seed_sd or seeds == 1:
-        return seed_sd / math.sqrt(seeds)
-    between = float(np.std(data.mean(axis=1), ddof=1))
-    # So few seeds show it badly: Student's distribution in terms of the normal one, two as three.
-    wider = float(stdtrit(max(seeds - 1, 2), (1 + LEVEL) / 2)) / NORMAL
-    return between * wider / math.sqrt(seeds)
+    if seed_sd:
+        return seed_sd / math.sqrt(len(data))
+    return mean_noise(data.mean(axis=1))
 
 
 def _signs(windows: Sequence[Interval]) -> list[int]:
