@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,9 @@ from tcm_lab.codec import VariantConfig, checkpoint_file, load_checkpoint, train
 from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.reporting import Table, render
+from tcm_lab.study.estimators import Comparison, Train
 from tcm_lab.study.noise import noise_between
-from tcm_lab.study.record import baseline_of
+from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import study_tables
@@ -136,6 +138,7 @@ def facts_of_study(study: StudyResult) -> Iterator[float]:
     yield first_steps(study)
     yield all_steps(study)
     yield steps * len({record.fingerprint for record in study.records})
+    yield from differences_in(study)
     firsts = [record for record in study.records if record.seed == 0]
     for records in (study.records, firsts):
         baseline, *others = summarise(records, study.space)
@@ -146,6 +149,19 @@ def facts_of_study(study: StudyResult) -> Iterator[float]:
             cost = summary.metrics["kmacs_per_px"] / baseline.metrics["kmacs_per_px"]
             yield from (100 * cost, 100 * (cost - 1))
             yield from (summary.metrics["kmacs_per_px"], summary.metrics["parameters"] / 1e6)
+
+
+def differences_in(study: StudyResult) -> Iterator[float]:
+    """Yield the difference of every two variants that were trained alike, with its interval."""
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in sorted(study.records, key=lambda record: record.seed):
+        groups.setdefault(record.fingerprint, []).append(record)
+    whole = [
+        g for g in groups.values() if [r.seed for r in g if r.state == "complete"] == [0, 1, 2]
+    ]
+    for one, other in permutations(whole, 2):
+        found = Train().difference(Comparison(one, other, noise=noise_between(one[0], other[0])))
+        yield from (found.value, found.low, found.high)
 
 
 def first_steps(study: StudyResult) -> int:
