@@ -9,6 +9,7 @@ from .comparison import lagrangian_cost as lagrangian_cost
 from .comparison import lagrangian_interval as lagrangian_interval
 from .comparison import lagrangian_percent as lagrangian_percent
 from .comparison import rate_percents as rate_percents
+from .curves import Counted as Counted
 from .curves import RdCurve as RdCurve
 from .curves import published_curve as published_curve
 from .curves import published_curves as published_curves

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.batched import bd_rates
-from tcm_lab.evaluation.curves import RdCurve
+from tcm_lab.evaluation.curves import Counted, RdCurve, check_same_count
 from tcm_lab.evaluation.grouping import by_seed, check_images
-from tcm_lab.evaluation.record import RdRecord
+from tcm_lab.evaluation.record import RdRecord, check_payloads
 from tcm_lab.stats import (
     RESAMPLES,
     Draw,
@@ -90,7 +90,7 @@ def bd_rate(
 
     Raises:
         LabError: too few points for the method, a curve whose quality does not rise with its
-            rate, or too little overlap.
+            rate, too little overlap, or one curve counts whole files and the other payloads.
     """
     overlap_db, share = _overlap(anchor, curve, method, min_overlap, "psnr_db")
     percent = _by_package("bd_rate", anchor, curve, method)
@@ -120,7 +120,11 @@ def rate_percents(anchor: RdCurve, curve: RdCurve) -> tuple[float | None, ...]:
 
     The anchor's rate at a point's quality is interpolated in its logarithm; it is None where the
     anchor has no such quality.
+
+    Raises:
+        LabError: one curve counts whole files and the other payloads.
     """
+    check_same_count(anchor, curve)
     order = np.argsort(anchor.psnr_db)
     quality, rate = np.array(anchor.psnr_db)[order], np.log(np.array(anchor.bpp)[order])
     found = np.interp(curve.psnr_db, quality, rate, left=np.nan, right=np.nan)
@@ -175,6 +179,7 @@ def bd_rate_interval(
     seed: int = 0,
     min_overlap: float = MIN_OVERLAP,
     seeds: Seeds | None = None,
+    counted: Counted = "file",
 ) -> Interval:
     """Return a BD-rate in percent with its interval over images and seeds.
 
@@ -191,12 +196,13 @@ def bd_rate_interval(
         seed: of the resampling.
         min_overlap: as for ``bd_rate``.
         seeds: how training seeds vary.
+        counted: what the rates of both sides count.
 
     Raises:
-        LabError: the records are of different images or rates, the BD-rate itself is refused, or
-            more than a twentieth of the resamples are.
+        LabError: the records are of different images or rates, one lacks what is counted, the
+            BD-rate itself is refused, or more than a twentieth of the resamples are.
     """
-    sides = _sides(anchor, curve)
+    sides = _sides(anchor, curve, counted)
     names = anchor[0].name, curve[0].name
 
     def compare(*sides: _Array) -> float:
@@ -243,9 +249,12 @@ def lagrangian_interval(
     return _interval(statistic, sides, samples, seed, seeds)
 
 
-def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Array]:
+def _sides(
+    anchor: Sequence[RdRecord], curve: Sequence[RdRecord], counted: Counted = "file"
+) -> list[_Array]:
     """Return all seeds of either side: (seeds, points, images, [bpp, mse, psnr_db])."""
     check_images([*anchor, *curve])
+    check_payloads([*anchor, *curve], counted)
     sides = []
     for title, records in (("anchor", anchor), ("curve", curve)):
         if not records:
@@ -260,7 +269,10 @@ def _sides(anchor: Sequence[RdRecord], curve: Sequence[RdRecord]) -> list[_Array
     return [
         np.array(
             [
-                [[(i.bpp, i.mse, i.psnr_db) for i in point.images] for point in record.points]
+                [
+                    [(i.counted_bpp(counted), i.mse, i.psnr_db) for i in point.images]
+                    for point in record.points
+                ]
                 for record in seeds
             ]
         )
@@ -335,6 +347,7 @@ def _overlap(
 
     Curves that can't be compared by ``method`` are refused.
     """
+    check_same_count(anchor, curve)
     least = lookup(_MIN_POINTS, method, "interpolation")
     for side, points in (("anchor", anchor), ("curve", curve)):
         title = f"{side} {points.name}".strip()

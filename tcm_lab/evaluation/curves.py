@@ -7,12 +7,15 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import lookup
+from tcm_lab.errors import LabError, lookup
+
+Counted: TypeAlias = Literal["file", "payload"]
+"""What a rate counts: whole files, or only what codes the image in them, without headers."""
 
 
 class RdCurve(Frozen):
@@ -23,6 +26,7 @@ class RdCurve(Frozen):
         psnr_db: PSNR in RGB at each of them.
         name: what legends call it.
         source: where the points are from.
+        counted: what the rates count; curves that count differently are not compared.
 
     Raises:
         ValueError: the lists differ in length, are empty, or hold impossible values.
@@ -32,6 +36,7 @@ class RdCurve(Frozen):
     psnr_db: tuple[float, ...]
     name: str = ""
     source: str = ""
+    counted: Counted = "file"
 
     @model_validator(mode="before")
     @classmethod
@@ -62,12 +67,18 @@ class RdCurve(Frozen):
         return self
 
     @classmethod
-    def of_points(cls, bpp: Sequence[float], psnr_db: Sequence[float], name: str = "") -> RdCurve:
+    def of_points(
+        cls,
+        bpp: Sequence[float],
+        psnr_db: Sequence[float],
+        name: str = "",
+        counted: Counted = "file",
+    ) -> RdCurve:
         """Return the curve of measured points: of several at one rate the best counts."""
         best: dict[float, float] = {}
         for rate, value in zip(bpp, psnr_db, strict=True):
             best[rate] = max(value, best.get(rate, value))
-        return cls(bpp=tuple(best), psnr_db=tuple(best.values()), name=name)
+        return cls(bpp=tuple(best), psnr_db=tuple(best.values()), name=name, counted=counted)
 
     @property
     def mse(self) -> tuple[float, ...]:
@@ -76,6 +87,18 @@ class RdCurve(Frozen):
 
     def __len__(self) -> int:
         return len(self.bpp)
+
+
+def check_same_count(anchor: RdCurve, curve: RdCurve) -> None:
+    """Refuse two curves of which one counts whole files and the other payloads.
+
+    Raises:
+        LabError: the message names both.
+    """
+    if anchor.counted != curve.counted:
+        sides = ((anchor.name or "anchor", anchor), (curve.name or "curve", curve))
+        told = " and ".join(f"those of {name} count the {side.counted}" for name, side in sides)
+        raise LabError(f"rates: {told}. Give both as curve(counted=…) of one kind.")
 
 
 @cache

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation.curves import RdCurve
-from tcm_lab.evaluation.record import RdPoint, RdRecord
+from tcm_lab.evaluation.curves import Counted, RdCurve
+from tcm_lab.evaluation.record import RdPoint, RdRecord, check_payloads
 
 _FREE = {"name", "lambdas", "seed", "checkpoint_every"}
 """Fields of a recipe in which the trainings of one curve may differ."""
@@ -41,9 +41,9 @@ class MeasuredCurve(Frozen):
     label: str
     records: tuple[RdRecord, ...]
 
-    def curve(self) -> RdCurve:
-        """Return the means over the seeds."""
-        return mean_curve(self.records, self.label)
+    def curve(self, *, counted: Counted = "file") -> RdCurve:
+        """Return the means over the seeds; ``counted`` as for `RdRecord.curve`."""
+        return mean_curve(self.records, self.label, counted=counted)
 
 
 def measured_curves(records: Sequence[RdRecord]) -> list[MeasuredCurve]:
@@ -132,18 +132,26 @@ def points_by_rate(records: Iterable[RdRecord]) -> list[list[RdPoint]]:
     return list(found.values())
 
 
-def mean_curve(records: Sequence[RdRecord], name: str = "") -> RdCurve:
+def mean_curve(
+    records: Sequence[RdRecord], name: str = "", *, counted: Counted = "file"
+) -> RdCurve:
     """Return the curve of one codec: at each lambda or rate level, the mean over its seeds.
 
     Args:
         records: one or more, of one codec.
         name: of the curve; by default that of the first record.
+        counted: what the rates count.
+
+    Raises:
+        LabError: payloads are to be counted, and an older record lacks them.
     """
+    check_payloads(records, counted)
     points = points_by_rate(records)
     return RdCurve.of_points(
-        [fmean(point.bpp for point in seeds) for seeds in points],
+        [fmean(point.counted_bpp(counted) for point in seeds) for seeds in points],
         [fmean(point.psnr_db for point in seeds) for seeds in points],
         name or records[0].name,
+        counted,
     )
 
 

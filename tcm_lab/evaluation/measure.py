@@ -22,6 +22,7 @@ from tcm_lab.codec import FRAME_BYTES, CodecAdapter, bits
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, lookup
+from tcm_lab.evaluation.payload import jpeg_payload_bytes, webp_payload_bytes
 from tcm_lab.evaluation.quality import check_requested, measure_quality
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
@@ -35,6 +36,10 @@ Anchor = Literal["jpeg", "webp"]
 _OPTIONS: dict[str, dict[str, Any]] = {
     "jpeg": {"format": "JPEG", "optimize": True, "subsampling": "4:2:0"},
     "webp": {"format": "WEBP", "method": 4},
+}
+_PAYLOAD_BYTES: dict[str, Callable[[bytes], int]] = {
+    "jpeg": jpeg_payload_bytes,
+    "webp": webp_payload_bytes,
 }
 _BUILT_WITH: dict[str, str] = {"jpeg": "jpg", "webp": "webp"}
 QUALITIES = tuple(range(5, 100, 5))
@@ -105,7 +110,7 @@ def evaluate_anchor(
     metrics: Sequence[str] = (),
     on_progress: OnDone | None = None,
 ) -> RdRecord:
-    """Code and decode every image at every quality; the whole file counts, headers included.
+    """Code and decode every image at every quality; files are counted whole and by their payload.
 
     Args:
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
@@ -146,7 +151,7 @@ class Coded:
 
     x_hat: Tensor
     bits: int
-    payload_bits: int | None
+    payload_bits: int
     estimated_bits: float | None
     encode_ms: float
     decode_ms: float
@@ -237,7 +242,7 @@ def _by_pillow(codec: Anchor, name: str, pixels: Tensor, quality: float | None) 
     return Coded(
         x_hat=torch.from_numpy(back).permute(2, 0, 1).float().unsqueeze(0),
         bits=8 * len(file.getvalue()),
-        payload_bits=None,
+        payload_bits=8 * _PAYLOAD_BYTES[codec](file.getvalue()),
         estimated_bits=None,
         encode_ms=1000 * (between - started),
         decode_ms=1000 * (ended - between),

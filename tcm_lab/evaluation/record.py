@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
-from tcm_lab.evaluation.curves import RdCurve
+from tcm_lab.errors import LabError
+from tcm_lab.evaluation.curves import Counted, RdCurve
 from tcm_lab.training import Recipe
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ _COMPRESSAI_NAMES = {
     "dists": "dists",
 }
 
+_NO_PAYLOAD = (
+    "its record is of an earlier version, which did not count payloads, and files of different "
+    "formats are compared without their headers. Measure it again."
+)
+
 
 class ImageResult(Frozen):
     """One image at one rate.
@@ -35,7 +42,8 @@ class ImageResult(Frozen):
         width: pixels, before any padding.
         bits: of the whole file: the streams and what a ``.tcm`` file holds beside them, or an image
             file as it is.
-        payload_bits: of the streams alone; ``None`` where a file isn't taken apart.
+        payload_bits: of the streams alone, or of what codes the image in an image file (which
+            bytes these are, `tcm_lab.evaluation.payload` says); ``None`` in older records.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.
         psnr_yuv_db: (6 Y + U + V) / 8 of the PSNRs in BT.709; ``None`` in older records.
@@ -73,6 +81,26 @@ class ImageResult(Frozen):
         return None if self.payload_bits is None else self.payload_bits / (self.height * self.width)
 
     @property
+    def coded_bits(self) -> int | None:
+        """Bits that code the image, without headers; ``None`` for an older record of a file.
+
+        Older records of codecs with likelihoods left out what a file holds beside its streams.
+        """
+        written = None if self.estimated_bits is None else self.bits
+        return written if self.payload_bits is None else self.payload_bits
+
+    def counted_bpp(self, counted: Counted) -> float:
+        """Return the bits per pixel of the file or of what codes the image in it.
+
+        Raises:
+            LabError: the record doesn't hold what codes the image.
+        """
+        found = self.bits if counted == "file" else self.coded_bits
+        if found is None:
+            raise LabError(f"{self.name}: {_NO_PAYLOAD}")
+        return found / (self.height * self.width)
+
+    @property
     def mse(self) -> float:
         """Mean squared error, images in [0, 1]."""
         return 10 ** (-self.psnr_db / 10)
@@ -99,8 +127,16 @@ class RdPoint(Frozen):
 
     @property
     def payload_bpp(self) -> float | None:
-        """Bits of the streams per pixel; ``None`` where some file isn't taken apart."""
+        """Bits of the streams per pixel; ``None`` in older records."""
         return self._mean("payload_bpp")
+
+    def counted_bpp(self, counted: Counted) -> float:
+        """Return the bits per pixel of the files or of what codes the images in them.
+
+        Raises:
+            LabError: the record doesn't hold what codes the images.
+        """
+        return fmean(image.counted_bpp(counted) for image in self.images)
 
     @property
     def psnr_db(self) -> float:
@@ -156,7 +192,7 @@ class RdPoint(Frozen):
         estimates = [i.estimated_bits for i in self.images if i.estimated_bits is not None]
         if len(estimates) < len(self.images) or not sum(estimates):
             return None
-        written = sum(i.bits if i.payload_bits is None else i.payload_bits for i in self.images)
+        written = sum(i.coded_bits or 0 for i in self.images)  # known, since estimates are
         return 100 * (written / sum(estimates) - 1)
 
     @property
@@ -223,9 +259,25 @@ class RdRecord(Frozen):
             for image in point.images
         )
 
-    def curve(self, name: str = "") -> RdCurve:
-        """Return the means as a curve; of several points at one rate the best counts."""
-        return RdCurve.of_points(self.bpp, self.psnr_db, name or self.name)
+    @property
+    def has_payloads(self) -> bool:
+        """Whether it holds what codes each image, to be compared with files of other formats."""
+        return all(i.coded_bits is not None for point in self.points for i in point.images)
+
+    def curve(self, name: str = "", *, counted: Counted = "file") -> RdCurve:
+        """Return the means as a curve; of several points at one rate the best counts.
+
+        Args:
+            name: of the curve; by default the record's.
+            counted: what the rates count. Take ``payload`` to compare with JPEG and WebP, whose
+                headers weigh more the smaller the image is.
+
+        Raises:
+            LabError: the record is an older one of JPEG or WebP, without payloads.
+        """
+        check_payloads([self], counted)
+        bpp = [point.counted_bpp(counted) for point in self.points]
+        return RdCurve.of_points(bpp, self.psnr_db, name or self.name, counted)
 
     def to_compressai_json(self) -> dict[str, Any]:
         """Return the record in the form of CompressAI's result files; its plots read it.
@@ -241,3 +293,14 @@ class RdRecord(Frozen):
         results["decoding_time"] = [point.decode_ms / 1000 for point in self.points]
         description = "written bits of whole images"
         return {"name": self.name, "description": description, "results": results}
+
+
+def check_payloads(records: Sequence[RdRecord], counted: Counted = "payload") -> None:
+    """Refuse records that don't hold what is to be counted.
+
+    Raises:
+        LabError: the message names the first.
+    """
+    for record in records:
+        if counted == "payload" and not record.has_payloads:
+            raise LabError(f"{record.name}: {_NO_PAYLOAD}")

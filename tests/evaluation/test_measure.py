@@ -182,7 +182,10 @@ def test_an_anchors_bits_are_the_size_of_the_file(codec: Anchor, images: ImageSe
     options = {"optimize": True, "subsampling": "4:2:0"} if codec == "jpeg" else {"method": 4}
     file = io.BytesIO()
     Image.fromarray(images.decode(0)).save(file, codec, quality=30, **options)
-    assert record.points[0].images[0].bits == 8 * file.getbuffer().nbytes
+    image = record.points[0].images[0]
+    assert image.bits == 8 * file.getbuffer().nbytes
+    assert image.payload_bits is not None
+    assert 0 < image.payload_bits < image.bits
 
 
 def test_an_anchors_times_are_those_of_the_clock(
