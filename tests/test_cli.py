@@ -363,8 +363,10 @@ def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
     (tmp_path / "kodim01.png").write_bytes(image.read_bytes())
     words = ("--anchors", "jpeg", "vtm", "bpg", "--format", "json")
     records = tmp_path / "rd.json"
-    code, out, _ = run("evaluate", checkpoint, "--data", tmp_path, *words[:-2])
+    code, out, _ = run("evaluate", checkpoint, "--data", tmp_path, *words[:-2], "--bd-rate", "jpeg")
     assert code == 0
+    assert "BD-rate against jpeg" in out
+    assert tcm_lab.reporting.WITHOUT_HEADERS in out
     rows = [line.split("|")[1].split("[")[0].strip() for line in out.splitlines() if "|" in line]
     assert {"tcm-nano", "jpeg", "vtm", "bpg"} <= set(rows)
     for file in ("vtm.json", "bpg_444_x265_ycbcr.json"):

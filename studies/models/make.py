@@ -30,6 +30,7 @@ from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import Anchor, RdRecord, bd_rate, evaluate, evaluate_anchor, measured_curves
 from tcm_lab.reporting import (
+    WITHOUT_HEADERS,
     Column,
     Row,
     Table,
@@ -205,11 +206,12 @@ def family() -> Table:
         }
         for measured in ("kodak.json", "rd.json"):
             codec, jpeg, *_ = records_of(file.with_name(measured))
+            sides = [record.curve(counted="payload") for record in (jpeg, codec)]
             with suppress(LabError):  # curves that do not overlap
-                values[measured] = bd_rate(jpeg.curve(), codec.curve()).percent
+                values[measured] = bd_rate(*sides).percent
         rows.append(Row(values=values))
-    note = "BD-rates are of whole files; JPEG by Pillow, 4:2:0 and optimised Huffman tables."
-    return Table(title="", columns=columns, rows=rows, footer=(note,))
+    note = "JPEG by Pillow, 4:2:0 and optimised Huffman tables."
+    return Table(title="", columns=columns, rows=rows, footer=(f"{note} {WITHOUT_HEADERS}",))
 
 
 def page() -> str:

@@ -97,15 +97,29 @@ def run(
     _report(result, *words, shows=open)
 
 
-def report(folder: File, /, *, storage: str | None = None, open: options.Flag = False) -> None:
+def report(
+    folder: File,
+    /,
+    *,
+    storage: str | None = None,
+    eval_data: Path | None = None,
+    open: options.Flag = False,
+) -> None:
     """Write the report of a study again, from its database.
 
     Args:
         folder: Folder of the study.
         storage: Its database; by default the SQLite file in the folder.
+        eval_data: Folder of the images that it was evaluated on, to measure JPEG on them where the
+            study lacks it or an earlier version measured it.
         open: Show it in the browser.
     """
-    _report(tcm_lab.study.open_result(folder, storage), "report", folder, shows=open)
+    result = tcm_lab.study.open_result(folder, storage)
+    if eval_data is not None:
+        images = tcm_lab.data.open_images(eval_data, "eval")
+        with progress("jpeg, coding") as on_progress:
+            tcm_lab.study.measure_anchor(folder, images, on_progress)
+    _report(result, "report", folder, shows=open)
 
 
 def dashboard(

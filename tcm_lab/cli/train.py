@@ -21,7 +21,7 @@ from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     from tcm_lab.data import ImageSet
-    from tcm_lab.evaluation import RdRecord
+    from tcm_lab.evaluation import Counted, RdRecord
     from tcm_lab.training import Recipe
 
 _RATE_LEVELS = 4
@@ -214,7 +214,8 @@ def evaluate(
         metrics: Image metrics beside PSNR, PSNR-YUV (BT.709, 6:1:1), SSIM and MS-SSIM: lpips,
             dists. They need the extra perceptual, and torchvision's AlexNet or VGG16 in torch's
             cache.
-        bd_rate: Add BD-rates against this anchor.
+        bd_rate: Add BD-rates against this anchor: without file headers on either side against jpeg
+            and webp run here, of whole files against published curves.
         device: cpu or cuda.
         output: How the result is shown; another format is compressai, that of CompressAI's results.
     """
@@ -246,7 +247,9 @@ def evaluate(
         records.append(found)
     tables = [reporting.rd_table(records, published=curves)]
     if bd_rate:
-        measured = {curve.label: curve.curve() for curve in lab.measured_curves(records)}
+        counted: Counted = "payload" if bd_rate in beside else "file"
+        found_curves = lab.measured_curves(records)
+        measured = {curve.label: curve.curve(counted=counted) for curve in found_curves}
         known = measured | {curve.name: curve for curve in curves}
         judged = {label: curve for label, curve in measured.items() if label != bd_rate}
         tables.append(reporting.bd_rate_table(judged, known[bd_rate]))

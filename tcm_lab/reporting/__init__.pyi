@@ -1,5 +1,5 @@
 from . import plots
-from ._notes import environment_lines
+from ._notes import WITHOUT_HEADERS, environment_lines
 from .plots import (
     AgreementPoint,
     BudgetSeries,
@@ -64,6 +64,7 @@ from .tables import (
 __all__ = [
     "RENDERERS",
     "SUFFIXES",
+    "WITHOUT_HEADERS",
     "AgreementPoint",
     "BudgetSeries",
     "Change",

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from tcm_lab._utils.environment import Environment
 from tcm_lab.errors import LabError
 
+WITHOUT_HEADERS = (
+    "Rates without file headers on either side, which weigh more the smaller the image."
+)
+
 
 def need(what: str, given: Sized) -> None:
     """Refuse an empty collection.

@@ -258,10 +258,11 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
 def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> list[str]:
     """Say how the variants' lowest rates compare with JPEG."""
     known: list[float] = []
+    jpeg = anchor.curve(counted="payload")
     evaluated = [each for each in summaries if each.is_complete and each.evaluations]
     for summary in evaluated:
         with suppress(LabError):  # of points at one rate
-            changes = rate_percents(anchor.curve(), summary.curve)[:_LOWEST_RATES]
+            changes = rate_percents(jpeg, summary.payload_curve)[:_LOWEST_RATES]
             known += [change for change in changes if change is not None]
     if not known:
         return []
@@ -269,7 +270,7 @@ def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> li
     return [
         f"At {'its' if alone else 'their'} {_LOWEST_RATES} lowest rates "
         f"{'the baseline spends' if alone else 'the variants spend'} {min(known):+.1f} to "
-        f"{max(known):+.1f} % bits against JPEG at equal PSNR."
+        f"{max(known):+.1f} % bits against JPEG at equal PSNR, without file headers on either side."
     ]
 
 

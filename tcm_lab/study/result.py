@@ -17,7 +17,15 @@ from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import RdRecord, evaluate_anchor
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Table, render
-from tcm_lab.study.folder import ANCHOR, DATABASE, RECORDS, SPACE, sqlite_url, study_name
+from tcm_lab.study.folder import (
+    ANCHOR,
+    DATABASE,
+    RECORDS,
+    SPACE,
+    read_kept,
+    sqlite_url,
+    study_name,
+)
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
@@ -143,19 +151,30 @@ def database_of(folder: Path, storage: str | None = None) -> str:
 def measure_anchor(folder: Path, images: ImageSet, on_progress: OnDone | None = None) -> None:
     """Measure JPEG's rates on a study's images once, and keep them in its folder.
 
+    A record of an earlier version, without what is compared, is measured again.
+
     Raises:
-        LabError: an image can't be coded, or the folder can't be written.
+        LabError: the folder holds JPEG on other images, an image can't be coded, or the folder
+            can't be written.
     """
-    if not (folder / ANCHOR).exists():
+    path = folder / ANCHOR
+    kept = read_kept(path, RdRecord)
+    if kept is not None and kept.data_fingerprint != images.fingerprint:
+        raise LabError(
+            f"{path}: was measured on other images than those given. Give the images of the study, "
+            "or delete it to measure again."
+        )
+    if kept is None or not kept.has_payloads:
         record = evaluate_anchor("jpeg", images, on_progress=on_progress)
-        write_atomically(folder / ANCHOR, record.model_dump_json() + "\n")
+        write_atomically(path, record.model_dump_json() + "\n")
 
 
 def read_anchor(result: StudyResult) -> RdRecord | None:
     """Return the JPEG that a study's folder holds, if it holds one.
 
     Raises:
-        LabError: the file is not what ``measure_anchor`` wrote.
+        LabError: the file is not what ``measure_anchor`` writes, or is of an earlier version that
+            did not count what is compared.
     """
     path = result.out / ANCHOR
     if not path.exists():
@@ -167,6 +186,12 @@ def read_anchor(result: StudyResult) -> RdRecord | None:
     sets = {trial.rd.data_fingerprint for trial in result.records if trial.rd is not None}
     if sets - {record.data_fingerprint}:
         raise LabError(f"{path}: was measured on other images. Delete it to measure again.")
+    if not record.has_payloads:
+        raise LabError(
+            f"{path}: is of an earlier version, which counted whole files alone; JPEG is compared "
+            "without its headers. Measure it again on the images that the study was evaluated on: "
+            f"tcm-lab study report {result.out} --eval-data IMAGES."
+        )
     return record
 
 

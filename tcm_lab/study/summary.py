@@ -96,9 +96,9 @@ class VariantSummary(Frozen):
         return self.intervals.get(name, self.metrics.get(name))
 
     @property
-    def curve(self) -> RdCurve:
-        """Its rates and qualities, means over the seeds."""
-        return mean_curve(self.evaluations, self.label)
+    def payload_curve(self) -> RdCurve:
+        """Its rates without headers and its qualities, means over the seeds."""
+        return mean_curve(self.evaluations, self.label, counted="payload")
 
     @property
     def marks(self) -> tuple[Mark, ...]:

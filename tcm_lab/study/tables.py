@@ -10,6 +10,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import MIN_OVERLAP, RdRecord, bd_rate_interval, rate_percents
 from tcm_lab.metrics import ESTIMATED, METRICS
 from tcm_lab.reporting import (
+    WITHOUT_HEADERS,
     Column,
     Row,
     Table,
@@ -197,6 +198,9 @@ def anchor_table(
         summaries: the variants.
         anchor: JPEG's curve.
         by_number: whether numbered variants are called by their number.
+
+    Raises:
+        LabError: JPEG's record is an older one, without payloads.
     """
     complete = [summary for summary in summaries if summary.is_complete and summary.evaluations]
     levels = max((len(summary.evaluations[0].points) for summary in complete), default=0)
@@ -207,14 +211,14 @@ def anchor_table(
         for i in range(levels)
     ]  # fmt: skip
     columns.append(Column(key="bd", header="BD-rate vs JPEG", unit="%", format="+.1f"))
-    rows = []
+    rows, jpeg = [], anchor.curve(counted="payload")
     for summary in complete:
         called = summary.called if by_number else summary.label
         values: dict[str, Value] = {"variant": called}
         with suppress(LabError):  # of points at one rate, and of curves that hardly overlap
-            changes = rate_percents(anchor.curve(), summary.curve)
+            changes = rate_percents(jpeg, summary.payload_curve)
             values |= {f"level{i}": change for i, change in enumerate(changes)}
-            values["bd"] = bd_rate_interval([anchor], summary.evaluations)
+            values["bd"] = bd_rate_interval([anchor], summary.evaluations, counted="payload")
         rows.append(Row(values=values, name=summary.name))
     several = any(len(summary.records) > 1 for summary in complete)
     return Table(
@@ -222,8 +226,9 @@ def anchor_table(
         columns=tuple(columns),
         rows=tuple(rows),
         footer=(
-            "JPEG by Pillow, 4:2:0 and optimised Huffman tables; whole files, on the same images. "
-            "A dash: JPEG does not reach the quality, or the curves hardly overlap.",
+            f"JPEG by Pillow, 4:2:0 and optimised Huffman tables, on the same images. "
+            f"{WITHOUT_HEADERS} A dash: JPEG does not reach the quality, or the curves hardly "
+            "overlap.",
             f"Intervals: 95 % of bootstrap resamples of the images{_BY_SEEDS * several}.",
         ),
     )

@@ -7,18 +7,21 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import complexity, rd, timing
 
 from tcm_lab.complexity import TimeRatio, TimingOptions, measure_complexity, published_figures
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import published_curve
+from tcm_lab.evaluation import ImageResult, RdRecord, measured_curves, published_curve
 from tcm_lab.reporting import (
+    WITHOUT_HEADERS,
     Row,
     Table,
     axis_table,
     bd_rate_table,
+    beside_table,
     complexity_table,
     published_beside,
     rd_table,
@@ -201,6 +204,43 @@ def test_bd_rates_of_the_published_points_are_the_published_ones() -> None:
     assert row["cubic_bd_rate_percent"] == pytest.approx(-12.09, abs=0.01)
     assert row["pchip_bd_rate_percent"] == pytest.approx(-11.73, abs=0.01)
     assert row["akima_bd_rate_percent"] == pytest.approx(-11.76, abs=0.01)
+
+
+def with_headers(record: RdRecord, bits: int, **changes: Any) -> RdRecord:
+    """Return a record whose bits are payloads now, in files that hold so many more."""
+
+    def longer(image: ImageResult) -> ImageResult:
+        counts = {"payload_bits": image.bits, "bits": image.bits + bits}
+        return image.model_copy(update=counts | changes)
+
+    points = tuple(
+        point.model_copy(update={"images": tuple(map(longer, point.images))})
+        for point in record.points
+    )
+    return record.model_copy(update={"points": points})
+
+
+def test_a_codec_beside_jpeg_is_compared_without_the_headers_of_either() -> None:
+    own = with_headers(rd("own"), 8 * 53)
+    jpeg = with_headers(rd("jpeg"), 8 * 350, estimated_bits=None)
+    table = beside_table(measured_curves([own]), [jpeg])
+    for row, payload in zip(table.rows, (0.1, 0.2, 0.4), strict=True):
+        assert row.values["bpp"] == pytest.approx(payload + 8 * 53 / 200**2)
+        assert row.values["payload_bpp"] == pytest.approx(payload)
+        assert row.values["jpeg_payload_bpp"] == pytest.approx(payload)
+        assert row.values["jpeg_percent"] == pytest.approx(0, abs=1e-9)
+    assert table.footer[0] == "BD-rate of own against jpeg: +0.0 % over 4.0 dB."
+    assert any(WITHOUT_HEADERS in line for line in table.footer)
+    earlier = with_headers(rd("jpeg"), 8 * 350, estimated_bits=None, payload_bits=None)
+    with pytest.raises(LabError, match="jpeg: its record is of an earlier version"):
+        beside_table(measured_curves([own]), [earlier])
+
+
+def test_bd_rates_say_what_their_rates_count() -> None:
+    own = rd("own").curve(counted="payload")
+    assert WITHOUT_HEADERS in bd_rate_table({"own": own}, own).footer
+    files = bd_rate_table({"own": rd("own").curve()}, published_curve("vtm")).footer
+    assert any("whole files" in line and "published" in line for line in files)
 
 
 def test_a_refused_bd_rate_is_empty_and_says_why_below() -> None:

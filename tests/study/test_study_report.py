@@ -8,16 +8,20 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from optuna._hypervolume import compute_hypervolume
+from PIL import Image
 from surrogate import SPACE, Surrogate, curve
 
 from tcm_lab.codec import VariantConfig, load_config
+from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdCurve, bd_rate, lagrangian_percent, rate_percents
+from tcm_lab.evaluation import RdCurve, RdRecord, bd_rate, lagrangian_percent, rate_percents
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.importance import (
     hypervolume,
@@ -28,7 +32,7 @@ from tcm_lab.study.importance import (
 )
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.report import front_configs, write_report
-from tcm_lab.study.result import StudyResult, open_result
+from tcm_lab.study.result import StudyResult, measure_anchor, open_result, read_anchor
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
@@ -370,7 +374,12 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
             update={
                 "images": tuple(
                     image.model_copy(
-                        update={"bits": round(64 * 64 * 0.3 * 2**i), "psnr_db": 20.0 + 2 * i}
+                        update={
+                            "bits": round(64 * 64 * 0.3 * 2**i) + 8 * 350,  # the header
+                            "payload_bits": round(64 * 64 * 0.3 * 2**i),
+                            "estimated_bits": None,
+                            "psnr_db": 20.0 + 2 * i,
+                        }
                     )
                     for image in point.images
                 )
@@ -382,7 +391,7 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
     (folder / "jpeg.json").write_text(jpeg.model_dump_json())
     summary = write_report(open_result(folder), COMMAND)
     rows = list(csv.DictReader(io.StringIO((folder / "jpeg.csv").read_text())))
-    # The rate of this JPEG doubles every 2 dB, as that of the variants does.
+    # The rate of this JPEG without headers doubles every 2 dB, as that of the variants does.
     records = {record.label: record for record in open_result(folder).records}
     for row in rows:
         record = records.pop(row["variant"].rstrip(" ★†"))
@@ -395,10 +404,41 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
     assert any("against JPEG at equal PSNR" in text for text in summary.findings)
     assert "Against JPEG at equal PSNR" in read_page(folder)
 
+    assert "without file headers on either side" in (folder / "jpeg.md").read_text()
+
     other = jpeg.model_copy(update={"data_fingerprint": "other"})
     (folder / "jpeg.json").write_text(other.model_dump_json())
     with pytest.raises(LabError, match=r"jpeg.json: was measured on other images"):
         write_report(open_result(folder), COMMAND)
+
+
+def test_jpeg_of_an_earlier_version_is_not_compared_but_measured_again(
+    result: StudyResult, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    for name, each in zip("ab", pixels, strict=True):
+        (tmp_path / name).mkdir()
+        Image.fromarray(each).save(tmp_path / name / "noise.png")
+    images, others = (open_images(tmp_path / name, "eval") for name in "ab")
+    path = tmp_path / "jpeg.json"
+    measure_anchor(tmp_path, images)
+    kept = path.read_text()
+    measure_anchor(tmp_path, images)
+    assert path.read_text() == kept  # times included
+    with pytest.raises(LabError, match=r"jpeg.json: was measured on other images than those given"):
+        measure_anchor(tmp_path, others)
+    known = RdRecord.model_validate_json(kept)
+    payloads = [image.payload_bits for point in known.points for image in point.images]
+
+    path.write_text(re.sub(r'"payload_bits":\d+', '"payload_bits":null', kept))
+    measured = replace(result, out=tmp_path, records=())
+    with pytest.raises(LabError, match=r"jpeg.json: is of an earlier .* --eval-data IMAGES"):
+        read_anchor(measured)
+    measure_anchor(tmp_path, images)
+    again = read_anchor(measured)
+    assert again is not None
+    assert payloads == [image.payload_bits for point in again.points for image in point.images]
+    assert None not in payloads
 
 
 def test_a_quality_beyond_jpeg_has_no_comparison() -> None:

@@ -18,9 +18,10 @@ from tcm_lab.evaluation import (
     points_by_rate,
     rate_percents,
 )
-from tcm_lab.reporting._notes import environment_lines, need
+from tcm_lab.reporting._notes import WITHOUT_HEADERS, environment_lines, need
 from tcm_lab.reporting.table import Column, Row, Table, Value, unmarked_column
 
+_PAYLOAD = Column(key="payload_bpp", header="payload", unit="bpp", format=".4f")
 _METHODS: tuple[Interpolation, ...] = ("pchip", "cubic", "akima")
 
 
@@ -48,7 +49,7 @@ def rd_table(
         Column(key="lmbda", header="λ", format="g"),
         Column(key="rate", header="rate level", format="g"),
         unmarked_column("bpp"),
-        Column(key="payload_bpp", header="payload", unit="bpp", format=".4f"),
+        _PAYLOAD,
         *map(unmarked_column, get_args(Quality)),
         Column(key="gap_percent", header="written over estimated", unit="%", format="+.2f"),
         unmarked_column("encode_ms"),
@@ -94,24 +95,27 @@ def _counted(records: Sequence[RdRecord]) -> str:
 def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -> Table:
     """Return each codec's points, and the rates of anchors at the same PSNR on the same images.
 
+    Rates are of whole files and of what codes the image in them; the latter are compared.
+
     Args:
         curves: what is compared.
         anchors: JPEG and the like, measured on the same images.
 
     Raises:
-        LabError: no curves given.
+        LabError: no curves given, or an older record of an anchor, without payloads.
     """
     need("curves", curves)
     columns = [
         Column(key="model", header="model"),
         Column(key="lmbda", header="λ", format=".3g"),
         unmarked_column("bpp"),
+        _PAYLOAD,
         unmarked_column("psnr_db"),
     ]
     for anchor in anchors:
         group = f"{anchor.name} at this PSNR"
         columns += [
-            unmarked_column("bpp", key=f"{anchor.name}_bpp", group=group),
+            _PAYLOAD.model_copy(update={"key": f"{anchor.name}_payload_bpp", "group": group}),
             Column(key=f"{anchor.name}_percent", header="codec against it", group=group, unit="%",
                    format="+.1f"),
         ]  # fmt: skip
@@ -122,10 +126,15 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
         columns=columns,
         rows=[row for curve in curves for row in _beside_rows(curve, anchors)],
         footer=(
-            *(_bd_note(curve.curve(), anchor) for curve in curves for anchor in anchors),
+            *(
+                _bd_note(curve.curve(counted="payload"), anchor.curve(counted="payload"))
+                for curve in curves
+                for anchor in anchors
+            ),
+            *([f"Compared: payloads. {WITHOUT_HEADERS}"] if anchors else []),
             f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
-            "rates are of whole files over the pixels before padding; a "
-            "dash: the anchor does not reach this PSNR.",
+            "rates are of whole files, payloads of what codes the image in them, over the pixels "
+            "before padding; a dash: the anchor does not reach this PSNR.",
             *environment_lines(record.environment for c in curves for record in c.records),
         ),
     ).without_empty_columns()
@@ -133,24 +142,33 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
 
 def _beside_rows(curve: MeasuredCurve, anchors: Sequence[RdRecord]) -> list[Row]:
     """Return a curve's points, with the anchors' rates at the same PSNR where they reach it."""
-    means = curve.curve()
-    lambdas = {fmean(p.bpp for p in ps): ps[0].lmbda for ps in points_by_rate(curve.records)}
+    means = curve.curve(counted="payload")
+    seeds = {
+        fmean(point.counted_bpp("payload") for point in points): points
+        for points in points_by_rate(curve.records)
+    }
     rows: list[dict[str, Value]] = [
-        {"model": curve.label, "lmbda": lambdas[bpp], "bpp": bpp, "psnr_db": psnr_db}
-        for bpp, psnr_db in zip(means.bpp, means.psnr_db, strict=True)
+        {
+            "model": curve.label,
+            "lmbda": seeds[payload][0].lmbda,
+            "bpp": fmean(point.bpp for point in seeds[payload]),
+            "payload_bpp": payload,
+            "psnr_db": psnr_db,
+        }
+        for payload, psnr_db in zip(means.bpp, means.psnr_db, strict=True)
     ]
     for anchor in anchors:
-        percents = rate_percents(anchor.curve(), means)
-        for row, bpp, percent in zip(rows, means.bpp, percents, strict=True):
+        percents = rate_percents(anchor.curve(counted="payload"), means)
+        for row, payload, percent in zip(rows, means.bpp, percents, strict=True):
             if percent is not None:
-                row[f"{anchor.name}_bpp"] = bpp / (1 + percent / 100)
+                row[f"{anchor.name}_payload_bpp"] = payload / (1 + percent / 100)
                 row[f"{anchor.name}_percent"] = percent
     return [Row(values=row) for row in rows]
 
 
-def _bd_note(curve: RdCurve, anchor: RdRecord) -> str:
+def _bd_note(curve: RdCurve, anchor: RdCurve) -> str:
     try:
-        found = bd_rate(anchor.curve(), curve)
+        found = bd_rate(anchor, curve)
     except LabError as error:
         return f"No BD-rate of {curve.name} against {anchor.name}: {error}"
     return (
@@ -163,7 +181,7 @@ def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
     """Return each curve's BD-rate against ``anchor`` by every interpolation; a note explains gaps.
 
     Args:
-        curves: by label.
+        curves: by label; their rates count what the anchor's do.
         anchor: the reference.
     """
     rates = [
@@ -195,6 +213,15 @@ def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
         rows=rows,
         footer=(
             "Mean change of rate at equal PSNR over the overlap; negative is better.",
+            _whose_rates(anchor),
             *dict.fromkeys(refusals),
         ),
     )
+
+
+def _whose_rates(anchor: RdCurve) -> str:
+    """Say what the rates of a comparison count."""
+    if anchor.counted == "payload":
+        return WITHOUT_HEADERS
+    known = ", which is all that is published of the anchor" if anchor.source else ""
+    return f"Rates of whole files with their headers on either side{known}."
