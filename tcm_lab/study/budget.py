@@ -74,7 +74,8 @@ def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
             rows = paired_rows(compared)
             ahead = None
             with suppress(LabError):  # of few rows
-                ahead = extrapolate(rows, seed_sd=sd)
+                end = summary.first.recipe.comparable_until
+                ahead = extrapolate(rows, end=end, seed_sd=sd)
             curve = paired_curve(rows, seed_sd=sd)
             found.append(Course(summary, curve, ahead, _rungs(summary.records, base)))
     return found
@@ -128,9 +129,9 @@ def budget_table(found: Sequence[Course]) -> Table:
             f"Training losses on the same crops, noise and rates, means over windows of "
             f"{steps // len(found[0].curve.windows):,} steps, every rate alike; intervals over "
             "steps and seeds.",
-            "Predictions: a power law of the steps, fitted from a fifth of them on, with the width "
-            "that its unknown power leaves. They hold for the same schedule, longer, and are "
-            "hypotheses until trained.",
+            "Predictions: a power law of the steps, fitted from a fifth of them on up to any "
+            "cooldown, with the width that its unknown power leaves. They hold for the same "
+            "schedule, longer, and are hypotheses until trained.",
         ),
     )
 

@@ -192,6 +192,11 @@ class Recipe(Frozen):
         """The step after which a constant rate falls; metrics are reported there."""
         return int((1 - self.cooldown) * self.steps / 10 + 1e-9) * 10
 
+    @property
+    def comparable_until(self) -> int:
+        """The last step whose loss goes on as those before: where a cooldown begins, or the end."""
+        return self.cooldown_begins if self.schedule == "constant" else self.steps
+
     def lr_factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by at ``step``, counted from 0."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))

@@ -86,6 +86,18 @@ def test_the_fit_is_that_of_scipy(law: tuple[float, float, float]) -> None:
         assert abs(then.value - expected) < 0.5 * (then.high - then.low) + 0.01
 
 
+def test_what_a_cooldown_does_to_the_curve_is_left_out() -> None:
+    truth, until = power_law(STEPS, -1.0, 1.3, 0.5), int(0.8 * STEPS[-1])
+    cooled = np.where(until < STEPS, truth + 2.0, truth)
+    plain, left_out = (
+        extrapolate(rows(curve, 0.02, 3), end=until).at(10 * STEPS[-1]) for curve in (truth, cooled)
+    )
+    assert plain == left_out
+    expected = power_law(np.array([10.0 * STEPS[-1]]), -1.0, 1.3, 0.5)[0]
+    assert left_out.low <= expected <= left_out.high
+    assert extrapolate(rows(cooled, 0.02, 3)).at(10 * STEPS[-1]).value > left_out.high
+
+
 def test_more_noise_widens_what_is_said_of_larger_budgets_until_nothing_is() -> None:
     truth = power_law(STEPS, -1.0, 1.3, 0.5)
     widths = []

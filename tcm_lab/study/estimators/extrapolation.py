@@ -94,7 +94,12 @@ class Extrapolation:
 
 
 def extrapolate(
-    rows: PairedRows, *, begin: float = 0.2, seed_sd: float = 0.0, seed: int = 0
+    rows: PairedRows,
+    *,
+    begin: float = 0.2,
+    end: int | None = None,
+    seed_sd: float = 0.0,
+    seed: int = 0,
 ) -> Extrapolation:
     """Fit a paired curve.
 
@@ -102,6 +107,8 @@ def extrapolate(
         rows: the curve; its mean over seeds is fitted.
         begin: share of the steps before which the curve is left out: there the codecs still become
             transforms at all.
+        end: the last step of the fit; after it a cooldown may turn the curve for another reason
+            than that more was learned.
         seed_sd: standard deviation between seeds of such a difference, measured elsewhere. The
             seeds at hand show it, too, where there are several.
         seed: of the draws.
@@ -110,11 +117,12 @@ def extrapolate(
         LabError: too few rows.
     """
     steps, data = np.array(rows.steps, dtype=float), np.array(rows.percent)
-    late = steps > begin * steps[-1]
-    steps, data = steps[late], data[:, late]
+    total = float(steps[-1])
+    fitted = (steps > begin * total) & (steps <= (end or total))
+    steps, data = steps[fitted], data[:, fitted]
     if len(steps) < FEWEST_FITTED:
         raise LabError(f"{len(steps)} losses: an extrapolation needs {FEWEST_FITTED} or more")
-    total, y = float(steps[-1]), data.mean(axis=0)
+    y = data.mean(axis=0)
     x = (steps / total) ** -_POWERS[:, None]  # (powers, N)
     centred = x - x.mean(axis=1, keepdims=True)
     extent = (centred**2).sum(axis=1)

@@ -34,18 +34,19 @@ class LossEstimator(Train):
 
     steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 
-    @property
-    def fewest(self) -> int:
-        """The steps of the shortest training that it can read."""
+    def fewest(self, recipe: Recipe) -> int:
+        """Return the steps of the shortest training by a recipe that it can read."""
+        del recipe
         return FEWEST_ROWS * _ROW
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
         """Refuse a training that is too short to have a curve."""
-        if (steps := self.recipe(recipe).steps) < self.fewest:
+        own = self.recipe(recipe)
+        if own.steps < (fewest := self.fewest(own)):
             where = "budget.steps" if self.steps is None else "its steps"
             raise ConfigError(
-                f"estimator {self.type}: reads the losses of {self.fewest} steps or more, not of "
-                f"{steps}; raise {where}"
+                f"estimator {self.type}: reads the losses of {fewest} steps or more, not of "
+                f"{own.steps}; raise {where}"
             )
 
     def recipe(self, recipe: Recipe) -> Recipe:
@@ -97,16 +98,22 @@ class Extrapolated(LossEstimator):
     times: Annotated[float, Field(ge=1, le=1e6)] = 10.0
     begin: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
-    @property
-    def fewest(self) -> int:
-        """The steps of the shortest training that it can fit."""
-        return math.ceil(FEWEST_FITTED / (1 - self.begin)) * _ROW
+    def fewest(self, recipe: Recipe) -> int:
+        """Return the steps of the shortest training by a recipe that it can fit."""
+        end = 1 - recipe.cooldown if recipe.schedule == "constant" else 1.0
+        if self.begin >= end:
+            raise ConfigError(
+                f"estimator {self.type}: begin = {self.begin:g} leaves no losses before the "
+                f"cooldown, which begins at {end:g} of the steps; lower it"
+            )
+        return (math.ceil(FEWEST_FITTED / (end - self.begin)) + 1) * _ROW
 
     def difference(self, compared: Comparison) -> Interval:
         """Return the prediction with its interval."""
         found = extrapolate(
             paired_rows(compared),
             begin=self.begin,
+            end=compared.own[0].recipe.comparable_until,
             seed_sd=compared.seed_sd_loss,
             seed=compared.seed,
         )
