@@ -20,6 +20,8 @@ from .start import calibrate as calibrate
 from .start import read_recipe as read_recipe
 from .start import warm_start as warm_start
 from .state import Snapshot as Snapshot
+from .state import as_begun as as_begun
+from .state import find_state as find_state
 from .supernet import SandwichLoss as SandwichLoss
 from .supernet import SuperNet as SuperNet
 from .supernet import train_supernet as train_supernet
@@ -31,5 +33,6 @@ from .trackers import TRACKERS as TRACKERS
 from .trackers import TrackedRun as TrackedRun
 from .trackers import Tracker as Tracker
 from .trackers import open_trackers as open_trackers
+from .trainer import check_directory as check_directory
 from .trainer import train as train
 from .trainer import train_linear_phase as train_linear_phase

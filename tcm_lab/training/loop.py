@@ -39,8 +39,8 @@ from tcm_lab.training.objective import (
 )
 from tcm_lab.training.optimizers import make_optimizers
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import calibrate
-from tcm_lab.training.state import FILE_NAME, Snapshot, put, take
+from tcm_lab.training.start import calibrate, refuse_lost_weights
+from tcm_lab.training.state import FILE_NAME, PHASE, Snapshot, described, put, take
 from tcm_lab.training.trackers import Tracker
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class TrainingLoop:
         recipe = self.recipe
         if resume and self.file is not None and self.file.exists():
             snapshot = Snapshot.load(self.file)
-            snapshot.refuse_other(recipe, self.crops.fingerprint, self.file)
+            snapshot.refuse_other(self.codec, recipe, self.crops.fingerprint, self.file)
             self._restore(snapshot)
             self.earlier_s = snapshot.facts["wall_s"]
         else:
@@ -222,6 +222,7 @@ class TrainingLoop:
         """Do what the recipe wants done before the first update."""
         recipe, codec = self.recipe, self.codec
         if recipe.start == "linear" and isinstance(codec, Codec):
+            refuse_lost_weights(codec)
             self.start = start_linear(codec, recipe, self.crops, self._train_phase, cache)
             codec.train()
         elif recipe.start != "none":
@@ -233,7 +234,7 @@ class TrainingLoop:
 
     def _train_phase(self, view: Codec, phase: Recipe) -> None:
         """Train the entropy model alone; its state lies in a folder of its own."""
-        folder = None if self.directory is None else self.directory / "linear-phase"
+        folder = None if self.directory is None else self.directory / PHASE
         loop = TrainingLoop(
             view, phase, self.crops, self.fabric, folder, self.on_progress, phase="linear phase"
         )
@@ -250,6 +251,7 @@ class TrainingLoop:
             "wall_s": self._wall_s(),
             "recipe": (recipe or self.recipe).model_dump(mode="json"),
             "data": self.crops.fingerprint,
+            "model": described(self.codec),
             "start": None if self.start is None else self.start.model_dump(mode="json"),
         }
         return take(self.modules, self.optimizers, self.averages, facts)

@@ -56,7 +56,7 @@ class Recipe(Frozen):
         start: what happens before the first update: ``linear`` makes the codec a linear transform
             fitted to data, as far as its shortcuts allow (codecs that are not assembled here are
             calibrated); ``calibrate`` scales the latent up to the quantisation step; ``none`` keeps
-            the random weights.
+            the weights as they are, random or given.
         linear_steps: updates of the linear phase between a linear start and the first of ``steps``.
             It trains the entropy model alone, on the latent of the linear shortcut, so that
             variants which differ only in g_a and g_s share it; 0 is none.
@@ -176,6 +176,10 @@ class Recipe(Frozen):
             ConfigError: a field is unknown or out of range.
         """
         return Recipe.parse(self.model_dump() | fields, "recipe: ")
+
+    def without_start(self) -> Recipe:
+        """Return this recipe for a codec that has weights already, which a start would replace."""
+        return self.changed(start="none", linear_steps=0)
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide what the weights become.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tcm_lab.codec import CodecAdapter, load_checkpoint, read_extra, read_state
 from tcm_lab.codec.adapter import unwrapped
+from tcm_lab.codec.model import DERIVED
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.training.recipe import Recipe
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 TARGET_STD = 3.0
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+#: Entries of a state dict that follow from the weights or from the architecture.
+_NOT_LEARNED = (*DERIVED, "pedestal", "bound", "target")
 
 
 def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
@@ -41,7 +44,10 @@ def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
 
 
 def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
-    """Copy every parameter of a checkpoint that has the name and shape of one of the codec's.
+    """Copy what a checkpoint learned or measured, where name and shape are those of the codec's.
+
+    That is its parameters and buffers such as the units of a normalised latent. A recipe's linear
+    start would replace them: train by its ``without_start()``.
 
     Args:
         codec: changed in place.
@@ -49,29 +55,49 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
             that was not assembled here, any file with its tensors.
 
     Returns:
-        The names of the codec's parameters that kept their own values, such as the gains of a
+        The names of the codec's tensors that kept their own values, such as the gains of a
         rate-conditioned codec that starts from a single-rate one.
 
     Raises:
         LabError: the checkpoint can't be read, or holds less than half of the codec's weights.
     """
     assembled = CodecAdapter(codec).config is not None
-    own = dict(codec.named_parameters())
-    theirs = load_checkpoint(path).state_dict() if assembled else read_state(path, own)
-    fitting = {n: p for n, p in own.items() if n in theirs and theirs[n].shape == p.shape}
-    taken = sum(p.numel() for p in fitting.values())
-    whole = sum(p.numel() for p in own.values())
+    parameters = dict(codec.named_parameters())
+    theirs = load_checkpoint(path).state_dict() if assembled else read_state(path, parameters)
+    state = {n: v for n, v in codec.state_dict().items() if isinstance(v, Tensor)}
+    own = {n: v for n, v in state.items() if n in parameters or not n.endswith(_NOT_LEARNED)}
+    fitting = {n: v for n, v in own.items() if n in theirs and theirs[n].shape == v.shape}
+    taken = sum(fitting[n].numel() for n in parameters if n in fitting)
+    whole = sum(p.numel() for p in parameters.values())
     if 2 * taken < whole:
         raise LabError(
             f"{path}: fits only {taken:,} of the codec's {whole:,} weights. "
             "Start from a checkpoint of the same architecture."
         )
-    for name, parameter in fitting.items():
-        parameter.data.copy_(theirs[name])
+    for name, value in fitting.items():
+        value.data.copy_(theirs[name])
     kept = tuple(name for name in own if name not in fitting)
     if kept:
-        logger.warning("%s: %d parameters keep their own values (%s …)", path, len(kept), kept[0])
+        logger.warning("%s: %d tensors keep their own values (%s …)", path, len(kept), kept[0])
+    unused = [n for n in theirs if n not in own and not n.endswith(_NOT_LEARNED)]
+    if assembled and unused:
+        logger.warning("%s: %d of its tensors have no place (%s …)", path, len(unused), unused[0])
+    codec.warm_from = str(path)  # type: ignore[assignment]  # no submodule
     return kept
+
+
+def refuse_lost_weights(codec: nn.Module) -> None:
+    """Refuse a linear start of a codec that `warm_start` has filled.
+
+    Raises:
+        LabError: the message says how to keep the weights.
+    """
+    origin = getattr(codec, "warm_from", None)
+    if isinstance(origin, str):
+        raise LabError(
+            f"start: linear would replace the weights that the codec has from {origin}. Train by "
+            "recipe.without_start()."
+        )
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.trees import leaves
+from tcm_lab.codec import CodecAdapter, VariantConfig
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.training.recipe import Recipe
 
 FILE_NAME = "training.safetensors"
+PHASE = "linear-phase"
+"""Folder of a linear phase's state, below that of its training."""
 _FORMAT = "tcm-lab-training-1"
 
 
@@ -44,22 +50,12 @@ class Snapshot:
         Raises:
             FileError: the file is not such a state, or is damaged.
         """
-        from safetensors import SafetensorError, safe_open
+        with _opened(path) as (file, facts):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
+        return cls(tensors, facts)
 
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise FileError(f"{path}: not the state of a training. Name its folder.")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
-        except (SafetensorError, OSError) as error:
-            raise FileError(
-                f"{path}: cannot be read ({error}). Delete it to start this training anew."
-            ) from error
-        return cls(tensors, json.loads(metadata["facts"]))
-
-    def refuse_other(self, recipe: Recipe, data: str, path: Path) -> None:
-        """Refuse to go on with another recipe or other data, by its fingerprint.
+    def refuse_other(self, codec: nn.Module, recipe: Recipe, data: str, path: Path) -> None:
+        """Refuse to go on with another codec, another recipe or other data, by its fingerprint.
 
         Raises:
             LabError: the message names what differs.
@@ -69,11 +65,72 @@ class Snapshot:
         differing = [name for name in names if theirs.get(name) != ours.get(name)]
         if self.facts["data"] != data:
             differing.append("data")
+        if "model" in self.facts:  # which states of earlier versions lack
+            differing += _differences(self.facts["model"], described(codec))
         if differing:
             raise LabError(
                 f"{path}: began with other {', '.join(differing)}. "
                 "Resume with the same, or choose another folder."
             )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Give a block a state's open file and its facts.
+
+    Raises:
+        FileError: the file is not such a state, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise FileError(f"{path}: not the state of a training. Name its folder.")
+            yield file, json.loads(metadata["facts"])
+    except (SafetensorError, OSError) as error:
+        raise FileError(
+            f"{path}: cannot be read ({error}). Delete it to start this training anew."
+        ) from error
+
+
+def find_state(directory: Path) -> Path | None:
+    """Return the file from which the training in a folder would be resumed, if there is one."""
+    places = (directory / FILE_NAME, directory / PHASE / FILE_NAME)
+    return next((path for path in places if path.exists()), None)
+
+
+def as_begun(recipe: Recipe, directory: Path) -> Recipe:
+    """Return a recipe for resuming: without a start where the training began from given weights.
+
+    Raises:
+        FileError: the state in the folder can't be read.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return recipe
+    with _opened(path) as (_, facts):
+        given = facts["recipe"].get("start") == "none"
+    return recipe.without_start() if given else recipe
+
+
+def described(codec: nn.Module) -> Any:
+    """Return what a codec is, as plain values: its configuration, whatever it is called."""
+    found = CodecAdapter(codec).description
+    return {k: v for k, v in found.items() if k != "name"} if isinstance(found, dict) else found
+
+
+def _differences(theirs: Any, ours: Any) -> list[str]:
+    """Name what distinguishes a state's codec from the one that is to be trained."""
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return [] if theirs == ours else [f"model ({theirs} there, {ours} here)"]
+    # Read again, since later versions may have further fields.
+    whole = VariantConfig.parse({**theirs, "name": "resumed"}).model_dump(mode="json")
+    there, here = dict(leaves(whole)), dict(leaves(ours))
+    paths = [path for path in {**here, **there} if path != "name"]
+    found = [path for path in paths if there.get(path) != here.get(path)]
+    return [f"{p} ({there.get(p)} there, {here.get(p)} here)" for p in found[:3]]
 
 
 def take(

@@ -45,7 +45,7 @@ from tcm_lab.training.linear_start import (
 from tcm_lab.training.log import OnProgress, TrainingRecord
 from tcm_lab.training.objective import RateDistortionLoss, entropy_models_in_float32
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.state import FILE_NAME
+from tcm_lab.training.state import FILE_NAME, PHASE
 from tcm_lab.training.trainer import begin, train
 
 _KEPT = 256  # modules that are kept, to be run with parts of the shared weights
@@ -350,7 +350,7 @@ def train_supernet(
     if directory is None or not (directory / FILE_NAME).exists():
         _begin(supernet, recipe, crops, accelerator)
         if recipe.linear_steps and supernet.config.shortcut != "none":
-            folder = None if directory is None else directory / "linear-phase"
+            folder = None if directory is None else directory / PHASE
             sides = [p for n, p in supernet.named_parameters() if n.startswith(("g_a.", "g_s."))]
             with frozen(sides):
                 trained(linear_phase(recipe), 0.0, folder, _of_phase(on_progress), linear_view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.locks import held
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
@@ -28,6 +29,10 @@ from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import as_itself
 from tcm_lab.training.state import FILE_NAME
 from tcm_lab.training.trackers import Tracker
+
+_WEIGHTS = "model.safetensors"
+_RECORD = "training.json"
+_REFUSAL = "another process trains here. Wait for its end, or choose another folder."
 
 
 def train(
@@ -57,7 +62,8 @@ def train(
         codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``.
             Parameters named ``…quantiles`` belong to the auxiliary optimiser, whose loss is its
             ``aux_loss()``. Left in evaluation mode with its entropy tables updated.
-        recipe: how to train; a compiled codec is trained by compiled steps.
+        recipe: how to train; a compiled codec is trained by compiled steps. A linear start replaces
+            the weights: for those of a checkpoint, give ``recipe.without_start()``.
         crops: makes the batch of any step.
         directory: where state, log, record and weights go; ``None`` keeps nothing.
         resume: continue from the state in ``directory`` if there is one.
@@ -71,8 +77,8 @@ def train(
             beginning: it leaves its state there when their cooldown begins.
 
     Raises:
-        LabError: recipe and codec don't match, ``directory`` holds another training, or the disk
-            is full. The last checkpoint stays intact.
+        LabError: recipe and codec don't match, ``directory`` holds another training, another
+            process trains there, or the disk is full. The last checkpoint stays intact.
         DivergedError: training diverges again and again. The last checkpoint stays intact.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
@@ -88,23 +94,45 @@ def train(
     )
     if devices > 1:
         fabric.launch()
-    if directory is not None and not resume and (directory / FILE_NAME).exists():
-        raise LabError(f"{directory}: already holds a training. Resume it or choose another.")
-    with conditions(codec, recipe, fabric.device):
-        loop = TrainingLoop(
-            codec,
-            recipe,
-            crops,
-            fabric,
-            directory,
-            on_progress,
-            objective=objective,
-            branches=branches,
-        )
-        loop.begin(resume=resume, cache=cache)
-        record = loop.run(trackers)
-    _finish(codec, record, directory if fabric.is_global_zero else None)
+    place = directory if fabric.is_global_zero else None
+    with nullcontext() if place is None else held(place, _REFUSAL):
+        if directory is not None:
+            check_directory(directory, resume=resume)
+        with conditions(codec, recipe, fabric.device):
+            loop = TrainingLoop(
+                codec,
+                recipe,
+                crops,
+                fabric,
+                directory,
+                on_progress,
+                objective=objective,
+                branches=branches,
+            )
+            loop.begin(resume=resume, cache=cache)
+            record = loop.run(trackers)
+        _finish(codec, record, place)
     return record
+
+
+def check_directory(directory: Path, *, resume: bool) -> None:
+    """Refuse a folder in which a training would replace what another one left.
+
+    Raises:
+        LabError: it is a file, or holds a training that is not resumed or has no state.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise LabError(f"{directory}: is a file; name a folder.")
+    if (directory / FILE_NAME).exists():
+        if resume:
+            return
+        raise LabError(f"{directory}: already holds a training. Resume it or choose another.")
+    for name in (_WEIGHTS, _RECORD):
+        if (directory / name).exists():
+            raise LabError(
+                f"{directory / name}: is of a training that is done and whose state is gone, so it "
+                "would be replaced. Choose another folder, or move it away."
+            )
 
 
 def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:
@@ -115,8 +143,8 @@ def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) ->
     if directory is None:
         return
     extra = {"recipe": record.recipe.model_dump(mode="json")}
-    save_weights(codec, directory / "model.safetensors", extra)
-    write_atomically(directory / "training.json", record.model_dump_json(indent=2) + "\n")
+    save_weights(codec, directory / _WEIGHTS, extra)
+    write_atomically(directory / _RECORD, record.model_dump_json(indent=2) + "\n")
 
 
 def begin(

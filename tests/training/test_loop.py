@@ -200,6 +200,50 @@ def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
         train(codec(), later, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
 
 
+def test_another_width_of_a_codec_is_not_resumed(tmp_path: Path) -> None:
+    train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
+    with pytest.raises(LabError, match="weights do not fit"):
+        train(
+            TinyCodec(width=8), RECIPE, RandomCrops(), directory=tmp_path, resume=True,
+            accelerator="cpu",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "training.json"])
+def test_what_a_training_without_a_state_left_is_not_replaced(
+    tmp_path: Path, name: str, resume: bool
+) -> None:
+    (tmp_path / name).write_bytes(b"weeks of work")
+    with pytest.raises(LabError, match=f"{name}: is of a training that is done"):
+        train(codec(), RECIPE, RandomCrops(), directory=tmp_path, resume=resume, accelerator="cpu")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"weeks of work"]
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from tcm_lab._utils.locks import held\n"
+        "with held(Path(sys.argv[1]), ''): print(flush=True); time.sleep(60)"
+    )
+    folder = tmp_path / "new"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(LabError, match="new: another process trains here"):
+            train(codec(), RECIPE, RandomCrops(), directory=folder, accelerator="cpu")
+        assert list(folder.iterdir()) == []
+        other.kill()
+    train(codec(), RECIPE, RandomCrops(), directory=folder, accelerator="cpu")
+
+
+def test_a_folder_that_is_a_file_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("notes")
+    no_crops = RandomCrops(signal_at=(0, signal.SIGKILL))
+    with pytest.raises(LabError, match="out: cannot be made"):
+        train(codec(), RECIPE, no_crops, directory=tmp_path / "out", accelerator="cpu")
+
+
 def test_nan_batches_end_in_one_message_with_the_last_checkpoint_intact(tmp_path: Path) -> None:
     model = codec()
     with pytest.raises(LabError, match=r"diverged at step \d+ .*keeps the state of step 10"):
