@@ -16,11 +16,12 @@ from tcm_lab.metrics import METRICS
 from tcm_lab.study.capacity import threads_each, worker_count
 from tcm_lab.study.context import OnEvent, StudyContext
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.folder import NAME, SPACE
+from tcm_lab.study.folder import DATABASE, NAME, RECORDS, SPACE
+from tcm_lab.study.noise import resolved
 from tcm_lab.study.pool import run_workers
 from tcm_lab.study.queue import TrialQueue, key_of, open_queue
 from tcm_lab.study.result import StudyResult
-from tcm_lab.study.space import Space
+from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.variants import Variant
 
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
@@ -63,6 +64,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
     space, variants = context.space, context.variants
     known = variants.known()
     _make_folder(context.out)
+    _refuse_published(context)
     directions = [METRICS[name].direction for name in space.objectives]
     with open_queue(context.storage, context.name, directions) as queue:
         _check_same_study(queue, context)
@@ -102,6 +104,38 @@ def _make_folder(folder: Path) -> None:
         raise LabError(f"{folder}: is not writable. Name another folder by --out.")
 
 
+def _refuse_published(context: StudyContext) -> None:
+    """Refuse a folder in which no study was begun if it holds what this one would write over.
+
+    Raises:
+        LabError: the message names the file.
+    """
+    out = context.out
+    if (out / NAME).exists() or (out / DATABASE).exists():
+        return
+    if (out / RECORDS).exists():
+        raise LabError(f"{out / RECORDS}: is of a published study. Name another folder by --out.")
+    _has_space(context)
+
+
+def _has_space(context: StudyContext) -> bool:
+    """Say whether a new study's folder holds its space already, as when it is searched in place.
+
+    Raises:
+        LabError: it holds another.
+    """
+    path, space = context.out / SPACE, context.space
+    if not path.exists():
+        return False
+    found = resolved(load_space(path), len(context.data.evaluation))
+    if found.model_copy(update={"imports": space.imports}) != space:  # which commands may give, too
+        raise LabError(
+            f"{path}: is another space than the study's. Name another folder by --out, or move it "
+            "away."
+        )
+    return True
+
+
 def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     """Refuse to resume another study than the one that was begun; store what is begun.
 
@@ -120,7 +154,8 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     facts = json.loads(json.dumps(facts | context.data.fingerprints))
     before = study.user_attrs.get("space")
     if before is None:
-        write_atomically(out / SPACE, space.to_yaml())
+        if not _has_space(context):
+            write_atomically(out / SPACE, space.to_yaml())
         write_atomically(out / NAME, json.dumps({"name": context.name}) + "\n")
         study.set_user_attr("full_space", space.model_dump(mode="json"))
         study.set_user_attr("space", facts)

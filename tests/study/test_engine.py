@@ -169,6 +169,37 @@ def test_another_space_in_the_same_folder_is_refused_by_what_changed(tmp_path: P
     assert "--out" in message
 
 
+def test_a_published_study_is_not_written_over(tmp_path: Path) -> None:
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "space.yaml").write_text(SPACE)
+    (published / "records.jsonl").write_text("{}")
+    with pytest.raises(LabError, match=r"records\.jsonl: is of a published study.*--out"):
+        run(tmp_path, out=published)
+    assert {path.name for path in published.iterdir()} == {"space.yaml", "records.jsonl"}
+
+
+def test_a_space_file_in_the_studys_folder_stays_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "toy" / "space.yaml"
+    file.parent.mkdir()
+    written = f"# What I think of it.\n{SPACE}"
+    file.write_text(written)
+    assert splits(run(tmp_path)) == GRID
+    assert file.read_text() == written
+    run(tmp_path)
+    assert file.read_text() == written
+
+
+def test_another_space_file_in_a_new_studys_folder_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "toy" / "space.yaml"
+    file.parent.mkdir()
+    file.write_text(SPACE.replace("steps: 40", "steps: 41"))
+    with pytest.raises(LabError, match=r"space\.yaml: is another space than the study's"):
+        run(tmp_path)
+    assert "steps: 41" in file.read_text()
+    assert [path.name for path in file.parent.iterdir()] == ["space.yaml"]
+
+
 def test_other_images_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     from PIL import Image
 
