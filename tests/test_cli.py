@@ -320,6 +320,13 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("complexty", "tcm-nano"), ("tcm-lab complexty", "Did you mean complexity")),
         (("analyze", "efr", "tcm-nano"), ("tcm-lab analyze efr", "Did you mean erf")),
         (("models", "tcm-smol"), ("tcm-smol", "tcm-small")),
+        (("evaluate", "tcm-nano", "none.safetensors"), ("none.safetensors", "cannot be read")),
+        (("evaluate", "tcm-nano", "--rates", "9"), ("rate = 9", "levels 0 to")),
+        (("analyze", "shortcut", "tcm-nano", "none"), ("none", "neither a preset nor")),
+        (("evaluate", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
+        (("analyze", "shortcut", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
+        (("time", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
+        (("train", "tcm-nano", "--devices", "0"), ("--devices 0", "at least 1")),
     ],
 )
 def test_a_mistake_ends_with_one_line_that_names_it_and_exit_code_2(
@@ -335,6 +342,128 @@ def test_a_mistake_ends_with_one_line_that_names_it_and_exit_code_2(
     for word in words:
         assert word in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("complexity", "tcm-nano", "--check", "--memory", "--counter", "torch"),
+            "--counter, --memory: have no effect with --check.",
+        ),
+        (
+            ("complexity", "tcm-nano", "--check", "--explain"),
+            "--explain: has no effect with --check",
+        ),
+        (("complexity", "tcm-nano", "--explain", "--size", "64x64"), "--size: has no effect"),
+        (
+            ("complexity", "tcm-nano", "--published", "--out", "a.json"),
+            "--published: has no effect",
+        ),
+        (
+            ("evaluate", "tcm-nano", "--anchors", "jpeg", "--format", "compressai"),
+            "--anchors: has no effect with the format compressai.",
+        ),
+        (
+            ("evaluate", "tcm-nano", "--bd-rate", "jpeg", "--format", "json"),
+            "--bd-rate: has no effect with the format json.",
+        ),
+        (
+            ("evaluate", "tcm-nano", "--anchors", "jpeg", "vtm", "--format", "json"),
+            "--anchors vtm: has no effect with the format json.",
+        ),
+        (("study", "--space", "configs/split.yaml", "--slurm", "a=1"), "--launcher local"),
+        (
+            ("study", "--space", "configs/split.yaml", "--dry-run", "--open"),
+            "--open: has no effect",
+        ),
+        (("train", "tcm-nano", "--skip-evaluation", "--eval-data", "x"), "--eval-data: has no"),
+        (
+            ("train", "tcm-nano", "--init", "tcm-nano", "--linear-steps", "9"),
+            "--linear-steps: has no effect with --init",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "tcm-nano", "--out", "note.png/x.json"),
+        ("time", "tcm-nano", "--out", "note.png/x.json"),
+        ("complexity", "tcm-nano", "--out", "note.png/below/x.json"),
+        ("complexity", "tcm-nano", "--format", "json", "--out", "folder"),
+        ("analyze", "shortcut", "tcm-nano", "--out", "note.png"),
+        ("train", "tcm-nano", "--out", "note.png"),
+        ("train", "tcm-nano", "--out", "note.png/below"),
+        ("plot", "parts", "costs.json", "--out", "note.png/parts"),
+        ("noise", "runs/none", "--out", "note.png/noise.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_written_is_refused_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.png").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(tcm_lab.evaluation, "evaluate", None)
+    monkeypatch.setattr(tcm_lab.analysis, "measure_shortcut", None)
+    monkeypatch.setattr(tcm_lab.complexity, "measure_timing", None)
+    monkeypatch.setattr(tcm_lab.training, "measure_pace", None)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"tcm-lab: error: --out {arguments[-1]}")
+    assert "is a f" in err or "is not a folder" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"note.png", "folder"}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "time", "train"])
+def test_a_gpu_that_is_not_there_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = run(command, "tcm-nano", "--device", "cuda")
+    assert code == 2
+    assert err == "tcm-lab: error: --device cuda: torch finds no GPU here; use cpu.\n"
+
+
+def test_a_training_from_given_weights_keeps_them_says_so_and_resumes(
+    run: Run, tmp_path: Path
+) -> None:
+    def train(*more: object) -> tuple[int, str, str]:
+        return run(
+            "train", "tcm-nano", "--recipe", "minute", "--steps", "1", "--crop", "64", "--lr",
+            "1e-9", "--out", tmp_path / "on", "--skip-evaluation", *more,
+        )  # fmt: skip
+
+    code, out, err = train("--init", "tcm-nano", "--resume")
+    assert code == 0
+    assert "recipe minute from the weights of tcm-nano in place of its start, 1 step" in out
+    assert err.startswith(f"tcm-lab: warning: no state in {tmp_path / 'on'}; starting anew\n")
+    source, codec = (
+        load_checkpoint(n) for n in ("tcm-nano", tmp_path / "on" / "model.safetensors")
+    )
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(codec(x, 1)["x_hat"], source(x, 1)["x_hat"], atol=0.1, rtol=0)
+    code, _, err = train("--init", "tcm-nano", "--resume")
+    assert code == 2
+    assert "--init tcm-nano: the folder holds the state of a training" in err
+    code, _, err = train("--resume")
+    assert code == 0
+    assert "starting anew" not in err
 
 
 def test_an_unknown_option_ends_with_exit_code_2(run: Run) -> None:
@@ -361,9 +490,9 @@ def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
     run: Run, image: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "kodim01.png").write_bytes(image.read_bytes())
-    words = ("--anchors", "jpeg", "vtm", "bpg", "--format", "json")
+    words = ("--anchors", "jpeg", "vtm", "bpg")
     records = tmp_path / "rd.json"
-    code, out, _ = run("evaluate", checkpoint, "--data", tmp_path, *words[:-2], "--bd-rate", "jpeg")
+    code, out, _ = run("evaluate", checkpoint, "--data", tmp_path, *words, "--bd-rate", "jpeg")
     assert code == 0
     assert "BD-rate against jpeg" in out
     assert tcm_lab.reporting.WITHOUT_HEADERS in out
@@ -371,7 +500,7 @@ def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
     assert {"tcm-nano", "jpeg", "vtm", "bpg"} <= set(rows)
     for file in ("vtm.json", "bpg_444_x265_ycbcr.json"):
         assert f"results/image/kodak/{file}" in out
-    assert run("evaluate", checkpoint, "--data", tmp_path, *words, "--out", records)[0] == 0
+    assert run("evaluate", checkpoint, "--data", tmp_path, *words[:2], "--out", records)[0] == 0
     drawn = ("plot", "rd", records, "--out", tmp_path / "rd")
     assert run(*drawn, "--anchors", "vtm", "bpg")[0] == 0
     assert run(*drawn, "--metric", "ssim")[0] == 0

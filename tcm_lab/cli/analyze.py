@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tcm_lab
+from tcm_lab._utils.devices import checked_device
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
@@ -52,13 +53,16 @@ class Analysis:
         ``#2`` marks a second model of one name.
         """
         Output(self.format).check()
+        if self.out is not None:
+            options.check_place(self.out, folder=True)
+        device = checked_device(self.device, "--device")
         named = Counter[str]()
-        for entry in options.entries(models, self.checkpoints):
-            codec, name = entry.codec(), entry.name
+        for entry, codec in options.loaded(options.entries(models, self.checkpoints), [self.rate]):
+            name = entry.name
             named[name] += 1
             name += f"#{named[name]}" if named[name] > 1 else ""
             with progress(f"{name}, image") as on_image:
-                yield name, codec.eval().to(self.device), on_image
+                yield name, codec.eval().to(device), on_image
 
     def write(
         self,

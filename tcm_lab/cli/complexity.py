@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import Annotated, get_args
 
 import tcm_lab
+from tcm_lab._utils.devices import checked_device
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Flag, Models, Output, Overrides, Weights
+
+_SIZES = ("512x768",)
 
 
 def complexity(
     models: Models,
     /,
     *,
-    size: tuple[str, ...] = ("512x768",),
+    size: tuple[str, ...] = _SIZES,
     convention: str = "all",
     detail: str = "totals",
     counter: str = "formula",
@@ -51,6 +54,19 @@ def complexity(
     counted = options.choice("--convention", convention, lab.CONVENTIONS)
     columns = options.choice("--detail", detail, get_args(reporting.Detail))
     tool = options.choice("--counter", counter, lab.COUNTERS)
+    chosen = {
+        "--convention": convention != "all",
+        "--detail": detail != "totals",
+        "--counter": counter != "formula",
+        "--memory": memory,
+        "--published": published,
+    }
+    if check:
+        options.refuse_idle("--check", {**chosen, "--explain": explain})
+    if explain:
+        options.refuse_idle("--explain", {**chosen, "--size": size != _SIZES})
+    if output.chosen == "json":
+        options.refuse_idle("the format json", {"--published": published})
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
     sizes = [options.size(text) for text in size]
     if check:
@@ -128,6 +144,8 @@ def time(
     output.check()
     precisions = get_args(lab.TimingOptions.model_fields["precision"].annotation)
     options.choice("--precision", conditions.precision, precisions)
+    if conditions.device is not None:
+        checked_device(conditions.device, "--device")
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
     sides, changes = options.size(size), vars(conditions)
     with progress("turn") as on_progress:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
@@ -13,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.files import check_suffix, is_file, write_atomically
+from tcm_lab._utils.files import check_suffix, is_file, is_folder, write_atomically
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_value
 from tcm_lab.errors import LabError, near, one_of
@@ -105,6 +106,47 @@ def choice(option: str, value: str, known: Iterable[Name]) -> Name:
     return names[value]
 
 
+def refuse_idle(beside: str, given: Mapping[str, object]) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        beside: the option that leaves them without one.
+        given: by name, whether or what was given.
+
+    Raises:
+        LabError: some were given; the message names them.
+    """
+    idle = [name for name, value in given.items() if value]
+    if idle:
+        have = "has" if len(idle) == 1 else "have"
+        raise LabError(
+            f"{', '.join(idle)}: {have} no effect with {beside}. Leave out the one or the other."
+        )
+
+
+def check_place(path: Path, *, folder: bool = False) -> None:
+    """Refuse a value of ``--out`` that cannot be written, before there is anything to write.
+
+    Args:
+        path: the file, or the folder; those that it lies in may be missing.
+        folder: whether it is a folder.
+
+    Raises:
+        LabError: something else lies there or on the way, or a folder is not writable.
+    """
+    kind, is_other = ("folder", is_file) if folder else ("file", is_folder)
+    if is_other(path):
+        raise LabError(f"--out {path}: is a {'file' if folder else 'folder'}; name a {kind}.")
+    places = path.absolute()
+    for place in (places, *places.parents) if folder else places.parents:
+        if is_folder(place):
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise LabError(f"--out {path}: {place} is not writable. Name another folder.")
+            return
+        if os.path.lexists(place):
+            raise LabError(f"--out {path}: {place} is not a folder. Name another one.")
+
+
 class Entry(NamedTuple):
     """One model of a command line, with the weights that were given for it.
 
@@ -175,6 +217,37 @@ def entries(models: Models, checkpoints: Weights) -> list[Entry]:
     if len(foreign) == 1 and checkpoints:
         own = {foreign[0]: [*checkpoints]}
     return [Entry(model, weights) for model in models for weights in own.get(model, [None])]
+
+
+def loaded(
+    found: Sequence[Entry],
+    rates: Iterable[float | None] = (),
+    load: Callable[[Entry], Any] = Entry.codec,
+) -> Iterator[tuple[Entry, Any]]:
+    """Yield entries with their codecs, one at a time; before, all are loaded once and dropped.
+
+    So what is wrong with the last one is said before work on the first has begun.
+
+    Args:
+        found: the entries.
+        rates: that every codec must have.
+        load: loads an entry.
+
+    Raises:
+        LabError: one can't be loaded, or lacks a rate.
+    """
+    wanted = list(rates)
+
+    def checked(entry: Entry) -> Any:
+        codec = load(entry)
+        for rate in wanted:
+            tcm_lab.codec.CodecAdapter(codec).check_rate(rate)
+        return codec
+
+    for entry in found[1:]:
+        checked(entry)
+    for entry in found:
+        yield entry, checked(entry)
 
 
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:
@@ -288,11 +361,12 @@ class Output:
         """Refuse a format that is neither one of tables nor one of ``others``, which are JSON.
 
         Raises:
-            LabError: it is unknown, or the name of the file says another.
+            LabError: it is unknown, the name of the file says another, or none can be there.
         """
         form = choice("--format", self.chosen, [*tcm_lab.reporting.RENDERERS, *others])
         if self.out is not None:
             check_suffix(self.out, tcm_lab.reporting.SUFFIXES.get(form, (".json",)), form)
+            check_place(self.out)
 
     def write(self, text: str) -> None:
         """Print or write a text."""

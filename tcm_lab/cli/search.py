@@ -66,6 +66,15 @@ def run(
     """
     study = tcm_lab.study
     where = options.choice("--launcher", launcher, ("local", "slurm"))
+    if where == "local":
+        options.refuse_idle("--launcher local", {"--slurm": slurm})
+    else:
+        options.refuse_idle("--launcher slurm", {"--open": open})
+    for name, lists in {
+        "--dry-run": dry_run, "--estimate-time": estimate_time, "--time-coding": time_coding,
+    }.items():  # fmt: skip
+        if lists:
+            options.refuse_idle(f"{name}, which trains nothing", {"--open": open})
     searched = study.load_space(space)
     imports = dict.fromkeys([*searched.imports, *imported_layers()])
     searched = searched.model_copy(update={"imports": tuple(imports)})
@@ -202,6 +211,7 @@ def noise(studies: Folders, /, *, out: Path | None = None) -> None:
     """
     if out is not None:
         check_suffix(out, [".yaml", ".yml"], "YAML")
+        options.check_place(out)
     study = tcm_lab.study
     found = study.noise_of_studies(study.open_result(folder).records for folder in studies)
     text = study.noise_yaml(found)

@@ -36,8 +36,12 @@ def table(
     """
     reporting = tcm_lab.reporting
     output.check()
+    found = _read(records)
+    if not any(isinstance(record, tcm_lab.complexity.ComplexityRecord) for record in found):
+        idle = {"--convention": convention != "all", "--detail": detail != "totals"}
+        options.refuse_idle("records without costs", {**idle, "--published": published})
     tables = reporting.tables_of(
-        _read(records),
+        found,
         convention=options.choice("--convention", convention, tcm_lab.complexity.CONVENTIONS),
         detail=options.choice("--detail", detail, get_args(reporting.Detail)),
         published=published,
@@ -70,6 +74,9 @@ def plot(
     chosen = options.choice("KIND", kind, get_args(reporting.PlotKind))
     check_suffix(out, [".png", ".svg"], "a PNG and an SVG file")
     stem = out.with_suffix("") if out.suffix.lower() in (".png", ".svg") else out
+    options.check_place(stem.with_name(f"{stem.name}.png"))
+    if chosen != "rd":
+        options.refuse_idle(f"plot {chosen}", {"--metric": metric != "psnr_db"})
     found = _read(records)
     coded = [point for record in found if hasattr(record, "points") for point in record.points]
     names = {image.name for point in coded for image in point.images}

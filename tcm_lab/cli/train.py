@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
 import tyro
 
 import tcm_lab
+from tcm_lab._utils.devices import checked_device
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import duration, progress
 from tcm_lab.cli import options
@@ -103,6 +104,8 @@ def train(
         skip_evaluation: Train only.
     """
     lab = tcm_lab.training
+    if skip_evaluation:
+        options.refuse_idle("--skip-evaluation", {"--eval-data": eval_data})
     flags = {"channels_last": channels_last, "compile": compile}
     given = {**settings, **{name: True for name, on in flags.items() if on}}
     chosen = lab.get_recipe(recipe, seed=seed, **given)
@@ -116,19 +119,27 @@ def train(
         adapter = tcm_lab.codec.CodecAdapter(codec)
     if "lambdas" not in settings:
         chosen = _for_rates(chosen, adapter.rate_levels)
-    accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
+    accelerator = _accelerator(device, devices)
     trackers = lab.open_trackers(track)
-    if init is not None:
-        lab.warm_start(codec, init)
     name = options.Entry(model).name
     folder = Path("runs") / name if out is None else out
+    options.check_place(folder, folder=True)
+    lab.check_directory(folder, resume=resume)
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of several processes
+    has_state = lab.find_state(folder) is not None
+    if resume and not has_state and is_first:
+        print(f"tcm-lab: warning: no state in {folder}; starting anew", file=sys.stderr)
+    beginning = "" if init is None else _beginning(codec, init, chosen.start, settings, has_state)
+    if init is not None:
+        chosen = chosen.without_start()
+    elif resume and "linear_steps" not in settings:
+        chosen = lab.as_begun(chosen, folder)
     images = tcm_lab.data.open_images(data, "train")
     judged_on = None if skip_evaluation else tcm_lab.data.open_images(eval_data, "eval")
     chosen = chosen.suited(adapter.latent_channels, adapter.rate_levels)
     lab.check_cca(chosen, adapter.config)
-    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of several processes
     if is_first:
-        print(f"{name}: {_plan(chosen)}")
+        print(f"{name}: {_plan(chosen, beginning)}")
         if chosen.steps > _WORTH_TIMING and not (resume or compile or devices > 1):
             pace = lab.measure_pace(lambda: copy.deepcopy(codec), chosen, images, accelerator)
             print(f"About {duration(pace.training_s(chosen.steps))} on this machine.")
@@ -143,12 +154,43 @@ def train(
         _show_beside_anchors(codec, judged_on, record.recipe, folder)
 
 
-def _plan(recipe: Recipe) -> str:
+def _accelerator(device: str, devices: int) -> Any:
+    """Return the device that was asked for, if there are so many of it.
+
+    Raises:
+        LabError: there are not.
+    """
+    accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
+    if devices < 1:
+        raise LabError(f"--devices {devices}: must be at least 1.")
+    if accelerator == "cuda":
+        checked_device(f"cuda:{devices - 1}" if devices > 1 else "cuda", "--device")
+    return accelerator
+
+
+def _beginning(codec: Any, init: Path, start: str, settings: Settings, has_state: bool) -> str:
+    """Fill a codec by the checkpoint that ``--init`` names, and say so for the plan.
+
+    Raises:
+        LabError: the folder has a state to resume from, or the checkpoint doesn't fit.
+    """
+    if has_state:
+        raise LabError(
+            f"--init {init}: the folder holds the state of a training that has begun. Leave --init "
+            "out to resume it, or name another --out."
+        )
+    options.refuse_idle("--init", {"--linear-steps": settings.get("linear_steps")})
+    tcm_lab.training.warm_start(codec, init)
+    return f" from the weights of {init}" + (" in place of its start" if start != "none" else "")
+
+
+def _plan(recipe: Recipe, beginning: str) -> str:
     """Say how a model will be trained, its lambdas included."""
     crops = f"{recipe.batch} crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}"
     lambdas = ", ".join(f"{value:.3g}" for value in recipe.lambdas)
     what = "λ·255²·MSE + bpp" if recipe.metric == "mse" else "λ·(1 - MS-SSIM) + bpp"
-    return f"recipe {recipe.name}, {recipe.steps:,} steps of {crops}, λ = {lambdas} ({what})"
+    steps = f"{recipe.steps:,} steps of {crops}"
+    return f"recipe {recipe.name}{beginning}, {steps}, λ = {lambdas} ({what})"
 
 
 def _show_beside_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: Path) -> None:
@@ -221,20 +263,25 @@ def evaluate(
     """
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     output.check("compressai")
+    place = checked_device(device, "--device")
     beside = [name for name in get_args(lab.Anchor) if name in anchors]
+    if output.chosen == "compressai":
+        options.refuse_idle("the format compressai", {"--anchors": anchors, "--bd-rate": bd_rate})
+    if output.chosen == "json":  # of records
+        unmeasured = [name for name in anchors if name not in beside]
+        idle = {f"--anchors {' '.join(unmeasured)}": unmeasured, "--bd-rate": bd_rate}
+        options.refuse_idle("the format json", idle)
     images = tcm_lab.data.open_images(data, "eval")
     wanted = dict.fromkeys([*anchors, *([bd_rate] if bd_rate else [])])
     published = [name for name in wanted if name not in beside]
     curves = options.curves_on_kodak(published, images.names, images.origin)
     lab.check_requested(metrics)
     records = []
-    for entry in options.entries(models, checkpoints):
-        own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights
-        codec = entry.codec() if own or entry.weights else tcm_lab.load_checkpoint(entry.model)
+    for entry, codec in options.loaded(options.entries(models, checkpoints), rates, _trained):
         recipe = tcm_lab.training.read_recipe(entry.weights or entry.model)
         with progress(f"{entry.name}, coding") as on_progress:
             record = lab.evaluate(
-                codec.to(device), images, rates=rates or None, recipe=recipe, metrics=metrics,
+                codec.to(place), images, rates=rates or None, recipe=recipe, metrics=metrics,
                 on_progress=on_progress,
             )  # fmt: skip
         records.append(record)
@@ -254,6 +301,12 @@ def evaluate(
         judged = {label: curve for label, curve in measured.items() if label != bd_rate}
         tables.append(reporting.bd_rate_table(judged, known[bd_rate]))
     output.show_records(records, tables)
+
+
+def _trained(entry: options.Entry) -> Any:
+    """Return an entry's codec with weights that it was trained to."""
+    own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights
+    return entry.codec() if own or entry.weights else tcm_lab.load_checkpoint(entry.model)
 
 
 def _compressai_json(records: Sequence[RdRecord]) -> str:

@@ -22,6 +22,7 @@ from torch import nn
 
 from tcm_lab import codec
 from tcm_lab._compat.malloc import keep_freed_memory
+from tcm_lab._utils.devices import checked_device
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
@@ -137,7 +138,7 @@ def _time_in_turns(
         named = [_with_weights(model) for model in models]
         for _, adapter in named:
             stack.callback(adapter.module.to, adapter.device)
-            adapter.module.to(_checked_device(options.device or adapter.device))
+            adapter.module.to(checked_device(options.device or adapter.device))
         timed = [(name, adapter, each) for name, adapter in named for each in conditions]
         codecs = [
             stack.enter_context(timed_codec(adapter, size, each)) for _, adapter, each in timed
@@ -249,13 +250,3 @@ def _with_weights(model: Measurable) -> tuple[str, CodecAdapter]:
         )
     named = isinstance(model, str) and codec.is_reference(model)
     return str(model) if named else adapter.name, adapter
-
-
-def _checked_device(device: str | torch.device) -> torch.device:
-    """Return a device on which times can be taken here."""
-    device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise LabError(f"device = {device}: times are taken on cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LabError(f"device = {device}: torch finds no GPU here; use cpu")
-    return device
