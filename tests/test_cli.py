@@ -320,9 +320,6 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("complexty", "tcm-nano"), ("tcm-lab complexty", "Did you mean complexity")),
         (("analyze", "efr", "tcm-nano"), ("tcm-lab analyze efr", "Did you mean erf")),
         (("models", "tcm-smol"), ("tcm-smol", "tcm-small")),
-        (("evaluate", "tcm-nano", "none.safetensors"), ("none.safetensors", "cannot be read")),
-        (("evaluate", "tcm-nano", "--rates", "9"), ("rate = 9", "levels 0 to")),
-        (("analyze", "shortcut", "tcm-nano", "none"), ("none", "neither a preset nor")),
         (("evaluate", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
         (("analyze", "shortcut", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
         (("time", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
@@ -426,6 +423,29 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     assert err.startswith(f"tcm-lab: error: --out {arguments[-1]}")
     assert "is a f" in err or "is not a folder" in err
     assert {path.name for path in tmp_path.iterdir()} == {"note.png", "folder"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "tcm-nano", "none.safetensors"), "none.safetensors: cannot be read"),
+        (("analyze", "shortcut", "tcm-nano", "none"), "'none': neither a preset nor"),
+        (("analyze", "latents", "tcm-nano", "none"), "'none': neither a preset nor"),
+        (("evaluate", "tcm-nano", "SINGLE", "--rates", "1"), "rate = 1: tcm-nano has no rate"),
+        (("analyze", "latents", "tcm-nano", "SINGLE", "--rate", "1"), "rate = 1: tcm-nano has no"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_in_the_last_model_is_found_before_work_on_the_first(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tcm_lab.evaluation, "evaluate", None)
+    monkeypatch.setattr(tcm_lab.analysis, "measure_shortcut", None)
+    monkeypatch.setattr(tcm_lab.analysis, "measure_latents", None)
+    code, _, err = run(*(checkpoint if word == "SINGLE" else word for word in arguments))
+    assert code == 2
+    assert words in err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "time", "train"])

@@ -23,36 +23,50 @@ def held(folder: Path, refusal: str) -> Iterator[None]:
         refusal: what the message says where another holds it.
 
     Raises:
-        FileError: another block holds it, or it can't be made.
+        FileError: another block holds it, or it can't be made or read.
     """
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
+        descriptor = _take(folder)
+    except BlockingIOError:
+        raise FileError(f"{folder}: {refusal}") from None
     except OSError as error:
         raise FileError(
             f"{folder}: cannot be made ({error.strerror or error}). Name another folder."
         ) from error
     try:
-        if descriptor is not None:
-            _lock(descriptor, f"{folder}: {refusal}")
         yield
     finally:
         if descriptor is not None:
-            os.close(descriptor)
+            _release(descriptor)
         if is_new:
             with suppress(OSError):  # it holds something, as it should
                 folder.rmdir()
 
 
-def _lock(descriptor: int, refusal: str) -> None:
+def _take(folder: Path) -> int | None:
+    """Return what holds a folder, or None where nothing can; BlockingIOError if another does."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _release(descriptor: int) -> None:
     if sys.platform == "win32":
         return
     import fcntl
 
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FileError(refusal) from None
-    except OSError:  # a file system without locks
-        return
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
+    os.close(descriptor)
