@@ -17,7 +17,9 @@ from PIL import Image
 import tcm_lab
 from tcm_lab.cli import main
 from tcm_lab.cli.app import COMMANDS
+from tcm_lab.cli.options import check_place
 from tcm_lab.codec import build, export_state, load_checkpoint, save_checkpoint
+from tcm_lab.errors import LabError
 from tcm_lab.reporting import read_records
 from tcm_lab.training import get_recipe
 
@@ -423,6 +425,18 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     assert err.startswith(f"tcm-lab: error: --out {arguments[-1]}")
     assert "is a f" in err or "is not a folder" in err
     assert {path.name for path in tmp_path.iterdir()} == {"note.png", "folder"}
+
+
+def test_a_place_is_looked_for_behind_links_and_pipes_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target" / "table.md")
+    monkeypatch.setattr("os.access", lambda place, _: Path(place) != tmp_path)
+    with pytest.raises(LabError, match="is not writable"):
+        check_place(tmp_path / "link")
+    (tmp_path / "target").mkdir()
+    check_place(tmp_path / "link")
+    check_place(Path(os.devnull))
 
 
 @pytest.mark.parametrize(

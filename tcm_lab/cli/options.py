@@ -137,7 +137,9 @@ def check_place(path: Path, *, folder: bool = False) -> None:
     kind, is_other = ("folder", is_file) if folder else ("file", is_folder)
     if is_other(path):
         raise LabError(f"--out {path}: is a {'file' if folder else 'folder'}; name a {kind}.")
-    places = path.absolute()
+    if os.path.exists(path) and not (is_file(path) or is_folder(path)):  # noqa: PTH110 - as is_file
+        return  # a pipe or the like
+    places = Path(os.path.realpath(path))
     for place in (places, *places.parents) if folder else places.parents:
         if is_folder(place):
             if not os.access(place, os.W_OK | os.X_OK):
@@ -237,17 +239,12 @@ def loaded(
         LabError: one can't be loaded, or lacks a rate.
     """
     wanted = list(rates)
-
-    def checked(entry: Entry) -> Any:
+    for turn, entry in enumerate((*found[1:], *found), 1 - len(found)):
         codec = load(entry)
         for rate in wanted:
             tcm_lab.codec.CodecAdapter(codec).check_rate(rate)
-        return codec
-
-    for entry in found[1:]:
-        checked(entry)
-    for entry in found:
-        yield entry, checked(entry)
+        if turn >= 0:
+            yield entry, codec
 
 
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:
