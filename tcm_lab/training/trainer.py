@@ -12,7 +12,7 @@ from torch import nn
 from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.files import write_atomically
-from tcm_lab._utils.locks import held
+from tcm_lab._utils.held import held
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError

@@ -222,7 +222,7 @@ def test_what_a_training_without_a_state_left_is_not_replaced(
 
 def test_a_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tcm_lab._utils.locks import held\n"
+        "import sys, time; from pathlib import Path; from tcm_lab._utils.held import held\n"
         "with held(Path(sys.argv[1]), ''): print(flush=True); time.sleep(60)"
     )
     folder = tmp_path / "new"
