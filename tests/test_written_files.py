@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 from PIL import Image
 
 import tcm_lab
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.cli.app import main
+from tcm_lab.errors import FileError
 
 SMALL = ("complexity", "tcm-nano", "--size", "64x64")
 
@@ -45,6 +49,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("encode", "image.png", "OUT", "--checkpoint", "nano.safetensors"),
             "coded.png",
             "is a coded file; call it coded.tcm",
+        ),
+        *(
+            (
+                ("encode", "image.png", "OUT", "--checkpoint", "nano.safetensors"),
+                f"coded.{kind}",
+                "is a coded file; call it coded.tcm",
+            )
+            for kind in ("jp2", "pgm", "jfif", "heic", "qoi", "SGI")
         ),
         (("export", "nano.safetensors", "OUT"), "nano.json", "call it nano.safetensors"),
         (("export", "nano.safetensors", "OUT"), "nano.pth", "call it nano.safetensors"),
@@ -95,3 +107,109 @@ def test_the_suffix_chooses_the_format(
 def test_a_format_that_is_named_is_written_under_any_other_name(tmp_path: Path) -> None:
     assert main([*SMALL, "--format", "csv", "--out", str(tmp_path / "costs.v1")]) == 0
     assert (tmp_path / "costs.v1").read_text().startswith("model,")
+
+
+def _coded(folder: Path) -> None:
+    """Link to the inputs by other names, and code the image."""
+    for name, target in (("photo", "image.png"), ("weights", "nano.safetensors")):
+        (folder / name).symlink_to(target)
+    (folder / "hard").hardlink_to(folder / "image.png")
+    assert main(["encode", "image.png", "a.tcm", "--checkpoint", "nano.safetensors"]) == 0
+    (folder / "a.png").hardlink_to(folder / "a.tcm")
+
+
+def test_no_command_writes_to_what_it_reads(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    _coded(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    by = ("--checkpoint", "nano.safetensors")
+    for words in (
+        ("encode", "image.png", "photo", *by),
+        ("encode", "image.png", "hard", *by),
+        ("encode", "image.png", "weights", *by),
+        ("decode", "a.tcm", "a.png", *by),
+        ("export", "nano.safetensors", "nano.safetensors", "--half"),
+        ("export", "nano.safetensors", "weights"),
+        ("table", "costs.json", "--out", "costs.json"),
+    ):
+        assert main([*words]) == 2, words
+        assert "is the same file as" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.ico", "it would be scaled to 26x32"),
+        ("a.icns", "it would be scaled to"),
+        ("a.xbm", "cannot write mode RGB"),
+        ("a.palm", "cannot write mode RGB"),
+        ("a.h5", "save handler not installed"),
+        ("a.blp", "Unsupported BLP"),
+    ],
+)
+def test_a_format_that_cannot_hold_the_image_is_refused(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 32)).save("image.png")
+    by = ("--checkpoint", str(folder / "nano.safetensors"))
+    assert main(["encode", "image.png", "a.tcm", *by]) == 0
+    capsys.readouterr()
+    assert main(["decode", "a.tcm", name, *by]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: cannot write an image of 32x40" in error
+    assert reason in error
+    assert error.endswith("Write .png.\n")
+    assert not Path(name).exists()
+    for other in ("a.webp", "a.gif", "a.pdf"):
+        assert main(["decode", "a.tcm", other, *by]) == 0
+
+
+def test_a_link_stays_one_and_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    secret, link = tmp_path / "far" / "secret", tmp_path / "link"
+    secret.write_text("old")
+    secret.chmod(0o600)
+    link.symlink_to("far/secret")
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert secret.read_text() == "new"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "ahead").symlink_to("far/later")
+    write_atomically(tmp_path / "ahead", "new")
+    assert (tmp_path / "far" / "later").read_text() == "new"
+    assert (tmp_path / "far" / "later").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_atomically(pipe, "new")
+    reader.join(10)
+    assert read == ["new"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "a/b", "x" * 300, "loop"])
+def test_what_cannot_be_written_is_one_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_text("a file, no folder")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileError, match="cannot be written"):
+        write_atomically(tmp_path / name, "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "loop"}

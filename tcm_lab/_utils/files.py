@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from tcm_lab.errors import FileError, LabError
@@ -14,7 +15,8 @@ _FORMATS = frozenset(
     f".{name}"
     for names in (
         "safetensors pth pt ckpt bin pkl onnx npy npz h5 db zip tar gz",
-        "tcm png jpg jpeg webp tif tiff bmp gif avif ppm svg pdf eps",
+        "tcm png jpg jpeg jfif jp2 j2k jxl webp tif tiff bmp gif avif heic heif",
+        "pgm ppm pbm pnm ico icns tga svg pdf eps",
         "json jsonl yaml yml csv tsv xlsx md txt rst tex html htm py ipynb",
     )
     for name in names.split()
@@ -32,31 +34,70 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
-def check_suffix(path: Path, own: Sequence[str], what: str) -> None:
+def check_suffix(path: Path, own: Collection[str], what: str, others: Collection[str] = ()) -> None:
     """Refuse the name of a file to write if it says another format than the file will have.
 
     Args:
         path: the name.
         own: suffixes of the format that is written, the usual one first.
         what: names that format for a message, such as ``"torch's format"``.
+        others: suffixes of further formats.
 
     Raises:
         LabError: the suffix is that of another format.
     """
     suffix = path.suffix.lower()
-    if suffix in _FORMATS and suffix not in own:
-        raise LabError(f"{path}: what is written is {what}; call it {path.stem}{own[0]}")
+    if suffix not in own and (suffix in _FORMATS or suffix in others):
+        usual = next(iter(own))
+        raise LabError(f"{path}: what is written is {what}; call it {path.stem}{usual}")
+
+
+def keep_inputs(out: Path, *inputs: Path) -> None:
+    """Refuse to write to a file that is read for it, also under another name or by a link.
+
+    Raises:
+        LabError: ``out`` is one of the ``inputs``.
+    """
+    for path in inputs:
+        if is_file(out) and is_file(path) and out.samefile(path):
+            raise LabError(
+                f"{out}: is the same file as {path}, which is read; name another to write"
+            )
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one.
 
-    Missing folders are made; text is written as UTF-8.
+    Missing folders are made; text is written as UTF-8. A link stays one, and the file that it leads
+    to is written; a file keeps its mode; a pipe or device is written to as it is.
 
     Raises:
         FileError: the folder can't be written or the disk is full; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        mode = _mode(path)
+        if stat.S_ISREG(mode):
+            _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(mode))
+        else:
+            path.write_bytes(data)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise FileError(
+            f"{path}: cannot be written ({reason}). Free some space or name another folder."
+        ) from error
+
+
+def _mode(path: Path) -> int:
+    """Return the kind and the permissions of what is there, or those of a new file."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return stat.S_IFREG | 0o644
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    """Put a new file in the place of ``path``."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +106,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
-    except OSError as error:
-        raise FileError(
-            f"{path}: cannot be written ({error.strerror or error}). "
-            "Free some space or name another folder."
-        ) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import tcm_lab
-from tcm_lab._utils.files import check_suffix, is_file, write_atomically
+from tcm_lab._utils.files import check_suffix, is_file, keep_inputs, write_atomically
 from tcm_lab.cli import options
 from tcm_lab.cli.options import File, Flag
 from tcm_lab.errors import LabError
@@ -30,9 +31,12 @@ def encode(
         rate: Level of a rate-conditioned model; 0 gives the lowest rate.
         portable: Write a file that other devices, thread counts and library versions decode, too.
     """
+    from PIL import Image
+
     if not is_file(image):
         raise LabError(f"{image}: no such image")
-    check_suffix(out, [".tcm"], "a coded file")
+    check_suffix(out, [".tcm"], "a coded file", Image.registered_extensions())
+    keep_inputs(out, image, checkpoint)
     x = tcm_lab.data.open_images(image, "eval")[0]
     codec = tcm_lab.load_checkpoint(checkpoint)
     data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate, portable=portable)
@@ -58,16 +62,38 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> None:
     kinds = Image.registered_extensions()
     if kinds.get(out.suffix.lower()) not in Image.SAVE:
         raise LabError(f"{out}: cannot write images as '{out.suffix}'. Write .png.")
+    keep_inputs(out, file, checkpoint)
     try:
         data = file.read_bytes()
     except OSError as error:
         raise LabError(f"{file}: cannot be read ({error.strerror or error}).") from None
     x_hat = tcm_lab.codec.decode_image(tcm_lab.load_checkpoint(checkpoint), data)
     pixels = x_hat.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    image = io.BytesIO()
-    Image.fromarray(pixels).save(image, format=kinds[out.suffix.lower()])
-    write_atomically(out, image.getvalue())
+    write_atomically(out, _as_file(Image.fromarray(pixels), kinds[out.suffix.lower()], out))
     print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
+
+
+def _as_file(image: Any, kind: str, out: Path) -> bytes:
+    """Return an image in one of Pillow's formats.
+
+    Raises:
+        LabError: the format can't hold it in its size.
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    try:
+        image.save(file, format=kind)
+        if kind in Image.OPEN:  # icons are scaled to the sizes that they may have
+            with Image.open(file) as written:
+                if written.size != image.size:
+                    raise ValueError(f"it would be scaled to {written.height}x{written.width}")
+    except Exception as error:  # Pillow's writers raise whatever they run into
+        size = f"{image.height}x{image.width}"
+        raise LabError(
+            f"{out}: cannot write an image of {size} as '{out.suffix}' ({error}). Write .png."
+        ) from None
+    return file.getvalue()
 
 
 def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = False) -> None:
@@ -83,6 +109,7 @@ def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = 
     """
     import torch
 
+    keep_inputs(out, checkpoint)
     codec = tcm_lab.load_checkpoint(checkpoint)
     written = options.choice("--layout", layout, ("lab", *tcm_lab.codec.LAYOUTS))
     if written == "lab":

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.files import check_suffix
+from tcm_lab._utils.files import check_suffix, keep_inputs
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Files, Flag, Output
 from tcm_lab.errors import LabError, near, one_of
@@ -36,6 +36,8 @@ def table(
     """
     reporting = tcm_lab.reporting
     output.check()
+    if output.out is not None:
+        keep_inputs(output.out, *records)
     found = _read(records)
     if not any(isinstance(record, tcm_lab.complexity.ComplexityRecord) for record in found):
         idle = {"--convention": convention != "all", "--detail": detail != "totals"}
