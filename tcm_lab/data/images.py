@@ -39,6 +39,8 @@ EMBEDDED: dict[Purpose, tuple[str, ...]] = {
 }
 
 _HEAD_BYTES = 4096
+#: Formats whose first frame is the picture, and the others previews or layers of it.
+_ONE_FIRST = ("MPO", "PSD")
 _BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # tags of a TIFF
 
 
@@ -229,7 +231,13 @@ def _decode(path: Path) -> NDArray[np.uint8]:
 
 
 def _refuse_guesses(image: Image.Image) -> None:
-    """Raise for pixels whose range is unknown: floats, integers of other sizes than 8 and 16."""
+    """Raise for several images in one file, and for pixels whose range is unknown.
+
+    The latter are floats, and integers of other sizes than 8 and 16 bits.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in _ONE_FIRST:
+        raise ValueError(f"holds {frames} frames or pages; save the one that is meant by itself")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save them as 8 or 16 bits")
     if image.mode == "LAB":

@@ -128,6 +128,12 @@ def write_tiff(path: Path, *, bits: int = 16, photometric: int = 1, sample_forma
     path.write_bytes(head + pixels + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4))
 
 
+def frames(path: Path) -> None:
+    """Save three images in one file."""
+    images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "lime", "blue")]
+    images[0].save(path, save_all=True, append_images=images[1:])
+
+
 UNUSABLE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "32-bit integers": ("tiff", lambda path: grey("int32", 70_000).save(path)),
     "floats": ("tiff", lambda path: grey("float32", 0.5).save(path)),
@@ -143,6 +149,7 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda path: Image.new("P", (40, 40)).save(path, transparency=0),
     ),
     "transparent WebP": ("webp", lambda path: transparent("RGBA").save(path, lossless=True)),
+    **{f"several in one {ending}": (ending, frames) for ending in ("gif", "png", "webp", "tiff")},
     "no image": ("png", lambda path: path.write_bytes(b"not an image")),
     "an empty file": ("jpg", lambda path: path.write_bytes(b"")),
     "a header alone": ("bmp", lambda path: path.write_bytes(b"BM" + bytes(20))),
@@ -167,6 +174,18 @@ def test_an_image_that_cannot_be_used_is_left_out_and_counted(
         return
     assert images.names == ("good.png",)
     assert [reason.split(":")[0] for reason in images.skipped] == [f"bad.{ending}"]
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_of_several_images_in_one_file_none_is_chosen(tmp_path: Path, purpose: Purpose) -> None:
+    save(tmp_path / "good.png")
+    frames(tmp_path / "bad.gif")
+    frames(tmp_path / "photo.mpo")  # of a camera: the photograph, then its previews
+    images = open_images(tmp_path, purpose)
+    assert images.names == ("good.png", "photo.mpo")
+    assert images.skipped == (
+        "bad.gif: holds 3 frames or pages; save the one that is meant by itself",
+    )
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
