@@ -303,6 +303,9 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("complexity", "tcm-smal"), ("tcm-smal", "Did you mean tcm-small")),
         (("complexity",), ("MODEL", "at least one")),
         (("complexity", "tcm-nano", "--size", "512"), ("512", "512x768")),
+        (("complexity", "tcm-nano", "--size"), ("--size: give at least one value", "512x768")),
+        (("analyze", "latents", "tcm-nano", "--max-images", "0"), ("--max-images 0", "at least 1")),
+        (("analyze", "erf", "tcm-nano", "--max-images", "-1"), ("--max-images -1", "at least 1")),
         (("complexity", "tcm-nano", "--set", "g_a.splt=0"), ("splt", "split")),
         (("complexity", "tcm-nano", "--set", "g_a.split"), ("PATH=VALUE",)),
         (("complexity", "tcm-nano", "--set", "g_a.split=["), ("--set g_a.split=[", "not YAML")),
@@ -644,3 +647,21 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert len(done.stdout) == 10
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("> /dev/full", "No space left on device"),
+        (">&-", "it is closed"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words", ["models", "complexity tcm-nano --size 64x64 --format json", "--help"]
+)
+def test_output_that_cannot_be_written_is_one_error(words: str, where: str, reason: str) -> None:
+    command = f"{sys.executable} -m tcm_lab {words} {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tcm-lab: error: output cannot be written ({reason})")
+    assert done.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Models, Output
+from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +45,13 @@ class Analysis:
     out: Annotated[Path | None, options.UNSET] = None
 
     def images(self) -> Any:
-        """Open the images."""
+        """Open the images.
+
+        Raises:
+            LabError: none is asked for, or there is none.
+        """
+        if self.max_images < 1:
+            raise LabError(f"--max-images {self.max_images}: must be at least 1.")
         return tcm_lab.data.open_images(self.data, "eval")[: self.max_images]
 
     def codecs(self, models: Models) -> Iterator[tuple[str, Any, Any]]:

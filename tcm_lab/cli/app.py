@@ -7,6 +7,7 @@ and exit code 2, Ctrl-C with one line and 130.
 from __future__ import annotations
 
 import atexit
+import errno
 import io
 import os
 import signal
@@ -50,6 +51,7 @@ _RESUMING = {
     **dict.fromkeys(("study", "agreement"), "; rerun the command to resume"),
     "train": "; rerun with --resume",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
 
@@ -62,12 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     keep_freed_memory()
     try:
-        if args == ["--version"]:
-            print(f"tcm-lab {__version__}")
-            return 0
-        _check_names(args)
-        app, options = _app(COMMANDS), (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
-        return app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options) or 0
+        return _run(args)
     except LabError as error:
         print(f"tcm-lab: error: {error}", file=sys.stderr)
         return 2
@@ -77,9 +74,35 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"tcm-lab: interrupted{advice}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader, such as head, has closed the pipe; nothing more may be flushed to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # the reader, such as head, has closed the pipe
         return 0
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _forget_output()  # whatever writes a file raises FileError with its name
+        print(f"tcm-lab: error: output cannot be written ({error.strerror}).", file=sys.stderr)
+        return 2
+
+
+def _run(args: Sequence[str]) -> int:
+    """Run a command, and write all that it prints."""
+    if sys.stdout is None:  # what is printed would be lost without a word
+        raise LabError(
+            "output cannot be written (it is closed). Let it go somewhere, such as > /dev/null."
+        )
+    if args == ["--version"]:
+        print(f"tcm-lab {__version__}")
+        return 0
+    _check_names(args)
+    app, options = _app(COMMANDS), (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+    code = app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options) or 0
+    sys.stdout.flush()
+    return code
+
+
+def _forget_output() -> None:
+    """Let nothing more be written to standard output, whose buffer is flushed at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_names(args: Sequence[str]) -> None:

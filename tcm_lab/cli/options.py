@@ -57,13 +57,16 @@ _Imports = Annotated[
 def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Give a command the option ``--import``, whose modules are imported before it runs.
 
-    Options that default to nothing are shown without a default, and empty lists of positional
-    arguments are refused.
+    Options that default to nothing are shown without a default. Empty lists are refused: of
+    positional arguments, and of options that default to something.
     """
 
     def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int | None:
         if () in args:
             raise LabError("Name at least one MODEL, FILE or FOLDER; --help shows the rest.")
+        for name, given in options.items():
+            if given == () and (usual := signature.parameters[name].default):
+                raise LabError(f"--{name}: give at least one value, such as {usual[0]}.")
         import_layers(imports)
         return command(*args, **options)
 
