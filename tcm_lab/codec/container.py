@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.coding import CodingError
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.inputs import check_images
@@ -78,12 +79,12 @@ class Header:
 
 
 def encode_image(
-    codec: Codec, image: Tensor, rate: float | None = None, *, portable: bool = False
+    codec: nn.Module, image: Tensor, rate: float | None = None, *, portable: bool = False
 ) -> bytes:
     """Code one image (3, H, W) in [0, 1] to the bytes of a ``.tcm`` file.
 
     Args:
-        codec: the codec.
+        codec: the codec, also as ``torch.compile`` or data parallelism wraps it.
         image: the image.
         rate: level of a rate-conditioned codec.
         portable: whether other devices, thread counts and library versions decode it, too.
@@ -92,6 +93,7 @@ def encode_image(
         LabError: the image is none, or too large for the container; ``rate`` does not suit the
             codec.
     """
+    codec = _own(codec)
     check_images(image, next(codec.g_a.parameters()), single=True)
     height, width = image.shape[1:]
     if max(height, width) > _MAX_SIDE:
@@ -117,14 +119,14 @@ def encode_image(
     return body + _CRC.pack(zlib.crc32(body))
 
 
-def decode_image(codec: Codec, data: bytes) -> Float[Tensor, "3 h w"]:
+def decode_image(codec: nn.Module, data: bytes) -> Float[Tensor, "3 h w"]:
     """Decode the bytes of a ``.tcm`` file to its image (3, H, W), clamped to [0, 1].
 
     Raises:
         LabError: the bytes are no whole ``.tcm`` file, another codec wrote them, or this device
             computes something else than the one that wrote them.
     """
-    header = read_header(data)
+    codec, header = _own(codec), read_header(data)
     if header.config != codec.config.fingerprint:
         raise ContainerError(
             f"written by a codec of another configuration ({header.config}; this one, "
@@ -199,25 +201,45 @@ def weights_fingerprint(codec: Codec, version: int) -> bytes:
 
     In a container of version 3 they don't depend on names, so that a file outlives a renaming.
     """
+    named = {name.replace("_orig_mod.", ""): value for name, value in codec.named_parameters()}
     weights = {
-        name: value.detach().cpu().contiguous().numpy().data
-        for name, value in sorted(codec.named_parameters())
+        name: value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        for name, value in sorted(named.items())
     }
     if version == 2:
-        plain = named = 0
+        plain = by_name = 0
         for name, data in weights.items():
             plain = zlib.crc32(data, plain)
-            named = zlib.crc32(name.encode(), zlib.crc32(data, named))
-        return struct.pack("<II", plain, named)
+            by_name = zlib.crc32(name.encode(), zlib.crc32(data, by_name))
+        return struct.pack("<II", plain, by_name)
     sums = (
         sorted(check(data) for data in weights.values()) for check in (zlib.crc32, zlib.adler32)
     )
     return struct.pack("<II", *(zlib.crc32(struct.pack(f"<{len(s)}I", *s)) for s in sums))
 
 
+def _own(codec: nn.Module) -> Codec:
+    """Return the codec inside what ``torch.compile`` or data parallelism made of it."""
+    inner = unwrapped(codec)
+    if not isinstance(inner, Codec):
+        raise ContainerError(
+            f"{type(inner).__name__} was not assembled by tcm_lab, so no file could name it; code "
+            "by its own compress()"
+        )
+    return inner
+
+
 def _check_rate(codec: Codec, rate: float | None) -> None:
     levels = codec.config.rate_levels
-    if levels and (rate is None or not 0 <= rate <= levels - 1):
+    if levels and not _lies_between(rate, 0, levels - 1):
         raise ContainerError(f"rate = {rate}: {codec.config.name} takes one from 0 to {levels - 1}")
     if not levels and rate is not None:
         raise ContainerError(f"rate = {rate}: {codec.config.name} has no rate levels; leave it out")
+
+
+def _lies_between(value: float | None, low: int, high: int) -> bool:
+    """Say whether this is a number of the range, and not something else."""
+    try:
+        return value is not None and low <= float(value) <= high
+    except (TypeError, ValueError, RuntimeError):
+        return False

@@ -1,3 +1,4 @@
+import copy
 import math
 import struct
 import zlib
@@ -11,6 +12,7 @@ from fuzzing import fuzz, mutants, small_codec, written
 
 import tcm_lab
 from tcm_lab.codec import decode_image, encode_image, read_header
+from tcm_lab.codec.container import weights_fingerprint
 from tcm_lab.errors import LabError
 
 MUTANTS = 1_500
@@ -49,6 +51,26 @@ def test_a_file_is_its_streams_and_a_header_of_fixed_length(codec: Any) -> None:
     assert len(encode_image(codec, image, 0.0)) == 53 + len(y) + len(z)
 
 
+def test_a_wrapped_codec_writes_and_reads_the_files_of_the_codec_inside(codec: Any) -> None:
+    image = torch.rand(3, 40, 56)
+    data = encode_image(codec, image, 1.0)
+    inside = copy.deepcopy(codec)
+    inside.h_s = torch.compile(inside.h_s)
+    for wrapped in (torch.compile(codec), torch.nn.DataParallel(codec)):
+        assert encode_image(wrapped, image, 1.0) == data
+        assert torch.equal(decode_image(wrapped, data), decode_image(codec, data))
+    assert weights_fingerprint(inside, 2) == weights_fingerprint(codec, 2)
+    with pytest.raises(LabError, match="Sequential was not assembled by tcm_lab"):
+        encode_image(torch.nn.Sequential(), image)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_type_code_to_a_file(codec: Any, dtype: torch.dtype) -> None:
+    other, image = copy.deepcopy(codec).to(dtype), torch.rand(3, 40, 56, dtype=dtype)
+    assert decode_image(other, encode_image(other, image, 1.0)).dtype == dtype
+    assert weights_fingerprint(other, 2) != weights_fingerprint(codec, 2)
+
+
 def test_other_weights_and_other_configurations_are_refused(codec: Any) -> None:
     data = encode_image(codec, torch.rand(3, 9, 9), 0.0)
     other = tcm_lab.build(codec.config, seed=5).eval()
@@ -67,8 +89,8 @@ def test_a_decoder_that_computes_something_else_says_so(codec: Any) -> None:
         decode_image(with_other_arithmetic, data)
 
 
-@pytest.mark.parametrize("rate", [None, -0.5, 2.5, float("nan")])
-def test_a_rate_that_the_codec_has_not_is_refused(codec: Any, rate: float | None) -> None:
+@pytest.mark.parametrize("rate", [None, -0.5, 2.5, float("nan"), [1.0], [], torch.ones(2), 1j])
+def test_a_rate_that_the_codec_has_not_is_refused(codec: Any, rate: Any) -> None:
     with pytest.raises(LabError, match=r"takes one from 0 to 2"):
         encode_image(codec, torch.rand(3, 8, 8), rate)
 
