@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -227,6 +227,24 @@ def refuse_large_symbols(latent: str, largest: Tensor) -> None:
             f"{latent} holds a symbol of magnitude {float(largest):.4g}, and the entropy coder "
             f"writes only those below {SYMBOL_LIMIT}: the weights are damaged or not trained."
         )
+
+
+def refuse_other_symbols(name: str, *, portable: bool) -> NoReturn:
+    """Refuse a stream by a codec called ``name`` that read other symbols than were written.
+
+    Raises:
+        CodingError: always; the message says what may be the reason.
+    """
+    arithmetic = (
+        "in float64 that is off by more than a portable stream allows"
+        if portable
+        else "on another device, dtype or thread count (which a portable stream allows)"
+    )
+    raise CodingError(
+        "the decoder read other symbols than the encoder wrote: the bytes were coded with "
+        f"other weights, {arithmetic}, or some layer of {name} is not deterministic (dropout, say, "
+        "or a random choice)"
+    )
 
 
 def guard_stream(string: bytes, symbols: int) -> bytes:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, brief
 
 #: Values this far outside [0, 1] are not the overshoot of a resized image, but another range.
 _OVERSHOOT = 0.5
 
 
 class InputError(LabError, ValueError):
-    """Images or a rate that a codec cannot take; the message says what would work."""
+    """Images, a rate or coded bytes that a codec cannot take; the message says what would work."""
 
 
 def check_images(x: object, weight: Tensor, *, single: bool = False, values: bool = True) -> None:
@@ -92,3 +96,72 @@ def _value_fault(x: Tensor) -> str | None:
         return "values that are not finite"
     fix = "undo the normalisation" if low < 0 else "divide by 255, or by what white is"
     return f"values from {low:.4g} to {high:.4g}; {fix}"
+
+
+def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
+    """Return the rate level of each image of a batch, (B,).
+
+    Args:
+        rate: one level for all images, or one for each.
+        x: the batch; its values don't matter.
+        top: the highest level.
+
+    Raises:
+        InputError: these are no levels, others than there are, or of another number of images.
+    """
+    try:
+        levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"rate = {brief(repr(rate))}: give a number between 0 and {top}") from None
+    images = x.shape[0]
+    if levels.ndim > 1 or levels.numel() not in (1, images):
+        raise InputError(
+            f"rate: values of shape {tuple(levels.shape)} for {images} images; give one number "
+            f"between 0 and {top}, or one for each image"
+        )
+    if not x.is_meta and not bool(((levels >= 0) & (levels <= top)).all()):
+        raise InputError(f"rate = {rate} is not between 0 and {top}")
+    return levels.expand(images)
+
+
+def sides_of(name: str, value: Iterable[Any]) -> tuple[int, int]:
+    """Return a (height, width).
+
+    Raises:
+        InputError: it is none; the message calls it by ``name``.
+    """
+    try:
+        height, width = map(operator.index, value)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise InputError(
+            f"{name} = {brief(repr(value))}: give (height, width), two integers from 1"
+        )
+    return height, width
+
+
+def check_streams(strings: object) -> int:
+    """Return of how many images these are the streams.
+
+    Raises:
+        InputError: they are no lists as ``compress`` returns them.
+    """
+    parts = list(strings) if isinstance(strings, list | tuple) else []
+    lists = [part for part in parts if isinstance(part, list | tuple)]
+    if (
+        len(parts) not in (2, 3)
+        or any(not isinstance(string, bytes) for part in lists for string in part)
+        or len(lists) != len(parts)
+    ):
+        raise InputError(
+            f"strings = {brief(repr(strings))}: give a list of bytes for y and one for z, and for "
+            "a portable stream one of what the encoder decided, as compress returns them"
+        )
+    counts = dict(zip(("y", "z", "decisions"), map(len, lists), strict=False))
+    if len(set(counts.values())) > 1:
+        shown = " but ".join(f"{count} of {name}" for name, count in counts.items())
+        raise InputError(f"strings: of different numbers of images: {shown}")
+    if not counts["y"]:
+        raise InputError("strings: of no image; give at least one of each kind")
+    return counts["y"]

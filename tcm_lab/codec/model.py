@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils.locks import SharedLock
 from tcm_lab.codec.coding import (
     CodingError,
     Estimator,
@@ -24,13 +25,14 @@ from tcm_lab.codec.coding import (
     guard_stream,
     likelihoods_as_coded,
     refuse_large_symbols,
+    refuse_other_symbols,
     round_to_mean,
 )
 from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
-from tcm_lab.codec.inputs import InputError, check_images
+from tcm_lab.codec.inputs import InputError, check_images, check_streams, levels_of, sides_of
 from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
@@ -69,7 +71,8 @@ class Codec(_CompressionModel):
         self.z_gains = RateGains(config.rate_levels, n) if config.rate_levels else None
         self.y_unit: Tensor | None
         self.register_buffer("y_unit", torch.ones(m) if entropy.normalised else None)
-        self._tables: ScaleTables | None = None
+        self._tables: tuple[ScaleTables, Tensor] | None = None
+        self._lock = SharedLock()  # portable coding holds weights in another type for a while
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -141,10 +144,7 @@ class Codec(_CompressionModel):
         top = self.config.rate_levels - 1
         if rate is None:
             raise InputError(f"{self.config.name} needs a rate between 0 and {top}")
-        levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device).expand(x.shape[0])
-        if not x.is_meta and not bool(((levels >= 0) & (levels <= top)).all()):
-            raise InputError(f"rate = {rate} is not between 0 and {top}")
-        return levels
+        return levels_of(rate, x, top)
 
     def _analyse(self, x: Tensor, levels: Tensor | None) -> Tensor:
         """Return y, scaled for its rate."""
@@ -228,14 +228,17 @@ class Codec(_CompressionModel):
                 stream is asked of a layer that does not compute in float64.
         """
         self._check(x)
-        if isinstance(rate, Tensor) and rate.numel() > 1:
-            raise InputError("bytes are written at one rate; give a single value")
         levels = self._rate(rate, x)
-        y = self._analyse(x, levels)
-        z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
-        if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
-            raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
-        refuse_large_symbols("z", (z - self._medians()).abs().max())
+        if levels is not None and torch.as_tensor(rate).numel() > 1:
+            raise InputError("bytes are written at one rate; give a single value")
+        with self._lock.shared():
+            y = self._analyse(x, levels)
+            z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
+            if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
+                raise CodingError(
+                    "the latent is not finite: the image or the weights hold NaN or inf"
+                )
+            refuse_large_symbols("z", (z - self._medians()).abs().max())
         strings, checksum = (self._encode_portably if portable else self._encode)(y, z, levels)
         coded: Coded = {
             "strings": strings,
@@ -244,14 +247,15 @@ class Codec(_CompressionModel):
             "checksum": checksum,
         }
         if rate is not None:
-            coded["rate"] = float(rate)
+            coded["rate"] = torch.as_tensor(rate, dtype=torch.float64).item()
         return coded
 
     def _encode(self, y: Tensor, z: Tensor, levels: Tensor | None) -> tuple[list[list[bytes]], int]:
-        encoder = SymbolEncoder(y, self._current_tables())
-        z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
-        features = self._hyper(self._laid_out(self._quantise_z(z)), levels)
-        self._walk(features, Coder(encoder, self._steps_per_unit(levels)))
+        with self._lock.shared():
+            encoder = SymbolEncoder(y, self._current_tables())
+            z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
+            features = self._hyper(self._laid_out(self._quantise_z(z)), levels)
+            self._walk(features, Coder(encoder, self._steps_per_unit(levels)))
         return [encoder.strings(), z_strings], encoder.checksum()
 
     def _encode_portably(
@@ -289,46 +293,41 @@ class Codec(_CompressionModel):
             everywhere, bit for bit; g_s turns it to the image in this device's own arithmetic.
 
         Raises:
+            InputError: these are no lists of streams, or sizes that don't belong together.
             CodingError: the bytes are no stream, or the decoder did not compute what the encoder
                 did (other weights, or other arithmetic on another device).
         """
-        names = ("y", "z", "decisions")
-        lengths = {name: len(part) for name, part in zip(names, strings, strict=False)}
-        if len(set(lengths.values())) != 1:
-            counts = " but ".join(f"{count} of {name}" for name, count in lengths.items())
-            raise CodingError(f"streams of different numbers of images: {counts}")
-        levels = self._rate(rate, self._medians().expand(lengths["y"], -1, -1, -1))
-        portable = len(strings) == len(names)
+        images, stride = check_streams(strings), self.config.stride[1]
+        shape = sides_of("shape", shape)
+        full = (shape[0] * stride, shape[1] * stride)
+        size = full if size is None else sides_of("size", size)
+        if padded_size(self.config, size) != full:
+            raise InputError(
+                f"size = {size}: an image of that size has no z of shape {shape}; give both as "
+                "compress returned them, or leave size out for the whole padded image"
+            )
+        levels = self._rate(rate, self._medians().expand(images, -1, -1, -1))
+        portable = len(strings) > 2
         decode = self._decode_portably if portable else self._decode
         y_hat, found = decode(strings, shape, levels)
         if checksum is not None and found != checksum:
-            arithmetic = (
-                "in float64 that is off by more than a portable stream allows"
-                if portable
-                else "on another device, dtype or thread count (which a portable stream allows)"
-            )
-            raise CodingError(
-                "the decoder read other symbols than the encoder wrote: the bytes were coded with "
-                f"other weights, {arithmetic}, or some layer of {self.config.name} is not "
-                "deterministic (dropout, say, or a random choice)"
-            )
-        full = tuple(side * self.config.stride[1] for side in shape)
-        x_hat = self._synthesise(
-            y_hat, levels, (full[0], full[1]) if size is None else (size[0], size[1])
-        )
+            refuse_other_symbols(self.config.name, portable=portable)
+        with self._lock.shared():
+            x_hat = self._synthesise(y_hat, levels, size)
         return {"x_hat": x_hat.clamp(0, 1)}
 
     def _decode(
         self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], levels: Tensor | None
     ) -> tuple[Tensor, int]:
-        tables = self._current_tables()
-        y_strings, z_strings = strings
-        symbols = self.config.hyper_channels * math.prod(shape)
-        guarded = [guard_stream(string, symbols) for string in z_strings]
-        z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
-        features = self._hyper(self._laid_out(z_hat), levels)
-        decoder = SymbolDecoder(y_strings, self._symbols(features), tables)
-        y_hat = self._walk(features, Coder(decoder, self._steps_per_unit(levels)))
+        with self._lock.shared():
+            tables = self._current_tables()
+            y_strings, z_strings = strings
+            symbols = self.config.hyper_channels * math.prod(shape)
+            guarded = [guard_stream(string, symbols) for string in z_strings]
+            z_hat = self.entropy_bottleneck.decompress(guarded, tuple(shape))
+            features = self._hyper(self._laid_out(z_hat), levels)
+            decoder = SymbolDecoder(y_strings, self._symbols(features), tables)
+            y_hat = self._walk(features, Coder(decoder, self._steps_per_unit(levels)))
         return y_hat, decoder.checksum()
 
     def _decode_portably(
@@ -341,7 +340,8 @@ class Codec(_CompressionModel):
             decoder = SymbolDecoder(y_strings, self._symbols(features), path.tables)
             y_hat = self._walk(features, path.coder(decoder, self._steps_per_unit(levels)))
             found = path.agree.checksum(decoder.checksum())
-        return y_hat.to(self._medians().dtype), found
+        with self._lock.shared():
+            return y_hat.to(self._medians().dtype), found
 
     def _symbols(self, features: Sequence[Tensor]) -> int:
         return self.config.latent_channels * math.prod(features[0].shape[-2:])
@@ -353,7 +353,7 @@ class Codec(_CompressionModel):
         """Compute all that coding depends on in float64 inside the ``with`` block."""
         parts = (self.h_s, self.entropy_model, self.entropy_bottleneck, self.y_gains, self.z_gains)
         agree = Agreement(images, decisions)
-        with float64(tensors_of(parts)):
+        with self._lock.alone(), float64(tensors_of(parts)):
             tables = PortableTables(self.config.entropy_model.distribution, agree)
             yield PortablePath(agree, self.entropy_bottleneck.portable(agree), tables)
 
@@ -387,8 +387,11 @@ class Codec(_CompressionModel):
 
     def _current_tables(self) -> ScaleTables:
         """Return the coding tables for the weights as they are."""
-        if self._tables is None:
+        prior = [value.detach().flatten() for value in self.entropy_bottleneck.parameters()]
+        weights = torch.cat(prior).cpu().double()
+        if self._tables is None or not torch.equal(self._tables[1], weights):
             distribution = self.config.entropy_model.distribution
             super().update(scale_table=distribution.scale_table(), force=True)
-            self._tables = ScaleTables(self.gaussian_conditional, nearest=distribution.nearest)
-        return self._tables
+            tables = ScaleTables(self.gaussian_conditional, nearest=distribution.nearest)
+            self._tables = (tables, weights)
+        return self._tables[0]

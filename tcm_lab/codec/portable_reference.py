@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tcm_lab._utils.locks import SharedLock
 from tcm_lab.codec.coding import CodingError, SymbolDecoder, SymbolEncoder
 from tcm_lab.codec.distributions import SCALE_TABLES
 from tcm_lab.codec.entropy_models import Channels
@@ -47,6 +48,7 @@ class PortableReference:
                 "compressai/mbt2018-mean or compressai/elic2022-official"
             )
         self._model: Any = model
+        self._lock = SharedLock()  # the model's methods are others while it codes
 
     @torch.no_grad()
     def compress(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Any]:
@@ -55,7 +57,8 @@ class PortableReference:
         Raises:
             CodingError: a value is not finite, or too large for the entropy coder.
         """
-        with _agreeing(self._model, Agreement(len(x)), encoding=True) as coders:
+        agree = Agreement(len(x))
+        with self._lock.alone(), _agreeing(self._model, agree, encoding=True) as coders:
             coded = self._model.compress(x)
         return {
             "strings": [*coded["strings"], coders.agree.lists()],
@@ -74,7 +77,7 @@ class PortableReference:
         """
         *streams, decisions = strings
         agree = Agreement(len(decisions), decisions)
-        with _agreeing(self._model, agree, encoding=False) as coders:
+        with self._lock.alone(), _agreeing(self._model, agree, encoding=False) as coders:
             decoded: Mapping[str, Tensor] = self._model.decompress([*map(list, streams)], shape)
         if checksum is not None and coders.checksum() != checksum:
             raise CodingError(

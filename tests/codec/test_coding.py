@@ -163,6 +163,19 @@ def test_coding_follows_the_weights_when_they_change() -> None:
     torch.testing.assert_close(a.decompress(**a.compress(x))["x_hat"], shown, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_bytes_are_coded_by_the_weights_of_now(training: bool) -> None:
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).train(training)
+    x = torch.rand(1, 3, 40, 40)
+    old = codec.compress(x)
+    with torch.no_grad():
+        for parameter in codec.entropy_bottleneck.parameters():
+            parameter.data.add_(0.3)
+    fresh = tcm_lab.build(codec.config).train(training)
+    fresh.load_state_dict(codec.state_dict())
+    assert codec.compress(x) == fresh.compress(x) != old
+
+
 def test_without_a_size_the_whole_padded_image_comes_back(codec: Any) -> None:
     coded = codec.compress(torch.rand(1, 3, 40, 70))
     whole = codec.decompress(coded["strings"], coded["shape"])["x_hat"]

@@ -142,3 +142,90 @@ def test_a_codec_in_another_type_takes_images_of_that_type() -> None:
     plain = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).eval()
     with torch.autocast("cpu", torch.bfloat16):
         plain(torch.rand(1, 3, 30, 30))
+
+
+@pytest.mark.parametrize("rate", ["1", "", [], torch.ones(0), torch.ones(1, 1), torch.ones(3), {}])
+@pytest.mark.parametrize("call", [CALLS["forward"], CALLS["compress"], CALLS["portable"]])
+def test_what_is_no_rate_is_answered_with_what_would_be(
+    rate: Any, call: Callable[[Any, Any], Any]
+) -> None:
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1, "rate_levels": 4}).eval()
+    given = Rated(codec, rate)
+    with pytest.raises(InputError, match=r"rate.*give (a|one) number between 0 and 3"):
+        call(given, torch.rand(2, 3, *SIZE))
+
+
+class Rated:
+    """A codec that is called with a rate."""
+
+    def __init__(self, codec: Any, rate: Any) -> None:
+        self._codec, self._rate = codec, rate
+
+    def __call__(self, x: Tensor) -> Any:
+        return self._codec(x, self._rate)
+
+    def compress(self, x: Tensor, **options: Any) -> Any:
+        return self._codec.compress(x, self._rate, **options)
+
+
+def test_one_rate_in_any_form_codes_the_same() -> None:
+    codec, x = (
+        tcm_lab.build("tcm-nano", {"?_?.depth": 1, "rate_levels": 4}).eval(),
+        torch.rand(2, 3, 9, 9),
+    )
+    expected = codec.compress(x, 1.5)
+    for rate in ([1.5], torch.tensor(1.5), torch.tensor([1.5]), np.float32(1.5)):
+        assert codec.compress(x, rate) == expected
+    with pytest.raises(InputError, match="at one rate; give a single value"):
+        codec.compress(x, [0.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def coded(codec: Any) -> dict[str, Any]:
+    result: dict[str, Any] = codec.compress(torch.rand(2, 3, 60, 100))
+    return result
+
+
+SIDES = r"give \(height, width\), two integers from 1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        *(
+            (field, value, rf"{field} = .*: {SIDES}")
+            for field in ("shape", "size")
+            for value in ((-1, 2), (0, 2), (1, 2, 3), (1.0, 2.0), (1,), "12", 3, (None, 2))
+        ),
+        ("shape", None, SIDES),
+        ("shape", (2, 2), r"size = \(60, 100\): an image of that size has no z of shape \(2, 2\)"),
+        ("size", (64, 64), r"size = \(64, 64\): an image of that size has no z"),
+        ("size", (65, 100), r"size = \(65, 100\): an image of that size has no z"),
+    ],
+)
+def test_sizes_that_no_stream_has_are_refused(
+    codec: Any, coded: dict[str, Any], field: str, value: Any, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        codec.decompress(**{**coded, field: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y, z: [y], "strings = .*: give a list of bytes for y and one for z"),
+        (lambda y, z: [y, z, y, z], "give a list of bytes for y and one for z"),
+        (lambda y, z: [], "give a list of bytes for y and one for z"),
+        (lambda y, z: None, "strings = None: give a list of bytes"),
+        (lambda y, z: [y[0], z[0]], "give a list of bytes"),
+        (lambda y, z: [y, ["z", "z"]], "give a list of bytes"),
+        (lambda y, z: [y, z[:1]], "of different numbers of images: 2 of y but 1 of z"),
+        (lambda y, z: [y, z, []], "2 of y but 2 of z but 0 of decisions"),
+        (lambda y, z: [[], []], "strings: of no image"),
+    ],
+)
+def test_what_are_no_streams_is_refused(
+    codec: Any, coded: dict[str, Any], change: Callable[[Any, Any], Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        codec.decompress(**{**coded, "strings": change(*coded["strings"])})

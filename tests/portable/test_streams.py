@@ -1,4 +1,7 @@
+import copy
+import pickle
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,29 @@ def test_coding_leaves_weights_and_ordinary_streams_as_they_were(codecs: dict[st
     for name in dict(codec.named_parameters()):
         assert after[name].data_ptr() == before[name][0]
         assert torch.equal(after[name], before[name][1])
+
+
+def test_threads_code_as_one_does_and_leave_the_weights_as_they_were() -> None:
+    codec, images = small_codec("rates"), [image(40 + 8 * i, 40)[None] for i in range(4)]
+    codec.compress(images[0], 0.5)
+    expected = {
+        way: [codec.compress(x, 0.5, portable=way) for x in images] for way in (True, False)
+    }
+    shown = [codec.decompress(**coded)["x_hat"] for coded in expected[True]]
+    before = {name: value.clone() for name, value in codec.named_parameters()}
+
+    def code(turn: int) -> bool:
+        i, portable = turn % len(images), turn % 3 != 0
+        coded = codec.compress(images[i], 0.5, portable=portable)
+        decoded = codec.decompress(**expected[True][i])["x_hat"]
+        return coded == expected[portable][i] and torch.equal(decoded, shown[i])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(code, range(24)))
+    for name, value in codec.named_parameters():
+        assert torch.equal(value, before[name])
+    assert copy.deepcopy(codec).compress(images[0], 0.5, portable=True) == expected[True][0]
+    assert pickle.loads(pickle.dumps(codec)).compress(images[0], 0.5) == expected[False][0]
 
 
 def test_a_layer_in_float32_is_refused_and_named_for_what_it_is(own_layers: None) -> None:
