@@ -99,7 +99,7 @@ def _value_fault(x: Tensor) -> str | None:
 
 
 def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
-    """Return the rate level of each image of a batch, (B,).
+    """Return the rate level of each image of a batch, (B,); it may be out of range.
 
     Args:
         rate: one level for all images, or one for each.
@@ -107,7 +107,7 @@ def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
         top: the highest level.
 
     Raises:
-        InputError: these are no levels, others than there are, or of another number of images.
+        InputError: these are no numbers, or of another number of images.
     """
     try:
         levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device)
@@ -119,8 +119,6 @@ def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
             f"rate: values of shape {tuple(levels.shape)} for {images} images; give one number "
             f"between 0 and {top}, or one for each image"
         )
-    if not x.is_meta and not bool(((levels >= 0) & (levels <= top)).all()):
-        raise InputError(f"rate = {rate} is not between 0 and {top}")
     return levels.expand(images)
 
 

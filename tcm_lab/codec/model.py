@@ -144,7 +144,10 @@ class Codec(_CompressionModel):
         top = self.config.rate_levels - 1
         if rate is None:
             raise InputError(f"{self.config.name} needs a rate between 0 and {top}")
-        return levels_of(rate, x, top)
+        levels = levels_of(rate, x, top)
+        if not x.is_meta and not bool(((levels >= 0) & (levels <= top)).all()):
+            raise InputError(f"rate = {rate} is not between 0 and {top}")
+        return levels
 
     def _analyse(self, x: Tensor, levels: Tensor | None) -> Tensor:
         """Return y, scaled for its rate."""

@@ -157,7 +157,10 @@ def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
         try:
             entries.append(_entry(name, file, whole=purpose == "eval"))
         except Exception as error:  # Pillow's readers raise whatever they run into
-            skipped.append(f"{name}: {error or type(error).__name__}")
+            reason = str(error) or type(error).__name__
+            if root != path:
+                raise FileError(f"{path}: cannot be used ({reason}).") from None
+            skipped.append(f"{name}: {reason}")
     _report(str(path), skipped)
     if not entries:
         found = f"none of its {len(skipped)} images can be read" if skipped else "no image"

@@ -177,6 +177,16 @@ def test_an_image_that_cannot_be_used_is_left_out_and_counted(
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
+def test_of_a_single_image_the_reason_is_the_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, purpose: Purpose
+) -> None:
+    frames(tmp_path / "bad.gif")
+    with pytest.raises(LabError, match=r"bad\.gif: cannot be used \(holds 3 frames or pages; save"):
+        open_images(tmp_path / "bad.gif", purpose)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
 def test_of_several_images_in_one_file_none_is_chosen(tmp_path: Path, purpose: Purpose) -> None:
     save(tmp_path / "good.png")
     frames(tmp_path / "bad.gif")

@@ -1,0 +1,33 @@
+import copy
+import threading
+
+from tcm_lab._utils.locks import SharedLock
+
+
+def test_readers_are_together_and_who_is_alone_waits_for_all_of_them() -> None:
+    lock, seen = SharedLock(), list[str]()
+    inside, leave = threading.Barrier(3), threading.Event()
+
+    def read() -> None:
+        with lock.shared():
+            inside.wait(10)  # which both readers and this test reach
+            leave.wait(10)
+            seen.append("read")
+
+    def change() -> None:
+        with lock.alone(), lock.alone(), lock.shared():
+            seen.append("changed")
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    inside.wait(10)
+    threads.append(threading.Thread(target=change))
+    threads[-1].start()
+    threads[-1].join(0.05)
+    assert threads[-1].is_alive()
+    with copy.deepcopy(lock).alone():  # a copy is another lock
+        leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert seen == ["read", "read", "changed"]
