@@ -45,28 +45,30 @@ def held(folder: Path, refusal: str) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _take(folder: Path) -> int | None:
-    """Return what holds a folder, or None where nothing can; BlockingIOError if another does."""
-    if sys.platform == "win32":
-        return None
+if sys.platform != "win32":
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    def _take(folder: Path) -> int | None:
+        """Return what holds a folder, None if nothing can; BlockingIOError if another does."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise
+            return None  # a file system without locks
+        return descriptor
+
+    def _release(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
         os.close(descriptor)
-        raise
-    except OSError:  # a file system without locks
+
+else:
+
+    def _take(folder: Path) -> None:
+        """Hold nothing, which Windows has no such way to do."""
+        del folder
+
+    def _release(descriptor: int) -> None:
         os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _release(descriptor: int) -> None:
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for processes that were forked meanwhile
-    os.close(descriptor)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from tcm_lab.errors import LabError
+from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.estimators.extrapolation import extrapolate
 from tcm_lab.study.estimators.paired_curve import PairedRows, paired_curve
+from tcm_lab.study.estimators.paired_loss import Extrapolated
+from tcm_lab.training import get_recipe
 
 STEPS = np.arange(10, 501, 10)
 DRAWS = 100
@@ -96,6 +98,21 @@ def test_what_a_cooldown_does_to_the_curve_is_left_out() -> None:
     expected = power_law(np.array([10.0 * STEPS[-1]]), -1.0, 1.3, 0.5)[0]
     assert left_out.low <= expected <= left_out.high
     assert extrapolate(rows(cooled, 0.02, 3)).at(10 * STEPS[-1]).value > left_out.high
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.2, 0.33, 0.7])
+def test_the_shortest_training_that_is_taken_has_losses_enough_before_its_cooldown(
+    begin: float,
+) -> None:
+    recipe = get_recipe("study")
+    fewest = Extrapolated(begin=begin).fewest(recipe)
+    until = recipe.changed(steps=fewest).comparable_until
+    steps = range(10, fewest + 1, 10)
+    noisy = np.random.default_rng(0).normal(1, 0.1, len(steps))
+    curve = PairedRows(steps=tuple(steps), percent=(tuple(noisy.tolist()),))
+    assert extrapolate(curve, begin=begin, end=until).at(fewest).value == pytest.approx(1, abs=0.3)
+    with pytest.raises(ConfigError, match=r"cooldown, which begins at 0\.8 of the steps"):
+        Extrapolated(begin=0.8).fewest(recipe)
 
 
 def test_more_noise_widens_what_is_said_of_larger_budgets_until_nothing_is() -> None:

@@ -146,10 +146,9 @@ def test_a_gap_that_stays_is_extrapolated_as_it_is(by_loss: StudyResult) -> None
 def with_steps(record: TrialRecord, steps: int) -> TrialRecord:
     """Return a record as if it had been trained for so many steps."""
     assert record.training is not None
-    curve = losses(record.variant, record.recipe.changed(steps=steps))
-    return record.model_copy(
-        update={"training": record.training.model_copy(update={"curve": curve})}
-    )
+    recipe = record.recipe.changed(steps=steps)
+    training = record.training.model_copy(update={"curve": losses(record.variant, recipe)})
+    return record.model_copy(update={"recipe": recipe, "training": training})
 
 
 FINALISTS = PAIRED.replace("rate_levels: 4}", "rate_levels: 4, finalists: 2, seeds: 2}")
@@ -197,6 +196,7 @@ def test_the_sampler_is_never_told_of_finalists_before_its_search_ends(tmp_path:
         (("steps: 60", "stps: 60"), "steps"),
         (("steps: 60", "steps: 20"), "40 steps or more, not of 20; raise its steps"),
         (("paired-loss, steps: 60", "extrapolated, steps: 90"), "100 steps or more, not of 90"),
+        (("paired-loss, steps: 60", "extrapolated, steps: 40, begin: 1"), "less than 1"),
         (
             ("estimator:", "objectives: [bd_rate_percent, kmacs_per_px]\nestimator:"),
             "estimates lagr",

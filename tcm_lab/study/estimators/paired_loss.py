@@ -106,7 +106,10 @@ class Extrapolated(LossEstimator):
                 f"estimator {self.type}: begin = {self.begin:g} leaves no losses before the "
                 f"cooldown, which begins at {end:g} of the steps; lower it"
             )
-        return (math.ceil(FEWEST_FITTED / (end - self.begin)) + 1) * _ROW
+        rows = math.ceil(FEWEST_FITTED / (end - self.begin))
+        while int(end * rows + 1e-9) - int(self.begin * rows + 1e-9) < FEWEST_FITTED:
+            rows += 1
+        return rows * _ROW
 
     def difference(self, compared: Comparison) -> Interval:
         """Return the prediction with its interval."""
