@@ -39,7 +39,7 @@ EMBEDDED: dict[Purpose, tuple[str, ...]] = {
 }
 
 _HEAD_BYTES = 4096
-#: Formats whose first frame is the picture, and the others previews or layers of it.
+#: Formats whose first frame is the image, and the others previews or layers of it.
 _ONE_FIRST = ("MPO", "PSD")
 _BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # tags of a TIFF
 

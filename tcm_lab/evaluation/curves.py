@@ -97,8 +97,8 @@ def check_same_count(anchor: RdCurve, curve: RdCurve) -> None:
     """
     if anchor.counted != curve.counted:
         sides = ((anchor.name or "anchor", anchor), (curve.name or "curve", curve))
-        told = " and ".join(f"those of {name} count the {side.counted}" for name, side in sides)
-        raise LabError(f"rates: {told}. Give both as curve(counted=…) of one kind.")
+        each = " and ".join(f"those of {name} count the {side.counted}" for name, side in sides)
+        raise LabError(f"rates: {each}. Give both as curve(counted=…) of one kind.")
 
 
 @cache
