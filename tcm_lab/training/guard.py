@@ -59,3 +59,5 @@ def interrupts() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+    if event.is_set():  # after the block's last look at it
+        raise KeyboardInterrupt
