@@ -48,7 +48,7 @@ class Analysis:
         """Open the images.
 
         Raises:
-            LabError: none is asked for, or there is none.
+            LabError: --max-images is below 1, or there is no image.
         """
         if self.max_images < 1:
             raise LabError(f"--max-images {self.max_images}: must be at least 1.")
