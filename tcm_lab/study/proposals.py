@@ -11,6 +11,7 @@ import numpy as np
 from optuna import samplers
 from optuna.trial import Trial
 
+from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab.errors import LabError
 from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key
@@ -76,7 +77,8 @@ class Proposals:
         if is_sampled and self.space.enumerated:  # another worker was quicker to take the last one
             self.queue.discard(trial, "nothing was queued")
             return None
-        params = self.variants.walk(lambda name, axis: axis.suggest(trial, name))
+        with hold_interrupts():
+            params = self.variants.walk(lambda name, axis: axis.suggest(trial, name))
         if is_sampled:
             self._refused, self._last = True, params
         try:

@@ -7,6 +7,7 @@ release: it is free again once the trial that holds it has failed without a reas
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import warnings
@@ -22,6 +23,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab.metrics import Goal, Number
 from tcm_lab.study.axes import Key
 from tcm_lab.study.record import TrialRecord
@@ -36,6 +38,8 @@ from tcm_lab.study.storage import (
 )
 
 _RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
+_COUNT = itertools.count()
+_OPEN: set[str] = set()  # owners in this process whose queue is open
 _UNSIGNED_S = 60  # a trial without an owner for so long was lost between two statements
 
 
@@ -64,7 +68,7 @@ class TrialAttributes(Frozen):
     rungs: dict[int, float] = Field(default_factory=dict)
     """Mean log Lagrangian cost by step, of evaluations on the way."""
     owner: str | None = None
-    """The process that took it."""
+    """The process that took it, and which of its queues."""
     label: str = ""
     """What tables call the variant."""
     cost: dict[str, Number] = Field(default_factory=dict)
@@ -110,10 +114,13 @@ def open_queue(
         LabError: as ``storage_errors``.
     """
     with storage_errors(url):
-        queue = TrialQueue(url, name, directions)
+        with hold_interrupts():
+            queue = TrialQueue(url, name, directions)
+        _OPEN.add(queue.owner)
         try:
             yield queue
         finally:
+            _OPEN.discard(queue.owner)
             close_storage(queue.storage)
 
 
@@ -122,10 +129,12 @@ class TrialQueue:
 
     Attributes:
         study: Optuna's view of them.
+        owner: what signs the trials that are taken from here.
     """
 
     def __init__(self, url: str, name: str, directions: Sequence[Goal] | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.owner = f"{this_process()}|{next(_COUNT)}"
         self._reclaimed = -_RECLAIM_S
         self._finished: dict[int, StudyTrial] = {}
         self.storage = open_storage(url)
@@ -141,6 +150,7 @@ class TrialQueue:
 
     # -- reading ----------------------------------------------------------------------------------
 
+    @hold_interrupts()
     def trials(self, *states: str) -> list[StudyTrial]:
         """Return the trials in these states (all, if none is named) that were not discarded."""
         wanted = tuple(TrialState[state] for state in states) or None
@@ -172,34 +182,39 @@ class TrialQueue:
 
     # -- queueing ---------------------------------------------------------------------------------
 
+    @hold_interrupts()
     def enqueue(self, params: Mapping[str, Key], **attributes: Any) -> None:
         """Put a training at the end of the queue; ``params`` as the database knows them."""
         self.study.enqueue_trial(dict(params), user_attrs=_plain(attributes))
 
+    @hold_interrupts()
     def name_objectives(self, names: Sequence[str]) -> None:
         """Tell Optuna's dashboard what the objectives are called."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([*names])
 
+    @hold_interrupts()
     def note(self, trial: Trial, **attributes: Any) -> None:
         """Write attributes of a trial."""
         for name, value in _plain(attributes).items():
             trial.set_user_attr(name, value)
 
+    @hold_interrupts()
     def ask(self) -> Trial:
         """Take the next queued trial, or a new one where none is queued, and sign it."""
         with warnings.catch_warnings():
             # Heartbeats are our own here, since a trial may outlive the process that asked.
             warnings.filterwarnings("ignore", message="Heartbeat of storage", category=UserWarning)
             trial = self.study.ask()
-        self.note(trial, owner=this_process())
+        self.note(trial, owner=self.owner)
         return trial
 
     def attributes(self, trial: Trial) -> TrialAttributes:
         """Return what a trial's attributes hold now."""
         return TrialAttributes.model_validate(trial.user_attrs)
 
+    @hold_interrupts()
     def claim(self, trial: Trial, key: str) -> bool:
         """Take hold of a training; False where another trial has it or has finished it."""
         self.note(trial, key=key)
@@ -219,6 +234,7 @@ class TrialQueue:
         with self.storage.engine.begin() as connection:
             return connection.execute(lost.values(number=trial.number)).rowcount == 1
 
+    @hold_interrupts()
     def requeue(self, trial: Trial) -> None:
         """Put an interrupted training back into the queue."""
         self._replace(self._frozen(trial.number), begun=True)
@@ -241,6 +257,7 @@ class TrialQueue:
             params = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
             self.enqueue(params, **attributes.model_dump(include=_KEPT) | changes)
 
+    @hold_interrupts()
     def reorder(self) -> None:
         """Move the baseline and whatever was begun to the head of the queue, if no one is at work.
 
@@ -260,6 +277,7 @@ class TrialQueue:
             self.storage.set_trial_user_attr(trial_id, "discarded", "moved in the queue")
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
+    @hold_interrupts()
     def reclaim(self) -> None:
         """Put trainings whose workers are gone back into the queue; at most every half second.
 
@@ -275,7 +293,7 @@ class TrialQueue:
                 assert frozen.datetime_start is not None
                 gone = datetime.now() - frozen.datetime_start > timedelta(seconds=_UNSIGNED_S)
             else:
-                gone = frozen._trial_id in silent or is_dead(trial.owner)
+                gone = frozen._trial_id in silent or _has_left(trial.owner)
             if gone and trial.retries:
                 self._tell(trial.number, "FAIL")
             elif gone:
@@ -295,23 +313,27 @@ class TrialQueue:
                     return
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
         try:
+            thread.start()
             yield
         finally:
             ended.set()
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     # -- ending -----------------------------------------------------------------------------------
 
+    @hold_interrupts()
     def discard(self, trial: Trial, why: str, over: Mapping[str, float] | None = None) -> None:
         """Give up a trial that is not a training; ``over`` marks it as infeasible."""
         self._end(trial, "PRUNED" if over else "FAIL", over, discarded=why)
 
+    @hold_interrupts()
     def fail(self, trial: Trial, reason: str) -> None:
         """Note that a variant can't be trained, and why."""
         self._end(trial, "FAIL", reason=reason)
 
+    @hold_interrupts()
     def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> None:
         """Store a finished training; without values it was stopped at a rung."""
         state = "PRUNED" if values is None else "COMPLETE"
@@ -340,6 +362,16 @@ class TrialQueue:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
+
+
+def _has_left(owner: str) -> bool:
+    """Say whether the process that signed a trial is dead, or is this one and has closed its queue.
+
+    A notebook's process outlives the run in it that Ctrl-C has ended, wherever that was.
+    """
+    if owner.rpartition("|")[0] == this_process():
+        return owner not in _OPEN
+    return is_dead(owner)
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:

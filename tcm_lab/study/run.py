@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab.errors import LabError
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.capacity import threads_each, worker_count
@@ -136,6 +137,7 @@ def _has_space(context: StudyContext) -> bool:
     return True
 
 
+@hold_interrupts()
 def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     """Refuse to resume another study than the one that was begun; store what is begun.
 

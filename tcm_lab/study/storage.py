@@ -191,7 +191,7 @@ def this_process() -> str:
 
 def is_dead(process: str) -> bool:
     """Say whether a named process ran here and has ended; False for other machines."""
-    here, pid, started = process.split("|")
+    here, pid, started, *_ = process.split("|")
     if here != _here():
         return False
     try:

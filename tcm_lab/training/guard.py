@@ -1,12 +1,8 @@
-"""What ends a training early, without damage to what is saved: divergence and Ctrl-C."""
+"""What ends a training early: divergence."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from tcm_lab.errors import LabError
 
@@ -39,25 +35,3 @@ class DivergenceGuard:
             return False
         self.smoothed = _SMOOTHING * self.smoothed + (1 - _SMOOTHING) * loss
         return True
-
-
-@contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no step is cut in two; the second one acts."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if event.is_set():  # after the block's last look at it
-        raise KeyboardInterrupt

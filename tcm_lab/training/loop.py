@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tcm_lab._utils.environment import environment
+from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab.codec import Codec, CodecAdapter
 from tcm_lab.data import Batches, prefetch
 from tcm_lab.training.causal_context import CausalContext
-from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard, interrupts
+from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard
 from tcm_lab.training.linear_start import start_linear
 from tcm_lab.training.log import (
     LinearStart,
@@ -106,7 +107,7 @@ class TrainingLoop:
         if self.good is None:
             self.good = self._snapshot()
         self.first, self.stepping = self.step, time.perf_counter()
-        with interrupts() as interrupted, closing(log):
+        with hold_interrupts() as interrupted, closing(log):
             while self.step < self.recipe.steps:
                 self._run_to_rollback(log, interrupted)
         with torch.no_grad():

@@ -91,7 +91,9 @@ def test_untrained_codecs_write_as_many_bytes_as_estimated(name: str) -> None:
 
 
 @torch.no_grad()
-def test_outliers_take_as_many_bytes_as_estimated(codec: Any) -> None:
+def test_outliers_take_as_many_bytes_as_estimated(
+    codec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overconfident = copy.deepcopy(codec)
     for slice_codec in overconfident.slices:
         slice_codec.networks[1][-1].bias.div_(4)
@@ -102,7 +104,35 @@ def test_outliers_take_as_many_bytes_as_estimated(codec: Any) -> None:
     beyond = likelihoods == 2.0**-24
     assert beyond.float().mean() > 0.05
     assert likelihoods[~beyond].min() >= 2.0**-16
-    written = 8 * sum(map(len, itertools.chain(*overconfident.compress(x)["strings"])))
+
+    from compressai import ans
+
+    spent: dict[bool, list[float]] = {False: [], True: []}  # bits, by whether beyond its table
+
+    class Coder(ans.RansEncoder):
+        """Accounts for every symbol as the format of the stream has it."""
+
+        def encode_with_indexes(
+            self, symbols: Any, indexes: Any, cdfs: Any, lengths: Any, offsets: Any
+        ) -> bytes:
+            for symbol, k in zip(symbols, indexes, strict=True):
+                place, last = symbol - offsets[k], lengths[k] - 2
+                inside = 0 <= place < last
+                first, end = cdfs[k][place if inside else last :][:2]
+                bits = 16 - math.log2(end - first)
+                if not inside:
+                    outside = 2 * (place - last) if place > 0 else -2 * place - 1
+                    bits += 4 + 4 * math.ceil(outside.bit_length() / 4)
+                spent[not inside].append(bits)
+            written: bytes = super().encode_with_indexes(symbols, indexes, cdfs, lengths, offsets)
+            return written
+
+    monkeypatch.setattr(ans, "RansEncoder", Coder)
+    strings = overconfident.compress(x)["strings"]
+    written = 8 * sum(map(len, itertools.chain(*strings)))
+    assert sum(map(sum, spent.values())) == pytest.approx(8 * len(strings[0][0]), rel=0.001)
+    assert len(spent[True]) == pytest.approx(beyond.sum().item(), rel=0.02)
+    assert sum(spent[True]) / len(spent[True]) == pytest.approx(24, abs=2)
     assert written == pytest.approx(_forward(overconfident, x)[1], rel=0.01)
     # With the 29.9 bits that CompressAI's floor counts for each it would not be.
     floored = _forward(overconfident, x)[1] + (-math.log2(1e-9) - 24) * beyond.sum().item()

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+import sqlalchemy
+from optuna.trial import Trial, TrialState
 from surrogate import SPACE, Surrogate
 
 from tcm_lab.errors import LabError
 from tcm_lab.study import open_result, prepare, run_study
 from tcm_lab.study.folder import sqlite_url
-from tcm_lab.study.queue import open_queue
+from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.space import load_space, parse_space
 
 
@@ -266,3 +269,70 @@ def test_a_users_own_metric_is_imported_by_the_space_and_by_its_workers(tmp_path
 def test_an_import_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"toy.yaml: .*nowhere.py: no such file"):
         parse_space(SPACE + "import: [nowhere.py]", "toy.yaml", None)
+
+
+OPERATIONS: dict[str, Callable[[TrialQueue, Trial], object]] = {
+    "ask": lambda queue, _: queue.ask(),
+    "trials": lambda queue, _: queue.trials(),
+    "note": lambda queue, trial: queue.note(trial, label="a codec", seed=1),
+    "claim": lambda queue, trial: queue.claim(trial, "codec-s0"),
+    "requeue": lambda queue, trial: queue.requeue(trial),
+    "discard": lambda queue, trial: queue.discard(trial, "is trained already", {"kmacs": 0.5}),
+    "fail": lambda queue, trial: queue.fail(trial, "diverged"),
+    "enqueue": lambda queue, _: queue.enqueue({}, key="another-s0"),
+    "reclaim": lambda queue, _: queue.reclaim(),
+    "reorder": lambda queue, _: queue.reorder(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_ctrl_c_within_a_statement_leaves_the_database_free_and_the_change_whole(
+    tmp_path: Path, name: str
+) -> None:
+    def begin(study: str) -> tuple[TrialQueue, Trial]:
+        queue = stack.enter_context(open_queue(url, study, ["minimize"]))
+        queue.enqueue({}, key="codec-s0")
+        trial = queue.ask()
+        queue.enqueue({}, key="first-s0")
+        queue.enqueue({}, key="second-s0", begun=True)
+        queue._reclaimed = -1.0  # due again
+        return queue, trial
+
+    def interrupt(*_: object) -> None:
+        if not interrupted:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    def left(study: str) -> list[tuple[str, dict[str, object]]]:
+        with open_queue(url, study) as queue:
+            return [(t.state, t.model_dump(exclude={"owner"})) for t in queue.trials()]
+
+    url, interrupted = sqlite_url(tmp_path / "study.db"), list[bool]()
+    with ExitStack() as stack:
+        queue, trial = begin("whole")
+        OPERATIONS[name](queue, trial)
+        queue, trial = begin("interrupted")
+        sqlalchemy.event.listen(queue.storage.engine, "before_cursor_execute", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            OPERATIONS[name](queue, trial)
+        with sqlite3.connect(tmp_path / "study.db", timeout=0) as connection:
+            connection.execute("begin immediate")  # another worker need not wait
+            connection.rollback()
+        assert left("interrupted") == left("whole")
+
+
+def test_what_a_run_left_behind_in_this_process_is_free_once_its_queue_is_closed(
+    tmp_path: Path,
+) -> None:
+    url = sqlite_url(tmp_path / "study.db")
+    with open_queue(url, "toy", ["minimize"]) as queue:
+        queue.enqueue({}, key="codec-s0")
+        assert queue.claim(queue.ask(), "codec-s0")
+        with open_queue(url, "toy") as other:
+            other.reclaim()
+            assert [t.state for t in other.trials()] == ["RUNNING"]
+    # As in a notebook, whose process goes on after a Ctrl-C.
+    with open_queue(url, "toy") as queue:
+        queue.reclaim()
+        assert [t.state for t in queue.trials()] == ["FAIL", "WAITING"]
+        assert queue.claim(queue.ask(), "codec-s0")

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingProgress, TrainingRecord, train
-from tcm_lab.training.guard import interrupts
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
 
@@ -351,10 +350,3 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
     torch.manual_seed(7)
     train(model, RECIPE.changed(steps=2), RandomCrops(), accelerator="cpu")
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_a_ctrl_c_after_the_last_look_at_it_is_not_lost() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), interrupts():
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
