@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab.data import CropSource, ImageSet
 from tcm_lab.study.estimators import Estimator, Outcome, Task, Watch
-from tcm_lab.study.folder import TRIALS
-from tcm_lab.study.record import training_identity
+from tcm_lab.study.folder import TRIALS, read_kept
+from tcm_lab.study.record import TrialRecord, training_identity
 from tcm_lab.study.space import Space
 from tcm_lab.study.variants import Variant, Variants
 from tcm_lab.training import Recipe
+
+_RECORD_FILE = "record.json"
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,31 @@ class StudyContext:
         is_searched = estimator == self.space.estimator and estimator.trains
         rungs = self.space.rung_steps(recipe) if is_searched else ()
         return Task(variant.config, recipe, self.trials_folder / identity, rungs)
+
+    def find_record(self, identity: str) -> TrialRecord | None:
+        """Return the record of a finished training, of this study or one that shares its cache."""
+        found = (read_kept(path, TrialRecord) for path in self._places(identity))
+        return next((record for record in found if record and record.identity == identity), None)
+
+    def keep_record(self, record: TrialRecord) -> None:
+        """Write a training's record; one that was stopped is not shared with other studies.
+
+        Raises:
+            LabError: a folder can't be written.
+        """
+        text = record.model_dump_json(indent=1) + "\n"
+        own, *shared = self._places(record.identity)
+        write_atomically(own, text)
+        if record.state == "complete":
+            for path in shared:
+                write_atomically(path, text)
+
+    def _places(self, identity: str) -> list[Path]:
+        own = self.trials_folder / identity / _RECORD_FILE
+        # An estimate that needs the baseline's files stays in their study.
+        if self.cache is None or self.space.estimator.baseline_first:
+            return [own]
+        return [own, self.cache / f"{identity}.json"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process import the user's layers before it unpickles what is made of them."""

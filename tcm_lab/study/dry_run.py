@@ -102,12 +102,13 @@ def dry_run(
         raise ConfigError("constraints: leave no variant beside the baseline; raise them")
     trainings = len(kept) if space.enumerated else context.trials
     trainings *= space.budget.seeds if space.trains_every_seed else 1
-    lines = [_size_line(variants, looked), _budget_line(context, trainings)]
+    known = _known(context, kept)
+    lines = [_size_line(variants, looked), _budget_line(context, trainings, known)]
     if space.estimator == Train() or space.budget.finalists:
         lines.append(_resolution(context, variants.recipe()))
     lines += _reset_lines(looked, variants)
     if timed:
-        lines += _time_lines(context, kept, trainings, workers)
+        lines += _time_lines(context, kept, max(1, trainings - known), workers)
     lines.append("Nothing was trained.")
     return DryRun(_table(looked, variants, coding), lines)
 
@@ -264,9 +265,18 @@ def _sign(name: str) -> str:
     return "<=" if METRICS[name].direction == "minimize" else ">="
 
 
-def _budget_line(context: StudyContext, trainings: int) -> str:
+def _known(context: StudyContext, variants: Sequence[Variant]) -> int:
+    """Return how many trainings of these variants have a record that the study will take."""
+    space = context.space
+    seeds = range(space.budget.seeds if space.trains_every_seed else 1)
+    tasks = (context.task(variant, seed, space.estimator) for variant in variants for seed in seeds)
+    return sum(context.find_record(task.directory.name) is not None for task in tasks)
+
+
+def _budget_line(context: StudyContext, trainings: int, known: int) -> str:
     space, recipe = context.space, context.variants.recipe()
     budget, kind = space.budget, space.estimator
+    kept = f"; {known:,} {'is' if known == 1 else 'are'} finished already" if known else ""
     if kind != Train():
         steps = kind.recipe(recipe).steps
         each = f" of {steps:,} steps ({recipe.name})" if kind.trains else ""
@@ -275,7 +285,8 @@ def _budget_line(context: StudyContext, trainings: int) -> str:
             f"steps ({recipe.name}), {budget.seeds} seed{'s' if budget.seeds > 1 else ''} each"
         )
         return (
-            f"Budget: {trainings:,} variants by {kind.type}{each}{final * bool(budget.finalists)}."
+            f"Budget: {trainings:,} variants by {kind.type}{each}"
+            f"{final * bool(budget.finalists)}{kept}."
         )
     each = "" if budget.rate_levels else f" at each of {len(recipe.lambdas)} lambdas"
     more = (
@@ -283,7 +294,8 @@ def _budget_line(context: StudyContext, trainings: int) -> str:
         if budget.seeds > 1 and space.mode != "ablation"
         else ""
     )
-    return f"Budget: {trainings:,} trainings of {recipe.steps:,} steps ({recipe.name}){each}{more}."
+    each = f"{recipe.steps:,} steps ({recipe.name}){each}"
+    return f"Budget: {trainings:,} trainings of {each}{more}{kept}."
 
 
 def _time_lines(

@@ -16,14 +16,12 @@ from tcm_lab.evaluation import RdRecord, lagrangian_cost
 from tcm_lab.metrics import ESTIMATED, METRICS, Number
 from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.folder import read_kept
 from tcm_lab.study.proposals import Job, Proposals, queue_further
 from tcm_lab.study.queue import StudyTrial, TrialQueue, open_queue
 from tcm_lab.study.record import Rung, TrialRecord
 from tcm_lab.study.variants import violations
 
 _POLL_S = 1.0
-_RECORD_FILE = "record.json"
 _CPU_FILE = "cpu_s.txt"
 _KEPT_EVERY_S = 10.0
 
@@ -143,7 +141,7 @@ class Training:
             "complexity": self.cost.complexity,
             "timing": self.cost.timing,
         }
-        known = find_record(identity, context)
+        known = context.find_record(identity)
         if known is not None:
             return known.model_copy(update=own), True
         if self.estimator.baseline_first and not variant.is_baseline:
@@ -169,7 +167,7 @@ class Training:
             cpu_s=self.cpu.total_s,
             rungs=tuple(Rung(step=step, lagrangian=cost) for step, cost in self.rungs.items()),
         )
-        keep_record(record, context)
+        context.keep_record(record)
         return record, False
 
     def _metrics(self, record: TrialRecord, names: Iterable[str]) -> dict[str, Number]:
@@ -294,31 +292,3 @@ def _require_baseline(trials: Sequence[StudyTrial]) -> None:
 
 class _BaselineFirst(Exception):
     """The baseline is still in the queue, and only this worker is free to take it."""
-
-
-def find_record(identity: str, context: StudyContext) -> TrialRecord | None:
-    """Return the record of a finished training, of this study or one that shares its cache."""
-    found = (read_kept(path, TrialRecord) for path in _places(identity, context))
-    return next((record for record in found if record and record.identity == identity), None)
-
-
-def keep_record(record: TrialRecord, context: StudyContext) -> None:
-    """Write a training's record; one that was stopped is not shared with other studies.
-
-    Raises:
-        LabError: a folder can't be written.
-    """
-    text = record.model_dump_json(indent=1) + "\n"
-    own, *shared = _places(record.identity, context)
-    write_atomically(own, text)
-    if record.state == "complete":
-        for path in shared:
-            write_atomically(path, text)
-
-
-def _places(identity: str, context: StudyContext) -> list[Path]:
-    own = context.trials_folder / identity / _RECORD_FILE
-    # An estimate that needs the baseline's files stays in their study.
-    if context.cache is None or context.space.estimator.baseline_first:
-        return [own]
-    return [own, context.cache / f"{identity}.json"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from surrogate import SPACE, Surrogate, trained
@@ -15,6 +16,7 @@ from surrogate import SPACE, Surrogate, trained
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.context import Event
+from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.pool import _interrupt, _start
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.proposals import Job
@@ -222,6 +224,23 @@ def test_studies_that_share_a_cache_share_trainings(tmp_path: Path) -> None:
     other = SPACE.replace("steps: 40", "steps: 50")
     run(tmp_path, other, out=tmp_path / "longer", cache=tmp_path / "cache")
     assert len(trained(tmp_path / "log")) == 10
+
+
+def test_a_dry_run_counts_what_is_finished_already(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(tmp_path, SPACE.replace("0.5, 0.75, 1.0", "0.5"), cache=cache)
+
+    def budget(text: str, **options: Any) -> str:
+        trainer = Surrogate(tmp_path / "log")
+        context = prepare(parse(text), out=tmp_path / "other", trainer=trainer, **options)
+        return next(line for line in dry_run(context).lines if line.startswith("Budget"))
+
+    assert budget(SPACE) == "Budget: 5 trainings of 40 steps (scratch)."
+    assert budget(SPACE, cache=cache).endswith("(scratch); 3 are finished already.")
+    more = SPACE.replace("rate_levels: 4", "rate_levels: 4, seeds: 2").replace(
+        "sampler: grid", "mode: ablation"
+    )
+    assert budget(more, cache=cache).startswith("Budget: 10 trainings of 40 steps (scratch); 3 are")
 
 
 SAMPLED = """
