@@ -1,13 +1,18 @@
-"""Devices by name, checked before anything is sent there."""
+"""Devices by name, checked before anything is sent there, and the arithmetic on them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+"""Arithmetic of networks. ``tf32`` is float32 whose products a GPU takes to ten bits."""
 
 
 def checked_device(device: str | torch.device, option: str = "device =") -> torch.device:
@@ -34,3 +39,46 @@ def checked_device(device: str | torch.device, option: str = "device =") -> torc
     if found.type == "cuda" and (found.index or 0) >= count:
         raise LabError(f"{option} {device}: torch finds GPUs up to cuda:{count - 1}.")
     return found
+
+
+def checked_precision(
+    precision: str, device: torch.device, option: str = "precision ="
+) -> Precision:
+    """Return a precision that a device has.
+
+    Args:
+        precision: one of `Precision`.
+        device: where networks run.
+        option: what the message calls it.
+
+    Raises:
+        LabError: there is none of this name, or the device does not have it.
+    """
+    known = get_args(Precision)
+    if precision not in known:
+        raise LabError(f"{option} {precision}: unknown. Known: {', '.join(known)}.")
+    if precision == "tf32" and device.type != "cuda":
+        raise LabError(f"{option} tf32: only GPUs have it; on {device.type} take float32.")
+    return cast("Precision", precision)
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run the networks of a block in a precision: 16 bits by autocast, and TF32 only if asked for.
+
+    torch itself lets a GPU's convolutions take TF32 for float32, unless it is told otherwise.
+
+    Raises:
+        LabError: as `checked_precision`.
+    """
+    import torch
+
+    checked_precision(precision, device)
+    products: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    with ExitStack() as stack:
+        for each in products:
+            stack.callback(setattr, each, "allow_tf32", each.allow_tf32)
+            each.allow_tf32 = precision == "tf32"
+        if precision in ("bfloat16", "float16"):
+            stack.enter_context(torch.autocast(device.type, dtype=getattr(torch, precision)))
+        yield

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, get_args
 
 import tcm_lab
-from tcm_lab._utils.devices import checked_device
+from tcm_lab._utils.devices import checked_device, checked_precision
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Flag, Models, Output, Overrides, Weights
@@ -98,7 +98,7 @@ class Conditions:
         repeats: Minimum number of timed runs.
         seconds: Minimum duration; medians of shorter measurements are not repeatable.
         warm_up: Runs before the timed ones.
-        precision: Arithmetic of the networks: float32, bfloat16 or float16.
+        precision: Arithmetic of the networks: float32, tf32 (of GPUs), bfloat16 or float16.
         threads: Threads of torch on the CPU.
         channels_last: Memory layout of networks and image.
         compile: Compile the networks first, which takes minutes.
@@ -142,10 +142,8 @@ def time(
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
     output.check()
-    precisions = get_args(lab.TimingOptions.model_fields["precision"].annotation)
-    options.choice("--precision", conditions.precision, precisions)
-    if conditions.device is not None:
-        checked_device(conditions.device, "--device")
+    place = checked_device(conditions.device or "cpu", "--device")
+    checked_precision(conditions.precision, place, "--precision")
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
     sides, changes = options.size(size), vars(conditions)
     with progress("turn") as on_progress:

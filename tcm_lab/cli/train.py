@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.devices import checked_device
+from tcm_lab._utils.devices import checked_device, checked_precision
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import duration, progress
 from tcm_lab.cli import options
@@ -237,6 +237,7 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     bd_rate: Annotated[str | None, tyro.conf.arg(metavar="ANCHOR", help_behavior_hint="")] = None,
     device: str = "cpu",
+    precision: str = "float32",
     output: Output,
 ) -> None:
     """Code whole images to real bytes, decode them, and measure rate and distortion.
@@ -259,11 +260,13 @@ def evaluate(
         bd_rate: Add BD-rates against this anchor: without file headers on either side against jpeg
             and webp run here, of whole files against published curves.
         device: cpu or cuda.
+        precision: Arithmetic of the networks: float32, tf32 (of GPUs), bfloat16 or float16.
         output: How the result is shown; another format is compressai, that of CompressAI's results.
     """
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     output.check("compressai")
     place = checked_device(device, "--device")
+    chosen = checked_precision(precision, place, "--precision")
     beside = [name for name in get_args(lab.Anchor) if name in anchors]
     if output.chosen == "compressai":
         options.refuse_idle("the format compressai", {"--anchors": anchors, "--bd-rate": bd_rate})
@@ -282,7 +285,7 @@ def evaluate(
         with progress(f"{entry.name}, coding") as on_progress:
             record = lab.evaluate(
                 codec.to(place), images, rates=rates or None, recipe=recipe, metrics=metrics,
-                on_progress=on_progress,
+                precision=chosen, on_progress=on_progress,
             )  # fmt: skip
         records.append(record)
     if output.chosen == "compressai":

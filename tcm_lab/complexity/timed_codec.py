@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tcm_lab._utils.devices import arithmetic
 from tcm_lab._utils.sections import listening
 from tcm_lab.codec import CodecAdapter, PortableReference
 from tcm_lab.complexity.timing_record import TimingOptions
@@ -140,15 +141,13 @@ def timed_codec(
         coder = PortableReference(model)
     elif options.portable:
         how["portable"] = True
-    precision = getattr(torch, options.precision)
-    half = precision != torch.float32
 
     def once() -> Run:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(adapter.device)
         with (
             torch.no_grad(),
-            torch.autocast(adapter.device.type, dtype=precision if half else None, enabled=half),
+            arithmetic(options.precision, adapter.device),
             listening(watch.stage),
         ):
             with watch.running():

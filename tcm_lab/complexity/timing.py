@@ -22,7 +22,7 @@ from torch import nn
 
 from tcm_lab import codec
 from tcm_lab._compat.malloc import keep_freed_memory
-from tcm_lab._utils.devices import checked_device
+from tcm_lab._utils.devices import Precision, arithmetic, checked_device
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
@@ -210,7 +210,7 @@ def _coding_time(samples: Sequence[Sample], megapixels: float) -> CodingTime:
 
 
 def measure_device_peak(
-    device: torch.device | str = "cpu", precision: str = "float32"
+    device: torch.device | str = "cpu", precision: Precision = "float32"
 ) -> DevicePeak:
     """Measure a device's peak: the fastest of several runs of each, in under a second on a CPU.
 
@@ -220,11 +220,12 @@ def measure_device_peak(
     """
     device = torch.device(device)
     side = _SIDE[device.type]
-    a, b = (torch.rand(side, side, device=device, dtype=getattr(torch, precision)) for _ in "ab")
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+    a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
     product = torch.empty_like(a)
     source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device).zero_()
     target = torch.empty_like(source).zero_()  # written once, so that its pages are there
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("tf32" if precision == "tf32" else "float32", device):
         product_ms = _fastest_ms(device, lambda: torch.mm(a, b, out=product))
         copy_ms = _fastest_ms(device, lambda: target.copy_(source))
     return DevicePeak(

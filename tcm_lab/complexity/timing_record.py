@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.devices import Precision
 from tcm_lab._utils.environment import Environment
 from tcm_lab.complexity.record import Size
 from tcm_lab.stats import Interval
@@ -23,7 +24,6 @@ from tcm_lab.stats import Interval
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Precision = Literal["float32", "bfloat16", "float16"]
 Direction = Literal["encode", "decode"]
 
 
@@ -32,7 +32,8 @@ class TimingOptions(Frozen):
 
     Attributes:
         device: ``cpu`` or ``cuda``; None is where the model is.
-        precision: arithmetic of the networks, by autocast.
+        precision: arithmetic of the networks: float32 (on a GPU without TF32), tf32, or 16 bits by
+            autocast.
         threads: of torch on the CPU; None leaves them.
         batch: images coded at once.
         repeats: runs that count, at least.

@@ -182,6 +182,11 @@ def check_alike(records: Sequence[RdRecord], *, architecture: bool = True) -> No
             f"records of {name} are of different architectures, so they are no seeds of one "
             "training. Compare them as curves of their own."
         )
+    if len(precisions := {record.precision for record in records}) > 1:
+        raise LabError(
+            f"records of {name} were measured in {' and '.join(sorted(precisions))}. Compare them "
+            "as curves of their own."
+        )
     recipes = [_training(record) for record in records if record.recipe is not None]
     for other in recipes[1:]:
         field = next((field for field in other if other[field] != recipes[0][field]), None)

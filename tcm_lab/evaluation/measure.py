@@ -16,6 +16,7 @@ import torch
 from PIL import Image, features
 from torch import Tensor, nn
 
+from tcm_lab._utils.devices import Precision, arithmetic
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import FRAME_BYTES, CodecAdapter, bits
@@ -53,6 +54,7 @@ def evaluate(
     rates: Sequence[float] | None = None,
     recipe: Recipe | None = None,
     metrics: Sequence[str] = (),
+    precision: Precision = "float32",
     on_progress: OnDone | None = None,
 ) -> RdRecord:
     """Code and decode every image at every rate.
@@ -67,6 +69,8 @@ def evaluate(
         recipe: how the codec was trained, as far as that is known. Its weights tell which records
             are points of one curve, and its seed which are repetitions.
         metrics: measured on request beside the others: ``lpips``, ``dists``.
+        precision: arithmetic of the networks: ``float32`` (on a GPU without TF32), ``tf32``, or
+            ``bfloat16`` and ``float16`` by autocast. Other than float32, it is part of the name.
         on_progress: called with (images done, images in all), counting an image once per rate.
 
     Returns:
@@ -75,12 +79,15 @@ def evaluate(
 
     Raises:
         LabError: the set is empty, rates are given for a codec that has one rate or lie outside
-            its levels, or a requested metric's package or weights are missing.
+            its levels, the device lacks the precision, or a requested metric's package or weights
+            are missing.
     """
     adapter = CodecAdapter(codec)
     positions = _positions(adapter, rates)
     title = name or adapter.name
-    with evaluating(codec), torch.no_grad():
+    if precision != "float32":
+        title = f"{title} ({precision})"
+    with evaluating(codec), torch.no_grad(), arithmetic(precision, adapter.device):
         adapter.make_tables()
         points = measure_points(images, positions, partial(_code, adapter), on_progress, metrics)
     points = tuple(
@@ -98,6 +105,7 @@ def evaluate(
         recipe=recipe,
         data_fingerprint=images.fingerprint,
         skipped=images.skipped,
+        precision=precision,
         environment=environment(adapter.device),
     )
 

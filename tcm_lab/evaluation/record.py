@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.devices import Precision
 from tcm_lab._utils.environment import Environment
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation.curves import Counted, RdCurve
@@ -216,6 +217,7 @@ class RdRecord(Frozen):
         recipe: how the weights were trained, seed and lambdas included; ``None`` if unknown.
         data_fingerprint: stands for the images.
         skipped: images that were left out, each with the reason.
+        precision: arithmetic of the networks.
         environment: device, threads, versions.
     """
 
@@ -225,6 +227,7 @@ class RdRecord(Frozen):
     recipe: Recipe | None = None
     data_fingerprint: str
     skipped: tuple[str, ...] = ()
+    precision: Precision = "float32"
     environment: Environment
 
     @property

@@ -14,10 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.codec import CodecAdapter, build, encode_image, read_header
+from tcm_lab.codec import CodecAdapter, build, encode_image, load_checkpoint, read_header
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import Anchor, RdRecord, evaluate, evaluate_anchor, measure
+from tcm_lab.evaluation import (
+    Anchor,
+    RdRecord,
+    evaluate,
+    evaluate_anchor,
+    join_records,
+    measure,
+    measured_curves,
+)
 
 import_compressai()
 
@@ -213,3 +221,25 @@ def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
         evaluate_anchor("jpeg", images, [101])
     with pytest.raises(LabError, match="-1"):
         evaluate_anchor("jpeg", images, [-1])
+
+
+def test_sixteen_bits_are_named_and_cost_little(tmp_path: Path) -> None:
+    codec = load_checkpoint("tcm-nano")
+    middle = open_images(None, "eval").decode(0)[128:384, 128:384]
+    Image.fromarray(middle).save(tmp_path / "middle.png")
+    images = open_images(tmp_path, "eval")
+    exact, half = (evaluate(codec, images, precision=p) for p in ("float32", "bfloat16"))
+    assert (exact.name, exact.precision) == ("tcm-nano", "float32")
+    assert (half.name, half.precision) == ("tcm-nano (bfloat16)", "bfloat16")
+    # Eight bits of mantissa: other numbers, nearly the same codec.
+    assert half.psnr_db != exact.psnr_db
+    np.testing.assert_allclose(half.bpp, exact.bpp, rtol=0.02)
+    np.testing.assert_allclose(half.psnr_db, exact.psnr_db, atol=0.1)
+    assert len(measured_curves([exact, half])) == 2
+    with pytest.raises(LabError, match="measured in bfloat16 and float32"):
+        join_records([exact.model_copy(update={"name": half.name}), half])
+
+
+def test_a_precision_that_the_device_has_not_is_refused(images: ImageSet) -> None:
+    with pytest.raises(LabError, match="precision = tf32: only GPUs have it"):
+        evaluate(Quantiser(), images, precision="tf32")

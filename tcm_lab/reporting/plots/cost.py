@@ -185,7 +185,7 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
             f"{cost.model} at {cost.size} was counted, but {timing.model} at {timing.size} was "
             "timed. Give records of one model at one size."
         )
-    element_bytes = 4 if timing.options.precision == "float32" else 2
+    element_bytes = 2 if timing.options.precision in ("bfloat16", "float16") else 4
     batch, macs = timing.options.batch, cost.macs_by_part()
     points = []
     entropy = [part for part in cost.parts if part not in (*_TRANSFORMS, *_NOT_RUN)]
