@@ -118,6 +118,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests of what runs on a GPU; tests/gpu/run_all.py adds times, pace and a study."""
+    _install(session)
+    words = ("tests/gpu", "tests/portable/test_streams.py", "-k", "gpu")
+    session.run("python", "-m", "pytest", *words, *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Tens of thousands of spoilt files, and a study whose workers are killed; half an hour."""
     _install(session)

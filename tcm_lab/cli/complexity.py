@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import tcm_lab
 from tcm_lab._utils.devices import checked_device, checked_precision
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Flag, Models, Output, Overrides, Weights
+from tcm_lab.errors import LabError
 
 _SIZES = ("512x768",)
 
@@ -102,6 +103,8 @@ class Conditions:
         threads: Threads of torch on the CPU.
         channels_last: Memory layout of networks and image.
         compile: Compile the networks first, which takes minutes.
+        compile_backend: What compiles them: inductor, unless given; cudagraphs replays the launches
+            of a GPU's kernels.
         portable: Time portable streams, too, beside the ordinary ones of each model.
     """
 
@@ -114,7 +117,24 @@ class Conditions:
     threads: Annotated[int | None, options.UNSET] = None
     channels_last: bool = True
     compile: Flag = False
+    compile_backend: Annotated[str | None, options.UNSET] = None
     portable: Flag = False
+
+    def timing(self) -> dict[str, Any]:
+        """Return them as fields of `TimingOptions`.
+
+        Raises:
+            LabError: a device or a precision is not to be had, or an option has no effect.
+        """
+        place = checked_device(self.device or "cpu", "--device")
+        checked_precision(self.precision, place, "--precision")
+        backend, option = self.compile_backend or "inductor", "--compile-backend"
+        options.choice(option, backend, get_args(tcm_lab.complexity.CompileBackend))
+        if not self.compile:
+            options.refuse_idle("networks that are not compiled", {option: self.compile_backend})
+        if backend == "cudagraphs" and place.type != "cuda":
+            raise LabError(f"{option} cudagraphs: records a GPU's launches; take inductor here.")
+        return {**vars(self), "compile_backend": backend}
 
 
 def time(
@@ -142,10 +162,9 @@ def time(
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
     output.check()
-    place = checked_device(conditions.device or "cpu", "--device")
-    checked_precision(conditions.precision, place, "--precision")
+    changes = conditions.timing()
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
-    sides, changes = options.size(size), vars(conditions)
+    sides = options.size(size)
     with progress("turn") as on_progress:
         if conditions.portable or len(targets) > 1:
             compared = lab.compare_timing(targets, sides, on_progress=on_progress, **changes)

@@ -16,6 +16,7 @@ from .target import Measurable, Target
 from .timing import compare_timing, measure_device_peak, measure_timing
 from .timing_record import (
     CodingTime,
+    CompileBackend,
     DevicePeak,
     Spread,
     TimeRatio,
@@ -30,6 +31,7 @@ __all__ = [
     "SCOPES",
     "CheckReport",
     "CodingTime",
+    "CompileBackend",
     "ComplexityRecord",
     "Convention",
     "Count",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Direction = Literal["encode", "decode"]
+CompileBackend = Literal["inductor", "cudagraphs", "eager"]
 
 
 class TimingOptions(Frozen):
@@ -41,7 +42,9 @@ class TimingOptions(Frozen):
         warm_up: runs before them.
         channels_last: whether channels are last in memory.
         compile: whether to compile the networks first (minutes, once).
-        compile_backend: of `torch.compile`.
+        compile_backend: of `torch.compile`: ``inductor``, which writes kernels of its own;
+            ``cudagraphs``, which records the launches of torch's on a GPU and replays them; or
+            ``eager``, which captures graphs alone.
         portable: whether streams are portable; a comparison then times both kinds of each model.
     """
 
@@ -54,7 +57,7 @@ class TimingOptions(Frozen):
     warm_up: int = Field(default=3, ge=0, le=10**6)
     channels_last: bool = True
     compile: bool = False
-    compile_backend: str = "inductor"
+    compile_backend: CompileBackend = "inductor"
     portable: bool = False
 
     @field_validator("device", mode="before")

@@ -171,7 +171,8 @@ class PlainCodec(nn.Module):
         def code(places: Any, mean: Tensor, scale: Tensor) -> Tensor:
             index = conditional.build_indexes(scale)
             values = decoder.decode_stream(index.reshape(-1).tolist(), *tables)
-            return torch.tensor(values, dtype=torch.float32).reshape(mean.shape) + mean
+            found = torch.tensor(values, dtype=torch.float32, device=mean.device)
+            return found.reshape(mean.shape) + mean
 
         decoded: list[Tensor] = []
         for networks in codec.slices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tcm_lab.complexity import Spread, TimeRatio, TimingRecord
+from tcm_lab.complexity import Spread, TimeRatio, TimingOptions, TimingRecord
 from tcm_lab.reporting._notes import device_text, need, size_text, versions_text
 from tcm_lab.reporting.table import Column, Row, Table, Value, metric_column, unmarked_column
 from tcm_lab.stats import Interval
@@ -111,8 +111,16 @@ def _all_conditions(record: TimingRecord) -> dict[str, str]:
         "device": device_text(place) if on_cpu else place.device,
         "precision": record.options.precision,
         "layout": "channels last" if record.options.channels_last else "channels first",
-        "compiled": "compiled" if record.options.compile else "eager",
+        "compiled": _compiled(record.options),
     }
+
+
+def _compiled(options: TimingOptions) -> str:
+    if not options.compile:
+        return "eager"
+    default = TimingOptions.model_fields["compile_backend"].default
+    by = "" if options.compile_backend == default else f" by {options.compile_backend}"
+    return f"compiled{by}"
 
 
 def _conditions(records: Sequence[TimingRecord]) -> list[dict[str, str]]:

@@ -1,0 +1,50 @@
+"""The script that spends a GPU's minutes, tried on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tcm_lab.complexity import TimingComparison, TimingRecord
+
+SCRIPT = Path(__file__).parent / "gpu" / "run_all.py"
+SPACE = """
+name: two
+base: tcm-nano
+mode: ablation
+axes: {depth: {path: "?_?.depth", choices: [1, 0]}}
+size: [64, 64]
+budget: {recipe: scratch, steps: 2, rate_levels: 2, changes: {batch: 1}}
+"""
+
+
+def test_every_step_leaves_what_it_found(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    words = ["--device", "cpu", "--minutes", "10", "--space", str(tmp_path / "space.yaml")]
+    out = tmp_path / "out"
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), str(out), *words], capture_output=True, text=True, check=False
+    )
+    steps = json.loads((out / "steps.json").read_text())
+    assert run.returncode == 0, steps
+    assert {name: step["status"] for name, step in steps.items()} == dict.fromkeys(
+        ("tests", "times", "training", "study"), 0
+    )
+    assert " passed" in (out / "tests.log").read_text().splitlines()[-1]
+
+    first, *rest = map(json.loads, (out / "times.jsonl").read_text().splitlines())
+    plain, ours = TimingComparison.model_validate(first["comparison"]).records
+    assert (plain.model, ours.model) == ("Plain", "tcm-small")
+    records = [TimingRecord.model_validate(each["record"]) for each in rest]
+    assert [record.options.precision for record in records] == ["float32", "bfloat16"]
+
+    paces = list(map(json.loads, (out / "training.jsonl").read_text().splitlines()))
+    assert {(each["precision"], each["side_by_side"]) for each in paces} == {
+        (precision, count) for precision in ("32-true", "bf16-mixed") for count in (1, 2)
+    }
+    assert all(each["crops_per_s"] > 0 for each in paces)
+    trained = list(map(json.loads, (out / "records.jsonl").read_text().splitlines()))
+    assert len(trained) == 3
+    assert all(each["state"] == "complete" for each in trained)
