@@ -92,12 +92,12 @@ def train(
     fabric = Fabric(
         accelerator=accelerator, devices=devices, strategy=strategy, precision=recipe.precision
     )
-    if devices > 1:
-        fabric.launch()
     place = directory if fabric.is_global_zero else None
     with nullcontext() if place is None else held(place, _REFUSAL):
         if directory is not None:
             check_directory(directory, resume=resume)
+        if devices > 1:  # after what may be refused, so that no process waits for one that ended
+            fabric.launch()
         with conditions(codec, recipe, fabric.device):
             loop = TrainingLoop(
                 codec,

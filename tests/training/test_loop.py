@@ -14,11 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from run_training import run
 from safetensors.torch import load_file
 from stand_in import RandomCrops, TinyCodec
 from torch import Tensor
 
+from tcm_lab._utils.held import held
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingProgress, TrainingRecord, train
 
@@ -235,6 +237,17 @@ def test_a_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_
         assert list(folder.iterdir()) == []
         other.kill()
     train(codec(), RECIPE, RandomCrops(), directory=folder, accelerator="cpu")
+
+
+def test_no_process_is_started_for_a_folder_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(fabric: Fabric) -> None:
+        raise AssertionError("the others would wait for one that is never to come")
+
+    monkeypatch.setattr(Fabric, "launch", launch)
+    with held(tmp_path, ""), pytest.raises(LabError, match="another process trains here"):
+        train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu", devices=2)
 
 
 def test_a_folder_that_is_a_file_is_refused_before_the_first_step(tmp_path: Path) -> None:
