@@ -41,8 +41,8 @@ class Interval(Frozen):
         resampled: what was drawn with replacement, and how many of it: ``{"images": 24}``.
         samples: number of resamples that gave a value.
         refused: number of resamples that gave none.
-        noise: standard deviation of what else varies and was not resampled but measured elsewhere;
-            the ends lie as much further out.
+        noise: standard deviation of what else varies and was not resampled, such as seeds; the ends
+            lie as much further out.
     """
 
     value: float

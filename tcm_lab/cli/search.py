@@ -126,6 +126,11 @@ def report(
     result = tcm_lab.study.open_result(folder, storage)
     if eval_data is not None:
         images = tcm_lab.data.open_images(eval_data, "eval")
+        if result.image_sets - {images.fingerprint}:
+            raise LabError(
+                f"--eval-data {eval_data}: holds other images than those that the study was "
+                "evaluated on; name the folder of those."
+            )
         with progress("jpeg, coding") as on_progress:
             tcm_lab.study.measure_anchor(folder, images, on_progress)
     _report(result, "report", folder, shows=open)

@@ -154,14 +154,17 @@ def _course(each: Course) -> str:
 
 def _reach(each: Course) -> str:
     """Say up to which budget the sign of the difference is sure."""
-    if isinstance(each.summary.intervals.get(ESTIMATED), IncompleteInterval):
+    evaluated = each.summary.intervals.get(ESTIMATED)
+    if isinstance(evaluated, IncompleteInterval):
         return "takes more seeds to say"
     if each.ahead is None:
         return "too few losses to tell"
-    times, evaluated = each.ahead.widest(TIMES[-1]), each.summary.intervals.get(ESTIMATED)
-    if evaluated is not None:  # losses alone order nothing where what was coded does not
-        times *= evaluated.excludes_zero and evaluated.value * each.curve.last.value > 0
-    if not times:
+    times = each.ahead.widest(TIMES[-1])
+    # Losses alone order nothing where what was coded does not.
+    agrees = evaluated is None or (
+        evaluated.excludes_zero and evaluated.value * each.curve.last.value > 0
+    )
+    if not (times and agrees):
         return "no budget: within chance"
     if times >= TIMES[-1]:
         return f"{TIMES[-1]} times the steps, or more"

@@ -29,7 +29,7 @@ from tcm_lab.study.finalists import (
 )
 from tcm_lab.study.folder import RECORDS, TRIALS
 from tcm_lab.study.importance import importance_pieces
-from tcm_lab.study.noise import noise_of
+from tcm_lab.study.noise import noise_between
 from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import StudyResult, read_anchor
 from tcm_lab.study.space import Space
@@ -314,6 +314,8 @@ def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
             "paper's training, and a full training may rank the variants differently"
         )
     one_seed = all(len(summary.records) == 1 for summary in summaries)
-    if one_seed and noise_of(recipe) is None:
+    baseline, *others = (summary.first for summary in summaries)
+    unknown = any(noise_between(own, baseline) is None for own in others or [baseline])
+    if one_seed and unknown:
         limits.append("with one seed each, the intervals leave out the variation between seeds")
     return [f"Limits: {'; '.join(limits)}."] if limits else []

@@ -63,6 +63,11 @@ class StudyResult:
         """The records of those that a search by another estimator chose, trained."""
         return tuple(r for r in self.records if r.estimator != self.space.estimator)
 
+    @property
+    def image_sets(self) -> set[str]:
+        """The fingerprints of the images that the trainings were evaluated on."""
+        return {record.rd.data_fingerprint for record in self.records if record.rd is not None}
+
     def to_frame(self) -> DataFrame:
         """Return the trainings as pandas' data frame: axes, metrics, seed and state of each."""
         from pandas import DataFrame
@@ -183,8 +188,7 @@ def read_anchor(result: StudyResult) -> RdRecord | None:
         record = RdRecord.model_validate_json(path.read_bytes())
     except ValidationError:
         raise LabError(f"{path}: is not a record of JPEG. Delete it to measure again.") from None
-    sets = {trial.rd.data_fingerprint for trial in result.records if trial.rd is not None}
-    if sets - {record.data_fingerprint}:
+    if result.image_sets - {record.data_fingerprint}:
         raise LabError(f"{path}: was measured on other images. Delete it to measure again.")
     if not record.has_payloads:
         raise LabError(

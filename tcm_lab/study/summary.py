@@ -234,15 +234,27 @@ def _difference(
 ) -> Interval:
     """Return the difference of two variants, with its interval over images and seeds.
 
-    With one training on a side, and no measured noise, the interval is an incomplete one.
+    With one training on a side, and no measured noise of their paired difference, the interval is
+    an incomplete one.
 
     Raises:
         LabError: the evaluations are not comparable.
     """
     found = _over_images_and_seeds(metric, group, baseline, space)
-    if found.noise or min(len(group), len(baseline)) > 1:
+    # Unpaired, the noise is that of the side with several trainings alone.
+    is_known = found.noise and _paired(group, baseline) is not None
+    if is_known or min(len(group), len(baseline)) > 1:
         return found
     return IncompleteInterval(**dict(found))
+
+
+def _paired(
+    group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]
+) -> list[TrialRecord] | None:
+    """Return the baseline's trainings with the seeds of a group; None if it lacks one of them."""
+    own = {record.seed for record in group}
+    pair = [record for record in baseline if record.seed in own]
+    return pair if len(pair) == len(group) else None
 
 
 def _over_images_and_seeds(
@@ -253,10 +265,9 @@ def _over_images_and_seeds(
     Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
     The Lagrangian cost is compared by the estimator that found it.
     """
-    own = {record.seed for record in group}
-    pair = [record for record in baseline if record.seed in own]
-    paired = len(pair) == len(group)
-    sides: dict[str, Any] = {"own": group, "baseline": pair if paired else baseline}
+    pair = _paired(group, baseline)
+    paired = pair is not None
+    sides: dict[str, Any] = {"own": group, "baseline": pair or baseline}
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
     noise = noise_between(group[0], baseline[0])
     if metric.name == ESTIMATED:

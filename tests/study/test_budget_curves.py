@@ -146,3 +146,5 @@ def test_too_few_rows_say_nothing() -> None:
     few = PairedRows(steps=(10, 20, 30), percent=((0.1, 0.2, 0.3),))
     with pytest.raises(LabError, match="3 losses"):
         extrapolate(few, begin=0)
+    with pytest.raises(LabError, match="0 losses"):  # of a training that is all cooldown
+        extrapolate(rows(np.zeros(len(STEPS)), 0.1, 0), end=0)

@@ -18,10 +18,13 @@ from optuna._hypervolume import compute_hypervolume
 from PIL import Image
 from surrogate import SPACE, Surrogate, curve
 
+from tcm_lab.cli import main
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdCurve, RdRecord, bd_rate, lagrangian_percent, rate_percents
+from tcm_lab.stats import IncompleteInterval
+from tcm_lab.study import noise
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.importance import (
     hypervolume,
@@ -30,8 +33,9 @@ from tcm_lab.study.importance import (
     interactions,
     main_effects,
 )
+from tcm_lab.study.noise import Noise
 from tcm_lab.study.prepare import prepare
-from tcm_lab.study.report import front_configs, write_report
+from tcm_lab.study.report import findings, front_configs, write_report
 from tcm_lab.study.result import StudyResult, measure_anchor, open_result, read_anchor
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
@@ -255,6 +259,33 @@ def test_several_seeds_are_one_row_with_their_mean(tmp_path: Path) -> None:
     ] == "2"
 
 
+def test_several_trainings_on_one_side_do_not_say_how_the_other_varies(tmp_path: Path) -> None:
+    space = parse_space(SPACE.replace("40", "40, seeds: 2"), "toy.yaml", None)
+    trainer = Surrogate(tmp_path / "log", seed_noise=0.05)
+    found = run_study(prepare(space, out=tmp_path / "toy", trainer=trainer), 1)
+    once = [record for record in found.records if not (record.is_baseline and record.seed)]
+    for records, is_incomplete in ((found.records, False), (once, True)):
+        twice = next(s for s in summarise(records, space) if s.label == "split 0.75")
+        assert len(twice.records) == 2
+        interval = twice.intervals["lagrangian_percent"]
+        assert interval.noise > 0
+        assert isinstance(interval, IncompleteInterval) == is_incomplete
+
+
+def test_noise_of_another_baseline_does_not_stand_for_seeds(
+    result: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summaries = summarise(result.records, result.space)
+    for base, is_limited in (("tcm-nano", False), ("tcm-large", True)):
+        known = Noise(
+            recipe="scratch", steps=40, base=base, variants=4, seeds=3, images=24,
+            freedom=8, seed_sd=0.3, image_sd=0.5, spread=1.0,
+        )  # fmt: skip
+        monkeypatch.setattr(noise, "known_noise", lambda known=known: (known,))
+        limits = findings(summaries, result.space)[-1]
+        assert ("with one seed each" in limits) == is_limited
+
+
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         LabError, match=r"no study \(neither study.db nor space.yaml with records.jsonl\)"
@@ -439,6 +470,19 @@ def test_jpeg_of_an_earlier_version_is_not_compared_but_measured_again(
     assert again is not None
     assert payloads == [image.payload_bits for point in again.points for image in point.images]
     assert None not in payloads
+
+
+def test_jpeg_is_not_measured_on_other_images_than_the_studys(
+    result: StudyResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("space.yaml", "records.jsonl"):
+        shutil.copy(result.out / name, tmp_path)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (24, 16)).save(tmp_path / "images" / "black.png")
+    words = ["study", "report", str(tmp_path), "--eval-data", str(tmp_path / "images")]
+    assert main(words) == 2
+    assert "images: holds other images than those that the study was" in capsys.readouterr().err
+    assert not (tmp_path / "jpeg.json").exists()
 
 
 def test_a_quality_beyond_jpeg_has_no_comparison() -> None:

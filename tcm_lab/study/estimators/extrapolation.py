@@ -118,7 +118,7 @@ def extrapolate(
     """
     steps, data = np.array(rows.steps, dtype=float), np.array(rows.percent)
     total = float(steps[-1])
-    fitted = (steps > begin * total) & (steps <= (end or total))
+    fitted = (steps > begin * total) & (steps <= (total if end is None else end))
     steps, data = steps[fitted], data[:, fitted]
     if len(steps) < FEWEST_FITTED:
         raise LabError(f"{len(steps)} losses: an extrapolation needs {FEWEST_FITTED} or more")
