@@ -142,8 +142,8 @@ def check_place(path: Path, *, folder: bool = False) -> None:
         raise LabError(f"--out {path}: is a {'file' if folder else 'folder'}; name a {kind}.")
     if os.path.exists(path) and not (is_file(path) or is_folder(path)):  # noqa: PTH110 - as is_file
         return  # a pipe or the like
-    places = Path(os.path.realpath(path))
-    for place in (places, *places.parents) if folder else places.parents:
+    target = Path(os.path.realpath(path))
+    for place in (target, *target.parents) if folder else target.parents:
         if is_folder(place):
             if not os.access(place, os.W_OK | os.X_OK):
                 raise LabError(f"--out {path}: {place} is not writable. Name another folder.")
@@ -229,7 +229,7 @@ def loaded(
     rates: Iterable[float | None] = (),
     load: Callable[[Entry], Any] = Entry.codec,
 ) -> Iterator[tuple[Entry, Any]]:
-    """Yield entries with their codecs, one at a time; before, all are loaded once and dropped.
+    """Yield entries with their codecs, one at a time, when all have been loaded once and dropped.
 
     So what is wrong with the last one is said before work on the first has begun.
 
@@ -242,12 +242,17 @@ def loaded(
         LabError: one can't be loaded, or lacks a rate.
     """
     wanted = list(rates)
-    for turn, entry in enumerate((*found[1:], *found), 1 - len(found)):
+
+    def checked(entry: Entry) -> Any:
         codec = load(entry)
         for rate in wanted:
             tcm_lab.codec.CodecAdapter(codec).check_rate(rate)
-        if turn >= 0:
-            yield entry, codec
+        return codec
+
+    for entry in found[1:]:  # the first one comes first anyway
+        checked(entry)
+    for entry in found:
+        yield entry, checked(entry)
 
 
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:

@@ -29,6 +29,7 @@ from tcm_lab.study.estimators import Train
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
 from tcm_lab.study.noise import noise_in
 from tcm_lab.study.resets import reset_fields
+from tcm_lab.study.space import Space
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
 from tcm_lab.training import Recipe
@@ -106,7 +107,7 @@ def dry_run(
     lines = [_size_line(variants, looked), _budget_line(context, trainings, known)]
     if space.estimator == Train() or space.budget.finalists:
         lines.append(_resolution(context, variants.recipe()))
-    lines += _reset_lines(looked, variants)
+    lines += _reset_lines(looked, variants.space)
     if timed:
         lines += _time_lines(context, kept, max(1, trainings - known), workers)
     lines.append("Nothing was trained.")
@@ -252,12 +253,12 @@ def _size_line(variants: Variants, looked: _Looked) -> str:
     )
 
 
-def _reset_lines(looked: _Looked, variants: Variants) -> list[str]:
+def _reset_lines(looked: _Looked, space: Space) -> list[str]:
     return [
         f"{label} also sets {', '.join(reset)}: a mapping replaces a whole field. Write dotted "
         "paths to single ones to keep the rest."
         for label, variant, _ in looked.variants
-        if variant is not None and (reset := reset_fields(variants, variant))
+        if variant is not None and (reset := reset_fields(space, variant))
     ]
 
 

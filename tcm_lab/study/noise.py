@@ -10,13 +10,13 @@ say before a study which difference it can tell from zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import yaml
@@ -26,7 +26,7 @@ from pydantic import Field
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
 from tcm_lab.errors import ConfigError, LabError
-from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.stats import NORMAL, student_factor
 from tcm_lab.study.alone import options_alone
 from tcm_lab.study.estimators import Comparison, Train
@@ -41,6 +41,7 @@ _NEAR = 1.5  # noise at so many times the steps, or as many fewer, still speaks 
 _FEWEST = 2
 _MOST_SEEDS = 100
 _Array = NDArray[np.float64]
+_T = TypeVar("_T")
 _MEASURED = files("tcm_lab.study") / "noise.yaml"
 
 Changes = Literal["transforms", "any"]
@@ -172,18 +173,10 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
             "the study coded one image: what varies from image to image needs two. Name a folder "
             "of more by --eval-data."
         )
-    pairs = [
-        [(seeds[seed].evaluation, record.evaluation) for seed, record in sorted(group.items())]
-        for group in groups.values()
-    ]
-    lambdas = base.lambdas
-    costs = [
-        {s: lagrangian_percent(seeds[s].evaluation, r.evaluation, lambdas=lambdas)
-         for s, r in group.items()}
-        for group in groups.values()
-    ]  # fmt: skip
+    costs = _by_seed(_cost_percent, seeds, groups.values())
     seed_sd, freedom = _between_seeds(costs)
-    between = [np.mean([_by_image(*pair, lambdas) for pair in group], axis=0) for group in pairs]
+    by_image = _by_seed(_image_percents, seeds, groups.values())
+    between = [np.mean([*each.values()], axis=0) for each in by_image]
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
@@ -193,8 +186,8 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         images=len(between[0]),
         freedom=freedom,
         seed_sd=seed_sd,
-        seed_sd_bd=_bd_sd(seeds, groups.values()),
-        seed_sd_loss=_loss_sd(seeds, groups.values()),
+        seed_sd_bd=_sd_of(_bd_percent, seeds, groups.values()),
+        seed_sd_loss=_sd_of(_loss_percent, seeds, groups.values()),
         image_sd=_pooled_sd(between),
         spread=float(np.std([fmean(c.values()) for c in costs], ddof=1)) if costs[1:] else 0.0,
         changes=changes_of((next(iter(g.values())).config for g in groups.values()), base.config),
@@ -262,39 +255,44 @@ def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, i
     return math.sqrt(2 * float(left @ left) / freedom), freedom
 
 
-def _loss_sd(
-    base: Mapping[int, TrialRecord], groups: Iterable[Mapping[int, TrialRecord]]
+def _by_seed(
+    difference: Callable[[TrialRecord, TrialRecord], _T],
+    base: Mapping[int, TrialRecord],
+    groups: Iterable[Mapping[int, TrialRecord]],
+) -> list[dict[int, _T]]:
+    """Return how each variant differs from the baseline, by seed."""
+    return [{s: difference(base[s], own) for s, own in sorted(g.items())} for g in groups]
+
+
+def _sd_of(
+    difference: Callable[[TrialRecord, TrialRecord], float],
+    base: Mapping[int, TrialRecord],
+    groups: Iterable[Mapping[int, TrialRecord]],
 ) -> float | None:
-    """Return how much paired training losses differ between seeds; None of records without."""
+    """Return how much a difference varies between seeds; None where some pair does not have it."""
     try:
-        last = [
-            {s: paired_curve(paired_rows(Comparison([r], [base[s]]))).last.value
-             for s, r in group.items()}
-            for group in groups
-        ]  # fmt: skip
+        found = _by_seed(difference, base, groups)
     except LabError:
         return None
-    return _between_seeds(last)[0]
+    return _between_seeds(found)[0]
 
 
-def _bd_sd(
-    base: Mapping[int, TrialRecord], groups: Iterable[Mapping[int, TrialRecord]]
-) -> float | None:
-    """Return how much BD-rates differ between seeds; None where some curves do not compare."""
-    try:
-        rates = [
-            {s: bd_rate(base[s].evaluation.curve(), r.evaluation.curve()).percent
-             for s, r in group.items()}
-            for group in groups
-        ]  # fmt: skip
-    except LabError:
-        return None
-    return _between_seeds(rates)[0]
+def _cost_percent(base: TrialRecord, own: TrialRecord) -> float:
+    return lagrangian_percent(base.evaluation, own.evaluation, lambdas=base.lambdas)
 
 
-def _by_image(anchor: RdRecord, curve: RdRecord, lambdas: Sequence[float]) -> _Array:
-    """Return by how many percent each image's share of the cost is above the anchor's, (N,)."""
-    before, after = image_costs(anchor, lambdas), image_costs(curve, lambdas)
+def _bd_percent(base: TrialRecord, own: TrialRecord) -> float:
+    return bd_rate(base.evaluation.curve(), own.evaluation.curve()).percent
+
+
+def _loss_percent(base: TrialRecord, own: TrialRecord) -> float:
+    """Return the paired difference of training losses over the last steps."""
+    return paired_curve(paired_rows(Comparison([own], [base]))).last.value
+
+
+def _image_percents(base: TrialRecord, own: TrialRecord) -> _Array:
+    """Return by how many percent each image's share of the cost is above the baseline's, (N,)."""
+    before, after = (image_costs(each.evaluation, base.lambdas) for each in (base, own))
     apart = (after - before) / before.mean(axis=1, keepdims=True)
     share: _Array = 100 * apart.mean(axis=0)
     return share

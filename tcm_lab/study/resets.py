@@ -8,10 +8,11 @@ from typing import Any
 from tcm_lab.codec import VariantConfig
 from tcm_lab.codec.overrides import read_field
 from tcm_lab.errors import ConfigError
-from tcm_lab.study.variants import Variant, Variants
+from tcm_lab.study.space import Space
+from tcm_lab.study.variants import Variant
 
 
-def reset_fields(variants: Variants, variant: Variant) -> list[str]:
+def reset_fields(space: Space, variant: Variant) -> list[str]:
     """Return what a variant's mappings change in the baseline's layers without naming it.
 
     A mapping replaces a whole field, so that what it leaves out falls back to its default. Where
@@ -22,14 +23,12 @@ def reset_fields(variants: Variants, variant: Variant) -> list[str]:
     """
     changes: dict[str, Any] = {}
     for name, key in variant.params.items():
-        changes |= variants.space.axes[name].changes(name, key)
+        changes |= space.axes[name].changes(name, key)
     return [
         text
         for path, given in changes.items()
         if isinstance(given, Mapping)
-        for text in _reset(
-            path, given, _layer(variants.space.baseline, path), _layer(variant.config, path)
-        )
+        for text in _reset(path, given, _layer(space.baseline, path), _layer(variant.config, path))
     ]
 
 
