@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -105,13 +105,14 @@ class Codec(_CompressionModel):
         """Return what ``forward`` does, and the latent with all that its entropy model is given."""
         self._check(x)
         levels = self._rate(rate, x)
-        y = self._analyse(x, levels)
-        steps = self._steps_per_unit(levels)
-        z = self._hyper_latent(y, steps, levels)
-        _, z_likelihoods = self.entropy_bottleneck(z)
-        latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
-        y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
-        x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
+        with nullcontext() if torch.compiler.is_compiling() else self._lock.shared():
+            y = self._analyse(x, levels)
+            steps = self._steps_per_unit(levels)
+            z = self._hyper_latent(y, steps, levels)
+            _, z_likelihoods = self.entropy_bottleneck(z)
+            latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
+            y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
+            x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
         out: CodecOutput = {
             "x_hat": x_hat,
             "likelihoods": {"y": y_likelihoods, "z": z_likelihoods},
@@ -237,11 +238,10 @@ class Codec(_CompressionModel):
         with self._lock.shared():
             y = self._analyse(x, levels)
             z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
-            if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
-                raise CodingError(
-                    "the latent is not finite: the image or the weights hold NaN or inf"
-                )
-            refuse_large_symbols("z", (z - self._medians()).abs().max())
+            largest = (z - self._medians()).abs().max()
+        if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
+            raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
+        refuse_large_symbols("z", largest)
         strings, checksum = (self._encode_portably if portable else self._encode)(y, z, levels)
         coded: Coded = {
             "strings": strings,

@@ -1,7 +1,7 @@
 import copy
 import pickle
 import struct
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,21 @@ def test_threads_code_as_one_does_and_leave_the_weights_as_they_were() -> None:
         assert torch.equal(value, before[name])
     assert copy.deepcopy(codec).compress(images[0], 0.5, portable=True) == expected[True][0]
     assert pickle.loads(pickle.dumps(codec)).compress(images[0], 0.5) == expected[False][0]
+
+
+def test_a_forward_pass_waits_until_the_weights_are_as_they_were() -> None:
+    codec, x = small_codec("rates"), image(40, 40)[None]
+    expected, passes = codec(x, 0.5)["x_hat"], list[Future[Tensor]]()
+
+    def meanwhile(*_: object) -> None:
+        hook.remove()
+        passes.append(threads.submit(lambda: codec(x, 0.5)["x_hat"]))
+        wait(passes, 0.2)
+
+    hook = codec.entropy_model.register_forward_pre_hook(meanwhile)
+    with ThreadPoolExecutor(1) as threads:
+        codec.compress(x, 0.5, portable=True)
+    assert torch.equal(passes[0].result(), expected)
 
 
 def test_a_layer_in_float32_is_refused_and_named_for_what_it_is(own_layers: None) -> None:
