@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tcm_lab.errors import FileError, LabError
@@ -34,7 +34,7 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
-def check_suffix(path: Path, own: Collection[str], what: str, others: Collection[str] = ()) -> None:
+def check_suffix(path: Path, own: Sequence[str], what: str, others: Collection[str] = ()) -> None:
     """Refuse the name of a file to write if it says another format than the file will have.
 
     Args:
@@ -48,8 +48,7 @@ def check_suffix(path: Path, own: Collection[str], what: str, others: Collection
     """
     suffix = path.suffix.lower()
     if suffix not in own and (suffix in _FORMATS or suffix in others):
-        usual = next(iter(own))
-        raise LabError(f"{path}: what is written is {what}; call it {path.stem}{usual}")
+        raise LabError(f"{path}: what is written is {what}; call it {path.stem}{own[0]}")
 
 
 def keep_inputs(out: Path, *inputs: Path) -> None:

@@ -123,7 +123,7 @@ def refuse_idle(beside: str, given: Mapping[str, object]) -> None:
     if idle:
         have = "has" if len(idle) == 1 else "have"
         raise LabError(
-            f"{', '.join(idle)}: {have} no effect with {beside}. Leave out the one or the other."
+            f"{', '.join(idle)}: {have} no effect with {beside}. Leave out one or the other."
         )
 
 
@@ -226,7 +226,7 @@ def entries(models: Models, checkpoints: Weights) -> list[Entry]:
 
 def loaded(
     found: Sequence[Entry],
-    rates: Iterable[float | None] = (),
+    rates: Sequence[float | None] = (),
     load: Callable[[Entry], Any] = Entry.codec,
 ) -> Iterator[tuple[Entry, Any]]:
     """Yield entries with their codecs, one at a time, when all have been loaded once and dropped.
@@ -241,11 +241,10 @@ def loaded(
     Raises:
         LabError: one can't be loaded, or lacks a rate.
     """
-    wanted = list(rates)
 
     def checked(entry: Entry) -> Any:
         codec = load(entry)
-        for rate in wanted:
+        for rate in rates:
             tcm_lab.codec.CodecAdapter(codec).check_rate(rate)
         return codec
 

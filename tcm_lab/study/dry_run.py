@@ -39,7 +39,7 @@ _FEW_POINTS = 2000
 _ROWS = 60
 _COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
 _CODING = ("encode", "decode")
-_POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # what is found four times of five
+_POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # what is found four times in five
 _CODING_S = 4.0  # of each variant, beside the repetitions that an interval needs
 _TRAINED, _REPEATED = "trained", "repeats a row above"
 
@@ -351,8 +351,8 @@ def _resolution(context: StudyContext, recipe: Recipe) -> str:
         f"Resolution: ±{noise.resolution(seeds, images):.2g} % of Lagrangian cost, with {seeds} "
         f"seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at {noise.steps:,} "
         f"steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % between images). A "
-        f"true difference of that size is found half of the time, one of "
-        f"{_POWERED * noise.resolution(seeds, images):.2g} % four times of five."
+        "true difference of that size is found half of the time, one of "
+        f"{_POWERED * noise.resolution(seeds, images):.2g} % four times in five."
     )
 
 
