@@ -25,7 +25,7 @@ from tcm_lab.study.estimators.paired_curve import (
 )
 from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.summary import VariantSummary
+from tcm_lab.study.summary import VariantSummary, of_same_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,16 +61,13 @@ def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
         others = [summary for summary in others if summary.on_front]
     found = []
     for summary in others:
-        seeds = {record.seed for record in summary.records}
-        base = [record for record in baseline.records if record.seed in seeds]
-        compared = Comparison(
-            summary.records,
-            base,
-            paired=len(base) == len(summary.records),
-            noise=noise_between(summary.first, baseline.first),
-        )
+        base = of_same_seeds(summary.records, baseline.records)
+        if base is None:
+            continue
+        noise = noise_between(summary.first, baseline.first)
+        compared = Comparison(summary.records, base, noise=noise)
         sd = compared.seed_sd_loss
-        with suppress(LabError):  # of records without losses, or of other seeds
+        with suppress(LabError):  # of records without losses
             rows = paired_rows(compared)
             ahead = None
             with suppress(LabError):  # of few rows

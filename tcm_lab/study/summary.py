@@ -242,13 +242,13 @@ def _difference(
     """
     found = _over_images_and_seeds(metric, group, baseline, space)
     # Unpaired, the noise is that of the side with several trainings alone.
-    is_known = found.noise and _paired(group, baseline) is not None
+    is_known = found.noise and of_same_seeds(group, baseline) is not None
     if is_known or min(len(group), len(baseline)) > 1:
         return found
     return IncompleteInterval(**dict(found))
 
 
-def _paired(
+def of_same_seeds(
     group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]
 ) -> list[TrialRecord] | None:
     """Return the baseline's trainings with the seeds of a group; None if it lacks one of them."""
@@ -265,7 +265,7 @@ def _over_images_and_seeds(
     Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
     The Lagrangian cost is compared by the estimator that found it.
     """
-    pair = _paired(group, baseline)
+    pair = of_same_seeds(group, baseline)
     paired = pair is not None
     sides: dict[str, Any] = {"own": group, "baseline": pair or baseline}
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
