@@ -16,7 +16,7 @@ class SharedLock:
 
     def __init__(self) -> None:
         self._free = threading.Condition()
-        self._readers = 0
+        self._readers: set[object] = set()
 
     def __reduce__(self) -> tuple[type[SharedLock], tuple[()]]:
         return SharedLock, ()
@@ -24,13 +24,14 @@ class SharedLock:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Keep those away that want to be alone."""
-        with self._free:
-            self._readers += 1
-        try:
+        reader = object()
+        try:  # wherever a Ctrl-C comes, what is not in the set can be taken out of it
+            with self._free:
+                self._readers.add(reader)
             yield
         finally:
             with self._free:
-                self._readers -= 1
+                self._readers.discard(reader)
                 self._free.notify_all()
 
     @contextmanager

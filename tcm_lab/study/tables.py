@@ -303,7 +303,7 @@ def footer(
             f"(set {rd.data_fingerprint})."
         )
     if any(summary.intervals for summary in summaries) and first.estimator == Train():
-        alone = " Each holds alone: of twenty such, one leaves 0 by chance."
+        alone = " Each interval stands alone: about one in twenty excludes 0 by chance."
         lines.append(
             f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}."
             f"{alone * (len(summaries) > _FEW)}"
