@@ -347,12 +347,19 @@ def _resolution(context: StudyContext, recipe: Recipe) -> str:
             f"Resolution: unknown, since recipe {recipe.name} was not measured at about "
             f"{recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
         )
+    size = noise.resolution(seeds, images)
+    base = context.variants.base.name
+    borrowed = (
+        f" It is that of {noise.base}: intervals of {base} will go by the seeds at hand."
+        if noise.base != base
+        else ""
+    )
     return (
-        f"Resolution: ±{noise.resolution(seeds, images):.2g} % of Lagrangian cost, with {seeds} "
+        f"Resolution: ±{size:.2g} % of Lagrangian cost, with {seeds} "
         f"seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at {noise.steps:,} "
         f"steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % between images). A "
         "true difference of that size is found half of the time, one of "
-        f"{_POWERED * noise.resolution(seeds, images):.2g} % four times in five."
+        f"{_POWERED * size:.2g} % four times in five.{borrowed}"
     )
 
 

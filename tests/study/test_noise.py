@@ -241,6 +241,13 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
     assert chosen.space.budget.seeds == 3
     promised = "Resolution: ±0.36 % of Lagrangian cost, with 3 seeds"
     assert promised in dry_run(chosen).text()
+    assert "go by the seeds at hand" not in dry_run(chosen).text()
+    monkeypatch.setattr(
+        noise, "known_noise", lambda: (measured.model_copy(update={"base": "tcm-small"}),)
+    )
+    borrowed = "It is that of tcm-small: intervals of tcm-nano will go by the seeds at hand."
+    assert borrowed in dry_run(chosen).text()
+    monkeypatch.setattr(noise, "known_noise", lambda: (measured,))
     with pytest.raises(ConfigError, match=r"budget\.resolution = 0\.1: 3 images and 100 seeds"):
         context("resolution: 0.1")
     with pytest.raises(ConfigError, match=r"resolution = 0\.4 decides on seeds"):
