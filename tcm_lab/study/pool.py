@@ -40,8 +40,12 @@ def run_workers(context: StudyContext, count: int, on_event: OnEvent) -> None:
         KeyboardInterrupt: Ctrl-C, after every worker has saved its state.
     """
     if count == 1:
+        before = torch.get_num_threads()
         torch.set_num_threads(context.threads)
-        work(context, 0, on_event)
+        try:
+            work(context, 0, on_event)
+        finally:
+            torch.set_num_threads(before)
         return
     workers = _start(context, count)
     try:

@@ -6,11 +6,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from surrogate import SPACE, Surrogate, trained
 
 from tcm_lab.errors import LabError
@@ -434,9 +436,27 @@ def test_a_killed_workers_training_is_taken_up_by_the_other(tmp_path: Path) -> N
     assert len(trained(tmp_path / "log")) == 5
 
 
-def test_workers_that_are_interrupted_before_they_listen_end_by_their_first_report(
-    tmp_path: Path,
+def test_a_study_in_this_process_leaves_torchs_threads_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before, seen = torch.get_num_threads(), set[int]()
+    monkeypatch.setattr("tcm_lab.study.run.threads_each", lambda workers: before + 1)
+
+    def display(todo: int, done: int) -> nullcontext[object]:
+        return nullcontext(lambda event: seen.add(torch.get_num_threads()))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, trainer=Surrogate(tmp_path / "log", interrupt_after=1), display=display)
+    assert torch.get_num_threads() == before
+    run(tmp_path, display=display)
+    assert torch.get_num_threads() == before
+    assert seen == {before + 1}
+
+
+def test_workers_that_are_interrupted_before_they_listen_end_by_their_first_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tcm_lab.study.pool._PATIENCE_S", 900.0)  # they import torch first
     context = prepare(parse(SPACE), out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log", 600))
     fill_queue(context)
     workers = _start(context, 2)
