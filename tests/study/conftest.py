@@ -1,10 +1,12 @@
-"""What every test of studies runs under: intervals of few resamples, which are slow to draw."""
+"""What every test of studies runs under: intervals of few resamples, and looks without a limit."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -13,3 +15,21 @@ def _few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tcm_lab.study.summary._SAMPLES", 40)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_long_look() -> Iterator[None]:
+    """Let a dry run see every variant, however slowly a busy machine builds them."""
+    module = importlib.import_module("tcm_lab.study.dry_run")  # a function has its name, too
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_LOOK_S", 600.0)
+        yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as a process with ``OMP_NUM_THREADS=1`` does, to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,10 +288,7 @@ def test_a_plan_refuses_an_estimator_of_a_metric_that_it_does_not_give(tmp_path:
         load_plan(tmp_path / "plan.yaml").studies(tmp_path)
 
 
-def test_a_dry_run_promises_the_seeds_of_finalists_to_no_other_variant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules[dry_run.__module__], "_LOOK_S", 600.0)  # all, however slowly
+def test_a_dry_run_promises_the_seeds_of_finalists_to_no_other_variant(tmp_path: Path) -> None:
     space = parse_space(FINALISTS.replace("sampler: grid", "mode: ablation"), "toy.yaml", None)
     text = dry_run(prepare(space, out=tmp_path / "out")).text()
     assert "5 variants by paired-loss of 60 steps" in text
