@@ -8,10 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from real import make_folder
@@ -58,44 +61,70 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+DEADLINE_S = 900.0  # which only what hangs reaches, however busy the machine is
 WORDS = ("--space", "space.yaml", "--data", "train", "--eval-data", "eval", "--workers", "1")
 
 
-def begin(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tcm_lab.study", *WORDS],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def begin(folder: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Start the study in a process of its own, which does not outlive the test."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def call() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tcm_lab.study", *WORDS],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        begun.append(process)
+        return process
+
+    yield call
+    for process in begun:
+        with process:
+            process.kill()
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """Return the next line that has these words; a process that ends without one fails the test."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    deadline = threading.Timer(DEADLINE_S, process.kill)
+    deadline.start()
+    try:
+        line = next((line for line in process.stdout if words in line), None)
+    finally:
+        deadline.cancel()
+    assert line is not None, f"no {words!r} of: {process.stderr.read()}"
+    return line
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_study_that_is_interrupted_and_killed_ends_with_every_variant_measured(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    begin: Callable[[], subprocess.Popen[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    began = time.monotonic()
-    first = begin(folder)
-    assert first.stdout is not None
-    assert "Study real" in first.stdout.readline()
-    assert time.monotonic() - began < 20
-    while "training" not in first.stdout.readline():
-        pass
+    first = begin()
+    assert "Study real" in read_until(first, "")
+    spent = psutil.Process(first.pid).cpu_times()
+    assert spent.user + spent.system < 20  # whatever else the machine does meanwhile
+    read_until(first, "training")
     first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=DEADLINE_S)
     assert first.returncode == 130, errors
     assert errors.strip().endswith("interrupted; rerun the command to resume")
 
-    second = begin(folder)
-    assert second.stdout is not None
-    while "split 0.5: done" not in second.stdout.readline():
-        pass
+    second = begin()
+    read_until(second, "split 0.5: done")
     second.kill()
     second.communicate()
 
-    third = begin(folder)
-    told, errors = third.communicate(timeout=120)
+    third = begin()
+    told, errors = third.communicate(timeout=DEADLINE_S)
     assert third.returncode == 0, errors
     assert "resuming after 1 of 2" in told
     assert "split 0: done" in told
