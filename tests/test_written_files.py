@@ -201,7 +201,7 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
     reader.start()
     write_atomically(pipe, "new")
-    reader.join(10)
+    reader.join(300)
     assert read == ["new"]
     assert pipe.is_fifo()
 

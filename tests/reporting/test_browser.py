@@ -41,6 +41,7 @@ CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
 
+PATIENCE_MS = 300_000  # playwright's own is 30 s, which a busy machine may take to draw a page
 COST = PlotAxis(name="MACs", unit="kMAC/px")
 QUALITY = PlotAxis(name="rate [saved]", unit="%")
 
@@ -95,6 +96,7 @@ class Seen:
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(address)
         page.wait_for_selector("figure.chart .drawn svg.marks")
         page.wait_for_function("views.length === 2")
@@ -103,7 +105,9 @@ class Seen:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS
+        )
         yield found
         found.close()
 
@@ -212,6 +216,7 @@ def test_the_border_between_two_images_follows_keys_pointer_and_choice(
 
 def test_a_finger_moves_the_border_and_still_scrolls_the_page(browser: Any, report: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(report.as_uri())
     stage = page.locator(".stage")
@@ -225,6 +230,7 @@ def test_a_finger_moves_the_border_and_still_scrolls_the_page(browser: Any, repo
 
 def test_without_scripts_the_images_stand_beside_each_other(browser: Any, report: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(report.as_uri())
     figures = page.locator(".comparison figure")

@@ -64,11 +64,11 @@ def server() -> Iterator[str]:
     data = str(folder / "data")
     call("initdb", "-D", data, "-U", "lab", "-A", "trust", "--no-sync")
     options = f"-c listen_addresses='' -k {folder} -c fsync=off -c timezone=UTC"
-    call("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+    call("pg_ctl", "-D", data, "-w", "-t", "600", "-l", str(folder / "log"), "-o", options, "start")
     try:
         yield f"postgresql+psycopg://lab@/postgres?host={folder}"
     finally:
-        call("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        call("pg_ctl", "-D", data, "-t", "600", "-m", "immediate", "stop")
         shutil.rmtree(folder)
 
 
@@ -98,7 +98,7 @@ def test_a_job_of_a_cluster_is_a_worker_like_any_other(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     space = parse_space(SPACE, "toy.yaml", None)
     context = prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log"))
-    (job,) = submit_study(context, 1, ["cluster=local", "timeout_min=5"])
+    (job,) = submit_study(context, 1, ["cluster=local", "timeout_min=30"])
     job.result()
     assert len(open_result(tmp_path / "toy").records) == 5
 

@@ -41,7 +41,7 @@ def in_a_process(directory: Path, *arguments: str) -> int:
     paths = [str(here), str(here.parents[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(here / "run_training.py"), str(directory), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -224,14 +224,14 @@ def test_what_a_training_without_a_state_left_is_not_replaced(
 
 def test_a_folder_that_another_process_trains_in_is_refused_until_that_ends(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from tcm_lab._utils.held import held\n"
-        "with held(Path(sys.argv[1]), ''): print(flush=True); time.sleep(60)"
+        "import sys; from pathlib import Path; from tcm_lab._utils.held import held\n"
+        "with held(Path(sys.argv[1]), ''): print('held', flush=True); sys.stdin.read()"
     )
     folder = tmp_path / "new"
     command = [sys.executable, "-c", code, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        other.stdout.readline()
+        assert other.stdout.readline() == b"held\n"
         with pytest.raises(LabError, match="new: another process trains here"):
             train(codec(), RECIPE, RandomCrops(), directory=folder, accelerator="cpu")
         assert list(folder.iterdir()) == []

@@ -3,6 +3,8 @@ import threading
 
 from tcm_lab._utils.locks import SharedLock
 
+_DEADLINE_S = 300  # which only a lock that never opens reaches, however busy the machine is
+
 
 def test_readers_are_together_and_who_is_alone_waits_for_all_of_them() -> None:
     lock, seen = SharedLock(), list[str]()
@@ -10,8 +12,8 @@ def test_readers_are_together_and_who_is_alone_waits_for_all_of_them() -> None:
 
     def read() -> None:
         with lock.shared():
-            inside.wait(10)  # which both readers and this test reach
-            leave.wait(10)
+            inside.wait(_DEADLINE_S)  # which both readers and this test reach
+            leave.wait(_DEADLINE_S)
             seen.append("read")
 
     def change() -> None:
@@ -21,7 +23,7 @@ def test_readers_are_together_and_who_is_alone_waits_for_all_of_them() -> None:
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    inside.wait(10)
+    inside.wait(_DEADLINE_S)
     threads.append(threading.Thread(target=change))
     threads[-1].start()
     threads[-1].join(0.05)
@@ -29,5 +31,5 @@ def test_readers_are_together_and_who_is_alone_waits_for_all_of_them() -> None:
     with copy.deepcopy(lock).alone():  # a copy is another lock
         leave.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(_DEADLINE_S)
     assert seen == ["read", "read", "changed"]
