@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, reject, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -101,7 +101,7 @@ def variants(draw: st.DrawFn) -> VariantConfig:
         reject()
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])  # it goes by the clock
 @given(config=variants(), size=SIZES)
 def test_formula_and_torch_agree_on_any_variant(
     config: VariantConfig, size: tuple[int, int]

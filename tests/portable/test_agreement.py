@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -67,6 +67,7 @@ def test_float32_is_refused() -> None:
         Agreement(1)(torch.zeros(1, 3))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # it goes by the clock
 @given(st.sets(st.integers(0, 2**40)))
 def test_a_list_comes_back(positions: set[int]) -> None:
     ordered = np.array(sorted(positions), dtype=np.int64)
