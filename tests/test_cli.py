@@ -632,7 +632,8 @@ def test_what_an_output_cannot_show_is_replaced_in_any_encoding(
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(table)],
         capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        # Of names of files and of the code above the encoding is the same everywhere.
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"},
     )
     assert done.returncode == 0, done.stderr
     assert b"255" in done.stdout

@@ -15,6 +15,13 @@ from tcm_lab.study.context import Event
 from tcm_lab.training import TrainingProgress, progress_line
 
 
+@pytest.fixture(autouse=True)
+def _a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write to no terminal, whatever the environment of the tests says of one."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 class Clock:
     """Time that passes when it is told to."""
 

@@ -28,6 +28,7 @@ from tcm_lab.blocks import BLOCKS
 from tcm_lab.cli import main
 from tcm_lab.cli.app import COMMANDS
 from tcm_lab.codec import load_config
+from tcm_lab.metrics import METRICS
 from tcm_lab.study import load_space
 
 ROOT = Path(__file__).parents[1]
@@ -154,10 +155,12 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     (folder / "images").mkdir()
     Image.fromarray(image).save(folder / "images" / "waves.png")
     (folder / "studies").symlink_to(ROOT / "studies")
-    before = set(BLOCKS)
+    registries: tuple[Any, ...] = (BLOCKS, METRICS)
+    before = [(registry, set(registry)) for registry in registries]
     yield Walk(folder)
-    for name in set(BLOCKS) - before:
-        BLOCKS.unregister(name)
+    for registry, names in before:
+        for name in set(registry) - names:
+            registry.unregister(name)
 
 
 @pytest.mark.parametrize(
