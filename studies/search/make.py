@@ -107,6 +107,7 @@ class MemoryQueue(TrialQueue):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.owner = "this search"
         self._finished: dict[int, StudyTrial] = {}
         self._claimed: set[str] = set()
         self.study = optuna.create_study(directions=["minimize"] * objectives)
