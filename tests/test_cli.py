@@ -314,6 +314,11 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
             ("complexity", "tcm-nano", "--set", "g_a.block={type: tcm, type: swin}"),
             ("--set g_a.block", "'type' is given twice"),
         ),
+        (
+            ("complexity", "tcm-nano", "--set", "g_a.split=0", "--set=g_s.split=0"),
+            ("--set: is given 2 times", "all its values after one --set"),
+        ),
+        (("complexity", __file__), ("is code", "test_cli.py:NAME")),
         (("complexity", "none.yaml"), ("none.yaml", "no such file")),
         (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
         (("train", "tcm-nano", "--recipe", "published"), ("--lambdas", "--rate-levels")),

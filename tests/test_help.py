@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import get_args
 
@@ -45,6 +46,16 @@ def test_no_help_shows_how_it_is_made(
     text = helps(capsys, *words)
     made = ("None", "\\", "{None", "()", "typing", "``", ": )")
     assert [each for each in made if each in text] == []
+
+
+@pytest.mark.parametrize("words", [*SPELLED, ("analyze", "erf")], ids=" ".join)
+def test_an_option_of_several_values_is_refused_twice(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    several = re.findall(r"--([a-z][a-z-]*) (?:\[[A-Z]+ \[|[A-Z=]+ \.\.\.)", helps(capsys, *words))
+    for name in several:
+        assert main([*words, f"--{name}", "1", f"--{name}", "2"]) == 2
+        assert f"--{name}: is given 2 times" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", SPELLED, ids=" ".join)

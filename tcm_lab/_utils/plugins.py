@@ -32,9 +32,13 @@ def import_layers(sources: Iterable[str | Path]) -> None:
         LabError: there is no such file or module, or a different module has the name already.
     """
     for source in map(str, sources):
-        _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
-        if source not in _imported:
-            _imported.append(source)
+        _import(source, f"--import {source}")
+
+
+def _import(source: str, called: str) -> None:
+    _import_file(Path(source), called) if source.endswith(".py") else _import_module(source, called)
+    if source not in _imported:
+        _imported.append(source)
 
 
 def import_source(source: str) -> ModuleType:
@@ -43,7 +47,7 @@ def import_source(source: str) -> ModuleType:
     Raises:
         LabError: as ``import_layers``.
     """
-    import_layers([source])
+    _import(source, source)
     return sys.modules[Path(source).stem if source.endswith(".py") else source]
 
 
@@ -65,21 +69,21 @@ def import_installed_layers() -> None:
             )
 
 
-def _import_file(path: Path) -> None:
+def _import_file(path: Path, called: str) -> None:
     if not is_file(path):
-        raise LabError(f"--import {path}: no such file")
+        raise LabError(f"{called}: no such file")
     folder, name = str(path.resolve().parent), path.stem
     if folder not in sys.path:
         sys.path.append(folder)
     found = getattr(importlib.import_module(name), "__file__", None)
     if found is None or Path(found).resolve() != path.resolve():
         raise LabError(
-            f"--import {path}: the name '{name}' belongs to {found or 'a built-in module'}; "
+            f"{called}: the name '{name}' belongs to {found or 'a built-in module'}; "
             "rename your file"
         )
 
 
-def _import_module(name: str) -> None:
+def _import_module(name: str, called: str) -> None:
     here = str(Path.cwd())
     if not {"", here} & {*sys.path}:  # where python -m looks, and a script does not
         sys.path.append(here)
@@ -89,6 +93,6 @@ def _import_module(name: str) -> None:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # a module that the user's own module needs
         raise LabError(
-            f"--import {name}: no such module. Write the path of a .py file, or the dotted name "
+            f"{called}: no such module. Write the path of a .py file, or the dotted name "
             "of an installed module."
         ) from None

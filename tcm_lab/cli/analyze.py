@@ -31,6 +31,7 @@ class Analysis:
         max_images: Maximum number of images.
         rate: Level of rate-conditioned models.
         device: cpu or cuda.
+        arguments: Arguments of the factory of a codec of your own, such as width=24.
         checkpoints: Weights of compressai/NAME or of a codec of your own.
         format: Format of the printed table: markdown, latex, csv, json or html.
         out: Folder for the records and figures; by default runs/ANALYSIS.
@@ -40,6 +41,7 @@ class Analysis:
     max_images: int = 8
     rate: Annotated[float | None, options.UNSET] = None
     device: str = "cpu"
+    arguments: options.Arguments = ()
     checkpoints: options.Weights = ()
     format: str = "markdown"
     out: Annotated[Path | None, options.UNSET] = None
@@ -64,7 +66,8 @@ class Analysis:
             options.check_place(self.out, folder=True)
         device = checked_device(self.device, "--device")
         named = Counter[str]()
-        for entry, codec in options.loaded(options.entries(models, self.checkpoints), [self.rate]):
+        entries = options.entries(models, self.checkpoints, self.arguments)
+        for entry, codec in options.loaded(entries, [self.rate]):
             name = entry.name
             named[name] += 1
             name += f"#{named[name]}" if named[name] > 1 else ""

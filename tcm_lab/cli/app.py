@@ -51,6 +51,7 @@ _RESUMING = {
     **dict.fromkeys(("study", "agreement"), "; rerun the command to resume"),
     "train": "; rerun with --resume",
 }
+_LISTS = ("set", "checkpoint", "rates", "anchors", "metrics", "lambdas", "track", "slurm")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
@@ -94,6 +95,7 @@ def _run(args: Sequence[str]) -> int:
         print(f"tcm-lab {__version__}")
         return 0
     _check_names(args)
+    _check_lists(args)
     app, options = _app(COMMANDS), (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
     code = app.cli(prog="tcm-lab", description=_ABOUT, args=args, config=options) or 0
     sys.stdout.flush()
@@ -115,6 +117,18 @@ def _check_names(args: Sequence[str]) -> None:
             typed = " ".join(["tcm-lab", *args[: place + 1]])
             raise LabError(f"{typed}: no such command.{near(word, level)} Known: {one_of(level)}.")
         level = level[word]
+
+
+def _check_lists(args: Sequence[str]) -> None:
+    """Refuse an option of several values that is given twice: its first values would be lost."""
+    named = [arg.partition("=")[0] for arg in args]
+    sizes = ["size"] if args[:1] == ["complexity"] else []  # a single one elsewhere
+    for option in (f"--{name}" for name in (*_LISTS, *sizes)):
+        if named.count(option) > 1:
+            raise LabError(
+                f"{option}: is given {named.count(option)} times, and only the last would count. "
+                f"Give all its values after one {option}, with spaces between them."
+            )
 
 
 def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandApp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -69,7 +70,7 @@ def complexity(
     if output.chosen == "json":
         options.refuse_idle("the format json", {"--published": published})
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
-    sizes = [options.size(text) for text in size]
+    sizes = [_size(text) for text in size]
     if check:
         reports = [lab.check(target, size) for target in targets for size in sizes]
         output.show(reporting.check_table(reports))
@@ -164,7 +165,7 @@ def time(
     output.check()
     changes = conditions.timing()
     targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
-    sides = options.size(size)
+    sides = _size(size)
     with progress("turn") as on_progress:
         if conditions.portable or len(targets) > 1:
             compared = lab.compare_timing(targets, sides, on_progress=on_progress, **changes)
@@ -176,3 +177,15 @@ def time(
     if stages:
         tables.append(reporting.stage_table(records))
     output.show_records(records, tables)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Read ``HxW``.
+
+    Raises:
+        LabError: it is spelled differently.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise LabError(f"--size {text}: write height x width in pixels, such as 512x768.")
+    return int(found[1]), int(found[2])

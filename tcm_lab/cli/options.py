@@ -39,6 +39,9 @@ Folders = Annotated[
 Overrides = Annotated[
     tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
 ]
+Arguments = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE ...", help_behavior_hint="")
+]
 Weights = Annotated[
     tuple[Path, ...], tyro.conf.arg(name="checkpoint", metavar="FILE ...", help_behavior_hint="")
 ]
@@ -159,10 +162,12 @@ class Entry(NamedTuple):
         model: preset, trained codec of the package, YAML file, checkpoint of ours, compressai/NAME
             or FILE.py:FACTORY.
         weights: of a model of the last two kinds, if any were given.
+        arguments: of the factory of such a model, as ``name=value``.
     """
 
     model: str
     weights: Path | None = None
+    arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -188,6 +193,7 @@ class Entry(NamedTuple):
         Raises:
             LabError: fields of a checkpoint are to be changed, or the weights don't fit.
         """
+        overrides = (*self.arguments, *overrides)
         if self.weights is not None:
             return tcm_lab.codec.load_foreign(self.model, self.weights, _changes(overrides))
         trained = not overrides and self.model in tcm_lab.codec.trained_names()
@@ -198,16 +204,21 @@ class Entry(NamedTuple):
         return tcm_lab.load_checkpoint(self.model)
 
 
-def entries(models: Models, checkpoints: Weights) -> list[Entry]:
+def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> list[Entry]:
     """Return the models of a command line, each with its weights.
 
     Several checkpoints of a single foreign model are as many entries; those of several models are
-    theirs in the same order.
+    theirs in the same order. Arguments are those of every foreign model, and of no other.
 
     Raises:
-        LabError: the checkpoints belong to no model, or it is unclear to which.
+        LabError: the checkpoints or arguments belong to no model, or it is unclear to which.
     """
     foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
+    if arguments and not foreign:
+        raise LabError(
+            f"--set {arguments[0]}: is an argument of a codec of your own, such as "
+            f"my_codec.py:factory, and {one_of(models)} is none. What is trained stays as it is."
+        )
     if checkpoints and not foreign:
         raise LabError(
             "--checkpoint: holds weights for a codec of your own, such as my_codec.py:factory, or "
@@ -221,7 +232,11 @@ def entries(models: Models, checkpoints: Weights) -> list[Entry]:
     own = {model: [weights] for model, weights in zip(foreign, checkpoints, strict=False)}
     if len(foreign) == 1 and checkpoints:
         own = {foreign[0]: [*checkpoints]}
-    return [Entry(model, weights) for model in models for weights in own.get(model, [None])]
+    return [
+        Entry(model, weights, arguments if model in foreign else ())
+        for model in models
+        for weights in own.get(model, [None])
+    ]
 
 
 def loaded(
@@ -317,18 +332,6 @@ def _is_checkpoint(model: str) -> bool:
     """Say whether this is a checkpoint's path, and neither a model's name nor a YAML file."""
     path = Path(model)
     return path.suffix not in (".yaml", ".yml") and is_file(path)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Read ``HxW``.
-
-    Raises:
-        LabError: it is spelled differently.
-    """
-    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise LabError(f"--size {text}: write height x width in pixels, such as 512x768.")
-    return int(found[1]), int(found[2])
 
 
 @flowing

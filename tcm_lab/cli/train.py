@@ -17,7 +17,7 @@ from tcm_lab._utils.devices import checked_device, checked_precision
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import duration, progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Flag, Model, Models, Output, Overrides, Weights
+from tcm_lab.cli.options import Arguments, Flag, Model, Models, Output, Overrides, Weights
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -230,6 +230,7 @@ def evaluate(
     models: Models,
     /,
     *,
+    arguments: Arguments = (),
     checkpoints: Weights = (),
     data: Path | None = None,
     rates: tuple[float, ...] = (),
@@ -249,6 +250,7 @@ def evaluate(
         models: Checkpoints, ours or in the layout of the authors' code, or trained codecs of the
             package by name (tcm-nano); or codecs of your own, FILE.py:FACTORY or
             package.module:FACTORY, and compressai/NAME.
+        arguments: Arguments of the factory of a codec of your own, such as width=24.
         checkpoints: Weights of a codec of your own or of compressai/NAME, one file per lambda.
         data: Folder of images; by default the embedded evaluation photographs.
         rates: Positions between the levels of a rate-conditioned model; by default its levels.
@@ -280,7 +282,8 @@ def evaluate(
     curves = options.curves_on_kodak(published, images.names, images.origin)
     lab.check_requested(metrics)
     records = []
-    for entry, codec in options.loaded(options.entries(models, checkpoints), rates, _trained):
+    named = options.entries(models, checkpoints, arguments)
+    for entry, codec in options.loaded(named, rates, _trained):
         recipe = tcm_lab.training.read_recipe(entry.weights or entry.model)
         with progress(f"{entry.name}, coding") as on_progress:
             record = lab.evaluate(

@@ -213,6 +213,10 @@ def _head(path: Path) -> bytes:
         if not path.suffix and path.parent == Path():  # perhaps a name was meant
             known = f". Trained codecs of this package: {one_of(trained_names())}"
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}){known}") from None
+    if path.suffix == ".py":
+        raise CheckpointError(
+            f"{path}: is code; name the class or function in it that makes the codec, {path}:NAME"
+        )
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().lower().startswith(start):
             raise CheckpointError(f"{path}: {what}")

@@ -17,7 +17,8 @@ from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import DERIVED, Codec
 from tcm_lab.codec.names import is_own
 from tcm_lab.codec.state_dicts import CheckpointError, misfit
-from tcm_lab.codec.zoo import build
+from tcm_lab.codec.zoo import build, own_factory
+from tcm_lab.errors import ConfigError
 
 _FORMAT = "tcm_lab.weights/1"
 
@@ -83,13 +84,25 @@ def load_foreign(
         name: ``my_codec.py:factory``, ``my_package.module:factory`` or ``compressai/<name>``.
         checkpoint: file of its weights.
         options: arguments of the factory. Where the weights don't fit and there are none, a class
-            that has ``from_state_dict`` finds its widths in them, as CompressAI's models do.
+            that has ``from_state_dict`` finds its widths in them, as CompressAI's models do; nor
+            need such a class have widths by default.
 
     Raises:
         ConfigError: there is no such codec.
         CheckpointError: the weights don't fit.
     """
-    codec = build(name, options)
+    try:
+        codec = build(name, options)
+    except ConfigError:
+        from_state = getattr(own_factory(name), "from_state_dict", None) if is_own(name) else None
+        if options or from_state is None:
+            raise
+        found = _by_class(from_state, read_state(checkpoint, ()))
+        if found is None:
+            raise
+        if not isinstance(getattr(found, "name", None), str):
+            found.name = name.rpartition(":")[2]  # type: ignore[assignment]  # no submodule
+        return found.eval()
     try:
         return load_weights(codec, checkpoint)
     except CheckpointError:

@@ -157,7 +157,7 @@ def _build_own(name: str, options: Mapping[str, Any]) -> nn.Module:
             something else than a module.
     """
     import_compressai()  # as the user's module will, which may lack what that import works around
-    factory = _factory(name)
+    factory = own_factory(name)
     try:
         inspect.signature(factory).bind(**options)
     except TypeError as error:
@@ -178,7 +178,12 @@ def _build_own(name: str, options: Mapping[str, Any]) -> nn.Module:
     return codec
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def own_factory(name: str) -> Callable[..., Any]:
+    """Return the function or class that ``my_codec.py:factory`` means.
+
+    Raises:
+        LabError: there is none.
+    """
     source, _, attribute = name.rpartition(":")
     module = import_source(source)
     factory = getattr(module, attribute, None)

@@ -49,7 +49,7 @@ class DryRun:
     """What was found without training.
 
     Attributes:
-        table: one row per variant, with its cost and whether it would be trained.
+        table: one row per variant, with its cost and whether it will or may be trained.
         lines: the size of the space and the budget, and the time if it was asked for.
     """
 
@@ -169,8 +169,12 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
         Column(key="outcome", header="outcome"),
     )
     rows = []
+    kept = _TRAINED if space.estimator == Train() else "estimated"
     for label, variant, outcome in rows_of:
         values: dict[str, Value] = {"variant": label, "outcome": outcome}
+        if outcome == _TRAINED:
+            is_certain = space.enumerated or (variant is not None and variant.is_baseline)
+            values["outcome"] = kept if is_certain else f"may be {kept}"
         if variant is not None:
             values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
             values |= times.get(variant.fingerprint, {})
@@ -244,10 +248,11 @@ def _size_line(variants: Variants, looked: _Looked) -> str:
     parts = ", ".join(
         f"{outcomes[outcome]:,} {words}" for outcome, words in what.items() if outcomes[outcome]
     )
+    axes = "1 axis" if len(space.axes) == 1 else f"{len(space.axes)} axes"
     size = "infinitely many" if count is None else f"{count:,}"
     looked_at = "" if looked.all else f" Of {len(looked.variants):,} that were looked at:"
     return (
-        f"Space {space.name}: {size} combinations of {len(space.axes)} axes "
+        f"Space {space.name}: {size} combinations of {axes} "
         f"({', '.join(space.axes)}), mode {space.mode}, sampler {space.sampler}."
         f"{looked_at} {parts}."
     )

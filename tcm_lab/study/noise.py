@@ -25,8 +25,13 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
+<<<<<<< HEAD
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
+=======
+from tcm_lab.errors import ConfigError, LabError, one_of
+from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
+>>>>>>> 44974b8 (Take a codec class without default widths, and its arguments, wherever weights are taken; refuse a list option given twice; say which variants a dry run is sure to train)
 from tcm_lab.stats import NORMAL, student_factor
 from tcm_lab.study.alone import options_alone
 from tcm_lab.study.estimators import Comparison, Train
@@ -373,17 +378,17 @@ def resolved(space: Space, images: int) -> Space:
     budget, wanted = space.budget, space.budget.resolution
     if wanted is None:
         return space
-    kinds = {"any", _changes_in(space)}
     own_recipe = [n for n in known_noise() if n.recipe == budget.recipe and not budget.changes]
-    known = [n for n in own_recipe if n.changes in kinds]
+    known = [n for n in own_recipe if n.changes in ("any", _changes_in(space))]
     if budget.steps is not None:
         own = noise_in(space)
         known = [own] if own is not None else []
     where = f"budget.resolution = {wanted:g}"
     if not known:
+        measured = one_of(f"{name} was" for name in sorted({n.recipe for n in known_noise()}))
         raise ConfigError(
-            f"{where}: the noise of recipe {budget.recipe} was not measured with these settings; "
-            "give seeds instead, or measure it with tcm-lab noise"
+            f"{where}: the noise of recipe {budget.recipe} was not measured with these settings "
+            f"({measured}); give seeds instead, or measure it with tcm-lab noise"
         )
     steps = {n: budget.steps or n.steps for n in known}
     seeds = {n: count for n in known if (count := n.seeds_for(wanted, images)) is not None}

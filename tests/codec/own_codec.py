@@ -76,6 +76,20 @@ class Named(Own):
     name = "named"
 
 
+class Unsized(Own):
+    """The same, without widths by default: it finds them in weights, as CompressAI's models do."""
+
+    def __init__(self, width: int, latent: int) -> None:
+        super().__init__(width, latent)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: dict[str, Tensor]) -> Unsized:
+        latent, width = state_dict["encoder.4.weight"].shape[:2]
+        codec = cls(width, latent)
+        codec.load_state_dict(state_dict)
+        return codec
+
+
 class Mute(nn.Module):
     """Estimates and does not code."""
 

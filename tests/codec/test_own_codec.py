@@ -105,6 +105,38 @@ def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_pa
     assert codec.M == wide.M != build("compressai/mbt2018-mean").M
 
 
+def test_a_class_without_default_widths_finds_them_in_the_weights(
+    folder: Path, tmp_path: Path
+) -> None:
+    narrow = build(f"{FILE}:Unsized", {"width": 4, "latent": 6})
+    wrapped = {f"module.{name}": value for name, value in narrow.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "narrow.pth")
+    codec = load_foreign(f"{FILE}:Unsized", tmp_path / "narrow.pth")
+    assert torch.equal(codec.encoder[4].weight, narrow.encoder[4].weight)
+    assert measure_complexity(codec, (64, 64)).model == "Unsized"
+    with pytest.raises(CheckpointError, match=r"none\.pth: cannot be read"):
+        load_foreign(f"{FILE}:Unsized", tmp_path / "none.pth")
+    torch.save({"encoder": torch.eye(2)}, tmp_path / "other.pth")
+    with pytest.raises(LabError, match="missing a required argument: 'width'"):
+        load_foreign(f"{FILE}:Unsized", tmp_path / "other.pth")
+
+
+def test_what_takes_weights_takes_the_arguments_that_they_were_made_with(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, weights = f"{FILE}:make", tmp_path / "wide.pth"
+    torch.save(build(make, {"width": 16}).state_dict(), weights)
+    given = ("--checkpoint", weights, "--set", "width=16", "--data", folder / "images")
+    assert run("evaluate", make, "tcm-nano", *given, "--format", "csv") == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["make width=16", *["tcm-nano"] * 4]
+    erf = ("--layer", "encoder", "--probes", "2", "--side", "64", "--out", tmp_path / "erf")
+    assert run("analyze", "erf", make, *given, *erf) == 0
+    capsys.readouterr()
+    assert run("evaluate", "tcm-nano", "--set", "width=16") == 2
+    assert "--set width=16: is an argument of a codec of your own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -116,8 +148,9 @@ def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_pa
     ],
 )
 def test_a_name_that_means_no_codec_is_refused(name: str, words: str) -> None:
-    with pytest.raises(LabError, match=re.escape(words)):
+    with pytest.raises(LabError, match=re.escape(words)) as refused:
         build(name)
+    assert "--import" not in str(refused.value)
     with pytest.raises(LabError, match=r"called with N: .* it takes \(width: 'int' = 8\)"):
         build(f"{FILE}:make", {"N": 3})
 

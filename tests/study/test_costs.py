@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+import pytest
+
 import tcm_lab
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import measure_complexity
@@ -61,6 +63,25 @@ def test_codecs_are_timed_over_the_first() -> None:
     assert first["decode_ratio"] is None
     assert second["encode_ms"].low <= second["encode_ms"].value  # type: ignore[union-attr]
     assert second["decode_ratio"].value > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcomes"),
+    [
+        ("sampler: grid", {"trained"}),
+        ("sampler: random\nbudget: {trials: 2}", {"trained", "may be trained"}),
+        ("sampler: grid\nestimator: {type: paired-loss, steps: 60}", {"estimated"}),
+    ],
+)
+def test_a_dry_run_tells_what_will_be_trained_from_what_may_be(
+    tmp_path: Path, fields: str, outcomes: Set[str]
+) -> None:
+    axes = "axes: {depth: {path: 'g_*.depth', choices: [0, 1, 2]}}"
+    text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\n{fields}"
+    context = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")
+    found = dry_run(context)
+    assert {row.values["outcome"] for row in found.table.rows} == outcomes
+    assert "3 combinations of 1 axis (depth)" in found.text()
 
 
 def test_a_dry_run_says_what_a_mapping_resets_beside_what_it_names(tmp_path: Path) -> None:

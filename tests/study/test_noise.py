@@ -252,5 +252,5 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
         context("resolution: 0.1")
     with pytest.raises(ConfigError, match=r"resolution = 0\.4 decides on seeds"):
         context("resolution: 0.4, seeds: 2")
-    with pytest.raises(ConfigError, match="was not measured with these settings"):
+    with pytest.raises(ConfigError, match=r"was not measured with these settings \(scratch was\)"):
         context("resolution: 0.4, changes: {batch: 3}")

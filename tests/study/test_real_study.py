@@ -182,7 +182,7 @@ def test_a_dry_run_lists_variants_with_costs_and_what_drops_them_and_writes_noth
     told = capsys.readouterr().out
     config = load_config(folder / "tiny.yaml").override({"rate_levels": 2})
     parameters = sum(p.numel() for p in build(config).parameters())
-    assert "2 combinations of 1 axes" in told
+    assert "2 combinations of 1 axis" in told
     assert f"{parameters / 1e6:.3f}" in told
     assert ". 2 can be built." in told
     assert "2 trainings of 20 steps" in told
