@@ -29,7 +29,7 @@ class Analysis:
     Attributes:
         data: Folder of images; by default the embedded photographs.
         max_images: Maximum number of images.
-        rate: Level of rate-conditioned models.
+        rate: Level of rate-conditioned models; by default 0, the lowest rate.
         device: cpu or cuda.
         arguments: Arguments of the factory of a codec of your own, such as width=24.
         checkpoints: Weights of compressai/NAME or of a codec of your own.
@@ -111,7 +111,8 @@ def erf(
             codecs of your own (FILE.py:FACTORY), with random weights unless --checkpoint gives
             them.
         common: What every analysis takes.
-        layer: Dotted name of the layer; by default the latent, y.
+        layer: Dotted name of the layer, such as g_a.stages.3, which a linear shortcut has not
+            joined yet; by default the latent, y.
         method: How channels are combined: frobenius, sum or single-channel.
         probes: Random sign vectors per image.
         side: Side of the central crop of each image, in pixels.

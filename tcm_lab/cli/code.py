@@ -28,7 +28,7 @@ def encode(
         image: Image in any format that Pillow reads.
         out: Coded file to write.
         checkpoint: Weights, or a trained codec's name (tcm-nano); decoding needs the same.
-        rate: Level of a rate-conditioned model; 0 gives the lowest rate.
+        rate: Level of a rate-conditioned model, which needs one; 0 gives the lowest rate.
         portable: Write a file that other devices, thread counts and library versions decode, too.
     """
     from PIL import Image

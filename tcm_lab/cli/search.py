@@ -52,7 +52,8 @@ def run(
         out: Folder of the study, on a local disk; by default runs/NAME.
         data: Folder of training images; by default embedded photographs and dead leaves.
         eval_data: Folder of evaluation images; by default embedded photographs.
-        workers: Processes; by default one per GPU, else one per CPU core.
+        workers: Processes, spread over the GPUs; by default one per GPU, or without GPUs one per
+            CPU core, 4 at most.
         trials: Number of variants to train, instead of the space's budget.
         storage: Database for workers on several machines, such as
             postgresql+psycopg://USER@HOST/DATABASE; by default an SQLite file in the folder.
@@ -114,11 +115,11 @@ def report(
     eval_data: Path | None = None,
     open: options.Flag = False,
 ) -> None:
-    """Write the report of a study again, from its database.
+    """Write the report of a study again, from its database or, without one, from its records.
 
     Args:
         folder: Folder of the study.
-        storage: Its database; by default the SQLite file in the folder.
+        storage: Its database; by default the SQLite file in the folder, else its records.jsonl.
         eval_data: Folder of the images that it was evaluated on, to measure JPEG on them where the
             study lacks it or an earlier version measured it.
         open: Show it in the browser.
@@ -187,7 +188,8 @@ def agreement(
         out: Folder of all its studies; by default runs/NAME of the plan's file.
         data: Folder of training images; by default embedded photographs and dead leaves.
         eval_data: Folder of evaluation images; by default embedded photographs.
-        workers: Processes; by default one per GPU, else one per CPU core.
+        workers: Processes, spread over the GPUs; by default one per GPU, or without GPUs one per
+            CPU core, 4 at most.
     """
     study = tcm_lab.study
     found = study.load_plan(plan)

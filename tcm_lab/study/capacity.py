@@ -12,7 +12,7 @@ _MAX_CPU_WORKERS = 4
 
 
 def worker_count(workers: int | None) -> int:
-    """Return how many processes work: as given, or one per GPU, or one per core."""
+    """Return how many processes work: as given, or one per GPU, or one per core up to 4."""
     if workers is not None:
         if workers < 1:
             raise ConfigError(f"workers = {workers}: must be at least 1")

@@ -36,7 +36,7 @@ def run_study(
 
     Args:
         context: the study.
-        workers: processes; by default one per GPU, else one per CPU core.
+        workers: processes; by default one per GPU, else one per CPU core up to 4.
         display: shows the progress.
 
     Raises:
