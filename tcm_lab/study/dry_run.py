@@ -23,7 +23,7 @@ from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value, metric_column, spread_interval
 from tcm_lab.stats import NORMAL
 from tcm_lab.study.axes import Key
-from tcm_lab.study.capacity import cores, worker_count
+from tcm_lab.study.capacity import cores, visible_gpus, worker_count
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
@@ -319,7 +319,7 @@ def _time_lines(
     probes = {v.fingerprint: v.config for v in (variants.baseline(), ranked[0], ranked[-1])}
     with _alone():
         paces = [
-            training.measure_pace(partial(build, config), recipe, context.data.train, "cpu")
+            training.measure_pace(partial(build, config), recipe, context.data.train)
             for config in probes.values()
         ]
         coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
@@ -327,7 +327,8 @@ def _time_lines(
     each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps(recipe)))
     phases = _phases(kept) if space.enumerated else trainings
     count = min(worker_count(workers), trainings)
-    slower = max(1.0, count / cores())  # workers share the cores that the timing had alone
+    gpus = len(visible_gpus())
+    slower = max(1.0, count / (gpus or cores()))  # workers share what the timing had alone
     total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower
     if finalists := space.budget.finalists:
         rounds = -(-(finalists + 1) * space.budget.seeds // count)
@@ -336,8 +337,9 @@ def _time_lines(
         f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
         f"({phases} at most)."
     )
+    alone = f"alone on a {'GPU' if gpus else 'core'}"
     return [
-        f"Each training takes about {duration(each_s)} alone on a core ({step_s:.3f} s a step, "
+        f"Each training takes about {duration(each_s)} {alone} ({step_s:.3f} s a step, "
         f"{coding_s:.0f} s of coding; {len(paces)} variants timed).{shared if phase_s else ''}",
         f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}.",
     ]

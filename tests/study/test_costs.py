@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
 
 import pytest
 
 import tcm_lab
+from tcm_lab import training
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import measure_complexity
-from tcm_lab.study import dry_run, load_space, prepare
+from tcm_lab.study import capacity, dry_run, load_space, prepare
 from tcm_lab.study.dry_run import coding_columns, coding_times
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.variants import Variants
+from tcm_lab.training.estimate import Pace
 
 TRANSFORMS = {"g_a", "g_s", "h_a"}
 APART = TRANSFORMS | {"h_s", "prior", "gain"}
@@ -82,6 +85,32 @@ def test_a_dry_run_tells_what_will_be_trained_from_what_may_be(
     found = dry_run(context)
     assert {row.values["outcome"] for row in found.table.rows} == outcomes
     assert "3 combinations of 1 axis (depth)" in found.text()
+
+
+@pytest.mark.parametrize(("gpus", "told"), [(1, "on a GPU"), (2, "on a GPU"), (0, "on a core")])
+def test_a_training_is_timed_on_what_will_train_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, told: str
+) -> None:
+    devices: list[str] = []
+
+    def pace(build: object, recipe: object, images: object, accelerator: str = "auto") -> Pace:
+        devices.append(accelerator)
+        return Pace(1.0, 0.0)
+
+    monkeypatch.setattr(training, "measure_pace", pace)
+    monkeypatch.setattr(sys.modules[dry_run.__module__], "_coding_s", lambda *_: 0.0)
+    monkeypatch.setattr(sys.modules[dry_run.__module__], "cores", lambda: 4)
+    for module in (capacity, sys.modules[dry_run.__module__]):
+        monkeypatch.setattr(module, "visible_gpus", lambda: ["0"] * gpus)
+    axes = "axes: {depth: {path: 'g_*.depth', choices: [0, 1, 2]}}"
+    budget = "budget: {recipe: scratch, steps: 600}"
+    text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\nsampler: grid\n{budget}"
+    context = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")
+    lines = " ".join(dry_run(context, 4, timed=True).lines)
+    assert f"Each training takes about 10:00 alone {told}" in lines
+    shared = {1: "30:00", 2: "15:00", 0: "10:00"}[gpus]  # half an hour in all, on so many of them
+    assert f"Estimated time: about {shared} with 3 workers" in lines
+    assert set(devices) == {"auto"}
 
 
 def test_a_dry_run_says_what_a_mapping_resets_beside_what_it_names(tmp_path: Path) -> None:
