@@ -216,8 +216,8 @@ def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> 
     foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
     if arguments and not foreign:
         raise LabError(
-            f"--set {arguments[0]}: is an argument of a codec of your own, such as "
-            f"my_codec.py:factory, and {one_of(models)} is none. What is trained stays as it is."
+            f"--set {arguments[0]}: is for codecs of your own, such as my_codec.py:factory; what is "
+            "trained stays as it is."
         )
     if checkpoints and not foreign:
         raise LabError(
@@ -244,9 +244,7 @@ def loaded(
     rates: Sequence[float | None] = (),
     load: Callable[[Entry], Any] = Entry.codec,
 ) -> Iterator[tuple[Entry, Any]]:
-    """Yield entries with their codecs, one at a time, when all have been loaded once and dropped.
-
-    So what is wrong with the last one is said before work on the first has begun.
+    """Yield entries with their codecs, one at a time; what is wrong with any comes before all.
 
     Args:
         found: the entries.

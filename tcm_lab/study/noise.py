@@ -25,13 +25,8 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
-<<<<<<< HEAD
-from tcm_lab.errors import ConfigError, LabError
-from tcm_lab.evaluation import bd_rate, lagrangian_percent
-=======
 from tcm_lab.errors import ConfigError, LabError, one_of
-from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
->>>>>>> 44974b8 (Take a codec class without default widths, and its arguments, wherever weights are taken; refuse a list option given twice; say which variants a dry run is sure to train)
+from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.stats import NORMAL, student_factor
 from tcm_lab.study.alone import options_alone
 from tcm_lab.study.estimators import Comparison, Train
