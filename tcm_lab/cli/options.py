@@ -216,8 +216,8 @@ def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> 
     foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
     if arguments and not foreign:
         raise LabError(
-            f"--set {arguments[0]}: is for codecs of your own, such as my_codec.py:factory; what is "
-            "trained stays as it is."
+            f"--set {arguments[0]}: is an argument of a codec of your own, such as "
+            "my_codec.py:factory. What is trained stays as it is."
         )
     if checkpoints and not foreign:
         raise LabError(
@@ -230,8 +230,7 @@ def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> 
             f"({', '.join(foreign)}). Give one for each, in their order."
         )
     own = {model: [weights] for model, weights in zip(foreign, checkpoints, strict=False)}
-    if len(foreign) == 1 and checkpoints:
-        own = {foreign[0]: [*checkpoints]}
+    own |= {foreign[0]: [*checkpoints]} if len(foreign) == 1 and checkpoints else {}
     return [
         Entry(model, weights, arguments if model in foreign else ())
         for model in models
@@ -244,7 +243,7 @@ def loaded(
     rates: Sequence[float | None] = (),
     load: Callable[[Entry], Any] = Entry.codec,
 ) -> Iterator[tuple[Entry, Any]]:
-    """Yield entries with their codecs, one at a time; what is wrong with any comes before all.
+    """Yield entries with their codecs, one at a time; what is wrong with any is said first.
 
     Args:
         found: the entries.
