@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent
-SOURCES = ("paper-ablation", "split", "squeeze", "window", "slices")
+SOURCES = ("paper-ablation", "split", "squeeze", "window", "slices", "successors")
 STEPS = (50, 100, 200, 300, 400, 500)
 SHOWN = 200  # steps of the plot
 

@@ -23,9 +23,8 @@ from tcm_lab.study.estimators.paired_curve import (
     paired_curve,
     paired_rows,
 )
-from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.summary import VariantSummary, of_same_seeds
+from tcm_lab.study.summary import VariantSummary, noise_for, of_same_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,8 +63,7 @@ def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
         base = of_same_seeds(summary.records, baseline.records)
         if base is None:
             continue
-        noise = noise_between(summary.first, baseline.first)
-        compared = Comparison(summary.records, base, noise=noise)
+        compared = Comparison(summary.records, base, noise=noise_for(summary.records, base))
         sd = compared.seed_sd_loss
         with suppress(LabError):  # of records without losses
             rows = paired_rows(compared)

@@ -29,11 +29,10 @@ from tcm_lab.study.finalists import (
 )
 from tcm_lab.study.folder import RECORDS, TRIALS
 from tcm_lab.study.importance import importance_pieces
-from tcm_lab.study.noise import noise_between
 from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import StudyResult, read_anchor
 from tcm_lab.study.space import Space
-from tcm_lab.study.summary import VariantSummary, summarise
+from tcm_lab.study.summary import VariantSummary, noise_for, summarise
 from tcm_lab.study.tables import anchor_table, study_tables, trial_table
 from tcm_lab.training import RECIPES
 
@@ -314,8 +313,8 @@ def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
             "paper's training, and a full training may rank the variants differently"
         )
     one_seed = all(len(summary.records) == 1 for summary in summaries)
-    baseline, *others = (summary.first for summary in summaries)
-    unknown = any(noise_between(own, baseline) is None for own in others or [baseline])
+    baseline, *others = (summary.records for summary in summaries)
+    unknown = any(noise_for(own, baseline) is None for own in others or [baseline])
     if one_seed and unknown:
         limits.append("with one seed each, the intervals leave out the variation between seeds")
     return [f"Limits: {'; '.join(limits)}."] if limits else []

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import cycle
 from math import nan
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Any
 
 import numpy as np
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import RdCurve, RdRecord, Seeds, bd_rate_interval, mean_curve
+from tcm_lab.evaluation import (
+    RdCurve,
+    RdRecord,
+    Seeds,
+    bd_rate_interval,
+    lagrangian_percent,
+    mean_curve,
+)
 from tcm_lab.metrics import ESTIMATED, METRICS, Metric, Number
 from tcm_lab.reporting import Mark, Value, pareto_front
 from tcm_lab.stats import (
@@ -26,12 +33,15 @@ from tcm_lab.stats import (
 )
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
-from tcm_lab.study.noise import noise_between
+from tcm_lab.study.noise import Noise, noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
 
 _SAMPLES = 400
 _FEWEST_RANKED, _MOST_RANKED = 3, 24
+_FEWEST_SEEDS = 2
+_DENIED = 0.05  # of seeds that vary no more than was measured, the share that seem to
+_LEAST_SD = 1e-9  # percent
 _LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
 
 
@@ -257,6 +267,29 @@ def of_same_seeds(
     return pair if len(pair) == len(group) else None
 
 
+def noise_for(group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> Noise | None:
+    """Return the measured noise of two codecs' difference, unless their own seeds deny it.
+
+    They do where they vary by more than it allows (one F-test in twenty says so by chance). Then
+    the seeds at hand widen the interval, as they do where nothing was measured.
+    """
+    noise, pair = noise_between(group[0], baseline[0]), of_same_seeds(group, baseline)
+    if noise is None or pair is None or len(pair) < _FEWEST_SEEDS:
+        return noise
+    theirs = {record.seed: record for record in pair}
+    try:
+        costs = [
+            lagrangian_percent(theirs[own.seed].evaluation, own.evaluation, lambdas=own.lambdas)
+            for own in group
+        ]
+    except LabError:  # estimated, not evaluated
+        return noise
+    from scipy.special import fdtrc
+
+    ratio = variance(costs) / max(noise.seed_sd, _LEAST_SD) ** 2
+    return None if fdtrc(len(costs) - 1, noise.freedom, ratio) < _DENIED else noise
+
+
 def _over_images_and_seeds(
     metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> Interval:
@@ -269,7 +302,7 @@ def _over_images_and_seeds(
     paired = pair is not None
     sides: dict[str, Any] = {"own": group, "baseline": pair or baseline}
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
-    noise = noise_between(group[0], baseline[0])
+    noise = noise_for(group, baseline)
     if metric.name == ESTIMATED:
         compared = Comparison(**sides, paired=paired, noise=noise, **how)
         return group[0].estimator.difference(compared)

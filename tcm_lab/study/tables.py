@@ -22,7 +22,7 @@ from tcm_lab.reporting import (
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.noise import Noise, noise_between
 from tcm_lab.study.space import Space
-from tcm_lab.study.summary import VariantSummary
+from tcm_lab.study.summary import VariantSummary, noise_for
 
 _COLUMNS = (
     "parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px",
@@ -32,6 +32,7 @@ _COLUMNS = (
 """Metrics that a study's table shows, beside those that the space judges by."""
 _BY_SEEDS = ", widened by what the seeds at hand differ by (Student's distribution)"
 _FEW = 3  # variants, the baseline included
+_MOST_NAMED = 6
 _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
 
 
@@ -236,19 +237,24 @@ def anchor_table(
 
 def _resampled(summaries: Sequence[VariantSummary]) -> str:
     """Say what the intervals resample, and what else they hold."""
-    baseline, *others = (summary.first for summary in summaries)
-    found = {noise_between(own, baseline) for own in others or [baseline]}
-    measured = sorted((noise for noise in found if noise), key=lambda noise: noise.seed_sd)
-    if len(measured) == len(found):
-        shown = "; ".join(_measured(noise, several=len(measured) > 1) for noise in measured)
-        return (
-            "the images, with the variation between seeds that was measured for "
-            f"{baseline.recipe.name} ({shown})"
-        )
-    several = any(len(summary.records) > 1 for summary in summaries)
-    if several:
-        return f"the images{_BY_SEEDS}"
-    return "the images; with one seed each, they tell no variants apart"
+    baseline, *others = summaries
+    others = others or [baseline]
+    found = {other.label: noise_for(other.records, baseline.records) for other in others}
+    known = {noise_between(other.first, baseline.first) for other in others}
+    measured = sorted((noise for noise in known if noise), key=lambda noise: noise.seed_sd)
+    if len(measured) < len(known):
+        several = any(len(summary.records) > 1 for summary in summaries)
+        one = "the images; with one seed each, they tell no variants apart"
+        return f"the images{_BY_SEEDS}" if several else one
+    shown = "; ".join(_measured(noise, several=len(measured) > 1) for noise in measured)
+    text = (
+        "the images, with the variation between seeds that was measured for "
+        f"{baseline.first.recipe.name} ({shown})"
+    )
+    if more := [label for label, noise in found.items() if noise is None]:
+        names = " and ".join(more) if len(more) <= _MOST_NAMED else f"{len(more)} variants"
+        text += f"; those of {names}, whose seeds vary by more, are{_BY_SEEDS[1:]}"
+    return text
 
 
 def _measured(noise: Noise, *, several: bool) -> str:

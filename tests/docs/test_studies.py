@@ -23,7 +23,7 @@ from tcm_lab.study.estimators import Comparison, Train
 from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.result import StudyResult, open_result
-from tcm_lab.study.summary import summarise
+from tcm_lab.study.summary import noise_for, summarise
 from tcm_lab.study.tables import study_tables
 from tcm_lab.study.variants import Variants
 from tcm_lab.training import read_recipe
@@ -160,7 +160,7 @@ def differences_in(study: StudyResult) -> Iterator[float]:
         g for g in groups.values() if [r.seed for r in g if r.state == "complete"] == [0, 1, 2]
     ]
     for one, other in permutations(whole, 2):
-        found = Train().difference(Comparison(one, other, noise=noise_between(one[0], other[0])))
+        found = Train().difference(Comparison(one, other, noise=noise_for(one, other)))
         yield from (found.value, found.low, found.high)
 
 

@@ -13,6 +13,7 @@ from tcm_lab.cli import main
 from tcm_lab.codec import load_config
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
+from tcm_lab.metrics import METRICS
 from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.noise import (
@@ -25,10 +26,11 @@ from tcm_lab.study.noise import (
     noise_yaml,
 )
 from tcm_lab.study.prepare import prepare
+from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
-from tcm_lab.study.summary import summarise
+from tcm_lab.study.summary import _difference, noise_for, summarise
 from tcm_lab.training import get_recipe
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -254,3 +256,33 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
         context("resolution: 0.4, seeds: 2")
     with pytest.raises(ConfigError, match=r"was not measured with these settings \(scratch was\)"):
         context("resolution: 0.4, changes: {batch: 3}")
+
+
+def test_measured_noise_gives_way_where_the_seeds_at_hand_vary_by_more(
+    study: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in sorted(study.records, key=lambda r: (not r.is_baseline, r.seed)):
+        groups.setdefault(record.fingerprint, []).append(record)
+    baseline, own, *_ = groups.values()
+    base = evaluation(np.zeros(24))
+
+    def trained(records: list[TrialRecord], percents: tuple[float, ...]) -> list[TrialRecord]:
+        found = (evaluation(np.full(24, percent)) for percent in percents)
+        return [r.model_copy(update={"rd": rd}) for r, rd in zip(records, found, strict=True)]
+
+    monkeypatch.setattr(noise, "known_noise", lambda: (MEASURED,))
+    baseline = [r.model_copy(update={"rd": base}) for r in baseline]
+    # In 19 of 20 draws of three seeds they vary by at most 1.73 times the measured 0.3 %.
+    allowed = 0.3 * np.sqrt(stats.f.ppf(0.95, 2, MEASURED.freedom))
+    for share, known in ((0.98, MEASURED), (1.02, None)):
+        spread = share * allowed
+        group = trained(own, (2 - spread, 2, 2 + spread))
+        assert noise_for(group, baseline) == known
+        assert noise_for(group[:1], baseline) == MEASURED  # one seed denies nothing
+    low, high = 2 - 2 * allowed, 2 + 2 * allowed
+    interval = _difference(
+        METRICS["lagrangian_percent"], trained(own, (low, 2, high)), baseline, study.space
+    )
+    half = stats.t.ppf(0.975, 2) * 2 * allowed / np.sqrt(3)
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.02)

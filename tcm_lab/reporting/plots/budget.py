@@ -95,7 +95,7 @@ def agreement_plot(
     """Draw what was predicted against what training gave; on the line they are equal.
 
     Args:
-        points: the variants; of many, those that training puts farthest from the rest are named.
+        points: the variants; of many, those that lie farthest from the rest are named.
         predicted: the horizontal axis.
         trained: the vertical axis.
     """
@@ -114,9 +114,10 @@ def agreement_plot(
     axes.margins(0.12)
     middle = places[0]
     axes.axline(middle if middle[0] == middle[1] else (0, 0), slope=1, color=INK, lw=0.6, zorder=1)
-    usual = float(np.median(y))
-    far = sorted(points, key=lambda p: -abs(p.trained.value - usual))
-    if len(far) > _MOST_NAMED:
-        del far[_FARTHEST:]
-    label_points(axes, places, [p.label if p in far else "" for p in points], lines)
+    labels = [p.label for p in points]
+    if len(points) > _MOST_NAMED:
+        apart = np.maximum(abs(x - np.median(x)), abs(y - np.median(y)))
+        far = set(np.argsort(-apart)[:_FARTHEST].tolist())
+        labels = [label if i in far else "" for i, label in enumerate(labels)]
+    label_points(axes, places, labels, lines)
     return figure
