@@ -114,3 +114,22 @@ def test_a_study_s_estimate_leaves_out_the_linear_phase_before_its_first_step(
     display(replace(event, kind="progress", step=20))
     share = 20 / 100 * (1 - _EVALUATION)  # half of it in the last ten seconds
     assert display.left_s == pytest.approx((4 - share) * 10 / (share / 2))
+
+
+def test_a_study_s_estimate_leaves_out_a_first_training_that_all_others_build_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = Display(11, 0, Console(file=io.StringIO()), first_is_shared=True)
+    event = Event("started", 0, "a", steps=100)
+    display(event)
+    now[0] = 900.0
+    display(replace(event, kind="progress", step=90))
+    assert display.left_s is None
+    now[0] = 1000.0
+    display(replace(event, kind="complete", step=100))
+    for number in range(2):
+        now[0] += 8.0
+        display(replace(event, kind="complete", label=str(number)))
+    assert display.left_s == pytest.approx(8 * 8.0)

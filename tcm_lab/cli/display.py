@@ -24,14 +24,18 @@ class Display:
         trainings: number of trainings in all, as far as known.
         done: how many of them an earlier run has done.
         console: where to show it.
+        first_is_shared: whether the first one does what all others build on, such as a supernet.
     """
 
-    def __init__(self, trainings: int, done: int, console: Console) -> None:
+    def __init__(
+        self, trainings: int, done: int, console: Console, *, first_is_shared: bool = False
+    ) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.console, self.trainings = console, max(trainings, 1)
         self._before: float = done  # trainings that the pace leaves out
         self._done = done
+        self._shared = first_is_shared and not done  # work that is still to be done, or under way
         self._shares: dict[int, float] = {}
         self._started_s = self._begun_s = time.monotonic()  # the latter for the pace
         self._shown_s = -LINE_EVERY_S
@@ -57,6 +61,9 @@ class Display:
         if event.kind in (*_DONE, "killed"):
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
+            if self._shared and self._done:
+                self._shared = False
+                self._begun_s, self._before = time.monotonic(), self._worked
         elif event.kind in ("started", "progress") and event.steps:
             is_first = event.step and not any(self._shares.values()) and self._done == self._before
             self._shares[event.worker] = (1 - _EVALUATION) * event.step / event.steps
@@ -80,7 +87,7 @@ class Display:
     def left_s(self) -> float | None:
         """Remaining seconds at the pace of this run; None while that is unknown."""
         here = self._worked - self._before
-        if here < 0.01:
+        if self._shared or here < 0.01:
             return None
         pace = (time.monotonic() - self._begun_s) / here
         return max(0.0, (self.trainings - self._worked) * pace)

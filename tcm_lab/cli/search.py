@@ -253,7 +253,8 @@ def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
         f"Study {space.name} ({space.title or space.baseline.name}): {begun} {todo} trainings.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
-    with Display(todo, done, console) as display:
+    shared = space.estimator.baseline_first
+    with Display(todo, done, console, first_is_shared=shared) as display:
         yield display
 
 
