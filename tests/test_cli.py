@@ -481,6 +481,18 @@ def test_a_gpu_that_is_not_there_is_named(
     assert err == "tcm-lab: error: --device cuda: torch finds no GPU here; use cpu.\n"
 
 
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_more_gpus_than_there_are_is_said_as_such(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    code, _, err = run("train", "tcm-nano", "--device", device, "--devices", "4")
+    assert code == 2
+    assert err == "tcm-lab: error: --devices 4: torch finds 2 GPUs here.\n"
+
+
 def test_a_training_from_given_weights_keeps_them_says_so_and_resumes(
     run: Run, tmp_path: Path
 ) -> None:

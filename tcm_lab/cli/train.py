@@ -164,7 +164,12 @@ def _accelerator(device: str, devices: int) -> Any:
     if devices < 1:
         raise LabError(f"--devices {devices}: must be at least 1.")
     if accelerator == "cuda":
-        checked_device(f"cuda:{devices - 1}" if devices > 1 else "cuda", "--device")
+        checked_device("cuda", "--device")
+    import torch
+
+    found = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    if found and devices > found:
+        raise LabError(f"--devices {devices}: torch finds {found} GPU{'s' * (found > 1)} here.")
     return accelerator
 
 
