@@ -116,7 +116,6 @@ def open_queue(
     with storage_errors(url):
         with hold_interrupts():
             queue = TrialQueue(url, name, directions)
-        _OPEN.add(queue.owner)
         try:
             yield queue
         finally:
@@ -135,6 +134,7 @@ class TrialQueue:
     def __init__(self, url: str, name: str, directions: Sequence[Goal] | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.owner = f"{this_process()}|{next(_COUNT)}"
+        _OPEN.add(self.owner)
         self._reclaimed = -_RECLAIM_S
         self._finished: dict[int, StudyTrial] = {}
         self.storage = open_storage(url)
