@@ -12,7 +12,7 @@ from PIL import Image
 
 from tcm_lab.complexity import TimingComparison, TimingRecord
 
-SCRIPT = Path(__file__).parent / "gpu" / "run_all.py"
+SCRIPT = Path(__file__).parents[1] / "gpu" / "run_all.py"
 SPACE = """
 name: two
 base: tcm-nano
