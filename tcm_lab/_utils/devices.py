@@ -52,7 +52,7 @@ def checked_precision(
         option: what the message calls it.
 
     Raises:
-        LabError: there is none of this name, or the device does not have it.
+        LabError: the name is unknown, or the device lacks that precision.
     """
     known = get_args(Precision)
     if precision not in known:
@@ -66,7 +66,7 @@ def checked_precision(
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """Run the networks of a block in a precision: 16 bits by autocast, and TF32 only if asked for.
 
-    torch itself lets a GPU's convolutions take TF32 for float32, unless it is told otherwise.
+    By default torch lets a GPU's convolutions take TF32 for float32.
 
     Raises:
         LabError: as `checked_precision`.
