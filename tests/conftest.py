@@ -40,6 +40,15 @@ def own_layers() -> Iterator[None]:
             registry.unregister(name)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as a process with ``OMP_NUM_THREADS=1`` does, to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _one_seed() -> Iterator[None]:
     """Start every test from the same random state, and leave the caller's as it was."""

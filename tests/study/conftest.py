@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,12 +23,3 @@ def _a_long_look() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "_LOOK_S", 600.0)
         yield
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute as a process with ``OMP_NUM_THREADS=1`` does, to the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -73,14 +73,6 @@ def test_the_reported_loss_is_lambda_d_plus_bpp() -> None:
         assert progress.loss == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def rows(directory: Path) -> list[tuple[str, ...]]:
     with (directory / "log.csv").open() as file:
         return [(row["step"], row["loss"], row["lr"]) for row in csv.DictReader(file)]
