@@ -182,7 +182,7 @@ def own_factory(name: str) -> Callable[..., Any]:
     """Return the function or class that ``my_codec.py:factory`` means.
 
     Raises:
-        LabError: there is none.
+        LabError: there is no such file, or nothing of that name in it.
     """
     source, _, attribute = name.rpartition(":")
     module = import_source(source)
