@@ -177,6 +177,7 @@ def agreement(
     out: Path | None = None,
     data: Path | None = None,
     eval_data: Path | None = None,
+    cache: Path | None = None,
     workers: int | None = None,
 ) -> None:
     """Measure how estimators agree with training, over the variants of a space.
@@ -188,6 +189,7 @@ def agreement(
         out: Folder of all its studies; by default runs/NAME of the plan's file.
         data: Folder of training images; by default embedded photographs and dead leaves.
         eval_data: Folder of evaluation images; by default embedded photographs.
+        cache: Folder of finished trainings that studies share; by default records in OUT.
         workers: Processes, spread over the GPUs; by default one per GPU, or without GPUs one per
             CPU core, 4 at most.
     """
@@ -200,8 +202,8 @@ def agreement(
         for name, space in spaces.items()
     }
     table = study.run_plan(
-        found, place, folder=plan.parent, data=data, eval_data=eval_data, workers=workers,
-        displays=displays,
+        found, place, folder=plan.parent, data=data, eval_data=eval_data, cache=cache,
+        workers=workers, displays=displays,
     )  # fmt: skip
     print(tcm_lab.reporting.render(table, "markdown"))
 

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from statistics import NormalDist, fmean
 from typing import Any
 
-import torch
-
-from tcm_lab import complexity, evaluation, reporting, training
-from tcm_lab._utils.progress import duration
-from tcm_lab.codec import VariantConfig, build
+from tcm_lab import complexity, reporting
+from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value, metric_column, spread_interval
-from tcm_lab.stats import NORMAL
 from tcm_lab.study.axes import Key
-from tcm_lab.study.capacity import cores, visible_gpus, worker_count
-from tcm_lab.study.context import StudyContext, StudyData
+from tcm_lab.study.context import StudyContext
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
-from tcm_lab.study.noise import noise_in
+from tcm_lab.study.forecast import resolution_line, time_lines
 from tcm_lab.study.resets import reset_fields
 from tcm_lab.study.space import Space
 from tcm_lab.study.tables import column_of
 from tcm_lab.study.variants import Variant, Variants
-from tcm_lab.training import Recipe
 
 _LOOK_S = 2.0
 _FEW_POINTS = 2000
 _ROWS = 60
 _COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
 _CODING = ("encode", "decode")
-_POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # what is found four times in five
 _CODING_S = 4.0  # of each variant, beside the repetitions that an interval needs
 _TRAINED, _REPEATED = "trained", "repeats a row above"
 
@@ -106,10 +94,10 @@ def dry_run(
     known = _known(context, kept)
     lines = [_size_line(variants, looked), _budget_line(context, trainings, known)]
     if space.estimator == Train() or space.budget.finalists:
-        lines.append(_resolution(context, variants.recipe()))
+        lines.append(resolution_line(context, variants.recipe()))
     lines += _reset_lines(looked, variants.space)
     if timed:
-        lines += _time_lines(context, kept, max(1, trainings - known), workers)
+        lines += time_lines(context, kept, max(1, trainings - known), workers)
     lines.append("Nothing was trained.")
     return DryRun(_table(looked, variants, coding), lines)
 
@@ -302,99 +290,3 @@ def _budget_line(context: StudyContext, trainings: int, known: int) -> str:
     )
     each = f"{recipe.steps:,} steps ({recipe.name}){each}"
     return f"Budget: {trainings:,} trainings of {each}{more}{kept}."
-
-
-def _time_lines(
-    context: StudyContext, kept: Sequence[Variant], trainings: int, workers: int | None
-) -> list[str]:
-    """Say how long it takes, by a few steps of the baseline, the cheapest and the dearest."""
-    space, variants = context.space, context.variants
-    if not space.estimator.trains:
-        return [f"Time: not known for estimator {space.estimator.type}; its first variants tell."]
-    recipe = space.estimator.recipe(variants.recipe())
-    if not space.budget.rate_levels:  # a training for each lambda
-        trainings *= len(recipe.lambdas)
-        recipe = recipe.per_lambda()[0]
-    ranked = sorted(kept, key=lambda v: variants.cost(v).complexity.kmacs_per_px)
-    probes = {v.fingerprint: v.config for v in (variants.baseline(), ranked[0], ranked[-1])}
-    with _alone():
-        paces = [
-            training.measure_pace(partial(build, config), recipe, context.data.train)
-            for config in probes.values()
-        ]
-        coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
-    step_s, phase_s = (fmean(column) for column in zip(*paces, strict=True))
-    each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps(recipe)))
-    phases = _phases(kept) if space.enumerated else trainings
-    count = min(worker_count(workers), trainings)
-    gpus = len(visible_gpus())
-    slower = max(1.0, count / (gpus or cores()))  # workers share what the timing had alone
-    total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower
-    if finalists := space.budget.finalists:
-        rounds = -(-(finalists + 1) * space.budget.seeds // count)
-        total_s += (step_s * variants.recipe().steps + coding_s) * rounds * slower
-    shared = (
-        f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
-        f"({phases} at most)."
-    )
-    alone = f"alone on a {'GPU' if gpus else 'core'}"
-    return [
-        f"Each training takes about {duration(each_s)} {alone} ({step_s:.3f} s a step, "
-        f"{coding_s:.0f} s of coding; {len(paces)} variants timed).{shared if phase_s else ''}",
-        f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}.",
-    ]
-
-
-def _resolution(context: StudyContext, recipe: Recipe) -> str:
-    """Say which difference the budget can tell from zero."""
-    seeds, images = context.space.budget.seeds, len(context.data.evaluation)
-    noise = noise_in(context.space)
-    if noise is None:
-        return (
-            f"Resolution: unknown, since recipe {recipe.name} was not measured at about "
-            f"{recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
-        )
-    size = noise.resolution(seeds, images)
-    base = context.variants.base.name
-    borrowed = (
-        f" It is that of {noise.base}: intervals of {base} will go by the seeds at hand."
-        if noise.base != base
-        else ""
-    )
-    return (
-        f"Resolution: ±{size:.2g} % of Lagrangian cost, with {seeds} "
-        f"seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at {noise.steps:,} "
-        f"steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % between images). A "
-        "true difference of that size is found half of the time, one of "
-        f"{_POWERED * size:.2g} % four times in five.{borrowed}"
-    )
-
-
-def _phases(variants: Sequence[Variant]) -> int:
-    """Return the number of linear phases that variants can't share."""
-    seen = {variant.config.model_dump_json(exclude=BEYOND_LINEAR_PHASE) for variant in variants}
-    return max(1, len(seen))
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Use one core, and say nothing about untrained weights, which code badly."""
-    threads, logger = torch.get_num_threads(), logging.getLogger("tcm_lab.evaluation")
-    level = logger.level
-    torch.set_num_threads(1)
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        logger.setLevel(level)
-
-
-def _coding_s(config: VariantConfig, data: StudyData) -> float:
-    """Return seconds of coding all evaluation images at all rates."""
-    pixels = [height * width for height, width in data.evaluation.sizes]
-    smallest = pixels.index(min(pixels))
-    image = data.evaluation[smallest : smallest + 1]
-    codec, lowest = build(config), [0.0] if config.rate_levels else None
-    one_s = training.seconds(lambda: evaluation.evaluate(codec, image, rates=lowest))
-    return one_s * max(config.rate_levels, 1) * sum(pixels) / pixels[smallest]

@@ -92,6 +92,7 @@ def run_plan(
     folder: Path | None = None,
     data: Path | None = None,
     eval_data: Path | None = None,
+    cache: Path | None = None,
     workers: int | None = None,
     displays: Mapping[str, Display] | None = None,
 ) -> Table:
@@ -105,6 +106,7 @@ def run_plan(
         folder: where the plan's space is looked for, too.
         data: folder of training images; ``None`` for the embedded ones.
         eval_data: folder of evaluation images; likewise.
+        cache: folder of finished trainings that studies share; ``records`` in ``out`` by default.
         workers: processes of each.
         displays: shows the progress of each, by its name.
 
@@ -115,7 +117,9 @@ def run_plan(
     found: dict[str, StudyResult] = {}
     for name, space in plan.studies(folder).items():
         place = out / re.sub(r"[^A-Za-z0-9.]+", "-", name)
-        context = prepare(space, out=place, data=data, eval_data=eval_data, cache=out / "records")
+        context = prepare(
+            space, out=place, data=data, eval_data=eval_data, cache=cache or out / "records"
+        )
         found[name] = run_study(context, workers, (displays or {}).get(name))
     table = agreement_table(found.pop(TRUTH), found)
     write_tables({"agreement": table}, out)

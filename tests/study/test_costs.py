@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import tcm_lab
 from tcm_lab import training
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import measure_complexity
-from tcm_lab.study import capacity, dry_run, load_space, prepare
+from tcm_lab.study import capacity, dry_run, forecast, load_space, prepare
 from tcm_lab.study.dry_run import coding_columns, coding_times
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.variants import Variants
@@ -98,9 +97,9 @@ def test_a_training_is_timed_on_what_will_train_it(
         return Pace(1.0, 0.0)
 
     monkeypatch.setattr(training, "measure_pace", pace)
-    monkeypatch.setattr(sys.modules[dry_run.__module__], "_coding_s", lambda *_: 0.0)
-    monkeypatch.setattr(sys.modules[dry_run.__module__], "cores", lambda: 4)
-    for module in (capacity, sys.modules[dry_run.__module__]):
+    monkeypatch.setattr(forecast, "_coding_s", lambda *_: 0.0)
+    monkeypatch.setattr(forecast, "cores", lambda: 4)
+    for module in (capacity, forecast):
         monkeypatch.setattr(module, "visible_gpus", lambda: ["0"] * gpus)
     axes = "axes: {depth: {path: 'g_*.depth', choices: [0, 1, 2]}}"
     budget = "budget: {recipe: scratch, steps: 600}"

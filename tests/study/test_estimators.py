@@ -303,10 +303,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(folder: Path) -> None:
     (folder / "variants.yaml").write_text(REAL)
     (folder / "plan.yaml").write_text(
-        "space: variants.yaml\nestimators: [linear-phase, paired-loss]\n"
+        "space: variants.yaml\nestimators: [linear-phase, paired-loss, {type: train, steps: 20}]\n"
     )
     plan, out = load_plan(folder / "plan.yaml"), folder / "plan"
     where = {"folder": folder, "data": folder / "train", "eval_data": folder / "eval"}
+    where |= {"cache": folder / "kept"}
     phase = interrupting(lambda event: "linear phase" in event.text)
     training = interrupting(lambda event: event.step == 20)
     for kind, display in (("linear-phase", phase), ("paired-loss", training)):
@@ -332,8 +333,14 @@ def test_a_plan_runs_every_estimator_and_the_truth_and_goes_on_after_ctrl_c(fold
     cpu_s = {record.identity: record.cpu_s for record in found["paired-loss"].records}
     assert cpu_s[kept.parent.name] > spent_s > 0  # of both parts
     rows = {row.values["estimator"]: row.values for row in table.rows}
-    assert set(rows) == {"linear-phase", "paired-loss"}
+    assert set(rows) == {"linear-phase", "paired-loss", "train, steps 20"}
     assert {values["variants"] for values in rows.values()} == {3}
+    shorter = open_result(out / "train-steps-20").records
+    assert {(r.steps, r.training.steps) for r in shorter if r.training} == {(20, 20)}
+    assert all(r.rd is not None for r in shorter)
     assert (out / "agreement.md").is_file()
     assert all(record.cpu_s > 0 for record in found["truth"].records)
     assert rows["paired-loss"]["share"] == pytest.approx(100)  # the very same trainings
+    trained = {r.identity for r in (*shorter, *found["truth"].records)}
+    assert {path.stem for path in (folder / "kept").glob("*.json")} >= trained
+    assert not (out / "records").exists()

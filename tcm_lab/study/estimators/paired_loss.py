@@ -27,12 +27,7 @@ class LossEstimator(Train):
     """Reads the training losses that a variant and the baseline had on the same crops and noise.
 
     What is trained is what ``train`` trains in so many steps, so either finds the other's records.
-
-    Attributes:
-        steps: of each training, instead of the budget's.
     """
-
-    steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 
     def fewest(self, recipe: Recipe) -> int:
         """Return the steps of the shortest training by a recipe that it can read."""
@@ -48,10 +43,6 @@ class LossEstimator(Train):
                 f"estimator {self.type}: reads the losses of {fewest} steps or more, not of "
                 f"{own.steps}; raise {where}"
             )
-
-    def recipe(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with this estimator's steps."""
-        return recipe if self.steps is None else recipe.changed(steps=self.steps)
 
     def percent(self, own: TrialRecord, baseline: TrialRecord) -> float:
         """Return the value of the interval; of different seeds, which share no crops, roughly."""

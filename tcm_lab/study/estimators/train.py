@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from tcm_lab.study.estimators.base import Estimator, Outcome, Task, Watch, register_estimator
 
 if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
+    from tcm_lab.training import Recipe
 
 
 @register_estimator("train")
 class Train(Estimator):
-    """Trains each variant by the budget's recipe, and codes the evaluation images."""
+    """Trains each variant by the budget's recipe, and codes the evaluation images.
+
+    Attributes:
+        steps: of each training, instead of the budget's.
+    """
 
     type: str = "train"
     bias = "says nothing of longer trainings"
     over = "the images and the seeds"
     trains = True
+
+    steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """Return the budget's recipe with this estimator's steps."""
+        return recipe if self.steps is None else recipe.changed(steps=self.steps)
 
     def identity(self) -> dict[str, object]:
         """Return nothing: the recipe says it all."""
