@@ -33,7 +33,7 @@ from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
 from tcm_lab.codec.inputs import InputError, check_images, check_streams, levels_of, sides_of
-from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
+from tcm_lab.codec.outputs import CodecOutput, Coded, Latent, Likelihoods
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
 from tcm_lab.codec.seeds import seeded
@@ -113,11 +113,8 @@ class Codec(_CompressionModel):
             latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
             y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
             x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
-        out: CodecOutput = {
-            "x_hat": x_hat,
-            "likelihoods": {"y": y_likelihoods, "z": z_likelihoods},
-        }
-        return out, latent
+        likelihoods: Likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
+        return {"x_hat": x_hat, "likelihoods": likelihoods}, latent
 
     def estimate_latent(self, entropy_model: nn.Module, latent: Latent) -> tuple[Tensor, Tensor]:
         """Return ŷ in quantisation steps and y's likelihoods by an entropy model."""
@@ -151,7 +148,9 @@ class Codec(_CompressionModel):
         return levels
 
     def _analyse(self, x: Tensor, levels: Tensor | None) -> Tensor:
-        """Return y, scaled for its rate."""
+        """Return y, scaled for its rate; one image, expanded to several rates, is analysed once."""
+        if levels is not None and x.stride(0) == 0:
+            x = x[:1]
         height, width = padded_size(self.config, (x.shape[-2], x.shape[-1]))
         pad = (0, width - x.shape[-1], 0, height - x.shape[-2])
         if any(pad):

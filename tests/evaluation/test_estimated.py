@@ -43,3 +43,19 @@ def test_the_middle_is_taken_and_is_other_data_than_the_whole(images: ImageSet) 
     assert {(image.height, image.width) for image in found.points[0].images} == {(32, 32)}
     assert found.data_fingerprint != evaluate_crops(codec, images, crop=64).data_fingerprint
     assert found.data_fingerprint != images.fingerprint
+
+
+def test_an_image_is_analysed_once_for_all_rates() -> None:
+    codec = build("tcm-nano", {"rate_levels": 3}).eval()
+    image, rates = torch.rand(1, 3, 50, 70), torch.arange(3.0)
+    analysed: list[int] = []
+    with codec.g_a.register_forward_hook(lambda _, inputs, __: analysed.append(len(inputs[0]))):
+        once, several = (
+            codec(image.expand(3, -1, -1, -1), rates),
+            codec(image.repeat(3, 1, 1, 1), rates),
+        )
+    assert analysed == [1, 3]
+    for name, values in several["likelihoods"].items():
+        torch.testing.assert_close(once["likelihoods"][name], values)
+    torch.testing.assert_close(once["x_hat"], several["x_hat"])
+    assert codec(image.expand(3, -1, -1, -1), 1)["x_hat"].shape == (3, 3, 50, 70)
