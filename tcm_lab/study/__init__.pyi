@@ -9,11 +9,11 @@ from .estimators import Outcome as Outcome
 from .estimators import Task as Task
 from .estimators import register_estimator as register_estimator
 from .noise import Noise as Noise
-from .noise import measure_noise as measure_noise
-from .noise import noise_by_changes as noise_by_changes
 from .noise import noise_of as noise_of
-from .noise import noise_of_studies as noise_of_studies
 from .noise import noise_yaml as noise_yaml
+from .noise_measurement import measure_noise as measure_noise
+from .noise_measurement import noise_by_changes as noise_by_changes
+from .noise_measurement import noise_of_studies as noise_of_studies
 from .plan import load_plan as load_plan
 from .plan import run_plan as run_plan
 from .plots import study_plots as study_plots

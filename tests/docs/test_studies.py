@@ -20,11 +20,12 @@ from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.reporting import Table, render
 from tcm_lab.study.estimators import Comparison, Train
+from tcm_lab.study.finalists import finalists_of, predicted_table
 from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.summary import noise_for, summarise
-from tcm_lab.study.tables import study_tables
+from tcm_lab.study.tables import study_tables, trial_table
 from tcm_lab.study.variants import Variants
 from tcm_lab.training import read_recipe
 
@@ -43,7 +44,12 @@ study_of = cache(open_result)
 @cache
 def tables_of(folder: Path) -> dict[str, Table]:
     study = study_of(folder)
-    return study_tables(summarise(study.records, study.space), study.space)
+    summaries = summarise(study.records, study.space)
+    tables = study_tables(summaries, study.space)
+    if (found := finalists_of(study, summaries)) is not None:
+        tables["finalists"] = trial_table(found.trained, found.space)
+        tables["predicted"] = predicted_table(found, study.space.estimator.type)
+    return tables
 
 
 def by_name(folder: Path) -> str:
@@ -58,7 +64,8 @@ def test_a_studys_files_hold_what_its_records_say(folder: Path) -> None:
         assert (folder / f"{name}.csv").read_text() == render(table, "csv")
     page = folder / "README.md"
     if page.exists():
-        shown = render(tables.get("ablation", tables["table"]), "markdown")
+        name = next(n for n in ("ablation", "predicted", "table") if n in tables)
+        shown = render(tables[name], "markdown")
         assert set(rows(shown)) <= set(rows(page.read_text()))
 
 
@@ -66,7 +73,7 @@ def test_a_studys_files_hold_what_its_records_say(folder: Path) -> None:
 def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> None:
     study = study_of(folder)
     budget, known = study.space.budget, Variants(study.space).known()
-    seeds = Counter(record.fingerprint for record in study.records)
+    seeds = Counter(record.fingerprint for record in study.searched)
     certain = {variant.fingerprint for variant in known}
     if budget.trials is None:
         assert set(seeds) == certain
@@ -78,10 +85,13 @@ def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> N
         budget.recipe_for(study.space.seed + seed).suited(codec.latent_channels, budget.rate_levels)
         for seed in range(budget.seeds)
     }
-    assert {record.steps for record in study.records if record.state == "complete"} == {
+    trained = study.finalists or study.searched
+    assert {record.steps for record in trained if record.state == "complete"} == {
         recipe.steps for recipe in recipes
     }
-    assert {record.recipe for record in study.records} == recipes
+    assert {record.recipe for record in trained} == recipes
+    if study.finalists:  # and the baseline
+        assert len({record.fingerprint for record in trained}) == budget.finalists + 1
     if study.space.mode == "ablation":
         assert set(seeds.values()) == {budget.seeds} == {3}
 

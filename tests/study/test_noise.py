@@ -16,15 +16,8 @@ from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
 from tcm_lab.metrics import METRICS
 from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
-from tcm_lab.study.noise import (
-    Noise,
-    _between_seeds,
-    known_noise,
-    measure_noise,
-    noise_of,
-    noise_of_studies,
-    noise_yaml,
-)
+from tcm_lab.study.noise import Noise, known_noise, noise_of, noise_yaml
+from tcm_lab.study.noise_measurement import _between_seeds, measure_noise, noise_of_studies
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult, open_result

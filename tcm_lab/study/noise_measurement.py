@@ -1,0 +1,180 @@
+"""Noise measured: what a recipe's seeds and images vary by, from the records of studies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from statistics import fmean
+from typing import TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcm_lab.errors import LabError
+from tcm_lab.evaluation import bd_rate, lagrangian_percent
+from tcm_lab.study.estimators import Comparison, Train
+from tcm_lab.study.estimators.middles import image_costs
+from tcm_lab.study.estimators.paired_curve import paired_curve, paired_rows
+from tcm_lab.study.noise import FEWEST, Changes, Noise, changes_of, design_of
+from tcm_lab.study.record import TrialRecord, baseline_of
+
+_Array = NDArray[np.float64]
+_T = TypeVar("_T")
+
+
+def noise_of_studies(studies: Iterable[Sequence[TrialRecord]]) -> list[Noise]:
+    """Return the noise of each recipe and baseline, over all studies that have both in common.
+
+    Args:
+        studies: the records of each; trainings that several share count once.
+
+    Raises:
+        LabError: as `measure_noise`.
+    """
+    pooled: dict[str, dict[str, TrialRecord]] = {}
+    for records in studies:
+        base = baseline_of(records)
+        images = base.evaluation.data_fingerprint
+        recipe = base.recipe.model_dump_json(exclude={"seed"})
+        own = pooled.setdefault(f"{base.fingerprint} {images} {recipe}", {})
+        own |= {record.identity: record for record in records}
+    return [noise for own in pooled.values() for noise in noise_by_changes([*own.values()])]
+
+
+def noise_by_changes(records: Sequence[TrialRecord]) -> list[Noise]:
+    """Return the noise of variants that change the transforms alone, and that of the others.
+
+    Raises:
+        LabError: as `measure_noise`.
+    """
+    base = baseline_of(records).config
+    found = []
+    for changes in get_args(Changes):
+        kind = [r for r in records if r.is_baseline or changes_of([r.config], base) == changes]
+        with suppress(LabError):  # none of this kind, or none with two seeds
+            found.append(measure_noise(kind))
+    return found or [measure_noise(records)]
+
+
+def measure_noise(records: Sequence[TrialRecord]) -> Noise:
+    """Return what the trainings of one study say about its recipe's noise.
+
+    Raises:
+        LabError: no two variants have two seeds in common, or only one image was coded.
+    """
+    complete = [r for r in records if r.state == "complete" and r.estimator == Train()]
+    seeds = {r.seed: r for r in complete if r.is_baseline}
+    groups: dict[str, dict[int, TrialRecord]] = {}
+    for record in complete:
+        if not record.is_baseline and record.seed in seeds:
+            groups.setdefault(record.fingerprint, {})[record.seed] = record
+    groups = {name: group for name, group in groups.items() if len(group) >= FEWEST}
+    if not groups:
+        raise LabError(
+            "no variant was trained with two of the baseline's seeds: noise is what varies between "
+            "them. Train an ablation with budget.seeds of 2 or more."
+        )
+    base = next(iter(seeds.values()))
+    if len(base.evaluation.points[0].images) < FEWEST:
+        raise LabError(
+            "the study coded one image: what varies from image to image needs two. Name a folder "
+            "of more by --eval-data."
+        )
+    costs = _by_seed(_cost_percent, seeds, groups.values())
+    seed_sd, freedom = _between_seeds(costs)
+    by_image = _by_seed(_image_percents, seeds, groups.values())
+    between = [np.mean([*each.values()], axis=0) for each in by_image]
+    return Noise(
+        recipe=base.recipe.name,
+        steps=base.recipe.steps,
+        base=design_of(base.config["name"]),
+        variants=len(groups),
+        seeds=min(len(group) for group in groups.values()),
+        images=len(between[0]),
+        freedom=freedom,
+        seed_sd=seed_sd,
+        seed_sd_bd=_sd_of(_bd_percent, seeds, groups.values()),
+        seed_sd_loss=_sd_of(_loss_percent, seeds, groups.values()),
+        image_sd=_pooled_sd(between),
+        spread=float(np.std([fmean(c.values()) for c in costs], ddof=1)) if costs[1:] else 0.0,
+        changes=changes_of((next(iter(g.values())).config for g in groups.values()), base.config),
+    )
+
+
+def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, int]:
+    """Return how much the difference of two codecs varies from seed to seed, and how well known.
+
+    A seed moves all codecs together, and each by something of its own. The own part is what is
+    left of a two-way layout, codecs by seeds, with the baseline as one of the codecs: what is
+    peculiar to its few trainings is in every difference from it, and must not count in each.
+
+    Args:
+        differences: by seed, each variant's from the baseline.
+
+    Returns:
+        The standard deviation of a difference, and its degrees of freedom.
+    """
+    baseline = dict.fromkeys(sorted({seed for each in differences for seed in each}), 0.0)
+    columns = {seed: place for place, seed in enumerate(baseline)}
+    cells = [
+        (codec, columns[seed], value)
+        for codec, each in enumerate([baseline, *differences])
+        for seed, value in each.items()
+    ]
+    codecs, seeds, values = map(np.array, zip(*cells, strict=True))
+    design = np.hstack([np.eye(codecs.max() + 1)[codecs], np.eye(len(columns))[seeds]])
+    fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = len(values) - int(rank)
+    left = values - design @ fitted
+    return math.sqrt(2 * float(left @ left) / freedom), freedom
+
+
+def _by_seed(
+    difference: Callable[[TrialRecord, TrialRecord], _T],
+    base: Mapping[int, TrialRecord],
+    groups: Iterable[Mapping[int, TrialRecord]],
+) -> list[dict[int, _T]]:
+    """Return how each variant differs from the baseline, by seed."""
+    return [{s: difference(base[s], own) for s, own in sorted(g.items())} for g in groups]
+
+
+def _sd_of(
+    difference: Callable[[TrialRecord, TrialRecord], float],
+    base: Mapping[int, TrialRecord],
+    groups: Iterable[Mapping[int, TrialRecord]],
+) -> float | None:
+    """Return how much a difference varies between seeds; None where some pair does not have it."""
+    try:
+        found = _by_seed(difference, base, groups)
+    except LabError:
+        return None
+    return _between_seeds(found)[0]
+
+
+def _cost_percent(base: TrialRecord, own: TrialRecord) -> float:
+    return lagrangian_percent(base.evaluation, own.evaluation, lambdas=base.lambdas)
+
+
+def _bd_percent(base: TrialRecord, own: TrialRecord) -> float:
+    return bd_rate(base.evaluation.curve(), own.evaluation.curve()).percent
+
+
+def _loss_percent(base: TrialRecord, own: TrialRecord) -> float:
+    """Return the paired difference of training losses over the last steps."""
+    return paired_curve(paired_rows(Comparison([own], [base]))).last.value
+
+
+def _image_percents(base: TrialRecord, own: TrialRecord) -> _Array:
+    """Return by how many percent each image's share of the cost is above the baseline's, (N,)."""
+    before, after = (image_costs(each.evaluation, base.lambdas) for each in (base, own))
+    apart = (after - before) / before.mean(axis=1, keepdims=True)
+    share: _Array = 100 * apart.mean(axis=0)
+    return share
+
+
+def _pooled_sd(groups: Iterable[Sequence[float]]) -> float:
+    """Return the standard deviation within groups, each around its own mean."""
+    arrays = [np.asarray(group, dtype=float) for group in groups]
+    squares = sum(float(((array - array.mean()) ** 2).sum()) for array in arrays)
+    return math.sqrt(squares / sum(len(array) - 1 for array in arrays))
