@@ -21,6 +21,7 @@ from tcm_lab.study.summary import VariantSummary, summarise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_KEPT = ("number", "name", "changes")
 _NOTHING = Interval(value=0.0, low=0.0, high=0.0)  # of the baseline against itself
 
 
@@ -54,7 +55,7 @@ def finalists_of(result: StudyResult, summaries: Sequence[VariantSummary]) -> Fi
     space = result.space.model_copy(update={"estimator": Train()})
     known = {summary.first.fingerprint: summary for summary in summaries}
     trained = [
-        summary.model_copy(update={"name": same.name, "number": same.number})
+        summary.model_copy(update={name: getattr(same, name) for name in _KEPT})
         for summary in summarise(records, space)
         if (same := known.get(summary.first.fingerprint)) is not None
     ]
@@ -68,7 +69,9 @@ def finalists_of(result: StudyResult, summaries: Sequence[VariantSummary]) -> Fi
 def predicted_table(found: Finalists, estimator: str) -> Table:
     """Return what the estimator said of each finalist beside what training gave."""
     cost = {"unit": "%", "format": "+.2f", "group": "Lagrangian cost vs baseline"}
+    numbered = found.trained[0].number is not None
     columns = (
+        *([Column(key="number", header="#", format="d")] if numbered else []),
         Column(key="variant", header="variant"),
         Column(key="predicted", header=f"by {estimator}", **cost),
         Column(key="trained", header="trained", **cost),
@@ -77,12 +80,13 @@ def predicted_table(found: Finalists, estimator: str) -> Table:
     rows = []
     for before, after in _pairs(found):
         values: dict[str, Value] = {
-            "variant": before.label,
+            "number": after.number,
+            "variant": after.listed,
             "predicted": _cost(before),
             "trained": _cost(after),
             "gap": _cost(before).value - _cost(after).value,
         }
-        rows.append(Row(values=values, marks=after.marks, name=after.name))
+        rows.append(Row(values=values, marks=after.marks, name=after.name).within(columns))
     return Table(
         title="Predicted and trained",
         columns=columns,

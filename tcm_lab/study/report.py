@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tcm_lab.reporting.renderers.html import Spec
 
 _SHORT = 0.01  # of the paper's crops
+_MOST_SHOWN = 60  # rows on a terminal
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
 _FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
 _CAPTIONS = {
@@ -71,7 +72,8 @@ class ReportSummary:
     """What a study found, and the files that hold it.
 
     Attributes:
-        table: one row per variant.
+        table: what a terminal shows: one row per variant; of many, those of the baseline and the
+            front; of a search with finalists, the finalists.
         findings: one sentence each.
         failed: the reason by variant that could not be trained.
         page: the self-contained page.
@@ -144,7 +146,19 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
         "Plots": [path for paths in drawn for path in paths],
         "Front": [out / "front" / name for name in front],
     }
-    return ReportSummary(tables["table"], said, result.failed, page, files)
+    brief = _brief(tables.get("finalists", tables["table"]))
+    return ReportSummary(brief, said, result.failed, page, files)
+
+
+def _brief(table: Table) -> Table:
+    """Return a table as a terminal shows it: without what is dominated, where it is long."""
+    if len(table.rows) <= _MOST_SHOWN:
+        return table
+    rows = tuple(
+        row for row in table.rows if {"baseline", "pareto", "pareto-by-mean"} & {*row.marks}
+    )
+    more = f"{len(table.rows) - len(rows):,} dominated variants are in the files of the table."
+    return table.model_copy(update={"rows": rows, "footer": (*table.footer, more)})
 
 
 def _write_front(front: Mapping[str, str], folder: Path) -> None:

@@ -60,6 +60,7 @@ class VariantSummary(Frozen):
         number: of its row, where a label is too long for a plot.
         group: letters of the groups of variants that their quality does not distinguish.
         name: in plots: that number, what it changes in an ablation, or else its label.
+        changes: what it changes of the baseline; the base's name for the baseline itself.
     """
 
     records: tuple[TrialRecord, ...]
@@ -70,6 +71,7 @@ class VariantSummary(Frozen):
     group: str = ""
     number: int | None = None
     name: str = ""
+    changes: str = ""
 
     @property
     def first(self) -> TrialRecord:
@@ -78,8 +80,13 @@ class VariantSummary(Frozen):
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """Its value on every axis."""
         return self.first.label
+
+    @property
+    def listed(self) -> str:
+        """Its name in tables: its label, or what it changes of the baseline where that is long."""
+        return self.label if self.number is None else self.changes
 
     @property
     def called(self) -> str:
@@ -147,8 +154,10 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
     numbered = not ablation and any(len(s.label) > _LONGEST_NAME for s in summaries)
     found = []
     for number, (summary, front) in enumerate(zip(summaries, fronts, strict=True), 1):
-        name = _change(summary, summaries[0], space) if ablation else summary.label
+        changes = _change(summary, summaries[0], space)
+        name = changes if ablation else summary.label
         update = {
+            "changes": changes,
             "on_front": front,
             "group": letters.get(summary.label, ""),
             "number": number if numbered else None,

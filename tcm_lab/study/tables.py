@@ -105,7 +105,7 @@ def trial_table(
     for summary in summaries:
         values: dict[str, Value] = {
             "number": summary.number,
-            "variant": summary.label,
+            "variant": summary.listed,
             "group": summary.group or None,
             "steps": summary.first.steps,
             "seeds": len(summary.records),
@@ -140,7 +140,7 @@ def rate_table(summaries: Sequence[VariantSummary], *, by_number: bool = False) 
     names = {}
     records = []
     for summary in summaries:
-        called = summary.called if by_number else summary.label
+        called = summary.called if by_number else summary.listed
         for record in (record for record in summary.records if record.rd is not None):
             seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
             names[f"{called}{seed}"] = summary.name
@@ -214,7 +214,7 @@ def anchor_table(
     columns.append(Column(key="bd", header="BD-rate vs JPEG", unit="%", format="+.1f"))
     rows, jpeg = [], anchor.curve(counted="payload")
     for summary in complete:
-        called = summary.called if by_number else summary.label
+        called = summary.called if by_number else summary.listed
         values: dict[str, Value] = {"variant": called}
         with suppress(LabError):  # of points at one rate, and of curves that hardly overlap
             changes = rate_percents(jpeg, summary.payload_curve)

@@ -24,7 +24,7 @@ from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdCurve, RdRecord, bd_rate, lagrangian_percent, rate_percents
 from tcm_lab.stats import IncompleteInterval
-from tcm_lab.study import noise
+from tcm_lab.study import noise, report
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.importance import (
     hypervolume,
@@ -122,6 +122,11 @@ def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None
     rows = trial_table(long, space).rows
     assert [row.values["number"] for row in rows] == [1, 2, 3, 4, 5]
     assert [s.name for s in long] == ["#1", "#2", "#3", "#4", "#5"]
+    (base,) = [r.params["split"] for r in result.records if r.is_baseline]
+    assert [row.values["variant"] for row in rows] == [
+        space.baseline.name if s.is_baseline else f"split {base:g} → {s.first.params['split']:g}"
+        for s in long
+    ]
     chosen = front_configs(long, space)
     assert len(chosen) == sum(summary.on_front for summary in summaries) > 0
     for number, summary in enumerate(long, 1):
@@ -365,6 +370,23 @@ def test_a_report_of_many_trials_tells_what_the_search_learned(many: StudyResult
     page = read_page(many.out)
     for words in ("Importance of the axes", "Importance of each axis", "Main effects"):
         assert words in page
+
+
+def test_a_terminal_shows_the_front_of_many_variants(
+    many: StudyResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_report(many, COMMAND).table
+    assert len(whole.rows) == len(many.records) == 18
+    monkeypatch.setattr(report, "_MOST_SHOWN", 17)
+    brief = write_report(many, COMMAND).table
+    front = {s.label for s in summarise(many.records, many.space) if s.on_front or s.is_baseline}
+    assert 1 < len(front) < 18
+    listed = {row.name: row for row in whole.rows}
+    assert [listed[row.name] for row in brief.rows] == [*brief.rows]
+    assert len(brief.rows) == len(front)
+    assert f"{18 - len(front)} dominated variants" in write_report(many, COMMAND).text()
+    csv = (many.out / "table.csv").read_text()
+    assert len(csv.splitlines()) == 19
 
 
 def test_two_studies_are_compared_by_volume_and_by_variant(
