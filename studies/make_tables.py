@@ -13,6 +13,7 @@ from pathlib import Path
 from tcm_lab.codec import load_config
 from tcm_lab.complexity import ComplexityRecord, measure_complexity, published_figures
 from tcm_lab.reporting import Table, axis_table, complexity_table, published_beside
+from tcm_lab.study.finalists import finalists_of
 from tcm_lab.study.folder import RECORDS
 from tcm_lab.study.report import study_tables, write_tables
 from tcm_lab.study.result import open_result
@@ -76,7 +77,8 @@ def main() -> None:
     for records in sorted(STUDIES.rglob(RECORDS)):
         study = open_result(records.parent)
         summaries = summarise(study.records, study.space)
-        written += write_tables(study_tables(summaries, study.space), study.out)
+        finalists = finalists_of(study, summaries)
+        written += write_tables(study_tables(summaries, study.space, finalists), study.out)
     for path in written:
         if path.suffix == ".md":
             print(path)

@@ -19,6 +19,7 @@ from .plan import run_plan as run_plan
 from .plots import study_plots as study_plots
 from .prepare import prepare as prepare
 from .record import TrialRecord as TrialRecord
+from .report import study_tables as study_tables
 from .report import write_report as write_report
 from .result import StudyResult as StudyResult
 from .result import database_of as database_of
@@ -34,5 +35,4 @@ from .storage import open_storage as open_storage
 from .storage import shown as shown
 from .summary import VariantSummary as VariantSummary
 from .summary import summarise as summarise
-from .tables import study_tables as study_tables
 from .tables import trial_table as trial_table

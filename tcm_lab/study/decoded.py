@@ -17,6 +17,7 @@ from tcm_lab.codec import load_checkpoint
 from tcm_lab.data import ImageSet
 from tcm_lab.evaluation import RdPoint, code_image
 from tcm_lab.reporting import Comparison, ShownImage, image_bytes
+from tcm_lab.study.finalists import finalists_of, trained_of
 from tcm_lab.study.folder import TRIALS
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult
@@ -43,9 +44,11 @@ def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | No
     Raises:
         LabError: weights can't be read, or the folder can't be written.
     """
+    summaries = summarise(result.records, result.space)
+    trained = trained_of(finalists_of(result, summaries), summaries)
     todo = [
         (record, weights, index)
-        for record in (s.first for s in _shown(summarise(result.records, result.space)))
+        for record in (summary.first for summary in _shown(trained))
         if (weights := _weights(result.out, record)) is not None
         for index in range(len(images[:_IMAGES]))
     ]

@@ -42,6 +42,13 @@ class Finalists:
     agreement: Agreement | None
 
 
+def trained_of(
+    finalists: Finalists | None, summaries: Sequence[VariantSummary]
+) -> Sequence[VariantSummary]:
+    """Return the variants that a study trained in the end: its finalists, or all."""
+    return summaries if finalists is None else finalists.trained
+
+
 def finalists_of(result: StudyResult, summaries: Sequence[VariantSummary]) -> Finalists | None:
     """Return a study's finalists; None where there are none, or no baseline among them yet.
 

@@ -10,6 +10,7 @@ from tcm_lab.evaluation import RdRecord
 from tcm_lab.metrics import ESTIMATED, METRICS
 from tcm_lab.reporting import ParetoPoint, PlotAxis, RdSeries
 from tcm_lab.stats import IncompleteInterval
+from tcm_lab.study.finalists import Finalists, predicted_plot, trained_of
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary
 from tcm_lab.study.tables import label_of
@@ -23,12 +24,17 @@ _MAX_CURVES = 8
 
 
 def study_plots(
-    summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
+    summaries: Sequence[VariantSummary],
+    space: Space,
+    anchor: RdRecord | None = None,
+    finalists: Finalists | None = None,
 ) -> dict[str, Figure]:
     """Return a study's plots by the name of their files."""
     costs = _costs(space)
     plots = {stem: _pareto_plot(summaries, cost, space) for stem, cost in costs.items()}
-    if series := _rd_series(summaries, anchor):
+    if finalists is not None:
+        plots["predicted"] = predicted_plot(finalists, space.estimator.type)
+    if series := _rd_series(trained_of(finalists, summaries), anchor):
         plots["rd"] = reporting.rd_plot([*series.values()])
     if space.mode == "ablation":
         plots["ablation"] = _ablation_plot(summaries, costs["pareto"], space)
@@ -36,11 +42,14 @@ def study_plots(
 
 
 def study_charts(
-    summaries: Sequence[VariantSummary], space: Space, anchor: RdRecord | None = None
+    summaries: Sequence[VariantSummary],
+    space: Space,
+    anchor: RdRecord | None = None,
+    finalists: Finalists | None = None,
 ) -> dict[str, Spec]:
     """Return what a reader can point at in place of some plots, by the same names."""
     charts = {stem: _pareto_chart(summaries, cost, space) for stem, cost in _costs(space).items()}
-    if series := _rd_series(summaries, anchor):
+    if series := _rd_series(trained_of(finalists, summaries), anchor):
         charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
     return charts
 

@@ -22,10 +22,11 @@ from tcm_lab.study.budget import TIMES, budget_plot, budget_table, courses
 from tcm_lab.study.decoded import comparisons
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.finalists import (
+    Finalists,
     finalist_finding,
     finalists_of,
-    predicted_plot,
     predicted_table,
+    trained_of,
 )
 from tcm_lab.study.folder import RECORDS, TRIALS
 from tcm_lab.study.importance import importance_pieces
@@ -33,7 +34,7 @@ from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import StudyResult, read_anchor
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, noise_for, summarise
-from tcm_lab.study.tables import anchor_table, study_tables, trial_table
+from tcm_lab.study.tables import ablation_table, anchor_table, rate_table, trial_table
 from tcm_lab.training import RECIPES
 
 if TYPE_CHECKING:
@@ -111,33 +112,32 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     """
     space, out = result.space, result.out
     summaries = summarise(result.records, space)
-    finalists, how = finalists_of(result, summaries), space.estimator.type
-    evaluated = any(summary.evaluations for summary in summaries)
+    finalists = finalists_of(result, summaries)
+    trained = trained_of(finalists, summaries)
+    evaluated = any(summary.evaluations for summary in trained)
     anchor = read_anchor(result) if evaluated else None
-    tables = study_tables(summaries, space)
-    plots = study_plots(summaries, space, anchor)
-    front = front_configs(finalists.trained if finalists else summaries, space)
-    moving = courses(finalists.trained if finalists else summaries)
+    tables = study_tables(summaries, space, finalists)
+    plots = study_plots(summaries, space, anchor, finalists)
+    front = front_configs(trained, space)
+    moving = courses(trained)
     said = findings(summaries, space) + space.estimator.findings(out / TRIALS)
     if finalists is not None:
-        said.append(finalist_finding(finalists, how))
-        tables["finalists"] = trial_table(finalists.trained, finalists.space)
-        tables["predicted"] = predicted_table(finalists, how)
-        plots["predicted"] = predicted_plot(finalists, how)
+        said.append(finalist_finding(finalists, space.estimator.type))
     if moving:
         tables["budget"], plots["budget"] = budget_table(moving), budget_plot(moving)
     if anchor is not None:
-        tables["jpeg"] = anchor_table(summaries, anchor)
-        said += anchor_findings(summaries, anchor)
+        tables["jpeg"] = anchor_table(trained, anchor)
+        said += anchor_findings(trained, anchor)
     page = out / "report.html"
     lines = (f"{record.model_dump_json()}\n" for record in result.records)
     write_atomically(out / RECORDS, "".join(lines))
     _write_front(front, out / "front")
-    shown = tables | study_tables(summaries, space, by_number=True)
+    shown = tables | study_tables(summaries, space, finalists, by_number=True)
     if anchor is not None:
-        shown["jpeg"] = anchor_table(summaries, anchor, by_number=True)
-    charts = study_charts(summaries, space, anchor)
-    sections = _sections(result, summaries, shown, plots, charts, front, command)
+        shown["jpeg"] = anchor_table(trained, anchor, by_number=True)
+    charts = study_charts(summaries, space, anchor, finalists)
+    images = comparisons(result, trained)
+    sections = _sections(result, summaries, shown, plots, charts, images, front, command)
     title, footer = space.title or f"Study {space.name}", tables["table"].footer
     write_atomically(page, reporting.render_report(title, said, sections, footer=footer))
     drawn = [reporting.save_figure(plot, out / stem) for stem, plot in plots.items()]
@@ -148,6 +148,33 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     }
     brief = _brief(tables.get("finalists", tables["table"]))
     return ReportSummary(brief, said, result.failed, page, files)
+
+
+def study_tables(
+    summaries: Sequence[VariantSummary],
+    space: Space,
+    finalists: Finalists | None = None,
+    *,
+    by_number: bool = False,
+) -> dict[str, Table]:
+    """Return a study's tables by the name of their files.
+
+    Args:
+        summaries: the variants.
+        space: of the study.
+        finalists: of a search that has some; rates are theirs.
+        by_number: whether numbered variants are called by their number, not by what they change.
+    """
+    tables = {"table": trial_table(summaries, space, axes_apart=by_number)}
+    if finalists is not None:
+        tables["finalists"] = trial_table(finalists.trained, finalists.space, axes_apart=by_number)
+        tables["predicted"] = predicted_table(finalists, space.estimator.type)
+    trained = trained_of(finalists, summaries)
+    if any(summary.evaluations for summary in trained):
+        tables["rates"] = rate_table(trained, by_number=by_number)
+    if space.mode == "ablation":
+        tables["ablation"] = ablation_table(summaries, space)
+    return tables
 
 
 def _brief(table: Table) -> Table:
@@ -206,6 +233,7 @@ def _sections(
     tables: Mapping[str, Table],
     plots: Mapping[str, Figure],
     charts: Mapping[str, Spec],
+    decoded: Sequence[Piece],
     front: Mapping[str, str],
     command: str,
 ) -> list[Section]:
@@ -230,7 +258,7 @@ def _sections(
         else [],
         "Ablation": [images["ablation"], tables["ablation"]] if "ablation" in tables else [],
         "Rate and distortion": [images["rd"], *beside, tables["rates"]] if "rd" in images else [],
-        "Original and decoded": comparisons(result, summaries),
+        "Original and decoded": decoded,
         "How the differences move with the budget": [images["budget"], tables["budget"]]
         if "budget" in images
         else [],

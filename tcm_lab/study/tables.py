@@ -57,24 +57,6 @@ def _columns_of(names: Iterable[str], space: Space) -> list[Column]:
     ]
 
 
-def study_tables(
-    summaries: Sequence[VariantSummary], space: Space, *, by_number: bool = False
-) -> dict[str, Table]:
-    """Return a study's tables by the name of their files.
-
-    Args:
-        summaries: the variants.
-        space: of the study.
-        by_number: whether numbered variants are called by their number, not by their long labels.
-    """
-    tables = {"table": trial_table(summaries, space, axes_apart=by_number)}
-    if any(summary.evaluations for summary in summaries):
-        tables["rates"] = rate_table(summaries, by_number=by_number)
-    if space.mode == "ablation":
-        tables["ablation"] = ablation_table(summaries, space)
-    return tables
-
-
 def trial_table(
     summaries: Sequence[VariantSummary], space: Space, *, axes_apart: bool = False
 ) -> Table:

@@ -20,12 +20,12 @@ from tcm_lab.data import open_images
 from tcm_lab.evaluation import evaluate
 from tcm_lab.reporting import Table, render
 from tcm_lab.study.estimators import Comparison, Train
-from tcm_lab.study.finalists import finalists_of, predicted_table
+from tcm_lab.study.finalists import finalists_of
 from tcm_lab.study.noise import noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
+from tcm_lab.study.report import study_tables
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.summary import noise_for, summarise
-from tcm_lab.study.tables import study_tables, trial_table
 from tcm_lab.study.variants import Variants
 from tcm_lab.training import read_recipe
 
@@ -45,11 +45,7 @@ study_of = cache(open_result)
 def tables_of(folder: Path) -> dict[str, Table]:
     study = study_of(folder)
     summaries = summarise(study.records, study.space)
-    tables = study_tables(summaries, study.space)
-    if (found := finalists_of(study, summaries)) is not None:
-        tables["finalists"] = trial_table(found.trained, found.space)
-        tables["predicted"] = predicted_table(found, study.space.estimator.type)
-    return tables
+    return study_tables(summaries, study.space, finalists_of(study, summaries))
 
 
 def by_name(folder: Path) -> str:

@@ -177,6 +177,11 @@ def test_finalists_are_trained_and_stand_beside_what_was_predicted(tmp_path: Pat
         name = names[row["variant"].rstrip(" ★†()")]
         assert float(row["predicted"]) == pytest.approx(by_estimator[name][0], abs=1e-4)
         assert float(row["trained"]) == pytest.approx(np.mean(by_training[name]), abs=0.02)
+    rates = list(csv.DictReader(io.StringIO((result.out / "rates.csv").read_text())))
+    assert {row["model"].rpartition(", seed ")[::2] for row in rates} == {
+        (r.label, str(r.seed)) for r in finals
+    }
+    assert (result.out / "rd.png").is_file()
     assert open_result(result.out).records == result.records
 
 
