@@ -29,7 +29,8 @@ class CodingError(LabError):
 _LEAST, _BEYOND = 2**-16, 2**-24
 #: From here on CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
 SYMBOL_LIMIT = 2**27
-
+#: More ones than a stream holds at once, and more bytes than the digits take that fewer count.
+_ONES, _DIGITS = b"\xff" * 64, 2048
 
 #: What rANS takes: each distribution (without padding, since the coder copies all of them at every
 #: call), its length, and its first symbol.
@@ -250,15 +251,22 @@ def refuse_other_symbols(name: str, *, portable: bool) -> NoReturn:
 def guard_stream(string: bytes, symbols: int) -> bytes:
     """Return a stream beyond whose end a decoder of ``symbols`` symbols cannot read, valid or not.
 
-    CompressAI's decoder trusts its input; a symbol takes two words at most once the stream holds
-    zeros, so that many zeros behind it bound every read.
+    CompressAI's decoder trusts its input, so enough zeros follow. Of zeros a symbol takes a word at
+    most, and less on average if it is beyond its table. One that begins before them may take more:
+    four ones count 15 digits of four bits, and that the next four bits count, too. What the encoder
+    writes has no more than 8 digits, so a long run of ones in a stream is refused.
 
     Raises:
         CodingError: the string cannot be a stream of 32-bit words.
     """
     if len(string) < 4 or len(string) % 4:
         raise CodingError(f"{len(string)} bytes are not a rANS stream, which is whole 32-bit words")
-    return string + bytes(8 * symbols)
+    if _ONES in string:
+        raise CodingError(
+            f"{len(string)} bytes are not a rANS stream: one of their symbols has more digits than "
+            f"those below {SYMBOL_LIMIT}, which are all that are written"
+        )
+    return string.ljust(len(string) + 4 * symbols + _DIGITS, b"\0")
 
 
 def _checksum(symbols: Sequence[Tensor]) -> int:

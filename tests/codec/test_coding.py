@@ -214,7 +214,7 @@ def test_without_a_size_the_whole_padded_image_comes_back(codec: Any) -> None:
     assert torch.equal(whole[..., :40, :70], codec.decompress(**coded)["x_hat"])
 
 
-@pytest.mark.parametrize("string", [b"", b"abc", bytes(5)])
+@pytest.mark.parametrize("string", [b"", b"abc", bytes(5), 4_000_000 * b"\xff"], ids=len)
 def test_bytes_that_are_no_stream_are_refused(codec: Any, string: bytes) -> None:
     coded = codec.compress(torch.rand(1, 3, 20, 20))
     y, z = coded["strings"]
