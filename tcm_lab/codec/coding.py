@@ -6,12 +6,13 @@ One stream per image carries all symbols of y in the order in which the entropy 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor
 
 from tcm_lab._utils.sections import section
@@ -29,6 +30,8 @@ class CodingError(LabError):
 _LEAST, _BEYOND = 2**-16, 2**-24
 #: From here on CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
 SYMBOL_LIMIT = 2**27
+#: Added to symbols on their way to the coder and back, so that most of them are bytes there.
+_SHIFT = 128
 #: More ones than a stream holds at once, and more bytes than the digits take that fewer count.
 _ONES, _DIGITS = b"\xff" * 64, 2048
 
@@ -157,16 +160,13 @@ class SymbolEncoder:
         Raises:
             CodingError: a symbol is NaN or beyond what the coder can write.
         """
-        from compressai.ans import RansEncoder
-
         refuse_large_symbols("y", self._largest)
         with section("copies"):
             symbols = torch.cat(self._symbols, 1).cpu()
             indexes = torch.cat(self._indexes, 1).cpu()
         with section("entropy_coding"):
             return [
-                RansEncoder().encode_with_indexes(s.tolist(), k.tolist(), *self._tables.cdfs)
-                for s, k in zip(symbols, indexes, strict=True)
+                write_stream(s, k, self._tables.cdfs) for s, k in zip(symbols, indexes, strict=True)
             ]
 
     def checksum(self) -> int:
@@ -204,10 +204,10 @@ class SymbolDecoder:
             indexes = indexes.cpu()
         with section("entropy_coding"):
             decoded = [
-                decoder.decode_stream(k.tolist(), *self._tables.cdfs)
+                read_symbols(decoder.decode_stream, k, self._tables.cdfs)
                 for decoder, k in zip(self._decoders, indexes, strict=True)
             ]
-            self._symbols.append(torch.from_numpy(np.array(decoded, dtype=np.int32)))
+            self._symbols.append(torch.stack(decoded))
         with section("copies"):
             symbols = self._symbols[-1].to(mean.device)
         return places.around(mean, symbols)
@@ -248,6 +248,50 @@ def refuse_other_symbols(name: str, *, portable: bool) -> NoReturn:
     )
 
 
+def write_stream(symbols: Int32[Tensor, " n"], indexes: Int32[Tensor, " n"], cdfs: Cdfs) -> bytes:
+    """Write symbols by the distributions at ``indexes``, all on the CPU, as one rANS stream."""
+    from compressai.ans import RansEncoder
+
+    numbers, needed = _numbers(symbols + _SHIFT), _needed(cdfs, indexes)
+    stream: bytes = RansEncoder().encode_with_indexes(numbers, _numbers(indexes), *needed)
+    return stream
+
+
+def read_symbols(
+    decode: Callable[..., list[int]], indexes: Int32[Tensor, " n"], cdfs: Cdfs
+) -> Int32[Tensor, " n"]:
+    """Read the next symbols by the distributions at ``indexes``, all on the CPU.
+
+    Args:
+        decode: a decoder's method, which takes indexes and what is in ``cdfs``.
+        indexes: of the symbols' distributions.
+        cdfs: the distributions.
+    """
+    numbers = decode(_numbers(indexes), *_needed(cdfs, indexes))
+    try:
+        shifted = np.array(bytearray(numbers)).astype(np.int32)
+    except ValueError:  # some are no bytes
+        shifted = np.array(numbers, dtype=np.int32)
+    return torch.from_numpy(shifted - _SHIFT)
+
+
+def _numbers(values: Int32[Tensor, " n"]) -> bytearray | array[int]:
+    """Return integers as the sequence that gives them to the coder, one by one, the fastest."""
+    numbers = values.numpy()
+    low = numbers.astype(np.uint8)
+    return bytearray(low) if np.array_equal(low, numbers) else array("i", numbers.tobytes())
+
+
+def _needed(cdfs: Cdfs, indexes: Int32[Tensor, " n"]) -> Cdfs:
+    """Return the distributions up to the last that is needed, for symbols that are shifted.
+
+    The coder copies all of them at every call, and the last ones are the longest and the rarest.
+    """
+    stop = int(indexes.max()) + 1 if len(indexes) else 0
+    rows, lengths, firsts = cdfs
+    return rows[:stop], lengths[:stop], [first + _SHIFT for first in firsts[:stop]]
+
+
 def guard_stream(string: bytes, symbols: int) -> bytes:
     """Return a stream beyond whose end a decoder of ``symbols`` symbols cannot read, valid or not.
 
@@ -270,4 +314,4 @@ def guard_stream(string: bytes, symbols: int) -> bytes:
 
 
 def _checksum(symbols: Sequence[Tensor]) -> int:
-    return zlib.crc32(torch.cat(list(symbols), 1).cpu().numpy().astype("<i4").tobytes())
+    return zlib.crc32(torch.cat(list(symbols), 1).cpu().numpy().astype("<i4", copy=False).data)

@@ -20,16 +20,23 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
 
 from tcm_lab._utils.sections import section
-from tcm_lab.codec.coding import Cdfs, CodingError, guard_stream, refuse_large_symbols
+from tcm_lab.codec.coding import (
+    Cdfs,
+    CodingError,
+    guard_stream,
+    read_symbols,
+    refuse_large_symbols,
+    write_stream,
+)
 from tcm_lab.codec.distributions import Distribution
 from tcm_lab.codec.entropy_models import Coder, Places
 from tcm_lab.codec.entropy_models.coder import PlaceCoder
@@ -311,14 +318,9 @@ class PriorCoder:
 
     def encode(self, symbols: Tensor) -> list[bytes]:
         """Write one stream per image."""
-        from compressai.ans import RansEncoder
-
         indexes = self._indexes(symbols.shape[2:])
         with section("entropy_coding"):
-            return [
-                RansEncoder().encode_with_indexes(image.flatten().tolist(), indexes, *self.cdfs)
-                for image in symbols.cpu()
-            ]
+            return [write_stream(image.flatten(), indexes, self.cdfs) for image in symbols.cpu()]
 
     def decode(self, strings: Sequence[bytes], shape: Sequence[int]) -> Tensor:
         """Read the symbols (B, N, p, q) of one stream per image.
@@ -330,18 +332,18 @@ class PriorCoder:
 
         indexes = self._indexes(shape)
         with section("entropy_coding"):
-            decoded = [
-                RansDecoder().decode_with_indexes(
-                    guard_stream(s, len(indexes)), indexes, *self.cdfs
+            decoded = []
+            for string in strings:
+                decode = partial(
+                    RansDecoder().decode_with_indexes, guard_stream(string, len(indexes))
                 )
-                for s in strings
-            ]
-        symbols = torch.tensor(decoded, dtype=torch.int32, device=self._medians.device)
+                decoded.append(read_symbols(decode, indexes, self.cdfs))
+        symbols = torch.stack(decoded).to(self._medians.device)
         return symbols.view(len(strings), len(self._medians), *shape)
 
-    def _indexes(self, shape: Sequence[int]) -> list[int]:
-        channels = torch.arange(len(self._medians))
-        return channels.repeat_interleave(math.prod(shape)).tolist()
+    def _indexes(self, shape: Sequence[int]) -> Int32[Tensor, " n"]:
+        channels = torch.arange(len(self._medians), dtype=torch.int32)
+        return channels.repeat_interleave(math.prod(shape))
 
 
 class PortablePath(NamedTuple):

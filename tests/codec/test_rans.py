@@ -1,11 +1,20 @@
-"""What CompressAI's coder is given: nothing that makes it read behind a stream."""
+"""What feeds CompressAI's coder: the bytes of the plain call, and nothing read behind a stream."""
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.codec.coding import Cdfs, ScaleTables, guard_stream
+from tcm_lab.codec.coding import (
+    SYMBOL_LIMIT,
+    Cdfs,
+    ScaleTables,
+    guard_stream,
+    read_symbols,
+    write_stream,
+)
 from tcm_lab.codec.distributions import SCALE_TABLES
 from tcm_lab.codec.portable import portable_cdfs
 from tcm_lab.errors import LabError
@@ -36,6 +45,52 @@ def _draw(rows: int, spread: float, largest: int) -> tuple[Tensor, Tensor]:
     symbols = (spread * torch.randn(4000, generator=generator)).round().int()
     symbols[1000] = largest
     return symbols.clamp(-abs(largest), abs(largest)), indexes
+
+
+@pytest.mark.parametrize("rows", [1, 9, 256, 300])
+@pytest.mark.parametrize(
+    ("spread", "largest"),
+    [
+        (0, 0),
+        (30, 127),
+        (30, 128),
+        (30, -128),
+        (30, -129),
+        (900, 5000),
+        (1e7, SYMBOL_LIMIT - 1),
+        (1e7, 1 - SYMBOL_LIMIT),
+    ],
+)
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_stream_is_what_the_coder_writes_from_whole_lists_and_reads_from_them(
+    kind: str, rows: int, spread: float, largest: int
+) -> None:
+    cdfs = TABLES[kind]
+    symbols, indexes = _draw(min(rows, len(cdfs[0])), spread, largest)
+    lists = symbols.tolist(), indexes.tolist()
+    stream = ans.RansEncoder().encode_with_indexes(*lists, *cdfs)
+    assert write_stream(symbols, indexes, cdfs) == stream
+    assert ans.RansDecoder().decode_with_indexes(stream, lists[1], *cdfs) == lists[0]
+    decoder = ans.RansDecoder()
+    decoder.set_stream(guard_stream(stream, len(symbols)))
+    parts = [
+        read_symbols(decoder.decode_stream, k, cdfs) for k in indexes.split([0, 1, 2999, 1000])
+    ]
+    assert [part.dtype for part in parts] == 4 * [torch.int32]
+    assert torch.cat(parts).tolist() == lists[0]
+
+
+def test_the_coder_is_given_no_distribution_behind_the_last_that_is_needed() -> None:
+    seen: list[Any] = []
+
+    def decode(indexes: Any, *cdfs: Any) -> list[int]:
+        seen.append((list(indexes), [len(each) for each in cdfs]))
+        return [128] * len(indexes)
+
+    for indexes in ([], [0], [3, 7, 2]):
+        given = torch.tensor(indexes, dtype=torch.int32)
+        assert read_symbols(decode, given, TABLES["plain"]).tolist() == [0] * len(indexes)
+    assert seen == [([], [0, 0, 0]), ([0], [1, 1, 1]), ([3, 7, 2], [8, 8, 8])]
 
 
 def _hostile(whole: bytes) -> dict[str, bytes]:
