@@ -76,7 +76,8 @@ class ScaleTables:
 
     def indexes(self, scale: Tensor) -> Tensor:
         """Return, for each scale, the index of its distribution (int32)."""
-        return torch.bucketize(scale.contiguous(), self.bounds.to(scale.device), out_int32=True)
+        self.bounds = self.bounds.to(scale.device)
+        return torch.bucketize(scale.contiguous(), self.bounds, out_int32=True)
 
 
 def likelihoods_as_coded(

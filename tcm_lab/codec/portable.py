@@ -87,6 +87,7 @@ class Agreement:
 
     def __init__(self, images: int, lists: Sequence[bytes] | None = None) -> None:
         self._listed = None if lists is None else [read_list(text) for text in lists]
+        self._decided = [torch.from_numpy(listed) for listed in self._listed or ()]
         self._found: list[list[np.ndarray[Any, Any]]] = [[] for _ in range(images)]
         self._seen = 0
         self._agreed: list[Tensor] = []
@@ -129,12 +130,14 @@ class Agreement:
     def _given(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return where (image, position) the encoder decided."""
         assert self._listed is not None
+        # Once they are on a GPU, no further call waits for it.
+        self._decided = [decided.to(values.device) for decided in self._decided]
         here: list[Tensor] = []
         for b, listed in enumerate(self._listed[: len(values)]):
             start, stop = np.searchsorted(listed, (self._seen, self._seen + values.shape[1]))
-            own = torch.from_numpy(listed[start:stop] - self._seen)
+            own = self._decided[b][start:stop] - self._seen
             here.append(torch.stack((torch.full_like(own, b), own)))
-        image, position = torch.cat(here, 1).to(values.device)
+        image, position = torch.cat(here, 1)
         return image, position
 
     def lists(self) -> list[bytes]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -62,11 +63,19 @@ class Channels(Places):
         first: the first channel.
         last: the one behind the last.
         where: positions that are coded, the same in every channel; None: all.
+        count: how many they are; None: unknown, and coding waits for a GPU to count them.
     """
 
-    def __init__(self, first: int, last: int, where: Bool[Tensor, "h w"] | None = None) -> None:
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        where: Bool[Tensor, "h w"] | None = None,
+        count: int | None = None,
+    ) -> None:
         self.channels = slice(first, last)
         self.where = where
+        self._count = count
 
     def of(self, latent: Float[Tensor, "#b m _ _"]) -> Float[Tensor, "#b s _ _"]:
         """Return the channels, as a view."""
@@ -86,16 +95,27 @@ class Channels(Places):
 
     def flat(self, values: Float[Tensor, "b s h w"]) -> Float[Tensor, "b n"]:
         """Return the coded values in the order (S, h, w)."""
-        return (values if self.where is None else values[:, :, self.where]).flatten(1)
+        return (values if self.where is None else values[self._coded]).flatten(1)
 
     def around(self, mean: Float[Tensor, "b s h w"], symbols: Tensor) -> Float[Tensor, "b s h w"]:
         """Return maps of symbols plus means."""
         y_hat = torch.zeros_like(mean)
         if self.where is None:
             return torch.add(symbols.reshape(mean.shape), mean, out=y_hat)
-        here = mean[:, :, self.where]
-        y_hat[:, :, self.where] = symbols.reshape(here.shape) + here
+        here = mean[self._coded]
+        y_hat[self._coded] = symbols.reshape(here.shape) + here
         return y_hat
+
+    @cached_property
+    def _coded(self) -> tuple[slice | Tensor, ...]:
+        """The index of all that is coded in maps (B, S, h, w), where that is not everything."""
+        assert self.where is not None
+        if self._count is None:
+            rows, columns = self.where.nonzero(as_tuple=True)
+        else:  # a stable sort brings them to the front in their order
+            places = (~self.where).flatten().int().argsort(stable=True)[: self._count]
+            rows, columns = places // self.where.shape[1], places % self.where.shape[1]
+        return slice(None), slice(None), rows, columns
 
 
 class Elements(Places):

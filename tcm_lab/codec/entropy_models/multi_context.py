@@ -22,11 +22,12 @@ from tcm_lab.blocks.linear_attention import GlobalAttention, global_attention_co
 from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention, overlapped_window_cost
 from tcm_lab.blocks.window_attention import check_heads
 from tcm_lab.codec.entropy_models.base import register_entropy_model
-from tcm_lab.codec.entropy_models.coder import Channels, Coder, Places
+from tcm_lab.codec.entropy_models.coder import Coder, Places
 from tcm_lab.codec.entropy_models.slicing import (
     EqualSlicesConfig,
     SliceChain,
     SliceNetwork,
+    both_colours,
     checkerboard,
     slice_network_cost,
 )
@@ -288,11 +289,10 @@ class ContextSlice(nn.Module):
         contexts = [context(before) for context in (self.inter, self.channel) if context]
         contexts.append(hyper)
         seen = (hyper.chunk(2, 1)[1], before)
-        anchors = self.anchors(code, Channels(self.first, self.last, colour), contexts, seen)
+        first, second = both_colours(self.first, self.last, colour)
+        anchors = self.anchors(code, first, contexts, seen)
         contexts = [*self._of_anchors(anchors, decoded, colour), *contexts]
-        others = self.others(
-            code, Channels(self.first, self.last, ~colour), contexts, seen, anchors
-        )
+        others = self.others(code, second, contexts, seen, anchors)
         y_hat: Tensor = anchors + others
         return y_hat
 

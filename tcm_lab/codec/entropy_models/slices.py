@@ -25,6 +25,7 @@ from tcm_lab.codec.entropy_models.coder import Channels, Coder
 from tcm_lab.codec.entropy_models.slicing import (
     SliceChain,
     SliceNetwork,
+    both_colours,
     check_slices,
     checkerboard,
     slice_network_cost,
@@ -296,15 +297,16 @@ class SliceCodec(nn.Module):
         self, supports: Sequence[Tensor], context: CheckerboardContext, code: Coder
     ) -> Tensor:
         """Code the positions of one colour, then those of the other, which see the first."""
-        first = checkerboard(supports[0])
-        unknown = supports[0].new_zeros((supports[0].shape[0], context.out_channels, *first.shape))
+        colour = checkerboard(supports[0])
+        first, second = both_colours(*self.channels, colour)
+        unknown = supports[0].new_zeros((supports[0].shape[0], context.out_channels, *colour.shape))
         anchors = code(
-            Channels(*self.channels, first),
+            first,
             *self._mean_and_scale([torch.cat((s, unknown), 1) for s in supports]),
         )
         around = context(anchors)
         others = code(
-            Channels(*self.channels, ~first),
+            second,
             *self._mean_and_scale([torch.cat((s, around), 1) for s in supports]),
         )
         return anchors + others

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tcm_lab._utils import ChannelCount
 from tcm_lab.blocks import Cost, conv_cost
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig
+from tcm_lab.codec.entropy_models.coder import Channels
 from tcm_lab.errors import ConfigError, one_of
 
 
@@ -112,3 +113,16 @@ def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
     h, w = x.shape[-2:]
     rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     return (rows[:, None] + columns[None, :]) % 2 == 1
+
+
+def both_colours(first: int, last: int, colour: Bool[Tensor, "h w"]) -> tuple[Channels, Channels]:
+    """Return channels ``first`` to ``last`` (exclusive) at a checkerboard's positions.
+
+    Args:
+        first: the first channel.
+        last: the one behind the last.
+        colour: the positions of the first of the two colours, by `checkerboard`.
+    """
+    count = colour.numel() // 2
+    anchors = Channels(first, last, colour, count)
+    return anchors, Channels(first, last, ~colour, colour.numel() - count)
