@@ -21,6 +21,25 @@ _EntropyBottleneck: Any = _compressai.entropy_models.EntropyBottleneck
 class FactorisedPrior(_EntropyBottleneck):
     """A learned density per channel: CompressAI's ``EntropyBottleneck`` (Ballé et al. 2018)."""
 
+    def forward(
+        self, z: Float[Tensor, "b n p q"], training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return z with noise, or rounded in evaluation, and its likelihoods.
+
+        They are CompressAI's, which asks a GPU twelve times in what order it had put dimensions.
+        """
+        by_channel = z.transpose(0, 1).contiguous()
+        noise = self.training if training is None else training
+        medians = self._get_medians()
+        values = by_channel.flatten(1)[:, None]
+        z_hat = self.quantize(values, "noise" if noise else "dequantize", medians)
+        likelihoods = self.likelihood_lower_bound(self._likelihood(z_hat)[0])
+        z_hat, likelihoods = (
+            each.view(by_channel.shape).transpose(0, 1).contiguous()
+            for each in (z_hat, likelihoods)
+        )
+        return z_hat, likelihoods
+
     def medians(self) -> Float[Tensor, "1 n 1 1"]:
         """Return what symbols are whole steps from."""
         medians: Tensor = self._get_medians().detach()[None]

@@ -1,4 +1,4 @@
-"""While an entropy model codes, the host waits for a GPU only where the coder itself does.
+"""While an entropy model estimates or codes, the host waits for a GPU in the coder alone.
 
 The meta device stands for a GPU: what asks for a value there fails, and what copies is seen.
 """
@@ -11,10 +11,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tcm_lab
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.codec import Channels, Coder, Places
 from tcm_lab.codec.coding import SymbolEncoder, SymbolTables
+from tcm_lab.codec.outputs import Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables
+from tcm_lab.codec.priors import FactorisedPrior
 
+EntropyBottleneck: Any = import_compressai().entropy_models.EntropyBottleneck
 META = torch.device("meta")
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     "slices": ("tcm-nano", {"?_?.depth": 0}),
@@ -83,6 +87,44 @@ def test_decoding_a_portable_stream_waits_for_nothing_more(name: str) -> None:
     path = PortablePath(agree, codec.entropy_bottleneck, tables)
     code = path.coder(DecoderButItsOwnCopies(tables), codec._steps_per_unit(None))
     assert _copies_of_a_second_walk(codec, code) == 0
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", CODECS)
+def test_an_estimate_waits_for_nothing(name: str, training: bool) -> None:
+    codec: Any = tcm_lab.build(*CODECS[name]).train(training).to(META)
+    y = torch.empty(2, codec.config.latent_channels, 8, 12, device=META)
+    z = torch.empty(2, codec.config.hyper_channels, 2, 3, device=META)
+    for _ in range(2):  # the first may move what is kept for all that follow
+        with Copies() as copies:
+            _, z_likelihoods = codec.entropy_bottleneck(z)
+            features = codec._hyper(codec._quantise_z(z), None)
+            latent = Latent(y, features, codec._steps_per_unit(None))
+            _, y_likelihoods = codec.estimate_latent(codec.entropy_model, latent)
+    assert (z_likelihoods.shape, y_likelihoods.shape) == (z.shape, y.shape)
+    assert copies.count == 0
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("shape", [(1, 5, 1, 1), (3, 5, 4, 7)])
+def test_the_factorised_prior_computes_compressai_s_numbers(
+    shape: tuple[int, ...], training: bool
+) -> None:
+    prior = FactorisedPrior(shape[1]).train(training)
+    found = []
+    for forward in (FactorisedPrior.forward, EntropyBottleneck.forward):
+        z = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        z = z.to(memory_format=torch.channels_last).requires_grad_()
+        torch.manual_seed(1)
+        z_hat, likelihoods = forward(prior, z)
+        loss = (z_hat * torch.arange(z.numel()).view(shape)).sum() - likelihoods.log().sum()
+        gradients = torch.autograd.grad(loss, (z, *prior.parameters()), allow_unused=True)
+        strides = (z_hat.stride(), likelihoods.stride())
+        found.append(((z_hat, likelihoods, *gradients), strides))
+    (ours, our_strides), (theirs, their_strides) = found
+    assert our_strides == their_strides
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine is other is None or torch.equal(mine, other)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 5), (4, 6), (5, 4)])
