@@ -97,6 +97,9 @@ class TransformConfig(Frozen):
 Shortcut = Literal["none", "patch", "staged", "wavelet"]
 
 
+_FEWEST_CODED = 4  # symbols, for which the buffer of CompressAI's coder is large enough
+
+
 class VariantConfig(Frozen):
     """One codec, completely.
 
@@ -145,6 +148,12 @@ class VariantConfig(Frozen):
     def _fits_together(self) -> VariantConfig:
         for name, plan in transform_plan(self).items():
             plan.check(name.split(".")[0])
+        for name in ("latent_channels", "hyper_channels"):
+            if (count := getattr(self, name)) < _FEWEST_CODED:
+                raise ConfigError(
+                    f"{name} = {count}: must be at least {_FEWEST_CODED}, since the entropy coder "
+                    "takes no fewer symbols, and a small image has one of each channel"
+                )
         for down, up in (("g_a", "g_s"), ("h_a", "h_s")):
             shrinks, enlarges = getattr(self, down).factor, getattr(self, up).factor
             if shrinks != enlarges:

@@ -24,6 +24,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"g_a.depth": True}, "depth = True must be a number"),
     ({"g_a.split": True}, "split = True must be a number"),
     ({"latent_channels": True}, "latent_channels = True must be a number"),
+    ({"hyper_channels": 3}, "hyper_channels = 3: must be at least 4, since the entropy coder"),
     ({"entropy_model.slices": [True, 63]}, "slices = [True, 63] must be a number"),
     ({"entropy_model.checkerboard": 1}, "checkerboard = 1 must be true or false"),
     ({"g_a.split": 1.5}, "split = 1.5: must be at most 1"),

@@ -129,3 +129,12 @@ def test_a_stream_that_claims_endless_digits_is_refused(length: int) -> None:
     # A word of ones counts 120 digits, and decoding them used to run far beyond the stream.
     with pytest.raises(LabError, match=f"{length} bytes are not a rANS stream: .* more digits"):
         guard_stream(b"\xff" * length, 4000)
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 7])
+def test_four_symbols_or_more_fit_the_coders_buffer(count: int) -> None:
+    """It has a word for each symbol; the rarest take half of one, and the state takes two."""
+    rarest: Cdfs = ([[0, 1, 65536]], [3], [0])
+    symbols, indexes = torch.zeros(count, dtype=torch.int32), torch.zeros(count, dtype=torch.int32)
+    stream = write_stream(symbols, indexes, rarest)
+    assert len(stream) <= 4 * count
