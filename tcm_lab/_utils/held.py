@@ -10,6 +10,21 @@ from pathlib import Path
 
 from tcm_lab.errors import FileError
 
+_TRIES = 100  # each of which another block may cross by removing the folder that it had made
+
+
+class HeldError(FileError):
+    """Another block holds a folder.
+
+    Args:
+        folder: which.
+        refusal: what the message says.
+    """
+
+    def __init__(self, folder: Path, refusal: str) -> None:
+        super().__init__(f"{folder}: {refusal}")
+        self.folder = folder
+
 
 @contextmanager
 def held(folder: Path, refusal: str) -> Iterator[None]:
@@ -23,14 +38,14 @@ def held(folder: Path, refusal: str) -> Iterator[None]:
         refusal: what the message says where another holds it.
 
     Raises:
-        FileError: another block holds it, or it can't be made or read.
+        HeldError: another block holds it.
+        FileError: it can't be made or read.
     """
     is_new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _take(folder)
+        descriptor = _make_and_take(folder)
     except BlockingIOError:
-        raise FileError(f"{folder}: {refusal}") from None
+        raise HeldError(folder, refusal) from None
     except OSError as error:
         raise FileError(
             f"{folder}: cannot be made ({error.strerror or error}). Name another folder."
@@ -38,11 +53,44 @@ def held(folder: Path, refusal: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor is not None:
-            _release(descriptor)
-        if is_new:
+        if is_new:  # and still held, so that no other block has begun in it
             with suppress(OSError):  # it holds something, as it should
                 folder.rmdir()
+        if descriptor is not None:
+            _release(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Say whether a block holds a folder now."""
+    try:
+        descriptor = _take(folder)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone
+        return False
+    if descriptor is not None:
+        _release(descriptor)
+    return False
+
+
+def _make_and_take(folder: Path) -> int | None:
+    """Return what holds a folder, None if nothing can; BlockingIOError if another does."""
+    for _ in range(_TRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # it was removed since
+            descriptor = _take(folder)
+            if descriptor is None or _is_at(descriptor, folder):
+                return descriptor
+            _release(descriptor)
+    return None
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Say whether what was opened is still what the path leads to."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 if sys.platform != "win32":
