@@ -58,7 +58,7 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        if event.kind in (*_DONE, "killed"):
+        if event.kind in (*_DONE, "aside", "killed"):
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
             if self._shared and self._done:
@@ -131,6 +131,7 @@ def _words(event: Event) -> str:
         "known": f"already known, {event.text}",
         "stopped": f"stopped early after {event.step} steps, {event.text}",
         "failed": f"FAILED, {event.text}",
+        "aside": event.text,
         "killed": event.text,
     }
     return f"{event.label}: {words[event.kind]}"

@@ -141,7 +141,7 @@ def _unpacked(imports: tuple[str, ...], fields: bytes) -> StudyContext:
 
 
 EventKind = Literal[
-    "started", "progress", "complete", "known", "stopped", "failed", "waiting", "killed"
+    "started", "progress", "complete", "known", "stopped", "failed", "waiting", "aside", "killed"
 ]
 
 
@@ -150,7 +150,8 @@ class Event:
     """What a worker reports.
 
     Attributes:
-        kind: what happened; ``known`` is a training whose record existed already.
+        kind: what happened; ``known`` is a training whose record existed already, ``aside`` one
+            that another worker is at, too.
         worker: which worker.
         label: of the variant.
         step: training steps done.

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ConfigDict, Field
 from sqlalchemy import delete, insert, select, update
@@ -196,9 +197,10 @@ class TrialQueue:
 
     @hold_interrupts()
     def note(self, trial: Trial, **attributes: Any) -> None:
-        """Write attributes of a trial."""
-        for name, value in _plain(attributes).items():
-            trial.set_user_attr(name, value)
+        """Write attributes of a trial; nothing happens to one that others have taken for lost."""
+        with suppress(UpdateFinishedTrialError):
+            for name, value in _plain(attributes).items():
+                trial.set_user_attr(name, value)
 
     @hold_interrupts()
     def ask(self) -> Trial:
@@ -237,7 +239,17 @@ class TrialQueue:
     @hold_interrupts()
     def requeue(self, trial: Trial) -> None:
         """Put an interrupted training back into the queue."""
-        self._replace(self._frozen(trial.number), begun=True)
+        frozen = self._frozen(trial.number)
+        if frozen.state.is_finished():
+            self._succeed(frozen)
+        else:
+            self._replace(frozen, begun=True)
+
+    def _succeed(self, frozen: FrozenTrial) -> None:
+        """Queue the training of a trial that others have taken for lost, unless they have."""
+        key = frozen.user_attrs.get("key")
+        if key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
+            self._again(frozen, begun=True)
 
     def _replace(self, frozen: FrozenTrial, **changes: Any) -> None:
         """Queue a trial's training anew and end the trial, in this order.
@@ -334,10 +346,18 @@ class TrialQueue:
         self._end(trial, "FAIL", reason=reason)
 
     @hold_interrupts()
-    def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> None:
-        """Store a finished training; without values it was stopped at a rung."""
+    def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> bool:
+        """Store a finished training; without values it was stopped at a rung.
+
+        Returns False where others took the trial for lost: its successor will find the record.
+        """
         state = "PRUNED" if values is None else "COMPLETE"
         self._end(trial, state, record.violations, values, record=record)
+        ended = self._frozen(trial.number)
+        if ended.state.name == state:
+            return True
+        self._succeed(ended)
+        return False
 
     def _end(
         self,
@@ -348,15 +368,16 @@ class TrialQueue:
         **attributes: Any,
     ) -> None:
         self.note(trial, **attributes)
-        for name, excess in (over or {}).items():
-            trial.set_constraint(name, excess)
+        with suppress(UpdateFinishedTrialError):
+            for name, excess in (over or {}).items():
+                trial.set_constraint(name, excess)
         self._tell(trial.number, state, values)
 
     def _tell(self, number: int, state: str, values: Sequence[Number] | None = None) -> None:
         """End a trial, unless it was ended before."""
         try:
             self.study.tell(number, values, state=TrialState[state])
-        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        except (ValueError, UpdateFinishedTrialError):
             if not self._frozen(number).state.is_finished():
                 raise
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.held import HeldError, is_held
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost
 from tcm_lab.metrics import ESTIMATED, METRICS, Number
@@ -40,17 +41,29 @@ def work(context: StudyContext, index: int, on_event: OnEvent) -> None:
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     with open_queue(context.storage, context.name) as queue:
-        proposals = Proposals(context, queue, index)
+        proposals, aside = Proposals(context, queue, index), Aside(queue)
         waiting = Event("waiting", index, text="for trainings of other workers")
-        while (job := _next_job(queue, proposals, partial(on_event, waiting))) is not None:
-            with queue.heartbeat(job.trial):
-                Training(context, queue, job, index, on_event).run()
+        try:
+            while (
+                job := _next_job(queue, proposals, aside, partial(on_event, waiting))
+            ) is not None:
+                try:
+                    with queue.heartbeat(job.trial):
+                        Training(context, queue, job, index, on_event).run()
+                except HeldError as error:
+                    aside.put(job, error.folder)
+        finally:
+            aside.requeue()
 
 
-def _next_job(queue: TrialQueue, proposals: Proposals, on_wait: Callable[[], None]) -> Job | None:
+def _next_job(
+    queue: TrialQueue, proposals: Proposals, aside: Aside, on_wait: Callable[[], None]
+) -> Job | None:
     """Return the next training, waiting while others hold what may yet come back."""
     space, reported = proposals.space, False
     while True:
+        if (freed := aside.take()) is not None:
+            return freed
         queue.reclaim()
         trials = queue.trials()
         _require_baseline(trials)
@@ -72,6 +85,41 @@ def _next_job(queue: TrialQueue, proposals: Proposals, on_wait: Callable[[], Non
         time.sleep(_POLL_S)
 
 
+class Aside:
+    """Trainings of this worker in whose folders other processes still train.
+
+    Such a process was taken for dead, as of a machine that slept, and its trial was queued again.
+    What it is at is its own; once it has ended, its record is found, or its state.
+    """
+
+    def __init__(self, queue: TrialQueue) -> None:
+        self._queue = queue
+        self._put: list[tuple[Job, Path, ExitStack]] = []
+
+    def put(self, job: Job, folder: Path) -> None:
+        """Keep a training until no other process holds its folder."""
+        self._queue.note(job.trial, retries=0)  # since its worker was not lost
+        alive = ExitStack()
+        alive.enter_context(self._queue.heartbeat(job.trial))
+        self._put.append((job, folder, alive))
+
+    def take(self) -> Job | None:
+        """Return a training whose folder is free again, if there is one."""
+        for index, (job, folder, alive) in enumerate(self._put):
+            if not is_held(folder):
+                del self._put[index]
+                alive.close()
+                return job
+        return None
+
+    def requeue(self) -> None:
+        """Put all of them back into the queue."""
+        while self._put:
+            job, _, alive = self._put.pop()
+            alive.close()
+            self._queue.requeue(job.trial)
+
+
 class Training:
     """A training that this worker holds; it reports how it goes, and judges it at the rungs."""
 
@@ -88,20 +136,26 @@ class Training:
         self.stopped = False
 
     def run(self) -> None:
-        """Train the variant, and leave its trial finished, failed, or back in the queue."""
+        """Train the variant, and leave its trial finished, failed, or back in the queue.
+
+        Raises:
+            HeldError: another process trains it; the trial stays this worker's.
+        """
         queue, trial, variant = self.queue, self.job.trial, self.job.variant
         try:
             self.on_event(self.event)
             self.cost = self.context.variants.cost(variant)
             queue.note(trial, label=variant.label, cost=self.cost.metrics)
-            record, known = self._obtain()
+            record, known = self._obtain_or_wait()
             bounds = self.space.soft_constraints
             over = violations(self._metrics(record, bounds), bounds)
             judged: dict[str, Number] = {}
             if record.state != "stopped":
                 judged = self._metrics(record, self.space.objectives)
             values = list(judged.values()) or None
-            queue.finish(trial, record.model_copy(update={"violations": over}), values)
+            counts = queue.finish(trial, record.model_copy(update={"violations": over}), values)
+        except HeldError:
+            raise
         except BaseException as error:
             if isinstance(error, LabError) and not isinstance(error, FileError):
                 queue.fail(trial, str(error))
@@ -111,7 +165,11 @@ class Training:
             if not isinstance(error, _BaselineFirst):
                 raise
             return
-        self._report("known" if known else record.state, record.steps, self._result(record, judged))
+        kind: EventKind = "known" if known else record.state
+        if not counts:
+            self._report("aside", text="done; it was taken for lost, so another worker reports it")
+            return
+        self._report(kind, record.steps, self._result(record, judged))
 
     def _result(self, record: TrialRecord, judged: Mapping[str, Number]) -> str:
         """Return on one line what was found."""
@@ -125,6 +183,18 @@ class Training:
 
     def _report(self, kind: EventKind, step: int = 0, text: str = "") -> None:
         self.on_event(replace(self.event, kind=kind, step=step, text=text))
+
+    def _obtain_or_wait(self) -> tuple[TrialRecord, bool]:
+        """Do as ``_obtain``, waiting for who trains the baseline's folder: all compare with it."""
+        while True:
+            try:
+                return self._obtain()
+            except HeldError as error:
+                self._report("aside", text="another process still trains it, and is waited for")
+                if not self.job.variant.is_baseline:
+                    raise
+                while is_held(error.folder):
+                    time.sleep(_POLL_S)
 
     def _obtain(self) -> tuple[TrialRecord, bool]:
         """Return the training's record, and whether it existed before."""
