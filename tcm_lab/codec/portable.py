@@ -56,6 +56,10 @@ def float64(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Hold weights and buffers in float64 inside the ``with`` block, while autocast rests.
 
     Their modules stay the same objects, with their hooks, and get the very data back.
+
+    Raises:
+        CodingError: another thread has changed parameters meanwhile, as a training step does; the
+            change went to what is held here, and is lost.
     """
     kept = [
         (tensor, tensor.data) for tensor in dict.fromkeys(tensors) if tensor.is_floating_point()
@@ -64,11 +68,26 @@ def float64(tensors: Iterable[Tensor]) -> Iterator[None]:
     try:
         for tensor, data in kept:
             tensor.data = data.double()
+        versions = [_version(tensor) for tensor, _ in kept]
         with torch.autocast(device, enabled=False):
             yield
+        is_changed = versions != [_version(tensor) for tensor, _ in kept]
     finally:
         for tensor, data in kept:
             tensor.data = data
+    if is_changed:
+        raise CodingError(
+            "the weights were changed while a portable stream was coded, and that change is lost: "
+            "let no thread train a codec while another codes with it, or code with a copy of it "
+            "(copy.deepcopy)"
+        )
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that every change of a parameter in place raises; 0 for what has none."""
+    if not isinstance(tensor, nn.Parameter) or tensor.is_inference():
+        return 0
+    return tensor._version
 
 
 class Agreement:

@@ -144,6 +144,26 @@ def test_a_forward_pass_waits_until_the_weights_are_as_they_were() -> None:
     assert torch.equal(passes[0].result(), expected)
 
 
+def test_a_training_step_while_a_portable_stream_is_coded_is_not_lost_without_a_word() -> None:
+    codec, x = small_codec("rates"), image(40, 40)[None]
+    optimizer = torch.optim.SGD(codec.parameters(), lr=1e-3)
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    for parameter in codec.parameters():
+        parameter.grad = torch.ones_like(parameter)
+
+    def meanwhile(*_: object) -> None:
+        hook.remove()
+        threads.submit(optimizer.step).result()
+
+    hook = codec.entropy_model.register_forward_pre_hook(meanwhile)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(LabError, match="that change is lost"):
+        codec.compress(x, 0.5, portable=True)
+    kept = codec.state_dict()
+    assert all(torch.equal(kept[name], before[name]) for name in kept if name.startswith("h_s."))
+    optimizer.step()  # alone, it counts
+    codec.compress(x, 0.5, portable=True)
+
+
 def test_a_layer_in_float32_is_refused_and_named_for_what_it_is(own_layers: None) -> None:
     @tcm_lab.register_attention("single")
     class Single(nn.Module):
