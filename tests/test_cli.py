@@ -319,6 +319,8 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
             ("--set: is given 2 times", "all its values after one --set"),
         ),
         (("complexity", __file__), ("is code", "test_cli.py:NAME")),
+        (("time", __file__, "--set", "a=1"), ("is code", "test_cli.py:NAME")),
+        (("train", __file__), ("is code", "test_cli.py:NAME")),
         (("complexity", "none.yaml"), ("none.yaml", "no such file")),
         (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
         (("train", "tcm-nano", "--recipe", "published"), ("--lambdas", "--rate-levels")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -36,7 +37,8 @@ def complexity(
 
     Args:
         models: Presets, YAML files, compressai/NAME, or codecs of your own: FILE.py:FACTORY or
-            package.module:FACTORY, each a function or class that makes one.
+            package.module:FACTORY, each a function or class that makes one, or any other network
+            of an image.
         size: Image sizes, height x width.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns: totals, or the whole forward pass split by parts or by kinds of operators.
@@ -69,7 +71,8 @@ def complexity(
         options.refuse_idle("--explain", {**chosen, "--size": size != _SIZES})
     if output.chosen == "json":
         options.refuse_idle("the format json", {"--published": published})
-    targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
+    entries = options.entries(models, checkpoints)
+    targets = [_counted(entry.target(overrides)) for entry in entries]
     sizes = [_size(text) for text in size]
     if check:
         reports = [lab.check(target, size) for target in targets for size in sizes]
@@ -87,6 +90,24 @@ def complexity(
     tables = reporting.tables_of(records, convention=counted, detail=columns, published=published)
     output.show_records(records, tables, counted)
     return 0
+
+
+def _counted(target: Any) -> Any:
+    """Return what is to be counted, with a warning where that is a network which is no codec."""
+    if isinstance(target, str) and tcm_lab.codec.is_own(target):
+        target = tcm_lab.build(target)
+    if not hasattr(target, "forward"):
+        return target
+    adapter = tcm_lab.codec.CodecAdapter(target)
+    if not (adapter.can_code or adapter.has_named_parts):
+        warnings.warn(
+            f"{adapter.name}: is counted as a network, not as a codec: it lacks compress() or "
+            "decompress() and parts called g_a and g_s, so the same forward pass of an image "
+            "stands for the whole, for encoding and for decoding",
+            tcm_lab.complexity.UncountedWarning,
+            stacklevel=2,
+        )
+    return target
 
 
 @options.flowing

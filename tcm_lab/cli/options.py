@@ -199,9 +199,10 @@ class Entry(NamedTuple):
         trained = not overrides and self.model in tcm_lab.codec.trained_names()
         if not trained and not _is_checkpoint(self.model):
             return built(self.model, overrides)
+        codec = tcm_lab.load_checkpoint(self.model)  # which says so of what is none
         if overrides:
             raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")
-        return tcm_lab.load_checkpoint(self.model)
+        return codec
 
 
 def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> list[Entry]:
@@ -281,8 +282,7 @@ def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) ->
     if names and not all(re.search(r"kodim\d\d\b", name) for name in images):
         raise LabError(
             f"{names[0]}: published curves are for Kodak images, and {origin} holds others. Name "
-            "a folder with kodim01 to kodim24, or evaluate with --anchors jpeg webp, which are run "
-            "on any image."
+            "a folder with kodim01 to kodim24, or take --anchors jpeg webp, which run on any image."
         )
     return curves
 

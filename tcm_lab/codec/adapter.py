@@ -171,12 +171,22 @@ class CodecAdapter:
         steps = {step for name, _ in self.module.named_modules() for step in name.split(".")}
         return self.config is not None or {"g_a", "g_s"} <= steps | {*self.parts.values()}
 
+    @property
+    def can_code(self) -> bool:
+        """Whether it codes to real bytes."""
+        return hasattr(self.module, "compress") and hasattr(self.module, "decompress")
+
     def make_tables(self) -> None:
-        """Make the entropy coder's tables, if it has none yet.
+        """Make the entropy coder's tables, if it has none yet, to code images with.
 
         Raises:
-            LabError: it has entropy models and no ``update()``.
+            LabError: it cannot code, or it has entropy models and no ``update()``.
         """
+        if not self.can_code:
+            raise LabError(
+                f"{self.name}: codes no image, since it lacks compress() or decompress(). Name a "
+                "codec with CompressAI's interface; tcm-lab complexity counts any network."
+            )
         buffers = self.module.named_buffers()
         if all(table.numel() for name, table in buffers if name.endswith("_quantized_cdf")):
             return

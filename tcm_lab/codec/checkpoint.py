@@ -24,7 +24,7 @@ from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import DERIVED, Codec
-from tcm_lab.codec.names import checkpoint_file, trained_names
+from tcm_lab.codec.names import about_code, checkpoint_file, trained_names
 from tcm_lab.codec.state_dicts import CheckpointError, find_weights, misfit, whole
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
@@ -214,9 +214,7 @@ def _head(path: Path) -> bytes:
             known = f". Trained codecs of this package: {one_of(trained_names())}"
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}){known}") from None
     if path.suffix == ".py":
-        raise CheckpointError(
-            f"{path}: is code; name the class or function in it that makes the codec, {path}:NAME"
-        )
+        raise CheckpointError(about_code(path))
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().lower().startswith(start):
             raise CheckpointError(f"{path}: {what}")

@@ -46,6 +46,11 @@ def is_reference(name: str) -> bool:
     return name.startswith(COMPRESSAI)
 
 
+def about_code(path: Path) -> str:
+    """Return what to say of a Python file where a configuration or a checkpoint is read."""
+    return f"{path}: is code; name the class or function in it that makes the codec, {path}:NAME"
+
+
 def is_foreign(name: str) -> bool:
     """Return whether a name means a codec that is not assembled here: a user's or CompressAI's."""
     return is_own(name) or is_reference(name)

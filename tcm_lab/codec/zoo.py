@@ -21,6 +21,7 @@ from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.names import (
     COMPRESSAI,
     REFERENCE_MODELS,
+    about_code,
     is_own,
     is_reference,
     preset_names,
@@ -66,6 +67,8 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
         looks_like_a_file = bool(path.suffix) or len(path.parts) > 1
         what = "no such file" if looks_like_a_file else "neither a preset nor a YAML file"
         raise ConfigError(f"'{source}': {what}.{near(str(source), preset_names())}")
+    if path.suffix == ".py":
+        raise ConfigError(about_code(path))
     resolved = path.resolve()
     if resolved in above:
         chain = " -> ".join(file.name for file in (*above, resolved))

@@ -46,8 +46,9 @@ def directions_of(adapter: CodecAdapter) -> Directions:
         UncountedWarning: the names don't tell, and it cannot code, so that every part is charged
             to both directions; or it runs layers while it codes that a forward pass doesn't.
     """
-    codes = hasattr(adapter.module, "compress") and hasattr(adapter.module, "decompress")
-    if adapter.has_named_parts or not codes:  # without either it is a network like any other
+    if (
+        adapter.has_named_parts or not adapter.can_code
+    ):  # without either it is a network like any other
         return Directions(adapter.part_of, ABSENT)
     try:
         runs = _watch(adapter)

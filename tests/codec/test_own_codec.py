@@ -78,6 +78,23 @@ def test_a_codec_that_cannot_code_is_counted_with_a_warning() -> None:
     assert record.encode_kmacs_per_px == record.decode_kmacs_per_px == pytest.approx(0.009)
 
 
+@pytest.mark.filterwarnings("default:network.*is counted as a network")
+def test_a_network_that_is_no_codec_is_counted_as_such_and_codes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = f"{FILE}:network"
+    assert run("complexity", network, "--size", "64x64", "--format", "json") == 0
+    out, err = capsys.readouterr()
+    (counted,) = json.loads(out)
+    assert counted["encode_kmacs_per_px"] == counted["decode_kmacs_per_px"] == 0.216  # 2·3·4·3²
+    assert "warning: network: is counted as a network, not as a codec" in err
+    assert run("complexity", f"{FILE}:Named", "--size", "64x64") == 0
+    assert capsys.readouterr().err == ""
+    for command in (("time", network), ("evaluate", network, "--data", folder / "images")):
+        assert run(*command) == 2
+        assert "network: codes no image, since it lacks compress()" in capsys.readouterr().err
+
+
 def test_the_verdict_of_a_check_is_torchs_and_other_tools_blind_spots_are_notes() -> None:
     report = check(OWN, (64, 64))
     assert report.agrees
