@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import tcm_lab
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.cli.app import main
+from tcm_lab.data import open_images
 from tcm_lab.errors import FileError
+from tcm_lab.evaluation import RdRecord
+from tcm_lab.reporting import read_records
 
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SMALL = ("complexity", "tcm-nano", "--size", "64x64")
 
 
@@ -213,3 +221,66 @@ def test_what_cannot_be_written_is_one_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match="cannot be written"):
         write_atomically(tmp_path / name, "new")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "loop"}
+
+
+def tcm_lab_in_ascii(*words: bytes) -> str:
+    """Run a command where names of files are ASCII's, and return what it writes to stderr."""
+    done = subprocess.run(
+        [os.fsencode(sys.executable), b"-m", b"tcm_lab", *words],
+        capture_output=True,
+        env={**os.environ, **ASCII},
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode("utf-8", "replace")
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    return done.stderr.decode("ascii")
+
+
+def test_names_that_the_locale_does_not_hold_are_written_as_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "Größe"
+    images.mkdir()
+    ramp = np.arange(70, dtype=np.uint8)[None].repeat(70, 0)
+    for name in (images / "é.png").as_posix().encode(), os.fsencode(images) + b"/\xe9.png":
+        with open(name, "wb") as file:  # noqa: PTH123 - no Path has such a name
+            Image.fromarray(ramp).convert("RGB").save(file, format="png")
+    weights, records = tmp_path / "über.safetensors", tmp_path / "é.json"
+    shutil.copy(folder / "nano.safetensors", weights)
+    shown = (b"--data", os.fsencode(images))
+    out = (b"--format", b"json", b"--out", os.fsencode(records))
+    tcm_lab_in_ascii(b"evaluate", os.fsencode(weights), *shown, *out)
+    (record,) = read_records(records)
+    assert isinstance(record, RdRecord)
+    in_utf8 = open_images(images, "eval")
+    assert in_utf8.fingerprint == record.data_fingerprint
+    assert in_utf8.names == ("é.png", "\\xe9.png")
+    assert [image.name for image in record.points[0].images] == ["é.png", "\\xe9.png"]
+    table, plot = tmp_path / "tablé.html", tmp_path / "plöt"
+    tcm_lab_in_ascii(b"table", os.fsencode(records), b"--out", os.fsencode(table))
+    title = (b"--title", "Größe".encode(), b"--out", os.fsencode(plot))
+    tcm_lab_in_ascii(b"plot", b"rd", os.fsencode(records), *title)
+    assert table.exists()
+    assert plot.with_suffix(".png").exists()
+
+
+def test_a_study_has_any_folder_in_any_locale(tmp_path: Path) -> None:
+    study = Path(__file__).parents[1] / "studies" / "split"
+    folder = tmp_path / "étude"
+    folder.mkdir()
+    for name in ("space.yaml", "records.jsonl"):
+        shutil.copy(study / name, folder / name)
+    tcm_lab_in_ascii(b"study", b"report", os.fsencode(folder))
+    assert "étude" in (folder / "report.html").read_text(encoding="utf-8")
+    database = f"""
+import sys
+from tcm_lab.study.folder import sqlite_url, study_name
+from tcm_lab.study.queue import open_queue
+folder = __import__("pathlib").Path(sys.argv[1])
+with open_queue(sqlite_url(folder / "study.db"), study_name(folder), ["minimize"]):
+    assert study_name(folder) == "{tmp_path.name}" + chr(233) , ascii(study_name(folder))
+"""
+    new = tmp_path / f"{tmp_path.name}é"
+    new.mkdir()
+    command = [sys.executable, "-c", database, os.fsencode(new)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **ASCII})
+    assert done.returncode == 0, done.stderr

@@ -34,6 +34,16 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
+def as_text(name: str) -> str:
+    r"""Return a file's name, or a word of a command line, as text that can be written.
+
+    Python keeps bytes that the system's encoding does not hold as lone surrogates, in a locale
+    without UTF-8 those of every other letter than ASCII's. They are read as UTF-8; what is none is
+    spelled ``\xe9``.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def check_suffix(path: Path, own: Sequence[str], what: str, others: Collection[str] = ()) -> None:
     """Refuse the name of a file to write if it says another format than the file will have.
 
@@ -67,14 +77,15 @@ def keep_inputs(out: Path, *inputs: Path) -> None:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one.
 
-    Missing folders are made; text is written as UTF-8. A link stays one, and the file that it leads
-    to is written; a file keeps its mode; a pipe or device is written to as it is.
+    Missing folders are made; text is written as UTF-8, names of files in it `as_text`. A link
+    stays one, and the file that it leads to is written; a file keeps its mode; a pipe or device is
+    written to as it is.
 
     Raises:
         FileError: the folder can't be written or the disk is full; the old file is untouched.
     """
-    data = content.encode() if isinstance(content, str) else content
     try:
+        data = as_text(content).encode() if isinstance(content, str) else content
         mode = _mode(path)
         if stat.S_ISREG(mode):
             _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(mode))

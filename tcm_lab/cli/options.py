@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.files import check_suffix, is_file, is_folder, write_atomically
+from tcm_lab._utils.files import as_text, check_suffix, is_file, is_folder, write_atomically
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab._utils.yaml import parse_value
 from tcm_lab.errors import LabError, near, one_of
@@ -179,7 +179,7 @@ class Entry(NamedTuple):
             weights = [] if self.weights is None else [Entry(str(self.weights)).name]
             return "-".join([self.model.rpartition(":")[2].replace("/", "-"), *weights])
         path = Path(self.model)
-        return path.resolve().parent.name if path.stem == "model" else path.stem
+        return as_text(path.resolve().parent.name if path.stem == "model" else path.stem)
 
     def target(self, overrides: Sequence[str]) -> Any:
         """Return what the model names, for what needs no weights."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.files import check_suffix, keep_inputs
+from tcm_lab._utils.files import as_text, check_suffix, keep_inputs
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Files, Flag, Output
 from tcm_lab.errors import LabError, near, one_of
@@ -84,7 +84,9 @@ def plot(
     names = {image.name for point in coded for image in point.images}
     curves = options.curves_on_kodak(anchors, names, one_of(map(str, records)))
     quality = options.choice("--metric", metric, get_args(tcm_lab.evaluation.Quality))
-    figure = reporting.plot_of(chosen, found, title=title, published=curves, quality=quality)
+    figure = reporting.plot_of(
+        chosen, found, title=as_text(title), published=curves, quality=quality
+    )
     for path in reporting.save_figure(figure, stem):
         print(path)
 

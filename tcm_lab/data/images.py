@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tcm_lab._utils.files import is_file, is_folder
+from tcm_lab._utils.files import as_text, is_file, is_folder
 from tcm_lab.errors import FileError
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
     for file in files:
         if file.name.startswith(".") or file.suffix.lower() not in known:
             continue
-        name = file.relative_to(root).as_posix()
+        name = as_text(file.relative_to(root).as_posix())
         try:
             entries.append(_entry(name, file, whole=purpose == "eval"))
         except Exception as error:  # Pillow's readers raise whatever they run into

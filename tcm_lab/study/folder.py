@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.files import as_text
 from tcm_lab.errors import LabError
 
 DATABASE = "study.db"
@@ -47,7 +48,7 @@ def study_name(folder: Path) -> str:
     try:
         name = json.loads((folder / NAME).read_text(encoding="utf-8"))["name"]
     except OSError:
-        return folder.absolute().name
+        return as_text(folder.absolute().name)
     except (ValueError, KeyError, TypeError) as error:
         raise LabError(f"{folder / NAME}: is not the name of a study ({error}).") from None
     return str(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,4 +90,5 @@ def submit_study(
 
 def _print(event: Event) -> None:
     if event.kind != "progress":
-        print(f"{event.kind} {event.label} {event.text}", flush=True)
+        text, encoding = f"{event.kind} {event.label} {event.text}", sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
