@@ -223,6 +223,20 @@ def test_what_cannot_be_written_is_one_error(tmp_path: Path, name: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a", "loop"}
 
 
+@pytest.mark.parametrize("most", [3000, 300])  # of 64x64 pixels Pillow warns, or opens none
+def test_an_image_is_decoded_that_pillow_would_open_from_nobody_else(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    by = ("--checkpoint", str(folder / "nano.safetensors"))
+    coded, decoded = str(tmp_path / "a.tcm"), tmp_path / "a.png"
+    assert main(["encode", str(folder / "image.png"), coded, *by]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        assert main(["decode", coded, str(decoded), *by]) == 0
+    with Image.open(decoded) as image:
+        assert image.size == (64, 64)
+
+
 def tcm_lab_in_ascii(*words: bytes) -> str:
     """Run a command where names of files are ASCII's, and return what it writes to stderr."""
     done = subprocess.run(

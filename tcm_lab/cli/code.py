@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +87,12 @@ def _as_file(image: Any, kind: str, out: Path) -> bytes:
     try:
         image.save(file, format=kind)
         if kind in Image.OPEN:  # icons are scaled to the sizes that they may have
-            with Image.open(file) as written:
-                if written.size != image.size:
-                    raise ValueError(f"it would be scaled to {written.height}x{written.width}")
+            # Pillow opens no image of very many pixels for fear of the unknown; this one is known.
+            with suppress(Image.DecompressionBombError), warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(file) as written:
+                    if written.size != image.size:
+                        raise ValueError(f"it would be scaled to {written.height}x{written.width}")
     except Exception as error:  # Pillow's writers raise whatever they run into
         size = f"{image.height}x{image.width}"
         raise LabError(
