@@ -116,6 +116,34 @@ def test_a_study_s_estimate_leaves_out_the_linear_phase_before_its_first_step(
     assert display.left_s == pytest.approx((4 - share) * 10 / (share / 2))
 
 
+def test_a_study_s_estimate_does_not_take_finalists_for_as_cheap_as_estimates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, text = [0.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = Display(10 + 6, 0, Console(file=text))
+    event = Event("started", 0, "a", steps=100, finalists=6)
+    for done in range(10):
+        display(event)
+        now[0] += 3.0
+        display(replace(event, kind="complete", label=str(done)))
+        assert display.left_s == pytest.approx((9 - done) * 3.0)
+    assert "8 of 16 trainings done, about 0:06 left before 6 trainings of f" in text.getvalue()
+    final = replace(event, label="a, trained", finalist=True)
+    display(final)
+    assert display.left_s is None
+    now[0] += 200.0
+    display(replace(final, kind="complete"))
+    assert display.left_s == pytest.approx(5 * 200.0)
+    assert text.getvalue().splitlines()[-1].endswith("done, about 16:40 left)")
+    text.truncate(0)
+    resumed = Display(10 + 6, 12, Console(file=text))  # after two finalists
+    resumed(final)
+    now[0] += 150.0
+    resumed(replace(final, kind="complete"))
+    assert resumed.left_s == pytest.approx(3 * 150.0)
+
+
 def test_a_study_s_estimate_leaves_out_a_first_training_that_all_others_build_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,6 +37,8 @@ class Display:
         self._done = done
         self._shared = first_is_shared and not done  # work that is still to be done, or under way
         self._shares: dict[int, float] = {}
+        self._ahead = 0  # trainings of finalists, which take other times than what goes before
+        self._final = False  # whether these have begun
         self._started_s = self._begun_s = time.monotonic()  # the latter for the pace
         self._shown_s = -LINE_EVERY_S
         self._bars = Progress(
@@ -58,6 +60,11 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        if event.finalists and not self._final:
+            self._ahead = event.finalists
+        if event.finalist and not self._final:
+            self._final, self._ahead = True, 0
+            self._begun_s, self._before = time.monotonic(), self._worked
         if event.kind in (*_DONE, "aside", "killed"):
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
@@ -72,6 +79,8 @@ class Display:
                 self._before = self._worked
         left_s = self.left_s
         left = "" if left_s is None else f", about {duration(left_s)} left"
+        if left and self._ahead:
+            left += f" before {self._ahead} trainings of finalists"
         trainings = max(self.trainings, self._done)
         state = f"{self._done} of {trainings} trainings done{left}"
         self._move(event)
@@ -85,12 +94,15 @@ class Display:
 
     @property
     def left_s(self) -> float | None:
-        """Remaining seconds at the pace of this run; None while that is unknown."""
+        """Remaining seconds at the pace of this run; None while that is unknown.
+
+        What finalists take is not known before one is trained; until then they are left out.
+        """
         here = self._worked - self._before
         if self._shared or here < 0.01:
             return None
         pace = (time.monotonic() - self._begun_s) / here
-        return max(0.0, (self.trainings - self._worked) * pace)
+        return max(0.0, (self.trainings - self._ahead - self._worked) * pace)
 
     def _say(self, event: Event, state: str) -> None:
         now = time.monotonic()

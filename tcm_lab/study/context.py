@@ -157,6 +157,8 @@ class Event:
         step: training steps done.
         steps: training steps in all.
         text: metrics, or the reason.
+        finalist: whether it is a training of what a search by another estimator has chosen.
+        finalists: how many such trainings the study ends with.
     """
 
     kind: EventKind
@@ -165,6 +167,8 @@ class Event:
     step: int = 0
     steps: int = 0
     text: str = ""
+    finalist: bool = False
+    finalists: int = 0
 
 
 OnEvent = Callable[[Event], None]

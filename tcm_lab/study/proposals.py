@@ -198,6 +198,12 @@ def queue_further(queue: TrialQueue, space: Space) -> bool:
     return _queue_next(queue, space, found, best, range(space.budget.seeds), finalist=True)
 
 
+def finalist_trainings(space: Space) -> int:
+    """Return how many trainings the finalists and the baseline take; 0 where there are none."""
+    finalists = space.budget.finalists
+    return (finalists + 1) * space.budget.seeds if finalists else 0
+
+
 def _by_variant(records: Iterable[TrialRecord]) -> Trainings:
     found: Trainings = {}
     for record in records:

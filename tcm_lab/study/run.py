@@ -20,6 +20,7 @@ from tcm_lab.study.estimators import Train
 from tcm_lab.study.folder import DATABASE, NAME, RECORDS, SPACE
 from tcm_lab.study.noise import resolved
 from tcm_lab.study.pool import run_workers
+from tcm_lab.study.proposals import finalist_trainings
 from tcm_lab.study.queue import TrialQueue, key_of, open_queue
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.space import Space, load_space
@@ -79,9 +80,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
         trainings, budget = len(known) if space.enumerated else context.trials, space.budget
         if space.trains_every_seed:
             trainings *= budget.seeds
-        if budget.finalists:
-            trainings += (budget.finalists + 1) * budget.seeds
-        return trainings, len(queue.records())
+        return trainings + finalist_trainings(space), len(queue.records())
 
 
 def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]) -> None:

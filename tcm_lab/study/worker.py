@@ -17,7 +17,7 @@ from tcm_lab.evaluation import RdRecord, lagrangian_cost
 from tcm_lab.metrics import ESTIMATED, METRICS, Number
 from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.proposals import Job, Proposals, queue_further
+from tcm_lab.study.proposals import Job, Proposals, finalist_trainings, queue_further
 from tcm_lab.study.queue import StudyTrial, TrialQueue, open_queue
 from tcm_lab.study.record import Rung, TrialRecord
 from tcm_lab.study.variants import violations
@@ -130,7 +130,14 @@ class Training:
         self.estimator = Train() if job.finalist else context.space.estimator
         self.task = context.task(job.variant, job.seed, self.estimator)
         self.recipe = self.task.recipe
-        self.event = Event("started", index, job.label, steps=self.recipe.steps)
+        self.event = Event(
+            "started",
+            index,
+            job.label,
+            steps=self.recipe.steps,
+            finalist=job.finalist,
+            finalists=finalist_trainings(self.space),
+        )
         self.on_event = on_event
         self.rungs = queue.attributes(job.trial).rungs  # of an interrupted worker, if any
         self.stopped = False
