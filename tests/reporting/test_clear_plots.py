@@ -199,3 +199,44 @@ def test_no_line_to_a_name_crosses_another_name(drawn: dict[str, Figure], name: 
                 box = Text.get_window_extent(other).padded(-1)
                 assert not any(box.contains(x, y) for x, y in path), (text, other)
     assert lines or name != "crowded"
+
+
+def front() -> Figure:
+    """A front among whose points a name finds no place; its end lies at the frame."""
+    places = {
+        "tcm-nano": (21.26, 0.0, 0.0),
+        "hyperprior alone": (18.94, -0.23, 0.7),
+        "no SWAtten": (20.68, -0.65, 0.53),
+        "convolutional attention": (25.85, -0.5, 0.55),
+        "ELIC's uneven slices with a checkerboard": (21.54, -3.27, 0.82),
+        "DCAE's dictionary": (22.66, -0.51, 0.55),
+        "MLIC++'s contexts": (21.81, -1.97, 0.62),
+        "HPCM's schedule": (33.93, -4.71, 3.37),
+    }
+    dots = [
+        plots.ParetoPoint(
+            x=x, y=y, label=label, y_interval=(y - e, y + e) if e else None, baseline=not e,
+            front=label in ("hyperprior alone", "no SWAtten") or y < -3,
+        )
+        for label, (x, y, e) in places.items()
+    ]  # fmt: skip
+    return plots.pareto_plot(dots, PlotAxis(name="decoder MACs", unit="kMAC/px"), COST)
+
+
+@pytest.mark.parametrize("plot", [crowded, front])
+def test_no_line_to_a_name_crosses_another_point(plot: Callable[[], Figure]) -> None:
+    figure = plot()
+    (axes,) = figure.axes
+    points = np.concatenate([dots.get_offsets() for dots in axes.collections])
+    clear = 4 * figure.dpi / 72  # of points of 3 at most
+    lines = 0
+    for text in shown_texts(figure):
+        if not isinstance(text, Annotation) or (arrow := text.arrow_patch) is None:
+            continue
+        lines += 1
+        path = arrow.get_transform().transform_path(arrow.get_path()).interpolated(50).vertices
+        own = (points == text.xy).all(axis=1)
+        others = axes.transData.transform(points[~own])
+        nearest = np.hypot(*(path[:, None] - others[None]).transpose(2, 0, 1)).min()
+        assert nearest > clear, (text, nearest / clear)
+    assert lines

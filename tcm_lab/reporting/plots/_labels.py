@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 _FONT_PT = 6.5
 _GAP_PT = 4.5
 _NAME_INCHES = 1.3  # longer names have several lines
-# Right, left, above, below, then the corners: what comes first is preferred.
-_DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
+# Right, left, above, below, the corners, then between these: what comes first is preferred.
+_DIRECTIONS = np.array(
+    [
+        *((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)),
+        *((0.5, 1), (-0.5, 1), (0.5, -1), (-0.5, -1)),
+    ]
+)
 _DISTANCES = (1.0, 2.2, 3.6, 5.2, 7.5, 10.5)  # in gaps
 _AREA_PT2 = 6.0  # that a name may hide to be a gap nearer to its point
+_LINE_GAPS = 1.0  # as bad as that a name needs a line
 _RINGS = np.repeat(_DISTANCES, len(_DIRECTIONS))[:, None]
 _SIDES: NDArray[np.float64] = np.tile(_DIRECTIONS, (len(_DISTANCES), 1))
+_CLEAR_PT = 4.5  # from a point's middle, where no line to another one's name runs
+_POINT = 20  # times as bad to hide, or to lead a line over, as a line is to hide
 _ROUNDS = 3
 _DOTS = 40  # small boxes that stand for a line to a far name
 
@@ -59,7 +67,8 @@ def label_points(
     assert figure is not None
     figure.draw_without_rendering()  # the layout decides where data lie
     pixel = figure.dpi / 72
-    middles, places, leaders = [], [], []
+    middles, places, leaders, others = [], [], [], []
+    dots = axes.transData.transform(points)
     for point, name in named:
         unplaced = axes.text(0, 0, name, fontsize=_FONT_PT)
         size = np.array(unplaced.get_window_extent().size)
@@ -69,21 +78,23 @@ def label_points(
         middles.append(middle)
         places.append(np.hstack([at + middle - size / 2, at + middle + size / 2]))
         leaders.append(_leaders(at, middle, pixel))
+        others.append(_around(dots[(dots != at).any(axis=1)], _CLEAR_PT * pixel))
     frame = np.array([axes.get_window_extent().extents])
-    markers = _around(axes.transData.transform(points), 3 * pixel)
+    markers = _around(dots, 3 * pixel)
     drawn = _along(axes, lines, pixel)
     hidden = np.array(
         [
-            # Of a line, the rest is seen beside a name; of a point, little is.
+            # Of a line, the rest is seen beside a name; of a point, little is, and a name that
+            # stands on another one's, or has its line there, is taken for that one's.
             _overlap(boxes, drawn)
-            + 4 * _overlap(boxes, markers)
-            + 4 * _crossed(leader, markers)
-            + 2 * _beyond(boxes, frame)
-            + _AREA_PT2 * pixel**2 * _RINGS[:, 0]
-            for boxes, leader in zip(places, leaders, strict=True)
+            + 0.5 * _crossed(leader, drawn)
+            + _POINT * (_overlap(boxes, markers) + _crossed(leader, around))
+            + 4 * _beyond(boxes, frame)
+            + _AREA_PT2 * pixel**2 * (_RINGS[:, 0] + _LINE_GAPS * (_RINGS[:, 0] > 1))
+            for boxes, leader, around in zip(places, leaders, others, strict=True)
         ]
     )
-    chosen = _choose(places, leaders, hidden)
+    chosen = _choose(places, leaders, hidden, _GAP_PT * pixel)
     for (point, name), middle, place in zip(named, middles, chosen, strict=True):
         leader = {"arrowstyle": "-", "lw": 0.4, "color": INK, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
@@ -125,11 +136,11 @@ def _leaders(point: NDArray[np.float64], middle: NDArray[np.float64], pixel: flo
 
 
 def _choose(
-    places: Sequence[Boxes], leaders: Sequence[Boxes], hidden: NDArray[np.float64]
+    places: Sequence[Boxes], leaders: Sequence[Boxes], hidden: NDArray[np.float64], gap: float
 ) -> list[int]:
     """Return the place of each name that hides the least, given those of the others.
 
-    ``hidden`` is what each place of each name hides by itself.
+    ``hidden`` is what each place of each name hides by itself; ``gap`` keeps names in a row apart.
     """
     chosen: dict[int, int] = {}
     for _ in range(_ROUNDS):  # later rounds know the places of all others
@@ -137,8 +148,9 @@ def _choose(
             others = [(i, place) for i, place in chosen.items() if i != index]
             names = np.array([places[i][place] for i, place in others]).reshape(-1, 4)
             lines = np.array([leaders[i][place] for i, place in others]).reshape(-1, 4)
-            among = _overlap(boxes, np.concatenate([names, lines]))
-            among += 4 * _crossed(leaders[index], names)
+            wide = names + np.array([-gap, 0, gap, 0])
+            among = _overlap(boxes, np.concatenate([wide, lines]))
+            among += 4 * _crossed(leaders[index], names) + _crossed(leaders[index], lines)
             chosen[index] = int(np.argmin(hidden[index] + among))
     return list(chosen.values())
 
