@@ -14,7 +14,8 @@ from tcm_lab._utils.devices import checked_device
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Models, Output
+from tcm_lab.cli.models import Arguments, Models, Weights, entries, loaded
+from tcm_lab.cli.options import Output
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Analysis:
     max_images: int = 8
     rate: Annotated[float | None, options.UNSET] = None
     device: str = "cpu"
-    arguments: options.Arguments = ()
-    checkpoints: options.Weights = ()
+    arguments: Arguments = ()
+    checkpoints: Weights = ()
     format: str = "markdown"
     out: Annotated[Path | None, options.UNSET] = None
 
@@ -66,8 +67,8 @@ class Analysis:
             options.check_place(self.out, folder=True)
         device = checked_device(self.device, "--device")
         named = Counter[str]()
-        entries = options.entries(models, self.checkpoints, self.arguments)
-        for entry, codec in options.loaded(entries, [self.rate]):
+        given = entries(models, self.checkpoints, self.arguments)
+        for entry, codec in loaded(given, [self.rate]):
             name = entry.name
             named[name] += 1
             name += f"#{named[name]}" if named[name] > 1 else ""

@@ -11,7 +11,8 @@ import tcm_lab
 from tcm_lab._utils.devices import checked_device, checked_precision
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Flag, Models, Output, Overrides, Weights
+from tcm_lab.cli.models import Models, Overrides, Weights, entries
+from tcm_lab.cli.options import Flag, Output
 from tcm_lab.errors import LabError
 
 _SIZES = ("512x768",)
@@ -71,8 +72,8 @@ def complexity(
         options.refuse_idle("--explain", {**chosen, "--size": size != _SIZES})
     if output.chosen == "json":
         options.refuse_idle("the format json", {"--published": published})
-    entries = options.entries(models, checkpoints)
-    targets = [_counted(entry.target(overrides)) for entry in entries]
+    given = entries(models, checkpoints)
+    targets = [_counted(entry.target(overrides)) for entry in given]
     sizes = [_size(text) for text in size]
     if check:
         reports = [lab.check(target, size) for target in targets for size in sizes]
@@ -185,7 +186,7 @@ def time(
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
     output.check()
     changes = conditions.timing()
-    targets = [entry.target(overrides) for entry in options.entries(models, checkpoints)]
+    targets = [entry.target(overrides) for entry in entries(models, checkpoints)]
     sides = _size(size)
     with progress("turn") as on_progress:
         if conditions.portable or len(targets) > 1:

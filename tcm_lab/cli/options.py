@@ -6,17 +6,16 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import tyro
 
 import tcm_lab
-from tcm_lab._utils.files import as_text, check_suffix, is_file, is_folder, write_atomically
+from tcm_lab._utils.files import check_suffix, is_file, is_folder, write_atomically
 from tcm_lab._utils.plugins import import_layers
-from tcm_lab._utils.yaml import parse_value
 from tcm_lab.errors import LabError, near, one_of
 
 Name = TypeVar("Name", bound=str)
@@ -24,26 +23,12 @@ Options = TypeVar("Options")
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
 """Marks an option whose default is nothing, so that help shows none."""
-_SOME = {"help_behavior_hint": "(at least one)"}
-Models = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...", **_SOME)
-]
-Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+SOME = {"help_behavior_hint": "(at least one)"}
+"""Of an argument of several values."""
 File = Annotated[Path, tyro.conf.Positional]
-Files = Annotated[
-    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **_SOME)
-]
+Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **SOME)]
 Folders = Annotated[
-    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...", **_SOME)
-]
-Overrides = Annotated[
-    tuple[str, ...], tyro.conf.arg(name="set", metavar="PATH=VALUE ...", help_behavior_hint="")
-]
-Arguments = Annotated[
-    tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE ...", help_behavior_hint="")
-]
-Weights = Annotated[
-    tuple[Path, ...], tyro.conf.arg(name="checkpoint", metavar="FILE ...", help_behavior_hint="")
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...", **SOME)
 ]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, UNSET]
 _Imports = Annotated[
@@ -155,118 +140,6 @@ def check_place(path: Path, *, folder: bool = False) -> None:
             raise LabError(f"--out {path}: {place} is not a folder. Name another one.")
 
 
-class Entry(NamedTuple):
-    """One model of a command line, with the weights that were given for it.
-
-    Attributes:
-        model: preset, trained codec of the package, YAML file, checkpoint of ours, compressai/NAME
-            or FILE.py:FACTORY.
-        weights: of a model of the last two kinds, if any were given.
-        arguments: of the factory of such a model, as ``name=value``.
-    """
-
-    model: str
-    weights: Path | None = None
-    arguments: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What files, folders and figures call it: a preset or a file of weights by its own name.
-
-        ``train`` calls every file model.safetensors; such a one has its folder's name.
-        """
-        if tcm_lab.codec.is_foreign(self.model):
-            weights = [] if self.weights is None else [Entry(str(self.weights)).name]
-            return "-".join([self.model.rpartition(":")[2].replace("/", "-"), *weights])
-        path = Path(self.model)
-        return as_text(path.resolve().parent.name if path.stem == "model" else path.stem)
-
-    def target(self, overrides: Sequence[str]) -> Any:
-        """Return what the model names, for what needs no weights."""
-        if self.weights is None and not _is_checkpoint(self.model):
-            return changed(self.model, overrides)
-        return self.codec(overrides)
-
-    def codec(self, overrides: Sequence[str] = ()) -> Any:
-        """Return the codec with its weights; presets that were not trained have random ones.
-
-        Raises:
-            LabError: fields of a checkpoint are to be changed, or the weights don't fit.
-        """
-        overrides = (*self.arguments, *overrides)
-        if self.weights is not None:
-            return tcm_lab.codec.load_foreign(self.model, self.weights, _changes(overrides))
-        trained = not overrides and self.model in tcm_lab.codec.trained_names()
-        if not trained and not _is_checkpoint(self.model):
-            return built(self.model, overrides)
-        codec = tcm_lab.load_checkpoint(self.model)  # which says so of what is none
-        if overrides:
-            raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")
-        return codec
-
-
-def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> list[Entry]:
-    """Return the models of a command line, each with its weights.
-
-    Several checkpoints of a single foreign model are as many entries; those of several models are
-    theirs in the same order. Arguments are those of every foreign model, and of no other.
-
-    Raises:
-        LabError: the checkpoints or arguments belong to no model, or it is unclear to which.
-    """
-    foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
-    if arguments and not foreign:
-        raise LabError(
-            f"--set {arguments[0]}: is an argument of a codec of your own, such as "
-            "my_codec.py:factory. What is trained stays as it is."
-        )
-    if checkpoints and not foreign:
-        raise LabError(
-            "--checkpoint: holds weights for a codec of your own, such as my_codec.py:factory, or "
-            "for compressai/NAME. Give a checkpoint of ours in place of a MODEL."
-        )
-    if len(foreign) > 1 and checkpoints and len(checkpoints) != len(foreign):
-        raise LabError(
-            f"--checkpoint: {len(checkpoints)} files for {len(foreign)} models "
-            f"({', '.join(foreign)}). Give one for each, in their order."
-        )
-    own = {model: [weights] for model, weights in zip(foreign, checkpoints, strict=False)}
-    own |= {foreign[0]: [*checkpoints]} if len(foreign) == 1 and checkpoints else {}
-    return [
-        Entry(model, weights, arguments if model in foreign else ())
-        for model in models
-        for weights in own.get(model, [None])
-    ]
-
-
-def loaded(
-    found: Sequence[Entry],
-    rates: Sequence[float | None] = (),
-    load: Callable[[Entry], Any] = Entry.codec,
-) -> Iterator[tuple[Entry, Any]]:
-    """Yield entries with their codecs, one at a time; what is wrong with any is said first.
-
-    Args:
-        found: the entries.
-        rates: that every codec must have.
-        load: loads an entry.
-
-    Raises:
-        LabError: one can't be loaded, or lacks a rate.
-    """
-
-    def checked(entry: Entry) -> Any:
-        codec = load(entry)
-        for rate in rates:
-            tcm_lab.codec.CodecAdapter(codec).check_rate(rate)
-        return codec
-
-    for entry in found[1:]:  # the first one comes first anyway
-        checked(entry)
-    for entry in found:
-        yield entry, checked(entry)
-
-
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:
     """Return the published curves on Kodak that have these names.
 
@@ -285,50 +158,6 @@ def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) ->
             "a folder with kodim01 to kodim24, or take --anchors jpeg webp, which run on any image."
         )
     return curves
-
-
-def changed(model: str, overrides: Sequence[str]) -> Any:
-    """Return the model, or its configuration with ``path=value`` fields and its name changed.
-
-    Raises:
-        LabError: an override is not ``path=value``, or the model has no such field.
-    """
-    if not overrides:
-        return model
-    changes = _changes(overrides)
-    if tcm_lab.codec.is_foreign(model):
-        return built(model, overrides)
-    config = tcm_lab.load_config(model)
-    shown = [re.sub(r"[^A-Za-z0-9 ._/@=,+*?:{}[\]-]", "", override) for override in overrides]
-    return config.override({**changes, "name": " ".join([config.name, *shown])})
-
-
-def built(model: str, overrides: Sequence[str], seed: int = 0) -> Any:
-    """Return the codec with ``path=value`` fields changed and with random weights.
-
-    Raises:
-        LabError: an override is not ``path=value``, or the model has no such field.
-    """
-    if tcm_lab.codec.is_foreign(model):
-        return tcm_lab.build(model, _changes(overrides), seed=seed)
-    return tcm_lab.build(changed(model, overrides), seed=seed)
-
-
-def _changes(overrides: Sequence[str]) -> dict[str, Any]:
-    """Read ``path=value`` fields."""
-    changes = {}
-    for override in overrides:
-        path, equals, value = override.partition("=")
-        if not equals or not path:
-            raise LabError(f"--set {override}: write PATH=VALUE, such as 'g_*.split=0.25'.")
-        changes[path] = parse_value(value, f"--set {override}")
-    return changes
-
-
-def _is_checkpoint(model: str) -> bool:
-    """Say whether this is a checkpoint's path, and neither a model's name nor a YAML file."""
-    path = Path(model)
-    return path.suffix not in (".yaml", ".yml") and is_file(path)
 
 
 @flowing

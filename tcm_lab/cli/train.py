@@ -17,7 +17,18 @@ from tcm_lab._utils.devices import checked_device, checked_precision
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import duration, progress
 from tcm_lab.cli import options
-from tcm_lab.cli.options import Arguments, Flag, Model, Models, Output, Overrides, Weights
+from tcm_lab.cli.models import (
+    Arguments,
+    Entry,
+    Model,
+    Models,
+    Overrides,
+    Weights,
+    built,
+    entries,
+    loaded,
+)
+from tcm_lab.cli.options import Flag, Output
 from tcm_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -110,7 +121,7 @@ def train(
     given = {**settings, **{name: True for name, on in flags.items() if on}}
     chosen = lab.get_recipe(recipe, seed=seed, **given)
     levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
-    codec = options.built(model, [*overrides, *levels], seed)
+    codec = built(model, [*overrides, *levels], seed)
     adapter = tcm_lab.codec.CodecAdapter(codec)
     is_open = rate_levels is None and not chosen.lambdas
     if is_open and adapter.config is not None and not adapter.rate_levels:
@@ -121,7 +132,7 @@ def train(
         chosen = _for_rates(chosen, adapter.rate_levels)
     accelerator = _accelerator(device, devices)
     trackers = lab.open_trackers(track)
-    name = options.Entry(model).name
+    name = Entry(model).name
     folder = Path("runs") / name if out is None else out
     options.check_place(folder, folder=True)
     lab.check_directory(folder, resume=resume)
@@ -287,8 +298,8 @@ def evaluate(
     curves = options.curves_on_kodak(published, images.names, images.origin)
     lab.check_requested(metrics)
     records = []
-    named = options.entries(models, checkpoints, arguments)
-    for entry, codec in options.loaded(named, rates, _trained):
+    named = entries(models, checkpoints, arguments)
+    for entry, codec in loaded(named, rates, _trained):
         recipe = tcm_lab.training.read_recipe(entry.weights or entry.model)
         with progress(f"{entry.name}, coding") as on_progress:
             record = lab.evaluate(
@@ -314,7 +325,7 @@ def evaluate(
     output.show_records(records, tables)
 
 
-def _trained(entry: options.Entry) -> Any:
+def _trained(entry: Entry) -> Any:
     """Return an entry's codec with weights that it was trained to."""
     own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights
     return entry.codec() if own or entry.weights else tcm_lab.load_checkpoint(entry.model)
