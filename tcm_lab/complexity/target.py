@@ -85,9 +85,12 @@ class Target:
 
     @property
     def has_own_layers(self) -> bool:
-        """Whether some code in it is the user's own, which may need values of tensors."""
-        makers = {type(module).__module__.partition(".")[0] for module in self.runnable.modules()}
-        return not makers <= {"tcm_lab", "torch", "compressai"}
+        """Whether it is put together by the user, or some code in it is, which may need values."""
+        whole, *parts = (
+            type(module).__module__.partition(".")[0] for module in self.runnable.codec.modules()
+        )
+        ours = {"tcm_lab", "compressai"}
+        return whole not in ours or not {*parts} <= {"torch", *ours}
 
     def part_of(self, name: str) -> str:
         """Return the part that the module or parameter of `runnable` called ``name`` belongs to."""

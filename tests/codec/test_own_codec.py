@@ -78,6 +78,12 @@ def test_a_codec_that_cannot_code_is_counted_with_a_warning() -> None:
     assert record.encode_kmacs_per_px == record.decode_kmacs_per_px == pytest.approx(0.009)
 
 
+@pytest.mark.filterwarnings("default:features.*is counted as a network")
+def test_what_takes_no_image_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("complexity", f"{FILE}:features", "--size", "64x64") == 2
+    assert "error: features: torch cannot follow it (matmul" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("default:network.*is counted as a network")
 def test_a_network_that_is_no_codec_is_counted_as_such_and_codes_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
