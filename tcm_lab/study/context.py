@@ -105,9 +105,9 @@ class StudyContext:
         rungs = self.space.rung_steps(recipe) if is_searched else ()
         return Task(variant.config, recipe, self.trials_folder / identity, rungs)
 
-    def find_record(self, identity: str) -> TrialRecord | None:
-        """Return the record of a finished training, of this study or one that shares its cache."""
-        found = (read_kept(path, TrialRecord) for path in self._places(identity))
+    def find_record(self, identity: str, estimator: Estimator) -> TrialRecord | None:
+        """Return the record of a finished task, of this study or one that shares its cache."""
+        found = (read_kept(path, TrialRecord) for path in self._places(identity, estimator))
         return next((record for record in found if record and record.identity == identity), None)
 
     def keep_record(self, record: TrialRecord) -> None:
@@ -117,16 +117,16 @@ class StudyContext:
             LabError: a folder can't be written.
         """
         text = record.model_dump_json(indent=1) + "\n"
-        own, *shared = self._places(record.identity)
+        own, *shared = self._places(record.identity, record.estimator)
         write_atomically(own, text)
         if record.state == "complete":
             for path in shared:
                 write_atomically(path, text)
 
-    def _places(self, identity: str) -> list[Path]:
+    def _places(self, identity: str, estimator: Estimator) -> list[Path]:
         own = self.trials_folder / identity / _RECORD_FILE
         # An estimate that needs the baseline's files stays in their study.
-        if self.cache is None or self.space.estimator.baseline_first:
+        if self.cache is None or estimator.baseline_first:
             return [own]
         return [own, self.cache / f"{identity}.json"]
 

@@ -264,7 +264,8 @@ def _known(context: StudyContext, variants: Sequence[Variant]) -> int:
     space = context.space
     seeds = range(space.budget.seeds if space.trains_every_seed else 1)
     tasks = (context.task(variant, seed, space.estimator) for variant in variants for seed in seeds)
-    return sum(context.find_record(task.directory.name) is not None for task in tasks)
+    found = (context.find_record(task.directory.name, space.estimator) for task in tasks)
+    return sum(record is not None for record in found)
 
 
 def _budget_line(context: StudyContext, trainings: int, known: int) -> str:

@@ -221,7 +221,7 @@ def _resampled(summaries: Sequence[VariantSummary]) -> str:
     """Say what the intervals resample, and what else they hold."""
     baseline, *others = summaries
     others = others or [baseline]
-    found = {other.label: noise_for(other.records, baseline.records) for other in others}
+    found = {other.called: noise_for(other.records, baseline.records) for other in others}
     known = {noise_between(other.first, baseline.first) for other in others}
     measured = sorted((noise for noise in known if noise), key=lambda noise: noise.seed_sd)
     if len(measured) < len(known):

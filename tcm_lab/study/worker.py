@@ -218,7 +218,7 @@ class Training:
             "complexity": self.cost.complexity,
             "timing": self.cost.timing,
         }
-        known = context.find_record(identity)
+        known = context.find_record(identity, self.estimator)
         if known is not None:
             return known.model_copy(update=own), True
         if self.estimator.baseline_first and not variant.is_baseline:

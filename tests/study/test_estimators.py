@@ -265,6 +265,23 @@ def test_an_estimator_of_ones_own_is_usable_at_once(tmp_path: Path) -> None:
         others[0].lagrangian_percent(base.model_copy(update={"estimator": Train()}))
 
 
+@pytest.mark.usefixtures("own_estimator")
+def test_finalists_of_an_estimate_that_stays_in_its_study_come_from_the_cache(
+    tmp_path: Path,
+) -> None:
+    text = SPACE.replace("rate_levels: 4}", "rate_levels: 4, finalists: 2}")
+    text += "estimator: {type: parameters}\n"
+    first = run(tmp_path / "first", text, Surrogate(tmp_path / "log"), cache=tmp_path / "cache")
+    again = run(tmp_path / "again", text, Surrogate(tmp_path / "log"), cache=tmp_path / "cache")
+    assert len(trained(tmp_path / "log")) == 3  # by the first alone
+    assert {r.identity: r.rd for r in again.finalists} == {
+        r.identity: r.rd for r in first.finalists
+    }
+    assert {path.stem for path in (tmp_path / "cache").glob("*.json")} == {
+        record.identity for record in first.finalists
+    }
+
+
 def test_what_is_not_an_estimator_cannot_be_registered() -> None:
     with pytest.raises(ConfigError, match="not a subclass of Estimator"):
         register_estimator("nothing")(int)  # type: ignore[arg-type]
