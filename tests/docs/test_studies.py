@@ -81,7 +81,7 @@ def test_a_studys_trainings_are_those_that_its_space_asks_for(folder: Path) -> N
         budget.recipe_for(study.space.seed + seed).suited(codec.latent_channels, budget.rate_levels)
         for seed in range(budget.seeds)
     }
-    trained = study.finalists or study.searched
+    trained = trained_in(study)
     assert {record.steps for record in trained if record.state == "complete"} == {
         recipe.steps for recipe in recipes
     }
@@ -133,10 +133,17 @@ def facts_of(page: Path) -> Iterator[float]:
         yield from (100 * every / other for _, other in steps)
 
 
+def trained_in(study: StudyResult) -> tuple[TrialRecord, ...]:
+    """Return the records of what was trained: all, or a search's finalists."""
+    return study.finalists or study.searched
+
+
 def facts_of_study(study: StudyResult) -> Iterator[float]:
     steps = study.space.budget.recipe_for(study.space.seed).steps
-    images, base = len(study.records[0].evaluation.points[0].images), baseline_of(study.records)
-    for noise in {noise_between(record, base) for record in study.records} - {None}:
+    trained = trained_in(study)
+    space = study.space.model_copy(update={"estimator": trained[0].estimator})
+    images, base = len(trained[0].evaluation.points[0].images), baseline_of(trained)
+    for noise in {noise_between(record, base) for record in trained} - {None}:
         yield from (noise.seed_sd, noise.image_sd)  # what the budget resolves
         yield noise.resolution(study.space.budget.seeds, images)
     yield len({record.fingerprint for record in study.records})
@@ -145,9 +152,9 @@ def facts_of_study(study: StudyResult) -> Iterator[float]:
     yield all_steps(study)
     yield steps * len({record.fingerprint for record in study.records})
     yield from differences_in(study)
-    firsts = [record for record in study.records if record.seed == 0]
-    for records in (study.records, firsts):
-        baseline, *others = summarise(records, study.space)
+    firsts = [record for record in trained if record.seed == 0]
+    for records in (trained, firsts):
+        baseline, *others = summarise(records, space)
         front = [s.metrics.get("lagrangian_percent", 0.0) for s in others if s.on_front]
         yield from front
         yield from (abs(a - b) for a in front for b in front)
@@ -160,7 +167,7 @@ def facts_of_study(study: StudyResult) -> Iterator[float]:
 def differences_in(study: StudyResult) -> Iterator[float]:
     """Yield the difference of every two variants that were trained alike, with its interval."""
     groups: dict[str, list[TrialRecord]] = {}
-    for record in sorted(study.records, key=lambda record: record.seed):
+    for record in sorted(trained_in(study), key=lambda record: record.seed):
         groups.setdefault(record.fingerprint, []).append(record)
     whole = [
         g for g in groups.values() if [r.seed for r in g if r.state == "complete"] == [0, 1, 2]
