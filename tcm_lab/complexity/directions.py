@@ -46,9 +46,7 @@ def directions_of(adapter: CodecAdapter) -> Directions:
         UncountedWarning: the names don't tell, and it cannot code, so that every part is charged
             to both directions; or it runs layers while it codes that a forward pass doesn't.
     """
-    if (
-        adapter.has_named_parts or not adapter.can_code
-    ):  # without either it is a network like any other
+    if adapter.has_named_parts or not adapter.can_code:  # the latter: a network like any other
         return Directions(adapter.part_of, ABSENT)
     try:
         runs = _watch(adapter)
