@@ -21,7 +21,7 @@ from tcm_lab.study.summary import VariantSummary, summarise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KEPT = ("number", "name", "changes")
+_KEPT = ("number", "name", "listed")
 _NOTHING = Interval(value=0.0, low=0.0, high=0.0)  # of the baseline against itself
 
 

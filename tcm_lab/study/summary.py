@@ -60,7 +60,7 @@ class VariantSummary(Frozen):
         number: of its row, where a label is too long for a plot.
         group: letters of the groups of variants that their quality does not distinguish.
         name: in plots: that number, what it changes in an ablation, or else its label.
-        changes: what it changes of the baseline; the base's name for the baseline itself.
+        listed: in tables: its label, or where labels are long, what it changes of the baseline.
     """
 
     records: tuple[TrialRecord, ...]
@@ -71,7 +71,7 @@ class VariantSummary(Frozen):
     group: str = ""
     number: int | None = None
     name: str = ""
-    changes: str = ""
+    listed: str = ""
 
     @property
     def first(self) -> TrialRecord:
@@ -82,11 +82,6 @@ class VariantSummary(Frozen):
     def label(self) -> str:
         """Its value on every axis."""
         return self.first.label
-
-    @property
-    def listed(self) -> str:
-        """Its name in tables: its label, or what it changes of the baseline where that is long."""
-        return self.label if self.number is None else self.changes
 
     @property
     def called(self) -> str:
@@ -154,14 +149,13 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
     numbered = not ablation and any(len(s.label) > _LONGEST_NAME for s in summaries)
     found = []
     for number, (summary, front) in enumerate(zip(summaries, fronts, strict=True), 1):
-        changes = _change(summary, summaries[0], space)
-        name = changes if ablation else summary.label
+        change = _change(summary, summaries[0], space) if ablation or numbered else ""
         update = {
-            "changes": changes,
             "on_front": front,
             "group": letters.get(summary.label, ""),
             "number": number if numbered else None,
-            "name": f"#{number}" if numbered else name,
+            "name": f"#{number}" if numbered else change or summary.label,
+            "listed": change if numbered else summary.label,
         }
         found.append(summary.model_copy(update=update))
     return found
