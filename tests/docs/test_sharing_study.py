@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import script
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "fidelity" / "sharing.py"
 SD = {"weights": 0.3, "crops": 0.5, "noise": 0.2}  # percent, of what each kind does to one training
@@ -16,12 +16,7 @@ OWN = 0.1  # of what it does to a variant alone
 
 @pytest.fixture(scope="module")
 def sharing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sharing_study", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT)
 
 
 def test_a_kind_that_is_not_shared_counts_on_both_sides(

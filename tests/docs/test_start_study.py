@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import script
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "start" / "make.py"
 STEPS = tuple(10 * 1.2**i for i in range(60))
@@ -15,12 +15,7 @@ STEPS = tuple(10 * 1.2**i for i in range(60))
 
 @pytest.fixture(scope="module")
 def start() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("start_study", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT)
 
 
 def course(start: ModuleType, name: str, slower: float) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -10,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import script
 
 from tcm_lab.codec import VariantConfig, checkpoint_file, load_checkpoint, trained_names
 from tcm_lab.data import open_images
@@ -265,12 +264,3 @@ def test_the_page_of_the_fidelity_study_holds_what_the_records_say() -> None:
     assert (folder / "agreement.md").read_text() == render(table, "markdown")
     assert (folder / "agreement.csv").read_text() == render(table, "csv")
     assert set(rows(render(table, "markdown"))) <= set(rows((folder / "README.md").read_text()))
-
-
-def script(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
