@@ -184,7 +184,8 @@ def _brief(table: Table) -> Table:
     rows = tuple(
         row for row in table.rows if {"baseline", "pareto", "pareto-by-mean"} & {*row.marks}
     )
-    more = f"{len(table.rows) - len(rows):,} dominated variants are in the files of the table."
+    left_out = len(table.rows) - len(rows)
+    more = f"{left_out:,} further variants, dominated or stopped, are in the files of the table."
     return table.model_copy(update={"rows": rows, "footer": (*table.footer, more)})
 
 
