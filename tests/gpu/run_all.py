@@ -10,6 +10,8 @@ What it leaves in FOLDER:
     training.jsonl   crops per second by model, precision, and trainings side by side
     records.jsonl    trainings of the study that were finished
     steps.json       of every step: seconds, exit status, the end of what it printed
+
+``python studies/gpu/make.py FOLDER`` makes tables of the second and the third.
 """
 
 from __future__ import annotations
@@ -189,29 +191,32 @@ def pace_training(asked: argparse.Namespace) -> None:
             for count in SIDE_BY_SIDE
         ]
         ways += [("tcm-small", "32-true", 1), ("tcm-small", "bf16-mixed", 1)]
+    shape = {"batch": 8, "crop": 256} if on_gpu else {"batch": 1, "crop": 64}
     for model, precision, count in ways:
         if time.time() > asked.until:
             print("no time left at", model, precision, count)
             return
-        command = [sys.executable, "-c", PACE, model, precision, asked.device]
+        words = [model, precision, asked.device, json.dumps(shape)]
+        command = [sys.executable, "-c", PACE, *words]
         beside = [
             subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(count)
         ]
         each = [float(process.communicate()[0].split()[-1]) for process in beside]
         with (asked.folder / "training.jsonl").open("a") as file:
-            row = {"model": model, "precision": precision, "side_by_side": count}
+            row = {"model": model, "precision": precision, "side_by_side": count, **shape}
             file.write(json.dumps({**row, "crops_per_s": sum(each), "each": each}) + "\n")
 
 
 PACE = """
+import json
 import sys
+
 import tcm_lab
 from tcm_lab.data import open_images
 from tcm_lab.training import get_recipe, measure_pace
 
-model, precision, device = sys.argv[1:]
-shape = {"batch": 8, "crop": 256} if device == "cuda" else {"batch": 1, "crop": 64}
-recipe = get_recipe("scratch").spread(4).changed(precision=precision, **shape)
+model, precision, device, shape = sys.argv[1:]
+recipe = get_recipe("scratch").spread(4).changed(precision=precision, **json.loads(shape))
 images = open_images(None, "train")
 pace = measure_pace(lambda: tcm_lab.build(model, {"rate_levels": 4}), recipe, images, device)
 print(recipe.batch / pace.step_s)
