@@ -47,22 +47,22 @@ class PlainWindowAttention(nn.Module):
         scores = torch.einsum("hbnqd,hbnkd->hbnqk", q, k) * (c // self.heads) ** -0.5
         scores = scores + self._bias()[:, None, None]
         if self.shift:
-            scores = scores.masked_fill(self._mask(rows, columns), float("-inf"))
+            mask = self._mask(rows, columns, x.device)
+            scores = scores.masked_fill(mask, float("-inf"))
         out = torch.einsum("hbnqk,hbnkd->hbnqd", scores.softmax(-1), v)
         out = self.proj(out.permute(1, 2, 3, 0, 4).reshape(b, -1, w * w, c))
         out = out.reshape(b, rows, columns, w, w, c).transpose(2, 3).reshape(b, height, width, c)
         return torch.roll(out, (self.shift, self.shift), (1, 2)) if self.shift else out
 
     def _bias(self) -> Tensor:
-        places = torch.cartesian_prod(
-            torch.arange(self.window_size), torch.arange(self.window_size)
-        )
+        axis = torch.arange(self.window_size, device=self.table.device)
+        places = torch.cartesian_prod(axis, axis)
         offset = places[:, None] - places[None, :] + self.window_size - 1
         return self.table[:, offset[..., 0], offset[..., 1]]
 
-    def _mask(self, rows: int, columns: int) -> Tensor:
+    def _mask(self, rows: int, columns: int, device: torch.device) -> Tensor:
         w, s = self.window_size, self.window_size - self.shift
-        mask = torch.zeros(rows, columns, w, w, w, w, dtype=torch.bool)
+        mask = torch.zeros(rows, columns, w, w, w, w, dtype=torch.bool, device=device)
         mask[-1, :, :s, :, s:, :] = True
         mask[-1, :, s:, :, :s, :] = True
         mask[:, -1, :, :s, :, s:] = True

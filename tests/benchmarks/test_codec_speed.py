@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from plain import PlainCodec
+from plain import PlainCodec, PlainWindowAttention
 
 import tcm_lab
+from tcm_lab.blocks import WindowAttention
 
 ROUNDS = 3
 THREADS = min(2, os.cpu_count() or 1)
@@ -29,6 +30,13 @@ def codecs() -> tuple[Any, PlainCodec, torch.Tensor]:
     ours = tcm_lab.build("tcm-small", {"entropy_model.scale_table": "compressai"}).eval()
     x = torch.rand(1, 3, 512, 768, generator=torch.Generator().manual_seed(0))
     return ours, PlainCodec(ours).eval(), x
+
+
+def test_plain_attention_computes_on_the_device_of_its_input() -> None:
+    # Tensors without data stand for a GPU's: they do not mix with a CPU's either.
+    ours = WindowAttention(16, 8, 4, shifted=True).to("meta")
+    x = torch.empty(1, 8, 12, 16, device="meta")
+    assert PlainWindowAttention(ours)(x).shape == ours(x).shape
 
 
 def take_turns(

@@ -11,13 +11,19 @@ import os
 import pytest
 import torch
 
+# What cuBLAS needs to be deterministic; it is read once, when the process first uses cuBLAS.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     named = os.environ.get("TCM_LAB_TEST_DEVICE")
     if named is None and not torch.cuda.is_available():
         pytest.skip("no GPU here; TCM_LAB_TEST_DEVICE=cpu tries the tests on the CPU")
-    return torch.device(named or "cuda")
+    found = torch.device(named or "cuda")
+    if found.type == "cuda" and found.index is None:  # some of torch's functions ask for one
+        return torch.device("cuda", torch.cuda.current_device())
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -163,20 +163,30 @@ def time_coding(asked: argparse.Namespace) -> None:
     models = MODELS[asked.device]
     for name in COMPILED if asked.device == "cuda" else COMPILED[:1]:
         ours = tcm_lab.build(name, {"entropy_model.scale_table": "compressai"}).eval()
-        compared = compare_timing([Plain(ours).eval(), ours], SIZES[asked.device][0], **few)
-        write(baseline=name, comparison=compared.model_dump(mode="json"))
-    for size in SIZES[asked.device]:
-        for condition in CONDITIONS if asked.device == "cuda" else ({}, {"precision": "bfloat16"}):
-            for name in COMPILED if condition.get("compile") else models:
-                if time.time() > asked.until:
-                    print("no time left at", size, condition, name)
-                    return
-                try:
-                    record = measure_timing(name, size, **few, **condition)
-                except Exception as error:  # one that fails leaves the others
-                    write(model=name, size=size, condition=condition, error=repr(error)[:500])
-                else:
-                    write(record=record.model_dump(mode="json"))
+        try:
+            compared = compare_timing([Plain(ours).eval(), ours], SIZES[asked.device][0], **few)
+        except Exception as error:  # one that fails leaves the others
+            write(baseline=name, error=repr(error)[:500])
+        else:
+            write(baseline=name, comparison=compared.model_dump(mode="json"))
+    for size, condition in ways_of_timing(asked.device):
+        for name in COMPILED if condition.get("compile") else models:
+            if time.time() > asked.until:
+                print("no time left at", size, condition, name)
+                return
+            try:
+                record = measure_timing(name, size, **few, **condition)
+            except Exception as error:
+                write(model=name, size=size, condition=condition, error=repr(error)[:500])
+            else:
+                write(record=record.model_dump(mode="json"))
+
+
+def ways_of_timing(device: str) -> list[tuple[tuple[int, int], dict[str, Any]]]:
+    """Return sizes and conditions; those come last that take minutes to compile."""
+    conditions = CONDITIONS if device == "cuda" else ({}, {"precision": "bfloat16"})
+    ways = [(size, condition) for size in SIZES[device] for condition in conditions]
+    return sorted(ways, key=lambda way: way[1].get("compile", False))
 
 
 def pace_training(asked: argparse.Namespace) -> None:
@@ -201,7 +211,8 @@ def pace_training(asked: argparse.Namespace) -> None:
         beside = [
             subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(count)
         ]
-        each = [float(process.communicate()[0].split()[-1]) for process in beside]
+        printed = [process.communicate()[0].split() for process in beside]
+        each = [float(words[-1]) for words in printed if words]  # none of one that failed
         with (asked.folder / "training.jsonl").open("a") as file:
             row = {"model": model, "precision": precision, "side_by_side": count, **shape}
             file.write(json.dumps({**row, "crops_per_s": sum(each), "each": each}) + "\n")

@@ -36,9 +36,8 @@ def test_steps_are_finite_and_lower_the_loss(precision: str, device: torch.devic
 
 
 def test_the_same_seed_gives_the_same_weights_where_torch_is_deterministic(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
+    device: torch.device,
 ) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     try:
         (_, first), (_, second) = trained(RECIPE, device), trained(RECIPE, device)
@@ -57,11 +56,11 @@ def test_a_variant_that_does_not_fit_is_one_message_and_the_others_are_trained(
         mode: ablation
         axes:
           change: {kind: override, choices: {wide: {"g_*.width": 1024}, shallow: {"g_*.depth": 1}}}
-        budget: {recipe: scratch, steps: 2, rate_levels: 2, changes: {batch: 64, crop: 256}}
-    """
+        budget: {recipe: scratch, steps: 2, rate_levels: 2, changes: {batch: 16, crop: 256}}
+    """  # a step of the base takes 4 GB of activations, one of the wide codec a hundred
     total = torch.cuda.get_device_properties(gpu).total_memory
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e9 / total), gpu)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 10e9 / total), gpu)
     try:
         space = parse_space(text, "memory.yaml", None)
         result = run_study(prepare(space, out=tmp_path / "memory"), 1)
