@@ -80,7 +80,7 @@ class Target:
         if self.config is None:
             _ = self.directions  # may code an image, which nothing can while it is counted
             foreign = self._foreign.module
-            return RunnableCodec(copy.deepcopy(foreign) if self.with_data else _bare(foreign))
+            return RunnableCodec(_copied(foreign, bare=not self.with_data))
         return RunnableCodec(codec.build(self.config, device="cpu" if self.with_data else "meta"))
 
     @property
@@ -140,12 +140,17 @@ def checked_size(size: tuple[int, ...]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` on the meta device; no data is copied."""
-    memo: dict[int, Any] = {
-        id(tensor): nn.Parameter(torch.empty_like(tensor, device="meta"), tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else torch.empty_like(tensor, device="meta")
-        for tensor in [*model.parameters(), *model.buffers()]
-    }
+def _copied(model: nn.Module, *, bare: bool) -> nn.Module:
+    """Return a copy of ``model``; a bare one is on the meta device, and no data is copied.
+
+    What a module keeps of an earlier pass as an attribute is copied without its history.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()] if bare else ():
+        memo[id(tensor)] = torch.empty_like(tensor, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = nn.Parameter(memo[id(tensor)], tensor.requires_grad)
+    for kept in (value for module in model.modules() for value in vars(module).values()):
+        if isinstance(kept, Tensor) and not kept.is_leaf:
+            memo[id(kept)] = kept.detach().to("meta") if bare else kept.detach().clone()
     return copy.deepcopy(model, memo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -46,3 +47,12 @@ def test_several_sizes_of_one_convolution_may_differ() -> None:
     torch.testing.assert_close(
         convolve(torch.conv2d, x, weight, **how), torch.conv2d(x, weight, None, 1, "same", (2, 1))
     )
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_an_even_kernel_gives_as_many_places_as_it_takes(axes: int) -> None:
+    x, weight = torch.randn(1, 2, *[9] * axes), torch.randn(2, 2, *[4, 3, 2][:axes])
+    how: dict[str, Any] = {"padding": "same", "dilation": 3}
+    theirs = getattr(torch, f"conv{axes}d")
+    with warnings.catch_warnings(action="ignore"):  # torch warns of the padding that it adds
+        torch.testing.assert_close(convolve(theirs, x, weight, **how), theirs(x, weight, **how))

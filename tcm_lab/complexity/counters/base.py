@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +11,12 @@ from functools import partial
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.complexity.target import OTHER
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, nn.InstanceNorm2d)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,30 @@ class Tally:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Follow the passes that are run inside the ``with`` block."""
+        """Follow the passes that are run inside the ``with`` block.
 
-        def enter(part: str, kind: Kind | None, *_: object) -> None:
-            self._entered.append((part, self.kind or kind))
+        A module with several names is called by the one that lies in what is running.
+        """
+        names: dict[nn.Module, list[str]] = defaultdict(list)
+        for name, module in self._model.named_modules(remove_duplicate=False):
+            names[module].append(name)
+        running: list[str] = []
+
+        def enter(own: Sequence[str], kind: Kind | None, *_: object) -> None:
+            within = (
+                name for outer in reversed(running) for name in own if name.startswith(f"{outer}.")
+            )
+            running.append(next(within, own[0]))
+            self._entered.append((self._part_of(running[-1]), self.kind or kind))
 
         def leave(*_: object) -> None:
+            running.pop()
             self._entered.pop()
 
         with ExitStack() as stack:
-            for name, module in self._model.named_modules():
-                if name:
-                    begin = partial(enter, self._part_of(name), module_kind(module))
+            for module, own in names.items():
+                if module is not self._model:
+                    begin = partial(enter, own, module_kind(module))
                     stack.enter_context(module.register_forward_pre_hook(begin))
                     stack.enter_context(module.register_forward_hook(leave, always_call=True))
             yield

@@ -14,6 +14,7 @@ from typing import Any
 from warnings import catch_warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tcm_lab._compat.dynamo import traced_as_written
@@ -101,15 +102,16 @@ def convolve(function: Any, *args: Any, **kwargs: Any) -> Tensor:
         value = given.get(name, default)
         return list(value) if isinstance(value, (tuple, list)) else [value] * (weight.dim() - 2)
 
-    dilation = each("dilation", 1)
+    dilation, x = each("dilation", 1), given["input"]
     if given.get("padding") == "same":
-        # An odd kernel at stride one, the only case that needs no padding of its own.
-        kernel = weight.shape[2:]
-        given["padding"] = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+        whole = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        given["padding"] = [both // 2 for both in whole]
+        odd = [side for both in reversed(whole) for side in (0, both % 2)]
+        x = F.pad(x, odd) if any(odd) else x  # the end has one more than the beginning
     elif given.get("padding") == "valid":
         given["padding"] = 0
     out: Tensor = aten._convolution.default(
-        given["input"],
+        x,
         weight,
         given.get("bias"),
         each("stride", 1),

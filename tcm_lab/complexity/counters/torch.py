@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from tcm_lab.blocks.cost import Kind
@@ -24,6 +25,7 @@ from tcm_lab.complexity.counters.meta import (
 from tcm_lab.complexity.target import Target
 
 aten = torch.ops.aten
+_FUSED_ON_CPU = aten._scaled_dot_product_flash_attention_for_cpu
 
 _NORMALISATIONS = [
     getattr(aten, name)
@@ -31,6 +33,8 @@ _NORMALISATIONS = [
         "native_layer_norm",
         "native_group_norm",
         "native_batch_norm",
+        "cudnn_batch_norm",
+        "_native_batch_norm_legit",
         "_native_batch_norm_legit_no_training",
         "_fused_rms_norm",
     )
@@ -44,14 +48,16 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     tally = Tally(model, target.part_of)
 
     def tallied(operator: Any, formula: Callable[..., int]) -> Callable[..., int]:
-        own_kind = operator_kind(operator.__name__)
+        normalises = operator in _NORMALISATIONS
+        own_kind = Kind.NORMALISATION if normalises else operator_kind(operator.__name__)
 
         def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
             kind = tally.kind or own_kind
             tally.macs[tally.part][kind] += flops // 2
             if kind not in (Kind.NORMALISATION, Kind.PRIOR):
-                tally.activations[tally.part] += out_val.numel()
+                written = out_val if isinstance(out_val, Tensor) else out_val[0]
+                tally.activations[tally.part] += written.numel()
             return flops
 
         # torch's word for: hand over the tensors themselves, not only their shapes.
@@ -61,6 +67,8 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     packets = torch._ops.OpOverloadPacket
     formulas = {op: formula for op, formula in flop_registry.items() if isinstance(op, packets)}
     formulas |= dict.fromkeys(_NORMALISATIONS, lambda x, *_, **__: 2 * x.numel())
+    # What is fused out of sight, inside a torch function, on an image with data.
+    formulas[_FUSED_ON_CPU] = flop_registry[aten._scaled_dot_product_flash_attention]
     mapping = {op: tallied(op, formula) for op, formula in formulas.items()}
     unknown = _Unknown(set(mapping))
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
@@ -85,19 +93,26 @@ class _Unknown(OperatorMode):
 
 
 _COPIES = """
-    _to_copy _unsafe_view alias arange as_strided_copy bernoulli cat clone constant_pad_nd copy
-    detach dropout empty empty_like empty_strided expand_copy fill flip full full_like gather index
-    index_put index_select lift_fresh lift_fresh_copy masked_select native_dropout new_empty
-    new_empty_strided new_full new_ones new_zeros nonzero normal ones ones_like pixel_shuffle
-    pixel_unshuffle rand randn randint reflection_pad1d reflection_pad2d repeat replication_pad2d
-    resize roll scalar_tensor scatter select_scatter set slice_scatter split_with_sizes_copy stack
-    tril triu uniform unsafe_split unsafe_chunk upsample_nearest2d zeros zeros_like zero
+    _to_copy _unsafe_view _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d alias arange as_strided_copy bernoulli cat clone col2im
+    constant_pad_nd copy detach dropout embedding empty empty_like empty_strided expand_copy eye
+    fill flip full full_like gather im2col index index_fill index_put index_select lift_fresh
+    lift_fresh_copy linspace masked_scatter masked_select native_dropout new_empty new_empty_strided
+    new_full new_ones new_zeros nonzero normal ones ones_like pixel_shuffle pixel_unshuffle rand
+    rand_like randint randn randn_like random randperm reflection_pad1d reflection_pad2d
+    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+    resize roll scalar_tensor scatter select_scatter set slice_scatter split_with_sizes_copy squeeze
+    stack take transpose tril triu uniform unsafe_split unsafe_chunk unsqueeze upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d zeros zeros_like zero
 """
 _REDUCTIONS = """
-    _local_scalar_dense _log_softmax _safe_softmax _softmax _unique2 adaptive_max_pool2d
-    _adaptive_avg_pool2d all amax amin any argmax argmin avg_pool2d bucketize clamp cumsum equal
-    floor_divide max max_pool2d_with_indices mean min prod searchsorted sort std sum topk var
-    var_mean is_nonzero item
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax _prelu_kernel
+    _safe_softmax _softmax _unique2 _weight_norm_interface adaptive_max_pool2d adaptive_max_pool3d
+    all amax amin aminmax any argmax argmin avg_pool2d avg_pool3d bincount bucketize clamp
+    count_nonzero cummax cummin cumprod cumsum equal floor_divide glu index_add is_nonzero item
+    kthvalue linalg_vector_norm logcumsumexp logsumexp max max_pool2d_with_indices
+    max_pool3d_with_indices mean median min nansum norm prod scatter_add scatter_reduce searchsorted
+    sort std std_mean sum topk var var_mean
 """
 _SIZES = """
     dim is_contiguous is_non_overlapping_and_dense is_same_size is_strides_like_format numel

@@ -1,0 +1,135 @@
+"""Networks as users write them: what torch counts of them, against counts by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcm_lab.blocks.cost import Kind
+from tcm_lab.complexity import UncountedWarning, check, measure_complexity
+
+C, SIDE = 8, 64
+PLACES = SIDE * SIDE
+HEAD = 3 * C * PLACES
+"""The MACs of the first layer of each network here."""
+
+
+class Network(nn.Module):
+    """A 1x1 convolution to C channels, and what a function makes of them."""
+
+    def __init__(self, compute: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, C, 1)
+        self.layers, self.compute = nn.ModuleDict(layers), compute
+
+    def forward(self, x: Tensor) -> Any:
+        return self.compute(self.head(x), **dict(self.layers.items()))
+
+
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (C,)),
+        lambda x: F.group_norm(x, 2),
+        lambda x: F.instance_norm(x),
+        lambda x: F.batch_norm(x, torch.zeros_like(x[0, :, 0, 0]), torch.ones_like(x[0, :, 0, 0])),
+    ],
+)
+def test_a_normalisation_without_a_layer_is_no_attention(
+    normalise: Callable[[Tensor], Tensor],
+) -> None:
+    record = measure_complexity(Network(normalise), (SIDE, SIDE))
+    assert record.macs_by_kind == {Kind.CONVOLUTION: HEAD, Kind.NORMALISATION: C * PLACES}
+    assert record.unknown_operators == ()
+    assert record.whole.activations == C * PLACES
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm1d(C), nn.InstanceNorm2d(C, affine=True)])
+def test_an_instance_normalisation_of_any_number_of_axes_is_one(norm: Any) -> None:
+    network = Network(lambda x, norm: norm(x.flatten(2) if "1d" in repr(norm) else x), norm=norm)
+    record = measure_complexity(network, (SIDE, SIDE))
+    assert record.macs_by_kind == {Kind.CONVOLUTION: HEAD, Kind.NORMALISATION: C * PLACES}
+    affine = {Kind.NORMALISATION: 2 * C} if norm.affine else {}
+    assert record.whole.parameters == {Kind.CONVOLUTION: 4 * C, **affine}
+
+
+def test_operators_without_a_product_need_no_formula() -> None:
+    def compute(x: Tensor, slope: nn.Module, words: nn.Module, norm: nn.Module) -> Tensor:
+        x = F.glu(slope(x), 1) + torch.linspace(0, 1, SIDE, device=x.device)
+        x = F.normalize(norm(x), dim=1).cumprod(1)
+        x.unsqueeze_(0).squeeze_(0).transpose_(2, 3)
+        patches = F.fold(F.unfold(x, 3, padding=1), (SIDE, SIDE), 3, padding=1)
+        return patches + words(torch.arange(SIDE, device=x.device)).sum(1)
+
+    network = Network(
+        compute, slope=nn.PReLU(C), words=nn.Embedding(SIDE, 2), norm=nn.ReflectionPad2d(0)
+    )
+    record = measure_complexity(network, (SIDE, SIDE), counter="torch")
+    assert record.unknown_operators == ()
+    assert record.total_macs() == HEAD
+    assert check(network, (SIDE, SIDE)).agrees
+
+
+def test_attention_that_torch_fuses_out_of_sight_is_counted_on_data_too() -> None:
+    def compute(x: Tensor, attend: nn.Module) -> Tensor:
+        tokens = x.flatten(2).mT if float(x.sum()) < 1e9 else x
+        out: Tensor = attend(tokens, tokens, tokens, need_weights=False)[0]
+        return out
+
+    network = Network(compute, attend=nn.MultiheadAttention(C, 2, batch_first=True))
+    with pytest.warns(UncountedWarning, match="on an image with data"):
+        record = measure_complexity(network, (SIDE, SIDE))
+    assert record.unknown_operators == ()
+    assert record.macs_by_kind == {
+        Kind.CONVOLUTION: HEAD,
+        Kind.LINEAR: 4 * C * C * PLACES,
+        Kind.ATTENTION: 2 * C * PLACES**2,
+    }
+
+
+class Sharing(nn.Module):
+    """Analysis and synthesis with a layer in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        common = nn.Conv2d(C, C, 3, padding=1)
+        self.g_a = nn.Sequential(nn.Conv2d(3, C, 1), common)
+        self.g_s = nn.Sequential(common, nn.Conv2d(C, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.g_s(self.g_a(x))
+        return out
+
+
+def test_a_layer_that_two_parts_share_costs_each_of_them_where_it_runs() -> None:
+    record = measure_complexity(Sharing(), (SIDE, SIDE))
+    own = HEAD + 9 * C * C * PLACES
+    assert record.macs_by_part() == {"g_a": own, "g_s": own}
+    assert record.total_macs("decode") == own
+    assert record.total_parameters == sum(p.numel() for p in Sharing().parameters())
+
+
+class Keeping(nn.Module):
+    """Keeps a map of its last pass, and may look at its values."""
+
+    def __init__(self, *, looks: bool) -> None:
+        super().__init__()
+        self.head, self.looks = nn.Conv2d(3, C, 1), looks
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.head(x)
+        return self.last if not self.looks or self.last.sum() < 1e9 else x
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.filterwarnings("ignore::tcm_lab.complexity.directions.UncountedWarning")
+def test_a_network_that_keeps_a_map_of_its_last_pass_is_counted(looks: bool) -> None:
+    network = Keeping(looks=looks)
+    before = network(torch.rand(1, 3, 4, 4))
+    assert measure_complexity(network, (SIDE, SIDE)).total_macs() == HEAD
+    assert network.last is before
