@@ -335,6 +335,8 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("evaluate", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
         (("analyze", "shortcut", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
         (("time", "tcm-nano", "--device", "gpu"), ("--device gpu", "cpu or cuda")),
+        (("time", "tcm-nano", "--stages", "--format", "csv"), ("--stages", "csv holds one")),
+        (("time", "tcm-nano", "--stages", "--out", "a.csv"), ("--stages", "csv holds one")),
         (("train", "tcm-nano", "--devices", "0"), ("--devices 0", "at least 1")),
     ],
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tcm_lab
-from tcm_lab._utils.devices import checked_device
+from tcm_lab._utils.devices import arithmetic, checked_device
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.numbered import numbered
 from tcm_lab._utils.progress import progress
 from tcm_lab.cli import options
 from tcm_lab.cli.models import Arguments, Models, Weights, entries, loaded
@@ -60,19 +60,17 @@ class Analysis:
     def codecs(self, models: Models) -> Iterator[tuple[str, Any, Any]]:
         """Yield each model's name, its codec, and what to call after each image.
 
-        ``#2`` marks a second model of one name.
+        ``#2`` marks a second model of one name. The caller's work on a codec is in float32, also
+        on a GPU.
         """
         Output(self.format).check()
         if self.out is not None:
             options.check_place(self.out, folder=True)
         device = checked_device(self.device, "--device")
-        named = Counter[str]()
         given = entries(models, self.checkpoints, self.arguments)
-        for entry, codec in loaded(given, [self.rate]):
-            name = entry.name
-            named[name] += 1
-            name += f"#{named[name]}" if named[name] > 1 else ""
-            with progress(f"{name}, image") as on_image:
+        names = numbered(entry.name for entry in given)
+        for name, (_, codec) in zip(names, loaded(given, [self.rate]), strict=True):
+            with progress(f"{name}, image") as on_image, arithmetic("float32", device):
                 yield name, codec.eval().to(device), on_image
 
     def write(

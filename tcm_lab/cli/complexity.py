@@ -185,6 +185,8 @@ def time(
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
     output.check()
+    if stages and output.chosen == "csv":
+        raise LabError("--stages: makes a second table, and csv holds one. Take another format.")
     changes = conditions.timing()
     targets = [entry.target(overrides) for entry in entries(models, checkpoints)]
     sides = _size(size)

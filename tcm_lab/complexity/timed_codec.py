@@ -20,6 +20,7 @@ from tcm_lab._utils.sections import listening
 from tcm_lab.codec import CodecAdapter, PortableReference
 from tcm_lab.complexity.timing_record import TimingOptions
 
+_GRAPHS = 256  # of one forward(), which many slices share; the rest would run uncompiled
 ENTROPY_CODING = "entropy_coding"
 OTHER = "other"
 
@@ -108,8 +109,12 @@ class Stopwatch:
         return Sample(1e3 * (self._ended - self._began), {**spent, OTHER: other})
 
     def _mark(self) -> None:
-        mark = torch.cuda.Event(enable_timing=True) if self._on_gpu else _ClockEvent()
-        mark.record()
+        mark: Any = _ClockEvent()
+        if self._on_gpu:
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record(torch.cuda.current_stream(self._device))  # not that of another GPU
+        else:
+            mark.record()
         self._marks.append((self._stack[-1], mark))
 
     def _synchronise(self) -> None:
@@ -142,7 +147,11 @@ def timed_codec(
     elif options.portable:
         how["portable"] = True
 
+    own_bytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers(), image))
+
     def once() -> Run:
+        # What other models that take turns with this one hold is no memory of its own.
+        others_bytes = torch.cuda.memory_allocated(adapter.device) - own_bytes if on_gpu else 0
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(adapter.device)
         with (
@@ -156,7 +165,7 @@ def timed_codec(
             with watch.running():
                 coder.decompress(**coded)
             decoded = watch.sample()
-        peak = torch.cuda.max_memory_allocated(adapter.device) if on_gpu else None
+        peak = torch.cuda.max_memory_allocated(adapter.device) - others_bytes if on_gpu else None
         return Run(encoded, decoded, peak)
 
     with ExitStack() as stack:
@@ -167,6 +176,10 @@ def timed_codec(
         stack.callback(model.to, memory_format=before)
         model.to(memory_format=layout)
         adapter.make_tables()
+        if options.compile:
+            from torch._dynamo import config  # takes long to import
+
+            stack.enter_context(config.patch(recompile_limit=_GRAPHS))
         for name, stage in _stages(model):
             stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))
             stack.enter_context(stage.register_forward_hook(watch.leave, always_call=True))

@@ -24,6 +24,7 @@ from tcm_lab import codec
 from tcm_lab._compat.malloc import keep_freed_memory
 from tcm_lab._utils.devices import Precision, arithmetic, checked_device
 from tcm_lab._utils.environment import environment
+from tcm_lab._utils.numbered import numbered
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.complexity.target import Measurable, checked_size
@@ -43,7 +44,7 @@ from tcm_lab.stats import Draw, bootstrap
 
 _RESAMPLES = 2000
 _SIDE = {"cpu": 1024, "cuda": 8192}
-_COPIED_BYTES = 2**27  # far beyond any cache
+_COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}  # beyond any cache, and longer than a launch
 _BUDGET_MS = 150.0
 _LEAST_RUNS = 4  # the first warms up
 
@@ -84,7 +85,8 @@ def compare_timing(
     """Time models in turns, and return their records and the ratios to the first.
 
     Arguments are those of `measure_timing`, but for several models. With ``portable``, each model's
-    portable streams are timed beside its ordinary ones; then one model is enough.
+    portable streams are timed beside its ordinary ones; then one model is enough. ``#2`` marks the
+    second model of one name.
 
     Raises:
         LabError: there is nothing to compare, or a model cannot be timed.
@@ -135,11 +137,16 @@ def _time_in_turns(
         if options.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(options.threads)
-        named = [_with_weights(model) for model in models]
-        for _, adapter in named:
+        adapters = [_with_weights(model) for model in models]
+        names = numbered(map(_name, models, adapters))
+        for adapter in adapters:
             stack.callback(adapter.module.to, adapter.device)
             adapter.module.to(checked_device(options.device or adapter.device))
-        timed = [(name, adapter, each) for name, adapter in named for each in conditions]
+        timed = [
+            (name, adapter, each)
+            for name, adapter in zip(names, adapters, strict=True)
+            for each in conditions
+        ]
         codecs = [
             stack.enter_context(timed_codec(adapter, size, each)) for _, adapter, each in timed
         ]
@@ -151,7 +158,7 @@ def _time_in_turns(
                 if turn >= options.warm_up:
                     runs[i].append(run)
         measured_at = datetime.now(UTC).isoformat(timespec="seconds")
-        devices = {adapter.device for _, adapter in named}
+        devices = {adapter.device for adapter in adapters}
         device_peaks = {
             device: measure_device_peak(device, options.precision) for device in devices
         }
@@ -219,17 +226,17 @@ def measure_device_peak(
         precision: arithmetic of the matrix product.
     """
     device = torch.device(device)
-    side = _SIDE[device.type]
+    side, copied = _SIDE[device.type], _COPIED_BYTES[device.type]
     dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
     product = torch.empty_like(a)
-    source = torch.empty(_COPIED_BYTES, dtype=torch.uint8, device=device).zero_()
+    source = torch.empty(copied, dtype=torch.uint8, device=device).zero_()
     target = torch.empty_like(source).zero_()  # written once, so that its pages are there
     with torch.no_grad(), arithmetic("tf32" if precision == "tf32" else "float32", device):
         product_ms = _fastest_ms(device, lambda: torch.mm(a, b, out=product))
         copy_ms = _fastest_ms(device, lambda: target.copy_(source))
     return DevicePeak(
-        gmacs_per_s=side**3 / product_ms / 1e6, gbytes_per_s=2 * _COPIED_BYTES / copy_ms / 1e6
+        gmacs_per_s=side**3 / product_ms / 1e6, gbytes_per_s=2 * copied / copy_ms / 1e6
     )
 
 
@@ -242,12 +249,16 @@ def _fastest_ms(device: torch.device, work: Callable[[], object]) -> float:
     return min(times)
 
 
-def _with_weights(model: Measurable) -> tuple[str, CodecAdapter]:
-    """Return a codec with what tables call it."""
+def _with_weights(model: Measurable) -> CodecAdapter:
+    """Return a codec that can run."""
     adapter = CodecAdapter(model if isinstance(model, nn.Module) else codec.build(model))
     if any(parameter.is_meta for parameter in adapter.module.parameters()):
         raise LabError(
             "this model is on the meta device and has no weights; build it on a real one"
         )
-    named = isinstance(model, str) and codec.is_reference(model)
-    return str(model) if named else adapter.name, adapter
+    return adapter
+
+
+def _name(model: Measurable, adapter: CodecAdapter) -> str:
+    """Return what tables call a codec."""
+    return model if isinstance(model, str) and codec.is_reference(model) else adapter.name

@@ -128,7 +128,8 @@ class TimingRecord(Frozen):
         options: the conditions that were asked for.
         encode: from image to bytes.
         decode: from bytes to image.
-        peak_device_memory_bytes: on a GPU, of all runs that count, weights included.
+        peak_device_memory_bytes: on a GPU, of all runs that count, weights included; of this model
+            alone, whatever else lies there.
         device_peak: what the device allows under the same conditions, measured in the same run.
         environment: device, threads, versions.
         measured_at: when, in UTC (ISO 8601).

@@ -27,6 +27,7 @@ from tcm_lab.complexity import (
 from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, sample_image
 from tcm_lab.complexity.timing import _ratio
 from tcm_lab.errors import LabError
+from tcm_lab.reporting.tables import timing_table
 
 
 def test_time_inside_an_inner_stage_is_not_the_outer_ones(
@@ -39,6 +40,29 @@ def test_time_inside_an_inner_stage_is_not_the_outer_ones(
         pass
     # Marks one second apart: other, outer, inner, outer, other; the clock is read outside too.
     assert watch.sample() == (7000.0, {"outer": 2000.0, "inner": 1000.0, "other": 2000.0})
+
+
+def test_the_marks_of_a_gpu_are_in_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[object] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: object = "of the current device") -> None:
+            recorded.append(stream)
+
+        def elapsed_time(self, later: object) -> float:
+            return 1.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
+    watch = Stopwatch(torch.device("cuda:1"))
+    with watch.running(), watch.stage("outer"):
+        pass
+    assert recorded == ["of cuda:1"] * 4
+    assert watch.sample().stages_ms == {"outer": 1.0, "other": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +125,7 @@ def test_compressais_models_are_timed_too_padded_by_us() -> None:
 
 
 COMPILED = """
+import torch._dynamo
 from torch._dynamo.utils import counters
 from tcm_lab import load_config
 from tcm_lab.complexity import TimingOptions, measure_timing
@@ -108,6 +133,7 @@ from tcm_lab.complexity import TimingOptions, measure_timing
 config = load_config("tcm-nano").override(
     {"?_?.depth": 1, "g_*.width": 16, "entropy_model.slices": 1, "entropy_model.attention": "none"}
 )
+torch._dynamo.config.recompile_limit = 1  # as if there were more slices than torch expects
 # The backend that generates no code: graphs are captured and run all the same.
 options = TimingOptions(repeats=1, warm_up=1, compile=True, compile_backend="eager")
 record = measure_timing(config, (64, 64), options)
@@ -195,6 +221,24 @@ def test_a_run_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> 
     assert told == [(1, 5), (2, 5), *((i, 15) for i in range(3, 16))]
     record = measure_timing("tcm-nano", (64, 64), repeats=3, seconds=1.0, warm_up=0)
     assert record.encode.wall.n == 3
+
+
+def test_two_models_of_one_name_are_told_apart_and_keep_their_own_ratios(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = iter((1.0, 2.0, 4.0))
+
+    def timed(*_: object) -> Any:
+        took = next(waits)
+        return nullcontext(lambda: Run(Sample(took, {}), Sample(8 * took, {})))
+
+    monkeypatch.setattr(timing, "timed_codec", timed)
+    monkeypatch.setattr(timing, "measure_device_peak", lambda *_: None)
+    codec = build("tcm-nano")
+    found = compare_timing([codec, codec, codec], (64, 64), repeats=1, warm_up=0)
+    assert [record.model for record in found.records] == ["tcm-nano", "tcm-nano#2", "tcm-nano#3"]
+    table = timing_table(found.records, found.ratios)
+    assert table.values_by_column()["decode_ratio"] == [None, 2.0, 4.0]
 
 
 def test_a_stage_that_a_run_leaves_out_took_no_time_in_it() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tcm_lab
-from tcm_lab.complexity import measure_timing
+from tcm_lab.complexity import compare_timing, measure_timing
 from tcm_lab.complexity.timed_codec import Stopwatch
 
 
@@ -47,6 +47,8 @@ def test_peak_memory_is_each_models_own(gpu: torch.device) -> None:
     weights = 4 * sum(p.numel() for p in tcm_lab.build("tcm-small").parameters())
     assert large > weights
     assert small < large / 4
+    beside = compare_timing(["tcm-small", "tcm-nano"], (128, 128), device=gpu, repeats=2)
+    assert beside.records[1].peak_device_memory_bytes == pytest.approx(small, rel=0.05)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])

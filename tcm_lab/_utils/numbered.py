@@ -1,0 +1,15 @@
+"""Names of several things, told apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Return the names; ``#2`` marks the second of one name."""
+    seen, found = Counter[str](), list[str]()
+    for name in names:
+        seen[name] += 1
+        found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
+    return found
