@@ -85,7 +85,9 @@ class LayerAttention(Frozen):
         path, kind = self.layer.split("."), "SW" if self.shifted else "W"
         if "stages" in path:
             return f"{path[path.index('stages') + 1]} {kind}"
-        return f"{path[1]} {'mean' if path[3:4] == ['0'] else 'scale'} {kind}"
+        if path[0] == "slices":
+            return f"{path[1]} {'mean' if path[3:4] == ['0'] else 'scale'} {kind}"
+        return f"{'.'.join(path[1:]) or path[0]} {kind}"
 
     def interval(self, metric: str, *, with_bias: bool = True) -> Interval:
         """Return the mean of a metric over heads, with its interval over images."""

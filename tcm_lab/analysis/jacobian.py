@@ -240,7 +240,8 @@ def _shares(samples: _Floats, dependence: Dependence) -> tuple[_Floats, _Floats]
 @torch.no_grad()
 def _strongest_channel(model: nn.Module, dependence: Dependence, starts: Sequence[Tensor]) -> int:
     """Return the channel that varies most over the images."""
-    energy = [dependence.run(model, start)[0].flatten(1).var(1) for start in starts]
+    maps = [dependence.run(model, start)[0].flatten(1) for start in starts]
+    energy = [each.var(1, correction=0) for each in maps]  # 0 of a single position
     return int(torch.stack(energy).sum(0).argmax())
 
 
@@ -287,7 +288,8 @@ def convolution_field(
     if max(weight[[0, -1]].max(), weight[:, [0, -1]].max()) > 0:
         # Its flanks are cut off by the image's border, on one side more than on the other.
         core = np.where(weight >= weight.max() / 2, weight, 0)
-    middle = np.tensordot(np.indices(core.shape), core) / core.sum()
+    # No field has no middle; that the position depends on nothing is said where it is measured.
+    middle = np.tensordot(np.indices(core.shape), core) / (core.sum() or 1.0)
     rows, columns = (np.round(2 * middle) / 2).tolist()
     return (row, column), weight > 0, (rows, columns)
 

@@ -97,7 +97,7 @@ class PartWorth(Frozen):
 
     Attributes:
         part: its name.
-        kind: ``convolution branch``, ``transformer branch`` or ``LRP``.
+        kind: ``convolution branch``, ``transformer branch``, ``LRP`` or ``other``.
         kmacs_per_px: what it costs at the analysed size.
         loss_percent: how much higher the loss is without it.
         rate_percent: how much higher the rate is.
@@ -145,10 +145,9 @@ def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
     parts: dict[str, tuple[str, ...]] = {}
     lrp: tuple[str, ...] = ()
     for name, module in codec.named_modules():
-        path = name.split(".")
-        if path[-1] == "lrp":
+        if _is_lrp(name):
             lrp += (name,)
-        elif path[0] in _TRANSFORMS and isinstance(module, ConvBranch | SwinLayer):
+        elif name.split(".")[0] in _TRANSFORMS and isinstance(module, ConvBranch | SwinLayer):
             parts[name] = (name,)
     return parts | ({"lrp": lrp} if lrp else {})
 
@@ -197,7 +196,7 @@ def knock_out(
         worth.append(
             PartWorth(
                 part=part,
-                kind=_kind(modules[members[0]]),
+                kind=_kind(members[0], modules[members[0]]),
                 kmacs_per_px=macs[part] / (size[0] * size[1]) / 1e3,
                 loss_percent=percent_change(loss, loss_without),
                 rate_percent=percent_change(bpp, bpp_without),
@@ -232,15 +231,21 @@ def _measured(
     return rates, qualities, losses
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(name: str, module: nn.Module) -> str:
     if isinstance(module, SwinLayer):
         return "transformer branch"
-    return "convolution branch" if isinstance(module, ConvBranch) else "LRP"
+    if isinstance(module, ConvBranch):
+        return "convolution branch"
+    return "LRP" if _is_lrp(name) else "other"
+
+
+def _is_lrp(name: str) -> bool:
+    return name.rpartition(".")[2] == "lrp"
 
 
 def _absent(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
     """As a hook, return the module's input, or zero for an LRP."""
-    return torch.zeros_like(output) if name.endswith(".lrp") else args[0]
+    return torch.zeros_like(output) if _is_lrp(name) else args[0]
 
 
 def _macs(

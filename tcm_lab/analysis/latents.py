@@ -6,6 +6,7 @@ of the quantiser.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -161,8 +162,11 @@ class ImageLatent(LatentErrors):
 
     @property
     def scaled_deviation(self) -> float:
-        """Mean ``|y − ŷ|`` over mean ``|y|``: comparable across latents of different scales."""
-        return self.deviation / self.magnitude
+        """Mean ``|y − ŷ|`` over mean ``|y|``: comparable across latents of different scales.
+
+        NaN of a latent that is zero everywhere, which has no scale.
+        """
+        return self.deviation / self.magnitude if self.magnitude else math.nan
 
 
 class LatentRecord(ArrayRecord):
@@ -201,7 +205,7 @@ class LatentRecord(ArrayRecord):
     def energy_held(self) -> NDArray[np.float64]:
         """The share of the energy that the strongest 1, 2, 3 … channels hold, (M,)."""
         held = np.sort(self.channel_energy.astype(np.float64))[::-1].cumsum()
-        share: NDArray[np.float64] = held / held[-1]
+        share: NDArray[np.float64] = held / held[-1] if held[-1] else np.ones_like(held)
         return share
 
     def channels_holding(self, share: float) -> int:
@@ -301,7 +305,7 @@ def latent_maps(
         pitch_px=pitch_px(codec, x, trace.y.shape[-2]),
         bits=torch.stack([part.sum(0) for part in parts]).cpu().numpy(),
         deviation=deviation.cpu().numpy(),
-        scaled_deviation=(deviation / trace.y.abs().mean()).cpu().numpy(),
+        scaled_deviation=(deviation / trace.y.abs().mean().clamp_min(1e-9)).cpu().numpy(),
         coded_deviation=(trace.y - trace.coded)[0].abs().mean(0).cpu().numpy(),
         scales=trace.scales[0].mean(0).cpu().numpy(),
         error=trace.error[0, channel].cpu().numpy(),

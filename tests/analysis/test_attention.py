@@ -15,7 +15,7 @@ from tcm_lab.analysis import (
     measure_attention,
 )
 from tcm_lab.analysis._probe import attention_inputs, attention_modules
-from tcm_lab.analysis.attention import spread_over_map
+from tcm_lab.analysis.attention import LayerAttention, spread_over_map
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.codec import Codec
@@ -199,3 +199,17 @@ def test_mistakes_are_named(codec: Codec) -> None:
     with pytest.raises(LabError, match="no images to analyse"):
         measure_attention(codec, [])
     assert math.isfinite(measure_attention(codec, [image]).mean_distance_px("g_s").value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "label"),
+    [
+        ("g_a.stages.1.blocks.0.swin.attention", "1 W"),
+        ("slices.2.paths.1.attention", "2 scale W"),
+        ("g_a.3.attention", "3.attention W"),
+        ("attention", "attention W"),
+    ],
+)
+def test_a_layer_of_a_codec_of_ones_own_has_a_label_too(layer: str, label: str) -> None:
+    made = LayerAttention.model_construct(layer=layer, shifted=False)
+    assert made.label == label

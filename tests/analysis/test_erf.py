@@ -330,3 +330,9 @@ def test_the_model_is_left_as_it_was(small: nn.Module) -> None:
     assert small.training
     assert all(torch.equal(before[name], value) for name, value in small.state_dict().items())
     assert all(parameter.grad is None for parameter in small.parameters())
+
+
+def test_a_layer_that_rounding_cuts_off_is_refused_without_a_warning() -> None:
+    codec = tcm_lab.build("compressai/bmshj2018-hyperprior").eval()
+    with pytest.raises(LabError, match="depends on nothing"):
+        erf_maps(codec, torch.rand(1, 3, 64, 64), ErfOptions(probes=2, layer="g_s"))

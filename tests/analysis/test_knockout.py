@@ -8,6 +8,7 @@ from tcm_lab.analysis import KnockOutRecord, compare_trained, knock_out, removab
 from tcm_lab.blocks.tcm import TcmBlock
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import ImageResult, RdPoint, RdRecord
+from tcm_lab.reporting.plots import part_loss_plot
 
 WEIGHT = 0.0067
 
@@ -88,6 +89,17 @@ def test_every_branch_of_every_block_and_lrp_can_be_removed() -> None:
         knock_out(tcm_lab.build("tcm-nano"), torch.rand(1, 3, 64, 64), 1, parts={"a": ["g_a.x"]})
     with pytest.raises(LabError, match="no part that can be removed"):
         knock_out(tcm_lab.build("compressai/mbt2018-mean"), torch.rand(1, 3, 64, 64), 1)
+
+
+def test_a_part_of_ones_own_is_called_no_lrp_and_one_without_products_is_not_drawn() -> None:
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).eval()
+    activation = next(name for name, m in codec.named_modules() if isinstance(m, torch.nn.GELU))
+    parts = {"block": ["g_a.stages.0.blocks.0"], "activation": [activation]}
+    record = knock_out(codec, torch.rand(1, 3, 64, 64), 1, parts=parts)
+    assert [part.kind for part in record.parts] == ["other", "other"]
+    assert [part.kmacs_per_px > 0 for part in record.parts] == [True, False]
+    (dots,) = part_loss_plot(record).axes[0].collections
+    assert len(dots.get_offsets()) == 1
 
 
 def evaluation(name: str, bits: float, psnr_db: float) -> RdRecord:

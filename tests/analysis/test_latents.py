@@ -14,6 +14,8 @@ from tcm_lab.codec import Codec
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import evaluate
+from tcm_lab.reporting.tables import latent_table
+from tcm_lab.stats import Interval
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +187,18 @@ def test_compaction_is_that_of_the_energies(codec: Codec, photographs: ImageSet)
     expected = 10 * (np.log10(460 / 64) - 4 * 2 / 64)
     assert known.coding_gain_db == pytest.approx(expected)
     assert LatentRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_latent_that_is_zero_everywhere_is_measured_and_drawn() -> None:
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 0, "shortcut": "none"}).eval()
+    for parameter in codec.g_a.parameters():
+        torch.nn.init.zeros_(parameter)
+    images = torch.rand(2, 3, 64, 64)
+    record = measure_latents(codec, images)
+    assert record.channels_holding(0.9) == 1
+    assert all(image.magnitude == 0 for image in record.images)
+    (row,) = latent_table({"zero": record}).rows
+    assert row.values["scaled_deviation"] is None
+    assert isinstance(row.values["deviation"], Interval)
+    maps = latent_maps(codec, images[0])
+    assert np.isfinite(maps.scaled_deviation).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tcm_lab.analysis import AttentionRecord, ErfMeasures, LatentRecord, ShortcutRecord
@@ -143,7 +144,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
             Row(
                 values={
                     "model": label,
-                    **{metric.key: record.interval(metric.key) for metric in metrics},
+                    **{metric.key: _if_known(record, metric.key) for metric in metrics},
                     "error_deviation": record.errors.deviation,
                     "neighbour": record.errors.neighbour_correlation,
                     "gain_db": record.coding_gain_db,
@@ -157,6 +158,12 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
             "Scaled deviation: the mean deviation over the mean magnitude of y.",
         ),
     )
+
+
+def _if_known(record: LatentRecord, metric: str) -> Interval | None:
+    """Return a metric's interval over the images; none where an image has no value."""
+    values = (getattr(image, metric) for image in record.images)
+    return None if any(map(math.isnan, values)) else record.interval(metric)
 
 
 def shortcut_table(records: Mapping[str, ShortcutRecord]) -> Table:
