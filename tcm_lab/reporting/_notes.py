@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 
 from tcm_lab._utils.environment import Environment
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, one_of
 
 WITHOUT_HEADERS = (
     "Rates without file headers on either side, which weigh more the smaller the image."
@@ -34,9 +34,12 @@ def device_text(environment: Environment) -> str:
 
 
 def versions_text(versions: Iterable[Mapping[str, str]]) -> str:
-    """Return every package with its version, sorted by name."""
-    merged = {name: version for each in versions for name, version in each.items()}
-    return ", ".join(f"{name} {version}" for name, version in sorted(merged.items()))
+    """Return every package with its version, or all that there are, sorted by name."""
+    found: dict[str, dict[str, None]] = {}
+    for each in versions:
+        for name, version in each.items():
+            found.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {one_of(sorted(found[name]))}" for name in sorted(found))
 
 
 def environment_lines(environments: Iterable[Environment]) -> tuple[str, ...]:

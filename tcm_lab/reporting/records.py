@@ -21,6 +21,7 @@ from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import Quality, RdCurve, RdRecord, measured_curves
 from tcm_lab.reporting import plots, tables
 from tcm_lab.reporting._notes import need, size_text
+from tcm_lab.reporting.plots._style import wrapped
 from tcm_lab.reporting.table import Table, rounded
 from tcm_lab.reporting.tables import Detail
 
@@ -79,8 +80,9 @@ def read_records(path: Path) -> list[AnyRecord]:
 
 
 def _record(entry: Any, place: str) -> AnyRecord:
-    fields = entry.get("record", entry) if isinstance(entry, Mapping) else {}
-    found = next((model for field, (_, model) in _KINDS.items() if field in fields), None)
+    fields = entry.get("record", entry) if isinstance(entry, Mapping) else None
+    known = fields if isinstance(fields, Mapping) else {}
+    found = next((model for field, (_, model) in _KINDS.items() if field in known), None)
     if found is None:
         names = one_of(name for name, _ in _KINDS.values())
         raise LabError(
@@ -196,7 +198,7 @@ def plot_of(
         figure = draw[kind](costs)
     if title:
         with plots.style():
-            figure.axes[0].set_title(title)
+            figure.axes[0].set_title(wrapped(title, 0.85 * figure.get_figwidth(), 8.5))
     return figure
 
 

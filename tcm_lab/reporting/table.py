@@ -245,7 +245,7 @@ class Table(Frozen):
         for column in self.columns:
             if column.best is not None:
                 values = (column.displayed(row.values.get(column.key)) for row in self.measured)
-                known = {value for value in values if value is not None}
+                known = {value for value in values if value is not None and value == value}
                 if len(known) > 1:
                     found[column.key] = min(known) if column.best == "low" else max(known)
         return found

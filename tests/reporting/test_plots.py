@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -36,6 +37,7 @@ from tcm_lab.reporting import (
     series_of_records,
 )
 from tcm_lab.reporting.plots import palette
+from tcm_lab.reporting.plots._style import label_axes, looks, new_figure, stacked_bars, style
 from tcm_lab.stats import Interval
 
 X, Y = PlotAxis(name="cost", unit="kMAC/px"), PlotAxis(name="Lagrangian cost", unit="%")
@@ -231,3 +233,41 @@ def test_a_plot_without_a_suitable_record_is_refused() -> None:
         plot_of("parts", [rd()])
     with pytest.raises(LabError, match="needs a complexity and a timing record"):
         plot_of("roofline", [complexity()])
+
+
+@pytest.mark.parametrize("ends", [(310, 480), (12, 13), (3, 3), (0.02, 300), (1e-5, 1e7)])
+def test_a_logarithmic_axis_has_numbers_however_much_or_little_it_spans(
+    ends: tuple[float, float],
+) -> None:
+    with style():
+        figure, axes = new_figure()
+        label_axes(axes, PlotAxis(name="steps", log=True), PlotAxis(name="cost"))
+        axes.plot(ends, (0, 1))
+        figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    places = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    shown = [(at, label.get_text()) for at, label in places if low <= at <= high]
+    assert 2 <= len(shown) <= 20
+    assert all(float(text) == pytest.approx(at) for at, text in shown)
+
+
+def test_no_two_of_many_series_look_alike() -> None:
+    found = [(look["color"], look["marker"]) for look in looks(100)]
+    assert len(set(found)) == 100
+    assert len(set(found[:10])) == len({color for color, _ in found[:10]}) == 10
+
+
+def test_no_two_of_many_parts_of_a_bar_look_alike() -> None:
+    parts = {f"slice {i}": [1.0, 2.0] for i in range(10)} | {"z": [1.0, 1.0]}
+    figure = stacked_bars(parts, ["a", "b"], X, form=".1f")
+    bars = figure.axes[0].patches[::2]
+    assert len({(to_hex(bar.get_facecolor()), bar.get_hatch()) for bar in bars}) == len(parts)
+
+
+def test_a_long_title_has_several_lines() -> None:
+    figure = plot_of("parts", [complexity("a")], title="what the parts of a codec cost " * 4)
+    figure.draw_without_rendering()
+    title = figure.axes[0].get_title(loc="left")
+    assert " ".join(title.split()) == ("what the parts of a codec cost " * 4).strip()
+    (text,) = (t for t in figure.findobj(Text) if t.get_text() == title)
+    assert text.get_window_extent().x1 <= figure.bbox.x1

@@ -83,6 +83,14 @@ def test_the_footer_names_no_torch_where_formulas_counted() -> None:
     assert "torch" not in footer
 
 
+def test_the_footer_names_every_version_that_counted() -> None:
+    old, new = (
+        complexity().model_copy(update={"counter": "torch", "versions": {"torch": version}})
+        for version in ("8", "9")
+    )
+    assert complexity_table([new, old]).footer[-1] == "Counted by torch; torch 8 or 9."
+
+
 def test_published_figures_stand_in_rows_of_their_own_with_their_source() -> None:
     theirs = Row(values={"model": "m", "gmacs": 7.0, "bpp": 1.0}, source="A paper")
     table = complexity_table([complexity()], published=[theirs])
@@ -280,6 +288,7 @@ def test_the_json_of_costs_begins_with_the_figures_that_people_ask_for() -> None
         ("[]", "holds no record"),
         ('{"a": 1}', "not a complexity, timing or rate-distortion record"),
         ("[1]", "not a complexity"),
+        ('{"record": 5}', "not a complexity"),
     ],
 )
 def test_a_file_without_records_is_refused_by_name(

@@ -23,6 +23,7 @@ from tcm_lab._utils.files import write_atomically
 if TYPE_CHECKING:  # a study needs `PlotAxis`, but not matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 COLUMN_INCHES = 3.5
 PAGE_INCHES = 7.16  # the width of a page of two columns
@@ -61,9 +62,12 @@ def palette(count: int) -> list[str]:
 
 
 def looks(count: int) -> list[dict[str, Any]]:
-    """Return the ``color`` and ``marker`` of ``count`` series; beyond ten they repeat."""
-    colors = enumerate(palette(count))
-    return [{"color": color, "marker": MARKERS[i % len(MARKERS)]} for i, color in colors]
+    """Return the ``color`` and ``marker`` of ``count`` series; up to a hundred differ."""
+    tens = len(MARKERS)  # as many as colours: the next ten of these take other markers
+    return [
+        {"color": color, "marker": MARKERS[(i + i // tens) % tens]}
+        for i, color in enumerate(palette(count))
+    ]
 
 
 @contextmanager
@@ -220,8 +224,10 @@ def stacked_bars(
     """
     figure, axes = new_figure(height=1.1 + 0.3 * len(rows))
     left = np.zeros(len(rows))
-    for (name, lengths), color in zip(parts.items(), palette(len(parts)), strict=True):
-        look: dict[str, Any] = {"color": color, "height": 0.7, "ec": "white", "lw": 0.3}
+    colors = palette(len(parts))
+    for i, (name, lengths) in enumerate(parts.items()):
+        look: dict[str, Any] = {"color": colors[i], "height": 0.7, "ec": "white", "lw": 0.3}
+        look["hatch"] = "/" * 5 if colors[i] in colors[:i] else ""
         bars = axes.barh(range(len(rows)), lengths, left=left, label=name, **look)
         left += lengths
     axes.bar_label(bars, [format(total, form) for total in left], padding=3, fontsize=7)
@@ -264,7 +270,7 @@ def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: 
 
 def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
     """Write the axes' names with units and set their scales."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     for axis, described, set_scale in (
         (axes.xaxis, x, axes.set_xscale),
@@ -273,9 +279,29 @@ def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
         axis.set_label_text(textwrap.fill(described.label, _LABEL_CHARACTERS))
         if described.log:
             set_scale("log")
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_locator(log_ticks(1.0, 2.0, 5.0))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.12g}"))
             axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(*subs: float) -> Locator:
+    """Return what places the ticks of a logarithmic axis: at these multiples of powers of ten.
+
+    Where these give fewer than two in view, so many decades there are or so few, powers of ten do,
+    or else evenly spaced ticks.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    others = (LogLocator(), MaxNLocator(4))
+
+    class Ticks(LogLocator):
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            usual = super().tick_values(vmin, vmax)
+            every = (usual, *(other.tick_values(vmin, vmax) for other in others))
+            enough = (t for t in every if np.count_nonzero((t >= vmin) & (t <= vmax)) > 1)
+            return next(enough, usual)
+
+    return Ticks(subs=subs)
 
 
 def figure_svg(figure: Figure) -> str:

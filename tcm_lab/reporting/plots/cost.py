@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from tcm_lab._utils import Frozen
 from tcm_lab.analysis import KnockOutRecord
@@ -20,7 +20,9 @@ from tcm_lab.reporting.plots._style import (
     SOFT,
     PlotAxis,
     legend_below,
+    log_ticks,
     looks,
+    name_axes,
     new_figure,
     palette,
     stacked_bars,
@@ -112,21 +114,25 @@ def part_loss_plot(record: KnockOutRecord) -> Figure:
     """Draw what is lost without each part of a codec over what it costs.
 
     The two parts without which most is lost are named.
+
+    Raises:
+        LabError: no part costs anything.
     """
     # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
     floor = 0.1
-    points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in record.parts]
-    most = sorted(record.parts, key=lambda part: -part.loss_percent.value)[:2]
-    kinds = list(dict.fromkeys(part.kind for part in record.parts))
+    parts = [part for part in record.parts if part.kmacs_per_px]  # others have no place here
+    points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in parts]
+    most = sorted(parts, key=lambda part: -part.loss_percent.value)[:2]
+    need("parts with a product", parts)
+    kinds = list(dict.fromkeys(part.kind for part in parts))
     figure, axes = new_figure(
         PlotAxis(name="cost of the part", unit="kMAC/px", log=True),
         PlotAxis(name="loss without it", unit="%", log=True),
     )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
+    axes.xaxis.set_major_locator(log_ticks(1.0))
     for kind, look in zip(kinds, looks(len(kinds)), strict=True):
-        parts = zip(record.parts, points, strict=True)
-        own = [point for part, point in parts if part.kind == kind and part.kmacs_per_px]
-        x, y = np.array(own).reshape(-1, 2).T
+        own = [point for part, point in zip(parts, points, strict=True) if part.kind == kind]
+        x, y = zip(*own, strict=True)
         axes.scatter(x, y, s=18, label=kind, zorder=3, lw=0, **look)
     axes.set_ylim(bottom=floor / 1.3)
     axes.axhline(floor, color=SOFT, lw=0.6, ls=":", zorder=1)
@@ -136,7 +142,7 @@ def part_loss_plot(record: KnockOutRecord) -> Figure:
     )
     axes.margins(0.12)
     legend_below(figure, len(kinds), handletextpad=0.2)
-    names = [_short(part.part) if part in most else "" for part in record.parts]
+    names = [_short(part.part) if part in most else "" for part in parts]
     label_points(axes, points, names)
     return figure
 
@@ -232,6 +238,6 @@ def roofline_plot(
     axes.scatter(intensities, speeds, s=20, color=palette(1)[0], zorder=3)
     axes.set_xlim(low, high)
     axes.set_ylim(min(low * slope, *speeds) / 2, peak * 2)
-    axes.set_title(title or f"device peak: {slope:.0f} GB/s", fontsize=7.5)
+    name_axes(axes, title or f"device peak: {slope:.0f} GB/s")
     label_points(axes, reached, [p.label for p in points])
     return figure

@@ -138,7 +138,7 @@ def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
     if sum(len(curve.bpp) for curve in _ours(series)) < 2:
         return
     (left, right), (low, high) = limits(series)
-    rise, pad = 0.15 * (high - low) or 1.0, 0.12 * (right - left)
+    rise, pad = 0.15 * (high - low) or 1.0, 0.12 * (right - left) or 0.1 * right
     axes.set_xlim(max(0.0, left - pad), right + pad)
     axes.set_ylim(low - rise, high + rise)
 
