@@ -10,6 +10,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,19 +21,30 @@ from tcm_lab import __version__
 from tcm_lab._utils.files import check_suffix, write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.trees import leaves
+from tcm_lab.blocks import NoFormula
 from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.cost import part_costs
 from tcm_lab.codec.layouts import LAYOUTS, Layout
-from tcm_lab.codec.model import DERIVED, Codec
+from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import about_code, checkpoint_file, trained_names
-from tcm_lab.codec.state_dicts import CheckpointError, find_weights, misfit, whole
+from tcm_lab.codec.state_dicts import (
+    CONSTANTS,
+    TABLES,
+    CheckpointError,
+    constant_names,
+    find_weights,
+    misfit,
+    own_name,
+    table_names,
+    whole,
+)
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
+#: From here on weights are counted before a codec is built for them: half a gigabyte.
+_MANY_WEIGHTS = 2**27
 _PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
-#: Entries that are the same in every codec of one configuration; old files lack some, and half
-#: precision would round a few to zero.
-_CONSTANTS = ("pedestal", "bound", "target")
 #: Beginnings of what is downloaded in place of a checkpoint.
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "a Git LFS pointer instead of the file; run git lfs pull",
@@ -75,7 +87,9 @@ def save_checkpoint(
         "extra": json.dumps(dict(extra or {})),
     }
     tensors = {
-        name: whole(value).to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        name: whole(value)
+        .to("cpu", dtype if value.is_floating_point() else None)
+        .clone(memory_format=torch.contiguous_format)  # layers may share a weight, a file may not
         for name, value in _weights(codec).items()
     }
     write_atomically(Path(path), save(tensors, metadata))
@@ -113,8 +127,9 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     """
     codec = _own(codec)
     chosen, config = lookup(LAYOUTS, layout, "layout"), codec.config
+    tables = table_names(codec)
     state = {
-        chosen.entry_name(name, config): value.new_zeros(0) if name.endswith(DERIVED) else value
+        chosen.entry_name(name, config): value.new_zeros(0) if name in tables else value
         for name, value in codec.state_dict().items()
     }
     state |= chosen.extra(config)
@@ -222,8 +237,13 @@ def _head(path: Path) -> bytes:
 
 
 def _weights(codec: Codec) -> dict[str, Tensor]:
+    """Return what a file holds: all but tables and constants.
+
+    Old files lack some constants, and half precision would round a few to zero.
+    """
     state: dict[str, Tensor] = codec.state_dict()
-    return {name: v for name, v in state.items() if not name.endswith((*DERIVED, *_CONSTANTS))}
+    left_out = table_names(codec) | constant_names(codec)
+    return {name: value for name, value in state.items() if name not in left_out}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -267,6 +287,7 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
         raise CheckpointError(
             f"{origin}: its configuration cannot be read: {error}{hint}"
         ) from None
+    _check_size(config, tensors, origin)
     return _fill(Codec(config), tensors, origin, str)
 
 
@@ -293,17 +314,32 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
         config = layout.infer_config(tensors)
     except LabError as error:
         raise CheckpointError(f"{origin}: {error}") from None
+    _check_size(config, tensors, origin)
     codec = Codec(config)
     # Newer CompressAI writes the entropy bottleneck's lists as we do.
     ours = {layout.entry_name(name, config): name for name in codec.state_dict()}
     extra = layout.extra(config)
     renamed = {ours.get(name, name): v for name, v in tensors.items() if name not in extra}
-    given = {name: value for name, value in renamed.items() if not name.endswith(DERIVED)}
-    return _fill(codec, given, origin, lambda name: layout.entry_name(name, config))
+    return _fill(codec, renamed, origin, lambda name: layout.entry_name(name, config))
 
 
 def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
     return next((known for known in LAYOUTS.values() if known.recognises(tensors)), None)
+
+
+def _check_size(config: VariantConfig, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse what claims far more weights than it holds, before there is memory for them.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    with suppress(NoFormula):
+        needed = sum(cost.total_parameters for cost in part_costs(config, (1, 1)).values())
+        held = sum(value.numel() for value in tensors.values())
+        if needed > max(2 * held, _MANY_WEIGHTS):
+            raise CheckpointError(
+                f"{origin}: holds {held:,} numbers, and {config.name} would need {needed:,}"
+            )
 
 
 def _fill(
@@ -311,7 +347,8 @@ def _fill(
 ) -> Codec:
     """Load tensors by our names; ``shown`` turns one of ours into the file's, for messages."""
     wanted = _weights(codec)
-    given = {name: value for name, value in given.items() if not name.endswith(_CONSTANTS)}
+    ignored = (*TABLES, *CONSTANTS)
+    given = {n: value for n, value in given.items() if n in wanted or own_name(n) not in ignored}
     found = [
         f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         for fault, names in misfit(given, wanted, shown).items()

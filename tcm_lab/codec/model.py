@@ -33,18 +33,17 @@ from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
 from tcm_lab.codec.inputs import InputError, check_images, check_streams, levels_of, sides_of
-from tcm_lab.codec.outputs import CodecOutput, Coded, Latent, Likelihoods
+from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
 from tcm_lab.codec.seeds import seeded
+from tcm_lab.codec.state_dicts import table_names
 from tcm_lab.codec.transforms import HyperSynthesis, Transform
 
 _compressai = import_compressai()
 _CompressionModel: Any = _compressai.models.CompressionModel
 
 Rate = float | Tensor | None
-#: State-dict entries that follow from the weights; ``update()`` makes them.
-DERIVED = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 
 
 class Codec(_CompressionModel):
@@ -73,7 +72,8 @@ class Codec(_CompressionModel):
         self.register_buffer("y_unit", torch.ones(m) if entropy.normalised else None)
         self._tables: tuple[ScaleTables, Tensor] | None = None
         self._lock = SharedLock()  # portable coding holds weights in another type for a while
-        self.to(memory_format=torch.channels_last)
+        # Not to(), which refuses weights of three-dimensional convolutions.
+        self._apply(lambda t: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t)
 
     @property
     def entropy_model(self) -> nn.Module:
@@ -113,8 +113,7 @@ class Codec(_CompressionModel):
             latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
             y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
             x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
-        likelihoods: Likelihoods = {"y": y_likelihoods, "z": z_likelihoods}
-        return {"x_hat": x_hat, "likelihoods": likelihoods}, latent
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}, latent
 
     def estimate_latent(self, entropy_model: nn.Module, latent: Latent) -> tuple[Tensor, Tensor]:
         """Return ŷ in quantisation steps and y's likelihoods by an entropy model."""
@@ -362,7 +361,12 @@ class Codec(_CompressionModel):
     def update(self, *args: Any, **kwargs: Any) -> bool:
         """Rebuild the coding tables from the weights, as CompressAI's models do."""
         self._tables = None
-        updated: bool = super().update(*args, **kwargs)
+        return self._make_tables(*args, **kwargs)
+
+    def _make_tables(self, *args: Any, **kwargs: Any) -> bool:
+        """Make the tables as buffers that can be loaded into, even while only inferring."""
+        with torch.inference_mode(False), torch.no_grad():
+            updated: bool = super().update(*args, **kwargs)
         return updated
 
     def aux_loss(self) -> Tensor:
@@ -370,22 +374,19 @@ class Codec(_CompressionModel):
         loss: Tensor = torch.as_tensor(super().aux_loss(), device=self._medians().device)
         return loss
 
-    def train(self, mode: bool = True) -> Codec:
-        """Switch between training and evaluation; training makes the coding tables stale."""
-        if mode:
-            self._tables = None
-        super().train(mode)
-        return self
-
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; the coding tables follow them when they are next needed.
+        """Load weights; the coding tables follow them when they are next needed."""
+        return nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
 
-        Tables in ``state_dict`` are ignored, since their sizes depend on the weights too.
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Keep the tables that there are, also inside another module that is loaded.
+
+        Those in ``state_dict``, which is torch's own copy, have sizes that depend on its weights.
         """
-        self._tables = None
-        own = {name: v for name, v in self.state_dict().items() if name.endswith(DERIVED)}
-        weights = {**state_dict, **own}
-        return nn.Module.load_state_dict(self, weights, strict=strict, assign=assign)
+        tables = table_names(self)
+        own = {name: value for name, value in self.state_dict().items() if name in tables}
+        state_dict.update({f"{prefix}{name}": value for name, value in own.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _current_tables(self) -> ScaleTables:
         """Return the coding tables for the weights as they are."""
@@ -393,7 +394,7 @@ class Codec(_CompressionModel):
         weights = torch.cat(prior).cpu().double()
         if self._tables is None or not torch.equal(self._tables[1], weights):
             distribution = self.config.entropy_model.distribution
-            super().update(scale_table=distribution.scale_table(), force=True)
+            self._make_tables(scale_table=distribution.scale_table(), force=True)
             tables = ScaleTables(self.gaussian_conditional, nearest=distribution.nearest)
             self._tables = (tables, weights)
         return self._tables[0]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tcm_lab.blocks import Extent, LayerConfig
 from tcm_lab.codec.config import TransformConfig, VariantConfig, transform_plan
-from tcm_lab.codec.model import DERIVED, Codec
+from tcm_lab.codec.model import Codec
+from tcm_lab.codec.state_dicts import table_names
 from tcm_lab.errors import ConfigError
 
 #: The extents of every tensor, by its name in the state dict or among shared ones.
@@ -29,6 +30,7 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
         if hasattr(module, "extents"):
             layer: Any = module
             special |= {f"{path}.{name}": extents for name, extents in layer.extents().items()}
+    tables = table_names(codec)
     return {
         name: tuple(
             extent or Extent((size,))
@@ -37,7 +39,7 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
             )
         )
         for name, tensor in codec.state_dict().items()
-        if not name.endswith(DERIVED)
+        if name not in tables
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcm_lab.errors import LabError
 
@@ -22,6 +22,10 @@ _INSERTED = re.compile(
 #: Names of what thop leaves in a model.
 _COUNTS = ("total_ops", "total_params")
 _DEEPEST = 8
+#: What CompressAI's entropy models call their coding tables, which ``update()`` makes of weights.
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+#: What its layers call their bounds, which are the same in every codec of one configuration.
+CONSTANTS = ("pedestal", "bound", "scale_bound", "target")
 
 
 class CheckpointError(LabError):
@@ -90,6 +94,28 @@ def misfit(
     }
 
 
+def table_names(codec: nn.Module) -> set[str]:
+    """Return the names of a codec's coding tables in its state dict: buffers, not weights."""
+    buffers = codec.named_buffers(remove_duplicate=False)
+    return {name for name, _ in buffers if own_name(name) in TABLES}
+
+
+def constant_names(codec: nn.Module) -> set[str]:
+    """Return the names of the constants that CompressAI's layers keep in a codec's state dict."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in codec.named_modules(remove_duplicate=False)
+        if any(kind.__module__.partition(".")[0] == "compressai" for kind in type(module).__mro__)
+        for name, _ in module.named_buffers(recurse=False)
+        if name in CONSTANTS
+    }
+
+
+def own_name(name: str) -> str:
+    """Return what the module that holds an entry calls it."""
+    return name.rpartition(".")[2]
+
+
 def whole(value: Tensor) -> Tensor:
     """Return a weight put together, where several processes hold parts of it."""
     full = getattr(value, "full_tensor", None)
@@ -144,7 +170,7 @@ def _named(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {
         _INSERTED.sub("", str(name)): value
         for name, value in tree.items()
-        if isinstance(value, torch.Tensor) and str(name).rpartition(".")[2] not in _COUNTS
+        if isinstance(value, torch.Tensor) and own_name(str(name)) not in _COUNTS
     }
 
 

@@ -14,9 +14,9 @@ from tcm_lab import __version__
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
-from tcm_lab.codec.model import DERIVED, Codec
+from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
-from tcm_lab.codec.state_dicts import CheckpointError, misfit
+from tcm_lab.codec.state_dicts import TABLES, CheckpointError, misfit, own_name, table_names
 from tcm_lab.codec.zoo import build, own_factory
 from tcm_lab.errors import ConfigError
 
@@ -35,10 +35,10 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
         CheckpointError: the file can't be read, or its tensors are not the codec's.
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
-    own = codec.state_dict()
+    own, tables = codec.state_dict(), table_names(codec)
     tensors = read_state(source, own.keys())
-    given = {name: value for name, value in tensors.items() if not name.endswith(DERIVED)}
-    wanted = {name: value for name, value in own.items() if not name.endswith(DERIVED)}
+    wanted = {name: value for name, value in own.items() if name not in tables}
+    given = {n: value for n, value in tensors.items() if n in wanted or own_name(n) not in TABLES}
     found = misfit(given, wanted)
     faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in found[kind]]
     faults += found["of another shape"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tcm_lab.codec import CodecAdapter, load_checkpoint, read_extra, read_state
 from tcm_lab.codec.adapter import unwrapped
-from tcm_lab.codec.model import DERIVED
+from tcm_lab.codec.state_dicts import CONSTANTS, TABLES, constant_names, own_name, table_names
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.training.recipe import Recipe
 
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 TARGET_STD = 3.0
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-#: Entries of a state dict that follow from the weights or from the architecture.
-_NOT_LEARNED = (*DERIVED, "pedestal", "bound", "target")
 
 
 def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
@@ -65,7 +63,8 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     parameters = dict(codec.named_parameters())
     theirs = load_checkpoint(path).state_dict() if assembled else read_state(path, parameters)
     state = {n: v for n, v in codec.state_dict().items() if isinstance(v, Tensor)}
-    own = {n: v for n, v in state.items() if n in parameters or not n.endswith(_NOT_LEARNED)}
+    derived = table_names(codec) | constant_names(codec)
+    own = {name: value for name, value in state.items() if name not in derived}
     fitting = {n: v for n, v in own.items() if n in theirs and theirs[n].shape == v.shape}
     taken = sum(fitting[n].numel() for n in parameters if n in fitting)
     whole = sum(p.numel() for p in parameters.values())
@@ -79,7 +78,7 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     kept = tuple(name for name in own if name not in fitting)
     if kept:
         logger.warning("%s: %d tensors keep their own values (%s …)", path, len(kept), kept[0])
-    unused = [n for n in theirs if n not in own and not n.endswith(_NOT_LEARNED)]
+    unused = [n for n in theirs if n not in own and own_name(n) not in (*TABLES, *CONSTANTS)]
     if assembled and unused:
         logger.warning("%s: %d of its tensors have no place (%s …)", path, len(unused), unused[0])
     codec.warm_from = str(path)  # type: ignore[assignment]  # no submodule

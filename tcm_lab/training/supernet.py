@@ -189,7 +189,9 @@ class SuperNet(nn.Module):
             for parameter in codec.parameters():
                 parameter.data = parameter.new_empty(0)  # the shared ones come in its place
             kept[config.fingerprint] = codec
-        return kept[config.fingerprint].train()
+        found = kept[config.fingerprint]
+        found.train()
+        return found
 
 
 def _place(root: nn.Module, name: str, tensor: Tensor, *, is_learned: bool) -> None:

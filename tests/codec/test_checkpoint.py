@@ -19,10 +19,12 @@ from tcm_lab.codec import (
     CodecAdapter,
     export_checkpoint,
     export_state,
+    part_costs,
     read_extra,
     save_checkpoint,
 )
 from tcm_lab.errors import LabError
+from tcm_lab.training.start import warm_start
 
 State = dict[str, Tensor]
 #: The paper's architecture, narrow: M = 40 in 5 slices, one block in each stage.
@@ -382,6 +384,87 @@ def test_our_file_cut_off_is_refused(codec: Any, tmp_path: Path) -> None:
     save_checkpoint(codec, path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LabError, match=r"cut\.safetensors: not a whole safetensors file"):
+        tcm_lab.load_checkpoint(path)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_s_entries_are_kept_whatever_it_calls_them(tmp_path: Path) -> None:
+    @tcm_lab.register_block("named")
+    class Named(torch.nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.pixel_offset = torch.nn.Parameter(torch.zeros(channels, 1, 1))
+            self.target = torch.nn.Parameter(torch.ones(channels, 1, 1))
+            self.register_buffer("upper_bound", torch.ones(channels, 1, 1))
+            self.register_buffer("bound", torch.ones(channels, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            lowest, highest = -self.get_buffer("bound"), self.get_buffer("upper_bound")
+            return x.clamp(lowest, highest) * self.target + self.pixel_offset
+
+    changes = {"?_?.depth": 0, "g_a.depth": 1, "g_a.block": "named"}
+    codec, again, warm = (tcm_lab.build("tcm-nano", changes, seed=seed) for seed in range(3))
+    own = {
+        name: torch.rand_like(value)
+        for name, value in codec.state_dict().items()
+        if name.startswith("g_a.") and ".blocks." in name
+    }
+    assert len(own) == 4 * sum(stage.depth for stage in codec.config.g_a.stages)
+    codec.load_state_dict(own, strict=False)
+    path = tmp_path / "weights.safetensors"
+    save_checkpoint(codec, path)
+    again.load_state_dict(codec.state_dict())
+    warm_start(warm, path)
+    for loaded in (codec, again, warm, tcm_lab.load_checkpoint(path)):
+        _assert_equal({name: loaded.state_dict()[name] for name in own}, own)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_weight_that_layers_share_is_saved(tmp_path: Path) -> None:
+    @tcm_lab.register_block("tied")
+    class Tied(torch.nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.there = torch.nn.Linear(channels, channels)
+            self.back = torch.nn.Linear(channels, channels)
+            self.back.weight = self.there.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.back(self.there(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+    codec = tcm_lab.build("tcm-nano", {"g_a.block": "tied"}).eval()
+    save_checkpoint(codec, tmp_path / "tied.safetensors")
+    loaded = tcm_lab.load_checkpoint(tmp_path / "tied.safetensors")
+    x = torch.rand(1, 3, 30, 30)
+    assert torch.equal(loaded(x)["x_hat"], codec(x)["x_hat"])
+    block: Any = loaded.g_a.stages[0].blocks[0]
+    assert block.back.weight is block.there.weight
+
+
+def test_a_codec_that_has_coded_is_loaded_inside_another_module() -> None:
+    trained, fresh = (Lit(tcm_lab.build("tcm-nano", {"?_?.depth": 0}, seed=s)) for s in (0, 1))
+    x = torch.rand(1, 3, 30, 30)
+    coded: Any = trained.eval().codec
+    for tables in ({}, {"of": "another size"}):
+        if tables:
+            with torch.no_grad():
+                coded.entropy_bottleneck.quantiles.mul_(2)
+        expected = coded.compress(x)
+        fresh.load_state_dict(trained.state_dict())
+        loaded: Any = fresh.eval().codec
+        assert loaded.compress(x) == expected
+
+
+def test_far_more_weights_than_a_file_holds_are_refused_before_they_take_memory(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "small.safetensors"
+    config = tcm_lab.load_config("tcm-nano").override({"?_?.width": 2**16, "?_?.depth": 0})
+    metadata = {"format": "tcm_lab.codec/1", "config": config.model_dump_json()}
+    save_file({"x": torch.zeros(3)}, path, metadata)
+    needed = sum(cost.total_parameters for cost in part_costs(config, (64, 64)).values())
+    message = rf"small\.safetensors: holds 3 numbers, and tcm-nano would need {needed:,}"
+    with pytest.raises(LabError, match=message):
         tcm_lab.load_checkpoint(path)
 
 

@@ -193,6 +193,19 @@ def test_coding_follows_the_weights_when_they_change() -> None:
     torch.testing.assert_close(a.decompress(**a.compress(x))["x_hat"], shown, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("built_there", [False, True])
+def test_a_codec_that_coded_while_only_inferring_takes_weights_later(built_there: bool) -> None:
+    config = tcm_lab.load_config("tcm-nano").override({"?_?.depth": 0})
+    codec, x = tcm_lab.build(config).eval(), torch.rand(1, 3, 20, 20)
+    with torch.inference_mode():
+        if built_there:
+            codec.update(force=True)
+        coded = codec.compress(x)
+    other = tcm_lab.build(config, seed=1).eval()
+    codec.load_state_dict(other.state_dict())
+    assert codec.compress(x) == other.compress(x) != coded
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_bytes_are_coded_by_the_weights_of_now(training: bool) -> None:
     codec = tcm_lab.build("tcm-nano", {"?_?.depth": 1}).train(training)
