@@ -31,14 +31,14 @@ class NoAttentionConfig(AttentionConfig):
 
 
 class ResidualUnit(nn.Module):
-    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels between (Cheng et al. 2020).
+    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels or one between (Cheng et al. 2020).
 
     CompressAI's own is a class inside a function, which can't be pickled.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        half = channels // 2
+        half = max(channels // 2, 1)
         self.conv = nn.Sequential(
             nn.Conv2d(channels, half, 1),
             nn.ReLU(inplace=True),
@@ -79,7 +79,7 @@ class GatedAttention(nn.Module):
 
 def gated_cost(channels: int, height: int, width: int) -> Cost:
     """Cost of a `GatedAttention`'s branches."""
-    unit = bottleneck_cost(channels, channels // 2, height, width)
+    unit = bottleneck_cost(channels, max(channels // 2, 1), height, width)
     return 6 * unit + conv_cost(channels, channels, 1, height, width)
 
 

@@ -15,6 +15,7 @@ from tcm_lab.blocks.cost import (
     Cost,
     bottleneck_cost,
     conv_cost,
+    hidden_width,
     layer_norm_cost,
     mlp_cost,
     residual_block_cost,
@@ -135,7 +136,7 @@ class ConvNextConfig(BlockConfig):
     mlp_ratio: Ratio = 4.0
 
     def build(self, channels: int, index: int) -> nn.Module:
-        hidden = round(self.mlp_ratio * channels)
+        hidden = hidden_width(channels, self.mlp_ratio)
         return Skip(
             nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
             ChannelsLast(
@@ -147,7 +148,7 @@ class ConvNextConfig(BlockConfig):
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        tokens, hidden = height * width, round(self.mlp_ratio * channels)
+        tokens, hidden = height * width, hidden_width(channels, self.mlp_ratio)
         return (
             conv_cost(channels, channels, self.kernel, height, width, groups=channels)
             + layer_norm_cost(channels, tokens)
@@ -201,7 +202,7 @@ class PartialConv(nn.Conv2d):
 
 def _inverted(spatial: nn.Module, channels: int, mlp_ratio: float) -> Skip:
     """Return a block of HPCM's (Li et al. 2025): a cheap convolution, 1x1 ones, and a skip."""
-    hidden = round(mlp_ratio * channels)
+    hidden = hidden_width(channels, mlp_ratio)
     return Skip(
         spatial,
         nn.Conv2d(channels, hidden, 1),
@@ -211,7 +212,7 @@ def _inverted(spatial: nn.Module, channels: int, mlp_ratio: float) -> Skip:
 
 
 def _pointwise_cost(channels: int, mlp_ratio: float, height: int, width: int) -> Cost:
-    hidden = round(mlp_ratio * channels)
+    hidden = hidden_width(channels, mlp_ratio)
     widened = conv_cost(channels, hidden, 1, height, width)
     return widened + conv_cost(hidden, channels, 1, height, width)
 

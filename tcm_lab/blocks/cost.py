@@ -168,6 +168,11 @@ def bottleneck_cost(channels: int, inner: int, height: int, width: int) -> Cost:
     )
 
 
+def hidden_width(channels: int, ratio: float) -> int:
+    """Return the width of a hidden layer, so many times its input's; at least one."""
+    return max(round(ratio * channels), 1)
+
+
 def mlp_cost(channels: int, hidden: int, tokens: int) -> Cost:
     """Cost of a two-layer perceptron over ``tokens`` positions."""
     return linear_cost(channels, hidden, tokens) + linear_cost(hidden, channels, tokens)

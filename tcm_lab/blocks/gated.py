@@ -18,6 +18,7 @@ from tcm_lab.blocks.cost import (
     Cost,
     Kind,
     conv_cost,
+    hidden_width,
     layer_norm_cost,
     linear_cost,
     window_attention_cost,
@@ -33,12 +34,12 @@ class ConvGlu(nn.Module):
 
     Args:
         channels: C.
-        hidden: width of u and v together.
+        hidden: width of u and v together; each has one channel at least.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        half = hidden // 2
+        half = max(hidden // 2, 1)
         self.expand = nn.Linear(channels, 2 * half)
         self.depthwise = nn.Conv2d(half, half, 3, padding=1, groups=half)
         self.gelu = nn.GELU()
@@ -59,7 +60,7 @@ class ConvGlu(nn.Module):
 
 def conv_glu_cost(channels: int, hidden: int, height: int, width: int) -> Cost:
     """Cost of a `ConvGlu`."""
-    half, tokens = hidden // 2, height * width
+    half, tokens = max(hidden // 2, 1), height * width
     return (
         linear_cost(channels, 2 * half, tokens)
         + conv_cost(half, half, 3, height, width, groups=half)
@@ -140,18 +141,15 @@ class GatedStageConfig(BlockConfig):
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)
 
-    def _hidden(self, channels: int) -> int:
-        return max(2, round(self.mlp_ratio * channels))
-
     def build(self, channels: int, index: int) -> nn.Module:
-        hidden = self._hidden(channels)
+        hidden = hidden_width(channels, self.mlp_ratio)
         return GatedStage(channels, self.layers, self.head_dim, self.window_size, hidden)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         layer = (
             2 * layer_norm_cost(channels, height * width)
             + window_attention_cost(channels, self.head_dim, self.window_size, height, width)
-            + conv_glu_cost(channels, self._hidden(channels), height, width)
+            + conv_glu_cost(channels, hidden_width(channels, self.mlp_ratio), height, width)
             + Cost({}, {Kind.OTHER: 2 * channels})
         )
         return self.layers * layer + conv_cost(channels, channels, 3, height, width)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, Ratio
 from tcm_lab.blocks.convolutional import KernelSide
-from tcm_lab.blocks.cost import Cost, Kind, conv_cost
+from tcm_lab.blocks.cost import Cost, Kind, conv_cost, hidden_width
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.window_attention import check_heads
 
@@ -177,12 +177,10 @@ class LinearAttentionConfig(AttentionConfig):
     def check(self, channels: int) -> None:
         check_heads(channels, self.head_dim)
 
-    def _hidden(self, channels: int) -> int:
-        return max(round(self.mlp_ratio * channels), 1)
-
     def build(self, channels: int) -> nn.Module:
-        return ResidualGlobalAttention(channels, self.head_dim, self.kernel, self._hidden(channels))
+        hidden = hidden_width(channels, self.mlp_ratio)
+        return ResidualGlobalAttention(channels, self.head_dim, self.kernel, hidden)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        c, hidden = channels, self._hidden(channels)
+        c, hidden = channels, hidden_width(channels, self.mlp_ratio)
         return global_attention_cost(c, self.head_dim, self.kernel, c, hidden, c, height, width)

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, Ratio
 from tcm_lab.blocks.convolutional import KernelSide
-from tcm_lab.blocks.cost import Cost, Kind, conv_cost, layer_norm_cost, linear_cost, mlp_cost
+from tcm_lab.blocks.cost import (
+    Cost,
+    Kind,
+    conv_cost,
+    hidden_width,
+    layer_norm_cost,
+    linear_cost,
+    mlp_cost,
+)
 from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.window_attention import check_heads, relative_index
@@ -51,7 +59,7 @@ class OverlappedWindowAttention(nn.Module):
         self, channels: int, head_dim: int, window_size: int, c_out: int, mlp_ratio: float
     ) -> None:
         super().__init__()
-        hidden = round(mlp_ratio * c_out)
+        hidden = hidden_width(c_out, mlp_ratio)
         self.heads = channels // head_dim
         self.window_size = window_size
         self.norm1 = nn.LayerNorm(channels)
@@ -143,7 +151,7 @@ def overlapped_window_cost(
         + conv_cost(channels, c_out, window_size, h, w)
         + linear_cost(c_out, c_out, positions)
         + layer_norm_cost(c_out, positions)
-        + mlp_cost(c_out, round(mlp_ratio * c_out), positions)
+        + mlp_cost(c_out, hidden_width(c_out, mlp_ratio), positions)
     )
 
 

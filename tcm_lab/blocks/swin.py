@@ -10,7 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, Ratio
-from tcm_lab.blocks.cost import Cost, layer_norm_cost, mlp_cost, window_attention_cost
+from tcm_lab.blocks.cost import (
+    Cost,
+    hidden_width,
+    layer_norm_cost,
+    mlp_cost,
+    window_attention_cost,
+)
 from tcm_lab.blocks.registry import BlockConfig, register_block
 from tcm_lab.blocks.window_attention import WindowAttention, check_heads, portions
 
@@ -32,7 +38,7 @@ class SwinLayer(nn.Module):
         self, channels: int, head_dim: int, window_size: int, mlp_ratio: float, *, shifted: bool
     ) -> None:
         super().__init__()
-        hidden = round(mlp_ratio * channels)
+        hidden = hidden_width(channels, mlp_ratio)
         self.norm1 = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, head_dim, window_size, shifted=shifted)
         self.norm2 = nn.LayerNorm(channels)
@@ -85,7 +91,7 @@ def swin_cost(
     channels: int, head_dim: int, window_size: int, mlp_ratio: float, height: int, width: int
 ) -> Cost:
     """Cost of a `SwinLayer`."""
-    tokens, hidden = height * width, round(mlp_ratio * channels)
+    tokens, hidden = height * width, hidden_width(channels, mlp_ratio)
     return (
         2 * layer_norm_cost(channels, tokens)
         + window_attention_cost(channels, head_dim, window_size, height, width)

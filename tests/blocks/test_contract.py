@@ -65,12 +65,37 @@ def test_an_option_that_does_not_exist_is_refused_by_name(
         (RESAMPLERS, {"type": "conv", "kernel": 4, "activation": "gdn"}),
         (BLOCKS, {"type": "partial-conv", "share": 1.0, "kernel": 5}),
         (BLOCKS, {"type": "partial-conv", "share": 0.01}),
+        (BLOCKS, {"type": "partial-conv", "mlp_ratio": 0.01}),
+        (BLOCKS, {"type": "depthwise-conv", "mlp_ratio": 0.01}),
+        (BLOCKS, {"type": "gated-stage", "mlp_ratio": 0.01}),
+        (ATTENTIONS, {"type": "overlapped-windows", "mlp_ratio": 0.01}),
     ],
 )
 def test_a_layer_keeps_that_with_other_options_too(
     registry: LayerRegistry[Any], options: dict[str, Any]
 ) -> None:
     check_layer(registry.parse(options), channels=CHANNELS)
+
+
+@pytest.mark.parametrize(("registry", "name"), REGISTERED)
+def test_the_narrowest_layer_with_the_smallest_options_is_built_and_counted(
+    registry: LayerRegistry[Any], name: str
+) -> None:
+    least = {"head_dim": 1, "mlp_ratio": 1e-3, "width": 1, "split": 1.0, "squeeze": 1}
+    known = type(registry.parse(name)).model_fields
+    options = {option: value for option, value in least.items() if option in known}
+    if name == "dictionary":
+        options["mlp_ratio"] = 1  # a whole number there
+    config = registry.parse({"type": name, **options})
+    x = torch.rand(1, 1, 9, 7, requires_grad=True)
+    for way in ("down", "up") if registry is RESAMPLERS else (None,):
+        arguments = (1,) if way is None else (1, 1, way)
+        config.check(*arguments[:2])
+        layer = config.build(*arguments, *([1] if registry is BLOCKS else []))
+        layer(x).sum().backward()
+        counted = config.cost(*arguments, 9, 7).total_parameters
+        assert counted == sum(parameter.numel() for parameter in layer.parameters())
+        assert all(parameter.numel() for parameter in layer.parameters())
 
 
 def test_an_even_kernel_is_refused_where_it_would_need_a_centre() -> None:
