@@ -154,6 +154,13 @@ Registrable = TypeVar("Registrable", bound=type)
 class LayerRegistry(ConfigRegistry[C], Generic[C]):
     """Configuration classes of layers by registered name, all of them derived from ``base``."""
 
+    #: The registries themselves, by kind.
+    every: ClassVar[dict[str, LayerRegistry[Any]]] = {}
+
+    def __init__(self, kind: str, base: type[Any]) -> None:
+        super().__init__(kind, base)
+        self.every[kind] = self
+
     def register(self, name: str) -> Callable[[Registrable], Registrable]:
         """Return a class decorator that registers its class as ``name``.
 
@@ -229,7 +236,18 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             options |= {name: known[name] for name in offered}
             return module(*values[: len(leading)], **options)
 
-        members = {"build": build, "__module__": module.__module__, "__doc__": module.__doc__}
+        def reduce(self: Any) -> tuple[Any, ...]:
+            # No module has this class by its name. The layer's own class comes first, so that the
+            # module that registers it is imported.
+            return _unpickled, (module, kind, self.model_dump(mode="json"))
+
+        kind = self.kind
+        members = {
+            "build": build,
+            "__module__": module.__module__,
+            "__doc__": module.__doc__,
+            "__reduce__": reduce,
+        }
         if "factor" in offered and isinstance(offered["factor"].default, int):
             factor = offered["factor"].default
             members["factor"] = property(lambda _: factor)
@@ -252,6 +270,12 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             return found
 
         return cost
+
+
+def _unpickled(_: type[nn.Module], kind: str, tree: dict[str, Any]) -> LayerConfig:
+    """Return the configuration of a registered module."""
+    config: LayerConfig = LayerRegistry.every[kind].parse(tree)
+    return config
 
 
 def _options(module: type[nn.Module], leading: Sequence[str]) -> list[inspect.Parameter]:

@@ -1,3 +1,5 @@
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import tcm_lab
+from tcm_lab._utils.plugins import import_layers
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, FINGERPRINT, RESAMPLERS, NoFormula
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost
 from tcm_lab.errors import ConfigError
@@ -31,6 +34,45 @@ def test_a_module_registered_in_five_lines_is_usable_from_yaml(tmp_path: Path) -
     blocks = [m for m in codec.modules() if isinstance(m, MyBlock)]
     assert len(blocks) == 4
     assert all(block.kernel_size == (5, 5) and block.bias is None for block in blocks)
+    x = torch.rand(1, 3, 20, 30)
+    expected = codec(x)["x_hat"].clamp(0, 1)
+    torch.testing.assert_close(codec.decompress(**codec.compress(x))["x_hat"], expected)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_codec_with_a_registered_module_is_pickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "layers_to_pickle.py"
+    file.write_text(
+        "import tcm_lab\nimport torch\n\n\n"
+        "@tcm_lab.register_block('pickled')\n"
+        "class Pickled(torch.nn.Conv2d):\n"
+        "    def __init__(self, channels: int, kernel: int = 3) -> None:\n"
+        "        super().__init__(channels, channels, kernel, padding=kernel // 2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import_layers([file])
+    codec = tcm_lab.build(_yaml(tmp_path, "{type: pickled, kernel: 5}"))
+    written = pickle.dumps(codec)
+    assert pickle.loads(written).config == codec.config
+    BLOCKS.unregister("pickled")  # as in another process, which has not imported the file
+    del sys.modules["layers_to_pickle"]
+    assert pickle.loads(written).config.fingerprint == codec.config.fingerprint
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_may_convolve_in_three_dimensions(tmp_path: Path) -> None:
+    @tcm_lab.register_block("across-channels")
+    class AcrossChannels(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(1, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv(x[:, None])[:, 0]
+
+    codec = tcm_lab.build(_yaml(tmp_path, "across-channels")).eval()
     x = torch.rand(1, 3, 20, 30)
     expected = codec(x)["x_hat"].clamp(0, 1)
     torch.testing.assert_close(codec.decompress(**codec.compress(x))["x_hat"], expected)
