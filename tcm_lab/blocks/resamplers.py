@@ -151,6 +151,8 @@ class ConvResamplerConfig(ResamplerConfig):
         layers: list[nn.Module]
         if direction == "down" or s == 1:
             kind = nn.Conv2d if rest else EvenConv
+            if k == 1 and s > 1:
+                kind = StridedPointwise
             layers = [kind(c_in, c_out, k, stride=s, padding=pad)]
         elif self.upsample == "subpixel":
             layers = [nn.Conv2d(c_in, s**2 * c_out, k, padding=pad), nn.PixelShuffle(s)]

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from tcm_lab._compat.onednn import StridedPointwise, safe_strided_convolutions
+from tcm_lab.blocks import RESAMPLERS
 
 
 def test_the_replacement_computes_the_same_and_is_undone() -> None:
@@ -30,6 +31,17 @@ def test_its_gradient_is_right_where_onednns_is_not() -> None:
     y = conv(x).detach()
     expected = torch.einsum("bohw,bihw->oi", 2 * y, x[:, :, ::2, ::2])
     assert torch.allclose(conv.weight.grad[:, :, 0, 0], expected, rtol=1e-4)
+
+
+def test_no_resampler_of_ours_has_such_a_convolution() -> None:
+    options: list[dict[str, object]] = [{"type": name} for name in RESAMPLERS if name != "none"]
+    options += [{"type": "conv", "kernel": 1}, {"type": "bottlenecks", "kernel": 1}]
+    for each in options:
+        down = RESAMPLERS.parse(each).build(4, 8, "down")
+        layers = [type(layer) for layer in down.modules()]
+        with safe_strided_convolutions(down):
+            assert [type(layer) for layer in down.modules()] == layers
+        assert down(torch.rand(2, 4, 33, 32)).shape == (2, 8, 17, 16)
 
 
 def test_the_workaround_was_measured_with_this_torch() -> None:
