@@ -215,13 +215,14 @@ class CodecAdapter:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode, and leave it as it was."""
-    training = model.training
+    """Hold ``model`` in evaluation mode, and leave each of its modules in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.analysis import decoder_erf_maps, erf_maps, erf_options, measure_latents
 from tcm_lab.cli import main
 from tcm_lab.codec import CheckpointError, build, load_foreign, load_weights, save_weights
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
 from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
@@ -176,6 +177,32 @@ def test_a_name_that_means_no_codec_is_refused(name: str, words: str) -> None:
     assert "--import" not in str(refused.value)
     with pytest.raises(LabError, match=r"called with N: .* it takes \(width: 'int' = 8\)"):
         build(f"{FILE}:make", {"N": 3})
+
+
+def test_a_weight_is_loaded_though_its_name_ends_as_a_table_s(tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixel_offset = nn.Parameter(torch.zeros(3, 1, 1))
+            self.register_buffer("_offset", torch.zeros(0, dtype=torch.int32))
+
+    trained, fresh = Shifted(), Shifted()
+    with torch.no_grad():
+        trained.pixel_offset.fill_(0.25)
+    trained.register_buffer("_offset", torch.ones(7, dtype=torch.int32))  # a table, made to code
+    save_weights(trained, tmp_path / "weights.safetensors", {})
+    load_weights(fresh, tmp_path / "weights.safetensors")
+    assert (fresh.pixel_offset == 0.25).all()
+    assert fresh.get_buffer("_offset").numel() == 0
+
+
+def test_evaluating_leaves_each_module_in_its_own_mode() -> None:
+    codec = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3))
+    codec.train()
+    codec[1].eval()  # as one freezes statistics
+    with evaluating(codec):
+        assert not any(module.training for module in codec.modules())
+    assert [module.training for module in codec.modules()] == [True, True, False]
 
 
 def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
