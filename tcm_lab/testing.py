@@ -259,7 +259,9 @@ def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
             raise LayerError(
                 f"codes {never} elements of a latent of {h}x{w} never and {often} more than once"
             )
-    torch.stack([(y_hat * torch.randn_like(y_hat)).sum(), *seen.scales]).sum().backward()
+    total = torch.stack([(y_hat * torch.randn_like(y_hat)).sum(), *seen.scales]).sum()
+    if total.requires_grad:  # not of a model without weights, which takes what h_s gives
+        total.backward()
     for name, parameter in module.named_parameters():
         if parameter.grad is None or not parameter.grad.abs().max() > 0:
             raise LayerError(f"no gradient reaches {name}")

@@ -259,3 +259,9 @@ def test_a_careless_one_is_refused(fault: str, message: str) -> None:
 def test_the_toys_keep_what_codecs_rely_on() -> None:
     check_layer("rows", channels=8)
     check_layer("plain", channels=8)
+
+
+def test_a_model_without_weights_is_checked_as_any_other() -> None:
+    alone = {"slices": 1, "support": 0, "hidden": "none", "lrp": "none"}
+    assert not [*ENTROPY_MODELS.parse(alone).build(8).parameters()]
+    check_layer(ENTROPY_MODELS.parse(alone), channels=8)

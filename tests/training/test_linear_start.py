@@ -14,7 +14,7 @@ from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource, open_images
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
-from tcm_lab.training.linear_start import linear_view
+from tcm_lab.training.linear_start import linear_view, start_entropy_model
 
 RECIPE = Recipe(
     steps=2, batch=2, crop=64, lr=1e-9, start="linear", shortcut_lr=0.0, aux_lr=1e-9, warmup=0
@@ -123,6 +123,18 @@ def test_whatever_the_blocks_the_stages_add_nothing_at_first(changes: dict[str, 
         x = photographs().batch(0, 2)
         linear = linear_view(codec)
         assert torch.allclose(codec(x, rate=1.0)["x_hat"], linear(x, rate=1.0)["x_hat"], atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [{"type": "hierarchical"}, {"slices": 1, "hidden": "none"}])
+def test_an_entropy_model_without_a_convolution_to_begin_in_starts_as_it_is_built(
+    model: dict[str, object],
+) -> None:
+    entropy_model = {"support": 0, "lrp": "none", **model} if "slices" in model else model
+    changes = {"entropy_model": entropy_model, "h_s.depth": 0, "h_s.resample": "patch"}
+    codec = build("tcm-nano", changes)
+    before = {name: value.clone() for name, value in codec.h_s.state_dict().items()}
+    start_entropy_model(codec, torch.randn(2, codec.config.latent_channels, 4, 4))
+    assert all(torch.equal(value, before[name]) for name, value in codec.h_s.state_dict().items())
 
 
 def test_a_codec_without_shortcuts_starts_with_a_wide_latent_and_its_statistics() -> None:

@@ -183,10 +183,14 @@ class EntropyModelRegistry(LayerRegistry[EntropyModelConfig]):
 
 
 def start_output_at(transform: nn.Module, values: Tensor) -> None:
-    """Let a transform that ends in a convolution give nearly these values (C,) everywhere."""
+    """Let a transform that ends in a convolution give nearly these values (C,) everywhere.
+
+    One that has no convolution of as many outputs at its end stays as it was built.
+    """
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    last = [module for module in transform.modules() if isinstance(module, kinds)][-1]
-    assert last.bias is not None
+    last = next((m for m in reversed([*transform.modules()]) if isinstance(m, kinds)), None)
+    if last is None or last.bias is None or last.bias.numel() % values.numel():
+        return
     repeats = last.bias.numel() // values.numel()  # sub-pixel upsampling
     last.bias.copy_(values.repeat_interleave(repeats))
     last.weight.mul_(_NARROWED)
