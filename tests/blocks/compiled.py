@@ -5,10 +5,13 @@ A program of its own, since the shape checks that the suite runs under can't be 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 import tcm_lab
 from tcm_lab.blocks import WindowAttention
+from tcm_lab.codec.entropy_models.lattices import lattices
 
 CODECS = ("tcm-nano", "dcae-nano")
 
@@ -26,6 +29,18 @@ def attention(backend: str) -> None:
     )
 
 
+def indices() -> None:
+    """Compare the indices of a hierarchical model's lattices, whose tracing warns of nothing."""
+
+    def used(x: torch.Tensor) -> torch.Tensor:
+        walk = lattices(8, (4, 8), x.device, nominal=False)
+        return x + sum(step.here.sum() for lattice in walk for step in lattice.steps)
+
+    with warnings.catch_warnings(action="error"):
+        compiled = torch.compile(used, backend="eager")(torch.zeros(3))
+    assert torch.equal(compiled, used(torch.zeros(3)))
+
+
 def codec(name: str) -> None:
     """Compare a codec's image and likelihoods, in evaluation and without gradients."""
     plain = tcm_lab.build(name, {"?_?.depth": 1, "entropy_model.slices": 2}).eval()
@@ -38,6 +53,7 @@ def codec(name: str) -> None:
 if __name__ == "__main__":
     for backend in ("eager", "aot_eager"):
         attention(backend)
+    indices()
     for name in CODECS:
         codec(name)
     print("the same")

@@ -136,13 +136,15 @@ def lattices(
             does: with the values of a channel in raster order, those outside the *nominal* places
             of the quarter lattice fill the places outside its true ones.
     """
+    if torch.compiler.is_compiling():  # the compiler traces the indices into its graph
+        return _lattices.__wrapped__(channels, size, device, nominal)
     # Tensors made in inference mode can't serve training, so each mode has indices of its own.
     return _lattices(channels, size, device, nominal, torch.is_inference_mode_enabled())
 
 
 @lru_cache(maxsize=32)
 def _lattices(
-    channels: int, size: tuple[int, int], device: torch.device, nominal: bool, _mode: bool
+    channels: int, size: tuple[int, int], device: torch.device, nominal: bool, *_mode: bool
 ) -> tuple[Lattice, ...]:
     with torch.device("cpu"):  # where the indices are computed, whatever a device's context says
         full = torch.arange(channels * size[0] * size[1]).view(channels, *size)
@@ -196,7 +198,7 @@ def _step(owners: Owners, latent: Tensor, size: tuple[int, int], device: torch.d
     cell = torch.tensor(owners)
     repeats = -(-rows // cell.shape[0]), -(-columns // cell.shape[1])
     owner = cell.repeat(repeats)[:rows, :columns]
-    width = channels // (int(cell.max()) + 1)
+    width = channels // (1 + max(map(max, owners)))
     channel = owner * width + torch.arange(width)[:, None, None]
     here = (channel * (rows * columns) + torch.arange(rows * columns).view(rows, columns)).flatten()
     there = latent.flatten()[here]
