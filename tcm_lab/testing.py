@@ -28,6 +28,7 @@ from tcm_lab.blocks import (
     ResamplerConfig,
 )
 from tcm_lab.codec import ENTROPY_MODELS, Coder, EntropyModelConfig, Places, VariantConfig, build
+from tcm_lab.codec.seeds import random_state
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 
@@ -72,8 +73,7 @@ def check_layer(
     """
     registry = _registry_of(layer, kind)
     config = registry.parse(layer)
-    with _named(f"{registry.kind} '{config.type}': "), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with _named(f"{registry.kind} '{config.type}': "), random_state(0):
         _check_options(registry, config)
         if isinstance(config, EntropyModelConfig):
             _check_entropy_model(config, channels)

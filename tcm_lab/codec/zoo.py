@@ -27,6 +27,7 @@ from tcm_lab.codec.names import (
     preset_names,
     preset_tree,
 )
+from tcm_lab.codec.seeds import random_state
 from tcm_lab.errors import ConfigError, near
 
 _DEFAULT_QUALITY = 4
@@ -120,8 +121,7 @@ def build(
     Raises:
         ConfigError: the configuration is not valid.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_state(seed):
         if device != "meta":
             return _assemble(model, overrides).to(device)
         return build_on_meta(lambda: _assemble(model, overrides))

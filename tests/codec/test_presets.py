@@ -149,6 +149,17 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_building_does_not_begin_a_gpu_s_random_numbers_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", begun.append)
+    torch.manual_seed(5)
+    assert begun == [5]  # so torch seeds every GPU
+    tcm_lab.build("tcm-nano", {"?_?.depth": 0})
+    assert begun == [5]
+
+
 def test_every_image_model_of_compressai_is_listed() -> None:
     zoo = import_compressai().zoo.image_models
     fixed_rate = {name for name in zoo if not name.endswith("-vbr")}
