@@ -65,7 +65,7 @@ class SwinLayer(nn.Module):
         attention, rows = self.attention, x.flatten(0, 2)
         plan = attention.plan(x)
         # One row more than the map has, which takes the padding.
-        out = torch.empty(len(rows) + 1, rows.shape[1], dtype=x.dtype)
+        out = rows.new_empty(len(rows) + 1, rows.shape[1])
         for windows, bias in portions(plan.groups, attention.bias()):
             source, target = plan.rows_of(windows)
             portion = rows.index_select(0, source)

@@ -51,7 +51,7 @@ class Distribution:
     def scale_table(self) -> Tensor:
         """Return the scales that have a table, in float32 as CompressAI's own."""
         low, high = math.log(self.lowest), math.log(self.highest)
-        return torch.exp(torch.linspace(low, high, self.count))
+        return torch.exp(torch.linspace(low, high, self.count, device="cpu"))
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ class Codec(_CompressionModel):
             "checksum": checksum,
         }
         if rate is not None:
-            coded["rate"] = torch.as_tensor(rate, dtype=torch.float64).item()
+            coded["rate"] = torch.as_tensor(rate, dtype=torch.float64, device="cpu").item()
         return coded
 
     def _encode(self, y: Tensor, z: Tensor, levels: Tensor | None) -> tuple[list[list[bytes]], int]:

@@ -132,7 +132,7 @@ class Agreement:
     def _found_here(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return where (image, position) the encoder has to decide, and list it."""
         if not values.numel():
-            return (torch.zeros(0, dtype=torch.long),) * 2
+            return (values.new_zeros(0, dtype=torch.long),) * 2
         largest = values.abs().amax(1, keepdim=True)
         margin = MARGIN * (largest / _EXACT).clamp(min=1)
         if not bool((margin < 0.25).all()):
@@ -273,7 +273,7 @@ def symbol_counts(
     distribution: Distribution, scale: float, centre: int
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " 1"]]:
     """Return what each symbol within ``centre`` of 0, and all beyond, have of the coder's 2¹⁶."""
-    steps = torch.arange(-centre, centre + 1, dtype=torch.float64).abs()
+    steps = torch.arange(-centre, centre + 1, dtype=torch.float64, device="cpu").abs()
     beyond, before = (distribution.tail((steps + half) / scale) for half in (0.5, -0.5))
     return (before - beyond) * 2**_PRECISION, 2 * beyond[:1] * 2**_PRECISION
 
@@ -364,7 +364,7 @@ class PriorCoder:
         return symbols.view(len(strings), len(self._medians), *shape)
 
     def _indexes(self, shape: Sequence[int]) -> Int32[Tensor, " n"]:
-        channels = torch.arange(len(self._medians), dtype=torch.int32)
+        channels = torch.arange(len(self._medians), dtype=torch.int32, device="cpu")
         return channels.repeat_interleave(math.prod(shape))
 
 

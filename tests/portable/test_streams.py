@@ -94,6 +94,23 @@ def test_images_of_a_batch_decode_alone_and_in_any_size(codecs: dict[str, Any]) 
         codec.decompress(**codec.compress(image(*size)[None], portable=True))
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_where_tensors_are_made_by_default_is_of_no_matter(
+    codecs: dict[str, Any], name: str
+) -> None:
+    codec, x = codecs[name], image(40, 60)[None]
+    codec.compress(x, **_rate(codec))  # makes CompressAI's tables, which do ask for the default
+    portable.portable_cdfs.cache_clear()
+    with torch.no_grad():
+        expected, coded = codec(x, **_rate(codec)), codec.compress(x, **_rate(codec), portable=True)
+        portable.portable_cdfs.cache_clear()
+        with torch.device("meta"):  # as a GPU would be, where what is on the CPU has no place
+            assert torch.equal(codec(x, **_rate(codec))["x_hat"], expected["x_hat"])
+            assert codec.compress(x, **_rate(codec), portable=True) == coded
+            decoded = codec.decompress(**coded)["x_hat"]
+    assert torch.equal(decoded, codec.decompress(**coded)["x_hat"])
+
+
 def test_coding_leaves_weights_and_ordinary_streams_as_they_were(codecs: dict[str, Any]) -> None:
     codec, x = codecs["rates"], image(40, 40)[None]
     before = {name: (value.data_ptr(), value.clone()) for name, value in codec.state_dict().items()}
