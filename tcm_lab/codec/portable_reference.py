@@ -20,7 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab._utils.locks import SharedLock
-from tcm_lab.codec.coding import CodingError, SymbolDecoder, SymbolEncoder
+from tcm_lab.codec.coding import (
+    CodingError,
+    SymbolDecoder,
+    SymbolEncoder,
+    refuse_other_symbols,
+)
 from tcm_lab.codec.distributions import SCALE_TABLES
 from tcm_lab.codec.entropy_models import Channels
 from tcm_lab.codec.portable import Agreement, OnGrid, PortableTables, PriorCoder, float64
@@ -80,10 +85,7 @@ class PortableReference:
         with self._lock.alone(), _agreeing(self._model, agree, encoding=False) as coders:
             decoded: Mapping[str, Tensor] = self._model.decompress([*map(list, streams)], shape)
         if checksum is not None and coders.checksum() != checksum:
-            raise CodingError(
-                "the decoder read other symbols than the encoder wrote: the bytes were coded with "
-                "other weights, or in float64 that is off by more than a portable stream allows"
-            )
+            refuse_other_symbols(type(self._model).__name__, portable=True)
         return decoded
 
 
