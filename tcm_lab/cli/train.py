@@ -130,6 +130,11 @@ def train(
         adapter = tcm_lab.codec.CodecAdapter(codec)
     if "lambdas" not in settings:
         chosen = _for_rates(chosen, adapter.rate_levels)
+    if not (skip_evaluation or adapter.can_code):
+        raise LabError(
+            f"{adapter.name}: codes no image to evaluate it by, since it lacks compress() or "
+            "decompress(). Add them, or train it with --skip-evaluation."
+        )
     accelerator = _accelerator(device, devices)
     trackers = lab.open_trackers(track)
     name = Entry(model).name

@@ -7,9 +7,10 @@ which part a parameter belongs to) is asked here and nowhere else.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.inputs import InputError
 from tcm_lab.codec.overrides import TRANSFORMS
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, one_of
 
 _FOREIGN_STRIDE = 64
 _FOREIGN_LATENT_STRIDE = 16
@@ -131,6 +132,22 @@ class CodecAdapter:
             return x
         return F.pad(x, missing, mode="replicate")
 
+    def check_crop(self, side: int) -> None:
+        """Refuse crops for training that a foreign codec would need padded, if it says so.
+
+        Raises:
+            LabError: the message names the nearest sides.
+        """
+        if self.config is not None or not hasattr(self.module, "downsampling_factor"):
+            return
+        if side % self.stride:
+            below = side // self.stride * self.stride
+            fitting = one_of(filter(None, (below, below + self.stride)))
+            raise LabError(
+                f"crop = {side}: {self.name} takes sides that are multiples of {self.stride}, its "
+                f"downsampling_factor. Crop to {fitting}."
+            )
+
     def check_rate(self, rate: float | None) -> None:
         """Refuse a rate that the codec does not have; None always passes.
 
@@ -195,7 +212,13 @@ class CodecAdapter:
                 f"{self.name}: its entropy models have no tables. Call update() on them before, or "
                 "give the codec an update() that does, as CompressAI's CompressionModel has."
             )
-        self.module.update(force=True)  # type: ignore[operator]  # CompressAI's method
+        self.update_tables()
+
+    def update_tables(self) -> None:
+        """Make the entropy coder's tables anew from the weights, if it has a way to."""
+        update = getattr(self.module, "update", None)
+        if update is not None:
+            update(**_accepted(update, {"force": True}))
 
     def part_of(self, name: str) -> str:
         """Return the part that the module or parameter called ``name`` belongs to."""
@@ -211,6 +234,34 @@ class CodecAdapter:
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)
+
+
+def decompress(coder: Any, coded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Decode what a codec's ``compress`` returned.
+
+    What a codec tells beside, such as times, and its ``decompress`` does not take is left out.
+
+    Raises:
+        LabError: ``decompress`` takes what ``compress`` does not return.
+    """
+    given = _accepted(coder.decompress, coded)
+    try:
+        inspect.signature(coder.decompress).bind(**given)
+    except TypeError as error:
+        raise LabError(
+            f"{type(coder).__name__}: compress() returns {', '.join(coded)}, but decompress() has "
+            f"{error}. Let it take by name what the other returns."
+        ) from None
+    return coder.decompress(**given)  # type: ignore[no-any-return]  # a user's method
+
+
+def _accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments by name that a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return dict(given)
+    names = {each.name for each in parameters}
+    return {name: value for name, value in given.items() if name in names}
 
 
 @contextmanager

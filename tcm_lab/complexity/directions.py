@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 from tcm_lab.codec import CodecAdapter
-from tcm_lab.codec.adapter import evaluating
+from tcm_lab.codec.adapter import decompress, evaluating
 from tcm_lab.complexity.record import ABSENT, Scope
 
 _SIDE = 128
@@ -85,7 +85,7 @@ def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
         now[0] = "encode"
         coded = model.compress(x)  # type: ignore[operator]  # CompressAI's method
         now[0] = "decode"
-        model.decompress(**coded)  # type: ignore[operator]  # CompressAI's method
+        decompress(model, coded)
     return runs
 
 

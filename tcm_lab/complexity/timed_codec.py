@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tcm_lab._utils.devices import arithmetic
 from tcm_lab._utils.sections import listening
 from tcm_lab.codec import CodecAdapter, PortableReference
+from tcm_lab.codec.adapter import decompress
 from tcm_lab.complexity.timing_record import TimingOptions
 
 _GRAPHS = 256  # of one forward(), which many slices share; the rest would run uncompiled
@@ -163,7 +164,7 @@ def timed_codec(
                 coded = coder.compress(image, **how)
             encoded = watch.sample()
             with watch.running():
-                coder.decompress(**coded)
+                decompress(coder, coded)
             decoded = watch.sample()
         peak = torch.cuda.max_memory_allocated(adapter.device) - others_bytes if on_gpu else None
         return Run(encoded, decoded, peak)

@@ -12,7 +12,7 @@ from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation.measure import lambda_of, to_bytes
+from tcm_lab.evaluation.measure import lambda_of, refuse_no_numbers, to_bytes
 from tcm_lab.evaluation.quality import psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
@@ -45,7 +45,7 @@ def evaluate_crops(
         One point per rate, by ascending rate.
 
     Raises:
-        LabError: the set is empty.
+        LabError: the set is empty, or an image is decoded to NaN.
     """
     if not len(images):
         raise LabError("images: the set is empty. Name a folder of images.")
@@ -90,6 +90,7 @@ def _measure(adapter: CodecAdapter, name: str, middle: Tensor) -> list[ImageResu
         out = adapter.module(padded.expand(len(rates), -1, -1, -1), **options)
         spent = bits(out["likelihoods"], torch.float64).tolist()
         images = to_bytes(out["x_hat"][..., :height, :width])
+        refuse_no_numbers(name, images)
         for each, estimated in zip(images, spent, strict=True):
             found.append(
                 ImageResult(

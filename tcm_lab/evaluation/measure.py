@@ -20,7 +20,7 @@ from tcm_lab._utils.devices import Precision, arithmetic
 from tcm_lab._utils.environment import environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import FRAME_BYTES, CodecAdapter, bits
-from tcm_lab.codec.adapter import evaluating
+from tcm_lab.codec.adapter import decompress, evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, lookup
 from tcm_lab.evaluation.payload import jpeg_payload_bytes, webp_payload_bytes
@@ -79,8 +79,8 @@ def evaluate(
 
     Raises:
         LabError: the set is empty, rates are given for a codec that has one rate or lie outside
-            its levels, the device lacks the precision, or a requested metric's package or weights
-            are missing.
+            its levels, the device lacks the precision, an image is decoded to NaN, or a requested
+            metric's package or weights are missing.
     """
     adapter = CodecAdapter(codec)
     positions = _positions(adapter, rates)
@@ -181,6 +181,7 @@ def measure_points(
     for name, pixels in zip(images.names, images, strict=True):
         for rate, found in results.items():
             coded = code(name, pixels, rate)
+            refuse_no_numbers(name, coded.x_hat)
             x = pixels.to(coded.x_hat.device).float().unsqueeze(0)
             found.append(
                 ImageResult(
@@ -222,14 +223,15 @@ def _code(adapter: CodecAdapter, _: str, pixels: Tensor, rate: float | None) -> 
     started = _now(x)
     encoded = codec.compress(x, **({} if rate is None else {"rate": rate}))
     between = _now(x)
-    decoded = codec.decompress(**encoded)["x_hat"]
+    decoded = decompress(codec, encoded)["x_hat"]
     ended = _now(x)
     payload_bits = _written_bits(encoded["strings"])
+    likelihoods = adapter.forward(x, rate).get("likelihoods")
     return Coded(
         x_hat=to_bytes(decoded[..., :height, :width]),
         bits=payload_bits + 8 * FRAME_BYTES,
         payload_bits=payload_bits,
-        estimated_bits=bits(adapter.forward(x, rate)["likelihoods"], torch.float64).item(),
+        estimated_bits=bits(likelihoods, torch.float64).item() if likelihoods else None,
         encode_ms=1000 * (between - started),
         decode_ms=1000 * (ended - between),
     )
@@ -241,7 +243,7 @@ def _by_pillow(codec: Anchor, name: str, pixels: Tensor, quality: float | None) 
     started = time.perf_counter()
     try:
         Image.fromarray(array).save(file, quality=quality, **_OPTIONS[codec])
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise LabError(f"{name}: {codec} cannot hold this image ({error}).") from error
     between = time.perf_counter()
     with Image.open(file) as decoded:
@@ -259,8 +261,8 @@ def _by_pillow(codec: Anchor, name: str, pixels: Tensor, quality: float | None) 
 
 def _written_bits(strings: Any) -> int:
     """Count the bits of nested lists of byte strings."""
-    if isinstance(strings, bytes):
-        return 8 * len(strings)
+    if isinstance(strings, bytes | bytearray | memoryview):
+        return 8 * memoryview(strings).nbytes
     return sum(_written_bits(part) for part in strings)
 
 
@@ -292,6 +294,19 @@ def _now(x: Tensor) -> float:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return time.perf_counter()
+
+
+def refuse_no_numbers(name: str, x_hat: Tensor) -> None:
+    """Refuse an image that a codec decoded to NaN, of which no metric is a number.
+
+    Raises:
+        LabError: the message names the image.
+    """
+    if x_hat.isnan().any():
+        raise LabError(
+            f"{name}: is decoded to values that are no numbers (NaN). Measure it in float32, or "
+            "look for damaged weights."
+        )
 
 
 def to_bytes(image: Tensor) -> Tensor:

@@ -103,7 +103,8 @@ class RateDistortionLoss(nn.Module):
             measured["cca"] = (y_bpp - lagged_bpp).mean()
         total = (goal * self._weights[index]).mean()
         has_aux = hasattr(self.codec, "aux_loss")  # as CompressAI's models, which fit quantiles
-        aux: Tensor = self.codec.aux_loss() if has_aux else loss.new_zeros(())  # type: ignore[operator]
+        fitted: Any = self.codec.aux_loss() if has_aux else 0  # type: ignore[operator]
+        aux = torch.as_tensor(fitted, dtype=loss.dtype, device=loss.device)  # of no prior an int
         measured |= {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
         measured["log_loss"] = loss.log().mean()
         detached = {name: value.detach() for name, value in measured.items()}

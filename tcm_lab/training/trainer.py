@@ -85,7 +85,9 @@ def train(
     from lightning_fabric import Fabric
 
     codec, recipe = as_itself(codec, recipe)
-    recipe = recipe.suited(CodecAdapter(codec).latent_channels, CodecAdapter(codec).rate_levels)
+    adapter = CodecAdapter(codec)
+    recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
+    adapter.check_crop(recipe.crop)
     # What CCA's auxiliary model would refine its last slices with gets no gradient.
     ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
     strategy = ddp if devices > 1 else "auto"
@@ -138,8 +140,7 @@ def check_directory(directory: Path, *, resume: bool) -> None:
 def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:
     """Make the codec ready for coding, and write its weights and the record."""
     codec.eval()
-    if hasattr(codec, "update"):
-        codec.update(force=True)  # type: ignore[operator]  # CompressAI's method
+    CodecAdapter(codec).update_tables()
     if directory is None:
         return
     extra = {"recipe": record.recipe.model_dump(mode="json")}

@@ -90,6 +90,24 @@ class Unsized(Own):
         return codec
 
 
+class Wordy(Own):
+    """The same, as papers' codes are written: times beside the bytes, an update without options."""
+
+    downsampling_factor = 64
+
+    def update(self) -> bool:
+        updated: bool = super().update(force=True)
+        return updated
+
+    def compress(self, x: Tensor) -> dict[str, Any]:
+        coded = super().compress(x)
+        y, z = ([bytearray(each) for each in strings] for strings in coded["strings"])
+        return {"strings": [y, z], "shape": coded["shape"], "cost_time": {"y": 0.1}}
+
+    def decompress(self, strings: Any, shape: Any) -> dict[str, Tensor]:
+        return super().decompress([list(map(bytes, each)) for each in strings], shape)
+
+
 class Mute(nn.Module):
     """Estimates and does not code."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tcm_lab.codec.adapter import evaluating
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
 from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
+from tcm_lab.evaluation import evaluate
 from tcm_lab.training import read_recipe
 
 FILE = Path(__file__).with_name("own_codec.py")
@@ -283,6 +285,58 @@ def test_it_is_trained_and_its_weights_say_how(
     assert run("evaluate", OWN, "--checkpoint", weights, *images, "--format", "csv") == 0
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("Own,0.01,")
+
+
+def test_what_a_codec_tells_beside_its_bytes_and_an_update_without_options_are_taken(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = open_images(folder / "images", "eval")
+    plain, wordy = (evaluate(build(f"{FILE}:{each}"), images) for each in ("Own", "Wordy"))
+    told, expected = (record.points[0].images[0] for record in (wordy, plain))
+    assert (told.bits, told.payload_bits) == (expected.bits, expected.payload_bits)
+    assert told.psnr_db == expected.psnr_db
+    quick = ("--size", "64x64", "--repeats", "1", "--seconds", "0", "--warm-up", "0")
+    assert run("time", f"{FILE}:Wordy", *quick) == 0
+    parts = [set(measure_complexity(f"{FILE}:{each}", (64, 64)).parts) for each in ("Own", "Wordy")]
+    assert parts[0] == parts[1]
+    how = ("--recipe", "scratch", "--lambdas", "0.01", "--steps", "1", "--batch", "1")
+    where = ("--data", folder / "images", "--out", tmp_path / "out", "--skip-evaluation")
+    assert run("train", f"{FILE}:Wordy", *how, *where) == 0
+    capsys.readouterr()
+    assert run("train", f"{FILE}:Wordy", *how, "--crop", "100", *where[:3], tmp_path / "2") == 2
+    assert "crop = 100: Wordy takes sides that are multiples of 64" in capsys.readouterr().err
+
+
+def test_a_decoder_that_takes_what_the_encoder_does_not_return_is_one_message(folder: Path) -> None:
+    class Apart(nn.Module):
+        def compress(self, x: Tensor) -> dict[str, Any]:
+            return {"strings": [[b"x"]], "shape": x.shape}
+
+        def decompress(self, strings: Any, size: Any) -> dict[str, Tensor]:
+            raise AssertionError
+
+    with pytest.raises(LabError, match=r"Apart: compress\(\) returns strings, shape, .*'size'"):
+        evaluate(Apart(), open_images(folder / "images", "eval"))
+
+
+def test_what_cannot_be_evaluated_is_said_before_it_is_trained(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n"
+        "class Plain(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = nn.Conv2d(3, 3, 1)\n"
+        "    def forward(self, x):\n"
+        "        return {'x_hat': self.net(x), 'likelihoods': {'y': self.net(x).sigmoid()}}\n"
+    )
+    how = ("--recipe", "scratch", "--lambdas", "0.01", "--steps", "1", "--batch", "1")
+    where = ("--data", folder / "images", "--out", tmp_path / "out")
+    assert run("train", f"{tmp_path / 'plain.py'}:Plain", *how, *where) == 2
+    assert "Plain: codes no image to evaluate it by" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run("train", f"{tmp_path / 'plain.py'}:Plain", *how, *where, "--skip-evaluation") == 0
 
 
 def test_one_with_rate_levels_is_trained_at_the_recipes_lambdas_spread_over_them(

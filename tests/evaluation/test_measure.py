@@ -214,6 +214,35 @@ def test_an_empty_set_is_refused_by_codecs_and_anchors(images: ImageSet) -> None
         evaluate_anchor("jpeg", images[:0])
 
 
+@pytest.mark.parametrize("codec", ["jpeg", "webp"])
+def test_an_image_too_large_for_an_anchors_format_is_named(codec: Anchor, tmp_path: Path) -> None:
+    Image.new("RGB", (66_000, 2)).save(tmp_path / "wide.png")
+    with pytest.raises(LabError, match=f"wide.png: {codec} cannot hold this image"):
+        evaluate_anchor(codec, open_images(tmp_path, "eval"), [50])
+
+
+def test_an_image_that_is_decoded_to_nan_is_named_and_gives_no_record(images: ImageSet) -> None:
+    class Damaged(Quantiser):
+        def decompress(self, strings: Any, shape: Any, rate: float) -> dict[str, Tensor]:
+            x_hat = super().decompress(strings, shape, rate)["x_hat"]
+            x_hat[..., -1, -1] = math.nan
+            return {"x_hat": x_hat}
+
+    with pytest.raises(LabError, match=r"large\.png: is decoded to values that are no numbers"):
+        evaluate(Damaged(), images)
+
+
+def test_a_codec_without_likelihoods_is_measured_by_what_it_writes(images: ImageSet) -> None:
+    class Unsaid(Quantiser):
+        def forward(self, x: Tensor, rate: float) -> dict[str, Any]:
+            return {"x_hat": x}
+
+    unsaid, told = (evaluate(codec, images) for codec in (Unsaid(), Quantiser()))
+    assert unsaid.bpp == told.bpp
+    assert unsaid.psnr_db == told.psnr_db
+    assert [point.gap_percent for point in unsaid.points] == [None] * 3
+
+
 def test_anchors_refuse_what_they_do_not_know(images: ImageSet) -> None:
     with pytest.raises(LabError, match="jpeg or webp"):
         evaluate_anchor("gif", images)  # type: ignore[arg-type]

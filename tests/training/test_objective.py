@@ -24,6 +24,14 @@ def test_the_loss_is_lambda_times_255_squared_mse_plus_bits_per_pixel() -> None:
     assert losses["loss"].item() == pytest.approx(1 + 0.02 * 255**2 * 0.01, rel=1e-5)
 
 
+def test_a_codec_without_a_factorised_prior_has_no_auxiliary_loss() -> None:
+    codec = Fixed()
+    del codec.entropy_bottleneck  # whose losses CompressAI sums up, to the int 0 without any
+    losses = RateDistortionLoss(codec, (0.02,), "mse")(torch.rand(2, 3, 4, 4))
+    assert losses["aux"] == 0
+    assert losses["total"].item() == pytest.approx(losses["loss"].item())
+
+
 def test_every_sample_is_judged_by_the_lambda_of_its_level() -> None:
     x, levels = torch.rand(2, 3, 4, 4), torch.tensor([1, 1])
     low_high = (0.01, 0.05)
