@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tcm_lab._compat.torchvision import make_torchvision_importable
 from tcm_lab.errors import LabError, lookup
 
-_LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold
+_LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold, and for what is above it
 _SSIM_MIN_SIDE = 11  # its window
 _MS_SSIM_MIN_SIDE = 161  # five scales of that window
 _NETWORK_MIN_SIDE = 64  # below, AlexNet has nothing left to pool
@@ -57,9 +57,9 @@ def check_requested(names: Sequence[str]) -> None:
 
 
 def psnr_db(x: Tensor, x_hat: Tensor) -> float:
-    """PSNR over the pixels and channels of two (1, 3, H, W) in [0, 255]; 100 dB if equal."""
+    """PSNR over the pixels and channels of two (1, 3, H, W) in [0, 255]; at most 100 dB."""
     mse = float((x - x_hat).double().square().mean())
-    return _LOSSLESS_DB if mse == 0 else 10 * math.log10(255**2 / mse)
+    return _LOSSLESS_DB if mse == 0 else min(10 * math.log10(255**2 / mse), _LOSSLESS_DB)
 
 
 def psnr_yuv_db(x: Tensor, x_hat: Tensor) -> float:

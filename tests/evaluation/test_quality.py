@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -65,6 +66,18 @@ def test_psnr_yuv_weighs_the_components_of_bt709_six_to_one_to_one() -> None:
     y, u, v = (10 * math.log10(255**2 / error) for error in errors)
     assert psnr_yuv_db(x, x_hat) == pytest.approx((6 * y + u + v) / 8, abs=1e-9)
     assert psnr_yuv_db(x, x) == 100
+
+
+def test_no_psnr_is_above_that_of_equal_images(tmp_path: Path) -> None:
+    x = torch.full((1, 3, 600, 600), 100.0)
+    nearly = x.clone()
+    nearly[0, 0, 0, 0] += 1  # one sample of a million: 108 dB, were it not for the bound
+    assert psnr_db(x, nearly) == 100
+    grey = pair(40, 56)[0][0, 0].byte().numpy()
+    Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)).save(tmp_path / "grey.png")
+    (point,) = evaluate_anchor("jpeg", open_images(tmp_path, "eval"), [50]).points
+    # JPEG leaves grey grey: the chroma of both is 0, though rounding gives 1e-16 of it.
+    assert point.psnr_yuv_db == pytest.approx((6 * point.psnr_db + 100 + 100) / 8, abs=1e-6)
 
 
 def test_ssim_agrees_with_scikit_image() -> None:
