@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, TypeAlias
@@ -42,12 +43,12 @@ class RdCurve(Frozen):
     @classmethod
     def _ascending(cls, values: Any) -> Any:
         if isinstance(values, dict) and "bpp" in values and "psnr_db" in values:
-            bpp, psnr_db = list(values["bpp"]), list(values["psnr_db"])
-            if len(bpp) == len(psnr_db) and all(isinstance(v, int | float) for v in bpp):
-                order = sorted(range(len(bpp)), key=bpp.__getitem__)
+            with suppress(TypeError, ValueError):  # of what the fields or `_check` refuse
+                pairs = zip(values["bpp"], values["psnr_db"], strict=True)
+                points = sorted(pairs, key=lambda point: float(point[0]))
                 values = values | {
-                    "bpp": tuple(bpp[i] for i in order),
-                    "psnr_db": tuple(psnr_db[i] for i in order),
+                    "bpp": tuple(bpp for bpp, _ in points),
+                    "psnr_db": tuple(psnr_db for _, psnr_db in points),
                 }
         return values
 

@@ -2,6 +2,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -114,6 +115,9 @@ def test_a_curve_sorts_its_points_and_refuses_impossible_ones() -> None:
     curve = RdCurve(bpp=[0.4, 0.1], psnr_db=[32, 26])
     assert curve.bpp == (0.1, 0.4)
     assert curve.psnr_db == (26, 32)
+    for kind in (np.float32, np.int64):
+        curve = RdCurve(bpp=np.array([4, 1], kind), psnr_db=np.array([32, 26], kind))
+        assert (curve.bpp, curve.psnr_db) == ((1, 4), (26, 32))
     for bpp, psnr_db in (([0.1], [1, 2]), ([], []), ([-1], [30]), ([1, 1], [3, 4])):
         with pytest.raises(ValidationError):
             RdCurve(bpp=bpp, psnr_db=psnr_db)
