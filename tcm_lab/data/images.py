@@ -132,11 +132,11 @@ class ImageSet(Sequence[Tensor]):
 def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
     """Find the images below ``path``, or the embedded ones for ``None``.
 
-    Nested folders, linked ones included, and every format that Pillow reads are searched. An image
-    that Pillow can't open, turn upright or convert to 8-bit RGB without a guess is left out and
-    reported once. Evaluation images are decoded here to the end, so that a broken one is known
-    before hours of work; training ones only have their headers read. The path may also be that of
-    one image.
+    Nested folders, linked ones included, and every format that Pillow reads are searched; what is
+    hidden by a name that begins with a dot is not, as previews are. An image that Pillow can't
+    open, turn upright or convert to 8-bit RGB without a guess is left out and reported once.
+    Evaluation images are decoded here to the end, so that a broken one is known before hours of
+    work; training ones only have their headers read. The path may also be that of one image.
 
     Raises:
         FileError: the folder is missing, or holds no usable image.
@@ -179,7 +179,8 @@ def _files_below(root: Path) -> tuple[list[Path], list[str]]:
     seen: set[Path] = set()
 
     def refuse(error: OSError) -> None:
-        skipped.append(f"{Path(error.filename).relative_to(root).as_posix()}: {error.strerror}")
+        name = as_text(Path(error.filename).relative_to(root).as_posix())
+        skipped.append(f"{name}: {error.strerror}")
 
     starts = [root]
     for start in starts:  # which grow by the links that are found
@@ -189,7 +190,7 @@ def _files_below(root: Path) -> tuple[list[Path], list[str]]:
                 below.clear()
                 continue
             seen.add(real)
-            below.sort()
+            below[:] = sorted(each for each in below if not each.startswith("."))
             starts += [folder / link for link in below if (folder / link).is_symlink()]
             files += [path for each in names if (path := folder / each).is_file()]
     return sorted(files), skipped
@@ -217,7 +218,8 @@ def _entry(name: str, path: Path, *, whole: bool) -> _Entry:
         with Image.open(path) as image:
             _refuse_guesses(image)
             width, height = image.size
-            if image.getexif().get(0x0112) in (5, 6, 7, 8):  # orientations that swap the sides
+            exif = Image.Image.getexif(image)  # that of PNG decodes the image, to look behind it
+            if exif.get(0x0112) in (5, 6, 7, 8):  # orientations that swap the sides
                 width, height = height, width
     return _Entry(name, path, (height, width), digest)
 

@@ -96,10 +96,34 @@ def test_sixteen_bit_grey_is_scaled_rather_than_clipped(tmp_path: Path) -> None:
     assert open_images(tmp_path, "eval")[0].unique().tolist() == [0x80]
 
 
-def test_a_rotated_photograph_is_turned_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tiff", "bmp"])
+def test_a_training_image_is_not_decoded_before_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    save(tmp_path / f"a.{ending}")
+
+    def load(image: Image.Image) -> None:
+        raise AssertionError(f"{type(image).__name__} was decoded")
+
+    with Image.open(tmp_path / f"a.{ending}") as image:
+        monkeypatch.setattr(type(image), "load", load)
+    images = open_images(tmp_path, "train")
+    assert images.skipped == ()
+    assert images.sizes == ((30, 40),)
+
+
+def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", ".thumbnails/a.png", "b/.cache/deep/a.png", "b/._a.png"):
+        save(tmp_path / name)
+    assert open_images(tmp_path, "train").names == ("a.png",)
+    assert open_images(tmp_path / ".thumbnails", "train").names == ("a.png",)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, ending: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGB", (40, 30)).save(tmp_path / f"a.{ending}", exif=exif)
     for purpose in PURPOSES:
         images = open_images(tmp_path, purpose)
         assert images.sizes == ((40, 30),)
