@@ -14,6 +14,7 @@ from tcm_lab.errors import ConfigError, LabError, lookup
 logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
+_MS_SSIM_LAMBDAS = (2.4, 60.5)  # CompressAI's lowest and highest
 _LATER = ("orthogonality", "cca", "cooldown")
 _LARGEST = 1e9  # of any rate or weight; beyond it, it is a typing mistake
 
@@ -147,9 +148,15 @@ class Recipe(Frozen):
         """Return this recipe for a codec; one without weights gets those that suit the latent.
 
         Raises:
-            LabError: the codec has another number of rates.
+            LabError: the codec has another number of rates, or no weights are known to suit.
         """
         low, high = suited_lambdas(latent_channels)
+        if not self.lambdas and self.metric == "ms-ssim":
+            lowest, highest = _MS_SSIM_LAMBDAS
+            raise LabError(
+                f"metric = ms-ssim: needs lambdas of its own, such as {lowest:g} to {highest:g}; "
+                "those that suit a latent are known for the squared error alone."
+            )
         if not self.lambdas:
             if rate_levels < 2:
                 return self.with_lambdas(math.sqrt(low * high))
@@ -166,6 +173,12 @@ class Recipe(Frozen):
                 "lambdas up to %g: %d latent channels suit up to about %.2g; above, bits buy "
                 "little quality. Give lower lambdas, or more latent_channels.",
                 self.lambdas[-1], latent_channels, high,
+            )  # fmt: skip
+        if self.metric == "ms-ssim" and self.lambdas[-1] < _MS_SSIM_LAMBDAS[0] / _FAR_ABOVE:
+            logger.warning(
+                "lambdas up to %g: weigh 1 - MS-SSIM, which is small, too little for a codec to "
+                "spend bits on. Give higher lambdas, such as %g to %g.",
+                self.lambdas[-1], *_MS_SSIM_LAMBDAS,
             )  # fmt: skip
         return self
 

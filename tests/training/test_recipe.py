@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.training import RECIPES, Recipe, get_recipe
 from tcm_lab.training.guard import DivergenceGuard
 
@@ -64,6 +64,18 @@ def test_a_recipe_without_weights_takes_those_that_suit_the_latent() -> None:
     assert few.lambdas[1] ** 2 == pytest.approx(few.lambdas[0] * few.lambdas[2])
     assert recipe.suited(64, 0).lambdas == pytest.approx((few.lambdas[1],))
     assert recipe.with_lambdas(0.01).suited(64, 0).lambdas == (0.01,)
+
+
+def test_lambdas_of_the_squared_error_are_not_taken_for_those_of_ms_ssim(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = get_recipe("laptop", metric="ms-ssim")
+    with pytest.raises(LabError, match=r"metric = ms-ssim: needs lambdas .* 2\.4 to 60\.5"):
+        recipe.suited(64, 4)
+    assert recipe.with_lambdas(4.58).suited(64, 0).lambdas == (4.58,)
+    assert not caplog.records
+    recipe.with_lambdas(0.05).suited(320, 0)
+    assert "lambdas up to 0.05: weigh 1 - MS-SSIM" in caplog.text
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
