@@ -260,15 +260,26 @@ class TrainingLog:
         if directory is None:
             return
         self._path = directory / "log.csv"
-        kept = _kept(self._path, self._columns, step)
-        self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in kept}
-        write_atomically(self._path, _as_csv(kept, self._columns))
+        self.rewind(step)
         run = TrackedRun(directory.name, directory, recipe.model_dump(mode="json"), step)
         if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
             trackers = (TensorBoard(), *trackers)
         for tracker in trackers:
             tracker.begin(run)
             self._trackers.append(tracker)
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after a step, which will be written again; trackers keep theirs.
+
+        Raises:
+            FileError: the disk is full or the file can't be written.
+        """
+        if self._path is None:
+            self._log_losses = {n: loss for n, loss in self._log_losses.items() if n <= step}
+            return
+        kept = _kept(self._path, self._columns, step)
+        self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in kept}
+        write_atomically(self._path, _as_csv(kept, self._columns))
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row.

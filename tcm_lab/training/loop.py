@@ -174,6 +174,7 @@ class TrainingLoop:
         means = self.meter.report(counts=self.step > (1 - _TAIL) * self.recipe.steps)
         if not self.guard.accepts(means["loss"], means["gradient_norm"]):
             self._roll_back(means["loss"])
+            log.rewind(self.step)
             return False
         for folder, shorter in self.branches.items():
             if self.step == shorter.cooldown_begins and not (folder / FILE_NAME).exists():
@@ -285,10 +286,10 @@ class TrainingLoop:
         if rollbacks == MAX_ROLLBACKS:
             kept = ""
             if self.file is not None and self.file.exists():
-                kept = f"{self.directory} keeps the state of step {self.step}."
+                kept = f" {self.directory} keeps the state of step {self.step}."
             raise DivergedError(
                 f"training diverged at step {step} (loss {loss:.4g}) for the "
-                f"{MAX_ROLLBACKS + 1}th time, with lr reduced to {self.recipe.lr * scale:.2g}. "
+                f"{MAX_ROLLBACKS + 1}th time, with lr reduced to {self.recipe.lr * scale:.2g}."
                 f"{kept} Lower lr or clip_norm, or look for damaged images."
             )
         self.rollbacks, self.lr_scale = rollbacks + 1, scale / 2

@@ -285,6 +285,17 @@ def test_a_passing_divergence_is_rolled_back_and_lowers_the_rate() -> None:
     assert all(value.isfinite().all() for value in weights(model).values())
 
 
+def test_what_is_trained_again_after_a_divergence_is_logged_once(tmp_path: Path) -> None:
+    recipe = RECIPE.changed(steps=60, checkpoint_every=30)
+    crops = NanOnce(nan_at=55)
+    record = train(codec(), recipe, crops, directory=tmp_path, accelerator="cpu")
+    assert record.rollbacks == 1
+    logged = [(int(step), float(lr)) for step, _, lr in rows(tmp_path)]
+    assert [step for step, _ in logged] == [10, 20, 30, 40, 50, 60]
+    assert record.curve.steps == (10, 20, 30, 40, 50, 60)
+    assert [lr for _, lr in logged] == pytest.approx([1e-3] * 3 + [5e-4] * 3)
+
+
 @contextlib.contextmanager
 def file_size_limit(limit_bytes: int) -> Iterator[None]:
     """Make the system refuse to write larger files, as a full disk would."""
