@@ -27,6 +27,7 @@ from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Codec
 from tcm_lab.codec.transforms import Stage, Transform
 from tcm_lab.data import Batches
+from tcm_lab.errors import LabError
 from tcm_lab.training.components import as_rows, components, least_squares
 from tcm_lab.training.log import LinearStart, psnr_db
 from tcm_lab.training.recipe import Recipe
@@ -67,6 +68,9 @@ def start_linear(
         crops: makes the crops.
         train_phase: trains the linear codec by the recipe of the phase.
         cache: folder that keeps linear phases for other codecs with the same entropy model.
+
+    Raises:
+        LabError: every crop is of one and the same colour.
     """
     device = next(codec.parameters()).device
     seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)]).to(device)
@@ -174,6 +178,11 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
     zero_branches(codec)
     kept: float | None = None
     floor: float | None = None
+    if bool((crops == crops[:1, :, :1, :1]).all()):
+        raise LabError(
+            f"{len(crops)} crops of one and the same colour: there is nothing to train on. Name "
+            "other images."
+        )
     if codec.g_a.linear_path is None:
         calibrate(codec, crops[:4])
         y = torch.cat([codec.g_a(some) for some in crops[:16].split(4)])

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from stand_in import RandomCrops
 from torch import Tensor
 
 from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource, open_images
+from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
 from tcm_lab.training.linear_start import linear_view, start_entropy_model
@@ -38,6 +40,15 @@ def started(changes: dict[str, object], preset: str = "tcm-nano", **recipe: obje
     codec = build(preset, {**LINEAR, **changes})
     train(codec, RECIPE.changed(**recipe), photographs(), accelerator="cpu")
     return codec
+
+
+@pytest.mark.parametrize("shortcut", ["none", "staged"])
+def test_images_of_a_single_colour_are_refused(tmp_path: Path, shortcut: str) -> None:
+    Image.new("RGB", (64, 64), (77, 130, 9)).save(tmp_path / "flat.png")
+    crops = CropSource(open_images(tmp_path, "train"), crop=64, seed=0)
+    codec = build("tcm-nano", {**SMALL, "shortcut": shortcut})
+    with pytest.raises(LabError, match="64 crops of one and the same colour"):
+        train(codec, RECIPE, crops, accelerator="cpu")
 
 
 @pytest.mark.parametrize("shortcut", ["patch", "staged"])
