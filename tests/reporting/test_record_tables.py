@@ -14,7 +14,7 @@ from records import complexity, rd, timing
 
 from tcm_lab.complexity import TimeRatio, TimingOptions, measure_complexity, published_figures
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import ImageResult, RdRecord, measured_curves, published_curve
+from tcm_lab.evaluation import ImageResult, RdCurve, RdRecord, measured_curves, published_curve
 from tcm_lab.reporting import (
     WITHOUT_HEADERS,
     Row,
@@ -256,6 +256,20 @@ def test_a_refused_bd_rate_is_empty_and_says_why_below() -> None:
     table = bd_rate_table({"far": far}, rd().curve())
     assert values(table) == {"model": "far"}
     assert any(line.startswith("far: ") for line in table.footer)
+
+
+def test_every_interpolation_that_refuses_says_why() -> None:
+    few = rd().curve()  # of three points
+    footer = bd_rate_table({"few": few}, few).footer
+    reasons = [line for line in footer if line.startswith("few: ")]
+    assert len(reasons) == 2
+    for method, reason in zip(("cubic", "akima"), reasons, strict=True):
+        assert f"3 points are too few for a Bjontegaard delta by {method}" in reason
+    rising, falling = (
+        RdCurve(bpp=[0.1, 0.2, 0.3, 0.4], psnr_db=[first, 29, 31, 32]) for first in (28, 30)
+    )
+    footer = bd_rate_table({"falling": falling}, rising).footer
+    assert len([line for line in footer if "PSNR does not rise" in line]) == 1
 
 
 def test_records_written_are_read_back_whole(tmp_path: Path) -> None:

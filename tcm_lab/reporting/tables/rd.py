@@ -188,19 +188,17 @@ def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
         Column(key=f"{m}_bd_rate_percent", header=m, group="BD-rate", unit="%", format="+.2f")
         for m in _METHODS
     ]
-    rows, refusals = [], []
+    rows, refusals = [], list[str]()
     for label, curve in curves.items():
         values: dict[str, Value] = {"model": label}
-        refused = ""
         for method in _METHODS:
             try:
                 found = bd_rate(anchor, curve, method)
             except LabError as error:
-                refused = f"{label}: {error}"  # the last one's reason stands for all
+                refusals.append(f"{label}: {error}")
             else:
                 values[f"{method}_bd_rate_percent"] = found.percent
                 values["overlap_db"] = found.overlap_db
-        refusals += [refused] if refused else []
         rows.append(Row(values=values))
     return Table(
         title=f"BD-rate against {anchor.name or 'the anchor'}",
