@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+logger = logging.getLogger(__name__)
 
 _CURVE_POINTS = 400
 
@@ -244,6 +248,9 @@ class TrainingLog:
         step: rows after it are dropped, since a resumed training writes them again.
         recipe: says which columns there are; trackers get it, too.
         trackers: what else takes the rows.
+
+    Raises:
+        LabError: a file can't be written, or a tracker can't begin.
     """
 
     def __init__(
@@ -265,7 +272,16 @@ class TrainingLog:
         if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
             trackers = (TensorBoard(), *trackers)
         for tracker in trackers:
-            tracker.begin(run)
+            try:
+                tracker.begin(run)
+            except Exception as error:  # whatever a library or its server raises
+                self.close()
+                if isinstance(error, LabError):
+                    raise
+                raise LabError(
+                    f"tracker {type(tracker).__name__}: cannot begin its run ({error}). Leave it "
+                    "out, or see to it."
+                ) from error
             self._trackers.append(tracker)
 
     def rewind(self, step: int) -> None:
@@ -295,13 +311,14 @@ class TrainingLog:
                 csv.DictWriter(file, self._columns).writerow(
                     {n: row[n] if n == "step" else f"{row[n]:.6g}" for n in self._columns}
                 )
-            for tracker in self._trackers:
-                tracker.log({name: row[name] for name in self._columns[1:]}, int(row["step"]))
         except OSError as error:
             raise LabError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free some space; "
                 "the last checkpoint is intact and training resumes from it."
             ) from error
+        metrics = {name: row[name] for name in self._columns[1:]}
+        for tracker in [*self._trackers]:
+            self._tell(tracker, partial(tracker.log, metrics, int(row["step"])))
 
     @property
     def curve(self) -> LossCurve:
@@ -310,18 +327,39 @@ class TrainingLog:
 
     def close(self) -> None:
         """End the trackers' runs."""
-        for tracker in self._trackers:
-            tracker.end()
+        for tracker in [*self._trackers]:
+            self._tell(tracker, tracker.end)
+
+    def _tell(self, tracker: Tracker, call: Callable[[], None]) -> None:
+        """Call a tracker; one that fails is called no more, for a training is worth more."""
+        try:
+            call()
+        except Exception as error:  # whatever a library or its server raises
+            self._trackers.remove(tracker)
+            logger.warning(
+                "tracker %s: gets no more of this training (%s); %s has all of it",
+                *(type(tracker).__name__, error, self._path),
+            )
 
 
 def _kept(path: Path, columns: Sequence[str], step: int) -> list[dict[str, str]]:
     """Return the rows of an earlier log up to a step, without halves that a killed process left."""
     if not (step and path.is_file()):
         return []
-    with path.open(newline="") as file:  # logs of earlier versions have no log losses
+    with path.open(newline="", errors="replace") as file:
+        # Logs of earlier versions have no log losses.
         rows = [{"log_loss": "nan", **row} for row in csv.DictReader(file)]
-    whole = [row for row in rows if set(row) == set(columns) and all(row.values())]
-    return [row for row in whole if int(row["step"]) <= step]
+    whole = [row for row in rows if set(row) == set(columns) and all(map(_is_number, row.values()))]
+    return [row for row in whole if row["step"].isdecimal() and int(row["step"]) <= step]
+
+
+def _is_number(text: str | None) -> bool:
+    """Say whether this is a number, and neither missing nor damaged."""
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _as_csv(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:

@@ -296,6 +296,17 @@ def test_what_is_trained_again_after_a_divergence_is_logged_once(tmp_path: Path)
     assert [lr for _, lr in logged] == pytest.approx([1e-3] * 3 + [5e-4] * 3)
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\0\n", b"x,1,2\n", b"ten" + 9 * b",1" + b"\n"])
+def test_a_damaged_log_keeps_its_whole_rows(tmp_path: Path, damage: bytes) -> None:
+    crops = RandomCrops(signal_at=(12, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(codec(), RECIPE, crops, directory=tmp_path, accelerator="cpu")
+    with (tmp_path / "log.csv").open("ab") as file:
+        file.write(damage)
+    train(codec(), RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+    assert [step for step, *_ in rows(tmp_path)] == ["10", "20"]
+
+
 @contextlib.contextmanager
 def file_size_limit(limit_bytes: int) -> Iterator[None]:
     """Make the system refuse to write larger files, as a full disk would."""

@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from stand_in import RandomCrops, TinyCodec
 
 from tcm_lab.errors import LabError
-from tcm_lab.training import TrackedRun, open_trackers
+from tcm_lab.training import Recipe, TrackedRun, open_trackers, train
 
 SCRIPT = Path(__file__).with_name("run_tracked.py")
 #: Whose settings in the environment of the tests change nothing here.
@@ -56,3 +58,59 @@ def test_an_unknown_tracker_and_a_missing_library_are_named(
     (tracker,) = open_trackers(["wandb", "wandb"])
     with pytest.raises(LabError, match=r"pip install \"tcm-lab\[wandb\]\""):
         tracker.begin(TrackedRun("run", tmp_path, {}, 0))
+
+
+class Failing:
+    """A tracker whose server is gone, at first or in between."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+        self.seen: list[str] = []
+
+    def _call(self, name: str) -> None:
+        self.seen.append(name)
+        if name == self.at:
+            raise ConnectionError("no route to host")
+
+    def begin(self, run: TrackedRun) -> None:
+        self._call("begin")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._call(f"log {step}")
+
+    def end(self) -> None:
+        self._call("end")
+
+
+RECIPE = Recipe(steps=40, batch=1, crop=16, lambdas=(0.01,))
+
+
+@pytest.mark.parametrize(
+    ("at", "seen"),
+    [
+        ("log 20", ["begin", "log 10", "log 20"]),
+        ("end", ["begin", *(f"log {step}" for step in (10, 20, 30, 40)), "end"]),
+    ],
+)
+def test_a_tracker_that_fails_costs_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, at: str, seen: list[str]
+) -> None:
+    failing, other = Failing(at), Failing("never")
+    train(
+        TinyCodec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu",
+        trackers=[failing, other],
+    )  # fmt: skip
+    assert failing.seen == seen
+    assert other.seen == ["begin", *(f"log {step}" for step in (10, 20, 30, 40)), "end"]
+    assert caplog.text.count("tracker Failing: gets no more of this training (no route") == 1
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_tracker_that_cannot_begin_is_named_and_the_others_are_ended(tmp_path: Path) -> None:
+    first = Failing("never")
+    with pytest.raises(LabError, match=r"Failing: cannot begin its run \(no route"):
+        train(
+            TinyCodec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu",
+            trackers=[first, Failing("begin")],
+        )  # fmt: skip
+    assert first.seen == ["begin", "end"]
