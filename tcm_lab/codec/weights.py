@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tcm_lab import __version__
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
@@ -27,7 +28,7 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
     """Fill a codec that was not assembled here, and return it in evaluation mode.
 
     Args:
-        codec: changed in place; its entropy tables are made anew when it codes.
+        codec: changed in place; entropy tables that it had follow the weights.
         source: a torch or safetensors file, or a state dict. What training loops,
             ``torch.compile`` and data parallelism put around the tensors is taken off.
 
@@ -48,6 +49,10 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
             f"{origin}: does not fit {type(codec).__name__}: {'; '.join(faults[:3])}{more}"
         )
     nn.Module.load_state_dict(codec, given, strict=False)
+    kind = import_compressai().entropy_models.EntropyBottleneck
+    for prior in codec.modules():
+        if isinstance(prior, kind) and prior._quantized_cdf.numel():
+            prior.update(force=True)
     return codec.eval()
 
 

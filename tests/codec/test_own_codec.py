@@ -123,6 +123,22 @@ def test_weights_are_found_in_what_a_training_loop_saves(folder: Path, tmp_path:
     assert recipe.steps == 2
 
 
+def test_tables_that_a_codec_has_follow_the_weights_that_it_is_given(folder: Path) -> None:
+    trained = build("compressai/bmshj2018-factorized", {"quality": 1})
+    with torch.no_grad():
+        trained.g_a[-1].weight.mul_(100)
+        trained.entropy_bottleneck.quantiles.mul_(5)
+        trained.entropy_bottleneck.matrices[0].sub_(2)
+    images = open_images(folder / "images", "eval")
+    points = []
+    for has_tables in (False, True):
+        codec = build("compressai/bmshj2018-factorized", {"quality": 1})
+        if has_tables:  # of the random weights
+            codec.update()
+        points += evaluate(load_weights(codec, trained.state_dict()), images).points
+    assert points[0].bpp == points[1].bpp
+
+
 def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_path: Path) -> None:
     import_compressai()
     wide = build("compressai/mbt2018-mean", {"quality": 8})
