@@ -41,8 +41,9 @@ class Seeds(Frozen):
     """How training seeds vary between the two sides of a comparison.
 
     Attributes:
-        paired: whether seed i of one side has its random numbers in common with seed i of the
-            other, so that it is their differences that vary; else each side varies alone.
+        paired: whether each seed of one side has its random numbers in common with one of the
+            other, so that it is their differences that vary; else each side varies alone. Those
+            that the records' recipes name are paired by number, others by their order.
         sd_percent: standard deviation of one seed's paired difference, measured elsewhere; by
             default what the seeds at hand show of it, by Student's distribution.
     """
@@ -90,7 +91,8 @@ def bd_rate(
 
     Raises:
         LabError: too few points for the method, a curve whose quality does not rise with its
-            rate, too little overlap, or one curve counts whole files and the other payloads.
+            rate, too little overlap, a fit that leaves all bounds, or one curve counts whole files
+            and the other payloads.
     """
     overlap_db, share = _overlap(anchor, curve, method, min_overlap, "psnr_db")
     percent = _by_package("bd_rate", anchor, curve, method)
@@ -202,7 +204,7 @@ def bd_rate_interval(
         LabError: the records are of different images or rates, one lacks what is counted, the
             BD-rate itself is refused, or more than a twentieth of the resamples are.
     """
-    sides = _sides(anchor, curve, counted)
+    sides = _sides(anchor, _as_paired(anchor, curve, seeds), counted)
     names = anchor[0].name, curve[0].name
 
     def compare(*sides: _Array) -> float:
@@ -237,7 +239,7 @@ def lagrangian_interval(
         LabError: the records are of different images or rates, or there is not one point per
             lambda.
     """
-    sides = _sides(anchor, curve)
+    sides = _sides(anchor, _as_paired(anchor, curve, seeds))
     for records in (anchor, curve):
         lagrangian_cost(by_seed(records)[0], lambdas)  # refuses other lambdas
 
@@ -247,6 +249,16 @@ def lagrangian_interval(
         return percent
 
     return _interval(statistic, sides, samples, seed, seeds)
+
+
+def _as_paired(
+    anchor: Sequence[RdRecord], curve: Sequence[RdRecord], seeds: Seeds | None
+) -> Sequence[RdRecord]:
+    """Return the curve's records in the order of the anchor's seeds, if they are to be paired."""
+    theirs, own = ([r.recipe and r.recipe.seed for r in side] for side in (anchor, curve))
+    if seeds is None or not seeds.paired or None in own or {*own} != {*theirs}:
+        return curve
+    return sorted(curve, key=lambda record: theirs.index(record.recipe and record.recipe.seed))
 
 
 def _sides(
@@ -265,19 +277,13 @@ def _sides(
                 f"records of {records[0].name} have different rates. "
                 "Evaluate every seed at the same."
             )
-        sides.append(seeds)
-    return [
-        np.array(
-            [
-                [
-                    [(i.counted_bpp(counted), i.mse, i.psnr_db) for i in point.images]
-                    for point in record.points
-                ]
-                for record in seeds
-            ]
-        )
-        for seeds in sides
-    ]
+        points = [[point.images for point in record.points] for record in seeds]
+        values = [
+            [[(i.counted_bpp(counted), i.mse, i.psnr_db) for i in images] for images in of_seed]
+            for of_seed in points
+        ]
+        sides.append(np.array(values))
+    return sides
 
 
 def _interval(
@@ -333,7 +339,15 @@ def _by_package(name: str, anchor: RdCurve, curve: RdCurve, method: Interpolatio
     # The package orders nothing itself and warns of overlap by a measure of its own.
     points = (anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
     delta = getattr(bjontegaard, name)
-    return float(delta(*points, method, require_matching_points=False, min_overlap=0))
+    with np.errstate(over="ignore"):
+        found = float(delta(*points, method, require_matching_points=False, min_overlap=0))
+    if not math.isfinite(found):
+        raise LabError(
+            f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'}: the fit by {method} "
+            "leaves all bounds between points of nearly equal PSNR. Leave one of them out, or "
+            "take pchip."
+        )
+    return found
 
 
 def _overlap(

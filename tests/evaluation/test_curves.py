@@ -111,6 +111,14 @@ def test_a_comparison_that_cannot_be_made_is_refused_with_the_reason() -> None:
         bd_rate(anchor, anchor, "linear")  # type: ignore[arg-type]
 
 
+def test_a_fit_that_leaves_all_bounds_is_refused() -> None:
+    steep = RdCurve(bpp=[0.1, 0.2, 0.3, 0.4], psnr_db=[30, 30.000001, 30.000002, 33], name="steep")
+    plain = RdCurve(bpp=[0.1, 0.2, 0.3, 0.4], psnr_db=[30, 31, 32, 33])
+    assert math.isfinite(bd_rate(plain, steep).percent)
+    with pytest.raises(LabError, match="and steep: the fit by akima leaves all bounds"):
+        bd_rate(plain, steep, "akima")
+
+
 def test_a_curve_sorts_its_points_and_refuses_impossible_ones() -> None:
     curve = RdCurve(bpp=[0.4, 0.1], psnr_db=[32, 26])
     assert curve.bpp == (0.1, 0.4)

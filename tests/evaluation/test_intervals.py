@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -10,11 +12,13 @@ from tcm_lab.evaluation import (
     RdCurve,
     RdPoint,
     RdRecord,
+    Seeds,
     bd_rate,
     bd_rate_interval,
     lagrangian_interval,
 )
 from tcm_lab.evaluation.batched import bd_rates
+from tcm_lab.training import Recipe
 
 LAMBDAS = [0.005, 0.01, 0.02, 0.04]
 
@@ -124,6 +128,24 @@ def test_many_bd_rates_at_once_are_those_of_the_package_one_by_one(points: tuple
             assert percent == pytest.approx(expected, rel=1e-9, abs=1e-9)
             compared += 1
     assert compared > 80
+
+
+def test_paired_seeds_are_paired_by_number_whatever_their_order() -> None:
+    def seeds(*numbers: int, scale: float) -> list[RdRecord]:
+        made = [record(scale, noise=0.1, seed=seed) for seed in numbers]
+        recipes = [Recipe(steps=1, seed=seed) for seed in numbers]
+        return [r.model_copy(update={"recipe": how}) for r, how in zip(made, recipes, strict=True)]
+
+    paired = Seeds(paired=True)
+    anchor = seeds(3, 1, 2, scale=1.0)
+    for compare in (bd_rate_interval, partial(lagrangian_interval, lambdas=LAMBDAS)):
+        # Every seed takes a tenth off its own rates: seeds agree to what bits are rounded by.
+        same, shuffled = (
+            compare(anchor, seeds(*order, scale=0.9), samples=20, seeds=paired)  # type: ignore[operator]
+            for order in ((3, 1, 2), (1, 2, 3))
+        )
+        assert same == shuffled
+        assert same.noise < 0.2
 
 
 @pytest.mark.parametrize("method", ["pchip", "cubic", "akima"])
