@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.optimizer import ParamsT
 
+from tcm_lab.codec import CodecAdapter
 from tcm_lab.training.recipe import Recipe
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MIN_SIDE = 8
 _ENTROPY_SIDE = ("h_a.", "h_s.", "slices.", "context_model.")
+_SHORTCUT = re.compile(r"g_[as]\.(stages\.\d+\.)?shortcut\.")
 
 
 class Muon(Optimizer):
@@ -86,9 +89,13 @@ def make_optimizers(
         By name: ``adam``, and where they have parameters ``muon``, ``aux`` and ``context``.
     """
     groups: defaultdict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
+    paths = {id(parameter) for parameter in shortcuts(codec)}
     for name, parameter in codec.named_parameters():
         if parameter.requires_grad:
-            groups[_place(name, parameter, recipe)].append(parameter)
+            place = ("adam", recipe.shortcut_lr)
+            if id(parameter) not in paths:
+                place = _place(name, parameter, recipe)
+            groups[place].append(parameter)
     optimizers: dict[str, Optimizer] = {}
     for kind in ("adam", "muon", "aux"):
         members: list[dict[str, Any]] = [
@@ -115,11 +122,9 @@ def _entropy_lr(recipe: Recipe) -> float:
 
 
 def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, float]:
-    """Return the optimiser that a parameter belongs to, and its learning rate."""
+    """Return the optimiser of a parameter that is no linear path's, and its learning rate."""
     if name.endswith("quantiles"):
         return "aux", recipe.aux_lr
-    if is_shortcut(name):
-        return "adam", recipe.shortcut_lr
     if name.startswith(_ENTROPY_SIDE):
         return "adam", _entropy_lr(recipe)
     is_matrix = name.startswith(("g_a.", "g_s.")) and name.endswith("weight")
@@ -129,8 +134,15 @@ def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, flo
 
 
 def is_shortcut(name: str) -> bool:
-    """Say whether a parameter belongs to a linear path."""
-    return ".shortcut." in name
+    """Say whether a parameter of a codec assembled here is that of a linear path, by its name."""
+    return _SHORTCUT.match(name) is not None
+
+
+def shortcuts(codec: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a codec's linear paths; another's layers may have that name, too."""
+    if CodecAdapter(codec).config is None:
+        return []
+    return [parameter for name, parameter in codec.named_parameters() if is_shortcut(name)]
 
 
 def _is_wide(parameter: Tensor) -> bool:

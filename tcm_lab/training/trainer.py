@@ -24,7 +24,7 @@ from tcm_lab.training.objective import (
     entropy_models_in_float32,
     rate_distortion,
 )
-from tcm_lab.training.optimizers import is_shortcut
+from tcm_lab.training.optimizers import shortcuts
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import as_itself
 from tcm_lab.training.state import FILE_NAME
@@ -207,6 +207,5 @@ def conditions(codec: nn.Module, recipe: Recipe, device: torch.device) -> Iterat
         if recipe.precision != "32-true":
             stack.enter_context(entropy_models_in_float32(codec))
         if not recipe.shortcut_lr:
-            shortcuts = (p for name, p in codec.named_parameters() if is_shortcut(name))
-            stack.enter_context(frozen(shortcuts))
+            stack.enter_context(frozen(shortcuts(codec)))
         yield

@@ -1,10 +1,15 @@
+from collections import OrderedDict
+
 import pytest
 import torch
-from torch import nn
+from stand_in import RandomCrops, TinyCodec
+from torch import Tensor, nn
 
+from tcm_lab.blocks import register_block
 from tcm_lab.codec import build
-from tcm_lab.training import Recipe
+from tcm_lab.training import Recipe, train
 from tcm_lab.training.optimizers import Muon, make_optimizers, orthogonalised
+from tcm_lab.training.trainer import conditions
 
 RECIPE = Recipe(
     lambdas=(0.01,), steps=1, optimizer="muon", lr=1e-3, matrix_lr=2e-3, entropy_lr=3e-4
@@ -43,6 +48,35 @@ def test_an_update_is_that_of_torch_s_own_muon() -> None:
     for a, b, start in zip(ours, theirs, weights, strict=True):
         # torch's works in bfloat16, which has two to three digits.
         assert (a - b).norm() < 0.03 * (b - start).norm()
+
+
+def test_layers_called_shortcut_that_are_no_linear_path_are_trained() -> None:
+    codec = TinyCodec()
+    codec.g_a = nn.Sequential(OrderedDict(shortcut=codec.g_a))  # as residual blocks call theirs
+    before = codec.g_a.shortcut.weight.detach().clone()
+    recipe = Recipe(lambdas=(0.01,), steps=2, batch=1, crop=16)
+    train(codec, recipe, RandomCrops(), accelerator="cpu")
+    assert not torch.equal(codec.g_a.shortcut.weight, before)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_of_a_block_that_is_called_shortcut_is_no_linear_path() -> None:
+    @register_block("projected")
+    class Projected(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.shortcut = nn.Conv2d(channels, channels, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.shortcut(x)
+
+    codec = build("tcm-nano", {"shortcut": "staged", "g_?.block": "projected"})
+    with conditions(codec, RECIPE, torch.device("cpu")):
+        frozen = {name for name, p in codec.named_parameters() if not p.requires_grad}
+    linear = [codec.g_a.shortcut, codec.g_s.shortcut]
+    linear += [stage.shortcut for g in (codec.g_a, codec.g_s) for stage in g.stages]
+    paths = {id(p) for layer in linear if layer is not None for p in layer.parameters()}
+    assert frozen == {name for name, p in codec.named_parameters() if id(p) in paths}
 
 
 def test_each_parameter_has_one_optimiser_and_the_rate_of_its_part() -> None:
