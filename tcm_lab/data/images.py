@@ -173,12 +173,17 @@ def _files_below(root: Path) -> tuple[list[Path], list[str]]:
 
     Every folder is searched once: under its own path if that is below ``root``, else under the
     first link to it.
+
+    Raises:
+        FileError: the folder itself can't be read.
     """
     files: list[Path] = []
     skipped: list[str] = []
     seen: set[Path] = set()
 
     def refuse(error: OSError) -> None:
+        if Path(error.filename) == root:
+            raise FileError(f"{root}: cannot be read ({error.strerror}). Name another folder.")
         name = as_text(Path(error.filename).relative_to(root).as_posix())
         skipped.append(f"{name}: {error.strerror}")
 

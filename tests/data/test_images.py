@@ -1,4 +1,5 @@
 import logging
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -306,6 +307,28 @@ def test_whatever_pillow_raises_leaves_one_image_out(
     crops = CropSource(open_images(tmp_path, "train"), crop=16, seed=0)
     assert crops.batch(0, 16).isfinite().all()
     assert crops.skipped == ("a.png: broken",)
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "shut\udce9").mkdir()  # a name of Latin-1
+    scan = os.scandir
+
+    def refuse(place: str) -> object:
+        if Path(place).name in shut:
+            raise PermissionError(13, "Permission denied", place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    shut = ["shut\udce9"]
+    images = open_images(tmp_path, "train")
+    assert images.names == ("a.png",)
+    assert images.skipped == ("shut\\xe9: Permission denied",)
+    shut = [tmp_path.name]
+    with pytest.raises(LabError, match=rf"{tmp_path.name}: cannot be read \(Permission denied\)"):
+        open_images(tmp_path, "train")
 
 
 def link(at: Path, to: Path) -> None:
