@@ -110,7 +110,8 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
 
     Args:
         codec: with ``g_a`` and ``g_s``; changed in place. Left as it is where its analysis does
-            not end in a convolution, or its latent is wide enough already.
+            not end in a convolution, or its latent is wide enough already; a foreign one also where
+            ``g_s`` doesn't take what ``g_a`` gives, of which a warning tells.
         batch: (B, 3, H, W) in [0, 1].
 
     Returns:
@@ -119,18 +120,18 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     g_a, g_s = getattr(codec, "g_a", None), getattr(codec, "g_s", None)
     if g_a is None or g_s is None:
         return 1.0
-    calls: list[tuple[Any, Tensor, Tensor]] = []
-
-    def note(module: nn.Module, args: Any, output: Tensor) -> None:
-        calls.append((module, args[0], output))
-
-    convs = [m for m in (*g_a.modules(), *g_s.modules()) if isinstance(m, _CONVOLUTIONS)]
-    with ExitStack() as stack:
-        for module in convs:
-            stack.enter_context(module.register_forward_hook(note))
-        y = g_a(batch)
-        g_s(y)
-    down, up = (getattr(transform, "wavelet", None) for transform in (g_a, g_s))
+    is_own = CodecAdapter(codec).config is not None
+    try:
+        y, calls = _traced(g_a, g_s, batch)
+    except Exception as error:  # whatever a user's code raises
+        if is_own:
+            raise
+        logger.warning(
+            "%s: is not calibrated, since g_s(g_a(x)) is no pass through it (%s: %s)",
+            *(CodecAdapter(codec).name, type(error).__name__, error),
+        )
+        return 1.0
+    down, up = (g_a.wavelet, g_s.wavelet) if is_own else (None, None)
     if down is None:
         last = [m for m, _, output in calls if _same(output, y)]
     else:  # y is the sum of two ends
@@ -149,6 +150,26 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
             step.log_gain.add_(math.log(factor))
             step.bias.mul_(factor)
     return factor
+
+
+def _traced(
+    g_a: nn.Module, g_s: nn.Module, batch: Tensor
+) -> tuple[Tensor, list[tuple[Any, Tensor, Tensor]]]:
+    """Return the latent, and each convolution that ran, with its input and its output."""
+    calls: list[tuple[Any, Tensor, Tensor]] = []
+
+    def note(module: nn.Module, args: Any, output: Tensor) -> None:
+        calls.append((module, args[0], output))
+
+    convs = [m for m in (*g_a.modules(), *g_s.modules()) if isinstance(m, _CONVOLUTIONS)]
+    with ExitStack() as stack:
+        for module in convs:
+            stack.enter_context(module.register_forward_hook(note))
+        y = g_a(batch)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"g_a gives a {type(y).__name__}")
+        g_s(y)
+    return y, calls
 
 
 def _ends(g_a: Any) -> list[nn.Module]:

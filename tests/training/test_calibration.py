@@ -1,8 +1,10 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 from stand_in import RandomCrops, TinyCodec
+from torch import Tensor, nn
 
 from tcm_lab.codec import build
 from tcm_lab.training import Recipe, train
@@ -60,3 +62,35 @@ def test_calibration_scales_both_ends_of_a_wavelet_path() -> None:
     assert (after - after.mean((0, 2, 3), keepdim=True)).std() == pytest.approx(3, rel=1e-3)
     torch.testing.assert_close(codec.g_s(after), plain, rtol=1e-3, atol=1e-4)
     assert codec.g_a.wavelet[3].orthogonality() == apart
+
+
+@pytest.mark.parametrize("given", ["two arguments", "a tuple"])
+def test_a_codec_whose_transforms_are_called_otherwise_is_trained_as_it_is(
+    given: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Analysis(nn.Conv2d):
+        def forward(self, x: Tensor, *rates: int) -> Any:
+            y = super().forward(x)
+            if given == "a tuple":
+                return y, rates
+            (_,) = rates
+            return y
+
+    class Own(TinyCodec):
+        def __init__(self) -> None:
+            super().__init__()
+            conv, self.g_a = self.g_a, Analysis(3, 6, 5, 4, 2)
+            self.g_a.load_state_dict(conv.state_dict())
+
+        def forward(self, x: Tensor, rate: Tensor | None = None) -> dict[str, object]:
+            y = self.g_a(x, 1)
+            latent = y if isinstance(y, Tensor) else y[0]
+            y_hat, likelihoods = self.gaussian_conditional(latent, torch.ones(6, 1, 1))
+            return {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}}
+
+    recipe = Recipe(lambdas=(0.01,), steps=1, batch=1, crop=16, lr=1e-9, start="calibrate")
+    codec = Own()
+    before = codec.g_a.weight.detach().clone()
+    train(codec, recipe, RandomCrops(), accelerator="cpu")
+    torch.testing.assert_close(codec.g_a.weight.detach(), before)
+    assert "Own: is not calibrated, since g_s(g_a(x)) is no pass through it" in caplog.text
