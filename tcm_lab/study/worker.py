@@ -211,6 +211,7 @@ class Training:
             "number": self.job.trial.number,
             "label": variant.label,
             "params": variant.params,
+            "seed": self.job.seed,  # counted from the space's own, not the cached record's
             "config": variant.config.model_dump(mode="json"),
             "recipe": recipe,
             "is_baseline": variant.is_baseline,
@@ -233,7 +234,6 @@ class Training:
             **own,
             fingerprint=variant.fingerprint,
             identity=identity,
-            seed=self.job.seed,
             lambdas=recipe.lambdas,
             state="stopped" if self.stopped else "complete",
             steps=outcome.steps,

@@ -228,6 +228,21 @@ def test_studies_that_share_a_cache_share_trainings(tmp_path: Path) -> None:
     assert len(trained(tmp_path / "log")) == 10
 
 
+def test_a_training_that_another_studys_root_seed_made_counts_by_this_studys_own(
+    tmp_path: Path,
+) -> None:
+    two = SPACE.replace("steps: 40", "steps: 40, seeds: 2").replace(
+        "sampler: grid", "mode: ablation"
+    )
+    run(tmp_path, two, cache=tmp_path / "cache")
+    # The first seed of one is the second of the other.
+    result = run(tmp_path, SPACE + "seed: 1", out=tmp_path / "other", cache=tmp_path / "cache")
+    assert {(r.params["split"], r.seed, r.recipe.seed) for r in result.records} == {
+        (split, 0, 1) for split in GRID
+    }
+    assert len(trained(tmp_path / "log")) == 10
+
+
 def test_a_dry_run_counts_what_is_finished_already(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     run(tmp_path, SPACE.replace("0.5, 0.75, 1.0", "0.5"), cache=cache)
