@@ -10,6 +10,7 @@ so a metric that is registered here is usable everywhere::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ class Metric:
     def of(self, record: Any, baseline: Any = None) -> Number | None:
         """Return the metric of a record, or ``None`` if the record does not hold what it needs.
 
+        What is computed as infinite or not a number is ``None``, too: no sampler, front or table
+        can rank by it.
+
         Raises:
             LabError: the record cannot be compared with the baseline.
         """
@@ -85,7 +89,8 @@ class Metric:
             return None
         if self.relative and baseline is None:
             return None
-        return self.compute(record, baseline)
+        value = self.compute(record, baseline)
+        return value if value is not None and math.isfinite(value) else None
 
     def known(self, record: Any, baseline: Any = None) -> Number | None:
         """Return the metric of a record, or ``None`` if it is undefined.

@@ -40,7 +40,7 @@ def prepare(
 
     Raises:
         LabError: images or an image metric's weights are missing, or the baseline exceeds a
-            constraint.
+            constraint or lacks a metric that is judged by.
     """
     if trials is not None:
         if space.enumerated:
@@ -69,8 +69,9 @@ def prepare(
 
 
 def _check_baseline(variants: Variants) -> None:
-    """Raise ConfigError where the baseline, which is always trained, exceeds a constraint."""
+    """Raise ConfigError where the baseline, which is always trained, can't be judged or kept."""
     baseline = variants.baseline()
+    variants.check_defined(baseline)
     over = variants.exceeded(baseline)
     if over:
         bounds = ", ".join(f"{name} = {bound:g}" for name, (_, bound) in over.items())

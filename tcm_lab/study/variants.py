@@ -138,9 +138,21 @@ class Variants:
 
     def exceeded(self, variant: Variant) -> dict[str, tuple[Number, float]]:
         """Return the value and the bound of every hard constraint that a variant violates."""
-        values, bounds = self.cost(variant).metrics, self.space.constraints
+        values = self.cost(variant).metrics
+        bounds = {name: b for name, b in self.space.constraints.items() if name in values}
         over = violations(values, bounds)
         return {name: (values[name], bounds[name]) for name, by in over.items() if by > 0}
+
+    def check_defined(self, variant: Variant) -> None:
+        """Refuse a variant without some metric that the space judges by before training.
+
+        Raises:
+            ConfigError: the message names the metric.
+        """
+        space, known = self.space, self.cost(variant).metrics
+        for name in (*space.objectives, *space.constraints, *space.soft_constraints):
+            if not METRICS[name].needs_training and name not in known:
+                raise ConfigError(f"{name} is undefined for {variant.config.name}")
 
     def baseline(self) -> Variant:
         """Return the base as a point of the space."""

@@ -153,6 +153,7 @@ class Training:
             self.on_event(self.event)
             self.cost = self.context.variants.cost(variant)
             queue.note(trial, label=variant.label, cost=self.cost.metrics)
+            self.context.variants.check_defined(variant)
             record, known = self._obtain_or_wait()
             bounds = self.space.soft_constraints
             over = violations(self._metrics(record, bounds), bounds)

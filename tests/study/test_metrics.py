@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
 import pytest
-from surrogate import SPACE, Surrogate, curve
+from surrogate import SPACE, Surrogate, curve, trained
 from test_compare import LAMBDAS, NANO, trainings
 
 import tcm_lab
@@ -94,6 +96,55 @@ def test_a_metric_of_ones_own_is_registered_once() -> None:
             tcm_lab.register_metric("best psnr")
     finally:
         METRICS.unregister("best_psnr_db")
+
+
+@pytest.fixture
+def half_defined() -> Iterator[None]:
+    def counted(record: TrialRecord, baseline: TrialRecord | None) -> float | None:
+        macs = record.complexity.kmacs_per_px
+        return macs if macs < 36 else None
+
+    def measured(record: TrialRecord, baseline: TrialRecord | None) -> float:
+        return math.nan if record.config["name"].endswith("split=0.25") else 1.0
+
+    tcm_lab.register_metric("few_macs")(counted)
+    tcm_lab.register_metric("odd", needs="rd")(measured)
+    yield
+    METRICS.unregister("few_macs")
+    METRICS.unregister("odd")
+
+
+@pytest.mark.usefixtures("half_defined")
+@pytest.mark.parametrize(
+    ("judged", "undefined", "trainings"),
+    [
+        ("objectives: [odd, kmacs_per_px]", {"split 0.25"}, 5),
+        ("soft_constraints: {odd: 2}", {"split 0.25"}, 5),
+        ("objectives: [lagrangian_percent, few_macs]", {"split 0", "split 0.25", "split 1"}, 2),
+        ("constraints: {few_macs: 100}", {"split 0", "split 0.25", "split 1"}, 2),
+    ],
+)
+def test_a_variant_without_a_number_to_judge_it_by_fails_alone_and_at_once_if_it_can(
+    tmp_path: Path, judged: str, undefined: set[str], trainings: int
+) -> None:
+    space = parse_space(f"{SPACE}{judged}\n", "toy.yaml", None)
+    log = tmp_path / "log"
+    result = run_study(prepare(space, out=tmp_path / "toy", trainer=Surrogate(log)), 1)
+    assert result.failed.keys() == undefined
+    assert all("undefined" in reason for reason in result.failed.values())
+    assert {record.label for record in result.records}.isdisjoint(undefined)
+    assert len(trained(log)) == trainings
+
+
+@pytest.mark.usefixtures("half_defined")
+def test_a_baseline_without_a_number_to_judge_it_by_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    text = SPACE.replace("base: tcm-nano", "base: tcm-nano-conv-only")
+    space = parse_space(f"{text}constraints: {{few_macs: 100}}\n", "toy.yaml", None)
+    with pytest.raises(ConfigError, match="few_macs is undefined for tcm-nano-conv-only"):
+        prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log"))
+    assert list(tmp_path.iterdir()) == []
 
 
 MAXIMISED = """
