@@ -143,10 +143,7 @@ class TrialQueue:
             self.study = optuna.load_study(study_name=name, storage=self.storage)
         else:
             self.study = optuna.create_study(
-                study_name=name,
-                storage=self.storage,
-                directions=list(directions),
-                load_if_exists=True,
+                study_name=name, storage=self.storage, directions=[*directions], load_if_exists=True
             )
 
     # -- reading ----------------------------------------------------------------------------------
@@ -249,7 +246,7 @@ class TrialQueue:
         """Queue the training of a trial that others have taken for lost, unless they have."""
         key = frozen.user_attrs.get("key")
         if key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
-            self._again(frozen, begun=True)
+            self.enqueue_again(frozen.number, begun=True)
 
     def _replace(self, frozen: FrozenTrial, **changes: Any) -> None:
         """Queue a trial's training anew and end the trial, in this order.
@@ -260,10 +257,12 @@ class TrialQueue:
         mine = delete(CLAIMS).where(CLAIMS.c.study_id == study, CLAIMS.c.number == number)
         with self.storage.engine.begin() as connection:  # so that its successor can be claimed
             connection.execute(mine)
-        self._again(frozen, **changes)
+        self.enqueue_again(frozen.number, **changes)
         self._tell(frozen.number, "FAIL")
 
-    def _again(self, frozen: FrozenTrial, **changes: Any) -> None:
+    def enqueue_again(self, number: int, **changes: Any) -> None:
+        """Queue what a trial trains once more, if that is known, with changed attributes."""
+        frozen = self._frozen(number)
         attributes = TrialAttributes.model_validate(frozen.user_attrs)
         if attributes.key is not None:
             params = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
@@ -283,7 +282,7 @@ class TrialQueue:
         if ordered == waiting or self.trials("RUNNING"):
             return
         for trial in ordered:
-            self._again(self._frozen(trial.number))
+            self.enqueue_again(trial.number)
         for trial in waiting:
             trial_id = self._frozen(trial.number)._trial_id
             self.storage.set_trial_user_attr(trial_id, "discarded", "moved in the queue")

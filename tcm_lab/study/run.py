@@ -84,8 +84,15 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
 
 
 def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]) -> None:
-    """Queue the variants that no trial trains, has trained or has found impossible to train."""
-    known = {trial.key for trial in queue.trials() if not trial.is_lost}
+    """Queue the variants that no trial trains, has trained or has found impossible to train.
+
+    Further seeds and finalists that were lost with their workers are queued again.
+    """
+    trials = queue.trials()
+    known = {trial.key for trial in trials if not trial.is_lost}
+    lost = {t.key: t for t in trials if t.key not in known and (t.seed or t.finalist)}
+    for trial in lost.values():
+        queue.enqueue_again(trial.number, retries=0)
     for variant in variants:
         key = key_of(variant.fingerprint, 0)
         if key not in known:

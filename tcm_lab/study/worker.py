@@ -273,8 +273,8 @@ class Training:
             found = next((trial.record for trial in trials if trial.record is not None), None)
             if found is not None:
                 return found
-            if lost := [trial.reason for trial in trials if trial.reason is not None]:
-                raise LabError(f"the baseline can't be trained with this seed: {lost[-1]}")
+            if why := _failed(trials):
+                raise LabError(f"the baseline can't be trained with this seed: {why}")
             if all(trial.state != "RUNNING" for trial in trials):
                 raise _BaselineFirst
             self.queue.reclaim()
@@ -362,10 +362,15 @@ def _of_baseline(
 
 def _require_baseline(trials: Sequence[StudyTrial]) -> None:
     """Raise LabError where the baseline has failed, since nothing compares without it."""
-    found = _of_baseline(trials)
-    if found and all(trial.state == "FAIL" for trial in found):
-        lost = "its worker was killed twice, perhaps for lack of memory"
-        raise LabError(f"the baseline can't be trained: {found[-1].reason or lost}")
+    if why := _failed(_of_baseline(trials)):
+        raise LabError(f"the baseline can't be trained: {why}")
+
+
+def _failed(trials: Sequence[StudyTrial]) -> str | None:
+    """Return why a training came to nothing for good, by all its trials; None if it did not."""
+    if not trials or any(trial.state != "FAIL" for trial in trials):
+        return None
+    return trials[-1].reason or "its worker was killed twice, perhaps for lack of memory"
 
 
 class _BaselineFirst(Exception):

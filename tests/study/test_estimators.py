@@ -21,7 +21,7 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.study.agreement import agreement, percents
-from tcm_lab.study.context import StudyContext
+from tcm_lab.study.context import Event, StudyContext
 from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.estimators import (
     ESTIMATORS,
@@ -37,11 +37,13 @@ from tcm_lab.study.estimators import (
 )
 from tcm_lab.study.plan import load_plan, run_plan
 from tcm_lab.study.prepare import prepare
+from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_report
 from tcm_lab.study.result import StudyResult, open_result
-from tcm_lab.study.run import run_study
+from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import parse_space
+from tcm_lab.study.worker import work
 from tcm_lab.training import LossCurve, Recipe, TrainingRecord
 
 PAIRED = SPACE.replace("steps: 40", "steps: 100") + "estimator: {type: paired-loss, steps: 60}\n"
@@ -280,6 +282,39 @@ def test_finalists_of_an_estimate_that_stays_in_its_study_come_from_the_cache(
     assert {path.stem for path in (tmp_path / "cache").glob("*.json")} == {
         record.identity for record in first.finalists
     }
+
+
+@pytest.mark.usefixtures("own_estimator")
+def test_finalists_without_their_baseline_end_and_what_was_lost_is_tried_by_the_next_call(
+    tmp_path: Path,
+) -> None:
+    text = SPACE.replace("rate_levels: 4}", "rate_levels: 4, finalists: 2}")
+    space = parse_space(f"{text}estimator: {{type: parameters}}\n", "toy.yaml", None)
+    context = prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log"))
+    fill_queue(context)
+
+    def until_the_baseline(event: Event) -> None:
+        if event.finalist:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(context, 0, until_the_baseline)
+    with open_queue(context.storage, context.name) as queue:
+        for trial in iter(queue.ask, None):
+            if queue.attributes(trial).baseline:
+                break
+            queue.requeue(trial)
+        queue._tell(trial.number, "FAIL")  # as of a worker that was killed once more
+        started: list[str] = []
+        work(context, 0, lambda event: started.append(event.label))
+        lost = {t.label: t.reason for t in queue.trials("FAIL") if t.reason is not None}
+    assert len(lost) == 2
+    assert all("with this seed: its worker was killed twice" in why for why in lost.values())
+    assert len(started) < 20
+    fill_queue(context)
+    with open_queue(context.storage, context.name) as queue:
+        (waiting,) = queue.trials("WAITING")
+        assert (waiting.baseline, waiting.finalist, waiting.retries) == (True, True, 0)
 
 
 def test_what_is_not_an_estimator_cannot_be_registered() -> None:
