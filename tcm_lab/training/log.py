@@ -22,7 +22,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
@@ -301,7 +301,7 @@ class TrainingLog:
         """Append one row.
 
         Raises:
-            LabError: the disk is full or the file can't be written.
+            FileError: the disk is full or the file can't be written.
         """
         self._log_losses[int(row["step"])] = float(f"{row['log_loss']:.6g}")  # as in the file
         if self._path is None:
@@ -312,7 +312,7 @@ class TrainingLog:
                     {n: row[n] if n == "step" else f"{row[n]:.6g}" for n in self._columns}
                 )
         except OSError as error:
-            raise LabError(
+            raise FileError(
                 f"{self._path}: cannot be written ({error.strerror or error}). Free some space; "
                 "the last checkpoint is intact and training resumes from it."
             ) from error

@@ -21,8 +21,9 @@ from stand_in import RandomCrops, TinyCodec
 from torch import Tensor
 
 from tcm_lab._utils.held import held
-from tcm_lab.errors import LabError
+from tcm_lab.errors import FileError, LabError
 from tcm_lab.training import Recipe, TrainingProgress, TrainingRecord, train
+from tcm_lab.training.log import TrainingLog
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
 
@@ -326,11 +327,19 @@ def test_a_full_disk_ends_in_one_message_with_the_last_checkpoint_intact(tmp_pat
             return super().batch(step, *arguments)
 
     recipe = RECIPE.changed(steps=200)
-    with contextlib.ExitStack() as limit, pytest.raises(LabError, match=r"cannot be written"):
+    with contextlib.ExitStack() as limit, pytest.raises(FileError, match=r"cannot be written"):
         train(codec(), recipe, Filling(), directory=tmp_path, accelerator="cpu")
     left = {p.name for p in tmp_path.iterdir()} - {"tensorboard"}
     assert left == {"log.csv", "training.safetensors"}
     assert all(value.isfinite().all() for value in final_state(tmp_path).values())
+
+
+def test_a_row_that_the_disk_does_not_take_is_no_fault_of_the_codec(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path, 0, RECIPE)
+    row = dict.fromkeys(("loss", "bpp", "mse", "psnr_db", "aux", "gradient_norm", "lr"), 1.0)
+    with file_size_limit(80), pytest.raises(FileError, match=r"log\.csv: cannot be written"):
+        log.write(row | {"step": 10, "images_per_s": 1.0, "log_loss": 1.0})
+    log.close()
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
