@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from real import REAL, interrupting, make_folder
 from scipy.stats import kendalltau
-from surrogate import SPACE, Surrogate, goodness, trained
+from surrogate import SPACE, Surrogate, curve, goodness, trained
 
 import tcm_lab
 from tcm_lab._utils.environment import Environment
@@ -29,6 +29,7 @@ from tcm_lab.study.estimators import (
     Estimate,
     Estimator,
     Extrapolated,
+    LinearPhase,
     Outcome,
     Task,
     Train,
@@ -315,6 +316,21 @@ def test_finalists_without_their_baseline_end_and_what_was_lost_is_tried_by_the_
     with open_queue(context.storage, context.name) as queue:
         (waiting,) = queue.trials("WAITING")
         assert (waiting.baseline, waiting.finalist, waiting.retries) == (True, True, 0)
+
+
+def test_a_tied_variants_evaluation_is_of_its_own_codec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPACE.replace("recipe: scratch, steps: 40", "recipe: minute")
+    space = parse_space(f"{text}estimator: linear-phase\n", "toy.yaml", None)
+    context = prepare(space, out=tmp_path / "toy")
+    monkeypatch.setattr(LinearPhase, "_evaluate", lambda self, task, *_: curve(task.config))
+    tasks = [context.task(variant, 0, space.estimator) for variant in context.variants.all()]
+    found = [space.estimator.run(task, context, Surrogate(tmp_path / "log")).rd for task in tasks]
+    assert len({rd.points for rd in found if rd is not None}) == 1  # they tie
+    assert [rd.model for rd in found if rd is not None] == [
+        task.config.model_dump(mode="json") for task in tasks
+    ]
 
 
 def test_what_is_not_an_estimator_cannot_be_registered() -> None:

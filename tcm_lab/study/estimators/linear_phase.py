@@ -58,8 +58,8 @@ class LinearPhase(Estimator):
         if rd is None:
             rd = self._evaluate(task, context, watch)
             write_atomically(kept, rd.model_dump_json() + "\n")
-        name = task.config.name
-        return Outcome(rd=rd.model_copy(update={"name": name}), steps=task.recipe.linear_steps)
+        own = {"name": task.config.name, "model": task.config.model_dump(mode="json")}
+        return Outcome(rd=rd.model_copy(update=own), steps=task.recipe.linear_steps)
 
     def _evaluate(self, task: Task, context: StudyContext, watch: Watch) -> RdRecord:
         recipe, data = task.recipe, context.data

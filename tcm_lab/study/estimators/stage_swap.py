@@ -20,7 +20,7 @@ from tcm_lab import training
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, FileError
 from tcm_lab.study.estimators.base import (
     Estimate,
     Estimator,
@@ -160,7 +160,16 @@ class _SwapCosts:
 
     @property
     def parent(self) -> Codec:
-        """The trained baseline."""
+        """The trained baseline.
+
+        Raises:
+            FileError: its weights are gone.
+        """
+        if not self._weights.exists():
+            raise FileError(
+                f"{self._weights}: the baseline's weights, which every swap is made in, are gone. "
+                "Restore them, or begin anew in another folder by --out."
+            )
         return _loaded(str(self._weights), self._weights.stat().st_mtime_ns)
 
     def cost_of_parent(self) -> MiddleCost:

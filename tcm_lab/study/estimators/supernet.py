@@ -15,7 +15,7 @@ from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
-from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.errors import ConfigError, FileError, LabError
 from tcm_lab.study.estimators.base import (
     Estimate,
     Estimator,
@@ -25,7 +25,7 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
-from tcm_lab.study.folder import digest
+from tcm_lab.study.folder import digest, read_kept
 from tcm_lab.training import OnProgress, Recipe, TrainingProgress
 
 if TYPE_CHECKING:
@@ -108,8 +108,14 @@ class Supernet(Estimator):
         kept = baseline.directory / "cost.json"
         if task.directory == baseline.directory:
             write_atomically(kept, cost.model_dump_json() + "\n")
-        apart = cost.shares - MiddleCost.model_validate_json(kept.read_bytes()).shares
-        estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(apart))
+        base = read_kept(kept, MiddleCost)
+        if base is None:
+            raise FileError(
+                f"{kept}: the baseline's cost, which all are set against, is gone. Restore it, or "
+                "begin anew in another folder by --out."
+            )
+        spread = sd_over_images(cost.shares - base.shares)
+        estimate = Estimate(log_cost=cost.log_cost, sd_percent=spread)
         return Outcome(estimate=estimate, steps=task.recipe.steps)
 
     def _weights(self, context: StudyContext, seed: int, watch: Watch) -> Path:
