@@ -72,6 +72,15 @@ class Proposals:
                 return None
             self.queue.study.sampler = self._sampler(len(_started(trials)))
         trial = self.queue.ask()
+        try:
+            with self.queue.heartbeat(trial):  # a codec may take long to be timed
+                return self._job(trial)
+        except BaseException:  # Ctrl-C, most of all
+            self.queue.requeue(trial)
+            raise
+
+    def _job(self, trial: Trial) -> Job | None:
+        """Return what a trial trains, or discard it."""
         queued = self.queue.attributes(trial)
         is_sampled = queued.key is None
         if is_sampled and self.space.enumerated:  # another worker was quicker to take the last one

@@ -244,8 +244,8 @@ class TrialQueue:
 
     def _succeed(self, frozen: FrozenTrial) -> None:
         """Queue the training of a trial that others have taken for lost, unless they have."""
-        key = frozen.user_attrs.get("key")
-        if key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
+        key, discarded = map(frozen.user_attrs.get, ("key", "discarded"))
+        if discarded is None and key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
             self.enqueue_again(frozen.number, begun=True)
 
     def _replace(self, frozen: FrozenTrial, **changes: Any) -> None:
