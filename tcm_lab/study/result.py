@@ -26,7 +26,7 @@ from tcm_lab.study.folder import (
     sqlite_url,
     study_name,
 )
-from tcm_lab.study.queue import open_queue
+from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import close_storage, open_storage, shown, storage_errors
@@ -130,8 +130,21 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
         )
     url = database_of(folder, storage)
     with open_queue(url, _name_in(url, folder)) as queue:
-        space = Space.model_validate(queue.study.user_attrs["full_space"])
+        space = _space_of(queue, shown(url))
         return StudyResult(space, folder, tuple(queue.records()), queue.failures())
+
+
+def _space_of(queue: TrialQueue, url: str) -> Space:
+    study = queue.study
+    try:
+        return Space.model_validate(study.user_attrs["full_space"])
+    except KeyError:
+        raise LabError(f"{url}: its study '{study.study_name}' is of another program.") from None
+    except ValidationError as error:
+        raise LabError(
+            f"{url}: its space cannot be read: {validation_message(error, Space)}. Read it by the "
+            "version of tcm-lab that began it."
+        ) from None
 
 
 def database_of(folder: Path, storage: str | None = None) -> str:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.files import is_file, write_atomically
 from tcm_lab._utils.interrupts import hold_interrupts
+from tcm_lab._utils.yaml import read_text
 from tcm_lab.errors import LabError
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.capacity import threads_each, worker_count
@@ -24,6 +25,7 @@ from tcm_lab.study.proposals import finalist_trainings
 from tcm_lab.study.queue import TrialQueue, key_of, open_queue
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.space import Space, load_space
+from tcm_lab.study.storage import shown
 from tcm_lab.study.variants import Variant
 
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
@@ -147,12 +149,13 @@ def _has_space(context: StudyContext) -> bool:
 def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     """Refuse to resume another study than the one that was begun; store what is begun.
 
-    More trials or seeds may be asked for later.
+    More trials or seeds may be asked for later; then the space is stored anew.
 
     Raises:
         LabError: the message names what changed and how to start anew.
     """
     space, study, out = context.space, queue.study, context.out
+    whole = space.model_dump(mode="json")
     facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title", "imports"})
     for growing in ("trials", "seeds", "finalists"):
         facts["budget"].pop(growing)
@@ -162,10 +165,15 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     facts = json.loads(json.dumps(facts | context.data.fingerprints))
     before = study.user_attrs.get("space")
     if before is None:
+        if len(study.directions) != len(space.objectives) or queue.trials():
+            raise LabError(
+                f"{shown(context.storage)}: its study '{context.name}' is of another program. Name "
+                "another folder by --out."
+            )
         if not _has_space(context):
             write_atomically(out / SPACE, space.to_yaml())
         write_atomically(out / NAME, json.dumps({"name": context.name}) + "\n")
-        study.set_user_attr("full_space", space.model_dump(mode="json"))
+        study.set_user_attr("full_space", whole)
         study.set_user_attr("space", facts)
         return
     changes = _differences(before, facts)
@@ -175,6 +183,18 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
             f"{'; …' if len(changes) > 3 else ''}. To start anew, name another folder by --out, or "
             "remove this one; to resume, undo the change."
         )
+    stored = study.user_attrs["full_space"]
+    if stored != whole:
+        if _is_written(stored, out / SPACE):
+            write_atomically(out / SPACE, space.to_yaml())
+        study.set_user_attr("full_space", whole)
+
+
+def _is_written(stored: dict[str, Any], path: Path) -> bool:
+    """Say whether a study's file of its space is the one that was written for it, unchanged."""
+    imports = tuple(stored["import"])  # which may have moved since
+    ours = Space.model_validate(stored | {"import": []}).model_copy(update={"imports": imports})
+    return is_file(path) and read_text(path, str(path)) == ours.to_yaml()
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:

@@ -149,7 +149,7 @@ def storage_errors(url: str) -> Iterator[None]:
     except OSError as error:
         if not url.startswith("sqlite"):
             raise
-        raise LabError(f"{shown(url)}: {error.strerror or error}.") from error
+        raise LabError(f"{error.filename or shown(url)}: {error.strerror or error}.") from error
 
 
 def shown(url: str) -> str:

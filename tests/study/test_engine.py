@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
 from tcm_lab.study.context import Event
 from tcm_lab.study.dry_run import dry_run
+from tcm_lab.study.estimators import Outcome, Task, Watch
+from tcm_lab.study.folder import sqlite_url
 from tcm_lab.study.pool import _interrupt, _start
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.proposals import Job
 from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of, open_queue
-from tcm_lab.study.result import StudyResult
+from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import fill_queue, run_study
-from tcm_lab.study.space import Space, parse_space
+from tcm_lab.study.space import Space, load_space, parse_space
 from tcm_lab.study.storage import close_storage, is_dead, this_process
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.variants import Variants
@@ -306,6 +309,48 @@ def test_more_trials_may_be_asked_for_later(tmp_path: Path) -> None:
     result = run(tmp_path, SAMPLED, trials=8)
     assert len(result.records) == 8
     assert len(trained(tmp_path / "log")) == 8
+
+
+def test_what_is_asked_for_later_is_in_the_space_that_is_read_and_published(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path)
+    more = SPACE.replace("steps: 40", "steps: 40, seeds: 2") + "title: More\n"
+    space = run(tmp_path, more).space
+    assert open_result(tmp_path / "toy").space == space == load_space(tmp_path / "toy/space.yaml")
+    assert (space.budget.seeds, space.title) == (2, "More")
+    file = tmp_path / "toy" / "space.yaml"
+    own = f"# What I think of it.\n{file.read_text()}"
+    file.write_text(own)
+    assert run(tmp_path).space.title == ""
+    assert file.read_text() == own  # which may be the one that is searched
+
+
+def test_a_trial_lives_while_its_codec_is_measured_and_goes_back_at_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = "select 1 from trial_heartbeats join trials using (trial_id) where state = 'RUNNING'"
+    found: list[object] = []
+
+    def exceeded(variants: Variants, variant: object) -> dict[str, tuple[float, float]]:
+        if len(trained(tmp_path / "log")) < 2:
+            return {}
+        deadline = time.monotonic() + 30
+        while not found and time.monotonic() < deadline:
+            database = sqlite3.connect(tmp_path / "toy" / "study.db")
+            found.extend(database.execute(lives).fetchall())
+            database.close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Variants, "exceeded", exceeded)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, SAMPLED, trials=4)
+    assert len(found) == 1
+    with open_queue(sqlite_url(tmp_path / "toy" / "study.db"), "toy") as queue:
+        assert queue.trials("RUNNING") == []
+        assert all(trial.retries == 0 for trial in queue.trials())
+    assert len(run(tmp_path, SAMPLED, trials=4).records) == 4
 
 
 def test_a_bounded_search_trains_only_what_keeps_the_bound(tmp_path: Path) -> None:
@@ -590,6 +635,17 @@ def test_a_full_disk_ends_in_one_message_and_the_training_is_queued_again(
         with pytest.raises(LabError, match="No space left"):
             run(tmp_path)
     assert splits(run(tmp_path)) == GRID
+
+
+def test_a_file_that_a_training_misses_is_named_and_not_the_database(tmp_path: Path) -> None:
+    class Careless(Surrogate):
+        def __call__(self, task: Task, watch: Watch) -> Outcome:
+            (tmp_path / "gone").read_bytes()
+            raise AssertionError
+
+    with pytest.raises(LabError, match=r"gone: No such file") as caught:
+        run(tmp_path, trainer=Careless(tmp_path / "log"))
+    assert "study.db" not in str(caught.value)
 
 
 class _listening:  # noqa: N801  # reads as what it does

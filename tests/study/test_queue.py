@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import Trial, TrialState
@@ -172,6 +173,24 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
     assert database.execute("select name from sqlite_master").fetchall() == tables
 
 
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_a_study_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, objectives: int
+) -> None:
+    (tmp_path / "toy").mkdir()
+    url = sqlite_url(tmp_path / "toy" / "study.db")
+    theirs = optuna.create_study(
+        study_name="toy", storage=url, directions=["minimize"] * objectives
+    )
+    theirs.add_trial(optuna.create_trial(values=[0.0] * objectives))
+    with pytest.raises(LabError, match=r"study.db: its study 'toy' is of another program"):
+        study(tmp_path, "toy")
+    with pytest.raises(LabError, match=r"study.db: its study 'toy' is of another program"):
+        open_result(tmp_path / "toy")
+    assert len(theirs.get_trials()) == 1
+    assert theirs.user_attrs == {}
+
+
 def _text(path: Path) -> None:
     path.write_text("something else " * 100)
 
@@ -195,6 +214,13 @@ def _nothing(path: Path) -> None:
     path.unlink()
 
 
+def _later_space(path: Path) -> None:
+    database = sqlite3.connect(path)
+    text = "update study_user_attributes set value_json = ? where key = 'full_space'"
+    database.execute(text, [json.dumps({"name": "toy", "base": "tcm-nano", "axis": {}})])
+    database.commit()
+
+
 def _other_study(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("update studies set study_name = 'other'")
@@ -202,7 +228,9 @@ def _other_study(path: Path) -> None:
     database.commit()
 
 
-@pytest.mark.parametrize("spoil", [_text, _cut, _torn, _folder, _nothing, _other_study])
+@pytest.mark.parametrize(
+    "spoil", [_text, _cut, _torn, _folder, _nothing, _later_space, _other_study]
+)
 def test_a_database_that_cannot_be_read_ends_in_one_message(
     finished: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
