@@ -24,7 +24,8 @@ class Agreement(Frozen):
     Attributes:
         rank: how alike they rank.
         regret: by how many percent the variant that the estimator ranks first costs more, when
-            trained, than the best of all; over resampled variants.
+            trained, than the best of all; the mean over those that tie for the first place, and
+            over resampled variants.
         bias: mean of estimated minus trained cost against the baseline, in percent: below 0 the
             estimator favours variants, above 0 the baseline; over resampled variants.
         error_percent: root mean square of estimated minus trained cost.
@@ -80,7 +81,8 @@ def agreement(
 
     def regret(draw: Draw) -> float:
         some = draw["variants"]
-        return float(truth[some][guess[some].argmin()] - truth[some].min())
+        first = np.unique(some[guess[some] == guess[some].min()])
+        return float(truth[first].mean() - truth[some].min())
 
     def bias(draw: Draw) -> float:
         return float(gaps[draw["variants"]].mean())

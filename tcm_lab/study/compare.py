@@ -192,8 +192,7 @@ def rank_agreement(
             [fmean(side[name][i] for i in draw[units[name]]) for name in shared]
             for side, units in zip(sides, drawn_as, strict=True)
         ]
-        found = _tau(*([mean[v] for v in draw["variants"]] for mean in means))
-        return 0.0 if isnan(found) else found  # one variant drawn again and again has no order
+        return _tau(*([mean[v] for v in draw["variants"]] for mean in means))
 
     units = {
         unit: len(side[name])
@@ -229,9 +228,11 @@ def _costs(records: Sequence[TrialRecord]) -> Costs:
 
 
 def _tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Kendall's τ-b; 0 where one side has no order, as of variants that all tie."""
     from scipy.stats import kendalltau
 
-    return float(kendalltau(first, second).statistic)
+    found = float(kendalltau(first, second).statistic)
+    return 0.0 if isnan(found) else found
 
 
 def _ceiling(side: Costs, names: Sequence[str]) -> float | None:

@@ -61,6 +61,18 @@ def test_a_crossing_after_the_data_is_predicted_where_it_will_be() -> None:
     assert np.mean([turn.low <= 845 <= turn.high for turn in known]) >= 0.85
 
 
+@pytest.mark.parametrize("seed_sd", [0.05, 0.1])
+def test_what_seeds_add_moves_the_turn_that_is_predicted(seed_sd: float) -> None:
+    truth, found = power_law(STEPS, -1.0, 1.3, 0.5), []
+    for seed in range(120):
+        added = np.random.default_rng(1000 + seed).normal(0, seed_sd)
+        drawn = rows(truth + added, 0.05, seed)
+        found.append(extrapolate(drawn, seed_sd=seed_sd).turns(100 * STEPS[-1]))
+    known = [turn for turn in found if turn is not None]
+    assert len(known) >= 0.7 * len(found)
+    assert np.mean([turn.low <= 845 <= turn.high for turn in known]) >= 0.9
+
+
 @pytest.mark.parametrize("law", [(-1.0, 1.3, 0.5), (0.4, -0.6, 1.0), (0.5, 0.0, 0.3)])
 @pytest.mark.parametrize("alike", [0.0, 0.4])
 def test_predictions_hold_the_truth_as_often_as_they_promise(
@@ -133,6 +145,18 @@ def test_the_noise_of_seeds_widens_every_window_and_prediction() -> None:
     assert wide.high - wide.low > 1.9 > plain.high - plain.low
     near, far = (extrapolate(drawn, seed_sd=sd).at(5000) for sd in (0.0, 0.5))
     assert far.high - far.low > near.high - near.low
+
+
+def test_codecs_that_begin_alike_are_not_compared_without_noise() -> None:
+    late = np.random.default_rng(0).normal(0, 0.3, 48)
+    percent = tuple([0.0] * 12 + late.tolist())
+    steps = tuple(range(10, 601, 10))
+    found = paired_curve(PairedRows(steps=steps, percent=(percent,)))
+    alone = paired_curve(PairedRows(steps=steps[:48], percent=(tuple(late.tolist()),)))
+    assert found.last.noise == pytest.approx(alone.last.noise, rel=0.5)
+    assert found.crossed is None
+    never = paired_curve(PairedRows(steps=steps, percent=((0.0,) * 60,)))
+    assert (never.last.low, never.last.high) == (0, 0)
 
 
 def test_where_a_curve_settles_is_the_first_window_that_agrees_with_the_last() -> None:

@@ -15,6 +15,7 @@ from tcm_lab.codec import load_config
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
+from tcm_lab.study.agreement import agreement
 from tcm_lab.study.compare import compare_studies, rank_agreement
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult
@@ -89,6 +90,17 @@ def test_what_a_seed_adds_to_all_variants_leaves_a_ranking_as_it_is() -> None:
     ]
     found = rank_agreement(moved, trainings(goods, 3))
     assert (found.tau.value, found.tau.low, found.ceilings[0]) == pytest.approx((1, 1, 1))
+
+
+def test_variants_that_all_tie_have_no_order_and_any_of_them_is_first() -> None:
+    goods = (0.0, 0.3, -0.2, 0.1)
+    tied, real = trainings([0.0] * 4, 2), trainings(goods, 2)
+    found = agreement(tied, real, samples=50)
+    assert (found.rank.tau.value, found.rank.ceilings) == (0, (0, pytest.approx(1)))
+    costs = [r.lagrangian_percent(real[0]) for r in real if r.seed == 0]
+    assert found.regret.value == pytest.approx(np.mean(costs) - min(costs))
+    backwards = agreement(tied[::-1], real[::-1], samples=50)
+    assert backwards.regret.value == pytest.approx(found.regret.value)
 
 
 def test_only_what_both_trained_to_the_end_is_ranked() -> None:

@@ -60,14 +60,17 @@ class Extrapolation:
     def turns(self, step: float) -> Interval | None:
         """Return when the sign turns on the way to ``step``; None if it may not, or has not one.
 
-        Both the sign now and the one at ``step`` must be clear of chance.
+        Both the sign now and the one at ``step`` must be clear of chance. What seeds add moves the
+        turn as it moves the curve; a draw that turns before or after counts at that end.
         """
         now, then = self.at(self.steps), self.at(step)
         if not (now.excludes_zero and then.excludes_zero and now.value * then.value < 0):
             return None
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            when = self.steps * (-self.a / self.b) ** (-1 / self.c)
-        when = when[np.isfinite(when) & (when > 0)].clip(self.steps, step)
+            when = self.steps * (-(self.a + self._of_seeds) / self.b) ** (-1 / self.c)
+        keeps = self._values(self.steps) * now.value > 0  # the sign, where it never turns
+        when = np.where(np.isnan(when), np.where(keeps, step, self.steps), when)
+        when = when.clip(self.steps, step)
         low, high = np.quantile(when, _ENDS).tolist()
         return Interval(value=float(np.median(when)), low=low, high=high, samples=len(when))
 
@@ -87,9 +90,13 @@ class Extrapolation:
             sure = float(times)
         return sure
 
+    @property
+    def _of_seeds(self) -> _Array:
+        """What seeds add to each draw, at every step alike."""
+        return np.random.default_rng(1).standard_normal(len(self.a)) * self.noise
+
     def _values(self, step: float) -> _Array:
-        of_seeds = np.random.default_rng(1).standard_normal(len(self.a)) * self.noise
-        values: _Array = self.a + self.b * (step / self.steps) ** -self.c + of_seeds
+        values: _Array = self.a + self.b * (step / self.steps) ** -self.c + self._of_seeds
         return values
 
 

@@ -153,9 +153,10 @@ def row_noise(data: _Array) -> float:
     x = np.arange(size) - (size - 1) / 2
     slopes = rows @ x / max(x @ x, 1)
     left = rows - rows.mean(axis=1, keepdims=True) - slopes[:, None] * x
-    squares = (left**2).sum(axis=1)
-    if size < FEWEST_ROWS or not squares.all():
+    left = left[(left != 0).any(axis=1)]  # not those of codecs that do not differ yet
+    if size < FEWEST_ROWS or not len(left):
         return 0.0
+    squares = (left**2).sum(axis=1)
     correlation = float(np.median((left[:, 1:] * left[:, :-1]).sum(axis=1) / squares))
     if size > FEWEST_ROWS:  # what taking out lines hides of it
         correlation = (correlation + 2 / size) / (1 - 4 / size)
