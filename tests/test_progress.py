@@ -161,3 +161,24 @@ def test_a_study_s_estimate_leaves_out_a_first_training_that_all_others_build_on
         now[0] += 8.0
         display(replace(event, kind="complete", label=str(number)))
     assert display.left_s == pytest.approx(8 * 8.0)
+
+
+def test_a_study_s_estimate_leaves_out_what_was_known_and_further_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = Display(100, 0, Console(file=io.StringIO()))
+    event = Event("started", 0, "a", steps=100)
+    for _ in range(90):  # from a cache
+        display(event)
+        now[0] += 0.1
+        display(replace(event, kind="known", step=100))
+    assert display.left_s is None
+    for done in range(1, 11):
+        display(event)
+        now[0] += 60.0
+        display(replace(event, kind="complete", step=100))
+        assert display.left_s == pytest.approx((10 - done) * now[0] / done)
+    display(replace(event, label="a, seed 1"))
+    assert display.left_s is None

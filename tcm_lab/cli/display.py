@@ -68,6 +68,7 @@ class Display:
         if event.kind in (*_DONE, "aside", "killed"):
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
+            self._before += event.kind == "known"  # which took no time
             if self._shared and self._done:
                 self._shared = False
                 self._begun_s, self._before = time.monotonic(), self._worked
@@ -101,8 +102,11 @@ class Display:
         here = self._worked - self._before
         if self._shared or here < 0.01:
             return None
+        left = self.trainings - self._ahead - self._worked
+        if left <= 0 and self._shares:  # further seeds of the front, which nobody has counted
+            return None
         pace = (time.monotonic() - self._begun_s) / here
-        return max(0.0, (self.trainings - self._ahead - self._worked) * pace)
+        return max(0.0, left * pace)
 
     def _say(self, event: Event, state: str) -> None:
         now = time.monotonic()

@@ -89,10 +89,14 @@ def dry_run(
     kept = looked.kept
     if space.enumerated and looked.all and len(kept) < 2:
         raise ConfigError("constraints: leave no variant beside the baseline; raise them")
+    about = ""
     trainings = len(kept) if space.enumerated else context.trials
+    if space.enumerated and not looked.all:
+        about, share = "about ", len(kept) / len(looked.variants)
+        trainings = round((variants.count() or 0) * share)
     trainings *= space.budget.seeds if space.trains_every_seed else 1
     known = _known(context, kept)
-    lines = [_size_line(variants, looked), _budget_line(context, trainings, known)]
+    lines = [_size_line(variants, looked), _budget_line(context, trainings, known, about)]
     if space.estimator == Train() or space.budget.finalists:
         lines.append(resolution_line(context, variants.recipe()))
     lines += _reset_lines(looked, variants.space)
@@ -115,7 +119,7 @@ def _look(variants: Variants) -> _Looked:
         yield from variants.points() if listed else iter(lambda: variants.draw(rng), None)
 
     for params in points():
-        if time.monotonic() - begun > _LOOK_S:
+        if found and time.monotonic() - begun > _LOOK_S:
             return _Looked(found, all=False)
         label = space.label(params) or "baseline"
         try:
@@ -268,7 +272,7 @@ def _known(context: StudyContext, variants: Sequence[Variant]) -> int:
     return sum(record is not None for record in found)
 
 
-def _budget_line(context: StudyContext, trainings: int, known: int) -> str:
+def _budget_line(context: StudyContext, trainings: int, known: int, about: str) -> str:
     space, recipe = context.space, context.variants.recipe()
     budget, kind = space.budget, space.estimator
     kept = f"; {known:,} {'is' if known == 1 else 'are'} finished already" if known else ""
@@ -280,7 +284,7 @@ def _budget_line(context: StudyContext, trainings: int, known: int) -> str:
             f"steps ({recipe.name}), {budget.seeds} seed{'s' if budget.seeds > 1 else ''} each"
         )
         return (
-            f"Budget: {trainings:,} variants by {kind.type}{each}"
+            f"Budget: {about}{trainings:,} variants by {kind.type}{each}"
             f"{final * bool(budget.finalists)}{kept}."
         )
     each = "" if budget.rate_levels else f" at each of {len(recipe.lambdas)} lambdas"
@@ -290,4 +294,4 @@ def _budget_line(context: StudyContext, trainings: int, known: int) -> str:
         else ""
     )
     each = f"{recipe.steps:,} steps ({recipe.name}){each}"
-    return f"Budget: {trainings:,} trainings of {each}{more}{kept}."
+    return f"Budget: {about}{trainings:,} trainings of {each}{more}{kept}."

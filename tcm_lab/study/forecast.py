@@ -31,10 +31,11 @@ def time_lines(
     space, variants = context.space, context.variants
     if not space.estimator.trains:
         return [f"Time: not known for estimator {space.estimator.type}; its first variants tell."]
-    recipe = space.estimator.recipe(variants.recipe())
-    if not space.budget.rate_levels:  # a training for each lambda
-        trainings *= len(recipe.lambdas)
-        recipe = recipe.per_lambda()[0]
+    recipe, budget = space.estimator.recipe(variants.recipe()), space.budget
+    sets = 1  # of weights that a training learns
+    if not budget.rate_levels:
+        sets, recipe = len(recipe.lambdas), recipe.per_lambda()[0]
+    trainings *= sets
     ranked = sorted(kept, key=lambda v: variants.cost(v).complexity.kmacs_per_px)
     probes = {v.fingerprint: v.config for v in (variants.baseline(), ranked[0], ranked[-1])}
     with _alone():
@@ -45,23 +46,28 @@ def time_lines(
         coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
     step_s, phase_s = (fmean(column) for column in zip(*paces, strict=True))
     each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps(recipe)))
-    phases = _phases(kept) if space.enumerated else trainings
+    phases = trainings
+    if space.enumerated:  # each seed and each set of weights has its own
+        seeds = budget.seeds if space.trains_every_seed else 1
+        phases = min(_phases(kept) * seeds * sets, trainings)
     count = min(worker_count(workers), trainings)
     gpus = len(visible_gpus())
     slower = max(1.0, count / (gpus or cores()))  # workers share what the timing had alone
     total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower
-    if finalists := space.budget.finalists:
-        rounds = -(-(finalists + 1) * space.budget.seeds // count)
+    if finalists := budget.finalists:
+        rounds = -(-(finalists + 1) * budget.seeds * sets // count)
         total_s += (step_s * variants.recipe().steps + coding_s) * rounds * slower
     shared = (
         f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
         f"({phases} at most)."
     )
+    more = budget.seeds > 1 and not (finalists or space.trains_every_seed)
     alone = f"alone on a {'GPU' if gpus else 'core'}"
     return [
         f"Each training takes about {duration(each_s)} {alone} ({step_s:.3f} s a step, "
         f"{coding_s:.0f} s of coding; {len(paces)} variants timed).{shared if phase_s else ''}",
-        f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}.",
+        f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}"
+        f"{', and that of further seeds of the front' * more}.",
     ]
 
 

@@ -82,7 +82,8 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
         trainings, budget = len(known) if space.enumerated else context.trials, space.budget
         if space.trains_every_seed:
             trainings *= budget.seeds
-        return trainings + finalist_trainings(space), len(queue.records())
+        done = len(queue.records())  # further seeds of a front, which is not known before, included
+        return max(trainings + finalist_trainings(space), done), done
 
 
 def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -110,6 +111,50 @@ def test_a_training_is_timed_on_what_will_train_it(
     shared = {1: "30:00", 2: "15:00", 0: "10:00"}[gpus]  # half an hour in all, on so many of them
     assert f"Estimated time: about {shared} with 3 workers" in lines
     assert set(devices) == {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        # Three trainings of ten minutes for each seed and each λ, each after its linear phase.
+        (
+            "mode: ablation\nbudget: {recipe: minute, steps: 600, seeds: 2}",
+            "1:02:00 with 1 worker.",
+        ),
+        (
+            "mode: ablation\nbudget: {recipe: minute, steps: 600, rate_levels: 0, "
+            "changes: {lambdas: [0.002, 0.004, 0.008]}}",
+            "1:33:00 with 1 worker.",
+        ),
+        (
+            "sampler: grid\nbudget: {recipe: minute, steps: 600, seeds: 2}",
+            "31:00 with 1 worker, and that of further seeds of the front.",
+        ),
+    ],
+)
+def test_an_estimate_counts_every_linear_phase_and_names_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: str, told: str
+) -> None:
+    monkeypatch.setattr(training, "measure_pace", lambda *_: Pace(1.0, 60.0))
+    monkeypatch.setattr(forecast, "_coding_s", lambda *_: 0.0)
+    axes = "axes: {depth: {path: 'g_*.depth', choices: [0, 1, 2]}}"
+    text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\n{fields}"
+    context = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")
+    lines = dry_run(context, 1, timed=True).lines
+    assert f"Estimated time: about {told}" in lines
+
+
+def test_a_dry_run_that_looks_at_a_part_of_a_grid_does_not_promise_it_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("tcm_lab.study.dry_run"), "_LOOK_S", 0.0)
+    slices = "slices: {path: entropy_model.slices, choices: [1, 2, 4, 8]}"
+    axes = f"axes: {{depth: {{path: 'g_*.depth', choices: [0, 1, 2]}}, {slices}}}"
+    text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\nsampler: grid"
+    found = dry_run(prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy"))
+    assert "12 combinations" in found.lines[0]
+    assert "Of 1 that were looked at: 1 can be built" in found.lines[0]
+    assert found.lines[1].startswith("Budget: about 12 trainings of 150 steps")
 
 
 def test_a_dry_run_says_what_a_mapping_resets_beside_what_it_names(tmp_path: Path) -> None:

@@ -379,6 +379,12 @@ def test_further_seeds_go_to_the_front_and_the_baseline(tmp_path: Path) -> None:
     assert {r.recipe.seed for r in result.records if r.seed == 2} == {2}
 
 
+def test_what_is_done_is_never_more_than_all(tmp_path: Path) -> None:
+    text = SPACE.replace("steps: 40", "steps: 40, seeds: 3")
+    done = len(run(tmp_path, text).records)
+    assert fill_queue(prepare(parse(text), out=tmp_path / "toy")) == (done, done) == (9, 9)
+
+
 def test_an_ablation_gives_every_variant_all_its_seeds(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
     result = run(tmp_path, text)
