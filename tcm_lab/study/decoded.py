@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tcm_lab.data import ImageSet
 from tcm_lab.evaluation import RdPoint, code_image
 from tcm_lab.reporting import Comparison, ShownImage, image_bytes
 from tcm_lab.study.finalists import finalists_of, trained_of
-from tcm_lab.study.folder import TRIALS
+from tcm_lab.study.folder import TRIALS, file_names
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.summary import VariantSummary, summarise
@@ -52,9 +51,10 @@ def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | No
         if (weights := _weights(result.out, record)) is not None
         for index in range(len(images[:_IMAGES]))
     ]
+    folders = _folders(result.out, images.names)
     for done, (record, weights, index) in enumerate(todo):
-        name, pixels = images.names[index], images[index]
-        original, own = (_file(result.out, name, which) for which in (_ORIGINAL, record.identity))
+        folder, pixels = folders[images.names[index]], images[index]
+        original, own = (_file(folder, which) for which in (_ORIGINAL, record.identity))
         if not original.exists():
             _keep(original, pixels)
         if not own.exists():
@@ -71,9 +71,10 @@ def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> lis
     """
     shown = _shown(summaries)
     found, left = list[Comparison](), _MOST_BYTES
-    for name in [image.name for image in _point(shown[0].first).images] if shown else []:
+    names = [image.name for image in _point(shown[0].first).images] if shown else []
+    for name, folder in _folders(result.out, names).items():
         images, without = list[ShownImage](), list[str]()
-        for label, path, note in _files(result.out, name, shown):
+        for label, path, note in _files(folder, name, shown):
             data = image_bytes(_read(path)) if path.exists() else b""
             if data and len(data) <= left:
                 left -= len(data)
@@ -93,15 +94,15 @@ def _shown(summaries: Sequence[VariantSummary]) -> list[VariantSummary]:
 
 
 def _files(
-    out: Path, image: str, shown: Sequence[VariantSummary]
+    folder: Path, image: str, shown: Sequence[VariantSummary]
 ) -> Iterator[tuple[str, Path, str]]:
     """Yield label, file and note of an image's original and of its decoded versions."""
-    yield _ORIGINAL, _file(out, image, _ORIGINAL), ""
+    yield _ORIGINAL, _file(folder, _ORIGINAL), ""
     for summary in shown:
         record = summary.first
         measured = next((i for i in _point(record).images if i.name == image), None)
         note = "" if measured is None else f"{measured.bpp:.3f} bpp, {measured.psnr_db:.2f} dB"
-        yield summary.name, _file(out, image, record.identity), note
+        yield summary.name, _file(folder, record.identity), note
 
 
 def _caption(without: Sequence[str]) -> str:
@@ -124,8 +125,13 @@ def _weights(out: Path, record: TrialRecord) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _file(out: Path, image: str, which: str) -> Path:
-    return out / FOLDER / re.sub(r"[^A-Za-z0-9.]+", "-", image) / f"{which}.png"
+def _folders(out: Path, images: Sequence[str]) -> dict[str, Path]:
+    """Return the folder of each image by its name; all of a study's names decide on them."""
+    return {n: out / FOLDER / own for n, own in zip(images, file_names(images), strict=True)}
+
+
+def _file(folder: Path, which: str) -> Path:
+    return folder / f"{which}.png"
 
 
 def _keep(path: Path, pixels: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +22,30 @@ RECORDS = "records.jsonl"
 ANCHOR = "jpeg.json"
 TRIALS = "trials"
 
+_LONGEST = 200  # letters of a file's name, of the 255 that systems take
 Record = TypeVar("Record", bound=Frozen)
 
 
 def digest(facts: Any) -> str:
     """Return sixteen hex digits that name a file by the facts that decide what it holds."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Return what files may be called by names of anything, no two alike.
+
+    What is neither an ASCII letter nor a digit becomes a hyphen. A name that has none, or is then
+    that of another, gets its place as a number.
+    """
+    found: dict[str, None] = {}
+    for place, name in enumerate(names, 1):
+        own = re.sub(r"[^A-Za-z0-9.]+", "-", name)[:_LONGEST].strip("-")
+        if not own or own.startswith("."):
+            own = f"{place}{own}"
+        while own in found:
+            own = f"{own}-{place}"
+        found[own] = None
+    return list(found)
 
 
 def read_kept(path: Path, kind: type[Record]) -> Record | None:

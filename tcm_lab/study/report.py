@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from tcm_lab.study.finalists import (
     predicted_table,
     trained_of,
 )
-from tcm_lab.study.folder import RECORDS, TRIALS
+from tcm_lab.study.folder import RECORDS, TRIALS, file_names
 from tcm_lab.study.importance import importance_pieces
 from tcm_lab.study.plots import study_charts, study_plots
 from tcm_lab.study.result import StudyResult, read_anchor
@@ -216,15 +215,14 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
     """Return the YAML of each variant on the front, by file name; ``load_config`` reads it."""
     found = {}
-    for summary in summaries:
-        if summary.on_front:
-            values = ", ".join(f"{name} {summary.metrics[name]:.6g}" for name in space.objectives)
-            head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {values}.\n"
-            tree = summary.first.variant.model_dump(mode="json")
-            text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
-            name = f"variant-{summary.number}" if summary.number else summary.label
-            slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-            found[f"{slug}.yaml"] = head + text
+    front = [summary for summary in summaries if summary.on_front]
+    names = file_names(f"variant-{s.number}" if s.number else s.label for s in front)
+    for name, summary in zip(names, front, strict=True):
+        values = ", ".join(f"{name} {summary.metrics[name]:.6g}" for name in space.objectives)
+        head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {values}.\n"
+        tree = summary.first.variant.model_dump(mode="json")
+        text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
+        found[f"{name}.yaml"] = head + text
     return found
 
 

@@ -152,7 +152,7 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
         change = _change(summary, summaries[0], space) if ablation or numbered else ""
         update = {
             "on_front": front,
-            "group": letters.get(summary.label, ""),
+            "group": letters.get(summary.first.fingerprint, ""),
             "number": number if numbered else None,
             "name": f"#{number}" if numbered else change or summary.label,
             "listed": change if numbered else summary.label,
@@ -162,7 +162,7 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
 
 
 def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
-    """Return the letters of each variant's groups by its label, where a few are compared.
+    """Return the letters of each variant's groups by its codec, where a few are compared.
 
     None of a study with one training each, which tells no two variants apart.
     """
@@ -182,7 +182,8 @@ def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]
             return _difference(metric, ranked[j].records, ranked[i].records, space).excludes_zero
         return False
 
-    return dict(zip((s.label for s in ranked), group_letters(len(ranked), differ), strict=True))
+    letters = group_letters(len(ranked), differ)
+    return dict(zip((s.first.fingerprint for s in ranked), letters, strict=True))
 
 
 def _losses(summary: VariantSummary, space: Space) -> list[float]:
