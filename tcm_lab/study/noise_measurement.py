@@ -27,13 +27,15 @@ def noise_of_studies(studies: Iterable[Sequence[TrialRecord]]) -> list[Noise]:
     """Return the noise of each recipe and baseline, over all studies that have both in common.
 
     Args:
-        studies: the records of each; trainings that several share count once.
+        studies: the records of each; trainings that several share count once, and those of an
+            estimator that evaluates less than a whole training not at all.
 
     Raises:
         LabError: as `measure_noise`.
     """
     pooled: dict[str, dict[str, TrialRecord]] = {}
-    for records in studies:
+    for study in studies:
+        records = _trained(study)
         base = baseline_of(records)
         images = base.evaluation.data_fingerprint
         recipe = base.recipe.model_dump_json(exclude={"seed"})
@@ -63,7 +65,7 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     Raises:
         LabError: no two variants have two seeds in common, or only one image was coded.
     """
-    complete = [r for r in records if r.state == "complete" and r.estimator == Train()]
+    complete = [record for record in _trained(records) if record.state == "complete"]
     seeds = {r.seed: r for r in complete if r.is_baseline}
     groups: dict[str, dict[int, TrialRecord]] = {}
     for record in complete:
@@ -100,6 +102,10 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         spread=float(np.std([fmean(c.values()) for c in costs], ddof=1)) if costs[1:] else 0.0,
         changes=changes_of((next(iter(g.values())).config for g in groups.values()), base.config),
     )
+
+
+def _trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.estimator == Train()]
 
 
 def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, int]:

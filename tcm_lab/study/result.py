@@ -72,10 +72,12 @@ class StudyResult:
         """Return the trainings as pandas' data frame: axes, metrics, seed and state of each."""
         from pandas import DataFrame
 
-        baselines = {r.estimator.type: r for r in reversed(self.records) if r.is_baseline}
+        baselines = [record for record in self.records if record.is_baseline]
         rows = []
         for record in self.records:
-            baseline = baselines.get(record.estimator.type)
+            alike = [base for base in baselines if base.estimator == record.estimator]
+            first = alike[0] if alike else None
+            baseline = next((base for base in alike if base.seed == record.seed), first)
             known = {name: metric.known(record, baseline) for name, metric in METRICS.items()}
             rows.append(
                 {

@@ -16,6 +16,7 @@ from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
 from tcm_lab.metrics import METRICS
 from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
+from tcm_lab.study.estimators import LinearPhase
 from tcm_lab.study.noise import Noise, known_noise, noise_of, noise_yaml
 from tcm_lab.study.noise_measurement import _between_seeds, measure_noise, noise_of_studies
 from tcm_lab.study.prepare import prepare
@@ -110,6 +111,16 @@ def test_a_studys_noise_is_what_its_pairs_of_equal_seeds_vary_by(study: StudyRes
 def test_unpaired_seeds_of_another_study_are_no_noise(study: StudyResult) -> None:
     with pytest.raises(LabError, match=r"budget\.seeds of 2 or more"):
         measure_noise([record for record in study.records if record.seed == 0])
+
+
+def test_a_search_by_another_estimator_says_nothing_of_the_noise_of_its_finalists(
+    study: StudyResult,
+) -> None:
+    searched = [
+        record.model_copy(update={"estimator": LinearPhase(), "rd": None})
+        for record in study.records
+    ]
+    assert noise_of_studies([[*searched, *study.records]]) == noise_of_studies([study.records])
 
 
 def test_one_image_tells_nothing_of_the_noise_over_images(study: StudyResult) -> None:

@@ -26,6 +26,8 @@ from tcm_lab.evaluation import RdCurve, RdRecord, bd_rate, lagrangian_percent, r
 from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study import noise, report
 from tcm_lab.study.compare import compare_studies
+from tcm_lab.study.estimators import Train
+from tcm_lab.study.folder import file_names
 from tcm_lab.study.importance import (
     hypervolume,
     hypervolume_history,
@@ -109,6 +111,41 @@ def test_every_chosen_variant_is_ready_to_train(result: StudyResult) -> None:
     summaries = summarise(result.records, result.space)
     assert prints == {s.records[0].fingerprint for s in summaries if s.on_front}
     assert [file.name for file in files] == ["split-0.5.yaml", "split-0.75.yaml"]
+
+
+def test_labels_in_any_script_are_files_of_their_own(result: StudyResult) -> None:
+    labels = ["\u5c0f", "\u5927", "wide", "wide!", "-"]
+    front = [
+        summary.model_copy(
+            update={
+                "on_front": True,
+                "records": (summary.first.model_copy(update={"label": label}),),
+            }
+        )
+        for label, summary in zip(labels, summarise(result.records, result.space), strict=True)
+    ]
+    configs = front_configs(front, result.space)
+    assert len(configs) == len(labels)
+    for (name, text), summary in zip(configs.items(), front, strict=True):
+        assert not name.startswith(".")
+        assert f"# {summary.label}\n" in text
+        assert VariantConfig.parse(yaml.safe_load(text)).fingerprint == summary.first.fingerprint
+
+
+def test_file_names_differ_where_names_do() -> None:
+    names = [
+        "kodim01.png",
+        "\u5199\u771f.png",
+        "\u98a8\u666f.png",
+        "a b.png",
+        "a_b.png",
+        "..",
+        "a" * 999,
+    ]
+    found = file_names(names)
+    assert found[0] == "kodim01.png"
+    assert len({name.lower() for name in found}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,200}", name) for name in found)
 
 
 def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None:
@@ -212,6 +249,28 @@ def test_a_published_study_is_drawn_again_from_its_space_and_records(
     write_report(found, COMMAND)
     for drawn in ("table.csv", "rates.md", "pareto.svg", "rd.png", "report.html", "records.jsonl"):
         assert (tmp_path / drawn).read_bytes() == (result.out / drawn).read_bytes()
+
+
+def test_a_frame_compares_each_training_with_the_baselines_of_its_seed_and_kind(
+    result: StudyResult,
+) -> None:
+    seeds = [
+        record.model_copy(
+            update={"seed": seed, "rd": curve(record.variant, bonus=0.3 * seed * record.number)}
+        )
+        for seed in (0, 1)
+        for record in result.records
+    ]
+    shorter = [r.model_copy(update={"estimator": Train(steps=20)}) for r in seeds]
+    records = (*shorter, *(r.model_copy(update={"rd": curve(r.variant)}) for r in seeds))
+    frame = replace(result, records=records).to_frame()
+    for record, percent in zip(records, frame["lagrangian_percent"], strict=True):
+        (base,) = (
+            r
+            for r in records
+            if (r.is_baseline, r.seed, r.estimator) == (True, record.seed, record.estimator)
+        )
+        assert percent == record.lagrangian_percent(base)
 
 
 def test_a_spoilt_record_is_named_by_its_line(result: StudyResult, tmp_path: Path) -> None:
