@@ -288,8 +288,18 @@ class _Range(AxisBase):
     def _count(self, step: float) -> int:
         return int((self.high - self.low) / step + 1e-9) + 1
 
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        kind: Any = IntDistribution if isinstance(self.low, int) else FloatDistribution
+        drawn: BaseDistribution = kind(self.low, self.high, self.log, self.step)
+        return drawn
+
     def draw(self, rng: random.Random) -> Key:
-        """Draw a value uniformly, by its place in the range."""
+        """Draw a value uniformly, by its place in the range or by its logarithm."""
+        if self.log:
+            drawn = self.low * (self.high / self.low) ** rng.random()
+            return self.decode(drawn if self.step is None else round(drawn))
         if self.step is None:
             return self.decode(rng.uniform(self.low, self.high))
         return self.decode(self.low + rng.randrange(self._count(self.step)) * self.step)
@@ -322,12 +332,6 @@ class IntegerAxis(_Range):
     step: Annotated[int, Field(gt=0, le=_LIMIT)] = 1
     """Distance between neighbouring values."""
 
-    def distribution(self) -> BaseDistribution:
-        """Return the whole numbers of the range."""
-        from optuna.distributions import IntDistribution
-
-        return IntDistribution(self.low, self.high, self.log, self.step)
-
 
 class FloatAxis(_Range):
     """Numbers between two ends."""
@@ -343,12 +347,6 @@ class FloatAxis(_Range):
     def decode(self, drawn: Any) -> Key:
         """Return a number without the error of its last digits."""
         return round(float(drawn), _DIGITS)
-
-    def distribution(self) -> BaseDistribution:
-        """Return the numbers of the range."""
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, self.log, self.step)
 
 
 _KINDS = ("categorical", "ordinal", "integer", "float", "override")

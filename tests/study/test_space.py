@@ -164,6 +164,18 @@ axes:
     assert space.axes["split"].grid() == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
+@pytest.mark.parametrize("kind", ["integer", "float"])
+def test_what_chance_draws_of_a_range_by_logarithm_is_spread_evenly_by_it(kind: str) -> None:
+    axes = f"{{x: {{path: entropy_model.support, kind: {kind}, low: 1, high: 10000, log: true}}}}"
+    axis = parse(f"name: n\nbase: tcm-nano\nbudget: {{trials: 2}}\naxes: {axes}").axes["x"]
+    rng = random.Random(0)
+    drawn = [axis.draw(rng) for _ in range(2000)]
+    assert {type(key) for key in drawn} == {int if kind == "integer" else float}
+    assert all(1 <= key <= 10000 for key in drawn)
+    below = sum(key < 100 for key in drawn) / len(drawn)
+    assert below == pytest.approx(0.5, abs=0.05)
+
+
 def test_only_a_declared_order_is_one_for_the_sampler() -> None:
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
