@@ -49,7 +49,10 @@ class CodecTrainer:
         codec = codecs.build(task.config, seed=recipe.seed)
         crops = self.data.crops(recipe)
         branches = _branches(task)
-        due = {shorter.cooldown_begins: folder for folder, shorter in branches.items()}
+
+        def judge(step: int, rd: RdRecord) -> None:
+            if not watch.rung(step, rd):
+                raise _StoppedError(rd, step)
 
         def on_progress(progress: TrainingProgress) -> None:
             if progress.phase:
@@ -57,17 +60,12 @@ class CodecTrainer:
                 return
             step = progress.step
             watch.progress(step, progress.text)
-            if step in due:
-                folder = due[step]
-                shorter = branches[folder]
-                rd, step = self._cool_down(task, watch, shorter, folder, crops), shorter.steps
-            elif step in task.rungs and not due:
-                rd = self._evaluate(codec, task, watch, step)
+            for folder, shorter in branches.items():
+                if step == shorter.cooldown_begins:
+                    judge(shorter.steps, self._cool_down(task, watch, shorter, folder, crops))
+            if step in task.rungs and not branches:
+                judge(step, self._evaluate(codec, task, watch, step))
                 codec.train()
-            else:
-                return
-            if not watch.rung(step, rd):
-                raise _StoppedError(rd, step)
 
         try:
             trained = training.train(

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from surrogate import SPACE, Surrogate, trained
+from surrogate import SPACE, Surrogate, curve, trained
 
+from tcm_lab import training
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation import bd_rate, lagrangian_percent
+from tcm_lab.evaluation import RdRecord, bd_rate, lagrangian_percent
 from tcm_lab.study.context import Event
 from tcm_lab.study.dry_run import dry_run
 from tcm_lab.study.estimators import Outcome, Task, Watch
@@ -31,8 +32,10 @@ from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import Space, load_space, parse_space
 from tcm_lab.study.storage import close_storage, is_dead, this_process
 from tcm_lab.study.summary import summarise
+from tcm_lab.study.trainer import CodecTrainer
 from tcm_lab.study.variants import Variants
 from tcm_lab.study.worker import Training, work
+from tcm_lab.training import Recipe, TrainingProgress
 
 GRID = {0.0, 0.25, 0.5, 0.75, 1.0}
 
@@ -409,6 +412,33 @@ def test_a_variant_that_is_dominated_at_a_rung_stops_there(tmp_path: Path) -> No
         for found in (whole, result)
     ]
     assert fronts[0] == fronts[1]
+
+
+def test_rungs_that_cool_down_from_one_step_are_both_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = "recipe: study, steps: 500, rungs: [0.1, 0.12]"
+    space = parse(SPACE.replace("recipe: scratch, steps: 40", budget))
+    context = prepare(space, out=tmp_path / "toy")
+    task = context.task(context.variants.baseline(), 0, space.estimator)
+    assert {task.recipe.changed(steps=rung).cooldown_begins for rung in task.rungs} == {40}
+    judged: list[int] = []
+
+    class Judge:
+        def progress(self, step: int, text: str) -> None: ...
+
+        def rung(self, step: int, rd: RdRecord) -> bool:
+            judged.append(step)
+            return step < 60
+
+    def train(codec: object, recipe: Recipe, crops: object, **options: Any) -> None:
+        for step in range(10, recipe.steps + 1, 10) if "branches" in options else ():
+            options["on_progress"](TrainingProgress(step, recipe.steps, 1.0, 0.5, 25.0, 3.0, 9.0))
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(CodecTrainer, "_evaluate", lambda self, codec, task, *_: curve(task.config))
+    assert context.trainer(task, Judge()).steps == 60
+    assert judged == [50, 60]
 
 
 def test_a_further_seed_goes_on_however_it_does(tmp_path: Path) -> None:
