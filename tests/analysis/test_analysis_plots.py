@@ -59,6 +59,9 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
     assert "clipped below 1e-5" in bar.get_ylabel()
     sides = [patch.get_width() for patch in axes.patches]
     assert sides == [measures.side_px[0.5].value, measures.side_px[0.95].value]
+    others = measure_erf(maps, shares=(0.5, 0.994, 0.995))
+    assert len(erf_plot({"TCM": maps[0]}, squares={"TCM": others}).axes[0].patches) == 1
+    assert erf_table({"TCM": others}).columns[3].key == "side_99.5_px"
     two = erf_plot({"a": maps[0], "b": maps[1]})
     two.draw_without_rendering()
     left_label, right_label = (each.xaxis.label.get_window_extent() for each in two.axes[:2])
@@ -161,6 +164,24 @@ def test_titles_of_neighbouring_panels_do_not_touch(codec: Codec, images: torch.
     assert len(boxes) == 3
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in (*boxes[:i], bar))
+
+
+def test_panels_of_many_codecs_or_slices_are_wide_enough_for_their_titles(
+    codec: Codec, images: torch.Tensor
+) -> None:
+    record, maps = measure_latents(codec, images[:1]), latent_maps(codec, images[0])
+    twelve = maps.model_copy(update={"bits": np.tile(maps.bits, (3, 1, 1))})
+    image = (255 * images[0]).byte().numpy()
+    for figure, word, count in (
+        (prediction_plot({f"mixture {i}": record for i in range(6)}), "nearest", 6),
+        (bits_plot(twelve, image), "slice", 12),
+    ):
+        figure.draw_without_rendering()
+        titles = [t for t in figure.findobj(Text) if word in t.get_text()]  # type: ignore[attr-defined]  # as above
+        boxes = [Text.get_window_extent(title) for title in titles]
+        assert len(boxes) == count
+        assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+        assert max(title.get_text().count("\n") for title in titles) < 2
 
 
 def test_names_of_many_attention_layers_are_turned(codec: Codec, images: torch.Tensor) -> None:

@@ -115,12 +115,13 @@ def run_limited(command: Sequence[str], device: str, limit_s: float) -> tuple[in
 def run_tests(asked: argparse.Namespace) -> None:
     """Run the tests of this folder, and those of portable files between devices."""
     with (asked.folder / "tests.log").open("w") as log:
-        chosen = [
-            str(HERE),
-            str(HERE.parent / "portable" / "test_streams.py"),
-            "-k",
-            TESTS[asked.device],
-        ]
+        files = (
+            HERE / "test_gpu_timing.py",
+            HERE / "test_gpu_training.py",
+            HERE.parent / "portable" / "test_streams.py",
+            HERE / "test_gpu_codec.py",  # at whose end some compile for minutes
+        )
+        chosen = [*map(str, files), "-k", TESTS[asked.device]]
         words = ["-q", "-o", "filterwarnings=default", "--durations=10", "-p", "no:cacheprovider"]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *words, *chosen], cwd=ROOT, stdout=log,

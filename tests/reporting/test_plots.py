@@ -271,3 +271,12 @@ def test_a_long_title_has_several_lines() -> None:
     assert " ".join(title.split()) == ("what the parts of a codec cost " * 4).strip()
     (text,) = (t for t in figure.findobj(Text) if t.get_text() == title)
     assert text.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_one_model_at_several_sizes_is_named_with_them() -> None:
+    records = [complexity("a", size=size) for size in ((64, 64), (128, 256))]
+    bars = cost_by_part_plot(records).axes[0]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["a, 64x64", "a, 128x256"]
+    texts = macs_parameters_plot(records).axes[0].texts
+    named = {" ".join(text.get_text().split()) for text in texts}
+    assert named == {"a, 64x64", "a, 128x256"}

@@ -72,7 +72,8 @@ def erf_plot(
 
     Args:
         maps: by the label of their panel; all of one pitch.
-        squares: by the same labels, measures whose 50 and 95 % squares are drawn; none by default.
+        squares: by the same labels, measures whose 50 and 95 % squares are drawn, as far as they
+            have them; none by default.
 
     Raises:
         LabError: no maps are given.
@@ -93,8 +94,9 @@ def erf_plot(
         axes.set(xlim=(left, right), ylim=(bottom, top))
         name_axes(axes, label)
         axes.set_xlabel("columns from the centre (px)", fontsize=7)
-        for share, dashes in _SQUARES.items() if squares else ():
-            side = squares[label].side_px[share].value
+        sides = squares[label].side_px if squares else {}
+        for share in [each for each in _SQUARES if each in sides]:
+            side, dashes = sides[share].value, _SQUARES[share]
             look: dict[str, Any] = {"fill": False, "ec": "white", "lw": 0.8, "ls": dashes}
             axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, **look))
     for axes in grid[::columns]:
@@ -309,7 +311,7 @@ def bits_plot(maps: LatentMaps, image: NDArray[np.uint8]) -> Figure:
     """Draw where each slice's bits go, as bits per image pixel, on one scale."""
     slices = list(maps.bits / maps.pitch_px**2)
     cells = [(f"slice {i}: {each.mean():.3f} bpp", each) for i, each in enumerate(slices)]
-    columns = len(slices) + 1
+    columns = min(len(slices) + 1, 6)
     return map_panels(
         [(maps.image, image), *cells], "bit per pixel", columns=columns, height=1.35, low=0.0
     )
@@ -347,7 +349,7 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     count = 1 + len(records)
     middles = (np.array(EDGES[1:]) + EDGES[:-1]) / 2
     normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
-    figure, (left, *grid) = panels(count, columns=count, height=2.3, width=PAGE_INCHES)
+    figure, (left, *grid) = panels(count, columns=min(count, 4), height=2.3, width=PAGE_INCHES)
     left.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
     colors = palette(len(records))
     for axes, (label, record), color in zip(grid, records.items(), colors, strict=True):

@@ -52,7 +52,7 @@ def cost_by_part_plot(records: Sequence[ComplexityRecord]) -> Figure:
         for part, name in part_names(records).items()
         if any(macs.get(part) for macs, _ in costs)
     }
-    return stacked_bars(parts, [record.model for record in records], KMACS_PER_PX, form=".1f")
+    return stacked_bars(parts, _names(records), KMACS_PER_PX, form=".1f")
 
 
 @style()
@@ -68,8 +68,15 @@ def macs_parameters_plot(records: Sequence[ComplexityRecord]) -> Figure:
     figure, axes = new_figure(_log_if_wide(PARAMETERS, x), _log_if_wide(KMACS_PER_PX, y))
     axes.scatter(x, y, s=20, color=palette(1)[0], zorder=3)
     axes.margins(0.15)
-    label_points(axes, list(zip(x, y, strict=True)), [record.model for record in records])
+    label_points(axes, list(zip(x, y, strict=True)), _names(records))
     return figure
+
+
+def _names(records: Sequence[ComplexityRecord]) -> list[str]:
+    """Return the models' names, with the sizes of the images where these differ."""
+    if len({record.size for record in records}) == 1:
+        return [record.model for record in records]
+    return [f"{record.model}, {size_text(record.size)}" for record in records]
 
 
 @style()

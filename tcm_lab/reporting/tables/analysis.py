@@ -55,7 +55,7 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
 
 
 def _side(share: float) -> str:
-    return f"side_{round(100 * share)}_px"
+    return f"side_{100 * share:g}_px"
 
 
 def _beyond_percent(within: Interval) -> Interval:
