@@ -281,7 +281,8 @@ class _Differences:
         with ExitStack() as stack:
             for module in model.modules():
                 if module_kind(module) or not any(module.children()):
-                    stack.enter_context(module.register_forward_hook(self._see))
+                    hook = module.register_forward_hook(self._see, with_kwargs=True)
+                    stack.enter_context(hook)
             with meta_pass(model), tally.following(), watch:
                 model(image_for(model, size))
         self.suspects = watch.suspects
@@ -302,9 +303,11 @@ class _Differences:
             note=_NOTES.get(counter, "").format(self.fused) if self.fused else "",
         )
 
-    def _see(self, module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def _see(
+        self, module: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any
+    ) -> None:
         kind, name = module_kind(module), type(module).__name__
-        x: Any = inputs[0] if inputs else None
+        x: Any = next(iter((*inputs, *named.values())), None)
         if kind is Kind.PRIOR:
             self.add(_PRIOR, bottleneck_products(module, x), *_TOOLS)
         elif kind is Kind.GDN:

@@ -92,6 +92,18 @@ def test_attention_that_torch_fuses_out_of_sight_is_counted_on_data_too() -> Non
     }
 
 
+def test_layers_that_are_called_by_name_are_explained_too() -> None:
+    def compute(x: Tensor, conv: nn.Module, norm: nn.Module) -> Any:
+        return norm(input=conv(input=x))
+
+    network = Network(compute, conv=nn.Conv2d(C, C, 3, padding=1), norm=nn.GroupNorm(2, C))
+    report = check(network, (SIDE, SIDE))
+    assert report.reference_macs == HEAD + 9 * C * C * PLACES
+    assert report.agrees
+    by_name = {each.counter: each.unexplained for each in report.counters}
+    assert (by_name["torch"], by_name["fvcore"]) == (0, 0)
+
+
 class Sharing(nn.Module):
     """Analysis and synthesis with a layer in common."""
 

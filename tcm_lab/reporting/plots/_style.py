@@ -296,8 +296,8 @@ def log_ticks(*subs: float) -> Locator:
 
     class Ticks(LogLocator):
         def tick_values(self, vmin: float, vmax: float) -> Any:
-            usual = super().tick_values(vmin, vmax)
-            every = (usual, *(other.tick_values(vmin, vmax) for other in others))
+            usual: Any = super().tick_values(vmin, vmax)
+            every: list[Any] = [usual, *(other.tick_values(vmin, vmax) for other in others)]
             enough = (t for t in every if np.count_nonzero((t >= vmin) & (t <= vmax)) > 1)
             return next(enough, usual)
 
