@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.windows import WindowGroup, WindowPlan, window_plan
@@ -172,6 +173,7 @@ class _InPortions(torch.autograd.Function):
         return attended
 
     @staticmethod
+    @once_differentiable  # it works in place
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         qkv, bias = ctx.saved_tensors
         heads = len(bias)

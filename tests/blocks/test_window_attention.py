@@ -112,6 +112,16 @@ def test_its_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(attention, (x,))
 
 
+def test_its_gradient_may_be_kept_in_a_graph_and_has_none_of_its_own() -> None:
+    attention = WindowAttention(4, 2, 2, shifted=True).double()
+    x = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(attention(x).square().sum(), x)
+    (gradient,) = torch.autograd.grad(attention(x).square().sum(), x, create_graph=True)
+    torch.testing.assert_close(gradient, expected)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_its_weights_sum_to_one_and_give_its_output(size: tuple[int, int]) -> None:
     attention = _attention(4, shifted=True)
