@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,8 @@ from tcm_lab.codec.portable import Agreement, OnGrid, PortableTables, PriorCoder
 
 #: Transforms on which no probability depends.
 _APART = {"g_a", "h_a", "g_s"}
+#: One for each model that is there.
+_LOCKS: WeakKeyDictionary[nn.Module, SharedLock] = WeakKeyDictionary()
 
 
 class PortableReference:
@@ -53,7 +56,8 @@ class PortableReference:
                 "compressai/mbt2018-mean or compressai/elic2022-official"
             )
         self._model: Any = model
-        self._lock = SharedLock()  # the model's methods are others while it codes
+        # The model's methods are others while it codes, whoever lets it.
+        self._lock = _LOCKS.setdefault(model, SharedLock())
 
     @torch.no_grad()
     def compress(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Any]:

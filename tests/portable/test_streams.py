@@ -233,6 +233,18 @@ def test_reference_models_code_portably(name: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_two_coders_of_one_model_take_turns() -> None:
+    model = tcm_lab.codec.build_reference_model("bmshj2018-hyperprior").eval()
+    fill(model)
+    coders, x = [PortableReference(model) for _ in range(2)], image(64, 64)[None]
+    expected = coders[0].compress(x)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with ThreadPoolExecutor(2) as threads:
+        coded = [*threads.map(lambda turn: coders[turn % 2].compress(x), range(8))]
+    assert all(each == expected for each in coded)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_serial_context_is_refused_in_one_sentence() -> None:
     with pytest.raises(LabError, match="one position after another"):
         PortableReference(tcm_lab.build("compressai/mbt2018"))
