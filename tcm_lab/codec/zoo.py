@@ -146,7 +146,8 @@ def _build_own(name: str, options: Mapping[str, Any]) -> nn.Module:
     """Call the factory (a function, or the class itself) that ``name`` means.
 
     Its codec is any ``nn.Module`` with CompressAI's interface: ``forward(x)`` returns ``x_hat`` and
-    ``likelihoods``; ``compress(x)`` returns what ``decompress`` takes, its ``strings`` among it.
+    ``likelihoods``; ``compress(x)`` returns what ``decompress`` takes, its ``strings`` among it,
+    and may return more.
 
     Args:
         name: a ``.py`` file or a dotted module, a colon, and the factory.

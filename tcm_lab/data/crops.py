@@ -127,13 +127,23 @@ class CropSource:
         for attempt in range(count):
             index = (choice + attempt) % count
             try:
-                return self._cache.get(("photograph", index), partial(self._images.decode, index))
+                return self._cache.get(("photograph", index), partial(self._decode, index))
             except LabError as error:
                 # The next image stands in for a broken one, so crops still follow from the seed.
                 if index not in self._broken:
                     self._broken.add(index)
                     logger.warning("%s Training goes on without it.", error)
         raise FileError(f"{self._images.origin}: no image can be decoded. Name another folder.")
+
+    def _decode(self, index: int) -> NDArray[np.uint8]:
+        image = self._images.decode(index)
+        height, width = image.shape[:2]
+        if min(height, width) < self.crop:  # since it was found, or than its header says
+            raise FileError(
+                f"{self._images.names[index]}: is {height}x{width} now, below the crop of "
+                f"{self.crop}x{self.crop}."
+            )
+        return image
 
     def _pool(self, window: int) -> NDArray[np.int64]:
         def draw() -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Receives a training's metrics."""
+    """Receives a training's metrics; one that raises gets no more of them, and training goes on."""
 
     def begin(self, run: TrackedRun) -> None:
         """Begin a run, or continue the one of an earlier part."""
@@ -66,7 +66,7 @@ class TensorBoard:
         self._writer.flush()
 
     def end(self) -> None:
-        """Close the files; ``log`` has raised what could not be written."""
+        """Close the files; of what could not be written, ``log`` has told."""
         with suppress(OSError):
             self._writer.close()
 

@@ -70,6 +70,16 @@ def test_an_image_that_breaks_later_is_replaced_reported_once_and_counted(
     assert crops.skipped == ("1.png: broken",)
 
 
+def test_an_image_that_shrinks_later_is_replaced_as_a_broken_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crops = source(folder)
+    Image.new("RGB", (20, 60)).save(folder / "1.png")
+    assert crops.batch(0, 32).shape == (32, 3, 32, 32)
+    assert crops.skipped == ("1.png: broken",)
+    assert "1.png: is 60x20 now, below the crop of 32x32." in caplog.text
+
+
 def test_large_folders_are_visited_in_pools_so_that_decoding_pays(tmp_path: Path) -> None:
     for index in range(300):
         Image.new("RGB", (32, 32), (index % 256, index // 256, 7)).save(tmp_path / f"{index}.bmp")
