@@ -67,7 +67,9 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
     """
     space, variants = context.space, context.variants
     known = variants.known()
-    _make_folder(context.out)
+    _make_folder(context.out, "--out")
+    if context.cache is not None:  # before hours of work whose records would go there
+        _make_folder(context.cache, "--cache")
     _refuse_published(context)
     directions = [METRICS[name].direction for name in space.objectives]
     with open_queue(context.storage, context.name, directions) as queue:
@@ -103,15 +105,14 @@ def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]
             queue.enqueue(params, key=key, seed=0, baseline=variant.is_baseline)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, option: str) -> None:
+    fix = f"Name another folder by {option}."
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LabError(
-            f"{folder}: cannot be made ({error.strerror}). Name another folder by --out."
-        ) from error
+        raise LabError(f"{folder}: cannot be made ({error.strerror}). {fix}") from error
     if not os.access(folder, os.W_OK):
-        raise LabError(f"{folder}: is not writable. Name another folder by --out.")
+        raise LabError(f"{folder}: is not writable. {fix}")
 
 
 def _refuse_published(context: StudyContext) -> None:
