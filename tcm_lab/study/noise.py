@@ -219,8 +219,9 @@ def resolved(space: Space, images: int) -> Space:
             f"({measured}); give seeds instead, or measure it with tcm-lab noise"
         )
     steps = {n: budget.steps or n.steps for n in known}
-    seeds = {n: count for n in known if (count := n.seeds_for(wanted, images)) is not None}
-    if not seeds or min(seeds.values()) > _MOST_SEEDS:
+    found = ((n, n.seeds_for(wanted, images)) for n in known)
+    seeds = {n: count for n, count in found if count is not None and count <= _MOST_SEEDS}
+    if not seeds:
         best = min(n.resolution(_MOST_SEEDS, images) for n in known)
         raise ConfigError(
             f"{where}: {images} images and {_MOST_SEEDS} seeds tell {best:.2g} % at best; give "

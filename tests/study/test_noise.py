@@ -262,6 +262,18 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
         context("resolution: 0.4, changes: {batch: 3}")
 
 
+def test_a_resolution_is_reached_by_steps_where_it_takes_too_many_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = MEASURED.model_copy(update={"steps": 20, "seed_sd": 2.2, "image_sd": 0.0})
+    long = MEASURED.model_copy(update={"steps": 800, "seed_sd": 0.4, "image_sd": 0.0})
+    assert 100 < short.seeds_for(0.4, 3) < 800 / 20 * long.seeds_for(0.4, 3)  # cheaper by steps
+    monkeypatch.setattr(noise, "known_noise", lambda: (short, long))
+    text = SPACE.replace("steps: 40, rate_levels: 4", "rate_levels: 4, resolution: 0.4")
+    budget = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy").space.budget
+    assert (budget.steps, budget.seeds) == (800, long.seeds_for(0.4, 3))
+
+
 def test_measured_noise_gives_way_where_the_seeds_at_hand_vary_by_more(
     study: StudyResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
