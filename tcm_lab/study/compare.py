@@ -266,7 +266,7 @@ def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
     )
     rows = []
     for pair in combinations(studies, 2):
-        agreement = rank_agreement(*(studies[name].records for name in pair))
+        agreement = rank_agreement(*(studies[name].searched for name in pair))
         values: dict[str, Value] = {"variants": agreement.variants, "tau": agreement.tau}
         sides = zip(_SIDES, pair, agreement.seeds, agreement.ceilings, strict=True)
         for side, name, seeds, ceiling in sides:

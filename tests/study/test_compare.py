@@ -16,7 +16,8 @@ from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.study.agreement import agreement
-from tcm_lab.study.compare import compare_studies, rank_agreement
+from tcm_lab.study.compare import compare_studies, rank_agreement, ranking_table
+from tcm_lab.study.estimators import Train
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.space import parse_space
@@ -78,6 +79,19 @@ def test_noise_lowers_what_one_seed_shares_with_another() -> None:
     assert quiet.ceilings[1] > 0.9 > 0.6 > loud.ceilings[1]
     assert quiet.tau.value > loud.tau.value
     assert loud.tau.high - loud.tau.low > quiet.tau.high - quiet.tau.low
+
+
+def test_studies_with_finalists_are_ranked_by_what_they_searched_with() -> None:
+    space = parse_space(SPACE, "toy.yaml", None)
+    shorter = space.model_copy(update={"estimator": Train(steps=20)})
+    goods = (0.0, 0.1, 0.2, 0.3)
+    searched = [r.model_copy(update={"estimator": Train(steps=20)}) for r in trainings(goods)]
+    finalists = trainings(goods[::-1], 2)[:4]
+    plain, with_some = (
+        StudyResult(shorter, Path("a"), (*searched, *more), {}) for more in ((), finalists)
+    )
+    expected = ranking_table({"a": plain, "b": plain}).rows
+    assert ranking_table({"a": with_some, "b": with_some}).rows == expected
 
 
 def test_what_a_seed_adds_to_all_variants_leaves_a_ranking_as_it_is() -> None:
