@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _SHORT = 0.01  # of the paper's crops
 _MOST_SHOWN = 60  # rows on a terminal
 _LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
+_ON_THE_FRONT = "# On the Pareto front of study"
 _FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
 _CAPTIONS = {
     "rd": (
@@ -189,9 +190,9 @@ def _brief(table: Table) -> Table:
 
 
 def _write_front(front: Mapping[str, str], folder: Path) -> None:
-    """Write the front's variants in place of those of an earlier report."""
+    """Write the front's variants in place of those of an earlier report, and of no other file."""
     for old in folder.glob("*.yaml"):
-        if old.name not in front:
+        if old.name not in front and _ON_THE_FRONT in old.read_text("utf-8", errors="replace"):
             old.unlink()
     for name, text in front.items():
         write_atomically(folder / name, text)
@@ -219,7 +220,7 @@ def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str
     names = file_names(f"variant-{s.number}" if s.number else s.label for s in front)
     for name, summary in zip(names, front, strict=True):
         values = ", ".join(f"{name} {summary.metrics[name]:.6g}" for name in space.objectives)
-        head = f"# {summary.label}\n# On the Pareto front of study {space.name}: {values}.\n"
+        head = f"# {summary.label}\n{_ON_THE_FRONT} {space.name}: {values}.\n"
         tree = summary.first.variant.model_dump(mode="json")
         text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
         found[f"{name}.yaml"] = head + text

@@ -105,6 +105,16 @@ def test_the_front_is_what_no_variant_beats_in_both_objectives(result: StudyResu
     assert {s.label for s in summaries if s.on_front} == expected == {"split 0.5", "split 0.75"}
 
 
+def test_what_a_user_keeps_beside_the_front_stays_there(result: StudyResult) -> None:
+    front = result.out / "front"
+    before = {path.name: path.read_bytes() for path in front.iterdir()}
+    (front / "mine.yaml").write_text("base: tcm-nano\n")
+    (front / "of-an-earlier-report.yaml").write_bytes(next(iter(before.values())))
+    write_report(result, COMMAND)
+    assert {path.name for path in front.iterdir()} == {*before, "mine.yaml"}
+    (front / "mine.yaml").unlink()
+
+
 def test_every_chosen_variant_is_ready_to_train(result: StudyResult) -> None:
     files = sorted((result.out / "front").glob("*.yaml"))
     prints = {load_config(file).fingerprint for file in files}
