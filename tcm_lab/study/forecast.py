@@ -17,7 +17,7 @@ from tcm_lab.stats import NORMAL
 from tcm_lab.study.capacity import cores, visible_gpus, worker_count
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
-from tcm_lab.study.noise import noise_in
+from tcm_lab.study.noise import FEWEST, noise_in
 from tcm_lab.study.variants import Variant
 from tcm_lab.training import Recipe
 
@@ -79,6 +79,11 @@ def resolution_line(context: StudyContext, recipe: Recipe) -> str:
         return (
             f"Resolution: unknown, since recipe {recipe.name} was not measured at about "
             f"{recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
+        )
+    if images < FEWEST:
+        return (
+            f"Resolution: unknown, since {images} image does not show what varies between images; "
+            "name a folder of more by --eval-data."
         )
     size = noise.resolution(seeds, images)
     base = context.variants.base.name

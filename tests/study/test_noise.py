@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 from surrogate import SPACE, Surrogate, curve
 
@@ -260,6 +261,16 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
         context("resolution: 0.4, seeds: 2")
     with pytest.raises(ConfigError, match=r"was not measured with these settings \(scratch was\)"):
         context("resolution: 0.4, changes: {batch: 3}")
+
+
+def test_one_image_promises_no_resolution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "known_noise", lambda: (MEASURED,))
+    Image.new("RGB", (80, 80)).save(tmp_path / "one.png")
+    space = parse_space(SPACE, "toy.yaml", None)
+    context = prepare(space, out=tmp_path / "toy", eval_data=tmp_path / "one.png")
+    (line,) = (line for line in dry_run(context).lines if line.startswith("Resolution"))
+    assert line.startswith("Resolution: unknown, since 1 image does not show")
+    assert "inf" not in line
 
 
 def test_a_resolution_is_reached_by_steps_where_it_takes_too_many_seeds(
