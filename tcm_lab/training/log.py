@@ -22,7 +22,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import progress
-from tcm_lab.errors import FileError
+from tcm_lab.errors import FileError, LabError
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trackers import TensorBoard, TrackedRun, Tracker
 
