@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tcm_lab._utils.files import is_file, write_atomically
 from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab._utils.yaml import read_text
@@ -194,8 +196,11 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
 
 def _is_written(stored: dict[str, Any], path: Path) -> bool:
     """Say whether a study's file of its space is the one that was written for it, unchanged."""
-    imports = tuple(stored["import"])  # which may have moved since
-    ours = Space.model_validate(stored | {"import": []}).model_copy(update={"imports": imports})
+    imports = tuple(stored.get("import", ()))  # which may have moved since
+    try:
+        ours = Space.model_validate(stored | {"import": []}).model_copy(update={"imports": imports})
+    except ValidationError:  # of another version
+        return False
     return is_file(path) and read_text(path, str(path)) == ours.to_yaml()
 
 

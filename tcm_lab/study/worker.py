@@ -165,7 +165,7 @@ class Training:
         except HeldError:
             raise
         except BaseException as error:
-            if isinstance(error, LabError) and not isinstance(error, FileError):
+            if isinstance(error, LabError) and not isinstance(error, _ENDING):
                 queue.fail(trial, str(error))
                 self._report("failed", text=str(error))
                 return
@@ -274,7 +274,8 @@ class Training:
             if found is not None:
                 return found
             if why := _failed(trials):
-                raise LabError(f"the baseline can't be trained with this seed: {why}")
+                kind = _BaselineLostError if trials[-1].is_lost else LabError
+                raise kind(f"the baseline can't be trained with this seed: {why}")
             if all(trial.state != "RUNNING" for trial in trials):
                 raise _BaselineFirst
             self.queue.reclaim()
@@ -371,6 +372,13 @@ def _failed(trials: Sequence[StudyTrial]) -> str | None:
     if not trials or any(trial.state != "FAIL" for trial in trials):
         return None
     return trials[-1].reason or "its worker was killed twice, perhaps for lack of memory"
+
+
+class _BaselineLostError(LabError):
+    """The baseline was lost with its workers; the next call tries it, and what needs it, again."""
+
+
+_ENDING = (FileError, _BaselineLostError)  # they end the study; the training is queued again
 
 
 class _BaselineFirst(Exception):

@@ -286,7 +286,7 @@ def test_finalists_of_an_estimate_that_stays_in_its_study_come_from_the_cache(
 
 
 @pytest.mark.usefixtures("own_estimator")
-def test_finalists_without_their_baseline_end_and_what_was_lost_is_tried_by_the_next_call(
+def test_finalists_end_without_their_baseline_and_the_next_call_tries_it_again(
     tmp_path: Path,
 ) -> None:
     text = SPACE.replace("rate_levels: 4}", "rate_levels: 4, finalists: 2}")
@@ -307,15 +307,18 @@ def test_finalists_without_their_baseline_end_and_what_was_lost_is_tried_by_the_
             queue.requeue(trial)
         queue._tell(trial.number, "FAIL")  # as of a worker that was killed once more
         started: list[str] = []
-        work(context, 0, lambda event: started.append(event.label))
-        lost = {t.label: t.reason for t in queue.trials("FAIL") if t.reason is not None}
-    assert len(lost) == 2
-    assert all("with this seed: its worker was killed twice" in why for why in lost.values())
-    assert len(started) < 20
-    fill_queue(context)
-    with open_queue(context.storage, context.name) as queue:
-        (waiting,) = queue.trials("WAITING")
-        assert (waiting.baseline, waiting.finalist, waiting.retries) == (True, True, 0)
+
+        def count(event: Event) -> None:
+            started.append(event.label)
+            assert len(started) < 50  # it would look for the baseline for ever
+
+        with pytest.raises(LabError, match="with this seed: its worker was killed twice"):
+            work(context, 0, count)
+        assert queue.failures() == {}
+    result = run_study(context, 1)
+    assert len(result.finalists) == 3
+    assert result.failed == {}
+    assert len(trained(tmp_path / "log")) == 3
 
 
 def test_a_tied_variants_evaluation_is_of_its_own_codec(
