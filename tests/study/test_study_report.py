@@ -10,6 +10,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdCurve, RdRecord, bd_rate, lagrangian_percent, rate_percents
 from tcm_lab.stats import IncompleteInterval
-from tcm_lab.study import noise, report
+from tcm_lab.study import decoded, noise, report
 from tcm_lab.study.compare import compare_studies
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.folder import file_names
@@ -156,6 +157,42 @@ def test_file_names_differ_where_names_do() -> None:
     assert found[0] == "kodim01.png"
     assert len({name.lower() for name in found}) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,200}", name) for name in found)
+
+
+def test_a_decoded_image_is_shown_beside_its_own_original_whatever_its_name(
+    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours = {"\u5199.png": (200, 0, 0), "\u98a8.png": (0, 0, 200)}
+    for name, colour in colours.items():
+        Image.new("RGB", (64, 64), colour).save(tmp_path / name)
+    images = open_images(tmp_path, "eval")
+    records = []
+    for record in result.records:
+        points = [
+            point.model_copy(
+                update={
+                    "images": tuple(
+                        image.model_copy(update={"name": name})
+                        for image, name in zip(point.images, images.names, strict=False)
+                    )
+                }
+            )
+            for point in record.rd.points
+        ]
+        rd = record.rd.model_copy(update={"points": tuple(points)})
+        records.append(record.model_copy(update={"rd": rd}))
+    found = replace(result, out=tmp_path, records=tuple(records))
+    monkeypatch.setattr(decoded, "_weights", lambda out, record: tmp_path)
+    monkeypatch.setattr(decoded, "load_checkpoint", lambda path: None)
+    same = lambda codec, pixels, rate: SimpleNamespace(x_hat=pixels[None])  # noqa: E731
+    monkeypatch.setattr(decoded, "code_image", same)
+    decoded.decode_front(found, images)
+    shown = decoded.comparisons(found, summarise(found.records, found.space))
+    assert len(shown) == 2
+    for name, comparison in zip(images.names, shown, strict=True):
+        for image in comparison.images:
+            pixels = np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB"))
+            assert np.abs(pixels.mean((0, 1)) - colours[name]).max() < 10
 
 
 def test_variants_with_long_labels_go_by_their_rows(result: StudyResult) -> None:
