@@ -6,6 +6,7 @@ formats for machines (CSV, JSON) keep seven significant digits and whole counts.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -245,7 +246,7 @@ class Table(Frozen):
         for column in self.columns:
             if column.best is not None:
                 values = (column.displayed(row.values.get(column.key)) for row in self.measured)
-                known = {value for value in values if value is not None and value == value}
+                known = {value for value in values if value is not None and not math.isnan(value)}
                 if len(known) > 1:
                     found[column.key] = min(known) if column.best == "low" else max(known)
         return found

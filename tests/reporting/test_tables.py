@@ -365,3 +365,10 @@ def _latex(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_latex_sets_the_table_as_it_is(table: Table, tmp_path: Path) -> None:
     made = pdflatex(render(table, "latex"), tmp_path)
     assert made.returncode == 0, made.stdout[-2000:]
+
+
+@pytest.mark.parametrize("order", [(2.0, 1.0, float("nan")), (float("nan"), 1.0, 2.0)])
+def test_a_value_that_is_no_number_hides_no_best_one(order: tuple[float, ...]) -> None:
+    column = Column(key="a", header="a", format=".1f", best="low")
+    table = Table(title="t", columns=(column,), rows=[Row(values={"a": each}) for each in order])
+    assert table.best == {"a": 1.0}
