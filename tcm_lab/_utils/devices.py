@@ -66,7 +66,8 @@ def checked_precision(
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """Run the networks of a block in a precision: 16 bits by autocast, and TF32 only if asked for.
 
-    By default torch lets a GPU's convolutions take TF32 for float32.
+    By default torch lets a GPU's convolutions take TF32 for float32. A block within another one has
+    its own precision.
 
     Raises:
         LabError: as `checked_precision`.
@@ -79,6 +80,6 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
         for each in products:
             stack.callback(setattr, each, "allow_tf32", each.allow_tf32)
             each.allow_tf32 = precision == "tf32"
-        if precision in ("bfloat16", "float16"):
-            stack.enter_context(torch.autocast(device.type, dtype=getattr(torch, precision)))
+        dtype = getattr(torch, precision) if precision in ("bfloat16", "float16") else None
+        stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
         yield

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import make_torchvision_importable
+from tcm_lab._utils.devices import arithmetic
 from tcm_lab.errors import LabError, lookup
 
 _LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold, and for what is above it
@@ -40,8 +41,9 @@ def measure_quality(
     Raises:
         LabError: a requested metric's package or weights are missing.
     """
-    found = {name: measure(x, x_hat) for name, measure in _ALWAYS.items()}
-    return found | {name: _ON_REQUEST[name](x, x_hat) for name in requested}
+    with arithmetic("float32", x.device):  # whatever the codec computes in
+        found = {name: measure(x, x_hat) for name, measure in _ALWAYS.items()}
+        return found | {name: _ON_REQUEST[name](x, x_hat) for name in requested}
 
 
 def check_requested(names: Sequence[str]) -> None:

@@ -127,7 +127,9 @@ class RateDistortionLoss(nn.Module):
             return 255**2 * mse
         from pytorch_msssim import ms_ssim
 
-        similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+        # Its variances are small differences of large sums, of which 16 bits leave nothing.
+        with torch.autocast(x.device.type, enabled=False):
+            similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
         return 1 - similarity
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils.devices import Precision
 from tcm_lab.codec import CodecAdapter, build, encode_image, load_checkpoint, read_header
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
@@ -267,6 +268,17 @@ def test_sixteen_bits_are_named_and_cost_little(tmp_path: Path) -> None:
     assert len(measured_curves([exact, half])) == 2
     with pytest.raises(LabError, match="measured in bfloat16 and float32"):
         join_records([exact.model_copy(update={"name": half.name}), half])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_metrics_are_those_of_float32_whatever_the_codec_computes_in(
+    images: ImageSet, precision: Precision
+) -> None:
+    exact, other = (evaluate(Quantiser(), images, precision=p) for p in ("float32", precision))
+    for ours, theirs in zip(other.points, exact.points, strict=True):
+        assert ours.ssim == theirs.ssim
+        assert ours.ms_ssim == theirs.ms_ssim
+        assert ours.psnr_yuv_db == theirs.psnr_yuv_db
 
 
 def test_a_precision_that_the_device_has_not_is_refused(images: ImageSet) -> None:

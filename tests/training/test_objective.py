@@ -51,6 +51,13 @@ def test_ms_ssim_takes_the_place_of_the_squared_error() -> None:
     assert losses["loss"].item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_ms_ssim_is_that_of_float32_where_the_codec_computes_in_bfloat16() -> None:
+    x, objective = torch.rand(1, 3, 176, 176), RateDistortionLoss(Fixed(), (8.0,), "ms-ssim")
+    expected = objective(x)["loss"].item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert objective(x)["loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_one_backward_pass_gives_quantiles_the_auxiliary_gradient_alone() -> None:
     torch.manual_seed(0)
     codec = TinyCodec()
