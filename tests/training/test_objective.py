@@ -5,6 +5,7 @@ import torch
 from stand_in import TinyCodec
 from torch import Tensor
 
+from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.training import RateDistortionLoss
 from tcm_lab.training.objective import SharedNoise, draw_levels, level_weights, seed_step
 
@@ -56,6 +57,16 @@ def test_ms_ssim_is_that_of_float32_where_the_codec_computes_in_bfloat16() -> No
     expected = objective(x)["loss"].item()
     with torch.autocast("cpu", torch.bfloat16):
         assert objective(x)["loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_orthogonal_path_costs_nothing_in_bfloat16_either() -> None:
+    codec, x = Fixed(), torch.rand(1, 3, 8, 8)
+    codec.path = HaarLinear(3, 12, 2, "down")
+    with torch.no_grad():
+        codec.path.weight.copy_(torch.linalg.qr(torch.randn(12, 12)).Q)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = RateDistortionLoss(codec, (0.02,), "mse", orthogonality=1e6)(x)
+    assert losses["total"].item() == pytest.approx((losses["loss"] + losses["aux"]).item())
 
 
 def test_one_backward_pass_gives_quantiles_the_auxiliary_gradient_alone() -> None:
