@@ -19,8 +19,7 @@ from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.reporting import Column, Row, Table, Value, save_figure
 from tcm_lab.reporting.plots import AgreementPoint, PlotAxis, agreement_plot
 from tcm_lab.stats import Interval
-from tcm_lab.study.agreement import agreement, percents
-from tcm_lab.study.estimators import PairedLoss
+from tcm_lab.study.agreement import agreement, beginnings, percents
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_tables
 from tcm_lab.study.result import open_result
@@ -42,26 +41,6 @@ def trainings() -> tuple[TrialRecord, ...]:
         for record in open_result(FOLDER.parent / name).records:
             found.setdefault(record.identity, record)
     return tuple(found.values())
-
-
-def shortened(records: Sequence[TrialRecord], steps: int) -> list[TrialRecord]:
-    """Return what ``paired-loss`` would read of the first steps of the same trainings.
-
-    The learning rate is constant up to the cooldown over the last fifth, so these are the first
-    steps of a shorter training, too, which would cool down over its own last ones.
-    """
-    found = []
-    for record in records:
-        assert record.training is not None
-        curve = record.training.curve
-        count = sum(at <= steps for at in curve.steps)
-        early = curve.model_copy(
-            update={"steps": curve.steps[:count], "log_loss": curve.log_loss[:count]}
-        )
-        training = record.training.model_copy(update={"curve": early, "steps": steps})
-        update = {"estimator": PairedLoss(), "steps": steps, "training": training}
-        found.append(record.model_copy(update=update))
-    return found
 
 
 def noise_and_spread(records: Sequence[TrialRecord]) -> dict[str, float]:
@@ -94,7 +73,7 @@ def table() -> Table:
     truth = trainings()
     rows = []
     for steps in STEPS:
-        early = shortened(truth, steps)
+        early = beginnings(truth, steps)
         found = agreement(early, truth)
         values: dict[str, Value] = {
             "measure": f"training losses up to step {steps}",
@@ -139,7 +118,7 @@ def table() -> Table:
 def figure() -> Figure:
     """Return every variant's cost by early losses against that by written bytes."""
     truth = trainings()
-    early = shortened(truth, SHOWN)
+    early = beginnings(truth, SHOWN)
     labels = {record.fingerprint: record.label for record in truth}
     sides = [(percents(records), noise_and_spread(records)["noise"]) for records in (early, truth)]
     points = [

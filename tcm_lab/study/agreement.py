@@ -11,8 +11,8 @@ from tcm_lab._utils import Frozen
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.stats import Draw, Interval, bootstrap
 from tcm_lab.study.compare import RankAgreement, rank_agreement
+from tcm_lab.study.estimators import PairedLoss
 from tcm_lab.study.record import TrialRecord, baseline_of
-from tcm_lab.study.result import StudyResult
 
 Percents = dict[str, list[float]]
 """By variant's fingerprint, the cost above the baseline's in percent, per seed."""
@@ -102,15 +102,42 @@ def _cpu_s(records: Sequence[TrialRecord]) -> float:
     return sum(record.cpu_s for record in records) / len({r.fingerprint for r in records})
 
 
-def agreement_table(truth: StudyResult, studies: Mapping[str, StudyResult]) -> Table:
+def beginnings(records: Sequence[TrialRecord], steps: int) -> list[TrialRecord]:
+    """Return what ``paired-loss`` would read of the first steps of trainings.
+
+    At a constant learning rate these are the first steps of a shorter training, too, which would
+    cool down over its own last ones.
+
+    Args:
+        records: of trainings, with their loss curves.
+        steps: after which the curves are cut off.
+    """
+    found = []
+    for record in records:
+        if record.training is None:
+            continue
+        curve = record.training.curve
+        count = sum(at <= steps for at in curve.steps)
+        early = curve.model_copy(
+            update={"steps": curve.steps[:count], "log_loss": curve.log_loss[:count]}
+        )
+        training = record.training.model_copy(update={"curve": early, "steps": steps})
+        update = {"estimator": PairedLoss(), "steps": steps, "training": training}
+        found.append(record.model_copy(update=update))
+    return found
+
+
+def agreement_table(
+    trained: Sequence[TrialRecord], estimated: Mapping[str, Sequence[TrialRecord]]
+) -> Table:
     """Return a row per estimator.
 
     Args:
-        truth: a study that trained the variants.
-        studies: the same variants by estimators, by their names in the table.
+        trained: the records of a study that trained the variants.
+        estimated: those of the same variants by estimators, by their names in the table.
 
     Raises:
-        LabError: one of them shares too few variants with the truth.
+        LabError: one of them shares too few variants with the trained ones.
     """
     seeds = {"group": "τ between seeds", "format": "+.2f"}
     columns = (
@@ -127,29 +154,30 @@ def agreement_table(truth: StudyResult, studies: Mapping[str, StudyResult]) -> T
         Column(key="cpu_s", header="CPU per variant", unit="s", format=",.0f"),
         Column(key="share", header="of training", unit="%", format=".2g"),
     )
-    rows = [_row(name, study, truth) for name, study in studies.items()]
-    recipe = truth.searched[0].recipe
+    rows = [_row(name, records, trained) for name, records in estimated.items()]
+    recipe = trained[0].recipe
     return Table(
         title=f"Estimators against {recipe.steps:,} steps of training",
         columns=columns,
         rows=tuple(rows),
         footer=(
             f"Truth: {recipe.steps:,} steps of {recipe.name}, "
-            f"{max(r.seed for r in truth.searched) + 1} seed(s). τ is Kendall's between the costs "
-            "against the baseline, its 95 % interval over variants and seeds; τ between seeds is "
-            "the agreement of two seeds of one side, the most that noise lets a ranking reach.",
+            f"{max(record.seed for record in trained) + 1} seed(s). τ is Kendall's between the "
+            "costs against the baseline, its 95 % interval over variants and seeds; τ between "
+            "seeds is the agreement of two seeds of one side, the most that noise lets a ranking "
+            "reach.",
             "Regret: what the variant that is ranked first costs more, trained, than the best. "
             "Bias: mean of estimated minus trained, above 0 in favour of the baseline. Error: its "
-            "root mean square. CPU seconds of a worker's thread, whatever variants share included.",
+            "root mean square. CPU seconds are a worker's, whatever variants share included.",
         ),
     )
 
 
-def _row(name: str, study: StudyResult, truth: StudyResult) -> Row:
-    found = agreement(study.searched, truth.searched)
+def _row(name: str, estimated: Sequence[TrialRecord], trained: Sequence[TrialRecord]) -> Row:
+    found = agreement(estimated, trained)
     values: dict[str, Value] = {
         "estimator": name,
-        "steps": max(record.steps for record in study.searched),
+        "steps": max(record.steps for record in estimated),
         "seeds": found.rank.seeds[0],
         "variants": found.rank.variants,
         "tau": found.rank.tau,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,8 @@ from tcm_lab.reporting import Table
 from tcm_lab.study.agreement import agreement_table
 from tcm_lab.study.estimators import AnyEstimator, Estimator, Train
 from tcm_lab.study.prepare import prepare
+from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_tables
-from tcm_lab.study.result import StudyResult
 from tcm_lab.study.run import Display, run_study
 from tcm_lab.study.space import Space, beside, check_estimator, load_space
 
@@ -114,13 +114,13 @@ def run_plan(
         LabError: as ``run_study``; or too few variants were trained to compare.
         KeyboardInterrupt: Ctrl-C; rerun to resume.
     """
-    found: dict[str, StudyResult] = {}
+    found: dict[str, Sequence[TrialRecord]] = {}
     for name, space in plan.studies(folder).items():
         place = out / re.sub(r"[^A-Za-z0-9.]+", "-", name)
         context = prepare(
             space, out=place, data=data, eval_data=eval_data, cache=cache or out / "records"
         )
-        found[name] = run_study(context, workers, (displays or {}).get(name))
+        found[name] = run_study(context, workers, (displays or {}).get(name)).searched
     table = agreement_table(found.pop(TRUTH), found)
     write_tables({"agreement": table}, out)
     return table

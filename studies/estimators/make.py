@@ -1,0 +1,147 @@
+"""How well each estimator, and each beginning of a training, ranks as whole trainings do.
+
+``python studies/estimators/make.py RUN`` keeps the records of what ``tcm-lab agreement`` ran in the
+folder RUN; without RUN, tables and plot are made of the records that are here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from tcm_lab._utils.files import write_atomically
+from tcm_lab.reporting import Column, Row, Table, Value, save_figure
+from tcm_lab.reporting.plots import AgreementPoint, PlotAxis, agreement_plot
+from tcm_lab.stats import Interval
+from tcm_lab.study.agreement import agreement, agreement_table, beginnings, percents
+from tcm_lab.study.estimators.paired_loss import LossEstimator
+from tcm_lab.study.plan import TRUTH, load_plan, name_of
+from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.report import write_tables
+from tcm_lab.study.result import open_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path(__file__).parent
+PLAN = load_plan(FOLDER / "plan.yaml")
+TRAININGS, ESTIMATES = FOLDER / "trainings.jsonl", FOLDER / "estimates.jsonl"
+STEPS = (50, 100, 200, 400, 800, 1200, 1500)
+
+Records = Sequence[TrialRecord]
+
+
+def keep(run: Path) -> None:
+    """Keep the records of a run of the plan: of all estimators in one file, of the truth apart."""
+    estimates: list[TrialRecord] = []
+    for folder in sorted(path.parent for path in run.glob("*/study.db")):
+        records = open_result(folder).searched
+        if folder.name == TRUTH:
+            write_atomically(TRAININGS, _lines(records))
+        else:
+            estimates += [_without_images(record) for record in records]
+    write_atomically(ESTIMATES, _lines(estimates))
+
+
+def _without_images(record: TrialRecord) -> TrialRecord:
+    """Leave out the evaluation of a training whose losses alone count."""
+    reads_losses = isinstance(record.estimator, LossEstimator)
+    return record.model_copy(update={"rd": None}) if reads_losses else record
+
+
+def _lines(records: Records) -> str:
+    ordered = sorted(records, key=lambda r: (name_of(r.estimator), r.seed, r.number))
+    return "".join(record.model_dump_json() + "\n" for record in ordered)
+
+
+def read(path: Path) -> list[TrialRecord]:
+    """Return the records of a file, one a line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [TrialRecord.parse(json.loads(line)) for line in lines]
+
+
+def estimated() -> Mapping[str, Records]:
+    """Return each estimator's records by its name, in the plan's order."""
+    records = read(ESTIMATES)
+    names = [name_of(estimator) for estimator in PLAN.estimators]
+    found = {name: [r for r in records if name_of(r.estimator) == name] for name in names}
+    return {name: own for name, own in found.items() if own}
+
+
+def beginnings_table() -> Table:
+    """Return a row per number of steps after which the truth's own losses are read."""
+    trained, rows = read(TRAININGS), []
+    for steps in STEPS:
+        found = agreement(beginnings(trained, steps), trained)
+        values: dict[str, Value] = {
+            "steps": steps, "tau": found.rank.tau, "regret": found.regret, "bias": found.bias,
+            "error": found.error_percent, "share": 100 * steps / trained[0].steps,
+        }  # fmt: skip
+        rows.append(Row(values=values))
+    return Table(
+        title="How soon the losses of a training tell what it comes to",
+        columns=(
+            Column(key="steps", header="losses up to step", format=",d"),
+            Column(key="tau", header="τ with the end", format="+.2f"),
+            Column(key="regret", header="regret", unit="%", format=".2f"),
+            Column(key="bias", header="bias", unit="%", format="+.2f"),
+            Column(key="error", header="error", unit="%", format=".2f"),
+            Column(key="share", header="of the steps", unit="%", format=".2g"),
+        ),
+        rows=tuple(rows),
+        footer=(
+            f"{found.rank.variants} variants, {found.rank.seeds[1]} seed(s): their mean training "
+            "losses on the same crops, over the last two fifths of the steps named, against the "
+            f"baseline's; the end is the written bytes after {trained[0].steps:,} steps.",
+        ),
+    )
+
+
+def figure(name: str) -> Figure:
+    """Return every variant's cost by an estimator against that by its whole training."""
+    trained = read(TRAININGS)
+    sides = percents(estimated()[name]), percents(trained)
+    labels = {record.fingerprint: record.label for record in trained}
+    points = [
+        AgreementPoint(
+            label=label, predicted=_certain(sides[0][variant]), trained=_certain(sides[1][variant])
+        )
+        for variant, label in labels.items()
+    ]
+    cost = "Lagrangian cost vs baseline"
+    return agreement_plot(
+        points,
+        PlotAxis(name=f"{cost}, by {name}", unit="%"),
+        PlotAxis(name=f"{cost}, by {trained[0].steps:,} steps", unit="%"),
+    )
+
+
+def _certain(costs: Sequence[float]) -> Interval:
+    mean = fmean(costs)
+    return Interval(value=mean, low=mean, high=mean)
+
+
+def main() -> None:
+    """Keep the records of a run, and write tables and plots."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, help="what tcm-lab agreement wrote")
+    run = parser.parse_args().run
+    if run is not None:
+        keep(run)
+    tables = {
+        "agreement": agreement_table(read(TRAININGS), estimated()),
+        "beginnings": beginnings_table(),
+    }
+    for path in write_tables(tables, FOLDER):
+        print(path)
+    for name in estimated():
+        for path in save_figure(figure(name), FOLDER / name.partition(",")[0]):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()
