@@ -90,7 +90,7 @@ def beginnings_table() -> Table:
             Column(key="regret", header="regret", unit="%", format=".2f"),
             Column(key="bias", header="bias", unit="%", format="+.2f"),
             Column(key="error", header="error", unit="%", format=".2f"),
-            Column(key="share", header="of the steps", unit="%", format=".2g"),
+            Column(key="share", header="of the steps", unit="%", format=".3g"),
         ),
         rows=tuple(rows),
         footer=(

@@ -152,7 +152,7 @@ def agreement_table(
         Column(key="bias", header="bias", unit="%", format="+.2f"),
         Column(key="error", header="error", unit="%", format=".2f"),
         Column(key="cpu_s", header="CPU per variant", unit="s", format=",.0f"),
-        Column(key="share", header="of training", unit="%", format=".2g"),
+        Column(key="share", header="of training", unit="%", format=".3g"),
     )
     rows = [_row(name, records, trained) for name, records in estimated.items()]
     recipe = trained[0].recipe
