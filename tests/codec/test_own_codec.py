@@ -338,7 +338,7 @@ def test_a_decoder_that_takes_what_the_encoder_does_not_return_is_one_message(fo
 def test_what_cannot_be_evaluated_is_said_before_it_is_trained(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "plain.py").write_text(
+    (tmp_path / "uncoded.py").write_text(
         "from torch import nn\n"
         "class Plain(nn.Module):\n"
         "    def __init__(self):\n"
@@ -349,10 +349,10 @@ def test_what_cannot_be_evaluated_is_said_before_it_is_trained(
     )
     how = ("--recipe", "scratch", "--lambdas", "0.01", "--steps", "1", "--batch", "1")
     where = ("--data", folder / "images", "--out", tmp_path / "out")
-    assert run("train", f"{tmp_path / 'plain.py'}:Plain", *how, *where) == 2
+    assert run("train", f"{tmp_path / 'uncoded.py'}:Plain", *how, *where) == 2
     assert "Plain: codes no image to evaluate it by" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert run("train", f"{tmp_path / 'plain.py'}:Plain", *how, *where, "--skip-evaluation") == 0
+    assert run("train", f"{tmp_path / 'uncoded.py'}:Plain", *how, *where, "--skip-evaluation") == 0
 
 
 def test_one_with_rate_levels_is_trained_at_the_recipes_lambdas_spread_over_them(
