@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from real import REAL, interrupting, make_folder
 from scipy.stats import kendalltau
-from surrogate import SPACE, Surrogate, curve, goodness, trained
+from surrogate import SPACE, Surrogate, goodness, trained
 
 import tcm_lab
 from tcm_lab._utils.environment import Environment
@@ -36,6 +36,7 @@ from tcm_lab.study.estimators import (
     Watch,
     register_estimator,
 )
+from tcm_lab.study.estimators.middles import MiddleCost
 from tcm_lab.study.plan import load_plan, run_plan
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.queue import open_queue
@@ -321,19 +322,26 @@ def test_finalists_end_without_their_baseline_and_the_next_call_tries_it_again(
     assert len(trained(tmp_path / "log")) == 3
 
 
-def test_a_tied_variants_evaluation_is_of_its_own_codec(
+def test_a_linear_phase_is_run_and_evaluated_once_for_variants_that_tie(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = SPACE.replace("recipe: scratch, steps: 40", "recipe: minute")
-    space = parse_space(f"{text}estimator: linear-phase\n", "toy.yaml", None)
-    context = prepare(space, out=tmp_path / "toy")
-    monkeypatch.setattr(LinearPhase, "_evaluate", lambda self, task, *_: curve(task.config))
+    phase = "estimator: {type: linear-phase, steps: 7}\n"
+    space = parse_space(f"{text}{phase}", "toy.yaml", None)
+    context, ran = prepare(space, out=tmp_path / "toy"), list[int]()
+
+    def evaluate(self: LinearPhase, task: Task, *_: object) -> MiddleCost:
+        ran.append(task.recipe.linear_steps)
+        return MiddleCost(log_cost=0.1 * len(ran), by_image=(1.0, 1.0))
+
+    monkeypatch.setattr(LinearPhase, "_evaluate", evaluate)
     tasks = [context.task(variant, 0, space.estimator) for variant in context.variants.all()]
-    found = [space.estimator.run(task, context, Surrogate(tmp_path / "log")).rd for task in tasks]
-    assert len({rd.points for rd in found if rd is not None}) == 1  # they tie
-    assert [rd.model for rd in found if rd is not None] == [
-        task.config.model_dump(mode="json") for task in tasks
-    ]
+    outcomes = [space.estimator.run(task, context, Surrogate(tmp_path / "log")) for task in tasks]
+    costs = [outcome.estimate.log_cost for outcome in outcomes if outcome.estimate is not None]
+    slices = [task.config.entropy_model.slices for task in tasks]  # depth ties, slices do not
+    assert ran == [7] * len(set(slices))
+    assert len(set(zip(slices, costs, strict=True))) == len(set(costs)) == len(set(slices))
+    assert {outcome.steps for outcome in outcomes} == {7}
 
 
 def test_what_is_not_an_estimator_cannot_be_registered() -> None:

@@ -176,7 +176,7 @@ def test_an_option_that_does_not_fit_is_refused_when_the_space_is_read(
         parse_space(text, "space.yaml", folder)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "linear-phase"])
 def test_rates_with_weights_of_their_own_are_refused(kind: str, folder: Path) -> None:
     text = GRID.replace("rate_levels: 2", "rate_levels: 0").replace(
         "changes: {", "changes: {lambdas: [0.002, 0.02], "

@@ -219,6 +219,19 @@ class Estimator(Frozen):
         return []
 
 
+def check_one_set_of_weights(kind: str, base: VariantConfig) -> None:
+    """Refuse, for an estimator called ``kind``, a base whose rates have weights of their own.
+
+    Raises:
+        ConfigError: the base is not rate-conditioned.
+    """
+    if not base.rate_levels:
+        raise ConfigError(
+            f"estimator {kind}: needs one set of weights for all rates; set budget.rate_levels to "
+            "2 or more"
+        )
+
+
 def normal_interval(value: float, sd: float) -> Interval:
     """Return a value's 95 % interval by a standard deviation that was not resampled."""
     return Interval(value=value, low=value - NORMAL * sd, high=value + NORMAL * sd, noise=sd)

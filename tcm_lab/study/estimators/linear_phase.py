@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from tcm_lab import codec as codecs
-from tcm_lab import evaluation, training
+from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, one_of
-from tcm_lab.evaluation import RdRecord
-from tcm_lab.study.estimators.base import Estimator, Outcome, Task, Watch, register_estimator
+from tcm_lab.study.estimators.base import (
+    Estimate,
+    Estimator,
+    Outcome,
+    Task,
+    Watch,
+    check_one_set_of_weights,
+    register_estimator,
+)
+from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
 from tcm_lab.study.folder import digest, read_kept
 from tcm_lab.training import RECIPES, Recipe
 
@@ -23,18 +33,27 @@ BEYOND_LINEAR_PHASE = {"name", "g_a", "g_s", "shortcut"}
 
 @register_estimator("linear-phase")
 class LinearPhase(Estimator):
-    """Trains a variant's linear phase alone, and codes the evaluation images by what results.
+    """Trains a variant's linear phase alone, and evaluates the linear codec that results.
 
-    Variants that agree in the entropy model and the hyper transforms have one linear phase: they
-    tie, exactly.
+    Evaluations are of estimated bits on the middle of each evaluation image. Variants that agree in
+    the entropy model and the hyper transforms have one linear phase: they tie, exactly.
+
+    Attributes:
+        steps: updates of the phase, instead of the recipe's ``linear_steps``.
+        crop: side of the middle that is evaluated, in pixels.
     """
 
     type: str = "linear-phase"
     bias = "sees the entropy model and the hyper transforms alone: variants that agree there tie"
-    over = "the images and the seeds"
+    over = "images"
+    baseline_first = True
+
+    steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
+    crop: Annotated[int, Field(gt=0, le=2**16)] = 256
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
-        """Refuse what has no linear phase."""
+        """Refuse what has no linear phase, or rates with weights of their own."""
+        check_one_set_of_weights(self.type, base)
         if not recipe.linear_steps:
             with_one = one_of(name for name, known in RECIPES.items() if known.linear_steps)
             raise ConfigError(
@@ -49,19 +68,31 @@ class LinearPhase(Estimator):
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return the recipe with no steps but the phase's."""
-        return recipe.changed(steps=recipe.linear_steps)
+        steps = recipe.linear_steps if self.steps is None else self.steps
+        return recipe.changed(steps=steps, linear_steps=steps)
+
+    def identity(self) -> dict[str, Any]:
+        """Return all options but ``steps``, which the recipe says."""
+        return self.model_dump(mode="json", exclude={"steps"})
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
-        """Run the phase and evaluate, or take the evaluation of a variant that agrees."""
-        kept = task.directory.parent / f"linear-evaluation-{self._key(task, context)}.json"
-        rd = read_kept(kept, RdRecord)
-        if rd is None:
-            rd = self._evaluate(task, context, watch)
-            write_atomically(kept, rd.model_dump_json() + "\n")
-        own = {"name": task.config.name, "model": task.config.model_dump(mode="json")}
-        return Outcome(rd=rd.model_copy(update=own), steps=task.recipe.linear_steps)
+        """Run the phase and evaluate, or take the cost of a variant that agrees."""
+        cost = self._cost(task, context, watch)
+        seed = task.recipe.seed - context.space.seed
+        baseline = context.task(context.variants.baseline(), seed, self)
+        apart = cost.shares - self._cost(baseline, context, watch).shares
+        estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(apart))
+        return Outcome(estimate=estimate, steps=task.recipe.linear_steps)
 
-    def _evaluate(self, task: Task, context: StudyContext, watch: Watch) -> RdRecord:
+    def _cost(self, task: Task, context: StudyContext, watch: Watch) -> MiddleCost:
+        kept = task.directory.parent / f"linear-cost-{self._key(task, context)}.json"
+        cost = read_kept(kept, MiddleCost)
+        if cost is None:
+            cost = self._evaluate(task, context, watch)
+            write_atomically(kept, cost.model_dump_json() + "\n")
+        return cost
+
+    def _evaluate(self, task: Task, context: StudyContext, watch: Watch) -> MiddleCost:
         recipe, data = task.recipe, context.data
         view = training.train_linear_phase(
             codecs.build(task.config, seed=recipe.seed),
@@ -71,13 +102,14 @@ class LinearPhase(Estimator):
             cache=task.directory.parent,
             on_progress=lambda progress: watch.progress(0, progress.text),
         )
-        return evaluation.evaluate(view, data.evaluation, name=task.config.name, recipe=recipe)
+        return middle_cost(view, data.evaluation, recipe.lambdas, crop=self.crop)
 
     def _key(self, task: Task, context: StudyContext) -> str:
         facts = {
             "entropy": task.config.model_dump(mode="json", exclude=BEYOND_LINEAR_PHASE),
             "stride": task.config.stride,
             "recipe": task.recipe.identity(),
+            "crop": self.crop,
             "data": context.data.fingerprints,
         }
         return digest(facts)

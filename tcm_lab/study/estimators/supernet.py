@@ -15,13 +15,14 @@ from tcm_lab import training
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
-from tcm_lab.errors import ConfigError, FileError, LabError
+from tcm_lab.errors import FileError, LabError
 from tcm_lab.study.estimators.base import (
     Estimate,
     Estimator,
     Outcome,
     Task,
     Watch,
+    check_one_set_of_weights,
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
@@ -70,11 +71,7 @@ class Supernet(Estimator):
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
         """Refuse a base whose rates have weights of their own: one set must serve them all."""
-        if not base.rate_levels:
-            raise ConfigError(
-                "estimator supernet: needs one set of weights for all rates; set "
-                "budget.rate_levels to 2 or more"
-            )
+        check_one_set_of_weights(self.type, base)
 
     def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
         """Refuse a variant that no one set of weights serves beside the base."""
