@@ -36,6 +36,7 @@ from tcm_lab.codec.state_dicts import (
     find_weights,
     misfit,
     own_name,
+    refuse_other_state,
     table_names,
     whole,
 )
@@ -72,12 +73,13 @@ def save_checkpoint(
             loaded as float32 again, rounded: a codec of its own, which decodes no other's files.
 
     Raises:
-        LabError: the codec was not assembled here, or the file cannot be written; an older one is
-            untouched.
+        LabError: the codec was not assembled here, a layer saves something else than tensors, or
+            the file cannot be written; an older one is untouched.
     """
     from safetensors.torch import save
 
     codec = _own(codec)
+    refuse_other_state(codec)
     check_suffix(Path(path), [".safetensors"], "a safetensors file")
     metadata = {
         "format": _FORMAT,

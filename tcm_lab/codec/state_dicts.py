@@ -20,7 +20,7 @@ _INSERTED = re.compile(
     r"(?:^|(?<=\.))_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module)\."
 )
 #: Names of what thop leaves in a model.
-_COUNTS = ("total_ops", "total_params")
+COUNTS = ("total_ops", "total_params")
 _DEEPEST = 8
 #: What CompressAI's entropy models call their coding tables, which ``update()`` makes of weights.
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
@@ -116,6 +116,23 @@ def own_name(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def refuse_other_state(codec: nn.Module) -> None:
+    """Refuse a codec with a module that saves something else than tensors, which no file holds.
+
+    Raises:
+        LabError: the message names the module and what would work.
+    """
+    for name, value in codec.state_dict().items():
+        if not isinstance(value, Tensor):
+            module, _, entry = name.rpartition(".")
+            what = "get_extra_state() returns" if entry == "_extra_state" else f"{entry} is"
+            raise LabError(
+                f"{module or type(codec).__name__}: {what} {type(value).__name__}, and files of "
+                "weights hold tensors alone. Keep it in buffers (register_buffer), or let "
+                "get_extra_state() return one tensor."
+            )
+
+
 def whole(value: Tensor) -> Tensor:
     """Return a weight put together, where several processes hold parts of it."""
     full = getattr(value, "full_tensor", None)
@@ -170,7 +187,7 @@ def _named(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {
         _INSERTED.sub("", str(name)): value
         for name, value in tree.items()
-        if isinstance(value, torch.Tensor) and own_name(str(name)) not in _COUNTS
+        if isinstance(value, torch.Tensor) and own_name(str(name)) not in COUNTS
     }
 
 

@@ -17,7 +17,14 @@ from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
-from tcm_lab.codec.state_dicts import TABLES, CheckpointError, misfit, own_name, table_names
+from tcm_lab.codec.state_dicts import (
+    TABLES,
+    CheckpointError,
+    misfit,
+    own_name,
+    refuse_other_state,
+    table_names,
+)
 from tcm_lab.codec.zoo import build, own_factory
 from tcm_lab.errors import ConfigError
 
@@ -65,11 +72,13 @@ def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None
         extra: JSON values for ``read_extra``.
 
     Raises:
-        LabError: the file cannot be written; an older one is untouched.
+        LabError: a module saves something else than tensors, or the file cannot be written; an
+            older one is untouched.
     """
     if isinstance(codec, Codec):
         save_checkpoint(codec, path, extra)
         return
+    refuse_other_state(codec)
     from safetensors.torch import save
 
     metadata = {"format": _FORMAT, "tcm_lab": __version__, "extra": json.dumps(dict(extra))}

@@ -14,6 +14,7 @@ from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.held import held
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
+from tcm_lab.codec.state_dicts import refuse_other_state
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
 from tcm_lab.training.linear_start import frozen, linear_view
@@ -77,14 +78,16 @@ def train(
             beginning: it leaves its state there when their cooldown begins.
 
     Raises:
-        LabError: recipe and codec don't match, ``directory`` holds another training, another
-            process trains there, or the disk is full. The last checkpoint stays intact.
+        LabError: recipe and codec don't match, a module saves something else than tensors,
+            ``directory`` holds another training, another process trains there, or the disk is full.
+            The last checkpoint stays intact.
         DivergedError: training diverges again and again. The last checkpoint stays intact.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     from lightning_fabric import Fabric
 
     codec, recipe = as_itself(codec, recipe)
+    refuse_other_state(codec)
     adapter = CodecAdapter(codec)
     recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
     adapter.check_crop(recipe.crop)

@@ -24,6 +24,7 @@ from tcm_lab.codec import (
     save_checkpoint,
 )
 from tcm_lab.errors import LabError
+from tcm_lab.training import Recipe, train
 from tcm_lab.training.start import warm_start
 
 State = dict[str, Tensor]
@@ -417,6 +418,45 @@ def test_a_layer_s_entries_are_kept_whatever_it_calls_them(tmp_path: Path) -> No
     warm_start(warm, path)
     for loaded in (codec, again, warm, tcm_lab.load_checkpoint(path)):
         _assert_equal({name: loaded.state_dict()[name] for name in own}, own)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_that_saves_something_else_than_tensors_is_refused_with_what_works(
+    tmp_path: Path,
+) -> None:
+    @tcm_lab.register_block("counting")
+    class Counting(torch.nn.Module):
+        def __init__(self, channels: int, tensor: bool = False) -> None:
+            super().__init__()
+            self.calls, self.tensor = 7, tensor
+            self.gain = torch.nn.Parameter(torch.ones(channels, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gain
+
+        def get_extra_state(self) -> Any:
+            return torch.tensor(self.calls) if self.tensor else {"calls": self.calls}
+
+        def set_extra_state(self, state: Any) -> None:
+            self.calls = int(state)
+
+    changes = {"?_?.depth": 0, "g_a.depth": 1, "g_a.block": "counting"}
+    codec = tcm_lab.build("tcm-nano", changes)
+    words = (
+        r"g_a\.stages\.0\.blocks\.0: get_extra_state\(\) returns dict, and files of weights hold "
+        r"tensors alone\. Keep it in buffers"
+    )
+    path = tmp_path / "weights.safetensors"
+    recipe = Recipe(lambdas=(0.01,), steps=1, batch=1, crop=64)
+    with pytest.raises(LabError, match=words):
+        save_checkpoint(codec, path)
+    with pytest.raises(LabError, match=words):
+        train(codec, recipe, None, directory=tmp_path / "run", accelerator="cpu")  # type: ignore[arg-type]  # no crop is asked for
+    assert list(tmp_path.iterdir()) == []
+    kept = tcm_lab.build("tcm-nano", {**changes, "g_a.block": {"type": "counting", "tensor": True}})
+    kept.g_a.stages[0].blocks[0].calls = 9
+    save_checkpoint(kept, path)
+    assert tcm_lab.load_checkpoint(path).g_a.stages[0].blocks[0].calls == 9
 
 
 @pytest.mark.usefixtures("own_layers")
