@@ -23,6 +23,7 @@ from tcm_lab.codec.coding import CodingError
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.inputs import check_images
 from tcm_lab.codec.model import Codec
+from tcm_lab.codec.state_dicts import COUNTS, constant_names, own_name, table_names
 from tcm_lab.errors import LabError
 
 MAGIC = b"TCM1"
@@ -199,9 +200,11 @@ def read_header(data: bytes) -> Header:
 def weights_fingerprint(codec: Codec, version: int) -> bytes:
     """Return 8 bytes that differ for different weights, whatever holds them.
 
-    In a container of version 3 they don't depend on names, so that a file outlives a renaming.
+    What a user's layers measure, such as a batch normalisation's statistics, counts as weights. In
+    a container of version 3 the bytes don't depend on names, so that a file outlives a renaming.
     """
-    named = {name.replace("_orig_mod.", ""): value for name, value in codec.named_parameters()}
+    every = {**dict(codec.named_parameters()), **_measured(codec)}
+    named = {name.replace("_orig_mod.", ""): value for name, value in every.items()}
     weights = {
         name: value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         for name, value in sorted(named.items())
@@ -216,6 +219,21 @@ def weights_fingerprint(codec: Codec, version: int) -> bytes:
         sorted(check(data) for data in weights.values()) for check in (zlib.crc32, zlib.adler32)
     )
     return struct.pack("<II", *(zlib.crc32(struct.pack(f"<{len(s)}I", *s)) for s in sums))
+
+
+def _measured(codec: Codec) -> dict[str, Tensor]:
+    """Return what a codec's layers save beside their parameters; our own layers save nothing.
+
+    The units of a normalised latent are not among it: they were not when the first files were
+    written.
+    """
+    parameters = {name for name, _ in codec.named_parameters(remove_duplicate=False)}
+    left_out = parameters | table_names(codec) | constant_names(codec) | {"y_unit"}
+    return {
+        name: value
+        for name, value in codec.state_dict().items()
+        if name not in left_out and own_name(name) not in COUNTS and isinstance(value, Tensor)
+    }
 
 
 def _own(codec: nn.Module) -> Codec:

@@ -81,6 +81,44 @@ def test_other_weights_and_other_configurations_are_refused(codec: Any) -> None:
         decode_image(narrow, data)
 
 
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize("portable", [False, True])
+def test_other_statistics_of_a_layer_of_the_user_s_are_other_weights(portable: bool) -> None:
+    @tcm_lab.register_block("normalised")
+    class Normalised(torch.nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(channels)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            normal: torch.Tensor = self.norm(x)
+            return normal
+
+    tree = small_codec(0).config.model_dump(mode="json")
+    plain = tcm_lab.codec.VariantConfig.parse(tree)
+    codec = tcm_lab.build(plain, {"g_s.stages.0": _stage("normalised")}).eval()
+    other = copy.deepcopy(codec)
+    other.g_s.stages[0].blocks[0].norm.running_mean += 0.1
+    image = torch.rand(3, 16, 16)
+    data = encode_image(codec, image, portable=portable)
+    assert torch.equal(decode_image(copy.deepcopy(codec), data), decode_image(codec, data))
+    with pytest.raises(LabError, match="written with other weights of small"):
+        decode_image(other, data)
+
+
+def _stage(block: str) -> dict[str, Any]:
+    return {"resample": "conv", "width": 8, "depth": 1, "block": block}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_is_no_weight_leaves_the_fingerprint_as_it_was(version: int) -> None:
+    codec = small_codec()
+    before = weights_fingerprint(codec, version)
+    codec.update(force=True)  # makes the coding tables
+    codec.g_a.register_buffer("total_ops", torch.ones(1))  # as thop does
+    assert weights_fingerprint(codec, version) == before
+
+
 def test_a_decoder_that_computes_something_else_says_so(codec: Any) -> None:
     data = encode_image(codec, torch.rand(3, 64, 64), 0.0)
     with_other_arithmetic = small_codec()
