@@ -64,12 +64,10 @@ class StageConfig(Frozen):
     block: AnyBlock | None = None
     attention: AnyAttention = Field(default_factory=lambda: ATTENTIONS.parse("none"))
 
-    @model_validator(mode="before")
+    @field_validator("block", mode="before")
     @classmethod
-    def _drop_block_of_empty_stage(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and value.get("depth", 0) == 0 and value.get("block"):
-            return {**value, "block": None}
-        return value
+    def _drop_block_of_empty_stage(cls, block: Any, info: ValidationInfo) -> Any:
+        return None if info.data.get("depth") == 0 else block
 
     @model_validator(mode="after")
     def _has_its_block(self) -> StageConfig:
@@ -195,9 +193,14 @@ class VariantConfig(Frozen):
         """A short hash of everything but the name: equal for equal codecs."""
         tree = self.model_dump(mode="json", exclude={"name"}, context=FINGERPRINT)
         tree["entropy_model"] = self.entropy_model.canonical(self.latent_channels)
+        for name in TRANSFORMS:
+            tree[name]["stages"][-1]["width"] = None  # or what it must be, the transform's output
         if self.shortcut == "none":
             del tree["shortcut"]
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+        equal = json.loads(
+            json.dumps(tree), parse_float=lambda text: float(text) + 0.0
+        )  # -0.0 is 0
+        return hashlib.sha256(json.dumps(equal, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class TransformPlan(NamedTuple):

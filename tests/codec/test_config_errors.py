@@ -249,6 +249,31 @@ def test_the_fingerprint_is_of_what_acts() -> None:
     assert config.override({"g_a.stages.0.split": 0.25}).fingerprint != config.fingerprint
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"g_a.stages.3.width": 64},
+        {"g_s.stages.3.width": 3},
+        {"h_a.stages.1.width": 32},
+        {"h_s.stages.1.width": 64},
+        {"g_a.stages.3.depth": 0, "g_a.stages.3.block": "tcm"},
+        {"g_a.stages.3.depth": "0", "g_a.stages.3.block": "tcm"},
+        {"g_a.stages.3.depth": 0.0, "g_a.stages.3.block": {"type": "swin", "head_dim": 7}},
+        {"g_a.stages.0.width": "32"},
+        {"h_a.split": "0.50"},
+    ],
+)
+def test_what_is_written_otherwise_is_the_same_codec(change: dict[str, Any]) -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    assert config.override(change).fingerprint == config.fingerprint
+
+
+def test_zero_has_no_sign() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    none = config.override({"g_a.split": 0.0})
+    assert none.override({"g_a.split": -0.0}).fingerprint == none.fingerprint
+
+
 def test_no_overrides_are_the_same_configuration() -> None:
     config = tcm_lab.load_config("tcm-nano")
     assert config.override({}) is config
