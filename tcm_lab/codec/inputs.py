@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tcm_lab.codec.config import VariantConfig
+from tcm_lab.codec.cost import padded_size
 from tcm_lab.errors import LabError, brief
 
 #: Values this far outside [0, 1] are not the overshoot of a resized image, but another range.
@@ -137,6 +139,31 @@ def sides_of(name: str, value: Iterable[Any]) -> tuple[int, int]:
             f"{name} = {brief(repr(value))}: give (height, width), two integers from 1"
         )
     return height, width
+
+
+def check_sides(
+    config: VariantConfig, shape: Iterable[Any], size: Iterable[Any] | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the (height, width) of z, and of the image that is decoded: by default all of it.
+
+    Raises:
+        InputError: these are no sides, no image has such a z, or the image has another one.
+    """
+    stride, shape = config.stride[1], sides_of("shape", shape)
+    full = (shape[0] * stride, shape[1] * stride)
+    if padded_size(config, full) != full:
+        raise InputError(
+            f"shape = {shape}: no image has such a z, since {config.name} pads images to multiples "
+            f"of {config.padding} and so z to multiples of {config.padding // stride}; give the "
+            "shape as compress returned it"
+        )
+    size = full if size is None else sides_of("size", size)
+    if padded_size(config, size) != full:
+        raise InputError(
+            f"size = {size}: an image of that size has no z of shape {shape}; give both as "
+            "compress returned them, or leave size out for the whole padded image"
+        )
+    return shape, size
 
 
 def check_streams(strings: object) -> int:

@@ -32,7 +32,7 @@ from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
-from tcm_lab.codec.inputs import InputError, check_images, check_streams, levels_of, sides_of
+from tcm_lab.codec.inputs import InputError, check_images, check_sides, check_streams, levels_of
 from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
 from tcm_lab.codec.priors import PRIORS
@@ -298,15 +298,8 @@ class Codec(_CompressionModel):
             CodingError: the bytes are no stream, or the decoder did not compute what the encoder
                 did (other weights, or other arithmetic on another device).
         """
-        images, stride = check_streams(strings), self.config.stride[1]
-        shape = sides_of("shape", shape)
-        full = (shape[0] * stride, shape[1] * stride)
-        size = full if size is None else sides_of("size", size)
-        if padded_size(self.config, size) != full:
-            raise InputError(
-                f"size = {size}: an image of that size has no z of shape {shape}; give both as "
-                "compress returned them, or leave size out for the whole padded image"
-            )
+        images = check_streams(strings)
+        shape, size = check_sides(self.config, shape, size)
         levels = self._rate(rate, self._medians().expand(images, -1, -1, -1))
         portable = len(strings) > 2
         decode = self._decode_portably if portable else self._decode

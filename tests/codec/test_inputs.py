@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tcm_lab
 from tcm_lab.analysis import erf_maps, measure_attention, measure_latents
-from tcm_lab.codec import InputError, encode_image
+from tcm_lab.codec import InputError, VariantConfig, encode_image
 from tcm_lab.training.objective import RateDistortionLoss
 
 EXPECTED = r"expected are RGB images \((B, )?3, H, W\), floating-point values in \[0, 1\]"
@@ -229,3 +229,27 @@ def test_what_are_no_streams_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         codec.decompress(**{**coded, "strings": change(*coded["strings"])})
+
+
+@pytest.mark.parametrize("size", [None, (8, 16)])
+def test_a_z_that_no_image_has_is_named(size: tuple[int, int] | None) -> None:
+    last = {"stages": [{"resample": "conv"}]}
+    codec = tcm_lab.build(
+        VariantConfig.parse(
+            {
+                "name": "cells",
+                "latent_channels": 8,
+                "hyper_channels": 4,
+                **dict.fromkeys(("g_a", "g_s", "h_a", "h_s"), last),
+                "entropy_model": {"type": "hierarchical", "head_dim": 8},
+            }
+        )
+    )
+    coded = codec.eval().compress(torch.rand(1, 3, 8, 16))
+    assert coded["shape"] == (2, 4)  # whole cells of four by four, of half as many in z
+    words = (
+        r"shape = \(1, 4\): no image has such a z, since cells pads images to multiples of 8 and "
+        r"so z to multiples of 2; give the shape as compress returned it"
+    )
+    with pytest.raises(InputError, match=words):
+        codec.decompress(coded["strings"], (1, 4), size)
