@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import ntpath
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,6 +284,18 @@ def test_models_and_blocks_are_listed(run: Run) -> None:
     assert code == 0
     names = {(row["kind"], row["name"]) for row in json.loads(out)["rows"]}
     assert {("block", "tcm"), ("attention", "swatten"), ("resampler", "residual")} <= names
+
+
+def test_names_are_matched_as_python_does_also_where_files_have_no_case(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fnmatch, "os", SimpleNamespace(path=ntpath))  # as on Windows
+    assert tcm_lab.list_models("TCM-*") == []
+    for options in ([], ["--trained"]):
+        code, out, error = run("models", "TCM-*", *options)
+        assert (code, out) == (2, "")
+        assert "no model has such a name" in error
+        assert "tcm-nano" in run("models", "tcm-*", *options)[1].split()
 
 
 def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -13,6 +12,7 @@ import tcm_lab
 from tcm_lab._utils.files import as_text, check_suffix, keep_inputs
 from tcm_lab.cli import options
 from tcm_lab.cli.options import Files, Flag, Output
+from tcm_lab.codec.names import matching
 from tcm_lab.errors import LabError, near, one_of
 
 
@@ -108,7 +108,7 @@ def models(
         trained: Only those whose trained weights are in the package.
     """
     known = tcm_lab.codec.trained_names() if trained else tcm_lab.list_models()
-    names = fnmatch.filter(known, pattern)
+    names = matching(known, pattern)
     if not names:
         raise LabError(f"'{pattern}': no model has such a name.{near(pattern, known)}")
     print("\n".join(names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -88,4 +88,9 @@ def checkpoint_file(source: str | Path) -> Path:
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of presets and of CompressAI's image models that match ``pattern``."""
     names = [*preset_names(), *(f"{COMPRESSAI}{name}" for name in REFERENCE_MODELS)]
+    return matching(names, pattern)
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """Return the names that match ``pattern``, in which case counts on every system."""
     return [name for name in names if fnmatchcase(name, pattern)]
