@@ -107,6 +107,12 @@ class AttentionRecord(Frozen):
         """Return the layers of g_a, g_s, h_a, h_s or slices."""
         return tuple(layer for layer in self.layers if layer.layer.split(".")[0] == transform)
 
+    def label_of(self, layer: LayerAttention) -> str:
+        """Return the label of one of the layers, without ``mean`` where that is scale's, too."""
+        paths = [other.layer.split(".") for other in self.layers_of("slices")]
+        is_shared = all(path[3:4] != ["1"] for path in paths)
+        return layer.label.replace(" mean", "") if is_shared else layer.label
+
     def mean_distance_px(self, transform: str = "g_a") -> Interval:
         """Return the mean attention distance over a transform's layers, their heads and images.
 

@@ -20,6 +20,8 @@ from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.codec import Codec
 from tcm_lab.errors import LabError
+from tcm_lab.reporting import attention_table
+from tcm_lab.reporting.plots import attention_plot
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +215,21 @@ def test_mistakes_are_named(codec: Codec) -> None:
 def test_a_layer_of_a_codec_of_ones_own_has_a_label_too(layer: str, label: str) -> None:
     made = LayerAttention.model_construct(layer=layer, shifted=False)
     assert made.label == label
+
+
+def test_a_path_of_mean_and_scale_is_not_called_the_mean_s() -> None:
+    changes = {"?_?.split": 0, "entropy_model.slices": 2, "entropy_model.support": 0}
+    image = torch.rand(3, 64, 64)
+    apart, shared = (
+        measure_attention(
+            tcm_lab.build("tcm-nano", {**changes, "entropy_model.paths": paths}), [image]
+        )
+        for paths in ("apart", "shared")
+    )
+    cells = [row.values["layer"] for row in attention_table({"": shared}, transform="slices").rows]
+    assert cells == ["0 W", "0 SW", "1 W", "1 SW"]
+    cells = [row.values["layer"] for row in attention_table({"": apart}, transform="slices").rows]
+    assert cells[:4] == ["0 mean W", "0 mean SW", "0 scale W", "0 scale SW"]
+    axes = attention_plot({"shared": shared, "apart": apart}, transform="slices").axes[0]
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown == ["0 W", "0 SW", "1 W", "1 SW", *cells]

@@ -156,9 +156,12 @@ def attention_plot(
     Raises:
         LabError: no record has a layer there.
     """
-    found = [record.layers_of(transform) for record in records.values()]
+    found = [
+        [(record.label_of(layer), layer) for layer in record.layers_of(transform)]
+        for record in records.values()
+    ]
     equal = {
-        layer.label: getattr(layer.uniform, metric)[0][0] for layers in found for layer in layers
+        name: getattr(layer.uniform, metric)[0][0] for layers in found for name, layer in layers
     }
     if not equal:
         raise LabError(f"no layer of {transform} has window attention in these records")
@@ -169,10 +172,10 @@ def attention_plot(
     figure, axes = new_figure(axis, _ATTENTION[metric], height=3.3 if many else 2.7)
     for i, (label, layers) in enumerate(zip(records, found, strict=True)):
         x, y = [], []
-        for layer in layers:
+        for name, layer in layers:
             heads = np.mean(getattr(layer.learned, metric), axis=0)
             spread = np.linspace(-0.25, 0.25, len(heads)) if len(heads) > 1 else np.zeros(1)
-            x += list(places[layer.label] + (i - (len(records) - 1) / 2 + spread) * step)
+            x += list(places[name] + (i - (len(records) - 1) / 2 + spread) * step)
             y += list(heads)
         axes.scatter(x, y, s=14, label=label, zorder=3, lw=0, **looks(len(records))[i])
     ends = [(place - 0.42, place + 0.42) for place in places.values()]

@@ -83,7 +83,7 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
         Row(
             values={
                 "model": label,
-                "layer": layer.label,
+                "layer": record.label_of(layer),
                 "heads": layer.heads,
                 **{name: layer.interval(name) for name in type(layer.learned).model_fields},
                 "bare_px": layer.interval("distance_px", with_bias=False),
