@@ -26,6 +26,7 @@ from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid, mean_erf
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.codec.adapter import evaluating
+from tcm_lab.complexity.counters.base import NORMALISATIONS
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
 
@@ -247,9 +248,8 @@ def _strongest_channel(model: nn.Module, dependence: Dependence, starts: Sequenc
 
 # So small that a tanh or sigmoid between layers is straight, yet a product of two is not zero.
 _LEVEL = 1e-6
-_NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 _ACTIVATIONS = (nn.GELU, nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.Softplus, nn.Tanh)
-_SKIPPED = (*_NORMALISATIONS, *_ACTIVATIONS, WindowAttention)
+_SKIPPED = (*NORMALISATIONS, *_ACTIVATIONS, WindowAttention)
 _SKIPPED_BY_NAME = ("GDN", "GDN1")  # CompressAI's, or a user's
 
 

@@ -316,7 +316,7 @@ class _Differences:
             self.add(_OTHER_BIASES, output.numel(), "ptflops-aten")
         elif isinstance(module, (_ConvNd, nn.Linear)):
             self._see_product(module, x, output)
-        elif kind is Kind.NORMALISATION:
+        elif kind is Kind.NORMALISATION and name != "RMSNorm":  # which no other tool knows
             affine, batch = module.weight is not None, name.startswith("BatchNorm")
             # ptflops asks for an attribute that layer normalisation calls by another name.
             ptflops = 2 if affine and name != "LayerNorm" else 1

@@ -35,6 +35,8 @@ class Network(nn.Module):
     "normalise",
     [
         lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (C,)),
+        lambda x: F.rms_norm(x.permute(0, 2, 3, 1), (C,)),
+        lambda x: torch.rms_norm(input=x.permute(0, 2, 3, 1), normalized_shape=(C,)),
         lambda x: F.group_norm(x, 2),
         lambda x: F.instance_norm(x),
         lambda x: F.batch_norm(x, torch.zeros_like(x[0, :, 0, 0]), torch.ones_like(x[0, :, 0, 0])),
@@ -56,6 +58,33 @@ def test_an_instance_normalisation_of_any_number_of_axes_is_one(norm: Any) -> No
     assert record.macs_by_kind == {Kind.CONVOLUTION: HEAD, Kind.NORMALISATION: C * PLACES}
     affine = {Kind.NORMALISATION: 2 * C} if norm.affine else {}
     assert record.whole.parameters == {Kind.CONVOLUTION: 4 * C, **affine}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_root_mean_square_normalisation_is_one_and_no_other_tool_knows_it(affine: bool) -> None:
+    norm = nn.RMSNorm(C, elementwise_affine=affine)
+    network = Network(lambda x, norm: norm(x.permute(0, 2, 3, 1)), norm=norm)
+    record = measure_complexity(network, (SIDE, SIDE))
+    assert record.macs_by_kind == {Kind.CONVOLUTION: HEAD, Kind.NORMALISATION: C * PLACES}
+    gains = {Kind.NORMALISATION: C} if affine else {}
+    assert record.whole.parameters == {Kind.CONVOLUTION: 4 * C, **gains}
+    assert check(network, (SIDE, SIDE)).notes == ()
+
+
+def test_a_product_of_two_matrices_of_one_image_is_attention_and_one_with_a_weight_is_not() -> None:
+    def attend(x: Tensor, to_keys: nn.Module, **_: nn.Module) -> Tensor:
+        tokens = x[0].flatten(1).T
+        keys, weight = to_keys(tokens), next(to_keys.parameters())
+        values = tokens @ (2 * weight)
+        return torch.softmax(tokens @ keys.T, -1) @ values
+
+    network = Network(attend, to_keys=nn.Linear(C, C, bias=False))
+    record = measure_complexity(network, (SIDE, SIDE))
+    assert record.macs_by_kind == {
+        Kind.CONVOLUTION: HEAD,
+        Kind.LINEAR: 2 * PLACES * C * C,
+        Kind.ATTENTION: 2 * PLACES * PLACES * C,
+    }
 
 
 def test_operators_without_a_product_need_no_formula() -> None:

@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.complexity.target import OTHER
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
+NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def module_kind(module: nn.Module) -> Kind | None:
         return Kind.LINEAR
     if isinstance(module, _ConvNd):
         return Kind.CONVOLUTION
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMALISATIONS):
         return Kind.NORMALISATION
     # By name, so that neither CompressAI's nor a user's own class need be imported here.
     names = {cls.__name__ for cls in type(module).__mro__}

@@ -71,9 +71,13 @@ class FunctionMode(TorchFunctionMode):
         return self._others.get(function, function)(*args, **(kwargs or {}))
 
 
-def spelled_out_attention() -> FunctionMode:
-    """Return a mode in which fused attention is computed as its two products and a softmax."""
-    return FunctionMode({F.scaled_dot_product_attention: _attention})
+def spelled_out_attention(others: Mapping[Any, Callable[..., Any]] | None = None) -> FunctionMode:
+    """Return a mode in which fused attention is computed as its two products and a softmax.
+
+    Args:
+        others: what computes further functions in their place.
+    """
+    return FunctionMode({F.scaled_dot_product_attention: _attention, **(others or {})})
 
 
 def _attention(

@@ -7,12 +7,15 @@ product inside GDN is a convolution to torch and GDN to us.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
 
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, operator_kind
@@ -53,7 +56,8 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
 
         def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
-            kind = tally.kind or own_kind
+            is_attention = own_kind is Kind.LINEAR and watch.are_of_the_image(args[-2:])
+            kind = tally.kind or (Kind.ATTENTION if is_attention else own_kind)
             tally.macs[tally.part][kind] += flops // 2
             if kind not in (Kind.NORMALISATION, Kind.PRIOR):
                 written = out_val if isinstance(out_val, Tensor) else out_val[0]
@@ -64,32 +68,62 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
         count._get_raw = True  # type: ignore[attr-defined]
         return count
 
+    def root_mean_square(*args: Any, **kwargs: Any) -> Tensor:
+        """Count a normalisation that torch computes by operators that count nothing."""
+        found, kind = tally.macs[tally.part], tally.kind or Kind.NORMALISATION
+        before = found[kind]
+        out = torch.rms_norm(*args, **kwargs)
+        if found[kind] == before:  # it was not fused
+            found[kind] += out.numel()
+        return out
+
     packets = torch._ops.OpOverloadPacket
     formulas = {op: formula for op, formula in flop_registry.items() if isinstance(op, packets)}
     formulas |= dict.fromkeys(_NORMALISATIONS, lambda x, *_, **__: 2 * x.numel())
     # What is fused out of sight, inside a torch function, on an image with data.
     formulas[_FUSED_ON_CPU] = flop_registry[aten._scaled_dot_product_flash_attention]
     mapping = {op: tallied(op, formula) for op, formula in formulas.items()}
-    unknown = _Unknown(set(mapping))
+    image = image_for(model, size)
+    watch = _Watch(set(mapping), image)
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
-    with meta_pass(model), spelled_out_attention(), tally.following(), unknown, counting:
-        model(image_for(model, size))
-    return tally.count(tuple(sorted(unknown.names)))
+    functions = spelled_out_attention(
+        {F.rms_norm: root_mean_square, torch.rms_norm: root_mean_square}
+    )
+    with meta_pass(model), functions, tally.following(), watch, counting:
+        model(image)
+    return tally.count(tuple(sorted(watch.unknown)))
 
 
-class _Unknown(OperatorMode):
-    """Collects the operators that have no known formula."""
+class _Watch(OperatorMode):
+    """Collects the operators that have no known formula, and what is computed from the image.
 
-    def __init__(self, counted: set[Any]) -> None:
+    Args:
+        counted: operators with a formula.
+        image: what the model is given.
+    """
+
+    def __init__(self, counted: set[Any], image: Tensor) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.unknown: set[str] = set()
         self._counted = counted
+        self._of_the_image = WeakIdKeyDictionary({image: None})
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator and note it if it is unknown."""
+        """Run the operator, and note it if it is unknown."""
         if operator.overloadpacket not in self._counted and not counts_nothing(operator):
-            self.names.add(operator._schema.name)
-        return operator(*args, **kwargs)
+            self.unknown.add(operator._schema.name)
+        out = operator(*args, **kwargs)
+        if any(each in self._of_the_image for each in _tensors((args, kwargs))):
+            self._of_the_image.update(dict.fromkeys(_tensors(out)))
+        return out
+
+    def are_of_the_image(self, factors: Sequence[Tensor]) -> bool:
+        """Return whether all factors of a product depend on the image: then none is a weight."""
+        return all(each in self._of_the_image for each in factors)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 _COPIES = """
