@@ -171,6 +171,17 @@ def test_a_markdown_cell_shows_its_text_and_no_escape_that_a_terminal_would_prin
         assert "\\" not in shown
 
 
+@pytest.mark.parametrize("text", ["g_*|h_* alone", "a|b", "`a|b`", "a\\|b", "|y_*| and |z|"])
+def test_a_title_and_a_note_with_bars_are_shown_as_they_are(text: str) -> None:
+    rows = [Row(values={"model": "m", "parameters": 1.0})]
+    table = Table(title=text, columns=COLUMNS[:2], rows=rows, footer=(text, "2 cores."))
+    parsed = MarkdownIt().enable("table").parse(render(table, "markdown"))
+    texts = [token for token in parsed if token.type == "inline"]
+    title, note = ("".join(c.content for c in t.children or ()) for t in (texts[0], texts[-1]))
+    assert title == text
+    assert note.startswith(text)
+
+
 def test_a_mapping_in_a_name_is_shown_as_one_word_of_code() -> None:
     name = "tcm-nano g_*.block={type: linear_attention, options: {heads: 2}}, split 0.5"
     row = Row(values={"model": name, "parameters": 1.0})

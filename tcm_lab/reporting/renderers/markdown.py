@@ -21,7 +21,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _one(table: Table) -> str:
-    lines = [f"**{_escape(table.title)}**", ""] if table.title else []
+    lines = [f"**{_beside(table.title)}**", ""] if table.title else []
     # Markdown has one header row, so groups join their headers.
     header = [_escape(" ".join(filter(None, [c.group, c.label]))) for c in table.columns]
     body = [_row(table, row, cells) for row, cells in table.cells(table.measured)]
@@ -39,7 +39,7 @@ def _one(table: Table) -> str:
             for cell, column, width in zip(cells, table.columns, widths, strict=True)
         ]
         lines.append(f"| {' | '.join(aligned)} |")
-    notes = "  \n".join(map(_escape, table.notes))
+    notes = "  \n".join(map(_beside, table.notes))
     return "\n".join([*lines, *(["", notes] if notes else [])]) + "\n"
 
 
@@ -52,17 +52,19 @@ def _row(table: Table, row: Row, cells: Sequence[Cell]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Return text that markdown shows as it is, and that a terminal does, too.
-
-    A word that markdown would read as more than letters, such as ``g_*.split``, becomes code.
-    """
-    return _WORD.sub(_word, text.replace("\n", " "))
+    """Return a table's text that markdown shows as it is, and that a terminal does, too."""
+    return _WORD.sub(lambda found: _word(found[0]).replace("|", r"\|"), text.replace("\n", " "))
 
 
-def _word(found: re.Match[str]) -> str:
-    word = found[0]
+def _beside(text: str) -> str:
+    """Return the same outside a table, where a backslash before a bar would show within code."""
+    return _WORD.sub(lambda found: _word(found[0]), text.replace("\n", " "))
+
+
+def _word(word: str) -> str:
+    """Return a word; one that markdown would read as more, such as ``g_*.split``, as code."""
     if not _MARKUP.search(word):
-        return word.replace("|", r"\|")
+        return word
     if "`" in word or "\\" in word:  # neither can be told apart from markup within code
-        return re.sub(r"([^\w\s])", r"\\\1", word)
-    return f"`{word}`".replace("|", r"\|")
+        return re.sub(r"([^\w\s|])", r"\\\1", word)
+    return f"`{word}`"
