@@ -12,17 +12,29 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def begin_anew(seed: int, device: torch.device) -> None:
+    """Begin the random numbers of the CPU and of a device at ``seed``.
+
+    Those of other GPUs go on, which ``torch.manual_seed`` would begin anew.
+    """
+    if device.type not in ("cpu", "meta", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def random_state(seed: int) -> Iterator[None]:
     """Draw the random numbers of ``seed`` inside the ``with`` block, and leave the caller's alone.
 
-    A GPU's go on, too, which ``torch.manual_seed`` would begin anew; only where tensors are made on
-    one by default are they needed here.
+    That is, of the CPU, and of the GPU on which tensors are made by default, if they are.
     """
-    on_cpu = torch.get_default_device().type in ("cpu", "meta")
-    begin = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
-    with torch.random.fork_rng(devices=[]):
-        begin(seed)
+    device = torch.get_default_device()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        begin_anew(seed, device)
         yield
 
 

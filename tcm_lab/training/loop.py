@@ -137,7 +137,7 @@ class TrainingLoop:
 
     def _one_step(self, batch: Tensor) -> None:
         recipe, fabric, step = self.recipe, self.fabric, self.step
-        seed_step(recipe.seed, step, self.rollbacks)
+        seed_step(recipe.seed, step, self.rollbacks, fabric.device)
         x = batch.to(fabric.device, non_blocking=True)
         if recipe.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)

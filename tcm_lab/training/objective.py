@@ -13,12 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Latent, bits
+from tcm_lab.codec.seeds import begin_anew
 from tcm_lab.training.causal_context import CausalContext
 from tcm_lab.training.recipe import Recipe
 
 # One codec on many rates: without weights the highest lambda's loss, several times the others',
 # would own the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
 _LEVEL_EXPONENT = -0.5
+_CPU = torch.device("cpu")
 
 
 def level_weights(lambdas: tuple[float, ...]) -> list[float]:
@@ -175,10 +177,10 @@ def _float32(value: Any) -> Any:
     return value.float() if is_float else value
 
 
-def seed_step(seed: int, step: int, attempt: int) -> None:
-    """Seed torch for one step, so that its noise follows from (seed, step, attempt) alone."""
+def seed_step(seed: int, step: int, attempt: int, device: torch.device = _CPU) -> None:
+    """Seed torch on a device for one step, whose noise follows from (seed, step, attempt) alone."""
     state = np.random.SeedSequence((seed, 3, step, attempt)).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]) >> 1)
+    begin_anew(int(state[0]) >> 1, device)
 
 
 class SharedNoise(TorchFunctionMode):

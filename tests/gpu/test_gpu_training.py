@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import tcm_lab
+from tcm_lab.codec.seeds import random_state
 from tcm_lab.data import CropSource, open_images
 from tcm_lab.study import prepare, run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.training import Recipe, TrainingRecord, get_recipe, train
+from tcm_lab.training.objective import seed_step
 
 CHANGES = {"?_?.depth": 1, "entropy_model.slices": 2, "rate_levels": 2}
 RECIPE = get_recipe("scratch").spread(2).changed(steps=20, batch=2, checkpoint_every=10)
@@ -45,6 +47,29 @@ def test_the_same_seed_gives_the_same_weights_where_torch_is_deterministic(
         torch.use_deterministic_algorithms(False)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_step_s_noise_follows_from_its_seed_alone(device: torch.device) -> None:
+    drawn = []
+    for _ in range(2):
+        seed_step(1, 2, 0, device)
+        drawn.append(torch.rand(4, device=device))
+    torch.manual_seed(torch.initial_seed())  # of the step, on every device
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], torch.rand(4, device=device))
+
+
+def test_random_numbers_drawn_apart_leave_those_of_the_default_device_alone(
+    device: torch.device,
+) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4, device=device)
+    torch.manual_seed(3)
+    with device, random_state(5):
+        drawn = torch.rand(4)
+    assert torch.equal(torch.rand(4, device=device), expected)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(4, device=device), drawn)
 
 
 def test_a_variant_that_does_not_fit_is_one_message_and_the_others_are_trained(

@@ -111,6 +111,20 @@ def test_processes_draw_their_parts_of_one_noise(shape: tuple[int, ...], dim: in
     assert torch.equal(torch.cat(parts, dim), whole)
 
 
+def test_a_step_on_the_cpu_does_not_begin_a_gpu_s_random_numbers_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", begun.append)
+    torch.manual_seed(5)
+    assert begun == [5]  # so torch seeds every GPU
+    seed_step(1, 2, 0, torch.device("cpu"))
+    assert begun == [5]
+    drawn = torch.rand(3)
+    torch.manual_seed(torch.initial_seed())  # of the step
+    assert torch.equal(torch.rand(3), drawn)
+
+
 def test_noise_differs_between_steps_and_between_attempts() -> None:
     drawn = []
     for step, attempt in ((1, 0), (2, 0), (1, 1)):
