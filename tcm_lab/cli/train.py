@@ -53,7 +53,8 @@ class Settings(TypedDict, total=False):
         linear_steps: Updates of the linear phase before the first step, where the start is linear.
         cca: Weight of CCA's loss, which moves information into early slices; 0 is off.
         ema: Decay of the weights' moving average; 0 is off.
-        precision: 32-true or bf16-mixed; the entropy model stays in float32.
+        precision: 32-true (a GPU's convolutions in TF32, as torch has it) or bf16-mixed;
+            likelihoods stay in float32.
     """
 
     lambdas: Annotated[tuple[float, ...], options.UNSET]

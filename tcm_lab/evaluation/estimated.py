@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from tcm_lab._utils.devices import arithmetic
 from tcm_lab._utils.environment import environment
 from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.codec.adapter import evaluating
@@ -52,7 +53,7 @@ def evaluate_crops(
     adapter = CodecAdapter(codec)
     levels = adapter.rate_levels
     results: list[list[ImageResult]] = [[] for _ in range(max(levels, 1))]
-    with evaluating(codec):
+    with evaluating(codec), arithmetic("float32", adapter.device):
         for title, pixels in zip(images.names, images, strict=True):
             middle = _middle(pixels, crop).to(adapter.device).float()
             for results_of, result in zip(results, _measure(adapter, title, middle), strict=True):

@@ -65,7 +65,9 @@ class Recipe(Frozen):
         linear_lr: its learning rate, down a cosine.
         clip_norm: bound on the norm of the main gradient.
         ema: decay of the exponential moving average of the weights; 0 is off.
-        precision: ``32-true``, or ``bf16-mixed`` with the entropy models kept in float32.
+        precision: ``32-true``, float32 as torch has it: a GPU's convolutions then take TF32, unless
+            ``torch.backends.cudnn.allow_tf32`` is off; or ``bf16-mixed``, with the entropy models
+            kept in float32.
         channels_last: keep images and weights with the channels innermost.
         compile: run the codec through ``torch.compile``.
         checkpoint_every: steps between checkpoints.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tcm_lab._utils.devices import arithmetic
 from tcm_lab.codec import build
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.evaluation import evaluate, evaluate_crops
@@ -43,6 +44,17 @@ def test_the_middle_is_taken_and_is_other_data_than_the_whole(images: ImageSet) 
     assert {(image.height, image.width) for image in found.points[0].images} == {(32, 32)}
     assert found.data_fingerprint != evaluate_crops(codec, images, crop=64).data_fingerprint
     assert found.data_fingerprint != images.fingerprint
+
+
+def test_estimates_are_in_float32_as_their_record_says(images: ImageSet) -> None:
+    products = torch.backends.cudnn, torch.backends.cuda.matmul
+    codec = build("tcm-nano", {"?_?.depth": 0})
+    allowed: list[bool] = []
+    codec.g_a.register_forward_hook(lambda *_: allowed.extend(p.allow_tf32 for p in products))
+    with arithmetic("tf32", torch.device("cuda")):
+        assert evaluate_crops(codec, images, crop=32).precision == "float32"
+        assert all(each.allow_tf32 for each in products)
+    assert allowed == 4 * [False]
 
 
 def test_an_image_is_analysed_once_for_all_rates() -> None:
