@@ -25,6 +25,8 @@ def paint_dead_leaves(seed: tuple[int, ...], side: int) -> NDArray[np.uint8]:
     texture = _pink_tile(rng)
     radius_min = float(np.exp(rng.uniform(*np.log(_RADIUS_MIN_PX))))
     radius_max = side / 2
+    if radius_min >= radius_max:  # on a canvas below 48 pixels
+        radius_min = radius_max / 2
     # E[pi r^2] under the truncated density 2 r_min^2 r^-3.
     mean_area = 2 * np.pi * radius_min**2 * np.log(radius_max / radius_min)
     count = int(_COVERINGS * side * side / mean_area)

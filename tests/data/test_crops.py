@@ -104,6 +104,14 @@ def test_dead_leaves_follow_from_their_seed_and_are_painted_fast_enough() -> Non
     assert not np.array_equal(canvas, paint_dead_leaves((1, 3), 256))
 
 
+@pytest.mark.parametrize("side", [1, 2, 7, 16, 33, 47])
+def test_dead_leaves_are_painted_on_a_canvas_of_any_size(side: int) -> None:
+    canvases = [paint_dead_leaves((0, number), side) for number in range(20)]
+    assert all(canvas.shape == (side, side, 3) for canvas in canvases)
+    colours = [len(np.unique(canvas.reshape(-1, 3), axis=0)) for canvas in canvases]
+    assert side < 7 or min(colours) > side  # several leaves with shades of their own
+
+
 def test_dead_leaves_have_a_natural_power_spectrum() -> None:
     # Power of photographs falls as f^-alpha with alpha about 2 (Field 1987: 1.6 to 2.4).
     slopes = []
