@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab.codec import (
     Codec,
     Layout,
@@ -284,6 +285,8 @@ class SandwichLoss(nn.Module):
             weights = {f"codec.{n}": part for n, part in self.supernet.weights(config).items()}
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=cuda))
+                if x.device.type == "cpu":
+                    stack.enter_context(safe_strided_convolutions(seen))
                 if recipe.precision != "32-true":
                     stack.enter_context(entropy_models_in_float32(seen))
                 found.append(functional_call(_Seen(codec, loss), weights, (x, levels)))

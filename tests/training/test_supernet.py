@@ -11,6 +11,8 @@ import torch
 from stand_in import RandomCrops
 from torch.func import functional_call
 
+import tcm_lab
+from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab.codec import VariantConfig, build, load_config
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, SandwichLoss, SuperNet, train, train_supernet
@@ -130,3 +132,27 @@ def test_weights_are_kept_with_their_sizes(supernet: SuperNet, tmp_path: Path) -
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     with pytest.raises(LabError, match="is larger than"):
         again.codec(LARGEST.override({"g_*.width": 48}))
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_of_the_user_s_keeps_clear_of_onednn_s_strided_1x1_convolutions() -> None:
+    kinds: list[type[torch.nn.Module]] = []
+
+    @tcm_lab.register_block("coarse")
+    class Coarse(torch.nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.coarse = torch.nn.Conv2d(channels, channels, 1, stride=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kinds.append(type(self.coarse))
+            return x + torch.nn.functional.interpolate(self.coarse(x), x.shape[-2:])
+
+    changes = {"rate_levels": 0, "?_?.depth": 0, "g_a.depth": 1, "g_a.block": "coarse"}
+    config = LARGEST.override({**changes, "g_a.width": 8})
+    net = SuperNet([config])
+    net.take(build(config, seed=1))
+    losses = SandwichLoss(net, RECIPE.changed(lambdas=(0.01,)), 0.5)(torch.rand(1, 3, 64, 64))
+    losses["total"].backward()
+    assert kinds == 3 * [StridedPointwise]
+    assert type(net.module(config).get_submodule("g_a.stages.0.blocks.0.coarse")) is torch.nn.Conv2d
