@@ -10,6 +10,7 @@ A codec consists of three kinds of layer, each with a registry of its own:
 from __future__ import annotations
 
 import inspect
+import json
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -69,6 +70,10 @@ class LayerConfig(Frozen):
         self, write: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
         tree: dict[str, Any] = write(self)
+        for name in type(self).model_fields:
+            own, written = getattr(self, name), tree.get(name)
+            if isinstance(own, set | frozenset) and isinstance(written, list):
+                written.sort(key=json.dumps)  # or each process would have an order of its own
         if info.context == FINGERPRINT:
             for name in self.later:
                 if getattr(self, name) == type(self).model_fields[name].default:
@@ -250,6 +255,8 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
         }
         if "factor" in offered and isinstance(offered["factor"].default, int):
             factor = offered["factor"].default
+            if factor < 1:
+                raise ConfigError(f"{module.__qualname__}'s factor = {factor} must be at least 1")
             members["factor"] = property(lambda _: factor)
         if isinstance(inspect.getattr_static(module, "cost", None), staticmethod):
             members["cost"] = self._formula(module, list(fields))

@@ -369,3 +369,33 @@ def test_an_option_that_came_later_leaves_the_fingerprint_of_a_codec_without_it(
     changed = config.override({"g_a.block.activation": "gelu"})
     assert changed.g_a.stages[0].model_dump(context=FINGERPRINT)["block"]["activation"] == "gelu"
     assert len({each.fingerprint for each in (config, changed)}) == 2
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_set_has_one_order_and_one_fingerprint_in_every_process() -> None:
+    @tcm_lab.register_block("several")
+    class Several(nn.Conv2d):
+        def __init__(
+            self,
+            channels: int,
+            kernels: set[int] = {0, 8},  # noqa: B006 - which share a place in a set's table
+            names: frozenset[str] = frozenset("abcdefghijklmnopqrst"),
+        ) -> None:
+            super().__init__(channels, channels, 1)
+
+    own = {"type": "several", "kernels": [8, 0]}
+    assert BLOCKS.parse("several").model_dump(mode="json")["names"] == list("abcdefghijklmnopqrst")
+    changes: list[dict[str, Any]] = [{"g_a.block": each} for each in ("several", own)]
+    first, second = (tcm_lab.load_config("tcm-nano").override(each) for each in changes)
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize("factor", [0, -2])
+def test_a_factor_that_is_none_is_refused_when_it_is_registered(factor: int) -> None:
+    class Nothing(nn.Conv2d):
+        def __init__(self, c_in: int, c_out: int, factor: int = factor) -> None:
+            super().__init__(c_in, c_out, 1)
+
+    with pytest.raises(ConfigError, match=rf"Nothing's factor = {factor} must be at least 1"):
+        tcm_lab.register_resampler("nothing")(Nothing)
