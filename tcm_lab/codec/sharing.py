@@ -12,7 +12,7 @@ from torch import Tensor
 from tcm_lab.blocks import Extent, LayerConfig
 from tcm_lab.codec.config import TransformConfig, VariantConfig, transform_plan
 from tcm_lab.codec.model import Codec
-from tcm_lab.codec.state_dicts import table_names
+from tcm_lab.codec.state_dicts import table_names, tied_names
 from tcm_lab.errors import ConfigError
 
 #: The extents of every tensor, by its name in the state dict or among shared ones.
@@ -24,13 +24,14 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
 
     A layer whose channels lie in several groups (heads, gates, branches) says so by its method
     ``extents()``; any other dimension is one group, of which a smaller codec has the first places.
+    A tensor that occurs several times has the first of its names.
     """
     special: dict[str, tuple[Extent | None, ...]] = {}
     for path, module in codec.named_modules():
         if hasattr(module, "extents"):
             layer: Any = module
             special |= {f"{path}.{name}": extents for name, extents in layer.extents().items()}
-    tables = table_names(codec)
+    left_out = table_names(codec) | tied_names(codec)
     return {
         name: tuple(
             extent or Extent((size,))
@@ -39,7 +40,7 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
             )
         )
         for name, tensor in codec.state_dict().items()
-        if name not in tables
+        if name not in left_out
     }
 
 

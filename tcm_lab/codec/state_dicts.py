@@ -111,6 +111,13 @@ def constant_names(codec: nn.Module) -> set[str]:
     }
 
 
+def tied_names(codec: nn.Module) -> set[str]:
+    """Return the further names of tensors that occur several times, as tied weights do."""
+    kinds = (codec.named_parameters, codec.named_buffers)
+    every, once = ({n for of in kinds for n, _ in of(remove_duplicate=d)} for d in (False, True))
+    return every - once
+
+
 def own_name(name: str) -> str:
     """Return what the module that holds an entry calls it."""
     return name.rpartition(".")[2]

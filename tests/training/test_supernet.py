@@ -156,3 +156,30 @@ def test_a_layer_of_the_user_s_keeps_clear_of_onednn_s_strided_1x1_convolutions(
     losses["total"].backward()
     assert kinds == 3 * [StridedPointwise]
     assert type(net.module(config).get_submodule("g_a.stages.0.blocks.0.coarse")) is torch.nn.Conv2d
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_may_use_a_weight_and_a_whole_module_twice() -> None:
+    @tcm_lab.register_block("tied")
+    class Tied(torch.nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.there, self.back = (torch.nn.Conv2d(channels, channels, 1) for _ in range(2))
+            self.back.weight = self.there.weight
+            self.norm = torch.nn.BatchNorm2d(channels)
+            self.again = self.norm
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.again(self.back(self.norm(self.there(x))))
+
+    changes = {"rate_levels": 0, "?_?.depth": 0, "g_s.depth": 1, "g_s.block": "tied"}
+    config = LARGEST.override(changes)
+    net, own = SuperNet([config]), build(config, seed=1)
+    net.take(own)
+    codec, x = net.codec(config), torch.rand(2, 3, 64, 64)
+    assert torch.equal(codec(x)["x_hat"], own.eval()(x)["x_hat"])
+    block = codec.get_submodule("g_s.stages.0.blocks.0")
+    assert block.back.weight is block.there.weight
+    SandwichLoss(net, RECIPE.changed(lambdas=(0.01,)), 0.5)(x)["total"].backward()
+    found = [p.grad is not None for name, p in net.named_parameters() if ".there." in name]
+    assert found == 6 * [True]
