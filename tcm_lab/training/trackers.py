@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import LabError, lookup
@@ -50,12 +50,46 @@ class Tracker(Protocol):
         """End the run; nothing that was logged is lost."""
 
 
-class TensorBoard:
+class _ByLibrary:
+    """A tracker that is a thin cover of a library, by its module and its extra of this package."""
+
+    module: ClassVar[str]
+    extra: ClassVar[str]
+
+    def library(self) -> Any:
+        """Return the library.
+
+        Raises:
+            LabError: it is not installed; the message says how to install it.
+        """
+        try:
+            return importlib.import_module(self.module)
+        except ImportError:
+            raise LabError(
+                f'--track {self.extra}: is not installed; pip install "tcm-lab[{self.extra}]".'
+            ) from None
+
+
+def check_libraries(trackers: Sequence[Tracker]) -> None:
+    """Refuse trackers whose library is missing, before anything is trained for them.
+
+    Raises:
+        LabError: one is; the message says how to install it.
+    """
+    for tracker in trackers:
+        if isinstance(tracker, _ByLibrary):
+            tracker.library()
+
+
+class TensorBoard(_ByLibrary):
     """Event files in the training's folder."""
+
+    module = "torch.utils.tensorboard"
+    extra = "tensorboard"
 
     def begin(self, run: TrackedRun) -> None:
         """Open the files; what was logged after the step is dropped."""
-        tensorboard = _library("torch.utils.tensorboard", "tensorboard")
+        tensorboard = self.library()
         folder = str(run.directory / "tensorboard")
         self._writer = tensorboard.SummaryWriter(folder, purge_step=run.step + 1)
 
@@ -71,12 +105,15 @@ class TensorBoard:
             self._writer.close()
 
 
-class MLflow:
+class MLflow(_ByLibrary):
     """A run of MLflow's, in the store that ``MLFLOW_TRACKING_URI`` names."""
+
+    module = "mlflow"
+    extra = "mlflow"
 
     def begin(self, run: TrackedRun) -> None:
         """Create the run, or open the one whose identifier lies in the folder."""
-        self._client = _library("mlflow", "mlflow").MlflowClient()
+        self._client = self.library().MlflowClient()
         kept = run.directory / "mlflow.run"
         if run.step and kept.is_file():
             self._run = kept.read_text(encoding="utf-8").strip()
@@ -98,12 +135,15 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-class WandB:
+class WandB(_ByLibrary):
     """A run of Weights & Biases, offline unless ``WANDB_MODE`` says otherwise."""
+
+    module = "wandb"
+    extra = "wandb"
 
     def begin(self, run: TrackedRun) -> None:
         """Begin the run in the training's folder; ``wandb sync`` uploads it."""
-        self._run = _library("wandb", "wandb").init(
+        self._run = self.library().init(
             project=PROJECT,
             name=run.name,
             id=_identifier(run, "wandb.run"),
@@ -122,12 +162,15 @@ class WandB:
         self._run.finish()
 
 
-class Trackio:
+class Trackio(_ByLibrary):
     """A run of trackio's, in the database below ``TRACKIO_DIR``."""
+
+    module = "trackio"
+    extra = "trackio"
 
     def begin(self, run: TrackedRun) -> None:
         """Begin the run, or continue it."""
-        self._library = _library("trackio", "trackio")
+        self._library = self.library()
         name = f"{run.name}-{_identifier(run, 'trackio.run')[:6]}"
         self._library.init(project=PROJECT, name=name, resume="allow", config=dict(run.settings))
 
@@ -164,12 +207,3 @@ def _identifier(run: TrackedRun, file: str) -> str:
     if not (run.step and kept.is_file()):
         write_atomically(kept, f"{os.urandom(8).hex()}\n")
     return kept.read_text(encoding="utf-8").strip()
-
-
-def _library(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise LabError(
-            f'--track {extra}: is not installed; pip install "tcm-lab[{extra}]".'
-        ) from None

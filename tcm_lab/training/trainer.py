@@ -29,7 +29,7 @@ from tcm_lab.training.optimizers import shortcuts
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import as_itself
 from tcm_lab.training.state import FILE_NAME
-from tcm_lab.training.trackers import Tracker
+from tcm_lab.training.trackers import Tracker, check_libraries
 
 _WEIGHTS = "model.safetensors"
 _RECORD = "training.json"
@@ -101,6 +101,7 @@ def train(
     with nullcontext() if place is None else held(place, _REFUSAL):
         if directory is not None:
             check_directory(directory, resume=resume)
+            check_libraries(trackers)
         if devices > 1:  # after what may be refused, so that no process waits for one that ended
             fabric.launch()
         with conditions(codec, recipe, fabric.device):

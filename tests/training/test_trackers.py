@@ -16,6 +16,7 @@ from stand_in import RandomCrops, TinyCodec
 
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrackedRun, open_trackers, train
+from tcm_lab.training.loop import TrainingLoop
 
 SCRIPT = Path(__file__).with_name("run_tracked.py")
 #: Whose settings in the environment of the tests change nothing here.
@@ -114,3 +115,17 @@ def test_a_tracker_that_cannot_begin_is_named_and_the_others_are_ended(tmp_path:
             trackers=[first, Failing("begin")],
         )  # fmt: skip
     assert first.seen == ["begin", "end"]
+
+
+def test_a_missing_library_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []  # the start, whose linear phase may take minutes
+    monkeypatch.setattr(TrainingLoop, "begin", lambda loop, **_: begun.append(loop))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(LabError, match=r"pip install \"tcm-lab\[wandb\]\""):
+        train(
+            TinyCodec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu",
+            trackers=open_trackers(["wandb"]),
+        )  # fmt: skip
+    assert begun == []
