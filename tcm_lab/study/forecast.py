@@ -45,7 +45,9 @@ def time_lines(
         ]
         coding_s = fmean(_coding_s(config, context.data) for config in probes.values())
     step_s, phase_s = (fmean(column) for column in zip(*paces, strict=True))
-    each_s = step_s * recipe.steps + coding_s * (1 + len(space.rung_steps(recipe)))
+    rungs = space.rung_steps(recipe)
+    steps = recipe.steps + _cooldown_steps(recipe, rungs)
+    each_s = step_s * steps + coding_s * (1 + len(rungs))
     phases = trainings
     if space.enumerated:  # each seed and each set of weights has its own
         seeds = budget.seeds if space.trains_every_seed else 1
@@ -99,6 +101,13 @@ def resolution_line(context: StudyContext, recipe: Recipe) -> str:
         "true difference of that size is found half of the time, one of "
         f"{_POWERED * size:.2g} % four times in five.{borrowed}"
     )
+
+
+def _cooldown_steps(recipe: Recipe, rungs: Sequence[int]) -> int:
+    """Return the steps that a training takes beside its own: the cooldowns of its rungs, if any."""
+    if recipe.schedule != "constant":
+        return 0
+    return sum(rung - recipe.changed(steps=rung).cooldown_begins for rung in rungs)
 
 
 def _phases(variants: Sequence[Variant]) -> int:

@@ -130,6 +130,11 @@ def test_a_training_is_timed_on_what_will_train_it(
             "sampler: grid\nbudget: {recipe: minute, steps: 600, seeds: 2}",
             "31:00 with 1 worker, and that of further seeds of the front.",
         ),
+        # Beside its own steps, each takes the cooldown of its rung: a fifth of 300.
+        (
+            "mode: ablation\nbudget: {recipe: study, steps: 600, rungs: [0.5]}",
+            "34:00 with 1 worker.",
+        ),
     ],
 )
 def test_an_estimate_counts_every_linear_phase_and_names_what_it_leaves_out(
