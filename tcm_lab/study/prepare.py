@@ -39,8 +39,9 @@ def prepare(
         trainer: what trains; the real one by default.
 
     Raises:
-        LabError: images or an image metric's weights are missing, or the baseline exceeds a
-            constraint or lacks a metric that is judged by.
+        LabError: images or an image metric's weights are missing, trainings minimise another
+            distortion than the squared error, or the baseline exceeds a constraint or lacks a
+            metric that is judged by.
     """
     if trials is not None:
         if space.enumerated:
@@ -49,6 +50,7 @@ def prepare(
             )
         if trials < 1:
             raise ConfigError(f"trials = {trials}: must be at least 1")
+    _check_metric(space)
     images = StudyData(open_images(data, "train"), open_images(eval_data, "eval"))
     images.train.at_least(space.budget.recipe_for(space.seed).crop)
     space = resolved(space, len(images.evaluation))
@@ -79,4 +81,15 @@ def _check_baseline(variants: Variants) -> None:
         raise ConfigError(
             f"constraints: {bounds}, but the baseline {baseline.config.name} has {has}, and the "
             "baseline is always trained. Raise the bound, or choose a smaller base."
+        )
+
+
+def _check_metric(space: Space) -> None:
+    """Raise ConfigError where trainings minimise another distortion than a study compares."""
+    metric = space.budget.recipe_for(space.seed).metric
+    if metric != "mse":
+        raise ConfigError(
+            f"budget.changes: metric = {metric}: a study compares rates, PSNRs and costs of the "
+            "squared error, which such trainings do not minimise. Leave metric out (objectives may "
+            "name ms_ssim_db beside bpp), or train single codecs by tcm-lab train --metric."
         )

@@ -14,6 +14,7 @@ from surrogate import SPACE
 
 from tcm_lab.codec import load_config
 from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.study.prepare import prepare
 from tcm_lab.study.schema import space_schema
 from tcm_lab.study.space import (
     load_space,
@@ -413,3 +414,15 @@ def test_a_long_value_is_not_repeated_whole(field: str, value: Any) -> None:
     with pytest.raises(LabError) as raised:
         parse_space(yaml.safe_dump(tree), "long.yaml", None)
     assert len(str(raised.value)) < 1000
+
+
+def test_a_study_of_trainings_by_another_distortion_than_it_compares_is_refused(
+    tmp_path: Path,
+) -> None:
+    changes = "{metric: ms-ssim, crop: 192, lambdas: [2.4, 60.5]}"
+    budget = f"budget: {{recipe: scratch, rate_levels: 2, changes: {changes}}}"
+    text = "name: toy\nbase: tcm-nano\naxes: {depth: {path: 'g_*.depth', choices: [0, 1]}}\n"
+    space = parse_space(f"{text}sampler: grid\n{budget}\n", "toy.yaml", None)
+    with pytest.raises(ConfigError, match=r"metric = ms-ssim: .*squared error.* Leave metric out"):
+        prepare(space, out=tmp_path / "toy")
+    assert list(tmp_path.iterdir()) == []
