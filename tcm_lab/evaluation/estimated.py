@@ -67,6 +67,7 @@ def evaluate_crops(
     return RdRecord(
         name=name or adapter.name,
         model=adapter.description,
+        shapes=adapter.fingerprint if adapter.config is None else None,
         points=points,
         recipe=recipe,
         data_fingerprint=middles,

@@ -216,7 +216,7 @@ def _distinct(records: Sequence[RdRecord]) -> list[RdRecord]:
     found: dict[str, RdRecord] = {}
     for record in records:
         results = record.model_dump_json(
-            include={"name": True, "recipe": True, "points": True, "data_fingerprint": True},
+            include=dict.fromkeys(("name", "shapes", "recipe", "points", "data_fingerprint"), True),
             exclude={"points": {"__all__": {"images": {"__all__": times}}}},
         )
         found.setdefault(results, record)
@@ -251,7 +251,7 @@ def _family(record: RdRecord) -> str:
 
 def _architecture(record: RdRecord) -> str:
     if isinstance(record.model, str):
-        return record.model
+        return f"{record.model} {record.shapes}"
     return json.dumps({k: v for k, v in record.model.items() if k != "name"}, sort_keys=True)
 
 

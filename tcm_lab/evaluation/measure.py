@@ -101,6 +101,7 @@ def evaluate(
     return RdRecord(
         name=title,
         model=adapter.description,
+        shapes=adapter.fingerprint if adapter.config is None else None,
         points=points,
         recipe=recipe,
         data_fingerprint=images.fingerprint,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.devices import Precision
 from tcm_lab._utils.environment import Environment
@@ -213,6 +215,8 @@ class RdRecord(Frozen):
     Attributes:
         name: the codec.
         model: its configuration, or its class name where it has none.
+        shapes: twelve hex digits of its parameters' shapes where it has no configuration; ``None``
+            in older records, too.
         points: one per rate, by ascending rate, which is that of lambda.
         recipe: how the weights were trained, seed and lambdas included; ``None`` if unknown.
         data_fingerprint: stands for the images.
@@ -223,12 +227,19 @@ class RdRecord(Frozen):
 
     name: str
     model: dict[str, Any] | str
+    shapes: str | None = None
     points: tuple[RdPoint, ...]
     recipe: Recipe | None = None
     data_fingerprint: str
     skipped: tuple[str, ...] = ()
     precision: Precision = "float32"
     environment: Environment
+
+    @model_serializer(mode="wrap")
+    def _as_known(self, as_tree: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``shapes`` out where there are none, as records were before they had any."""
+        tree: dict[str, Any] = as_tree(self)
+        return {name: value for name, value in tree.items() if (name, value) != ("shapes", None)}
 
     @property
     def bpp(self) -> tuple[float, ...]:

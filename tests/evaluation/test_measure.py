@@ -284,3 +284,19 @@ def test_metrics_are_those_of_float32_whatever_the_codec_computes_in(
 def test_a_precision_that_the_device_has_not_is_refused(images: ImageSet) -> None:
     with pytest.raises(LabError, match="precision = tf32: only GPUs have it"):
         evaluate(Quantiser(), images, precision="tf32")
+
+
+def test_two_widths_of_one_foreign_class_are_two_curves(images: ImageSet) -> None:
+    class Sized(Quantiser):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.spare = nn.Parameter(torch.zeros(width))
+
+    one, two, again = (evaluate(Sized(width), images) for width in (1, 2, 1))
+    curves = measured_curves([one, two, again])
+    assert [curve.label for curve in curves] == ["Sized", "Sized #2"]
+    assert [curve.records for curve in curves] == [(one,), (two,)]
+    with pytest.raises(LabError, match="different architectures"):
+        join_records([one, two])
+    assert RdRecord.model_validate_json(two.model_dump_json()) == two
+    assert "shapes" not in evaluate_anchor("jpeg", images, [30]).model_dump()
