@@ -66,12 +66,25 @@ class Interval(Frozen):
 
 
 class IncompleteInterval(Interval):
-    """An interval that leaves out something that varies: it tells no value from zero."""
+    """An interval that leaves out something that varies: it tells no value from zero.
+
+    Attributes:
+        of_one_image: whether it leaves out what varies between images, and not only between seeds.
+    """
+
+    of_one_image: bool = False
 
     @property
     def excludes_zero(self) -> bool:
         """False: how much further out the ends belong is not known."""
         return False
+
+    @property
+    def lacks(self) -> str:
+        """What it leaves out: ``seeds``, ``images``, or ``images and seeds``."""
+        if not self.of_one_image:
+            return "seeds"
+        return "images" if self.noise else "images and seeds"
 
 
 def bootstrap(
@@ -143,6 +156,13 @@ def bootstrap(
         value=value, low=low, high=high, level=level,
         resampled=resampled, samples=len(found), refused=refused, noise=noise,
     )  # fmt: skip
+
+
+def over_images(found: Interval) -> Interval:
+    """Return an interval over images, which is an incomplete one where there was one image."""
+    if "images" in found.resampled:
+        return found
+    return IncompleteInterval(**dict(found), of_one_image=True)
 
 
 def student_factor(freedom: float) -> float:

@@ -26,6 +26,7 @@ from tcm_lab.stats import (
     Interval,
     bootstrap,
     mean_noise,
+    over_images,
     shares,
     value_or_nan,
 )
@@ -188,7 +189,8 @@ def bd_rate_interval(
     Every resample draws images with replacement, the same for both sides since a hard image is
     hard for both. Seeds are too few to be resampled: what they vary by widens the interval, as
     ``seeds`` says. Each side has one record per training, all of the same images: per seed, or
-    where one set of weights has one rate, per seed and lambda.
+    where one set of weights has one rate, per seed and lambda. Of one image it is an
+    `IncompleteInterval`.
 
     Args:
         anchor: the curve to compare with.
@@ -234,6 +236,8 @@ def lagrangian_interval(
     seeds: Seeds | None = None,
 ) -> Interval:
     """Return ``lagrangian_percent`` with its interval over images and seeds; see `Seeds`.
+
+    Of one image, which shows nothing of what varies between them, it is an `IncompleteInterval`.
 
     Raises:
         LabError: the records are of different images or rates, or there is not one point per
@@ -308,7 +312,8 @@ def _interval(
         return statistic(*(np.einsum("pic,ri->rpc", mean, images) for mean in means))
 
     units = {"images": means[0].shape[1]}
-    return bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
+    found = bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
+    return over_images(found)
 
 
 def _between_seeds(

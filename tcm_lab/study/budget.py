@@ -151,7 +151,7 @@ def _reach(each: Course) -> str:
     """Say up to which budget the sign of the difference is sure."""
     evaluated = each.summary.intervals.get(ESTIMATED)
     if isinstance(evaluated, IncompleteInterval):
-        return "takes more seeds to say"
+        return f"takes more {evaluated.lacks} to say"
     if each.ahead is None:
         return "too few losses to tell"
     times = each.ahead.widest(TIMES[-1])

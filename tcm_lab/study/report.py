@@ -66,6 +66,16 @@ _CAPTIONS = {
     ),
 }
 """What a plot other than a scatter shows, for those who don't see it, and below it."""
+_LACKING = {
+    "seeds": (" over the images alone, from one seed", "one training each", "budget.seeds"),
+    "images": (" over the seeds alone, from one image", "all on one image", "--eval-data"),
+    "images and seeds": (
+        " over neither images nor seeds",
+        "one training each on one image",
+        "--eval-data and budget.seeds",
+    ),
+}
+"""By what an incomplete interval lacks: what it is over, what it compares, and what gives more."""
 
 
 @dataclass(frozen=True)
@@ -324,16 +334,16 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
     if best is None:
         return f"No variant codes better than the baseline, {baseline.called}."
     interval = best.intervals[ESTIMATED]
-    is_incomplete = isinstance(interval, IncompleteInterval)
-    covered = " over the images alone, from one seed" if is_incomplete else ""
+    lacks = interval.lacks if isinstance(interval, IncompleteInterval) else ""
+    covered, compared, more = _LACKING.get(lacks, ("", "", ""))
     value = (
         f"{interval.value:+.2f} % of Lagrangian cost "
         f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %{covered})."
     )
-    if is_incomplete:
+    if lacks:
         return (
-            f"{best.called} has the lowest cost of one training each, {value} Whether it codes "
-            f"better than the baseline, {baseline.called}, takes more seeds to say (budget.seeds)."
+            f"{best.called} has the lowest cost of {compared}, {value} Whether it codes better "
+            f"than the baseline, {baseline.called}, takes more {lacks} to say ({more})."
         )
     if better:
         return f"{best.called} codes better than the baseline, {baseline.called}: {value}"
@@ -344,7 +354,7 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
 
 
 def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Say how far the results of a short study, or of one with a single seed, reach."""
+    """Say how far the results of a short study, or of one with a single seed or image, reach."""
     recipe = summaries[0].first.recipe
     published = RECIPES["published"]
     share = recipe.steps * recipe.batch / (published.steps * published.batch)
@@ -359,4 +369,7 @@ def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
     unknown = any(noise_for(own, baseline) is None for own in others or [baseline])
     if one_seed and unknown:
         limits.append("with one seed each, the intervals leave out the variation between seeds")
+    compared = [s.intervals[ESTIMATED] for s in summaries if ESTIMATED in s.intervals]
+    if compared and all(isinstance(i, IncompleteInterval) and i.of_one_image for i in compared):
+        limits.append("with one image, the intervals leave out the variation between images")
     return [f"Limits: {'; '.join(limits)}."] if limits else []

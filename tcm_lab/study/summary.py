@@ -30,6 +30,7 @@ from tcm_lab.stats import (
     bootstrap,
     group_letters,
     mean_noise,
+    over_images,
 )
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
@@ -248,8 +249,8 @@ def _difference(
 ) -> Interval:
     """Return the difference of two variants, with its interval over images and seeds.
 
-    With one training on a side, and no measured noise of their paired difference, the interval is
-    an incomplete one.
+    With one image, or one training on a side and no measured noise of their paired difference, the
+    interval is an incomplete one.
 
     Raises:
         LabError: the evaluations are not comparable.
@@ -326,9 +327,10 @@ def _over_images_and_seeds(
 
     units = {"images": len(group[0].evaluation.points[0].images)}
     between = mean_noise(apart({"images": np.arange(units["images"])}))
-    return bootstrap(
+    found = bootstrap(
         lambda draw: fmean(apart(draw)), units, samples=_SAMPLES, seed=space.seed, noise=between
     )
+    return over_images(found)
 
 
 def _drawn(record: TrialRecord, draw: Draw) -> TrialRecord:

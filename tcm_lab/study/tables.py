@@ -20,7 +20,7 @@ from tcm_lab.reporting import (
     rd_table,
 )
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.noise import Noise, noise_between
+from tcm_lab.study.noise import FEWEST, Noise, noise_between
 from tcm_lab.study.space import Space
 from tcm_lab.study.summary import VariantSummary, noise_for
 
@@ -31,6 +31,7 @@ _COLUMNS = (
 )  # fmt: skip
 """Metrics that a study's table shows, beside those that the space judges by."""
 _BY_SEEDS = ", widened by what the seeds at hand differ by (Student's distribution)"
+_OF_ONE_IMAGE = "not over images, of which one was coded"
 _FEW = 3  # variants, the baseline included
 _MOST_NAMED = 6
 _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
@@ -204,6 +205,9 @@ def anchor_table(
             values["bd"] = bd_rate_interval([anchor], summary.evaluations, counted="payload")
         rows.append(Row(values=values, name=summary.name))
     several = any(len(summary.records) > 1 for summary in complete)
+    over = f"95 % of bootstrap resamples of the images{_BY_SEEDS * several}"
+    if len(anchor.points[0].images) < FEWEST:
+        over = _OF_ONE_IMAGE
     return Table(
         title="Against JPEG at equal PSNR",
         columns=tuple(columns),
@@ -212,7 +216,7 @@ def anchor_table(
             f"JPEG by Pillow, 4:2:0 and optimised Huffman tables, on the same images. "
             f"{WITHOUT_HEADERS} A dash: JPEG does not reach the quality, or the curves hardly "
             "overlap.",
-            f"Intervals: 95 % of bootstrap resamples of the images{_BY_SEEDS * several}.",
+            f"Intervals: {over}.",
         ),
     )
 
@@ -291,11 +295,14 @@ def footer(
             f"(set {rd.data_fingerprint})."
         )
     if any(summary.intervals for summary in summaries) and first.estimator == Train():
-        alone = " Each interval stands alone: about one in twenty excludes 0 by chance."
-        lines.append(
-            f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}."
-            f"{alone * (len(summaries) > _FEW)}"
-        )
+        if len(first.evaluation.points[0].images) < FEWEST:
+            lines.append(f"Intervals: {_OF_ONE_IMAGE}; they tell no variants apart.")
+        else:
+            alone = " Each interval stands alone: about one in twenty excludes 0 by chance."
+            lines.append(
+                f"Intervals: 95 % of paired bootstrap resamples of {_resampled(summaries)}."
+                f"{alone * (len(summaries) > _FEW)}"
+            )
     if has_letters and any(summary.group for summary in summaries):
         lines.append(
             f"Variants that share a letter are not distinguishable by their {space.quality.label} "

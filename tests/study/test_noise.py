@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,20 @@ from tcm_lab.codec import load_config
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval
 from tcm_lab.metrics import METRICS
+from tcm_lab.stats import IncompleteInterval, Interval
 from tcm_lab.study import noise
 from tcm_lab.study.dry_run import dry_run
-from tcm_lab.study.estimators import LinearPhase
+from tcm_lab.study.estimators import Comparison, Estimate, LinearPhase, Supernet
 from tcm_lab.study.noise import Noise, known_noise, noise_of, noise_yaml
 from tcm_lab.study.noise_measurement import _between_seeds, measure_noise, noise_of_studies
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
+from tcm_lab.study.report import findings
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import _difference, noise_for, summarise
+from tcm_lab.study.tables import trial_table
 from tcm_lab.training import get_recipe
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -124,15 +128,20 @@ def test_a_search_by_another_estimator_says_nothing_of_the_noise_of_its_finalist
     assert noise_of_studies([[*searched, *study.records]]) == noise_of_studies([study.records])
 
 
-def test_one_image_tells_nothing_of_the_noise_over_images(study: StudyResult) -> None:
+def of_one_image(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return trainings as if the first image alone had been coded."""
     alone = []
-    for record in study.records:
+    for record in records:
         points = tuple(p.model_copy(update={"images": p.images[:1]}) for p in record.rd.points)
         alone.append(
             record.model_copy(update={"rd": record.rd.model_copy(update={"points": points})})
         )
+    return alone
+
+
+def test_one_image_tells_nothing_of_the_noise_over_images(study: StudyResult) -> None:
     with pytest.raises(LabError, match="coded one image"):
-        measure_noise(alone)
+        measure_noise(of_one_image(study.records))
 
 
 def test_what_was_measured_is_written_and_read_again(tmp_path: Path, study: StudyResult) -> None:
@@ -313,3 +322,44 @@ def test_measured_noise_gives_way_where_the_seeds_at_hand_vary_by_more(
     )
     half = stats.t.ppf(0.975, 2) * 2 * allowed / np.sqrt(3)
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.02)
+
+
+@pytest.mark.parametrize("known", [(), (MEASURED,)])
+def test_intervals_of_one_image_are_incomplete_however_well_the_seeds_are_known(
+    study: StudyResult, monkeypatch: pytest.MonkeyPatch, known: tuple[Noise, ...]
+) -> None:
+    monkeypatch.setattr(noise, "known_noise", lambda: known)
+    alone = of_one_image(study.records)
+    for records, lacks, more in (
+        (alone, "images", "--eval-data"),
+        ([r for r in alone if not r.seed], "images" if known else "images and seeds", "--eval"),
+    ):
+        baseline, *others = summarise(records, study.space)
+        found = [interval for s in others for interval in s.intervals.values()]
+        assert len(found) == 2 * len(others)
+        assert all(isinstance(interval, IncompleteInterval) for interval in found)
+        costs = [s.intervals["lagrangian_percent"] for s in others]
+        assert {cost.lacks for cost in costs if cost.value} == {lacks}  # type: ignore[attr-defined]
+        assert {s.group for s in (baseline, *others)} == {""}
+        assert not any("pareto" in s.marks for s in others)
+        said = " ".join(findings([baseline, *others], study.space))
+        assert f"takes more {lacks} to say ({more}" in said
+        assert "with one image, the intervals leave out the variation between images" in said
+        footer = " ".join(trial_table([baseline, *others], study.space).footer)
+        assert "Intervals: not over images, of which one was coded" in footer
+    complete = summarise(study.records, study.space)[1].intervals.values()
+    assert {type(interval) for interval in complete} == {Interval}
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.5])
+def test_estimates_from_one_image_have_incomplete_intervals(study: StudyResult, sd: float) -> None:
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in study.records:
+        cost = 0.01 * (not record.is_baseline) * (1 + record.seed / 10)
+        estimate = Estimate(log_cost=cost, sd_percent=sd * (not record.is_baseline))
+        update = {"estimator": Supernet(), "estimate": estimate, "rd": None}
+        groups.setdefault(record.fingerprint, []).append(record.model_copy(update=update))
+    baseline, own, *_ = groups.values()
+    found = Supernet().difference(Comparison(own, baseline))
+    assert found.low < found.value < found.high
+    assert isinstance(found, IncompleteInterval) == (sd == 0)

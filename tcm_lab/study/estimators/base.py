@@ -33,7 +33,7 @@ from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval, lagrangian_percent
-from tcm_lab.stats import NORMAL, Interval, mean_noise
+from tcm_lab.stats import NORMAL, Interval, mean_noise, over_images
 from tcm_lab.training import Recipe, TrainingRecord
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ class Estimator(Frozen):
             for side in (compared.own, compared.baseline)
         )
         if (len(own), len(baseline)) == (len(compared.own), len(compared.baseline)):
-            return _between_estimates(own, baseline)
+            found = _between_estimates(own, baseline)
+            is_of_one = self.over == "images" and not any(each.sd_percent for each in own)
+            return over_images(found) if is_of_one else found
         return _between_evaluations(compared)
 
     def findings(self, trials: Path) -> list[str]:
