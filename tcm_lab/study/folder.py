@@ -18,6 +18,7 @@ from tcm_lab.errors import LabError
 DATABASE = "study.db"
 NAME = "study.json"
 SPACE = "space.yaml"
+BASE = "base.yaml"
 RECORDS = "records.jsonl"
 ANCHOR = "jpeg.json"
 TRIALS = "trials"

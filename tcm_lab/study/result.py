@@ -132,14 +132,14 @@ def open_result(folder: Path, storage: str | None = None) -> StudyResult:
         )
     url = database_of(folder, storage)
     with open_queue(url, _name_in(url, folder)) as queue:
-        space = _space_of(queue, shown(url))
+        space = _space_of(queue, shown(url), folder)
         return StudyResult(space, folder, tuple(queue.records()), queue.failures())
 
 
-def _space_of(queue: TrialQueue, url: str) -> Space:
+def _space_of(queue: TrialQueue, url: str, folder: Path) -> Space:
     study = queue.study
     try:
-        return Space.model_validate(study.user_attrs["full_space"])
+        return Space.model_validate(study.user_attrs["full_space"], context={"folder": folder})
     except KeyError:
         raise LabError(f"{url}: its study '{study.study_name}' is of another program.") from None
     except ValidationError as error:

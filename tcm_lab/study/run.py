@@ -20,7 +20,7 @@ from tcm_lab.metrics import METRICS
 from tcm_lab.study.capacity import threads_each, worker_count
 from tcm_lab.study.context import OnEvent, StudyContext
 from tcm_lab.study.estimators import Train
-from tcm_lab.study.folder import DATABASE, NAME, RECORDS, SPACE
+from tcm_lab.study.folder import BASE, DATABASE, NAME, RECORDS, SPACE
 from tcm_lab.study.noise import resolved
 from tcm_lab.study.pool import run_workers
 from tcm_lab.study.proposals import finalist_trainings
@@ -28,6 +28,7 @@ from tcm_lab.study.queue import TrialQueue, key_of, open_queue
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import shown
+from tcm_lab.study.stored_space import keep_base, stored_space, write_space
 from tcm_lab.study.variants import Variant
 
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
@@ -141,7 +142,8 @@ def _has_space(context: StudyContext) -> bool:
     if not path.exists():
         return False
     found = resolved(load_space(path), len(context.data.evaluation))
-    if found.model_copy(update={"imports": space.imports}) != space:  # which commands may give, too
+    ours, theirs = (stored_space(each, context.out) for each in (space, found))
+    if theirs.model_copy(update={"imports": ours.imports}) != ours:  # which commands may give, too
         raise LabError(
             f"{path}: is another space than the study's. Name another folder by --out, or move it "
             "away."
@@ -159,7 +161,6 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
         LabError: the message names what changed and how to start anew.
     """
     space, study, out = context.space, queue.study, context.out
-    whole = space.model_dump(mode="json")
     facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title", "imports"})
     for growing in ("trials", "seeds", "finalists"):
         facts["budget"].pop(growing)
@@ -175,9 +176,9 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
                 "another folder by --out."
             )
         if not _has_space(context):
-            write_atomically(out / SPACE, space.to_yaml())
+            write_space(space, out)
         write_atomically(out / NAME, json.dumps({"name": context.name}) + "\n")
-        study.set_user_attr("full_space", whole)
+        study.set_user_attr("full_space", _whole(space, out))
         study.set_user_attr("space", facts)
         return
     changes = _differences(before, facts)
@@ -188,10 +189,17 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
             "remove this one; to resume, undo the change."
         )
     stored = study.user_attrs["full_space"]
-    if stored != whole:
+    if stored["base"] == BASE:  # also where another machine began it
+        keep_base(space, out)
+    if stored != _whole(space, out):
         if _is_written(stored, out / SPACE):
-            write_atomically(out / SPACE, space.to_yaml())
-        study.set_user_attr("full_space", whole)
+            write_space(space, out)
+        study.set_user_attr("full_space", _whole(space, out))
+
+
+def _whole(space: Space, out: Path) -> dict[str, Any]:
+    """Return every field of a space as a study's database keeps it."""
+    return stored_space(space, out).model_dump(mode="json")
 
 
 def _is_written(stored: dict[str, Any], path: Path) -> bool:
