@@ -16,9 +16,10 @@ from tcm_lab.errors import LabError
 from tcm_lab.reporting import pareto_front
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext
-from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of
+from tcm_lab.study.queue import TrialQueue
 from tcm_lab.study.record import TrialRecord, objective_losses
 from tcm_lab.study.space import Space
+from tcm_lab.study.trial import StudyTrial, key_of
 from tcm_lab.study.variants import Variant
 
 _NEIGHBOURS = 60  # draws around the sampler's last proposal before the whole space is drawn from

@@ -2,7 +2,8 @@
 
 A trial's key is its codec and seed. A worker that wants to train it claims the key by a row that
 the database keeps unique, so of all workers on all machines exactly one gets it. A claim needs no
-release: it is free again once the trial that holds it has failed without a reason.
+release: it is free again once the trial that holds it has failed without a reason, or is queued
+once more.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import ConfigDict, Field
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tcm_lab._utils import Frozen
 from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab.metrics import Goal, Number
 from tcm_lab.study.axes import Key
@@ -37,64 +36,12 @@ from tcm_lab.study.storage import (
     storage_errors,
     this_process,
 )
+from tcm_lab.study.trial import StudyTrial, TrialAttributes
 
 _RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
 _COUNT = itertools.count()
 _OPEN: set[str] = set()  # owners in this process whose queue is open
 _UNSIGNED_S = 60  # a trial without an owner for so long was lost between two statements
-
-
-def key_of(fingerprint: str, seed: int, *, finalist: bool = False) -> str:
-    """Return the key of one training."""
-    return f"{fingerprint}-s{seed}{'-finalist' if finalist else ''}"
-
-
-class TrialAttributes(Frozen):
-    """What a trial's user attributes hold."""
-
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
-
-    key: str | None = None
-    """What is trained; a sampled trial has none until its codec is built."""
-    seed: int = 0
-    """Of the training."""
-    baseline: bool = False
-    """Whether it trains the base."""
-    finalist: bool = False
-    """Whether it trains what a search by another estimator has chosen."""
-    begun: bool = False
-    """Whether an earlier trial has begun this training."""
-    retries: int = 0
-    """How often this training was lost with its worker."""
-    rungs: dict[int, float] = Field(default_factory=dict)
-    """Mean log Lagrangian cost by step, of evaluations on the way."""
-    owner: str | None = None
-    """The process that took it, and which of its queues."""
-    label: str = ""
-    """What tables call the variant."""
-    cost: dict[str, Number] = Field(default_factory=dict)
-    """Metrics that are known before training."""
-    discarded: str | None = None
-    """Why it is not a training after all."""
-    reason: str | None = None
-    """Why the variant can't be trained."""
-    record: TrialRecord | None = None
-    """The finished training."""
-
-
-class StudyTrial(TrialAttributes):
-    """A trial of the database with its typed attributes."""
-
-    number: int
-    """Its place in the study."""
-    state: Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-    """As Optuna names it."""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it ended without a result, so that its training is open again."""
-        return self.state == "FAIL" and self.reason is None
-
 
 # What a trial keeps when it is queued again.
 _KEPT = {"key", "seed", "baseline", "finalist", "begun", "retries", "rungs"}
@@ -176,7 +123,10 @@ class TrialQueue:
 
     def failures(self) -> dict[str, str]:
         """Return the reason by label of each variant that couldn't be trained."""
-        return {t.label: t.reason for t in self.trials("FAIL") if t.reason is not None}
+        trials = self.trials()
+        known = {trial.key for trial in trials if trial.state != "FAIL"}  # tried again since
+        failed = (trial for trial in trials if trial.state == "FAIL" and trial.key not in known)
+        return {trial.label: trial.reason for trial in failed if trial.reason is not None}
 
     # -- queueing ---------------------------------------------------------------------------------
 
@@ -253,12 +203,16 @@ class TrialQueue:
 
         So its training is open at any time. If two workers do it, one finds it claimed.
         """
-        study, number = self.study._study_id, frozen.number
-        mine = delete(CLAIMS).where(CLAIMS.c.study_id == study, CLAIMS.c.number == number)
-        with self.storage.engine.begin() as connection:  # so that its successor can be claimed
-            connection.execute(mine)
-        self.enqueue_again(frozen.number, **changes)
+        self.try_again(frozen.number, **changes)
         self._tell(frozen.number, "FAIL")
+
+    @hold_interrupts()
+    def try_again(self, number: int, **changes: Any) -> None:
+        """Queue what a trial trains once more, and free its claim for the successor."""
+        here = (CLAIMS.c.study_id == self.study._study_id) & (CLAIMS.c.number == number)
+        with self.storage.engine.begin() as connection:
+            connection.execute(delete(CLAIMS).where(here))
+        self.enqueue_again(number, **changes)
 
     def enqueue_again(self, number: int, **changes: Any) -> None:
         """Queue what a trial trains once more, if that is known, with changed attributes."""
@@ -340,9 +294,9 @@ class TrialQueue:
         self._end(trial, "PRUNED" if over else "FAIL", over, discarded=why)
 
     @hold_interrupts()
-    def fail(self, trial: Trial, reason: str) -> None:
+    def fail(self, trial: Trial, reason: str, *, out_of_memory: bool = False) -> None:
         """Note that a variant can't be trained, and why."""
-        self._end(trial, "FAIL", reason=reason)
+        self._end(trial, "FAIL", reason=reason, out_of_memory=out_of_memory)
 
     @hold_interrupts()
     def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> bool:

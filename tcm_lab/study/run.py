@@ -24,11 +24,12 @@ from tcm_lab.study.folder import BASE, DATABASE, NAME, RECORDS, SPACE
 from tcm_lab.study.noise import resolved
 from tcm_lab.study.pool import run_workers
 from tcm_lab.study.proposals import finalist_trainings
-from tcm_lab.study.queue import TrialQueue, key_of, open_queue
+from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.space import Space, load_space
 from tcm_lab.study.storage import shown
 from tcm_lab.study.stored_space import keep_base, stored_space, write_space
+from tcm_lab.study.trial import key_of
 from tcm_lab.study.variants import Variant
 
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
@@ -94,16 +95,21 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
 def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]) -> None:
     """Queue the variants that no trial trains, has trained or has found impossible to train.
 
-    Further seeds and finalists that were lost with their workers are queued again.
+    What failed for lack of memory is queued again, since this call may run fewer at once; so are
+    further seeds and finalists that were lost with their workers.
     """
     trials = queue.trials()
-    known = {trial.key for trial in trials if not trial.is_lost}
-    lost = {t.key: t for t in trials if t.key not in known and (t.seed or t.finalist)}
-    for trial in lost.values():
-        queue.enqueue_again(trial.number, retries=0)
+    known = {trial.key for trial in trials if not (trial.is_lost or trial.out_of_memory)}
+    again = {
+        trial.key: trial
+        for trial in trials
+        if trial.key not in known and (trial.seed or trial.finalist or trial.out_of_memory)
+    }
+    for trial in again.values():
+        queue.try_again(trial.number, retries=0, begun=trial.begun or trial.out_of_memory)
     for variant in variants:
         key = key_of(variant.fingerprint, 0)
-        if key not in known:
+        if key not in known | again.keys():
             params = space.encode(variant.params)
             queue.enqueue(params, key=key, seed=0, baseline=variant.is_baseline)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from tcm_lab import codec as codecs
 from tcm_lab import evaluation, training
 from tcm_lab.data import CropSource
-from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, join_records
 from tcm_lab.study.context import StudyData
 from tcm_lab.study.estimators import Outcome, Task, Watch
@@ -81,10 +79,6 @@ class CodecTrainer:
             rd = self._evaluate(codec, task, watch, recipe.steps, trained.recipe)
         except _StoppedError as stop:
             return Outcome(training=None, rd=stop.rd, steps=stop.step)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise LabError(
-                f"out of memory ({str(error).splitlines()[0] if str(error) else 'host'})"
-            ) from error
         return Outcome(training=trained, rd=rd, steps=recipe.steps)
 
     def _cool_down(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.held import HeldError, is_held
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.evaluation import RdRecord, lagrangian_cost
@@ -18,13 +17,14 @@ from tcm_lab.metrics import ESTIMATED, METRICS, Number
 from tcm_lab.study.context import Event, EventKind, OnEvent, StudyContext
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.proposals import Job, Proposals, finalist_trainings, queue_further
-from tcm_lab.study.queue import StudyTrial, TrialQueue, open_queue
+from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.record import Rung, TrialRecord
+from tcm_lab.study.spending import CpuTime, memory_shortage
+from tcm_lab.study.trial import StudyTrial
 from tcm_lab.study.variants import violations
 
 _POLL_S = 1.0
 _CPU_FILE = "cpu_s.txt"
-_KEPT_EVERY_S = 10.0
 
 
 def work(context: StudyContext, index: int, on_event: OnEvent) -> None:
@@ -165,9 +165,11 @@ class Training:
         except HeldError:
             raise
         except BaseException as error:
-            if isinstance(error, LabError) and not isinstance(error, _ENDING):
-                queue.fail(trial, str(error))
-                self._report("failed", text=str(error))
+            shortage = memory_shortage(error)
+            if shortage or (isinstance(error, LabError) and not isinstance(error, _ENDING)):
+                why = shortage or str(error)
+                queue.fail(trial, why, out_of_memory=bool(shortage))
+                self._report("failed", text=why)
                 return
             queue.requeue(trial)  # a finished training's record is kept and found again
             if not isinstance(error, _BaselineFirst):
@@ -225,7 +227,7 @@ class Training:
             return known.model_copy(update=own), True
         if self.estimator.baseline_first and not variant.is_baseline:
             self._baseline(self.job.seed)
-        self.cpu = CpuTime(self.task.directory)
+        self.cpu = CpuTime(self.task.directory / _CPU_FILE)
         try:
             outcome = self.estimator.run(self.task, context, self)
         except BaseException:
@@ -318,40 +320,6 @@ class Training:
             if cheaper and other.rungs[step] <= lagrangian - margin:
                 return False
         return True
-
-
-class CpuTime:
-    """Seconds of CPU time that a trial takes, over all the parts that interruptions leave of it.
-
-    They are kept beside its state. A worker that is killed loses its last seconds, ten at most.
-
-    Args:
-        directory: of the trial.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / _CPU_FILE
-        self._earlier_s = 0.0
-        with suppress(OSError, ValueError):  # there was no earlier part
-            self._earlier_s = float(self._path.read_text(encoding="utf-8"))
-        self._kept_s = self._earlier_s
-        self._begun = time.process_time()
-
-    @property
-    def total_s(self) -> float:
-        """All parts together."""
-        return self._earlier_s + time.process_time() - self._begun
-
-    def keep(self) -> None:
-        """Write down what it comes to, if the disk takes it."""
-        self._kept_s = self.total_s
-        with suppress(FileError):
-            write_atomically(self._path, f"{self._kept_s:.3f}\n")
-
-    def keep_at_times(self) -> None:
-        """Write it down if the last time is long ago."""
-        if self.total_s - self._kept_s >= _KEPT_EVERY_S:
-            self.keep()
 
 
 def _of_baseline(

@@ -91,7 +91,7 @@ def test_a_variant_that_does_not_fit_is_one_message_and_the_others_are_trained(
         result = run_study(prepare(space, out=tmp_path / "memory"), 1)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, gpu)
-    (reason,) = result.failures.values()
+    (reason,) = result.failed.values()
     assert reason.startswith("out of memory")
     assert "\n" not in reason
     assert len(result.records) == 2

@@ -26,13 +26,14 @@ from tcm_lab.study.folder import sqlite_url
 from tcm_lab.study.pool import _interrupt, _start
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.proposals import Job
-from tcm_lab.study.queue import StudyTrial, TrialQueue, key_of, open_queue
+from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import Space, load_space, parse_space
 from tcm_lab.study.storage import close_storage, is_dead, this_process
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.trainer import CodecTrainer
+from tcm_lab.study.trial import StudyTrial, key_of
 from tcm_lab.study.variants import Variants
 from tcm_lab.study.worker import Training, work
 from tcm_lab.training import Recipe, TrainingProgress

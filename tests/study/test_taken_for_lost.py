@@ -19,9 +19,10 @@ from tcm_lab.study.estimators import Outcome, Task, Watch
 from tcm_lab.study.folder import sqlite_url
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.proposals import Job
-from tcm_lab.study.queue import TrialQueue, key_of, open_queue
+from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.run import fill_queue
 from tcm_lab.study.space import parse_space
+from tcm_lab.study.trial import key_of
 from tcm_lab.study.worker import Training, work
 
 _DEADLINE_S = 300  # which only a worker that never ends reaches
