@@ -302,7 +302,7 @@ class Training:
 
         The baseline always survives, since all are judged against it, and so do further seeds,
         since a mean over the lucky ones alone would flatter. A variant over a soft constraint is
-        on no front, so it stops no other.
+        on no front, nor is one that has failed since, so these stop no other.
         """
         if self.job.variant.is_baseline or self.job.seed:
             return True
@@ -311,8 +311,12 @@ class Training:
         soft = self.space.soft_constraints.items()
         bounds = {name: bound for name, bound in soft if not METRICS[name].needs_training}
         own = self.cost.metrics
-        for other in self.queue.trials():
-            if other.key == self.job.key or not other.cost or step not in other.rungs:
+        trials = self.queue.trials()
+        alive = {trial.key for trial in trials if trial.state != "FAIL"}
+        for other in trials:
+            if other.key == self.job.key or other.key not in alive:
+                continue
+            if not other.cost or step not in other.rungs:
                 continue
             if any(by > 0 for by in violations(other.cost, bounds).values()):
                 continue

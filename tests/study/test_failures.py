@@ -94,3 +94,36 @@ def test_a_sampled_variant_that_lacked_memory_is_tried_once_in_a_call_within_the
     result = run(tmp_path, SAMPLED, Surrogate(tmp_path / "log"))
     assert len(result.records) == len(trained(tmp_path / "log")) == 4
     assert 1.0 in {record.params["split"] for record in result.records}
+
+
+@dataclass(frozen=True)
+class FailsInTheEnd(Surrogate):
+    """Fails after its last step, for variants whose name ends so."""
+
+    in_the_end: str = "?"
+
+    def __call__(self, task: Task, watch: Watch) -> Outcome:
+        outcome = super().__call__(task, watch)
+        if task.config.name.endswith(self.in_the_end):
+            raise LabError("diverged for the 4th time")
+        return outcome
+
+
+@pytest.mark.parametrize(
+    ("fails", "states"),
+    [
+        ("?", {0.0: "complete", 0.5: "complete", 0.25: "stopped"}),
+        ("split=0.5", {0.0: "complete", 0.25: "complete"}),
+    ],
+)
+def test_a_variant_that_failed_after_its_rung_stops_no_other(
+    tmp_path: Path, fails: str, states: dict[float, str]
+) -> None:
+    # In this order: a half is cheaper than a quarter, and better.
+    (tmp_path / "base.yaml").write_text('base: tcm-nano\noverride: {"g_*.split": 0.0}\n')
+    text = SPACE.replace("tcm-nano", str(tmp_path / "base.yaml"))
+    text = text.replace("[0.0, 0.25, 0.5, 0.75, 1.0]", "[0.0, 0.5, 0.25]")
+    text = text.replace("sampler: grid", "mode: ablation")
+    text = text.replace("steps: 40", "steps: 40, rungs: [0.25], margin_percent: 1")
+    result = run(tmp_path, text, FailsInTheEnd(tmp_path / "log", in_the_end=fails))
+    assert {record.params["split"]: record.state for record in result.records} == states
