@@ -59,7 +59,8 @@ class TrialRecord(Frozen):
         more: those of the further lambdas, where each has weights of its own.
         rd: the evaluation, where the estimator makes one.
         estimate: the estimator's cost, where it is not that of ``rd``.
-        cpu_s: seconds of CPU time that workers spent on it, in all parts if it was interrupted.
+        cpu_s: seconds of CPU time that workers spent on it, in all parts if it was interrupted; of
+            the baseline also those that another study spent on what all build on.
         rungs: evaluations on the way.
         violations: by how much each soft constraint is exceeded (negative: is kept).
     """

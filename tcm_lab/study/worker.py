@@ -244,7 +244,7 @@ class Training:
             more=outcome.more,
             rd=outcome.rd,
             estimate=outcome.estimate,
-            cpu_s=self.cpu.total_s,
+            cpu_s=self.cpu.total_s + outcome.reused_s,
             rungs=tuple(Rung(step=step, lagrangian=cost) for step, cost in self.rungs.items()),
         )
         context.keep_record(record)

@@ -157,14 +157,19 @@ class SuperNet(nn.Module):
         for name, own in layout.items():
             put_part(shared[names[name]], state[name], own, self.layout[names[name]])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, cpu_s: float | None = None) -> None:
         """Write the weights, and the configurations that say how large they are.
+
+        Args:
+            path: the file.
+            cpu_s: seconds of CPU time that their training took, which ``read_extra`` returns.
 
         Raises:
             LabError: the file cannot be written.
         """
         sizes = [config.model_dump(mode="json") for config in reversed(self.covering)]
-        save_weights(self, path, {"configs": sizes})
+        spent = {} if cpu_s is None else {"cpu_s": cpu_s}
+        save_weights(self, path, {"configs": sizes, **spent})
 
     @classmethod
     def load(cls, path: Path) -> SuperNet:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from real import REAL, interrupting, make_folder
 
-from tcm_lab.codec import check_shared, load_checkpoint
+from tcm_lab import training
+from tcm_lab.codec import check_shared, load_checkpoint, read_extra
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
 from tcm_lab.study.context import Event, StudyContext
+from tcm_lab.study.estimators.middles import MiddleCost
 from tcm_lab.study.estimators.stage_swap import StageSwap, advantages, checked_pairs
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
@@ -187,3 +190,30 @@ def test_rates_with_weights_of_their_own_are_refused(kind: str, folder: Path) ->
 
 def test_checked_pairs_change_no_estimate() -> None:
     assert StageSwap(pairs=0).identity() == StageSwap(pairs=9).identity()
+
+
+def test_what_another_study_spent_on_the_shared_weights_counts_for_the_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spend(supernet: SuperNet, *_: object, directory: Path, **__: object) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        begun = time.process_time()
+        while time.process_time() < begun + 1:
+            pass
+
+    costs = MiddleCost(log_cost=0.1, by_image=(1.0, 1.0))
+    monkeypatch.setattr(training, "train_supernet", spend)
+    monkeypatch.setattr("tcm_lab.study.estimators.supernet.middle_cost", lambda *_, **__: costs)
+    make_folder(tmp_path)
+    studies = [
+        run_study(study_by("supernet", tmp_path, options, out), 1)
+        for options, out in (("{type: supernet}", "one"), ("{type: supernet, crop: 64}", "two"))
+    ]
+    (path,) = (tmp_path / "cache").glob("supernet-*")
+    spent_s = read_extra(path)["cpu_s"]
+    assert spent_s >= 1
+    for result in studies:
+        baseline, *others = result.records
+        assert baseline.is_baseline
+        assert spent_s <= baseline.cpu_s < 2 * spent_s  # once, whoever trained them
+        assert all(record.cpu_s < spent_s for record in others)

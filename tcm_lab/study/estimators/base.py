@@ -67,6 +67,7 @@ class Outcome(Frozen):
         rd: an evaluation at the last step that was reached; ``None`` where none was made.
         estimate: the cost, where it is not that of ``rd``.
         steps: training steps that it reached.
+        reused_s: seconds of CPU time that another study spent on what this work builds on.
     """
 
     training: TrainingRecord | None = None
@@ -74,6 +75,7 @@ class Outcome(Frozen):
     rd: RdRecord | None = None
     estimate: Estimate | None = None
     steps: int
+    reused_s: float = 0.0
 
 
 @dataclass(frozen=True)

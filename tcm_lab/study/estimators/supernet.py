@@ -27,6 +27,7 @@ from tcm_lab.study.estimators.base import (
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
 from tcm_lab.study.folder import digest, read_kept
+from tcm_lab.study.spending import CpuTime
 from tcm_lab.training import OnProgress, Recipe, TrainingProgress
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Supernet(Estimator):
         """Cut out a variant and evaluate it; with the baseline, train the weights first."""
         seed = task.recipe.seed - context.space.seed
         baseline = context.task(context.variants.baseline(), seed, self)
+        is_baseline = task.directory == baseline.directory
+        reused_s = self._reused_s(context, seed) if is_baseline else 0.0
         weights = self._weights(context, seed, watch)
         codec = _loaded(str(weights), weights.stat().st_mtime_ns).codec(task.config)
         if self.tune:
@@ -103,7 +106,7 @@ class Supernet(Estimator):
         images, lambdas = context.data.evaluation, task.recipe.lambdas
         cost = middle_cost(codec, images, lambdas, crop=self.crop)
         kept = baseline.directory / "cost.json"
-        if task.directory == baseline.directory:
+        if is_baseline:
             write_atomically(kept, cost.model_dump_json() + "\n")
         base = read_kept(kept, MiddleCost)
         if base is None:
@@ -113,16 +116,33 @@ class Supernet(Estimator):
             )
         spread = sd_over_images(cost.shares - base.shares)
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=spread)
-        return Outcome(estimate=estimate, steps=task.recipe.steps)
+        return Outcome(estimate=estimate, steps=task.recipe.steps, reused_s=reused_s)
 
     def _weights(self, context: StudyContext, seed: int, watch: Watch) -> Path:
         """Return the file of the shared weights, trained once for all that they serve."""
         recipe = self.recipe(context.variants.recipe(seed))
+        path, folder = self._places(context, recipe)
+        if not path.exists():
+            spent = CpuTime(folder / "supernet_cpu_s.txt")
+            try:
+                supernet = self._train(recipe, folder, context, watch, spent)
+            finally:
+                spent.keep()
+            supernet.save(path, cpu_s=spent.total_s)
+        return path
+
+    def _reused_s(self, context: StudyContext, seed: int) -> float:
+        """Return CPU seconds that another study spent on the shared weights; 0 if this one will."""
+        path, folder = self._places(context, self.recipe(context.variants.recipe(seed)))
+        if folder.exists() or not path.exists():
+            return 0.0
+        return float(codecs.read_extra(path).get("cpu_s", 0.0))  # not in those of earlier versions
+
+    def _places(self, context: StudyContext, recipe: Recipe) -> tuple[Path, Path]:
+        """Return the file of the shared weights, and the folder that this study trains them in."""
         name = f"supernet-{self._key(context, recipe)}"
         path = (context.cache or context.trials_folder) / f"{name}.safetensors"
-        if not path.exists():
-            self._train(recipe, context.trials_folder / name, context, watch).save(path)
-        return path
+        return path, context.trials_folder / name
 
     def _key(self, context: StudyContext, recipe: Recipe) -> str:
         """Return sixteen hex digits of what decides the shared weights, and nothing else."""
@@ -135,7 +155,9 @@ class Supernet(Estimator):
         }
         return digest(facts)
 
-    def _train(self, recipe: Recipe, folder: Path, context: StudyContext, watch: Watch) -> SuperNet:
+    def _train(
+        self, recipe: Recipe, folder: Path, context: StudyContext, watch: Watch, spent: CpuTime
+    ) -> SuperNet:
         members, others = _variants(context)
         supernet = training.SuperNet(_by_size(members), others)
         training.train_supernet(
@@ -144,7 +166,7 @@ class Supernet(Estimator):
             context.data.crops(recipe),
             distillation=self.distillation,
             directory=folder,
-            on_progress=_report(watch, f"supernet of {len(members)}"),
+            on_progress=_report(watch, f"supernet of {len(members)}", spent),
         )
         return supernet
 
@@ -161,8 +183,10 @@ def _tuning(recipe: Recipe, steps: int) -> Recipe:
     )
 
 
-def _report(watch: Watch, what: str) -> OnProgress:
+def _report(watch: Watch, what: str, spent: CpuTime | None = None) -> OnProgress:
     def on_progress(progress: TrainingProgress) -> None:
+        if spent is not None:
+            spent.keep_at_times()
         watch.progress(0 if progress.phase else progress.step, f"{what}: {progress.text}")
 
     return on_progress
