@@ -276,7 +276,8 @@ class Training:
             if found is not None:
                 return found
             if why := _failed(trials):
-                kind = _BaselineLostError if trials[-1].is_lost else LabError
+                is_open = trials[-1].is_lost or trials[-1].out_of_memory
+                kind = _BaselineLostError if is_open else LabError
                 raise kind(f"the baseline can't be trained with this seed: {why}")
             if all(trial.state != "RUNNING" for trial in trials):
                 raise _BaselineFirst
@@ -347,7 +348,7 @@ def _failed(trials: Sequence[StudyTrial]) -> str | None:
 
 
 class _BaselineLostError(LabError):
-    """The baseline was lost with its workers; the next call tries it, and what needs it, again."""
+    """The baseline was lost, or lacked memory; the next call tries it, and what needs it, again."""
 
 
 _ENDING = (FileError, _BaselineLostError)  # they end the study; the training is queued again

@@ -322,6 +322,25 @@ def test_finalists_end_without_their_baseline_and_the_next_call_tries_it_again(
     assert len(trained(tmp_path / "log")) == 3
 
 
+@pytest.mark.usefixtures("own_estimator")
+def test_finalists_whose_baseline_lacked_memory_are_trained_by_the_next_call(
+    tmp_path: Path,
+) -> None:
+    class Hungry(Surrogate):
+        def __call__(self, task: Task, watch: Watch) -> Outcome:
+            if task.config.name.endswith("split=0.5"):
+                raise MemoryError
+            return super().__call__(task, watch)
+
+    text = SPACE.replace("rate_levels: 4}", "rate_levels: 4, finalists: 2}")
+    text += "estimator: {type: parameters}\n"
+    with pytest.raises(LabError, match="can't be trained with this seed: out of memory"):
+        run(tmp_path, text, Hungry(tmp_path / "log"))
+    result = run(tmp_path, text, Surrogate(tmp_path / "log"))
+    assert len(result.finalists) == 3
+    assert result.failed == {}
+
+
 def test_a_linear_phase_is_run_and_evaluated_once_for_variants_that_tie(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,7 @@ def test_a_study_that_was_begun_by_a_relative_base_is_mended_when_it_goes_on(
 ) -> None:
     found = search(tmp_path)
     out = project / "runs/toy"
-    (out / "base.yaml").unlink()  # as earlier versions left a study
+    (out / "base.yaml").unlink(missing_ok=True)  # as earlier versions left a study
     with sqlite3.connect(out / "study.db") as database:
         text = "update study_user_attributes set value_json = ? where key = 'full_space'"
         database.execute(text, [json.dumps({**kept(out), "base": "light.yaml"})])
