@@ -152,6 +152,7 @@ def test_the_decoder_computes_what_the_encoder_did_with_layers_that_depend_on_th
         encoder = [*seen]
         seen.clear()
         codec.decompress(**coded)  # the checksum is compared
+        assert {name.partition(".")[0] for name, *_ in seen} == {"h_s", "slices"}
         for (name, stride, value), (other, its_stride, its_value) in zip(
             encoder, seen, strict=True
         ):

@@ -107,7 +107,10 @@ def test_a_preset_decodes_what_its_forward_pass_shows_and_so_does_its_saved_copy
         coded = codec.compress(x, _rate(codec.config))
         assert (codec.decompress(**coded)["x_hat"] - forward).abs().max() <= 1e-4
         assert copy.compress(x, _rate(codec.config)) == coded
-    copy.decompress(**codec.compress(x, _rate(codec.config), portable=True))
+    coded = codec.compress(x, _rate(codec.config), portable=True)
+    here, there = (each.decompress(**coded)["x_hat"] for each in (codec, copy))
+    assert here.shape == x.shape
+    assert torch.equal(here, there)
 
 
 @pytest.mark.parametrize("side", ["g_a", "g_s", "h_a", "h_s"])

@@ -69,6 +69,7 @@ def test_an_untrained_codec_expects_means_about_0_and_scales_about_a_half(paths:
     features = [torch.zeros(1, channels, 3, 5) for channels in outputs.values()]
     with torch.no_grad():
         codec.entropy_model(features, Coder(code))
+    assert len(found) == 4
     for mean, scale in found:
         assert abs(mean) < 0.15
         assert abs(scale - 0.5) < 0.15

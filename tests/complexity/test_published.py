@@ -97,7 +97,9 @@ def test_squeezing_costs_what_was_measured_on_the_published_code() -> None:
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_every_published_figure_is_reproduced_by_the_convention_that_it_names(model: str) -> None:
-    for explanation in explain(model):
+    explanations = explain(model)
+    assert explanations
+    for explanation in explanations:
         assert abs(explanation.difference_percent) < 0.2, explanation
         if not explanation.published.reported:
             assert explanation.to_the_printed_digit, explanation

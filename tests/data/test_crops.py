@@ -43,15 +43,19 @@ def test_ranks_share_the_global_batch_between_them(folder: Path) -> None:
 def test_crops_are_cut_from_the_images_and_flipped(folder: Path) -> None:
     crops = source(folder)
     images = [image.float() / 255 for image in open_images(folder, "train")]
+    windows = [p.unfold(1, 32, 1).unfold(2, 32, 1) for p in images]
+    flips = []
     for crop in crops.batch(0, 8):
         assert crop.shape == (3, 32, 32)
-        candidates = [crop.flip(dims) for dims in ([], [1], [2], [1, 2])]
-        windows = [p.unfold(1, 32, 1).unfold(2, 32, 1) for p in images]
-        assert any(
-            ((window - c[:, None, None]).abs().amax((0, 3, 4)) < 1e-6).any()
+        (flip,) = (  # of pixels by chance no two windows are alike
+            dims
+            for dims in ((), (1,), (2,), (1, 2))
             for window in windows
-            for c in candidates
+            if ((window - crop.flip(dims)[:, None, None]).abs().amax((0, 3, 4)) < 1e-6).any()
         )
+        flips.append(flip)
+    assert () in flips
+    assert len(set(flips)) > 1
 
 
 def test_only_the_embedded_images_are_mixed_with_dead_leaves(folder: Path) -> None:

@@ -152,6 +152,7 @@ def test_no_legend_covers_what_it_explains(drawn: dict[str, Figure], name: str) 
 def test_no_text_is_cut_off_or_written_over_another(drawn: dict[str, Figure], name: str) -> None:
     figure = drawn[name]
     texts = shown_texts(figure)
+    assert len(texts) > 3
     paper: Callable[[], Bbox] = figure.bbox.frozen
     for text in texts:
         box = Text.get_window_extent(text)

@@ -185,8 +185,12 @@ def test_bars_end_at_each_records_total() -> None:
 
 def test_points_of_a_roofline_stand_at_their_intensity_and_speed() -> None:
     point = RooflinePoint(label="g_a", macs=4 * 10**9, bytes_moved=10**8, ms=50.0)
-    assert point.macs_per_byte == 40
-    assert point.gmacs_per_s == 80
+    axes = roofline_plot([point], DevicePeak(gmacs_per_s=100, gbytes_per_s=10)).axes[0]
+    (drawn,) = axes.collections
+    assert drawn.get_offsets().tolist() == [[4e9 / 1e8, 4e9 / 0.05 / 1e9]]
+    (roof,) = (line for line in axes.lines if len(line.get_xdata()) == 3)
+    assert roof.get_xdata()[1] == 100 / 10  # MACs a byte, from which on memory is fast enough
+    assert roof.get_ydata()[1] == 100
 
 
 def test_several_seeds_give_a_band_and_one_gives_none() -> None:

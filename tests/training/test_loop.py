@@ -69,6 +69,7 @@ def test_training_lowers_the_loss_and_leaves_a_codec_that_codes() -> None:
 def test_the_reported_loss_is_lambda_d_plus_bpp() -> None:
     seen: list[TrainingProgress] = []
     train(codec(), RECIPE, RandomCrops(), on_progress=seen.append, accelerator="cpu")
+    assert len(seen) == 4
     for progress in seen:
         expected = 0.01 * 255**2 * 10 ** (-progress.psnr_db / 10) + progress.bpp
         assert progress.loss == pytest.approx(expected, rel=1e-4)
