@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import time
 import venv
@@ -31,15 +32,30 @@ def build(kind: str, folder: Path) -> Path:
     return built
 
 
+def tracked(folder: str) -> list[str]:
+    """Return the files of a folder that git knows; none where this is no checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", folder], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\0")
+    return [name for name in listed if name and (ROOT / name).exists()]
+
+
+def check_sdist(sdist: Path) -> None:
+    """Hold the sdist's contents against the project's files: it is all that a packager gets."""
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    missing = [name for name in ("PKG-INFO", "LICENSE", *tracked(".")) if name not in held]
+    assert not missing, f"{sdist.name} lacks {missing}"
+
+
 def check(wheel: Path) -> None:
     """Hold the wheel's contents against the package's files, and its size against the limit."""
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     missing = [name for name in NEEDED if f"tcm_lab/{name}" not in held]
-    listed = subprocess.run(
-        ["git", "ls-files", "tcm_lab"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.split()  # nothing where this is no checkout
-    missing += [name for name in listed if name not in held and (ROOT / name).exists()]
+    missing += [name for name in tracked("tcm_lab") if name not in held]
+    if not any(name.endswith(".dist-info/licenses/LICENSE") for name in held):
+        missing.append("LICENSE")
     assert not missing, f"{wheel.name} lacks {missing}"
     assert wheel.stat().st_size < LARGEST_MB * 1e6, f"{wheel.name} is over {LARGEST_MB} MB"
 
@@ -63,7 +79,7 @@ def main() -> None:
     before = time.perf_counter()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        build("sdist", folder / "sdist")
+        check_sdist(build("sdist", folder / "sdist"))
         wheel = build("wheel", folder / "wheel")
         check(wheel)
         python = install(wheel, folder / "environment")
