@@ -40,6 +40,20 @@ def test_the_citation_has_what_the_format_requires() -> None:
         assert re.fullmatch(r"arXiv:\d{4}\.\d{5}", arxiv)
 
 
+def test_the_citation_has_every_paper_that_a_preset_is_of() -> None:
+    """A preset's comment names its paper; those that were never on arXiv have no number."""
+    presets = (ROOT / "tcm_lab" / "configs" / "presets").glob("*.yaml")
+    comments = [
+        line
+        for preset in presets
+        for line in preset.read_text(encoding="utf-8").splitlines()
+        if line.startswith("#")
+    ]
+    papers = set(re.findall(r"\b\d{4}\.\d{5}\b", "\n".join(comments)))
+    assert len(papers) >= 5
+    assert papers <= set(re.findall(r"arXiv:(\d{4}\.\d{5})", _text("CITATION.cff")))
+
+
 def test_contributing_names_every_session_and_only_those() -> None:
     sessions = set(re.findall(r"^@nox\.session\ndef (\w+)", _text("noxfile.py"), re.MULTILINE))
     table = _text("CONTRIBUTING.md").split("| session |")[1].split("\n\n")[0]

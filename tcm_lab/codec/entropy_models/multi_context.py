@@ -1,6 +1,6 @@
 """MLIC++'s entropy model: slices in two passes each, predicted from four kinds of context.
 
-Jiang, Yang, Zhai, Gong, Wang: MLIC++: Linear complexity multi-reference entropy modeling for
+Jiang, Yang, Zhai, Gao, Wang: MLIC++: Linear complexity multi-reference entropy modeling for
 learned image compression, ICML workshop 2023 (arXiv 2307.15421), as their corrected code of April
 2024 computes it. A slice's anchors, the positions of one colour of a checkerboard, are coded from
 the hyper synthesis and the slices before; its others also see the anchors.
