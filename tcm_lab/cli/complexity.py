@@ -37,9 +37,9 @@ def complexity(
     """Count parameters and multiply-accumulates, without weights and without data.
 
     Args:
-        models: Presets, YAML files, compressai/NAME, or codecs of your own: FILE.py:FACTORY or
-            package.module:FACTORY, each a function or class that makes one, or any other network
-            of an image.
+        models: Presets, YAML files, checkpoints, compressai/NAME, or codecs of your own:
+            FILE.py:FACTORY or package.module:FACTORY, where FACTORY is a function or class that
+            makes a codec, or any other network that takes an image.
         size: Image sizes, height x width.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns: totals, or the whole forward pass split by parts or by kinds of operators.
@@ -126,8 +126,8 @@ class Conditions:
         threads: Threads of torch on the CPU.
         channels_last: Memory layout of networks and image.
         compile: Compile the networks first, which takes minutes.
-        compile_backend: What compiles them: inductor, unless given; cudagraphs replays the launches
-            of a GPU's kernels.
+        compile_backend: What compiles them: inductor by default; cudagraphs replays a GPU's kernel
+            launches.
         portable: Time portable streams, too, beside the ordinary ones of each model.
     """
 

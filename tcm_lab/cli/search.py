@@ -115,7 +115,7 @@ def report(
     eval_data: Path | None = None,
     open: options.Flag = False,
 ) -> None:
-    """Write the report of a study again, from its database or, without one, from its records.
+    """Write a study's report again, from its database or, without one, from its records.
 
     Args:
         folder: Folder of the study.
@@ -209,7 +209,7 @@ def agreement(
 
 
 def noise(studies: Folders, /, *, out: Path | None = None) -> None:
-    """Measure what differences between variants vary by, from studies with several seeds.
+    """Measure how much differences between variants vary, from studies with several seeds.
 
     The result tells which difference a budget resolves. Variants that change g_a and g_s alone vary
     less than others, and are measured apart. The package holds what was measured for its recipes.

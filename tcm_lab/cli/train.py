@@ -281,8 +281,8 @@ def evaluate(
         metrics: Image metrics beside PSNR, PSNR-YUV (BT.709, 6:1:1), SSIM and MS-SSIM: lpips,
             dists. They need the extra perceptual, and torchvision's AlexNet or VGG16 in torch's
             cache.
-        bd_rate: Add BD-rates against this anchor: without file headers on either side against jpeg
-            and webp run here, of whole files against published curves.
+        bd_rate: Add BD-rates against this anchor. Against jpeg and webp, neither side's file
+            headers count; against published curves, whole files do.
         device: cpu or cuda.
         precision: Arithmetic of the networks: float32, tf32 (of GPUs), bfloat16 or float16.
         output: How the result is shown; another format is compressai, that of CompressAI's results.

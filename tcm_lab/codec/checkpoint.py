@@ -175,10 +175,10 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
 
     Args:
         source: the name of a trained codec of this package, such as ``tcm-nano``; a safetensors
-            file of ours; a torch file in the TCM authors' layout, with old or new entropy
-            bottleneck names; or such a state dict itself. Recognised by content. What training
-            loops, ``torch.compile``, data parallelism and thop put around the tensors, or before
-            or beside their names, is taken off.
+            file of ours; a torch file in the layout of the authors of TCM, AuxT, DCAE, HPCM or
+            MLIC++, with old or new entropy bottleneck names; or such a state dict itself.
+            Recognised by content. What training loops, ``torch.compile``, data parallelism and thop
+            put around the tensors, or before or beside their names, is taken off.
 
     Raises:
         CheckpointError: it is none of these, or its tensors do not make that codec.
