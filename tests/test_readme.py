@@ -248,16 +248,6 @@ def _jupyter(words: list[str]) -> None:
     assert all((ROOT / word).exists() for word in words[2:])
 
 
-def _dashboard(words: list[str]) -> None:
-    """The dashboard opens a study's database; where that lies is the study's own constant."""
-    from tcm_lab.study.folder import DATABASE
-
-    assert "optuna-dashboard" in " ".join(
-        PYPROJECT["project"]["optional-dependencies"]["dashboard"]
-    )
-    assert re.fullmatch(rf"sqlite:///runs/[\w-]+/{re.escape(DATABASE)}", words[1])
-
-
 def _script(words: list[str]) -> None:
     """Run a script of the project, on the images here where the reader has a folder of theirs."""
     given = ["images" if word.isupper() else word for word in words[2:]]
@@ -272,7 +262,6 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "uv": _uv,
     "nox": _nox,
     "jupyter": _jupyter,
-    "optuna-dashboard": _dashboard,
 }
 
 
