@@ -29,8 +29,26 @@ def _unguarded(node: ast.AST, *, guarded: bool = False) -> Iterator[str]:
     if not guarded and isinstance(node, ast.Import | ast.ImportFrom):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
         yield from (str(name) for name in names if name in POSIX_MODULES)
+    if not guarded and isinstance(node, ast.ImportFrom) and node.module == "os":
+        yield from (alias.name for alias in node.names if alias.name in POSIX)
     for child in ast.iter_child_nodes(node):
         yield from _unguarded(child, guarded=guarded)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import fcntl", ["fcntl"]),
+        ("from resource import getrusage", ["resource"]),
+        ("from os import killpg, path", ["killpg"]),
+        ("def f(): os.fork()", ["os.fork"]),
+        ("if sys.platform != 'win32':\n    import fcntl\n    os.setsid()", []),
+    ],
+)
+def test_what_windows_lacks_is_found_unless_the_platform_was_asked_for(
+    text: str, found: list[str]
+) -> None:
+    assert [*_unguarded(ast.parse(text))] == found
 
 
 def test_what_windows_lacks_is_used_only_elsewhere() -> None:
