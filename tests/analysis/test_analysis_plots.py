@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from matplotlib.text import Text
 
@@ -152,6 +153,22 @@ def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> N
     ):
         assert figure_svg(figure).startswith("<?xml")
     assert len(latent_table(records).rows) == 2
+
+
+def test_curves_of_energy_and_of_errors_are_those_of_numpy(
+    codec: Codec, images: torch.Tensor
+) -> None:
+    record = measure_latents(codec, images)
+    (held,) = energy_plot({"a": record}).axes[0].lines
+    energy = np.sort(record.channel_energy.astype(float))[::-1]
+    np.testing.assert_allclose(held.get_ydata(), np.cumsum(energy) / energy.sum(), rtol=1e-5)
+    assert held.get_xdata().tolist() == [*range(1, 65)]
+    normal, errors = prediction_plot({"a": record}).axes[0].lines
+    density = scipy.stats.norm.pdf(normal.get_xdata())
+    np.testing.assert_allclose(normal.get_ydata(), density, rtol=1e-6)
+    width = np.diff(errors.get_xdata())[0]
+    inside = sum(record.errors.histogram[1:-1]) / record.errors.count
+    assert np.sum(errors.get_ydata()) * width == pytest.approx(inside)
 
 
 def test_titles_of_neighbouring_panels_do_not_touch(codec: Codec, images: torch.Tensor) -> None:
