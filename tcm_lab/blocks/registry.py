@@ -225,7 +225,8 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             if p.name in may_take:
                 offered[p.name] = p
                 continue
-            if p.name.startswith(("_", "model_")) or hasattr(self.base, p.name) or p.name == "type":
+            taken = hasattr(self.base, p.name) or p.name in self.base.model_fields
+            if taken or p.name.startswith(("_", "model_")):
                 raise ConfigError(
                     f"{module.__qualname__}'s argument '{p.name}' cannot be an option, since "
                     f"{self.base.__name__} uses this name; rename it"

@@ -265,3 +265,19 @@ def test_a_model_without_weights_is_checked_as_any_other() -> None:
     alone = {"slices": 1, "support": 0, "hidden": "none", "lrp": "none"}
     assert not [*ENTROPY_MODELS.parse(alone).build(8).parameters()]
     check_layer(ENTROPY_MODELS.parse(alone), channels=8)
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize("name", ["scale_table", "normalised", "stride", "type"])
+def test_an_argument_that_every_entropy_model_has_as_an_option_is_refused(name: str) -> None:
+    scope: dict[str, Any] = {"nn": nn}
+    lines = f"""
+class Mine(nn.Module):
+    def __init__(self, channels: int, {name}: int = 64) -> None:
+        super().__init__()
+"""
+    exec(lines, scope)
+    words = f"Mine's argument '{name}' cannot be an option, since EntropyModelConfig uses this name"
+    with pytest.raises(ConfigError, match=words):
+        tcm_lab.register_entropy_model("mine")(scope["Mine"])
+    assert "mine" not in ENTROPY_MODELS
