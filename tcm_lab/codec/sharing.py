@@ -12,7 +12,7 @@ from torch import Tensor
 from tcm_lab.blocks import Extent, LayerConfig
 from tcm_lab.codec.config import TransformConfig, VariantConfig, transform_plan
 from tcm_lab.codec.model import Codec
-from tcm_lab.codec.state_dicts import table_names, tied_names
+from tcm_lab.codec.state_dicts import refuse_other_state, table_names, tied_names
 from tcm_lab.errors import ConfigError
 
 #: The extents of every tensor, by its name in the state dict or among shared ones.
@@ -25,7 +25,11 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
     A layer whose channels lie in several groups (heads, gates, branches) says so by its method
     ``extents()``; any other dimension is one group, of which a smaller codec has the first places.
     A tensor that occurs several times has the first of its names.
+
+    Raises:
+        LabError: a layer saves something else than tensors.
     """
+    refuse_other_state(codec)
     special: dict[str, tuple[Extent | None, ...]] = {}
     for path, module in codec.named_modules():
         if hasattr(module, "extents"):

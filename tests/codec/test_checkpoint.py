@@ -24,7 +24,7 @@ from tcm_lab.codec import (
     save_checkpoint,
 )
 from tcm_lab.errors import LabError
-from tcm_lab.training import Recipe, train
+from tcm_lab.training import Recipe, SuperNet, train
 from tcm_lab.training.start import warm_start
 
 State = dict[str, Tensor]
@@ -452,6 +452,8 @@ def test_a_layer_that_saves_something_else_than_tensors_is_refused_with_what_wor
         save_checkpoint(codec, path)
     with pytest.raises(LabError, match=words):
         train(codec, recipe, None, directory=tmp_path / "run", accelerator="cpu")  # type: ignore[arg-type]  # no crop is asked for
+    with pytest.raises(LabError, match=words):
+        SuperNet([codec.config])
     assert list(tmp_path.iterdir()) == []
     kept = tcm_lab.build("tcm-nano", {**changes, "g_a.block": {"type": "counting", "tensor": True}})
     kept.g_a.stages[0].blocks[0].calls = 9
