@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2024.10"
 
 #: Two processes whose threads would otherwise spin while they wait for each other's.
-PARALLEL = ("-n", "2", "--dist", "loadfile")
+PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 WAITS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 #: What another Python or another library may break: annotations, torch, NumPy, files.
 FAST = (

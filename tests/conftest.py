@@ -26,6 +26,15 @@ settings.register_profile("suite", derandomize=True, deadline=None, database=Non
 settings.load_profile("suite")
 
 
+#: Files of few tests that take long; begun last, one would leave the other worker idle.
+FIRST = ("test_gpu_script.py", "test_readme.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 @pytest.fixture
 def own_layers() -> Iterator[None]:
     """Take out again what a test registers."""

@@ -122,8 +122,7 @@ def facts_of(page: Path) -> Iterator[float]:
     studies = [f for f in PUBLISHED if folder in (f, *f.parents) or f / "README.md" in linked]
     steps = []
     for each in studies:
-        facts = list(facts_of_study(study_of(each)))
-        yield from facts
+        yield from facts_in(each)
         for table in tables_of(each).values():
             yield from written(render(table, "markdown"))
         steps.append((first_steps(study_of(each)), all_steps(study_of(each))))
@@ -135,6 +134,11 @@ def facts_of(page: Path) -> Iterator[float]:
 def trained_in(study: StudyResult) -> tuple[TrialRecord, ...]:
     """Return the records of what was trained: all, or a search's finalists."""
     return study.finalists or study.searched
+
+
+@cache
+def facts_in(folder: Path) -> tuple[float, ...]:
+    return tuple(facts_of_study(study_of(folder)))
 
 
 def facts_of_study(study: StudyResult) -> Iterator[float]:
