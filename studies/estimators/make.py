@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -38,7 +39,10 @@ Records = Sequence[TrialRecord]
 def keep(run: Path) -> None:
     """Keep the records of a run of the plan: of all estimators in one file, of the truth apart."""
     estimates: list[TrialRecord] = []
-    for folder in sorted(path.parent for path in run.glob("*/study.db")):
+    folders = sorted(path.parent for path in run.glob("*/study.db"))
+    if not folders:
+        sys.exit(f"{run}: holds no study; name the folder that tcm-lab agreement wrote")
+    for folder in folders:
         records = open_result(folder).searched
         if folder.name == TRUTH:
             write_atomically(TRAININGS, _lines(records))
@@ -59,7 +63,9 @@ def _lines(records: Records) -> str:
 
 
 def read(path: Path) -> list[TrialRecord]:
-    """Return the records of a file, one a line."""
+    """Return the records of a file, one a line; none of one that is not there."""
+    if not path.exists():
+        return []
     lines = path.read_text(encoding="utf-8").splitlines()
     return [TrialRecord.parse(json.loads(line)) for line in lines]
 
@@ -132,13 +138,12 @@ def main() -> None:
     run = parser.parse_args().run
     if run is not None:
         keep(run)
-    tables = {
-        "agreement": agreement_table(read(TRAININGS), estimated()),
-        "beginnings": beginnings_table(),
-    }
+    tables = {"beginnings": beginnings_table()}
+    if estimates := estimated():
+        tables["agreement"] = agreement_table(read(TRAININGS), estimates)
     for path in write_tables(tables, FOLDER):
         print(path)
-    for name in estimated():
+    for name in estimates:
         for path in save_figure(figure(name), FOLDER / name.partition(",")[0]):
             print(path)
 

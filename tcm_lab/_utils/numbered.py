@@ -1,4 +1,4 @@
-"""Names of several things, told apart."""
+"""Distinct names for things that share one."""
 
 from __future__ import annotations
 

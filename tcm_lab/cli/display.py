@@ -103,7 +103,7 @@ class Display:
         if self._shared or here < 0.01:
             return None
         left = self.trainings - self._ahead - self._worked
-        if left <= 0 and self._shares:  # further seeds of the front, which nobody has counted
+        if left <= 0 and self._shares:  # further seeds of the front are not in the count
             return None
         pace = (time.monotonic() - self._begun_s) / here
         return max(0.0, left * pace)

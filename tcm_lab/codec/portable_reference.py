@@ -56,7 +56,7 @@ class PortableReference:
                 "compressai/mbt2018-mean or compressai/elic2022-official"
             )
         self._model: Any = model
-        # The model's methods are others while it codes, whoever lets it.
+        # Coding replaces the model's methods, so one coder at a time may use it.
         self._lock = _LOCKS.setdefault(model, SharedLock())
 
     @torch.no_grad()

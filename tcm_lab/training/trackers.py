@@ -100,7 +100,7 @@ class TensorBoard(_ByLibrary):
         self._writer.flush()
 
     def end(self) -> None:
-        """Close the files; of what could not be written, ``log`` has told."""
+        """Close the files; ``log`` has warned of what could not be written."""
         with suppress(OSError):
             self._writer.close()
 
