@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,12 @@ FIRST = ("test_gpu_script.py", "test_readme.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
     items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+def pytest_report_header() -> str | None:
+    """Say so where shape types cannot be checked."""
+    unchecked = importlib.util.find_spec("beartype") is None
+    return "shape types: not checked, beartype is not installed" if unchecked else None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.modules import activation
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -477,6 +479,24 @@ def test_only_operators_known_to_be_free_are_counted_as_nothing() -> None:
         assert counts_nothing(free)
     for product in (aten.mm.default, aten.convolution.default, torch.ops.tcm_lab_test.mystery):
         assert not counts_nothing(getattr(product, "default", product))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_no_activation_of_torch_is_taken_for_a_product(in_place: bool) -> None:
+    tried = 0
+    for name in activation.__all__:
+        kind = getattr(activation, name)
+        takes = inspect.signature(kind).parameters
+        arguments = {"dim": 1, "threshold": 0.1, "value": 1.0, "inplace": in_place}
+        if name == "MultiheadAttention" or in_place > ("inplace" in takes):
+            continue
+        own = {key: each for key, each in arguments.items() if key in takes}
+        record = measure_complexity(
+            nn.Sequential(nn.Conv2d(3, 4, 1), kind(**own)), (64, 64), counter="torch"
+        )
+        assert (record.unknown_operators, record.total_macs()) == ((), 3 * 4 * 64 * 64), name
+        tried += 1
+    assert tried > 10
 
 
 class _Attention(nn.Module):

@@ -128,25 +128,26 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 _COPIES = """
     _to_copy _unsafe_view _upsample_nearest_exact1d _upsample_nearest_exact2d
-    _upsample_nearest_exact3d alias arange as_strided_copy bernoulli cat clone col2im
-    constant_pad_nd copy detach dropout embedding empty empty_like empty_strided expand_copy eye
-    fill flip full full_like gather im2col index index_fill index_put index_select lift_fresh
-    lift_fresh_copy linspace masked_scatter masked_select native_dropout new_empty new_empty_strided
-    new_full new_ones new_zeros nonzero normal ones ones_like pixel_shuffle pixel_unshuffle rand
-    rand_like randint randn randn_like random randperm reflection_pad1d reflection_pad2d
-    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
-    resize roll scalar_tensor scatter select_scatter set slice_scatter split_with_sizes_copy squeeze
-    stack take transpose tril triu uniform unsafe_split unsafe_chunk unsqueeze upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d zeros zeros_like zero
+    _upsample_nearest_exact3d alias arange as_strided_copy bernoulli cat cauchy clone col2im
+    constant_pad_nd copy detach dropout embedding empty empty_like empty_strided expand_copy
+    exponential eye fill flip full full_like gather geometric im2col index index_copy index_fill
+    index_put index_select lift_fresh lift_fresh_copy linspace log_normal masked_fill masked_scatter
+    masked_select native_dropout new_empty new_empty_strided new_full new_ones new_zeros nonzero
+    normal ones ones_like pixel_shuffle pixel_unshuffle put rand rand_like randint randn randn_like
+    random randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d resize roll scalar_tensor scatter
+    select_scatter set slice_scatter split_with_sizes_copy squeeze stack take transpose tril triu
+    uniform unsafe_chunk unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d zero zeros zeros_like
 """
 _REDUCTIONS = """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax _prelu_kernel
     _safe_softmax _softmax _unique2 _weight_norm_interface adaptive_max_pool2d adaptive_max_pool3d
     all amax amin aminmax any argmax argmin avg_pool2d avg_pool3d bincount bucketize clamp
-    count_nonzero cummax cummin cumprod cumsum equal floor_divide glu index_add is_nonzero item
-    kthvalue linalg_vector_norm logcumsumexp logsumexp max max_pool2d_with_indices
-    max_pool3d_with_indices mean median min nansum norm prod scatter_add scatter_reduce searchsorted
-    sort std std_mean sum topk var var_mean
+    count_nonzero cummax cummin cumprod cumsum equal floor_divide glu hardswish index_add is_nonzero
+    item kthvalue leaky_relu linalg_vector_norm log_sigmoid_forward logcumsumexp logsumexp max
+    max_pool2d_with_indices max_pool3d_with_indices mean median min nansum norm prod
+    rrelu_with_noise scatter_add scatter_reduce searchsorted sort std std_mean sum topk var var_mean
 """
 _SIZES = """
     dim is_contiguous is_non_overlapping_and_dense is_same_size is_strides_like_format numel
@@ -161,5 +162,8 @@ def counts_nothing(operator: Any) -> bool:
     namespace, _, name = operator._schema.name.partition("::")
     if namespace != "aten":
         return bool(namespace == "prim")
-    pointwise = torch.Tag.pointwise in operator.tags
-    return pointwise or operator.is_view or name.rstrip("_") in _COUNTS_NOTHING
+    name = name.rstrip("_")
+    # torch tags some operators, but not their in-place forms: elu_ up to 2.11, gelu_ even in 2.13.
+    out_of_place = getattr(getattr(aten, name, None), operator._overloadname, operator)
+    pointwise = any(torch.Tag.pointwise in each.tags for each in (operator, out_of_place))
+    return pointwise or operator.is_view or name in _COUNTS_NOTHING
