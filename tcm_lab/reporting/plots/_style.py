@@ -231,7 +231,8 @@ def stacked_bars(
         bars = axes.barh(range(len(rows)), lengths, left=left, label=name, **look)
         left += lengths
     axes.bar_label(bars, [format(total, form) for total in left], padding=3, fontsize=7)
-    axes.set_yticks(range(len(rows)), rows)
+    half = figure.get_figwidth() / 2
+    axes.set_yticks(range(len(rows)), [wrapped(row, half) for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
