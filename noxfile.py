@@ -19,6 +19,7 @@ WAITS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 FAST = (
     "tests/test_public_surface.py", "tests/test_errors.py", "tests/test_stats.py", "tests/data",
     "tests/codec/test_coding.py", "tests/complexity/test_layers.py",
+    "tests/complexity/test_counters.py::test_no_activation_of_torch_is_taken_for_a_product",
     "tests/complexity/test_record.py", "tests/evaluation",
     "tests/portable/test_streams.py::test_committed_files_decode_for_ever",
     "tests/reporting/test_html.py",
@@ -52,7 +53,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fast(session: nox.Session) -> None:
-    """A minute of tests of what another Python or library may break, such as CPython 3.12."""
+    """A minute of tests of what another Python, torch or NumPy may break."""
     if session.virtualenv.is_sandboxed:
         session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *PARALLEL, *(session.posargs or FAST), env=WAITS)
