@@ -51,9 +51,9 @@ class Field:
     @property
     def is_empty(self) -> bool:
         """Whether a stage has nothing here by design: the last one's width, blocks of no depth."""
-        if self.key in ("block", "depth"):
-            return self.holder["block"] is None
-        return self.key == "width" and self.holder["width"] is None
+        if "resample" not in self.holder or self.key not in ("block", "depth", "width"):
+            return False
+        return self.holder["width" if self.key == "width" else "block"] is None
 
 
 def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
@@ -67,7 +67,7 @@ def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree
         fields = find_fields(changed, path)
         for field, part in zip(fields, _parts(path, value, fields), strict=True):
             try:
-                field.holder[field.key] = _whole(field.key, part)
+                field.holder[field.key] = _whole(field, part)
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from None
     return changed
@@ -107,22 +107,22 @@ def _reached(
         return
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         step = str(key)
-        after = {state for before in states for state in _after(before, step, parts)}
+        after = {state for before in states for state in _after(before, step, parts, node)}
         if after:
             if (len(parts), 0) in after:
                 yield Field((*above, step), node, key)
             yield from _reached(value, parts, after, (*above, step))
 
 
-def _after(state: _State, step: str, parts: Sequence[str]) -> Iterator[_State]:
-    """Yield how far a path can have got one step further down the tree."""
+def _after(state: _State, step: str, parts: Sequence[str], node: Any) -> Iterator[_State]:
+    """Yield how far a path can have got one step below a node; its own field hides those below."""
     done, implied = state
     if implied:
         yield done, implied - 1
     elif done < len(parts):
         if fnmatchcase(step, parts[done]):
             yield done + 1, 0
-        if step in _IMPLIED:
+        if step in _IMPLIED and parts[done] not in node:
             yield done, _IMPLIED[step]
 
 
@@ -141,8 +141,9 @@ def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
     return list(value) * len(spread)
 
 
-def _whole(key: str, value: Any) -> Any:
+def _whole(field: Field, value: Any) -> Any:
     """Fill a layer's missing options by their defaults, so that a later path can reach them."""
+    key, before = field.key, field.holder[field.key]
     registries: dict[str, LayerRegistry[Any]] = {
         "block": BLOCKS,
         "attention": ATTENTIONS,
@@ -153,7 +154,8 @@ def _whole(key: str, value: Any) -> Any:
     if key == "entropy_model":
         with suppress(ValidationError):  # or the whole tree's validation says the field's path
             return ENTROPY_MODELS.validate(value).model_dump(mode="json")
-    if key in registries and value is not None:
+    is_layer = before is None or isinstance(before, dict)  # rather than an option of that name
+    if key in registries and is_layer and value is not None:
         return registries[key].parse(value).model_dump(mode="json")
     return value
 

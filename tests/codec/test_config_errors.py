@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tcm_lab
 from tcm_lab.blocks import BLOCKS
@@ -239,6 +240,28 @@ def test_a_path_reaches_one_item_of_a_list() -> None:
         ConfigError, match=r"no field '2' in 'entropy_model\.hidden'.*Known: 0 or 1"
     ):
         config.override({"entropy_model.hidden.2": 20})
+
+
+class Nested(torch.nn.Conv2d):
+    """A layer whose options are called as a stage's fields are."""
+
+    def __init__(self, channels: int, depth: int = 2, attention: bool = False) -> None:
+        super().__init__(channels, channels, 1)
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_an_option_called_as_a_field_above_it_is_reached_by_its_whole_path_alone() -> None:
+    tcm_lab.register_block("nested")(Nested)
+    tcm_lab.register_entropy_model("nested")(Nested)
+    config = tcm_lab.load_config("tcm-nano").override({"g_a.block": "nested", "g_a.depth": 3})
+    config = config.override({"entropy_model": "nested", "entropy_model.depth": 4})
+    assert config.entropy_model.model_dump()["depth"] == 4
+    inner = config.override({"g_a.block.depth": 5, "g_a.block.attention": True})
+    for whole, block in ((config, (2, False)), (inner, (5, True))):
+        stages = [stage for stage in whole.g_a.stages if stage.block]
+        assert [stage.depth for stage in stages] == [3, 3, 3]
+        assert [(s.block.depth, s.block.attention) for s in stages] == 3 * [block]
+        assert {stage.attention.type for stage in stages} == {"none"}
 
 
 def test_the_fingerprint_is_of_what_acts() -> None:
