@@ -34,8 +34,8 @@ _CRC = struct.Struct("<I")
 #: Bytes of a file beside its streams, in one that is not portable.
 FRAME_BYTES = _HEADERS[2].size + _CRC.size
 _NO_RATE = -1.0
-#: A side that a header may claim, and how many pixels one byte of stream may stand for. A flat
-#: image costs some 0.001 bits per pixel; anything beyond is a forged header, not an image.
+#: A side that a header may claim, and how many pixels one byte of stream may stand for, so that a
+#: forged header takes no memory. A flat image usually costs some 0.001 bits per pixel.
 _MAX_SIDE = 1 << 16
 _MAX_PIXELS_PER_BYTE = 1 << 16
 
@@ -102,6 +102,9 @@ def encode_image(
     _check_rate(codec, rate)
     coded = codec.compress(image[None], rate, portable=portable)
     y, z, *decisions = (streams[0] for streams in coded["strings"])
+    # Zeros change nothing behind a stream, and a header of fewer bytes would be taken for forged.
+    missing = _least_bytes(height, width) - len(y) - len(z)
+    z += bytes(4 * max(-(-missing // 4), 0))
     version = 3 if portable else 2
     header = _HEADERS[version].pack(
         MAGIC,
@@ -178,10 +181,9 @@ def read_header(data: bytes) -> Header:
         raise ContainerError(f"{len(data)} bytes, but its header says {whole}: cut off or padded")
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
         raise ContainerError("damaged: its checksum does not hold")
-    pixels, streams = height * width, y_bytes + z_bytes
-    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE) or (
-        pixels > (streams + 1) * _MAX_PIXELS_PER_BYTE
-    ):
+    streams = y_bytes + z_bytes
+    possible = 0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE
+    if not possible or streams < _least_bytes(height, width):
         raise ContainerError(f"claims {height}x{width} pixels in {streams} bytes")
     if not (rate == _NO_RATE or (math.isfinite(rate) and rate >= 0)):
         raise ContainerError(f"claims a rate of {rate}")
@@ -195,6 +197,11 @@ def read_header(data: bytes) -> Header:
         checksum,
         *decisions,
     )
+
+
+def _least_bytes(height: int, width: int) -> int:
+    """Return how many bytes of streams an image must have at least."""
+    return -(-height * width // _MAX_PIXELS_PER_BYTE) - 1
 
 
 def weights_fingerprint(codec: Codec, version: int) -> bytes:

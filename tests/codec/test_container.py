@@ -193,6 +193,25 @@ def test_a_codec_of_one_rate_writes_files_without_one() -> None:
     assert decode_image(codec, data).shape == image.shape
 
 
+def test_an_image_that_costs_next_to_nothing_is_decoded_too() -> None:
+    codec = small_codec(rate_levels=0)
+    with torch.no_grad():
+        for module in (codec.g_a, codec.h_a, codec.slices):
+            for parameter in module.parameters():
+                parameter.zero_()  # every symbol is zero, as its distribution expects
+        prior = codec.entropy_bottleneck
+        prior.quantiles.copy_(torch.tensor([-1.0, 0.0, 1.0]).expand_as(prior.quantiles))
+        prior.matrices[0].add_(200)
+        for bias in prior.biases:
+            bias.zero_()
+    image = torch.zeros(3, 1536, 1536)
+    streams = codec.compress(image[None])["strings"]
+    assert sum(len(stream) for (stream,) in streams) < 30
+    with torch.no_grad():
+        shown = codec(image[None])["x_hat"][0].clamp(0, 1)
+    torch.testing.assert_close(decode_image(codec, encode_image(codec, image)), shown)
+
+
 @pytest.mark.parametrize("size", [(1, 65_537), (65_537, 1)])
 def test_a_side_that_no_header_may_claim_is_refused_before_coding(
     codec: Any, size: tuple[int, int]
