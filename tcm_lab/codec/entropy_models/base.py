@@ -182,6 +182,15 @@ class EntropyModelRegistry(LayerRegistry[EntropyModelConfig]):
             raise
 
 
+def start_scales(biases: Tensor) -> None:
+    """Let untrained scales start at half a quantisation step.
+
+    Around zero likelihoods are at their floor: the estimate then differs from the coder, and
+    training starts without a gradient.
+    """
+    nn.init.constant_(biases, 0.5)
+
+
 def start_output_at(transform: nn.Module, values: Tensor) -> None:
     """Let a transform that ends in a convolution give nearly these values (C,) everywhere.
 

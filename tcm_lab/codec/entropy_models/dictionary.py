@@ -8,8 +8,8 @@ Shape suffixes: M latent channels, S channels of a slice, h w sides of the laten
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -120,9 +120,11 @@ class DictionarySlice(nn.Module):
         self.start_at(torch.zeros(s), torch.full((s,), 0.5))
 
     def forward(
-        self, query: Float[Tensor, "b c h w"], entries: Float[Tensor, "n d"], code: Coder
+        self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: Coder
     ) -> Float[Tensor, "b s h w"]:
-        """Return the slice's ŷ, refined if the model refines."""
+        """Return the slice's ŷ, refined if the model refines; the last feature is the entries."""
+        *hyper, entries = features
+        query = torch.cat((*hyper, *earlier), 1)
         support = torch.cat((query, self.dictionary(query, entries)), 1)
         places = Channels(*self.channels)
         y_hat = code(places, self.mean(support), self.scale(support))
@@ -151,17 +153,11 @@ class DictionaryModel(SliceChain):
             seeded(DictionarySlice, config, channels, i) for i in range(config.slices)
         )
 
+    @property
+    def chain(self) -> Iterable[Any]:
+        """The slices, beside which there is the dictionary."""
+        return self.slices
+
     def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
         """Return ŷ of all slices; see `EntropyModel`."""
-        decoded: list[Tensor] = []
-        for one in self.slices:
-            query = torch.cat((*features, *self.known(decoded)), 1)
-            decoded.append(one(query, self.entries, code))
-        return torch.cat(decoded, 1)
-
-    def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
-        """Let every slice begin at these means and scales (M,); see `EntropyModel`."""
-        for one in self.slices:
-            assert isinstance(one, DictionarySlice)
-            own = slice(*one.channels)
-            one.start_at(mean[own], scale[own])
+        return super().forward((*features, self.entries), code)

@@ -28,6 +28,7 @@ from tcm_lab.codec.entropy_models.base import (
     EntropyModelConfig,
     register_entropy_model,
     start_output_at,
+    start_scales,
 )
 from tcm_lab.codec.entropy_models.coder import Coder
 from tcm_lab.codec.entropy_models.lattices import CELL, GROUPS, STEPS, Lattice, lattices, take
@@ -161,8 +162,7 @@ class Trunk(nn.Module):
             *(block.build(channels, before + i) for i in range(after)),
             nn.Conv2d(channels, outputs, 1),
         )
-        # Untrained, scales lie around zero, where likelihoods are at their floor.
-        nn.init.constant_(self.output.bias[: outputs // 2], 0.5)
+        start_scales(self.output.bias[: outputs // 2])
 
     @property
     def output(self) -> Any:

@@ -8,8 +8,8 @@ the hyper synthesis and the slices before; its others also see the anchors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, cast
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,7 +21,7 @@ from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.linear_attention import GlobalAttention, global_attention_cost
 from tcm_lab.blocks.overlapped_windows import OverlappedWindowAttention, overlapped_window_cost
 from tcm_lab.blocks.window_attention import check_heads
-from tcm_lab.codec.entropy_models.base import register_entropy_model
+from tcm_lab.codec.entropy_models.base import register_entropy_model, start_scales
 from tcm_lab.codec.entropy_models.coder import Coder, Places
 from tcm_lab.codec.entropy_models.slicing import (
     EqualSlicesConfig,
@@ -154,7 +154,8 @@ class MultiContextConfig(EqualSlicesConfig):
 
     def build(self, channels: int) -> nn.Module:
         """Build the networks of all slices."""
-        return MultiContext(self, channels)
+        slices = range(self.slices)
+        return MultiContext(seeded(ContextSlice, self, channels, i) for i in slices)
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
         """Cost of each kind of context, of the parameter networks (``slice_heads``) and LRP."""
@@ -216,8 +217,7 @@ class CodingPass(nn.Module):
     ) -> None:
         super().__init__()
         self.head = SliceNetwork(support, config.hidden, 2 * width, kernel=1)
-        # Untrained, every scale starts at half a quantisation step, as with the slice model.
-        nn.init.constant_(self.head.last_bias[:width], 0.5)
+        start_scales(self.head.last_bias[:width])
         self.lrp = None if config.lrp is None else SliceNetwork(refined_from, config.lrp, width)
 
     def forward(
@@ -248,10 +248,6 @@ class CodingPass(nn.Module):
         """Return what leaves ŷ as it was coded where it is zero."""
         return [] if self.lrp is None else [self.lrp[-1]]
 
-    def start_at(self, mean: Tensor, scale: Tensor) -> None:
-        """Let the network begin at the slice's mean and scale of each channel, (S,)."""
-        self.head.last_bias.copy_(torch.cat((scale, mean)))
-
 
 class ContextSlice(nn.Module):
     """One slice: its contexts and its two passes.
@@ -265,31 +261,32 @@ class ContextSlice(nn.Module):
     def __init__(self, config: MultiContextConfig, channels: int, i: int) -> None:
         super().__init__()
         width = channels // config.slices
-        before, self.first = i * width, i * width
-        self.last = self.first + width
+        before, last = i * width, (i + 1) * width
+        self.channels = before, last
         channel, inter, intra, local = config.contexts(i)
         self.channel = channel.build(before) if channel else None
         self.inter = inter.build(before) if inter else None
         self.intra = intra.build(width) if intra else None
         self.local = local.build(width) if local else None
         shared, own = config.support(channels, i)
-        self.anchors = CodingPass(config, shared, channels + self.last, width)
-        self.others = CodingPass(config, own + shared, channels + self.last, width)
+        self.anchors = CodingPass(config, shared, channels + last, width)
+        self.others = CodingPass(config, own + shared, channels + last, width)
 
-    def forward(self, hyper: Hyper, decoded: Sequence[Slice], code: Coder) -> Slice:
+    def forward(self, features: Sequence[Hyper], decoded: Sequence[Slice], code: Coder) -> Slice:
         """Return the slice's ŷ.
 
         Args:
-            hyper: output of the hyper synthesis (B, 2M, h, w), of whose second half means follow.
+            features: one output of the hyper synthesis, from whose second half means follow.
             decoded: ŷ of the slices before.
             code: gives ŷ where mean and scale are known.
         """
+        (hyper,) = features
         colour = checkerboard(hyper)
         before = torch.cat((*decoded,), 1) if decoded else hyper[:, :0]
         contexts = [context(before) for context in (self.inter, self.channel) if context]
         contexts.append(hyper)
         seen = (hyper.chunk(2, 1)[1], before)
-        first, second = both_colours(self.first, self.last, colour)
+        first, second = both_colours(*self.channels, colour)
         anchors = self.anchors(code, first, contexts, seen)
         contexts = [*self._of_anchors(anchors, decoded, colour), *contexts]
         others = self.others(code, second, contexts, seen, anchors)
@@ -309,29 +306,11 @@ class ContextSlice(nn.Module):
             contexts.append(self.intra(asking, asked, anchors, colour))
         return contexts
 
+    def start_at(self, mean: Tensor, scale: Tensor) -> None:
+        """Let both passes begin at the slice's mean and scale of each channel, (S,)."""
+        for coding_pass in (self.anchors, self.others):
+            coding_pass.head.last_bias.copy_(torch.cat((scale, mean)))
+
 
 class MultiContext(SliceChain, nn.ModuleList):
-    """The slices, coded in order.
-
-    Args:
-        config: the entropy model.
-        channels: M.
-    """
-
-    def __init__(self, config: MultiContextConfig, channels: int) -> None:
-        super().__init__(seeded(ContextSlice, config, channels, i) for i in range(config.slices))
-
-    def forward(self, features: Sequence[Hyper], code: Coder) -> Float[Tensor, "b m h w"]:
-        """Return ŷ from the hyper synthesis' output (B, 2M, h, w)."""
-        (hyper,) = features
-        decoded: list[Tensor] = []
-        for context_slice in self:
-            decoded.append(context_slice(hyper, self.known(decoded), code))
-        return torch.cat(decoded, 1)
-
-    def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
-        """Let every pass begin at these means and scales (M,); see `EntropyModel`."""
-        for context_slice in cast("Iterator[ContextSlice]", iter(self)):
-            own = slice(context_slice.first, context_slice.last)
-            for coding_pass in (context_slice.anchors, context_slice.others):
-                coding_pass.start_at(mean[own], scale[own])
+    """The slices, coded in order."""

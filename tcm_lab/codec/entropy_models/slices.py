@@ -5,8 +5,8 @@ Shape suffixes: M latent channels, S channels of a slice, h w sides of the laten
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from tcm_lab.codec.entropy_models.base import (
     EntropyModelConfig,
     register_entropy_model,
     start_output_at,
+    start_scales,
 )
 from tcm_lab.codec.entropy_models.coder import Channels, Coder
 from tcm_lab.codec.entropy_models.slicing import (
@@ -217,23 +218,15 @@ class SliceCodec(nn.Module):
             else SliceNetwork(support + context, config.hidden, outputs)
             for _ in range(paths)
         )
-        if config.hidden is not None:
-            self._start_scales(width)
+        last = self.networks[-1]
+        if isinstance(last, SliceNetwork):
+            start_scales(last.last_bias[-width:])
         self.context = CheckerboardContext(width, context) if config.checkerboard else None
         self.lrp = (
             None
             if config.lrp == "none"
             else SliceNetwork(support + width, config.hidden or (), width)
         )
-
-    def _start_scales(self, width: int) -> None:
-        """Let every scale start at half a quantisation step.
-
-        Untrained networks give scales around zero, where the likelihoods are at their floor: the
-        estimate then differs from the coder, and training starts without a gradient.
-        """
-        last: Any = self.networks[-1]
-        nn.init.constant_(last.last_bias[-width:], 0.5)
 
     def forward(
         self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: Coder
@@ -267,16 +260,12 @@ class SliceCodec(nn.Module):
         """Return where the slice's own channels lie behind its support."""
         first, last = self.channels
         context = 0 if self.context is None else self.context.out_channels
-        behind = {f"networks.{i}": context for i in range(len(self.networks))}
-        behind["lrp"] = last - first
-        found: dict[str, tuple[Extent | None, ...]] = {}
-        modules = dict(self.named_modules())
-        for name, own in behind.items():
-            first_layer = next(iter(modules[name].children()), None) if name in modules else None
-            if isinstance(first_layer, nn.Conv2d):
-                supports = Extent((first_layer.in_channels - own, own))
-                found[f"{name}.0.weight"] = (None, supports, None, None)
-        return found
+        behind = {f"networks.{i}": (each, context) for i, each in enumerate(self.networks)}
+        return {
+            f"{name}.0.weight": (None, Extent((network.c_in - own, own)), None, None)
+            for name, (network, own) in (behind | {"lrp": (self.lrp, last - first)}).items()
+            if isinstance(network, SliceNetwork)
+        }
 
     def start_at(self, mean: Tensor, scale: Tensor) -> None:
         """Let the networks begin at the slice's mean and scale of each channel, (S,)."""
@@ -285,10 +274,13 @@ class SliceCodec(nn.Module):
         for network, values in zip(networks, sides, strict=True):
             network.last_bias.copy_(values)
 
-    def _mean_and_scale(self, supports: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return mean and scale of every position from each path's support."""
+    def _mean_and_scale(
+        self, supports: Sequence[Tensor], *context: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and scale of every position from each path's support, and the context."""
         outputs = [
-            network(support) for network, support in zip(self.networks, supports, strict=True)
+            network(torch.cat((support, *context), 1) if context else support)
+            for network, support in zip(self.networks, supports, strict=True)
         ]
         mean, scale = outputs if len(outputs) == 2 else outputs[0].chunk(2, 1)
         return mean, scale
@@ -300,16 +292,8 @@ class SliceCodec(nn.Module):
         colour = checkerboard(supports[0])
         first, second = both_colours(*self.channels, colour)
         unknown = supports[0].new_zeros((supports[0].shape[0], context.out_channels, *colour.shape))
-        anchors = code(
-            first,
-            *self._mean_and_scale([torch.cat((s, unknown), 1) for s in supports]),
-        )
-        around = context(anchors)
-        others = code(
-            second,
-            *self._mean_and_scale([torch.cat((s, around), 1) for s in supports]),
-        )
-        return anchors + others
+        anchors = code(first, *self._mean_and_scale(supports, unknown))
+        return anchors + code(second, *self._mean_and_scale(supports, context(anchors)))
 
 
 class SliceModel(SliceChain, nn.ModuleList):
@@ -325,20 +309,11 @@ class SliceModel(SliceChain, nn.ModuleList):
         super().__init__(seeded(SliceCodec, config, channels, i) for i in slices)
         self._from_hyper = config.hidden is None
 
-    def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
-        """Return ŷ of all slices; see `EntropyModel`."""
-        decoded: list[Tensor] = []
-        for slice_codec in self:
-            decoded.append(slice_codec(features, self.known(decoded), code))
-        return torch.cat(decoded, 1)
-
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
-        """Let every slice begin at these means and scales (M,); see `EntropyModel`."""
-        if self._from_hyper:
-            both = {"mean": mean, "scale": scale, "shared": torch.cat((mean, scale))}
-            for name, transform in h_s.named_children():
-                start_output_at(transform, both[name])
+        """Let every slice begin at these means and scales (M,); without networks, h_s does."""
+        if not self._from_hyper:
+            super().start_at(mean, scale, h_s)
             return
-        for slice_codec in cast("Iterator[SliceCodec]", iter(self)):
-            own = slice(*slice_codec.channels)
-            slice_codec.start_at(mean[own], scale[own])
+        both = {"mean": mean, "scale": scale, "shared": torch.cat((mean, scale))}
+        for name, transform in h_s.named_children():
+            start_output_at(transform, both[name])

@@ -6,9 +6,9 @@ Shape suffixes: S channels of a slice, h w sides of the latent.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tcm_lab._utils import ChannelCount
 from tcm_lab.blocks import Cost, conv_cost
 from tcm_lab.codec.entropy_models.base import EntropyModelConfig
-from tcm_lab.codec.entropy_models.coder import Channels
+from tcm_lab.codec.entropy_models.coder import Channels, Coder
 from tcm_lab.errors import ConfigError, one_of
 
 
@@ -59,14 +59,34 @@ def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
 
 
 class SliceChain(nn.Module):
-    """An entropy model that codes slices one after the other, and may hide the last one."""
+    """An entropy model that codes slices one after the other, and may hide the last one.
+
+    A slice gives its ŷ (B, S, h, w) from the features, ŷ of the slices before it and the coder. It
+    has ``channels``, its first one and the one behind its last, and a method ``start_at`` that
+    takes its own means and scales (S,).
+    """
 
     _lag = 0
 
-    def known(self, decoded: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the next slice sees of those before: zeros for one that is hidden."""
-        seen = len(decoded) - self._lag
-        return [y if i < seen else torch.zeros_like(y) for i, y in enumerate(decoded)]
+    @property
+    def chain(self) -> Iterable[Any]:
+        """The slices, of which it is a list unless a subclass keeps them elsewhere."""
+        return cast("Iterable[Any]", self)
+
+    def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
+        """Return ŷ of all slices; see `EntropyModel`."""
+        decoded: list[Tensor] = []
+        for one in self.chain:
+            seen = len(decoded) - self._lag
+            known = [y if i < seen else torch.zeros_like(y) for i, y in enumerate(decoded)]
+            decoded.append(one(features, known, code))
+        return torch.cat(decoded, 1)
+
+    def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
+        """Let every slice begin at these means and scales (M,); see `EntropyModel`."""
+        for one in self.chain:
+            own = slice(*one.channels)
+            one.start_at(mean[own], scale[own])
 
     def lagged(self) -> SliceChain:
         """Return a copy whose slices don't see the slice just before them."""
@@ -91,6 +111,7 @@ class SliceNetwork(nn.Sequential):
         for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, kernel, padding=kernel // 2), nn.GELU()]
         super().__init__(*layers[:-1])
+        self.c_in = c_in
 
     @property
     def last_bias(self) -> Tensor:
