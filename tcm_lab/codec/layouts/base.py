@@ -112,16 +112,7 @@ def flat_index(transform: TransformConfig, stage: int, block: int | None) -> int
     return before if block is None else before + resamplers[stage] + block
 
 
-def rename_first(name: str, renamings: Renamings) -> str:
-    """Apply the first renaming whose pattern occurs in ``name``, once."""
-    for pattern, theirs in renamings:
-        name, found = re.subn(pattern, theirs, name, count=1)
-        if found:
-            break
-    return name
-
-
-def rename_all(name: str, renamings: Renamings) -> str:
+def rename(name: str, *renamings: tuple[str, str]) -> str:
     """Apply every renaming in order, each at most once."""
     for pattern, theirs in renamings:
         name = re.sub(pattern, theirs, name, count=1)

@@ -13,11 +13,10 @@ from tcm_lab.codec.layouts.base import (
     count_children,
     flat_index,
     place_of,
-    rename_all,
-    rename_first,
+    rename,
 )
 
-#: Ours to theirs, inside any module; tried in order, each at most once per name.
+#: Ours to theirs, inside any module.
 _LAYERS = (
     (r"\.attention\.qkv\.", ".msa.embedding_layer."),
     (r"\.attention\.proj\.", ".msa.linear."),
@@ -74,17 +73,17 @@ def recognises(state: State) -> bool:
 def entry_name(name: str, config: VariantConfig) -> str:
     """Return the authors' name of our state-dict entry ``name``."""
     if cross := _CROSS.match(name):
-        return f"dt_cross_attention.{cross[1]}.{rename_first(name[cross.end() :], _DICTIONARY)}"
+        return f"dt_cross_attention.{cross[1]}.{rename(name[cross.end() :], *_DICTIONARY)}"
     place = place_of(name)
     if place is None:
-        return rename_first(name, _PARTS)
+        return rename(name, *_PARTS)
     entry = place.entry
     if found := _BOTTLENECK.match(entry):
         layer = f"res{int(found[1]) + 1}.conv{int(found[2]) // 2 + 1}"
         entry = f"{layer}.{entry[found.end() :]}"
     top = _HYPER.get(place.output or "", place.transform)
     # A bare convolution there, a sequence of one here.
-    return rename_all(f"{top}.{place.position(config)}.{entry.removeprefix('0.')}", _LAYERS)
+    return rename(f"{top}.{place.position(config)}.{entry.removeprefix('0.')}", *_LAYERS)
 
 
 def _infer(state: State, base: VariantConfig) -> VariantConfig:

@@ -19,13 +19,12 @@ from tcm_lab.codec.layouts.base import (
     State,
     count_children,
     place_of,
-    rename_all,
-    rename_first,
+    rename,
 )
 from tcm_lab.codec.zoo import load_config
 from tcm_lab.errors import LabError
 
-#: Ours to theirs, at the top; tried in order, the first that fits.
+#: Ours to theirs, at the top.
 _PARTS = (
     (r"^entropy_bottleneck\.(means|scales)$", r"\1_hyper"),
     (r"^entropy_bottleneck\._(\w+)$", r"\1_z"),
@@ -40,7 +39,7 @@ _PARTS = (
     (r"^context_model\.factors\.", "adaptive_params_list."),
     (r"^context_model\.merges\.", "context_net."),
 )
-#: Ours to theirs, inside any module; each at most once per name.
+#: Ours to theirs, inside any module.
 _LAYERS = (
     (r"\.before\.", ".branch_1."),
     (r"\.after\.", ".branch_2."),
@@ -72,7 +71,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
         return f"y_spatial_prior_adaptor_list_{_ADAPTORS[int(step[1])]}.{name[step.end() :]}"
     if lattice := re.match(r"^context_model\.attentions\.(\d+)\.", name):
         name = f"attn_s{int(lattice[1]) + 1}.{name[lattice.end() :]}"
-    return rename_all(rename_first(name, _PARTS), _LAYERS)
+    return rename(name, *_PARTS, *_LAYERS)
 
 
 def extra(config: VariantConfig) -> dict[str, Tensor]:

@@ -21,11 +21,10 @@ from tcm_lab.codec.layouts.base import (
     State,
     count_children,
     place_of,
-    rename_all,
-    rename_first,
+    rename,
 )
 
-#: Ours to theirs, inside any module; tried in order, each at most once per name.
+#: Ours to theirs, inside any module.
 _LAYERS = (
     (r"\.mix_in\.", ".conv1_1."),
     (r"\.mix_out\.", ".conv1_2."),
@@ -87,7 +86,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
             entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
         top = _HYPER.get(place.output or "", place.transform)
         name = f"{top}.{place.position(config)}.{entry}"
-    return rename_all(rename_first(name, _PARTS), _LAYERS)
+    return rename(name, *_PARTS, *_LAYERS)
 
 
 def _infer(state: State, base: VariantConfig) -> VariantConfig:

@@ -21,7 +21,7 @@ from tcm_lab.codec.layouts.base import (
     State,
     count_children,
     place_of,
-    rename_all,
+    rename,
 )
 from tcm_lab.errors import LabError
 
@@ -61,16 +61,14 @@ def recognises(state: State) -> bool:
 def entry_name(name: str, config: VariantConfig) -> str:
     """Return the authors' name of our state-dict entry ``name``."""
     if inside := re.match(r"^context_model\.(\d+)\.(.*)$", name):
-        return rename_all(
-            inside[2], [(ours, theirs.format(i=inside[1])) for ours, theirs in _SLICE]
-        )
+        return rename(inside[2], *((ours, theirs.format(i=inside[1])) for ours, theirs in _SLICE))
     if place := place_of(name):
         at = place.position(config)
         if place.transform in ("h_a", "h_s"):
             at *= 2  # a GELU stands between
         entry = place.entry.removeprefix("0.") if _is_bare(place, config) else place.entry
         return f"{place.transform}.{_SEQUENCES[place.transform]}.{at}.{entry}"
-    return rename_all(name, OLD_PRIOR)
+    return rename(name, *OLD_PRIOR)
 
 
 def _is_bare(place: Place, config: VariantConfig) -> bool:
