@@ -15,6 +15,7 @@ from tcm_lab.blocks.cost import (
     Cost,
     bottleneck_cost,
     conv_cost,
+    depthwise_cost,
     hidden_width,
     layer_norm_cost,
     mlp_cost,
@@ -65,6 +66,11 @@ def set_activation(block: Any, activation: Between) -> None:
     """Give one of CompressAI's residual blocks, which have a leaky ReLU, another activation."""
     if activation != "leaky-relu":
         block.leaky_relu = BETWEEN[activation]()
+
+
+def depthwise(channels: int, kernel: int) -> nn.Conv2d:
+    """Build a depth-wise convolution that keeps the size."""
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
 
 
 class Skip(nn.Module):
@@ -138,7 +144,7 @@ class ConvNextConfig(BlockConfig):
     def build(self, channels: int, index: int) -> nn.Module:
         hidden = hidden_width(channels, self.mlp_ratio)
         return Skip(
-            nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
+            depthwise(channels, self.kernel),
             ChannelsLast(
                 nn.LayerNorm(channels),
                 nn.Linear(channels, hidden),
@@ -150,7 +156,7 @@ class ConvNextConfig(BlockConfig):
     def cost(self, channels: int, height: int, width: int) -> Cost:
         tokens, hidden = height * width, hidden_width(channels, self.mlp_ratio)
         return (
-            conv_cost(channels, channels, self.kernel, height, width, groups=channels)
+            depthwise_cost(channels, self.kernel, height, width)
             + layer_norm_cost(channels, tokens)
             + mlp_cost(channels, hidden, tokens)
         )
@@ -170,15 +176,14 @@ class LargeKernelConfig(BlockConfig):
         return Skip(
             nn.Conv2d(channels, channels, 1),
             nn.GELU(),
-            nn.Conv2d(channels, channels, self.kernel, padding=self.kernel // 2, groups=channels),
+            depthwise(channels, self.kernel),
             nn.GELU(),
             nn.Conv2d(channels, channels, 1),
         )
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        c = channels
-        spatial = conv_cost(c, c, self.kernel, height, width, groups=c)
-        return 2 * conv_cost(c, c, 1, height, width) + spatial
+        spatial = depthwise_cost(channels, self.kernel, height, width)
+        return 2 * conv_cost(channels, channels, 1, height, width) + spatial
 
 
 class PartialConv(nn.Conv2d):
@@ -257,12 +262,8 @@ class DepthwiseConvConfig(BlockConfig):
     mlp_ratio: Ratio = 2.0
 
     def build(self, channels: int, index: int) -> nn.Module:
-        spatial = nn.Conv2d(
-            channels, channels, self.kernel, padding=self.kernel // 2, groups=channels
-        )
-        return _inverted(spatial, channels, self.mlp_ratio)
+        return _inverted(depthwise(channels, self.kernel), channels, self.mlp_ratio)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
-        c = channels
-        spatial = conv_cost(c, c, self.kernel, height, width, groups=c)
-        return spatial + _pointwise_cost(c, self.mlp_ratio, height, width)
+        spatial = depthwise_cost(channels, self.kernel, height, width)
+        return spatial + _pointwise_cost(channels, self.mlp_ratio, height, width)

@@ -94,6 +94,11 @@ def conv_cost(
     )
 
 
+def depthwise_cost(channels: int, kernel: int, height: int, width: int) -> Cost:
+    """Cost of a depth-wise convolution with bias whose output is ``height`` x ``width``."""
+    return conv_cost(channels, channels, kernel, height, width, groups=channels)
+
+
 def transposed_conv_cost(
     c_in: int, c_out: int, kernel: int, stride: int, height: int, width: int
 ) -> Cost:

@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, LayerCount
-from tcm_lab.blocks.cost import Cost, Kind, conv_cost, layer_norm_cost, linear_cost
+from tcm_lab.blocks.convolutional import depthwise
+from tcm_lab.blocks.cost import Cost, Kind, conv_cost, depthwise_cost, layer_norm_cost, linear_cost
 from tcm_lab.blocks.gated import ConvGlu, conv_glu_cost
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.window_attention import check_heads
@@ -37,7 +38,7 @@ class DenseAggregation(nn.Module):
                 nn.GELU(),
                 nn.Conv2d(channels, channels, 1),
                 nn.GELU(),
-                nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+                depthwise(channels, 3),
                 nn.GELU(),
                 nn.Conv2d(channels, channels, 1),
             )
@@ -59,7 +60,7 @@ class DenseAggregation(nn.Module):
 def dense_aggregation_cost(channels: int, layers: int, height: int, width: int) -> Cost:
     """Cost of a `DenseAggregation`."""
     pointwise = conv_cost(channels, channels, 1, height, width)
-    layer = 2 * pointwise + conv_cost(channels, channels, 3, height, width, groups=channels)
+    layer = 2 * pointwise + depthwise_cost(channels, 3, height, width)
     joined = conv_cost((1 + layers) * channels, channels, 1, height, width)
     positions = height * width
     gate = Cost({Kind.CONVOLUTION: 98 * positions}, {Kind.CONVOLUTION: 98}, positions)

@@ -14,10 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, LayerCount, Ratio
+from tcm_lab.blocks.convolutional import depthwise
 from tcm_lab.blocks.cost import (
     Cost,
     Kind,
     conv_cost,
+    depthwise_cost,
     hidden_width,
     layer_norm_cost,
     linear_cost,
@@ -41,7 +43,7 @@ class ConvGlu(nn.Module):
         super().__init__()
         half = max(hidden // 2, 1)
         self.expand = nn.Linear(channels, 2 * half)
-        self.depthwise = nn.Conv2d(half, half, 3, padding=1, groups=half)
+        self.depthwise = depthwise(half, 3)
         self.gelu = nn.GELU()
         self.project = nn.Linear(half, channels)
 
@@ -63,7 +65,7 @@ def conv_glu_cost(channels: int, hidden: int, height: int, width: int) -> Cost:
     half, tokens = max(hidden // 2, 1), height * width
     return (
         linear_cost(channels, 2 * half, tokens)
-        + conv_cost(half, half, 3, height, width, groups=half)
+        + depthwise_cost(half, 3, height, width)
         + linear_cost(half, channels, tokens)
     )
 

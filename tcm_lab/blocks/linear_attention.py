@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, Ratio
-from tcm_lab.blocks.convolutional import KernelSide
-from tcm_lab.blocks.cost import Cost, Kind, conv_cost, hidden_width
+from tcm_lab.blocks.convolutional import KernelSide, depthwise
+from tcm_lab.blocks.cost import Cost, Kind, conv_cost, depthwise_cost, hidden_width
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.window_attention import check_heads
 
@@ -35,10 +35,7 @@ class LinearAttention(nn.Module):
         super().__init__()
         self.heads = channels // head_dim
         self.queries, self.keys, self.values = (
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 1),
-                nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
-            )
+            nn.Sequential(nn.Conv2d(channels, channels, 1), depthwise(channels, 3))
             for _ in range(3)
         )
 
@@ -67,7 +64,7 @@ def linear_attention_cost(channels: int, head_dim: int, height: int, width: int)
     products = height * width * channels * head_dim
     return (
         3 * conv_cost(channels, channels, 1, height, width)
-        + 3 * conv_cost(channels, channels, 3, height, width, groups=channels)
+        + 3 * depthwise_cost(channels, 3, height, width)
         + Cost({Kind.ATTENTION: 2 * products}, {}, channels * (head_dim + height * width))
     )
 
@@ -93,7 +90,7 @@ class GlobalAttention(nn.Module):
         self.mlp = nn.Sequential(
             nn.Conv2d(inner, hidden, 1),
             nn.GELU(),
-            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            depthwise(hidden, 3),
             nn.GELU(),
             nn.Conv2d(hidden, c_out, 1),
         )
@@ -137,7 +134,7 @@ def global_attention_cost(
         linear_attention_cost(channels, head_dim, height, width)
         + conv_cost(channels, inner, kernel, height, width)
         + conv_cost(inner, hidden, 1, height, width)
-        + conv_cost(hidden, hidden, 3, height, width, groups=hidden)
+        + depthwise_cost(hidden, 3, height, width)
         + conv_cost(hidden, c_out, 1, height, width)
         + skip
     )
