@@ -17,11 +17,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab.codec.config import VariantConfig
-from tcm_lab.codec.inputs import InputError
+from tcm_lab.codec.inputs import InputError, padded
 from tcm_lab.codec.overrides import TRANSFORMS
 from tcm_lab.errors import LabError, one_of
 
@@ -126,11 +125,9 @@ class CodecAdapter:
 
         Codecs that are assembled here pad by themselves; theirs come back as they are.
         """
-        height, width = self.padded_size((x.shape[-2], x.shape[-1]))
-        missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
-        if self.config is not None or not any(missing):
+        if self.config is not None:
             return x
-        return F.pad(x, missing, mode="replicate")
+        return padded(x, self.padded_size((x.shape[-2], x.shape[-1])))
 
     def check_crop(self, side: int) -> None:
         """Refuse crops for training that a foreign codec would need padded, if it says so.

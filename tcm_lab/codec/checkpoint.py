@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tcm_lab import __version__
 from tcm_lab._utils.files import check_suffix, write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.trees import leaves
@@ -38,7 +37,7 @@ from tcm_lab.codec.state_dicts import (
     own_name,
     refuse_other_state,
     table_names,
-    whole,
+    write_tensors,
 )
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
@@ -76,25 +75,12 @@ def save_checkpoint(
         LabError: the codec was not assembled here, a layer saves something else than tensors, or
             the file cannot be written; an older one is untouched.
     """
-    from safetensors.torch import save
-
-    codec = _own(codec)
+    codec = assembled(codec, "save its state_dict() by torch.save")
     refuse_other_state(codec)
     check_suffix(Path(path), [".safetensors"], "a safetensors file")
-    metadata = {
-        "format": _FORMAT,
-        "tcm_lab": __version__,
-        "config": codec.config.model_dump_json(),
-        "imports": json.dumps(imported_layers()),
-        "extra": json.dumps(dict(extra or {})),
-    }
-    tensors = {
-        name: whole(value)
-        .to("cpu", dtype if value.is_floating_point() else None)
-        .clone(memory_format=torch.contiguous_format)  # layers may share a weight, a file may not
-        for name, value in _weights(codec).items()
-    }
-    write_atomically(Path(path), save(tensors, metadata))
+    config, imports = codec.config.model_dump_json(), json.dumps(imported_layers())
+    how = {"config": config, "imports": imports}
+    write_tensors(Path(path), _weights(codec), _FORMAT, extra or {}, dtype, **how)
 
 
 def read_extra(path: str | Path) -> dict[str, Any]:
@@ -127,7 +113,7 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     Raises:
         LabError: there is no such layout, or it cannot hold the codec; the message says why.
     """
-    codec = _own(codec)
+    codec = assembled(codec, "save its state_dict() by torch.save")
     chosen, config = lookup(LAYOUTS, layout, "layout"), codec.config
     tables = table_names(codec)
     state = {
@@ -149,15 +135,19 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     return state
 
 
-def _own(codec: nn.Module) -> Codec:
-    """Return the codec inside what ``torch.compile``, data parallelism or averaging made of it."""
+def assembled(codec: nn.Module, otherwise: str) -> Codec:
+    """Return the codec inside what ``torch.compile``, data parallelism or averaging made of it.
+
+    Raises:
+        LabError: it was not assembled here; the message says what works ``otherwise``.
+    """
     inner = unwrapped(codec)
     if isinstance(inner, Codec):
         return inner
     inside = [name for name, module in inner.named_modules() if isinstance(module, Codec)]
     raise LabError(
-        f"{type(inner).__name__} was not assembled by tcm_lab, so no file could rebuild it; "
-        + (f"give its {' or '.join(inside)}" if inside else "save its state_dict() by torch.save")
+        f"{type(inner).__name__} was not assembled by tcm_lab, so no file could name it; "
+        + (f"give its {one_of(inside)}" if inside else otherwise)
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab.codec.adapter import unwrapped
+from tcm_lab.codec.checkpoint import assembled
 from tcm_lab.codec.coding import CodingError
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.inputs import check_images
@@ -94,7 +94,7 @@ def encode_image(
         LabError: the image is none, or too large for the container; ``rate`` does not suit the
             codec.
     """
-    codec = _own(codec)
+    codec = assembled(codec, "code by its own compress()")
     check_images(image, next(codec.g_a.parameters()), single=True)
     height, width = image.shape[1:]
     if max(height, width) > _MAX_SIDE:
@@ -130,7 +130,7 @@ def decode_image(codec: nn.Module, data: bytes) -> Float[Tensor, "3 h w"]:
         LabError: the bytes are no whole ``.tcm`` file, another codec wrote them, or this device
             computes something else than the one that wrote them.
     """
-    codec, header = _own(codec), read_header(data)
+    codec, header = assembled(codec, "decode by its own decompress()"), read_header(data)
     if header.config != codec.config.fingerprint:
         raise ContainerError(
             f"written by a codec of another configuration ({header.config}; this one, "
@@ -241,17 +241,6 @@ def _measured(codec: Codec) -> dict[str, Tensor]:
         for name, value in codec.state_dict().items()
         if name not in left_out and own_name(name) not in COUNTS and isinstance(value, Tensor)
     }
-
-
-def _own(codec: nn.Module) -> Codec:
-    """Return the codec inside what ``torch.compile`` or data parallelism made of it."""
-    inner = unwrapped(codec)
-    if not isinstance(inner, Codec):
-        raise ContainerError(
-            f"{type(inner).__name__} was not assembled by tcm_lab, so no file could name it; code "
-            "by its own compress()"
-        )
-    return inner
 
 
 def _check_rate(codec: Codec, rate: float | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tcm_lab.codec.config import VariantConfig
@@ -19,6 +20,12 @@ _OVERSHOOT = 0.5
 
 class InputError(LabError, ValueError):
     """Images, a rate or coded bytes that a codec cannot take; the message says what would work."""
+
+
+def padded(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Continue images (B, 3, H, W) by their last row and column to ``size``, (height, width)."""
+    missing = (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2])
+    return F.pad(x, missing, mode="replicate") if any(missing) else x
 
 
 def check_images(x: object, weight: Tensor, *, single: bool = False, values: bool = True) -> None:
@@ -172,18 +179,17 @@ def check_streams(strings: object) -> int:
     Raises:
         InputError: they are no lists as ``compress`` returns them.
     """
-    parts = list(strings) if isinstance(strings, list | tuple) else []
-    lists = [part for part in parts if isinstance(part, list | tuple)]
     if (
-        len(parts) not in (2, 3)
-        or any(not isinstance(string, bytes) for part in lists for string in part)
-        or len(lists) != len(parts)
+        not isinstance(strings, list | tuple)
+        or len(strings) not in (2, 3)
+        or not all(isinstance(part, list | tuple) for part in strings)
+        or not all(isinstance(string, bytes) for part in strings for string in part)
     ):
         raise InputError(
             f"strings = {brief(repr(strings))}: give a list of bytes for y and one for z, and for "
             "a portable stream one of what the encoder decided, as compress returns them"
         )
-    counts = dict(zip(("y", "z", "decisions"), map(len, lists), strict=False))
+    counts = dict(zip(("y", "z", "decisions"), map(len, strings), strict=False))
     if len(set(counts.values())) > 1:
         shown = " but ".join(f"{count} of {name}" for name, count in counts.items())
         raise InputError(f"strings: of different numbers of images: {shown}")

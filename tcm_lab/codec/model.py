@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
@@ -32,9 +31,16 @@ from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
-from tcm_lab.codec.inputs import InputError, check_images, check_sides, check_streams, levels_of
+from tcm_lab.codec.inputs import (
+    InputError,
+    check_images,
+    check_sides,
+    check_streams,
+    levels_of,
+    padded,
+)
 from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
-from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64, tensors_of
+from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64
 from tcm_lab.codec.priors import PRIORS
 from tcm_lab.codec.seeds import seeded
 from tcm_lab.codec.state_dicts import table_names
@@ -150,10 +156,7 @@ class Codec(_CompressionModel):
         """Return y, scaled for its rate; one image, expanded to several rates, is analysed once."""
         if levels is not None and x.stride(0) == 0:
             x = x[:1]
-        height, width = padded_size(self.config, (x.shape[-2], x.shape[-1]))
-        pad = (0, width - x.shape[-1], 0, height - x.shape[-2])
-        if any(pad):
-            x = F.pad(x, pad, mode="replicate")
+        x = padded(x, padded_size(self.config, (x.shape[-2], x.shape[-1])))
         y = self.g_a(x.contiguous(memory_format=self._layout))
         return self._scaled(y, self.y_gains, levels)
 
@@ -190,12 +193,7 @@ class Codec(_CompressionModel):
 
     def _quantise_z(self, z: Tensor) -> Tensor:
         """Round z to whole steps from its medians, with the gradient of the identity."""
-        return round_to_mean(z, self._medians())
-
-    def _medians(self) -> Tensor:
-        """Return the medians of z's distributions, (1, C, 1, 1)."""
-        medians: Tensor = self.entropy_bottleneck.medians()
-        return medians
+        return round_to_mean(z, self.entropy_bottleneck.medians())
 
     def _hyper(self, z_hat: Tensor, levels: Tensor | None) -> list[Tensor]:
         features: list[Tensor] = self.h_s(self._unscaled(z_hat, self.z_gains, levels))
@@ -236,7 +234,7 @@ class Codec(_CompressionModel):
         with self._lock.shared():
             y = self._analyse(x, levels)
             z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
-            largest = (z - self._medians()).abs().max()
+            largest = (z - self.entropy_bottleneck.medians()).abs().max()
         if not (torch.isfinite(y).all() and torch.isfinite(z).all()):
             raise CodingError("the latent is not finite: the image or the weights hold NaN or inf")
         refuse_large_symbols("z", largest)
@@ -300,7 +298,7 @@ class Codec(_CompressionModel):
         """
         images = check_streams(strings)
         shape, size = check_sides(self.config, shape, size)
-        levels = self._rate(rate, self._medians().expand(images, -1, -1, -1))
+        levels = self._rate(rate, self.entropy_bottleneck.medians().expand(images, -1, -1, -1))
         portable = len(strings) > 2
         decode = self._decode_portably if portable else self._decode
         y_hat, found = decode(strings, shape, levels)
@@ -335,7 +333,7 @@ class Codec(_CompressionModel):
             y_hat = self._walk(features, path.coder(decoder, self._steps_per_unit(levels)))
             found = path.agree.checksum(decoder.checksum())
         with self._lock.shared():
-            return y_hat.to(self._medians().dtype), found
+            return y_hat.to(self.entropy_bottleneck.medians().dtype), found
 
     def _symbols(self, features: Sequence[Tensor]) -> int:
         return self.config.latent_channels * math.prod(features[0].shape[-2:])
@@ -346,8 +344,14 @@ class Codec(_CompressionModel):
     ) -> Iterator[PortablePath]:
         """Compute all that coding depends on in float64 inside the ``with`` block."""
         parts = (self.h_s, self.entropy_model, self.entropy_bottleneck, self.y_gains, self.z_gains)
+        tensors = (
+            tensor
+            for part in parts
+            if part is not None
+            for tensor in (*part.parameters(), *part.buffers())
+        )
         agree = Agreement(images, decisions)
-        with self._lock.alone(), float64(tensors_of(parts)):
+        with self._lock.alone(), float64(tensors):
             tables = PortableTables(self.config.entropy_model.distribution, agree)
             yield PortablePath(agree, self.entropy_bottleneck.portable(agree), tables)
 
@@ -364,7 +368,9 @@ class Codec(_CompressionModel):
 
     def aux_loss(self) -> Tensor:
         """Return what trains the quantiles of z's prior; nothing of a prior without quantiles."""
-        loss: Tensor = torch.as_tensor(super().aux_loss(), device=self._medians().device)
+        loss: Tensor = torch.as_tensor(
+            super().aux_loss(), device=self.entropy_bottleneck.medians().device
+        )
         return loss
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:

@@ -388,10 +388,3 @@ class PortablePath(NamedTuple):
             gain = (steps / _GAIN_GRID).view(gain.shape)
         on_grid = OnGrid(code, self.agree)
         return Coder(on_grid, gain, on_grid.settle)
-
-
-def tensors_of(parts: Iterable[nn.Module | None]) -> Iterator[Tensor]:
-    """Yield the parameters and buffers of the parts that there are."""
-    for part in parts:
-        if part is not None:
-            yield from (*part.parameters(), *part.buffers())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tcm_lab import __version__
+from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import LabError
 
 logger = logging.getLogger(__name__)
@@ -140,10 +144,34 @@ def refuse_other_state(codec: nn.Module) -> None:
             )
 
 
-def whole(value: Tensor) -> Tensor:
-    """Return a weight put together, where several processes hold parts of it."""
-    full = getattr(value, "full_tensor", None)
-    return value if full is None else full()
+def write_tensors(
+    path: Path,
+    tensors: Tensors,
+    form: str,
+    extra: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    **more: str,
+) -> None:
+    """Write weights to a safetensors file, atomically.
+
+    Args:
+        path: the file.
+        tensors: by name. Those that layers share are written for each, and those of which several
+            processes hold parts are put together.
+        form: name of the file's format.
+        extra: JSON values to keep beside the weights.
+        dtype: of floating-point tensors in the file; None: their own.
+        more: further metadata.
+    """
+    from safetensors.torch import save
+
+    metadata = {"format": form, "tcm_lab": __version__, **more, "extra": json.dumps(dict(extra))}
+    plain = {}
+    for name, value in tensors.items():
+        full = value.full_tensor() if hasattr(value, "full_tensor") else value
+        kept = full.detach().to("cpu", dtype if full.is_floating_point() else None)
+        plain[name] = kept.clone(memory_format=torch.contiguous_format)
+    write_atomically(path, save(plain, metadata))
 
 
 def _models(

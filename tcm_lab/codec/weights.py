@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tcm_lab import __version__
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab._utils.files import write_atomically
-from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
@@ -24,6 +20,7 @@ from tcm_lab.codec.state_dicts import (
     own_name,
     refuse_other_state,
     table_names,
+    write_tensors,
 )
 from tcm_lab.codec.zoo import build, own_factory
 from tcm_lab.errors import ConfigError
@@ -79,14 +76,7 @@ def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None
         save_checkpoint(codec, path, extra)
         return
     refuse_other_state(codec)
-    from safetensors.torch import save
-
-    metadata = {"format": _FORMAT, "tcm_lab": __version__, "extra": json.dumps(dict(extra))}
-    tensors = {
-        name: value.detach().cpu().clone().contiguous()
-        for name, value in codec.state_dict().items()
-    }
-    write_atomically(path, save(tensors, metadata))
+    write_tensors(path, codec.state_dict(), _FORMAT, extra)
 
 
 def load_foreign(
@@ -105,28 +95,21 @@ def load_foreign(
         ConfigError: there is no such codec.
         CheckpointError: the weights don't fit.
     """
+    codec: nn.Module | None = None
     try:
         codec = build(name, options)
-    except ConfigError:
-        from_state = getattr(own_factory(name), "from_state_dict", None) if is_own(name) else None
-        if options or from_state is None:
-            raise
-        found = _by_class(from_state, read_state(checkpoint, ()))
-        if found is None:
-            raise
-        if not isinstance(getattr(found, "name", None), str):
-            found.name = name.rpartition(":")[2]  # type: ignore[assignment]  # no submodule
-        return found.eval()
-    try:
         return load_weights(codec, checkpoint)
-    except CheckpointError:
-        from_state = getattr(type(codec), "from_state_dict", None)
+    except (ConfigError, CheckpointError):
+        made_by = own_factory(name) if codec is None and is_own(name) else type(codec)
+        from_state = getattr(made_by, "from_state_dict", None)
         if options or from_state is None:
             raise
-        found = _by_class(from_state, read_state(checkpoint, codec.state_dict().keys()))
+        names = () if codec is None else codec.state_dict().keys()
+        found = _by_class(from_state, read_state(checkpoint, names))
         if found is None:
             raise
-    found.name = CodecAdapter(codec).name if is_own(name) else name  # type: ignore[assignment]  # no submodule
+    if not isinstance(getattr(found, "name", None), str):
+        found.name = name.rpartition(":")[2]  # type: ignore[assignment]  # no submodule
     return found.eval()
 
 

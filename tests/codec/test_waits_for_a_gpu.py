@@ -59,7 +59,8 @@ class DecoderButItsOwnCopies:
 @torch.no_grad()
 def _copies_of_a_second_walk(codec: Any, code: Coder) -> int:
     """Return how many; the first walk may move what is kept for all that follow."""
-    z = torch.empty(2, codec.config.hyper_channels, 2, 3, device=META, dtype=codec._medians().dtype)
+    dtype = codec.entropy_bottleneck.medians().dtype
+    z = torch.empty(2, codec.config.hyper_channels, 2, 3, device=META, dtype=dtype)
     features = codec._hyper(z, None)
     codec._walk(features, code)
     with Copies() as copies:
