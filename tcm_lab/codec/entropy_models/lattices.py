@@ -49,20 +49,12 @@ _PAIRS: tuple[tuple[Place, Place], ...] = (
 )
 
 
-def _quarter_steps() -> tuple[Owners, ...]:
-    """Two halves of the channels and two colours of a checkerboard: each half one, then the other.
-
-    An entry is the group of channels that is coded at a row and column of the cell.
-    """
-    return tuple(((step, 1 - step), (1 - step, step)) for step in (0, 1))
-
-
-def _half_steps() -> tuple[Owners, ...]:
-    """Three steps over four groups: those places of each 2x2 cell that the quarter lattice lacks.
-
-    Group g takes the place g ^ 3, then g ^ 2, then g ^ 1, counting the cell's places by rows.
-    """
-    return tuple(((turn, turn ^ 1), (turn ^ 2, turn ^ 3)) for turn in (3, 2, 1))
+#: The quarter lattice's steps, two halves of the channels and two colours of a checkerboard: each
+#: half one, then the other. An entry is the group that is coded at a row and column of the cell.
+_QUARTER_STEPS: tuple[Owners, ...] = tuple(((i, 1 - i), (1 - i, i)) for i in (0, 1))
+#: The half lattice's steps over four groups, at those places of each 2x2 cell that the quarter
+#: lattice lacks: group g takes the place g ^ 3, then g ^ 2, then g ^ 1, counted by rows.
+_HALF_STEPS: tuple[Owners, ...] = tuple(((i, i ^ 1), (i ^ 2, i ^ 3)) for i in (3, 2, 1))
 
 
 def _full_steps() -> tuple[Owners, ...]:
@@ -83,7 +75,7 @@ def _full_steps() -> tuple[Owners, ...]:
 
 
 #: The steps of each lattice: quarter, half, full.
-STEPS = (_quarter_steps(), _half_steps(), _full_steps())
+STEPS = (_QUARTER_STEPS, _HALF_STEPS, _full_steps())
 
 
 @dataclass(frozen=True)
