@@ -30,6 +30,29 @@ class NoAttentionConfig(AttentionConfig):
         return Cost()
 
 
+class WithSkip(nn.Module):
+    """x + attend(x).
+
+    Args:
+        attend: an attention module that keeps channels and size.
+        ends: those of its layers whose zero makes the whole the identity.
+    """
+
+    def __init__(self, attend: nn.Module, *ends: str) -> None:
+        super().__init__()
+        self.attend = attend
+        self.ends = ends
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Transform (B, C, H, W)."""
+        out: Tensor = x + self.attend(x)
+        return out
+
+    def branch_ends(self) -> list[nn.Module]:
+        """Return the layers whose zero makes the module the identity."""
+        return [self.attend.get_submodule(name) for name in self.ends]
+
+
 class ResidualUnit(nn.Module):
     """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels or one between (Cheng et al. 2020).
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, Ratio
+from tcm_lab.blocks.attention import WithSkip
 from tcm_lab.blocks.convolutional import KernelSide, depthwise
 from tcm_lab.blocks.cost import Cost, Kind, conv_cost, depthwise_cost, hidden_width
 from tcm_lab.blocks.registry import AttentionConfig, register_attention
@@ -140,23 +141,6 @@ def global_attention_cost(
     )
 
 
-class ResidualGlobalAttention(nn.Module):
-    """x + `GlobalAttention` of x, all of its widths C but the MLP's hidden one."""
-
-    def __init__(self, channels: int, head_dim: int, kernel: int, hidden: int) -> None:
-        super().__init__()
-        self.attend = GlobalAttention(channels, head_dim, kernel, channels, hidden, channels)
-
-    def forward(self, x: Map) -> Map:
-        """Transform (B, C, H, W)."""
-        out: Tensor = x + self.attend(x)
-        return out
-
-    def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the module the identity."""
-        return [self.attend.mix, self.attend.mlp[-1]]
-
-
 @register_attention("linear-attention")
 class LinearAttentionConfig(AttentionConfig):
     """Attention among all positions of a map, whose cost is linear in them (MLIC++).
@@ -175,8 +159,9 @@ class LinearAttentionConfig(AttentionConfig):
         check_heads(channels, self.head_dim)
 
     def build(self, channels: int) -> nn.Module:
-        hidden = hidden_width(channels, self.mlp_ratio)
-        return ResidualGlobalAttention(channels, self.head_dim, self.kernel, hidden)
+        c, hidden = channels, hidden_width(channels, self.mlp_ratio)
+        attend = GlobalAttention(c, self.head_dim, self.kernel, c, hidden, c)
+        return WithSkip(attend, "mix", "mlp.4")
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         c, hidden = channels, hidden_width(channels, self.mlp_ratio)

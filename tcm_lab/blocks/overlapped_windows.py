@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tcm_lab._utils import ChannelCount, Ratio
+from tcm_lab.blocks.attention import WithSkip
 from tcm_lab.blocks.convolutional import KernelSide
 from tcm_lab.blocks.cost import (
     Cost,
@@ -155,25 +156,6 @@ def overlapped_window_cost(
     )
 
 
-class ResidualOverlappedWindowAttention(nn.Module):
-    """x + `OverlappedWindowAttention` of x."""
-
-    def __init__(self, channels: int, head_dim: int, window_size: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.attend = OverlappedWindowAttention(
-            channels, head_dim, window_size, channels, mlp_ratio
-        )
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Transform (B, C, H, W)."""
-        out: Tensor = x + self.attend(x)
-        return out
-
-    def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the module the identity."""
-        return [self.attend.proj, self.attend.mlp[-1]]
-
-
 @register_attention("overlapped-windows")
 class OverlappedWindowsConfig(AttentionConfig):
     """Attention in a window around every position (MLIC++).
@@ -192,9 +174,10 @@ class OverlappedWindowsConfig(AttentionConfig):
         check_heads(channels, self.head_dim)
 
     def build(self, channels: int) -> nn.Module:
-        return ResidualOverlappedWindowAttention(
-            channels, self.head_dim, self.window_size, self.mlp_ratio
+        attend = OverlappedWindowAttention(
+            channels, self.head_dim, self.window_size, channels, self.mlp_ratio
         )
+        return WithSkip(attend, "proj", "mlp.2")
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
         return overlapped_window_cost(
