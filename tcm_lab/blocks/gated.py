@@ -73,12 +73,7 @@ def conv_glu_cost(channels: int, hidden: int, height: int, width: int) -> Cost:
 class GatedLayer(nn.Module):
     """a ⊙ x + MSA(LN(x)), then b ⊙ x + GLU(LN(x)), a and b learnt for each channel.
 
-    Args:
-        channels: C, a multiple of ``head_dim``.
-        head_dim: channels of one attention head.
-        window_size: side of a window, in tokens.
-        hidden: width of the gated unit's first layer.
-        shifted: whether the windows are moved by half a window.
+    ``hidden`` is the width of the gated unit's first layer; the rest is as in `WindowAttention`.
     """
 
     def __init__(

@@ -98,13 +98,7 @@ class DictionaryModelConfig(EqualSlicesConfig):
 
 
 class DictionarySlice(nn.Module):
-    """The networks of one slice.
-
-    Args:
-        config: the entropy model.
-        channels: M.
-        i: which slice.
-    """
+    """The networks of slice ``i``."""
 
     def __init__(self, config: DictionaryModelConfig, channels: int, i: int) -> None:
         super().__init__()

@@ -182,10 +182,6 @@ class HierarchicalModel(nn.Module):
 
     Its children are in the order of use; published checkpoints have the adaptors of a lattice in
     another order.
-
-    Args:
-        config: the entropy model.
-        channels: M.
     """
 
     def __init__(self, config: HierarchicalConfig, channels: int) -> None:
@@ -219,12 +215,7 @@ class HierarchicalModel(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "b c h w"]], code: Coder
     ) -> Float[Tensor, "b m h w"]:
-        """Return ŷ.
-
-        Args:
-            features: one output of the hyper synthesis, (B, 2M, h, w): scales, then means.
-            code: gives ŷ where mean and scale are known.
-        """
+        """Return ŷ from one output of the hyper synthesis, (B, 2M, h, w): scales, then means."""
         (hyper,) = features
         batch, both, *size = hyper.shape
         walk = lattices(both // 2, (int(size[0]), int(size[1])), hyper.device, nominal=self.nominal)

@@ -250,13 +250,7 @@ class CodingPass(nn.Module):
 
 
 class ContextSlice(nn.Module):
-    """One slice: its contexts and its two passes.
-
-    Args:
-        config: the entropy model.
-        channels: M.
-        i: which slice; the first has no slices before it, and neither the contexts of them.
-    """
+    """Slice ``i``: its contexts, those of earlier slices if there are any, and its two passes."""
 
     def __init__(self, config: MultiContextConfig, channels: int, i: int) -> None:
         super().__init__()
@@ -273,13 +267,7 @@ class ContextSlice(nn.Module):
         self.others = CodingPass(config, own + shared, channels + last, width)
 
     def forward(self, features: Sequence[Hyper], decoded: Sequence[Slice], code: Coder) -> Slice:
-        """Return the slice's ŷ.
-
-        Args:
-            features: one output of the hyper synthesis, from whose second half means follow.
-            decoded: ŷ of the slices before.
-            code: gives ŷ where mean and scale are known.
-        """
+        """Return the slice's ŷ; the means follow from the second half of the one feature."""
         (hyper,) = features
         colour = checkerboard(hyper)
         before = torch.cat((*decoded,), 1) if decoded else hyper[:, :0]

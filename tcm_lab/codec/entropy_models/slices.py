@@ -191,20 +191,14 @@ class CheckerboardContext(nn.Conv2d):
 
 
 class SliceCodec(nn.Module):
-    """Everything that one slice needs: attention, mean and scale networks, context, LRP.
+    """All that slice ``i`` needs: attention, mean and scale networks, context, LRP."""
 
-    Args:
-        config: the entropy model.
-        latent_channels: M.
-        i: which slice.
-    """
-
-    def __init__(self, config: SlicesConfig, latent_channels: int, i: int) -> None:
+    def __init__(self, config: SlicesConfig, channels: int, i: int) -> None:
         super().__init__()
-        widths = config.slice_widths(latent_channels)
+        widths = config.slice_widths(channels)
         width, first = widths[i], sum(widths[:i])
-        support = config.support_channels(i, latent_channels)
-        paths = len(config.hyper_outputs(latent_channels))
+        support = config.support_channels(i, channels)
+        paths = len(config.hyper_outputs(channels))
         # A path gives the mean or the scale; a shared one gives both.
         outputs = 2 * width // paths
         context = 2 * width if config.checkerboard else 0
@@ -231,13 +225,7 @@ class SliceCodec(nn.Module):
     def forward(
         self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: Coder
     ) -> Float[Tensor, "b s h w"]:
-        """Return the slice's ŷ, refined if the model refines.
-
-        Args:
-            features: hyper synthesis outputs, one for each path, each (B, M or 2M, h, w).
-            earlier: ŷ of the slices before this one, each (B, S, h, w).
-            code: gives ŷ where mean and scale are known.
-        """
+        """Return the slice's ŷ, refined if the model refines; each path has a feature."""
         supports = [torch.cat((path, *earlier[: self.seen]), 1) for path in features]
         attended = [
             attention(support) for attention, support in zip(self.attention, supports, strict=True)
@@ -297,12 +285,7 @@ class SliceCodec(nn.Module):
 
 
 class SliceModel(SliceChain, nn.ModuleList):
-    """The slices, each of which sees what the configuration lets it see of those before.
-
-    Args:
-        config: the entropy model.
-        channels: M.
-    """
+    """The slices, each of which sees what the configuration lets it see of those before."""
 
     def __init__(self, config: SlicesConfig, channels: int) -> None:
         slices = range(len(config.slice_widths(channels)))
