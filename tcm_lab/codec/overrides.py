@@ -67,7 +67,8 @@ def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree
         fields = find_fields(changed, path)
         for field, part in zip(fields, _parts(path, value, fields), strict=True):
             try:
-                field.holder[field.key] = _whole(field, part)
+                # A copy, which later paths change instead of the caller's value or another field's
+                field.holder[field.key] = copy.deepcopy(_whole(field, part))
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from None
     return changed
@@ -209,4 +210,4 @@ def borrowed(transform: str, value: Any) -> Any:
             f"the preset '{value}' only changes {tree['base']}, and has no {transform} of its own; "
             f"those that have one: {one_of(whole)}"
         )
-    return copy.deepcopy(tree[transform])  # the caller changes it, and the tree is kept
+    return tree[transform]

@@ -1,5 +1,6 @@
 """What a mistake in a configuration is answered with: the field, its value, and what works."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,17 @@ def test_an_option_called_as_a_field_above_it_is_reached_by_its_whole_path_alone
         assert [stage.depth for stage in stages] == [3, 3, 3]
         assert [(s.block.depth, s.block.attention) for s in stages] == 3 * [block]
         assert {stage.attention.type for stage in stages} == {"none"}
+
+
+def test_a_path_into_a_value_that_an_override_gave_changes_it_at_one_place_alone() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    both = {"stages": config.model_dump(mode="json")["g_a"]["stages"]}
+    given = copy.deepcopy(both)
+    one = config.override({"g_*": both, "g_a.stages.0.depth": 3, "h_a": "tcm-small"})
+    assert both == given
+    assert [one.g_a.stages[0].depth, one.g_s.stages[0].depth] == [3, 2]
+    config.override({"h_a": "tcm-small", "h_a.depth": 9})
+    assert tcm_lab.load_config("tcm-nano").override({"h_a": "tcm-small"}).h_a == one.h_a
 
 
 def test_the_fingerprint_is_of_what_acts() -> None:
