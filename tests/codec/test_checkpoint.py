@@ -19,9 +19,11 @@ from tcm_lab.codec import (
     CodecAdapter,
     export_checkpoint,
     export_state,
+    load_weights,
     part_costs,
     read_extra,
     save_checkpoint,
+    save_weights,
 )
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, SuperNet, train
@@ -553,6 +555,20 @@ def test_a_codec_in_shards_is_saved_whole(codec: Any, tmp_path: Path) -> None:
     save_checkpoint(sharded, tmp_path / "fsdp.safetensors")
     for name in ("ddp", "fsdp"):
         _assert_equal(_weights(tcm_lab.load_checkpoint(tmp_path / f"{name}.safetensors")), wanted)
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_foreign_codec_in_shards_is_saved_whole(tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 3, 3))
+    sharded = fully_shard(copy.deepcopy(own))
+    save_weights(sharded, tmp_path / "fsdp.safetensors", {})
+    again = load_weights(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 3, 3)),
+        tmp_path / "fsdp.safetensors",
+    )
+    _assert_equal(again.state_dict(), own.state_dict())
 
 
 @pytest.fixture
