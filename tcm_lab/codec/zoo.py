@@ -22,6 +22,7 @@ from tcm_lab.codec.names import (
     COMPRESSAI,
     REFERENCE_MODELS,
     about_code,
+    is_foreign,
     is_own,
     is_reference,
     preset_names,
@@ -60,9 +61,10 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
         return _preset(str(source))
     path = Path(source)
     if not is_file(path):
-        if is_reference(str(source)):
+        if is_foreign(str(source)):
+            whose = "CompressAI's own model" if is_reference(str(source)) else "a codec of your own"
             raise ConfigError(
-                f"'{source}' is CompressAI's own model, which has no configuration of ours; "
+                f"'{source}' is {whose}, which has no configuration of ours; "
                 "tcm_lab.build() and the tables take it by this name"
             )
         looks_like_a_file = bool(path.suffix) or len(path.parts) > 1

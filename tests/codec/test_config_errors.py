@@ -194,6 +194,7 @@ def test_a_mistake_in_a_file_is_answered_with_the_file(
         ("tcm-nanno", "'tcm-nanno': neither a preset nor a YAML file. Did you mean tcm-nano"),
         ("nowhere.yaml", "'nowhere.yaml': no such file"),
         ("compressai/mbt2018", "CompressAI's own model, which has no configuration of ours"),
+        ("my_codec.py:make", "'my_codec.py:make' is a codec of your own, which has no config"),
     ],
 )
 def test_a_name_that_is_no_configuration_is_answered_with_the_near_ones(
