@@ -187,12 +187,7 @@ class LargeKernelConfig(BlockConfig):
 
 
 class PartialConv(nn.Conv2d):
-    """Convolves the first channels and passes the others on (FasterNet, Chen et al. 2023).
-
-    Args:
-        convolved: how many channels it convolves.
-        kernel: side of the convolution.
-    """
+    """Convolves so many channels and passes the others on (FasterNet, Chen et al. 2023)."""
 
     def __init__(self, convolved: int, kernel: int) -> None:
         super().__init__(convolved, convolved, kernel, padding=kernel // 2)

@@ -18,12 +18,8 @@ class WindowCrossAttention(nn.Module):
     """1x1(x) + softmax(q·kᵀ / √d) · v in each window, q from x, k and v from another map.
 
     HPCM's context fusion (Li et al. 2025): no position bias, no shift, and no layer behind the
-    attention. Maps of any size are accepted: padding of a partial window is never seen.
-
-    Args:
-        channels: C, a multiple of ``head_dim``.
-        head_dim: d, channels of one head.
-        window_size: side of a window, in tokens.
+    attention. Maps of any size are accepted: padding of a partial window is never seen. The
+    arguments are those of `WindowAttention`.
     """
 
     def __init__(self, channels: int, head_dim: int, window_size: int) -> None:

@@ -23,12 +23,7 @@ from tcm_lab.blocks.window_attention import check_heads
 
 
 class DenseAggregation(nn.Module):
-    """Depth-wise layers in a chain, all their outputs joined, times a spatial gate.
-
-    Args:
-        channels: C.
-        layers: how many layers the chain has; each sees 3x3 positions more.
-    """
+    """Layers in a chain, each of which sees 3x3 positions more; all joined, times a gate."""
 
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()

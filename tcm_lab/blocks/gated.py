@@ -34,9 +34,7 @@ from tcm_lab.blocks.window_attention import WindowAttention, check_heads
 class ConvGlu(nn.Module):
     """GELU(depth-wise 3x3(u)) · v, u and v the halves of a linear layer; then a linear layer back.
 
-    Args:
-        channels: C.
-        hidden: width of u and v together; each has one channel at least.
+    ``hidden`` is the width of u and v together; each has one channel at least.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:

@@ -26,10 +26,6 @@ class LinearAttention(nn.Module):
 
     A key's softmax is over the positions, a query's over the head's channels. Queries, keys and
     values are a 1x1 and a depth-wise 3x3 convolution each of maps of their own.
-
-    Args:
-        channels: C, a multiple of ``head_dim``.
-        head_dim: d, channels of one head.
     """
 
     def __init__(self, channels: int, head_dim: int) -> None:
@@ -43,11 +39,7 @@ class LinearAttention(nn.Module):
     def forward(self, query: Map, key: Map, value: Map, keys_at: Places | None = None) -> Map:
         """Return what each position of ``query`` (B, C, H, W) gathers from ``value``.
 
-        Args:
-            query: the map whose positions attend.
-            key: the map that they attend to.
-            value: the map whose values they gather.
-            keys_at: the positions that are attended to; None: all.
+        ``keys_at`` are the positions of ``key`` that are attended to; None: all.
         """
         q, k, v = self._heads(self.queries(query)), self._heads(self.keys(key)), self.values(value)
         if keys_at is not None:
@@ -106,11 +98,8 @@ class GlobalAttention(nn.Module):
     ) -> Float[Tensor, "b d h w"]:
         """Transform (B, C, H, W) to (B, C_out, H, W).
 
-        Args:
-            query: the map whose positions attend.
-            key: the map that they attend to; by default ``query`` itself.
-            value: the map whose values they gather; by default ``query`` itself.
-            first: positions that are attended to, by all others alone; None: all attend to all.
+        Key and value are by default the query itself. Positions that are ``first`` are attended
+        to, by all others alone; None: all attend to all.
         """
         key, value = query if key is None else key, query if value is None else value
         found = self.attention(query, key, value, first)

@@ -33,13 +33,8 @@ class HaarLinear(nn.Linear):
     Down: subbands of (B, C_in, H, W), times their gains, projected to (B, C_out, H/f, W/f). Up:
     channels projected to subbands, over their gains, and synthesised to (B, C_out, f H, f W).
     Subbands come in the order LL, LH (rows differ), HL (columns differ), HH, each with all
-    channels; for a factor of 4 and more the wavelet is applied to all subbands again.
-
-    Args:
-        c_in: C_in.
-        c_out: C_out.
-        factor: f, a power of two.
-        direction: ``down`` or ``up``.
+    channels; the factor f is a power of two, and for 4 and more the wavelet is applied to all
+    subbands again.
     """
 
     def __init__(self, c_in: int, c_out: int, factor: int, direction: ResampleDirection) -> None:

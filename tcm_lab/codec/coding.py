@@ -83,15 +83,7 @@ class ScaleTables:
 def likelihoods_as_coded(
     likelihoods: Tensor, y: Tensor, means: Tensor, scales: Tensor, distribution: Distribution
 ) -> Tensor:
-    """Return y's likelihoods so that their logarithms are what rANS spends, on outliers too.
-
-    Args:
-        likelihoods: with a floor.
-        y: the latent.
-        means: what y's symbols are steps from.
-        scales: of the distributions about them.
-        distribution: their family.
-    """
+    """Return y's likelihoods so that their logarithms are what rANS spends, on outliers too."""
     steps = (y - means).round().abs()
     reach = (distribution.reach * scales.clamp(min=distribution.lowest)).ceil()
     return torch.where(steps > reach, _BEYOND, likelihoods.clamp(min=_LEAST))
@@ -107,10 +99,7 @@ def round_to_mean(y: Tensor, mean: Tensor) -> Tensor:
 
 
 class Estimator:
-    """Quantises without coding, and keeps the means and scales for the likelihoods.
-
-    Args:
-        y: the latent, (B, M, h, w).
+    """Quantises a latent y without coding, and keeps means and scales for the likelihoods.
 
     Attributes:
         means: of every element coded so far, (B, M, h, w); zero elsewhere.
@@ -132,12 +121,7 @@ class Estimator:
 
 
 class SymbolEncoder:
-    """Collects symbols and their distributions, then writes one stream per image.
-
-    Args:
-        y: the latent, (B, M, h, w).
-        tables: the distributions.
-    """
+    """Collects y's symbols and their distributions, then writes one stream per image."""
 
     def __init__(self, y: Float[Tensor, "b m h w"], tables: SymbolTables) -> None:
         self._y = y
@@ -176,12 +160,7 @@ class SymbolEncoder:
 
 
 class SymbolDecoder:
-    """Reads symbols from one stream per image.
-
-    Args:
-        strings: the streams.
-        symbols: how many symbols each holds.
-        tables: the distributions.
+    """Reads so many symbols from each of the streams, one per image.
 
     Raises:
         CodingError: a string is no rANS stream.
@@ -263,10 +242,7 @@ def read_symbols(
 ) -> Int32[Tensor, " n"]:
     """Read the next symbols by the distributions at ``indexes``, all on the CPU.
 
-    Args:
-        decode: a decoder's method, which takes indexes and what is in ``cdfs``.
-        indexes: of the symbols' distributions.
-        cdfs: the distributions.
+    ``decode`` is a decoder's method, which takes indexes and what is in ``cdfs``.
     """
     numbers = decode(_numbers(indexes), *_needed(cdfs, indexes))
     try:

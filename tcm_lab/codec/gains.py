@@ -10,15 +10,11 @@ _SPREAD = 0.75  # ± in ln: steps for a 20-fold range of λ, as a step is propor
 
 
 class RateGains(nn.Module):
-    """Gain and inverse gain of each channel at each rate level, kept as logarithms.
+    """Gain and inverse gain of each of C channels at each of R rate levels, kept as logarithms.
 
     One set of weights covers a whole rate-distortion curve: each rate level scales the channels of
     y and z before quantisation and scales them back after (Cui et al. 2021, "Asymmetric gained deep
     image compression"). Between two learned levels the gains are interpolated geometrically.
-
-    Args:
-        levels: R, how many rate levels are learned.
-        channels: C.
     """
 
     def __init__(self, levels: int, channels: int) -> None:

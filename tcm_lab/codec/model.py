@@ -53,11 +53,7 @@ Rate = float | Tensor | None
 
 
 class Codec(_CompressionModel):
-    """A learned image codec assembled from its configuration; a CompressAI ``CompressionModel``.
-
-    Args:
-        config: the whole architecture.
-    """
+    """A learned image codec assembled from its configuration; a CompressAI ``CompressionModel``."""
 
     def __init__(self, config: VariantConfig) -> None:
         super().__init__()

@@ -202,12 +202,7 @@ def read_list(written: bytes) -> np.ndarray[Any, Any]:
 
 
 class OnGrid:
-    """A `PlaceCoder` whose means are on the grid.
-
-    Args:
-        code: what codes around the means.
-        agree: rounds for encoder and decoder alike.
-    """
+    """A `PlaceCoder` that lets another code around means that are on the grid."""
 
     def __init__(self, code: PlaceCoder, agree: Agreement) -> None:
         self._code, self._agree = code, agree
@@ -223,12 +218,7 @@ class OnGrid:
 
 
 class PortableTables:
-    """The distributions of the symbols of y, the same on every machine.
-
-    Args:
-        distribution: their family, and which scales have a table.
-        agree: rounds for encoder and decoder alike.
-    """
+    """The distributions of the symbols of y, the same on every machine."""
 
     def __init__(self, distribution: Distribution, agree: Agreement) -> None:
         self.cdfs = portable_cdfs(distribution)

@@ -38,10 +38,7 @@ _LOCKS: WeakKeyDictionary[nn.Module, SharedLock] = WeakKeyDictionary()
 
 
 class PortableReference:
-    """Codes portably with a model of CompressAI's.
-
-    Args:
-        model: the model, in evaluation.
+    """Codes portably with a model of CompressAI's, which is in evaluation mode.
 
     Raises:
         CodingError: it codes one position after another, past its entropy model's methods.
@@ -96,9 +93,7 @@ class PortableReference:
 class _Coders:
     """Stand-ins for the methods of a model's entropy models.
 
-    Args:
-        agree: rounds for encoder and decoder alike.
-        encoding: whether streams are written; what is then decoded is what was just written.
+    While ``encoding``, what the model decodes is what was just written.
     """
 
     def __init__(self, agree: Agreement, *, encoding: bool) -> None:

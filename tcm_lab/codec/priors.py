@@ -51,11 +51,7 @@ class FactorisedPrior(_EntropyBottleneck):
 
 
 class GeneralisedGaussianPrior(_EntropyModel):
-    """A learned mean and scale per channel of a generalised Gaussian (HPCM, Li et al. 2025).
-
-    Args:
-        channels: N, channels of z.
-    """
+    """A learned mean and scale per channel of a generalised Gaussian (HPCM, Li et al. 2025)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -80,12 +80,9 @@ def find_weights(
 def misfit(
     given: Tensors, wanted: Tensors, shown: Callable[[str], str] = str
 ) -> dict[str, list[str]]:
-    """Return by kind of fault which tensors keep ``given`` from being a model's own.
+    """Return by kind of fault which tensors of a file are not those that a model wants.
 
-    Args:
-        given: tensors of a file.
-        wanted: the model's.
-        shown: turns a name of the model's into the file's.
+    ``shown`` turns a name of the model's into the file's.
     """
     return {
         "missing": [shown(name) for name in wanted if name not in given],

@@ -123,11 +123,6 @@ class Elements(Places):
 
     Values are lists (B, N), coded in their order. Find the elements on the CPU and then move them:
     on torch's meta device, where costs are counted, a condition has no data to choose by.
-
-    Args:
-        channel: of each element.
-        row: of each element.
-        column: of each element.
     """
 
     def __init__(
@@ -211,11 +206,6 @@ class Coder:
 
         Whatever moves ŷ after coding must go through here: later places depend on it, and a
         portable stream has to agree on it.
-
-        Args:
-            places: elements that have been coded.
-            y_hat: their ŷ.
-            correction: a network's output.
 
         Returns:
             The refined ŷ, and 0 where nothing is coded.

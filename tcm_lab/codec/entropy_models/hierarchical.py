@@ -145,11 +145,7 @@ def _shared(one: Cost, passes: int, *, new: bool) -> Cost:
 class Trunk(nn.Module):
     """Blocks, the step's own factors, blocks, and a 1x1 convolution to scales and means.
 
-    Args:
-        depths: how many blocks before and after the factors.
-        block: the block.
-        channels: of the blocks.
-        outputs: channels of the result.
+    ``depths`` says how many blocks there are before and after the factors.
     """
 
     def __init__(

@@ -205,11 +205,7 @@ class MultiContextConfig(EqualSlicesConfig):
 class CodingPass(nn.Module):
     """What one of a slice's two passes needs: the network of means and scales, and LRP.
 
-    Args:
-        config: the entropy model.
-        support: channels of the contexts.
-        refined_from: channels that latent residual prediction sees.
-        width: channels of the slice.
+    The first sees ``support`` channels of contexts, LRP ``refined_from`` channels.
     """
 
     def __init__(

@@ -96,14 +96,7 @@ class SliceChain(nn.Module):
 
 
 class SliceNetwork(nn.Sequential):
-    """Convolutions with GELU between, from a support to a slice's parameters.
-
-    Args:
-        c_in: channels of the support.
-        hidden: widths between.
-        c_out: channels of the result.
-        kernel: side of each convolution.
-    """
+    """Convolutions, GELU and ``hidden`` widths between, from a support to a slice's parameters."""
 
     def __init__(self, c_in: int, hidden: Sequence[int], c_out: int, kernel: int = 3) -> None:
         widths = (c_in, *hidden, c_out)
@@ -137,13 +130,7 @@ def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
 
 
 def both_colours(first: int, last: int, colour: Bool[Tensor, "h w"]) -> tuple[Channels, Channels]:
-    """Return channels ``first`` to ``last`` (exclusive) at a checkerboard's positions.
-
-    Args:
-        first: the first channel.
-        last: the one behind the last.
-        colour: the positions of the first of the two colours, by `checkerboard`.
-    """
+    """Return channels ``first`` to ``last`` (exclusive) at the first ``colour`` and the other."""
     count = colour.numel() // 2
     anchors = Channels(first, last, colour, count)
     return anchors, Channels(first, last, ~colour, colour.numel() - count)
