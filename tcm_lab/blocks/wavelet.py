@@ -21,12 +21,6 @@ from tcm_lab.blocks.registry import ResampleDirection
 _GAIN = 0.5  # logarithm of what every subband but the diagonal one starts at
 
 
-def haar_levels(factor: int) -> int | None:
-    """Return how many times Haar's wavelet halves sides to shrink them so, or None if it can't."""
-    levels = factor.bit_length() - 1
-    return levels if factor == 2**levels else None
-
-
 class HaarLinear(nn.Linear):
     """A linear layer between the Haar subbands of a map and the channels of another.
 

@@ -32,7 +32,6 @@ from tcm_lab.blocks import (
     AnyResampler,
     ResampleDirection,
 )
-from tcm_lab.blocks.wavelet import haar_levels
 from tcm_lab.codec.entropy_models import ENTROPY_MODELS, EntropyModelConfig
 from tcm_lab.codec.overrides import TRANSFORMS, apply_overrides, borrowed
 from tcm_lab.errors import ConfigError, at, one_of
@@ -239,7 +238,7 @@ class TransformPlan(NamedTuple):
                 )
             at(f"{place}.resample", stage.resample.check, before, width)
             factor = stage.resample.factor
-            if self.shortcut == "wavelet" and haar_levels(factor) is None:
+            if self.shortcut == "wavelet" and factor.bit_count() != 1:  # no power of two
                 raise ConfigError(
                     f"shortcut = wavelet halves sides, but {place}.resample has a stride of "
                     f"{factor}; take strides of 1, 2, 4, ..., or shortcut patch"
