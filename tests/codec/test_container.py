@@ -209,7 +209,9 @@ def test_an_image_that_costs_next_to_nothing_is_decoded_too() -> None:
     assert sum(len(stream) for (stream,) in streams) < 30
     with torch.no_grad():
         shown = codec(image[None])["x_hat"][0].clamp(0, 1)
-    torch.testing.assert_close(decode_image(codec, encode_image(codec, image)), shown)
+    for portable in (False, True):
+        data = encode_image(codec, image, portable=portable)
+        torch.testing.assert_close(decode_image(codec, data), shown)
 
 
 @pytest.mark.parametrize("size", [(1, 65_537), (65_537, 1)])

@@ -113,11 +113,7 @@ class HierarchicalConfig(EntropyModelConfig):
         return Cost({}, {Kind.PRIOR: 2 * channels})
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
-        """Cost of adaptors, trunks, attention and merging on all lattices.
-
-        Raises:
-            NoFormula: the block has no closed formula.
-        """
+        """Cost of adaptors, trunks, attention and merging on all lattices."""
         both, whole = 2 * channels, 3 * channels
         parts = dict.fromkeys(
             ("adaptors", "coarse_trunk", "fine_trunk", "attention", "merging"), Cost()

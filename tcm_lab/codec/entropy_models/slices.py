@@ -132,11 +132,7 @@ class SlicesConfig(EntropyModelConfig):
         return SliceModel(self, channels)
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
-        """Cost of ``attention``, ``slice_heads`` and ``lrp`` of all slices.
-
-        Raises:
-            NoFormula: the attention module has no closed formula.
-        """
+        """Cost of ``attention``, ``slice_heads`` and ``lrp`` of all slices."""
         paths = len(self.hyper_outputs(channels))
         parts = {"attention": Cost(), "slice_heads": Cost(), "lrp": Cost()}
         for i, s in enumerate(self.slice_widths(channels)):
