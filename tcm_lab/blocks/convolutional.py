@@ -187,7 +187,7 @@ class LargeKernelConfig(BlockConfig):
 
 
 class PartialConv(nn.Conv2d):
-    """Convolves so many channels and passes the others on (FasterNet, Chen et al. 2023)."""
+    """Convolves the first channels and passes the others on (FasterNet, Chen et al. 2023)."""
 
     def __init__(self, convolved: int, kernel: int) -> None:
         super().__init__(convolved, convolved, kernel, padding=kernel // 2)

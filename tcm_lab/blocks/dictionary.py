@@ -23,7 +23,7 @@ from tcm_lab.blocks.window_attention import check_heads
 
 
 class DenseAggregation(nn.Module):
-    """Layers in a chain, each of which sees 3x3 positions more; all joined, times a gate."""
+    """Layers in a chain, each sees 3x3 positions more; all joined, times a spatial gate."""
 
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()

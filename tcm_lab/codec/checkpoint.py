@@ -78,9 +78,15 @@ def save_checkpoint(
     codec = assembled(codec, "save its state_dict() by torch.save")
     refuse_other_state(codec)
     check_suffix(Path(path), [".safetensors"], "a safetensors file")
-    config, imports = codec.config.model_dump_json(), json.dumps(imported_layers())
-    how = {"config": config, "imports": imports}
-    write_tensors(Path(path), _weights(codec), _FORMAT, extra or {}, dtype, **how)
+    write_tensors(
+        Path(path),
+        _weights(codec),
+        _FORMAT,
+        extra or {},
+        dtype,
+        config=codec.config.model_dump_json(),
+        imports=json.dumps(imported_layers()),
+    )
 
 
 def read_extra(path: str | Path) -> dict[str, Any]:
