@@ -28,6 +28,8 @@ Tree = dict[str, Any]
 
 TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
+#: What some stages have not.
+_OF_STAGES = ("block", "depth", "width")
 #: How many of a path's parts lead to a place, and how many steps below it are implied.
 _State = tuple[int, int]
 #: What a path need not name, and how many steps below it need no name either: the stage's number.
@@ -51,8 +53,8 @@ class Field:
     @property
     def is_empty(self) -> bool:
         """Whether a stage has nothing here by design: the last one's width, blocks of no depth."""
-        if "resample" not in self.holder or self.key not in ("block", "depth", "width"):
-            return False
+        if self.key not in _OF_STAGES or not {"resample", *_OF_STAGES} <= {*self.holder}:
+            return False  # an option of a layer
         return self.holder["width" if self.key == "width" else "block"] is None
 
 

@@ -247,7 +247,9 @@ def test_a_path_reaches_one_item_of_a_list() -> None:
 class Nested(torch.nn.Conv2d):
     """A layer whose options are called as a stage's fields are."""
 
-    def __init__(self, channels: int, depth: int = 2, attention: bool = False) -> None:
+    def __init__(
+        self, channels: int, depth: int = 2, attention: bool = False, resample: str = "no"
+    ) -> None:
         super().__init__(channels, channels, 1)
 
 
