@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from tcm_lab.codec import VariantConfig
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, at
 from tcm_lab.study.axes import AxisBase, FloatAxis, IntegerAxis, Key
 
 
@@ -20,6 +20,9 @@ def include_base(axes: Mapping[str, AxisBase], base: VariantConfig) -> dict[str,
     params: dict[str, Key] = {}
     for name, axis in axes.items():
         try:
+            for other, keys in axis.when.items():
+                for key in keys:
+                    at(f"when.{other}", fitted[other].check_key, key)
             if axis.acts(params):
                 axis.check(name, base)
                 fitted[name] = axis.including(name, base)
@@ -66,9 +69,5 @@ def _where_it_acts(
     """Return the base changed so that a conditional axis acts."""
     for name, allowed in axis.when.items():
         base = _where_it_acts(base, axes, axes[name])
-        try:
-            changes = axes[name].changes(name, allowed[0])
-        except ConfigError as error:
-            raise ConfigError(f"when.{name}: {error}") from None
-        base = base.override(changes)
+        base = base.override(axes[name].changes(name, allowed[0]))
     return base

@@ -91,6 +91,10 @@ class AxisBase(Frozen, ABC):
         return self.decode(suggest(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log))
 
     @abstractmethod
+    def check_key(self, key: Key) -> None:
+        """Raise ConfigError where ``key`` is none of the axis's values."""
+
+    @abstractmethod
     def grid(self) -> list[Key]:
         """Return every value; raise ConfigError where there are too many."""
 
@@ -142,6 +146,9 @@ class _Listed(AxisBase):
                 return value
         keys = ", ".join(map(show, self.grid()))
         raise ConfigError(f"{brief(show(key))} is not among the choices {keys}")
+
+    def check_key(self, key: Key) -> None:
+        self.value(key)
 
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import CategoricalDistribution
@@ -274,6 +281,19 @@ class _Range(AxisBase):
             raise ConfigError(f"log needs low above 0, not {self.low:g}, and takes no step")
         return self
 
+    def check_key(self, key: Key) -> None:
+        if not (_is_number(key) and self._holds(key)):
+            raise ConfigError(f"{brief(show(key))} is no value {self._extent}")
+
+    def _holds(self, value: float) -> bool:
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return self.low <= value <= self.high and abs(steps - round(steps)) <= 1e-9
+
+    @property
+    def _extent(self) -> str:
+        by = "" if self.step is None else f" by steps of {self.step:g}"
+        return f"from {self.low:g} to {self.high:g}{by}"
+
     def grid(self) -> list[Key]:
         if self.step is None:
             raise ConfigError("a float axis without step has no grid; give step or choices")
@@ -291,9 +311,12 @@ class _Range(AxisBase):
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        kind: Any = IntDistribution if isinstance(self.low, int) else FloatDistribution
-        drawn: BaseDistribution = kind(self.low, self.high, self.log, self.step)
-        return drawn
+        high: Any = self.high
+        if self.step is not None:  # where the last step ends: Optuna would warn of any other
+            high = self.decode(self.low + (self._count(self.step) - 1) * self.step)
+        if isinstance(self.low, int):
+            return IntDistribution(self.low, high, self.log, int(self.step or 1))
+        return FloatDistribution(self.low, high, self.log, self.step)
 
     def draw(self, rng: random.Random) -> Key:
         """Draw a value uniformly, by its place in the range or by its logarithm."""
@@ -308,11 +331,10 @@ class _Range(AxisBase):
         value = self.base_value(name, base)
         if not _is_number(value):
             raise ConfigError(f"the base has {brief(repr(value))}, which is not a number")
-        steps = (value - self.low) / self.step if self.step else 0.0
-        if not self.low <= value <= self.high or abs(steps - round(steps)) > 1e-9:
+        if not self._holds(value):
             raise ConfigError(
-                f"the base's own value {value:g} is not in the range from {self.low:g} to "
-                f"{self.high:g}; widen it, so that the baseline is one of the variants"
+                f"the base's own value {value:g} is no value {self._extent}; change the range, so "
+                "that the baseline is one of the variants"
             )
         return value
 

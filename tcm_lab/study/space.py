@@ -132,15 +132,15 @@ class Budget(Frozen):
                 "rate_levels = 0: trains weights for each lambda, and the recipe names none; set "
                 "them, such as changes: {lambdas: [0.002, 0.004, 0.008, 0.016]}"
             )
-        shortest = round(min(self.rungs, default=1) * recipe.steps / 10) * 10
-        begins = recipe.changed(steps=max(shortest, 1)).cooldown_begins
-        if self.rungs and recipe.schedule == "constant" and not begins:
-            raise ConfigError(
-                f"rungs: {shortest} steps are too few to end by a cooldown of "
-                f"{recipe.cooldown:g} of them; give later rungs or more steps"
-            )
-        if not self.rate_levels and self.rungs:
+        if self.rungs and not self.rate_levels:
             raise ConfigError("rungs: need a training that learns all rates; set rate_levels")
+        if self.rungs and recipe.schedule == "constant":
+            shortest = round(self.rungs[0] * recipe.steps / 10) * 10
+            if not recipe.changed(steps=max(shortest, 1)).cooldown_begins:
+                raise ConfigError(
+                    f"rungs: {shortest} steps are too few to end by a cooldown of "
+                    f"{recipe.cooldown:g} of them; give later rungs or more steps"
+                )
         return self
 
     def recipe_for(self, seed: int) -> Recipe:
@@ -228,37 +228,12 @@ class Space(Frozen):
                 f"budget.trials = {self.budget.trials}: a grid trains every variant; "
                 "leave trials out, or choose another sampler"
             )
-        self.check_estimated()
         for name, axis in self.axes.items() if self.enumerated else ():
             try:
                 axis.grid()
             except ConfigError as error:
                 raise ConfigError(f"axes.{name}: {error}") from None
         return self
-
-    def check_estimated(self) -> None:
-        """Refuse what the estimator does not give: other metrics, finalists or rungs.
-
-        Raises:
-            ConfigError: the message names the field, its value and what would work.
-        """
-        kind = self.estimator.type
-        if self.estimator == Train():
-            if self.budget.finalists:
-                raise ConfigError(
-                    f"budget.finalists = {self.budget.finalists}: estimator train trains every "
-                    "variant; leave it out, or choose another estimator"
-                )
-            return
-        for field in ("objectives", "soft_constraints"):
-            for name in getattr(self, field):
-                if METRICS[name].needs_training and name != ESTIMATED:
-                    raise ConfigError(
-                        f"{field}: estimator {kind} estimates {ESTIMATED}, not {name}; judge by "
-                        "that, or use estimator: train"
-                    )
-        if self.budget.rungs and not self.estimator.trains:
-            raise ConfigError(f"budget.rungs: estimator {kind} has none; leave them out")
 
     @property
     def enumerated(self) -> bool:
@@ -373,16 +348,29 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
 
 
 def check_estimator(space: Space) -> None:
-    """Refuse a space whose recipe, base or options its estimator cannot work with.
+    """Refuse a space of which its estimator does not give all, or cannot work with all.
 
     Raises:
-        ConfigError: the message names the axis, its value and what would work.
+        ConfigError: the message names the field or the axis, its value and what would work.
     """
-    space.check_estimated()
-    estimator, base = space.estimator, space.baseline
-    estimator.check(base, space.budget.recipe_for(space.seed))
-    if estimator == Train():  # works with all
+    estimator, budget, base = space.estimator, space.budget, space.baseline
+    if estimator == Train():
+        if budget.finalists:
+            raise ConfigError(
+                f"budget.finalists = {budget.finalists}: estimator train trains every variant; "
+                "leave it out, or choose another estimator"
+            )
         return
+    for field in ("objectives", "soft_constraints"):
+        for name in getattr(space, field):
+            if METRICS[name].needs_training and name != ESTIMATED:
+                raise ConfigError(
+                    f"{field}: estimator {estimator.type} estimates {ESTIMATED}, not {name}; judge "
+                    "by that, or use estimator: train"
+                )
+    if budget.rungs and not estimator.trains:
+        raise ConfigError(f"budget.rungs: estimator {estimator.type} has none; leave them out")
+    estimator.check(base, budget.recipe_for(space.seed))
     for name, key, config in options_alone(space.axes, base):
         try:
             estimator.check_variant(base, config)

@@ -177,6 +177,22 @@ def test_what_chance_draws_of_a_range_by_logarithm_is_spread_evenly_by_it(kind: 
     assert below == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "step", "last"),
+    [("integer", 1, 6, 3, 4), ("float", 0.0, 0.7, 0.25, 0.5), ("float", 0.1, 0.75, 0.1, 0.7)],
+)
+def test_a_sampler_draws_from_a_range_up_to_its_last_step_without_a_warning(
+    kind: str, low: float, high: float, step: float, last: float
+) -> None:
+    path = "entropy_model.support" if kind == "integer" else "g_*.split"
+    axis = f"{{path: '{path}', kind: {kind}, low: {low}, high: {high}, step: {step}}}"
+    text = f"name: n\nbase: tcm-nano\nbudget: {{trials: 2}}\naxes: {{x: {axis}}}"
+    x = parse(text).axes["x"]
+    drawn = x.distribution()
+    assert (drawn.low, drawn.high) == (low, last)
+    assert (x.grid()[0], x.grid()[-1]) == (low, last)
+
+
 def test_only_a_declared_order_is_one_for_the_sampler() -> None:
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
@@ -262,6 +278,16 @@ WRONG = {
     "a condition that never holds": (
         CONDITIONAL.replace("{attention: swatten}", "{attention: swin}"),
         ["swin", "none, swatten"],
+    ),
+    "one of several conditions that never holds": (
+        CONDITIONAL.replace("{attention: swatten}", "{attention: [swatten, swin]}"),
+        ["axes.squeeze: when.attention: swin", "none, swatten"],
+    ),
+    "a condition beyond a range": (
+        "name: toy\nbase: tcm-nano\nsampler: grid\naxes:\n"
+        "  support: {path: entropy_model.support, kind: integer, low: 0, high: 4, step: 2}\n"
+        "  g_a.split: {choices: [0.5, 1.0], when: {support: [4, 3]}}",
+        ["axes.g_a.split: when.support: 3", "from 0 to 4 by steps of 2"],
     ),
     "a range without the base": (
         "name: toy\nbase: tcm-nano\nsampler: grid\n"
