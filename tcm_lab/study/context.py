@@ -105,6 +105,10 @@ class StudyContext:
         rungs = self.space.rung_steps(recipe) if is_searched else ()
         return Task(variant.config, recipe, self.trials_folder / identity, rungs)
 
+    def baseline_task(self, beside: Task, estimator: Estimator) -> Task:
+        """Return what is to be done for the baseline, with another task's seed."""
+        return self.task(self.variants.baseline(), beside.recipe.seed - self.space.seed, estimator)
+
     def find_record(self, identity: str, estimator: Estimator) -> TrialRecord | None:
         """Return the record of a finished task, of this study or one that shares its cache."""
         found = (read_kept(path, TrialRecord) for path in self._places(identity, estimator))

@@ -78,9 +78,8 @@ class LinearPhase(Estimator):
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
         """Run the phase and evaluate, or take the cost of a variant that agrees."""
         cost = self._cost(task, context, watch)
-        seed = task.recipe.seed - context.space.seed
-        baseline = context.task(context.variants.baseline(), seed, self)
-        apart = cost.shares - self._cost(baseline, context, watch).shares
+        baseline = self._cost(context.baseline_task(task, self), context, watch)
+        apart = cost.shares - baseline.shares
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(apart))
         return Outcome(estimate=estimate, steps=task.recipe.linear_steps)
 

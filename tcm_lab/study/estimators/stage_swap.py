@@ -20,13 +20,14 @@ from tcm_lab import training
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
-from tcm_lab.errors import ConfigError, FileError
+from tcm_lab.errors import FileError
 from tcm_lab.study.estimators.base import (
     Estimate,
     Estimator,
     Outcome,
     Task,
     Watch,
+    check_one_set_of_weights,
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
@@ -88,11 +89,7 @@ class StageSwap(Estimator):
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
         """Refuse a base whose rates have weights of their own: it would need several parents."""
-        if not base.rate_levels:
-            raise ConfigError(
-                "estimator stage-swap: needs one parent for all rates; set budget.rate_levels to 2 "
-                "or more"
-            )
+        check_one_set_of_weights(self.type, base)
 
     def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
         """Refuse a variant that differs in something that no stage is part of."""
@@ -104,8 +101,7 @@ class StageSwap(Estimator):
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
         """Train the parent, or what a variant has in place of its stages."""
-        seed = task.recipe.seed - context.space.seed
-        parent = context.task(context.variants.baseline(), seed, self)
+        parent = context.baseline_task(task, self)
         costs = _SwapCosts(self, parent, task, context, watch)
         if task.directory != parent.directory:
             return Outcome(estimate=costs.estimate(), steps=self.match_steps + self.steps)

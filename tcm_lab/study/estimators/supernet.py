@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,11 +88,12 @@ class Supernet(Estimator):
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
         """Cut out a variant and evaluate it; with the baseline, train the weights first."""
-        seed = task.recipe.seed - context.space.seed
-        baseline = context.task(context.variants.baseline(), seed, self)
+        baseline = context.baseline_task(task, self)
         is_baseline = task.directory == baseline.directory
-        reused_s = self._reused_s(context, seed) if is_baseline else 0.0
-        weights = self._weights(context, seed, watch)
+        weights, folder = self._places(context, task.recipe)
+        is_reused = is_baseline and weights.exists() and not folder.exists()
+        if not weights.exists():
+            self._train(weights, task.recipe, folder, context, watch)
         codec = _loaded(str(weights), weights.stat().st_mtime_ns).codec(task.config)
         if self.tune:
             training.train(
@@ -116,36 +117,15 @@ class Supernet(Estimator):
             )
         spread = sd_over_images(cost.shares - base.shares)
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=spread)
+        spent = codecs.read_extra(weights) if is_reused else {}
+        reused_s = float(spent.get("cpu_s", 0.0))  # not in those of earlier versions
         return Outcome(estimate=estimate, steps=task.recipe.steps, reused_s=reused_s)
 
-    def _weights(self, context: StudyContext, seed: int, watch: Watch) -> Path:
-        """Return the file of the shared weights, trained once for all that they serve."""
-        recipe = self.recipe(context.variants.recipe(seed))
-        path, folder = self._places(context, recipe)
-        if not path.exists():
-            spent = CpuTime(folder / "supernet_cpu_s.txt")
-            try:
-                supernet = self._train(recipe, folder, context, watch, spent)
-            finally:
-                spent.keep()
-            supernet.save(path, cpu_s=spent.total_s)
-        return path
-
-    def _reused_s(self, context: StudyContext, seed: int) -> float:
-        """Return CPU seconds that another study spent on the shared weights; 0 if this one will."""
-        path, folder = self._places(context, self.recipe(context.variants.recipe(seed)))
-        if folder.exists() or not path.exists():
-            return 0.0
-        return float(codecs.read_extra(path).get("cpu_s", 0.0))  # not in those of earlier versions
-
     def _places(self, context: StudyContext, recipe: Recipe) -> tuple[Path, Path]:
-        """Return the file of the shared weights, and the folder that this study trains them in."""
-        name = f"supernet-{self._key(context, recipe)}"
-        path = (context.cache or context.trials_folder) / f"{name}.safetensors"
-        return path, context.trials_folder / name
+        """Return the file of the shared weights, and the folder that this study trains them in.
 
-    def _key(self, context: StudyContext, recipe: Recipe) -> str:
-        """Return sixteen hex digits of what decides the shared weights, and nothing else."""
+        Both are named by what decides the weights, and nothing else.
+        """
         facts = {
             "recipe": recipe.identity(),
             "distillation": self.distillation,
@@ -153,22 +133,29 @@ class Supernet(Estimator):
             "base": context.variants.base.fingerprint,
             "space": context.space.model_dump(mode="json", include=_DECIDING),
         }
-        return digest(facts)
+        name = f"supernet-{digest(facts)}"
+        path = (context.cache or context.trials_folder) / f"{name}.safetensors"
+        return path, context.trials_folder / name
 
     def _train(
-        self, recipe: Recipe, folder: Path, context: StudyContext, watch: Watch, spent: CpuTime
-    ) -> SuperNet:
-        members, others = _variants(context)
-        supernet = training.SuperNet(_by_size(members), others)
-        training.train_supernet(
-            supernet,
-            recipe,
-            context.data.crops(recipe),
-            distillation=self.distillation,
-            directory=folder,
-            on_progress=_report(watch, f"supernet of {len(members)}", spent),
-        )
-        return supernet
+        self, path: Path, recipe: Recipe, folder: Path, context: StudyContext, watch: Watch
+    ) -> None:
+        spent = CpuTime(folder / "supernet_cpu_s.txt")
+        try:
+            members, others = _variants(context)
+            by_size = sorted(members, key=lambda c: measure_complexity(c, _SIZE).kmacs_per_px)
+            supernet = training.SuperNet(by_size, others)
+            training.train_supernet(
+                supernet,
+                recipe,
+                context.data.crops(recipe),
+                distillation=self.distillation,
+                directory=folder,
+                on_progress=_report(watch, f"supernet of {len(members)}", spent),
+            )
+        finally:
+            spent.keep()
+        supernet.save(path, cpu_s=spent.total_s)
 
 
 @lru_cache(maxsize=1)
@@ -222,7 +209,3 @@ def _points(context: StudyContext) -> Iterator[Mapping[str, Key]]:
         yield variants.neighbour(baseline, rng)
     for _ in range(_MEMBERS - _NEAR):
         yield variants.draw(rng)
-
-
-def _by_size(configs: Sequence[VariantConfig]) -> list[VariantConfig]:
-    return sorted(configs, key=lambda config: measure_complexity(config, _SIZE).kmacs_per_px)
