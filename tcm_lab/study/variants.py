@@ -97,6 +97,8 @@ class Variants:
         self.space, self.base = space, space.baseline
         self._costs: dict[str, VariantCost] = {}
         self._recipe = space.budget.recipe_for(space.seed)
+        if levels := space.budget.rate_levels:  # else weights of their own for each lambda
+            self._recipe = self._recipe.suited(self.base.latent_channels, levels)
         points = self.count() if space.sampler == "grid" and space.mode == "search" else None
         if points is not None and points > _MAX_POINTS:
             raise ConfigError(
@@ -124,11 +126,7 @@ class Variants:
 
     def recipe(self, seed: int = 0) -> Recipe:
         """Return how each variant is trained: at the rates that suit the baseline."""
-        budget, space = self.space.budget, self.space
-        recipe = budget.recipe_for(space.seed + seed)
-        if not budget.rate_levels:  # weights of their own for each lambda
-            return recipe
-        return recipe.suited(self.base.latent_channels, budget.rate_levels)
+        return self._recipe.changed(seed=self.space.seed + seed)
 
     def cost(self, variant: Variant) -> VariantCost:
         """Return what is known of a variant before training; counted once."""

@@ -151,8 +151,9 @@ class Training:
         queue, trial, variant = self.queue, self.job.trial, self.job.variant
         try:
             self.on_event(self.event)
+            queue.note(trial, label=variant.label)
             self.cost = self.context.variants.cost(variant)
-            queue.note(trial, label=variant.label, cost=self.cost.metrics)
+            queue.note(trial, cost=self.cost.metrics)
             self.context.variants.check_defined(variant)
             record, known = self._obtain_or_wait()
             bounds = self.space.soft_constraints
@@ -224,6 +225,9 @@ class Training:
         }
         known = context.find_record(identity, self.estimator)
         if known is not None:
+            if known.rungs:  # others are judged by them
+                rungs = {rung.step: rung.lagrangian for rung in known.rungs}
+                self.queue.note(self.job.trial, rungs=rungs)
             return known.model_copy(update=own), True
         if self.estimator.baseline_first and not variant.is_baseline:
             self._baseline(self.job.seed)

@@ -75,6 +75,15 @@ def test_a_grids_costliest_variants_begin_first_and_the_table_keeps_the_grids_or
     assert shown == [shown[0], *sorted(GRID - {shown[0]})]
 
 
+def test_lambdas_that_do_not_suit_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two = SPACE.replace("[0.0, 0.25, 0.5, 0.75, 1.0]", "[0.5, 0.75]")
+    assert len(run(tmp_path, two).records) == 2
+    (warning,) = (r.getMessage() for r in caplog.records if "channels suit" in r.getMessage())
+    assert warning.startswith("lambdas up to 0.05: 64 latent channels suit up to about 0.0045")
+
+
 def test_the_sampler_is_told_the_counted_and_the_measured_figures(tmp_path: Path) -> None:
     result = run(tmp_path)
     rows = sqlite3.connect(tmp_path / "toy" / "study.db").execute(
@@ -413,6 +422,18 @@ def test_a_variant_that_is_dominated_at_a_rung_stops_there(tmp_path: Path) -> No
         for found in (whole, result)
     ]
     assert fronts[0] == fronts[1]
+
+
+def test_a_training_of_another_study_stops_others_at_its_rungs_as_one_of_this_study_does(
+    tmp_path: Path,
+) -> None:
+    first, second = (
+        run(tmp_path, RUNGS, out=tmp_path / name, cache=tmp_path / "cache").records
+        for name in ("first", "second")
+    )
+    states = {r.params["split"]: (r.state, r.steps) for r in first}
+    assert {r.params["split"]: (r.state, r.steps) for r in second} == states
+    assert ("stopped", 10) in states.values()
 
 
 def test_rungs_that_cool_down_from_one_step_are_both_judged(

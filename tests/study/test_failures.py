@@ -15,6 +15,7 @@ from tcm_lab.study.prepare import prepare
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
+from tcm_lab.study.variants import Variant, VariantCost, Variants
 
 SAMPLED = SPACE.replace("sampler: grid", "sampler: random").replace("steps: 40", "trials: 4")
 ABLATION = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
@@ -92,6 +93,20 @@ def test_a_sampled_variant_that_lacked_memory_is_tried_once_in_a_call_within_the
     result = run(tmp_path, SAMPLED, Surrogate(tmp_path / "log"))
     assert len(result.records) == len(trained(tmp_path / "log")) == 4
     assert 1.0 in {record.params["split"] for record in result.records}
+
+
+def test_a_variant_that_cannot_be_counted_any_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = Variants.cost
+
+    def cost(variants: Variants, variant: Variant) -> VariantCost:
+        if variant.label == "split 1" and trained(tmp_path / "log"):
+            raise MemoryError
+        return count(variants, variant)
+
+    monkeypatch.setattr(Variants, "cost", cost)
+    assert run(tmp_path, SPACE, Surrogate(tmp_path / "log")).failed.keys() == {"split 1"}
 
 
 @dataclass(frozen=True)
