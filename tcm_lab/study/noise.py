@@ -170,20 +170,26 @@ def noise_of(
         changes: what the variants change.
         base: the baseline; by default, noise of any speaks.
     """
-    if recipe.name not in RECIPES:
-        return None
-    fixed = {"steps", "seed", "lambdas"}  # whatever else was changed makes another recipe of it
-    if recipe.model_dump(exclude=fixed) != get_recipe(recipe.name).model_dump(exclude=fixed):
-        return None
-    known = known_noise() if known is None else known
-    own = [n for n in known if n.recipe == recipe.name and base in (None, n.base)]
-    own = [n for n in own if n.changes == changes] or [n for n in own if n.changes == "any"]
 
     def distance(noise: Noise) -> float:
         return abs(math.log(noise.steps / recipe.steps))
 
+    own = _at_any_steps(recipe, known_noise() if known is None else known, changes, base)
     nearest = min(own, key=distance, default=None)
     return nearest if nearest and distance(nearest) <= math.log(_NEAR) else None
+
+
+def _at_any_steps(
+    recipe: Recipe, known: Sequence[Noise], changes: Changes, base: str | None
+) -> list[Noise]:
+    """Return the noise of a recipe, however many steps it was measured at."""
+    if recipe.name not in RECIPES:
+        return []
+    fixed = {"steps", "seed", "lambdas"}  # whatever else was changed makes another recipe of it
+    if recipe.model_dump(exclude=fixed) != get_recipe(recipe.name).model_dump(exclude=fixed):
+        return []
+    own = [n for n in known if n.recipe == recipe.name and base in (None, n.base)]
+    return [n for n in own if n.changes == changes] or [n for n in own if n.changes == "any"]
 
 
 def noise_yaml(noises: Sequence[Noise]) -> str:
@@ -206,9 +212,11 @@ def resolved(space: Space, images: int) -> Space:
     budget, wanted = space.budget, space.budget.resolution
     if wanted is None:
         return space
-    own_recipe = [n for n in known_noise() if n.recipe == budget.recipe and not budget.changes]
-    known = [n for n in own_recipe if n.changes in ("any", _changes_in(space))]
-    if budget.steps is not None:
+    if budget.steps is None:
+        recipe, changes = budget.recipe_for(space.seed), _changes_in(space)
+        of_any_base = _at_any_steps(recipe, known_noise(), changes, None)
+        known = [n for n in of_any_base if n.base == design_of(space.baseline.name)] or of_any_base
+    else:
         own = noise_in(space)
         known = [own] if own is not None else []
     where = f"budget.resolution = {wanted:g}"

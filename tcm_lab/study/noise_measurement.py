@@ -21,6 +21,8 @@ from tcm_lab.study.record import TrialRecord, baseline_of
 
 _Array = NDArray[np.float64]
 _T = TypeVar("_T")
+Pairs = Mapping[int, tuple[TrialRecord, TrialRecord]]
+"""By seed, the baseline's training and that of a variant."""
 
 
 def noise_of_studies(studies: Iterable[Sequence[TrialRecord]]) -> list[Noise]:
@@ -71,8 +73,12 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     for record in complete:
         if not record.is_baseline and record.seed in seeds:
             groups.setdefault(record.fingerprint, {})[record.seed] = record
-    groups = {name: group for name, group in groups.items() if len(group) >= FEWEST}
-    if not groups:
+    variants = [
+        {seed: (seeds[seed], own) for seed, own in sorted(group.items())}
+        for group in groups.values()
+        if len(group) >= FEWEST
+    ]
+    if not variants:
         raise LabError(
             "no variant was trained with two of the baseline's seeds: noise is what varies between "
             "them. Train an ablation with budget.seeds of 2 or more."
@@ -83,24 +89,26 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
             "the study coded one image: what varies from image to image needs two. Name a folder "
             "of more by --eval-data."
         )
-    costs = _by_seed(_cost_percent, seeds, groups.values())
+    costs = _by_seed(_cost_percent, variants)
     seed_sd, freedom = _between_seeds(costs)
-    by_image = _by_seed(_image_percents, seeds, groups.values())
+    by_image = _by_seed(_image_percents, variants)
     between = [np.mean([*each.values()], axis=0) for each in by_image]
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
         base=design_of(base.config["name"]),
-        variants=len(groups),
-        seeds=min(len(group) for group in groups.values()),
+        variants=len(variants),
+        seeds=min(map(len, variants)),
         images=len(between[0]),
         freedom=freedom,
         seed_sd=seed_sd,
-        seed_sd_bd=_sd_of(_bd_percent, seeds, groups.values()),
-        seed_sd_loss=_sd_of(_loss_percent, seeds, groups.values()),
-        image_sd=_pooled_sd(between),
+        seed_sd_bd=_sd_of(_bd_percent, variants),
+        seed_sd_loss=_sd_of(_loss_percent, variants),
+        image_sd=math.sqrt(np.var(between, axis=1, ddof=1).mean()),
         spread=float(np.std([fmean(c.values()) for c in costs], ddof=1)) if costs[1:] else 0.0,
-        changes=changes_of((next(iter(g.values())).config for g in groups.values()), base.config),
+        changes=changes_of(
+            (own.config for each in variants for _, own in each.values()), base.config
+        ),
     )
 
 
@@ -137,25 +145,19 @@ def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, i
 
 
 def _by_seed(
-    difference: Callable[[TrialRecord, TrialRecord], _T],
-    base: Mapping[int, TrialRecord],
-    groups: Iterable[Mapping[int, TrialRecord]],
+    difference: Callable[[TrialRecord, TrialRecord], _T], variants: Iterable[Pairs]
 ) -> list[dict[int, _T]]:
     """Return how each variant differs from the baseline, by seed."""
-    return [{s: difference(base[s], own) for s, own in sorted(g.items())} for g in groups]
+    return [{seed: difference(*pair) for seed, pair in each.items()} for each in variants]
 
 
 def _sd_of(
-    difference: Callable[[TrialRecord, TrialRecord], float],
-    base: Mapping[int, TrialRecord],
-    groups: Iterable[Mapping[int, TrialRecord]],
+    difference: Callable[[TrialRecord, TrialRecord], float], variants: Iterable[Pairs]
 ) -> float | None:
     """Return how much a difference varies between seeds; None where some pair does not have it."""
-    try:
-        found = _by_seed(difference, base, groups)
-    except LabError:
-        return None
-    return _between_seeds(found)[0]
+    with suppress(LabError):
+        return _between_seeds(_by_seed(difference, variants))[0]
+    return None
 
 
 def _cost_percent(base: TrialRecord, own: TrialRecord) -> float:
@@ -177,10 +179,3 @@ def _image_percents(base: TrialRecord, own: TrialRecord) -> _Array:
     apart = (after - before) / before.mean(axis=1, keepdims=True)
     share: _Array = 100 * apart.mean(axis=0)
     return share
-
-
-def _pooled_sd(groups: Iterable[Sequence[float]]) -> float:
-    """Return the standard deviation within groups, each around its own mean."""
-    arrays = [np.asarray(group, dtype=float) for group in groups]
-    squares = sum(float(((array - array.mean()) ** 2).sum()) for array in arrays)
-    return math.sqrt(squares / sum(len(array) - 1 for array in arrays))

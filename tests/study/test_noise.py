@@ -294,6 +294,19 @@ def test_a_resolution_is_reached_by_steps_where_it_takes_too_many_seeds(
     assert (budget.steps, budget.seeds) == (800, long.seeds_for(0.4, 3))
 
 
+def test_a_resolution_goes_by_the_noise_of_the_spaces_own_base_whatever_its_lambdas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = MEASURED.model_copy(update={"image_sd": 0.05})
+    other = own.model_copy(update={"base": "tcm-small", "seed_sd": 0.01})
+    assert own.seeds_for(0.4, 3) != other.seeds_for(0.4, 3)
+    monkeypatch.setattr(noise, "known_noise", lambda: (other, own))
+    budget = "rate_levels: 4, resolution: 0.4, changes: {lambdas: [0.002, 0.03]}"
+    text = SPACE.replace("steps: 40, rate_levels: 4", budget)
+    found = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy").space.budget
+    assert (found.steps, found.seeds) == (40, own.seeds_for(0.4, 3))
+
+
 def test_measured_noise_gives_way_where_the_seeds_at_hand_vary_by_more(
     study: StudyResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +362,21 @@ def test_intervals_of_one_image_are_incomplete_however_well_the_seeds_are_known(
         assert "Intervals: not over images, of which one was coded" in footer
     complete = summarise(study.records, study.space)[1].intervals.values()
     assert {type(interval) for interval in complete} == {Interval}
+
+
+def test_estimates_by_other_seeds_than_the_baselines_vary_each_on_its_own(
+    study: StudyResult,
+) -> None:
+    def side(costs: tuple[float, ...]) -> list[TrialRecord]:
+        estimates = [Estimate(log_cost=cost, sd_percent=0.0) for cost in costs]
+        return [study.records[0].model_copy(update={"estimate": each}) for each in estimates]
+
+    own, baseline = (0.02, 0.05), (0.01, 0.04)  # which differ by the same from place to place
+    spread = 100 * np.std(own, ddof=1) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975) / np.sqrt(2)
+    for paired, expected in ((True, 0.0), (False, np.hypot(spread, spread))):
+        found = Supernet().difference(Comparison(side(own), side(baseline), paired=paired))
+        assert found.value == pytest.approx(100 * np.expm1(0.01))
+        assert found.noise == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("sd", [0.0, 0.5])

@@ -212,7 +212,7 @@ class Estimator(Frozen):
             for side in (compared.own, compared.baseline)
         )
         if (len(own), len(baseline)) == (len(compared.own), len(compared.baseline)):
-            found = _between_estimates(own, baseline)
+            found = _between_estimates(own, baseline, paired=compared.paired)
             is_of_one = self.over == "images" and not any(each.sd_percent for each in own)
             return over_images(found) if is_of_one else found
         return _between_evaluations(compared)
@@ -241,10 +241,12 @@ def normal_interval(value: float, sd: float) -> Interval:
     return Interval(value=value, low=value - NORMAL * sd, high=value + NORMAL * sd, noise=sd)
 
 
-def _between_estimates(own: Sequence[Estimate], baseline: Sequence[Estimate]) -> Interval:
+def _between_estimates(
+    own: Sequence[Estimate], baseline: Sequence[Estimate], *, paired: bool
+) -> Interval:
     """Return the difference of the means; the seeds share their images, but not their luck."""
     logs = [[estimate.log_cost for estimate in side] for side in (own, baseline)]
-    if len(own) == len(baseline):
+    if paired:
         of_seeds = mean_noise([100 * (one - other) for one, other in zip(*logs, strict=True)])
     else:
         of_seeds = math.hypot(*(100 * mean_noise(side) for side in logs))
