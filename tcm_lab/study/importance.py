@@ -5,7 +5,6 @@ Everything follows from the records; searches of few trials get none of it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from math import isnan
@@ -65,15 +64,14 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
 def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
     """Return how much of each objective's variation among the best trials each axis explains.
 
-    By PED-ANOVA (Watanabe et al. 2023), as Optuna computes it.
+    By PED-ANOVA (Watanabe et al. 2023), as Optuna computes it. An objective that is the same for
+    all has no shares.
     """
-    shares = {}
-    for index, name in enumerate(space.objectives):
-        study = _study_of(records, space, index)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        shares[name] = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    baseline = baseline_of(records)
+    rows = [objective_losses([record], [baseline], space) for record in records]
+    losses = zip(*rows, strict=True)
+    named = zip(space.objectives, losses, strict=True)
+    shares = {name: _shares(records, each, space) for name, each in named}
     first = shares[space.objectives[0]]
     return Table(
         title="Importance of each axis",
@@ -89,27 +87,22 @@ def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
     )
 
 
-def _study_of(records: Sequence[TrialRecord], space: Space, index: int) -> optuna.Study:
-    """Return a study in memory with one objective, to be minimised."""
+def _shares(
+    records: Sequence[TrialRecord], losses: Sequence[float], space: Space
+) -> dict[str, float]:
+    """Return the share of each axis that always acts in what losses differ by, NaN left out."""
+    known = [pair for pair in zip(records, losses, strict=True) if not isnan(pair[1])]
+    if len({loss for _, loss in known}) < 2:
+        return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="minimize")
-    always = {
-        n: axis for n, axis in space.axes.items() if all(n in record.params for record in records)
-    }
-    baseline = baseline_of(records)
-    for record in records:
-        loss = objective_losses([record], [baseline], space)[index]
-        if not isnan(loss):
-            study.add_trial(
-                optuna.create_trial(
-                    params={
-                        name: axis.encode(record.params[name]) for name, axis in always.items()
-                    },
-                    distributions={name: axis.distribution() for name, axis in always.items()},
-                    value=loss,
-                )
-            )
-    return study
+    always = {n: axis for n, axis in space.axes.items() if all(n in r.params for r in records)}
+    distributions = {name: axis.distribution() for name, axis in always.items()}
+    for record, loss in known:
+        params = {name: axis.encode(record.params[name]) for name, axis in always.items()}
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=loss))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
 def main_effects(

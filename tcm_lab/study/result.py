@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.progress import OnDone
+from tcm_lab._utils.yaml import read_text
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import RdRecord, evaluate_anchor
@@ -230,7 +231,7 @@ def _name_in(url: str, folder: Path) -> str:
 
 
 def _published(path: Path) -> Iterator[TrialRecord]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, str(path)).rstrip("\n").split("\n"), 1):
         try:
             yield TrialRecord.model_validate_json(line)
         except ValidationError as error:

@@ -329,6 +329,20 @@ def test_a_spoilt_record_is_named_by_its_line(result: StudyResult, tmp_path: Pat
         open_result(tmp_path)
 
 
+def test_records_that_are_no_text_are_named_and_odd_letters_in_a_label_end_none(
+    result: StudyResult, tmp_path: Path
+) -> None:
+    shutil.copy(result.out / "space.yaml", tmp_path)
+    label = "\u2028\x85"  # which end a line of text, but none of JSON Lines
+    odd = [record.model_copy(update={"label": label}) for record in result.records]
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(f"{record.model_dump_json()}\n" for record in odd), encoding="utf-8")
+    assert open_result(tmp_path).records == tuple(odd)
+    path.write_bytes(path.read_bytes().replace(b'"number":1', b'"number":\xff'))
+    with pytest.raises(LabError, match=r"records\.jsonl, line \d: not UTF-8"):
+        open_result(tmp_path)
+
+
 def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation")
     space = parse_space(text, "toy.yaml", None)
@@ -454,6 +468,14 @@ def test_importance_is_shared_out_among_the_axes(many: StudyResult) -> None:
     shares = [row.values["lagrangian_percent"] for row in table.rows]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1)
+
+
+def test_an_objective_in_which_all_tie_is_shared_out_among_no_axes(many: StudyResult) -> None:
+    base = next(r for r in many.records if r.is_baseline)
+    tied = [record.model_copy(update={"rd": base.rd}) for record in many.records]
+    rows = [row.values for row in importance_table(tied, many.space).rows]
+    assert [row["lagrangian_percent"] for row in rows] == [None] * 3
+    assert sum(row["kmacs_per_px"] for row in rows) == pytest.approx(1)
 
 
 def test_the_hypervolume_grows_to_the_whole(many: StudyResult) -> None:
