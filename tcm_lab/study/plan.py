@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml
-from tcm_lab.errors import ConfigError, validation_message
+from tcm_lab.errors import ConfigError
 from tcm_lab.reporting import Table
 from tcm_lab.study.agreement import agreement_table
 from tcm_lab.study.estimators import AnyEstimator, Estimator, Train
+from tcm_lab.study.folder import file_names
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_tables
@@ -70,13 +70,7 @@ def load_plan(path: Path) -> Plan:
     Raises:
         ConfigError: the message names the file, the field and the fix.
     """
-    tree = read_yaml(path)
-    try:
-        return Plan.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {validation_message(error, Plan, tree)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return Plan.parse(read_yaml(path), f"{path}: ")
 
 
 def name_of(estimator: Estimator) -> str:
@@ -115,10 +109,10 @@ def run_plan(
         KeyboardInterrupt: Ctrl-C; rerun to resume.
     """
     found: dict[str, Sequence[TrialRecord]] = {}
-    for name, space in plan.studies(folder).items():
-        place = out / re.sub(r"[^A-Za-z0-9.]+", "-", name)
+    studies = plan.studies(folder)
+    for (name, space), place in zip(studies.items(), file_names(studies), strict=True):
         context = prepare(
-            space, out=place, data=data, eval_data=eval_data, cache=cache or out / "records"
+            space, out=out / place, data=data, eval_data=eval_data, cache=cache or out / "records"
         )
         found[name] = run_study(context, workers, (displays or {}).get(name)).searched
     table = agreement_table(found.pop(TRUTH), found)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tcm_lab.errors import LabError
+from tcm_lab.study.capacity import worker_count
 from tcm_lab.study.context import Event, StudyContext
 from tcm_lab.study.run import fill_queue
 from tcm_lab.study.worker import work
@@ -53,9 +54,10 @@ def submit_study(
         submitit's jobs.
 
     Raises:
-        LabError: submitit, SLURM or a database server is missing, or an option is not
-            ``name=value``; else as ``run_study``.
+        LabError: submitit, SLURM or a database server is missing, there are no workers, or an
+            option is not ``name=value``; else as ``run_study``.
     """
+    jobs = 1 if workers is None else worker_count(workers)
     try:
         import submitit
     except ModuleNotFoundError:
@@ -81,7 +83,7 @@ def submit_study(
     try:
         executor = submitit.AutoExecutor(folder=context.out / "slurm", cluster=cluster)
         executor.update_parameters(**parameters)
-        return [executor.submit(SlurmJob(context, index)) for index in range(workers or 1)]
+        return [executor.submit(SlurmJob(context, index)) for index in range(jobs)]
     except (RuntimeError, FileNotFoundError, NameError, ValueError) as error:
         raise LabError(
             f"launcher slurm: {str(error).splitlines()[0]}. Submit from a node where sbatch works."

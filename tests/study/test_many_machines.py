@@ -103,6 +103,14 @@ def test_a_job_of_a_cluster_is_a_worker_like_any_other(
     assert len(open_result(tmp_path / "toy").records) == 5
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_cluster_gets_one_worker_at_least(tmp_path: Path, workers: int) -> None:
+    context = prepare(parse_space(SPACE, "toy.yaml", None), out=tmp_path / "toy")
+    with pytest.raises(LabError, match=f"workers = {workers}: must be at least 1"):
+        submit_study(context, workers)
+    assert not (tmp_path / "toy").exists()
+
+
 def test_a_cluster_that_is_not_there_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
