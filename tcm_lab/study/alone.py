@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, at
@@ -52,11 +51,11 @@ def options_alone(
         else:
             origin = _where_it_acts(base, axes, axis)
         for key in _ends(axis):
-            config = None
-            with suppress(ConfigError):  # an end of a range that can't be built alone
+            try:
                 config = origin.override(axis.changes(name, key))
-            if config is not None:
-                yield name, key, config
+            except ConfigError:  # an end of a range that can't be built alone
+                continue
+            yield name, key, config
 
 
 def _ends(axis: AxisBase) -> Sequence[Key]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ _ORIGINAL = "original"
 _IMAGES = 2
 _VARIANTS = 6
 _HEIGHT, _WIDTH = 384, 512  # of the part that is shown, from the middle
+_CAPTION = "At the middle one of the rates; bits and PSNR of the whole image, seed 0."
 _MOST_BYTES = 3_000_000  # of all images in a page, before base64 takes a third more
 
 
@@ -51,14 +53,14 @@ def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | No
         if (weights := _weights(result.out, record)) is not None
         for index in range(len(images[:_IMAGES]))
     ]
-    folders = _folders(result.out, images.names)
+    folders, load = _folders(result.out, images.names), lru_cache(maxsize=1)(load_checkpoint)
     for done, (record, weights, index) in enumerate(todo):
         folder, pixels = folders[images.names[index]], images[index]
         original, own = (_file(folder, which) for which in (_ORIGINAL, record.identity))
         if not original.exists():
             _keep(original, pixels)
         if not own.exists():
-            coded = code_image(load_checkpoint(weights), pixels, _point(record).rate)
+            coded = code_image(load(weights), pixels, _point(record).rate)
             _keep(own, coded.x_hat[0].byte().cpu())
         if on_progress is not None:
             on_progress(done + 1, len(todo))
@@ -82,7 +84,8 @@ def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> lis
             else:
                 without.append(label)
         if len(images) > 1 and images[0].name == _ORIGINAL:
-            found.append(Comparison(tuple(images), name, _caption(without)))
+            less = f" Without {', '.join(without)}." if without else ""
+            found.append(Comparison(tuple(images), name, f"{_CAPTION}{less}"))
     return found
 
 
@@ -103,11 +106,6 @@ def _files(
         measured = next((i for i in _point(record).images if i.name == image), None)
         note = "" if measured is None else f"{measured.bpp:.3f} bpp, {measured.psnr_db:.2f} dB"
         yield summary.name, _file(folder, record.identity), note
-
-
-def _caption(without: Sequence[str]) -> str:
-    words = "At the middle one of the rates; bits and PSNR of the whole image, seed 0."
-    return f"{words} Without {', '.join(without)}." if without else words
 
 
 def _point(record: TrialRecord) -> RdPoint:

@@ -89,9 +89,10 @@ def dry_run(
     kept = looked.kept
     if space.enumerated and looked.all and len(kept) < 2:
         raise ConfigError("constraints: leave no variant beside the baseline; raise them")
-    about = ""
-    trainings = len(kept) if space.enumerated else context.trials
-    if space.enumerated and not looked.all:
+    about, trainings = "", len(kept)
+    if not space.enumerated:
+        trainings = min(context.trials, len(kept)) if looked.all else context.trials
+    elif not looked.all:
         about, share = "about ", len(kept) / len(looked.variants)
         trainings = round((variants.count() or 0) * share)
     trainings *= space.budget.seeds if space.trains_every_seed else 1
@@ -164,13 +165,12 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
     kept = _TRAINED if space.estimator == Train() else "estimated"
     for label, variant, outcome in rows_of:
         values: dict[str, Value] = {"variant": label, "outcome": outcome}
+        is_base = variant is not None and variant.is_baseline
         if outcome == _TRAINED:
-            is_certain = space.enumerated or (variant is not None and variant.is_baseline)
-            values["outcome"] = kept if is_certain else f"may be {kept}"
+            values["outcome"] = kept if space.enumerated or is_base else f"may be {kept}"
         if variant is not None:
             values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
             values |= times.get(variant.fingerprint, {})
-        is_base = variant is not None and variant.is_baseline
         rows.append(Row(values=values, marks=("baseline",) if is_base else ()))
     height, width = space.size
     more = len(looked.variants) - len(rows)

@@ -30,8 +30,10 @@ def study_plots(
     finalists: Finalists | None = None,
 ) -> dict[str, Figure]:
     """Return a study's plots by the name of their files."""
-    costs = _costs(space)
-    plots = {stem: _pareto_plot(summaries, cost, space) for stem, cost in costs.items()}
+    costs, plots = _costs(space), {}
+    for stem, cost in costs.items():
+        points, axes = _pareto_points(summaries, cost, space)
+        plots[stem] = reporting.pareto_plot([*points.values()], *axes)
     if finalists is not None:
         plots["predicted"] = predicted_plot(finalists, space.estimator.type)
     if series := _rd_series(trained_of(finalists, summaries), anchor):
@@ -48,7 +50,13 @@ def study_charts(
     finalists: Finalists | None = None,
 ) -> dict[str, Spec]:
     """Return what a reader can point at in place of some plots, by the same names."""
-    charts = {stem: _pareto_chart(summaries, cost, space) for stem, cost in _costs(space).items()}
+    charts = {}
+    for stem, cost in _costs(space).items():
+        points, axes = _pareto_points(summaries, cost, space)
+        details = [space.cells(s.first.params) for s in summaries if s.name in points]
+        charts[stem] = reporting.pareto_chart(
+            [*points.values()], *axes, names=[*points], details=details
+        )
     if series := _rd_series(trained_of(finalists, summaries), anchor):
         charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
     return charts
@@ -80,11 +88,12 @@ def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
 
 
 def _pareto_points(
-    summaries: Sequence[VariantSummary], cost: str, quality: str
-) -> dict[str, ParetoPoint]:
-    """Return a point for each variant that has both metrics, by its name."""
-    return {
-        summary.name: reporting.ParetoPoint(
+    summaries: Sequence[VariantSummary], cost: str, space: Space
+) -> tuple[dict[str, ParetoPoint], tuple[PlotAxis, PlotAxis]]:
+    """Return a point for each variant that has both metrics, by its name, and their axes."""
+    quality = space.quality.name
+    points = {
+        summary.name: ParetoPoint(
             x=_shown(summary, cost),
             y=_shown(summary, quality),
             label=summary.name if summary.first.params else "",  # of a baseline without axes
@@ -97,27 +106,7 @@ def _pareto_points(
         for summary in summaries
         if {cost, quality} <= summary.metrics.keys()
     }
-
-
-def _pareto_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
-    quality = space.quality.name
-    points = _pareto_points(summaries, cost, quality)
-    return reporting.pareto_plot(
-        [*points.values()], _plot_axis(cost, space), _plot_axis(quality, space)
-    )
-
-
-def _pareto_chart(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Spec:
-    quality = space.quality.name
-    points = _pareto_points(summaries, cost, quality)
-    details = [space.cells(s.first.params) for s in summaries if s.name in points]
-    return reporting.pareto_chart(
-        [*points.values()],
-        _plot_axis(cost, space),
-        _plot_axis(quality, space),
-        names=[*points],
-        details=details,
-    )
+    return points, (_plot_axis(cost, space), _plot_axis(quality, space))
 
 
 def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:

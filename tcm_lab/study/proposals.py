@@ -199,7 +199,10 @@ def queue_further(queue: TrialQueue, space: Space) -> bool:
     estimator than ``train`` has searched and finalists are wanted, these are trained, and theirs
     are the further seeds.
     """
-    found = _by_variant(r for r in queue.records() if r.estimator == space.estimator)
+    found: Trainings = {}
+    for record in queue.records():
+        if record.estimator == space.estimator and record.state == "complete":
+            found.setdefault(record.fingerprint, []).append(record)
     finalists = space.budget.finalists
     if not finalists:
         chosen = list(found) if space.trains_every_seed else _front(found, space)
@@ -212,14 +215,6 @@ def finalist_trainings(space: Space) -> int:
     """Return how many trainings the finalists and the baseline take; 0 where there are none."""
     finalists = space.budget.finalists
     return (finalists + 1) * space.budget.seeds if finalists else 0
-
-
-def _by_variant(records: Iterable[TrialRecord]) -> Trainings:
-    found: Trainings = {}
-    for record in records:
-        if record.state == "complete":
-            found.setdefault(record.fingerprint, []).append(record)
-    return found
 
 
 def _queue_next(
@@ -244,34 +239,30 @@ def _queue_next(
     return is_due
 
 
-def _rows(found: Trainings, space: Space) -> list[list[float]]:
+def _losses(found: Trainings, space: Space) -> dict[str, list[float]]:
     """Return each variant's objectives as numbers to be minimised; NaN where none counts."""
-    if not found:
-        return []
     baseline = next(records for records in found.values() if records[0].is_baseline)
-    return [
-        objective_losses(records, baseline, space)
-        if records[0].feasible
-        else [math.nan] * len(space.objectives)
-        for records in found.values()
-    ]
+    none = [math.nan] * len(space.objectives)
+    return {
+        name: objective_losses(records, baseline, space) if records[0].feasible else none
+        for name, records in found.items()
+    }
 
 
 def _front(found: Trainings, space: Space) -> list[str]:
     """Return the baseline and the fingerprints that no other dominates, by means over seeds."""
-    marks = pareto_front(_rows(found, space))
+    marks = pareto_front([*_losses(found, space).values()])
     return [
-        fingerprint
-        for (fingerprint, records), best in zip(found.items(), marks, strict=True)
+        name
+        for (name, records), best in zip(found.items(), marks, strict=True)
         if best or records[0].is_baseline
     ]
 
 
 def _best(found: Trainings, space: Space, count: int) -> list[str]:
     """Return the baseline and the best ``count`` others: front after front, each by its spread."""
-    rows = dict(zip(found, _rows(found, space), strict=True))
+    rest = {n: row for n, row in _losses(found, space).items() if not any(map(math.isnan, row))}
     chosen = [name for name, records in found.items() if records[0].is_baseline]
-    rest = {name: row for name, row in rows.items() if not any(map(math.isnan, row))}
     wanted = count + len(chosen)
     while rest and len(chosen) < wanted:
         marks = pareto_front(list(rest.values()))

@@ -142,9 +142,11 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     lines = (f"{record.model_dump_json()}\n" for record in result.records)
     write_atomically(out / RECORDS, "".join(lines))
     _write_front(front, out / "front")
-    shown = tables | study_tables(summaries, space, finalists, by_number=True)
-    if anchor is not None:
-        shown["jpeg"] = anchor_table(trained, anchor, by_number=True)
+    shown = dict(tables)
+    if summaries[0].number:  # the page calls variants by it
+        shown |= study_tables(summaries, space, finalists, by_number=True)
+        if anchor is not None:
+            shown["jpeg"] = anchor_table(trained, anchor, by_number=True)
     charts = study_charts(summaries, space, anchor, finalists)
     images = comparisons(result, trained)
     sections = _sections(result, summaries, shown, plots, charts, images, front, command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -51,13 +51,6 @@ def label_of(name: str, space: Space) -> str:
     return f"{METRICS[name].label}{by}"
 
 
-def _columns_of(names: Iterable[str], space: Space) -> list[Column]:
-    return [
-        column_of(name, header=label_of(name, space)) if name == ESTIMATED else column_of(name)
-        for name in names
-    ]
-
-
 def trial_table(
     summaries: Sequence[VariantSummary], space: Space, *, axes_apart: bool = False
 ) -> Table:
@@ -78,7 +71,10 @@ def trial_table(
     columns = (
         *([Column(key="number", header="#", format="d")] if numbered else []),
         *([] if axes_apart else [Column(key="variant", header="variant")]),
-        *_columns_of(shown, space),
+        *(
+            column_of(name, header=label_of(name, space)) if name == ESTIMATED else column_of(name)
+            for name in shown
+        ),
         *([Column(key="group", header="group")] if any(s.group for s in summaries) else []),
         Column(key="steps", header="steps", group="training", format=",d"),
         Column(key="seeds", header="seeds", group="training", format="d"),
@@ -120,14 +116,13 @@ def rate_table(summaries: Sequence[VariantSummary], *, by_number: bool = False) 
         summaries: the variants.
         by_number: whether numbered variants are called by their number.
     """
-    names = {}
-    records = []
+    names, records = dict[str, str](), list[RdRecord]()
     for summary in summaries:
-        called = summary.called if by_number else summary.listed
         for record in (record for record in summary.records if record.rd is not None):
             seed = f", seed {record.seed}" if len(summary.records) > 1 else ""
-            names[f"{called}{seed}"] = summary.name
-            records.append(record.evaluation.model_copy(update={"name": f"{called}{seed}"}))
+            called = f"{summary.called if by_number else summary.listed}{seed}"
+            names[called] = summary.name
+            records.append(record.evaluation.model_copy(update={"name": called}))
     table = rd_table(records, title="Rates and qualities")
     rows = [
         row.model_copy(update={"name": names.get(str(row.values["model"]), "")})

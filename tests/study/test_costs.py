@@ -87,6 +87,16 @@ def test_a_dry_run_tells_what_will_be_trained_from_what_may_be(
     assert "3 combinations of 1 axis (depth)" in found.text()
 
 
+@pytest.mark.parametrize(("trials", "trainings"), [(2, 2), (50, 3)])
+def test_a_dry_run_promises_no_more_trainings_than_a_search_has_variants(
+    tmp_path: Path, trials: int, trainings: int
+) -> None:
+    axes = "axes: {depth: {path: 'g_*.depth', choices: [0, 1, 2]}}"
+    text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\nbudget: {{trials: {trials}}}"
+    context = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")
+    assert f"Budget: {trainings} trainings of" in dry_run(context).text()
+
+
 @pytest.mark.parametrize(("gpus", "told"), [(1, "on a GPU"), (2, "on a GPU"), (0, "on a core")])
 def test_a_training_is_timed_on_what_will_train_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, told: str
