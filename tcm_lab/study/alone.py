@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from tcm_lab.codec import VariantConfig
-from tcm_lab.errors import ConfigError, at
-from tcm_lab.study.axes import AxisBase, FloatAxis, IntegerAxis, Key
+from tcm_lab.errors import ConfigError, brief
+from tcm_lab.study.axes import AxisBase, FloatAxis, IntegerAxis, Key, same, show
 
 
 def include_base(axes: Mapping[str, AxisBase], base: VariantConfig) -> dict[str, AxisBase]:
@@ -19,9 +19,7 @@ def include_base(axes: Mapping[str, AxisBase], base: VariantConfig) -> dict[str,
     params: dict[str, Key] = {}
     for name, axis in axes.items():
         try:
-            for other, keys in axis.when.items():
-                for key in keys:
-                    at(f"when.{other}", fitted[other].check_key, key)
+            _check_conditions(axis, fitted)
             if axis.acts(params):
                 axis.check(name, base)
                 fitted[name] = axis.including(name, base)
@@ -32,6 +30,19 @@ def include_base(axes: Mapping[str, AxisBase], base: VariantConfig) -> dict[str,
         except ConfigError as error:
             raise ConfigError(f"axes.{name}: {error}") from None
     return fitted
+
+
+def _check_conditions(axis: AxisBase, earlier: Mapping[str, AxisBase]) -> None:
+    """Raise ConfigError where an axis acts by a value that an earlier one never has."""
+    for name, keys in axis.when.items():
+        try:
+            known = earlier[name].grid()
+        except ConfigError:  # of too many values, or any number of a range
+            continue
+        for key in keys:
+            if not any(same(key, other) for other in known):
+                values = brief(", ".join(map(show, known)))
+                raise ConfigError(f"when.{name}: {brief(show(key))} is not among {values}")
 
 
 def options_alone(

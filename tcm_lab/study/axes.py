@@ -91,10 +91,6 @@ class AxisBase(Frozen, ABC):
         return self.decode(suggest(name, drawn.low, drawn.high, step=drawn.step, log=drawn.log))
 
     @abstractmethod
-    def check_key(self, key: Key) -> None:
-        """Raise ConfigError where ``key`` is none of the axis's values."""
-
-    @abstractmethod
     def grid(self) -> list[Key]:
         """Return every value; raise ConfigError where there are too many."""
 
@@ -146,9 +142,6 @@ class _Listed(AxisBase):
                 return value
         keys = ", ".join(map(show, self.grid()))
         raise ConfigError(f"{brief(show(key))} is not among the choices {keys}")
-
-    def check_key(self, key: Key) -> None:
-        self.value(key)
 
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import CategoricalDistribution
@@ -250,9 +243,7 @@ class OverrideAxis(_Listed):
 
     def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
         """Return the choice's own fields."""
-        fields = self.value(key)
-        assert isinstance(fields, dict)
-        return fields
+        return cast("dict[str, JsonValue]", self.value(key))
 
     def label(self, name: str, key: Key) -> str:
         """Return the choice's own name."""
@@ -281,60 +272,49 @@ class _Range(AxisBase):
             raise ConfigError(f"log needs low above 0, not {self.low:g}, and takes no step")
         return self
 
-    def check_key(self, key: Key) -> None:
-        if not (_is_number(key) and self._holds(key)):
-            raise ConfigError(f"{brief(show(key))} is no value {self._extent}")
-
-    def _holds(self, value: float) -> bool:
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return self.low <= value <= self.high and abs(steps - round(steps)) <= 1e-9
-
     @property
-    def _extent(self) -> str:
-        by = "" if self.step is None else f" by steps of {self.step:g}"
-        return f"from {self.low:g} to {self.high:g}{by}"
+    def _count(self) -> int | None:
+        """How many numbers there are; None for any."""
+        return None if self.step is None else int((self.high - self.low) / self.step + 1e-9) + 1
+
+    def _at(self, place: int) -> Key:
+        return self.decode(self.low + place * (self.step or 0))
 
     def grid(self) -> list[Key]:
-        if self.step is None:
+        count = self._count
+        if count is None:
             raise ConfigError("a float axis without step has no grid; give step or choices")
-        count = self._count(self.step)
         if count > _MAX_GRID:
-            raise ConfigError(
-                f"step = {self.step:g} makes {count} values, too many for a grid; "
-                "give a larger step"
-            )
-        return [self.decode(self.low + index * self.step) for index in range(count)]
-
-    def _count(self, step: float) -> int:
-        return int((self.high - self.low) / step + 1e-9) + 1
+            what = f"step = {self.step:g} makes {count} values, too many for a grid"
+            raise ConfigError(f"{what}; give a larger step")
+        return [self._at(place) for place in range(count)]
 
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        high: Any = self.high
-        if self.step is not None:  # where the last step ends: Optuna would warn of any other
-            high = self.decode(self.low + (self._count(self.step) - 1) * self.step)
+        # Up to where the last step ends: Optuna would warn of any other end.
+        high: Any = self.high if self._count is None else self._at(self._count - 1)
         if isinstance(self.low, int):
             return IntDistribution(self.low, high, self.log, int(self.step or 1))
         return FloatDistribution(self.low, high, self.log, self.step)
 
     def draw(self, rng: random.Random) -> Key:
         """Draw a value uniformly, by its place in the range or by its logarithm."""
-        if self.log:
-            drawn = self.low * (self.high / self.low) ** rng.random()
-            return self.decode(drawn if self.step is None else round(drawn))
-        if self.step is None:
-            return self.decode(rng.uniform(self.low, self.high))
-        return self.decode(self.low + rng.randrange(self._count(self.step)) * self.step)
+        if self._count is not None and not self.log:
+            return self._at(rng.randrange(self._count))
+        low, high = self.low, self.high
+        drawn = low * (high / low) ** rng.random() if self.log else rng.uniform(low, high)
+        return self.decode(drawn if self.step is None else round(drawn))
 
     def base_key(self, name: str, base: VariantConfig) -> Key:
         value = self.base_value(name, base)
         if not _is_number(value):
             raise ConfigError(f"the base has {brief(repr(value))}, which is not a number")
-        if not self._holds(value):
+        steps = (value - self.low) / self.step if self.step else 0.0
+        if not self.low <= value <= self.high or abs(steps - round(steps)) > 1e-9:
             raise ConfigError(
-                f"the base's own value {value:g} is no value {self._extent}; change the range, so "
-                "that the baseline is one of the variants"
+                f"the base's own value {value:g} is not in the range from {self.low:g} to "
+                f"{self.high:g}; widen it, so that the baseline is one of the variants"
             )
         return value
 

@@ -168,22 +168,18 @@ def _reach(each: Course) -> str:
 
 def budget_plot(found: Sequence[Course]) -> Figure:
     """Draw the courses, those that end farthest from the baseline if they are many."""
-    far = sorted(found, key=lambda each: -abs(each.curve.last.value))[:_MOST_SERIES]
-    shown = [each for each in found if each in far]
+    farthest = sorted(range(len(found)), key=lambda i: -abs(found[i].curve.last.value))
     series = []
-    for each in shown:
-        evaluated = dict(each.rungs)
-        if ESTIMATED in each.summary.intervals:
-            evaluated[each.curve.steps] = each.summary.intervals[ESTIMATED]
-        then = each.curve.steps * TIMES[0]
-        ahead = {then: each.ahead.at(then)} if each.ahead else {}
+    for each in (found[i] for i in sorted(farthest[:_MOST_SERIES])):
+        summary, curve, then = each.summary, each.curve, each.curve.steps * TIMES[0]
+        coded = summary.intervals.get(ESTIMATED)
         series.append(
             BudgetSeries(
-                label=each.summary.name,
-                steps=each.curve.ends,
-                windows=each.curve.windows,
-                evaluated=evaluated,
-                predicted=ahead,
+                label=summary.name,
+                steps=curve.ends,
+                windows=curve.windows,
+                evaluated=each.rungs | ({curve.steps: coded} if coded else {}),
+                predicted={then: each.ahead.at(then)} if each.ahead else {},
             )
         )
     return reporting.budget_plot(series, PlotAxis(name="difference from the baseline", unit="%"))

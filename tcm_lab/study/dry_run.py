@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tcm_lab import complexity, reporting
-from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Column, Row, Table, Value, metric_column, spread_interval
+from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.study.axes import Key
 from tcm_lab.study.context import StudyContext
 from tcm_lab.study.estimators import Train
@@ -27,7 +26,7 @@ _LOOK_S = 2.0
 _FEW_POINTS = 2000
 _ROWS = 60
 _COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
-_CODING = ("encode", "decode")
+_TIMES = ("encode_ms", "encode_ratio", "decode_ms", "decode_ratio")
 _CODING_S = 4.0  # of each variant, beside the repetitions that an interval needs
 _TRAINED, _REPEATED = "trained", "repeats a row above"
 
@@ -148,22 +147,31 @@ def _excess(name: str, value: float, bound: float) -> str:
 
 def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None) -> Table:
     space = variants.space
-    rows_of = looked.variants[:_ROWS]
-    times: dict[str, dict[str, Value]] = {}
+    shown, (height, width) = looked.variants[:_ROWS], space.size
+    footer = [f"MACs of one forward pass at {height}x{width}, per pixel before padding."]
+    times: dict[str, Mapping[str, Value]] = {}
+    timed: list[Column] = []
     if coding is not None:
-        listed = [variant.config for _, variant, _ in rows_of if variant is not None]
-        found = coding_times(listed, space.size, **coding)
-        times = {config.fingerprint: t for config, t in zip(listed, found, strict=True)}
-    names = [name for name in METRICS if name in (*_COSTS, *space.constraints)]
+        listed = [variant for _, variant, _ in shown if variant is not None]
+        compared = complexity.compare_timing(
+            [variant.config for variant in listed], space.size, **{"seconds": _CODING_S, **coding}
+        )
+        found = reporting.timing_table(compared.records, compared.ratios)
+        timed = [column for column in found.columns if column.key in _TIMES]
+        rows_by = zip(listed, found.rows, strict=True)
+        times = {variant.fingerprint: row.within(timed).values for variant, row in rows_by}
+        footer.append("Times of random weights, in turns; they tell models apart, no more.")
+    judged = {*_COSTS, *space.constraints} - {column.key for column in timed}
+    names = [name for name in METRICS if name in judged]
     columns = (
         Column(key="variant", header="variant"),
         *(column_of(name, best=None) for name in names),
-        *(coding_columns() if times else ()),
+        *timed,
         Column(key="outcome", header="outcome"),
     )
     rows = []
     kept = _TRAINED if space.estimator == Train() else "estimated"
-    for label, variant, outcome in rows_of:
+    for label, variant, outcome in shown:
         values: dict[str, Value] = {"variant": label, "outcome": outcome}
         is_base = variant is not None and variant.is_baseline
         if outcome == _TRAINED:
@@ -172,59 +180,10 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
             values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
             values |= times.get(variant.fingerprint, {})
         rows.append(Row(values=values, marks=("baseline",) if is_base else ()))
-    height, width = space.size
-    more = len(looked.variants) - len(rows)
-    return Table(
-        title=f"Variants of space {space.name}",
-        columns=columns,
-        rows=rows,
-        footer=(
-            f"MACs of one forward pass at {height}x{width}, per pixel before padding.",
-            *(
-                ["Times of random weights, in turns; they tell models apart, no more."]
-                * bool(times)
-            ),
-            *([f"{more:,} further ones are counted below and not listed."] if more else []),
-        ),
-    )
-
-
-def coding_columns() -> list[Column]:
-    """Return the columns of `coding_times`."""
-    columns = []
-    for way in _CODING:
-        columns.append(metric_column(f"{way}_ms", header="median [quartiles]", group=way))
-        columns.append(Column(key=f"{way}_ratio", header="over the first", group=way, format=".3f"))
-    return columns
-
-
-def coding_times(
-    configs: Sequence[VariantConfig], size: tuple[int, int], **conditions: Any
-) -> list[dict[str, Value]]:
-    """Time codecs in turns, with random weights.
-
-    Args:
-        configs: of the codecs, two or more.
-        size: (height, width) of the image.
-        **conditions: other than the usual ones, and ``on_progress``; see `compare_timing`.
-
-    Returns:
-        Of each codec, the median times with quartiles, and their ratios to the first one's with
-        intervals, by column key.
-
-    Raises:
-        LabError: one of them cannot be timed.
-    """
-    compared = complexity.compare_timing(configs, size, **{"seconds": _CODING_S, **conditions})
-    over = {(ratio.model, str(ratio.scope)): ratio.ratio for ratio in compared.ratios}
-    found = []
-    for record in compared.records:
-        values: dict[str, Value] = {}
-        for way in _CODING:
-            values[f"{way}_ms"] = spread_interval(getattr(record, way).wall)
-            values[f"{way}_ratio"] = over.get((record.model, way))
-        found.append(values)
-    return found
+    if more := len(looked.variants) - len(rows):
+        footer.append(f"{more:,} further ones are counted below and not listed.")
+    title = f"Variants of space {space.name}"
+    return Table(title=title, columns=columns, rows=rows, footer=footer)
 
 
 def _size_line(variants: Variants, looked: _Looked) -> str:

@@ -213,8 +213,8 @@ def resolved(space: Space, images: int) -> Space:
     if wanted is None:
         return space
     if budget.steps is None:
-        recipe, changes = budget.recipe_for(space.seed), _changes_in(space)
-        of_any_base = _at_any_steps(recipe, known_noise(), changes, None)
+        recipe = budget.recipe_for(space.seed)
+        of_any_base = _at_any_steps(recipe, known_noise(), _changes_in(space), None)
         known = [n for n in of_any_base if n.base == design_of(space.baseline.name)] or of_any_base
     else:
         own = noise_in(space)

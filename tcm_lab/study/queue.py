@@ -196,7 +196,7 @@ class TrialQueue:
         """Queue the training of a trial that others have taken for lost, unless they have."""
         key, discarded = map(frozen.user_attrs.get, ("key", "discarded"))
         if discarded is None and key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
-            self.enqueue_again(frozen.number, begun=True)
+            self.try_again(frozen.number, begun=True)
 
     def _replace(self, frozen: FrozenTrial, **changes: Any) -> None:
         """Queue a trial's training anew and end the trial, in this order.
@@ -208,14 +208,13 @@ class TrialQueue:
 
     @hold_interrupts()
     def try_again(self, number: int, **changes: Any) -> None:
-        """Queue what a trial trains once more, and free its claim for the successor."""
+        """Queue what a trial trains once more, if that is known, with changed attributes.
+
+        Its claim is free for the successor.
+        """
         here = (CLAIMS.c.study_id == self.study._study_id) & (CLAIMS.c.number == number)
         with self.storage.engine.begin() as connection:
             connection.execute(delete(CLAIMS).where(here))
-        self.enqueue_again(number, **changes)
-
-    def enqueue_again(self, number: int, **changes: Any) -> None:
-        """Queue what a trial trains once more, if that is known, with changed attributes."""
         frozen = self._frozen(number)
         attributes = TrialAttributes.model_validate(frozen.user_attrs)
         if attributes.key is not None:
@@ -236,7 +235,7 @@ class TrialQueue:
         if ordered == waiting or self.trials("RUNNING"):
             return
         for trial in ordered:
-            self.enqueue_again(trial.number)
+            self.try_again(trial.number)
         for trial in waiting:
             trial_id = self._frozen(trial.number)._trial_id
             self.storage.set_trial_user_attr(trial_id, "discarded", "moved in the queue")

@@ -304,33 +304,29 @@ def _over_images_and_seeds(
     The Lagrangian cost is compared by the estimator that found it.
     """
     pair = of_same_seeds(group, baseline)
-    paired = pair is not None
-    sides: dict[str, Any] = {"own": group, "baseline": pair or baseline}
+    paired, base = pair is not None, pair or baseline
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
     noise = noise_for(group, baseline)
     if metric.name == ESTIMATED:
-        compared = Comparison(**sides, paired=paired, noise=noise, **how)
+        compared = Comparison(group, base, paired=paired, noise=noise, **how)
         return group[0].estimator.difference(compared)
     if metric.name == "bd_rate_percent":
-        anchor, curve = ([r.evaluation for r in sides[name]] for name in ("baseline", "own"))
+        anchor, curve = ([r.evaluation for r in side] for side in (base, group))
         sd = noise.widened(noise.seed_sd_bd) if noise and noise.seed_sd_bd and paired else None
         return bd_rate_interval(anchor, curve, seeds=Seeds(paired=paired, sd_percent=sd), **how)
 
     def apart(draw: Draw) -> list[float]:
         found = []
-        for record, base in zip(group, cycle(sides["baseline"]), strict=False):
-            drawn, drawn_base = _drawn(record, draw), _drawn(base, draw)
-            ours = metric.of(drawn, drawn_base)
-            theirs = 0 if metric.relative else metric.of(drawn_base, drawn_base)
+        for record, other in zip(group, cycle(base), strict=False):
+            own, drawn = _drawn(record, draw), _drawn(other, draw)
+            ours = metric.of(own, drawn)
+            theirs = 0 if metric.relative else metric.of(drawn, drawn)
             found.append(nan if ours is None or theirs is None else ours - theirs)
         return found
 
     units = {"images": len(group[0].evaluation.points[0].images)}
     between = mean_noise(apart({"images": np.arange(units["images"])}))
-    found = bootstrap(
-        lambda draw: fmean(apart(draw)), units, samples=_SAMPLES, seed=space.seed, noise=between
-    )
-    return over_images(found)
+    return over_images(bootstrap(lambda draw: fmean(apart(draw)), units, noise=between, **how))
 
 
 def _drawn(record: TrialRecord, draw: Draw) -> TrialRecord:

@@ -42,11 +42,9 @@ def work(context: StudyContext, index: int, on_event: OnEvent) -> None:
     """
     with open_queue(context.storage, context.name) as queue:
         proposals, aside = Proposals(context, queue, index), Aside(queue)
-        waiting = Event("waiting", index, text="for trainings of other workers")
+        waiting = partial(on_event, Event("waiting", index, text="for trainings of other workers"))
         try:
-            while (
-                job := _next_job(queue, proposals, aside, partial(on_event, waiting))
-            ) is not None:
+            while job := _next_job(queue, proposals, aside, waiting):
                 try:
                     with queue.heartbeat(job.trial):
                         Training(context, queue, job, index, on_event).run()
@@ -62,15 +60,14 @@ def _next_job(
     """Return the next training, waiting while others hold what may yet come back."""
     space, reported = proposals.space, False
     while True:
-        if (freed := aside.take()) is not None:
-            return freed
+        if job := aside.take():
+            return job
         queue.reclaim()
         trials = queue.trials()
         _require_baseline(trials)
         states = {trial.state for trial in trials}
         if "WAITING" in states or proposals.wanted(trials):
-            job = proposals.take(trials)
-            if job is not None:
+            if job := proposals.take(trials):
                 return job
             continue
         # What comes out best is known once no one is at work.

@@ -209,10 +209,10 @@ def _crossed(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
 def _unchanged_since(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
     """Return the end of the first window from which all agree with the last."""
     last = windows[-1]
-    first = len(windows) - 1
-    for place in range(len(windows) - 2, -1, -1):
-        window = windows[place]
-        if abs(window.value - last.value) > NORMAL * math.hypot(window.noise, last.noise):
-            break
-        first = place
+    others = [
+        place
+        for place, window in enumerate(windows)
+        if abs(window.value - last.value) > NORMAL * math.hypot(window.noise, last.noise)
+    ]
+    first = max(others, default=-1) + 1
     return ends[first] if first < len(windows) - 1 else None
