@@ -156,11 +156,7 @@ class RankAgreement(Frozen):
 
 
 def rank_agreement(
-    first: Sequence[TrialRecord],
-    second: Sequence[TrialRecord],
-    *,
-    samples: int = 1000,
-    seed: int = 0,
+    first: Sequence[TrialRecord], second: Sequence[TrialRecord], *, samples: int = 1000
 ) -> RankAgreement:
     """Compare how two studies rank the variants that both trained to the end.
 
@@ -168,7 +164,6 @@ def rank_agreement(
         first: records of one study.
         second: records of the other, with another budget for instance.
         samples: number of resamples.
-        seed: of the resampling.
 
     Raises:
         LabError: they share fewer than three variants.
@@ -199,7 +194,7 @@ def rank_agreement(
         for side, of_side in zip(sides, drawn_as, strict=True)
         for name, unit in of_side.items()
     }
-    interval = bootstrap(tau, {"variants": len(shared), **units}, samples=samples, seed=seed)
+    interval = bootstrap(tau, {"variants": len(shared), **units}, samples=samples)
     first_most, second_most = (max(len(side[name]) for name in shared) for side in sides)
     resampled = {"variants": len(shared), "seeds": max(first_most, second_most)}
     return RankAgreement(

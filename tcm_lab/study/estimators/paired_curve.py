@@ -23,8 +23,8 @@ from tcm_lab.study.estimators.base import Comparison, normal_interval
 if TYPE_CHECKING:
     from tcm_lab.study.record import TrialRecord
 
-WINDOWS = 10
 FEWEST_ROWS = 4
+_WINDOWS = 10
 _BLOCK_ROWS = 12
 _Array = NDArray[np.float64]
 
@@ -39,11 +39,6 @@ class PairedRows(Frozen):
 
     steps: tuple[int, ...]
     percent: tuple[tuple[float, ...], ...]
-
-    def until(self, step: int) -> PairedRows:
-        """Return what a training of fewer steps would have shown by then."""
-        count = sum(at <= step for at in self.steps)
-        return PairedRows(steps=self.steps[:count], percent=tuple(p[:count] for p in self.percent))
 
 
 def paired_rows(compared: Comparison) -> PairedRows:
@@ -107,16 +102,15 @@ class PairedCurve(Frozen):
         return self.windows[-1]
 
 
-def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0, windows: int = WINDOWS) -> PairedCurve:
-    """Divide a paired curve into windows of equally many steps.
+def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0) -> PairedCurve:
+    """Divide a paired curve into ten windows of equally many steps, or fewer of enough rows each.
 
     Args:
         rows: the curve.
         seed_sd: standard deviation between seeds of such a difference, measured elsewhere.
-        windows: how many, at most; fewer where a window would hold too few rows.
     """
     steps, data = np.array(rows.steps), np.array(rows.percent)
-    count = max(2, min(windows, len(steps) // FEWEST_ROWS))
+    count = max(2, min(_WINDOWS, len(steps) // FEWEST_ROWS))
     edges = np.linspace(0, steps[-1], count + 1)[1:]
     place = np.searchsorted(edges, steps - 1e-9)
     parts = [part for w in range(count) if len(part := np.flatnonzero(place == w))]
