@@ -213,9 +213,9 @@ def resolved(space: Space, images: int) -> Space:
     if wanted is None:
         return space
     if budget.steps is None:
-        recipe = budget.recipe_for(space.seed)
-        of_any_base = _at_any_steps(recipe, known_noise(), _changes_in(space), None)
-        known = [n for n in of_any_base if n.base == design_of(space.baseline.name)] or of_any_base
+        spoken_of = budget.recipe_for(space.seed), known_noise(), _changes_in(space)
+        own_base = design_of(space.baseline.name)
+        known = _at_any_steps(*spoken_of, own_base) or _at_any_steps(*spoken_of, None)
     else:
         own = noise_in(space)
         known = [own] if own is not None else []

@@ -85,9 +85,11 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
             known.reverse()
         enqueue_missing(queue, space, known)
         queue.reorder()
-        trainings, budget = len(known) if space.enumerated else context.trials, space.budget
+        trainings = len(known)
+        if not space.enumerated:
+            trainings = min(context.trials, variants.count() or context.trials)
         if space.trains_every_seed:
-            trainings *= budget.seeds
+            trainings *= space.budget.seeds
         done = len(queue.records())  # further seeds of a front, which is not known before, included
         return max(trainings + finalist_trainings(space), done), done
 

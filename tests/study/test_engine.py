@@ -398,6 +398,13 @@ def test_what_is_done_is_never_more_than_all(tmp_path: Path) -> None:
     assert fill_queue(prepare(parse(text), out=tmp_path / "toy")) == (done, done) == (9, 9)
 
 
+def test_a_search_has_no_more_trainings_in_all_than_its_space_has_points(tmp_path: Path) -> None:
+    sampled = SPACE.replace("sampler: grid", "sampler: tpe")
+    for trials, todo in ((50, 5), (3, 3)):
+        text = sampled.replace("steps: 40", f"trials: {trials}")
+        assert fill_queue(prepare(parse(text), out=tmp_path / str(trials))) == (todo, 0)
+
+
 def test_an_ablation_gives_every_variant_all_its_seeds(tmp_path: Path) -> None:
     text = SPACE.replace("sampler: grid", "mode: ablation").replace("40", "40, seeds: 2")
     result = run(tmp_path, text)

@@ -298,7 +298,8 @@ def test_a_resolution_goes_by_the_noise_of_the_spaces_own_base_whatever_its_lamb
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = MEASURED.model_copy(update={"image_sd": 0.05})
-    other = own.model_copy(update={"base": "tcm-small", "seed_sd": 0.01})
+    of_another = {"base": "tcm-small", "seed_sd": 0.01, "changes": "transforms"}
+    other = own.model_copy(update=of_another)
     assert own.seeds_for(0.4, 3) != other.seeds_for(0.4, 3)
     monkeypatch.setattr(noise, "known_noise", lambda: (other, own))
     budget = "rate_levels: 4, resolution: 0.4, changes: {lambdas: [0.002, 0.03]}"
