@@ -23,6 +23,7 @@ from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.blocks.wavelet import HaarLinear
+from tcm_lab.codec.inputs import sides_of
 from tcm_lab.complexity.counters import COUNTERS, Count, count_by
 from tcm_lab.complexity.counters.base import Tally, module_kind
 from tcm_lab.complexity.counters.meta import (
@@ -33,7 +34,7 @@ from tcm_lab.complexity.counters.meta import (
     tried,
 )
 from tcm_lab.complexity.record import CONVENTIONS, CounterName, Size
-from tcm_lab.complexity.target import Measurable, Target, checked_size
+from tcm_lab.complexity.target import Measurable, Target
 from tcm_lab.errors import LabError
 
 
@@ -136,7 +137,7 @@ def check(
     Raises:
         LabError: strict, and something is unexplained or unknown; the message names it.
     """
-    target, size = tried(Target.of(model)), checked_size(size)
+    target, size = tried(Target.of(model)), sides_of("size", size)
     padded = target.padded_size(size)
     counts, failures = _count_by_all(target, padded)
     differences = _Differences(target, padded)

@@ -6,12 +6,13 @@ import warnings
 
 from tcm_lab._utils.environment import versions
 from tcm_lab.blocks import NoFormula
+from tcm_lab.codec.inputs import sides_of
 from tcm_lab.complexity.counters import count_by
 from tcm_lab.complexity.counters.meta import tried
 from tcm_lab.complexity.directions import UncountedWarning
 from tcm_lab.complexity.memory import decode_peak_memory, peak_memory
 from tcm_lab.complexity.record import ComplexityRecord, CounterName
-from tcm_lab.complexity.target import Measurable, Target, checked_size
+from tcm_lab.complexity.target import Measurable, Target
 
 
 def measure_complexity(
@@ -40,7 +41,7 @@ def measure_complexity(
         UncountedWarning: a block has no formula, an operator's products are unknown, or it is
             unknown which parts encoding and decoding run.
     """
-    target, size = Target.of(model), checked_size(size)
+    target, size = Target.of(model), sides_of("size", size)
     padded = target.padded_size(size)
     if counter != "formula" or memory:
         target = tried(target)

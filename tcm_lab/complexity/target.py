@@ -17,7 +17,6 @@ from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.complexity.directions import Directions, directions_of
 from tcm_lab.complexity.record import ABSENT, Scope
-from tcm_lab.errors import LabError
 
 Measurable: TypeAlias = str | Path | VariantConfig | nn.Module
 """A preset's name, ``compressai/<name>``, a codec of one's own (``my_codec.py:factory``), a YAML
@@ -127,17 +126,6 @@ class RunnableCodec(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Run the codec's forward pass; with rate levels, at the lowest rate."""
         return CodecAdapter(self.codec).forward(x)
-
-
-def checked_size(size: tuple[int, ...]) -> tuple[int, int]:
-    """Return ``size``.
-
-    Raises:
-        LabError: it is not the (height, width) of an image.
-    """
-    if len(size) != 2 or min(size) < 1:
-        raise LabError(f"size = {size}: must be (height, width), both at least 1")
-    return int(size[0]), int(size[1])
 
 
 def _copied(model: nn.Module, *, bare: bool) -> nn.Module:

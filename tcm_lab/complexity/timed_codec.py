@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tcm_lab._utils.devices import arithmetic
 from tcm_lab._utils.sections import listening
 from tcm_lab.codec import CodecAdapter, PortableReference
-from tcm_lab.codec.adapter import decompress
+from tcm_lab.codec.adapter import decompress, evaluating
 from tcm_lab.complexity.timing_record import TimingOptions
 
 _GRAPHS = 256  # of one forward(), which many slices share; the rest would run uncompiled
@@ -170,8 +170,7 @@ def timed_codec(
         return Run(encoded, decoded, peak)
 
     with ExitStack() as stack:
-        stack.callback(model.train, model.training)
-        model.eval()
+        stack.enter_context(evaluating(model))
         is_last = any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
         before = torch.channels_last if is_last else torch.contiguous_format
         stack.callback(model.to, memory_format=before)

@@ -27,7 +27,8 @@ from tcm_lab._utils.environment import environment
 from tcm_lab._utils.numbered import numbered
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
-from tcm_lab.complexity.target import Measurable, checked_size
+from tcm_lab.codec.inputs import sides_of
+from tcm_lab.complexity.target import Measurable
 from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, timed_codec
 from tcm_lab.complexity.timing_record import (
     CodingTime,
@@ -131,7 +132,7 @@ def _time_in_turns(
     on_progress: OnDone | None,
 ) -> list[TimingRecord]:
     """Time models, each under several conditions, in turns: what disturbs one disturbs all."""
-    size, options = checked_size(size), conditions[0]
+    size, options = sides_of("size", size), conditions[0]
     keep_freed_memory()
     with ExitStack() as stack:
         if options.threads is not None:

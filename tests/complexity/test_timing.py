@@ -19,7 +19,9 @@ from tcm_lab.codec import build
 from tcm_lab.complexity import (
     TimingOptions,
     TimingRecord,
+    check,
     compare_timing,
+    measure_complexity,
     measure_device_peak,
     measure_timing,
     timing,
@@ -98,10 +100,12 @@ def test_a_record_tells_its_conditions_and_survives_json(record: TimingRecord) -
 def test_the_codec_is_left_as_it_was() -> None:
     codec = build("tcm-nano")
     codec.train()
+    codec.h_s.eval()  # frozen, as in fine-tuning
     threads = torch.get_num_threads()
     layouts = [parameter.is_contiguous() for parameter in codec.parameters()]
     measure_timing(codec, (64, 64), repeats=1, warm_up=0, threads=1, channels_last=False)
     assert codec.training
+    assert not codec.h_s.training
     assert torch.get_num_threads() == threads
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in codec.modules())
     assert [parameter.is_contiguous() for parameter in codec.parameters()] == layouts
@@ -278,10 +282,12 @@ def test_the_image_that_is_timed_is_soft_with_a_little_grain_and_always_the_same
     assert image[0].mean().item() == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize("size", [(0, 64), (64, 0), (-1, 64), (64,)])
-def test_a_size_that_is_no_image_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(LabError, match=r"size = .*: must be \(height, width\), both at least 1"):
-        measure_timing("tcm-nano", size)
+@pytest.mark.parametrize("size", [(0, 64), (64, 0), (-1, 64), (64,), 64, (64.5, 64), "64x64"])
+def test_a_size_that_is_no_image_is_refused(size: Any) -> None:
+    told = r"size = .*: give \(height, width\), two integers from 1"
+    for measure in (measure_timing, measure_complexity, check):
+        with pytest.raises(LabError, match=told):
+            measure("tcm-nano", size)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
