@@ -165,7 +165,7 @@ def check_images(records: Sequence[RdRecord]) -> None:
     if len(prints) > 1:
         raise LabError(
             f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
-            "Evaluate both on the same folder."
+            "Evaluate all on the same folder, or take the records of one set at a time."
         )
 
 

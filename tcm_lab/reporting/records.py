@@ -19,6 +19,7 @@ from tcm_lab.complexity import (
 )
 from tcm_lab.errors import LabError, one_of, validation_message
 from tcm_lab.evaluation import Quality, RdCurve, RdRecord, measured_curves
+from tcm_lab.evaluation.grouping import check_images
 from tcm_lab.reporting import plots, tables
 from tcm_lab.reporting._notes import need, size_text
 from tcm_lab.reporting.plots._style import wrapped
@@ -178,7 +179,8 @@ def plot_of(
         quality: what ``rd`` draws over the rate.
 
     Raises:
-        LabError: none of the records suits it, it shows no curves, or these are of another quality.
+        LabError: none of the records suits it, evaluations are of different images, it shows no
+            published curves, or these are of another quality.
     """
     costs = _only(ComplexityRecord, records)
     if published and kind != "rd":
@@ -205,6 +207,7 @@ def plot_of(
 def _rd(records: Sequence[RdRecord], published: Sequence[RdCurve], quality: Quality) -> Figure:
     if not records:
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
+    check_images(records)
     if published and quality != "psnr_db":
         raise LabError(f"plot rd: published curves have psnr_db, not {quality}. Leave one out.")
     series = [

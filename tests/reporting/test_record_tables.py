@@ -23,6 +23,7 @@ from tcm_lab.reporting import (
     bd_rate_table,
     beside_table,
     complexity_table,
+    plot_of,
     published_beside,
     rd_table,
     read_records,
@@ -150,6 +151,14 @@ def test_points_of_a_roofline_join_counts_and_times_of_one_model() -> None:
         roofline_points(complexity(size=(8, 8)), timing())
 
 
+def test_a_counter_without_activations_gives_no_roofline() -> None:
+    # Its parts would seem to move their weights alone, and to have many times the intensity.
+    cost = measure_complexity("tcm-nano", (64, 64), counter="fvcore")
+    times = timing().model_copy(update={"fingerprint": cost.fingerprint, "size": cost.size})
+    with pytest.raises(LabError, match="fvcore counts no activations"):
+        roofline_points(cost, times)
+
+
 def test_times_have_quartiles_stages_shares_and_no_date() -> None:
     table = timing_table([timing()])
     assert values(table)["encode_ms"] == Interval(value=10, low=9, high=12, level=0.5)
@@ -200,9 +209,13 @@ def test_a_column_that_no_evaluation_fills_is_left_out() -> None:
     assert "ms_ssim_db" not in [column.key for column in rd_table([rd(side=100)]).columns]
 
 
-def test_evaluations_on_different_images_are_not_put_into_one_table() -> None:
+def test_evaluations_on_different_images_are_not_put_into_one_table_or_plot() -> None:
     with pytest.raises(LabError, match="2 different sets of images"):
         rd_table([rd(), rd(images="q")])
+    with pytest.raises(LabError, match="2 different sets of images"):
+        beside_table(measured_curves([rd()]), [rd("jpeg", images="q")])
+    with pytest.raises(LabError, match="2 different sets of images"):
+        plot_of("rd", [rd(), rd(images="q")])
 
 
 def test_bd_rates_of_the_published_points_are_the_published_ones() -> None:

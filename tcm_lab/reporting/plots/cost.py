@@ -191,12 +191,18 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
     the timing: a lower bound, since what is read again is not counted.
 
     Raises:
-        LabError: the two are not of the same model and image size.
+        LabError: the two are not of the same model and image size, or the counter counts no
+            activations.
     """
     if (cost.fingerprint, cost.size) != (timing.fingerprint, timing.size):
         raise LabError(
             f"{cost.model} at {cost.size} was counted, but {timing.model} at {timing.size} was "
             "timed. Give records of one model at one size."
+        )
+    if not cost.whole.activations:
+        raise LabError(
+            f"{cost.model}: {cost.counter} counts no activations, so the bytes that are moved are "
+            "unknown. Count by formula or by torch."
         )
     element_bytes = 2 if timing.options.precision in ("bfloat16", "float16") else 4
     batch, macs = timing.options.batch, cost.macs_by_part()

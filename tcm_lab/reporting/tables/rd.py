@@ -18,6 +18,7 @@ from tcm_lab.evaluation import (
     points_by_rate,
     rate_percents,
 )
+from tcm_lab.evaluation.grouping import check_images
 from tcm_lab.reporting._notes import WITHOUT_HEADERS, environment_lines, need
 from tcm_lab.reporting.table import Column, Row, Table, Value, unmarked_column
 
@@ -39,12 +40,7 @@ def rd_table(
         LabError: no records given, or the records are of different images.
     """
     need("records", records)
-    prints = sorted({record.data_fingerprint for record in records})
-    if len(prints) > 1:
-        raise LabError(
-            f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
-            "Make a table of one set at a time."
-        )
+    check_images(records)
     measured = [
         Column(key="lmbda", header="λ", format="g"),
         Column(key="rate", header="rate level", format="g"),
@@ -78,8 +74,8 @@ def rd_table(
         columns=(Column(key="model", header="model"), seed_column, *measured),
         rows=rows,
         footer=(
-            f"Means over {images} images (set {prints[0]}); rates are of {_counted(records)} over "
-            "the pixels before padding.",
+            f"Means over {images} images (set {records[0].data_fingerprint}); "
+            f"rates are of {_counted(records)} over the pixels before padding.",
             *environment_lines(record.environment for record in records),
         ),
     ).without_empty_columns()
@@ -102,9 +98,11 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
         anchors: JPEG and the like, measured on the same images.
 
     Raises:
-        LabError: no curves given, or an older record of an anchor, without payloads.
+        LabError: no curves given, records of different images, or an older record of an anchor,
+            without payloads.
     """
     need("curves", curves)
+    check_images([*(record for curve in curves for record in curve.records), *anchors])
     columns = [
         Column(key="model", header="model"),
         Column(key="lmbda", header="λ", format=".3g"),
