@@ -134,6 +134,8 @@ def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> 
         assert len(attention_table({"TCM": record}, transform=transform).rows) == rows
     with pytest.raises(LabError, match="no layer of h_x"):
         attention_plot({"TCM": record}, transform="h_x")
+    with pytest.raises(LabError, match="Did you mean distance_px"):
+        attention_plot({"TCM": record}, metric="distance")
 
 
 def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> None:
@@ -152,7 +154,9 @@ def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> N
         gate_plot(gate_maps(codec, images[0]), image),
     ):
         assert figure_svg(figure).startswith("<?xml")
-    assert len(latent_table(records).rows) == 2
+    table = latent_table(records)
+    assert len(table.rows) == 2
+    assert table.footer[0].startswith("Means over 1 or 2 images;")
 
 
 def test_curves_of_energy_and_of_errors_are_those_of_numpy(

@@ -28,7 +28,7 @@ from tcm_lab.analysis import (
     LatentMaps,
     LatentRecord,
 )
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, lookup
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import (
     INK,
@@ -154,8 +154,9 @@ def attention_plot(
         transform: g_a, g_s, h_a, h_s or slices.
 
     Raises:
-        LabError: no record has a layer there.
+        LabError: no record has a layer there, or there is no such metric.
     """
+    shown = lookup(_ATTENTION, metric, "metric of attention")
     found = [
         [(record.label_of(layer), layer) for layer in record.layers_of(transform)]
         for record in records.values()
@@ -168,8 +169,8 @@ def attention_plot(
     places = {name: place for place, name in enumerate(equal)}
     step = 0.7 / len(records)
     many = len(places) > 8  # names are turned, which takes height
-    axis = PlotAxis(name=f"attention layer of {transform}")
-    figure, axes = new_figure(axis, _ATTENTION[metric], height=3.3 if many else 2.7)
+    layer_axis = PlotAxis(name=f"attention layer of {transform}")
+    figure, axes = new_figure(layer_axis, shown, height=3.3 if many else 2.7)
     for i, (label, layers) in enumerate(zip(records, found, strict=True)):
         x, y = [], []
         for name, layer in layers:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tcm_lab.analysis import AttentionRecord, ErfMeasures, LatentRecord, ShortcutRecord
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, one_of
 from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.table import Column, Row, Table
 from tcm_lab.stats import Interval, mean_interval
@@ -45,7 +45,7 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
             for label, found in measures.items()
         ],
         footer=(
-            _over(first.images),
+            _over(found.images for found in measures.values()),
             "Squares and radius are around the field's middle. Beyond its convolutions: where "
             "attention alone leads. Anisotropy: the field's longer axis over its shorter.",
             "Grid visibility: how many times larger changes are where windows meet than elsewhere; "
@@ -63,8 +63,10 @@ def _beyond_percent(within: Interval) -> Interval:
     return within.model_copy(update={k: 100 * max(0.0, 1 - share) for k, share in ends.items()})
 
 
-def _over(images: int, also: str = "") -> str:
-    if images == 1:
+def _over(counts: Iterable[int], also: str = "") -> str:
+    """Say how many images the rows are means of."""
+    images = one_of(sorted(set(counts)))
+    if images == "1":
         return f"Means over {also}one image, so without intervals."
     return (
         f"Means over {also}{images} images; brackets hold 95 % bootstrap intervals over the images."
@@ -96,7 +98,7 @@ def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = 
     ]
     if not rows:
         raise LabError(f"no layer of {transform} has window attention in these records")
-    images = len(next(iter(records.values())).images)
+    images = (len(record.images) for record in records.values())
     return Table(
         title=f"Attention of {transform}",
         columns=(
@@ -154,7 +156,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
             for label, record in records.items()
         ],
         footer=(
-            _over(len(next(iter(records.values())).images)),
+            _over(len(record.images) for record in records.values()),
             "Scaled deviation: the mean deviation over the mean magnitude of y.",
         ),
     )
@@ -192,7 +194,7 @@ def shortcut_table(records: Mapping[str, ShortcutRecord]) -> Table:
             for label, record in records.items()
         ],
         footer=(
-            _over(len(next(iter(records.values())).images)),
+            _over(len(record.images) for record in records.values()),
             "Share: covariance of the shortcut's output with the transform's, over the variance of "
             "that; the stages have the rest.",
         ),

@@ -207,7 +207,7 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
         footer=(
             verdict,
             *dict.fromkeys([*asides, *notes]),
-            f"{versions_text([reports[0].versions])}.",
+            f"{versions_text(report.versions for report in reports)}.",
         ),
     )
 
