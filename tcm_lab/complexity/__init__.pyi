@@ -1,61 +1,32 @@
-from .counters import COUNTERS, Count
-from .cross_check import CheckReport, CounterCheck, check
-from .directions import UncountedWarning
-from .measure import measure_complexity
-from .memory import peak_memory
-from .published import (
-    Explanation,
-    PublishedFigure,
-    Reading,
-    explain,
-    explain_figure,
-    published_figures,
-)
-from .record import CONVENTIONS, SCOPES, ComplexityRecord, Convention, Scope
-from .target import Measurable, Target
-from .timing import compare_timing, measure_device_peak, measure_timing
-from .timing_record import (
-    CodingTime,
-    CompileBackend,
-    DevicePeak,
-    Spread,
-    TimeRatio,
-    TimingComparison,
-    TimingOptions,
-    TimingRecord,
-)
-
-__all__ = [
-    "CONVENTIONS",
-    "COUNTERS",
-    "SCOPES",
-    "CheckReport",
-    "CodingTime",
-    "CompileBackend",
-    "ComplexityRecord",
-    "Convention",
-    "Count",
-    "CounterCheck",
-    "DevicePeak",
-    "Explanation",
-    "Measurable",
-    "PublishedFigure",
-    "Reading",
-    "Scope",
-    "Spread",
-    "Target",
-    "TimeRatio",
-    "TimingComparison",
-    "TimingOptions",
-    "TimingRecord",
-    "UncountedWarning",
-    "check",
-    "compare_timing",
-    "explain",
-    "explain_figure",
-    "measure_complexity",
-    "measure_device_peak",
-    "measure_timing",
-    "peak_memory",
-    "published_figures",
-]
+from .counters import COUNTERS as COUNTERS
+from .counters import Count as Count
+from .cross_check import CheckReport as CheckReport
+from .cross_check import CounterCheck as CounterCheck
+from .cross_check import check as check
+from .directions import UncountedWarning as UncountedWarning
+from .measure import measure_complexity as measure_complexity
+from .memory import peak_memory as peak_memory
+from .published import Explanation as Explanation
+from .published import PublishedFigure as PublishedFigure
+from .published import Reading as Reading
+from .published import explain as explain
+from .published import explain_figure as explain_figure
+from .published import published_figures as published_figures
+from .record import CONVENTIONS as CONVENTIONS
+from .record import SCOPES as SCOPES
+from .record import ComplexityRecord as ComplexityRecord
+from .record import Convention as Convention
+from .record import Scope as Scope
+from .target import Measurable as Measurable
+from .target import Target as Target
+from .timing import compare_timing as compare_timing
+from .timing import measure_device_peak as measure_device_peak
+from .timing import measure_timing as measure_timing
+from .timing_record import CodingTime as CodingTime
+from .timing_record import CompileBackend as CompileBackend
+from .timing_record import DevicePeak as DevicePeak
+from .timing_record import Spread as Spread
+from .timing_record import TimeRatio as TimeRatio
+from .timing_record import TimingComparison as TimingComparison
+from .timing_record import TimingOptions as TimingOptions
+from .timing_record import TimingRecord as TimingRecord

@@ -1,135 +1,70 @@
-from . import plots
-from ._notes import WITHOUT_HEADERS, environment_lines
-from .plots import (
-    AgreementPoint,
-    BudgetSeries,
-    Change,
-    ParetoPoint,
-    PlotAxis,
-    RdSeries,
-    RooflinePoint,
-    ablation_plot,
-    agreement_plot,
-    budget_plot,
-    cost_by_part_plot,
-    cost_size_plot,
-    effects_plot,
-    figure_svg,
-    history_plot,
-    interactions_plot,
-    macs_parameters_plot,
-    pareto_chart,
-    pareto_front,
-    pareto_plot,
-    rd_chart,
-    rd_plot,
-    roofline_plot,
-    roofline_points,
-    save_figure,
-    series_of_records,
-)
-from .records import PlotKind, plot_of, read_records, records_json, tables_of
-from .renderers import RENDERERS, SUFFIXES, Format, render, render_all
-from .renderers.html import (
-    Code,
-    Comparison,
-    Piece,
-    PlotImage,
-    Section,
-    ShownImage,
-    image_bytes,
-    render_report,
-)
-from .table import Column, Mark, Row, Table, Value, metric_column
-from .tables import (
-    Detail,
-    attention_table,
-    axis_table,
-    bd_rate_table,
-    beside_table,
-    check_table,
-    complexity_table,
-    erf_table,
-    explain_table,
-    latent_table,
-    layer_table,
-    published_beside,
-    rd_table,
-    shortcut_table,
-    spread_interval,
-    stage_table,
-    timing_table,
-)
-
-__all__ = [
-    "RENDERERS",
-    "SUFFIXES",
-    "WITHOUT_HEADERS",
-    "AgreementPoint",
-    "BudgetSeries",
-    "Change",
-    "Code",
-    "Column",
-    "Comparison",
-    "Detail",
-    "Format",
-    "Mark",
-    "ParetoPoint",
-    "Piece",
-    "PlotAxis",
-    "PlotImage",
-    "PlotKind",
-    "RdSeries",
-    "RooflinePoint",
-    "Row",
-    "Section",
-    "ShownImage",
-    "Table",
-    "Value",
-    "ablation_plot",
-    "agreement_plot",
-    "attention_table",
-    "axis_table",
-    "bd_rate_table",
-    "beside_table",
-    "budget_plot",
-    "check_table",
-    "complexity_table",
-    "cost_by_part_plot",
-    "cost_size_plot",
-    "effects_plot",
-    "environment_lines",
-    "erf_table",
-    "explain_table",
-    "figure_svg",
-    "history_plot",
-    "image_bytes",
-    "interactions_plot",
-    "latent_table",
-    "layer_table",
-    "macs_parameters_plot",
-    "metric_column",
-    "pareto_chart",
-    "pareto_front",
-    "pareto_plot",
-    "plot_of",
-    "plots",
-    "published_beside",
-    "rd_chart",
-    "rd_plot",
-    "rd_table",
-    "read_records",
-    "records_json",
-    "render",
-    "render_all",
-    "render_report",
-    "roofline_plot",
-    "roofline_points",
-    "save_figure",
-    "series_of_records",
-    "shortcut_table",
-    "spread_interval",
-    "stage_table",
-    "tables_of",
-    "timing_table",
-]
+from . import plots as plots
+from ._notes import WITHOUT_HEADERS as WITHOUT_HEADERS
+from ._notes import environment_lines as environment_lines
+from .plots import AgreementPoint as AgreementPoint
+from .plots import BudgetSeries as BudgetSeries
+from .plots import Change as Change
+from .plots import ParetoPoint as ParetoPoint
+from .plots import PlotAxis as PlotAxis
+from .plots import RdSeries as RdSeries
+from .plots import RooflinePoint as RooflinePoint
+from .plots import ablation_plot as ablation_plot
+from .plots import agreement_plot as agreement_plot
+from .plots import budget_plot as budget_plot
+from .plots import cost_by_part_plot as cost_by_part_plot
+from .plots import cost_size_plot as cost_size_plot
+from .plots import effects_plot as effects_plot
+from .plots import figure_svg as figure_svg
+from .plots import history_plot as history_plot
+from .plots import interactions_plot as interactions_plot
+from .plots import macs_parameters_plot as macs_parameters_plot
+from .plots import pareto_chart as pareto_chart
+from .plots import pareto_front as pareto_front
+from .plots import pareto_plot as pareto_plot
+from .plots import rd_chart as rd_chart
+from .plots import rd_plot as rd_plot
+from .plots import roofline_plot as roofline_plot
+from .plots import roofline_points as roofline_points
+from .plots import save_figure as save_figure
+from .plots import series_of_records as series_of_records
+from .records import PlotKind as PlotKind
+from .records import plot_of as plot_of
+from .records import read_records as read_records
+from .records import records_json as records_json
+from .records import tables_of as tables_of
+from .renderers import RENDERERS as RENDERERS
+from .renderers import SUFFIXES as SUFFIXES
+from .renderers import Format as Format
+from .renderers import render as render
+from .renderers import render_all as render_all
+from .renderers.html import Code as Code
+from .renderers.html import Comparison as Comparison
+from .renderers.html import Piece as Piece
+from .renderers.html import PlotImage as PlotImage
+from .renderers.html import Section as Section
+from .renderers.html import ShownImage as ShownImage
+from .renderers.html import image_bytes as image_bytes
+from .renderers.html import render_report as render_report
+from .table import Column as Column
+from .table import Mark as Mark
+from .table import Row as Row
+from .table import Table as Table
+from .table import Value as Value
+from .table import metric_column as metric_column
+from .tables import Detail as Detail
+from .tables import attention_table as attention_table
+from .tables import axis_table as axis_table
+from .tables import bd_rate_table as bd_rate_table
+from .tables import beside_table as beside_table
+from .tables import check_table as check_table
+from .tables import complexity_table as complexity_table
+from .tables import erf_table as erf_table
+from .tables import explain_table as explain_table
+from .tables import latent_table as latent_table
+from .tables import layer_table as layer_table
+from .tables import published_beside as published_beside
+from .tables import rd_table as rd_table
+from .tables import shortcut_table as shortcut_table
+from .tables import spread_interval as spread_interval
+from .tables import stage_table as stage_table
+from .tables import timing_table as timing_table

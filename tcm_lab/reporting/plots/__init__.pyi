@@ -1,107 +1,51 @@
-from ._labels import label_points
-from ._style import (
-    COLUMN_INCHES,
-    INK,
-    MARKERS,
-    PAGE_INCHES,
-    SOFT,
-    PlotAxis,
-    bare,
-    colour_bar,
-    figure_svg,
-    label_axes,
-    new_figure,
-    palette,
-    panels,
-    save_figure,
-    style,
-)
-from .analysis import (
-    attention_map_plot,
-    attention_plot,
-    bits_plot,
-    connect_clicks,
-    deviation_plot,
-    energy_plot,
-    erf_plot,
-    erf_profile_plot,
-    gate_plot,
-    prediction_plot,
-    slice_bits_plot,
-)
-from .budget import AgreementPoint, BudgetSeries, agreement_plot, budget_plot
-from .cost import (
-    RooflinePoint,
-    cost_by_part_plot,
-    cost_size_plot,
-    macs_parameters_plot,
-    part_loss_plot,
-    roofline_plot,
-    roofline_points,
-)
-from .interactive import pareto_chart, rd_chart
-from .rd import RdSeries, rd_plot, series_of_records
-from .search import (
-    Change,
-    ParetoPoint,
-    ablation_plot,
-    effects_plot,
-    history_plot,
-    interactions_plot,
-    pareto_front,
-    pareto_plot,
-)
-
-__all__ = [
-    "COLUMN_INCHES",
-    "INK",
-    "MARKERS",
-    "PAGE_INCHES",
-    "SOFT",
-    "AgreementPoint",
-    "BudgetSeries",
-    "Change",
-    "ParetoPoint",
-    "PlotAxis",
-    "RdSeries",
-    "RooflinePoint",
-    "ablation_plot",
-    "agreement_plot",
-    "attention_map_plot",
-    "attention_plot",
-    "bare",
-    "bits_plot",
-    "budget_plot",
-    "colour_bar",
-    "connect_clicks",
-    "cost_by_part_plot",
-    "cost_size_plot",
-    "deviation_plot",
-    "effects_plot",
-    "energy_plot",
-    "erf_plot",
-    "erf_profile_plot",
-    "figure_svg",
-    "gate_plot",
-    "history_plot",
-    "interactions_plot",
-    "label_axes",
-    "label_points",
-    "macs_parameters_plot",
-    "new_figure",
-    "palette",
-    "panels",
-    "pareto_chart",
-    "pareto_front",
-    "pareto_plot",
-    "part_loss_plot",
-    "prediction_plot",
-    "rd_chart",
-    "rd_plot",
-    "roofline_plot",
-    "roofline_points",
-    "save_figure",
-    "series_of_records",
-    "slice_bits_plot",
-    "style",
-]
+from ._labels import label_points as label_points
+from ._style import COLUMN_INCHES as COLUMN_INCHES
+from ._style import INK as INK
+from ._style import MARKERS as MARKERS
+from ._style import PAGE_INCHES as PAGE_INCHES
+from ._style import SOFT as SOFT
+from ._style import PlotAxis as PlotAxis
+from ._style import bare as bare
+from ._style import colour_bar as colour_bar
+from ._style import figure_svg as figure_svg
+from ._style import label_axes as label_axes
+from ._style import new_figure as new_figure
+from ._style import palette as palette
+from ._style import panels as panels
+from ._style import save_figure as save_figure
+from ._style import style as style
+from .analysis import attention_map_plot as attention_map_plot
+from .analysis import attention_plot as attention_plot
+from .analysis import bits_plot as bits_plot
+from .analysis import connect_clicks as connect_clicks
+from .analysis import deviation_plot as deviation_plot
+from .analysis import energy_plot as energy_plot
+from .analysis import erf_plot as erf_plot
+from .analysis import erf_profile_plot as erf_profile_plot
+from .analysis import gate_plot as gate_plot
+from .analysis import prediction_plot as prediction_plot
+from .analysis import slice_bits_plot as slice_bits_plot
+from .budget import AgreementPoint as AgreementPoint
+from .budget import BudgetSeries as BudgetSeries
+from .budget import agreement_plot as agreement_plot
+from .budget import budget_plot as budget_plot
+from .cost import RooflinePoint as RooflinePoint
+from .cost import cost_by_part_plot as cost_by_part_plot
+from .cost import cost_size_plot as cost_size_plot
+from .cost import macs_parameters_plot as macs_parameters_plot
+from .cost import part_loss_plot as part_loss_plot
+from .cost import roofline_plot as roofline_plot
+from .cost import roofline_points as roofline_points
+from .interactive import pareto_chart as pareto_chart
+from .interactive import rd_chart as rd_chart
+from .rd import RdSeries as RdSeries
+from .rd import rd_plot as rd_plot
+from .rd import series_of_records as series_of_records
+from .search import Change as Change
+from .search import ParetoPoint as ParetoPoint
+from .search import ablation_plot as ablation_plot
+from .search import effects_plot as effects_plot
+from .search import history_plot as history_plot
+from .search import interactions_plot as interactions_plot
+from .search import pareto_front as pareto_front
+from .search import pareto_plot as pareto_plot

@@ -1,36 +1,19 @@
-from .analysis import attention_table, erf_table, latent_table, shortcut_table
-from .cost import (
-    Detail,
-    axis_table,
-    check_table,
-    complexity_table,
-    explain_table,
-    part_names,
-    published_beside,
-    totals,
-)
-from .layers import layer_table
-from .rd import bd_rate_table, beside_table, rd_table
-from .timing import spread_interval, stage_table, timing_table
-
-__all__ = [
-    "Detail",
-    "attention_table",
-    "axis_table",
-    "bd_rate_table",
-    "beside_table",
-    "check_table",
-    "complexity_table",
-    "erf_table",
-    "explain_table",
-    "latent_table",
-    "layer_table",
-    "part_names",
-    "published_beside",
-    "rd_table",
-    "shortcut_table",
-    "spread_interval",
-    "stage_table",
-    "timing_table",
-    "totals",
-]
+from .analysis import attention_table as attention_table
+from .analysis import erf_table as erf_table
+from .analysis import latent_table as latent_table
+from .analysis import shortcut_table as shortcut_table
+from .cost import Detail as Detail
+from .cost import axis_table as axis_table
+from .cost import check_table as check_table
+from .cost import complexity_table as complexity_table
+from .cost import explain_table as explain_table
+from .cost import part_names as part_names
+from .cost import published_beside as published_beside
+from .cost import totals as totals
+from .layers import layer_table as layer_table
+from .rd import bd_rate_table as bd_rate_table
+from .rd import beside_table as beside_table
+from .rd import rd_table as rd_table
+from .timing import spread_interval as spread_interval
+from .timing import stage_table as stage_table
+from .timing import timing_table as timing_table
