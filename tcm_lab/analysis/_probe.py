@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from tcm_lab._utils.hooks import hooked
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
@@ -67,15 +67,6 @@ def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
 def pitch_px(codec: nn.Module, x: Tensor, rows: int) -> float:
     """Return the pixels of the padded image per row of a map that has ``rows``."""
     return CodecAdapter(codec).padded_size((x.shape[-2], x.shape[-1]))[0] / rows
-
-
-@contextmanager
-def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
-    """Remove the hooks behind ``handles`` when the ``with`` block is left."""
-    with ExitStack() as stack:
-        for handle in handles:
-            stack.enter_context(handle)
-        yield
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.hooks import hooked
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._probe import Images, hooked, image_names, iterate_images, run
+from tcm_lab.analysis._probe import Images, image_names, iterate_images, run
 from tcm_lab.blocks import Cost
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch

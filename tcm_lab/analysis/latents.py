@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.hooks import hooked
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
-from tcm_lab.analysis._probe import Images, hooked, image_names, iterate_images, pitch_px, run
+from tcm_lab.analysis._probe import Images, image_names, iterate_images, pitch_px, run
 from tcm_lab.analysis.prediction_error import ErrorStatistics
 from tcm_lab.codec import Codec, CodecAdapter
 from tcm_lab.errors import LabError

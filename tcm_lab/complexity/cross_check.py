@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from contextlib import ExitStack
 from math import prod
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import versions
+from tcm_lab._utils.hooks import hooked
 from tcm_lab.blocks import NoFormula
 from tcm_lab.blocks.cost import Cost, Kind
 from tcm_lab.blocks.wavelet import HaarLinear
@@ -279,13 +279,13 @@ class _Differences:
         tally = Tally(model, target.part_of)
         functions = {F.scaled_dot_product_attention: self._attend, F.softmax: self._softmax}
         watch = _SuspectWatch(functions, tally)
-        with ExitStack() as stack:
-            for module in model.modules():
-                if module_kind(module) or not any(module.children()):
-                    hook = module.register_forward_hook(self._see, with_kwargs=True)
-                    stack.enter_context(hook)
-            with meta_pass(model), tally.following(), watch:
-                model(image_for(model, size))
+        layers = [
+            module.register_forward_hook(self._see, with_kwargs=True)
+            for module in model.modules()
+            if module_kind(module) or not any(module.children())
+        ]
+        with hooked(layers), meta_pass(model), tally.following(), watch:
+            model(image_for(model, size))
         self.suspects = watch.suspects
 
     def add(self, what: str, macs: int, *counters: CounterName) -> None:

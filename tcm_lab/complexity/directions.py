@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from tcm_lab._utils.hooks import hooked
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.codec.adapter import decompress, evaluating
 from tcm_lab.complexity.record import ABSENT, Scope
@@ -74,12 +74,12 @@ def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
     height, width = adapter.padded_size((_SIDE, _SIDE))
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     x = x.to(adapter.device)
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(evaluating(model))
-        for name, module in model.named_modules():
-            own = list(module.parameters(recurse=False))
-            if name and (own or not any(module.children())):
-                stack.enter_context(module.register_forward_pre_hook(partial(note, name)))
+    layers = [
+        module.register_forward_pre_hook(partial(note, name))
+        for name, module in model.named_modules()
+        if name and ([*module.parameters(recurse=False)] or not any(module.children()))
+    ]
+    with hooked(layers), evaluating(model), torch.no_grad():
         adapter.make_tables()
         adapter.forward(x)
         now[0] = "encode"

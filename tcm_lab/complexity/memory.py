@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
+from tcm_lab._utils.hooks import hooked
 from tcm_lab.complexity.counters.meta import FunctionMode, OperatorMode, image_for, meta_pass
 from tcm_lab.complexity.target import Target
 
@@ -38,11 +38,10 @@ def peak_memory(model: nn.Module, size: tuple[int, int], without: Sequence[nn.Mo
             tensors.see(weight)
     tensors.keep_so_far()
     tensors.see(image)
-    with ExitStack() as stack:
-        for module in without:
-            stack.enter_context(module.register_forward_hook(lambda *_: tensors.restart()))
-        with meta_pass(model), FunctionMode({F.scaled_dot_product_attention: _fused}), tensors:
-            model(image)
+    ends = [module.register_forward_hook(lambda *_: tensors.restart()) for module in without]
+    fused = FunctionMode({F.scaled_dot_product_attention: _fused})
+    with hooked(ends), meta_pass(model), fused, tensors:
+        model(image)
     return tensors.peak
 
 

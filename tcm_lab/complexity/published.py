@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from functools import lru_cache, partial
 from importlib import resources
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.hooks import hooked
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.meta import image_for, meta_pass, tried
 from tcm_lab.complexity.measure import measure_complexity
@@ -147,15 +147,12 @@ def overcounted(model: str, padded_size: tuple[int, int]) -> Mapping[str, int]:
         larger, smaller = (x.numel() // x.shape[1] for x in (output, inputs[0]))
         surplus[part] += (larger - smaller) * module.weight.numel()
 
-    layers = {
-        name: module
+    layers = [
+        module.register_forward_hook(partial(see, target.part_of(name)))
         for name, module in target.runnable.named_modules()
         if isinstance(module, _ConvTransposeNd)
-    }
+    ]
     if layers:
-        with ExitStack() as stack, meta_pass(target.runnable):
-            for name, module in layers.items():
-                hook = module.register_forward_hook(partial(see, target.part_of(name)))
-                stack.enter_context(hook)
+        with hooked(layers), meta_pass(target.runnable):
             target.runnable(image_for(target.runnable, padded_size))
     return surplus

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.numbered import numbered
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation.curves import Counted, RdCurve
 from tcm_lab.evaluation.record import RdPoint, RdRecord, check_payloads
@@ -109,14 +110,14 @@ def by_seed(records: Sequence[RdRecord]) -> list[RdRecord]:
     """
     check_alike(records)
     keys = _keys(records)
-    if len(records) < 2 or any(r.recipe is None for r in records) or None in keys:
+    known = [(record.recipe.seed, record) for record in records if record.recipe is not None]
+    if len(known) < max(len(records), 2) or None in keys:
         return list(records)
     if len(set(keys)) == len(keys):  # each lambda once, by whatever seed
         return [join_records(records)]
     seeds: dict[int, list[RdRecord]] = {}
-    for record in records:
-        assert record.recipe is not None
-        seeds.setdefault(record.recipe.seed, []).append(record)
+    for seed, record in known:
+        seeds.setdefault(seed, []).append(record)
     return [join_records(of_seed) for of_seed in seeds.values()]
 
 
@@ -227,26 +228,19 @@ def _labels(records: Sequence[RdRecord]) -> list[str]:
     """Return the records' names, each with what tells it from others of its name."""
     labels = []
     for record in records:
-        alike = [each for each in records if each.name == record.name]
-        recipes = [_training(each) for each in alike if each.recipe is not None]
-        own = {} if record.recipe is None else _training(record)
+        recipes = [_training(each) for each in records if each.name == record.name and each.recipe]
         differs = [
             f"{field} {value}"
-            for field, value in own.items()
-            if any(r[field] != value for r in recipes)
+            for field, value in _training(record).items()
+            if any(recipe[field] != value for recipe in recipes)
         ]
         labels.append(", ".join([record.name, *differs]))
-    seen = Counter[str]()
-    numbered = []
-    for label in labels:
-        seen[label] += 1
-        numbered.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
-    return numbered
+    return numbered(labels, " #")
 
 
 def _family(record: RdRecord) -> str:
-    recipe = None if record.recipe is None else _training(record)
-    return json.dumps([record.name, _architecture(record), recipe, record.data_fingerprint])
+    own = record.name, _architecture(record), _training(record), record.data_fingerprint
+    return json.dumps(own)
 
 
 def _architecture(record: RdRecord) -> str:
@@ -256,8 +250,8 @@ def _architecture(record: RdRecord) -> str:
 
 
 def _training(record: RdRecord) -> dict[str, Any]:
-    assert record.recipe is not None, "the caller asks for those that are known"
-    return record.recipe.model_dump(mode="json", exclude=_FREE)
+    """Return how it was trained, as far as one curve's trainings agree; nothing if unknown."""
+    return record.recipe.model_dump(mode="json", exclude=_FREE) if record.recipe else {}
 
 
 def _keys(records: Iterable[RdRecord]) -> list[_Key | None]:

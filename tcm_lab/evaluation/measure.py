@@ -89,10 +89,8 @@ def evaluate(
         title = f"{title} ({precision})"
     with evaluating(codec), torch.no_grad(), arithmetic(precision, adapter.device):
         adapter.make_tables()
-        points = measure_points(images, positions, partial(_code, adapter), on_progress, metrics)
-    points = tuple(
-        point.model_copy(update={"lmbda": lambda_of(recipe, point.rate)}) for point in points
-    )
+        code = partial(_code, adapter)
+        points = measure_points(images, positions, code, on_progress, metrics, recipe)
     for point in points:
         gap = point.gap_percent
         if gap is not None and abs(gap) > GAP_PERCENT:
@@ -172,8 +170,12 @@ def measure_points(
     code: Callable[[str, Tensor, float | None], Coded],
     on_progress: OnDone | None,
     metrics: Sequence[str] = (),
+    recipe: Recipe | None = None,
 ) -> tuple[RdPoint, ...]:
-    """Code every image at every rate by ``code(name, pixels, rate)``, pixels being (3, H, W)."""
+    """Code every image at every rate by ``code(name, pixels, rate)``, pixels being (3, H, W).
+
+    The recipe tells the lambda of each rate.
+    """
     if not len(images):
         raise LabError("images: the set is empty. Name a folder of images.")
     check_requested(metrics)
@@ -200,7 +202,10 @@ def measure_points(
             done += 1
             if on_progress is not None:
                 on_progress(done, len(images) * len(results))
-    return tuple(RdPoint(rate=rate, images=tuple(found)) for rate, found in results.items())
+    return tuple(
+        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=tuple(found))
+        for rate, found in results.items()
+    )
 
 
 def code_image(codec: nn.Module, image: Tensor, rate: float | None = None) -> Coded:
@@ -288,7 +293,7 @@ def lambda_of(recipe: Recipe | None, rate: float | None) -> float | None:
     lambdas = () if recipe is None else recipe.lambdas
     if rate is None:
         return lambdas[0] if len(lambdas) == 1 else None
-    return lambdas[int(rate)] if rate.is_integer() and int(rate) < len(lambdas) else None
+    return next((lmbda for level, lmbda in enumerate(lambdas) if level == rate), None)
 
 
 def _now(x: Tensor) -> float:

@@ -17,7 +17,7 @@ from tcm_lab.complexity import (
     TimingRecord,
     published_figures,
 )
-from tcm_lab.errors import LabError, one_of, validation_message
+from tcm_lab.errors import LabError, validation_message
 from tcm_lab.evaluation import Quality, RdCurve, RdRecord, measured_curves
 from tcm_lab.evaluation.grouping import check_images
 from tcm_lab.reporting import plots, tables
@@ -36,11 +36,10 @@ _Wanted = TypeVar("_Wanted")
 _DIGITS = 9  # more than a measurement means, and the same on every machine
 _ANCHORS = ("jpeg", "webp")
 
-
-_KINDS: Mapping[str, tuple[str, type[AnyRecord]]] = {
-    "parts": ("complexity", ComplexityRecord),
-    "encode": ("timing", TimingRecord),
-    "points": ("rate-distortion", RdRecord),
+_KINDS: Mapping[str, type[AnyRecord]] = {
+    "parts": ComplexityRecord,
+    "encode": TimingRecord,
+    "points": RdRecord,
 }
 """Each kind of record by a field that only it has."""
 
@@ -83,11 +82,11 @@ def read_records(path: Path) -> list[AnyRecord]:
 def _record(entry: Any, place: str) -> AnyRecord:
     fields = entry.get("record", entry) if isinstance(entry, Mapping) else None
     known = fields if isinstance(fields, Mapping) else {}
-    found = next((model for field, (_, model) in _KINDS.items() if field in known), None)
+    found = next((model for field, model in _KINDS.items() if field in known), None)
     if found is None:
-        names = one_of(name for name, _ in _KINDS.values())
         raise LabError(
-            f"{place}: not a {names} record. Give files that were written with --format json."
+            f"{place}: not a complexity, timing or rate-distortion record. Give files that were "
+            "written with --format json."
         )
     try:
         return found.model_validate(fields)

@@ -123,9 +123,9 @@ class Tally:
 
     def count(self, unknown_operators: tuple[str, ...] = ()) -> Count:
         """Return what was added up, with the model's parameters; a shared one counts once."""
-        kinds: dict[str, Kind | None] = {"": None}
+        kinds: dict[str, Kind | None] = {}
         for name, module in self._model.named_modules():
-            outer = kinds.get(name.rpartition(".")[0]) if name else None
+            outer = kinds.get(name.rpartition(".")[0])
             kinds[name] = outer or module_kind(module)
         parameters: dict[str, Counter[Kind]] = defaultdict(Counter)
         for name, parameter in self._model.named_parameters():

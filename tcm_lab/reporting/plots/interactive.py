@@ -183,19 +183,14 @@ def _axis(axis: PlotAxis, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _nominal(field: str, domain: Sequence[str], **scale: Any) -> dict[str, Any]:
+    longest = max(map(len, domain), default=0)
+    columns = 4 if longest <= 14 else 2 if longest <= 30 else 1  # of the legend, as many as fit
     return {
         "field": field,
         "type": "nominal",
-        "legend": _legend(domain),
+        "legend": {"orient": "bottom", "title": None, "columns": columns, "labelLimit": 420},
         "scale": {"domain": domain, **scale},
     }
-
-
-def _legend(names: Sequence[str]) -> dict[str, Any]:
-    """Put the legend below the data, in as many columns as fit beside each other."""
-    longest = max((len(name) for name in names), default=0)
-    columns = 4 if longest <= 14 else 2 if longest <= 30 else 1
-    return {"orient": "bottom", "title": None, "columns": columns, "labelLimit": 420}
 
 
 def _reach(name: str, points: Sequence[ParetoPoint]) -> list[float]:
