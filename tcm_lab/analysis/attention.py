@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
+from tcm_lab._utils.numbered import numbered
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._arrays import Array, ArrayRecord
 from tcm_lab.analysis._probe import (
@@ -81,10 +82,14 @@ class LayerAttention(Frozen):
 
     @property
     def label(self) -> str:
-        """A short name: stage or slice, plain (W) or shifted (SW) windows, such as ``1 SW``."""
+        """A short name: stage or slice, plain (W) or shifted (SW) windows, such as ``1 SW``.
+
+        A transform of two paths, as h_s is, has theirs in front: ``mean 0 W``.
+        """
         path, kind = self.layer.split("."), "SW" if self.shifted else "W"
         if "stages" in path:
-            return f"{path[path.index('stages') + 1]} {kind}"
+            at = path.index("stages")
+            return " ".join([*path[1:at], path[at + 1], kind])
         if path[0] == "slices":
             return f"{path[1]} {'mean' if path[3:4] == ['0'] else 'scale'} {kind}"
         return f"{'.'.join(path[1:]) or path[0]} {kind}"
@@ -108,10 +113,14 @@ class AttentionRecord(Frozen):
         return tuple(layer for layer in self.layers if layer.layer.split(".")[0] == transform)
 
     def label_of(self, layer: LayerAttention) -> str:
-        """Return the label of one of the layers, without ``mean`` where that is scale's, too."""
-        paths = [other.layer.split(".") for other in self.layers_of("slices")]
-        is_shared = all(path[3:4] != ["1"] for path in paths)
-        return layer.label.replace(" mean", "") if is_shared else layer.label
+        """Return the label of one of the layers, without ``mean`` where that is scale's, too.
+
+        ``#2`` marks the second layer of one label.
+        """
+        layers = self.layers_of(layer.layer.split(".")[0])
+        label = numbered((other.label for other in layers), " #")[layers.index(layer)]
+        is_shared = all(other.layer.split(".")[3:4] != ["1"] for other in layers)
+        return label.replace(" mean", "") if is_shared else label
 
     def mean_distance_px(self, transform: str = "g_a") -> Interval:
         """Return the mean attention distance over a transform's layers, their heads and images.

@@ -113,6 +113,12 @@ class ErfMap(ArrayRecord):
     grids: tuple[WindowGrid, ...] = ()
     environment: Environment
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.scores.shape
+        return height, width
+
     def profile(self) -> _Floats:
         """Return the share held by the centred square of each side 1, 2, 3 … positions."""
         dy, dx = self._offsets()
@@ -124,7 +130,7 @@ class ErfMap(ArrayRecord):
 
     def _offsets(self) -> tuple[_Floats, _Floats]:
         """Return the rows' and the columns' distance from the centre."""
-        height, width = self.scores.shape
+        height, width = self.shape
         return np.arange(height) - self.centre[0], np.arange(width) - self.centre[1]
 
 
@@ -134,24 +140,28 @@ def mean_erf(maps: Sequence[ErfMap]) -> ErfMap:
     Raises:
         LabError: there are no maps, or they are not of the same thing.
     """
-    if not maps:
-        raise LabError("no maps to average")
-    first = maps[0]
-    for what in ("model", "of", "wrt", "method", "channel", "position", "centre"):
-        found = list(dict.fromkeys(getattr(each, what) for each in maps))
-        if len(found) > 1:
-            raise LabError(
-                f"maps of different {what} cannot be averaged: {found[0]} and {found[1]}"
-            )
+    _check_alike(maps)
     scores = np.mean([m.scores.astype(np.float64) for m in maps], axis=0)
     variance = np.sum([m.standard_error.astype(np.float64) ** 2 for m in maps], axis=0)
-    return first.model_copy(
+    return maps[0].model_copy(
         update={
             "images": tuple(name for m in maps for name in m.images),
             "scores": scores.astype(np.float32),
             "standard_error": (np.sqrt(variance) / len(maps)).astype(np.float32),
         }
     )
+
+
+def _check_alike(maps: Sequence[ErfMap]) -> None:
+    """Refuse maps that are not of one thing and of one size, or none at all."""
+    if not maps:
+        raise LabError("no maps to average")
+    for what in ("model", "of", "wrt", "method", "channel", "position", "centre", "shape"):
+        found = list(dict.fromkeys(getattr(each, what) for each in maps))
+        if len(found) > 1:
+            raise LabError(
+                f"maps of different {what} cannot be averaged: {found[0]} and {found[1]}"
+            )
 
 
 class ErfMeasures(Frozen):
@@ -199,7 +209,7 @@ def measure_erf(
     if any(not 0 < share <= 1 for share in shares):
         raise LabError(f"shares = {tuple(shares)}: each must be above 0 and at most 1")
     mean = mean_erf(several)
-    pitch, (height, width) = mean.pitch_px, mean.scores.shape
+    pitch, (height, width) = mean.pitch_px, mean.shape
     sums = _Sums.of(several)
 
     def interval(measure: Callable[..., _Floats], *share: float) -> Interval:
@@ -245,8 +255,10 @@ def reach_ratio(
         seed: of the resampling.
 
     Raises:
-        LabError: the maps are of different images.
+        LabError: the maps are of different images, or those of one codec of different things.
     """
+    _check_alike(maps)
+    _check_alike(baseline)
     names = [tuple(name for one in side for name in one.images) for side in (maps, baseline)]
     if names[0] != names[1]:
         raise LabError(f"maps of different images cannot be compared: {names[0]} and {names[1]}")

@@ -175,7 +175,7 @@ def knock_out(
         on_part: callback receiving (parts done, parts in all).
 
     Raises:
-        LabError: there are no images or no parts, or a module does not exist.
+        LabError: there are no images or no parts, or a module does not exist or changes the shape.
     """
     adapter = CodecAdapter(codec)
     chosen = removable_parts(codec) if parts is None else {k: tuple(v) for k, v in parts.items()}
@@ -185,6 +185,8 @@ def knock_out(
     missing = [m for names in chosen.values() for m in names if m not in modules]
     if missing:
         raise LabError(f"parts: {adapter.name} has no module '{missing[0]}'")
+    if empty := [part for part, names in chosen.items() if not names]:
+        raise LabError(f"parts: '{empty[0]}' has no modules; name some or leave it out")
     names = image_names(images)
     first = next(iter(iterate_images(images, codec)))
     size = (int(first.shape[-2]), int(first.shape[-1]))
@@ -246,7 +248,14 @@ def _is_lrp(name: str) -> bool:
 
 def _absent(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
     """As a hook, return the module's input, or zero for an LRP."""
-    return torch.zeros_like(output) if _is_lrp(name) else args[0]
+    if _is_lrp(name):
+        return torch.zeros_like(output)
+    if args[0].shape != output.shape:
+        raise LabError(
+            f"parts: '{name}' turns {tuple(args[0].shape)} into {tuple(output.shape)}, so its "
+            "input cannot take its place; name modules that keep the shape"
+        )
+    return args[0]
 
 
 def _macs(

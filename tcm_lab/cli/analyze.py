@@ -162,11 +162,13 @@ def attention(
     for model, codec, on_image in common.codecs(models):
         record = lab.measure_attention(codec, images, rate=rate, on_image=on_image)
         records[model] = record
+        layers = record.layers_of(part)
+        titles = numbered((f"{x.stage}, {'SW' if x.shifted else 'W'}" for x in layers), " #")
         maps = {
-            f"{layer.stage}, {'SW' if layer.shifted else 'W'}": lab.attention_map(
+            title: lab.attention_map(
                 codec, images[0], layer.layer, pixel, name=images.names[0], rate=rate
             )
-            for layer in record.layers_of(part)
+            for title, layer in zip(titles, layers, strict=True)
         }
         if maps:
             figures[f"map-{model}"] = plots.attention_map_plot(maps, images.decode(0))

@@ -63,7 +63,11 @@ def test_field_maps_are_drawn_around_their_centre_with_what_is_clipped_stated(
     others = measure_erf(maps, shares=(0.5, 0.994, 0.995))
     assert len(erf_plot({"TCM": maps[0]}, squares={"TCM": others}).axes[0].patches) == 1
     assert erf_table({"TCM": others}).columns[3].key == "side_99.5_px"
-    two = erf_plot({"a": maps[0], "b": maps[1]})
+    both = erf_table({"others": others, "TCM": measures})
+    sides = [column.key for column in both.columns if column.key.startswith("side_")]
+    assert sides == [f"side_{p}_px" for p in ("20", "30", "50", "95", "99", "99.4", "99.5")]
+    two = erf_plot({"a": maps[0], "b": maps[1]}, squares={"a": measures})
+    assert [len(axes.patches) for axes in two.axes[:2]] == [2, 0]
     two.draw_without_rendering()
     left_label, right_label = (each.xaxis.label.get_window_extent() for each in two.axes[:2])
     assert left_label.x1 < right_label.x0
@@ -136,6 +140,17 @@ def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> 
         attention_plot({"TCM": record}, transform="h_x")
     with pytest.raises(LabError, match="Did you mean distance_px"):
         attention_plot({"TCM": record}, metric="distance")
+
+
+def test_every_layer_has_a_place_of_its_own(images: torch.Tensor) -> None:
+    codec = tcm_lab.build("tcm-nano", {"g_a.depth": 4})
+    record = measure_attention(codec, images[:1])
+    for transform, count in {"g_a": 3 * 4, "h_s": 2 * 2}.items():
+        (axes,) = attention_plot({"TCM": record}, transform=transform).axes
+        labels = [tick.get_text() for tick in axes.get_xticklabels()]
+        assert len(labels) == len(set(labels)) == count
+        rows = attention_table({"TCM": record}, transform=transform).rows
+        assert [row.values["layer"] for row in rows] == labels
 
 
 def test_latents_are_drawn_on_one_scale(codec: Codec, images: torch.Tensor) -> None:

@@ -207,6 +207,7 @@ def test_mistakes_are_named(codec: Codec) -> None:
     ("layer", "label"),
     [
         ("g_a.stages.1.blocks.0.swin.attention", "1 W"),
+        ("h_s.mean.stages.1.blocks.0.swin.attention", "mean 1 W"),
         ("slices.2.attention.1.attention", "2 scale W"),
         ("g_a.3.attention", "3.attention W"),
         ("attention", "attention W"),

@@ -144,3 +144,7 @@ def test_a_field_twice_as_wide_reaches_twice_as_far_on_every_resample() -> None:
     assert alone.high / alone.low > 1.5
     with pytest.raises(LabError, match="different images"):
         reach_ratio(wide, narrow[:2])
+    with pytest.raises(LabError, match="no maps"):
+        reach_ratio([], [])
+    with pytest.raises(LabError, match="different method"):
+        reach_ratio(wide, [narrow[0].model_copy(update={"method": "sum"}), *narrow[1:]])

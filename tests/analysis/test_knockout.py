@@ -87,6 +87,10 @@ def test_every_branch_of_every_block_and_lrp_can_be_removed() -> None:
     assert len(only) == 2 * 9
     with pytest.raises(LabError, match=r"no module 'g_a\.x'"):
         knock_out(tcm_lab.build("tcm-nano"), torch.rand(1, 3, 64, 64), 1, parts={"a": ["g_a.x"]})
+    with pytest.raises(LabError, match="'a' has no modules"):
+        knock_out(tcm_lab.build("tcm-nano"), torch.rand(1, 3, 64, 64), 1, parts={"a": []})
+    with pytest.raises(LabError, match=r"'g_a' turns \(1, 3, 64, 64\) into \(1, 64, 4, 4\)"):
+        knock_out(tcm_lab.build("tcm-nano"), torch.rand(1, 3, 64, 64), 1, parts={"a": ["g_a"]})
     with pytest.raises(LabError, match="no part that can be removed"):
         knock_out(tcm_lab.build("compressai/mbt2018-mean"), torch.rand(1, 3, 64, 64), 1)
 

@@ -86,7 +86,7 @@ def erf_plot(
     reach = max(_reach_of_field(erf) for erf in maps.values())
     for axes, (label, erf) in zip(grid, maps.items(), strict=True):
         relative = np.clip(erf.scores / erf.scores.max(), _FLOOR, 1)
-        (height, width), (row, column) = erf.scores.shape, erf.centre
+        (height, width), (row, column) = erf.shape, erf.centre
         edges = np.array([-column, width - column, height - row, -row]) - 0.5
         extent = tuple(edges * erf.pitch_px)
         drawn = draw_map(axes, relative, norm=LogNorm(_FLOOR, 1), extent=extent)
@@ -94,7 +94,7 @@ def erf_plot(
         axes.set(xlim=(left, right), ylim=(bottom, top))
         name_axes(axes, label)
         axes.set_xlabel("columns from the centre (px)", fontsize=7)
-        sides = squares[label].side_px if squares else {}
+        sides = squares[label].side_px if label in squares else {}
         for share in [each for each in _SQUARES if each in sides]:
             side, dashes = sides[share].value, _SQUARES[share]
             look: dict[str, Any] = {"fill": False, "ec": "white", "lw": 0.8, "ls": dashes}

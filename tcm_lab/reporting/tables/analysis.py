@@ -20,12 +20,13 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
     """
     need("measures", measures)
     first = next(iter(measures.values()))
+    shares = sorted({share for found in measures.values() for share in found.side_px})
     square = {"group": "side of the square that holds", "unit": "px", "format": ".0f"}
     return Table(
         title=title or f"Effective receptive field of {first.of}",
         columns=(
             Column(key="model", header="field"),
-            *(Column(key=_side(p), header=f"{100 * p:g} %", **square) for p in first.side_px),
+            *(Column(key=_side(p), header=f"{100 * p:g} %", **square) for p in shares),
             Column(key="radius_px", header="second-moment radius", unit="px", format=".1f"),
             Column(key="beyond_percent", header="beyond its convolutions", unit="%", format=".2f"),
             Column(key="anisotropy", header="anisotropy", format=".2f"),
