@@ -29,7 +29,7 @@ from tcm_lab.codec.names import (
     preset_tree,
 )
 from tcm_lab.codec.seeds import random_state
-from tcm_lab.errors import ConfigError, near
+from tcm_lab.errors import ConfigError, brief, near
 
 _DEFAULT_QUALITY = 4
 
@@ -52,7 +52,12 @@ def load_config(source: str | Path | VariantConfig) -> VariantConfig:
         ConfigError: neither a preset nor a file; or the file is no valid configuration. The
             message names the file, the field and the fix.
     """
-    return source if isinstance(source, VariantConfig) else _load(source, ())
+    if isinstance(source, VariantConfig):
+        return source
+    if not isinstance(source, str | Path):
+        made = f"; give {source.__name__}(), not the class" if isinstance(source, type) else ""
+        raise ConfigError(f"{brief(repr(source))} names no model and no file{made}")
+    return _load(source, ())
 
 
 def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:

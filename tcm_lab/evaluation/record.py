@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.devices import Precision
@@ -59,8 +59,8 @@ class ImageResult(Frozen):
     """
 
     name: str
-    height: int
-    width: int
+    height: PositiveInt
+    width: PositiveInt
     bits: int
     payload_bits: int | None = None
     estimated_bits: float | None
@@ -121,7 +121,7 @@ class RdPoint(Frozen):
 
     rate: float | None
     lmbda: float | None = None
-    images: tuple[ImageResult, ...]
+    images: tuple[ImageResult, ...] = Field(min_length=1)
 
     @property
     def bpp(self) -> float:
@@ -228,7 +228,7 @@ class RdRecord(Frozen):
     name: str
     model: dict[str, Any] | str
     shapes: str | None = None
-    points: tuple[RdPoint, ...]
+    points: tuple[RdPoint, ...] = Field(min_length=1)
     recipe: Recipe | None = None
     data_fingerprint: str
     skipped: tuple[str, ...] = ()

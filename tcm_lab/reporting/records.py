@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -17,7 +17,7 @@ from tcm_lab.complexity import (
     TimingRecord,
     published_figures,
 )
-from tcm_lab.errors import LabError, validation_message
+from tcm_lab.errors import LabError, lookup, validation_message
 from tcm_lab.evaluation import Quality, RdCurve, RdRecord, measured_curves
 from tcm_lab.evaluation.grouping import check_images
 from tcm_lab.reporting import plots, tables
@@ -71,7 +71,7 @@ def read_records(path: Path) -> list[AnyRecord]:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LabError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of endless numbers and nesting
         raise LabError(f"{path}: not JSON ({error}).") from None
     entries = tree if isinstance(tree, list) else [tree]
     if not entries:
@@ -178,9 +178,10 @@ def plot_of(
         quality: what ``rd`` draws over the rate.
 
     Raises:
-        LabError: none of the records suits it, evaluations are of different images, it shows no
-            published curves, or these are of another quality.
+        LabError: no plot is called that, none of the records suits it, evaluations are of different
+            images, it shows no published curves, or these are of another quality.
     """
+    lookup(dict.fromkeys(get_args(PlotKind)), kind, "plot")
     costs = _only(ComplexityRecord, records)
     if published and kind != "rd":
         raise LabError(f"plot {kind}: shows no published curves; rd does.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tcm_lab.codec import load_config
-from tcm_lab.complexity import ComplexityRecord, measure_complexity
+from tcm_lab.complexity import ComplexityRecord, measure_complexity, measure_timing
 from tcm_lab.errors import LabError
 
 
@@ -44,3 +45,7 @@ def test_what_does_not_exist_is_refused_with_what_does() -> None:
         measure_complexity("tcm-nano", (0, 64))
     with pytest.raises(LabError, match="tcm-large"):
         measure_complexity("tcm-larg")
+    with pytest.raises(LabError, match=r"give Identity\(\), not the class"):
+        measure_complexity(torch.nn.Identity)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(LabError, match="3 names no model"):
+        measure_timing(3)  # type: ignore[arg-type]  # the mistake

@@ -237,6 +237,10 @@ def test_a_plot_without_a_suitable_record_is_refused() -> None:
         plot_of("parts", [rd()])
     with pytest.raises(LabError, match="needs a complexity and a timing record"):
         plot_of("roofline", [complexity()])
+    with pytest.raises(LabError, match="no parts with a product"):
+        plot_of("parts", [complexity().model_copy(update={"parts": {}})])
+    with pytest.raises(LabError, match="Did you mean roofline"):
+        plot_of("rooflin", [complexity()])  # type: ignore[arg-type]  # the mistake
 
 
 @pytest.mark.parametrize("ends", [(310, 480), (12, 13), (3, 3), (0.02, 300), (1e-5, 1e7)])

@@ -316,6 +316,10 @@ def test_the_json_of_costs_begins_with_the_figures_that_people_ask_for() -> None
         ('{"a": 1}', "not a complexity, timing or rate-distortion record"),
         ("[1]", "not a complexity"),
         ('{"record": 5}', "not a complexity"),
+        ("[" * 100_000, "not JSON"),
+        ("1" * 5000, "not JSON"),
+        (rd().model_copy(update={"points": ()}).model_dump_json(), "points = .*at least 1"),
+        (rd().model_dump_json().replace('"height":200', '"height":0', 1), "height = 0: .*than 0"),
     ],
 )
 def test_a_file_without_records_is_refused_by_name(

@@ -43,7 +43,7 @@ def cost_by_part_plot(records: Sequence[ComplexityRecord]) -> Figure:
     """Draw each model's cost as one bar, stacked by part; the total stands at its end.
 
     Raises:
-        LabError: no records given.
+        LabError: no records given, or no part costs anything.
     """
     need("records", records)
     costs = [(record.macs_by_part(), 1e3 * record.pixels) for record in records]
@@ -52,6 +52,7 @@ def cost_by_part_plot(records: Sequence[ComplexityRecord]) -> Figure:
         for part, name in part_names(records).items()
         if any(macs.get(part) for macs, _ in costs)
     }
+    need("parts with a product", parts)
     return stacked_bars(parts, _names(records), KMACS_PER_PX, form=".1f")
 
 

@@ -67,14 +67,14 @@ def rd_table(
         for curve in published
         for bpp, psnr_db in zip(curve.bpp, curve.psnr_db, strict=True)
     ]
-    images = max((len(p.images) for record in records for p in record.points), default=0)
     seed_column = Column(key="seed", header="seed", format="d")
+    first = records[0]
     return Table(
         title=title or "Rate and distortion",
         columns=(Column(key="model", header="model"), seed_column, *measured),
         rows=rows,
         footer=(
-            f"Means over {images} images (set {records[0].data_fingerprint}); "
+            f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
             f"rates are of {_counted(records)} over the pixels before padding.",
             *environment_lines(record.environment for record in records),
         ),
