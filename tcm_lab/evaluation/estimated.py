@@ -13,7 +13,7 @@ from tcm_lab.codec import CodecAdapter, bits
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
-from tcm_lab.evaluation.measure import lambda_of, refuse_no_numbers, to_bytes
+from tcm_lab.evaluation.measure import lambda_of, positions, refuse_no_numbers, to_bytes
 from tcm_lab.evaluation.quality import psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
@@ -51,17 +51,14 @@ def evaluate_crops(
     if not len(images):
         raise LabError("images: the set is empty. Name a folder of images.")
     adapter = CodecAdapter(codec)
-    levels = adapter.rate_levels
-    results: list[list[ImageResult]] = [[] for _ in range(max(levels, 1))]
     with evaluating(codec), arithmetic("float32", adapter.device):
-        for title, pixels in zip(images.names, images, strict=True):
-            middle = _middle(pixels, crop).to(adapter.device).float()
-            for results_of, result in zip(results, _measure(adapter, title, middle), strict=True):
-                results_of.append(result)
-    rates: list[float | None] = [*map(float, range(levels))] or [None]
+        results = [
+            _measure(adapter, title, _middle(pixels, crop).to(adapter.device).float())
+            for title, pixels in zip(images.names, images, strict=True)
+        ]
     points = tuple(
-        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=tuple(found))
-        for rate, found in zip(rates, results, strict=True)
+        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=found)
+        for rate, found in zip(positions(adapter), zip(*results, strict=True), strict=True)
     )
     middles = hashlib.sha256(f"{images.fingerprint} middle {crop}".encode()).hexdigest()[:16]
     return RdRecord(

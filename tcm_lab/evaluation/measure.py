@@ -83,14 +83,14 @@ def evaluate(
             metric's package or weights are missing.
     """
     adapter = CodecAdapter(codec)
-    positions = _positions(adapter, rates)
+    chosen = positions(adapter, rates)
     title = name or adapter.name
     if precision != "float32":
         title = f"{title} ({precision})"
     with evaluating(codec), torch.no_grad(), arithmetic(precision, adapter.device):
         adapter.make_tables()
         code = partial(_code, adapter)
-        points = measure_points(images, positions, code, on_progress, metrics, recipe)
+        points = measure_points(images, chosen, code, on_progress, metrics, recipe)
     for point in points:
         gap = point.gap_percent
         if gap is not None and abs(gap) > GAP_PERCENT:
@@ -272,15 +272,22 @@ def _written_bits(strings: Any) -> int:
     return sum(_written_bits(part) for part in strings)
 
 
-def _positions(adapter: CodecAdapter, rates: Sequence[float] | None) -> list[float | None]:
+def positions(
+    adapter: CodecAdapter, rates: Sequence[float] | None = None
+) -> Sequence[float | None]:
+    """Return the rates of a codec, ascending: those that are given, or all its levels.
+
+    Raises:
+        LabError: it has one rate and some are given, or they lie outside its levels.
+    """
     levels = adapter.rate_levels
-    if not levels:
-        if rates is not None:
-            raise LabError(
-                f"rates {tuple(rates)}: this codec has one rate. Leave rates out, or train it "
-                "with rate_levels."
-            )
+    if not levels and rates is None:
         return [None]
+    if not levels:
+        raise LabError(
+            f"rates {rates}: this codec has one rate. Leave rates out, or train it with "
+            "rate_levels."
+        )
     chosen = [float(rate) for rate in (range(levels) if rates is None else rates)]
     outside = [rate for rate in chosen if not 0 <= rate <= levels - 1 or math.isnan(rate)]
     if outside or not chosen:

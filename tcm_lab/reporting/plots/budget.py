@@ -112,8 +112,7 @@ def agreement_plot(
     x, y = np.array(places).T
     axes.scatter(x, y, color=palette(1)[0], s=18, zorder=3)
     axes.margins(0.12)
-    middle = places[0]
-    axes.axline(middle if middle[0] == middle[1] else (0, 0), slope=1, color=INK, lw=0.6, zorder=1)
+    axes.axline((0, 0), slope=1, color=INK, lw=0.6, zorder=1)
     labels = [p.label for p in points]
     if len(points) > _MOST_NAMED:
         apart = np.maximum(abs(x - np.median(x)), abs(y - np.median(y)))

@@ -126,12 +126,12 @@ def part_loss_plot(record: KnockOutRecord) -> Figure:
     Raises:
         LabError: no part costs anything.
     """
+    parts = [part for part in record.parts if part.kmacs_per_px]  # others have no place here
+    need("parts with a product", parts)
     # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
     floor = 0.1
-    parts = [part for part in record.parts if part.kmacs_per_px]  # others have no place here
     points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in parts]
     most = sorted(parts, key=lambda part: -part.loss_percent.value)[:2]
-    need("parts with a product", parts)
     kinds = list(dict.fromkeys(part.kind for part in parts))
     figure, axes = new_figure(
         PlotAxis(name="cost of the part", unit="kMAC/px", log=True),
