@@ -58,8 +58,13 @@ def iterate_images(
 
 
 def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
-    """Run a forward pass on images (B, 3, H, W) of any size, in evaluation mode."""
+    """Run a forward pass on images (B, 3, H, W) of any size, in evaluation mode.
+
+    Raises:
+        LabError: the codec has no such rate.
+    """
     adapter = CodecAdapter(codec)
+    adapter.check_rate(rate)
     with evaluating(codec):
         return adapter.forward(adapter.pad(x), rate)
 

@@ -215,8 +215,12 @@ def code_image(codec: nn.Module, image: Tensor, rate: float | None = None) -> Co
         codec: as for ``evaluate``.
         image: (3, H, W) of bytes.
         rate: position between the levels of a rate-conditioned codec.
+
+    Raises:
+        LabError: the codec has no such rate, or cannot code.
     """
     adapter = CodecAdapter(codec)
+    adapter.check_rate(rate)
     with evaluating(codec), torch.no_grad():
         adapter.make_tables()
         return _code(adapter, "", image, rate)

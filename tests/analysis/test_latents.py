@@ -129,6 +129,8 @@ def test_a_rate_level_and_a_compressai_model_are_traced_too(photographs: ImageSe
     )
     with pytest.raises(LabError, match="no Gaussian conditional"):
         measure_latents(tcm_lab.build("compressai/bmshj2018-factorized", {"quality": 1}), x)
+    with pytest.raises(LabError, match="MeanScaleHyperprior has no rate levels"):
+        measure_latents(reference_model, odd, rate=1)
     with pytest.raises(LabError, match="predicts no means"):
         measure_latents(tcm_lab.build("compressai/bmshj2018-hyperprior", {"quality": 1}), x)
 

@@ -21,6 +21,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import (
     Anchor,
     RdRecord,
+    code_image,
     evaluate,
     evaluate_anchor,
     join_records,
@@ -132,6 +133,10 @@ def test_a_gap_over_one_percent_between_written_and_estimated_bits_is_reported(
 def test_rates_outside_the_levels_are_refused(images: ImageSet) -> None:
     with pytest.raises(LabError, match="from 0 to 2"):
         evaluate(Quantiser(), images, rates=[2.5])
+    with pytest.raises(LabError, match="levels 0 to 2"):
+        code_image(Quantiser(), images[0], rate=2.5)
+    with pytest.raises(LabError, match="no rate levels"):
+        code_image(MeanScaleHyperprior(8, 12), images[0], rate=0)
 
 
 def test_padding_repeats_the_last_row_and_column_up_to_the_foreign_codecs_stride() -> None:
