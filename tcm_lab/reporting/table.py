@@ -257,7 +257,9 @@ class Table(Frozen):
         A value whose interval holds 0 is never best, nor is one without an interval, such as a
         baseline's, beside it: either may be the other's equal.
         """
-        best, unsure = self.best, self._unsure
+        best = self.best
+        measured = ((key, value) for row in self.measured for key, value in row.values.items())
+        unsure = {key for key, value in measured if _holds_zero(value)}
         for row in rows:
             cells = []
             for column in self.columns:
@@ -271,12 +273,6 @@ class Table(Frozen):
                 )
                 cells.append(Cell(column, value, column.text(value), is_best))
             yield row, cells
-
-    @property
-    def _unsure(self) -> set[str]:
-        """The columns in which an interval holds 0."""
-        values = ((key, value) for row in self.measured for key, value in row.values.items())
-        return {key for key, value in values if _holds_zero(value)}
 
     @property
     def notes(self) -> list[str]:

@@ -7,7 +7,7 @@ product inside GDN is a convolution to torch and GDN to us.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,7 +56,10 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
 
         def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
-            is_attention = own_kind is Kind.LINEAR and watch.are_of_the_image(args[-2:])
+            # Neither factor is a weight if both are computed from the image.
+            is_attention = own_kind is Kind.LINEAR and all(
+                factor in watch.of_the_image for factor in args[-2:]
+            )
             kind = tally.kind or (Kind.ATTENTION if is_attention else own_kind)
             tally.macs[tally.part][kind] += flops // 2
             if kind not in (Kind.NORMALISATION, Kind.PRIOR):
@@ -100,26 +103,26 @@ class _Watch(OperatorMode):
     Args:
         counted: operators with a formula.
         image: what the model is given.
+
+    Attributes:
+        unknown: names of operators without a formula.
+        of_the_image: every tensor that is computed from the image.
     """
 
     def __init__(self, counted: set[Any], image: Tensor) -> None:
         super().__init__()
         self.unknown: set[str] = set()
         self._counted = counted
-        self._of_the_image = WeakIdKeyDictionary({image: None})
+        self.of_the_image = WeakIdKeyDictionary({image: None})
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run the operator, and note it if it is unknown."""
         if operator.overloadpacket not in self._counted and not counts_nothing(operator):
             self.unknown.add(operator._schema.name)
         out = operator(*args, **kwargs)
-        if any(each in self._of_the_image for each in _tensors((args, kwargs))):
-            self._of_the_image.update(dict.fromkeys(_tensors(out)))
+        if any(each in self.of_the_image for each in _tensors((args, kwargs))):
+            self.of_the_image.update(dict.fromkeys(_tensors(out)))
         return out
-
-    def are_of_the_image(self, factors: Sequence[Tensor]) -> bool:
-        """Return whether all factors of a product depend on the image: then none is a weight."""
-        return all(each in self._of_the_image for each in factors)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # a search needs `pareto_front`, but not matplotlib
 
 _ACROSS = 3
 _SIDE_INCHES = 2.0
-_LONG = 6
 _VERDICTS = ("better", "not distinguishable", "worse")
 COST = PlotAxis(name="Lagrangian cost vs baseline", unit="%")
 
@@ -263,6 +262,6 @@ def _grid(count: int, quality: PlotAxis, height: float = _SIDE_INCHES) -> tuple[
 
 def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
     panel.set_xlabel(wrapped(axis, _SIDE_INCHES))
-    long = sum(map(len, words)) > 4 * _LONG
+    long = sum(map(len, words)) > 24  # characters side by side
     panel.set_xticks(range(len(words)), words, rotation=30 if long else 0)
     panel.margins(x=0.15)
