@@ -68,7 +68,8 @@ class ComplexityRecord(Frozen):
     padded_size: Size
     parts: dict[str, Cost]
     absent: dict[Scope, tuple[str, ...]] = Field(
-        default_factory=lambda: {scope: tuple(sorted(parts)) for scope, parts in ABSENT.items()}
+        default_factory=lambda: {scope: tuple(sorted(parts)) for scope, parts in ABSENT.items()},
+        min_length=len(SCOPES),
     )
     peak_memory_bytes: NonNegativeInt | None = None
     decode_peak_memory_bytes: NonNegativeInt | None = None

@@ -142,6 +142,21 @@ def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> 
         attention_plot({"TCM": record}, metric="distance")
 
 
+def test_equal_weights_are_drawn_for_the_windows_of_each_model(
+    codec: Codec, images: torch.Tensor
+) -> None:
+    narrow = tcm_lab.build("tcm-nano", {"g_a.window_size": 2})
+    records = {"a": measure_attention(codec, images[:1]), "b": measure_attention(narrow, images)}
+    collections = attention_plot(records).axes[0].collections
+    for record, lines in zip(records.values(), collections[-2:], strict=True):
+        drawn = [segment[0, 1] for segment in lines.get_segments()]
+        expected = [layer.uniform.distance_px[0][0] for layer in record.layers_of("g_a")]
+        np.testing.assert_allclose(drawn, expected)
+    # Of two by two tokens: itself, two neighbours, and one over the corner.
+    pitch = records["b"].layers[0].pitch_px
+    assert drawn[0] == pytest.approx(pitch * (2 + 2**0.5) / 4)
+
+
 def test_every_layer_has_a_place_of_its_own(images: torch.Tensor) -> None:
     codec = tcm_lab.build("tcm-nano", {"g_a.depth": 4})
     record = measure_attention(codec, images[:1])

@@ -341,6 +341,15 @@ def test_a_record_with_a_wrong_field_is_refused_by_field(tmp_path: Path) -> None
         read_records(path)
 
 
+def test_a_record_that_lacks_a_scope_is_refused(tmp_path: Path) -> None:
+    tree = complexity().model_dump(mode="json")
+    del tree["absent"]["whole"]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(LabError, match=r"absent = .*must be at least 3 long"):
+        read_records(path)
+
+
 def test_no_records_are_no_table() -> None:
     for make in (complexity_table, timing_table, stage_table, rd_table, tables_of):
         with pytest.raises(LabError, match="no records given"):

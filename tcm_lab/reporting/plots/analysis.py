@@ -161,12 +161,10 @@ def attention_plot(
         [(record.label_of(layer), layer) for layer in record.layers_of(transform)]
         for record in records.values()
     ]
-    equal = {
-        name: getattr(layer.uniform, metric)[0][0] for layers in found for name, layer in layers
-    }
-    if not equal:
+    names = dict.fromkeys(name for layers in found for name, _ in layers)
+    if not names:
         raise LabError(f"no layer of {transform} has window attention in these records")
-    places = {name: place for place, name in enumerate(equal)}
+    places = {name: place for place, name in enumerate(names)}
     step = 0.7 / len(records)
     many = len(places) > 8  # names are turned, which takes height
     layer_axis = PlotAxis(name=f"attention layer of {transform}")
@@ -179,9 +177,12 @@ def attention_plot(
             x += list(places[name] + (i - (len(records) - 1) / 2 + spread) * step)
             y += list(heads)
         axes.scatter(x, y, s=14, label=label, zorder=3, lw=0, **looks(len(records))[i])
-    ends = [(place - 0.42, place + 0.42) for place in places.values()]
+    width = 0.84 / len(records)
     lines: dict[str, Any] = {"color": SOFT, "lw": 0.9, "ls": "--", "zorder": 1}
-    axes.hlines(list(equal.values()), *zip(*ends, strict=True), label="equal weights", **lines)
+    for i, layers in enumerate(found):  # each model's own, which its window and image decide
+        equal = [getattr(layer.uniform, metric)[0][0] for _, layer in layers]
+        begins = np.array([places[name] for name, _ in layers]) - 0.42 + i * width
+        axes.hlines(equal, begins, begins + width, label=None if i else "equal weights", **lines)
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(places)), places, **(turned if many else {}))
     axes.grid(False, axis="x")
