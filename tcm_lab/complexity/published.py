@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib import resources
 from typing import Any, Literal
 
@@ -58,6 +58,15 @@ class PublishedFigure(Frozen):
     source: str
     reported: bool
 
+    def is_of(self, record: ComplexityRecord) -> bool:
+        """Return whether a record is of the model itself, rather than of a variant of its name."""
+        return record.model == self.model and record.fingerprint == _fingerprint(self.model)
+
+
+@cache
+def _fingerprint(model: str) -> str:
+    return Target.of(model).fingerprint
+
 
 class Explanation(Frozen):
     """The counting convention that comes closest to a published figure.
@@ -82,7 +91,7 @@ class Explanation(Frozen):
         return abs(self.ours - self.published.value) <= unit * (1 + 1e-9)
 
 
-@lru_cache(maxsize=1)
+@cache
 def published_figures() -> tuple[PublishedFigure, ...]:
     """Return all published figures that ship with the package."""
     file = resources.files("tcm_lab.complexity") / "published_figures.json"
@@ -97,15 +106,20 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
         model: a preset with published figures.
 
     Raises:
-        LabError: it has none; the message lists the models that have some.
+        LabError: it has none, or is a variant; the message lists the models that have some.
     """
-    name = Target.of(model).name
+    target = Target.of(model)
+    name = target.name
     figures = [figure for figure in published_figures() if figure.model == name]
     if not figures:
         known = sorted({figure.model for figure in published_figures()})
         raise LabError(
             f"no published figures for '{name}'.{near(name, known)} There are some for "
             f"{one_of(known)}."
+        )
+    if target.fingerprint != _fingerprint(name):
+        raise LabError(
+            f"'{name}' is a variant here, and published figures are of the model itself. Name that."
         )
     sizes = {figure.size or _ANY_SIZE for figure in figures}
     records = {size: measure_complexity(model, size) for size in sizes}
@@ -129,7 +143,7 @@ def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explana
         total = record.total_gmacs if figure.quantity == "gmacs" else record.total_kmacs_per_px
         readings = {convention: total(figure.scope, convention) for convention in CONVENTIONS}
         unit = 1e9 if figure.quantity == "gmacs" else 1e3 * record.pixels
-        over = overcounted(figure.model, record.padded_size) if record.model == figure.model else {}
+        over = overcounted(figure.model, record.padded_size) if figure.is_of(record) else {}
         surplus = sum(macs for part, macs in over.items() if part not in ABSENT[figure.scope])
         if surplus:
             readings["thop"] = readings["conv-linear-only"] + surplus / unit

@@ -119,7 +119,9 @@ def test_the_field_table_shows_what_was_measured(codec: Codec, images: torch.Ten
         f"slice {i}": measure_erf(entropy_model_erf_maps(codec, images, i, ErfOptions(probes=2)))
         for i in (0, 2)
     }
-    assert len(erf_table(slices).rows) == 2
+    table = erf_table(slices)
+    assert len(table.rows) == 2
+    assert table.title == "Effective receptive field of mean of slice 0 and mean of slice 2"
 
 
 def test_attention_is_drawn_head_by_head(codec: Codec, images: torch.Tensor) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import pytest
 
 from tcm_lab.blocks.cost import Kind
+from tcm_lab.codec import load_config
 from tcm_lab.complexity import CONVENTIONS, explain, measure_complexity, published_figures
 from tcm_lab.complexity.published import overcounted
+from tcm_lab.errors import LabError
 
 PARTS = ("g_a", "g_s", "hyper", "swatten", "slice_heads", "lrp")
 KINDS = ("conv", "linear", "attention")
@@ -103,6 +105,16 @@ def test_every_published_figure_is_reproduced_by_the_convention_that_it_names(mo
         assert abs(explanation.difference_percent) < 0.2, explanation
         if not explanation.published.reported:
             assert explanation.to_the_printed_digit, explanation
+
+
+def test_a_variant_that_keeps_the_name_of_a_model_has_none_of_its_figures() -> None:
+    variant = load_config("tcm-large").override({"g_*.split": 0.25})
+    assert variant.name == "tcm-large"
+    with pytest.raises(LabError, match="'tcm-large' is a variant here"):
+        explain(variant)
+    itself, record = measure_complexity("tcm-large"), measure_complexity(variant)
+    assert {f.model for f in published_figures() if f.is_of(itself)} == {"tcm-large"}
+    assert not any(figure.is_of(record) for figure in published_figures())
 
 
 def test_printed_figures_are_told_apart_by_what_they_leave_out() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from records import complexity, rd, timing
 
+from tcm_lab.codec import load_config
 from tcm_lab.complexity import TimeRatio, TimingOptions, measure_complexity, published_figures
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import ImageResult, RdCurve, RdRecord, measured_curves, published_curve
@@ -102,7 +103,10 @@ def test_published_figures_stand_in_rows_of_their_own_with_their_source() -> Non
 
 def test_what_was_reported_of_tcm_large_comes_beside_it_only_at_its_size() -> None:
     def keys(size: tuple[int, int]) -> set[str]:
-        found = published_beside([complexity("tcm-large", size=size)], published_figures())
+        record = complexity("tcm-large", size=size)
+        assert published_beside([record], published_figures()) == []  # of another fingerprint
+        of_large = {"fingerprint": load_config("tcm-large").fingerprint}
+        found = published_beside([record.model_copy(update=of_large)], published_figures())
         assert found
         return {key for published in found for key in published.values}
 

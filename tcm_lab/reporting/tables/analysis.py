@@ -19,11 +19,11 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
         LabError: no measures are given.
     """
     need("measures", measures)
-    first = next(iter(measures.values()))
+    of = " and ".join(dict.fromkeys(found.of for found in measures.values()))
     shares = sorted({share for found in measures.values() for share in found.side_px})
     square = {"group": "side of the square that holds", "unit": "px", "format": ".0f"}
     return Table(
-        title=title or f"Effective receptive field of {first.of}",
+        title=title or f"Effective receptive field of {of}",
         columns=(
             Column(key="model", header="field"),
             *(Column(key=_side(p), header=f"{100 * p:g} %", **square) for p in shares),

@@ -260,13 +260,15 @@ def published_beside(
 ) -> list[Row]:
     """Return what others reported of the records' models at the records' sizes.
 
+    A variant that has kept a model's name has no published figures.
+
     Others count differently: each source is followed by the convention that comes closest to it,
     and a count of parameters goes into the column that it is closest to. Values measured on
     published code rather than read in a source are left out.
     """
     found: dict[tuple[str, str], dict[str, Value]] = defaultdict(dict)
     for figure in figures:
-        own = [r for r in records if r.model == figure.model]
+        own = [record for record in records if figure.is_of(record)]
         if figure.quantity == "gmacs":
             own = [record for record in own if record.size == figure.size]
         if not figure.reported or not own:
