@@ -281,6 +281,16 @@ def test_a_long_title_has_several_lines() -> None:
     assert text.get_window_extent().x1 <= figure.bbox.x1
 
 
+def test_two_designs_of_one_name_are_two_curves_over_the_size() -> None:
+    sizes = ((64, 64), (128, 128))
+    base = [complexity(size=size) for size in sizes]
+    variant = [complexity(size=size, scale=3) for size in sizes]
+    variant = [record.model_copy(update={"fingerprint": "e" * 12}) for record in variant]
+    lines = plot_of("size", [*base, *variant]).axes[0].lines
+    assert [line.get_label() for line in lines] == ["m", "m #2"]
+    assert [list(line.get_ydata()) for line in lines] == [[313, 313], [939, 939]]
+
+
 def test_one_model_at_several_sizes_is_named_with_them() -> None:
     records = [complexity("a", size=size) for size in ((64, 64), (128, 256))]
     bars = cost_by_part_plot(records).axes[0]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.numbered import numbered
 from tcm_lab.analysis import KnockOutRecord
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import ComplexityRecord, DevicePeak, TimingRecord
@@ -92,16 +93,18 @@ def cost_size_plot(records: Sequence[ComplexityRecord]) -> Figure:
     """
     need("records", records)
     ticks: dict[int, str] = {}
-    curves: dict[str, list[tuple[int, float]]] = {record.model: [] for record in records}
+    curves: dict[tuple[str, str], list[tuple[int, float]]]
+    curves = {(record.model, record.fingerprint): [] for record in records}
     for record in sorted(records, key=lambda record: record.pixels):
-        curves[record.model].append((record.pixels, record.kmacs_per_px))
+        curves[record.model, record.fingerprint].append((record.pixels, record.kmacs_per_px))
         if not ticks or record.pixels > 1.5 * max(ticks):  # closer ones would touch
             ticks[record.pixels] = size_text(record.size)
     costs = [cost for curve in curves.values() for _, cost in curve]
     size = PlotAxis(name="image", unit="height x width", log=True)
     figure, axes = new_figure(size, _log_if_wide(KMACS_PER_PX, costs))
-    for (model, curve), look in zip(curves.items(), looks(len(curves)), strict=True):
-        axes.plot(*zip(*curve, strict=True), label=model, **look)
+    names = numbered((model for model, _ in curves), " #")  # a variant may have its base's
+    for name, curve, look in zip(names, curves.values(), looks(len(curves)), strict=True):
+        axes.plot(*zip(*curve, strict=True), label=name, **look)
     axes.set_xticks(
         list(ticks), list(ticks.values()), rotation=40, ha="right", rotation_mode="anchor"
     )
