@@ -182,7 +182,7 @@ def attention_plot(
     for i, layers in enumerate(found):  # each model's own, which its window and image decide
         equal = [getattr(layer.uniform, metric)[0][0] for _, layer in layers]
         begins = np.array([places[name] for name, _ in layers]) - 0.42 + i * width
-        axes.hlines(equal, begins, begins + width, label=None if i else "equal weights", **lines)
+        axes.hlines(equal, begins, begins + width, label="" if i else "equal weights", **lines)
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(places)), places, **(turned if many else {}))
     axes.grid(False, axis="x")
