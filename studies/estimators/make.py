@@ -20,6 +20,7 @@ from tcm_lab.reporting.plots import AgreementPoint, PlotAxis, agreement_plot
 from tcm_lab.stats import Interval
 from tcm_lab.study.agreement import agreement, agreement_table, beginnings, percents
 from tcm_lab.study.estimators.paired_loss import LossEstimator
+from tcm_lab.study.folder import file_names
 from tcm_lab.study.plan import TRUTH, load_plan, name_of
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_tables
@@ -143,8 +144,8 @@ def main() -> None:
         tables["agreement"] = agreement_table(read(TRAININGS), estimates)
     for path in write_tables(tables, FOLDER):
         print(path)
-    for name in estimates:
-        for path in save_figure(figure(name), FOLDER / name.partition(",")[0]):
+    for name, stem in zip(estimates, file_names(estimates), strict=True):
+        for path in save_figure(figure(name), FOLDER / stem):
             print(path)
 
 
