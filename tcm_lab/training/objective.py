@@ -210,9 +210,7 @@ class SharedNoise(TorchFunctionMode):
 
     def _part(self, like: Tensor, *bounds: float, **kwargs: Any) -> Tensor:
         dim = 2 if like.ndim == 3 and like.shape[1] == 1 else 0
-        shape = list(like.shape)
-        shape[dim] *= self._world
         with torch._C.DisableTorchFunction():
-            whole = torch.empty(shape, dtype=like.dtype, device=like.device)
-            whole.uniform_(*bounds, **kwargs)
+            # Numbers are drawn in the order of memory, which is that of the whole batch's layout.
+            whole = torch.cat([like.detach()] * self._world, dim).uniform_(*bounds, **kwargs)
             return whole.narrow(dim, self._rank * like.shape[dim], like.shape[dim])

@@ -99,16 +99,26 @@ def test_level_weights_balance_losses_that_grow_with_the_root_of_lambda() -> Non
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((2, 4, 3, 3), 0), ((4, 1, 10), 2)])
-def test_processes_draw_their_parts_of_one_noise(shape: tuple[int, ...], dim: int) -> None:
-    whole_shape = [2 * size if index == dim else size for index, size in enumerate(shape)]
-    seed_step(1, 2, 0)
-    whole = torch.empty(whole_shape).uniform_(-0.5, 0.5)
-    parts = []
-    for rank in range(2):
+@pytest.mark.parametrize("last", [False, True], ids=["", "channels-last"])
+@pytest.mark.parametrize("channels", [slice(None), slice(1, 3)], ids=["all", "some"])
+def test_processes_draw_their_parts_of_one_noise(
+    shape: tuple[int, ...], dim: int, last: bool, channels: slice
+) -> None:
+    whole = torch.zeros([2 * size if index == dim else size for index, size in enumerate(shape)])
+    if last and whole.ndim == 4:
+        whole = whole.to(memory_format=torch.channels_last)
+
+    def drawn(like: Tensor) -> tuple[Tensor, Tensor]:
         seed_step(1, 2, 0)
+        return torch.empty_like(like).uniform_(-0.5, 0.5), torch.rand_like(like)
+
+    parts = []
+    for rank, share in enumerate(whole.chunk(2, dim)):
         with SharedNoise(rank, 2):
-            parts.append(torch.empty_like(torch.zeros(shape)).uniform_(-0.5, 0.5))
-    assert torch.equal(torch.cat(parts, dim), whole)
+            parts.append(drawn(share[:, channels] if dim == 0 else share))
+    alone = drawn(whole[:, channels] if dim == 0 else whole)
+    for found, expected in zip(zip(*parts, strict=True), alone, strict=True):
+        assert torch.equal(torch.cat(found, dim), expected)
 
 
 def test_a_step_on_the_cpu_does_not_begin_a_gpu_s_random_numbers_anew(
