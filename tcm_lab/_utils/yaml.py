@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
             aliases written out larger than 100,000 values; a key is given twice or is not a string;
             a value contains itself, or is a number to which versions of YAML give other values.
     """
-    tree = parse_value(text, origin)
+    tree = _load(text, origin, _StrictLoader)
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else f"holds {type(tree).__name__}"
         raise ConfigError(f"{origin}: {what}, not a mapping of fields")
@@ -55,13 +56,17 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, origin: str) -> Any:
-    """Return what ``text`` spells, a mapping or not.
+    """Return what a word of a command line spells, in which ``1e-3`` is a number, as to YAML 1.2.
 
     Raises:
-        ConfigError: as `parse_yaml`.
+        ConfigError: as `parse_yaml`, but that it may be no mapping.
     """
+    return _load(text, origin, _WordLoader)
+
+
+def _load(text: str, origin: str, loader: type[_StrictLoader]) -> Any:
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = origin if mark is None else f"{origin}, line {mark.line + 1}"
@@ -126,6 +131,17 @@ class _StrictLoader(yaml.SafeLoader):
 
 for _tag in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_number)
+
+
+class _WordLoader(_StrictLoader):
+    """Reads exponents without a dot or a sign, which YAML 1.1 takes for text, as numbers."""
+
+
+_WordLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def _refuse_odd_keys(node: yaml.MappingNode) -> None:
