@@ -124,7 +124,8 @@ def train(
     levels = [] if rate_levels is None else [f"rate_levels={rate_levels}"]
     codec = built(model, [*overrides, *levels], seed)
     adapter = tcm_lab.codec.CodecAdapter(codec)
-    is_open = rate_levels is None and not chosen.lambdas
+    is_chosen = any(word.partition("=")[0] == "rate_levels" for word in (*overrides, *levels))
+    is_open = not (is_chosen or chosen.lambdas)
     if is_open and adapter.config is not None and not adapter.rate_levels:
         several = adapter.config.override({"rate_levels": _RATE_LEVELS})
         codec = tcm_lab.build(several, seed=seed)
@@ -291,7 +292,8 @@ def evaluate(
     output.check("compressai")
     place = checked_device(device, "--device")
     chosen = checked_precision(precision, place, "--precision")
-    beside = [name for name in get_args(lab.Anchor) if name in anchors]
+    wanted = dict.fromkeys([*anchors, *([bd_rate] if bd_rate else [])])
+    beside = [name for name in get_args(lab.Anchor) if name in wanted]
     if output.chosen == "compressai":
         options.refuse_idle("the format compressai", {"--anchors": anchors, "--bd-rate": bd_rate})
     if output.chosen == "json":  # of records
@@ -299,7 +301,6 @@ def evaluate(
         idle = {f"--anchors {' '.join(unmeasured)}": unmeasured, "--bd-rate": bd_rate}
         options.refuse_idle("the format json", idle)
     images = tcm_lab.data.open_images(data, "eval")
-    wanted = dict.fromkeys([*anchors, *([bd_rate] if bd_rate else [])])
     published = [name for name in wanted if name not in beside]
     curves = options.curves_on_kodak(published, images.names, images.origin)
     lab.check_requested(metrics)
