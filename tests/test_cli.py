@@ -6,6 +6,7 @@ import fnmatch
 import json
 import ntpath
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -539,6 +540,40 @@ def test_a_training_from_given_weights_keeps_them_says_so_and_resumes(
     assert "starting anew" not in err
 
 
+def test_a_model_that_is_set_to_one_rate_is_trained_at_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    def train(codec: tcm_lab.Codec, *_: object, **__: object) -> None:
+        trained.append(codec.config.rate_levels)
+        raise LabError("stop")
+
+    monkeypatch.setattr(tcm_lab.training, "train", train)
+    words = ("train", "tcm-nano", "--steps", "1", "--skip-evaluation", "--out", tmp_path)
+    for more in ((), ("--set", "rate_levels=0"), ("--rate-levels", "0")):
+        assert run(*words, *more)[2].endswith("stop\n")
+    assert trained == [4, 0, 0]
+
+
+def test_a_port_that_is_taken_is_one_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "optuna_dashboard.py").write_text(  # which serves by the standard library, too
+        "from wsgiref.simple_server import make_server\n"
+        "def run_server(url, host, port):\n"
+        "    make_server(host, port, None)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "study.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = run("dashboard", tmp_path, "--port", port)
+    assert code == 2
+    assert f"--port {port}: cannot be served at" in err
+    assert run("dashboard", tmp_path, "--port", 70_000)[0] == 2
+
+
 def test_an_unknown_option_ends_with_exit_code_2(run: Run) -> None:
     code, _, err = run("complexity", "tcm-nano", "--frmat", "json")
     assert code == 2
@@ -569,6 +604,8 @@ def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
     assert code == 0
     assert "BD-rate against jpeg" in out
     assert tcm_lab.reporting.WITHOUT_HEADERS in out
+    lone = run("evaluate", checkpoint, "--data", tmp_path, "--bd-rate", "jpeg")
+    assert tcm_lab.reporting.WITHOUT_HEADERS in lone[1]  # of images coded here, no published curve
     rows = [line.split("|")[1].split("[")[0].strip() for line in out.splitlines() if "|" in line]
     assert {"tcm-nano", "jpeg", "vtm", "bpg"} <= set(rows)
     for file in ("vtm.json", "bpg_444_x265_ycbcr.json"):

@@ -73,6 +73,8 @@ def _import_file(path: Path, called: str) -> None:
     if not is_file(path):
         raise LabError(f"{called}: no such file")
     folder, name = str(path.resolve().parent), path.stem
+    if "." in name:
+        raise LabError(f"{called}: a file is imported by its name, which may have no further dot")
     if folder not in sys.path:
         sys.path.append(folder)
     found = getattr(importlib.import_module(name), "__file__", None)

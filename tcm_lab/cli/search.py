@@ -154,7 +154,10 @@ def dashboard(
     from optuna_dashboard import run_server
 
     print(f"http://{host}:{port} shows {folder}; Ctrl-C ends it.")
-    run_server(url, host=host, port=port)
+    try:
+        run_server(url, host=host, port=port)
+    except (OSError, OverflowError) as error:  # of ports above 65535
+        raise LabError(f"--host {host} --port {port}: cannot be served at ({error}).") from None
 
 
 def compare(first: File, second: File, /, *, output: Output) -> None:

@@ -89,7 +89,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if metadata.get("format") != _FORMAT:
                 raise FileError(f"{path}: not the state of a training. Name its folder.")
             yield file, json.loads(metadata["facts"])
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:  # the latter two of its facts
         raise FileError(
             f"{path}: cannot be read ({error}). Delete it to start this training anew."
         ) from error

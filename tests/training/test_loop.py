@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tcm_lab._utils.held import held
 from tcm_lab.errors import FileError, LabError
-from tcm_lab.training import Recipe, TrainingProgress, TrainingRecord, train
+from tcm_lab.training import Recipe, Snapshot, TrainingProgress, TrainingRecord, train
 from tcm_lab.training.log import TrainingLog
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
@@ -344,9 +344,15 @@ def test_a_row_that_the_disk_does_not_take_is_no_fault_of_the_codec(tmp_path: Pa
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "training.safetensors").write_bytes(b"half a file")
-    with pytest.raises(LabError, match=r"training\.safetensors: cannot be read"):
-        train(codec(), RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+    state, crops = tmp_path / "training.safetensors", RandomCrops()
+    Snapshot({}, {"step": 1}).save(state)
+    whole = state.read_bytes()
+    without_facts = whole.replace(b"facts", b"fects")
+    for damaged in (b"half a file", whole.replace(b"{\\", b"[\\"), without_facts):
+        assert damaged != whole
+        state.write_bytes(damaged)
+        with pytest.raises(LabError, match=r"training\.safetensors: cannot be read"):
+            train(codec(), RECIPE, crops, directory=tmp_path, resume=True, accelerator="cpu")
 
 
 def test_the_average_of_the_weights_is_what_remains() -> None:

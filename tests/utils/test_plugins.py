@@ -66,6 +66,10 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
         plugins.import_layers([tmp_path / "nowhere.py"])
     with pytest.raises(LabError, match=r"no_such_lens\.wide: no such module"):
         plugins.import_layers(["no_such_lens.wide"])
+    dotted = tmp_path / "lens.v2.py"
+    dotted.touch()
+    with pytest.raises(LabError, match=r"lens\.v2\.py: .* no further dot"):
+        plugins.import_layers([dotted])
     taken = tmp_path / "json.py"
     taken.touch()
     with pytest.raises(LabError, match=r"'json' belongs to .*rename your file"):
