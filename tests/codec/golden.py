@@ -6,7 +6,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcm_lab.codec import Codec
 
@@ -90,6 +91,50 @@ def assert_same(
 
 
 @torch.no_grad()
+def forward(
+    codec: Codec,
+    x: Tensor,
+    features: Sequence[str] = (),
+    outputs: Iterable[tuple[str, nn.Module, int, int]] = (),
+    *,
+    every: int = 1,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return every tensor of a forward pass that the published codes report, and likelihoods.
+
+    Args:
+        codec: what is run.
+        x: (B, 3, H, W) in [0, 1].
+        features: names of h_s's outputs.
+        outputs: of further modules: name, module, and of how many channels, and of how many rows
+            and columns, one is kept.
+        every: of how many channels of ``features`` one is kept.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(
+        name: str, channels: int, pitch: int, module: nn.Module, inputs: object, output: Tensor
+    ) -> None:
+        seen[name] = output[:, ::channels, ::pitch, ::pitch]
+
+    def keep_features(module: nn.Module, inputs: object, output: list[Tensor]) -> None:
+        seen.update((name, one[:, ::every]) for name, one in zip(features, output, strict=False))
+
+    handles = [
+        codec.h_s.register_forward_pre_hook(lambda m, inputs: seen.update(z_hat=inputs[0])),
+        codec.h_s.register_forward_hook(keep_features),
+        codec.gaussian_conditional.register_forward_pre_hook(
+            lambda m, inputs: seen.update(scales=inputs[1], means=inputs[2])
+        ),
+        codec.g_s.register_forward_pre_hook(lambda m, inputs: seen.update(y_hat=inputs[0])),
+    ]
+    for name, module, *steps in (("y", codec.g_a, 1, 1), ("z", codec.h_a, 1, 1), *outputs):
+        handles.append(module.register_forward_hook(partial(keep, name, *steps)))
+    output = codec(x)
+    for handle in handles:
+        handle.remove()
+    return {**seen, "x_hat": output["x_hat"]}, output["likelihoods"]
+
+
 def assert_same_in_double(codec: Codec, name: str) -> None:
     """Hold a codec to what the published code computes in double precision, to one part in 1e9.
 
@@ -97,27 +142,15 @@ def assert_same_in_double(codec: Codec, name: str) -> None:
     """
     expected = published_results(f"{name}_double")
     height, width = expected["x_hat.shape"][1:]
-    seen: dict[str, Tensor] = {}
-    handles = [
-        codec.g_a.register_forward_hook(lambda m, inputs, output: seen.update(y=output)),
-        codec.h_a.register_forward_hook(lambda m, inputs, output: seen.update(z=output)),
-        codec.h_s.register_forward_pre_hook(lambda m, inputs: seen.update(z_hat=inputs[0])),
-        codec.gaussian_conditional.register_forward_pre_hook(
-            lambda m, inputs: seen.update(scales=inputs[1], means=inputs[2])
-        ),
-        codec.g_s.register_forward_pre_hook(lambda m, inputs: seen.update(y_hat=inputs[0])),
-    ]
-    output = codec.double()(kodak_crop(dtype=torch.float64)[..., :height, :width])
+    x = kodak_crop(dtype=torch.float64)[..., :height, :width]
+    seen, likelihoods = forward(codec.double(), x)
     codec.float()
-    for handle in handles:
-        handle.remove()
-    seen["x_hat"] = output["x_hat"]
     assert set(seen) == {key.removesuffix(".at") for key in expected if key.endswith(".at")}
     for quantity, values in seen.items():
         assert values.dtype == torch.float64
         assert_same(values, expected, quantity, tolerance=1e-9)
-    for latent, likelihoods in output["likelihoods"].items():
-        bits = -likelihoods.log2().sum().item()
+    for latent, values in likelihoods.items():
+        bits = -values.log2().sum().item()
         assert bits == pytest.approx(float(expected[f"bits_{latent}"]), rel=1e-9)
 
 

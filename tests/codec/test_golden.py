@@ -5,6 +5,7 @@ import pytest
 import torch
 from golden import (
     assert_same,
+    forward,
     photograph,
     published_results,
     published_shapes,
@@ -40,31 +41,11 @@ def _codec(codecs: dict[int, Codec], n: int) -> Codec:
     return codecs[n]
 
 
-@torch.no_grad()
 def _forward(codec: Codec, n: int) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return every tensor of a forward pass that the published code reported, and the bits."""
-    seen: dict[str, Tensor] = {}
-
-    def latents(module: object, inputs: tuple[Tensor, ...], output: list[Tensor]) -> None:
-        seen["z_hat"] = inputs[0]
-        seen["latent_means"], seen["latent_scales"] = output
-
-    def parameters(module: object, inputs: tuple[Tensor, ...]) -> None:
-        _, seen["scales"], seen["means"] = inputs
-
-    handles = [
-        codec.g_a.register_forward_hook(lambda m, i, output: seen.update(y=output)),
-        codec.h_a.register_forward_hook(lambda m, i, output: seen.update(z=output)),
-        codec.h_s.register_forward_hook(latents),
-        codec.gaussian_conditional.register_forward_pre_hook(parameters),
-    ]
-    output = codec(_image(codec, n))
-    for handle in handles:
-        handle.remove()
-    seen["x_hat"] = output["x_hat"]
+    seen, likelihoods = forward(codec, _image(codec, n), ("latent_means", "latent_scales"))
     return seen, {
-        name: -value.log2().sum(dtype=torch.float64).item()
-        for name, value in output["likelihoods"].items()
+        name: -value.log2().sum(dtype=torch.float64).item() for name, value in likelihoods.items()
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from golden import (
     assert_same,
     assert_same_in_double,
+    forward,
     kodak_crop,
     published_results,
     published_shapes,
@@ -31,45 +31,16 @@ def _codec(n: int) -> Codec:
     return tcm_lab.load_checkpoint(weights_by_name(published_shapes(f"tcm_auxt_n{n}")))
 
 
-@torch.no_grad()
 def _forward(codec: Codec, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return every tensor of a forward pass that the published code reported, and likelihoods."""
-    seen: dict[str, Tensor] = {}
-
-    def kept(name: str, channels: int = 1, pitch: int = 1) -> Callable[..., None]:
-        def keep(module: object, inputs: object, output: Tensor) -> None:
-            seen[name] = output[:, ::channels, ::pitch, ::pitch]
-
-        return keep
-
-    def latents(module: object, inputs: tuple[Tensor, ...], output: list[Tensor]) -> None:
-        every = 1 if n == 32 else 4
-        seen["z_hat"] = inputs[0]
-        seen["latent_means"], seen["latent_scales"] = (each[:, ::every] for each in output)
-
-    def parameters(module: object, inputs: tuple[Tensor, ...]) -> None:
-        _, seen["scales"], seen["means"] = inputs
-
-    def merged(module: object, inputs: tuple[Tensor, ...]) -> None:
-        seen["g_a_3_in"] = inputs[0][:, ::8, ::4, ::4]
-
-    last = codec.g_a.stages[0].blocks
-    handles: list[Any] = [
-        codec.g_a.register_forward_hook(kept("y")),
-        codec.h_a.register_forward_hook(kept("z")),
-        codec.h_s.register_forward_hook(latents),
-        codec.gaussian_conditional.register_forward_pre_hook(parameters),
-        codec.g_s.register_forward_pre_hook(lambda m, inputs: seen.update(y_hat=inputs[0])),
-        last.register_forward_hook(lambda m, i, output: merged(m, (output,))),
-    ]
+    outputs: list[Any] = [("g_a_3_in", codec.g_a.stages[0].blocks, 8, 4)]
     for side, steps in (("enc", codec.g_a.wavelet), ("dec", codec.g_s.wavelet)):
         for i, step in enumerate(steps):
             channels = 1 if (side, i) == ("dec", 3) else 8
-            handles.append(step.register_forward_hook(kept(f"auxt_{side}_{i}", channels, 4)))
-    output = codec(kodak_crop(IMAGES[n]).to(next(codec.g_a.parameters()).dtype))
-    for handle in handles:
-        handle.remove()
-    return {**seen, "x_hat": output["x_hat"]}, dict(output["likelihoods"])
+            outputs.append((f"auxt_{side}_{i}", step, channels, 4))
+    every = 1 if n == 32 else 4
+    features = ("latent_means", "latent_scales")
+    return forward(codec, kodak_crop(IMAGES[n]), features, outputs, every=every)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from golden import (
     assert_same,
     assert_same_in_double,
+    forward,
     kodak_crop,
     published_results,
     published_shapes,
@@ -40,42 +40,15 @@ def codec() -> Codec:
     return tcm_lab.load_checkpoint(weights_by_name(published_shapes("dcae")))
 
 
-@torch.no_grad()
 def _forward(codec: Codec, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return every tensor of a forward pass that the published code reported, and likelihoods."""
-    seen: dict[str, Tensor] = {}
-
-    def kept(name: str, channels: int = 1, pitch: int = 1) -> Callable[..., None]:
-        def keep(module: object, inputs: object, output: Tensor) -> None:
-            seen[name] = output[:, ::channels, ::pitch, ::pitch]
-
-        return keep
-
-    def latents(module: object, inputs: tuple[Tensor, ...], output: list[Tensor]) -> None:
-        seen["z_hat"] = inputs[0]
-        seen["latent_scales"], seen["latent_means"] = output
-
-    def parameters(module: object, inputs: tuple[Tensor, ...]) -> None:
-        _, seen["scales"], seen["means"] = inputs
-
-    handles = [
-        codec.g_a.register_forward_hook(kept("y")),
-        codec.h_a.register_forward_hook(kept("z")),
-        codec.h_s.register_forward_hook(latents),
-        codec.gaussian_conditional.register_forward_pre_hook(parameters),
-        codec.g_s.register_forward_pre_hook(lambda m, inputs: seen.update(y_hat=inputs[0])),
-    ]
-    for i in (0, 4):
-        attention = codec.context_model.slices[i].dictionary
-        handles.append(attention.register_forward_hook(kept(f"dict_{i}", 4)))
+    slices = codec.context_model.slices
+    outputs = [(f"dict_{i}", slices[i].dictionary, 4, 1) for i in (0, 4)]
     for name in ("g_a", "g_s"):
         for i, stage in enumerate(getattr(codec, name).stages[:3]):
-            handles.append(stage.resample.register_forward_hook(kept(f"{name}_{2 * i}", 8, 4)))
-            handles.append(stage.blocks.register_forward_hook(kept(f"{name}_{2 * i + 1}", 8, 4)))
-    output = codec(image)
-    for handle in handles:
-        handle.remove()
-    return {**seen, "x_hat": output["x_hat"]}, dict(output["likelihoods"])
+            outputs.append((f"{name}_{2 * i}", stage.resample, 8, 4))
+            outputs.append((f"{name}_{2 * i + 1}", stage.blocks, 8, 4))
+    return forward(codec, image, ("latent_scales", "latent_means"), outputs)
 
 
 def test_it_computes_and_codes_what_the_published_code_does(codec: Codec) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 
 import pytest
 import torch
 from golden import (
     assert_same,
     assert_same_in_double,
+    forward,
     kodak_crop,
     published_results,
     published_shapes,
@@ -42,38 +42,15 @@ def codec() -> Codec:
     return tcm_lab.load_checkpoint(weights_by_name(published_shapes("mlicpp")))
 
 
-@torch.no_grad()
 def _forward(codec: Codec, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return every tensor of a forward pass that the published code reported, and likelihoods."""
-    seen: dict[str, Tensor] = {}
-
-    def kept(name: str, step: int = 1) -> Callable[..., None]:
-        def keep(module: object, inputs: object, output: Tensor | list[Tensor]) -> None:
-            output = output[0] if isinstance(output, list) else output
-            seen[name] = output[:, ::step]
-
-        return keep
-
-    def parameters(module: object, inputs: tuple[Tensor, ...]) -> None:
-        _, seen["scales"], seen["means"] = inputs
-
-    handles = [
-        codec.g_a.register_forward_hook(kept("y")),
-        codec.h_a.register_forward_hook(kept("z")),
-        codec.h_s.register_forward_pre_hook(lambda m, inputs: seen.update(z_hat=inputs[0])),
-        codec.h_s.register_forward_hook(kept("hyper_params", 4)),
-        codec.gaussian_conditional.register_forward_pre_hook(parameters),
-        codec.g_s.register_forward_pre_hook(lambda m, inputs: seen.update(y_hat=inputs[0])),
+    contexts = [
+        (f"{name}_context_{i}", getattr(codec.context_model[i], name.removeprefix("global_")), 4, 1)
+        for i in (0, 1, 9)
+        for name in ("local", "channel", "global_inter", "global_intra")
     ]
-    for i in (0, 1, 9):
-        for context in ("local", "channel", "global_inter", "global_intra"):
-            module = getattr(codec.context_model[i], context.removeprefix("global_"))
-            if module is not None:
-                handles.append(module.register_forward_hook(kept(f"{context}_context_{i}", 4)))
-    output = codec(image)
-    for handle in handles:
-        handle.remove()
-    return {**seen, "x_hat": output["x_hat"]}, dict(output["likelihoods"])
+    outputs = [each for each in contexts if each[1] is not None]
+    return forward(codec, image, ("hyper_params",), outputs, every=4)
 
 
 def test_the_published_entries_are_ours_one_to_one(codec: Codec) -> None:
