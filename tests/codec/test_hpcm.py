@@ -10,6 +10,7 @@ import torch
 from golden import (
     assert_same,
     assert_same_in_double,
+    forward,
     kodak_crop,
     published_results,
     published_shapes,
@@ -47,27 +48,17 @@ def test_the_export_has_the_published_names_and_shapes_one_to_one() -> None:
 @torch.no_grad()
 def test_it_computes_what_the_published_code_does(codec: Codec, published: Results) -> None:
     assert codec.config == tcm_lab.load_config("hpcm-base")
-    seen: dict[str, Tensor] = {}
+    entered: list[Tensor] = []
     contexts: list[Tensor] = []
     model: Any = codec.context_model
-    attentions = model.attentions
     handles = [
-        codec.g_a.register_forward_hook(lambda m, i, output: seen.update(y=output)),
-        codec.h_a.register_forward_hook(lambda m, i, output: seen.update(z=output)),
-        codec.h_s.register_forward_hook(
-            lambda m, i, output: seen.update(z_hat=i[0], params=output[0])
-        ),
-        model.register_forward_hook(lambda m, i, output: seen.update(y_hat=output)),
-        model.merges[0].register_forward_pre_hook(lambda m, i: seen.update(entered=i[0])),
-        codec.gaussian_conditional.register_forward_pre_hook(
-            lambda m, i: seen.update(scales=i[1], means=i[2])
-        ),
+        model.merges[0].register_forward_pre_hook(lambda m, i: entered.append(i[0])),
         *(
             network.register_forward_hook(lambda m, i, output: contexts.append(output))
-            for network in (*model.trunks.values(), *attentions)
+            for network in (*model.trunks.values(), *model.attentions)
         ),
     ]
-    seen["x_hat"] = codec(kodak_crop())["x_hat"]
+    seen, _ = forward(codec, kodak_crop(), ("params",))
     for handle in handles:
         handle.remove()
     # In turn the context of a step and what attention makes of it, but for the last step.
@@ -75,7 +66,7 @@ def test_it_computes_what_the_published_code_does(codec: Codec, published: Resul
         seen[f"context_{step}"] = context[:, ::16]
     seen["context_next_0"], seen["context_next_3"] = (contexts[i][:, ::16] for i in (1, 7))
     # Of what enters the half lattice, the hyper parameters, many of them from other places.
-    hyper = seen.pop("entered").flatten()[published["hyper_s2.at"]]
+    hyper = entered[0].flatten()[published["hyper_s2.at"]]
     torch.testing.assert_close(hyper, torch.from_numpy(published["hyper_s2.values"]))
     for name, value in seen.items():
         assert_same(value, published, name, tolerance=1e-5)
