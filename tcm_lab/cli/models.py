@@ -150,12 +150,11 @@ def changed(model: str, overrides: Sequence[str]) -> Any:
     """
     if not overrides:
         return model
-    changes = _changes(overrides)
     if tcm_lab.codec.is_foreign(model):
         return built(model, overrides)
     config = tcm_lab.load_config(model)
     shown = [re.sub(r"[^A-Za-z0-9 ._/@=,+*?:{}[\]-]", "", override) for override in overrides]
-    return config.override({**changes, "name": " ".join([config.name, *shown])})
+    return config.override({**_changes(overrides), "name": " ".join([config.name, *shown])})
 
 
 def built(model: str, overrides: Sequence[str], seed: int = 0) -> Any:

@@ -176,8 +176,7 @@ def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> L
     """Set the shortcut to the components of ``crops``, and the entropy model to what they give."""
     step = math.sqrt(18 / (255**2 * math.log(2) * math.sqrt(lambdas[0] * lambdas[-1])))
     zero_branches(codec)
-    kept: float | None = None
-    floor: float | None = None
+    kept = floor = None
     if bool((crops == crops[:1, :, :1, :1]).all()):
         raise LabError(
             f"{len(crops)} crops of one and the same colour: there is nothing to train on. Name "
@@ -282,17 +281,14 @@ def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, floa
     """
     down, up = codec.g_a.shortcut, codec.g_s.shortcut
     assert down is not None
-    assert up is not None
     assert down.bias is not None
-    assert up.bias is not None
     m, side = codec.config.latent_channels, codec.config.stride[0]
     colour = crops.mean((0, 2, 3))
     patches = F.pixel_unshuffle(crops - colour[:, None, None], side)
     basis, variances, _ = components(as_rows(patches), m)
     down.weight.copy_((basis / step).view(down.weight.shape))
     down.bias.copy_(-(down.weight.sum((2, 3)) @ colour))
-    up.weight.copy_((basis * step).view(up.weight.shape))
-    up.bias.copy_(colour)
+    _set(up, basis * step, colour)
     return down(crops), float(variances[m:].sum()) / variances.numel()
 
 
@@ -305,12 +301,9 @@ def _fit_stages(codec: Codec, crops: Tensor) -> None:
     x = crops
     for stage in _stages(codec.g_a):
         if stage.shortcut is not None:
-            map_ = stage.shortcut
-            assert map_.bias is not None
-            patches = as_rows(F.pixel_unshuffle(x, map_.stride[0]))
-            basis, mean = _normalised_components(patches, map_.out_channels)
-            map_.weight.copy_(basis.view(map_.weight.shape))
-            map_.bias.copy_(-(basis @ mean))
+            patches = as_rows(F.pixel_unshuffle(x, stage.shortcut.stride[0]))
+            basis, mean = _normalised_components(patches, stage.shortcut.out_channels)
+            _set(stage.shortcut, basis, -(basis @ mean))
         x = stage(x)
     if codec.g_s.shortcut is None or all(stage.shortcut is None for stage in _stages(codec.g_s)):
         return
@@ -319,17 +312,19 @@ def _fit_stages(codec: Codec, crops: Tensor) -> None:
     scale = codec.config.stride[0]
     for stage in _stages(codec.g_s):
         if stage.shortcut is not None:
-            map_ = stage.shortcut
-            assert map_.bias is not None
-            factor = map_.stride[0]
+            factor, channels = stage.shortcut.stride[0], stage.shortcut.out_channels
             scale //= factor
             patches = F.pixel_unshuffle(crops, scale)
-            basis, mean = _normalised_components(as_rows(patches), map_.out_channels)
+            basis, mean = _normalised_components(as_rows(patches), channels)
             target = F.conv2d(patches, basis[:, :, None, None], -(basis @ mean))
             weight, bias = least_squares(as_rows(x), as_rows(F.pixel_unshuffle(target, factor)))
-            map_.weight.copy_(weight.view(map_.weight.shape))
-            map_.bias.copy_(bias.view(map_.out_channels, -1).mean(1))
+            _set(stage.shortcut, weight, bias.view(channels, -1).mean(1))
         x = stage(x)
+
+
+def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight.view(layer.weight.shape))
+    layer.bias.copy_(bias)
 
 
 def _normalised_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,7 @@ class LinearStart(Frozen):
         deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 where
             every layer can start as the identity.
         phase_steps: updates of the linear phase; 0 without one.
-        phase_wall_s: its seconds, or those of the training that it is shared with.
+        phase_wall_s: its seconds; hardly any where its weights were taken from the cache.
     """
 
     crops: int

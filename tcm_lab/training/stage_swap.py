@@ -47,7 +47,7 @@ def splice(
         LabError: two swaps train the same weights.
     """
     codec: Codec = build(config)
-    tensors = dict(_inherited(parent, codec, ()))
+    tensors = _inherited(parent, codec, ())
     taken: set[str] = set()
     for swap, state in parts:
         own = {name: value for name, value in state.items() if name.startswith(swap.trained)}
@@ -73,7 +73,7 @@ def start_swap(parent: Codec, swap: Swap, crops: Tensor, seed: int = 0) -> Codec
         seed: of the option's weights.
     """
     codec: Codec = build(swap.config, seed=seed).to(crops.device)
-    codec.load_state_dict(dict(_inherited(parent, codec, swap.fresh)), strict=False)
+    codec.load_state_dict(_inherited(parent, codec, swap.fresh), strict=False)
     with torch.no_grad():
         for path, module in codec.named_modules():
             if f"{path}.".startswith(swap.fresh):
@@ -92,7 +92,7 @@ def _has_path_beside(codec: Codec, stage: str) -> bool:
     return beside.shortcut is not None or transform.wavelet is not None
 
 
-def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> Mapping[str, Tensor]:
+def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> dict[str, Tensor]:
     """Return those of the parent's weights that a codec takes over."""
     own = codec.state_dict()
     return {

@@ -184,15 +184,13 @@ def put(
 def load_weights(codec: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load a state dict whose entropy tables, filled by ``update``, may have other lengths."""
     own = codec.state_dict()
-    fitting = {
-        name: value
-        for name, value in weights.items()
-        if name not in own or own[name].shape == value.shape
+    other = {
+        name for name, value in weights.items() if name in own and own[name].shape != value.shape
     }
-    tables = {name for name in weights if name not in fitting}
+    fitting = {name: value for name, value in weights.items() if name not in other}
     missing, unexpected = codec.load_state_dict(fitting, strict=False)
+    tables = other - dict(codec.named_parameters()).keys()
     wrong = [name for name in (*missing, *unexpected) if name not in tables]
-    wrong += [name for name in tables if name in dict(codec.named_parameters())]
     if wrong:
         raise LabError(
             f"weights do not fit the codec ({', '.join(wrong[:3])} …). "
