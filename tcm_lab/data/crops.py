@@ -86,11 +86,7 @@ class CropSource:
         Raises:
             LabError: the batch can't be shared out equally, or no image can be decoded.
         """
-        if batch_size % world:
-            raise LabError(
-                f"batch {batch_size} cannot be shared by {world} processes: "
-                f"use a multiple of {world}."
-            )
+        check_shares(batch_size, world)
         share = batch_size // world
         first = step * batch_size + rank * share
         crops = np.stack([self._cut(index) for index in range(first, first + share)])
@@ -151,6 +147,18 @@ class CropSource:
             return rng.choice(len(self._images), _PHOTOGRAPHS_PER_WINDOW, replace=False)
 
         return self._cache.get(("pool", window), draw)
+
+
+def check_shares(batch_size: int, world: int, name: str = "batch") -> None:
+    """Refuse a batch, by its name in the recipe, that so many processes can't share equally.
+
+    Raises:
+        LabError: they can't.
+    """
+    if batch_size % world:
+        raise LabError(
+            f"{name} {batch_size} cannot be shared by {world} processes: use a multiple of {world}."
+        )
 
 
 class _BoundedCache:

@@ -16,6 +16,7 @@ from tcm_lab._utils.held import held
 from tcm_lab.codec import Codec, CodecAdapter, save_weights
 from tcm_lab.codec.state_dicts import refuse_other_state
 from tcm_lab.data import Batches
+from tcm_lab.data.crops import check_shares
 from tcm_lab.errors import LabError
 from tcm_lab.training.linear_start import frozen, linear_view
 from tcm_lab.training.log import OnProgress, TrainingRecord
@@ -91,6 +92,9 @@ def train(
     adapter = CodecAdapter(codec)
     recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
     adapter.check_crop(recipe.crop)
+    check_shares(recipe.batch, devices)
+    if recipe.linear_steps and adapter.config is not None and adapter.config.shortcut != "none":
+        check_shares(recipe.linear_batch, devices, "linear_batch")
     # What CCA's auxiliary model would refine its last slices with gets no gradient.
     ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
     strategy = ddp if devices > 1 else "auto"

@@ -21,6 +21,7 @@ from stand_in import RandomCrops, TinyCodec
 from torch import Tensor
 
 from tcm_lab._utils.held import held
+from tcm_lab.codec import build
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.training import Recipe, Snapshot, TrainingProgress, TrainingRecord, train
 from tcm_lab.training.log import TrainingLog
@@ -264,6 +265,25 @@ def test_nan_batches_end_in_one_message_with_the_last_checkpoint_intact(tmp_path
     train(uninterrupted, RECIPE, RandomCrops(), accelerator="cpu")
     for name, value in weights(uninterrupted).items():
         assert torch.equal(weights(resumed)[name], value), name
+
+
+class NoCrops(RandomCrops):
+    """Fails if it is asked for a batch."""
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
+        pytest.fail("trained")
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_the_work(tmp_path: Path) -> None:
+    linear = RECIPE.changed(batch=2, start="linear", linear_steps=5, linear_batch=3)
+    config = {"shortcut": "staged", "?_?.depth": 0}
+    for model, recipe, name in (
+        (codec(), RECIPE.changed(batch=3), "batch 3"),
+        (build("tcm-nano", config), linear, "linear_batch 3"),
+    ):
+        with pytest.raises(LabError, match=f"^{name} cannot be shared by 2 processes"):
+            train(model, recipe, NoCrops(), directory=tmp_path, accelerator="cpu", devices=2)
+    assert not [*tmp_path.iterdir()]
 
 
 class NanOnce(RandomCrops):
