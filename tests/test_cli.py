@@ -212,6 +212,8 @@ def test_a_trained_checkpoint_is_evaluated_and_codes_an_image_there_and_back(
     coded, decoded = tmp_path / "coded.tcm", tmp_path / "decoded.png"
     assert run("encode", image, coded, "--checkpoint", weights, "--rate", "1")[0] == 0
     assert run("decode", coded, decoded, "--checkpoint", weights)[0] == 0
+    err = run("decode", image, decoded, "--checkpoint", weights)[2]
+    assert err.startswith(f"tcm-lab: error: {image}: not a .tcm file")
     with Image.open(decoded) as image:
         assert image.size == (51, 37)
 

@@ -69,7 +69,11 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> None:
         data = file.read_bytes()
     except OSError as error:
         raise LabError(f"{file}: cannot be read ({error.strerror or error}).") from None
-    x_hat = tcm_lab.codec.decode_image(tcm_lab.load_checkpoint(checkpoint), data)
+    codec = tcm_lab.load_checkpoint(checkpoint)
+    try:
+        x_hat = tcm_lab.codec.decode_image(codec, data)
+    except LabError as error:
+        raise LabError(f"{file}: {error}") from None
     pixels = x_hat.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
     write_atomically(out, _as_file(Image.fromarray(pixels), kinds[out.suffix.lower()], out))
     print(f"{out}: {pixels.shape[0]}x{pixels.shape[1]}")
