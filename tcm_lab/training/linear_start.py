@@ -31,7 +31,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.training.components import as_rows, components, least_squares
 from tcm_lab.training.log import LinearStart, psnr_db
 from tcm_lab.training.recipe import Recipe
-from tcm_lab.training.start import calibrate
+from tcm_lab.training.start import calibrate, whole_patches
 from tcm_lab.training.state import Snapshot, load_weights
 from tcm_lab.training.wavelet_start import fit_wavelet, scale_input
 
@@ -70,10 +70,11 @@ def start_linear(
         cache: folder that keeps linear phases for other codecs with the same entropy model.
 
     Raises:
-        LabError: every crop is of one and the same colour.
+        LabError: every crop is of one and the same colour, or smaller than a patch.
     """
     device = next(codec.parameters()).device
-    seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)]).to(device)
+    seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)])
+    seen = whole_patches(seen, codec.config).to(device)
     few = seen[: _CROPS // 4]
     found = _become_linear(codec, seen, recipe.lambdas)
     path = codec.g_a.linear_path

@@ -25,6 +25,7 @@ from tcm_lab.training.log import OnProgress
 from tcm_lab.training.objective import MakeObjective, rate_distortion
 from tcm_lab.training.optimizers import is_shortcut
 from tcm_lab.training.recipe import Recipe
+from tcm_lab.training.start import whole_patches
 from tcm_lab.training.swaps import Span, Swap
 from tcm_lab.training.trainer import train
 
@@ -81,7 +82,7 @@ def start_swap(parent: Codec, swap: Swap, crops: Tensor, seed: int = 0) -> Codec
                 if isinstance(module, Stage) and _has_path_beside(codec, path):
                     zero_resampler(module.resample)
         if f"{swap.config.entropy_model.module_name}." in swap.fresh:
-            start_entropy_model(codec, codec.g_a(crops))
+            start_entropy_model(codec, codec.g_a(whole_patches(crops, codec.config)))
     return codec
 
 

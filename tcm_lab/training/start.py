@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcm_lab.codec import CodecAdapter, load_checkpoint, read_extra, read_state
+from tcm_lab.codec import CodecAdapter, VariantConfig, load_checkpoint, read_extra, read_state
 from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.state_dicts import CONSTANTS, TABLES, constant_names, own_name, table_names
 from tcm_lab.errors import ConfigError, LabError
@@ -99,6 +99,22 @@ def refuse_lost_weights(codec: nn.Module) -> None:
         )
 
 
+def whole_patches(crops: Tensor, config: VariantConfig) -> Tensor:
+    """Cut crops (B, 3, H, W) so that a codec's transforms take them without padding.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
+    size, patch = tuple(crops.shape[-2:]), config.stride[0]
+    height, width = (side - side % patch for side in size)
+    if not (height and width):
+        raise ConfigError(
+            f"crops of {size[0]}x{size[1]}: below the {patch}x{patch} pixels of a position of the "
+            "latent, which a start measures. Make them larger, or set start to none."
+        )
+    return crops if (height, width) == size else crops[..., :height, :width].contiguous()
+
+
 @torch.no_grad()
 def calibrate(codec: nn.Module, batch: Tensor) -> float:
     """Scale the latent of ``batch`` up to a standard deviation of ``TARGET_STD`` steps.
@@ -120,7 +136,10 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     g_a, g_s = getattr(codec, "g_a", None), getattr(codec, "g_s", None)
     if g_a is None or g_s is None:
         return 1.0
-    is_own = CodecAdapter(codec).config is not None
+    config = CodecAdapter(codec).config
+    is_own = config is not None
+    if config is not None:
+        batch = whole_patches(batch, config)
     try:
         y, calls = _traced(g_a, g_s, batch)
     except Exception as error:  # whatever a user's code raises

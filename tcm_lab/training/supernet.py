@@ -46,6 +46,7 @@ from tcm_lab.training.linear_start import (
 from tcm_lab.training.log import OnProgress, TrainingRecord
 from tcm_lab.training.objective import RateDistortionLoss, entropy_models_in_float32
 from tcm_lab.training.recipe import Recipe
+from tcm_lab.training.start import whole_patches
 from tcm_lab.training.state import FILE_NAME, PHASE
 from tcm_lab.training.trainer import begin, train
 
@@ -375,7 +376,7 @@ def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str)
     with torch.enable_grad():
         begin(largest, recipe.changed(linear_steps=0), crops, accelerator=accelerator)
     largest.cpu()
-    latent = largest.g_a(crops.batch(0, _SEEN))
+    latent = largest.g_a(whole_patches(crops.batch(0, _SEEN), largest.config))
     for config in reversed(supernet.covering[1:]):
         codec = build(config, seed=recipe.seed)
         if recipe.start == "linear":

@@ -17,6 +17,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
 from tcm_lab.training.linear_start import linear_view, start_entropy_model
+from tcm_lab.training.trainer import begin
 
 RECIPE = Recipe(
     steps=2, batch=2, crop=64, lr=1e-9, start="linear", shortcut_lr=0.0, aux_lr=1e-9, warmup=0
@@ -49,6 +50,28 @@ def test_images_of_a_single_colour_are_refused(tmp_path: Path, shortcut: str) ->
     codec = build("tcm-nano", {**SMALL, "shortcut": shortcut})
     with pytest.raises(LabError, match="64 crops of one and the same colour"):
         train(codec, RECIPE, crops, accelerator="cpu")
+
+
+class Whole(RandomCrops):
+    """Cuts its crops to whole patches of 16x16."""
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
+        whole = self.side // 16 * 16
+        return super().batch(step, batch_size, rank, world)[..., :whole, :whole]
+
+
+@pytest.mark.parametrize("shortcut", ["none", "staged", "wavelet"])
+@pytest.mark.parametrize("start", ["linear", "calibrate"])
+def test_a_start_sees_the_whole_patches_of_crops_of_any_size(shortcut: str, start: str) -> None:
+    recipe = RECIPE.changed(start=start, lambdas=(0.01, 0.02, 0.04))
+    states = []
+    for crops in (RandomCrops(40), Whole(40)):
+        codec = build("tcm-nano", {**SMALL, "shortcut": shortcut})
+        begin(codec, recipe, crops, accelerator="cpu")
+        states.append(codec.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    with pytest.raises(LabError, match="crops of 8x8: below the 16x16 pixels"):
+        begin(codec, recipe, RandomCrops(8), accelerator="cpu")
 
 
 @pytest.mark.parametrize("shortcut", ["patch", "staged"])
