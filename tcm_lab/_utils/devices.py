@@ -16,11 +16,7 @@ Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
 
 def checked_device(device: str | torch.device, option: str = "device =") -> torch.device:
-    """Return a device on which codecs run here.
-
-    Args:
-        device: cpu, cuda or one GPU of several, such as cuda:1.
-        option: what the message calls it.
+    """Return a device on which codecs run here: cpu, cuda or one of several GPUs, such as cuda:1.
 
     Raises:
         LabError: it is another kind of device, or this machine has none such.
@@ -44,12 +40,7 @@ def checked_device(device: str | torch.device, option: str = "device =") -> torc
 def checked_precision(
     precision: str, device: torch.device, option: str = "precision ="
 ) -> Precision:
-    """Return a precision that a device has.
-
-    Args:
-        precision: one of `Precision`.
-        device: where networks run.
-        option: what the message calls it.
+    """Return one of `Precision` that the device has.
 
     Raises:
         LabError: the name is unknown, or the device lacks that precision.

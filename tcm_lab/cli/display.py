@@ -64,20 +64,19 @@ class Display:
             self._ahead = event.finalists
         if event.finalist and not self._final:
             self._final, self._ahead = True, 0
-            self._begun_s, self._before = time.monotonic(), self._worked
+            self._pace_anew()
         if event.kind in (*_DONE, "aside", "killed"):
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
             self._before += event.kind == "known"  # which took no time
             if self._shared and self._done:
                 self._shared = False
-                self._begun_s, self._before = time.monotonic(), self._worked
+                self._pace_anew()
         elif event.kind in ("started", "progress") and event.steps:
             is_first = event.step and not any(self._shares.values()) and self._done == self._before
             self._shares[event.worker] = (1 - _EVALUATION) * event.step / event.steps
             if is_first:  # a linear phase, shared by all, went before
-                self._begun_s = time.monotonic()
-                self._before = self._worked
+                self._pace_anew()
         left_s = self.left_s
         left = "" if left_s is None else f", about {duration(left_s)} left"
         if left and self._ahead:
@@ -87,6 +86,9 @@ class Display:
         self._move(event)
         self._bars.update(self._whole, total=trainings, completed=self._worked, text=state)
         self._say(event, state)
+
+    def _pace_anew(self) -> None:
+        self._begun_s, self._before = time.monotonic(), self._worked
 
     @property
     def _worked(self) -> float:

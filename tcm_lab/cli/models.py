@@ -121,11 +121,6 @@ def loaded(
 ) -> Iterator[tuple[Entry, Any]]:
     """Yield entries with their codecs, one at a time; what is wrong with any is said first.
 
-    Args:
-        found: the entries.
-        rates: that every codec must have.
-        load: loads an entry.
-
     Raises:
         LabError: one can't be loaded, or lacks a rate.
     """

@@ -98,14 +98,10 @@ def choice(option: str, value: str, known: Iterable[Name]) -> Name:
 
 
 def refuse_idle(beside: str, given: Mapping[str, object]) -> None:
-    """Refuse options that would have no effect.
-
-    Args:
-        beside: the option that leaves them without one.
-        given: by name, whether or what was given.
+    """Refuse options, by their names, that were given and have no effect with ``beside``.
 
     Raises:
-        LabError: some were given; the message names them.
+        LabError: the message names them.
     """
     idle = [name for name, value in given.items() if value]
     if idle:
@@ -116,11 +112,7 @@ def refuse_idle(beside: str, given: Mapping[str, object]) -> None:
 
 
 def check_place(path: Path, *, folder: bool = False) -> None:
-    """Refuse a value of ``--out`` that cannot be written, before there is anything to write.
-
-    Args:
-        path: the file, or the folder; those that it lies in may be missing.
-        folder: whether it is a folder.
+    """Refuse a file or folder of ``--out`` that cannot be written, before there is what to write.
 
     Raises:
         LabError: something else lies there or on the way, or a folder is not writable.
@@ -141,12 +133,7 @@ def check_place(path: Path, *, folder: bool = False) -> None:
 
 
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:
-    """Return the published curves on Kodak that have these names.
-
-    Args:
-        names: of the curves.
-        images: what they are to be compared on.
-        origin: where these are from.
+    """Return published curves on Kodak, to be compared on images that are from ``origin``.
 
     Raises:
         LabError: no such curve is known, or an image is none of Kodak's.

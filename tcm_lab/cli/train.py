@@ -167,8 +167,10 @@ def train(
             codec, chosen, crops, directory=folder, resume=resume, on_progress=on_progress,
             accelerator=accelerator, devices=devices, trackers=trackers,
         )  # fmt: skip
+    if not is_first:
+        return
     print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
-    if judged_on is not None and is_first:
+    if judged_on is not None:
         _show_beside_anchors(codec, judged_on, record.recipe, folder)
 
 
