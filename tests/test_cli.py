@@ -602,8 +602,9 @@ def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
     (tmp_path / "kodim01.png").write_bytes(image.read_bytes())
     words = ("--anchors", "jpeg", "vtm", "bpg")
     records = tmp_path / "rd.json"
-    code, out, _ = run("evaluate", checkpoint, "--data", tmp_path, *words, "--bd-rate", "jpeg")
+    code, out, err = run("evaluate", checkpoint, "--data", tmp_path, *words, "--bd-rate", "jpeg")
     assert code == 0
+    assert f"warning: {tmp_path} holds 1 of the 24 Kodak images" in err
     assert "BD-rate against jpeg" in out
     assert tcm_lab.reporting.WITHOUT_HEADERS in out
     lone = run("evaluate", checkpoint, "--data", tmp_path, "--bd-rate", "jpeg")

@@ -64,8 +64,7 @@ class Analysis:
         on a GPU.
         """
         Output(self.format).check()
-        if self.out is not None:
-            options.check_place(self.out, folder=True)
+        options.check_place(self.out or Path("runs"), folder=True)
         device = checked_device(self.device, "--device")
         given = entries(models, self.checkpoints, self.arguments)
         names = numbered(entry.name for entry in given)

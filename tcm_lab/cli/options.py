@@ -18,6 +18,8 @@ from tcm_lab._utils.files import check_suffix, is_file, is_folder, write_atomica
 from tcm_lab._utils.plugins import import_layers
 from tcm_lab.errors import LabError, near, one_of
 
+_KODAK_IMAGES = 24
+
 Name = TypeVar("Name", bound=str)
 Options = TypeVar("Options")
 
@@ -139,10 +141,17 @@ def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) ->
         LabError: no such curve is known, or an image is none of Kodak's.
     """
     curves = [tcm_lab.evaluation.published_curve(name) for name in names]
-    if names and not all(re.search(r"kodim\d\d\b", name) for name in images):
+    found = {match and match[0] for match in (re.search(r"kodim\d\d\b", each) for each in images)}
+    if names and None in found:
         raise LabError(
             f"{names[0]}: published curves are for Kodak images, and {origin} holds others. Name "
             "a folder with kodim01 to kodim24, or take --anchors jpeg webp, which run on any image."
+        )
+    if names and 0 < len(found) < _KODAK_IMAGES:
+        print(
+            f"tcm-lab: warning: {origin} holds {len(found)} of the {_KODAK_IMAGES} Kodak images, "
+            "over all of which published curves are means",
+            file=sys.stderr,
         )
     return curves
 
