@@ -76,7 +76,7 @@ def start_linear(
     seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)])
     seen = whole_patches(seen, codec.config).to(device)
     few = seen[: _CROPS // 4]
-    found = _become_linear(codec, seen, recipe.lambdas)
+    found = _become_linear(codec, seen, recipe.middle_lambda)
     path = codec.g_a.linear_path
     if path is None:
         return found
@@ -173,9 +173,9 @@ def linear_view(codec: Codec) -> Codec:
 
 
 @torch.no_grad()
-def _become_linear(codec: Codec, crops: Tensor, lambdas: tuple[float, ...]) -> LinearStart:
+def _become_linear(codec: Codec, crops: Tensor, lmbda: float) -> LinearStart:
     """Set the shortcut to the components of ``crops``, and the entropy model to what they give."""
-    step = math.sqrt(18 / (255**2 * math.log(2) * math.sqrt(lambdas[0] * lambdas[-1])))
+    step = math.sqrt(18 / (255**2 * math.log(2) * lmbda))
     zero_branches(codec)
     kept = floor = None
     if bool((crops == crops[:1, :, :1, :1]).all()):

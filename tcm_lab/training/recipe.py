@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
 _MS_SSIM_LAMBDAS = (2.4, 60.5)  # CompressAI's lowest and highest
+_MSE_LAMBDA = 0.0018 / 2.4  # of CompressAI's lowest quality, per λ of 1 - MS-SSIM
 _LATER = ("orthogonality", "cca", "cooldown")
 _LARGEST = 1e9  # of any rate or weight; beyond it, it is a typing mistake
 
@@ -117,6 +118,12 @@ class Recipe(Frozen):
         if self.linear_steps and self.start != "linear":
             raise ConfigError(f"linear_steps {self.linear_steps}: need start linear.")
         return self
+
+    @property
+    def middle_lambda(self) -> float:
+        """The middle of the weights, as one of the squared error; MS-SSIM's differ in scale."""
+        scale = 1.0 if self.metric == "mse" else _MSE_LAMBDA
+        return scale * math.sqrt(self.lambdas[0] * self.lambdas[-1])
 
     def with_lambdas(self, *lambdas: float) -> Recipe:
         """Return this recipe with other rate-distortion weights."""

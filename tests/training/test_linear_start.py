@@ -16,7 +16,7 @@ from tcm_lab.data import CropSource, open_images
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
-from tcm_lab.training.linear_start import linear_view, start_entropy_model
+from tcm_lab.training.linear_start import linear_view, start_entropy_model, start_linear
 from tcm_lab.training.trainer import begin
 
 RECIPE = Recipe(
@@ -72,6 +72,17 @@ def test_a_start_sees_the_whole_patches_of_crops_of_any_size(shortcut: str, star
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     with pytest.raises(LabError, match="crops of 8x8: below the 16x16 pixels"):
         begin(codec, recipe, RandomCrops(8), accelerator="cpu")
+
+
+def test_a_start_for_ms_ssim_takes_the_step_of_the_same_quality_of_squared_error() -> None:
+    # CompressAI's λ of its qualities 1, 3 and 6, by which its models were trained to either metric.
+    lambdas = {"mse": (0.0018, 0.0067, 0.0483), "ms-ssim": (2.4, 8.73, 60.5)}
+    steps = []
+    for metric, values in lambdas.items():
+        recipe = RECIPE.changed(metric=metric, lambdas=values, crop=192)
+        codec = build("tcm-nano", SMALL)
+        steps.append(start_linear(codec, recipe, RandomCrops(64), lambda *_: None, None).step)
+    assert steps[1] == pytest.approx(steps[0], rel=0.02)
 
 
 @pytest.mark.parametrize("shortcut", ["patch", "staged"])
