@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -340,33 +341,24 @@ def train_supernet(
     """
     recipe = recipe.suited(supernet.config.latent_channels, supernet.config.rate_levels)
 
-    def trained(
-        how: Recipe,
-        share: float,
-        folder: Path | None,
-        reported: OnProgress | None,
-        view: Callable[[Codec], Codec] | None = None,
-    ) -> TrainingRecord:
-        return train(
-            supernet,
-            how,
-            crops,
-            directory=folder,
-            resume=True,
-            on_progress=reported,
-            accelerator=accelerator,
-            objective=lambda net, to, _: SandwichLoss(supernet, to, share, view),
-        )
-
+    run = partial(train, supernet, crops=crops, resume=True, accelerator=accelerator)
     if directory is None or not (directory / FILE_NAME).exists():
         _begin(supernet, recipe, crops, accelerator)
         if recipe.linear_steps and supernet.config.shortcut != "none":
-            folder = None if directory is None else directory / PHASE
             sides = [p for n, p in supernet.named_parameters() if n.startswith(("g_a.", "g_s."))]
             with frozen(sides):
-                trained(linear_phase(recipe), 0.0, folder, _of_phase(on_progress), linear_view)
-    whole = recipe.changed(start="none", linear_steps=0, compile=False, cca=0.0)
-    return trained(whole, distillation, directory, on_progress)
+                run(
+                    recipe=linear_phase(recipe),
+                    directory=None if directory is None else directory / PHASE,
+                    on_progress=_of_phase(on_progress),
+                    objective=lambda _, how, __: SandwichLoss(supernet, how, 0.0, linear_view),
+                )
+    return run(
+        recipe=recipe.changed(start="none", linear_steps=0, compile=False, cca=0.0),
+        directory=directory,
+        on_progress=on_progress,
+        objective=lambda _, how, __: SandwichLoss(supernet, how, distillation),
+    )
 
 
 @torch.no_grad()
