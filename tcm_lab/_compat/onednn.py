@@ -44,6 +44,6 @@ def _is_affected(module: nn.Module) -> bool:
         type(module) is nn.Conv2d
         and module.kernel_size == (1, 1)
         and module.stride != (1, 1)
-        and module.padding == (0, 0)
+        and module.padding in ((0, 0), "valid")
         and module.in_channels // module.groups < _SIMD_BLOCK
     )

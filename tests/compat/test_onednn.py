@@ -1,5 +1,8 @@
 """Training on a CPU keeps clear of oneDNN's strided 1x1 convolutions."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
@@ -7,9 +10,11 @@ from tcm_lab._compat.onednn import StridedPointwise, safe_strided_convolutions
 from tcm_lab.blocks import RESAMPLERS
 
 
-def test_the_replacement_computes_the_same_and_is_undone() -> None:
+@pytest.mark.parametrize("padding", [0, "valid"])
+def test_the_replacement_computes_the_same_and_is_undone(padding: Any) -> None:
     torch.manual_seed(0)
-    first, later = nn.Conv2d(3, 8, 1, stride=2), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    first = nn.Conv2d(3, 8, 1, stride=2, padding=padding)
+    later = nn.Conv2d(8, 8, 3, stride=2, padding=1)
     model = nn.Sequential(first, later)
     x = torch.rand(2, 3, 33, 32)
     expected = model(x)
