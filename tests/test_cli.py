@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import logging
 import ntpath
 import os
 import socket
@@ -574,6 +575,21 @@ def test_a_port_that_is_taken_is_one_error(
     assert code == 2
     assert f"--port {port}: cannot be served at" in err
     assert run("dashboard", tmp_path, "--port", 70_000)[0] == 2
+
+
+def test_a_command_says_what_it_logs_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, other = (
+        logging.LogRecord(f"tcm_lab.{name}", logging.WARNING, "", 0, "too %s", ("small",), None)
+        for name in ("training.recipe", "study.worker")
+    )
+    assert logging.lastResort is not None
+    for _ in range(2):
+        run("models")
+        for _ in range(3):
+            logging.lastResort.handle(recipe)
+        assert capsys.readouterr().err == "too small\n"
+    logging.lastResort.handle(other)
+    assert capsys.readouterr().err == "too small\n"
 
 
 def test_an_unknown_option_ends_with_exit_code_2(run: Run) -> None:

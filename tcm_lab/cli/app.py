@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -53,6 +54,8 @@ _RESUMING = {
 }
 _LISTS = ("set", "checkpoint", "rates", "anchors", "metrics", "lambdas", "track", "slurm")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_TIMED = ("tcm_lab.data.", "tcm_lab.training.")  # whose warnings the timing gives, too
+_said: set[str] = set()
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
 
@@ -60,6 +63,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command that ``args`` spell and return its exit code."""
     args = sys.argv[1:] if args is None else list(args)
     warnings.showwarning = _show_warning
+    _said.clear()
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_is_new)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Lines appear as they are printed, also in a log; no symbol fails for want of an encoding.
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
@@ -140,6 +146,14 @@ def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandA
         else:
             app.command(name=name, is_default=name == default)(with_imports(command))
     return app
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    """Say whether a command has not logged this yet: a training is timed before it begins."""
+    text = record.getMessage()
+    is_repeated = record.name.startswith(_TIMED) and text in _said
+    _said.add(text)
+    return not is_repeated
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
