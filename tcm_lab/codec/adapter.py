@@ -6,9 +6,7 @@ which part a parameter belongs to) is asked here and nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tcm_lab._utils.digests import digest
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.inputs import InputError, padded
 from tcm_lab.codec.overrides import TRANSFORMS
@@ -73,7 +72,7 @@ class CodecAdapter:
         if self.config is not None:
             return self.config.fingerprint
         shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
-        return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(shapes, 12)
 
     @property
     def description(self) -> str | dict[str, Any]:

@@ -6,7 +6,6 @@ in it, so that two equal trees are the same codec and two different ones are not
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from tcm_lab._utils import ChannelCount, Frozen, LayerCount, RateLevels
+from tcm_lab._utils.digests import digest
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
@@ -199,7 +199,7 @@ class VariantConfig(Frozen):
         equal = json.loads(
             json.dumps(tree), parse_float=lambda text: float(text) + 0.0
         )  # -0.0 is 0
-        return hashlib.sha256(json.dumps(equal, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(equal, 12)
 
 
 class TransformPlan(NamedTuple):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -25,11 +24,6 @@ TRIALS = "trials"
 
 _LONGEST = 200  # letters of a file's name, of the 255 that systems take
 Record = TypeVar("Record", bound=Frozen)
-
-
-def digest(facts: Any) -> str:
-    """Return sixteen hex digits that name a file by the facts that decide what it holds."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_names(names: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.digests import digest
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import ComplexityRecord, TimingRecord
 from tcm_lab.errors import LabError
@@ -17,7 +18,6 @@ from tcm_lab.evaluation import RdRecord, bd_rate
 from tcm_lab.metrics import METRICS
 from tcm_lab.study.axes import Key
 from tcm_lab.study.estimators import AnyEstimator, Estimate, Estimator, Train
-from tcm_lab.study.folder import digest
 from tcm_lab.study.space import Space
 from tcm_lab.training import Recipe, TrainingRecord
 

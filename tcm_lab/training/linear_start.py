@@ -8,8 +8,6 @@ the latent's statistics; training then begins at about JPEG's quality.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab._utils.digests import digest
 from tcm_lab.blocks.attention import GatedAttention
 from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Codec
@@ -122,7 +121,7 @@ def _train_or_take(
     """Train the entropy model on the shortcuts' latent, or take the weights from the cache."""
     phase, view = linear_phase(recipe), linear_view(codec)
     facts = _facts(view, phase, crops.fingerprint)
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    key = digest(facts)
     kept = None if cache is None else cache / f"linear-phase-{key}.safetensors"
     if kept is not None and kept.exists():
         load_weights(view, Snapshot.load(kept).tensors)

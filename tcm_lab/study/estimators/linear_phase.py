@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tcm_lab import codec as codecs
 from tcm_lab import training
+from tcm_lab._utils.digests import digest
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, one_of
@@ -21,7 +22,7 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
-from tcm_lab.study.folder import digest, read_kept
+from tcm_lab.study.folder import read_kept
 from tcm_lab.training import RECIPES, Recipe
 
 if TYPE_CHECKING:

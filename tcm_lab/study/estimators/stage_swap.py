@@ -18,6 +18,7 @@ from pydantic import Field
 from tcm_lab import codec as codecs
 from tcm_lab import training
 from tcm_lab._utils import Frozen
+from tcm_lab._utils.digests import digest
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import FileError
@@ -31,7 +32,6 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
-from tcm_lab.study.folder import digest
 from tcm_lab.training import Recipe, TrainingProgress
 
 if TYPE_CHECKING:

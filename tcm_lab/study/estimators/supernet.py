@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tcm_lab import codec as codecs
 from tcm_lab import training
+from tcm_lab._utils.digests import digest
 from tcm_lab._utils.files import write_atomically
 from tcm_lab.codec import VariantConfig
 from tcm_lab.complexity import measure_complexity
@@ -26,7 +27,7 @@ from tcm_lab.study.estimators.base import (
     register_estimator,
 )
 from tcm_lab.study.estimators.middles import MiddleCost, middle_cost, sd_over_images
-from tcm_lab.study.folder import digest, read_kept
+from tcm_lab.study.folder import read_kept
 from tcm_lab.study.spending import CpuTime
 from tcm_lab.training import OnProgress, Recipe, TrainingProgress
 
