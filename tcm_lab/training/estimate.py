@@ -13,7 +13,8 @@ from tcm_lab.data import CropSource, ImageSet
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trainer import train
 
-_CACHED_STEPS, _WARM_UP_STEPS, _TIMED_STEPS = 6, 1, 3
+_FEWEST_STEPS, _MOST_STEPS = 3, 48  # that are timed, beside a first one
+_LEAST_S = 0.5  # that they should take together
 
 
 class Pace(NamedTuple):
@@ -46,12 +47,18 @@ def measure_pace(
     Raises:
         LabError: what would stop the training itself.
     """
-    codec, crops = build(), _cached_crops(recipe, images, recipe.batch)
+    codec = build()
     plain = recipe.changed(start="none", linear_steps=0, warmup=0)
-    train(codec, plain.changed(steps=_WARM_UP_STEPS), crops, accelerator=accelerator)
-    timed = plain.changed(steps=_TIMED_STEPS)
-    steps_s = seconds(lambda: train(codec, timed, crops, accelerator=accelerator))
-    return Pace(steps_s / _TIMED_STEPS, _start_s(build, recipe, images, accelerator))
+    crops = CropSource(images, crop=recipe.crop, seed=recipe.seed)
+
+    def whole_s(steps: int) -> float:
+        timed = plain.changed(steps=steps)
+        _decode(crops, steps, recipe.batch)
+        return seconds(lambda: train(codec, timed, crops, accelerator=accelerator))
+
+    whole_s(1)
+    step_s, _ = _per_step(whole_s)
+    return Pace(step_s, _start_s(build, recipe, images, accelerator))
 
 
 def _start_s(
@@ -61,23 +68,30 @@ def _start_s(
     config = CodecAdapter(build()).config
     if not recipe.linear_steps or config is None or config.shortcut == "none":
         return 0.0
-    crops = _cached_crops(recipe, images, recipe.linear_batch)
-    short, long = (recipe.changed(steps=1, linear_steps=n) for n in (1, 1 + _TIMED_STEPS))
-
-    def whole_s(recipe: Recipe) -> float:
-        return seconds(lambda: train(build(), recipe, crops, accelerator=accelerator))
-
-    short_s, long_s = whole_s(short), whole_s(long)
-    per_step = max(0.0, long_s - short_s) / _TIMED_STEPS
-    return long_s + per_step * (recipe.linear_steps - 1 - _TIMED_STEPS)
-
-
-def _cached_crops(recipe: Recipe, images: ImageSet, batch: int) -> CropSource:
-    """Return crops whose first batches are cached, since making them would count as training."""
     crops = CropSource(images, crop=recipe.crop, seed=recipe.seed)
-    for step in range(_CACHED_STEPS):
+
+    def whole_s(steps: int) -> float:
+        timed = recipe.changed(steps=1, linear_steps=steps)
+        _decode(crops, steps, recipe.linear_batch)
+        return seconds(lambda: train(build(), timed, crops, accelerator=accelerator))
+
+    step_s, once_s = _per_step(whole_s)
+    return once_s + recipe.linear_steps * step_s
+
+
+def _per_step(whole_s: Callable[[int], float]) -> tuple[float, float]:
+    """Return seconds of a step, and of what comes once, from those of trainings of some steps."""
+    short_s, more = whole_s(1), _FEWEST_STEPS
+    while (added_s := whole_s(1 + more) - short_s) < _LEAST_S and more < _MOST_STEPS:
+        more *= 4
+    step_s = max(added_s, 0.0) / more
+    return step_s, max(short_s - step_s, 0.0)
+
+
+def _decode(crops: CropSource, steps: int, batch: int) -> None:
+    """Let the images of the first steps be cached, as those of most steps of a training are."""
+    for step in range(steps):
         crops.batch(step, batch)
-    return crops
 
 
 def seconds(work: Callable[[], object]) -> float:
