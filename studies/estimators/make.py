@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 PLAN = load_plan(FOLDER / "plan.yaml")
 TRAININGS, ESTIMATES = FOLDER / "trainings.jsonl", FOLDER / "estimates.jsonl"
+PLOTTED = ("paired-loss, steps 200", "linear-phase")
 STEPS = (50, 100, 200, 400, 800, 1200, 1500)
 
 Records = Sequence[TrialRecord]
@@ -101,7 +102,7 @@ def beginnings_table() -> Table:
         ),
         rows=tuple(rows),
         footer=(
-            f"{found.rank.variants} variants, {found.rank.seeds[1]} seed(s): their mean training "
+            f"Variants: {found.rank.variants}; seeds: {found.rank.seeds[1]}. Their mean training "
             "losses on the same crops, over the last two fifths of the steps named, against the "
             f"baseline's; the end is the written bytes after {trained[0].steps:,} steps.",
         ),
@@ -132,6 +133,14 @@ def _certain(costs: Sequence[float]) -> Interval:
     return Interval(value=mean, low=mean, high=mean)
 
 
+def tables() -> dict[str, Table]:
+    """Return the tables of the page by their files' names."""
+    return {
+        "beginnings": beginnings_table(),
+        "agreement": agreement_table(read(TRAININGS), estimated()),
+    }
+
+
 def main() -> None:
     """Keep the records of a run, and write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -139,12 +148,9 @@ def main() -> None:
     run = parser.parse_args().run
     if run is not None:
         keep(run)
-    tables = {"beginnings": beginnings_table()}
-    if estimates := estimated():
-        tables["agreement"] = agreement_table(read(TRAININGS), estimates)
-    for path in write_tables(tables, FOLDER):
+    for path in write_tables(tables(), FOLDER):
         print(path)
-    for name, stem in zip(estimates, file_names(estimates), strict=True):
+    for name, stem in zip(PLOTTED, file_names(PLOTTED), strict=True):
         for path in save_figure(figure(name), FOLDER / stem):
             print(path)
 

@@ -143,9 +143,14 @@ def _over_seeds(costs: Sequence[float], noise: float) -> Interval:
     return Interval(value=mean, low=mean - half, high=mean + half)
 
 
+def tables() -> dict[str, Table]:
+    """Return the table of the page by its file's name."""
+    return {"agreement": table()}
+
+
 def main() -> None:
     """Write the table and the plot."""
-    for path in write_tables({"agreement": table()}, FOLDER):
+    for path in write_tables(tables(), FOLDER):
         print(path)
     for path in save_figure(figure(), FOLDER / "agreement"):
         print(path)

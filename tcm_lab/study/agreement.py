@@ -161,8 +161,8 @@ def agreement_table(
         columns=columns,
         rows=tuple(rows),
         footer=(
-            f"Truth: {recipe.steps:,} steps of {recipe.name}, "
-            f"{max(record.seed for record in trained) + 1} seed(s). τ is Kendall's between the "
+            f"Truth: {recipe.steps:,} steps of {recipe.name}; seeds: "
+            f"{max(record.seed for record in trained) + 1}. τ is Kendall's between the "
             "costs against the baseline, its 95 % interval over variants and seeds; τ between "
             "seeds is the agreement of two seeds of one side, the most that noise lets a ranking "
             "reach.",

@@ -31,7 +31,12 @@ from tcm_lab.training import read_recipe
 STUDIES = Path(__file__).parents[2] / "studies"
 PUBLISHED = sorted(path.parent for path in STUDIES.rglob("records.jsonl"))
 OVERVIEW = STUDIES / "README.md"
-PAGES = sorted(p for p in STUDIES.rglob("*/README.md") if any(p.parent.rglob("records.j*")))
+KEPT = ("records.j*", "trainings.jsonl")
+PAGES = sorted(
+    page
+    for page in STUDIES.rglob("*/README.md")
+    if any(file for kind in KEPT for file in page.parent.rglob(kind))
+)
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?![\w.]*\w)")
 
 NOT_CLAIMS = re.compile(r"\]\([^)]*\)|`[^`]*`|\b(19|20)\d\d\b|[A-Za-z]+ \d\.\d\.\d")
@@ -262,9 +267,11 @@ def test_the_family_is_whole_and_small_enough_to_be_in_the_wheel() -> None:
     ]
 
 
-def test_the_page_of_the_fidelity_study_holds_what_the_records_say() -> None:
-    folder = STUDIES / "fidelity"
-    table = script(folder / "make.py").table()
-    assert (folder / "agreement.md").read_text() == render(table, "markdown")
-    assert (folder / "agreement.csv").read_text() == render(table, "csv")
-    assert set(rows(render(table, "markdown"))) <= set(rows((folder / "README.md").read_text()))
+@pytest.mark.parametrize("name", ["estimators", "fidelity"])
+def test_the_page_of_a_study_of_studies_holds_what_the_records_say(name: str) -> None:
+    page = rows((STUDIES / name / "README.md").read_text())
+    for stem, table in script(STUDIES / name / "make.py").tables().items():
+        shown = render(table, "markdown")
+        assert (STUDIES / name / f"{stem}.md").read_text() == shown
+        assert (STUDIES / name / f"{stem}.csv").read_text() == render(table, "csv")
+        assert set(rows(shown)) <= set(page)
