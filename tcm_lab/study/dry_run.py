@@ -14,6 +14,7 @@ from tcm_lab.errors import ConfigError
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.study.axes import Key
+from tcm_lab.study.capacity import worker_count
 from tcm_lab.study.context import StudyContext
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.forecast import resolution_line, time_lines
@@ -83,7 +84,7 @@ def dry_run(
     Raises:
         LabError: what would stop the study itself.
     """
-    space, variants = context.space, context.variants
+    space, variants, count = context.space, context.variants, worker_count(workers)
     looked = _look(variants)
     kept = looked.kept
     if space.enumerated and looked.all and len(kept) < 2:
@@ -101,7 +102,7 @@ def dry_run(
         lines.append(resolution_line(context, variants.recipe()))
     lines += _reset_lines(looked, variants.space)
     if timed:
-        lines += time_lines(context, kept, max(1, trainings - known), workers)
+        lines += time_lines(context, kept, max(1, trainings - known), count)
     lines.append("Nothing was trained.")
     return DryRun(_table(looked, variants, coding), lines)
 

@@ -14,7 +14,7 @@ from tcm_lab import evaluation, training
 from tcm_lab._utils.progress import duration
 from tcm_lab.codec import VariantConfig, build
 from tcm_lab.stats import NORMAL
-from tcm_lab.study.capacity import cores, visible_gpus, worker_count
+from tcm_lab.study.capacity import cores, visible_gpus
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
 from tcm_lab.study.noise import FEWEST, noise_in
@@ -25,7 +25,7 @@ _POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # what is found four t
 
 
 def time_lines(
-    context: StudyContext, kept: Sequence[Variant], trainings: int, workers: int | None
+    context: StudyContext, kept: Sequence[Variant], trainings: int, workers: int
 ) -> list[str]:
     """Say how long it takes, by a few steps of the baseline, the cheapest and the dearest."""
     space, variants = context.space, context.variants
@@ -52,7 +52,7 @@ def time_lines(
     if space.enumerated:  # each seed and each set of weights has its own
         seeds = budget.seeds if space.trains_every_seed else 1
         phases = min(_phases(kept) * seeds * sets, trainings)
-    count = min(worker_count(workers), trainings)
+    count = min(workers, trainings)
     gpus = len(visible_gpus())
     slower = max(1.0, count / (gpus or cores()))  # workers share what the timing had alone
     total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower

@@ -11,6 +11,7 @@ import pytest
 from tcm_lab import training
 from tcm_lab.blocks import Cost
 from tcm_lab.complexity import measure_complexity
+from tcm_lab.errors import ConfigError
 from tcm_lab.study import capacity, dry_run, forecast, load_space, prepare
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.variants import Variants
@@ -86,6 +87,8 @@ def test_a_dry_run_promises_no_more_trainings_than_a_search_has_variants(
     text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\nbudget: {{trials: {trials}}}"
     context = prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy")
     assert f"Budget: {trainings} trainings of" in dry_run(context).text()
+    with pytest.raises(ConfigError, match="workers = 0: must be at least 1"):
+        dry_run(context, 0)
 
 
 @pytest.mark.parametrize(("gpus", "told"), [(1, "on a GPU"), (2, "on a GPU"), (0, "on a core")])
