@@ -29,6 +29,11 @@ class FileError(LabError):
     """A file that cannot be read or written, or a full disk: trying something else won't help."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean …?`` for the known names closest to ``name``, or nothing."""
     close = difflib.get_close_matches(brief(name), list(known), n=3, cutoff=0.5)

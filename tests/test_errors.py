@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import tcm_lab
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, first_line
 from tcm_lab.study.space import parse_space
 from tcm_lab.training import get_recipe
 
@@ -103,3 +103,8 @@ def test_a_field_of_a_recipe_says_what_would_work(fields: dict[str, Any], messag
 def test_a_long_value_is_cut() -> None:
     with pytest.raises(ConfigError, match=r"latent_channels = \[0, 1, .*…: must be an integer"):
         tcm_lab.load_config("tcm-nano").override({"latent_channels": list(range(1000))})
+
+
+def test_an_error_that_says_nothing_has_a_first_line_too() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(RuntimeError("\n")) == "RuntimeError"

@@ -10,7 +10,7 @@ from pydantic import create_model
 from pydantic.errors import PydanticUserError
 
 from tcm_lab._utils.models import Frozen
-from tcm_lab.errors import ConfigError, brief, lookup, one_of
+from tcm_lab.errors import ConfigError, brief, first_line, lookup, one_of
 
 V = TypeVar("V")
 C = TypeVar("C", bound=Frozen)
@@ -115,7 +115,7 @@ def named_config(name: str, base: type[C], options: Mapping[str, Any]) -> type[C
         named = create_model(base.__name__, __base__=base, __module__=base.__module__, **fields)
     except (PydanticUserError, TypeError, NameError) as error:
         raise ConfigError(
-            f"{base.__qualname__}'s options cannot be read from YAML: {str(error).splitlines()[0]}"
+            f"{base.__qualname__}'s options cannot be read from YAML: {first_line(error)}"
         ) from None
     named.__qualname__ = base.__qualname__
     named.__doc__ = base.__doc__

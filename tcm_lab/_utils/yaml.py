@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, first_line
 
 _DEEPEST = 64
 _LARGEST = 100_000
@@ -74,7 +74,7 @@ def _load(text: str, origin: str, loader: type[_StrictLoader]) -> Any:
         what = problem if isinstance(error, _Mistake) else f"not YAML ({problem})"
         raise ConfigError(f"{where}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:  # characters, or a date such as 2000-13-01
-        raise ConfigError(f"{origin}: not YAML ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"{origin}: not YAML ({first_line(error)})") from None
 
 
 class _Mistake(yaml.MarkedYAMLError):

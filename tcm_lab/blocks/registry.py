@@ -33,7 +33,7 @@ from torch import nn
 
 from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.blocks.cost import Cost
-from tcm_lab.errors import ConfigError, validation_message
+from tcm_lab.errors import ConfigError, first_line, validation_message
 
 ResampleDirection = Literal["down", "up"]
 #: What ``build()`` calls numbers of channels.
@@ -335,8 +335,7 @@ def _check_options(config: type[LayerConfig]) -> None:
         message = validation_message(error, config)
         raise ConfigError(f"{where} have a default that is not valid: {message}") from None
     except (PydanticUserError, PydanticSerializationError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where} cannot be written to YAML: {reason}") from None
+        raise ConfigError(f"{where} cannot be written to YAML: {first_line(error)}") from None
 
 
 BLOCKS: LayerRegistry[BlockConfig] = LayerRegistry("block", BlockConfig)

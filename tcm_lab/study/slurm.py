@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, first_line
 from tcm_lab.study.capacity import worker_count
 from tcm_lab.study.context import Event, StudyContext
 from tcm_lab.study.run import fill_queue
@@ -86,7 +86,7 @@ def submit_study(
         return [executor.submit(SlurmJob(context, index)) for index in range(jobs)]
     except (RuntimeError, FileNotFoundError, NameError, ValueError) as error:
         raise LabError(
-            f"launcher slurm: {str(error).splitlines()[0]}. Submit from a node where sbatch works."
+            f"launcher slurm: {first_line(error)}. Submit from a node where sbatch works."
         ) from error
 
 

@@ -12,7 +12,7 @@ from tcm_lab.complexity.counters.ptflops import count_with_ptflops, count_with_p
 from tcm_lab.complexity.counters.torch import count_with_torch
 from tcm_lab.complexity.record import CounterName
 from tcm_lab.complexity.target import Target
-from tcm_lab.errors import LabError, lookup
+from tcm_lab.errors import LabError, first_line, lookup
 
 
 def count_by_formula(target: Target, size: tuple[int, int]) -> Count:
@@ -51,7 +51,7 @@ def count_by(name: CounterName, target: Target, size: tuple[int, int]) -> Count:
     except Exception as error:  # of a tool, on a layer that it was not made for
         if not target.has_own_layers:
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise LabError(
             f"{target.name}: {name} cannot follow it ({reason}). Give its layers a cost(), by "
             "which the formula counts them."

@@ -24,7 +24,7 @@ from tcm_lab.codec import CodecAdapter
 from tcm_lab.complexity.counters.base import module_kind
 from tcm_lab.complexity.directions import UncountedWarning
 from tcm_lab.complexity.target import Target
-from tcm_lab.errors import LabError
+from tcm_lab.errors import LabError, first_line
 
 
 class OperatorMode(TorchDispatchMode):
@@ -182,12 +182,12 @@ def tried(target: Target) -> Target:
         except Exception as error:  # a mistake in the layer itself
             raise LabError(
                 f"{target.name}: a forward pass on an image of {size[0]}x{size[1]} fails: "
-                f"{type(error).__name__}: {_first_line(error)}. Mend it; or, if it is beyond "
+                f"{type(error).__name__}: {first_line(error)}. Mend it; or, if it is beyond "
                 "counters, give its layers a cost(), by which the formula counts them."
             ) from error
         warnings.warn(
             f"{target.name}: counted on an image with data, which takes longer, since a layer "
-            f"needs values ({_first_line(reason)})",
+            f"needs values ({first_line(reason)})",
             UncountedWarning,
             stacklevel=3,
         )
@@ -198,7 +198,3 @@ def tried(target: Target) -> Target:
 def _run(model: nn.Module, size: tuple[int, int]) -> None:
     with meta_pass(model):
         model(image_for(model, size))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
