@@ -287,7 +287,7 @@ def test_a_size_that_is_no_image_is_refused(size: Any) -> None:
     told = r"size = .*: give \(height, width\), two integers from 1"
     for measure in (measure_timing, measure_complexity, check):
         with pytest.raises(LabError, match=told):
-            measure("tcm-nano", size)  # type: ignore[operator]
+            measure("tcm-nano", size)  # type: ignore[operator]  # their sum has no one type
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def time_coding(asked: argparse.Namespace) -> None:
                 return
             try:
                 record = measure_timing(name, size, **few, **condition)
-            except Exception as error:  # such a process leaves the others
+            except Exception as error:  # whatever it is, the other conditions are still timed
                 write(model=name, size=size, condition=condition, error=repr(error)[:500])
             else:
                 write(record=record.model_dump(mode="json"))
