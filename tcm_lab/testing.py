@@ -10,10 +10,10 @@ from itertools import product
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from tcm_lab._utils.yaml import parse_yaml, to_yaml
 from tcm_lab.blocks import (
     ATTENTIONS,
     BLOCKS,
@@ -124,8 +124,8 @@ def _registry_of(layer: str | LayerConfig, kind: str | None) -> LayerRegistry[An
 
 
 def _check_options(registry: LayerRegistry[Any], config: LayerConfig) -> None:
-    text = yaml.safe_dump(config.model_dump(mode="json"))
-    if registry.parse(yaml.safe_load(text)) != config:
+    text = to_yaml(config.model_dump(mode="json"))
+    if registry.parse(parse_yaml(text, "its options")) != config:
         raise LayerError(f"its options do not come back from YAML: {text.strip()}")
 
 

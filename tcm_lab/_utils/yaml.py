@@ -1,8 +1,13 @@
-"""The one reader of YAML files: plain mappings, with every mistake named by file, line and key."""
+"""The one reader and writer of YAML files.
+
+Files are plain mappings; every mistake is named by file, line and key. ``1e-3`` is a number, as to
+YAML 1.2: PyYAML alone, which follows YAML 1.1, would take it for text.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -48,7 +53,7 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
             aliases written out larger than 100,000 values; a key is given twice or is not a string;
             a value contains itself, or is a number to which versions of YAML give other values.
     """
-    tree = _load(text, origin, _StrictLoader)
+    tree = parse_value(text, origin)
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else f"holds {type(tree).__name__}"
         raise ConfigError(f"{origin}: {what}, not a mapping of fields")
@@ -56,17 +61,13 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, origin: str) -> Any:
-    """Return what a word of a command line spells, in which ``1e-3`` is a number, as to YAML 1.2.
+    """Return what ``text`` spells, such as a word of a command line.
 
     Raises:
         ConfigError: as `parse_yaml`, but that it may be no mapping.
     """
-    return _load(text, origin, _WordLoader)
-
-
-def _load(text: str, origin: str, loader: type[_StrictLoader]) -> Any:
     try:
-        return yaml.load(text, Loader=loader)
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = origin if mark is None else f"{origin}, line {mark.line + 1}"
@@ -75,6 +76,12 @@ def _load(text: str, origin: str, loader: type[_StrictLoader]) -> Any:
         raise ConfigError(f"{where}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:  # characters, or a date such as 2000-13-01
         raise ConfigError(f"{origin}: not YAML ({first_line(error)})") from None
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """Return the text that `parse_yaml` reads as ``tree``; the innermost take one line each."""
+    text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100, default_flow_style=None)
+    return text
 
 
 class _Mistake(yaml.MarkedYAMLError):
@@ -133,15 +140,16 @@ for _tag in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_number)
 
 
-class _WordLoader(_StrictLoader):
-    """Reads exponents without a dot or a sign, which YAML 1.1 takes for text, as numbers."""
+class _Dumper(yaml.SafeDumper):
+    """Puts text that reads as a number into quotes."""
 
 
-_WordLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+for _class in (_StrictLoader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def _refuse_odd_keys(node: yaml.MappingNode) -> None:

@@ -16,11 +16,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from tcm_lab._utils import Frozen
-from tcm_lab._utils.yaml import read_yaml
+from tcm_lab._utils.yaml import read_yaml, to_yaml
 from tcm_lab.errors import ConfigError, LabError, one_of
 from tcm_lab.stats import NORMAL, student_factor
 from tcm_lab.study.alone import options_alone
@@ -195,8 +194,7 @@ def _at_any_steps(
 def noise_yaml(noises: Sequence[Noise]) -> str:
     """Return measurements as a file that ``known_noise`` reads."""
     tree = {"noise": [noise.model_dump(mode="json", exclude_none=True) for noise in noises]}
-    text: str = yaml.safe_dump(tree, sort_keys=False, width=100)
-    return text
+    return to_yaml(tree)
 
 
 def resolved(space: Space, images: int) -> Space:

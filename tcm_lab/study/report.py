@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from tcm_lab import reporting
 from tcm_lab._utils.files import write_atomically
+from tcm_lab._utils.yaml import to_yaml
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
 from tcm_lab.metrics import ESTIMATED, METRICS
@@ -234,8 +233,7 @@ def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str
         values = ", ".join(f"{name} {summary.metrics[name]:.6g}" for name in space.objectives)
         head = f"# {summary.label}\n{_ON_THE_FRONT} {space.name}: {values}.\n"
         tree = summary.first.variant.model_dump(mode="json")
-        text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
-        found[f"{name}.yaml"] = head + text
+        found[f"{name}.yaml"] = head + to_yaml(tree)
     return found
 
 

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import yaml
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -22,7 +21,7 @@ from pydantic import (
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.files import is_file
 from tcm_lab._utils.plugins import import_layers
-from tcm_lab._utils.yaml import parse_yaml, read_text
+from tcm_lab._utils.yaml import parse_yaml, read_text, to_yaml
 from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.errors import ConfigError, LabError, at, brief, near, one_of, validation_message
 from tcm_lab.metrics import ESTIMATED, METRICS, Metric
@@ -272,8 +271,7 @@ class Space(Frozen):
         tree = self.model_dump(mode="json", exclude_defaults=True)
         if "estimator" in tree:
             tree["estimator"] = {"type": self.estimator.type, **tree["estimator"]}
-        text: str = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
-        return text
+        return to_yaml(tree)
 
     def label(self, params: Mapping[str, Key]) -> str:
         """Return what tables call the variant of these keys."""

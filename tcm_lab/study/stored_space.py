@@ -6,9 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
-
 from tcm_lab._utils.files import is_file, write_atomically
+from tcm_lab._utils.yaml import to_yaml
 from tcm_lab.codec import load_config, preset_names
 from tcm_lab.errors import ConfigError
 from tcm_lab.study.folder import BASE, SPACE
@@ -50,8 +49,7 @@ def keep_base(space: Space, folder: Path) -> None:
     if space.base in preset_names() or copy.exists() or _is_inside(folder, space.base):
         return
     tree = load_config(space.base).model_dump(mode="json")
-    text = yaml.safe_dump(tree, sort_keys=False, width=100, default_flow_style=None)
-    write_atomically(copy, f"# The base of study {space.name}.\n{text}")
+    write_atomically(copy, f"# The base of study {space.name}.\n{to_yaml(tree)}")
 
 
 def _has_copy(base: str, folder: Path) -> bool:
