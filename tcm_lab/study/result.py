@@ -30,7 +30,13 @@ from tcm_lab.study.folder import (
 from tcm_lab.study.queue import TrialQueue, open_queue
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space, load_space
-from tcm_lab.study.storage import close_storage, open_storage, shown, storage_errors
+from tcm_lab.study.storage import (
+    close_storage,
+    open_storage,
+    refuse_missing,
+    shown,
+    storage_errors,
+)
 from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import trial_table
 
@@ -158,8 +164,11 @@ def database_of(folder: Path, storage: str | None = None) -> str:
         storage: the address, if it is not the SQLite file in the folder.
 
     Raises:
-        LabError: no address is given and the folder holds no database.
+        LabError: no address is given and the folder holds no database, or the address is of an
+            SQLite file that does not exist.
     """
+    if storage is not None:
+        refuse_missing(storage)
     database = folder / DATABASE
     if storage is None and not database.is_file():
         raise LabError(

@@ -8,6 +8,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -83,6 +84,19 @@ def open_storage(url: str) -> RDBStorage:
         with storage.engine.begin() as connection:
             connection.execute(CreateTable(CLAIMS, if_not_exists=True))
     return storage
+
+
+def refuse_missing(url: str) -> None:
+    """Raise LabError where an address is of an SQLite file that does not exist: it would be made.
+
+    Raises:
+        LabError: likewise, or the address cannot be read.
+    """
+    with storage_errors(url):
+        parsed = make_url(url)
+        is_file = parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query
+        if is_file and not Path(parsed.database or "").is_file():
+            raise LabError(f"{shown(url)}: there is no such file. Give the database of the study.")
 
 
 def _refuse_others(engine: Engine, url: str) -> None:

@@ -674,6 +674,17 @@ def test_a_file_that_is_no_database_and_a_folder_that_is_a_file_are_named(tmp_pa
     assert not trained(tmp_path / "log")
 
 
+def test_a_database_that_is_only_read_is_not_made_by_a_wrong_address(tmp_path: Path) -> None:
+    run(tmp_path)
+    typo = tmp_path / "typo.db"
+    with pytest.raises(LabError, match=r"typo.db: there is no such file"):
+        open_result(tmp_path / "toy", f"sqlite:///{typo}")
+    assert not typo.exists()
+    with pytest.raises(LabError, match="sqlite:///FILE or postgresql"):
+        open_result(tmp_path / "toy", "nonsense")
+    assert open_result(tmp_path / "toy", f"sqlite:///{tmp_path / 'toy' / 'study.db'}").records
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
