@@ -157,10 +157,19 @@ class CodecAdapter:
 
     def forward(self, x: Tensor, rate: float | None = None) -> Mapping[str, Any]:
         """Run a forward pass; a codec with rate levels takes the lowest if none is given."""
-        if rate is None and self.rate_levels:
-            rate = 0.0
-        options = {} if rate is None else {"rate": rate}
-        return self.module(x, **options)  # type: ignore[no-any-return]  # nn.Module's typing
+        return self.module(x, **self._rate_option(rate))  # type: ignore[no-any-return]
+
+    def likelihoods(self, x: Tensor, rate: float | None = None) -> Mapping[str, Tensor] | None:
+        """Return what the bits are estimated by; ``None`` for a codec that has no likelihoods."""
+        if self.config is None:
+            return self.forward(x, rate).get("likelihoods")
+        module: Any = self.module
+        return module.likelihoods(x, **self._rate_option(rate))  # type: ignore[no-any-return]
+
+    def _rate_option(self, rate: float | None) -> dict[str, float]:
+        if rate is None:
+            return {"rate": 0.0} if self.rate_levels else {}
+        return {"rate": rate}
 
     @property
     def parts(self) -> Mapping[str, str]:

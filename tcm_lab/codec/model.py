@@ -39,7 +39,7 @@ from tcm_lab.codec.inputs import (
     levels_of,
     padded,
 )
-from tcm_lab.codec.outputs import CodecOutput, Coded, Latent
+from tcm_lab.codec.outputs import CodecOutput, Coded, Latent, Likelihoods
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64
 from tcm_lab.codec.priors import PRIORS
 from tcm_lab.codec.seeds import seeded
@@ -105,17 +105,26 @@ class Codec(_CompressionModel):
 
     def estimate(self, x: Tensor, rate: Rate = None) -> tuple[CodecOutput, Latent]:
         """Return what ``forward`` does, and the latent with all that its entropy model is given."""
-        self._check(x)
-        levels = self._rate(rate, x)
+        levels = self._checked(x, rate)
         with nullcontext() if torch.compiler.is_compiling() else self._lock.shared():
-            y = self._analyse(x, levels)
-            steps = self._steps_per_unit(levels)
-            z = self._hyper_latent(y, steps, levels)
-            _, z_likelihoods = self.entropy_bottleneck(z)
-            latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
-            y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
+            latent, y_hat, likelihoods = self._estimate(x, levels)
             x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
-        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}, latent
+        return {"x_hat": x_hat, "likelihoods": likelihoods}, latent
+
+    def likelihoods(self, x: Tensor, rate: Rate = None) -> Likelihoods:
+        """Return the likelihoods that ``forward`` returns, without decoding to an image."""
+        levels = self._checked(x, rate)
+        with self._lock.shared():
+            return self._estimate(x, levels)[2]
+
+    def _estimate(self, x: Tensor, levels: Tensor | None) -> tuple[Latent, Tensor, Likelihoods]:
+        y = self._analyse(x, levels)
+        steps = self._steps_per_unit(levels)
+        z = self._hyper_latent(y, steps, levels)
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        latent = Latent(y, self._hyper(self._quantise_z(z), levels), steps)
+        y_hat, y_likelihoods = self.estimate_latent(self.entropy_model, latent)
+        return latent, y_hat, {"y": y_likelihoods, "z": z_likelihoods}
 
     def estimate_latent(self, entropy_model: nn.Module, latent: Latent) -> tuple[Tensor, Tensor]:
         """Return ŷ in quantisation steps and y's likelihoods by an entropy model."""
@@ -129,10 +138,12 @@ class Codec(_CompressionModel):
             likelihoods = likelihoods_as_coded(likelihoods, latent.y, means, scales, distribution)
         return y_hat, likelihoods
 
-    def _check(self, x: Tensor) -> None:
-        """Refuse what is not images; a GPU's training step isn't held up for their values."""
+    def _checked(self, x: Tensor, rate: Rate) -> Tensor | None:
+        """Return the level of each image, (B,), or None, of valid images at a valid rate."""
         weight = next(self.g_a.parameters())
+        # A GPU's training step isn't held up for the images' values.
         check_images(x, weight, values=not (self.training and weight.is_cuda))
+        return self._rate(rate, x)
 
     def _rate(self, rate: Rate, x: Tensor) -> Tensor | None:
         """Return the level of each image, (B,), or None for a codec without levels."""
@@ -223,8 +234,7 @@ class Codec(_CompressionModel):
             CodingError: y or z is not finite, or too large for the entropy coder; or a portable
                 stream is asked of a layer that does not compute in float64.
         """
-        self._check(x)
-        levels = self._rate(rate, x)
+        levels = self._checked(x, rate)
         if levels is not None and torch.as_tensor(rate).numel() > 1:
             raise InputError("bytes are written at one rate; give a single value")
         with self._lock.shared():
@@ -339,15 +349,10 @@ class Codec(_CompressionModel):
         self, images: int, decisions: Sequence[bytes] | None = None
     ) -> Iterator[PortablePath]:
         """Compute all that coding depends on in float64 inside the ``with`` block."""
-        parts = (self.h_s, self.entropy_model, self.entropy_bottleneck, self.y_gains, self.z_gains)
-        tensors = (
-            tensor
-            for part in parts
-            if part is not None
-            for tensor in (*part.parameters(), *part.buffers())
-        )
+        parts = [self.h_s, self.entropy_model, self.entropy_bottleneck, self.y_gains, self.z_gains]
+        used = nn.ModuleList(part for part in parts if part is not None)
         agree = Agreement(images, decisions)
-        with self._lock.alone(), float64(tensors):
+        with self._lock.alone(), float64((*used.parameters(), *used.buffers())):
             tables = PortableTables(self.config.entropy_model.distribution, agree)
             yield PortablePath(agree, self.entropy_bottleneck.portable(agree), tables)
 
@@ -364,9 +369,8 @@ class Codec(_CompressionModel):
 
     def aux_loss(self) -> Tensor:
         """Return what trains the quantiles of z's prior; nothing of a prior without quantiles."""
-        loss: Tensor = torch.as_tensor(
-            super().aux_loss(), device=self.entropy_bottleneck.medians().device
-        )
+        device = self.entropy_bottleneck.medians().device
+        loss: Tensor = torch.as_tensor(super().aux_loss(), device=device)
         return loss
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:

@@ -236,7 +236,7 @@ def _code(adapter: CodecAdapter, _: str, pixels: Tensor, rate: float | None) -> 
     decoded = decompress(codec, encoded)["x_hat"]
     ended = _now(x)
     payload_bits = _written_bits(encoded["strings"])
-    likelihoods = adapter.forward(x, rate).get("likelihoods")
+    likelihoods = adapter.likelihoods(x, rate)
     return Coded(
         x_hat=to_bytes(decoded[..., :height, :width]),
         bits=payload_bits + 8 * FRAME_BYTES,

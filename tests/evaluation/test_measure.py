@@ -121,6 +121,19 @@ def test_ms_ssim_is_left_out_only_where_an_image_is_too_small(images: ImageSet) 
     assert 0.9 < large.ms_ssim < 1
 
 
+def test_bits_are_estimated_as_by_the_forward_pass_but_no_second_image_is_decoded() -> None:
+    codec = build("tcm-nano", {"?_?.depth": 1, "rate_levels": 2})
+    image = torch.randint(256, (3, 40, 70), dtype=torch.uint8)
+    passes = []
+    codec.g_s.register_forward_hook(lambda *_: passes.append("g_s"))
+    coded = code_image(codec, image, 0.5)
+    assert passes == ["g_s"]
+    with torch.no_grad():
+        out = codec.eval()(image[None] / 255, 0.5)
+    expected = -sum(part.double().log2().sum() for part in out["likelihoods"].values())
+    assert coded.estimated_bits == pytest.approx(float(expected))
+
+
 def test_a_gap_over_one_percent_between_written_and_estimated_bits_is_reported(
     images: ImageSet, caplog: pytest.LogCaptureFixture
 ) -> None:
