@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from coverage import CoverageData
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("codec", "complexity", "evaluation")
+PARTS = {
+    "codec": ("codec",),
+    "complexity": ("complexity",),
+    "evaluation": ("evaluation",),
+    "training's start": ("training/start", "training/linear_start", "training/wavelet_start"),
+    "estimators": ("study/estimators", "training/supernet", "training/stage_swap"),
+}
+"""The core: what its parts are called, and how the paths of their files begin."""
 KEPT = ROOT / "runs" / "mutants"
 DURATIONS, COVERAGE, RESULTS = KEPT / "durations.xml", KEPT / "coverage", KEPT / "results.jsonl"
 # The union of two types in an annotation looks like arithmetic; changing it changes nothing.
@@ -47,7 +54,7 @@ _HEAVY = (
     "torch",
 )
 _BROKE = 99  # the tests did not run at all
-_QUICK_S = 30.0  # of tests of other rooms for one mutant
+_QUICK_S = 30.0  # of tests of other packages for one mutant
 
 
 def cover() -> None:
@@ -63,10 +70,10 @@ def cover() -> None:
 
 
 def mutants(count: int, seed: int) -> list[dict[str, Any]]:
-    """Draw mutants of the three rooms: places in the code at random, and one change of each."""
+    """Draw mutants of the core: places in the code at random, and one change of each."""
     from cosmic_ray.commands.init import _all_work_items  # `init` alone would write a database
 
-    files = [path for room in ROOMS for path in sorted((ROOT / "tcm_lab" / room).rglob("*.py"))]
+    files = [path for path in sorted((ROOT / "tcm_lab").rglob("*.py")) if _part(path)]
     places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for path in files:
         code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -89,6 +96,12 @@ def mutants(count: int, seed: int) -> list[dict[str, Any]]:
     generator = random.Random(seed)
     drawn = generator.sample(list(places.values()), min(count, len(places)))
     return [generator.choice(changes) for changes in drawn]
+
+
+def _part(path: Path) -> str | None:
+    """Return the part of the core that a file belongs to."""
+    name = str((ROOT / path).relative_to(ROOT / "tcm_lab"))
+    return next((part for part, starts in PARTS.items() if name.startswith(starts)), None)
 
 
 def judge(count: int, seed: int, jobs: int) -> None:
@@ -136,7 +149,7 @@ def _judge(todo: list[dict[str, Any]]) -> None:
 
 
 def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
-    """Return the tests that ran a mutant's lines: the quickest, then what is left of its room's.
+    """Return the tests that ran a mutant's lines: the quickest, then all others of its package.
 
     Lines that run on import belong to no test: then any test counts that ran something of the file.
     """
@@ -146,11 +159,11 @@ def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float
     if not any(ran):
         ran = {context for there in contexts.values() for context in there}
     names = {context.rpartition("|")[0] for context in ran if context}
-    room = f"tests/{Path(one['file']).parts[1]}/"
+    package = f"tests/{Path(one['file']).parts[1]}/"
     chosen, seconds = [], 0.0
     for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
         seconds += durations.get(name, 1.0)
-        if seconds <= _QUICK_S or name.startswith(room):
+        if seconds <= _QUICK_S or name.startswith(package):
             chosen.append(name)
     return chosen
 
@@ -230,17 +243,17 @@ def _run(tests: list[str], output: Path, limit_s: float) -> int | None:
 
 
 def report(count: int, seed: int) -> str:
-    """Say which share was killed, room by room, and show what survived."""
+    """Return which share was killed, part by part, and what survived."""
     results = _known()
     drawn = [results.get(_identity(one)) for one in mutants(count, seed)]
     known = [one for one in drawn if one is not None and one["outcome"] != "not made"]
     lines = []
-    for room in (*ROOMS, ""):
-        those = [one for one in known if one["file"].startswith(f"tcm_lab/{room}")]
+    for part in (*PARTS, "all"):
+        those = [one for one in known if part in (_part(Path(one["file"])), "all")]
         killed = sum(one["outcome"] == "killed" for one in those)
         if those:
             share = f"{killed} of {len(those)} mutants killed ({killed / len(those):.0%})"
-            lines.append(f"{room or 'all'}: {share}")
+            lines.append(f"{part}: {share}")
     survived = [one for one in known if one["outcome"] != "killed"]
     return "\n".join([*lines, *(f"\n{one['outcome']}\n{one.get('diff')}" for one in survived)])
 
