@@ -1,7 +1,7 @@
 """A lab for one question: which architectural choices of a learned image codec are worth it?
 
-The most used names are here, and each package exports the rest of its own. All of them are imported
-when they are first used, so that importing ``tcm_lab`` costs nothing.
+The most used names are here; each package exports the rest of its own. Names are imported on first
+use, so that importing ``tcm_lab`` costs nothing.
 """
 
 import lazy_loader

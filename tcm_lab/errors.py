@@ -26,11 +26,11 @@ class ConfigError(LabError, ValueError):
 
 
 class FileError(LabError):
-    """A file that cannot be read or written, or a full disk: trying something else won't help."""
+    """A file that cannot be read or written, or a full disk: other input would not help."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
+    """Return the first line of an error's message, or the error's type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -41,16 +41,16 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def one_of(values: Iterable[object]) -> str:
-    """Spell ``a, b or c``."""
+    """Return the values as ``a, b or c``."""
     words = [str(value) for value in values]
     return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def lookup(known: Mapping[K, V], name: K, kind: str) -> V:
-    """Return what is known by a name.
+    """Return the entry called ``name``.
 
     Raises:
-        ConfigError: nothing is; the message says which names are known, and the nearest.
+        ConfigError: there is none; the message lists the known names, and the nearest.
     """
     if name not in known:
         names = one_of(sorted(known))
@@ -76,19 +76,19 @@ _WORKS = {
     "too_short": "at least {min_length} long",
     "too_long": "at most {max_length} long",
 }
-"""What a value must be where pydantic's own words are not plain, by its type of error or the word
-that the type begins with."""
+"""What a value must be if pydantic's own words are not plain, by the type of error or that type's
+first word."""
 
 
 def validation_message(error: ValidationError, model: type[BaseModel], tree: object = None) -> str:
-    """Say the first validation error in one line: the field's path, its value and what would work.
+    """Return the first validation error as one line: the field's path, its value and the fix.
 
     Given the ``tree`` that was validated, the message shows the value as the user wrote it.
     """
-    found = [(*_walk(model, each["loc"]), each) for each in error.errors()]
-    begin = found[0][0]
-    # The branches of a union fail together, and those that came furthest are meant.
-    branches = [each for each in found if each[0][: len(begin)] == begin]
+    errors = [(*_walk(model, each["loc"]), each) for each in error.errors()]
+    begin = errors[0][0]
+    # The branches of a union fail together; the one that got furthest is meant.
+    branches = [each for each in errors if each[0][: len(begin)] == begin]
     steps, models, first = max(branches, key=lambda branch: len(branch[0]))
     path, kind = ".".join(map(str, steps)), first["type"]
     if kind == "extra_forbidden":
@@ -107,7 +107,7 @@ def validation_message(error: ValidationError, model: type[BaseModel], tree: obj
 
 
 def at(place: str, check: Callable[..., None], *arguments: Any) -> None:
-    """Run ``check``; the message of its `ConfigError` gets the place as a prefix."""
+    """Run ``check``, and prefix the message of its `ConfigError` with the place."""
     try:
         check(*arguments)
     except ConfigError as error:
@@ -115,7 +115,7 @@ def at(place: str, check: Callable[..., None], *arguments: Any) -> None:
 
 
 def brief(text: str) -> str:
-    """Return the beginning of a long text, for a message."""
+    """Shorten a long text for a message."""
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
@@ -129,7 +129,7 @@ def _works(error: ErrorDetails) -> str:
 
 
 def _value(tree: Any, steps: Sequence[int | str]) -> Any:
-    """Return what lies at a path of a tree, or as far on the way as there is something."""
+    """Return the value at a path of a tree, or the last one on the way if the path ends early."""
     for step in steps:
         try:
             tree = tree[step]
@@ -147,7 +147,7 @@ _NOT_FIELDS = (
 def _walk(
     model: type[BaseModel], loc: Sequence[int | str]
 ) -> tuple[list[int | str], list[type[BaseModel]]]:
-    """Return a location without pydantic's own steps, and the models that its last field is of."""
+    """Return a location without pydantic's own steps, and the models of its last field."""
     steps: list[int | str] = []
     models = [model]
     for step in loc:

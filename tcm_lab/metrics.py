@@ -1,4 +1,4 @@
-"""The registry of metrics: what a variant can be judged by, and how each value is computed.
+"""The registry of metrics: the quantities by which variants are judged, and their computation.
 
 Search spaces, constraints, tables, plots, importance and the command line all read this registry,
 so a metric that is registered here is usable everywhere::
@@ -27,10 +27,10 @@ Number: TypeAlias = int | float
 
 
 Compute: TypeAlias = Callable[[Any, Any], Number | None]
-"""Takes a record and the baseline's (``None`` before that is known); ``None`` if unknown.
+"""Function of a record and the baseline's (``None`` before that is known); ``None`` if unknown.
 
-A record is of one training of one variant, or of its cost before training. It has ``complexity``
-(a ``ComplexityRecord``), ``timing`` (a ``TimingRecord``; ``None`` if it was not timed apart from
+A record holds one training of one variant, or its cost before training. It has ``complexity`` (a
+``ComplexityRecord``), ``timing`` (a ``TimingRecord``; ``None`` if it was not timed separately from
 the evaluation), ``rd`` (an ``RdRecord``; ``None`` before training) and ``lambdas``, the
 rate-distortion weights of ``rd``'s points.
 """
@@ -42,19 +42,19 @@ class Metric:
     """A quantity by which variants are judged.
 
     Attributes:
-        name: for machines, with its unit, such as ``kmacs_per_px``.
-        label: for readers, without the unit.
+        name: identifier with the unit, such as ``kmacs_per_px``.
+        label: readable name without the unit.
         header: heading of a column, below ``group`` if there is one.
         group: heading over neighbouring columns.
-        unit: of displayed values; they are the values times ``scale``.
+        unit: unit of displayed values, which are the values times ``scale``.
         scale: ``1e-6`` displays a count in millions.
         format: a format specification for displayed values, such as ``.1f``.
         direction: whether low or high values are better.
-        needs: what must be measured before it is known.
+        needs: what must be measured first.
         relative: whether it compares with the baseline, whose own value is 0. Such a metric gets
             an interval over images and seeds.
-        on_request: whether an evaluation measures it only where it is asked for by name.
-        compute: takes a record and the baseline's record.
+        on_request: whether an evaluation measures it only if it is requested by name.
+        compute: function of a record and the baseline's record.
     """
 
     name: str
@@ -72,14 +72,13 @@ class Metric:
 
     @property
     def needs_training(self) -> bool:
-        """Whether only a trained codec has it."""
+        """Whether it needs a trained codec."""
         return self.needs == "rd"
 
     def of(self, record: Any, baseline: Any = None) -> Number | None:
-        """Return the metric of a record, or ``None`` if the record does not hold what it needs.
+        """Return the metric of a record, or ``None`` if the record lacks what it needs.
 
-        What is computed as infinite or not a number is ``None``, too: no sampler, front or table
-        can rank by it.
+        Infinite values and NaN are ``None``, too: no sampler, front or table can rank by them.
 
         Raises:
             LabError: the record cannot be compared with the baseline.
@@ -95,7 +94,7 @@ class Metric:
     def known(self, record: Any, baseline: Any = None) -> Number | None:
         """Return the metric of a record, or ``None`` if it is undefined.
 
-        Unlike ``of`` this also covers comparisons that are refused, such as a BD-rate of curves
+        Unlike ``of``, this also covers comparisons that are refused, such as the BD-rate of curves
         that do not overlap.
         """
         with suppress(LabError):
@@ -103,12 +102,12 @@ class Metric:
         return None
 
     def loss(self, value: Number) -> Number:
-        """Return ``value`` as a number that is better the lower it is."""
+        """Return ``value`` as a number to be minimised."""
         return value if self.direction == "minimize" else -value
 
 
 ESTIMATED = "lagrangian_percent"
-"""The metric that an estimator gives, where variants are not trained to the end."""
+"""The metric that an estimator gives if variants are not trained to the end."""
 METRICS: Registry[Metric] = Registry("metric")
 """Metrics by name, in the order in which tables list them."""
 
@@ -129,7 +128,7 @@ def register_metric(
     """Return a decorator that registers a function as the metric ``name``.
 
     The function takes the record of a training and the baseline's record (see `Compute`), and
-    returns a number, or ``None`` where the metric is undefined. A metric that reads ``rd`` must say
+    returns a number, or ``None`` if the metric is undefined. A metric that reads ``rd`` must set
     ``needs="rd"``. The other arguments are those of `Metric`.
 
     Raises:
@@ -154,7 +153,7 @@ def _counted(name: str, **fields: Any) -> Metric:
 
 
 def _timed(name: str, **fields: Any) -> Metric:
-    """Return a time measured apart, or else the mean over what the evaluation coded."""
+    """Return a metric for a time: measured separately, or else the mean over the evaluation."""
 
     def compute(record: Any, _: Any) -> float | None:
         if record.timing is not None:
@@ -165,7 +164,7 @@ def _timed(name: str, **fields: Any) -> Metric:
 
 
 def _seen(name: str, **fields: Any) -> Metric:
-    """Return an image metric: its mean over the rates, or none if some rate has none."""
+    """Return an image metric: its mean over the rates, or ``None`` if a rate has none."""
 
     def compute(record: Any, _: Any) -> float | None:
         values = [getattr(point, name) for point in record.rd.points]

@@ -1,7 +1,7 @@
-"""Intervals: the one value type that carries uncertainty, and the one bootstrap that fills it.
+"""Intervals: the value type that carries uncertainty, and the bootstrap that computes it.
 
-Nothing here knows what is resampled; the caller names the units (images, seeds, turns) and says
-how a statistic follows from a draw of them.
+This module does not know what is resampled: the caller names the units (images, seeds, turns) and
+computes a statistic from a draw of them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ RESAMPLES = 1000
 MAX_REFUSED_SHARE = 0.05
 
 Draw = Mapping[str, NDArray[np.int64]]
-"""For each unit the indexes that were drawn, with replacement, as many as there are of it: (N,),
-or (R, N) for R draws at once."""
+"""The indexes drawn with replacement for each unit, as many as the unit has: (N,), or (R, N) for R
+draws at once."""
 
 
 class Interval(Frozen):
     """A value and its percentile bootstrap interval.
 
     Attributes:
-        value: of the data as they are.
-        low: lower end; the value itself where there was nothing to resample.
+        value: value of the data as they are.
+        low: lower end; the value itself if there is nothing to resample.
         high: upper end.
         level: share of the resamples between the two ends.
-        resampled: what was drawn with replacement, and how many of it: ``{"images": 24}``.
+        resampled: the units drawn with replacement, and their numbers: ``{"images": 24}``.
         samples: number of resamples that gave a value.
         refused: number of resamples that gave none.
-        noise: standard deviation of what else varies and was not resampled, such as seeds; the ends
-            lie as much further out.
+        noise: standard deviation from sources that were not resampled, such as seeds; it moves the
+            ends further out.
     """
 
     value: float
@@ -60,28 +60,28 @@ class Interval(Frozen):
         return self.low > 0 or self.high < 0
 
     def __format__(self, form: str) -> str:
-        """Return ``value [low, high]``, each by a format of numbers."""
+        """Return ``value [low, high]``, each in a format of numbers."""
         low, high = (format(end, form) for end in (self.low, self.high))
         return f"{self.value:{form}} [{low}, {high}]" if form else str(self)
 
 
 class IncompleteInterval(Interval):
-    """An interval that leaves out something that varies: it tells no value from zero.
+    """An interval that leaves out a source of variation, and so never excludes zero.
 
     Attributes:
-        of_one_image: whether it leaves out what varies between images, and not only between seeds.
+        of_one_image: whether it leaves out variation between images, not only between seeds.
     """
 
     of_one_image: bool = False
 
     @property
     def excludes_zero(self) -> bool:
-        """False: how much further out the ends belong is not known."""
+        """False: it is not known how much further out the ends belong."""
         return False
 
     @property
     def lacks(self) -> str:
-        """What it leaves out: ``seeds``, ``images``, or ``images and seeds``."""
+        """The sources that it leaves out: ``seeds``, ``images``, or ``images and seeds``."""
         if not self.of_one_image:
             return "seeds"
         return "images" if self.noise else "images and seeds"
@@ -99,25 +99,25 @@ def bootstrap(
 ) -> Interval:
     """Return a statistic with its percentile interval over resampled units.
 
-    Few units vary less among their resamples than they would among new ones, so the percentiles
-    lie further out the fewer there are: the expanded percentile interval of Hesterberg ("What
-    teachers should know about the bootstrap", 2015). Of several units the most numerous decides:
-    three seeds have too few resamples to hold 95 % of them, and belong in ``noise``.
+    Resamples of few units vary less than new units would, so the percentiles lie further out the
+    fewer there are: the expanded percentile interval of Hesterberg ("What teachers should know
+    about the bootstrap", 2015). Of several units the most numerous decides: three seeds have too
+    few resamples to hold 95 % of them, and belong in ``noise``.
 
     A comparison is paired by using one draw on both of its sides: an image that is hard for one
     codec is hard for the other.
 
     Args:
-        statistic: of one draw of all units, a number. It may refuse a draw by a ``LabError``,
+        statistic: maps one draw of all units to a number. It may refuse a draw by a ``LabError``,
             ``ValueError`` or NaN; it must not refuse the data as they are.
-        units: how many there are of each thing that is resampled; a unit of one is kept.
+        units: number of each unit to resample; a single one is not resampled.
         samples: number of resamples.
         level: share of the resamples that the interval holds.
-        seed: of the resampling.
+        seed: seed of the resampling.
         vectorized: whether ``statistic`` takes R draws at once, indexes of (R, N), and returns
             their (R,) values, NaN for those that it refuses.
-        noise: standard deviation of what else the statistic varies by, and is not resampled here,
-            such as `mean_noise` of its seeds; a normal variable of it widens the interval.
+        noise: standard deviation of the statistic from sources that are not resampled, such as
+            `mean_noise` of its seeds; it widens the interval like that of a normal variable.
 
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
@@ -136,40 +136,39 @@ def bootstrap(
         value, values = float(statistic(whole)), [value_or_nan(statistic, draw) for draw in draws]
     if np.isnan(value):
         raise LabError("no interval: the data themselves give no value.")
-    beside = NormalDist().inv_cdf((1 + level) / 2) * noise
+    margin = NormalDist().inv_cdf((1 + level) / 2) * noise
     if not resampled:
-        ends = {"low": value - beside, "high": value + beside}
+        ends = {"low": value - margin, "high": value + margin}
         return Interval(value=value, **ends, level=level, noise=noise)
-    found = np.array(values)[~np.isnan(values)]
-    refused = samples - len(found)
+    valid = np.array(values)[~np.isnan(values)]
+    refused = samples - len(valid)
     if refused > MAX_REFUSED_SHARE * samples:
         raise LabError(
             f"{refused} of {samples} resamples gave no value: the data are too few or too noisy. "
             "Measure more rates, images or seeds."
         )
     tail = _tail(level, max(resampled.values()))
-    low, high = np.quantile(found, [tail, 1 - tail]).tolist()
+    low, high = np.quantile(valid, [tail, 1 - tail]).tolist()
     if noise:  # two independent parts: their half-widths add as standard deviations do
-        low = value - math.hypot(value - low, beside)
-        high = value + math.hypot(high - value, beside)
+        low = value - math.hypot(value - low, margin)
+        high = value + math.hypot(high - value, margin)
     return Interval(
         value=value, low=low, high=high, level=level,
-        resampled=resampled, samples=len(found), refused=refused, noise=noise,
+        resampled=resampled, samples=len(valid), refused=refused, noise=noise,
     )  # fmt: skip
 
 
-def over_images(found: Interval) -> Interval:
-    """Return an interval over images, which is an incomplete one where there was one image."""
-    if "images" in found.resampled:
-        return found
-    return IncompleteInterval(**dict(found), of_one_image=True)
+def over_images(interval: Interval) -> Interval:
+    """Return an interval over images, as an incomplete one if there was one image."""
+    if "images" in interval.resampled:
+        return interval
+    return IncompleteInterval(**dict(interval), of_one_image=True)
 
 
 def student_factor(freedom: float) -> float:
-    """Return how many times further out Student's 95 % limits lie than the normal ones.
+    """Return the ratio of Student's 95 % limits to the normal ones.
 
-    A standard deviation that is known by so many degrees of freedom alone counts for as many times
-    as much.
+    A standard deviation that is estimated with ``freedom`` degrees of freedom is multiplied by it.
     """
     from scipy.special import stdtrit
 
@@ -177,10 +176,10 @@ def student_factor(freedom: float) -> float:
 
 
 def mean_noise(values: Sequence[float] | NDArray[np.float64]) -> float:
-    """Return the standard deviation of the mean of a few values, by what they differ by.
+    """Return the standard deviation of the mean of a few values, estimated from their spread.
 
-    It is enlarged by `student_factor`, since a few values show it badly; 0 of a single one, which
-    does not show it at all.
+    It is multiplied by `student_factor`, since a few values estimate it poorly; it is 0 for a
+    single value, which does not show it at all.
     """
     count = len(values)
     if count == 1:
@@ -189,7 +188,7 @@ def mean_noise(values: Sequence[float] | NDArray[np.float64]) -> float:
 
 
 def _tail(level: float, count: int) -> float:
-    """Return the share of resamples on each side of the interval over so many units."""
+    """Return the share of resamples on each side of an interval over ``count`` units."""
     from scipy.special import ndtr, stdtrit
 
     student = stdtrit(count - 1, (1 - level) / 2)
@@ -217,7 +216,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Return by how many percent the mean changes, the same images drawn on both sides."""
+    """Return the change of the mean in percent, with the same images drawn on both sides."""
     old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
 
     def change(draw: Draw) -> Any:
@@ -228,14 +227,14 @@ def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
 
 
 def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
-    """Return letters for ranked things: two share one exactly if they are not distinguishable.
+    """Return letters for ranked items: two share one exactly if they are not distinguishable.
 
-    By inserting and absorbing (Piepho, "An algorithm for a letter-based representation of
+    The algorithm inserts and absorbs (Piepho, "An algorithm for a letter-based representation of
     all-pairwise comparisons", 2004).
 
     Args:
-        count: how many there are, the best first.
-        differ: whether things ``i < j`` are distinguishable.
+        count: number of items, the best first.
+        differ: whether items ``i < j`` are distinguishable.
     """
     groups = [frozenset(range(count))]
     for i, j in combinations(range(count), 2):

@@ -50,21 +50,21 @@ def check_layer(
     channels: int = 32,
     direction: ResampleDirection | None = None,
 ) -> None:
-    """Check that a registered layer keeps what codecs, training and counting rely on.
+    """Check that a registered layer has what codecs, training and counting rely on.
 
-    Its options come back from YAML; it takes maps of any size, from 1x1; gradients reach every
-    parameter; its weights come back from a safetensors file; it computes in float64 on float64,
-    as portable streams need; and its closed formula, if it has one, gives the parameters that it
-    has and the MACs that torch's ``FlopCounterMode`` counts when a codec made of it runs. An
-    entropy model also codes every element of the latent once, and real bytes, portable or not,
-    can be decoded.
+    Its options come back from YAML, and its weights from a safetensors file. It takes maps of any
+    size, from 1x1, and gradients reach every parameter. It computes in float64 on float64, as
+    portable streams need. Its closed formula, if it has one, gives its number of parameters, and
+    the MACs that torch's ``FlopCounterMode`` counts when a codec with it runs. An entropy model
+    also codes every element of the latent once, and its real bytes, portable or not, can be
+    decoded.
 
     Args:
         layer: a registered name, with the default options, or a configuration.
-        kind: ``block``, ``attention``, ``resampler`` or ``entropy model``; needed only where a name
-            is several.
-        channels: number of input channels to check with, of an entropy model M; a resampler halves
-            them.
+        kind: ``block``, ``attention``, ``resampler`` or ``entropy model``; needed only if a name is
+            used for several.
+        channels: number of input channels to check with (M for an entropy model); a resampler
+            halves them.
         direction: the only direction to check a resampler in; both if not given.
 
     Raises:
@@ -99,7 +99,10 @@ def _named(what: str) -> Iterator[None]:
 
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Refuse the layer for ``what`` if the block fails; a `LabError` passes as it is."""
+    """Refuse the layer, with a message that begins with ``what``, if the block fails.
+
+    A `LabError` passes as it is.
+    """
     try:
         yield
     except LabError:
@@ -130,7 +133,7 @@ def _check_options(registry: LayerRegistry[Any], config: LayerConfig) -> None:
 
 
 def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirection | None) -> None:
-    """Check every module that a codec builds of it, each against a second one like it."""
+    """Check every module that a codec builds of the layer, each against a second one like it."""
     c_out = channels
     if isinstance(config, ResamplerConfig) and config.factor > 1:
         c_out = max(channels // 2, 1)
@@ -144,11 +147,11 @@ def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirect
             if isinstance(config, ResamplerConfig) and direction is not None:
                 after = config.size_after(direction, *size)
             shape = (2, c_out, *after)
-            given = tuple(_run(module, x).shape)
-            if given != shape:
+            actual = tuple(_run(module, x).shape)
+            if actual != shape:
                 where = f" ({direction})" if direction else ""
-                raise LayerError(f"gives {given}{where} on {tuple(x.shape)} instead of {shape}")
-        # Where there is one position only, attention has nothing to choose from; use the last.
+                raise LayerError(f"gives {actual}{where} on {tuple(x.shape)} instead of {shape}")
+        # With a single position, attention has nothing to choose from; use the last size.
         _check_gradients(module, x.requires_grad_())
         _check_file(module, other, x.detach())
         _check_precision(x.shape, partial(_run, module.double()))
@@ -191,7 +194,7 @@ def _check_gradients(module: nn.Module, x: Tensor) -> None:
 
 
 def _check_file(module: nn.Module, other: nn.Module, x: Tensor) -> None:
-    _check_weights_return(module, other, lambda one: _run(one, x))
+    _check_weights_return(module, other, lambda each: _run(each, x))
 
 
 def _check_weights_return(
@@ -204,19 +207,19 @@ def _check_weights_return(
     with torch.no_grad():
         if not torch.equal(run(module.eval()), run(other.eval())):
             raise LayerError(
-                "computes something else once its weights were saved and loaded; register its "
+                "computes something else after its weights are saved and loaded; register its "
                 "state as parameters and buffers, and use no random numbers in evaluation"
             )
 
 
 def _check_precision(shape: Sequence[int], run: Callable[[Tensor], Tensor]) -> None:
-    """Refuse what computes in float32 on float64, on which no portable stream can rely."""
+    """Refuse a layer that computes in float32 on float64: no portable stream can rely on it."""
     x, direction = torch.randn(2, *shape, dtype=torch.float64)
     step = 1e-7 * direction
     with torch.no_grad():
         before, here, after = (run(at) for at in (x - step, x, x + step))
     # The second difference of a smooth function is some 1e-14, and its rounding errors 1e-15;
-    # in float32 these are 1e-7. Where a ReLU has its kink it is larger, but rarely.
+    # in float32 these are 1e-7. It is larger at the kink of a ReLU, which is rare.
     if here.dtype != torch.float64 or (after - 2 * here + before).abs().mean() > 1e-11:
         raise LayerError(
             "computes in less than float64 on float64; let it compute in the dtype of its input"
@@ -224,7 +227,7 @@ def _check_precision(shape: Sequence[int], run: Callable[[Tensor], Tensor]) -> N
 
 
 class _Mean:
-    """Takes every mean for ŷ, so that nothing is rounded, and counts what is coded."""
+    """Returns every mean as ŷ, so that nothing is rounded, and counts what is coded."""
 
     def __init__(self, latent: Tensor) -> None:
         self.coded = torch.zeros_like(latent)
@@ -237,7 +240,7 @@ class _Mean:
 
 
 def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
-    """Check a model by itself, with means for ŷ, and in a codec, on real bytes."""
+    """Check a model by itself, with means as ŷ, and in a codec, on real bytes."""
     config.check(channels)
     with _refusing("build() fails with"):
         module, other = (config.build(channels) for _ in range(2))
@@ -257,10 +260,10 @@ def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
         never, often = int((seen.coded == 0).sum()), int((seen.coded > 1).sum())
         if never or often:
             raise LayerError(
-                f"codes {never} elements of a latent of {h}x{w} never and {often} more than once"
+                f"codes {never} elements of a latent of {h}x{w} never, and {often} more than once"
             )
     total = torch.stack([(y_hat * torch.randn_like(y_hat)).sum(), *seen.scales]).sum()
-    if total.requires_grad:  # not of a model without weights, which takes what h_s gives
+    if total.requires_grad:  # a model without weights uses h_s's output
         total.backward()
     for name, parameter in module.named_parameters():
         if parameter.grad is None or not parameter.grad.abs().max() > 0:
@@ -304,7 +307,7 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
 
 
 def _codec_of(config: LayerConfig, channels: int) -> VariantConfig:
-    """Return a codec with the layer in every place that it may have."""
+    """Return a configuration with the layer in every place where it fits."""
     attention = config if isinstance(config, AttentionConfig) else "none"
     entropy_model: object = {"slices": 1, "support": 0, "hidden": [], "attention": attention}
     if isinstance(config, EntropyModelConfig):

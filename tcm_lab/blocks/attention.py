@@ -35,7 +35,7 @@ class WithSkip(nn.Module):
 
     Args:
         attend: an attention module that keeps channels and size.
-        ends: those of its layers whose zero makes the whole the identity.
+        ends: names of its layers that make the whole the identity when their weights are zero.
     """
 
     def __init__(self, attend: nn.Module, *ends: str) -> None:
@@ -49,14 +49,14 @@ class WithSkip(nn.Module):
         return out
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the module the identity."""
+        """Return the layers that make the module the identity when their weights are zero."""
         return [self.attend.get_submodule(name) for name in self.ends]
 
 
 class ResidualUnit(nn.Module):
-    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels or one between (Cheng et al. 2020).
+    """ReLU(x + 1x1(3x3(1x1(x)))), with half the channels between, or one (Cheng et al. 2020).
 
-    CompressAI's own is a class inside a function, which can't be pickled.
+    CompressAI's own is a class inside a function, which cannot be pickled.
     """
 
     def __init__(self, channels: int) -> None:
@@ -80,7 +80,7 @@ class ResidualUnit(nn.Module):
 class GatedAttention(nn.Module):
     """x + conv_a(x) · sigmoid(conv_b(x)): CompressAI's attention block, and the base of others.
 
-    Both branches are three residual units; a 1x1 convolution ends the gate's.
+    Each branch has three residual units; the gate's ends in a 1x1 convolution.
     """
 
     def __init__(self, channels: int) -> None:
@@ -101,7 +101,7 @@ class GatedAttention(nn.Module):
 
 
 def gated_cost(channels: int, height: int, width: int) -> Cost:
-    """Cost of a `GatedAttention`'s branches."""
+    """Return the cost of a `GatedAttention`'s branches."""
     unit = bottleneck_cost(channels, max(channels // 2, 1), height, width)
     return 6 * unit + conv_cost(channels, channels, 1, height, width)
 
@@ -157,7 +157,7 @@ class SwAttenConfig(AttentionConfig):
             heads; or ``none`` to work at the input's own width.
         window_size: side of an attention window, in tokens.
         head_dim: channels of one attention head.
-        mlp_ratio: width of the MLPs' hidden layer over K.
+        mlp_ratio: width of the MLPs' hidden layer relative to K.
     """
 
     squeeze: Annotated[ChannelCount | _Share | None, NONE_AS_WORD] = 128
@@ -212,14 +212,14 @@ class WindowGatedAttention(GatedAttention):
         self.attention = WindowAttention(channels, head_dim, window_size, shifted=shifted)
 
     def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the gate in (0, 1), which sees what attention sees."""
+        """Return the gate in (0, 1), computed from the input and its attention."""
         attended = self.attention(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return super().gate(x + attended)
 
 
 @register_attention("window-attention")
 class WindowAttentionConfig(AttentionConfig):
-    """Window attention behind a convolutional gate, without normalisation or MLP (WACNN).
+    """Window attention inside a convolutional gate, without normalisation or MLP (WACNN).
 
     Attributes:
         window_size: side of an attention window, in tokens.

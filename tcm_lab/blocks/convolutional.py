@@ -27,7 +27,7 @@ from tcm_lab.blocks.registry import BlockConfig, register_block
 def _odd(kernel: int) -> int:
     if kernel % 2 == 0:
         raise ValueError(
-            f"{kernel} is even, and a kernel has a centre: {kernel - 1} or {kernel + 1} would work"
+            f"{kernel} is even, but a kernel has a centre: {kernel - 1} or {kernel + 1} would work"
         )
     return kernel
 
@@ -44,10 +44,10 @@ KernelSide = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
 
 @register_block("residual")
 class ResidualConfig(BlockConfig):
-    """CompressAI's residual block: two 3x3 convolutions, an activation behind each, and a skip.
+    """CompressAI's residual block: two 3x3 convolutions, an activation after each, and a skip.
 
     Attributes:
-        activation: what follows each convolution.
+        activation: activation after each convolution.
     """
 
     activation: Between = "leaky-relu"
@@ -63,7 +63,7 @@ class ResidualConfig(BlockConfig):
 
 
 def set_activation(block: Any, activation: Between) -> None:
-    """Give one of CompressAI's residual blocks, which have a leaky ReLU, another activation."""
+    """Replace the leaky ReLU in one of CompressAI's residual blocks by another activation."""
     if activation != "leaky-relu":
         block.leaky_relu = BETWEEN[activation]()
 
@@ -86,7 +86,7 @@ class Skip(nn.Module):
         return out
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the block the identity."""
+        """Return the layers that make the block the identity when their weights are zero."""
         last = self.body[-1]
         return [last[-1] if isinstance(last, ChannelsLast) else last]
 
@@ -96,7 +96,7 @@ class ResidualBottleneckConfig(BlockConfig):
     """1x1 to fewer channels, 3x3, 1x1 back, ReLU between, and a skip (ELIC, He et al. 2022).
 
     Attributes:
-        reduction: how many times fewer channels the 3x3 convolution works on.
+        reduction: factor by which the 3x3 convolution has fewer channels.
     """
 
     reduction: ChannelCount = 2
@@ -135,7 +135,7 @@ class ConvNextConfig(BlockConfig):
 
     Attributes:
         kernel: side of the depth-wise convolution.
-        mlp_ratio: width of the hidden layer over the block's.
+        mlp_ratio: width of the hidden layer relative to the block's.
     """
 
     kernel: KernelSide = 7
@@ -201,7 +201,7 @@ class PartialConv(nn.Conv2d):
 
 
 def _inverted(spatial: nn.Module, channels: int, mlp_ratio: float) -> Skip:
-    """Return a block of HPCM's (Li et al. 2025): a cheap convolution, 1x1 ones, and a skip."""
+    """Return one of HPCM's blocks (Li et al. 2025): a cheap convolution, 1x1 ones, and a skip."""
     hidden = hidden_width(channels, mlp_ratio)
     return Skip(
         spatial,
@@ -222,9 +222,9 @@ class PartialConvConfig(BlockConfig):
     """A convolution of some of the channels, 1x1 convolutions to more and back, and a skip (HPCM).
 
     Attributes:
-        share: of the channels, which the spatial convolution works on; rounded down, at least one.
+        share: share of channels that the spatial convolution works on; rounded down, at least one.
         kernel: side of the spatial convolution.
-        mlp_ratio: width between the 1x1 convolutions over the block's; leaky ReLU there.
+        mlp_ratio: width between the 1x1 convolutions, relative to the block's; leaky ReLU there.
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.25
@@ -250,7 +250,7 @@ class DepthwiseConvConfig(BlockConfig):
 
     Attributes:
         kernel: side of the depth-wise convolution.
-        mlp_ratio: width between the 1x1 convolutions over the block's; leaky ReLU there.
+        mlp_ratio: width between the 1x1 convolutions, relative to the block's; leaky ReLU there.
     """
 
     kernel: KernelSide = 3

@@ -1,9 +1,8 @@
-"""Closed formulas for what a layer costs: multiply-accumulates and parameters, by operator kind.
+"""Closed formulas for a layer's cost: multiply-accumulates and parameters, by kind of operator.
 
-The unit is the MAC. A `Cost` is a value: costs add up, and multiply by a count, so a block's
-formula reads like the block. Biases, activations and softmax are not products and count nothing;
-normalisation is listed under its own kind (one MAC per element: gain and offset), so that a total
-can leave it out by name.
+The unit is the MAC. Costs can be added, and multiplied by a count, so that a block's formula reads
+like the block. Biases, activations and softmax are not products and are not counted. Normalisation
+has a kind of its own (one MAC per element: gain and offset), so that a total can leave it out.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pydantic import ConfigDict, NonNegativeInt
 
 
 class Kind(StrEnum):
-    """What sort of operator spends the MACs or holds the parameters."""
+    """Kind of operator that needs the MACs or holds the parameters."""
 
     CONVOLUTION = "convolution"
     LINEAR = "linear"
@@ -33,10 +32,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Cost:
-    """What something costs: the one count type, from a layer's formula to a stored record.
+    """MACs, parameters and activations, from a layer's formula to a stored record.
 
-    A pydantic model takes it as a field, validates it and writes it to JSON and back. Kinds that
-    count nothing are left out, so that equal costs compare equal.
+    As a field of a pydantic model, it is validated, and written to and read from JSON. Kinds whose
+    count is zero are left out, so that equal costs compare equal.
 
     Attributes:
         macs: multiply-accumulates of one image, by kind.
@@ -85,7 +84,7 @@ class Cost:
 def conv_cost(
     c_in: int, c_out: int, kernel: int, height: int, width: int, *, groups: int = 1
 ) -> Cost:
-    """Cost of a convolution with bias whose output (one image) is ``height`` x ``width``."""
+    """Return the cost of a convolution with bias, whose output is ``height`` x ``width``."""
     weights = c_out * (c_in // groups) * kernel**2
     return Cost(
         {Kind.CONVOLUTION: weights * height * width},
@@ -95,14 +94,14 @@ def conv_cost(
 
 
 def depthwise_cost(channels: int, kernel: int, height: int, width: int) -> Cost:
-    """Cost of a depth-wise convolution with bias whose output is ``height`` x ``width``."""
+    """Return the cost of a depth-wise convolution with bias on ``height`` x ``width``."""
     return conv_cost(channels, channels, kernel, height, width, groups=channels)
 
 
 def transposed_conv_cost(
     c_in: int, c_out: int, kernel: int, stride: int, height: int, width: int
 ) -> Cost:
-    """Cost of a transposed convolution with bias on an **input** of ``height`` x ``width``.
+    """Return the cost of a transposed convolution with bias on ``height`` x ``width`` inputs.
 
     Every input position spreads its kernel over the output.
     """
@@ -111,7 +110,7 @@ def transposed_conv_cost(
 
 
 def linear_cost(c_in: int, c_out: int, tokens: int) -> Cost:
-    """Cost of a linear layer with bias over ``tokens`` positions."""
+    """Return the cost of a linear layer with bias over ``tokens`` positions."""
     return Cost(
         {Kind.LINEAR: c_in * c_out * tokens},
         {Kind.LINEAR: c_in * c_out + c_out},
@@ -120,12 +119,12 @@ def linear_cost(c_in: int, c_out: int, tokens: int) -> Cost:
 
 
 def layer_norm_cost(channels: int, tokens: int) -> Cost:
-    """Cost of a layer normalisation with gain and offset over ``tokens`` positions."""
+    """Return the cost of a layer normalisation with gain and offset over ``tokens`` positions."""
     return Cost({Kind.NORMALISATION: channels * tokens}, {Kind.NORMALISATION: 2 * channels})
 
 
 def gdn_cost(channels: int, height: int, width: int) -> Cost:
-    """Cost of a generalised divisive normalisation: a 1x1 product of the squares."""
+    """Return the cost of a generalised divisive normalisation: a 1x1 product of the squares."""
     return Cost(
         {Kind.GDN: channels**2 * height * width},
         {Kind.GDN: channels**2 + channels},
@@ -136,10 +135,10 @@ def gdn_cost(channels: int, height: int, width: int) -> Cost:
 def window_attention_cost(
     channels: int, head_dim: int, window_size: int, height: int, width: int
 ) -> Cost:
-    """Cost of a `WindowAttention` over all windows that cover ``height`` x ``width``.
+    """Return the cost of a `WindowAttention` over all windows that cover ``height`` x ``width``.
 
     A partial window at the border is padded to a whole one, and counted as one. A shifted window
-    costs what a plain one costs: its masked pairs are computed and then ignored.
+    costs as much as a plain one: its masked pairs are computed and then ignored.
     """
     heads = channels // head_dim
     tokens = -(-height // window_size) * -(-width // window_size) * window_size**2
@@ -154,7 +153,7 @@ def window_attention_cost(
 def window_products_cost(
     channels: int, head_dim: int, window_size: int, height: int, width: int
 ) -> Cost:
-    """Cost of q·kᵀ and weights·v alone, over all windows that cover ``height`` x ``width``."""
+    """Return the cost of q·kᵀ and weights·v in all windows that cover ``height`` x ``width``."""
     tokens = window_size**2
     windows = -(-height // window_size) * -(-width // window_size)
     return Cost(
@@ -165,7 +164,7 @@ def window_products_cost(
 
 
 def bottleneck_cost(channels: int, inner: int, height: int, width: int) -> Cost:
-    """Cost of a 1x1 convolution to ``inner`` channels, a 3x3 one, and a 1x1 one back."""
+    """Return the cost of a 1x1 convolution to ``inner`` channels, a 3x3 one, and a 1x1 one back."""
     return (
         conv_cost(channels, inner, 1, height, width)
         + conv_cost(inner, inner, 3, height, width)
@@ -174,15 +173,15 @@ def bottleneck_cost(channels: int, inner: int, height: int, width: int) -> Cost:
 
 
 def hidden_width(channels: int, ratio: float) -> int:
-    """Return the width of a hidden layer, so many times its input's; at least one."""
+    """Return the width of a hidden layer: ``ratio`` times its input's, but at least one."""
     return max(round(ratio * channels), 1)
 
 
 def mlp_cost(channels: int, hidden: int, tokens: int) -> Cost:
-    """Cost of a two-layer perceptron over ``tokens`` positions."""
+    """Return the cost of a two-layer perceptron over ``tokens`` positions."""
     return linear_cost(channels, hidden, tokens) + linear_cost(hidden, channels, tokens)
 
 
 def residual_block_cost(channels: int, height: int, width: int) -> Cost:
-    """Cost of CompressAI's `ResidualBlock` that keeps its channels: two 3x3 convolutions."""
+    """Return the cost of CompressAI's `ResidualBlock` with equal widths: two 3x3 convolutions."""
     return 2 * conv_cost(channels, channels, 3, height, width)

@@ -1,4 +1,4 @@
-"""Window attention from one map to another: what a position takes over from an earlier context."""
+"""Window attention from one map to another, such as from a context to an earlier one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tcm_lab.blocks.windows import window_plan
 class WindowCrossAttention(nn.Module):
     """1x1(x) + softmax(q·kᵀ / √d) · v in each window, q from x, k and v from another map.
 
-    HPCM's context fusion (Li et al. 2025): no position bias, no shift, and no layer behind the
-    attention. Maps of any size are accepted: padding of a partial window is never seen. The
-    arguments are those of `WindowAttention`.
+    HPCM's context fusion (Li et al. 2025): no position bias, no shift, and no layer after the
+    attention. Maps of any size are accepted: the padding of a partial window is never attended to.
+    The arguments are those of `WindowAttention`.
     """
 
     def __init__(self, channels: int, head_dim: int, window_size: int) -> None:
@@ -50,7 +50,7 @@ class WindowCrossAttention(nn.Module):
 def cross_attention_cost(
     channels: int, head_dim: int, window_size: int, height: int, width: int
 ) -> Cost:
-    """Cost of a `WindowCrossAttention` on maps of ``height`` x ``width``."""
+    """Return the cost of a `WindowCrossAttention` on maps of ``height`` x ``width``."""
     products = window_products_cost(channels, head_dim, window_size, height, width)
     return 4 * conv_cost(channels, channels, 1, height, width) + products
 

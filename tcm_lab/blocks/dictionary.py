@@ -23,7 +23,7 @@ from tcm_lab.blocks.window_attention import check_heads
 
 
 class DenseAggregation(nn.Module):
-    """Layers in a chain, each sees 3x3 positions more; all joined, times a spatial gate."""
+    """A chain of layers, each with a 3x3 convolution; all outputs joined, times a spatial gate."""
 
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class DenseAggregation(nn.Module):
 
 
 def dense_aggregation_cost(channels: int, layers: int, height: int, width: int) -> Cost:
-    """Cost of a `DenseAggregation`."""
+    """Return the cost of a `DenseAggregation`."""
     pointwise = conv_cost(channels, channels, 1, height, width)
     layer = 2 * pointwise + depthwise_cost(channels, 3, height, width)
     joined = conv_cost((1 + layers) * channels, channels, 1, height, width)
@@ -71,11 +71,11 @@ class DictionaryAttention(nn.Module):
 
     Args:
         c_in: channels of the query.
-        width: channels within, and of an entry; a multiple of ``head_dim``.
+        width: inner channels, and those of an entry; a multiple of ``head_dim``.
         c_out: channels of the result.
         head_dim: channels of one head.
-        layers: of the dense aggregation.
-        mlp_ratio: width of the gated unit's first layer over ``width``.
+        layers: layers of the dense aggregation.
+        mlp_ratio: width of the gated unit's first layer relative to ``width``.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ def dictionary_attention_cost(
     height: int,
     columns: int,
 ) -> Cost:
-    """Cost of a `DictionaryAttention` without its entries, on ``height`` x ``columns``."""
+    """Return the cost of a `DictionaryAttention`, without entries, on ``height`` x ``columns``."""
     tokens, heads = height * columns, width // head_dim
     products = Cost(
         {Kind.ATTENTION: 2 * tokens * entries * width},
@@ -166,7 +166,7 @@ class OwnDictionary(nn.Module):
         return out
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the module the identity."""
+        """Return the layers that make the module the identity when their weights are zero."""
         return [self.attention.narrow]
 
 
@@ -175,11 +175,11 @@ class DictionaryConfig(AttentionConfig):
     """Cross-attention to a learned dictionary, as in DCAE's entropy model, and a skip.
 
     Attributes:
-        entries: how many entries the dictionary has.
-        width: channels of an entry, and within.
+        entries: number of entries of the dictionary.
+        width: channels of an entry, and of the cross-attention.
         head_dim: channels of one attention head.
-        layers: of the dense aggregation that gathers the query.
-        mlp_ratio: width of the gated unit's first layer over ``width``.
+        layers: layers of the dense aggregation that computes the query.
+        mlp_ratio: width of the gated unit's first layer relative to ``width``.
     """
 
     entries: ChannelCount = 128

@@ -1,4 +1,4 @@
-"""What a weight's dimension is composed of, so that small layers can be parts of larger ones."""
+"""The groups in a weight's dimensions, by which small layers can be parts of larger ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Extent(NamedTuple):
     of keys and of values, say.
 
     Attributes:
-        groups: sizes of the groups that lie behind one another.
-        centred: whether a smaller one is the middle instead, as offsets in a window.
+        groups: sizes of the groups, in order.
+        centred: whether a smaller extent is the middle of a larger one, like offsets in a window.
     """
 
     groups: tuple[int, ...]
@@ -26,27 +26,27 @@ class Extent(NamedTuple):
         return sum(self.groups)
 
     def joined(self, other: Extent) -> Extent:
-        """Return the smallest extent that both are parts of.
+        """Return the smallest extent of which both are parts.
 
         Raises:
-            ValueError: they are composed differently.
+            ValueError: their groups do not correspond.
         """
         if len(self.groups) != len(other.groups) or self.centred != other.centred:
             raise ValueError(f"{self} and {other} have no place in common")
         return Extent(tuple(map(max, self.groups, other.groups)), self.centred)
 
     def runs(self, whole: Extent) -> list[tuple[int, int]]:
-        """Return start and length of each run of places that this one has in ``whole``."""
+        """Return start and length of each run of places that this extent has in ``whole``."""
         if self.groups == whole.groups:
             return [(0, self.size)]
-        found, start = [], 0
+        runs, start = [], 0
         for own, full in zip(self.groups, whole.groups, strict=True):
             if own:
-                found.append((start + (full - own) // 2 if self.centred else start, own))
+                runs.append((start + (full - own) // 2 if self.centred else start, own))
             start += full
-        return found
+        return runs
 
 
-#: By a parameter's name the extents of its dimensions; None: one group of the dimension's size.
-#: A module whose channels lie in several groups returns it from a method ``extents()``.
+#: The extents of each parameter's dimensions, by its name; None: one group of the dimension's size.
+#: A module whose channels form several groups returns them from a method ``extents()``.
 Extents = Mapping[str, tuple[Extent | None, ...]]

@@ -34,7 +34,7 @@ from tcm_lab.blocks.window_attention import WindowAttention, check_heads
 class ConvGlu(nn.Module):
     """GELU(depth-wise 3x3(u)) · v, u and v the halves of a linear layer; then a linear layer back.
 
-    ``hidden`` is the width of u and v together; each has one channel at least.
+    ``hidden`` is the width of u and v together; each has at least one channel.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -53,13 +53,13 @@ class ConvGlu(nn.Module):
         return out
 
     def extents(self) -> Extents:
-        """Return how u and v lie behind one another."""
+        """Return the extents of u and v, one after the other."""
         both = Extent((self.project.in_features,) * 2)
         return {"expand.weight": (both, None), "expand.bias": (both,)}
 
 
 def conv_glu_cost(channels: int, hidden: int, height: int, width: int) -> Cost:
-    """Cost of a `ConvGlu`."""
+    """Return the cost of a `ConvGlu`."""
     half, tokens = max(hidden // 2, 1), height * width
     return (
         linear_cost(channels, 2 * half, tokens)
@@ -113,19 +113,20 @@ class GatedStage(nn.Module):
         return out
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the block the identity."""
+        """Return the layers that make the block the identity when their weights are zero."""
         return [self.conv]
 
 
 @register_block("gated-stage")
 class GatedStageConfig(BlockConfig):
-    """Layers of window attention and gated convolution, a 3x3 convolution behind, and a skip.
+    """Layers of window attention and gated convolution, then a 3x3 convolution, and a skip.
 
     Attributes:
-        layers: how many layers; every second one shifts its windows.
+        layers: number of layers; every second one shifts its windows.
         window_size: side of an attention window, in tokens.
         head_dim: channels of one attention head.
-        mlp_ratio: width of the gated unit's first layer over the block's; half of it is the gate.
+        mlp_ratio: width of the gated unit's first layer, half of which is the gate, relative to the
+            block's.
     """
 
     layers: Annotated[LayerCount, Field(gt=0)] = 2

@@ -1,7 +1,7 @@
-"""Attention among all positions of a map, at a cost that grows with the map and not its square.
+"""Attention among all positions of a map, at a cost that is linear in their number.
 
-The softmax is taken of queries and keys apart, so that keys and values can be multiplied first
-(Shen et al. 2021, "Efficient attention"). MLIC++ gathers global contexts so (Jiang et al. 2023).
+Queries and keys each have a softmax of their own, so that keys and values can be multiplied first
+(Shen et al. 2021, "Efficient attention"). MLIC++ uses it for global contexts (Jiang et al. 2023).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LinearAttention(nn.Module):
     """softmax(q) · (softmax(k)ᵀ · v) per head, over all positions of a map.
 
     A key's softmax is over the positions, a query's over the head's channels. Queries, keys and
-    values are a 1x1 and a depth-wise 3x3 convolution each of maps of their own.
+    values are each computed from a map of their own, by a 1x1 and a depth-wise 3x3 convolution.
     """
 
     def __init__(self, channels: int, head_dim: int) -> None:
@@ -37,15 +37,15 @@ class LinearAttention(nn.Module):
         )
 
     def forward(self, query: Map, key: Map, value: Map, keys_at: Places | None = None) -> Map:
-        """Return what each position of ``query`` (B, C, H, W) gathers from ``value``.
+        """Attend from each position of ``query`` (B, C, H, W) to ``value``.
 
         ``keys_at`` are the positions of ``key`` that are attended to; None: all.
         """
         q, k, v = self._heads(self.queries(query)), self._heads(self.keys(key)), self.values(value)
         if keys_at is not None:
             k = k.masked_fill(~keys_at.flatten(), torch.finfo(k.dtype).min)
-        found = torch.matmul(self._heads(v), k.softmax(-1).transpose(-1, -2))  # (B, heads, d, d)
-        return torch.matmul(found, q.softmax(-2)).view(v.shape)
+        context = torch.matmul(self._heads(v), k.softmax(-1).transpose(-1, -2))  # (B, heads, d, d)
+        return torch.matmul(context, q.softmax(-2)).view(v.shape)
 
     def _heads(self, x: Map) -> Float[Tensor, "b heads d positions"]:
         heads: Tensor = x.flatten(2).unflatten(1, (self.heads, -1))
@@ -53,7 +53,7 @@ class LinearAttention(nn.Module):
 
 
 def linear_attention_cost(channels: int, head_dim: int, height: int, width: int) -> Cost:
-    """Cost of a `LinearAttention` on maps of ``height`` x ``width``."""
+    """Return the cost of a `LinearAttention` on maps of ``height`` x ``width``."""
     products = height * width * channels * head_dim
     return (
         3 * conv_cost(channels, channels, 1, height, width)
@@ -63,15 +63,15 @@ def linear_attention_cost(channels: int, head_dim: int, height: int, width: int)
 
 
 class GlobalAttention(nn.Module):
-    """Linear attention, a convolution of what it found, and an MLP of convolutions beside a skip.
+    """Linear attention, a convolution of its result, and an MLP of convolutions beside a skip.
 
     Args:
-        channels: C, of what attends.
+        channels: C, channels of query, key and value.
         head_dim: channels of one head.
-        kernel: side of the convolution behind the attention.
-        inner: its outputs.
+        kernel: side of the convolution after the attention.
+        inner: output channels of this convolution.
         hidden: width of the MLP's hidden layer, which has a depth-wise 3x3 convolution.
-        c_out: channels of the result; where it isn't ``inner``, the skip is a 1x1 convolution.
+        c_out: channels of the result; if it is not ``inner``, the skip is a 1x1 convolution.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class GlobalAttention(nn.Module):
     ) -> Float[Tensor, "b d h w"]:
         """Transform (B, C, H, W) to (B, C_out, H, W).
 
-        Key and value are by default the query itself. Positions that are ``first`` are attended
-        to, by all others alone; None: all attend to all.
+        Key and value are the query itself by default. Only ``first`` positions are attended to, and
+        only by all others; None: all attend to all.
         """
         key, value = query if key is None else key, query if value is None else value
-        found = self.attention(query, key, value, first)
-        mixed = self.mix(found if first is None else found * ~first)
+        attended = self.attention(query, key, value, first)
+        mixed = self.mix(attended if first is None else attended * ~first)
         out: Tensor = self.mlp(mixed).add_(self.skip(mixed))
         return out
 
@@ -118,7 +118,7 @@ def global_attention_cost(
     height: int,
     width: int,
 ) -> Cost:
-    """Cost of a `GlobalAttention` on maps of ``height`` x ``width``."""
+    """Return the cost of a `GlobalAttention` on maps of ``height`` x ``width``."""
     skip = Cost() if inner == c_out else conv_cost(inner, c_out, 1, height, width)
     return (
         linear_attention_cost(channels, head_dim, height, width)
@@ -132,12 +132,12 @@ def global_attention_cost(
 
 @register_attention("linear-attention")
 class LinearAttentionConfig(AttentionConfig):
-    """Attention among all positions of a map, whose cost is linear in them (MLIC++).
+    """Attention among all positions of a map, at a cost linear in their number (MLIC++).
 
     Attributes:
         head_dim: channels of one attention head.
-        kernel: side of the convolution behind the attention.
-        mlp_ratio: width of the MLP's hidden layer over the module's.
+        kernel: side of the convolution after the attention.
+        mlp_ratio: width of the MLP's hidden layer relative to the module's.
     """
 
     head_dim: ChannelCount = 16

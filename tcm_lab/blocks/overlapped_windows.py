@@ -1,8 +1,8 @@
-"""Attention in a window around every position: windows overlap, where Swin's tile the map.
+"""Attention in a window around every position: the windows overlap, while Swin's tile the map.
 
-Each window's outcome becomes one vector, that of the position in its middle (MLIC++'s local
-context, Jiang et al. 2023). Every place of the map is so attended to once in each window that holds
-it; the windows are cut a few rows at a time, so that they never lie in memory all at once.
+Each window's result becomes one vector, that of the position in its middle (MLIC++'s local context,
+Jiang et al. 2023). Every place of the map is attended to in each window that holds it. The windows
+are cut a few rows at a time, so that they are never all in memory at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tcm_lab.blocks.registry import AttentionConfig, register_attention
 from tcm_lab.blocks.window_attention import check_heads, relative_index
 
 _CACHED_SCORES = 2**18  # 1 MB in float32
-#: What MLIC++ adds to the score of a pair that should not see each other.
+#: MLIC++ adds this to the score of a pair that should not see each other.
 _UNSEEN = -100.0
 
 
@@ -39,11 +39,11 @@ class OverlappedWindowAttention(nn.Module):
     """Attention among the places of a window around each position, and an MLP.
 
     Layer normalisation; softmax(q·kᵀ / √d + bias[qy - ky, qx - kx, head]) · v among the places of
-    each window, which zeros fill beyond the map; a convolution as large as the window, which makes
-    one vector of it; a linear layer; and an MLP beside a skip.
+    each window, which is filled with zeros beyond the map; a convolution as large as the window,
+    which turns it into one vector; a linear layer; and an MLP beside a skip.
 
-    Where only some places hold anything, these see each other alone. All others, those beyond the
-    map too, see the whole window, as in the authors' code: a mask that is the same in a whole row
+    If only some places hold values, these see only each other. All others, including those beyond
+    the map, see the whole window, as in the authors' code: a mask that is the same in a whole row
     of scores cancels in the softmax.
 
     Args:
@@ -51,7 +51,7 @@ class OverlappedWindowAttention(nn.Module):
         head_dim: d, channels of one head; heads are interleaved in q, k and v.
         window_size: side of a window, odd.
         c_out: channels of the result.
-        mlp_ratio: width of the MLP's hidden layer over ``c_out``.
+        mlp_ratio: width of the MLP's hidden layer relative to ``c_out``.
     """
 
     relative_index: Tensor
@@ -97,19 +97,19 @@ class OverlappedWindowAttention(nn.Module):
         return out.permute(0, 3, 1, 2)
 
     def extents(self) -> Extents:
-        """Return how queries, keys and values lie: each channel of a head for all heads."""
+        """Return the extents of queries, keys and values: for each channel of a head, all heads."""
         heads = Extent((self.heads,) * (3 * self.fuse.in_channels // self.heads))
         return {"qkv.weight": (heads, None), "qkv.bias": (heads,)}
 
     def _strips(self, batch: int, height: int, width: int) -> Iterator[slice]:
-        """Yield the padded rows that hold the windows of a few rows, the cache's fill of them."""
+        """Yield the padded rows with the windows of a few rows, as many as the cache holds."""
         scores = batch * width * self.heads * self.window_size**4
         taken = max(_CACHED_SCORES // scores, 1)
         for start in range(0, height, taken):
             yield slice(start, min(start + taken, height) + self.window_size - 1)
 
     def _windows(self, rows: Tensor) -> Tensor:
-        """View padded rows (B, r + n - 1, W + n - 1, ...) as (B, r, W, ..., n, n), uncopied."""
+        """View padded rows (B, r + n - 1, W + n - 1, ...) as (B, r, W, ..., n, n)."""
         n = self.window_size
         windows: Tensor = rows.unfold(1, n, 1).unfold(2, n, 1)
         return windows
@@ -117,7 +117,7 @@ class OverlappedWindowAttention(nn.Module):
     def _fused(
         self, windows: Tensor, bias: Tensor, seen: Bool[Tensor, "r w n n"] | None
     ) -> Float[Tensor, "b r w d"]:
-        """Attend within windows of qkv (B, r, W, 3, d, heads, n, n) and make a vector of each."""
+        """Attend within windows of qkv (B, r, W, 3, d, heads, n, n) and turn each into a vector."""
         where, side = windows.shape[:3], self.window_size
         q, k, v = windows.permute(3, 0, 1, 2, 5, 4, 6, 7).flatten(-2).flatten(1, 3)
         scores = torch.matmul(q.transpose(-1, -2) * q.shape[-2] ** -0.5, k) + bias
@@ -131,14 +131,14 @@ class OverlappedWindowAttention(nn.Module):
 
 
 def _mask(seen: Bool[Tensor, "n t"]) -> Float[Tensor, "n t t"]:
-    """Return what is added to each pair's score, so that no known place sees an unknown one."""
+    """Return the addend to each pair's score, so that no known place sees an unknown one."""
     return (seen[:, :, None] & ~seen[:, None, :]) * _UNSEEN
 
 
 def overlapped_window_cost(
     channels: int, window_size: int, c_out: int, mlp_ratio: float, head_dim: int, h: int, w: int
 ) -> Cost:
-    """Cost of an `OverlappedWindowAttention` on a map of ``h`` x ``w``."""
+    """Return the cost of an `OverlappedWindowAttention` on a map of ``h`` x ``w``."""
     positions, places, heads = h * w, window_size**2, channels // head_dim
     products = Cost(
         {Kind.ATTENTION: 2 * positions * places**2 * channels},
@@ -163,7 +163,7 @@ class OverlappedWindowsConfig(AttentionConfig):
     Attributes:
         window_size: side of a window, odd.
         head_dim: channels of one attention head.
-        mlp_ratio: width of the MLP's hidden layer over the module's.
+        mlp_ratio: width of the MLP's hidden layer relative to the module's.
     """
 
     window_size: KernelSide = 5

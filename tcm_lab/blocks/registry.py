@@ -36,13 +36,13 @@ from tcm_lab.blocks.cost import Cost
 from tcm_lab.errors import ConfigError, first_line, validation_message
 
 ResampleDirection = Literal["down", "up"]
-#: What ``build()`` calls numbers of channels.
+#: Names of the numbers of channels in ``build()``.
 _CHANNELS = ("channels", "c_in", "c_out")
 #: Names under which a module's number of channels may have a default.
 _WIDTHS = (*_CHANNELS, "in_channels", "out_channels", "dim", "width")
 
 
-#: Serialised in this context, a configuration is what identifies it.
+#: Context in which a configuration is serialised to what identifies it.
 FINGERPRINT = "fingerprint"
 
 
@@ -53,10 +53,10 @@ class NoFormula(LookupError):
 class LayerConfig(Frozen):
     """Typed, frozen, validated options of a registered layer; ``type`` is its registered name.
 
-    Options that a layer got after codecs with it had been trained are named in ``later``: where
-    they have their defaults, which compute what the layer did before, a fingerprint passes over
-    them, so that records of these codecs stay theirs. Options named in ``shared`` may differ
-    between codecs that share one set of weights.
+    ``later`` names options that a layer got after codecs with it had been trained. Their defaults
+    compute what the layer did before, and fingerprints leave them out at their defaults, so that
+    records of these codecs stay valid. Options named in ``shared`` may differ between codecs that
+    share one set of weights.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -73,7 +73,7 @@ class LayerConfig(Frozen):
         for name in type(self).model_fields:
             own, written = getattr(self, name), tree.get(name)
             if isinstance(own, set | frozenset) and isinstance(written, list):
-                written.sort(key=json.dumps)  # or each process would have an order of its own
+                written.sort(key=json.dumps)  # the order of a set differs between processes
         if info.context == FINGERPRINT:
             for name in self.later:
                 if getattr(self, name) == type(self).model_fields[name].default:
@@ -95,7 +95,7 @@ class SameSizeConfig(LayerConfig):
         """Return the layer's cost on one feature map of ``height`` x ``width``.
 
         Raises:
-            NoFormula: the layer has none.
+            NoFormula: the layer has no closed formula.
         """
         raise NoFormula(f"the layer '{self.type}' has no closed formula for its cost")
 
@@ -121,7 +121,7 @@ class ResamplerConfig(LayerConfig):
 
     @property
     def factor(self) -> int:
-        """How many times smaller (``down``) or larger (``up``) the output's sides are."""
+        """Factor by which the output's sides are smaller (``down``) or larger (``up``)."""
         return 2
 
     def size_after(self, direction: ResampleDirection, height: int, width: int) -> tuple[int, int]:
@@ -147,7 +147,7 @@ class ResamplerConfig(LayerConfig):
         """Return the cost on one **input** feature map of ``height`` x ``width``.
 
         Raises:
-            NoFormula: the resampler has none.
+            NoFormula: the resampler has no closed formula.
         """
         raise NoFormula(f"the resampler '{self.type}' has no closed formula for its cost")
 
@@ -171,11 +171,10 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
 
         The class is either a configuration (a subclass of ``base`` with fields, ``build`` and
         optionally ``check`` and ``cost``), or an ``nn.Module``. A module's constructor takes the
-        number of channels first (a resampler's: ``c_in, c_out``), and a block's may take its
-        ``index`` in the stage, a resampler's its ``direction`` and ``factor``, by these names; all
-        other arguments, with their annotations and defaults, become the options. A static method
-        ``cost``, if the module has one, is its closed formula: it takes what `base.cost` takes,
-        then the options.
+        number of channels first (a resampler's: ``c_in, c_out``). A block's may also take its
+        ``index`` in the stage, a resampler's its ``direction`` and ``factor``, by these names. All
+        other arguments, with their annotations and defaults, become options. A static method
+        ``cost`` gives the closed formula: it takes the arguments of `base.cost`, then the options.
 
         Raises:
             ConfigError: the name is taken, or the class could not be built from YAML.
@@ -197,7 +196,7 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             except ConfigError as error:
                 raise ConfigError(f"{self.kind} '{name}': {error}") from None
             self.add(name, config)
-            return cls if from_module else cast("Registrable", config)  # a subclass of what came
+            return cls if from_module else cast("Registrable", config)  # a subclass of ``cls``
 
         return decorate
 
@@ -216,9 +215,9 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
 
     def _adapted(self, module: type[nn.Module]) -> tuple[type[Any], dict[str, Any]]:
         """Return a configuration class that builds ``module``, and its options as fields."""
-        given = list(inspect.signature(self.base.build).parameters)[1:]
-        leading = [name for name in given if name in _CHANNELS]
-        may_take = {*given, "factor"} if hasattr(self.base, "factor") else {*given}
+        arguments = list(inspect.signature(self.base.build).parameters)[1:]
+        leading = [name for name in arguments if name in _CHANNELS]
+        may_take = {*arguments, "factor"} if hasattr(self.base, "factor") else {*arguments}
         offered: dict[str, inspect.Parameter] = {}
         fields: dict[str, Any] = {}
         for p in _options(module, leading):
@@ -235,7 +234,7 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
 
         def build(self: Any, *values: Any) -> nn.Module:
-            known = dict(zip(given, values, strict=True))
+            known = dict(zip(arguments, values, strict=True))
             if "factor" in offered:
                 known["factor"] = self.factor
             options = {name: getattr(self, name) for name in fields}
@@ -243,8 +242,8 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             return module(*values[: len(leading)], **options)
 
         def reduce(self: Any) -> tuple[Any, ...]:
-            # No module has this class by its name. The layer's own class comes first, so that the
-            # module that registers it is imported.
+            # This class is in no module by its name. The layer's own class is pickled first, so
+            # that the module that registers it is imported.
             return _unpickled, (module, kind, self.model_dump(mode="json"))
 
         kind = self.kind
@@ -274,8 +273,8 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             ) from None
 
         def cost(self: Any, *values: Any) -> Cost:
-            found: Cost = module.cost(*values, **{name: getattr(self, name) for name in options})
-            return found
+            result: Cost = module.cost(*values, **{name: getattr(self, name) for name in options})
+            return result
 
         return cost
 
@@ -287,7 +286,7 @@ def _unpickled(_: type[nn.Module], kind: str, tree: dict[str, Any]) -> LayerConf
 
 
 def _options(module: type[nn.Module], leading: Sequence[str]) -> list[inspect.Parameter]:
-    """Return the constructor's parameters behind ``leading``, each of which can be named."""
+    """Return the constructor's parameters after ``leading``, all of which can be passed by name."""
     try:
         parameters = list(inspect.signature(module, eval_str=True).parameters.values())
     except (NameError, TypeError, ValueError) as error:

@@ -37,7 +37,7 @@ Activation = Literal["none", "relu", "leaky-relu", "gelu", "gdn"]
 
 @register_resampler("none")
 class NoResamplerConfig(ResamplerConfig):
-    """Nothing: channels and size stay."""
+    """No resampling: channels and size stay as they are."""
 
     @property
     def factor(self) -> int:
@@ -63,10 +63,10 @@ class NoResamplerConfig(ResamplerConfig):
 class ResidualResamplerConfig(ResamplerConfig):
     """CompressAI's residual block with stride (RBS) or with sub-pixel upsampling (RBU), with GDN.
 
-    From Cheng et al. 2020, where TCM takes them from.
+    From Cheng et al. 2020, as TCM uses them.
 
     Attributes:
-        activation: what follows the first convolution.
+        activation: activation after the first convolution.
     """
 
     activation: Between = "leaky-relu"
@@ -86,14 +86,14 @@ class ResidualResamplerConfig(ResamplerConfig):
         self, c_in: int, c_out: int, direction: ResampleDirection, height: int, width: int
     ) -> Cost:
         h, w = self.size_after(direction, height, width)
-        behind = conv_cost(c_out, c_out, 3, h, w) + gdn_cost(c_out, h, w)
+        second = conv_cost(c_out, c_out, 3, h, w) + gdn_cost(c_out, h, w)
         if direction == "down":
-            return conv_cost(c_in, c_out, 3, h, w) + behind + conv_cost(c_in, c_out, 1, h, w)
-        return 2 * conv_cost(c_in, 4 * c_out, 3, height, width) + behind
+            return conv_cost(c_in, c_out, 3, h, w) + second + conv_cost(c_in, c_out, 1, h, w)
+        return 2 * conv_cost(c_in, 4 * c_out, 3, height, width) + second
 
 
 class EvenConv(nn.Conv2d):
-    """A convolution of stride 2 with an even kernel; odd sides are padded by zeros to even ones."""
+    """A convolution of stride 2 with an even kernel; odd sides are zero-padded to even ones."""
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Transform (B, C_in, H, W) to (B, C_out, ⌈H/2⌉, ⌈W/2⌉)."""
@@ -101,7 +101,7 @@ class EvenConv(nn.Conv2d):
 
 
 def _even(x: Tensor) -> Tensor:
-    """Pad odd sides by zeros to even ones, at the right and below."""
+    """Pad odd sides with zeros to even ones, at the right and the bottom."""
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
     return x
@@ -109,13 +109,13 @@ def _even(x: Tensor) -> Tensor:
 
 @register_resampler("conv")
 class ConvResamplerConfig(ResamplerConfig):
-    """One convolution, strided or sub-pixel or transposed, and an activation behind it.
+    """One convolution, strided or sub-pixel or transposed, and an activation after it.
 
     Attributes:
-        kernel: side of the convolution; an even one needs stride 2, and enlarges ``transposed``.
+        kernel: side of the convolution; an even one needs stride 2 and upsample ``transposed``.
         stride: 2 halves or doubles the sides, 1 keeps them.
         upsample: how sides are enlarged: ``subpixel`` or ``transposed``.
-        activation: what follows; ``gdn`` is inverse where sides are enlarged.
+        activation: activation after the convolution; ``gdn`` is inverse if sides are enlarged.
     """
 
     kernel: Annotated[int, Field(ge=1, le=63)] = 3
@@ -147,7 +147,7 @@ class ConvResamplerConfig(ResamplerConfig):
 
     def build(self, c_in: int, c_out: int, direction: ResampleDirection) -> nn.Module:
         k, s = self.kernel, self.stride
-        pad, rest = (k - 1) // 2, k % 2  # of an even kernel nothing overhangs
+        pad, rest = (k - 1) // 2, k % 2  # an even kernel has no odd rest
         layers: list[nn.Module]
         if direction == "down" or s == 1:
             kind = nn.Conv2d if rest else EvenConv
@@ -181,14 +181,14 @@ class ConvResamplerConfig(ResamplerConfig):
 
 
 class PatchMerge(nn.Module):
-    """Each 2x2 patch's channels side by side, normalised, to C_out by one linear layer."""
+    """Merges each 2x2 patch: concatenates its channels, normalises, and projects to C_out."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.merge = ChannelsLast(nn.LayerNorm(4 * c_in), nn.Linear(4 * c_in, c_out))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Transform (B, C_in, H, W) to (B, C_out, H/2, W/2); odd sides are padded by zeros."""
+        """Transform (B, C_in, H, W) to (B, C_out, H/2, W/2); odd sides are padded with zeros."""
         out: Tensor = self.merge(F.pixel_unshuffle(_even(x), 2))
         return out
 
@@ -217,14 +217,14 @@ class PatchResamplerConfig(ResamplerConfig):
 
 
 class Bottlenecks(nn.Module):
-    """Residual bottlenecks at the resampler's smaller side: behind a convolution, or before one."""
+    """Residual bottlenecks at the resampler's smaller side: after a convolution, or before one."""
 
     def __init__(
         self, conv: nn.Module, blocks: list[nn.Module], direction: ResampleDirection
     ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        self.conv = conv  # last, as what a start of zero has to silence
+        self.conv = conv  # last: the layer that a linear start sets to zero
         self.direction = direction
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -240,8 +240,8 @@ class BottlenecksConfig(ResamplerConfig):
 
     Attributes:
         kernel: side of the convolution.
-        blocks: how many bottlenecks.
-        reduction: how many times fewer channels their 3x3 convolutions work on.
+        blocks: number of bottlenecks.
+        reduction: factor by which their 3x3 convolutions have fewer channels.
     """
 
     kernel: KernelSide = 5

@@ -30,7 +30,7 @@ class SwinLayer(nn.Module):
         channels: C, a multiple of ``head_dim``.
         head_dim: channels of one attention head.
         window_size: side of a window, in tokens.
-        mlp_ratio: width of the MLP's hidden layer over C; GELU between (exact, by erf).
+        mlp_ratio: width of the MLP's hidden layer relative to C; its GELU is exact (by erf).
         shifted: whether the windows are moved by half a window.
     """
 
@@ -49,7 +49,7 @@ class SwinLayer(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Transform (B, C, H, W); free of copies if the channels are last in memory."""
         x = x.permute(0, 2, 3, 1)
-        if _may_go_in_portions(self, x):
+        if _can_run_in_portions(self, x):
             x = self._in_portions(x)
         else:
             x = x + self.attention(self.norm1(x))
@@ -57,14 +57,14 @@ class SwinLayer(nn.Module):
         return x.permute(0, 3, 1, 2)
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the block the identity."""
+        """Return the layers that make the block the identity when their weights are zero."""
         return [self.attention.proj, self.mlp[-1]]
 
     def _in_portions(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Take a few windows at a time through the whole layer, so that they stay in the cache."""
+        """Run a few windows at a time through the whole layer, so that they stay in the cache."""
         attention, rows = self.attention, x.flatten(0, 2)
         plan = attention.plan(x)
-        # One row more than the map has, which takes the padding.
+        # One more row than the map has, for the padding.
         out = rows.new_empty(len(rows) + 1, rows.shape[1])
         for windows, bias in portions(plan.groups, attention.bias()):
             source, target = plan.rows_of(windows)
@@ -76,8 +76,8 @@ class SwinLayer(nn.Module):
         return out[:-1].view(x.shape)
 
 
-def _may_go_in_portions(layer: nn.Module, x: Tensor) -> bool:
-    """Return whether no gradient, counter, compiler or hook needs the layer's parts one by one."""
+def _can_run_in_portions(layer: nn.Module, x: Tensor) -> bool:
+    """Return whether no gradient, counter, compiler or hook needs the layer's parts separately."""
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()
@@ -90,7 +90,7 @@ def _may_go_in_portions(layer: nn.Module, x: Tensor) -> bool:
 def swin_cost(
     channels: int, head_dim: int, window_size: int, mlp_ratio: float, height: int, width: int
 ) -> Cost:
-    """Cost of a `SwinLayer`."""
+    """Return the cost of a `SwinLayer`."""
     tokens, hidden = height * width, hidden_width(channels, mlp_ratio)
     return (
         2 * layer_norm_cost(channels, tokens)
@@ -106,7 +106,7 @@ class SwinConfig(BlockConfig):
     Attributes:
         window_size: side of an attention window, in tokens.
         head_dim: channels of one attention head.
-        mlp_ratio: width of the MLP's hidden layer over that of the channels it works on.
+        mlp_ratio: width of the MLP's hidden layer relative to its input.
         alternate_shift: whether every second block of a stage shifts its windows.
     """
 

@@ -65,11 +65,11 @@ class TcmBlock(nn.Module):
         return out
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return the layers whose zero makes the block the identity."""
+        """Return the layers that make the block the identity when their weights are zero."""
         return [self.mix_out]
 
     def extents(self) -> Extents:
-        """Return how the branches' channels lie between the two 1x1 convolutions."""
+        """Return the extents of the branches' channels between the two 1x1 convolutions."""
         mixed = Extent(self.widths)
         return {
             "mix_in.weight": (mixed, None, None, None),
@@ -78,7 +78,7 @@ class TcmBlock(nn.Module):
         }
 
     def _branches(self, x: Tensor, conv: nn.Module | None, swin: nn.Module | None) -> Tensor:
-        """Apply each branch to its channels; those of a branch that is None pass."""
+        """Apply each branch to its channels; those of a branch that is None stay as they are."""
         local: Tensor
         distant: Tensor
         local, distant = x.split(self.widths, 1)
@@ -96,8 +96,8 @@ class TcmConfig(SwinConfig):
     """TCM block, the paper's parallel split; its stages I and II are a stage's even and odd blocks.
 
     Attributes:
-        split: share of the channels that go to the transformer branch; 0 builds no transformer,
-            1 no convolution branch.
+        split: share of the channels that go to the transformer branch; 0 builds no transformer
+            branch, 1 no convolution branch.
     """
 
     sequential: ClassVar[bool] = False
@@ -141,7 +141,7 @@ class SequentialTcmConfig(TcmConfig):
 
     Attributes:
         split: share of the channels that the transformer branch works on; the convolution
-            branch works on the others, a 1x1 convolution mixes all of them in between.
+            branch works on the others, and a 1x1 convolution in between mixes all of them.
     """
 
     sequential: ClassVar[bool] = True

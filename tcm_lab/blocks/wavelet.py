@@ -1,10 +1,10 @@
-"""Linear steps of a wavelet side path: Haar subbands, a gain each, and a projection (AuxT).
+"""Linear steps of a wavelet side path: Haar subbands with a gain each, and a projection (AuxT).
 
 Li et al. 2025, "On Disentangled Training for Nonlinear Transform in Learned Image Compression",
 ICLR, arXiv 2501.13751: WLS and iWLS.
 
 A step is linear, so wavelet, gains and projection are folded into one strided convolution: it costs
-what the projection alone does, and no subband is ever written to memory.
+as much as the projection alone, and no subband is ever written to memory.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tcm_lab.blocks.cost import Cost, Kind, linear_cost
 from tcm_lab.blocks.extent import Extent, Extents
 from tcm_lab.blocks.registry import ResampleDirection
 
-_GAIN = 0.5  # logarithm of what every subband but the diagonal one starts at
+_GAIN = 0.5  # initial logarithm of the gain of every subband but the diagonal one
 
 
 class HaarLinear(nn.Linear):
     """A linear layer between the Haar subbands of a map and the channels of another.
 
     Down: subbands of (B, C_in, H, W), times their gains, projected to (B, C_out, H/f, W/f). Up:
-    channels projected to subbands, over their gains, and synthesised to (B, C_out, f H, f W).
+    channels projected to subbands, divided by their gains, and synthesised to (B, C_out, f H, f W).
     Subbands come in the order LL, LH (rows differ), HL (columns differ), HH, each with all
     channels; the factor f is a power of two, and for 4 and more the wavelet is applied to all
     subbands again.
@@ -42,7 +42,7 @@ class HaarLinear(nn.Linear):
         self.log_gain = nn.Parameter(start.reshape(1, 1, -1))
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Transform a map; sides that the factor does not divide are continued by their ends."""
+        """Transform a map; sides that the factor does not divide are padded with their ends."""
         gain, f = self.log_gain.flatten(), self.factor
         if self.direction == "down":
             missing = (0, -input.shape[-1] % f, 0, -input.shape[-2] % f)
@@ -57,7 +57,7 @@ class HaarLinear(nn.Linear):
         return out + pattern.repeat(1, *input.shape[-2:])
 
     def extents(self) -> Extents:
-        """Return how the subbands lie behind one another."""
+        """Return the extents of the subbands, one after another."""
         bands = self.factor**2
         maps = Extent((self.log_gain.numel() // bands,) * bands)
         gains: Extents = {"log_gain": (None, None, maps)}
@@ -68,8 +68,8 @@ class HaarLinear(nn.Linear):
     def orthogonality(self) -> Float[Tensor, ""]:
         """Return how far the projection is from orthogonal.
 
-        The mean squared difference between identity and the smaller Gram matrix of the weight, as
-        the authors' code has it.
+        This is the mean squared difference between the identity and the smaller Gram matrix of the
+        weight, as in the authors' code.
         """
         weight = self.weight if self.in_features > self.out_features else self.weight.mT
         gram = weight @ weight.mT
@@ -100,9 +100,9 @@ def _synthesised(bands: Float[Tensor, "n k"], factor: int) -> Float[Tensor, "n c
 def haar_linear_cost(
     c_in: int, c_out: int, factor: int, direction: ResampleDirection, height: int, width: int
 ) -> Cost:
-    """Cost of a `HaarLinear` on an input of ``height`` x ``width``.
+    """Return the cost of a `HaarLinear` on an input of ``height`` x ``width``.
 
-    That of the projection; the wavelet itself adds and subtracts within the weights.
+    This is the cost of the projection; the wavelet is folded into the weights.
     """
     bands = factor**2
     if direction == "down":

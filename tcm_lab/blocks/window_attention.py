@@ -1,9 +1,9 @@
 """Multi-head self-attention inside windows (W-MSA and SW-MSA of Swin, Liu et al. 2021).
 
-On a CPU it works on as many windows at a time as the cache holds the scores of. Torch's fused
-kernel for CPUs is slow with heads as narrow as Swin's and has no gradient for a bias; spelled out
-over whole maps, attention is a handful of passes over scores that are far larger than the map. In
-portions the scores never leave the cache, and backward computes them again rather than reading them
+On a CPU it works on as many windows at a time as have scores that fit into the cache. Torch's fused
+kernel for CPUs is slow with heads as narrow as Swin's and has no gradient for a bias. Without
+fusion, attention over whole maps makes several passes over scores that are far larger than the map.
+In portions, the scores never leave the cache, and backward recomputes them instead of reading them
 from memory (as FlashAttention does, Dao et al. 2022, section 3.1).
 """
 
@@ -23,7 +23,7 @@ from tcm_lab.blocks.windows import WindowGroup, WindowPlan, window_plan
 from tcm_lab.errors import ConfigError, one_of
 
 _CACHED_SCORES = 2**18  # 1 MB in float32
-_NARROW = 16  # channels of a head; from here on the order of a product makes no difference
+_NARROW = 16  # channels of a head; for more, the order of a product makes no difference
 
 Windows = Float[Tensor, "n t c"]
 Bias = Float[Tensor, "heads t t"]
@@ -35,7 +35,7 @@ class WindowAttention(nn.Module):
 
     softmax(q·kᵀ / √d + bias[head, qy - ky, qx - kx]) · v, per head of width d, then a linear layer
     over all heads (Swin, equation 4). Maps of any size are accepted: a partial window is padded,
-    and padding is never seen.
+    and the padding is never attended to.
 
     Args:
         channels: C, a multiple of ``head_dim``.
@@ -89,7 +89,7 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias.flatten(1)[:, self.relative_index]
 
     def extents(self) -> Extents:
-        """Return how queries, keys and values lie, and the offsets."""
+        """Return the extents of queries, keys and values, and of the position offsets."""
         both, offsets = Extent((self.proj.in_features,) * 3), self.relative_position_bias.shape[-1]
         around = Extent((offsets,), centred=True)
         return {
@@ -130,7 +130,7 @@ def attend(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Window
 
 
 def attend_fused(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Windows:
-    """Return what `attend` does, by one call of torch's fused kernel for each mask."""
+    """Compute the same as `attend`, by one call of torch's fused kernel for each mask."""
     q, k, v = _heads(qkv, len(bias))
     attended = []
     for group in plan.groups:
@@ -145,7 +145,7 @@ def attend_fused(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> 
 def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slice, PortionBias]]:
     """Yield portions of the windows, each with its bias: minus infinity where masked.
 
-    The bias has a first dimension for the windows where a portion holds several groups.
+    If a portion holds several groups, its bias has a first dimension for the windows.
     """
     count = max(_CACHED_SCORES // bias.numel(), 1)
     size, parts = 0, []
@@ -161,7 +161,7 @@ def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slic
 
 
 class _InPortions(torch.autograd.Function):
-    """Attention portion by portion, with a gradient that computes the weights again."""
+    """Attention portion by portion, with a gradient that recomputes the weights."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, groups: tuple[WindowGroup, ...]) -> Tensor:
@@ -203,7 +203,7 @@ def _attend(qkv: Float[Tensor, "n t c3"], bias: PortionBias) -> Windows:
 def _mix(weights: Tensor, values: Tensor) -> Tensor:
     """Return weights · values; as (valuesᵀ · weightsᵀ)ᵀ if narrow, which BLAS does far faster.
 
-    It is for gradients alone: in the forward pass it would round other symbols than published.
+    It is for gradients only: in the forward pass, its rounding would change published symbols.
     """
     if values.shape[-1] < _NARROW:
         return torch.matmul(values.mT, weights.mT).mT
@@ -222,7 +222,7 @@ def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def relative_index(window_size: int) -> Tensor:
-    """Return, for each pair (query, key) of a window, its place in the flattened bias table."""
+    """Return the index of each pair (query, key) of a window in the flattened bias table."""
     y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
     y, x = y.flatten(), x.flatten()
     dy = y[:, None] - y[None, :] + window_size - 1

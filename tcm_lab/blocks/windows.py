@@ -1,8 +1,8 @@
-"""How a feature map is cut into attention windows and put together again, for any size.
+"""Cut feature maps of any size into attention windows, and join them again.
 
 A plan is made once for a batch of maps of one size and shared by every block that cuts such maps:
-one gather cuts, shifts and pads, one gather undoes all three. Windows with the same mask follow
-each other, so a mask is never repeated per window: however large the map, there are at most nine
+one gather cuts, shifts and pads, another undoes all three. Windows with the same mask are
+consecutive, so a mask is never repeated per window: however large the map, there are at most nine
 groups, and inner windows need no mask.
 """
 
@@ -24,7 +24,7 @@ class WindowGroup:
     Attributes:
         start: first window of the group.
         stop: one past its last window.
-        allowed: (N, N) whether token q may see token k; None where all see all.
+        allowed: (N, N) whether token q may see token k; None if all see all.
     """
 
     start: int
@@ -38,13 +38,13 @@ class WindowGroup:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Where each token of each window comes from, and where each token of the map went.
+    """Where each token of each window comes from, and where each token of the map goes.
 
     Attributes:
         tokens: window side squared, N.
         source: for each token of each window, its row in the flattened map (padding: any row).
         target: for each row of the flattened map, its place among the windows' tokens.
-        padding: which of the windows' tokens are padding; None where none is.
+        padding: which of the windows' tokens are padding; None if none is.
         groups: the windows by mask, in order; together they are all windows.
     """
 
@@ -55,9 +55,9 @@ class WindowPlan:
     groups: tuple[WindowGroup, ...]
 
     def rows_of(self, windows: slice) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"]]:
-        """Return where some windows' tokens come from and go to in the flattened map.
+        """Return the rows of the flattened map that some windows' tokens come from and go to.
 
-        Padding goes to the row behind the map's last one.
+        Padding goes to a row after the map's last one.
         """
         tokens = slice(windows.start * self.tokens, windows.stop * self.tokens)
         source = self.source[tokens]
@@ -109,16 +109,16 @@ def _gather(rows: Tensor, index: Tensor, inverse: Tensor, dropped: Tensor | None
 def window_plan(
     batch: int, size: tuple[int, int], window_size: int, shift: int, device: torch.device
 ) -> WindowPlan:
-    """Plan the windows of ``batch`` maps of one size; kept for the next maps of that size.
+    """Plan the windows of ``batch`` maps of one size; plans are cached.
 
     The map is padded at its lower right to whole windows and rolled by ``shift``. Two tokens see
     each other if both are real and were not brought together by the roll (Swin, Liu et al. 2021,
     section 3.2); padding sees padding, so that no softmax is empty, and is dropped by ``join``.
-    All sizes are in tokens, ``size`` being (height, width).
+    All sizes are in tokens; ``size`` is (height, width).
     """
     if torch.compiler.is_compiling():  # the compiler traces the plan into its graph
         return _plan.__wrapped__(batch, size, window_size, shift, device)
-    # Tensors made in inference mode can't serve training, so each mode has plans of its own.
+    # Tensors made in inference mode cannot be used in training, so each mode has its own plans.
     return _plan(batch, size, window_size, shift, device, torch.is_inference_mode_enabled())
 
 
@@ -153,7 +153,7 @@ def _plan(
     padding = torch.cat(paddings).flatten(1)[:, None].expand(-1, batch, -1).flatten()
     source = (torch.cat(sources).flatten(1)[:, None] + first_row).flatten().masked_fill(padding, 0)
     rows = batch * height * width
-    target = torch.zeros(rows + 1, dtype=torch.long, device=device)  # and one for all padding
+    target = torch.zeros(rows + 1, dtype=torch.long, device=device)  # plus one for all padding
     places = torch.arange(len(source), device=device)
     target = target.scatter(0, source.masked_fill(padding, rows), places)
     return WindowPlan(
@@ -168,11 +168,11 @@ def _plan(
 def _axis(
     length: int, window_size: int, shift: int, device: torch.device
 ) -> list[tuple[Tensor, tuple[int, ...]]]:
-    """Cut one axis into windows: those that look alike together, each with its tokens' regions.
+    """Cut one axis into windows, grouped by the regions of their tokens.
 
     Returns:
         For each kind of window, the positions (windows, window_size) before the roll, and the
-        region of each place: -1 is padding, 1 what the roll brought round from the other end.
+        region of each place: -1 is padding, 1 is what the roll moved there from the other end.
     """
     count = -(-length // window_size)
     whole = count * window_size

@@ -1,7 +1,7 @@
 """Configuration, assembly, coding to real bytes, and checkpoints of codecs.
 
-Each name is imported when it is first used: what builds a codec imports CompressAI, which takes
-seconds, and configurations and cost formulas do without it.
+Names are imported on first use. Building a codec imports CompressAI, which takes seconds;
+configurations and cost formulas do not need it.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""One view of every codec: assembled here, CompressAI's, or a user's own module.
+"""One interface to every codec: assembled here, CompressAI's, or a user's own module.
 
-What differs between them (the configuration, the stride that images are padded to, rate levels,
-which part a parameter belongs to) is asked here and nowhere else.
+Their differences (configuration, padding, rate levels, the part that a parameter belongs to) are
+handled here and nowhere else.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ _TOP_PARTS = {
 
 @dataclass(frozen=True)
 class CodecAdapter:
-    """What the lab asks of any codec with CompressAI's interface.
+    """The lab's view of any codec with CompressAI's interface.
 
-    That is ``forward``, and for real bytes ``compress`` and ``decompress``. A foreign codec may say
-    more of itself by attributes: ``name`` (what tables call it), ``downsampling_factor`` (what
-    sides are padded to a multiple of; 1 for a codec that pads by itself), ``M`` (channels of y),
-    ``rate_levels``, and ``parts``, a mapping from names of its modules to the parts to count them
-    under. A part called g_a or h_a is the encoder's alone, one called g_s the decoder's.
+    The interface is ``forward``, and for real bytes ``compress`` and ``decompress``. A foreign
+    codec may describe itself by attributes: ``name`` (its name in tables), ``downsampling_factor``
+    (sides are padded to a multiple of it; 1 for a codec that pads its own input), ``M`` (channels
+    of y), ``rate_levels``, and ``parts``, a mapping from names of its modules to the parts that
+    they are counted under. Parts called g_a and h_a belong to the encoder alone, g_s to the
+    decoder.
     """
 
     module: nn.Module
 
     def __post_init__(self) -> None:
-        """Look through wrappers; a compiled module answers for the one inside."""
+        """Unwrap the module; a compiled one stays, since it passes attributes through."""
         while (inner := _wrapped(self.module)) is not self.module:
             object.__setattr__(self, "module", inner)
 
@@ -60,7 +61,7 @@ class CodecAdapter:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         if self.config is not None:
             return self.config.name
         name = getattr(self.module, "name", None)
@@ -68,7 +69,7 @@ class CodecAdapter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits: of the configuration, or of a foreign codec's parameter shapes."""
+        """Hash of the configuration, or of a foreign codec's parameter shapes: 12 hex digits."""
         if self.config is not None:
             return self.config.fingerprint
         shapes = {name: list(p.shape) for name, p in self.module.named_parameters()}
@@ -88,7 +89,7 @@ class CodecAdapter:
 
     @property
     def latent_channels(self) -> int:
-        """Channels of y; a foreign codec's attribute ``M``, as CompressAI's models have it."""
+        """Channels of y; for a foreign codec its attribute ``M``, as in CompressAI's models."""
         if self.config is not None:
             return self.config.latent_channels
         channels = getattr(self.module, "M", None)
@@ -111,7 +112,7 @@ class CodecAdapter:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the parameters."""
         tensor = next(self.module.parameters(), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
@@ -120,16 +121,16 @@ class CodecAdapter:
         return -(-size[0] // self.stride) * self.stride, -(-size[1] // self.stride) * self.stride
 
     def pad(self, x: Tensor) -> Tensor:
-        """Pad a foreign codec's images (B, 3, H, W) by their last row and column.
+        """Pad images (B, 3, H, W) for a foreign codec by repeating the last row and column.
 
-        Codecs that are assembled here pad by themselves; theirs come back as they are.
+        Codecs that are assembled here pad their own input: their images are returned unchanged.
         """
         if self.config is not None:
             return x
         return padded(x, self.padded_size((x.shape[-2], x.shape[-1])))
 
     def check_crop(self, side: int) -> None:
-        """Refuse crops for training that a foreign codec would need padded, if it says so.
+        """Refuse training crops whose sides are no multiple of a ``downsampling_factor``.
 
         Raises:
             LabError: the message names the nearest sides.
@@ -148,7 +149,7 @@ class CodecAdapter:
         """Refuse a rate that the codec does not have; None always passes.
 
         Raises:
-            InputError: the message says which there are.
+            InputError: the message lists the valid rates.
         """
         if rate is None or 0 <= rate <= self.rate_levels - 1:
             return
@@ -156,11 +157,11 @@ class CodecAdapter:
         raise InputError(f"rate = {rate:g}: {self.name} has {has}")
 
     def forward(self, x: Tensor, rate: float | None = None) -> Mapping[str, Any]:
-        """Run a forward pass; a codec with rate levels takes the lowest if none is given."""
+        """Run a forward pass; without ``rate``, a codec with rate levels uses the lowest."""
         return self.module(x, **self._rate_option(rate))  # type: ignore[no-any-return]
 
     def likelihoods(self, x: Tensor, rate: float | None = None) -> Mapping[str, Tensor] | None:
-        """Return what the bits are estimated by; ``None`` for a codec that has no likelihoods."""
+        """Return the likelihoods of the latents, or ``None`` for a codec without likelihoods."""
         if self.config is None:
             return self.forward(x, rate).get("likelihoods")
         module: Any = self.module
@@ -173,23 +174,23 @@ class CodecAdapter:
 
     @property
     def parts(self) -> Mapping[str, str]:
-        """The parts of a foreign codec's modules, as far as it names them itself."""
+        """Parts of a foreign codec by module name; empty if it declares none."""
         parts = getattr(self.module, "parts", None)
         return parts if self.config is None and isinstance(parts, Mapping) else {}
 
     def path_of(self, transform: str) -> str | None:
-        """Return the dotted name of the module that is g_a or the like; ``None`` if it is unknown.
+        """Return the dotted name of a transform's module (g_a, say), or ``None`` if unknown.
 
         A foreign codec's ``parts`` may give it another name.
         """
-        named = [path for path, part in self.parts.items() if part == transform]
+        paths = [path for path, part in self.parts.items() if part == transform]
         if isinstance(getattr(self.module, transform, None), nn.Module):
             return transform
-        return named[0] if len(named) == 1 else None
+        return paths[0] if len(paths) == 1 else None
 
     @property
     def has_named_parts(self) -> bool:
-        """Whether names tell which modules the encoder runs alone, and which the decoder."""
+        """Whether names show which modules belong to the encoder, and which to the decoder."""
         steps = {step for name, _ in self.module.named_modules() for step in name.split(".")}
         return self.config is not None or {"g_a", "g_s"} <= steps | {*self.parts.values()}
 
@@ -199,28 +200,28 @@ class CodecAdapter:
         return hasattr(self.module, "compress") and hasattr(self.module, "decompress")
 
     def make_tables(self) -> None:
-        """Make the entropy coder's tables, if it has none yet, to code images with.
+        """Make the entropy coder's tables unless they exist.
 
         Raises:
-            LabError: it cannot code, or it has entropy models and no ``update()``.
+            LabError: the codec cannot code, or has entropy models but no ``update()``.
         """
         if not self.can_code:
             raise LabError(
-                f"{self.name}: codes no image, since it lacks compress() or decompress(). Name a "
-                "codec with CompressAI's interface; tcm-lab complexity counts any network."
+                f"{self.name}: cannot code images, since it lacks compress() or decompress(). Name "
+                "a codec with CompressAI's interface; tcm-lab complexity counts any network."
             )
         buffers = self.module.named_buffers()
         if all(table.numel() for name, table in buffers if name.endswith("_quantized_cdf")):
             return
         if not hasattr(self.module, "update"):
             raise LabError(
-                f"{self.name}: its entropy models have no tables. Call update() on them before, or "
-                "give the codec an update() that does, as CompressAI's CompressionModel has."
+                f"{self.name}: its entropy models have no tables. Call update() on them first, or "
+                "give the codec an update() that does so, as CompressAI's CompressionModel has."
             )
         self.update_tables()
 
     def update_tables(self) -> None:
-        """Make the entropy coder's tables anew from the weights, if it has a way to."""
+        """Rebuild the entropy coder's tables from the weights, if the codec has ``update()``."""
         update = getattr(self.module, "update", None)
         if update is not None:
             update(**_accepted(update, {"force": True}))
@@ -232,46 +233,46 @@ class CodecAdapter:
             if path[0] == self.config.entropy_model.module_name:
                 return self.config.entropy_model.part_of(".".join(path[1:]))
             return _TOP_PARTS.get(path[0], path[0])
-        above = (".".join(path[:end]) for end in range(len(path), 0, -1))
-        named = next((self.parts[each] for each in above if each in self.parts), None)
-        if named is not None:
-            return named
+        prefixes = (".".join(path[:end]) for end in range(len(path), 0, -1))
+        part = next((self.parts[prefix] for prefix in prefixes if prefix in self.parts), None)
+        if part is not None:
+            return part
         # CompressAI's newer models keep h_a and h_s inside nested latent codecs.
         transform = next((step for step in path if step in TRANSFORMS), path[0])
         return _TOP_PARTS.get(transform, transform)
 
 
 def decompress(coder: Any, coded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Decode what a codec's ``compress`` returned.
+    """Decode the output of a codec's ``compress``.
 
-    What a codec tells beside, such as times, and its ``decompress`` does not take is left out.
+    Entries that ``decompress`` does not accept, such as times, are dropped.
 
     Raises:
-        LabError: ``decompress`` takes what ``compress`` does not return.
+        LabError: ``decompress`` needs an argument that ``compress`` does not return.
     """
-    given = _accepted(coder.decompress, coded)
+    arguments = _accepted(coder.decompress, coded)
     try:
-        inspect.signature(coder.decompress).bind(**given)
+        inspect.signature(coder.decompress).bind(**arguments)
     except TypeError as error:
         raise LabError(
-            f"{type(coder).__name__}: compress() returns {', '.join(coded)}, but decompress() has "
-            f"{error}. Let it take by name what the other returns."
+            f"{type(coder).__name__}: compress() returns {', '.join(coded)}, but decompress() does "
+            f"not fit: {error}. Name its parameters after what compress() returns."
         ) from None
-    return coder.decompress(**given)  # type: ignore[no-any-return]  # a user's method
+    return coder.decompress(**arguments)  # type: ignore[no-any-return]  # a user's method
 
 
-def _accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments by name that a function takes."""
+def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the named arguments that a function accepts."""
     parameters = inspect.signature(function).parameters.values()
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return dict(given)
+        return dict(arguments)
     names = {each.name for each in parameters}
-    return {name: value for name, value in given.items() if name in names}
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold ``model`` in evaluation mode, and leave each of its modules in the mode it was in."""
+    """Switch ``model`` to evaluation mode, and restore the mode of each module afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -282,17 +283,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside what ``torch.compile`` or any wrapper made of it."""
+    """Return the module inside ``torch.compile`` and any other wrappers."""
     inner = getattr(model, "_orig_mod", model)
     inner = inner if inner is not model else _wrapped(model)
     return unwrapped(inner) if inner is not model else model
 
 
 def _wrapped(model: nn.Module) -> nn.Module:
-    """Return what one wrapper without parameters of its own keeps as its ``module``, or ``model``.
+    """Return the ``module`` of a wrapper without parameters of its own, or ``model`` itself.
 
     Such wrappers are those of data parallelism (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and
-    averages of weights (AveragedModel).
+    of weight averaging (AveragedModel).
     """
     inner = getattr(model, "module", None)
     if not isinstance(inner, nn.Module) or hasattr(type(model), "decompress"):
@@ -302,6 +303,6 @@ def _wrapped(model: nn.Module) -> nn.Module:
 
 
 def bits(likelihoods: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the bits of every image by its likelihoods, summed in ``dtype``: (B,)."""
+    """Return the estimated bits of each image from its likelihoods, summed in ``dtype``: (B,)."""
     parts = [part.to(dtype).log().flatten(1).sum(1) for part in likelihoods.values()]
     return torch.stack([part / -math.log(2) for part in parts]).sum(0)

@@ -1,6 +1,6 @@
-"""Weights in files: ours, which rebuild their codec without guessing, and others' layouts.
+"""Weights in files: our checkpoints, which hold the configuration, and other projects' layouts.
 
-Nothing is ever unpickled: ours are safetensors, and torch's own files are read as weights only.
+Nothing is ever unpickled: ours are safetensors, and torch files are read with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from tcm_lab.codec.state_dicts import (
 from tcm_lab.errors import ConfigError, LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
-#: From here on weights are counted before a codec is built for them: half a gigabyte.
+#: A configuration may claim this many weights (half a gigabyte), whatever the file holds.
 _MANY_WEIGHTS = 2**27
 _PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
-#: Beginnings of what is downloaded in place of a checkpoint.
+#: First bytes of files that are downloaded by mistake instead of a checkpoint.
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "a Git LFS pointer instead of the file; run git lfs pull",
     b"<!doctype": "a web page instead of the file; take the link of the file itself",
     b"<html": "a web page instead of the file; take the link of the file itself",
 }
 
-Kept = TypeVar("Kept", dict[str, Any], list[Any])
+JsonValue = TypeVar("JsonValue", dict[str, Any], list[Any])
 
 
 def save_checkpoint(
@@ -65,15 +65,16 @@ def save_checkpoint(
     """Write a codec's weights and whole configuration to a safetensors file, atomically.
 
     Args:
-        codec: what to save.
+        codec: the codec.
         path: the file.
-        extra: JSON values to keep beside the configuration, such as how it was trained.
-        dtype: of the weights in the file, such as ``torch.float16`` for half its size. They are
-            loaded as float32 again, rounded: a codec of its own, which decodes no other's files.
+        extra: JSON values to store with the configuration, such as how the codec was trained.
+        dtype: type of the stored weights, such as ``torch.float16`` to halve the file. They are
+            loaded as float32 again, but rounded: a different codec, which cannot decode files of
+            the original.
 
     Raises:
-        LabError: the codec was not assembled here, a layer saves something else than tensors, or
-            the file cannot be written; an older one is untouched.
+        LabError: the codec was not assembled here, the state of a layer holds something other than
+            tensors, or the file cannot be written. An existing file is untouched.
     """
     codec = assembled(codec, "save its state_dict() by torch.save")
     refuse_other_state(codec)
@@ -90,15 +91,15 @@ def save_checkpoint(
 
 
 def read_extra(path: str | Path) -> dict[str, Any]:
-    """Return what ``save_checkpoint`` kept beside the configuration; nothing of other files."""
+    """Return the ``extra`` of ``save_checkpoint``; an empty dict for other files."""
     try:
-        return _kept(_read_safetensors(checkpoint_file(path))[1], "extra", {})
+        return _metadata_field(_read_safetensors(checkpoint_file(path))[1], "extra", {})
     except CheckpointError:
         return {}
 
 
 def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -> None:
-    """Write a codec's weights as torch does, in another project's layout, for that project's code.
+    """Write a codec's weights as a torch file in another project's layout.
 
     Raises:
         LabError: as `export_state`, or the file cannot be written.
@@ -110,11 +111,11 @@ def export_checkpoint(codec: Codec, path: str | Path, layout: str = "lic_tcm") -
 
 
 def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
-    """Return a codec's state dict in another project's layout; derived entries are empty there.
+    """Return a codec's state dict in another project's layout; derived entries are empty.
 
-    The layout ``lic_tcm`` is that of the TCM authors' code. The architecture is read back off the
-    result: a layout that cannot hold it would make the weights another codec's. Only the entropy
-    coder's scale table may differ; no layout holds it.
+    ``lic_tcm`` is the layout of the TCM authors' code. The architecture is inferred back from the
+    result and compared: a layout that cannot express it would turn the weights into another codec.
+    Only the entropy coder's scale table may differ, since no layout stores it.
 
     Raises:
         LabError: there is no such layout, or it cannot hold the codec; the message says why.
@@ -142,42 +143,42 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
 
 
 def assembled(codec: nn.Module, otherwise: str) -> Codec:
-    """Return the codec inside what ``torch.compile``, data parallelism or averaging made of it.
+    """Return the codec inside ``torch.compile``, data parallelism or weight averaging.
 
     Raises:
-        LabError: it was not assembled here; the message says what works ``otherwise``.
+        LabError: it was not assembled here; the message ends with what to do ``otherwise``.
     """
     inner = unwrapped(codec)
     if isinstance(inner, Codec):
         return inner
     inside = [name for name, module in inner.named_modules() if isinstance(module, Codec)]
     raise LabError(
-        f"{type(inner).__name__} was not assembled by tcm_lab, so no file could name it; "
-        + (f"give its {one_of(inside)}" if inside else otherwise)
+        f"{type(inner).__name__} was not assembled by tcm_lab, so a file cannot describe it; "
+        + (f"pass its {one_of(inside)}" if inside else otherwise)
     )
 
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
     """Describe the first field in which a configuration that was read back differs."""
     ours, theirs = (
-        dict(leaves(one.model_dump(mode="json", exclude={"name"}))) for one in (config, read)
+        dict(leaves(each.model_dump(mode="json", exclude={"name"}))) for each in (config, read)
     )
     path = next(path for path in {**ours, **theirs} if ours.get(path) != theirs.get(path))
     return f"{path} would be {theirs.get(path)!r} instead of {ours.get(path)!r}"
 
 
 def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
-    """Build the codec that a file or a state dict holds, in evaluation mode on the CPU.
+    """Build the codec stored in a file or a state dict, in evaluation mode on the CPU.
 
     Args:
-        source: the name of a trained codec of this package, such as ``tcm-nano``; a safetensors
-            file of ours; a torch file in the layout of the authors of TCM, AuxT, DCAE, HPCM or
-            MLIC++, with old or new entropy bottleneck names; or such a state dict itself.
-            Recognised by content. What training loops, ``torch.compile``, data parallelism and thop
-            put around the tensors, or before or beside their names, is taken off.
+        source: the name of a trained codec of this package, such as ``tcm-nano``; one of our
+            safetensors files; a torch file in the layout of the authors of TCM, AuxT, DCAE, HPCM or
+            MLIC++, with old or new entropy bottleneck names; or such a state dict. The layout is
+            recognised by content. Nesting, name prefixes and extra entries from training loops,
+            ``torch.compile``, data parallelism and thop are removed.
 
     Raises:
-        CheckpointError: it is none of these, or its tensors do not make that codec.
+        CheckpointError: the source is none of these, or its tensors do not fit the codec.
     """
     tree, metadata, origin = _read(source)
     if metadata.get("format") == _FORMAT:
@@ -186,21 +187,21 @@ def load_checkpoint(source: str | Path | Mapping[str, Any]) -> Codec:
 
 
 def read_state(source: str | Path | Mapping[str, Any], names: Collection[str]) -> dict[str, Tensor]:
-    """Return the tensors of the model that has ``names``, in a file or a state dict.
+    """Return the tensors of the model with these ``names`` from a file or a state dict.
 
-    What training loops keep around and beside them is taken off. Where no model has most of the
-    names, all tensors come back.
+    Nesting and extra entries from training loops are removed. If no model has most of the names,
+    all tensors are returned.
 
     Raises:
-        CheckpointError: the file can't be read, or several models in it have the names.
+        CheckpointError: the file cannot be read, or several models in it have the names.
     """
     own = set(names)
     tree, _, origin = _read(source)
-    return find_weights(tree, origin, lambda found: 2 * len(own & found.keys()) > len(own))
+    return find_weights(tree, origin, lambda tensors: 2 * len(own & tensors.keys()) > len(own))
 
 
 def _read(source: object) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
-    """Return what a file or a state dict holds, its metadata, and what messages call it."""
+    """Return the content of a file or state dict, its metadata, and its name for messages."""
     if isinstance(source, Mapping):
         return source, {}, "the state dict"
     if not isinstance(source, str | Path):
@@ -213,19 +214,19 @@ def _read(source: object) -> tuple[Mapping[str, Any], Mapping[str, str], str]:
 
 
 def _head(path: Path) -> bytes:
-    """Return a file's beginning, which tells its format.
+    """Return a file's first bytes, which identify its format.
 
     Raises:
-        CheckpointError: the file can't be read, or it is no checkpoint at all.
+        CheckpointError: the file cannot be read, or is not a checkpoint.
     """
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        known = ""
+        hint = ""
         if not path.suffix and path.parent == Path():  # perhaps a name was meant
-            known = f". Trained codecs of this package: {one_of(trained_names())}"
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}){known}") from None
+            hint = f". Trained codecs of this package: {one_of(trained_names())}"
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}){hint}") from None
     if path.suffix == ".py":
         raise CheckpointError(about_code(path))
     for start, what in _NOT_WEIGHTS.items():
@@ -235,7 +236,7 @@ def _head(path: Path) -> bytes:
 
 
 def _weights(codec: Codec) -> dict[str, Tensor]:
-    """Return what a file holds: all but tables and constants.
+    """Return the entries that a file stores: all but tables and constants.
 
     Old files lack some constants, and half precision would round a few to zero.
     """
@@ -251,20 +252,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from None
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from None
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle, which is refused or read
+            warnings.simplefilter("ignore")  # unusual pickles are read or refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path}: holds Python objects beside tensors, which are never executed here; "
-            "save its state dict alone (torch.save(model.state_dict(), …))"
+            f"{path}: holds Python objects as well as tensors, and these are never unpickled; "
+            "save only its state dict (torch.save(model.state_dict(), …))"
         ) from None
-    except Exception as error:  # of a damaged file torch's reader raises AttributeError, too
+    except Exception as error:  # torch also raises AttributeError for damaged files
         reason = (str(error) or "it is empty").splitlines()[0]
         raise CheckpointError(
             f"{path}: neither a safetensors nor a torch file (torch says: {reason}). Give a "
@@ -279,7 +280,7 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
     try:
         config = VariantConfig.parse(json.loads(metadata["config"]))
     except (KeyError, json.JSONDecodeError, RecursionError, ConfigError) as error:
-        imports = map(str, _kept(metadata, "imports", []))
+        imports = map(str, _metadata_field(metadata, "imports", []))
         missing = [source for source in imports if source not in imported_layers()]
         hint = f" It was saved with --import {' --import '.join(missing)}." if missing else ""
         raise CheckpointError(
@@ -289,8 +290,8 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
     return _fill(Codec(config), tensors, origin, str)
 
 
-def _kept(metadata: Mapping[str, str], field: str, empty: Kept) -> Kept:
-    """Return a field of the metadata, or ``empty`` where it is missing or damaged."""
+def _metadata_field(metadata: Mapping[str, str], field: str, empty: JsonValue) -> JsonValue:
+    """Return a field of the metadata, or ``empty`` if it is missing or damaged."""
     try:
         value = json.loads(metadata.get(field, "null"))
     except (json.JSONDecodeError, RecursionError):
@@ -299,7 +300,7 @@ def _kept(metadata: Mapping[str, str], field: str, empty: Kept) -> Kept:
 
 
 def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
-    tensors = find_weights(state, origin, lambda found: _layout_of(found) is not None)
+    tensors = find_weights(state, origin, lambda entries: _layout_of(entries) is not None)
     layout = _layout_of(tensors)
     if layout is None:
         raise CheckpointError(
@@ -326,34 +327,34 @@ def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
 
 
 def _check_size(config: VariantConfig, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse what claims far more weights than it holds, before there is memory for them.
+    """Refuse a file that claims far more weights than it holds, before allocating them.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: the configuration needs too many.
     """
     with suppress(NoFormula):
         needed = sum(cost.total_parameters for cost in part_costs(config, (1, 1)).values())
         held = sum(value.numel() for value in tensors.values())
         if needed > max(2 * held, _MANY_WEIGHTS):
             raise CheckpointError(
-                f"{origin}: holds {held:,} numbers, and {config.name} would need {needed:,}"
+                f"{origin}: holds {held:,} numbers, but {config.name} needs {needed:,}"
             )
 
 
 def _fill(
     codec: Codec, given: Mapping[str, Tensor], origin: str, shown: Callable[[str], str]
 ) -> Codec:
-    """Load tensors by our names; ``shown`` turns one of ours into the file's, for messages."""
+    """Load tensors by our names; ``shown`` maps one of ours to the file's, for messages."""
     wanted = _weights(codec)
     ignored = (*TABLES, *CONSTANTS)
     given = {n: value for n, value in given.items() if n in wanted or own_name(n) not in ignored}
-    found = [
+    faults = [
         f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         for fault, names in misfit(given, wanted, shown).items()
         if names
     ]
-    if found:
-        raise CheckpointError(f"{origin}: does not fit {codec.config.name}: {'; '.join(found)}")
+    if faults:
+        raise CheckpointError(f"{origin}: does not fit {codec.config.name}: {'; '.join(faults)}")
     codec.load_state_dict(given, strict=False)
     codec.eval()
     return codec

@@ -1,6 +1,6 @@
-"""From mean and scale to ŷ: estimating, encoding to and decoding from real rANS bytes.
+"""From mean and scale to ŷ: estimate it, or encode to and decode from real rANS bytes.
 
-One stream per image carries all symbols of y in the order in which the entropy model codes them.
+Each image has one stream of all symbols of y, in the order in which the entropy model codes them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class CodingError(LabError):
     """Coded bytes that do not decode here."""
 
 
-#: What the coder's 16-bit probabilities give the least likely symbol of a table, and one beyond it:
-#: that it is beyond, how many digits of four bits it has, and one such digit.
+#: Probabilities that the 16-bit coder gives to the least likely symbol of a table, and to a symbol
+#: outside it: an escape, a count of 4-bit digits, and one such digit.
 _LEAST, _BEYOND = 2**-16, 2**-24
-#: From here on CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
+#: From this magnitude on, CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
 SYMBOL_LIMIT = 2**27
-#: Added to symbols on their way to the coder and back, so that most of them are bytes there.
+#: Added to symbols for the coder and subtracted afterwards, so that most of them fit into a byte.
 _SHIFT = 128
-#: More ones than a stream holds at once, and more bytes than the digits take that fewer count.
+#: A run of ones that no valid stream contains, and bytes for the digits that a shorter run counts.
 _ONES, _DIGITS = b"\xff" * 64, 2048
 
-#: What rANS takes: each distribution (without padding, since the coder copies all of them at every
+#: Tables for rANS: each distribution (without padding, since the coder copies all of them at every
 #: call), its length, and its first symbol.
 Cdfs = tuple[list[list[int]], list[int], list[int]]
 
@@ -51,12 +51,12 @@ class SymbolTables(Protocol):
 
 
 class ScaleTables:
-    """The quantised cumulative distributions of a conditional, as rANS wants them.
+    """The quantised cumulative distributions of a conditional, in the form that rANS needs.
 
     Args:
         conditional: CompressAI's Gaussian conditional, or one like it, after
             ``update_scale_table``.
-        nearest: whether a scale takes the distribution of the nearest scale that has one (in
+        nearest: whether a scale uses the distribution of the nearest tabulated scale (in the
             logarithm), rather than of the next larger one as in CompressAI.
     """
 
@@ -83,7 +83,7 @@ class ScaleTables:
 def likelihoods_as_coded(
     likelihoods: Tensor, y: Tensor, means: Tensor, scales: Tensor, distribution: Distribution
 ) -> Tensor:
-    """Return y's likelihoods so that their logarithms are what rANS spends, on outliers too."""
+    """Return likelihoods of y whose logarithms are the bits that rANS spends, outliers included."""
     steps = (y - means).round().abs()
     reach = (distribution.reach * scales.clamp(min=distribution.lowest)).ceil()
     return torch.where(steps > reach, _BEYOND, likelihoods.clamp(min=_LEAST))
@@ -102,13 +102,13 @@ class Estimator:
     """Quantises a latent y without coding, and keeps means and scales for the likelihoods.
 
     Attributes:
-        means: of every element coded so far, (B, M, h, w); zero elsewhere.
-        scales: likewise.
+        means: means of the elements coded so far, (B, M, h, w); zero elsewhere.
+        scales: their scales, in the same form.
     """
 
     def __init__(self, y: Float[Tensor, "b m h w"]) -> None:
         self._y = y
-        # Likelihoods want float32 at least, whatever autocast made of y.
+        # Likelihoods need at least float32, even if autocast has lowered y's precision.
         dtype = torch.promote_types(y.dtype, torch.float32)
         self.means = torch.zeros_like(y, dtype=dtype)
         self.scales = torch.zeros_like(y, dtype=dtype)
@@ -131,7 +131,7 @@ class SymbolEncoder:
         self._largest = y.new_zeros(())
 
     def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
-        """Quantise the places and remember their symbols."""
+        """Quantise the places and record their symbols."""
         symbols = places.flat((places.of(self._y) - mean).round())
         if symbols.numel():
             self._largest = torch.maximum(self._largest, symbols.abs().max())
@@ -143,7 +143,7 @@ class SymbolEncoder:
         """Write the streams, one per image.
 
         Raises:
-            CodingError: a symbol is NaN or beyond what the coder can write.
+            CodingError: a symbol is NaN, or too large for the coder.
         """
         refuse_large_symbols("y", self._largest)
         with section("copies"):
@@ -160,10 +160,10 @@ class SymbolEncoder:
 
 
 class SymbolDecoder:
-    """Reads so many symbols from each of the streams, one per image.
+    """Reads ``symbols`` symbols from each stream, one stream per image.
 
     Raises:
-        CodingError: a string is no rANS stream.
+        CodingError: a string is not a rANS stream.
     """
 
     def __init__(self, strings: Sequence[bytes], symbols: int, tables: SymbolTables) -> None:
@@ -205,31 +205,31 @@ def refuse_large_symbols(latent: str, largest: Tensor) -> None:
     """
     if not largest < SYMBOL_LIMIT:
         raise CodingError(
-            f"{latent} holds a symbol of magnitude {float(largest):.4g}, and the entropy coder "
+            f"{latent} holds a symbol of magnitude {float(largest):.4g}, but the entropy coder "
             f"writes only those below {SYMBOL_LIMIT}: the weights are damaged or not trained."
         )
 
 
 def refuse_other_symbols(name: str, *, portable: bool) -> NoReturn:
-    """Refuse a stream by a codec called ``name`` that read other symbols than were written.
+    """Refuse a stream from which the codec ``name`` decoded other symbols than were encoded.
 
     Raises:
-        CodingError: always; the message says what may be the reason.
+        CodingError: always; the message lists possible reasons.
     """
     arithmetic = (
-        "in float64 that is off by more than a portable stream allows"
+        "with larger errors in float64 than a portable stream allows"
         if portable
         else "on another device, dtype or thread count (which a portable stream allows)"
     )
     raise CodingError(
         "the decoder read other symbols than the encoder wrote: the bytes were coded with "
-        f"other weights, {arithmetic}, or some layer of {name} is not deterministic (dropout, say, "
-        "or a random choice)"
+        f"other weights, {arithmetic}, or a layer of {name} is not deterministic (dropout or "
+        "another random choice)"
     )
 
 
 def write_stream(symbols: Int32[Tensor, " n"], indexes: Int32[Tensor, " n"], cdfs: Cdfs) -> bytes:
-    """Write symbols by the distributions at ``indexes``, all on the CPU, as one rANS stream."""
+    """Code symbols with the distributions at ``indexes`` into one rANS stream, all on the CPU."""
     from compressai.ans import RansEncoder
 
     numbers, needed = _numbers(symbols + _SHIFT), _needed(cdfs, indexes)
@@ -240,29 +240,29 @@ def write_stream(symbols: Int32[Tensor, " n"], indexes: Int32[Tensor, " n"], cdf
 def read_symbols(
     decode: Callable[..., list[int]], indexes: Int32[Tensor, " n"], cdfs: Cdfs
 ) -> Int32[Tensor, " n"]:
-    """Read the next symbols by the distributions at ``indexes``, all on the CPU.
+    """Decode the next symbols with the distributions at ``indexes``, all on the CPU.
 
-    ``decode`` is a decoder's method, which takes indexes and what is in ``cdfs``.
+    ``decode`` is a decoder's method that takes indexes and the entries of ``cdfs``.
     """
     numbers = decode(_numbers(indexes), *_needed(cdfs, indexes))
     try:
         shifted = np.array(bytearray(numbers)).astype(np.int32)
-    except ValueError:  # some are no bytes
+    except ValueError:  # some do not fit into a byte
         shifted = np.array(numbers, dtype=np.int32)
     return torch.from_numpy(shifted - _SHIFT)
 
 
 def _numbers(values: Int32[Tensor, " n"]) -> bytearray | array[int]:
-    """Return integers as the sequence that gives them to the coder, one by one, the fastest."""
+    """Return integers as the type of sequence that the coder reads fastest."""
     numbers = values.numpy()
     low = numbers.astype(np.uint8)
     return bytearray(low) if np.array_equal(low, numbers) else array("i", numbers.tobytes())
 
 
 def _needed(cdfs: Cdfs, indexes: Int32[Tensor, " n"]) -> Cdfs:
-    """Return the distributions up to the last that is needed, for symbols that are shifted.
+    """Return the distributions up to the last one in use, for shifted symbols.
 
-    The coder copies all of them at every call, and the last ones are the longest and the rarest.
+    The coder copies all of them at every call, and the last ones are the longest and least used.
     """
     stop = int(indexes.max()) + 1 if len(indexes) else 0
     rows, lengths, firsts = cdfs
@@ -270,22 +270,22 @@ def _needed(cdfs: Cdfs, indexes: Int32[Tensor, " n"]) -> Cdfs:
 
 
 def guard_stream(string: bytes, symbols: int) -> bytes:
-    """Return a stream beyond whose end a decoder of ``symbols`` symbols cannot read, valid or not.
+    """Pad a stream so that decoding ``symbols`` symbols cannot read beyond it, valid or not.
 
-    CompressAI's decoder trusts its input, so enough zeros follow. Of zeros a symbol takes a word at
-    most, and less on average if it is beyond its table. One that begins before them may take more:
-    four ones count 15 digits of four bits, and that the next four bits count, too. What the encoder
-    writes has no more than 8 digits, so a long run of ones in a stream is refused.
+    CompressAI's decoder trusts its input, so zeros are appended. In zeros a symbol takes at most
+    one word, and less on average if it is outside its table. A symbol that begins before the zeros
+    may take more: four ones count 15 digits of four bits, and say that the next four bits count,
+    too. The encoder never writes more than 8 digits, so a long run of ones is refused.
 
     Raises:
         CodingError: the string cannot be a stream of 32-bit words.
     """
     if len(string) < 4 or len(string) % 4:
-        raise CodingError(f"{len(string)} bytes are not a rANS stream, which is whole 32-bit words")
+        raise CodingError(f"{len(string)} bytes are not a rANS stream of whole 32-bit words")
     if _ONES in string:
         raise CodingError(
             f"{len(string)} bytes are not a rANS stream: one of their symbols has more digits than "
-            f"those below {SYMBOL_LIMIT}, which are all that are written"
+            f"any below {SYMBOL_LIMIT}, the encoder's limit"
         )
     return string.ljust(len(string) + 4 * symbols + _DIGITS, b"\0")
 

@@ -1,7 +1,7 @@
 """The configuration tree of a codec: frozen, validated, and explicit down to every layer.
 
-The tree is the architecture: its names are the names of modules, and a choice without effect is not
-in it, so that two equal trees are the same codec and two different ones are not.
+The tree is the architecture: its names are the names of modules, and it holds no choice without
+effect. Equal trees are the same codec, and different trees are different codecs.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class StageConfig(Frozen):
 
     Attributes:
         resample: how the stage changes channels and size.
-        width: its channels; none in a transform's last stage, whose width is the transform's
-            output.
-        depth: how many blocks.
-        block: the block; none where ``depth`` is 0.
+        width: number of channels; left out in a transform's last stage, whose width is the
+            transform's output.
+        depth: number of blocks.
+        block: the block; none if ``depth`` is 0.
         attention: the attention module after the blocks.
     """
 
@@ -80,42 +80,42 @@ class TransformConfig(Frozen):
     """Stages in the order of the data's flow.
 
     Attributes:
-        stages: the stages; each but the last with its width.
+        stages: the stages; all but the last give their width.
     """
 
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
 
     @property
     def factor(self) -> int:
-        """How many times the transform shrinks or enlarges the sides."""
+        """Factor by which the transform shrinks or enlarges the sides."""
         return prod(stage.resample.factor for stage in self.stages)
 
 
 Shortcut = Literal["none", "patch", "staged", "wavelet"]
 
 
-_FEWEST_CODED = 4  # symbols, for which the buffer of CompressAI's coder is large enough
+_FEWEST_CODED = 4  # symbols; for fewer, the buffer of CompressAI's coder is too small
 
 
 class VariantConfig(Frozen):
-    """One codec, completely.
+    """The complete configuration of a codec.
 
     Attributes:
-        name: what tables call it.
+        name: name in tables.
         latent_channels: M, channels of y.
         hyper_channels: channels of z.
-        rate_levels: 0, or how many learned rate levels one set of weights covers.
-        shortcut: linear paths beside g_a and g_s: ``patch``, one map between the patch of the
-            image below a latent position and its M channels; ``staged``, that and one beside every
-            resampler but each transform's last; ``wavelet``, a chain of Haar wavelet steps with
-            projections that feeds on itself alone and joins at every stage (AuxT, Li et al. 2025);
-            or ``none``, as TCM was published.
-        g_a: analysis transform, image to y; this and the next three may be given by the name of a
+        rate_levels: number of learned rate levels of one set of weights; 0 for a single rate.
+        shortcut: linear paths beside g_a and g_s: ``patch``, one map between an image patch and the
+            M channels of its latent position; ``staged``, that map and one beside every resampler
+            except each transform's last; ``wavelet``, a separate chain of Haar wavelet steps with
+            projections, added at every stage (AuxT, Li et al. 2025); or ``none``, as in the
+            published TCM.
+        g_a: analysis transform, image to y. It and the next three may be given as the name of a
             preset that has it.
         g_s: synthesis transform, y to image.
         h_a: hyper analysis, y to z.
         h_s: hyper synthesis, z to the support of y's mean and scale.
-        entropy_model: how y is predicted and coded; without a ``type`` it is ``slices``.
+        entropy_model: how y is predicted and coded; ``type`` is ``slices`` by default.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._/@=,+*?:{}\[\]-]*$")]
@@ -149,14 +149,14 @@ class VariantConfig(Frozen):
             if (count := getattr(self, name)) < _FEWEST_CODED:
                 raise ConfigError(
                     f"{name} = {count}: must be at least {_FEWEST_CODED}, since the entropy coder "
-                    "takes no fewer symbols, and a small image has one of each channel"
+                    "cannot code fewer symbols, and a small image has one per channel"
                 )
         for down, up in (("g_a", "g_s"), ("h_a", "h_s")):
             shrinks, enlarges = getattr(self, down).factor, getattr(self, up).factor
             if shrinks != enlarges:
                 raise ConfigError(
-                    f"{down} shrinks the sides {shrinks} times but {up} enlarges them "
-                    f"{enlarges} times; give both stages of the same strides"
+                    f"{down} shrinks the sides {shrinks} times, but {up} enlarges them "
+                    f"{enlarges} times; give both the same strides"
                 )
         try:
             self.entropy_model.check(self.latent_channels)
@@ -171,7 +171,7 @@ class VariantConfig(Frozen):
         stage; ``g_a.stages.1.split`` reaches one; ``g_*.split`` ties g_a and g_s.
 
         Raises:
-            ConfigError: a path or value is wrong; the message names the nearest that work.
+            ConfigError: a path or value is wrong; the message gives the nearest valid ones.
         """
         if not changes:
             return self
@@ -179,12 +179,12 @@ class VariantConfig(Frozen):
 
     @property
     def stride(self) -> tuple[int, int]:
-        """Sides of the image per side of y, and per side of z."""
+        """Downsampling factors from the image to y and to z."""
         return self.g_a.factor, self.g_a.factor * self.h_a.factor
 
     @property
     def padding(self) -> int:
-        """What the sides of an image are padded to multiples of."""
+        """The sides of an image are padded to multiples of this number."""
         return self.g_a.factor * lcm(self.h_a.factor, self.entropy_model.stride)
 
     @cached_property
@@ -193,7 +193,7 @@ class VariantConfig(Frozen):
         tree = self.model_dump(mode="json", exclude={"name"}, context=FINGERPRINT)
         tree["entropy_model"] = self.entropy_model.canonical(self.latent_channels)
         for name in TRANSFORMS:
-            tree[name]["stages"][-1]["width"] = None  # or what it must be, the transform's output
+            tree[name]["stages"][-1]["width"] = None  # if given, it equals the transform's output
         if self.shortcut == "none":
             del tree["shortcut"]
         equal = json.loads(
@@ -203,7 +203,7 @@ class VariantConfig(Frozen):
 
 
 class TransformPlan(NamedTuple):
-    """What a transform is built from, and what its cost follows from."""
+    """All that is needed to build a transform or count its cost."""
 
     config: TransformConfig
     direction: ResampleDirection
@@ -212,7 +212,7 @@ class TransformPlan(NamedTuple):
     shortcut: Shortcut = "none"
 
     def stages(self) -> Iterator[tuple[StageConfig, int, int, bool]]:
-        """Yield each stage, its channels in and out, and whether a linear map goes beside it."""
+        """Yield each stage, its channels in and out, and whether a linear map runs beside it."""
         c_in, last = self.c_in, len(self.config.stages) - 1
         for i, stage in enumerate(self.config.stages):
             c_out = self.c_out if stage.width is None else stage.width
@@ -221,16 +221,16 @@ class TransformPlan(NamedTuple):
             c_in = c_out
 
     def check(self, name: str) -> None:
-        """Refuse channels that some layer cannot have.
+        """Refuse numbers of channels that a layer cannot have.
 
         Raises:
-            ConfigError: the message names the place within ``name``.
+            ConfigError: the message gives the path within ``name``.
         """
         last = len(self.config.stages) - 1
         for i, (stage, before, width, _) in enumerate(self.stages()):
             place = f"{name}.stages.{i}"
             if i < last and stage.width is None:
-                raise ConfigError(f"{place}.width is missing; only the last stage has none")
+                raise ConfigError(f"{place}.width is missing; only the last stage may omit it")
             if i == last and width != self.c_out:
                 raise ConfigError(
                     f"{place}.width = {width}, but {name} must end at {self.c_out} channels; "
@@ -238,10 +238,10 @@ class TransformPlan(NamedTuple):
                 )
             at(f"{place}.resample", stage.resample.check, before, width)
             factor = stage.resample.factor
-            if self.shortcut == "wavelet" and factor.bit_count() != 1:  # no power of two
+            if self.shortcut == "wavelet" and factor.bit_count() != 1:  # not a power of two
                 raise ConfigError(
                     f"shortcut = wavelet halves sides, but {place}.resample has a stride of "
-                    f"{factor}; take strides of 1, 2, 4, ..., or shortcut patch"
+                    f"{factor}; use strides of 1, 2, 4, ..., or shortcut patch"
                 )
             if stage.block is not None:
                 at(f"{place}.block", stage.block.check, width)
@@ -251,7 +251,7 @@ class TransformPlan(NamedTuple):
 def transform_plan(config: VariantConfig) -> dict[str, TransformPlan]:
     """Return the plan of each transform.
 
-    The hyper synthesis occurs once for each output that the entropy model wants: ``h_s.mean`` and
+    There is one hyper synthesis for each output that the entropy model needs: ``h_s.mean`` and
     ``h_s.scale``, say.
     """
     m, n = config.latent_channels, config.hyper_channels

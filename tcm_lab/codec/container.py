@@ -1,10 +1,10 @@
-"""The coded file ``.tcm``: one image's bytes, and what verifies that they decode here.
+"""The ``.tcm`` file: one coded image, and checks that it is decoded correctly.
 
 Layout, little-endian: magic ``TCM1``; header (version, fingerprint of configuration and weights,
-image size, rate, lengths, CRC-32 of the decoded symbols); y's stream; z's stream; in a portable
-file, which is version 3, the encoder's decisions, whose length ends the header; CRC-32 of
-everything before it. No header is trusted before that checksum holds, and no size in it unless the
-streams' lengths can justify it.
+image size, rate, lengths, CRC-32 of the decoded symbols); y's stream; z's stream; CRC-32 of
+everything before it. A portable file, version 3, also has the encoder's decisions after z's stream,
+and their length at the end of the header. A header is not trusted before the checksum holds, and no
+size in it unless the streams' lengths can justify it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MAGIC = b"TCM1"
 _HEADERS = {2: struct.Struct("<4sB12s8sIIfIII"), 3: struct.Struct("<4sB12s8sIIfIIII")}
 _VERSIONS = " and ".join(map(str, _HEADERS))
 _CRC = struct.Struct("<I")
-#: Bytes of a file beside its streams, in one that is not portable.
+#: Bytes of a non-portable file without its streams.
 FRAME_BYTES = _HEADERS[2].size + _CRC.size
 _NO_RATE = -1.0
-#: A side that a header may claim, and how many pixels one byte of stream may stand for, so that a
+#: The largest side that a header may claim, and the most pixels per byte of stream, so that a
 #: forged header takes no memory. A flat image usually costs some 0.001 bits per pixel.
 _MAX_SIDE = 1 << 16
 _MAX_PIXELS_PER_BYTE = 1 << 16
@@ -46,7 +46,7 @@ class ContainerError(LabError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a ``.tcm`` file holds before its streams.
+    """The fields that precede the streams in a ``.tcm`` file.
 
     Attributes:
         config: fingerprint of the codec's configuration, 12 hexadecimal digits.
@@ -70,12 +70,12 @@ class Header:
 
     @property
     def version(self) -> int:
-        """Version of the container: 3 is a portable one."""
+        """Version of the container; 3 is portable."""
         return 2 if self.decision_bytes is None else 3
 
     @property
     def length(self) -> int:
-        """Bytes of the header itself."""
+        """Length of the header in bytes."""
         return _HEADERS[self.version].size
 
 
@@ -85,14 +85,14 @@ def encode_image(
     """Code one image (3, H, W) in [0, 1] to the bytes of a ``.tcm`` file.
 
     Args:
-        codec: the codec, also as ``torch.compile`` or data parallelism wraps it.
+        codec: the codec, which ``torch.compile`` or data parallelism may wrap.
         image: the image.
         rate: level of a rate-conditioned codec.
-        portable: whether other devices, thread counts and library versions decode it, too.
+        portable: whether other devices, thread counts and library versions can decode it, too.
 
     Raises:
-        LabError: the image is none, or too large for the container; ``rate`` does not suit the
-            codec.
+        LabError: ``image`` is not an image, or is too large for the container; or the codec does
+            not have this ``rate``.
     """
     codec = assembled(codec, "code by its own compress()")
     check_images(image, next(codec.g_a.parameters()), single=True)
@@ -102,7 +102,7 @@ def encode_image(
     _check_rate(codec, rate)
     coded = codec.compress(image[None], rate, portable=portable)
     y, z, *decisions = (streams[0] for streams in coded["strings"])
-    # Zeros change nothing behind a stream, and a header of fewer bytes would be taken for forged.
+    # Zeros after a stream change nothing; with fewer bytes, the header would look forged.
     missing = _least_bytes(height, width) - len(y) - len(z)
     z += bytes(4 * max(-(-missing // 4), 0))
     version = 3 if portable else 2
@@ -127,13 +127,13 @@ def decode_image(codec: nn.Module, data: bytes) -> Float[Tensor, "3 h w"]:
     """Decode the bytes of a ``.tcm`` file to its image (3, H, W), clamped to [0, 1].
 
     Raises:
-        LabError: the bytes are no whole ``.tcm`` file, another codec wrote them, or this device
-            computes something else than the one that wrote them.
+        LabError: the bytes are not a complete ``.tcm`` file, another codec wrote them, or this
+            device's results differ from those of the device that wrote them.
     """
     codec, header = assembled(codec, "decode by its own decompress()"), read_header(data)
     if header.config != codec.config.fingerprint:
         raise ContainerError(
-            f"written by a codec of another configuration ({header.config}; this one, "
+            f"written by a codec with another configuration ({header.config}; this one, "
             f"{codec.config.name}, is {codec.config.fingerprint}); decode with that one"
         )
     weights = weights_fingerprint(codec, header.version)
@@ -160,10 +160,10 @@ def decode_image(codec: nn.Module, data: bytes) -> Float[Tensor, "3 h w"]:
 
 
 def read_header(data: bytes) -> Header:
-    """Read and check everything of a ``.tcm`` file that can be checked without its codec.
+    """Read the header of a ``.tcm`` file, and check all that needs no codec.
 
     Raises:
-        ContainerError: the bytes are no ``.tcm`` file, are damaged, or claim what cannot be.
+        ContainerError: the bytes are not a ``.tcm`` file, are damaged, or claim the impossible.
     """
     if data[: len(MAGIC)] != MAGIC:
         raise ContainerError("not a .tcm file (it does not begin with TCM1)")
@@ -172,7 +172,7 @@ def read_header(data: bytes) -> Header:
         raise ContainerError(f"container version {version}; this program reads {_VERSIONS}")
     least = _HEADERS[version].size + _CRC.size
     if len(data) < least:
-        raise ContainerError(f"cut off: {len(data)} bytes, a header alone takes {least}")
+        raise ContainerError(f"cut off: {len(data)} bytes, but a header alone takes {least}")
     _, _, config, weights, height, width, rate, y_bytes, z_bytes, checksum, *decisions = _HEADERS[
         version
     ].unpack_from(data)
@@ -180,7 +180,7 @@ def read_header(data: bytes) -> Header:
     if whole != len(data):
         raise ContainerError(f"{len(data)} bytes, but its header says {whole}: cut off or padded")
     if zlib.crc32(data[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
-        raise ContainerError("damaged: its checksum does not hold")
+        raise ContainerError("damaged: its checksum does not match")
     streams = y_bytes + z_bytes
     possible = 0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE
     if not possible or streams < _least_bytes(height, width):
@@ -200,18 +200,18 @@ def read_header(data: bytes) -> Header:
 
 
 def _least_bytes(height: int, width: int) -> int:
-    """Return how many bytes of streams an image must have at least."""
+    """Return the fewest bytes of streams that an image may have."""
     return -(-height * width // _MAX_PIXELS_PER_BYTE) - 1
 
 
 def weights_fingerprint(codec: Codec, version: int) -> bytes:
-    """Return 8 bytes that differ for different weights, whatever holds them.
+    """Return 8 bytes that differ for different weights, however the codec is wrapped.
 
-    What a user's layers measure, such as a batch normalisation's statistics, counts as weights. In
-    a container of version 3 the bytes don't depend on names, so that a file outlives a renaming.
+    Buffers of a user's layers, such as the statistics of a batch normalisation, count as weights.
+    For version 3 the bytes do not depend on names, so that files survive a renaming.
     """
-    every = {**dict(codec.named_parameters()), **_measured(codec)}
-    named = {name.replace("_orig_mod.", ""): value for name, value in every.items()}
+    tensors = {**dict(codec.named_parameters()), **_saved_buffers(codec)}
+    named = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
     weights = {
         name: value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         for name, value in sorted(named.items())
@@ -228,11 +228,10 @@ def weights_fingerprint(codec: Codec, version: int) -> bytes:
     return struct.pack("<II", *(zlib.crc32(struct.pack(f"<{len(s)}I", *s)) for s in sums))
 
 
-def _measured(codec: Codec) -> dict[str, Tensor]:
-    """Return what a codec's layers save beside their parameters; our own layers save nothing.
+def _saved_buffers(codec: Codec) -> dict[str, Tensor]:
+    """Return the saved buffers of a codec's layers; our own layers have none.
 
-    The units of a normalised latent are not among it: they were not when the first files were
-    written.
+    The units of a normalised latent are left out, as they were when the first files were written.
     """
     parameters = {name for name, _ in codec.named_parameters(remove_duplicate=False)}
     left_out = parameters | table_names(codec) | constant_names(codec) | {"y_unit"}
@@ -253,7 +252,7 @@ def _check_rate(codec: Codec, rate: float | None) -> None:
 
 
 def _lies_between(value: float | None, low: int, high: int) -> bool:
-    """Say whether this is a number of the range, and not something else."""
+    """Return whether ``value`` is a number in the range."""
     try:
         return value is not None and low <= float(value) <= high
     except (TypeError, ValueError, RuntimeError):

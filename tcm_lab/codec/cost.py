@@ -1,4 +1,4 @@
-"""What a codec costs, part by part, as a function of its configuration alone."""
+"""The cost of a codec by part, computed from its configuration alone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def padded_size(config: VariantConfig, size: tuple[int, int]) -> tuple[int, int]
 
 
 def part_costs(config: VariantConfig, size: tuple[int, int]) -> dict[str, Cost]:
-    """Cost of each part of the codec on one image of ``size`` (H, W), by closed formulas.
+    """Return the cost of each part on one image of ``size`` (H, W), by closed formulas.
 
-    Parts: ``g_a``, ``h_a``, ``h_s``, those of the entropy model (of slices ``attention``,
-    ``slice_heads`` and ``lrp``), ``g_s``, ``prior`` (z's), ``gain`` (rate conditioning). Counted at
-    the padded size.
+    The parts are ``g_a``, ``h_a``, ``h_s``, those of the entropy model (``attention``,
+    ``slice_heads`` and ``lrp`` for slices), ``g_s``, ``prior`` (of z) and ``gain`` (rate
+    conditioning). They are counted at the padded size.
 
     Raises:
-        NoFormula: some layer has no closed formula.
+        NoFormula: a layer has no closed formula.
     """
     height, width = padded_size(config, size)
     to_y, to_z = config.stride

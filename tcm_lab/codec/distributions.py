@@ -1,4 +1,4 @@
-"""How the elements of y are distributed about their means, and which scales the coder knows."""
+"""Distributions of y's elements about their means, and the scales that the coder knows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Distribution:
     """A Gaussian about the mean, and the scales that have a table of their own.
 
     Attributes:
-        count: how many scales, spread evenly in their logarithm from ``lowest`` to ``highest``.
-        nearest: whether a scale takes the table of the nearest of these, and the estimate counts
-            what the coder spends, outliers included; otherwise it takes that of the next larger
-            one, and bytes and estimate are those of CompressAI's code.
-        lowest: the smallest scale; a smaller one counts as this.
+        count: number of scales, spread evenly in their logarithm from ``lowest`` to ``highest``.
+        nearest: whether a scale uses the table of the nearest of these, and the estimate counts
+            what the coder spends, outliers included. Otherwise it uses the next larger one, and
+            bytes and estimate are those of CompressAI's code.
+        lowest: the smallest scale; smaller values are raised to it.
         highest: the largest scale.
     """
 
-    #: How many scales from the mean a table ends; both tails beyond hold 1e-9 together.
+    #: Distance from the mean, in scales, at which a table ends; the tails beyond sum to 1e-9.
     reach: ClassVar[float] = 6.109410204869
 
     count: int = 256
@@ -43,13 +43,13 @@ class Distribution:
     def conditional(self) -> Any:
         """Build a CompressAI ``GaussianConditional`` of this distribution.
 
-        It gives likelihoods, and makes the tables of streams that are not portable.
+        It gives likelihoods, and the tables of streams that are not portable.
         """
         kind = import_compressai().entropy_models.GaussianConditional
         return kind(None, scale_bound=self.lowest)
 
     def scale_table(self) -> Tensor:
-        """Return the scales that have a table, in float32 as CompressAI's own."""
+        """Return the scales that have a table, in float32 as in CompressAI."""
         low, high = math.log(self.lowest), math.log(self.highest)
         return torch.exp(torch.linspace(low, high, self.count, device="cpu"))
 
@@ -67,16 +67,16 @@ class GeneralisedGaussian(Distribution):
         return generalised_gaussian.tail(distance)
 
     def conditional(self) -> Any:
-        """Build a CompressAI ``GaussianConditional`` whose Gaussian is replaced by this."""
+        """Build a CompressAI ``GaussianConditional`` whose Gaussian is replaced by this one."""
         return generalised_gaussian.conditional(self.lowest)
 
 
-#: What ``scale_table`` of an entropy model may be.
+#: Choices of an entropy model's ``scale_table``.
 SCALE_TABLES: Mapping[str, Distribution] = {
     "fine": Distribution(),
     "compressai": Distribution(count=64, nearest=False),
 }
-#: What it may be of one with the generalised Gaussian: ``published`` is what HPCM's code has.
+#: Choices with the generalised Gaussian; ``published`` is the table of HPCM's code.
 GENERALISED_SCALE_TABLES: Mapping[str, Distribution] = {
     "fine": GeneralisedGaussian(),
     "published": GeneralisedGaussian(count=60, nearest=False, highest=64.0),

@@ -1,4 +1,4 @@
-"""Gains by which one set of weights codes at many rates."""
+"""Gains that let one set of weights code at many rates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RateGains(nn.Module):
         self.log_inverse = nn.Parameter(-start)
 
     def gain(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
-        """Return what scales the channels before quantisation at ``rate`` in [0, R - 1]."""
+        """Return the factors of the channels before quantisation at ``rate`` in [0, R - 1]."""
         return _between(self.log_gain, rate)
 
     def inverse(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
-        """Return what scales them back after quantisation."""
+        """Return the factors that scale them back after quantisation."""
         return _between(self.log_inverse, rate)
 
 

@@ -1,7 +1,8 @@
-"""The generalised Gaussian of shape 1.5, by which HPCM models y and z (Li et al. 2025).
+"""The generalised Gaussian of shape 1.5, with which HPCM models y and z (Li et al. 2025).
 
-Its density is proportional to exp(−|t|^1.5), t being the distance from the mean in scales: between
-a Laplacian (shape 1) and a Gaussian (shape 2). The scale is not the standard deviation.
+Its density is proportional to exp(−|t|^1.5), where t is the distance from the mean in scales. It
+lies between a Laplacian (shape 1) and a Gaussian (shape 2). The scale is not the standard
+deviation.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ from torch import Tensor
 from tcm_lab._compat.torchvision import import_compressai
 
 SHAPE = 1.5
-#: What both tails beyond `REACH` scales hold together; there a table of the coder ends.
+#: Probability of both tails beyond `REACH` scales, where the coder's tables end.
 TAIL_MASS = 1e-6
 REACH = 5.42691097558631
-#: The smallest scale; a smaller one counts as this.
+#: The smallest scale; smaller values are raised to it.
 LOWEST_SCALE = 0.12
 
 
 def cumulative(t: Tensor) -> Tensor:
     """Return the probability below ``t``, in scales from the mean.
 
-    It is as precise as its dtype where it is near 0, as that of a Gaussian by ``erfc``.
+    Near 0 it is as precise as its dtype, like that of a Gaussian by ``erfc``.
     """
     return _Cumulative.apply(t)  # type: ignore[no-any-return,no-untyped-call]  # torch's typing
 
 
 def tail(t: Tensor) -> Tensor:
-    """Return the probability above ``t``, in scales from the mean; as precise far above it."""
+    """Return the probability above ``t``, in scales from the mean; precise far above it, too."""
     return cumulative(-t)
 
 
 def interval(distance: Tensor, scale: Tensor) -> Tensor:
-    """Return the probability within half a step of a distance from the mean, which is in steps."""
+    """Return the probability within half a step of ``distance`` from the mean, in steps."""
     return cumulative((0.5 - distance) / scale) - cumulative((-0.5 - distance) / scale)
 
 
 def tabulated(steps: Tensor, scale: Tensor) -> Tensor:
     """Return the probability of whole steps from the mean, by the authors' formula for z's tables.
 
-    In float32 the last bits decide some counts of the table, and so which streams it decodes.
+    In float32 the last bits decide some entries of the table, and so which streams it decodes.
     """
     shape = scale.new_tensor(1 / SHAPE)
     below, above = (
@@ -55,7 +56,7 @@ def tabulated(steps: Tensor, scale: Tensor) -> Tensor:
 
 
 def quantile(probability: float) -> float:
-    """Return where `cumulative` reaches a probability."""
+    """Return the point at which `cumulative` reaches a probability."""
     from scipy.stats import gennorm
 
     return float(gennorm.ppf(probability, SHAPE))
@@ -71,7 +72,7 @@ def conditional(lowest_scale: float) -> Any:
 
 
 class _Cumulative(torch.autograd.Function):
-    """The cumulative, whose gradient is the density; torch's own is not a number at 0."""
+    """`cumulative`, with the density as its gradient; torch's own gradient is NaN at 0."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a codec takes: images as it expects them, or one message that says what they are instead."""
+"""Checks of a codec's inputs, with messages that say what was given and what would work."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.errors import LabError, brief
 
-#: Values this far outside [0, 1] are not the overshoot of a resized image, but another range.
+#: Values further outside [0, 1] mean another range, rather than the overshoot of a resized image.
 _OVERSHOOT = 0.5
 
 
 class InputError(LabError, ValueError):
-    """Images, a rate or coded bytes that a codec cannot take; the message says what would work."""
+    """Images, a rate or coded bytes that a codec cannot use; the message says what would work."""
 
 
 def padded(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Continue images (B, 3, H, W) by their last row and column to ``size``, (height, width)."""
+    """Pad images (B, 3, H, W) to ``size`` (height, width) by repeating the last row and column."""
     missing = (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2])
     return F.pad(x, missing, mode="replicate") if any(missing) else x
 
 
 def check_images(x: object, weight: Tensor, *, single: bool = False, values: bool = True) -> None:
-    """Refuse what is not a batch of RGB images (B, 3, H, W) in [0, 1].
+    """Refuse anything but a batch of RGB images (B, 3, H, W) in [0, 1].
 
     Args:
-        x: what was given.
-        weight: any weight of what the images go to, whose type and device they need.
+        x: the input.
+        weight: any weight of the module that gets the images, which need its dtype and device.
         single: whether one image (3, H, W) is expected instead.
-        values: whether to look at the values, too, for which a GPU has to finish its work.
+        values: whether to check the values, too, for which a GPU has to finish its work.
 
     Raises:
-        InputError: the message says what was given, what is expected and how to get there.
+        InputError: the message says what was given, what is expected and how to convert it.
     """
     expected = "(3, H, W)" if single else "(B, 3, H, W)"
     if not isinstance(x, Tensor):
         raise InputError(
-            f"images: {type(x).__name__} is no tensor; give a float tensor {expected} in [0, 1]"
+            f"images: {type(x).__name__} is not a tensor; give a float tensor {expected} in [0, 1]"
         )
     fault = _shape_fault(x, single) or _kind_fault(x, weight)
     if fault is None and values and _is_readable(x):
@@ -51,7 +51,7 @@ def check_images(x: object, weight: Tensor, *, single: bool = False, values: boo
     if fault is not None:
         dtype = str(x.dtype).removeprefix("torch.")
         raise InputError(
-            f"images: {dtype} {tuple(x.shape)}: {fault}; expected are RGB images {expected}, "
+            f"images: {dtype} {tuple(x.shape)}: {fault}; expected RGB images {expected}, "
             "floating-point values in [0, 1]"
         )
 
@@ -87,7 +87,7 @@ def _kind_fault(x: Tensor, weight: Tensor) -> str | None:
 
 
 def _is_readable(x: Tensor) -> bool:
-    """Return whether values are there, rather than being traced or captured."""
+    """Return whether the values can be read: they are neither traced nor captured."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
@@ -103,12 +103,12 @@ def _value_fault(x: Tensor) -> str | None:
         return None
     if not (abs(low) < torch.inf and abs(high) < torch.inf):
         return "values that are not finite"
-    fix = "undo the normalisation" if low < 0 else "divide by 255, or by what white is"
+    fix = "undo the normalisation" if low < 0 else "divide by 255, or by the value of white"
     return f"values from {low:.4g} to {high:.4g}; {fix}"
 
 
 def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
-    """Return the rate level of each image of a batch, (B,); it may be out of range.
+    """Return the rate level of each image of a batch, (B,), without checking its range.
 
     Args:
         rate: one level for all images, or one for each.
@@ -116,7 +116,7 @@ def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
         top: the highest level.
 
     Raises:
-        InputError: these are no numbers, or of another number of images.
+        InputError: ``rate`` is no number, or has another length than the batch.
     """
     try:
         levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device)
@@ -132,10 +132,10 @@ def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
 
 
 def sides_of(name: str, value: Iterable[Any]) -> tuple[int, int]:
-    """Return a (height, width).
+    """Return ``value`` as (height, width).
 
     Raises:
-        InputError: it is none; the message calls it by ``name``.
+        InputError: it is not one; the message calls it ``name``.
     """
     try:
         height, width = map(operator.index, value)
@@ -143,7 +143,7 @@ def sides_of(name: str, value: Iterable[Any]) -> tuple[int, int]:
         height = width = 0
     if min(height, width) < 1:
         raise InputError(
-            f"{name} = {brief(repr(value))}: give (height, width), two integers from 1"
+            f"{name} = {brief(repr(value))}: give (height, width), two positive integers"
         )
     return height, width
 
@@ -151,10 +151,10 @@ def sides_of(name: str, value: Iterable[Any]) -> tuple[int, int]:
 def check_sides(
     config: VariantConfig, shape: Iterable[Any], size: Iterable[Any] | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the (height, width) of z, and of the image that is decoded: by default all of it.
+    """Return (height, width) of z, and of the decoded image: the whole padded one by default.
 
     Raises:
-        InputError: these are no sides, no image has such a z, or the image has another one.
+        InputError: a size is invalid, no image has a z of ``shape``, or one of ``size`` has not.
     """
     stride, shape = config.stride[1], sides_of("shape", shape)
     full = (shape[0] * stride, shape[1] * stride)
@@ -174,10 +174,10 @@ def check_sides(
 
 
 def check_streams(strings: object) -> int:
-    """Return of how many images these are the streams.
+    """Return the number of images that the streams hold.
 
     Raises:
-        InputError: they are no lists as ``compress`` returns them.
+        InputError: they are not lists as ``compress`` returns them.
     """
     if (
         not isinstance(strings, list | tuple)
@@ -187,12 +187,12 @@ def check_streams(strings: object) -> int:
     ):
         raise InputError(
             f"strings = {brief(repr(strings))}: give a list of bytes for y and one for z, and for "
-            "a portable stream one of what the encoder decided, as compress returns them"
+            "a portable stream one of the encoder's decisions, as compress returns them"
         )
     counts = dict(zip(("y", "z", "decisions"), map(len, strings), strict=False))
     if len(set(counts.values())) > 1:
         shown = " but ".join(f"{count} of {name}" for name, count in counts.items())
-        raise InputError(f"strings: of different numbers of images: {shown}")
+        raise InputError(f"strings: for different numbers of images: {shown}")
     if not counts["y"]:
-        raise InputError("strings: of no image; give at least one of each kind")
+        raise InputError("strings: for no image; give at least one of each kind")
     return counts["y"]

@@ -73,7 +73,7 @@ class Codec(_CompressionModel):
         self.y_unit: Tensor | None
         self.register_buffer("y_unit", torch.ones(m) if entropy.normalised else None)
         self._tables: tuple[ScaleTables, Tensor] | None = None
-        self._lock = SharedLock()  # portable coding holds weights in another type for a while
+        self._lock = SharedLock()  # portable coding holds the weights in float64 meanwhile
         # Not to(), which refuses weights of three-dimensional convolutions.
         self._apply(lambda t: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t)
 
@@ -86,25 +86,25 @@ class Codec(_CompressionModel):
     # -- forward ---------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, rate: Rate = None) -> CodecOutput:
-        """Code without bytes: the image, and the likelihoods whose logarithms are the bits.
+        """Return the decoded image, and the likelihoods whose logarithms are the bits.
 
         Args:
             x: images (B, 3, H, W) in [0, 1], of any size from 1x1.
-            rate: for a rate-conditioned codec, the level in [0, R - 1], one for all or (B,);
-                fractions lie between learned levels.
+            rate: level of a rate-conditioned codec in [0, R - 1], one for all or (B,); fractions
+                interpolate between learned levels.
 
         Returns:
             ``x_hat`` (B, 3, H, W), not clamped, and ``likelihoods`` of ``y`` (B, M, h, w) and
-            ``z``, over the padded image; in evaluation those of a coder with fine scales.
+            ``z``, over the padded image. In evaluation, those of fine scales match the coder.
 
         Raises:
-            InputError: ``x`` holds no such images; ``rate`` is missing or out of range, or given to
-                a codec without levels.
+            InputError: ``x`` is not a batch of such images; ``rate`` is missing or out of range, or
+                given to a codec without levels.
         """
         return self.estimate(x, rate)[0]
 
     def estimate(self, x: Tensor, rate: Rate = None) -> tuple[CodecOutput, Latent]:
-        """Return what ``forward`` does, and the latent with all that its entropy model is given."""
+        """Return the result of ``forward``, and the latent with its entropy model's inputs."""
         levels = self._checked(x, rate)
         with nullcontext() if torch.compiler.is_compiling() else self._lock.shared():
             latent, y_hat, likelihoods = self._estimate(x, levels)
@@ -127,7 +127,7 @@ class Codec(_CompressionModel):
         return latent, y_hat, {"y": y_likelihoods, "z": z_likelihoods}
 
     def estimate_latent(self, entropy_model: nn.Module, latent: Latent) -> tuple[Tensor, Tensor]:
-        """Return ŷ in quantisation steps and y's likelihoods by an entropy model."""
+        """Return ŷ in quantisation steps and y's likelihoods under an entropy model."""
         estimator = Estimator(latent.y)
         code = Coder(estimator, latent.steps)
         y_hat = code.in_steps(entropy_model(latent.features, code))
@@ -139,9 +139,9 @@ class Codec(_CompressionModel):
         return y_hat, likelihoods
 
     def _checked(self, x: Tensor, rate: Rate) -> Tensor | None:
-        """Return the level of each image, (B,), or None, of valid images at a valid rate."""
+        """Check images and rate; return the level of each image, (B,), or None without levels."""
         weight = next(self.g_a.parameters())
-        # A GPU's training step isn't held up for the images' values.
+        # A training step on a GPU does not wait to look at the images' values.
         check_images(x, weight, values=not (self.training and weight.is_cuda))
         return self._rate(rate, x)
 
@@ -160,7 +160,7 @@ class Codec(_CompressionModel):
         return levels
 
     def _analyse(self, x: Tensor, levels: Tensor | None) -> Tensor:
-        """Return y, scaled for its rate; one image, expanded to several rates, is analysed once."""
+        """Return y, scaled for its rate; one image expanded to several rates is analysed once."""
         if levels is not None and x.stride(0) == 0:
             x = x[:1]
         x = padded(x, padded_size(self.config, (x.shape[-2], x.shape[-1])))
@@ -169,17 +169,17 @@ class Codec(_CompressionModel):
 
     @property
     def _layout(self) -> torch.memory_format:
-        """The memory layout of the weights, which the data take before they meet them.
+        """The memory layout of the weights, to which data are converted.
 
-        Channels last, unless the codec was moved to another by ``to(memory_format=...)``.
+        It is channels last, unless ``to(memory_format=...)`` has changed it.
         """
         for weight in self.g_a.parameters():
-            if weight.dim() == 4 and min(weight.shape[1:]) > 1:  # others lie both ways at once
+            if weight.dim() == 4 and min(weight.shape[1:]) > 1:  # others have both layouts
                 return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
         return torch.channels_last
 
     def _laid_out(self, z_hat: Tensor) -> Tensor:
-        """Return ẑ in one memory layout, the same to the last stride in encoder and decoder."""
+        """Return ẑ in the weights' layout, with the same strides in encoder and decoder."""
         return torch.empty_like(z_hat, memory_format=self._layout).copy_(z_hat)
 
     def _scaled(self, values: Tensor, gains: RateGains | None, levels: Tensor | None) -> Tensor:
@@ -189,7 +189,7 @@ class Codec(_CompressionModel):
         return values if gains is None or levels is None else values * gains.inverse(levels)
 
     def _steps_per_unit(self, levels: Tensor | None) -> Tensor | None:
-        """Return the quantisation steps in a unit of each channel, (B or 1, M, 1, 1)."""
+        """Return the quantisation steps per unit of each channel, (B or 1, M, 1, 1)."""
         if self.y_unit is None:
             return None
         return self._scaled(self.y_unit[None, :, None, None], self.y_gains, levels)
@@ -226,13 +226,13 @@ class Codec(_CompressionModel):
         Args:
             x: the images.
             rate: level of a rate-conditioned codec, one for all images.
-            portable: whether another device, thread count, kernel or library version decodes them,
-                too; what entropy coding depends on is then computed in float64.
+            portable: whether another device, thread count, kernel or library version can decode the
+                bytes, too; all that entropy coding depends on is then computed in float64.
 
         Raises:
-            InputError: ``x`` holds no such images, or ``rate`` does not suit the codec.
-            CodingError: y or z is not finite, or too large for the entropy coder; or a portable
-                stream is asked of a layer that does not compute in float64.
+            InputError: ``x`` is not a batch of such images, or the codec lacks this ``rate``.
+            CodingError: y or z is not finite, or too large for the entropy coder; or a layer does
+                not compute in float64, as a portable stream requires.
         """
         levels = self._checked(x, rate)
         if levels is not None and torch.as_tensor(rate).numel() > 1:
@@ -287,28 +287,28 @@ class Codec(_CompressionModel):
 
         Args:
             strings: y's streams and z's streams, one of each per image, and for a portable stream
-                what the encoder decided.
+                the encoder's decisions.
             shape: (h, w) of z.
             size: (H, W) of the image; without it the padded image is returned.
-            rate: the rate that it was coded at.
-            checksum: what the encoder found over its symbols; compared if given.
+            rate: the rate at which the image was coded.
+            checksum: the encoder's checksum of its symbols; compared if given.
 
         Returns:
-            ``x_hat`` (B, 3, H, W), clamped to [0, 1]. From a portable stream ŷ is the same
-            everywhere, bit for bit; g_s turns it to the image in this device's own arithmetic.
+            ``x_hat`` (B, 3, H, W), clamped to [0, 1]. ŷ of a portable stream is the same on every
+            machine, bit for bit; g_s computes the image from it in this device's own arithmetic.
 
         Raises:
-            InputError: these are no lists of streams, or sizes that don't belong together.
-            CodingError: the bytes are no stream, or the decoder did not compute what the encoder
-                did (other weights, or other arithmetic on another device).
+            InputError: ``strings`` are not lists of streams, or the sizes do not fit together.
+            CodingError: the bytes are not a stream, or the decoder's results differ from the
+                encoder's (other weights, or other arithmetic on another device).
         """
         images = check_streams(strings)
         shape, size = check_sides(self.config, shape, size)
         levels = self._rate(rate, self.entropy_bottleneck.medians().expand(images, -1, -1, -1))
         portable = len(strings) > 2
         decode = self._decode_portably if portable else self._decode
-        y_hat, found = decode(strings, shape, levels)
-        if checksum is not None and found != checksum:
+        y_hat, decoded_checksum = decode(strings, shape, levels)
+        if checksum is not None and decoded_checksum != checksum:
             refuse_other_symbols(self.config.name, portable=portable)
         with self._lock.shared():
             x_hat = self._synthesise(y_hat, levels, size)
@@ -337,9 +337,9 @@ class Codec(_CompressionModel):
             features = self._hyper(self._laid_out(z_hat), levels)
             decoder = SymbolDecoder(y_strings, self._symbols(features), path.tables)
             y_hat = self._walk(features, path.coder(decoder, self._steps_per_unit(levels)))
-            found = path.agree.checksum(decoder.checksum())
+            checksum = path.agree.checksum(decoder.checksum())
         with self._lock.shared():
-            return y_hat.to(self.entropy_bottleneck.medians().dtype), found
+            return y_hat.to(self.entropy_bottleneck.medians().dtype), checksum
 
     def _symbols(self, features: Sequence[Tensor]) -> int:
         return self.config.latent_channels * math.prod(features[0].shape[-2:])
@@ -362,25 +362,25 @@ class Codec(_CompressionModel):
         return self._make_tables(*args, **kwargs)
 
     def _make_tables(self, *args: Any, **kwargs: Any) -> bool:
-        """Make the tables as buffers that can be loaded into, even while only inferring."""
+        """Make the tables as buffers that can be loaded into, even in inference mode."""
         with torch.inference_mode(False), torch.no_grad():
             updated: bool = super().update(*args, **kwargs)
         return updated
 
     def aux_loss(self) -> Tensor:
-        """Return what trains the quantiles of z's prior; nothing of a prior without quantiles."""
+        """Return the loss that trains the quantiles of z's prior; zero for one without them."""
         device = self.entropy_bottleneck.medians().device
         loss: Tensor = torch.as_tensor(super().aux_loss(), device=device)
         return loss
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; the coding tables follow them when they are next needed."""
+        """Load weights; the coding tables are rebuilt when they are next needed."""
         return nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Keep the tables that there are, also inside another module that is loaded.
+        """Keep the present tables, also when an outer module is loaded.
 
-        Those in ``state_dict``, which is torch's own copy, have sizes that depend on its weights.
+        Tables in ``state_dict``, which is torch's own copy, have sizes that depend on its weights.
         """
         tables = table_names(self)
         own = {name: value for name, value in self.state_dict().items() if name in tables}
@@ -388,7 +388,7 @@ class Codec(_CompressionModel):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _current_tables(self) -> ScaleTables:
-        """Return the coding tables for the weights as they are."""
+        """Return the coding tables for the present weights."""
         prior = [value.detach().flatten() for value in self.entropy_bottleneck.parameters()]
         weights = torch.cat(prior).cpu().double()
         if self._tables is None or not torch.equal(self._tables[1], weights):

@@ -37,22 +37,22 @@ _OWN = re.compile(r"(.+\.py|[A-Za-z_]\w*(\.\w+)*):[A-Za-z_]\w*")
 
 
 def is_own(name: str) -> bool:
-    """Return whether a name means a codec of the user's own, such as ``my_codec.py:factory``."""
+    """Return whether a name refers to a user's own codec, such as ``my_codec.py:factory``."""
     return _OWN.fullmatch(name) is not None
 
 
 def is_reference(name: str) -> bool:
-    """Return whether a name means a model of CompressAI's."""
+    """Return whether a name refers to a model of CompressAI."""
     return name.startswith(COMPRESSAI)
 
 
 def about_code(path: Path) -> str:
-    """Return what to say of a Python file where a configuration or a checkpoint is read."""
+    """Return the message for a Python file given as a configuration or a checkpoint."""
     return f"{path}: is code; name the class or function in it that makes the codec, {path}:NAME"
 
 
 def is_foreign(name: str) -> bool:
-    """Return whether a name means a codec that is not assembled here: a user's or CompressAI's."""
+    """Return whether a name refers to a codec not assembled here: a user's or CompressAI's."""
     return is_own(name) or is_reference(name)
 
 
@@ -65,7 +65,7 @@ def preset_names() -> tuple[str, ...]:
 
 @cache
 def preset_tree(name: str) -> Mapping[str, Any]:
-    """Return what the YAML file of a packaged preset holds."""
+    """Return the content of a packaged preset's YAML file."""
     return read_yaml(PRESETS / f"{name}.yaml", f"preset {name}")
 
 
@@ -76,9 +76,9 @@ def trained_names() -> tuple[str, ...]:
 
 
 def checkpoint_file(source: str | Path) -> Path:
-    """Return the file of a checkpoint; the name of a trained codec means the package's.
+    """Return the file of a checkpoint, given by its path or as a trained codec of the package.
 
-    A file of that name in the working directory comes first.
+    A file of that name in the working directory takes precedence.
     """
     if str(source) in trained_names() and not is_file(source):
         return WEIGHTS / str(source) / "model.safetensors"
@@ -92,5 +92,5 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
-    """Return the names that match ``pattern``, in which case counts on every system."""
+    """Return the names that match ``pattern``, which is case-sensitive on every system."""
     return [name for name in names if fnmatchcase(name, pattern)]

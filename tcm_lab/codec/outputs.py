@@ -1,4 +1,4 @@
-"""What a codec returns: of a forward pass, and coded to bytes."""
+"""Results of a codec: of a forward pass, and of coding to bytes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class CodecOutput(TypedDict):
 
 @dataclass(frozen=True)
 class Latent:
-    """What an entropy model codes, and what it knows beforehand.
+    """The latent that an entropy model codes, and the other inputs of that model.
 
     Attributes:
         y: the latent, (B, M, h, w), in quantisation steps.
         features: the hyper synthesis' outputs.
-        steps: quantisation steps in a unit of each channel, (B or 1, M, 1, 1); None: one.
+        steps: quantisation steps per unit of each channel, (B or 1, M, 1, 1); None: one.
     """
 
     y: Tensor
@@ -38,12 +38,12 @@ class Latent:
 
 
 class Coded(TypedDict, total=False):
-    """What ``compress`` gives and ``decompress`` takes.
+    """The result of ``compress``, and the arguments of ``decompress``.
 
-    ``strings``: y's streams and z's streams, one per image; of a portable stream also what the
-    encoder decided (see `tcm_lab.codec.portable`). ``shape``: (h, w) of z. ``size``:
-    (H, W) of the image. ``rate``: rate level, where the codec is conditioned on one. ``checksum``:
-    CRC-32 of the symbols and of what they were coded with.
+    ``strings``: y's streams and z's streams, one per image, and for a portable stream the encoder's
+    decisions (see `tcm_lab.codec.portable`). ``shape``: (h, w) of z. ``size``: (H, W) of the image.
+    ``rate``: rate level, if the codec has any. ``checksum``: CRC-32 of the symbols, and for a
+    portable stream of all values agreed on.
     """
 
     strings: list[list[bytes]]

@@ -1,9 +1,9 @@
-"""Dotted paths into a configuration tree: finding the fields that a path means, and setting them.
+"""Dotted paths into a configuration tree: find the fields that a path refers to, and set them.
 
-A path's parts may be patterns (``g_*.window_size``). Inside a transform, a field that the transform
-does not have is looked for in its stages, and in a stage in its block: ``g_a.split`` means the
-split of every block of g_a. Several stages may get a list, one value each. A transform may be
-given by the name of the preset that it is taken from: ``g_a: dcae-nano``.
+A path's parts may be patterns (``g_*.window_size``). A field that a transform lacks is looked up in
+its stages, and one that a stage lacks in its block: ``g_a.split`` is the split of every block of
+g_a. A list gives each of several stages a value of its own. A transform may be given as the name of
+a preset that has it: ``g_a: dcae-nano``.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Tree = dict[str, Any]
 
 TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
-#: What some stages have not.
+#: Fields that are empty in some stages.
 _OF_STAGES = ("block", "depth", "width")
-#: How many of a path's parts lead to a place, and how many steps below it are implied.
+#: How many parts of a path are matched so far, and how many of the next steps are implied.
 _State = tuple[int, int]
-#: What a path need not name, and how many steps below it need no name either: the stage's number.
+#: Steps that a path may omit, and how many steps below it may omit with them: the stage's number.
 _IMPLIED = {"stages": 1, "block": 0}
 
 
 @dataclass(frozen=True)
 class Field:
-    """A place in the tree.
+    """A field of the tree.
 
     Attributes:
-        path: where it is.
+        path: steps from the top to the field.
         holder: the mapping or list that holds it.
-        key: its key or index there.
+        key: its key or index in the holder.
     """
 
     path: tuple[str, ...]
@@ -52,7 +52,7 @@ class Field:
 
     @property
     def is_empty(self) -> bool:
-        """Whether a stage has nothing here by design: the last one's width, blocks of no depth."""
+        """Whether a stage has no value here by design: the last width, blocks without depth."""
         if self.key not in _OF_STAGES or not {"resample", *_OF_STAGES} <= {*self.holder}:
             return False  # an option of a layer
         return self.holder["width" if self.key == "width" else "block"] is None
@@ -62,14 +62,14 @@ def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree
     """Return a copy of ``tree`` with each dotted path of ``changes`` set, in order.
 
     Raises:
-        ConfigError: a path leads nowhere, or a list's length is not that of the stages.
+        ConfigError: a path matches no field, or a list's length is not the number of stages.
     """
     changed: Tree = copy.deepcopy(dict(tree))
     for path, value in changes.items():
         fields = find_fields(changed, path)
         for field, part in zip(fields, _parts(path, value, fields), strict=True):
             try:
-                # A copy, which later paths change instead of the caller's value or another field's
+                # A copy, so that later paths change neither the caller's value nor another field's.
                 field.holder[field.key] = copy.deepcopy(_whole(field, part))
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from None
@@ -77,16 +77,16 @@ def apply_overrides(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree
 
 
 def read_field(tree: Mapping[str, Any], path: str) -> Any:
-    """Return what ``path`` holds: one value if all its fields agree, else the list of them."""
+    """Return the value at ``path``: one if all its fields agree, else a list of all."""
     values = [field.holder[field.key] for field in find_fields(dict(tree), path)]
     return values[0] if all(value == values[0] for value in values) else values
 
 
 def find_fields(tree: Tree, path: str) -> list[Field]:
-    """Return the fields that ``path`` means.
+    """Return the fields that ``path`` refers to.
 
     Raises:
-        ConfigError: the path leads nowhere; the message lists the known fields at that place.
+        ConfigError: the path matches no field; the message lists the known fields at that place.
     """
     parts = path.split(".")
     fields = [*_reached(tree, parts, [(0, 0)])]
@@ -105,7 +105,7 @@ def _is_over_stages(path: str) -> bool:
 def _reached(
     node: Any, parts: Sequence[str], states: Iterable[_State], above: tuple[str, ...] = ()
 ) -> Iterator[Field]:
-    """Yield the places below a node that the rest of a path leads to, stage and block left out."""
+    """Yield the fields below a node that match the rest of a path; it may omit stage and block."""
     if not isinstance(node, dict | list):
         return
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
@@ -118,7 +118,7 @@ def _reached(
 
 
 def _after(state: _State, step: str, parts: Sequence[str], node: Any) -> Iterator[_State]:
-    """Yield how far a path can have got one step below a node; its own field hides those below."""
+    """Yield the states of a path one step below a node; the node's own field hides those below."""
     done, implied = state
     if implied:
         yield done, implied - 1
@@ -145,7 +145,7 @@ def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
 
 
 def _whole(field: Field, value: Any) -> Any:
-    """Fill a layer's missing options by their defaults, so that a later path can reach them."""
+    """Fill in the defaults of a layer's missing options, so that a later path can reach them."""
     key, before = field.key, field.holder[field.key]
     registries: dict[str, LayerRegistry[Any]] = {
         "block": BLOCKS,
@@ -155,7 +155,7 @@ def _whole(field: Field, value: Any) -> Any:
     if key in TRANSFORMS:
         return borrowed(key, value)
     if key == "entropy_model":
-        with suppress(ValidationError):  # or the whole tree's validation says the field's path
+        with suppress(ValidationError):  # the whole tree's validation will report it by path
             return ENTROPY_MODELS.validate(value).model_dump(mode="json")
     is_layer = before is None or isinstance(before, dict)  # rather than an option of that name
     if key in registries and is_layer and value is not None:
@@ -164,7 +164,7 @@ def _whole(field: Field, value: Any) -> Any:
 
 
 def _lost(tree: Tree, path: str, parts: list[str]) -> str:
-    """Describe where a path leads nowhere and what there is instead."""
+    """Describe where a path fails, and the fields that exist there."""
     place = parts
     known: list[str] = []
     while not known:
@@ -178,22 +178,22 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
 
 
 def _places(node: Any, name: str, above: str = "") -> list[str]:
-    """Return the shortest paths to the fields of a name, both sides of a transform as one."""
+    """Return the shortest paths to the fields called ``name``, with g_a and g_s as one."""
     if not isinstance(node, dict | list):
         return []
-    found = dict[str, None]()  # in the tree's order
+    paths = dict[str, None]()  # in the tree's order
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         step = f"{key[0]}_*" if key in TRANSFORMS else str(key)
         path = f"{above}.{step}".lstrip(".")
         if key == name:
-            found[path] = None
+            paths[path] = None
         is_implied = step in _IMPLIED or isinstance(node, list)
-        found |= dict.fromkeys(_places(value, name, above if is_implied else path))
-    return list(found)
+        paths |= dict.fromkeys(_places(value, name, above if is_implied else path))
+    return list(paths)
 
 
 def borrowed(transform: str, value: Any) -> Any:
-    """Return a transform as plain values: ``value`` itself, or what the preset of that name has.
+    """Return a transform as plain values: ``value`` itself, or that of the preset it names.
 
     Raises:
         ConfigError: no preset has that name, or it has only changes to another one.
@@ -202,7 +202,7 @@ def borrowed(transform: str, value: Any) -> Any:
         return value
     if value not in preset_names():
         raise ConfigError(
-            f"'{value}' is no preset, whose {transform} it could be."
+            f"there is no preset '{value}' to take {transform} from."
             f"{near(value, preset_names())} Or write the stages."
         )
     tree = preset_tree(value)

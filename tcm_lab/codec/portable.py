@@ -1,17 +1,17 @@
-"""Streams that decode everywhere: what an entropy coder needs, computed so that machines agree.
+"""Streams that decode everywhere: the entropy coder's inputs, computed so that machines agree.
 
-A decoder must find the encoder's very probabilities, bit for bit, and float32 differs in its last
-digits between devices, thread counts and kernels. So what a portable stream depends on (means,
+A decoder must reproduce the encoder's probabilities bit for bit, but float32 differs in its last
+digits between devices, thread counts and kernels. So all that a portable stream depends on (means,
 scales, refined ŷ, probability tables; from ẑ on, nothing else) is computed in float64 and rounded
 to a grid. Two machines then differ only where a value lies so near the middle between two grid
-points that they round it apart; the encoder lists those, and both round them down.
+points that they round it differently. The encoder lists these values, and both round them down.
 
 The contract: a file decodes bit for bit wherever float64 results differ from the encoder's by less
 than `MARGIN` of a grid step: for means and ŷ 2⁻³⁰ ≈ 9e-10 quantisation steps (more by the same
 factor where the largest mean of those coded at once exceeds 128), for scales 3e-8 of their value.
-IEEE arithmetic in any order, with any kernel, stays below it by orders of magnitude
-(``tests/portable/README.md`` says by how many); a layer that computes in float32 inside, or a
-defect, does not. The checksum over all that was agreed on refuses those.
+IEEE arithmetic in any order, with any kernel, stays below it by orders of magnitude (numbers are in
+``tests/portable/README.md``); a layer that computes in float32 inside, or a defect, does not. The
+checksum over all values agreed on detects these.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from tcm_lab.codec.distributions import Distribution
 from tcm_lab.codec.entropy_models import Coder, Places
 from tcm_lab.codec.entropy_models.coder import PlaceCoder
 
-#: Grid steps of this share around the middle between two grid points are the encoder's to decide.
+#: Share of a grid step, around the middle between two grid points, in which the encoder decides.
 MARGIN = 2.0**-20
 #: Errors grow with the values: where one exceeds this many grid steps, the margin grows with it.
 _EXACT = 2.0**17
-#: Grid steps in a quantisation step, for means and refined ŷ; and in a unit, for gains.
+#: Grid steps per quantisation step, for means and refined ŷ; and per unit, for gains.
 GRID, _GAIN_GRID = 2.0**10, 2.0**18
 _PRECISION = 16
 _WIDEST = 56  # bits of a distance in a list
@@ -53,38 +53,38 @@ _WIDEST = 56  # bits of a distance in a list
 
 @contextmanager
 def float64(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Hold weights and buffers in float64 inside the ``with`` block, while autocast rests.
+    """Hold weights and buffers in float64 inside the ``with`` block, with autocast off.
 
-    Their modules stay the same objects, with their hooks, and get the very data back.
+    Their modules stay the same objects, with their hooks, and get back the original data.
 
     Raises:
         CodingError: another thread has changed parameters meanwhile, as a training step does; the
-            change went to what is held here, and is lost.
+            change was made to the float64 copies, and is lost.
     """
-    kept = [
+    originals = [
         (tensor, tensor.data) for tensor in dict.fromkeys(tensors) if tensor.is_floating_point()
     ]
-    device = kept[0][1].device.type if kept else "cpu"
+    device = originals[0][1].device.type if originals else "cpu"
     try:
-        for tensor, data in kept:
+        for tensor, data in originals:
             tensor.data = data.double()
-        versions = [_version(tensor) for tensor, _ in kept]
+        versions = [_version(tensor) for tensor, _ in originals]
         with torch.autocast(device, enabled=False):
             yield
-        is_changed = versions != [_version(tensor) for tensor, _ in kept]
+        is_changed = versions != [_version(tensor) for tensor, _ in originals]
     finally:
-        for tensor, data in kept:
+        for tensor, data in originals:
             tensor.data = data
     if is_changed:
         raise CodingError(
             "the weights were changed while a portable stream was coded, and that change is lost: "
-            "let no thread train a codec while another codes with it, or code with a copy of it "
+            "do not train a codec in one thread while another codes with it, or code with a copy "
             "(copy.deepcopy)"
         )
 
 
 def _version(tensor: Tensor) -> int:
-    """Return a number that every change of a parameter in place raises; 0 for what has none."""
+    """Return a number that every in-place change of a parameter raises; 0 for other tensors."""
     if not isinstance(tensor, nn.Parameter) or tensor.is_inference():
         return 0
     return tensor._version
@@ -93,11 +93,11 @@ def _version(tensor: Tensor) -> int:
 class Agreement:
     """Rounds values to integers on which encoder and decoder agree.
 
-    The encoder rounds down whatever lies within the margin of the middle between two integers, and
-    lists where; the decoder rounds down what is listed. All else both round to the nearest.
+    The encoder rounds down the values within the margin of the middle between two integers, and
+    lists their positions; the decoder rounds down those listed. Both round all others to nearest.
 
     Args:
-        images: B, how many images are coded at once.
+        images: B, number of images coded at once.
         lists: for the decoder, each image's list.
 
     Raises:
@@ -119,18 +119,19 @@ class Agreement:
         """
         if values.dtype != torch.float64:
             raise CodingError(
-                f"a layer gives {values.dtype} for float64, which no portable stream can rely on; "
-                "let it compute in the dtype of its input, or leave portable out"
+                f"a layer returns {values.dtype} for float64, on which no portable stream can "
+                "rely; let it compute in the dtype of its input, or leave portable out"
             )
-        image, position = self._found_here(values) if self._listed is None else self._given(values)
+        chosen = self._decide(values) if self._listed is None else self._decided_here(values)
+        image, position = chosen
         rounded = values.round()
         rounded[image, position] = values[image, position].floor()
         self._seen += values.shape[1]
         self._agreed.append(rounded.long())
         return self._agreed[-1]
 
-    def _found_here(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where (image, position) the encoder has to decide, and list it."""
+    def _decide(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values (image, position) that the encoder has to decide, and list them."""
         if not values.numel():
             return (values.new_zeros(0, dtype=torch.long),) * 2
         largest = values.abs().amax(1, keepdim=True)
@@ -146,10 +147,10 @@ class Agreement:
             found.append(own.cpu().numpy() + self._seen)
         return image, position
 
-    def _given(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where (image, position) the encoder decided."""
+    def _decided_here(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values (image, position) that the encoder decided."""
         assert self._listed is not None
-        # Once they are on a GPU, no further call waits for it.
+        # They stay on a GPU, so that no further call waits for it.
         self._decided = [decided.to(values.device) for decided in self._decided]
         here: list[Tensor] = []
         for b, listed in enumerate(self._listed[: len(values)]):
@@ -160,18 +161,18 @@ class Agreement:
         return image, position
 
     def lists(self) -> list[bytes]:
-        """Return what the decoder needs, for each image."""
+        """Return the list that the decoder needs, for each image."""
         return [write_list(np.concatenate(found)) for found in self._found]
 
     def checksum(self, symbols: int) -> int:
-        """Return a CRC-32 over everything agreed on, going on from that of the ``symbols``."""
+        """Return a CRC-32 over all values agreed on, continuing that of the ``symbols``."""
         for agreed in self._agreed:
             symbols = zlib.crc32(agreed.cpu().numpy().astype("<i8").data, symbols)
         return symbols
 
 
 def write_list(positions: np.ndarray[Any, Any]) -> bytes:
-    """Write ascending positions by their distances, seven bits a byte and the lowest first."""
+    """Write ascending positions by their distances, seven bits a byte, the lowest bits first."""
     written = bytearray()
     for distance in np.diff(positions, prepend=-1).tolist():
         rest = distance - 1
@@ -186,7 +187,7 @@ def read_list(written: bytes) -> np.ndarray[Any, Any]:
     """Return the positions that `write_list` wrote.
 
     Raises:
-        CodingError: the bytes are no list.
+        CodingError: the bytes are not a list.
     """
     positions, position, rest, shift = [], -1, 0, 0
     for byte in written:
@@ -202,7 +203,7 @@ def read_list(written: bytes) -> np.ndarray[Any, Any]:
 
 
 class OnGrid:
-    """A `PlaceCoder` that lets another code around means that are on the grid."""
+    """A `PlaceCoder` that makes another one code around means on the grid."""
 
     def __init__(self, code: PlaceCoder, agree: Agreement) -> None:
         self._code, self._agree = code, agree
@@ -233,7 +234,7 @@ class PortableTables:
         """Return, for each scale, the index of its distribution (int32)."""
         place = scale.clamp(min=0.01).log().sub_(self._lowest).mul_(self._per_log)
         agreed = self._agree(place.add_(self._ahead).clamp_(0, self._last))
-        # What follows a wrong symbol may be NaN, which the coder would take for an index.
+        # After a wrong symbol values may be NaN, which the coder would use as an index.
         return agreed.clamp(0, self._last).int()
 
 
@@ -241,8 +242,8 @@ class PortableTables:
 def portable_cdfs(distribution: Distribution) -> Cdfs:
     """Return the quantised distributions of all scales that have one.
 
-    No probability of them lies near a rounding boundary of the coder's 16 bits, which a test holds;
-    so they need no agreement.
+    None of their probabilities lies near a rounding boundary of the coder's 16 bits, which a test
+    checks; so they need no agreement.
     """
     cdfs, offsets = [], []
     for scale, centre in portable_scales(distribution):
@@ -262,7 +263,10 @@ def portable_scales(distribution: Distribution) -> list[tuple[float, int]]:
 def symbol_counts(
     distribution: Distribution, scale: float, centre: int
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " 1"]]:
-    """Return what each symbol within ``centre`` of 0, and all beyond, have of the coder's 2¹⁶."""
+    """Return the share of the coder's 2¹⁶ of each symbol within ``centre`` of 0, and of all beyond.
+
+    The shares are not rounded.
+    """
     steps = torch.arange(-centre, centre + 1, dtype=torch.float64, device="cpu").abs()
     beyond, before = (distribution.tail((steps + half) / scale) for half in (0.5, -0.5))
     return (before - beyond) * 2**_PRECISION, 2 * beyond[:1] * 2**_PRECISION
@@ -276,13 +280,13 @@ def _cdf(counts: Tensor) -> list[int]:
 
 
 class PriorCoder:
-    """Codes z by one table for each of its channels.
+    """Codes z with one table for each of its channels.
 
     Args:
-        medians: what symbols are whole steps from, (N,).
+        medians: values from which symbols count whole steps, (N,).
         lowest: each channel's first symbol.
-        lengths: how many symbols each channel's table has.
-        counts: what each of them has of the coder's 2¹⁶, and in the last column all others.
+        lengths: number of symbols in each channel's table.
+        counts: share of the coder's 2¹⁶ of each symbol, and in the last column of all others.
     """
 
     def __init__(
@@ -301,7 +305,7 @@ class PriorCoder:
 
     @classmethod
     def of_bottleneck(cls, prior: Any, agree: Agreement) -> PriorCoder:
-        """Return the coder of CompressAI's entropy bottleneck, in float64, agreed on."""
+        """Return the coder of CompressAI's entropy bottleneck, with counts agreed on in float64."""
         lowest, median, highest = prior.quantiles[:, 0].detach().unbind(1)
         below, above = ((side.ceil().clamp(min=0)) for side in (median - lowest, highest - median))
         start = (median - below)[:, None, None]
@@ -314,10 +318,10 @@ class PriorCoder:
         return cls(median, -below, length, counts.view(len(length), -1))
 
     def symbols(self, z: Float[Tensor, "b n p q"]) -> Tensor:
-        """Return whole steps from the medians (int32).
+        """Return symbols, whole steps from the medians (int32).
 
         Raises:
-            CodingError: one is not finite, or too large for the entropy coder.
+            CodingError: a symbol is not finite, or too large for the entropy coder.
         """
         symbols: Tensor = (z - self._medians[:, None, None]).round()
         refuse_large_symbols("z", symbols.abs().max())
@@ -338,7 +342,7 @@ class PriorCoder:
         """Read the symbols (B, N, p, q) of one stream per image.
 
         Raises:
-            CodingError: a string is no rANS stream.
+            CodingError: a string is not a rANS stream.
         """
         from compressai.ans import RansDecoder
 
@@ -359,10 +363,10 @@ class PriorCoder:
 
 
 class PortablePath(NamedTuple):
-    """Everything by which one portable stream is written or read.
+    """Everything that writes or reads one portable stream.
 
     Attributes:
-        agree: rounds for encoder and decoder alike.
+        agree: rounds values in the same way for encoder and decoder.
         prior: codes z.
         tables: the distributions of the symbols of y.
     """
@@ -372,7 +376,7 @@ class PortablePath(NamedTuple):
     tables: PortableTables
 
     def coder(self, code: PlaceCoder, gain: Float[Tensor, "#b m 1 1"] | None) -> Coder:
-        """Return what an entropy model codes with, all of it on the grid."""
+        """Return the coder of an entropy model, with all values on the grid."""
         if gain is not None:
             steps = self.agree((gain.double() * _GAIN_GRID).flatten(1)).clamp(min=1)
             gain = (steps / _GAIN_GRID).view(gain.shape)

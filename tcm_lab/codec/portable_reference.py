@@ -1,7 +1,7 @@
-"""Portable streams of CompressAI's own models, whose classes stay as they are.
+"""Portable streams of CompressAI's own models, whose classes are not changed.
 
-Their coding passes through the methods of CompressAI's entropy models. While a stream is written or
-read these agree on what they code by, and all that they depend on computes in float64.
+These models code through the methods of CompressAI's entropy models. While a stream is written or
+read, other methods take their place: they agree on all values, which are computed in float64.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from tcm_lab.codec.portable import Agreement, OnGrid, PortableTables, PriorCoder
 
 #: Transforms on which no probability depends.
 _APART = {"g_a", "h_a", "g_s"}
-#: One for each model that is there.
+#: One lock for each living model.
 _LOCKS: WeakKeyDictionary[nn.Module, SharedLock] = WeakKeyDictionary()
 
 
 class PortableReference:
-    """Codes portably with a model of CompressAI's, which is in evaluation mode.
+    """Codes portably with a model of CompressAI in evaluation mode.
 
     Raises:
-        CodingError: it codes one position after another, past its entropy model's methods.
+        CodingError: the model codes one position after another, without its entropy model's
+            methods.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,7 +50,7 @@ class PortableReference:
         if serial or hasattr(model, "context_prediction"):
             raise CodingError(
                 f"{type(model).__name__} codes one position after another, which a portable "
-                "stream does not cover; take a model without a serial context, such as "
+                "stream does not cover; use a model without a serial context, such as "
                 "compressai/mbt2018-mean or compressai/elic2022-official"
             )
         self._model: Any = model
@@ -58,7 +59,7 @@ class PortableReference:
 
     @torch.no_grad()
     def compress(self, x: Float[Tensor, "b 3 h w"]) -> dict[str, Any]:
-        """Code images (B, 3, H, W), padded as the model wants; ``decompress(**coded)`` undoes it.
+        """Code images (B, 3, H, W), padded as the model needs; ``decompress(**coded)`` undoes it.
 
         Raises:
             CodingError: a value is not finite, or too large for the entropy coder.
@@ -79,7 +80,7 @@ class PortableReference:
         """Decode what ``compress`` wrote to ``x_hat`` (B, 3, H, W).
 
         Raises:
-            CodingError: the bytes are no stream, or float64 results are off by more than allowed.
+            CodingError: the bytes are not a stream, or float64 results differ by more than allowed.
         """
         *streams, decisions = strings
         agree = Agreement(len(decisions), decisions)
@@ -91,9 +92,9 @@ class PortableReference:
 
 
 class _Coders:
-    """Stand-ins for the methods of a model's entropy models.
+    """Replacements for the methods of a model's entropy models.
 
-    While ``encoding``, what the model decodes is what was just written.
+    While ``encoding``, decoding returns what was just written.
     """
 
     def __init__(self, agree: Agreement, *, encoding: bool) -> None:
@@ -108,7 +109,7 @@ class _Coders:
         return self.agree.checksum(self._checksum)
 
     def methods(self, module: nn.Module) -> dict[str, Callable[..., Any]]:
-        """Return the methods by which ``module`` codes, if it is an entropy model."""
+        """Return replacements for the coding methods of ``module``, if it is an entropy model."""
         kind = type(module).__name__
         if kind == "EntropyBottleneck":
             prior = PriorCoder.of_bottleneck(module, self.agree)
@@ -117,7 +118,7 @@ class _Coders:
                 "decompress": lambda strings, shape: prior.values(prior.decode(strings, shape)),
             }
         if kind == "GaussianConditional":
-            # The scales stand for their indexes, until the symbols are coded.
+            # Scales are passed in place of their indexes, until the symbols are coded.
             return {
                 "build_indexes": lambda scales: scales,
                 "compress": self._compress,
@@ -155,7 +156,7 @@ class _Coders:
 
 @contextmanager
 def _agreeing(model: nn.Module, agree: Agreement, *, encoding: bool) -> Iterator[_Coders]:
-    """Let a model's entropy models agree inside the ``with`` block, in float64 where it matters."""
+    """Make a model code portably inside the ``with`` block, in float64 where it matters."""
     tensors = chain(model.named_parameters(), model.named_buffers())
     coders = _Coders(agree, encoding=encoding)
     with ExitStack() as stack:
@@ -167,13 +168,13 @@ def _agreeing(model: nn.Module, agree: Agreement, *, encoding: bool) -> Iterator
                 stack.enter_context(patch.object(module, name, method))
             own = next(module.parameters(recurse=False), None)
             if own is not None:
-                cast = partial(_take, own.dtype)
+                cast = partial(_cast_inputs, own.dtype)
                 stack.enter_context(module.register_forward_pre_hook(cast))
         yield coders
 
 
-def _take(dtype: torch.dtype, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Bring a layer's inputs to the dtype of its weights."""
+def _cast_inputs(dtype: torch.dtype, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast a layer's inputs to the dtype of its weights."""
     return tuple(
         value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
         for value in inputs

@@ -26,7 +26,7 @@ class FactorisedPrior(_EntropyBottleneck):
     ) -> tuple[Tensor, Tensor]:
         """Return z with noise, or rounded in evaluation, and its likelihoods.
 
-        They are CompressAI's, which asks a GPU twelve times in what order it had put dimensions.
+        They equal CompressAI's, whose code waits for a GPU twelve times to reorder dimensions.
         """
         by_channel = z.transpose(0, 1).contiguous()
         noise = self.training if training is None else training
@@ -41,12 +41,12 @@ class FactorisedPrior(_EntropyBottleneck):
         return z_hat, likelihoods
 
     def medians(self) -> Float[Tensor, "1 n 1 1"]:
-        """Return what symbols are whole steps from."""
+        """Return the medians, from which symbols count whole steps."""
         medians: Tensor = self._get_medians().detach()[None]
         return medians.squeeze(-1)[..., None]
 
     def portable(self, agree: Agreement) -> PriorCoder:
-        """Return what codes z the same on every machine; called in float64."""
+        """Return a coder of z that is the same on every machine; called in float64."""
         return PriorCoder.of_bottleneck(self, agree)
 
 
@@ -66,7 +66,7 @@ class GeneralisedGaussianPrior(_EntropyModel):
         return z_hat, self.likelihood_lower_bound(values)
 
     def medians(self) -> Float[Tensor, "1 n 1 1"]:
-        """Return what symbols are whole steps from."""
+        """Return the medians, from which symbols count whole steps."""
         return self.means.detach()
 
     def compress(self, z: Float[Tensor, "b n p q"]) -> list[bytes]:
@@ -80,14 +80,14 @@ class GeneralisedGaussianPrior(_EntropyModel):
         return coder.values(coder.decode(strings, shape))
 
     def portable(self, agree: Agreement) -> PriorCoder:
-        """Return what codes z the same on every machine; called in float64."""
+        """Return a coder of z that is the same on every machine; called in float64."""
         return self._coder(agree)
 
     def _coder(self, agree: Callable[[Tensor], Tensor]) -> PriorCoder:
         scales = self.scales.detach().flatten(1).clamp(min=LOWEST_SCALE).T
         reach = (scales * REACH).ceil()
         steps = torch.arange(2 * int(reach.max()) + 1, device=scales.device) - reach
-        # The last column holds both tails, which begin half a step behind the last symbol.
+        # The last column holds both tails, which begin half a step beyond the last symbol.
         masses = (tabulated(steps, scales), 2 * tail((reach + 0.5) / scales))
         counts = torch.cat(masses, 1) * 2**16
         rows = agree(counts.flatten()[None]).view(counts.shape)
@@ -99,7 +99,7 @@ def _to_nearest(counts: Tensor) -> Tensor:
     return (counts + 0.5).floor().long()  # halves upwards, as the coder rounds them
 
 
-#: What ``EntropyModelConfig.prior`` names: each is built with the channels of z.
+#: Priors by ``EntropyModelConfig.prior``; each is built with the number of channels of z.
 PRIORS: Mapping[str, Any] = {
     "factorised": FactorisedPrior,
     "generalised-gaussian": GeneralisedGaussianPrior,

@@ -1,4 +1,4 @@
-"""Random numbers of its own for every part of a codec."""
+"""Independent random numbers for every part of a codec."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def begin_anew(seed: int, device: torch.device) -> None:
-    """Begin the random numbers of the CPU and of a device at ``seed``.
+    """Seed the random numbers of the CPU and of a device.
 
-    Those of other GPUs go on, which ``torch.manual_seed`` would begin anew.
+    Other GPUs are left alone, which ``torch.manual_seed`` would seed, too.
     """
     if device.type not in ("cpu", "meta", "cuda"):
         torch.manual_seed(seed)
@@ -28,9 +28,9 @@ def begin_anew(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def random_state(seed: int) -> Iterator[None]:
-    """Draw the random numbers of ``seed`` inside the ``with`` block, and leave the caller's alone.
+    """Draw the random numbers of ``seed`` inside the ``with`` block, then restore the caller's.
 
-    That is, of the CPU, and of the GPU on which tensors are made by default, if they are.
+    This concerns the CPU, and the default device if it is a GPU.
     """
     device = torch.get_default_device()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -39,9 +39,9 @@ def random_state(seed: int) -> Iterator[None]:
 
 
 def seeded(build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what ``build`` makes of its arguments, from random numbers of its own.
+    """Call ``build`` with random numbers of its own, and return the result.
 
-    A part then starts from the same weights however many numbers the parts before it have drawn.
+    A part then starts from the same weights, however many numbers the parts before it have drawn.
     """
     seed = int(torch.randint(2**62, (), device="cpu"))
     with random_state(seed):

@@ -20,14 +20,14 @@ Layout = Mapping[str, tuple[Extent, ...]]
 
 
 def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
-    """Return how the dimensions of a codec's tensors are composed; meta tensors will do.
+    """Return the groups in each dimension of a codec's tensors; meta tensors suffice.
 
-    A layer whose channels lie in several groups (heads, gates, branches) says so by its method
-    ``extents()``; any other dimension is one group, of which a smaller codec has the first places.
-    A tensor that occurs several times has the first of its names.
+    A layer whose channels form several groups (heads, gates, branches) declares them by its method
+    ``extents()``. Any other dimension is one group, of which a smaller codec has the first places.
+    A tensor that occurs several times is listed by its first name.
 
     Raises:
-        LabError: a layer saves something else than tensors.
+        LabError: the state of a layer holds something other than tensors.
     """
     refuse_other_state(codec)
     special: dict[str, tuple[Extent | None, ...]] = {}
@@ -49,50 +49,50 @@ def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
 
 
 def shared_names(codec: Codec, largest: VariantConfig) -> dict[str, str]:
-    """Return the name of each of a codec's tensors among those that codecs share.
+    """Return the shared name of each of a codec's tensors.
 
-    A layer is a part of the largest codec's layer at its place if the two differ in its ``shared``
-    options alone. Any other, such as another block, has tensors of its own, which all codecs with
-    these options share; the path to them names the options: ``blocks.type=tcm-sequential.0``.
+    A layer is a part of the largest codec's layer at its place if the two differ only in ``shared``
+    options. Any other layer, such as another block, has tensors of its own, which all codecs with
+    these options share; their path contains the options: ``blocks.type=tcm-sequential.0``.
 
     Args:
-        codec: meta tensors will do.
+        codec: the codec; meta tensors suffice.
         largest: the codec whose tensors keep their names.
     """
     apart = _options_apart(codec, largest)
 
     def shared(name: str) -> str:
-        path, found = "", list[str]()
+        path, steps = "", list[str]()
         for step in name.split("."):
             path = f"{path}.{step}" if path else step
-            found += [step, ",".join(apart[path])] if path in apart else [step]
-        return ".".join(found)
+            steps += [step, ",".join(apart[path])] if path in apart else [step]
+        return ".".join(steps)
 
     return {name: shared(name) for name in layout_of(codec)}
 
 
 def _options_apart(codec: Codec, largest: VariantConfig) -> dict[str, list[str]]:
-    """Return by path the options that keep modules from being a part of the largest codec's."""
+    """Return, by path, the options that keep modules from being a part of the largest codec's."""
     theirs = dict(_layers(largest))
     paths = [path for path, _ in codec.named_modules()]
-    found: dict[str, list[str]] = {}
+    apart: dict[str, list[str]] = {}
     for path, layer in _layers(codec.config):
         whole = _fixed_options(theirs[path]) if path in theirs else {}
         for name, value in _fixed_options(layer).items():
             if name in whole and whole[name] == value:
                 continue
-            # A layer within the layer, whose modules are called as its field is.
+            # A layer within the layer has modules with the name of its field.
             within, _, option = name.rpartition(".")
             below = [p for p in paths if within and p.startswith(f"{path}.")]
             inner = [p for p in below if p.endswith(f".{within}")]
             for place in inner or [path]:
                 words = f"{option if inner else name}={value}".replace(".", "_")
-                found.setdefault(place, []).append(words)
-    return found
+                apart.setdefault(place, []).append(words)
+    return apart
 
 
 def _layers(config: VariantConfig) -> Iterator[tuple[str, LayerConfig]]:
-    """Yield every layer beside the path of its modules."""
+    """Yield every layer with the path of its modules."""
     for name, plan in transform_plan(config).items():
         for i, stage in enumerate(plan.config.stages):
             yield f"{name}.stages.{i}.resample", stage.resample
@@ -104,17 +104,17 @@ def _layers(config: VariantConfig) -> Iterator[tuple[str, LayerConfig]]:
 
 def _fixed_options(layer: LayerConfig) -> dict[str, Any]:
     """Return the options that layers must have in common to share weights."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for field in type(layer).model_fields:
         value = getattr(layer, field)
         if isinstance(value, LayerConfig):
             inner = _fixed_options(value)
-            found |= {f"{field}.{option}": own for option, own in inner.items()}
+            options |= {f"{field}.{option}": own for option, own in inner.items()}
         elif field not in layer.shared:
-            found[field] = value
-        elif isinstance(value, tuple):  # widths one behind the other
-            found[field] = len(value)
-    return found
+            options[field] = value
+        elif isinstance(value, tuple):  # widths of successive layers
+            options[field] = len(value)
+    return options
 
 
 def joined_layout(layouts: Iterable[Layout]) -> dict[str, tuple[Extent, ...]]:
@@ -136,7 +136,7 @@ def part_of(tensor: Tensor, own: tuple[Extent, ...], whole: tuple[Extent, ...]) 
         whole: the tensor's extents.
 
     Returns:
-        The tensor itself where nothing is left out.
+        The tensor itself if nothing is left out.
     """
     part = tensor
     for dim, (mine, full) in enumerate(zip(own, whole, strict=True)):
@@ -165,7 +165,7 @@ def put_part(
 
 
 def check_shared(configs: Iterable[VariantConfig]) -> None:
-    """Refuse codecs that one set of weights can't serve.
+    """Refuse codecs that one set of weights cannot serve.
 
     Raises:
         ConfigError: the message names the first field that differs and must not.

@@ -1,4 +1,4 @@
-"""The weights of a model inside what a training loop has saved, whatever is around them."""
+"""Find a model's weights in what a training loop has saved, and write weights to files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tcm_lab.errors import LabError
 logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
-#: What wrappers put into names at any level: torch.compile, FSDP, activation checkpoints, Fabric.
+#: Parts that wrappers insert into names: torch.compile, FSDP, activation checkpoints, Fabric.
 _INSERTED = re.compile(
     r"(?:^|(?<=\.))_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module)\."
 )
-#: Names of what thop leaves in a model.
+#: Names of the buffers that thop leaves in a model.
 COUNTS = ("total_ops", "total_params")
 _DEEPEST = 8
-#: What CompressAI's entropy models call their coding tables, which ``update()`` makes of weights.
+#: Coding tables of CompressAI's entropy models, which ``update()`` computes from the weights.
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-#: What its layers call their bounds, which are the same in every codec of one configuration.
+#: Bounds of its layers, which are the same in every codec of one configuration.
 CONSTANTS = ("pedestal", "bound", "scale_bound", "target")
 
 
@@ -37,7 +37,7 @@ class CheckpointError(LabError):
 
 
 class _Model(NamedTuple):
-    """One model in a checkpoint: where, its tensors, and the tensors beside them."""
+    """One model in a checkpoint: its path, its tensors, and the names of those beside it."""
 
     path: str
     tensors: dict[str, Tensor]
@@ -47,31 +47,31 @@ class _Model(NamedTuple):
 def find_weights(
     tree: Mapping[Any, Any], origin: str, fits: Callable[[Tensors], bool]
 ) -> dict[str, Tensor]:
-    """Return the one model in a checkpoint that ``fits``, by the names that it gives its tensors.
+    """Return the tensors of the only model in a checkpoint that ``fits``, by its own names.
 
-    It may lie in mappings in mappings, and below prefixes of the names. What lies beside it under
-    other prefixes, as the networks of a loss do, is left out with a warning. If nothing fits, all
-    the tensors of the largest mapping are returned, so that the caller can say what they lack.
+    The model may lie in nested mappings, and below prefixes of the names. Tensors under other
+    prefixes, such as the networks of a loss, are left out with a warning. If nothing fits, all
+    tensors of the largest mapping are returned, so that the caller can report what is missing.
 
     Args:
         tree: the checkpoint.
-        origin: what messages call it.
+        origin: name of the checkpoint in messages.
         fits: whether named tensors are the model's.
 
     Raises:
         CheckpointError: several fit.
     """
-    found = list(_models(tree, fits, "", set()))
-    if len(found) > 1:
-        names = " and ".join(model.path for model in found)
-        raise CheckpointError(f"{origin}: holds both {names}; save one alone")
-    if not found:
+    models = list(_models(tree, fits, "", set()))
+    if len(models) > 1:
+        names = " and ".join(model.path for model in models)
+        raise CheckpointError(f"{origin}: holds both {names}; save only one of them")
+    if not models:
         groups = [_named(mapping) for mapping in _mappings(tree, set())]
         return _without_common_prefix(max(groups, key=len, default={}))
-    (model,) = found
+    (model,) = models
     if model.beside:
         logger.warning(
-            "%s: %d tensors beside those of %s are left out (%s …)",
+            "%s: left out %d tensors that do not belong to %s (%s …)",
             *(origin, len(model.beside), model.path, model.beside[0]),
         )
     return model.tensors
@@ -80,9 +80,9 @@ def find_weights(
 def misfit(
     given: Tensors, wanted: Tensors, shown: Callable[[str], str] = str
 ) -> dict[str, list[str]]:
-    """Return by kind of fault which tensors of a file are not those that a model wants.
+    """Return the differences between a file's tensors and those that a model needs, by kind.
 
-    ``shown`` turns a name of the model's into the file's.
+    ``shown`` maps a name of the model to the file's.
     """
     return {
         "missing": [shown(name) for name in wanted if name not in given],
@@ -113,19 +113,19 @@ def constant_names(codec: nn.Module) -> set[str]:
 
 
 def tied_names(codec: nn.Module) -> set[str]:
-    """Return the further names of tensors that occur several times, as tied weights do."""
+    """Return the second and later names of tensors that occur several times (tied weights)."""
     kinds = (codec.named_parameters, codec.named_buffers)
     every, once = ({n for of in kinds for n, _ in of(remove_duplicate=d)} for d in (False, True))
     return every - once
 
 
 def own_name(name: str) -> str:
-    """Return what the module that holds an entry calls it."""
+    """Return the name of an entry within its module."""
     return name.rpartition(".")[2]
 
 
 def refuse_other_state(codec: nn.Module) -> None:
-    """Refuse a codec with a module that saves something else than tensors, which no file holds.
+    """Refuse a codec whose state holds something other than tensors, which no file can hold.
 
     Raises:
         LabError: the message names the module and what would work.
@@ -135,8 +135,8 @@ def refuse_other_state(codec: nn.Module) -> None:
             module, _, entry = name.rpartition(".")
             what = "get_extra_state() returns" if entry == "_extra_state" else f"{entry} is"
             raise LabError(
-                f"{module or type(codec).__name__}: {what} {type(value).__name__}, and files of "
-                "weights hold tensors alone. Keep it in buffers (register_buffer), or let "
+                f"{module or type(codec).__name__}: {what} {type(value).__name__}, but files of "
+                "weights hold only tensors. Keep it in buffers (register_buffer), or let "
                 "get_extra_state() return one tensor."
             )
 
@@ -153,11 +153,11 @@ def write_tensors(
 
     Args:
         path: the file.
-        tensors: by name. Those that layers share are written for each, and those of which several
-            processes hold parts are put together.
+        tensors: tensors by name. Those that layers share are written for each, and those that are
+            spread over several processes are gathered.
         form: name of the file's format.
-        extra: JSON values to keep beside the weights.
-        dtype: of floating-point tensors in the file; None: their own.
+        extra: JSON values to store with the weights.
+        dtype: type of floating-point tensors in the file; None: their own.
         more: further metadata.
     """
     from safetensors.torch import save
@@ -166,8 +166,8 @@ def write_tensors(
     plain = {}
     for name, value in tensors.items():
         full = value.full_tensor() if hasattr(value, "full_tensor") else value
-        kept = full.detach().to("cpu", dtype if full.is_floating_point() else None)
-        plain[name] = kept.clone(memory_format=torch.contiguous_format)
+        copied = full.detach().to("cpu", dtype if full.is_floating_point() else None)
+        plain[name] = copied.clone(memory_format=torch.contiguous_format)
     write_atomically(path, save(plain, metadata))
 
 
@@ -188,14 +188,18 @@ def _models(
             below.setdefault(first, {})[rest] = value
     for first, group in below.items():
         for model in _models(group, fits, _join(path, first), seen):
-            others = [n for n, v in tensors.items() if not n.startswith(f"{first}.") and _holds(v)]
+            others = [
+                other
+                for other, value in tensors.items()
+                if not other.startswith(f"{first}.") and _may_be_weight(value)
+            ]
             yield model._replace(beside=(*model.beside, *others))
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _models(value, fits, _join(path, str(key)), seen)
 
 
-def _holds(value: Tensor) -> bool:
+def _may_be_weight(value: Tensor) -> bool:
     """Return whether a tensor may be a weight, rather than a counter or a loss."""
     return value.ndim > 0 and value.is_floating_point()
 
@@ -205,7 +209,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _mappings(tree: Mapping[Any, Any], seen: set[int]) -> Iterator[Mapping[Any, Any]]:
-    """Yield a mapping and those in it, each once."""
+    """Yield a mapping and all mappings in it, each once."""
     if id(tree) not in seen:
         seen.add(id(tree))
         yield tree

@@ -55,7 +55,7 @@ class Stage(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], side: Float[Tensor, "b d h2 w2"] | None = None
     ) -> Float[Tensor, "b d h2 w2"]:
-        """Transform (B, C_in, H, W); ``side`` is added to what the resampler gives."""
+        """Transform (B, C_in, H, W); ``side`` is added to the resampler's output."""
         resampled = self.resample(x)
         if self.shortcut is not None:
             resampled = resampled + self.shortcut(x)
@@ -66,10 +66,10 @@ class Stage(nn.Module):
 
 
 class Transform(nn.Module):
-    """Stages one after the other, and a linear path beside them.
+    """Stages in sequence, and a linear path beside them.
 
-    The path is a map of whole patches, or a chain of wavelet steps, one beside every stage, which
-    feeds on itself alone: in the analysis a step joins behind the stage's resampler, in the
+    The path is a map of whole patches, or a separate chain of wavelet steps, one beside every
+    stage. In the analysis, the result of a step is added after the stage's resampler; in the
     synthesis at the stage's end, before the next resampler.
     """
 
@@ -105,7 +105,7 @@ class Transform(nn.Module):
 
     @property
     def linear_path(self) -> nn.Module | None:
-        """The linear path from end to end, which shares its weights; None without one."""
+        """The linear path from end to end, with the same weights; None without one."""
         return self.shortcut if self.wavelet is None else nn.Sequential(*self.wavelet)
 
     def _beside_wavelet(self, x: Tensor, steps: nn.ModuleList) -> Tensor:
@@ -117,7 +117,7 @@ class Transform(nn.Module):
 
 
 def transform_cost(plan: TransformPlan, height: int, width: int) -> Cost:
-    """Cost of a transform on an input of ``height`` x ``width``.
+    """Return the cost of a transform on an input of ``height`` x ``width``.
 
     Raises:
         NoFormula: a layer has no closed formula.
@@ -143,7 +143,7 @@ def transform_cost(plan: TransformPlan, height: int, width: int) -> Cost:
 def linear_map_cost(
     c_in: int, c_out: int, factor: int, direction: ResampleDirection, height: int, width: int
 ) -> Cost:
-    """Cost of a `linear_map` on an input of ``height`` x ``width``."""
+    """Return the cost of a `linear_map` on an input of ``height`` x ``width``."""
     if direction == "down":
         return conv_cost(c_in, c_out, factor, height // factor, width // factor)
     return transposed_conv_cost(c_in, c_out, factor, factor, height, width)

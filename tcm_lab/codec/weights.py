@@ -29,24 +29,24 @@ _FORMAT = "tcm_lab.weights/1"
 
 
 def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn.Module:
-    """Fill a codec that was not assembled here, and return it in evaluation mode.
+    """Load the weights of a codec not assembled here, and return it in evaluation mode.
 
     Args:
-        codec: changed in place; entropy tables that it had follow the weights.
-        source: a torch or safetensors file, or a state dict. What training loops,
-            ``torch.compile`` and data parallelism put around the tensors is taken off.
+        codec: the codec, changed in place; entropy tables that it has are rebuilt.
+        source: a torch or safetensors file, or a state dict. Nesting and name prefixes from
+            training loops, ``torch.compile`` and data parallelism are removed.
 
     Raises:
-        CheckpointError: the file can't be read, or its tensors are not the codec's.
+        CheckpointError: the file cannot be read, or its tensors are not the codec's.
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     own, tables = codec.state_dict(), table_names(codec)
     tensors = read_state(source, own.keys())
     wanted = {name: value for name, value in own.items() if name not in tables}
     given = {n: value for n, value in tensors.items() if n in wanted or own_name(n) not in TABLES}
-    found = misfit(given, wanted)
-    faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in found[kind]]
-    faults += found["of another shape"]
+    misfits = misfit(given, wanted)
+    faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in misfits[kind]]
+    faults += misfits["of another shape"]
     if faults:
         more = f"; {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(
@@ -61,16 +61,17 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
 
 
 def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None:
-    """Write a codec's tensors and how they were made; of one assembled here, a checkpoint.
+    """Write a codec's tensors and ``extra``; for a codec assembled here, a checkpoint.
 
     Args:
-        codec: what to save; the configuration of a foreign one is the user's code.
-        path: the file, for ``load_checkpoint``, or of a foreign codec for ``load_weights``.
+        codec: the codec; the configuration of a foreign one is the user's code.
+        path: the file, to be read by ``load_checkpoint``, or by ``load_weights`` for a foreign
+            codec.
         extra: JSON values for ``read_extra``.
 
     Raises:
-        LabError: a module saves something else than tensors, or the file cannot be written; an
-            older one is untouched.
+        LabError: the state of a module holds something other than tensors, or the file cannot be
+            written. An existing file is untouched.
     """
     if isinstance(codec, Codec):
         save_checkpoint(codec, path, extra)
@@ -82,18 +83,18 @@ def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None
 def load_foreign(
     name: str, checkpoint: str | Path, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Build a codec by name and fill it; of other widths, by its class's ``from_state_dict``.
+    """Build a codec by name and load its weights.
 
     Args:
         name: ``my_codec.py:factory``, ``my_package.module:factory`` or ``compressai/<name>``.
         checkpoint: file of its weights.
-        options: arguments of the factory. Where the weights don't fit and there are none, a class
-            that has ``from_state_dict`` finds its widths in them, as CompressAI's models do; nor
-            need such a class have widths by default.
+        options: arguments of the factory. If there are none and the default widths do not fit or do
+            not exist, a class with ``from_state_dict``, such as CompressAI's models, infers its
+            widths from the weights.
 
     Raises:
         ConfigError: there is no such codec.
-        CheckpointError: the weights don't fit.
+        CheckpointError: the weights do not fit.
     """
     codec: nn.Module | None = None
     try:
@@ -105,21 +106,21 @@ def load_foreign(
         if options or from_state is None:
             raise
         names = () if codec is None else codec.state_dict().keys()
-        found = _by_class(from_state, read_state(checkpoint, names))
-        if found is None:
+        loaded = _by_class(from_state, read_state(checkpoint, names))
+        if loaded is None:
             raise
-    if not isinstance(getattr(found, "name", None), str):
-        found.name = name.rpartition(":")[2]  # type: ignore[assignment]  # no submodule
-    return found.eval()
+    if not isinstance(getattr(loaded, "name", None), str):
+        loaded.name = name.rpartition(":")[2]  # type: ignore[assignment]  # not a submodule
+    return loaded.eval()
 
 
 def _by_class(
     from_state: Callable[[dict[str, Tensor]], nn.Module], tensors: dict[str, Tensor]
 ) -> nn.Module | None:
-    """Return what a class makes of a state dict, with CompressAI's old names too, or None."""
+    """Build a codec by its class from a state dict, also with CompressAI's old names, or None."""
     from compressai.zoo.pretrained import load_pretrained
 
     for state in (tensors, load_pretrained(dict(tensors))):
-        with suppress(Exception):  # whatever the class makes of tensors that are not its own
+        with suppress(Exception):  # a class may raise anything for tensors not its own
             return from_state(state)
     return None

@@ -35,7 +35,7 @@ _DEFAULT_QUALITY = 4
 
 
 class _DerivedConfig(Frozen):
-    """What a file holds that changes another configuration."""
+    """The content of a file that changes another configuration."""
 
     base: str
     name: str | None = None
@@ -43,25 +43,25 @@ class _DerivedConfig(Frozen):
 
 
 def load_config(source: str | Path | VariantConfig) -> VariantConfig:
-    """Return the configuration of a preset's name or of a YAML file.
+    """Return the configuration of a preset or of a YAML file.
 
-    A file holds either the whole tree, or ``base`` (a preset's name, or a file beside this one),
+    A file holds either the whole tree, or ``base`` (a preset's name, or a file in the same folder),
     ``name`` and ``override`` (dotted paths).
 
     Raises:
-        ConfigError: neither a preset nor a file; or the file is no valid configuration. The
-            message names the file, the field and the fix.
+        ConfigError: ``source`` is neither a preset nor a file, or the file is not a valid
+            configuration. The message names the file, the field and the fix.
     """
     if isinstance(source, VariantConfig):
         return source
     if not isinstance(source, str | Path):
-        made = f"; give {source.__name__}(), not the class" if isinstance(source, type) else ""
-        raise ConfigError(f"{brief(repr(source))} names no model and no file{made}")
+        hint = f"; give {source.__name__}(), not the class" if isinstance(source, type) else ""
+        raise ConfigError(f"{brief(repr(source))} is neither a model's name nor a file{hint}")
     return _load(source, ())
 
 
 def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
-    """Load a name or file; ``above`` are the files that reached it by their ``base``."""
+    """Load a name or file; ``above`` are the files whose ``base`` led here."""
     if str(source) in preset_names():
         return _preset(str(source))
     path = Path(source)
@@ -69,8 +69,8 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
         if is_foreign(str(source)):
             whose = "CompressAI's own model" if is_reference(str(source)) else "a codec of your own"
             raise ConfigError(
-                f"'{source}' is {whose}, which has no configuration of ours; "
-                "tcm_lab.build() and the tables take it by this name"
+                f"'{source}' is {whose}, which has no configuration here; "
+                "tcm_lab.build() and the tables accept this name"
             )
         looks_like_a_file = bool(path.suffix) or len(path.parts) > 1
         what = "no such file" if looks_like_a_file else "neither a preset nor a YAML file"
@@ -80,7 +80,7 @@ def _load(source: str | Path, above: tuple[Path, ...]) -> VariantConfig:
     resolved = path.resolve()
     if resolved in above:
         chain = " -> ".join(file.name for file in (*above, resolved))
-        raise ConfigError(f"the files are each other's base: {chain}; make one of them whole")
+        raise ConfigError(f"the files are each other's base: {chain}; make one of them complete")
     return _configuration(read_yaml(path), str(path), path.parent, (*above, resolved))
 
 
@@ -117,10 +117,10 @@ def build(
     Args:
         model: what to build; ``compressai/<name>`` builds CompressAI's own model, untouched, and
             ``my_codec.py:factory`` or ``my_package.module:factory`` a codec of the user's own.
-        overrides: dotted fields to change; for CompressAI's models, ``quality`` alone; for one of
-            the user's own, arguments of the factory.
-        seed: of the initial weights; the caller's random state is left as it was.
-        device: where the weights live; on ``meta`` they have shapes and no values.
+        overrides: dotted fields to change; for CompressAI's models, only ``quality``; for a user's
+            own codec, arguments of the factory.
+        seed: seed of the initial weights; the caller's random state is left as it was.
+        device: device of the weights; on ``meta`` they have shapes and no values.
 
     Returns:
         A `Codec`, CompressAI's model, or what the factory returns.
@@ -142,7 +142,7 @@ def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | 
         quality = options.pop("quality", None)
         if options:
             field = next(iter(options))
-            raise ConfigError(f"'{model}' is CompressAI's: quality is free, '{field}' is not")
+            raise ConfigError(f"'{model}' is CompressAI's: only quality can be set, not '{field}'")
         return build_reference_model(model, quality=quality)
     from tcm_lab.codec.model import Codec  # imports CompressAI, which configurations don't need
 
@@ -150,47 +150,47 @@ def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | 
 
 
 def _build_own(name: str, options: Mapping[str, Any]) -> nn.Module:
-    """Call the factory (a function, or the class itself) that ``name`` means.
+    """Call the factory (a function, or the class itself) that ``name`` refers to.
 
     Its codec is any ``nn.Module`` with CompressAI's interface: ``forward(x)`` returns ``x_hat`` and
-    ``likelihoods``; ``compress(x)`` returns what ``decompress`` takes, its ``strings`` among it,
-    and may return more.
+    ``likelihoods``; ``compress(x)`` returns the arguments of ``decompress``, ``strings`` among
+    them, and may return more.
 
     Args:
         name: a ``.py`` file or a dotted module, a colon, and the factory.
         options: arguments of the factory by name.
 
     Returns:
-        The codec. Tables call it by its attribute ``name``, by default that of the factory.
+        The codec. Its attribute ``name``, by default that of the factory, is its name in tables.
 
     Raises:
         LabError: there is no such module or factory, it takes other arguments, or it returns
-            something else than a module.
+            something other than a module.
     """
-    import_compressai()  # as the user's module will, which may lack what that import works around
+    import_compressai()  # with our workaround, which the user's own import of it may lack
     factory = own_factory(name)
     try:
         inspect.signature(factory).bind(**options)
     except TypeError as error:
         given = ", ".join(options) or "no arguments"
         raise ConfigError(
-            f"'{name}' is called with {given}: {error}. Its arguments can be set by --set "
+            f"'{name}' is called with {given}: {error}. Set its arguments by --set "
             f"NAME=VALUE; it takes {inspect.signature(factory)}."
         ) from None
     codec = factory(**options)
     if not isinstance(codec, nn.Module):
         raise ConfigError(
-            f"'{name}' returns {type(codec).__name__}, which is no torch.nn.Module. Name a "
+            f"'{name}' returns {type(codec).__name__}, which is not a torch.nn.Module. Name a "
             "function that returns a codec, or its class."
         )
     if not isinstance(getattr(codec, "name", None), str):
         words = [name.rpartition(":")[2], *(f"{key}={value}" for key, value in options.items())]
-        codec.name = " ".join(words)  # type: ignore[assignment]  # a string beside the submodules
+        codec.name = " ".join(words)  # type: ignore[assignment]  # a string, not a submodule
     return codec
 
 
 def own_factory(name: str) -> Callable[..., Any]:
-    """Return the function or class that ``my_codec.py:factory`` means.
+    """Return the function or class that ``my_codec.py:factory`` refers to.
 
     Raises:
         LabError: there is no such file, or nothing of that name in it.
@@ -202,18 +202,18 @@ def own_factory(name: str) -> Callable[..., Any]:
         public = [each for each in vars(module) if not each.startswith("_")]
         raise ConfigError(f"'{name}': {source} has no '{attribute}'.{near(attribute, public)}")
     if not callable(factory):
-        raise ConfigError(f"'{name}': {attribute} is no function or class")
-    found: Callable[..., Any] = factory
-    return found
+        raise ConfigError(f"'{name}': {attribute} is neither a function nor a class")
+    result: Callable[..., Any] = factory
+    return result
 
 
 def build_on_meta(assemble: Callable[[], nn.Module]) -> nn.Module:
-    """Return what ``assemble`` builds, on torch's meta device and, if possible, only there.
+    """Return the result of ``assemble`` on torch's meta device, if possible built only there.
 
     `torch.device("meta")` alone misses ``torch.Tensor([...])``, which CompressAI's GDN and entropy
-    models make on the CPU and then mix with others; what is mixed moves to the meta device.
+    models make on the CPU and then combine with others; these move to the meta device.
     """
-    import_compressai()  # its import makes tensors, which must have data
+    import_compressai()  # the import makes tensors, which must have data
     try:
         with torch.device("meta"), _MixedOnMeta():
             model = assemble()
@@ -236,7 +236,7 @@ class _MixedOnMeta(TorchFunctionMode):
 def build_reference_model(name: str, *, quality: int | None = None) -> Any:
     """Build CompressAI's model ``compressai/<name>``, or ``<name>``, with random weights.
 
-    CompressAI's quality setting chooses the widths; it is 4 if not given. Models that CompressAI
+    CompressAI's quality setting chooses the widths; it is 4 by default. Models that CompressAI
     registers without a zoo entry have one width.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a codec costs: counts by five counters, memory, and times; each as a record of its own."""
+"""The cost of a codec: counts by five counters, memory, and times, each as a record."""
 
 import lazy_loader
 

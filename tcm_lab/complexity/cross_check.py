@@ -1,8 +1,8 @@
-"""Every counter on one model: they agree, or every difference has a name and a size of its own.
+"""Run every counter on one model: they agree, or every difference is named and quantified.
 
-The closed formulas are the reference (torch's counter for a model without). What another tool
-counts beyond or short of it is worked out from the layers' shapes, not from the tool's own
-answer; what then remains is `unexplained`, and should be nothing.
+The closed formulas are the reference (torch's counter for a model without them). The differences of
+another tool are derived from the layers' shapes, not from the tool's own answer. The remainder is
+`unexplained`, and should be zero.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from tcm_lab.errors import LabError
 
 
 class CounterCheck(Frozen):
-    """One counter's total, and the way from the reference to it.
+    """One counter's total, and its differences from the reference.
 
     Attributes:
         counter: its name.
-        total: what it counted, in MACs.
-        differences: the steps from the reference's total to this one: by name, in MACs.
-        unexplained: what no named step accounts for.
-        note: what was needed to make it count at all, if anything.
+        total: its total, in MACs.
+        differences: the named differences from the reference's total, in MACs.
+        unexplained: the rest of the difference.
+        note: help that the counter needed to count the model, if any.
     """
 
     counter: str
@@ -57,21 +57,21 @@ class CounterCheck(Frozen):
 
 
 class CheckReport(Frozen):
-    """What every counter finds of one model at one image size.
+    """The results of every counter for one model at one image size.
 
     Attributes:
         model: its name.
-        fingerprint: of its configuration.
+        fingerprint: fingerprint of its configuration.
         size: (height, width) of the image.
         padded_size: (height, width) that the networks see.
-        reference: which counter the others are explained against.
+        reference: the counter with which the others are compared.
         reference_macs: its total, convention ``all``.
         counters: every counter.
         disagreements: parts and kinds where formula and torch differ, in words.
         unknown_operators: operators whose products no counter knows.
-        suspects: functions of this model that fvcore or ptflops are known to miss or misprice.
+        suspects: functions of this model that fvcore or ptflops are known to miss or miscount.
         failures: tools that could not count this model, with the reason.
-        versions: of the counters.
+        versions: versions of the counters.
     """
 
     model: str
@@ -89,7 +89,7 @@ class CheckReport(Frozen):
 
     @property
     def open_questions(self) -> tuple[str, ...]:
-        """Where formula and torch disagree or torch is at a loss, in words; else nothing."""
+        """Disagreements of formula and torch, and torch's unknown operators, in words."""
         names = ", ".join(self.unknown_operators)
         torch = next(each for each in self.counters if each.counter == "torch")
         return (
@@ -100,8 +100,8 @@ class CheckReport(Frozen):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What other tools count for no reason that is named here, in words; it is no fault."""
-        used = f"; it uses {', '.join(self.suspects)}, which such tools miss or misprice"
+        """Unexplained differences and failures of other tools, in words; they are no faults."""
+        used = f"; it uses {', '.join(self.suspects)}, which such tools miss or miscount"
         return (
             *(
                 f"{_difference(each)}{used if self.suspects else ''}"
@@ -115,13 +115,13 @@ class CheckReport(Frozen):
     def agrees(self) -> bool:
         """Whether formula and torch count the same, and no operator is unknown.
 
-        What fvcore and ptflops count otherwise is in `notes`: they are blind to some operators.
+        Other counts of fvcore and ptflops are in `notes`: they do not see some operators.
         """
         return not self.open_questions
 
 
 def _difference(check: CounterCheck) -> str:
-    return f"{check.counter} differs by {check.unexplained:+,d} MACs for no reason that is named"
+    return f"{check.counter} differs by {check.unexplained:+,d} MACs without a known reason"
 
 
 def check(
@@ -132,7 +132,7 @@ def check(
     Args:
         model: a preset's name, ``compressai/<name>``, a YAML file, a configuration or a model.
         size: (height, width) of the image, before padding.
-        strict: whether anything unnamed or unknown is an error.
+        strict: whether unexplained differences and unknown operators are an error.
 
     Raises:
         LabError: strict, and something is unexplained or unknown; the message names it.
@@ -149,7 +149,7 @@ def check(
     disagreements: tuple[str, ...] = ()
     hidden = totals["torch"] - prior - reference_macs
     if reference == "formula" and unknown and hidden < 0:
-        # A user's operator that no tool looks into, behind a block that has a formula.
+        # A user's operator that no tool looks into, in a block that has a formula.
         differences.add(f"inside {', '.join(unknown)}", hidden, *_TOOLS)
         unknown = ()
     elif reference == "formula":
@@ -178,15 +178,15 @@ def check(
 def _count_by_all(
     target: Target, size: tuple[int, int]
 ) -> tuple[dict[CounterName, Count], dict[str, str]]:
-    """Return what each counter finds, and the reasons of the tools that could not count."""
+    """Return the result of each counter, and why other tools could not count."""
     counts: dict[CounterName, Count] = {}
     failures: dict[str, str] = {}
     for name in COUNTERS:
         try:
             counts[name] = count_by(name, target, size)
         except NoFormula:
-            continue  # the next counter, torch's, is the reference in its place
-        except Exception as error:  # of another tool, on a model that it was not made for
+            continue  # the next counter, torch's, is the reference instead
+        except Exception as error:  # from a tool, on a model that it does not support
             if name not in _OTHERS:
                 raise
             failures[name] = (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -194,7 +194,7 @@ def _count_by_all(
 
 
 def _total(name: CounterName, count: Count) -> int:
-    """Return what a counter would print; normalisation is in it for tools that count it."""
+    """Return the total that a counter would print, with normalisation if the tool counts it."""
     whole = sum(count.parts.values(), Cost())
     ours = name in ("formula", "torch")
     return whole.total_macs - (whole.macs.get(Kind.NORMALISATION, 0) if ours else 0)
@@ -216,7 +216,7 @@ _PTFLOPS_WEIGHTS = {
     **dict.fromkeys(("LeakyReLU", "ReLU6", "SiLU", "Softmax"), 1),
     **dict.fromkeys(("ELU", "GELU", "PReLU", "ReLU"), 2),
 }
-"""Per element: once for the layer, and once more where the layer's function is wrapped too."""
+"""Per element: once for the layer, and once more if the layer's function is wrapped, too."""
 
 
 def _compare(formula: Count, counted: Count) -> tuple[str, ...]:
@@ -236,11 +236,12 @@ _SUSPECTS = {
     "einsum": "einsum", "elu": "ELU", "celu": "CELU", "selu": "SELU", "hardswish": "Hardswish",
     "mish": "Mish", "multi_head_attention_forward": "MultiheadAttention",
 }  # fmt: skip
-"""Functions that some tool has no price for, or another one, by what a reader knows them as."""
+"""Functions that some tool does not count, or counts differently, with the names that readers know.
+"""
 
 
 class _SuspectWatch(FunctionMode):
-    """Notes which of these functions a model calls, except inside a factorised prior."""
+    """Records which of the suspect functions a model calls, except inside a factorised prior."""
 
     def __init__(self, others: Mapping[Any, Any], tally: Tally) -> None:
         super().__init__(others)
@@ -257,9 +258,9 @@ class _SuspectWatch(FunctionMode):
 
 
 class _Differences:
-    """What each tool counts beyond or short of the formulas on one forward pass, in MACs by name.
+    """The differences of each tool from the formulas on one forward pass, in MACs by name.
 
-    Worked out from shapes by hooks of our own, so that no counter is explained by itself.
+    They are derived from shapes, by hooks of our own, so that no counter is explained by itself.
 
     Args:
         target: the codec.
@@ -268,7 +269,7 @@ class _Differences:
     Attributes:
         of: the differences of each counter.
         fused: MACs of fused attention.
-        suspects: functions that fvcore or ptflops are known to miss or misprice.
+        suspects: functions that fvcore or ptflops are known to miss or miscount.
     """
 
     def __init__(self, target: Target, size: tuple[int, int]) -> None:
@@ -294,13 +295,13 @@ class _Differences:
             self.of[counter][what] += macs
 
     def explain(self, counter: CounterName, total: int, reference_macs: int) -> CounterCheck:
-        """Return the way from the reference's total to a counter's."""
-        found = self.of[counter]
+        """Return a counter's total with its differences from the reference."""
+        differences = self.of[counter]
         return CounterCheck(
             counter=counter,
             total=total,
-            differences={what: macs for what, macs in found.items() if macs},
-            unexplained=total - reference_macs - found.total(),
+            differences={what: macs for what, macs in differences.items() if macs},
+            unexplained=total - reference_macs - differences.total(),
             note=_NOTES.get(counter, "").format(self.fused) if self.fused else "",
         )
 
@@ -317,9 +318,9 @@ class _Differences:
             self.add(_OTHER_BIASES, output.numel(), "ptflops-aten")
         elif isinstance(module, (_ConvNd, nn.Linear)):
             self._see_product(module, x, output)
-        elif kind is Kind.NORMALISATION and name != "RMSNorm":  # which no other tool knows
+        elif kind is Kind.NORMALISATION and name != "RMSNorm":  # no other tool knows that one
             affine, batch = module.weight is not None, name.startswith("BatchNorm")
-            # ptflops asks for an attribute that layer normalisation calls by another name.
+            # ptflops looks for an attribute that has another name in layer normalisation.
             ptflops = 2 if affine and name != "LayerNorm" else 1
             self._per_element(name, affine + (1 if batch else 4), x, "fvcore")
             self._per_element(name, ptflops, x, "ptflops")
@@ -335,12 +336,12 @@ class _Differences:
         if isinstance(module, HaarLinear):
             self._see_haar(module, x, output)
             return
-        # The layer's own channels: a partial convolution passes others on.
+        # The layer's own channels: a partial convolution passes the others through.
         own = 0 if module.bias is None else module.bias.numel()
         biases = own * _positions(module, output)
         if type(module).__module__.startswith("torch.nn."):
             self.add(_BIASES, biases, "ptflops")
-            # torch adds the bias to a linear layer's product by itself where the input is a view.
+            # torch adds the bias of a linear layer separately if the input is a view.
             if not isinstance(module, nn.Linear) or x.dim() == 2 or x.is_contiguous():
                 self.add(_BIASES, biases, "ptflops-aten")
             return
@@ -354,7 +355,7 @@ class _Differences:
         coarse = output if module.direction == "down" else x
         macs = coarse.shape[0] * prod(coarse.shape[2:]) * module.weight.numel()
         self.add("HaarLinear, a class that it does not know", -macs, "ptflops")
-        if module.direction == "down":  # else the bias is added behind it
+        if module.direction == "down":  # else the bias is added afterwards
             self.add(_OTHER_BIASES, output.numel(), "ptflops-aten")
 
     def _attend(
@@ -371,6 +372,6 @@ class _Differences:
 
 
 def _positions(module: Any, values: Tensor) -> int:
-    """Return at how many places a convolution or linear layer takes or gives ``values``."""
+    """Return the number of positions of a convolution or linear layer in ``values``."""
     axes = module.weight.dim() - 2
     return values.shape[0] * prod(values.shape[-axes:]) if axes else prod(values.shape[:-1])

@@ -1,8 +1,9 @@
-"""Which parts of a codec only its encoder runs, and which only its decoder.
+"""Find the parts of a codec that only its encoder runs, and those that only its decoder runs.
 
-Names tell, where they are CompressAI's (g_a, h_a, g_s) or the codec maps its own to them by an
-attribute ``parts``. Any other codec codes one small image, and what runs in ``compress`` and in
-``decompress`` is watched. A layer that runs in neither, such as a likelihood's, counts for both.
+Names show it if they are CompressAI's (g_a, h_a, g_s) or the codec maps its own to them by an
+attribute ``parts``. Any other codec codes one small image, and the layers that run in ``compress``
+and in ``decompress`` are recorded. A layer that runs in neither, such as one for likelihoods,
+counts for both.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _SIDE = 128
 
 
 class UncountedWarning(UserWarning):
-    """Something that a count leaves out or had to count another way, by name."""
+    """The name of something that a count leaves out, or counts in another way."""
 
 
 @dataclass(frozen=True)
 class Directions:
-    """The parts that a codec is counted by.
+    """The parts by which a codec is counted.
 
     Attributes:
-        part_of: the part that a module or parameter belongs to, by its dotted name.
+        part_of: maps the dotted name of a module or parameter to its part.
         absent: the parts that each scope does not run.
     """
 
@@ -40,13 +41,13 @@ class Directions:
 
 
 def directions_of(adapter: CodecAdapter) -> Directions:
-    """Return a codec's parts: by names where they tell, otherwise by coding an image.
+    """Return a codec's parts: by names if they show them, otherwise by coding an image.
 
     Warns:
-        UncountedWarning: the names don't tell, and it cannot code, so that every part is charged
-            to both directions; or it runs layers while it codes that a forward pass doesn't.
+        UncountedWarning: neither names nor coding show the parts, so that every part is charged to
+            both directions; or coding runs layers that a forward pass does not.
     """
-    if adapter.has_named_parts or not adapter.can_code:  # the latter: a network like any other
+    if adapter.has_named_parts or not adapter.can_code:  # or it is no codec
         return Directions(adapter.part_of, ABSENT)
     try:
         runs = _watch(adapter)
@@ -98,7 +99,7 @@ def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
     uncounted = sorted(name for name, seen in runs.items() if "whole" not in seen)
     if uncounted:
         warnings.warn(
-            f"{adapter.name}: counted as nothing, since they run while coding and not in a forward "
+            f"{adapter.name}: counted as nothing, since they run while coding but not in a forward "
             f"pass: {', '.join(uncounted)}",
             UncountedWarning,
             stacklevel=2,
@@ -112,8 +113,8 @@ def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
         if len(tops.get(part, ())) < 2:
             return part
         steps = name.split(".")
-        above = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
-        way = next((ways[each] for each in above if each in ways), "")
+        prefixes = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
+        way = next((ways[prefix] for prefix in prefixes if prefix in ways), "")
         return f"{part} ({way} only)" if way else part
 
     def run_by(way: str) -> frozenset[str]:

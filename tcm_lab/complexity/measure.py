@@ -1,4 +1,4 @@
-"""The one question: what does this model cost on an image of this size?"""
+"""Measure the cost of a model on an image of one size."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def measure_complexity(
 
     Args:
         model: a preset's name, ``compressai/<name>``, ``my_codec.py:factory``, a YAML file, a
-            configuration or a model. Which layers of your own model encoding and decoding run
-            follows from their names, from its attribute ``parts``, or from coding an image; see
+            configuration or a model. For your own model, the layers that encoding and decoding run
+            follow from their names, from its attribute ``parts``, or from coding an image; see
             `tcm_lab.codec.CodecAdapter`.
         size: (height, width) of the image, before padding.
-        counter: what counts. What has no closed formula (a foreign model, or a block without one)
-            is counted by ``torch`` in its place; the record says so.
+        counter: the counter. A model without a closed formula (a foreign one, or one with such a
+            block) is counted by ``torch`` instead, which the record states.
         memory: whether to measure peak memory too, of a forward pass and of decoding.
 
     Raises:
@@ -55,7 +55,7 @@ def measure_complexity(
         count = count_by(counter, target, padded)
     if count.unknown_operators:
         message = (
-            f"{target.name}: counted as nothing, since {counter} knows no formula: "
+            f"{target.name}: counted as nothing, since {counter} has no formula: "
             f"{', '.join(count.unknown_operators)}"
         )
         warnings.warn(message, UncountedWarning, stacklevel=2)

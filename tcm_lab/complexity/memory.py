@@ -1,9 +1,9 @@
-"""Peak memory of a forward pass or of decoding: what tensors take at most, weights included.
+"""Peak memory of a forward pass or of decoding: the most that tensors take, weights included.
 
-The pass runs on the meta device and every tensor's storage is followed from its making to its end,
-which needs no memory at all and gives the same number on every machine. Attention is taken as
-fused, as torch's kernels compute it. Not counted: what a kernel borrows while it runs (an unfolded
-image, say); what a GPU's allocator really handed out is in a `TimingRecord`.
+The pass runs on the meta device, and every tensor's storage is tracked from creation to release.
+This needs no memory at all, and gives the same number on every machine. Attention counts as fused,
+as torch's kernels compute it. The workspace of kernels (an unfolded image, say) is not counted. A
+`TimingRecord` holds what a GPU's allocator really handed out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def peak_memory(model: nn.Module, size: tuple[int, int], without: Sequence[nn.Mo
     Args:
         model: on the meta device.
         size: (height, width) of the image, as the networks see it.
-        without: modules whose weights are not counted, nor anything that is alive when they end.
+        without: modules to leave out: their weights, and all that is alive when they end.
     """
     image = image_for(model, size)
     left_out = {id(parameter) for module in without for parameter in module.parameters()}
@@ -46,11 +46,11 @@ def peak_memory(model: nn.Module, size: tuple[int, int], without: Sequence[nn.Mo
 
 
 def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
-    """Return the peak bytes of what the decoder runs on one image.
+    """Return the peak bytes of decoding one image.
 
-    A forward pass is followed from where its encoder ends, without the encoder's weights, the
-    image and the latents as the encoder wrote them. The likelihoods that the pass computes stand
-    for the symbols that a decoder reads.
+    A forward pass is tracked from the end of its encoder, without the encoder's weights, the image
+    and the latents as the encoder wrote them. The likelihoods that the pass computes replace the
+    symbols that a decoder reads.
 
     Args:
         target: the codec.
@@ -65,12 +65,12 @@ def decode_peak_memory(target: Target, size: tuple[int, int]) -> int:
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Write the result of attention and nothing else: no scores are kept."""
+    """Return the result of attention, and store no scores."""
     return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
 class _Storages(OperatorMode):
-    """Adds up the bytes of all storages that are alive, and remembers the most there were."""
+    """Adds up the bytes of all living storages, and keeps their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Storages(OperatorMode):
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator and follow what it makes."""
+        """Run the operator and track its results."""
         out = operator(*args, **kwargs)
         for leaf in tree_iter(out):
             if isinstance(leaf, Tensor):
@@ -89,7 +89,7 @@ class _Storages(OperatorMode):
         return out
 
     def see(self, tensor: Tensor) -> None:
-        """Count the storage behind ``tensor`` once, until nothing holds it any more."""
+        """Count the storage behind ``tensor`` once, until it is released."""
         storage = tensor.untyped_storage()
         key = id(storage)
         if key in self._bytes:
@@ -105,10 +105,10 @@ class _Storages(OperatorMode):
         self.peak = max(self.peak, self._alive)
 
     def keep_so_far(self) -> None:
-        """Let everything that is alive now outlast every restart."""
+        """Mark everything that is alive now to survive every restart."""
         self._kept = set(self._bytes)
 
     def restart(self) -> None:
-        """Begin again: what is alive now and is not kept counts as nothing."""
+        """Start again: everything that is alive now and is not marked counts as nothing."""
         self._bytes = {k: n if k in self._kept else 0 for k, n in self._bytes.items()}
         self._alive = self.peak = sum(self._bytes.values())

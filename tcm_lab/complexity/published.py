@@ -1,8 +1,8 @@
 """Published figures, and the way of counting that reproduces each.
 
 A published figure is a cost that a paper prints, or that was measured on its code. Papers print
-different costs for one and the same model, since their tools count different things. A record
-answers to all of them: for each published figure, the convention that comes closest is named.
+different costs for the same model, since their tools count different things. One record serves for
+all of them: for each published figure, it gives the convention that comes closest.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tcm_lab.errors import LabError, near, one_of
 _ANY_SIZE = (256, 256)  # for counts of parameters
 Quantity = Literal["kmacs_per_px", "gmacs", "parameters_millions"]
 Reading = Convention | Literal["thop"]
-"""A convention, or thop's own: ``conv-linear-only``, with a transposed convolution at the size of
-its output, which is as many times too much as it enlarges the map."""
+"""A convention, or thop's own: ``conv-linear-only``, but with transposed convolutions counted at
+the size of their output, which is too much by the factor by which they enlarge the map."""
 
 
 class PublishedFigure(Frozen):
@@ -38,12 +38,12 @@ class PublishedFigure(Frozen):
 
     Attributes:
         model: name of our preset for that model.
-        quantity: what the figure is, with its unit.
-        scope: what it covers; of parameters, always ``whole``.
-        value: in that unit.
-        decimals: how many decimals it was given with.
-        size: (height, width) of the image that it holds for; None for parameters.
-        printed_as: the words it was printed in.
+        quantity: the quantity, with its unit.
+        scope: what it covers; for parameters, always ``whole``.
+        value: value in that unit.
+        decimals: number of decimals given.
+        size: (height, width) of the image for which it holds; None for parameters.
+        printed_as: the words in which it was printed.
         source: where it was printed, or what it was measured on.
         reported: whether it was read in the source, rather than measured on the published code.
     """
@@ -59,7 +59,7 @@ class PublishedFigure(Frozen):
     reported: bool
 
     def is_of(self, record: ComplexityRecord) -> bool:
-        """Return whether a record is of the model itself, rather than of a variant of its name."""
+        """Return whether a record is of the model itself, not of a variant with its name."""
         return record.model == self.model and record.fingerprint == _fingerprint(self.model)
 
 
@@ -72,7 +72,7 @@ class Explanation(Frozen):
     """The counting convention that comes closest to a published figure.
 
     Attributes:
-        ours: what we count in that convention, in the figure's unit.
+        ours: our count in that convention, in the figure's unit.
     """
 
     published: PublishedFigure
@@ -81,7 +81,7 @@ class Explanation(Frozen):
 
     @property
     def difference_percent(self) -> float:
-        """Ours over the published figure, minus one."""
+        """Ours relative to the published figure, minus one."""
         return 100 * (self.ours / self.published.value - 1)
 
     @property
@@ -106,7 +106,8 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
         model: a preset with published figures.
 
     Raises:
-        LabError: it has none, or is a variant; the message lists the models that have some.
+        LabError: it has none, in which case the message lists the models that do; or it is a
+            variant.
     """
     target = Target.of(model)
     name = target.name
@@ -119,7 +120,7 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
         )
     if target.fingerprint != _fingerprint(name):
         raise LabError(
-            f"'{name}' is a variant here, and published figures are of the model itself. Name that."
+            f"'{name}' is a variant here, but published figures are of the model itself. Name that."
         )
     sizes = {figure.size or _ANY_SIZE for figure in figures}
     records = {size: measure_complexity(model, size) for size in sizes}
@@ -129,7 +130,7 @@ def explain(model: Measurable) -> tuple[Explanation, ...]:
 def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explanation:
     """Return the convention under which ``record`` comes closest to a published figure.
 
-    Thop's is among them for a record of the model that the figure is of.
+    Thop's is considered only for a record of the figure's own model.
     """
     readings: dict[Reading, float]
     if figure.quantity == "parameters_millions":
@@ -153,7 +154,7 @@ def explain_figure(figure: PublishedFigure, record: ComplexityRecord) -> Explana
 
 @lru_cache(maxsize=64)
 def overcounted(model: str, padded_size: tuple[int, int]) -> Mapping[str, int]:
-    """Return the MACs by part that a transposed convolution has too many at its output's size."""
+    """Return, by part, the surplus of MACs if transposed convolutions count at output size."""
     target = tried(Target.of(model))
     surplus: Counter[str] = Counter()
 

@@ -1,7 +1,7 @@
-"""What was counted: one frozen record per model and image size, and the totals that it gives.
+"""The result of a count: one frozen record per model and image size, and its totals.
 
-A record holds every part and every kind of operator; a *convention* only says which kinds are
-summed. So one record answers to every published figure, whichever operators that figure left out.
+A record holds every part and every kind of operator; a *convention* only chooses the kinds that are
+summed. So one record serves for every published figure, whichever operators the figure leaves out.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ ABSENT: Mapping[Scope, frozenset[str]] = {
 
 
 class ComplexityRecord(Frozen):
-    """What one model costs on one image of one size.
+    """The cost of one model on one image of one size.
 
-    Encoding runs every part but ``g_s``; decoding every part but ``g_a`` and ``h_a``, or those that
-    ``absent`` names in their place; the whole is one forward pass, in which the entropy networks
-    run once.
+    Encoding runs every part but ``g_s``, and decoding every part but ``g_a`` and ``h_a``, unless
+    ``absent`` names others. The whole is one forward pass, in which the entropy networks run once.
 
     Attributes:
         model: name of the model.
-        fingerprint: of its configuration (for a wrapped model: of its parameters' shapes).
+        fingerprint: hash of its configuration, or of a wrapped model's parameter shapes.
         size: (height, width) of the image.
         padded_size: (height, width) that the networks see.
         parts: cost of each part: MACs of one image as the counter counts them (fvcore counts a
             normalisation at five per element, ptflops a layer with its bias), parameters, and
-            activations where the counter counts them.
+            activations if the counter counts them.
         absent: the parts that each scope does not run.
-        peak_memory_bytes: of one forward pass in float32, weights included; None if not asked for.
-        decode_peak_memory_bytes: the same of what the decoder runs.
-        counter: what counted.
+        peak_memory_bytes: peak of one forward pass in float32, weights included; None if not
+            measured.
+        decode_peak_memory_bytes: the same for the decoder.
+        counter: the counter.
         unknown_operators: operators that the counter met and cannot count: they cost zero here.
-        versions: of what counted, by package.
+        versions: versions of the packages that counted.
     """
 
     model: str
@@ -78,7 +78,7 @@ class ComplexityRecord(Frozen):
     versions: dict[str, str]
 
     def to_frame(self) -> DataFrame:
-        """Return it as pandas' data frame: one row per part and kind of operator."""
+        """Return the record as a pandas data frame: one row per part and kind of operator."""
         from pandas import DataFrame
 
         kinds = [(part, cost, kind) for part, cost in self.parts.items() for kind in Kind]
@@ -118,7 +118,7 @@ class ComplexityRecord(Frozen):
         }
 
     def total_macs(self, scope: Scope = "whole", convention: Convention = "all") -> int:
-        """Return the MACs of one image that ``scope`` runs, summed under ``convention``.
+        """Return the MACs of ``scope`` for one image, summed under ``convention``.
 
         Raises:
             LabError: no convention has that name.
@@ -147,7 +147,7 @@ class ComplexityRecord(Frozen):
 
     @property
     def weight_bytes(self) -> int:
-        """What the parameters take in float32, four bytes each."""
+        """Size of the parameters in float32, four bytes each."""
         return 4 * self.total_parameters
 
     @property
@@ -162,17 +162,17 @@ class ComplexityRecord(Frozen):
 
     @property
     def encode_kmacs_per_px(self) -> float:
-        """What the encoder runs, convention ``all``, in thousands of MACs per unpadded pixel."""
+        """Encoder, convention ``all``, in thousands of MACs per unpadded pixel."""
         return self.total_kmacs_per_px("encode")
 
     @property
     def decode_kmacs_per_px(self) -> float:
-        """What the decoder runs, convention ``all``, in thousands of MACs per unpadded pixel."""
+        """Decoder, convention ``all``, in thousands of MACs per unpadded pixel."""
         return self.total_kmacs_per_px("decode")
 
     @property
     def portable_kmacs_per_px(self) -> float:
-        """What a portable stream computes in float64, to encode and to decode alike."""
+        """Part that a portable stream computes in float64, both in encoding and in decoding."""
         apart = {*self.absent["encode"], *self.absent["decode"]}
         macs = self.macs_by_part()
         return sum(macs[part] for part in macs if part not in apart) / self.pixels / 1e3

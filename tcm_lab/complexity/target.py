@@ -1,4 +1,4 @@
-"""What is to be measured: a configuration of ours, or any codec with CompressAI's interface."""
+"""The target of a measurement: our configuration, or any codec with CompressAI's interface."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tcm_lab.complexity.directions import Directions, directions_of
 from tcm_lab.complexity.record import ABSENT, Scope
 
 Measurable: TypeAlias = str | Path | VariantConfig | nn.Module
-"""A preset's name, ``compressai/<name>``, a codec of one's own (``my_codec.py:factory``), a YAML
+"""A preset's name, ``compressai/<name>``, a codec of your own (``my_codec.py:factory``), a YAML
 file, a configuration, or a built codec."""
 
 OTHER = "other"
-"""The part of whatever belongs to no part of its own."""
+"""The part of everything that belongs to no other part."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Target:
     """A codec to be counted.
 
     Attributes:
-        name: what tables call it.
+        name: name in tables.
         config: its configuration, or None for a foreign codec.
         module: a foreign codec, or None.
-        group_of: maps a module's dotted name to the part to count it under; None is the codec's
-            own parts.
+        group_of: maps a module's dotted name to the part to count it under; None: the codec's own
+            parts.
         with_data: whether it is run on tensors with values.
     """
 
@@ -50,7 +50,7 @@ class Target:
         """Return the target that ``source`` names.
 
         Raises:
-            ConfigError: it names neither a preset, nor a file, nor a model of CompressAI's.
+            ConfigError: it names neither a preset, nor a file, nor a model of CompressAI.
         """
         if isinstance(source, nn.Module):
             adapter = CodecAdapter(source)
@@ -68,7 +68,7 @@ class Target:
         return (self.config or self._foreign).fingerprint
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) that the networks see of an image of ``size``."""
+        """Return the (height, width) that the networks see for an image of ``size``."""
         if self.config is None:
             return self._foreign.padded_size(size)
         return codec.padded_size(self.config, size)
@@ -77,14 +77,14 @@ class Target:
     def runnable(self) -> RunnableCodec:
         """A copy of the codec; without data, parameters and buffers have shapes and no values."""
         if self.config is None:
-            _ = self.directions  # may code an image, which nothing can while it is counted
+            _ = self.directions  # may code an image, which is impossible during a count
             foreign = self._foreign.module
             return RunnableCodec(_copied(foreign, bare=not self.with_data))
         return RunnableCodec(codec.build(self.config, device="cpu" if self.with_data else "meta"))
 
     @property
     def has_own_layers(self) -> bool:
-        """Whether it is put together by the user, or some code in it is, which may need values."""
+        """Whether the codec or a layer in it is a user's code, which may need values."""
         whole, *parts = (
             type(module).__module__.partition(".")[0] for module in self.runnable.codec.modules()
         )
@@ -131,14 +131,14 @@ class RunnableCodec(nn.Module):
 def _copied(model: nn.Module, *, bare: bool) -> nn.Module:
     """Return a copy of ``model``; a bare one is on the meta device, and no data is copied.
 
-    What a module keeps of an earlier pass as an attribute is copied without its history.
+    A tensor of an earlier pass that a module keeps as an attribute is copied without its history.
     """
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()] if bare else ():
         memo[id(tensor)] = torch.empty_like(tensor, device="meta")
         if isinstance(tensor, nn.Parameter):
             memo[id(tensor)] = nn.Parameter(memo[id(tensor)], tensor.requires_grad)
-    for kept in (value for module in model.modules() for value in vars(module).values()):
-        if isinstance(kept, Tensor) and not kept.is_leaf:
-            memo[id(kept)] = kept.detach().to("meta") if bare else kept.detach().clone()
+    for value in (value for module in model.modules() for value in vars(module).values()):
+        if isinstance(value, Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach().to("meta") if bare else value.detach().clone()
     return copy.deepcopy(model, memo)

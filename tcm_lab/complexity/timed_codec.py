@@ -1,4 +1,4 @@
-"""A stopwatch, and a codec made ready for it: stages hooked, options set, all undone after."""
+"""A stopwatch, and a codec prepared for it: stages hooked, options set, all undone afterwards."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tcm_lab.codec import CodecAdapter, PortableReference
 from tcm_lab.codec.adapter import decompress, evaluating
 from tcm_lab.complexity.timing_record import TimingOptions
 
-_GRAPHS = 256  # of one forward(), which many slices share; the rest would run uncompiled
+_GRAPHS = 256  # for one forward(), which many slices share; more would run uncompiled
 ENTROPY_CODING = "entropy_coding"
 OTHER = "other"
 
 
 class Sample(NamedTuple):
-    """One encoding, or decoding: wall time, synchronised before and after, and each stage's."""
+    """One encoding or decoding: its wall time, synchronised before and after, and its stages'."""
 
     wall_ms: float
     stages_ms: dict[str, float]
@@ -52,10 +52,10 @@ class _ClockEvent:
 
 
 class Stopwatch:
-    """Times one run after another; every moment of it belongs to exactly one named stage.
+    """Times one run after another; every moment of a run belongs to exactly one named stage.
 
-    Stages nest; time inside an inner stage is not the outer one's. So the stages of a run, with
-    ``other`` for what no stage claims, add up to the run. On a GPU the marks are CUDA events in the
+    Stages nest; time inside an inner stage does not count for the outer one. So the stages of a
+    run, with ``other`` for the rest, add up to the run. On a GPU the marks are CUDA events in the
     stream of work, so a stage is charged for its kernels whenever they run, not for their launch.
 
     Args:
@@ -92,12 +92,12 @@ class Stopwatch:
             self.leave()
 
     def enter(self, name: str, *_: object) -> None:
-        """Charge what follows to stage ``name``, until `leave`; also as a module's hook."""
+        """Charge the time from now on to stage ``name``, until `leave`; also a module's hook."""
         self._mark()
         self._stack.append(name)
 
     def leave(self, *_: object) -> None:
-        """Charge what follows to the stage that was left for this one."""
+        """Charge the time from now on to the enclosing stage."""
         self._mark()
         self._stack.pop()
 
@@ -129,7 +129,7 @@ def timed_codec(
 ) -> Iterator[Callable[[], Run]]:
     """Yield a function that encodes one image and decodes its bytes, timed stage by stage.
 
-    Inside the ``with`` block the codec's stages are hooked and, where asked for, compiled.
+    Inside the ``with`` block the codec's stages are hooked and, if requested, compiled.
 
     Args:
         adapter: the codec, on its device.
@@ -141,17 +141,17 @@ def timed_codec(
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     image = adapter.pad(sample_image(size, options.batch).to(adapter.device))
     image = image.contiguous(memory_format=layout)
-    how: dict[str, Any] = {"rate": 0.0} if adapter.rate_levels else {}
+    arguments: dict[str, Any] = {"rate": 0.0} if adapter.rate_levels else {}
     coder: Any = model
     if options.portable and adapter.config is None:
         coder = PortableReference(model)
     elif options.portable:
-        how["portable"] = True
+        arguments["portable"] = True
 
     own_bytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers(), image))
 
     def once() -> Run:
-        # What other models that take turns with this one hold is no memory of its own.
+        # Memory of other models that take turns with this one does not count.
         others_bytes = torch.cuda.memory_allocated(adapter.device) - own_bytes if on_gpu else 0
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(adapter.device)
@@ -161,7 +161,7 @@ def timed_codec(
             listening(watch.stage),
         ):
             with watch.running():
-                coded = coder.compress(image, **how)
+                coded = coder.compress(image, **arguments)
             encoded = watch.sample()
             with watch.running():
                 decompress(coder, coded)
@@ -183,7 +183,7 @@ def timed_codec(
         for name, stage in _stages(model):
             stack.enter_context(stage.register_forward_pre_hook(partial(watch.enter, name)))
             stack.enter_context(stage.register_forward_hook(watch.leave, always_call=True))
-            if options.compile:  # what the stage computes, its hooks left outside
+            if options.compile:  # the stage's computation, without its hooks
                 compiled = torch.compile(stage.forward, backend=options.compile_backend)
                 stack.enter_context(patch.object(stage, "forward", compiled))
         for entropy_model in _entropy_models(model):
@@ -215,7 +215,7 @@ def _stages(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _entropy_models(model: nn.Module) -> list[nn.Module]:
-    """Return CompressAI's entropy models, whose methods do not pass a module's hooks."""
+    """Return CompressAI's entropy models, whose methods do not run a module's hooks."""
     return [
         module
         for module in model.modules()

@@ -1,9 +1,9 @@
-"""How long coding takes, where, and under which conditions.
+"""Measure how long coding takes, stage by stage and with its conditions.
 
-Encoding and decoding are timed apart, on real bytes, after a warm-up, and every moment is charged
-to a stage. Times of different runs do not compare: `compare_timing` takes turns within one run.
-What else the machine does comes and goes over seconds, so a few repetitions in a row all see the
-same of it: a median repeats only if the run outlasts that, which ``seconds`` asks for.
+Encoding and decoding are timed separately, on real bytes, after a warm-up, and every moment is
+charged to a stage. Times of different runs are not comparable: `compare_timing` takes turns within
+one run. Other work on the machine comes and goes over seconds, so a few repetitions in a row all
+see the same load. A median is repeatable only if the run lasts longer, which ``seconds`` ensures.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def measure_timing(
     """Time encoding to real bytes and decoding them, stage by stage.
 
     Args:
-        model: a codec with its weights, or what names one (built with random weights; entropy
-            coding then codes what such weights give).
+        model: a codec with its weights, or the name of one, which is built with random weights (and
+            entropy coding then codes the latents that they give).
         size: (height, width) of the image, before padding.
         options: the conditions; by default those of `TimingOptions`.
         on_progress: called with (repetitions done, all repetitions), warm-up included.
         **changes: fields of `TimingOptions` to change, such as ``device="cuda"``.
 
     Raises:
-        LabError: the model has no weights (meta device), or an option makes no sense.
+        LabError: the model has no weights (meta device), or an option is invalid.
     """
     (record,) = _time_in_turns([model], size, [_changed(options, changes)], on_progress)
     return record
@@ -86,16 +86,16 @@ def compare_timing(
     """Time models in turns, and return their records and the ratios to the first.
 
     Arguments are those of `measure_timing`, but for several models. With ``portable``, each model's
-    portable streams are timed beside its ordinary ones; then one model is enough. ``#2`` marks the
-    second model of one name.
+    portable streams are timed as well as its ordinary ones; then one model is enough. ``#2`` marks
+    the second model with the same name.
 
     Raises:
         LabError: there is nothing to compare, or a model cannot be timed.
     """
-    asked = _changed(options, changes)
-    conditions = [asked.model_copy(update={"portable": False})]
-    if asked.portable:
-        conditions.append(asked)
+    requested = _changed(options, changes)
+    conditions = [requested.model_copy(update={"portable": False})]
+    if requested.portable:
+        conditions.append(requested)
     if len(models) * len(conditions) < 2:
         raise LabError(f"need at least two models to compare, not {len(models)}")
     records = _time_in_turns(models, size, conditions, on_progress)
@@ -131,7 +131,7 @@ def _time_in_turns(
     conditions: Sequence[TimingOptions],
     on_progress: OnDone | None,
 ) -> list[TimingRecord]:
-    """Time models, each under several conditions, in turns: what disturbs one disturbs all."""
+    """Time models, each under all conditions, in turns, so that disturbances affect all alike."""
     size, options = sides_of("size", size), conditions[0]
     keep_freed_memory()
     with ExitStack() as stack:
@@ -220,10 +220,12 @@ def _coding_time(samples: Sequence[Sample], megapixels: float) -> CodingTime:
 def measure_device_peak(
     device: torch.device | str = "cpu", precision: Precision = "float32"
 ) -> DevicePeak:
-    """Measure a device's peak: the fastest of several runs of each, in under a second on a CPU.
+    """Measure a device's peak: the fastest of several products and copies.
+
+    This takes less than a second on a CPU.
 
     Args:
-        device: ``cpu``, with as many threads as torch has now, or ``cuda``.
+        device: ``cpu``, with torch's current number of threads, or ``cuda``.
         precision: arithmetic of the matrix product.
     """
     device = torch.device(device)
@@ -232,7 +234,7 @@ def measure_device_peak(
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
     product = torch.empty_like(a)
     source = torch.empty(copied, dtype=torch.uint8, device=device).zero_()
-    target = torch.empty_like(source).zero_()  # written once, so that its pages are there
+    target = torch.empty_like(source).zero_()  # written once, so that its pages exist
     with torch.no_grad(), arithmetic("tf32" if precision == "tf32" else "float32", device):
         product_ms = _fastest_ms(device, lambda: torch.mm(a, b, out=product))
         copy_ms = _fastest_ms(device, lambda: target.copy_(source))
@@ -251,7 +253,7 @@ def _fastest_ms(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def _with_weights(model: Measurable) -> CodecAdapter:
-    """Return a codec that can run."""
+    """Return a codec with weights."""
     adapter = CodecAdapter(model if isinstance(model, nn.Module) else codec.build(model))
     if any(parameter.is_meta for parameter in adapter.module.parameters()):
         raise LabError(
@@ -261,5 +263,5 @@ def _with_weights(model: Measurable) -> CodecAdapter:
 
 
 def _name(model: Measurable, adapter: CodecAdapter) -> str:
-    """Return what tables call a codec."""
+    """Return a codec's name in tables."""
     return model if isinstance(model, str) and codec.is_reference(model) else adapter.name

@@ -1,4 +1,4 @@
-"""How long coding took: one frozen record per model, and the ratios of models timed in turns."""
+"""Coding times: one frozen record per model, and the ratios of models timed in turns."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class TimingOptions(Frozen):
     """The conditions of a timing run.
 
     Attributes:
-        device: ``cpu`` or ``cuda``; None is where the model is.
+        device: ``cpu`` or ``cuda``; None: where the model is.
         precision: arithmetic of the networks: float32 (on a GPU without TF32), tf32, or 16 bits by
             autocast.
-        threads: of torch on the CPU; None leaves them.
+        threads: torch's threads on the CPU; None: as many as it has.
         batch: images coded at once.
-        repeats: runs that count, at least.
-        seconds: how long they go on, at least.
-        warm_up: runs before them.
+        repeats: measured runs, at least.
+        seconds: duration of the measured runs, at least.
+        warm_up: runs before the measured ones.
         channels_last: whether channels are last in memory.
         compile: whether to compile the networks first (minutes, once).
-        compile_backend: of `torch.compile`: ``inductor``, which writes kernels of its own;
-            ``cudagraphs``, which records the launches of torch's on a GPU and replays them; or
-            ``eager``, which captures graphs alone.
+        compile_backend: backend of `torch.compile`: ``inductor``, which writes kernels of its own;
+            ``cudagraphs``, which records the launches of torch's kernels on a GPU and replays them;
+            or ``eager``, which only captures graphs.
         portable: whether streams are portable; a comparison then times both kinds of each model.
     """
 
@@ -67,7 +67,7 @@ class TimingOptions(Frozen):
 
 
 class Spread(Frozen):
-    """A time in milliseconds over all repetitions."""
+    """Quartiles of a time in milliseconds over all repetitions."""
 
     lower_quartile_ms: NonNegativeFloat
     median_ms: NonNegativeFloat
@@ -84,7 +84,7 @@ class Spread(Frozen):
 
 
 class DevicePeak(Frozen):
-    """What a device can do at most, as measured on it.
+    """The measured peak performance of a device.
 
     Attributes:
         gmacs_per_s: multiply-accumulates of one large square matrix product, in billions a second.
@@ -100,13 +100,13 @@ class CodingTime(Frozen):
 
     Attributes:
         wall: whole time by the wall clock, the device synchronised before and after.
-        stages: time of each stage, by CUDA events on a GPU and by the same clock on a CPU;
-            ``entropy_coding`` and ``copies`` between host and device among them, and ``other``
-            for what no stage claims.
+        stages: time of each stage, by CUDA events on a GPU and by the same clock on a CPU. They
+            include ``entropy_coding``, ``copies`` between host and device, and ``other`` for the
+            rest.
         megapixels_per_s: throughput at the median, over all images of the batch, unpadded.
         samples_ms: wall time of every repetition, in order.
         parts_over_whole: the sum of a repetition's stages over its wall time, at the median. On a
-            GPU this is what reconciles CUDA's events with the wall clock.
+            GPU it compares CUDA's events with the wall clock.
     """
 
     wall: Spread
@@ -117,22 +117,22 @@ class CodingTime(Frozen):
 
 
 class TimingRecord(Frozen):
-    """How long one model takes on one image size, and everything that it depends on.
+    """Coding times of one model at one image size, and all conditions that they depend on.
 
     Attributes:
         model: name of the model.
-        fingerprint: of its configuration.
+        fingerprint: fingerprint of its configuration.
         size: (height, width) of the image.
         padded_size: (height, width) that the networks see.
         device_type: ``cpu`` or ``cuda``.
-        options: the conditions that were asked for.
+        options: the requested conditions.
         encode: from image to bytes.
         decode: from bytes to image.
-        peak_device_memory_bytes: on a GPU, of all runs that count, weights included; of this model
-            alone, whatever else lies there.
+        peak_device_memory_bytes: peak of all measured runs on a GPU, weights included, for this
+            model alone; None on a CPU.
         device_peak: what the device allows under the same conditions, measured in the same run.
         environment: device, threads, versions.
-        measured_at: when, in UTC (ISO 8601).
+        measured_at: time of the measurement, in UTC (ISO 8601).
     """
 
     model: str
@@ -149,7 +149,7 @@ class TimingRecord(Frozen):
     measured_at: str
 
     def to_frame(self) -> DataFrame:
-        """Return it as pandas' data frame: one row per direction and stage."""
+        """Return the record as a pandas data frame: one row per direction and stage."""
         from pandas import DataFrame
 
         return DataFrame(
@@ -173,7 +173,7 @@ class TimeRatio(Frozen):
     """One model's median wall time over the first model's, which is the baseline.
 
     Attributes:
-        ratio: above 1 is slower than the baseline; by a bootstrap over the turns that both took.
+        ratio: the ratio, above 1 if slower than the baseline; bootstrapped over common turns.
     """
 
     model: str
@@ -183,7 +183,7 @@ class TimeRatio(Frozen):
 
 
 class TimingComparison(Frozen):
-    """Several models timed in turns within one run, and each further one's ratios to the first."""
+    """Several models timed in turns within one run, and the ratios of all others to the first."""
 
     records: tuple[TimingRecord, ...]
     ratios: tuple[TimeRatio, ...]

@@ -172,7 +172,7 @@ def test_a_good_layer_of_a_user_s_own_passes_with_or_without_a_formula() -> None
         (Shrinking, r"gives \(2, 32, 17, 8\) on \(2, 32, 17, 9\) instead of \(2, 32, 17, 9\)"),
         (Wanting, r"forward\(\) fails on \(2, 32, 1, 1\) with RuntimeError"),
         (Unused, "no gradient reaches spare"),
-        (Forgetful, "computes something else once its weights were saved and loaded"),
+        (Forgetful, "computes something else after its weights are saved and loaded"),
         (Failing, r"build\(\) fails with KeyError"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_whole_file_may_name_transforms_and_is_written_with_their_stages(tmp_p
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("dcae-nanu", "g_a: 'dcae-nanu' is no preset, .* Did you mean dcae-nano"),
+        ("dcae-nanu", "g_a: there is no preset 'dcae-nanu' .* Did you mean dcae-nano"),
         ("tcm-no-lrp", "g_a: the preset 'tcm-no-lrp' only changes tcm-small"),
     ],
 )

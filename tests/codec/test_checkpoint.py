@@ -285,7 +285,7 @@ def test_code_in_a_file_is_refused_and_not_executed(
         torch.save(hostile, path)
     else:
         path.write_bytes(pickle.dumps(hostile["extra"]))
-    with pytest.raises(LabError, match=r"hostile\.pth: .*never executed"):
+    with pytest.raises(LabError, match=r"hostile\.pth: .*never unpickled"):
         tcm_lab.load_checkpoint(path)
     assert not (tmp_path / "executed").exists()
 
@@ -294,8 +294,8 @@ def test_code_in_a_file_is_refused_and_not_executed(
     ("content", "message"),
     [
         (b"", "neither a safetensors nor a torch file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "never executed|neither a safetensors nor"),
-        ((1 << 40).to_bytes(8, "little") + b"{}", "not a whole safetensors file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "never unpickled|neither a safetensors nor"),
+        ((1 << 40).to_bytes(8, "little") + b"{}", "not a complete safetensors file"),
         (b"PK\x03\x04" + bytes(50), "neither a safetensors nor a torch file"),
     ],
 )
@@ -386,7 +386,7 @@ def test_our_file_cut_off_is_refused(codec: Any, tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     save_checkpoint(codec, path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(LabError, match=r"cut\.safetensors: not a whole safetensors file"):
+    with pytest.raises(LabError, match=r"cut\.safetensors: not a complete safetensors file"):
         tcm_lab.load_checkpoint(path)
 
 
@@ -445,8 +445,8 @@ def test_a_layer_that_saves_something_else_than_tensors_is_refused_with_what_wor
     changes = {"?_?.depth": 0, "g_a.depth": 1, "g_a.block": "counting"}
     codec = tcm_lab.build("tcm-nano", changes)
     words = (
-        r"g_a\.stages\.0\.blocks\.0: get_extra_state\(\) returns dict, and files of weights hold "
-        r"tensors alone\. Keep it in buffers"
+        r"g_a\.stages\.0\.blocks\.0: get_extra_state\(\) returns dict, but files of weights hold "
+        r"only tensors\. Keep it in buffers"
     )
     path = tmp_path / "weights.safetensors"
     recipe = Recipe(lambdas=(0.01,), steps=1, batch=1, crop=64)
@@ -507,7 +507,7 @@ def test_far_more_weights_than_a_file_holds_are_refused_before_they_take_memory(
     metadata = {"format": "tcm_lab.codec/1", "config": config.model_dump_json()}
     save_file({"x": torch.zeros(3)}, path, metadata)
     needed = sum(cost.total_parameters for cost in part_costs(config, (64, 64)).values())
-    message = rf"small\.safetensors: holds 3 numbers, and tcm-nano would need {needed:,}"
+    message = rf"small\.safetensors: holds 3 numbers, but tcm-nano needs {needed:,}"
     with pytest.raises(LabError, match=message):
         tcm_lab.load_checkpoint(path)
 
@@ -581,7 +581,7 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_codec_among_other_layers_is_not_taken_for_the_whole(codec: Any, tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"^Lit was not assembled by tcm_lab.*; give its codec$"):
+    with pytest.raises(LabError, match=r"^Lit was not assembled by tcm_lab.*; pass its codec$"):
         save_checkpoint(Lit(codec), tmp_path / "x")  # type: ignore[arg-type]  # the mistake
     assert not list(tmp_path.iterdir())
 
@@ -658,9 +658,9 @@ def test_weights_are_found_in_what_a_training_loop_saves(
 def test_two_models_in_one_file_are_not_chosen_between(
     theirs: State, names: tuple[str, str], words: str
 ) -> None:
-    with pytest.raises(LabError, match=f"holds both {words}; save one alone"):
+    with pytest.raises(LabError, match=f"holds both {words}; save only one of them"):
         tcm_lab.load_checkpoint(dict.fromkeys(names, theirs) | {"epoch": 3})
-    with pytest.raises(LabError, match="holds both a and b; save one alone"):
+    with pytest.raises(LabError, match="holds both a and b; save only one of them"):
         tcm_lab.load_checkpoint(_below("a.", theirs) | _below("b.", theirs))
 
 
@@ -669,7 +669,7 @@ def test_what_is_left_out_beside_a_model_is_said(
 ) -> None:
     beside = {"loss.0.weight": torch.zeros(3), "loss.count": torch.tensor(1)}
     tcm_lab.load_checkpoint({"state_dict": _below("codec.", theirs) | beside})
-    said = "1 tensors beside those of state_dict.codec are left out (loss.0.weight …)"
+    said = "left out 1 tensors that do not belong to state_dict.codec (loss.0.weight …)"
     assert caplog.messages == [f"the state dict: {said}"]
 
 

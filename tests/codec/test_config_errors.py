@@ -52,7 +52,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"g_a.block": {"type": "convnext", "kernel": 4}},
-        "g_a.block: convnext: kernel: 4 is even, and a kernel has a centre: 3 or 5 would work",
+        "g_a.block: convnext: kernel: 4 is even, but a kernel has a centre: 3 or 5 would work",
     ),
     (
         {"entropy_model.slices": 5},
@@ -74,9 +74,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"entropy_model.hidden": "none"},
-        "entropy_model.hidden = none takes the hyper output as mean and scale, which leaves no "
-        "place for entropy_model.slices = 4; set slices 1, attention none, lrp none, "
-        "checkerboard false",
+        "entropy_model.hidden = none uses the hyper output as mean and scale, which rules out "
+        "entropy_model.slices = 4; set slices 1, attention none, lrp none, checkerboard false",
     ),
     (
         {"entropy_model.lrp": "after"},
@@ -84,8 +83,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"g_a.stages.3.resample.stride": 1},
-        "g_a shrinks the sides 8 times but g_s enlarges them 16 times; "
-        "give both stages of the same strides",
+        "g_a shrinks the sides 8 times, but g_s enlarges them 16 times; give both the same strides",
     ),
     (
         {"g_a.stages.3.width": 48},
@@ -193,7 +191,7 @@ def test_a_mistake_in_a_file_is_answered_with_the_file(
         ("model.safetensors", "'model.safetensors': no such file"),
         ("tcm-nanno", "'tcm-nanno': neither a preset nor a YAML file. Did you mean tcm-nano"),
         ("nowhere.yaml", "'nowhere.yaml': no such file"),
-        ("compressai/mbt2018", "CompressAI's own model, which has no configuration of ours"),
+        ("compressai/mbt2018", "CompressAI's own model, which has no configuration here"),
         ("my_codec.py:make", "'my_codec.py:make' is a codec of your own, which has no config"),
     ],
 )
@@ -213,7 +211,7 @@ def test_an_unknown_reference_model_is_answered_with_the_near_ones() -> None:
     ("name", "overrides", "message"),
     [
         ("compressai/mbt2018", {"quality": 30}, "quality = 30"),
-        ("compressai/mbt2018", {"g_a.split": 0}, "quality is free, 'g_a.split' is not"),
+        ("compressai/mbt2018", {"g_a.split": 0}, "only quality can be set, not 'g_a.split'"),
         ("compressai/elic2022-official", {"quality": 3}, "has no quality setting"),
     ],
 )

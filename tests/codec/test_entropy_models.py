@@ -244,7 +244,7 @@ class Careless(nn.Module):
     ("fault", "message"),
     [
         ("narrow", r"gives \(2, 4, 1, 1\) instead of \(2, 8, 1, 1\)"),
-        ("twice", "codes 8 elements of a latent of 1x1 never and 0 more than once"),
+        ("twice", "codes 8 elements of a latent of 1x1 never, and 0 more than once"),
         ("spare", "no gradient reaches spare"),
         ("float32", "less than float64"),
     ],

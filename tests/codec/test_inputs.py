@@ -16,7 +16,7 @@ from tcm_lab.analysis import erf_maps, measure_attention, measure_latents
 from tcm_lab.codec import InputError, VariantConfig, encode_image
 from tcm_lab.training.objective import RateDistortionLoss
 
-EXPECTED = r"expected are RGB images \((B, )?3, H, W\), floating-point values in \[0, 1\]"
+EXPECTED = r"expected RGB images \((B, )?3, H, W\), floating-point values in \[0, 1\]"
 SIZE = (64, 64)
 
 
@@ -40,7 +40,7 @@ def wrong() -> dict[str, tuple[Any, str]]:
         "no image": (x[:0], "it is empty"),
         "no row": (x[:, :, :0], "it is empty"),
         "from -1 to 1": (x * 2 - 1, r"values from -0\.99.* to .*; undo the normalisation"),
-        "16 bits": (x * 65535, "divide by 255, or by what white is"),
+        "16 bits": (x * 65535, "divide by 255, or by the value of white"),
         "normalised": ((x - 0.45) / 0.225, "undo the normalisation"),
         "not a number": (x * torch.nan, "not finite"),
         "infinite": (x / 0, "not finite"),
@@ -50,10 +50,10 @@ def wrong() -> dict[str, tuple[Any, str]]:
         "double": (x.double(), r"computes in torch\.float32; give x\.to\(torch\.float32\)"),
         "half": (x.half(), r"computes in torch\.float32"),
         "elsewhere": (x.to("meta"), "on meta, the codec is on cpu"),
-        "an array": (np.zeros((1, 3, *SIZE), np.float32), "ndarray is no tensor"),
-        "a picture": (Image.new("RGB", SIZE), "Image is no tensor"),
-        "a list": ([[0.0]], "list is no tensor"),
-        "nothing": (None, "NoneType is no tensor"),
+        "an array": (np.zeros((1, 3, *SIZE), np.float32), "ndarray is not a tensor"),
+        "a picture": (Image.new("RGB", SIZE), "Image is not a tensor"),
+        "a list": ([[0.0]], "list is not a tensor"),
+        "nothing": (None, "NoneType is not a tensor"),
     }
 
 
@@ -88,7 +88,7 @@ def test_what_is_no_batch_of_images_is_answered_with_what_would_be(
         (torch.rand(1, *SIZE), r"grey; give x\.expand\(3, -1, -1\)"),
         (torch.rand(*SIZE, 3), r"channels come last; give x\.permute\(2, 0, 1\)"),
         (torch.rand(*SIZE), "2 dimensions instead of 3"),
-        (np.zeros((3, *SIZE)), "ndarray is no tensor"),
+        (np.zeros((3, *SIZE)), "ndarray is not a tensor"),
     ],
 )
 def test_what_is_no_image_is_not_coded_to_a_file(codec: Any, image: Any, words: str) -> None:
@@ -107,7 +107,7 @@ ANALYSES = {"fields": erf_maps, "latents": measure_latents, "attention": measure
         (torch.rand(1, 128, 128), "grey"),
         (torch.rand(128, 128, 3), "channels come last"),
         (torch.rand(1, 3, 128, 128), "a batch"),
-        (np.zeros((3, 128, 128), np.uint8), "ndarray is no tensor"),
+        (np.zeros((3, 128, 128), np.uint8), "ndarray is not a tensor"),
     ],
 )
 def test_what_is_no_image_is_not_analysed(
@@ -186,7 +186,7 @@ def coded(codec: Any) -> dict[str, Any]:
     return result
 
 
-SIDES = r"give \(height, width\), two integers from 1"
+SIDES = r"give \(height, width\), two positive integers"
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def test_sizes_that_no_stream_has_are_refused(
         (lambda y, z: None, "strings = None: give a list of bytes"),
         (lambda y, z: [y[0], z[0]], "give a list of bytes"),
         (lambda y, z: [y, ["z", "z"]], "give a list of bytes"),
-        (lambda y, z: [y, z[:1]], "of different numbers of images: 2 of y but 1 of z"),
+        (lambda y, z: [y, z[:1]], "for different numbers of images: 2 of y but 1 of z"),
         (lambda y, z: [y, z, []], "2 of y but 2 of z but 0 of decisions"),
-        (lambda y, z: [[], []], "strings: of no image"),
+        (lambda y, z: [[], []], "strings: for no image"),
     ],
 )
 def test_what_are_no_streams_is_refused(

@@ -101,7 +101,7 @@ def test_a_network_that_is_no_codec_is_counted_as_such_and_codes_nothing(
     assert capsys.readouterr().err == ""
     for command in (("time", network), ("evaluate", network, "--data", folder / "images")):
         assert run(*command) == 2
-        assert "network: codes no image, since it lacks compress()" in capsys.readouterr().err
+        assert "network: cannot code images, since it lacks compress()" in capsys.readouterr().err
 
 
 def test_the_verdict_of_a_check_is_torchs_and_other_tools_blind_spots_are_notes() -> None:
@@ -186,7 +186,7 @@ def test_what_takes_weights_takes_the_arguments_that_they_were_made_with(
         ("no_such_module.models:make", "no_such_module.models: no such module"),
         (f"{FILE}:mak", "has no 'mak'. Did you mean make"),
         (f"{FILE}:no_codec", "returns str"),
-        (f"{FILE}:NUMBER", "NUMBER is no function or class"),
+        (f"{FILE}:NUMBER", "NUMBER is neither a function nor a class"),
     ],
 )
 def test_a_name_that_means_no_codec_is_refused(name: str, words: str) -> None:

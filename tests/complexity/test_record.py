@@ -47,5 +47,5 @@ def test_what_does_not_exist_is_refused_with_what_does() -> None:
         measure_complexity("tcm-larg")
     with pytest.raises(LabError, match=r"give Identity\(\), not the class"):
         measure_complexity(torch.nn.Identity)  # type: ignore[arg-type]  # the mistake
-    with pytest.raises(LabError, match="3 names no model"):
+    with pytest.raises(LabError, match="3 is neither a model's name"):
         measure_timing(3)  # type: ignore[arg-type]  # the mistake

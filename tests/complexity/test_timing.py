@@ -284,7 +284,7 @@ def test_the_image_that_is_timed_is_soft_with_a_little_grain_and_always_the_same
 
 @pytest.mark.parametrize("size", [(0, 64), (64, 0), (-1, 64), (64,), 64, (64.5, 64), "64x64"])
 def test_a_size_that_is_no_image_is_refused(size: Any) -> None:
-    told = r"size = .*: give \(height, width\), two integers from 1"
+    told = r"size = .*: give \(height, width\), two positive integers"
     for measure in (measure_timing, measure_complexity, check):
         with pytest.raises(LabError, match=told):
             measure("tcm-nano", size)  # type: ignore[operator]  # their sum has no one type

@@ -67,7 +67,7 @@ def test_a_decoder_may_be_off_by_nearly_the_margin_and_never_decodes_wrongly(
     expected = codec.decompress(**coded)["x_hat"]
     with noise(0.9):
         assert torch.equal(codec.decompress(**coded)["x_hat"], expected)
-    with noise(10), pytest.raises(LabError, match="in float64 that is off by more"):
+    with noise(10), pytest.raises(LabError, match="with larger errors in float64 than"):
         codec.decompress(**coded)
 
 

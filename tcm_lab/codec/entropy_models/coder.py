@@ -1,8 +1,8 @@
-"""How an entropy model says what it codes: places of the latent, and a coder that codes there.
+"""The interface between an entropy model and a coder: places of the latent, and how to code them.
 
-An entropy model never sees bytes. It names `Places`, gives their means and scales, and gets their
-ŷ back. Whether that ŷ is estimated, encoded, decoded or agreed on with another machine is
-the `Coder`'s business, so that every entropy model does all of it.
+An entropy model never sees bytes. It passes `Places` with their means and scales, and gets their ŷ
+back. The `Coder` estimates, encodes or decodes this ŷ, or agrees on it with another machine, so
+that every entropy model can do all of these.
 
 Shape suffixes: M latent channels, S some of them, h w sides of the latent, N places.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 class Places(ABC):
     """Elements of the latent that are coded at once.
 
-    Values there (means, scales, ŷ) come in the shape that `of` gives.
+    Their values (means, scales, ŷ) have the shape that `of` returns.
     """
 
     @abstractmethod
@@ -31,7 +31,7 @@ class Places(ABC):
 
     @abstractmethod
     def per_channel(self, values: Float[Tensor, "#b m 1 1"]) -> Tensor:
-        """Return values of each channel so that they broadcast over values at the places."""
+        """Return values of each channel in a shape that broadcasts over values at the places."""
 
     @abstractmethod
     def put(self, latent: Float[Tensor, "b m h w"], values: Tensor) -> None:
@@ -43,14 +43,14 @@ class Places(ABC):
 
     @abstractmethod
     def flat(self, values: Tensor) -> Tensor:
-        """Return what is coded of ``values``, (B, N) in the order of coding."""
+        """Return those of ``values`` that are coded, (B, N) in the order of coding."""
 
     @abstractmethod
     def around(self, mean: Tensor, symbols: Tensor) -> Tensor:
         """Return ``symbols`` (B, N) plus their means, and zeros where nothing is coded.
 
-        The memory layout follows from the mean's alone. What a layer computes from ŷ may depend on
-        the layout, as the order of a sum does, and the decoder must compute what the encoder did.
+        The memory layout depends on the mean's alone. A layer's results may depend on the layout
+        of ŷ, which can change the order of sums, and the decoder must compute what the encoder did.
         """
 
 
@@ -61,9 +61,9 @@ class Channels(Places):
 
     Args:
         first: the first channel.
-        last: the one behind the last.
+        last: the channel after the last one.
         where: positions that are coded, the same in every channel; None: all.
-        count: how many they are; None: unknown, and coding waits for a GPU to count them.
+        count: number of these positions; None: unknown, and coding waits for a GPU to count them.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Channels(Places):
 
     @cached_property
     def _coded(self) -> tuple[slice | Tensor, ...]:
-        """The index of all that is coded in maps (B, S, h, w), where that is not everything."""
+        """Index of the coded elements of maps (B, S, h, w), if not all are coded."""
         assert self.where is not None
         if self._count is None:
             rows, columns = self.where.nonzero(as_tuple=True)
-        else:  # a stable sort brings them to the front in their order
+        else:  # a stable sort moves them to the front, in order
             places = (~self.where).flatten().int().argsort(stable=True)[: self._count]
             rows, columns = places // self.where.shape[1], places % self.where.shape[1]
         return slice(None), slice(None), rows, columns
@@ -122,7 +122,7 @@ class Elements(Places):
     """Any elements, in any order.
 
     Values are lists (B, N), coded in their order. Find the elements on the CPU and then move them:
-    on torch's meta device, where costs are counted, a condition has no data to choose by.
+    costs are counted on torch's meta device, which has no data to select elements by.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Elements(Places):
         return latent[:, self.channel, self.row, self.column]
 
     def per_channel(self, values: Float[Tensor, "#b m 1 1"]) -> Float[Tensor, "#b n"]:
-        """Return each element's channel's value."""
+        """Return for each element the value of its channel."""
         return values[:, self.channel, 0, 0]
 
     def put(self, latent: Float[Tensor, "b m h w"], values: Float[Tensor, "b n"]) -> None:
@@ -164,15 +164,15 @@ class PlaceCoder(Protocol):
 
 
 class Coder:
-    """What an entropy model codes with: it gives ŷ where mean and scale are known.
+    """Codes elements of the latent for an entropy model: returns their ŷ for mean and scale.
 
-    All values are in the model's units, which are quantisation steps unless the model is
-    `normalised` (then a unit is each channel's spread).
+    All values are in the model's units: quantisation steps, or for a `normalised` model each
+    channel's spread.
 
     Args:
         code: estimates, encodes or decodes, in quantisation steps.
-        gain: quantisation steps in a unit of each channel; None: one.
-        settle: maps refined values, in quantisation steps, to those that are gone on with.
+        gain: quantisation steps per unit, for each channel; None: one.
+        settle: maps refined values, in quantisation steps, to those that are used from then on.
     """
 
     def __init__(
@@ -190,8 +190,8 @@ class Coder:
 
         Args:
             places: elements that have not been coded yet.
-            mean: of their distributions, in the shape that ``places.of`` gives.
-            scale: of their distributions, in the same shape.
+            mean: means of their distributions, in the shape that ``places.of`` returns.
+            scale: scales of their distributions, in the same shape.
 
         Returns:
             Their ŷ = round(y − mean) + mean in this shape, and 0 where nothing is coded.
@@ -202,10 +202,10 @@ class Coder:
         return self._code(places, mean * gain, scale * gain) / gain
 
     def refine(self, places: Places, y_hat: Tensor, correction: Tensor) -> Tensor:
-        """Add a latent residual prediction: up to half a step, tanh of the ``correction``.
+        """Add a latent residual prediction: half a step times tanh of the ``correction``.
 
-        Whatever moves ŷ after coding must go through here: later places depend on it, and a
-        portable stream has to agree on it.
+        Every change of ŷ after coding must go through here: later places depend on it, and the two
+        ends of a portable stream have to agree on it.
 
         Returns:
             The refined ŷ, and 0 where nothing is coded.

@@ -1,4 +1,4 @@
-"""The dictionary entropy model (DCAE): slices whose support a learned dictionary completes.
+"""The dictionary entropy model (DCAE): slices that also see a learned dictionary.
 
 Lu et al. 2025, "Learned Image Compression with Dictionary-based Entropy Model", CVPR, arXiv
 2504.00496, figures 3 and 4.
@@ -34,15 +34,15 @@ from tcm_lab.errors import at
 
 @register_entropy_model("dictionary")
 class DictionaryModelConfig(EqualSlicesConfig):
-    """Slices, each predicted from what is known and from a dictionary that it attends to (DCAE).
+    """Slices, each predicted from earlier ones and a dictionary that it attends to (DCAE).
 
     Attributes:
-        hidden: widths between the 3x3 convolutions of a slice network, GELU between.
-        entries: how many entries the dictionary has.
-        width: channels of an entry, and within the cross-attention.
+        hidden: widths between the 3x3 convolutions of a slice network, with GELU between them.
+        entries: number of entries of the dictionary.
+        width: channels of an entry, and of the cross-attention.
         head_dim: channels of one attention head.
-        layers: of the dense aggregation that gathers the query.
-        mlp_ratio: width of the gated unit's first layer over ``width``.
+        layers: layers of the dense aggregation that computes the query.
+        mlp_ratio: width of the gated unit's first layer relative to ``width``.
         lrp: whether a latent residual prediction refines each slice.
     """
 
@@ -55,7 +55,7 @@ class DictionaryModelConfig(EqualSlicesConfig):
     lrp: bool = True
 
     def hyper_outputs(self, channels: int) -> Mapping[str, int]:
-        """Two outputs, both of which every slice sees, in the authors' order."""
+        """Return two outputs, both seen by every slice, in the authors' order."""
         return {"scale": channels, "mean": channels}
 
     def query_channels(self, i: int, channels: int) -> int:
@@ -72,7 +72,7 @@ class DictionaryModelConfig(EqualSlicesConfig):
         return DictionaryModel(self, channels)
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
-        """Cost of ``dictionary``, ``slice_heads`` and ``lrp``."""
+        """Return the cost of ``dictionary``, ``slice_heads`` and ``lrp``."""
         parts = {
             "dictionary": Cost({}, {Kind.OTHER: self.entries * self.width}),
             "slice_heads": Cost(),
@@ -116,7 +116,7 @@ class DictionarySlice(nn.Module):
     def forward(
         self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: Coder
     ) -> Float[Tensor, "b s h w"]:
-        """Return the slice's ŷ, refined if the model refines; the last feature is the entries."""
+        """Return the slice's ŷ, after any LRP; the last feature holds the entries."""
         *hyper, entries = features
         query = torch.cat((*hyper, *earlier), 1)
         support = torch.cat((query, self.dictionary(query, entries)), 1)
@@ -128,12 +128,12 @@ class DictionarySlice(nn.Module):
 
     @torch.no_grad()
     def start_at(self, mean: Float[Tensor, " s"], scale: Float[Tensor, " s"]) -> None:
-        """Let the networks begin at the slice's mean and scale of each channel."""
+        """Make the networks predict this mean and scale of each channel, (S,)."""
         for network, values in ((self.mean, mean), (self.scale, scale)):
             network.last_bias.copy_(values)
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return what leaves ŷ as it was coded where it is zero."""
+        """Return the layers that leave ŷ as it was coded when their weights are zero."""
         return [] if self.lrp is None else [self.lrp[-1]]
 
 
@@ -149,7 +149,7 @@ class DictionaryModel(SliceChain):
 
     @property
     def chain(self) -> Iterable[Any]:
-        """The slices, beside which there is the dictionary."""
+        """The slices, without the dictionary."""
         return self.slices
 
     def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:

@@ -1,8 +1,8 @@
 """The hierarchical entropy model of HPCM: coarse lattices of the latent first, then finer ones.
 
 From Li et al. 2025, "Learned image compression with hierarchical progressive context modeling"
-(ICCV), and its code (lyq133/LIC-HPCM, MIT). What a step learns about the whole lattice, its
-context, goes on to the next step by attention and to the next lattice by place.
+(ICCV), and its code (lyq133/LIC-HPCM, MIT). A step's context, a map of the whole lattice,
+passes to the next step by attention and to the next lattice by position.
 
 Shape suffixes: M latent channels, h w sides of the latent, p q sides of a lattice.
 """
@@ -35,13 +35,13 @@ from tcm_lab.codec.entropy_models.lattices import CELL, GROUPS, STEPS, Lattice, 
 from tcm_lab.codec.seeds import seeded
 from tcm_lab.errors import ConfigError, at, one_of
 
-#: Which trunk the steps of each lattice share: quarter and half the coarse one.
+#: The trunk of each lattice's steps: quarter and half share the coarse one.
 _TRUNKS = ("coarse", "coarse", "fine")
-#: The passes of the trunk on each lattice: every step but the very first.
+#: Passes of the trunk on each lattice: one in every step but the very first.
 _PASSES = (len(STEPS[0]) - 1, len(STEPS[1]), len(STEPS[2]))
-#: The passes of the attention that carries the context on: every pass but the very last.
+#: Passes of the attention that carries the context on: one after every step but first and last.
 _CARRIED = (*_PASSES[:-1], _PASSES[-1] - 1)
-#: How far apart the positions of each lattice are.
+#: Spacing of the positions of each lattice.
 _SPACING = (4, 2, 1)
 
 
@@ -50,16 +50,16 @@ class HierarchicalConfig(EntropyModelConfig):
     """HPCM: a sixteenth of the latent in two steps, three in three, twelve in six.
 
     Attributes:
-        coarse: blocks before and after the step's own factors, in the network that the steps of the
-            two coarse lattices share.
-        fine: the same of the steps on the full lattice.
-        block: the block of both networks; it has 3 M channels, of context and of ŷ.
-        window_size: side of the windows of the attention that carries the context, by lattice.
-        head_dim: channels of one of its heads; it has 2 M channels.
-        hyper_places: from where the half lattice takes its hyper parameters: its ``own`` places, or
-            ``as-published`` from those where the authors' code looks, which are often others.
-        scale_table: which scales the coder distinguishes: ``fine``, where each takes the nearest of
-            256, or ``published``, where each takes the next larger of the authors' 60.
+        coarse: number of blocks before and after the step's own factors, in the network that the
+            steps of the two coarse lattices share.
+        fine: the same for the full lattice.
+        block: block of both networks, on 3 M channels: the context and ŷ.
+        window_size: side of the windows of the attention that carries the context on, by lattice.
+        head_dim: channels of one head of this attention, which has 2 M channels.
+        hyper_places: where the half lattice takes its hyper parameters from: its ``own`` places, or
+            ``as-published`` those that the authors' code reads, which are often others.
+        scale_table: scales that the coder distinguishes. With ``fine``, each scale uses the nearest
+            of 256; with ``published``, the next larger of the authors' 60.
     """
 
     prior: ClassVar[str] = "generalised-gaussian"
@@ -70,7 +70,7 @@ class HierarchicalConfig(EntropyModelConfig):
     window_size: tuple[WindowSide, WindowSide, WindowSide] = (4, 8, 8)
     head_dim: ChannelCount = 16
     hyper_places: Literal["own", "as-published"] = "own"
-    scale_table: Literal["fine", "published"] = "fine"  # type: ignore[assignment]  # other tables than the base has
+    scale_table: Literal["fine", "published"] = "fine"  # type: ignore[assignment]  # other tables
 
     @property
     def distribution(self) -> Distribution:
@@ -79,11 +79,11 @@ class HierarchicalConfig(EntropyModelConfig):
 
     @property
     def stride(self) -> int:
-        """Whole cells of four by four."""
+        """Side of a cell, which y holds whole."""
         return CELL
 
     def check(self, channels: int) -> None:
-        """Refuse a latent that cannot be cut into groups, or whose widths a layer cannot have."""
+        """Refuse a latent that does not divide into groups, or a width that a layer cannot have."""
         if channels % GROUPS:
             below = channels // GROUPS * GROUPS
             fits = one_of([n for n in (below, below + GROUPS) if n])
@@ -113,7 +113,7 @@ class HierarchicalConfig(EntropyModelConfig):
         return Cost({}, {Kind.PRIOR: 2 * channels})
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
-        """Cost of adaptors, trunks, attention and merging on all lattices."""
+        """Return the cost of adaptors, trunks, attention and merging on all lattices."""
         both, whole = 2 * channels, 3 * channels
         parts = dict.fromkeys(
             ("adaptors", "coarse_trunk", "fine_trunk", "attention", "merging"), Cost()
@@ -121,27 +121,28 @@ class HierarchicalConfig(EntropyModelConfig):
         for i, trunk in enumerate(_TRUNKS):
             h, w = height // _SPACING[i], width // _SPACING[i]
             parts["adaptors"] += _PASSES[i] * conv_cost(whole, whole, 1, h, w)
-            one = sum(getattr(self, trunk)) * self.block.cost(whole, h, w)
-            one += conv_cost(whole, both, 1, h, w)
-            again = parts[f"{trunk}_trunk"].parameters  # then its weights are counted already
-            parts[f"{trunk}_trunk"] += _shared(one, _PASSES[i], new=not again)
+            single = sum(getattr(self, trunk)) * self.block.cost(whole, h, w)
+            single += conv_cost(whole, both, 1, h, w)
+            counted = parts[f"{trunk}_trunk"].parameters  # empty unless a lattice before shares it
+            parts[f"{trunk}_trunk"] += _shared(single, _PASSES[i], new=not counted)
             parts[f"{trunk}_trunk"] += Cost({}, {Kind.OTHER: _PASSES[i] * whole})
-            one = cross_attention_cost(both, self.head_dim, self.window_size[i], h, w)
-            parts["attention"] += _shared(one, _CARRIED[i], new=True)
+            single = cross_attention_cost(both, self.head_dim, self.window_size[i], h, w)
+            parts["attention"] += _shared(single, _CARRIED[i], new=True)
             if i:
                 parts["merging"] += conv_cost(both, both, 1, h, w)
         return parts
 
 
-def _shared(one: Cost, passes: int, *, new: bool) -> Cost:
+def _shared(single: Cost, passes: int, *, new: bool) -> Cost:
     """Return the cost of several passes through one set of weights, counted if ``new``."""
-    return passes * Cost(one.macs, {}, one.activations) + Cost({}, one.parameters if new else {})
+    weights = Cost({}, single.parameters if new else {})
+    return passes * Cost(single.macs, {}, single.activations) + weights
 
 
 class Trunk(nn.Module):
     """Blocks, the step's own factors, blocks, and a 1x1 convolution to scales and means.
 
-    ``depths`` says how many blocks there are before and after the factors.
+    ``depths`` gives the number of blocks before and after the factors.
     """
 
     def __init__(
@@ -172,8 +173,8 @@ class Trunk(nn.Module):
 class HierarchicalModel(nn.Module):
     """The networks of all steps, and the walk over lattices and steps.
 
-    Its children are in the order of use; published checkpoints have the adaptors of a lattice in
-    another order.
+    Its children are in the order of use; checkpoints of the authors have the adaptors of a lattice
+    in another order.
     """
 
     def __init__(self, config: HierarchicalConfig, channels: int) -> None:
@@ -196,7 +197,7 @@ class HierarchicalModel(nn.Module):
         self.merges = nn.ModuleList(seeded(nn.Conv2d, both, both, 1) for _ in STEPS[1:])
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
-        """Predict ``mean`` and ``scale`` (M,) everywhere; the first step takes those of h_s."""
+        """Make all steps predict ``mean`` and ``scale`` (M,); the first step uses h_s's output."""
         both = torch.cat((scale, mean))
         for output in h_s.children():
             start_output_at(output, both)
@@ -238,7 +239,7 @@ class HierarchicalModel(nn.Module):
     def _enter(
         self, i: int, lattice: Lattice, coarser: Tensor | None, hyper: Float[Tensor, "b 2 n"]
     ) -> Float[Tensor, "b c p q"]:
-        """Return the context with which lattice ``i`` begins."""
+        """Return the context at the start of lattice ``i``."""
         known = hyper
         if coarser is not None:
             known = torch.cat((coarser.reshape(*hyper.shape[:2], -1), hyper), 2)

@@ -1,13 +1,14 @@
 """The order in which a hierarchical entropy model codes the latent: three lattices, eleven steps.
 
-HPCM (Li et al. 2025, section 3.2) codes a sixteenth of the latent on a lattice of a quarter of its
-sides in two steps, three sixteenths on one of half its sides in three, and the rest in six. Each
-lattice holds one element of each 4x4 (2x2) cell of every channel, at a place that depends on the
-channel's group. In each step, every position of the lattice is coded in one group of channels, the
-*owner* of the position; so what a step codes folds to a dense map of fewer channels.
+HPCM (Li et al. 2025, section 3.2) codes a sixteenth of the latent in two steps on a lattice with a
+quarter of its sides, three sixteenths in three steps on one with half its sides, and the rest in
+six steps. The coarse lattices hold one element of each 4x4 or 2x2 cell of every channel, at a place
+that depends on the channel's group. In each step, every position of the lattice is coded in one
+group of channels, the *owner* of the position, so that the coded elements fold to a dense map of
+fewer channels.
 
-Everything here is a list of indices into flattened maps, made once for each size and device; it
-does not depend on a codec's weights or data.
+This module makes lists of indices into flattened maps, once for each size and device. They do not
+depend on a codec's weights or data.
 
 Shape suffixes: M channels of the latent, h w its sides.
 """
@@ -23,20 +24,20 @@ from torch import Tensor
 
 from tcm_lab.codec.entropy_models.coder import Elements
 
-#: What the sides of the latent, and its channels, must be multiples of.
+#: The sides of the latent are multiples of `CELL`, its channels of `GROUPS`.
 CELL, GROUPS = 4, 8
 
 Owners = tuple[tuple[int, ...], ...]
 Place = tuple[int, int]
 
-#: The place (row, column) in each 2x2 cell of the latent that the half lattice takes of a group.
+#: For each group, the place (row, column) in a 2x2 cell of the latent that the half lattice takes.
 _HALF: tuple[Place, ...] = 2 * ((0, 0), (1, 1), (0, 1), (1, 0))
-#: The place in each 2x2 cell of the half lattice that the quarter lattice takes of a group of four.
+#: For each of four groups, the place in a 2x2 cell of the half lattice that the quarter one takes.
 _QUARTER: tuple[Place, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
-#: Where the authors' code looks for the quarter lattice of each of the eight groups when it leaves
-#: it out of the hyper parameters. It is right for the first two.
+#: For each of eight groups, where the authors' code looks for the quarter lattice when it leaves it
+#: out of the hyper parameters. Only the first two places are right.
 _NOMINAL: tuple[Place, ...] = 4 * ((0, 0),) + 4 * ((0, 1),)
-#: Pairs of places in each 4x4 cell of the latent; a group has had two pairs in the half lattice.
+#: Pairs of places in each 4x4 cell of the latent; the half lattice holds two pairs of each group.
 _PAIRS: tuple[tuple[Place, Place], ...] = (
     ((0, 0), (2, 2)),
     ((0, 2), (2, 0)),
@@ -49,19 +50,19 @@ _PAIRS: tuple[tuple[Place, Place], ...] = (
 )
 
 
-#: The quarter lattice's steps, two halves of the channels and two colours of a checkerboard: each
-#: half one, then the other. An entry is the group that is coded at a row and column of the cell.
+#: The quarter lattice's steps: each half of the channels codes one colour of a checkerboard, then
+#: the other. An entry is the group that is coded at that row and column of the cell.
 _QUARTER_STEPS: tuple[Owners, ...] = tuple(((i, 1 - i), (1 - i, i)) for i in (0, 1))
-#: The half lattice's steps over four groups, at those places of each 2x2 cell that the quarter
-#: lattice lacks: group g takes the place g ^ 3, then g ^ 2, then g ^ 1, counted by rows.
+#: The half lattice's steps over four groups, at the places of each 2x2 cell that the quarter
+#: lattice lacks: group g takes place g ^ 3, then g ^ 2, then g ^ 1, numbered by rows.
 _HALF_STEPS: tuple[Owners, ...] = tuple(((i, i ^ 1), (i ^ 2, i ^ 3)) for i in (3, 2, 1))
 
 
 def _full_steps() -> tuple[Owners, ...]:
-    """Six steps over eight groups: those pairs that the half lattice lacks.
+    """Return six steps over eight groups: the pairs that the half lattice lacks.
 
-    The first four groups go round the eight pairs from that behind their own two; the other four
-    do as they do with the two of a pair's neighbours exchanged.
+    Each of the first four groups goes round the eight pairs, beginning after its own two. The other
+    four do the same with neighbouring pairs exchanged.
     """
     steps = []
     for step in range(6):
@@ -80,12 +81,12 @@ STEPS = (_QUARTER_STEPS, _HALF_STEPS, _full_steps())
 
 @dataclass(frozen=True)
 class Step:
-    """What one step codes, in order: a dense map (S, p, q) of each position's owner, flattened.
+    """The elements that a step codes: a dense map (S, p, q) of each position's owner, flattened.
 
     Attributes:
-        here: its elements' places in the lattice's flattened map.
-        latent: their places in the flattened latent.
-        places: the same as channels, rows and columns.
+        here: indices of the elements in the lattice's flattened map.
+        latent: their indices in the flattened latent.
+        places: the same elements by channel, row and column.
     """
 
     here: Int64[Tensor, " n"]
@@ -98,10 +99,10 @@ class Lattice:
     """One lattice, with as many channels as the latent.
 
     Attributes:
-        latent: each of its elements' place in the flattened latent.
-        entry: where its elements' context comes from when it is entered: a place in the flattened
-            map of the lattice before, or, counted from that map's end, in the latent's hyper
-            parameters. The first lattice has those alone.
+        latent: index of each element in the flattened latent.
+        entry: source of each element's context at the start: an index into the flattened map of the
+            lattice before, followed by the latent's hyper parameters. The first lattice has the
+            hyper parameters alone.
         steps: the steps, in order.
     """
 
@@ -118,19 +119,19 @@ def take(maps: Float[Tensor, "b k n"], places: Int64[Tensor, "*shape"]) -> Float
 def lattices(
     channels: int, size: tuple[int, int], device: torch.device, *, nominal: bool
 ) -> tuple[Lattice, ...]:
-    """Return the quarter, half and full lattice of a latent; kept for the next one of that size.
+    """Return the quarter, half and full lattice of a latent, cached by size and device.
 
     Args:
         channels: M, a multiple of `GROUPS`.
         size: (h, w), multiples of `CELL`.
         device: where the indices are used.
         nominal: whether the half lattice takes its hyper parameters from where the authors' code
-            does: with the values of a channel in raster order, those outside the *nominal* places
-            of the quarter lattice fill the places outside its true ones.
+            does: in the raster order of a channel, the values outside the *nominal* places of the
+            quarter lattice fill the places outside its true ones.
     """
     if torch.compiler.is_compiling():  # the compiler traces the indices into its graph
         return _lattices.__wrapped__(channels, size, device, nominal)
-    # Tensors made in inference mode can't serve training, so each mode has indices of its own.
+    # Tensors made in inference mode cannot be used in training, so each mode has its own indices.
     return _lattices(channels, size, device, nominal, torch.is_inference_mode_enabled())
 
 
@@ -138,7 +139,7 @@ def lattices(
 def _lattices(
     channels: int, size: tuple[int, int], device: torch.device, nominal: bool, *_mode: bool
 ) -> tuple[Lattice, ...]:
-    with torch.device("cpu"):  # where the indices are computed, whatever a device's context says
+    with torch.device("cpu"):  # the indices are computed here, in any device context
         full = torch.arange(channels * size[0] * size[1]).view(channels, *size)
         half = _of_cells(full, _HALF)
         quarter = _of_cells(half, _QUARTER)
@@ -155,7 +156,7 @@ def _lattices(
 
 
 def _of_cells(values: Tensor, places: tuple[Place, ...]) -> Tensor:
-    """Return, of each 2x2 cell of (M, h, w), the place that each group of channels has."""
+    """Return the values at each group's place in every 2x2 cell of (M, h, w)."""
     groups = values.chunk(len(places))
     return torch.cat([group[:, r::2, c::2] for group, (r, c) in zip(groups, places, strict=True)])
 
@@ -169,14 +170,14 @@ def _outside(like: Tensor, places: tuple[Place, ...]) -> Tensor:
 
 
 def _misplaced(half: Tensor) -> Tensor:
-    """Return the half lattice's places with those outside the quarter lattice picked nominally."""
+    """Return the half lattice, with elements outside the quarter one taken by nominal places."""
     picked = half.clone()
     picked[_outside(half, _QUARTER)] = half[_outside(half, _NOMINAL)]
     return picked
 
 
 def _entry(hyper: Tensor, coarser: tuple[Place, ...]) -> Tensor:
-    """Return `Lattice.entry`: hyper parameters at ``hyper``, and at the places of the coarser."""
+    """Return `Lattice.entry`: the ``coarser`` lattice at its places, else hyper parameters."""
     known = hyper.numel() // 4
     entry = (hyper + known).flatten()
     inside = _of_cells(torch.arange(hyper.numel()).view(hyper.shape), coarser)
@@ -185,7 +186,7 @@ def _entry(hyper: Tensor, coarser: tuple[Place, ...]) -> Tensor:
 
 
 def _step(owners: Owners, latent: Tensor, size: tuple[int, int], device: torch.device) -> Step:
-    """Return the step in which each position of a lattice is coded in its owner's channels."""
+    """Return the step that codes each position of a lattice in its owner's channels."""
     channels, rows, columns = latent.shape
     cell = torch.tensor(owners)
     repeats = -(-rows // cell.shape[0]), -(-columns // cell.shape[1])

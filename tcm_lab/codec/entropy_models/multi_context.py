@@ -3,7 +3,7 @@
 Jiang, Yang, Zhai, Gao, Wang: MLIC++: Linear complexity multi-reference entropy modeling for
 learned image compression, ICML workshop 2023 (arXiv 2307.15421), as their corrected code of April
 2024 computes it. A slice's anchors, the positions of one colour of a checkerboard, are coded from
-the hyper synthesis and the slices before; its others also see the anchors.
+the hyper synthesis and the earlier slices; the other positions also see the anchors.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Hyper = Float[Tensor, "b m2 h w"]
 
 
 class ChannelContext(Frozen):
-    """Convolutions on all slices before.
+    """Convolutions on all earlier slices.
 
     Attributes:
-        hidden: widths between the 3x3 convolutions, GELU between.
+        hidden: widths between the 3x3 convolutions, with GELU between them.
         width: channels of the context.
     """
 
@@ -50,7 +50,7 @@ class ChannelContext(Frozen):
     width: ChannelCount = 128
 
     def build(self, channels: int) -> SliceNetwork:
-        """Build the convolutions on so many channels."""
+        """Build the convolutions on ``channels`` channels."""
         return SliceNetwork(channels, self.hidden, self.width)
 
     def cost(self, channels: int, height: int, width: int) -> Cost:
@@ -63,9 +63,9 @@ class GlobalContext(Frozen):
 
     Attributes:
         head_dim: channels of one attention head.
-        kernel: side of the convolution behind the attention.
-        inner: its outputs.
-        hidden: width of the hidden layer of the MLP behind it.
+        kernel: side of the convolution after the attention.
+        inner: output channels of this convolution.
+        hidden: width of the hidden layer of the MLP after it.
         width: channels of the context.
     """
 
@@ -76,7 +76,7 @@ class GlobalContext(Frozen):
     width: ChannelCount = 64
 
     def build(self, channels: int) -> GlobalAttention:
-        """Build the attention on so many channels."""
+        """Build the attention on ``channels`` channels."""
         return GlobalAttention(
             channels, self.head_dim, self.kernel, self.inner, self.hidden, self.width
         )
@@ -94,7 +94,7 @@ class LocalContext(Frozen):
     Attributes:
         window_size: side of a window, odd.
         head_dim: channels of one attention head.
-        mlp_ratio: width of the MLP's hidden layer over the context's.
+        mlp_ratio: width of the MLP's hidden layer relative to the context's.
         width: channels of the context.
     """
 
@@ -104,7 +104,7 @@ class LocalContext(Frozen):
     width: ChannelCount = 64
 
     def build(self, channels: int) -> OverlappedWindowAttention:
-        """Build the attention on so many channels."""
+        """Build the attention on ``channels`` channels."""
         return OverlappedWindowAttention(
             channels, self.head_dim, self.window_size, self.width, self.mlp_ratio
         )
@@ -127,10 +127,10 @@ class MultiContextConfig(EqualSlicesConfig):
 
     Attributes:
         hidden: widths between the 1x1 convolutions from contexts to means and scales.
-        channel: convolutions on all slices before; or ``none``.
-        inter: attention among all positions of all slices before; or ``none``.
-        intra: attention from a slice's other positions to its anchors, weighed by what the slice
-            before it holds there; or ``none``.
+        channel: convolutions on all earlier slices; or ``none``.
+        inter: attention among all positions of all earlier slices; or ``none``.
+        intra: attention from a slice's other positions to its anchors, weighted by the values of
+            the previous slice there; or ``none``.
         local: attention among the anchors around each position; or ``none``.
         lrp: widths between the 3x3 convolutions of latent residual prediction, which follows each
             pass; or ``none``.
@@ -158,7 +158,7 @@ class MultiContextConfig(EqualSlicesConfig):
         return MultiContext(seeded(ContextSlice, self, channels, i) for i in slices)
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
-        """Cost of each kind of context, of the parameter networks (``slice_heads``) and LRP."""
+        """Return the cost of each context, the parameter networks (``slice_heads``) and LRP."""
         total: dict[str, Cost] = {}
         for i in range(self.slices):
             for part, cost in self._slice_cost(channels, i, height, width).items():
@@ -166,7 +166,7 @@ class MultiContextConfig(EqualSlicesConfig):
         return total
 
     def part_of(self, path: str) -> str:
-        """Return the part that `cost` lists a module under."""
+        """Return the part under which `cost` lists a module."""
         behind_slice = path.partition(".")[2]
         step = behind_slice.removeprefix("anchors.").removeprefix("others.").partition(".")[0]
         if step in ("channel", "inter", "intra", "local"):
@@ -180,7 +180,7 @@ class MultiContextConfig(EqualSlicesConfig):
         return self.channel, self.inter, self.intra, self.local
 
     def support(self, channels: int, i: int) -> tuple[int, int]:
-        """Return how many channels both passes of slice ``i`` see, and the second alone."""
+        """Return how many channels both passes of slice ``i`` see, and how many only the second."""
         channel, inter, intra, local = self.contexts(i)
         both, second = ([c.width for c in pair if c] for pair in ((channel, inter), (intra, local)))
         return 2 * channels + sum(both), sum(second)
@@ -203,9 +203,9 @@ class MultiContextConfig(EqualSlicesConfig):
 
 
 class CodingPass(nn.Module):
-    """What one of a slice's two passes needs: the network of means and scales, and LRP.
+    """The networks of one of a slice's two passes: means and scales, and LRP.
 
-    The first sees ``support`` channels of contexts, LRP ``refined_from`` channels.
+    The first network sees ``support`` channels of contexts, LRP sees ``refined_from`` channels.
     """
 
     def __init__(
@@ -224,14 +224,14 @@ class CodingPass(nn.Module):
         refined_from: Sequence[Tensor],
         anchors: Slice | None = None,
     ) -> Slice:
-        """Return the slice's ŷ at the places, refined if the model refines, and 0 elsewhere.
+        """Return the slice's ŷ at the places, after any LRP, and 0 elsewhere.
 
         Args:
-            code: gives ŷ where mean and scale are known.
-            places: of this pass.
-            contexts: what means and scales follow from.
-            refined_from: what latent residual prediction sees beside this slice.
-            anchors: ŷ of the first pass, in the second.
+            code: returns ŷ at places whose mean and scale are given.
+            places: the places of this pass.
+            contexts: inputs of the network of means and scales.
+            refined_from: inputs of latent residual prediction other than this slice.
+            anchors: ŷ of the first pass; None in the first.
         """
         scale, mean = self.head(torch.cat((*contexts,), 1)).chunk(2, 1)
         y_hat = code(places, mean, scale)
@@ -241,12 +241,12 @@ class CodingPass(nn.Module):
         return code.refine(places, y_hat, self.lrp(torch.cat((*refined_from, so_far), 1)))
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return what leaves ŷ as it was coded where it is zero."""
+        """Return the layers that leave ŷ as it was coded when their weights are zero."""
         return [] if self.lrp is None else [self.lrp[-1]]
 
 
 class ContextSlice(nn.Module):
-    """Slice ``i``: its contexts, those of earlier slices if there are any, and its two passes."""
+    """Slice ``i``: its contexts, including those of any earlier slices, and its two passes."""
 
     def __init__(self, config: MultiContextConfig, channels: int, i: int) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class ContextSlice(nn.Module):
         self.others = CodingPass(config, own + shared, channels + last, width)
 
     def forward(self, features: Sequence[Hyper], decoded: Sequence[Slice], code: Coder) -> Slice:
-        """Return the slice's ŷ; the means follow from the second half of the one feature."""
+        """Return the slice's ŷ; the second half of the only feature is the means'."""
         (hyper,) = features
         colour = checkerboard(hyper)
         before = torch.cat((*decoded,), 1) if decoded else hyper[:, :0]
@@ -280,18 +280,18 @@ class ContextSlice(nn.Module):
     def _of_anchors(
         self, anchors: Slice, decoded: Sequence[Slice], colour: Bool[Tensor, "h w"]
     ) -> list[Tensor]:
-        """Return the contexts that the anchors give the others."""
+        """Return the contexts that the other positions get from the anchors."""
         contexts = []
         if self.local is not None:
             contexts.append(self.local(anchors, colour))
         if self.intra is not None:
-            # What goes together in the slice before is taken to go together in this one.
-            asking, asked = decoded[-1] * ~colour, decoded[-1] * colour
-            contexts.append(self.intra(asking, asked, anchors, colour))
+            # Positions that are alike in the previous slice are taken to be alike in this one.
+            queries, keys = decoded[-1] * ~colour, decoded[-1] * colour
+            contexts.append(self.intra(queries, keys, anchors, colour))
         return contexts
 
     def start_at(self, mean: Tensor, scale: Tensor) -> None:
-        """Let both passes begin at the slice's mean and scale of each channel, (S,)."""
+        """Make both passes predict this mean and scale of each channel, (S,)."""
         for coding_pass in (self.anchors, self.others):
             coding_pass.head.last_bias.copy_(torch.cat((scale, mean)))
 

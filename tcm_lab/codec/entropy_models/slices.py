@@ -42,16 +42,16 @@ class SlicesConfig(EntropyModelConfig):
     """The channel-wise slice entropy model (Minnen & Singh 2020; Liu et al. 2023, section 3.3).
 
     Attributes:
-        slices: how many equal slices the latent is cut into, or each slice's width.
-        support: how many earlier slices, counted from the first, each slice may see.
+        slices: number of equal slices of the latent, or the width of each slice.
+        support: number of earlier slices, counted from the first, that each slice may see.
         attention: the module between the support and the slice networks.
-        hidden: widths between the 3x3 convolutions of a slice network, GELU between; ``none``
-            takes the hyper output itself as mean and scale (one slice: the hyperprior alone).
+        hidden: widths between the 3x3 convolutions of a slice network, with GELU between them;
+            ``none`` uses the hyper output itself as mean and scale (one slice: the hyperprior
+            alone).
         paths: whether mean and scale are computed ``apart`` (each its own hyper synthesis,
             attention and slice networks) or ``shared``.
-        lrp: latent residual prediction, and which mean support it sees: as it is
-            ``before-attention`` (the paper's figure), ``after-attention`` (the authors' code),
-            or ``none``.
+        lrp: latent residual prediction from the mean support ``before-attention`` (the paper's
+            figure) or ``after-attention`` (the authors' code); or ``none``.
         checkerboard: whether each slice is coded in two passes, the second of which sees the
             first one's neighbours (He et al. 2021 and 2022).
     """
@@ -93,7 +93,7 @@ class SlicesConfig(EntropyModelConfig):
         return {"mean": channels, "scale": channels}
 
     def support_channels(self, i: int, channels: int) -> int:
-        """Return the channels that each path of slice ``i`` starts from."""
+        """Return the channels of the support that each path of slice ``i`` sees."""
         widths = self.slice_widths(channels)
         hyper = 2 * channels if self.paths == "shared" else channels
         return hyper + sum(widths[: self.seen(i)])
@@ -103,7 +103,7 @@ class SlicesConfig(EntropyModelConfig):
         return len(self.slice_widths(channels)) > 1 and self.support > 0
 
     def check(self, channels: int) -> None:
-        """Refuse slices that do not sum to the latent, or a support that attention cannot have."""
+        """Refuse slices that do not sum to the latent, or a support that attention cannot take."""
         m, slices = channels, self.slices
         if isinstance(slices, tuple) and sum(slices) != m:
             raise ConfigError(
@@ -122,8 +122,8 @@ class SlicesConfig(EntropyModelConfig):
         for field, value in alone.items():
             if getattr(self, field) != value:
                 raise ConfigError(
-                    f"hidden = none takes the hyper output as mean and scale, which "
-                    f"leaves no place for entropy_model.{field} = {getattr(self, field)!r}; "
+                    f"hidden = none uses the hyper output as mean and scale, which "
+                    f"rules out entropy_model.{field} = {getattr(self, field)!r}; "
                     "set slices 1, attention none, lrp none, checkerboard false"
                 )
 
@@ -132,7 +132,7 @@ class SlicesConfig(EntropyModelConfig):
         return SliceModel(self, channels)
 
     def cost(self, channels: int, height: int, width: int) -> dict[str, Cost]:
-        """Cost of ``attention``, ``slice_heads`` and ``lrp`` of all slices."""
+        """Return the cost of ``attention``, ``slice_heads`` and ``lrp`` of all slices."""
         paths = len(self.hyper_outputs(channels))
         parts = {"attention": Cost(), "slice_heads": Cost(), "lrp": Cost()}
         for i, s in enumerate(self.slice_widths(channels)):
@@ -156,10 +156,10 @@ class SlicesConfig(EntropyModelConfig):
         return child if child in ("attention", "lrp") else "slice_heads"
 
     def canonical(self, channels: int) -> dict[str, Any]:
-        """Return the options that act; ``type`` is not among them, as it was before there were."""
+        """Return the options that have an effect, without ``type``, which is newer than hashes."""
         tree = super().canonical(channels)
         del tree["type"]
-        # A support beyond the last slice's predecessors sees nothing more.
+        # The last slice sees all earlier ones; a larger support has no effect.
         tree["support"] = min(self.support, len(self.slice_widths(channels)) - 1)
         if self.attention.type == "none" and self.lrp != "none":
             tree["lrp"] = "after-attention"  # before and after are the same
@@ -167,10 +167,10 @@ class SlicesConfig(EntropyModelConfig):
 
 
 class CheckerboardContext(nn.Conv2d):
-    """5x5 convolution that sees, from a position, only those of the other colour.
+    """5x5 convolution in which each position sees only positions of the other colour.
 
-    He et al. 2021, "Checkerboard context model". Its input holds the first pass's values and zeros
-    elsewhere, so masking the kernel is what keeps a second-pass position from seeing its own kind.
+    He et al. 2021, "Checkerboard context model". Its input holds the first pass's values, and zeros
+    elsewhere; the masked kernel keeps a second-pass position from seeing its own colour.
     """
 
     kernel_mask: Tensor
@@ -187,7 +187,7 @@ class CheckerboardContext(nn.Conv2d):
 
 
 class SliceCodec(nn.Module):
-    """All that slice ``i`` needs: attention, mean and scale networks, context, LRP."""
+    """The modules of slice ``i``: attention, mean and scale networks, context, LRP."""
 
     def __init__(self, config: SlicesConfig, channels: int, i: int) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class SliceCodec(nn.Module):
     def forward(
         self, features: Sequence[Tensor], earlier: Sequence[Tensor], code: Coder
     ) -> Float[Tensor, "b s h w"]:
-        """Return the slice's ŷ, refined if the model refines; each path has a feature."""
+        """Return the slice's ŷ, after any LRP; there is one feature per path."""
         supports = [torch.cat((path, *earlier[: self.seen]), 1) for path in features]
         attended = [
             attention(support) for attention, support in zip(self.attention, supports, strict=True)
@@ -237,11 +237,11 @@ class SliceCodec(nn.Module):
         return code.refine(Channels(*self.channels), y_hat, correction)
 
     def branch_ends(self) -> list[nn.Module]:
-        """Return what leaves ŷ as it was coded where it is zero."""
+        """Return the layers that leave ŷ as it was coded when their weights are zero."""
         return [] if self.lrp is None else [self.lrp[-1]]
 
     def extents(self) -> Extents:
-        """Return where the slice's own channels lie behind its support."""
+        """Return where the slice's own channels lie, which follow its support."""
         first, last = self.channels
         context = 0 if self.context is None else self.context.out_channels
         behind = {f"networks.{i}": (each, context) for i, each in enumerate(self.networks)}
@@ -252,7 +252,7 @@ class SliceCodec(nn.Module):
         }
 
     def start_at(self, mean: Tensor, scale: Tensor) -> None:
-        """Let the networks begin at the slice's mean and scale of each channel, (S,)."""
+        """Make the networks predict this mean and scale of each channel, (S,)."""
         networks: list[Any] = list(self.networks)
         sides = torch.cat((mean, scale)).chunk(len(networks))
         for network, values in zip(networks, sides, strict=True):
@@ -281,7 +281,7 @@ class SliceCodec(nn.Module):
 
 
 class SliceModel(SliceChain, nn.ModuleList):
-    """The slices, each of which sees what the configuration lets it see of those before."""
+    """The slices; the configuration sets how many earlier ones each of them sees."""
 
     def __init__(self, config: SlicesConfig, channels: int) -> None:
         slices = range(len(config.slice_widths(channels)))
@@ -289,7 +289,7 @@ class SliceModel(SliceChain, nn.ModuleList):
         self._from_hyper = config.hidden is None
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
-        """Let every slice begin at these means and scales (M,); without networks, h_s does."""
+        """Make every slice predict this mean and scale (M,), or h_s if slices have no networks."""
         if not self._from_hyper:
             super().start_at(mean, scale, h_s)
             return

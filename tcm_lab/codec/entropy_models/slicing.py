@@ -1,4 +1,4 @@
-"""What entropy models that code slices one after the other have in common.
+"""Common parts of entropy models that code slices one after another.
 
 Shape suffixes: S channels of a slice, h w sides of the latent.
 """
@@ -22,10 +22,10 @@ from tcm_lab.errors import ConfigError, one_of
 
 
 class EqualSlicesConfig(EntropyModelConfig):
-    """Options of an entropy model whose slices are equally wide, and each of which sees all before.
+    """Options of an entropy model with equal slices, each of which sees all earlier ones.
 
     Attributes:
-        slices: how many equal slices the latent is cut into.
+        slices: number of equal slices of the latent.
     """
 
     slices: ChannelCount = 5
@@ -47,7 +47,7 @@ def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
     """Refuse a number of slices that does not divide the latent's channels.
 
     Raises:
-        ConfigError: the message names the nearest that do, and what there is ``otherwise``.
+        ConfigError: the message gives the nearest that do, and ends with ``otherwise``.
     """
     if channels % slices:
         divisors = [n for n in range(1, channels + 1) if channels % n == 0]
@@ -59,44 +59,44 @@ def check_slices(slices: int, channels: int, otherwise: str = "") -> None:
 
 
 class SliceChain(nn.Module):
-    """An entropy model that codes slices one after the other, and may hide the last one.
+    """An entropy model that codes slices one after another; `lagged` hides the one before.
 
-    A slice gives its ŷ (B, S, h, w) from the features, ŷ of the slices before it and the coder. It
-    has ``channels``, its first one and the one behind its last, and a method ``start_at`` that
-    takes its own means and scales (S,).
+    A slice computes its ŷ (B, S, h, w) from the features, the ŷ of earlier slices and the coder.
+    Its ``channels`` are the first one and the one after its last, and its method ``start_at`` takes
+    its own mean and scale (S,).
     """
 
     _lag = 0
 
     @property
     def chain(self) -> Iterable[Any]:
-        """The slices, of which it is a list unless a subclass keeps them elsewhere."""
+        """The slices: the module itself is their list, unless a subclass keeps them elsewhere."""
         return cast("Iterable[Any]", self)
 
     def forward(self, features: Sequence[Tensor], code: Coder) -> Float[Tensor, "b m h w"]:
         """Return ŷ of all slices; see `EntropyModel`."""
         decoded: list[Tensor] = []
-        for one in self.chain:
+        for network in self.chain:
             seen = len(decoded) - self._lag
             known = [y if i < seen else torch.zeros_like(y) for i, y in enumerate(decoded)]
-            decoded.append(one(features, known, code))
+            decoded.append(network(features, known, code))
         return torch.cat(decoded, 1)
 
     def start_at(self, mean: Tensor, scale: Tensor, h_s: nn.Module) -> None:
-        """Let every slice begin at these means and scales (M,); see `EntropyModel`."""
-        for one in self.chain:
-            own = slice(*one.channels)
-            one.start_at(mean[own], scale[own])
+        """Make every slice predict this mean and scale (M,); see `EntropyModel`."""
+        for network in self.chain:
+            own = slice(*network.channels)
+            network.start_at(mean[own], scale[own])
 
     def lagged(self) -> SliceChain:
-        """Return a copy whose slices don't see the slice just before them."""
+        """Return a copy whose slices do not see the slice just before them."""
         twin = copy.deepcopy(self)
         twin._lag = 1
         return twin
 
 
 class SliceNetwork(nn.Sequential):
-    """Convolutions, GELU and ``hidden`` widths between, from a support to a slice's parameters."""
+    """Convolutions from a support to a slice's parameters, by way of ``hidden`` widths and GELU."""
 
     def __init__(self, c_in: int, hidden: Sequence[int], c_out: int, kernel: int = 3) -> None:
         widths = (c_in, *hidden, c_out)
@@ -108,7 +108,7 @@ class SliceNetwork(nn.Sequential):
 
     @property
     def last_bias(self) -> Tensor:
-        """The offsets of the results, (C_out,)."""
+        """Bias of the last convolution, (C_out,)."""
         last: Any = self[-1]
         bias: Tensor = last.bias
         return bias
@@ -117,7 +117,7 @@ class SliceNetwork(nn.Sequential):
 def slice_network_cost(
     c_in: int, hidden: Sequence[int], c_out: int, height: int, width: int, kernel: int = 3
 ) -> Cost:
-    """Cost of a `SliceNetwork` on maps of ``height`` x ``width``."""
+    """Return the cost of a `SliceNetwork` on maps of ``height`` x ``width``."""
     widths = (c_in, *hidden, c_out)
     return sum((conv_cost(a, b, kernel, height, width) for a, b in pairwise(widths)), Cost())
 
@@ -130,7 +130,7 @@ def checkerboard(x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "h w"]:
 
 
 def both_colours(first: int, last: int, colour: Bool[Tensor, "h w"]) -> tuple[Channels, Channels]:
-    """Return channels ``first`` to ``last`` (exclusive) at the first ``colour`` and the other."""
+    """Return channels ``first`` to ``last`` (exclusive) where ``colour`` is true, and elsewhere."""
     count = colour.numel() // 2
     anchors = Channels(first, last, colour, count)
     return anchors, Channels(first, last, ~colour, colour.numel() - count)

@@ -1,4 +1,4 @@
-"""What a layout of another project's checkpoints consists of, and what all of them need."""
+"""A layout of another project's checkpoints, and helpers for all layouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tcm_lab.codec.zoo import load_config
 from tcm_lab.errors import LabError
 
 State = Mapping[str, Tensor]
-#: Pairs of a pattern in our names and what stands in the authors' names instead.
+#: Pairs of a pattern in our names and its replacement in the authors' names.
 Renamings = Sequence[tuple[str, str]]
 
 #: CompressAI's older names of a factorised prior's density network.
@@ -34,12 +34,11 @@ class Layout:
 
     Attributes:
         authors: whose layout it is, for messages.
-        preset: the codec that they published, from which the inference starts.
+        preset: preset of their published codec, from which the inference starts.
         recognises: whether a state dict, its prefixes stripped, has this layout.
-        infer: changes the published codec to that of a state dict, by names and shapes.
-        entry_name: the authors' name of our state-dict entry, in a codec of that configuration.
-        extra: their entries that we have not, which are the same in every checkpoint of that
-            configuration.
+        infer: changes the preset to the codec of a state dict, by names and shapes.
+        entry_name: maps our name of a state-dict entry to the authors', for a configuration.
+        extra: entries that only the authors have, the same in every checkpoint of a configuration.
     """
 
     authors: str
@@ -50,10 +49,10 @@ class Layout:
     extra: Callable[[VariantConfig], State] = field(default=lambda _: {})
 
     def infer_config(self, state: State) -> VariantConfig:
-        """Read the architecture off the authors' state dict.
+        """Infer the architecture from the authors' state dict.
 
         Raises:
-            LabError: tensors that determine it are missing, or no codec has such shapes.
+            LabError: tensors that determine it are missing, or no codec has their shapes.
         """
         try:
             return self.infer(state, load_config(self.preset))
@@ -65,16 +64,16 @@ class Layout:
                 reason = f"{error} is missing"
             raise LabError(
                 f"the file looks like a checkpoint of the {self.authors} authors, but its "
-                f"architecture cannot be read off it: {reason}"
+                f"architecture cannot be inferred from it: {reason}"
             ) from None
 
 
 class Place(NamedTuple):
-    """Where one of our state-dict entries lies in a transform.
+    """The place of one of our state-dict entries in a transform.
 
     Attributes:
         transform: g_a, g_s, h_a or h_s.
-        output: of h_s, which output the transform gives: mean, scale or shared.
+        output: for h_s, the output that the transform gives: mean, scale or shared.
         stage: number of the stage.
         block: number of the block in the stage; None: the resampler.
         entry: name within that block or resampler.
@@ -92,16 +91,16 @@ class Place(NamedTuple):
         return stages
 
     def position(self, config: VariantConfig) -> int:
-        """Return which layer it is if the transform is written as one flat sequence."""
+        """Return the index of the layer in the transform as one flat sequence."""
         return flat_index(self.stages(config), self.stage, self.block)
 
 
 def place_of(name: str) -> Place | None:
-    """Return where one of our entries lies; None outside the transforms' blocks and resamplers."""
-    found = _PLACE.match(name)
-    if found is None:
+    """Return the place of an entry of ours; None outside the transforms' blocks and resamplers."""
+    match = _PLACE.match(name)
+    if match is None:
         return None
-    transform, output, stage, block, entry = found.groups()
+    transform, output, stage, block, entry = match.groups()
     return Place(transform, output, int(stage), None if block is None else int(block), entry)
 
 

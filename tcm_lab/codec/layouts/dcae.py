@@ -78,11 +78,11 @@ def entry_name(name: str, config: VariantConfig) -> str:
     if place is None:
         return rename(name, *_PARTS)
     entry = place.entry
-    if found := _BOTTLENECK.match(entry):
-        layer = f"res{int(found[1]) + 1}.conv{int(found[2]) // 2 + 1}"
-        entry = f"{layer}.{entry[found.end() :]}"
+    if match := _BOTTLENECK.match(entry):
+        layer = f"res{int(match[1]) + 1}.conv{int(match[2]) // 2 + 1}"
+        entry = f"{layer}.{entry[match.end() :]}"
     top = _HYPER.get(place.output or "", place.transform)
-    # A bare convolution there, a sequence of one here.
+    # Theirs is a bare convolution, ours a sequence of one.
     return rename(f"{top}.{place.position(config)}.{entry.removeprefix('0.')}", *_LAYERS)
 
 
@@ -107,7 +107,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
 
 
 def _infer_transform(state: State, base: VariantConfig, ours: str, theirs: str) -> dict[str, Any]:
-    """Read width, and layers, windows and heads of the gated stage, of each stage with one."""
+    """Infer width, layers, windows and heads of each gated stage."""
     transform: TransformConfig = getattr(base, ours)
     changes: dict[str, Any] = {}
     for i, stage in enumerate(transform.stages):

@@ -1,7 +1,7 @@
 """The layout of the HPCM authors' checkpoints (lyq133/LIC-HPCM): names and inference.
 
-Two lists of renamings take our names to theirs; the architecture is read off the tensors' names and
-shapes. What no tensor shows (windows and heads of the attention) is taken as published.
+Two lists of renamings map our names to theirs; the architecture is inferred from the tensors' names
+and shapes. What no tensor shows (windows and heads of the attention) is assumed as published.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PARTS = (
     (r"^entropy_bottleneck\._(\w+)$", r"\1_z"),
     (r"^gaussian_conditional\._(\w+)$", r"\1_y"),
     (r"^gaussian_conditional\.scale_table$", "scale_table"),
-    # One bound there for y and z.
+    # They have one bound for y and z.
     (r"^gaussian_conditional\.scale_bound$", "entropy_estimation.scale_lower_bound.bound"),
     (r"^\w+\.lower_bound_scale\.", "entropy_estimation.scale_lower_bound."),
     (r"^\w+\.likelihood_lower_bound\.", "entropy_estimation.likelihood_lower_bound."),
@@ -49,8 +49,8 @@ _LAYERS = (
     (r"\.value\.", ".conv_v."),
     (r"\.skip\.", ".conv_out."),
 )
-#: Our adaptors, in the order of use, by their lattice and place there: each lattice's first step
-#: takes the last one.
+#: Their lattice and number of each of our adaptors, in the order of use: the first step of a
+#: lattice uses its last adaptor.
 _ADAPTORS = ("s1.0", "s2.2", "s2.0", "s2.1", "s3.5", "s3.0", "s3.1", "s3.2", "s3.3", "s3.4")
 
 
@@ -64,7 +64,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
     if place := place_of(name):
         entry = place.entry
         if place.block is None:
-            entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
+            entry = entry.removeprefix("0.")  # theirs is a bare convolution, ours a sequence
         entry = entry.replace("body.0.", "branch.0.pconv.").replace("body.", "branch.")
         return f"{place.transform}.branch.{place.position(config)}.{entry}"
     if step := re.match(r"^context_model\.adaptors\.(\d+)\.", name):
@@ -75,7 +75,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
 
 
 def extra(config: VariantConfig) -> dict[str, Tensor]:
-    """Return the authors' entries that we have not: the shape of their distribution."""
+    """Return the entry that only the authors have: the shape of their distribution."""
     return {"entropy_estimation.beta": torch.tensor([SHAPE])}
 
 
@@ -97,16 +97,16 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
 
 
 def _infer_transform(state: State, name: str, stages: int) -> dict[str, Any]:
-    """Read depth and width of each stage; a stage begins with a convolution of its own.
+    """Infer depth and width of each stage, which begins with a convolution of its own.
 
-    Only h_a begins with blocks, which are a stage that does not resample.
+    Only h_a begins with blocks: a stage that does not resample.
     """
     layers = range(count_children(state, f"{name}.branch"))
     firsts = [i for i in layers if f"{name}.branch.{i}.weight" in state]
     if name == "h_a":
         firsts = [-1, *firsts]
     if len(firsts) != stages:
-        raise LabError(f"{name} has {len(firsts)} stages and would need {stages}")
+        raise LabError(f"{name} has {len(firsts)} stages instead of {stages}")
     changes: dict[str, Any] = {}
     for i, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(layers)], strict=True)):
         stage = f"{name}.stages.{i}"

@@ -1,9 +1,9 @@
 """The layout of the TCM authors' checkpoints (jmliu206/LIC_TCM): names and inference.
 
-AuxT's authors (qingshi9974/AuxT) extend it by the side paths' steps.
+AuxT's authors (qingshi9974/AuxT) extend it by the steps of the side paths.
 
-Two lists of renamings take our names to theirs; the rest of the architecture is read off the
-tensors' shapes.
+Two lists of renamings map our names to theirs; the architecture is inferred from the tensors' names
+and shapes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def entry_name(name: str, config: VariantConfig) -> str:
     if place := place_of(name):
         entry, last = place.entry, len(place.stages(config).stages) - 1
         if place.stage == last and place.transform in ("g_a", "h_a"):
-            entry = entry.removeprefix("0.")  # a bare convolution there, a sequence of one here
+            entry = entry.removeprefix("0.")  # theirs is a bare convolution, ours a sequence
         top = _HYPER.get(place.output or "", place.transform)
         name = f"{top}.{place.position(config)}.{entry}"
     return rename(name, *_PARTS, *_LAYERS)
@@ -106,7 +106,7 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
         "hyper_channels": state["entropy_bottleneck.quantiles"].shape[0],
         "entropy_model.slices": slices,
         "entropy_model.scale_table": "compressai",
-        # With no more slices than the paper's support, 5, that support sees the same.
+        # With no more slices than the paper's support of 5, that support has the same effect.
         "entropy_model.support": max(
             (state[f"{last}.0.weight"].shape[1] - latent) // slice_width, slices_of_base.support
         ),
@@ -131,10 +131,10 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
 
 
 def _infer_transform(state: State, ours: str, theirs: str) -> dict[str, Any]:
-    """Read depth, window_size and head_dim of each stage with blocks."""
+    """Infer depth, window_size and head_dim of each stage with blocks."""
     pattern = re.compile(rf"^{theirs}\.(\d+)\.trans_block\.msa\.relative_position_params$")
-    blocks = sorted(int(found[1]) for name in state if (found := pattern.match(name)))
-    # Blocks that follow each other are one stage.
+    blocks = sorted(int(match[1]) for name in state if (match := pattern.match(name)))
+    # Consecutive blocks are one stage.
     firsts = [block for block in blocks if block - 1 not in blocks]
     ends = [block + 1 for block in blocks if block + 1 not in blocks]
     layers = [f"{theirs}.{first}.trans_block" for first in firsts]

@@ -1,7 +1,7 @@
 """The layout of the MLIC++ authors' checkpoints (JiangWeibeta/MLIC): names and inference.
 
-Lists of renamings take our names to theirs; the architecture is read off the tensors' shapes. The
-checkpoints of 2023 have other classes and are refused by name.
+Lists of renamings map our names to theirs; the architecture is inferred from the tensors' shapes.
+The checkpoints of 2023 belong to other classes; they are recognised by a tensor's name and refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SLICE = (
     (r"^anchors\.lrp\.", "lrp_anchor.{i}.lrp_transform."),
     (r"^others\.lrp\.", "lrp_nonanchor.{i}.lrp_transform."),
 )
-#: What they call the one sequence that each transform is.
+#: Their name of the sequence that makes up each transform.
 _SEQUENCES = {
     "g_a": "analysis_transform",
     "g_s": "synthesis_transform",
@@ -65,21 +65,21 @@ def entry_name(name: str, config: VariantConfig) -> str:
     if place := place_of(name):
         at = place.position(config)
         if place.transform in ("h_a", "h_s"):
-            at *= 2  # a GELU stands between
+            at *= 2  # they have a GELU after each
         entry = place.entry.removeprefix("0.") if _is_bare(place, config) else place.entry
         return f"{place.transform}.{_SEQUENCES[place.transform]}.{at}.{entry}"
     return rename(name, *OLD_PRIOR)
 
 
 def _is_bare(place: Place, config: VariantConfig) -> bool:
-    """Return whether a convolution is bare there, where ours is the first of a sequence."""
+    """Return whether their convolution is bare, where ours is the first of a sequence."""
     resample = place.stages(config).stages[place.stage].resample
     analysis = place.transform in ("g_a", "h_a")
     return place.block is None and resample.type == "conv" and (analysis or resample.factor == 1)
 
 
 def extra(config: VariantConfig) -> dict[str, Tensor]:
-    """Return the window index of each slice, which they keep beside the weights."""
+    """Return the window index of each slice, which they save with the weights."""
     entropy_model = config.entropy_model
     if not isinstance(entropy_model, MultiContextConfig) or entropy_model.local is None:
         return {}
@@ -93,8 +93,8 @@ def _infer(state: State, base: VariantConfig) -> VariantConfig:
     if "lrp_anchor.0.lrp_transform.6.weight" in state:
         raise LabError(
             "the file looks like one of the MLIC++ checkpoints of 2023, whose classes the authors "
-            "have replaced: its residual prediction has four layers where the model has three. "
-            "Use one of their checkpoints since April 2024."
+            "have replaced: its residual prediction has four layers, that of the model three. "
+            "Use one of their checkpoints from April 2024 or later."
         )
 
     def width(name: str) -> int:

@@ -16,7 +16,7 @@ from tcm_lab.errors import LabError, first_line, lookup
 
 
 def count_by_formula(target: Target, size: tuple[int, int]) -> Count:
-    """Count by closed formulas: a function of the configuration alone, with no tensor in sight.
+    """Count by closed formulas, from the configuration alone and without tensors.
 
     Raises:
         NoFormula: the codec is a foreign one, or a layer has no closed formula; the message names
@@ -37,24 +37,24 @@ COUNTERS: Mapping[CounterName, Callable[[Target, tuple[int, int]], Count]] = {
 
 
 def count_by(name: CounterName, target: Target, size: tuple[int, int]) -> Count:
-    """Count by the counter of a name.
+    """Count by the counter called ``name``.
 
     Raises:
         NoFormula: as `count_by_formula`.
-        LabError: there is no such counter, or it cannot follow what a layer of the user's computes.
+        LabError: there is no such counter, or it cannot follow a user's layer.
     """
     counter = lookup(COUNTERS, name, "counter")
     try:
         return counter(target, size)
     except (NoFormula, LabError):
         raise
-    except Exception as error:  # of a tool, on a layer that it was not made for
+    except Exception as error:  # from a tool, on a layer that it does not support
         if not target.has_own_layers:
             raise
         reason = first_line(error)
         raise LabError(
             f"{target.name}: {name} cannot follow it ({reason}). Give its layers a cost(), by "
-            "which the formula counts them."
+            "which the formula can count them."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What every counter returns, and how what it counts is added up by part and kind."""
+"""The result of every counter, and the tally that adds up counts by part and kind."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NORMALISATIONS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _BatchNorm, _InstanceN
 
 @dataclass(frozen=True)
 class Count:
-    """What a counter found.
+    """The result of a counter.
 
     Attributes:
         parts: cost of each part: MACs as the counter counts them, parameters, and activations
-            where the counter counts them.
-        unknown_operators: operators that the counter met and counted as nothing for want of a
-            formula.
+            if the counter counts them.
+        unknown_operators: operators that the counter met and counted as nothing, since it has no
+            formula for them.
     """
 
     parts: dict[str, Cost]
@@ -35,14 +35,14 @@ class Count:
 
 
 def module_kind(module: nn.Module) -> Kind | None:
-    """Return the kind that a whole module stands for, or None if its operators decide."""
+    """Return the kind of a whole module, or None if it depends on the module's operators."""
     if isinstance(module, nn.Linear):
         return Kind.LINEAR
     if isinstance(module, _ConvNd):
         return Kind.CONVOLUTION
     if isinstance(module, NORMALISATIONS):
         return Kind.NORMALISATION
-    # By name, so that neither CompressAI's nor a user's own class need be imported here.
+    # By name, so that no class of CompressAI or of a user has to be imported here.
     names = {cls.__name__ for cls in type(module).__mro__}
     if names & {"EntropyBottleneck", "GeneralisedGaussianPrior"}:
         return Kind.PRIOR
@@ -50,7 +50,7 @@ def module_kind(module: nn.Module) -> Kind | None:
 
 
 def operator_kind(name: str) -> Kind:
-    """Return the kind of one of torch's products by its name, outside a module of a kind."""
+    """Return the kind of one of torch's products, by its name, outside modules with a kind."""
     return _WEIGHT_PRODUCTS.get(name, Kind.ATTENTION)
 
 
@@ -63,7 +63,7 @@ _WEIGHT_PRODUCTS = {
 
 
 class Tally:
-    """Adds up what a counter finds, and follows a forward pass to know what it belongs to.
+    """Adds up counts, and follows a forward pass to assign them to parts and kinds.
 
     Args:
         model: the model; a submodule is noticed when it is called.
@@ -88,14 +88,14 @@ class Tally:
 
     @property
     def kind(self) -> Kind | None:
-        """Kind of the outermost running module that stands for one."""
+        """Kind of the outermost running module that has one."""
         return self._entered[-1][1]
 
     @contextmanager
     def following(self) -> Iterator[None]:
         """Follow the passes that are run inside the ``with`` block.
 
-        A module with several names is called by the one that lies in what is running.
+        Of several names of a module, the one inside the running module counts.
         """
         names: dict[nn.Module, list[str]] = defaultdict(list)
         for name, module in self._model.named_modules(remove_duplicate=False):
@@ -122,7 +122,7 @@ class Tally:
             yield
 
     def count(self, unknown_operators: tuple[str, ...] = ()) -> Count:
-        """Return what was added up, with the model's parameters; a shared one counts once."""
+        """Return the sums, with the model's parameters; a shared parameter counts once."""
         kinds: dict[str, Kind | None] = {}
         for name, module in self._model.named_modules():
             outer = kinds.get(name.rpartition(".")[0])
@@ -140,7 +140,7 @@ class Tally:
 
 
 def _loose_kind(name: str) -> Kind:
-    """Return the kind of a parameter that belongs to no layer of a kind, by its own name."""
+    """Return the kind of a parameter outside layers with a kind, by its own name."""
     if "position" in name:
         return Kind.POSITION
     return Kind.GAIN if name in ("log_gain", "log_inverse") else Kind.OTHER

@@ -1,8 +1,8 @@
-"""Counting by fvcore, on tensors that have a shape and no data.
+"""Count with fvcore, on tensors that have a shape and no data.
 
-fvcore reads a graph that torch's tracer wrote, and the tracer was not made for tensors without
-data: convolutions are not recorded where no kernel runs them, and sizes become tensors that the
-shape rules cannot read. `_TRACEABLE` mends both, so that a trace needs neither weights nor time.
+fvcore reads a graph from torch's tracer, which was not made for tensors without data: convolutions
+are not recorded if no kernel runs them, and sizes become tensors that the shape rules cannot read.
+`_TRACEABLE` fixes both, so that a trace needs neither weights nor time.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _KINDS: dict[str, Kind] = {
 def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
     """Count one forward pass on an image of ``size``; a normalisation is five MACs per element.
 
-    fvcore has no handler for `scaled_dot_product_attention` and would count it as nothing; it is
-    given one.
+    fvcore has no handler for `scaled_dot_product_attention` and would count it as nothing, so it
+    gets one.
     """
     from fvcore.nn import FlopCountAnalysis
 
@@ -58,7 +58,7 @@ def count_with_fvcore(target: Target, size: tuple[int, int]) -> Count:
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     shapes, traceable = OperatorMode(_UNTRACED), FunctionMode(_TRACEABLE)
     with meta_pass(model), traced_as_written(), shapes, traceable, catch_warnings(action="ignore"):
-        # Tracing warns of every size that is a constant of the trace; here all are meant to be.
+        # Tracing warns of every size that becomes a constant; here all of them should.
         analysis.tracer_warnings("all")
         by_module: dict[str, Counter[str]] = analysis.by_module_and_operator()
     tally = Tally(model, target.part_of)
@@ -83,7 +83,7 @@ def _attention_products(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def _untraced(query: Any, *args: Any) -> Any:
-    """Answer a query for a size by a number, which is a constant of the trace."""
+    """Answer a query for a size with a number, which is a constant of the trace."""
     state = torch._C._get_tracing_state()
     _set_tracing_state(None)
     try:
@@ -93,7 +93,7 @@ def _untraced(query: Any, *args: Any) -> Any:
 
 
 def convolve(function: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Compute one of torch's convolutions by the operator that the tracer records."""
+    """Compute one of torch's convolutions with the operator that the tracer records."""
     names = _CONVOLUTIONS[function]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     weight = given["weight"]

@@ -1,6 +1,6 @@
 """A forward pass without data: the model on torch's meta device, where only shapes are computed.
 
-A layer of the user's own that needs values is found beforehand, and its model then has them.
+Models with a user's layer that needs values are detected beforehand, and run with data.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tcm_lab.errors import LabError, first_line
 
 
 class OperatorMode(TorchDispatchMode):
-    """Computes some of torch's operators by others; subclasses that look at all do so in `operate`.
+    """Replaces some of torch's operators; subclasses that look at all of them override `operate`.
 
     Args:
-        others: what computes each operator in its place.
+        others: the replacement of each operator.
     """
 
     def __init__(self, others: Mapping[Any, Callable[..., Any]] | None = None) -> None:
@@ -51,13 +51,13 @@ class OperatorMode(TorchDispatchMode):
 
 
 class FunctionMode(TorchFunctionMode):
-    """Computes some of torch's functions by others; where these call torch's, they get torch's.
+    """Replaces some of torch's functions; inside a replacement, torch's own are called.
 
-    Operators such as ``a * b``, for which torch looks up ``Tensor.mul`` by name, are run as they
-    are, even while that name is a wrapper of ptflops, which would count them.
+    Operators such as ``a * b``, for which torch looks up ``Tensor.mul`` by name, run as they are,
+    even while that name is a wrapper of ptflops, which would count them.
 
     Args:
-        others: what computes each function in its place.
+        others: the replacement of each function.
     """
 
     def __init__(self, others: Mapping[Any, Callable[..., Any]]) -> None:
@@ -75,7 +75,7 @@ def spelled_out_attention(others: Mapping[Any, Callable[..., Any]] | None = None
     """Return a mode in which fused attention is computed as its two products and a softmax.
 
     Args:
-        others: what computes further functions in their place.
+        others: replacements of further functions.
     """
     return FunctionMode({F.scaled_dot_product_attention: _attention, **(others or {})})
 
@@ -83,7 +83,7 @@ def spelled_out_attention(others: Mapping[Any, Callable[..., Any]] | None = None
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any
 ) -> Tensor:
-    """Shapes and products of softmax(q·kᵀ)·v; a mask changes neither."""
+    """Compute softmax(q·kᵀ)·v for its shapes and products, which a mask does not change."""
     if enable_gqa:
         shared = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(shared, -3) for each in (key, value))
@@ -98,11 +98,11 @@ def image_for(model: nn.Module, size: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def meta_pass(model: nn.Module) -> Iterator[None]:
-    """Let ``model`` run forward inside the ``with`` block, on the meta device if it lives there.
+    """Prepare ``model`` for forward passes inside the ``with`` block, also on the meta device.
 
-    Evaluation mode, no gradients. CompressAI's entropy bottleneck keeps the order of its axes in
-    a tensor on the input's device and reads it back, which a tensor without data refuses; inside
-    the block the same is computed without that tensor.
+    It runs in evaluation mode, without gradients. CompressAI's entropy bottleneck keeps the order
+    of its axes in a tensor on the input's device and reads it back, which fails without data;
+    inside the block the same is computed without that tensor.
     """
     model.eval()
     with (
@@ -119,8 +119,8 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
 
 
 def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    kept = (*x.shape[: -len(shape)], *(1 for _ in shape))
-    return x.new_empty(x.shape), x.new_empty(kept), x.new_empty(kept)
+    reduced = (*x.shape[: -len(shape)], *(1 for _ in shape))
+    return x.new_empty(x.shape), x.new_empty(reduced), x.new_empty(reduced)
 
 
 _QUICK_SHAPES: dict[Any, Callable[..., Any]] = {
@@ -128,8 +128,8 @@ _QUICK_SHAPES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.native_layer_norm.default: _layer_norm,
     torch.ops.aten.addmm.default: lambda _, a, b, **__: a.new_empty(a.shape[0], b.shape[1]),
 }
-"""Shapes that follow from the inputs' at once; torch's general rules for them take half the time
-of a pass without data."""
+"""Direct rules for output shapes; torch's general rules take half the time of a pass without
+data."""
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:
@@ -150,7 +150,7 @@ def _reads_its_index_lists(module: nn.Module) -> bool:
 
 
 def _bottleneck_forward(module: Any, z: Tensor, training: bool | None = None) -> Any:
-    """Do what the bottleneck does in evaluation, its axes ordered without reading a tensor."""
+    """Run the bottleneck in evaluation, but order its axes without reading a tensor."""
     del training
     values = z.transpose(0, 1).reshape(z.shape[1], 1, -1)
     z_hat = module.quantize(values, "dequantize", module._get_medians())
@@ -162,10 +162,10 @@ def _bottleneck_forward(module: Any, z: Tensor, training: bool | None = None) ->
 
 
 def tried(target: Target) -> Target:
-    """Return the target as it can run: with data if a layer of the user's own needs values.
+    """Return the target in a form that runs: with data if a user's layer needs values.
 
     Raises:
-        LabError: it runs neither way.
+        LabError: it runs neither with nor without data.
 
     Warns:
         UncountedWarning: it needs data.
@@ -175,15 +175,15 @@ def tried(target: Target) -> Target:
     size = target.padded_size((1, 1))
     try:
         _run(target.runnable, size)
-    except Exception as reason:  # whatever a layer does with values that are not there
+    except Exception as reason:  # a layer may raise anything if values are missing
         with_data = replace(target, with_data=True)
         try:
             _run(with_data.runnable, size)
         except Exception as error:  # a mistake in the layer itself
             raise LabError(
                 f"{target.name}: a forward pass on an image of {size[0]}x{size[1]} fails: "
-                f"{type(error).__name__}: {first_line(error)}. Mend it; or, if it is beyond "
-                "counters, give its layers a cost(), by which the formula counts them."
+                f"{type(error).__name__}: {first_line(error)}. Fix it; or, if counters "
+                "cannot follow it, give its layers a cost(), by which the formula can count them."
             ) from error
         warnings.warn(
             f"{target.name}: counted on an image with data, which takes longer, since a layer "

@@ -1,8 +1,8 @@
-"""Counting by ptflops, on tensors that have a shape and no data.
+"""Count with ptflops, on tensors that have a shape and no data.
 
 Its default backend hooks layers and wraps a few functions; its second one hooks torch's operators.
-Neither knows `scaled_dot_product_attention`, so attention is spelled out as its two products
-while they count, which they then see for themselves.
+Neither knows `scaled_dot_product_attention`, so attention is computed as its two products
+while they count, and they see these.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm")
 
 
 def count_with_ptflops(target: Target, size: tuple[int, int]) -> Count:
-    """Count one forward pass on an image of ``size`` by layers; a layer with its bias.
+    """Count one forward pass on an image of ``size`` by layers, biases included.
 
     Raises:
-        RuntimeError: ptflops gave up; the message holds what it printed.
+        RuntimeError: ptflops gave up; the message contains its output.
     """
     counting, operators = _Counting(target), _import("pytorch_ops")
     model = counting.model
@@ -58,10 +58,10 @@ def count_with_ptflops(target: Target, size: tuple[int, int]) -> Count:
 
 
 def count_with_ptflops_aten(target: Target, size: tuple[int, int]) -> Count:
-    """Count one forward pass on an image of ``size`` by operators; a layer with its bias.
+    """Count one forward pass on an image of ``size`` by operators, biases included.
 
     Raises:
-        RuntimeError: ptflops gave up; the message holds what it printed.
+        RuntimeError: ptflops gave up; the message contains its output.
     """
     counting = _Counting(target)
     formulas = {
@@ -79,10 +79,10 @@ def _import(module: str) -> Any:
 
 
 class _Counting(OperatorMode):
-    """Adds up what formulas of ptflops count, for the running module and once for each operator.
+    """Adds up the counts of ptflops' formulas by running module, once for each operator.
 
     Some of torch's rules for tensors without data are Python code that calls `torch.mm` for a
-    linear layer: through the wrapper of ptflops the layer would count twice.
+    linear layer: through ptflops' wrapper, the layer would count twice.
     """
 
     def __init__(self, target: Target) -> None:
@@ -92,7 +92,7 @@ class _Counting(OperatorMode):
         self._in_operator = False
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator, and count nothing of what it calls."""
+        """Run the operator without counting the functions that it calls."""
         self._in_operator = True
         try:
             return operator(*args, **kwargs)
@@ -100,7 +100,7 @@ class _Counting(OperatorMode):
             self._in_operator = False
 
     def tallied(self, formula: Callable[..., Any], kind: Kind) -> Callable[..., int]:
-        """Return a formula whose counts are added up as well."""
+        """Return the formula with its counts added to the tally as well."""
 
         def count(*args: Any, **kwargs: Any) -> int:
             macs = 0 if self._in_operator else int(formula(*args, **kwargs))
@@ -110,7 +110,7 @@ class _Counting(OperatorMode):
         return count
 
     def run(self, counted: nn.Module, size: tuple[int, int], **options: Any) -> Count:
-        """Let ptflops count one forward pass, and return what was added up."""
+        """Let ptflops count one forward pass, and return the sums."""
         printed = io.StringIO()
         with (
             meta_pass(self.model),

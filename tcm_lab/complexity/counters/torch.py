@@ -1,4 +1,4 @@
-"""Counting by torch's own `FlopCounterMode`, on tensors that have a shape and no data.
+"""Count with torch's own `FlopCounterMode`, on tensors that have a shape and no data.
 
 `FlopCounterMode` counts FLOPs, two for each multiply-accumulate; everything here is halved. Its
 formulas see operators, not layers, so each count goes to the module that is running: the 1x1
@@ -67,23 +67,23 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
                 tally.activations[tally.part] += written.numel()
             return flops
 
-        # torch's word for: hand over the tensors themselves, not only their shapes.
+        # This makes torch pass the tensors themselves, not only their shapes.
         count._get_raw = True  # type: ignore[attr-defined]
         return count
 
     def root_mean_square(*args: Any, **kwargs: Any) -> Tensor:
         """Count a normalisation that torch computes by operators that count nothing."""
-        found, kind = tally.macs[tally.part], tally.kind or Kind.NORMALISATION
-        before = found[kind]
+        macs, kind = tally.macs[tally.part], tally.kind or Kind.NORMALISATION
+        before = macs[kind]
         out = torch.rms_norm(*args, **kwargs)
-        if found[kind] == before:  # it was not fused
-            found[kind] += out.numel()
+        if macs[kind] == before:  # it was not fused
+            macs[kind] += out.numel()
         return out
 
     packets = torch._ops.OpOverloadPacket
     formulas = {op: formula for op, formula in flop_registry.items() if isinstance(op, packets)}
     formulas |= dict.fromkeys(_NORMALISATIONS, lambda x, *_, **__: 2 * x.numel())
-    # What is fused out of sight, inside a torch function, on an image with data.
+    # On an image with data, attention may be fused inside another of torch's functions.
     formulas[_FUSED_ON_CPU] = flop_registry[aten._scaled_dot_product_flash_attention]
     mapping = {op: tallied(op, formula) for op, formula in formulas.items()}
     image = image_for(model, size)
@@ -98,11 +98,11 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
 
 
 class _Watch(OperatorMode):
-    """Collects the operators that have no known formula, and what is computed from the image.
+    """Collects the operators without a known formula, and the tensors computed from the image.
 
     Args:
         counted: operators with a formula.
-        image: what the model is given.
+        image: the model's input.
 
     Attributes:
         unknown: names of operators without a formula.
@@ -116,7 +116,7 @@ class _Watch(OperatorMode):
         self.of_the_image = WeakIdKeyDictionary({image: None})
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run the operator, and note it if it is unknown."""
+        """Run the operator, and record it if it is unknown."""
         if operator.overloadpacket not in self._counted and not counts_nothing(operator):
             self.unknown.add(operator._schema.name)
         out = operator(*args, **kwargs)
@@ -161,7 +161,7 @@ _COUNTS_NOTHING = frozenset(f"{_COPIES} {_REDUCTIONS} {_SIZES}".split())
 
 
 def counts_nothing(operator: Any) -> bool:
-    """Say whether a dispatched operator (an ``OpOverload``) is known to compute no product."""
+    """Return whether a dispatched operator (an ``OpOverload``) is known to compute no product."""
     namespace, _, name = operator._schema.name.partition("::")
     if namespace != "aten":
         return bool(namespace == "prim")
