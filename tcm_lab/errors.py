@@ -16,7 +16,7 @@ V = TypeVar("V")
 class LabError(Exception):
     """A mistake that the user can fix.
 
-    The command line prints its message alone and ends with exit code 2; anything that is not a
+    The command line prints only its message and ends with exit code 2; anything that is not a
     ``LabError`` is a defect of this package and keeps its traceback.
     """
 

@@ -51,7 +51,7 @@ class Metric:
         format: a format specification for displayed values, such as ``.1f``.
         direction: whether low or high values are better.
         needs: what must be measured first.
-        relative: whether it compares with the baseline, whose own value is 0. Such a metric gets
+        relative: whether it compares with the baseline, whose own value is 0. Relative metrics get
             an interval over images and seeds.
         on_request: whether an evaluation measures it only if it is requested by name.
         compute: function of a record and the baseline's record.

@@ -26,8 +26,8 @@ RESAMPLES = 1000
 MAX_REFUSED_SHARE = 0.05
 
 Draw = Mapping[str, NDArray[np.int64]]
-"""The indexes drawn with replacement for each unit, as many as the unit has: (N,), or (R, N) for R
-draws at once."""
+"""For each unit, indexes drawn with replacement, as many as there are: (N,), or (R, N) for R draws
+at once."""
 
 
 class Interval(Frozen):
@@ -117,7 +117,7 @@ def bootstrap(
         vectorized: whether ``statistic`` takes R draws at once, indexes of (R, N), and returns
             their (R,) values, NaN for those that it refuses.
         noise: standard deviation of the statistic from sources that are not resampled, such as
-            `mean_noise` of its seeds; it widens the interval like that of a normal variable.
+            `mean_noise` of its seeds; it widens the interval, as a normal variable.
 
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
@@ -239,9 +239,9 @@ def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
     groups = [frozenset(range(count))]
     for i, j in combinations(range(count), 2):
         if differ(i, j):
-            apart = {group - {each} for group in groups for each in {i, j} if {i, j} <= group}
-            apart |= {group for group in groups if not {i, j} <= group}
-            groups = [group for group in apart if not any(group < other for other in apart)]
+            split = {group - {each} for group in groups for each in {i, j} if {i, j} <= group}
+            split |= {group for group in groups if not {i, j} <= group}
+            groups = [group for group in split if not any(group < other for other in split)]
     names = {group: _letter(index) for index, group in enumerate(sorted(groups, key=sorted))}
     return [
         "".join(letter for group, letter in names.items() if each in group) for each in range(count)

@@ -1,4 +1,4 @@
-"""Checks for layers of your own: what the tests of this package run on every layer it ships."""
+"""Checks for layers of your own: those that our tests run on every layer of the package."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def check_layer(
         directions: tuple[ResampleDirection | None, ...] = (None,)
         if isinstance(config, ResamplerConfig):
             directions = ("down", "up") if direction is None else (direction,)
-        for way in directions:
-            _check_modules(config, channels, way)
+        for each in directions:
+            _check_modules(config, channels, each)
         if direction is None:
             _check_formula(config, channels)
 
@@ -245,24 +245,24 @@ def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
     with _refusing("build() fails with"):
         module, other = (config.build(channels) for _ in range(2))
 
-    def predict(model: nn.Module, given: list[Tensor]) -> tuple[Tensor, _Mean]:
-        b, _, h, w = given[0].shape
-        seen = _Mean(given[0].new_zeros(b, channels, h, w))
-        return _run(lambda *features: model(list(features), Coder(seen)), *given), seen
+    def predict(model: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, _Mean]:
+        b, _, h, w = inputs[0].shape
+        coder = _Mean(inputs[0].new_zeros(b, channels, h, w))
+        return _run(lambda *features: model(list(features), Coder(coder)), *inputs), coder
 
     for size in _SIZES:
         h, w = (-(-side // config.stride) * config.stride for side in size)
         features = [torch.randn(2, c, h, w) for c in config.hyper_outputs(channels).values()]
-        y_hat, seen = predict(module, features)
-        if y_hat.shape != seen.coded.shape:
-            shape = tuple(seen.coded.shape)
+        y_hat, coder = predict(module, features)
+        if y_hat.shape != coder.coded.shape:
+            shape = tuple(coder.coded.shape)
             raise LayerError(f"gives {tuple(y_hat.shape)} instead of {shape}")
-        never, often = int((seen.coded == 0).sum()), int((seen.coded > 1).sum())
+        never, often = int((coder.coded == 0).sum()), int((coder.coded > 1).sum())
         if never or often:
             raise LayerError(
                 f"codes {never} elements of a latent of {h}x{w} never, and {often} more than once"
             )
-    total = torch.stack([(y_hat * torch.randn_like(y_hat)).sum(), *seen.scales]).sum()
+    total = torch.stack([(y_hat * torch.randn_like(y_hat)).sum(), *coder.scales]).sum()
     if total.requires_grad:  # a model without weights uses h_s's output
         total.backward()
     for name, parameter in module.named_parameters():

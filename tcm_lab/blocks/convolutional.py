@@ -1,4 +1,4 @@
-"""Blocks of convolutions alone: the baselines that a transformer branch has to beat."""
+"""Purely convolutional blocks: the baselines that a transformer branch has to beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Window attention from one map to another, such as from a context to an earlier one."""
+"""Window attention from one map to another, such as an earlier context."""
 
 from __future__ import annotations
 

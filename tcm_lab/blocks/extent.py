@@ -9,8 +9,8 @@ from typing import NamedTuple
 class Extent(NamedTuple):
     """One dimension of a tensor.
 
-    A smaller layer has the first places of each group of a larger one: the first heads of queries,
-    of keys and of values, say.
+    A smaller layer has the first places of each group of a larger one, such as the first heads of
+    queries, keys and values.
 
     Attributes:
         groups: sizes of the groups, in order.

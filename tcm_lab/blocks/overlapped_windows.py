@@ -82,13 +82,13 @@ class OverlappedWindowAttention(nn.Module):
         qkv = self.qkv(self.norm1(x.permute(0, 2, 3, 1))).unflatten(-1, (3, -1, self.heads))
         around = self.window_size // 2
         padded = F.pad(qkv, (0,) * 6 + (around,) * 4)
-        known = None if seen is None else F.pad(seen, (around,) * 4)
+        mask = None if seen is None else F.pad(seen, (around,) * 4)
         bias = self.relative_position_bias[self.relative_index].permute(2, 0, 1)
         rows = [
             self._fused(
                 self._windows(padded[:, strip]),
                 bias,
-                None if known is None else self._windows(known[None, strip])[0],
+                None if mask is None else self._windows(mask[None, strip])[0],
             )
             for strip in self._strips(x.shape[0], x.shape[2], x.shape[3])
         ]
@@ -102,11 +102,11 @@ class OverlappedWindowAttention(nn.Module):
         return {"qkv.weight": (heads, None), "qkv.bias": (heads,)}
 
     def _strips(self, batch: int, height: int, width: int) -> Iterator[slice]:
-        """Yield the padded rows with the windows of a few rows, as many as the cache holds."""
+        """Yield slices of padded rows, each with as many windows as fit into the cache."""
         scores = batch * width * self.heads * self.window_size**4
-        taken = max(_CACHED_SCORES // scores, 1)
-        for start in range(0, height, taken):
-            yield slice(start, min(start + taken, height) + self.window_size - 1)
+        count = max(_CACHED_SCORES // scores, 1)
+        for start in range(0, height, count):
+            yield slice(start, min(start + count, height) + self.window_size - 1)
 
     def _windows(self, rows: Tensor) -> Tensor:
         """View padded rows (B, r + n - 1, W + n - 1, ...) as (B, r, W, ..., n, n)."""
@@ -118,15 +118,15 @@ class OverlappedWindowAttention(nn.Module):
         self, windows: Tensor, bias: Tensor, seen: Bool[Tensor, "r w n n"] | None
     ) -> Float[Tensor, "b r w d"]:
         """Attend within windows of qkv (B, r, W, 3, d, heads, n, n) and turn each into a vector."""
-        where, side = windows.shape[:3], self.window_size
+        shape, side = windows.shape[:3], self.window_size
         q, k, v = windows.permute(3, 0, 1, 2, 5, 4, 6, 7).flatten(-2).flatten(1, 3)
         scores = torch.matmul(q.transpose(-1, -2) * q.shape[-2] ** -0.5, k) + bias
         if seen is not None:
             mask = _mask(seen.flatten(2).flatten(0, 1)).to(scores.dtype)
-            scores.view(where[0], -1, *scores.shape[1:]).add_(mask[:, None])
+            scores.view(shape[0], -1, *scores.shape[1:]).add_(mask[:, None])
         attended = torch.matmul(v, scores.softmax(-1).transpose(-1, -2))
         vectors = self.fuse(attended.flatten(1, 2).unflatten(-1, (side, side)))
-        fused: Tensor = vectors.flatten(1).unflatten(0, where)
+        fused: Tensor = vectors.flatten(1).unflatten(0, shape)
         return fused
 
 

@@ -42,7 +42,7 @@ _CHANNELS = ("channels", "c_in", "c_out")
 _WIDTHS = (*_CHANNELS, "in_channels", "out_channels", "dim", "width")
 
 
-#: Context in which a configuration is serialised to what identifies it.
+#: Serialisation context in which a configuration contains only what identifies it.
 FINGERPRINT = "fingerprint"
 
 
@@ -201,7 +201,7 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
         return decorate
 
     def _check_methods(self, config: type[C]) -> None:
-        """Refuse a class without ``build``, or whose methods take other arguments than ours."""
+        """Refuse a class without ``build``, or with methods whose arguments differ from ours."""
         if inspect.isabstract(config):
             raise ConfigError(f"{config.__qualname__} must implement build()")
         for method in ("build", "check", "cost"):
@@ -224,8 +224,8 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             if p.name in may_take:
                 offered[p.name] = p
                 continue
-            taken = hasattr(self.base, p.name) or p.name in self.base.model_fields
-            if taken or p.name.startswith(("_", "model_")):
+            is_reserved = hasattr(self.base, p.name) or p.name in self.base.model_fields
+            if is_reserved or p.name.startswith(("_", "model_")):
                 raise ConfigError(
                     f"{module.__qualname__}'s argument '{p.name}' cannot be an option, since "
                     f"{self.base.__name__} uses this name; rename it"
@@ -234,15 +234,15 @@ class LayerRegistry(ConfigRegistry[C], Generic[C]):
             fields[p.name] = (annotation, ... if p.default is p.empty else p.default)
 
         def build(self: Any, *values: Any) -> nn.Module:
-            known = dict(zip(arguments, values, strict=True))
+            by_name = dict(zip(arguments, values, strict=True))
             if "factor" in offered:
-                known["factor"] = self.factor
+                by_name["factor"] = self.factor
             options = {name: getattr(self, name) for name in fields}
-            options |= {name: known[name] for name in offered}
+            options |= {name: by_name[name] for name in offered}
             return module(*values[: len(leading)], **options)
 
         def reduce(self: Any) -> tuple[Any, ...]:
-            # This class is in no module by its name. The layer's own class is pickled first, so
+            # No module has this class under its name. The layer's own class is pickled first, so
             # that the module that registers it is imported.
             return _unpickled, (module, kind, self.model_dump(mode="json"))
 

@@ -1,6 +1,6 @@
 """Multi-head self-attention inside windows (W-MSA and SW-MSA of Swin, Liu et al. 2021).
 
-On a CPU it works on as many windows at a time as have scores that fit into the cache. Torch's fused
+On a CPU it works on a few windows at a time, whose scores fit into the cache. Torch's fused
 kernel for CPUs is slow with heads as narrow as Swin's and has no gradient for a bias. Without
 fusion, attention over whole maps makes several passes over scores that are far larger than the map.
 In portions, the scores never leave the cache, and backward recomputes them instead of reading them
@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
         return plan.join(self.proj(attended), (x.shape[1], x.shape[2]))
 
     def portion(self, windows: Windows, bias: PortionBias) -> Windows:
-        """Attend within a few windows (n, N, C), given what `portions` yields; no gradient."""
+        """Attend within a few windows (n, N, C) with a bias from `portions`; no gradient."""
         attended: Tensor = self.proj(_attend(self.qkv(windows), bias))
         return attended
 
@@ -125,7 +125,7 @@ def attend(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> Window
     bias = bias.to(qkv.dtype)
     if qkv.device.type != "cpu" or torch.compiler.is_compiling():
         return attend_fused(qkv, bias, plan)
-    # torch gives Function.apply no types
+    # torch does not annotate Function.apply
     return _InPortions.apply(qkv, bias, plan.groups)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -143,7 +143,7 @@ def attend_fused(qkv: Float[Tensor, "n t c3"], bias: Bias, plan: WindowPlan) -> 
 
 
 def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slice, PortionBias]]:
-    """Yield portions of the windows, each with its bias: minus infinity where masked.
+    """Yield portions of the windows, each with its bias, which is minus infinity where masked.
 
     If a portion holds several groups, its bias has a first dimension for the windows.
     """
@@ -152,9 +152,9 @@ def portions(groups: tuple[WindowGroup, ...], bias: Bias) -> Iterator[tuple[slic
     for group in groups:
         masked, start = group.masked(bias), group.start
         while start < group.stop:
-            taken = min(count - size, group.stop - start)
-            start, size = start + taken, size + taken
-            parts.append(masked.expand(taken, -1, -1, -1))
+            length = min(count - size, group.stop - start)
+            start, size = start + length, size + length
+            parts.append(masked.expand(length, -1, -1, -1))
             if size == count or start == groups[-1].stop:
                 yield slice(start - size, start), masked if len(parts) == 1 else torch.cat(parts)
                 size, parts = 0, []

@@ -130,7 +130,7 @@ class CodecAdapter:
         return padded(x, self.padded_size((x.shape[-2], x.shape[-1])))
 
     def check_crop(self, side: int) -> None:
-        """Refuse training crops whose sides are no multiple of a ``downsampling_factor``.
+        """Refuse training crops that are not multiples of a foreign ``downsampling_factor``.
 
         Raises:
             LabError: the message names the nearest sides.
@@ -292,8 +292,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def _wrapped(model: nn.Module) -> nn.Module:
     """Return the ``module`` of a wrapper without parameters of its own, or ``model`` itself.
 
-    Such wrappers are those of data parallelism (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and
-    of weight averaging (AveragedModel).
+    Data parallelism (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and weight averaging
+    (AveragedModel) have such wrappers.
     """
     inner = getattr(model, "module", None)
     if not isinstance(inner, nn.Module) or hasattr(type(model), "decompress"):

@@ -342,19 +342,21 @@ def _check_size(config: VariantConfig, tensors: Mapping[str, Tensor], origin: st
 
 
 def _fill(
-    codec: Codec, given: Mapping[str, Tensor], origin: str, shown: Callable[[str], str]
+    codec: Codec, tensors: Mapping[str, Tensor], origin: str, shown: Callable[[str], str]
 ) -> Codec:
     """Load tensors by our names; ``shown`` maps one of ours to the file's, for messages."""
-    wanted = _weights(codec)
+    expected = _weights(codec)
     ignored = (*TABLES, *CONSTANTS)
-    given = {n: value for n, value in given.items() if n in wanted or own_name(n) not in ignored}
+    tensors = {
+        n: value for n, value in tensors.items() if n in expected or own_name(n) not in ignored
+    }
     faults = [
         f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for fault, names in misfit(given, wanted, shown).items()
+        for fault, names in misfit(tensors, expected, shown).items()
         if names
     ]
     if faults:
         raise CheckpointError(f"{origin}: does not fit {codec.config.name}: {'; '.join(faults)}")
-    codec.load_state_dict(given, strict=False)
+    codec.load_state_dict(tensors, strict=False)
     codec.eval()
     return codec

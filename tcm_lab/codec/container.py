@@ -200,7 +200,7 @@ def read_header(data: bytes) -> Header:
 
 
 def _least_bytes(height: int, width: int) -> int:
-    """Return the fewest bytes of streams that an image may have."""
+    """Return the fewest bytes that an image's streams may have."""
     return -(-height * width // _MAX_PIXELS_PER_BYTE) - 1
 
 

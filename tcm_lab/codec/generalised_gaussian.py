@@ -32,7 +32,7 @@ def cumulative(t: Tensor) -> Tensor:
 
 
 def tail(t: Tensor) -> Tensor:
-    """Return the probability above ``t``, in scales from the mean; precise far above it, too."""
+    """Return the probability above ``t``, in scales from the mean; it is precise far above, too."""
     return cumulative(-t)
 
 

@@ -14,7 +14,7 @@ from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.errors import LabError, brief
 
-#: Values further outside [0, 1] mean another range, rather than the overshoot of a resized image.
+#: Values further outside [0, 1] than this are in another range: resizing overshoots less.
 _OVERSHOOT = 0.5
 
 
@@ -112,7 +112,7 @@ def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
 
     Args:
         rate: one level for all images, or one for each.
-        x: the batch; its values don't matter.
+        x: the batch; its values do not matter.
         top: the highest level.
 
     Raises:

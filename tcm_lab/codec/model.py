@@ -95,7 +95,7 @@ class Codec(_CompressionModel):
 
         Returns:
             ``x_hat`` (B, 3, H, W), not clamped, and ``likelihoods`` of ``y`` (B, M, h, w) and
-            ``z``, over the padded image. In evaluation, those of fine scales match the coder.
+            ``z``, over the padded image. In evaluation with fine scales, they match the coder.
 
         Raises:
             InputError: ``x`` is not a batch of such images; ``rate`` is missing or out of range, or
@@ -283,7 +283,7 @@ class Codec(_CompressionModel):
         rate: float | None = None,
         checksum: int | None = None,
     ) -> dict[str, Tensor]:
-        """Decode what ``compress`` wrote, portable or not.
+        """Decode the output of ``compress``, portable or not.
 
         Args:
             strings: y's streams and z's streams, one of each per image, and for a portable stream

@@ -32,7 +32,8 @@ TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 _OF_STAGES = ("block", "depth", "width")
 #: How many parts of a path are matched so far, and how many of the next steps are implied.
 _State = tuple[int, int]
-#: Steps that a path may omit, and how many steps below it may omit with them: the stage's number.
+#: Steps that a path may omit, each with the number of steps below it that go with it: the stage's
+#: index.
 _IMPLIED = {"stages": 1, "block": 0}
 
 
@@ -173,8 +174,8 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
         known = sorted({str(field.key) for field in below} - {"type"})
     where = f" in '{'.'.join(place)}'" if place else ""
     elsewhere = _places(tree, part)
-    meant = f" Did you mean {one_of(elsewhere)}?" if elsewhere else near(part, known)
-    return f"no field '{part}'{where} (of '{path}').{meant} Known: {one_of(known)}."
+    hint = f" Did you mean {one_of(elsewhere)}?" if elsewhere else near(part, known)
+    return f"no field '{part}'{where} (of '{path}').{hint} Known: {one_of(known)}."
 
 
 def _places(node: Any, name: str, above: str = "") -> list[str]:

@@ -94,7 +94,8 @@ class Agreement:
     """Rounds values to integers on which encoder and decoder agree.
 
     The encoder rounds down the values within the margin of the middle between two integers, and
-    lists their positions; the decoder rounds down those listed. Both round all others to nearest.
+    lists their positions; the decoder rounds down those listed. Both round all others to the
+    nearest integer.
 
     Args:
         images: B, number of images coded at once.
@@ -142,9 +143,9 @@ class Agreement:
                 "too large for a portable stream: the weights are damaged or not trained"
             )
         image, position = (((values - values.floor()) - 0.5).abs() < margin).nonzero(as_tuple=True)
-        for b, found in enumerate(self._found):
+        for b, positions in enumerate(self._found):
             own = position if len(values) == 1 else position[image == b]
-            found.append(own.cpu().numpy() + self._seen)
+            positions.append(own.cpu().numpy() + self._seen)
         return image, position
 
     def _decided_here(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +163,7 @@ class Agreement:
 
     def lists(self) -> list[bytes]:
         """Return the list that the decoder needs, for each image."""
-        return [write_list(np.concatenate(found)) for found in self._found]
+        return [write_list(np.concatenate(positions)) for positions in self._found]
 
     def checksum(self, symbols: int) -> int:
         """Return a CRC-32 over all values agreed on, continuing that of the ``symbols``."""
@@ -203,7 +204,7 @@ def read_list(written: bytes) -> np.ndarray[Any, Any]:
 
 
 class OnGrid:
-    """A `PlaceCoder` that makes another one code around means on the grid."""
+    """A `PlaceCoder` that rounds means to the grid, and leaves the coding to another one."""
 
     def __init__(self, code: PlaceCoder, agree: Agreement) -> None:
         self._code, self._agree = code, agree

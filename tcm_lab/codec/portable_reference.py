@@ -77,7 +77,7 @@ class PortableReference:
     def decompress(
         self, strings: Sequence[Sequence[bytes]], shape: Any, checksum: int | None = None
     ) -> Mapping[str, Tensor]:
-        """Decode what ``compress`` wrote to ``x_hat`` (B, 3, H, W).
+        """Decode the output of ``compress`` to ``x_hat`` (B, 3, H, W).
 
         Raises:
             CodingError: the bytes are not a stream, or float64 results differ by more than allowed.

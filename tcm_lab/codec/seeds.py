@@ -15,7 +15,7 @@ T = TypeVar("T")
 def begin_anew(seed: int, device: torch.device) -> None:
     """Seed the random numbers of the CPU and of a device.
 
-    Other GPUs are left alone, which ``torch.manual_seed`` would seed, too.
+    Unlike ``torch.manual_seed``, this leaves other GPUs alone.
     """
     if device.type not in ("cpu", "meta", "cuda"):
         torch.manual_seed(seed)

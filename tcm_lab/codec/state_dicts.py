@@ -1,4 +1,4 @@
-"""Find a model's weights in what a training loop has saved, and write weights to files."""
+"""Find a model's weights in a checkpoint of any training loop, and write weights to files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CheckpointError(LabError):
 
 
 class _Model(NamedTuple):
-    """One model in a checkpoint: its path, its tensors, and the names of those beside it."""
+    """One model in a checkpoint: its path, its tensors, and the names of other tensors."""
 
     path: str
     tensors: dict[str, Tensor]
@@ -78,19 +78,19 @@ def find_weights(
 
 
 def misfit(
-    given: Tensors, wanted: Tensors, shown: Callable[[str], str] = str
+    actual: Tensors, expected: Tensors, shown: Callable[[str], str] = str
 ) -> dict[str, list[str]]:
     """Return the differences between a file's tensors and those that a model needs, by kind.
 
     ``shown`` maps a name of the model to the file's.
     """
     return {
-        "missing": [shown(name) for name in wanted if name not in given],
-        "unknown": [name for name in given if name not in wanted],
+        "missing": [shown(name) for name in expected if name not in actual],
+        "unknown": [name for name in actual if name not in expected],
         "of another shape": [
-            f"{shown(name)} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
-            for name, value in wanted.items()
-            if name in given and given[name].shape != value.shape
+            f"{shown(name)} is {tuple(actual[name].shape)}, not {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in actual and actual[name].shape != value.shape
         ],
     }
 
@@ -115,8 +115,10 @@ def constant_names(codec: nn.Module) -> set[str]:
 def tied_names(codec: nn.Module) -> set[str]:
     """Return the second and later names of tensors that occur several times (tied weights)."""
     kinds = (codec.named_parameters, codec.named_buffers)
-    every, once = ({n for of in kinds for n, _ in of(remove_duplicate=d)} for d in (False, True))
-    return every - once
+    names, first_names = (
+        {n for of in kinds for n, _ in of(remove_duplicate=d)} for d in (False, True)
+    )
+    return names - first_names
 
 
 def own_name(name: str) -> str:

@@ -42,9 +42,9 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     own, tables = codec.state_dict(), table_names(codec)
     tensors = read_state(source, own.keys())
-    wanted = {name: value for name, value in own.items() if name not in tables}
-    given = {n: value for n, value in tensors.items() if n in wanted or own_name(n) not in TABLES}
-    misfits = misfit(given, wanted)
+    expected = {name: value for name, value in own.items() if name not in tables}
+    given = {n: value for n, value in tensors.items() if n in expected or own_name(n) not in TABLES}
+    misfits = misfit(given, expected)
     faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in misfits[kind]]
     faults += misfits["of another shape"]
     if faults:

@@ -115,15 +115,15 @@ def build(
     """Build a codec from a preset's name, a YAML file or a configuration.
 
     Args:
-        model: what to build; ``compressai/<name>`` builds CompressAI's own model, untouched, and
-            ``my_codec.py:factory`` or ``my_package.module:factory`` a codec of the user's own.
+        model: the codec; ``compressai/<name>`` builds CompressAI's own model, unchanged, and
+            ``my_codec.py:factory`` or ``my_package.module:factory`` a user's own codec.
         overrides: dotted fields to change; for CompressAI's models, only ``quality``; for a user's
             own codec, arguments of the factory.
         seed: seed of the initial weights; the caller's random state is left as it was.
         device: device of the weights; on ``meta`` they have shapes and no values.
 
     Returns:
-        A `Codec`, CompressAI's model, or what the factory returns.
+        A `Codec`, CompressAI's model, or the factory's result.
 
     Raises:
         ConfigError: the configuration is not valid.
@@ -144,7 +144,7 @@ def _assemble(model: str | Path | VariantConfig, overrides: Mapping[str, Any] | 
             field = next(iter(options))
             raise ConfigError(f"'{model}' is CompressAI's: only quality can be set, not '{field}'")
         return build_reference_model(model, quality=quality)
-    from tcm_lab.codec.model import Codec  # imports CompressAI, which configurations don't need
+    from tcm_lab.codec.model import Codec  # imports CompressAI, not needed by configurations
 
     return Codec(load_config(model).override(overrides or {}))
 

@@ -67,35 +67,35 @@ def directions_of(adapter: CodecAdapter) -> Directions:
 def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
     """Return for each layer the passes in which it runs: encode, decode and whole."""
     model, runs = adapter.module, dict[str, set[str]]()
-    now = ["whole"]
+    phase = ["whole"]
 
-    def note(name: str, *_: object) -> None:
-        runs.setdefault(name, set()).add(now[0])
+    def record(name: str, *_: object) -> None:
+        runs.setdefault(name, set()).add(phase[0])
 
     height, width = adapter.padded_size((_SIDE, _SIDE))
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     x = x.to(adapter.device)
     layers = [
-        module.register_forward_pre_hook(partial(note, name))
+        module.register_forward_pre_hook(partial(record, name))
         for name, module in model.named_modules()
         if name and ([*module.parameters(recurse=False)] or not any(module.children()))
     ]
     with hooked(layers), evaluating(model), torch.no_grad():
         adapter.make_tables()
         adapter.forward(x)
-        now[0] = "encode"
+        phase[0] = "encode"
         coded = model.compress(x)  # type: ignore[operator]  # CompressAI's method
-        now[0] = "decode"
+        phase[0] = "decode"
         decompress(model, coded)
     return runs
 
 
 def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
     """Return parts by the top module that holds a layer, and by the directions that run it."""
-    ways: dict[str, str] = {}  # the only direction that runs a layer; "" for both
+    directions: dict[str, str] = {}  # the only direction that runs a layer; "" for both
     for name, seen in runs.items():
         coding = seen - {"whole"}
-        ways[name] = coding.pop() if len(coding) == 1 else ""
+        directions[name] = coding.pop() if len(coding) == 1 else ""
     uncounted = sorted(name for name, seen in runs.items() if "whole" not in seen)
     if uncounted:
         warnings.warn(
@@ -105,8 +105,8 @@ def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
             stacklevel=2,
         )
     tops: dict[str, set[str]] = {}
-    for name, way in ways.items():
-        tops.setdefault(adapter.part_of(name), set()).add(way)
+    for name, direction in directions.items():
+        tops.setdefault(adapter.part_of(name), set()).add(direction)
 
     def part_of(name: str) -> str:
         part = adapter.part_of(name)
@@ -114,11 +114,11 @@ def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
             return part
         steps = name.split(".")
         prefixes = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
-        way = next((ways[prefix] for prefix in prefixes if prefix in ways), "")
-        return f"{part} ({way} only)" if way else part
+        direction = next((directions[prefix] for prefix in prefixes if prefix in directions), "")
+        return f"{part} ({direction} only)" if direction else part
 
-    def run_by(way: str) -> frozenset[str]:
-        return frozenset(part_of(name) for name, only in ways.items() if only == way)
+    def run_by(direction: str) -> frozenset[str]:
+        return frozenset(part_of(name) for name, only in directions.items() if only == direction)
 
     absent: dict[Scope, frozenset[str]] = {"encode": run_by("decode"), "decode": run_by("encode")}
     return Directions(part_of, {**absent, "whole": frozenset()})

@@ -30,8 +30,8 @@ def measure_complexity(
             follow from their names, from its attribute ``parts``, or from coding an image; see
             `tcm_lab.codec.CodecAdapter`.
         size: (height, width) of the image, before padding.
-        counter: the counter. A model without a closed formula (a foreign one, or one with such a
-            block) is counted by ``torch`` instead, which the record states.
+        counter: the counter. Without a closed formula (for a foreign model, or for one of the
+            blocks), ``torch`` counts instead, and the record says so.
         memory: whether to measure peak memory too, of a forward pass and of decoding.
 
     Raises:

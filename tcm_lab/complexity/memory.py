@@ -3,7 +3,7 @@
 The pass runs on the meta device, and every tensor's storage is tracked from creation to release.
 This needs no memory at all, and gives the same number on every machine. Attention counts as fused,
 as torch's kernels compute it. The workspace of kernels (an unfolded image, say) is not counted. A
-`TimingRecord` holds what a GPU's allocator really handed out.
+`TimingRecord` holds the peak of a GPU's allocator.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _ratio(record: TimingRecord, baseline: TimingRecord, scope: Direction) -> Ti
     theirs = np.asarray(getattr(baseline, scope).samples_ms)
 
     def ratio(draw: Draw) -> Any:
-        # The same turns are drawn for both: what disturbed a turn disturbed both.
+        # The same turns are drawn for both, since a disturbance of a turn affects both.
         turns = draw["turns"]
         return np.median(ours[turns], axis=-1) / np.median(theirs[turns], axis=-1)
 

@@ -130,7 +130,7 @@ class TimingRecord(Frozen):
         decode: from bytes to image.
         peak_device_memory_bytes: peak of all measured runs on a GPU, weights included, for this
             model alone; None on a CPU.
-        device_peak: what the device allows under the same conditions, measured in the same run.
+        device_peak: peak performance of the device under the same conditions, in the same run.
         environment: device, threads, versions.
         measured_at: time of the measurement, in UTC (ISO 8601).
     """

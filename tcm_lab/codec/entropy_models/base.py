@@ -18,7 +18,7 @@ A module alone is enough to begin with::
             mean, scale = self.head(features[0]).chunk(2, 1)
             return code(Channels(0, self.channels), mean, scale)
 
-It is then chosen by ``entropy_model: {type: mine, kernel: 5}``. To give a closed formula for its
+Select it by ``entropy_model: {type: mine, kernel: 5}``. To give a closed formula for its
 cost, or to change the defaults below, register a subclass of `EntropyModelConfig` instead.
 """
 
@@ -37,7 +37,7 @@ from tcm_lab.codec.distributions import SCALE_TABLES, Distribution
 from tcm_lab.codec.entropy_models.coder import Coder
 from tcm_lab.errors import ConfigError, validation_message
 
-#: Factor on the weights of an initialised output, which thus tells positions apart from the start.
+#: Factor on the weights of an initialised output, which still differs between positions.
 _NARROWED = 0.3
 
 

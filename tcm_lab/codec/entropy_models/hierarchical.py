@@ -57,7 +57,7 @@ class HierarchicalConfig(EntropyModelConfig):
         window_size: side of the windows of the attention that carries the context on, by lattice.
         head_dim: channels of one head of this attention, which has 2 M channels.
         hyper_places: where the half lattice takes its hyper parameters from: its ``own`` places, or
-            ``as-published`` those that the authors' code reads, which are often others.
+            ``as-published`` those that the authors' code reads, which often differ.
         scale_table: scales that the coder distinguishes. With ``fine``, each scale uses the nearest
             of 256; with ``published``, the next larger of the authors' 60.
     """
@@ -219,20 +219,20 @@ class HierarchicalModel(nn.Module):
         for i, lattice in enumerate(walk):
             context = self._enter(i, lattice, context, maps)
             for step in lattice.steps:
-                now = context
+                current = context
                 if y_hat is not None:
                     known = take(y_hat, lattice.latent).view(batch, -1, *context.shape[2:])
                     adaptor, factors = next(remaining)
                     x = adaptor(torch.cat((context, known), 1))
-                    now = self.trunks[_TRUNKS[i]](x, factors)
-                scale, mean = take(now.reshape(batch, 2, -1), step.here).unbind(1)
+                    current = self.trunks[_TRUNKS[i]](x, factors)
+                scale, mean = take(current.reshape(batch, 2, -1), step.here).unbind(1)
                 coded = code(step.places, mean, scale)
                 if y_hat is None:
                     y_hat = coded.new_zeros(batch, 1, maps.shape[2])
                 elif step is not walk[-1].steps[-1]:
-                    context = self.attentions[i](now, context)
-                there = step.latent.expand(batch, 1, -1)
-                y_hat = y_hat.scatter(2, there, coded[:, None])
+                    context = self.attentions[i](current, context)
+                target = step.latent.expand(batch, 1, -1)
+                y_hat = y_hat.scatter(2, target, coded[:, None])
         assert y_hat is not None  # there are steps
         return y_hat.view(batch, both // 2, *size)
 

@@ -263,7 +263,7 @@ class ContextSlice(nn.Module):
         self.others = CodingPass(config, own + shared, channels + last, width)
 
     def forward(self, features: Sequence[Hyper], decoded: Sequence[Slice], code: Coder) -> Slice:
-        """Return the slice's ŷ; the second half of the only feature is the means'."""
+        """Return the slice's ŷ; the second half of the only feature is for the means."""
         (hyper,) = features
         colour = checkerboard(hyper)
         before = torch.cat((*decoded,), 1) if decoded else hyper[:, :0]

@@ -156,7 +156,7 @@ class SlicesConfig(EntropyModelConfig):
         return child if child in ("attention", "lrp") else "slice_heads"
 
     def canonical(self, channels: int) -> dict[str, Any]:
-        """Return the options that have an effect, without ``type``, which is newer than hashes."""
+        """Return the options that have an effect, without ``type``, to keep old fingerprints."""
         tree = super().canonical(channels)
         del tree["type"]
         # The last slice sees all earlier ones; a larger support has no effect.
@@ -241,7 +241,7 @@ class SliceCodec(nn.Module):
         return [] if self.lrp is None else [self.lrp[-1]]
 
     def extents(self) -> Extents:
-        """Return where the slice's own channels lie, which follow its support."""
+        """Return the extents of the inputs, where the slice's own channels follow its support."""
         first, last = self.channels
         context = 0 if self.context is None else self.context.out_channels
         behind = {f"networks.{i}": (each, context) for i, each in enumerate(self.networks)}

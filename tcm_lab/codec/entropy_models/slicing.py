@@ -77,8 +77,8 @@ class SliceChain(nn.Module):
         """Return ŷ of all slices; see `EntropyModel`."""
         decoded: list[Tensor] = []
         for network in self.chain:
-            seen = len(decoded) - self._lag
-            known = [y if i < seen else torch.zeros_like(y) for i, y in enumerate(decoded)]
+            visible = len(decoded) - self._lag
+            known = [y if i < visible else torch.zeros_like(y) for i, y in enumerate(decoded)]
             decoded.append(network(features, known, code))
         return torch.cat(decoded, 1)
 

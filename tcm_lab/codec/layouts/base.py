@@ -33,7 +33,7 @@ class Layout:
     """How another project names and shapes the tensors of a codec that we can build.
 
     Attributes:
-        authors: whose layout it is, for messages.
+        authors: name of the authors' codec, for messages.
         preset: preset of their published codec, from which the inference starts.
         recognises: whether a state dict, its prefixes stripped, has this layout.
         infer: changes the preset to the codec of a state dict, by names and shapes.
@@ -119,6 +119,6 @@ def rename(name: str, *renamings: tuple[str, str]) -> str:
 
 
 def count_children(state: State, prefix: str) -> int:
-    """Return how many numbered children the module ``prefix`` has."""
+    """Return the number of children of the module ``prefix``."""
     start = f"{prefix}."
     return len({name[len(start) :].split(".")[0] for name in state if name.startswith(start)})

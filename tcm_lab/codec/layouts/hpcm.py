@@ -1,7 +1,7 @@
 """The layout of the HPCM authors' checkpoints (lyq133/LIC-HPCM): names and inference.
 
 Two lists of renamings map our names to theirs; the architecture is inferred from the tensors' names
-and shapes. What no tensor shows (windows and heads of the attention) is assumed as published.
+and shapes. What no tensor shows (windows and heads of the attention) has its published value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A forward pass without data: the model on torch's meta device, where only shapes are computed.
+"""Forward passes without data: models on torch's meta device, where only shapes are computed.
 
 Models with a user's layer that needs values are detected beforehand, and run with data.
 """
