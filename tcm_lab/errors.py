@@ -81,7 +81,7 @@ first word."""
 
 
 def validation_message(error: ValidationError, model: type[BaseModel], tree: object = None) -> str:
-    """Return the first validation error as one line: the field's path, its value and the fix.
+    """Return the first validation error as one line: the path, the value and what would work.
 
     Given the ``tree`` that was validated, the message shows the value as the user wrote it.
     """

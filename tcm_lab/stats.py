@@ -117,7 +117,7 @@ def bootstrap(
         vectorized: whether ``statistic`` takes R draws at once, indexes of (R, N), and returns
             their (R,) values, NaN for those that it refuses.
         noise: standard deviation of the statistic from sources that are not resampled, such as
-            `mean_noise` of its seeds; it widens the interval, as a normal variable.
+            `mean_noise` of its seeds; it widens the interval as a normal variable would.
 
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
@@ -227,7 +227,7 @@ def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
 
 
 def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
-    """Return letters for ranked items: two share one exactly if they are not distinguishable.
+    """Return letters for ranked items: two share one if, and only if, they are indistinguishable.
 
     The algorithm inserts and absorbs (Piepho, "An algorithm for a letter-based representation of
     all-pairwise comparisons", 2004).

@@ -133,7 +133,7 @@ def _check_options(registry: LayerRegistry[Any], config: LayerConfig) -> None:
 
 
 def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirection | None) -> None:
-    """Check every module that a codec builds of the layer, each against a second one like it."""
+    """Check every module that a codec builds from the layer, each against a second copy."""
     c_out = channels
     if isinstance(config, ResamplerConfig) and config.factor > 1:
         c_out = max(channels // 2, 1)

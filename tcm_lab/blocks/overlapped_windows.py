@@ -131,7 +131,7 @@ class OverlappedWindowAttention(nn.Module):
 
 
 def _mask(seen: Bool[Tensor, "n t"]) -> Float[Tensor, "n t t"]:
-    """Return the addend to each pair's score, so that no known place sees an unknown one."""
+    """Return the term added to each pair's score, so that no known place sees an unknown one."""
     return (seen[:, :, None] & ~seen[:, None, :]) * _UNSEEN
 
 

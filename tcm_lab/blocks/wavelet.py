@@ -42,7 +42,7 @@ class HaarLinear(nn.Linear):
         self.log_gain = nn.Parameter(start.reshape(1, 1, -1))
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        """Transform a map; sides that the factor does not divide are padded with their ends."""
+        """Transform a map; sides that the factor does not divide are padded by replication."""
         gain, f = self.log_gain.flatten(), self.factor
         if self.direction == "down":
             missing = (0, -input.shape[-1] % f, 0, -input.shape[-2] % f)

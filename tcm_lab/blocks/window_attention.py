@@ -23,7 +23,7 @@ from tcm_lab.blocks.windows import WindowGroup, WindowPlan, window_plan
 from tcm_lab.errors import ConfigError, one_of
 
 _CACHED_SCORES = 2**18  # 1 MB in float32
-_NARROW = 16  # channels of a head; for more, the order of a product makes no difference
+_NARROW = 16  # channels of a head, from which on the order of a product makes no difference
 
 Windows = Float[Tensor, "n t c"]
 Bias = Float[Tensor, "heads t t"]

@@ -24,7 +24,7 @@ class RateGains(nn.Module):
         self.log_inverse = nn.Parameter(-start)
 
     def gain(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:
-        """Return the factors of the channels before quantisation at ``rate`` in [0, R - 1]."""
+        """Return the factors that scale channels before quantisation, at ``rate`` in [0, R - 1]."""
         return _between(self.log_gain, rate)
 
     def inverse(self, rate: Float[Tensor, " b"]) -> Float[Tensor, "b c 1 1"]:

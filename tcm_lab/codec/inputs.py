@@ -116,7 +116,7 @@ def levels_of(rate: object, x: Tensor, top: int) -> Tensor:
         top: the highest level.
 
     Raises:
-        InputError: ``rate`` is no number, or has another length than the batch.
+        InputError: ``rate`` is not a number, or its length is not that of the batch.
     """
     try:
         levels = torch.as_tensor(rate, dtype=torch.float32, device=x.device)
@@ -154,7 +154,7 @@ def check_sides(
     """Return (height, width) of z, and of the decoded image: the whole padded one by default.
 
     Raises:
-        InputError: a size is invalid, no image has a z of ``shape``, or one of ``size`` has not.
+        InputError: a size is invalid, no image has a z of ``shape``, or that of ``size`` has none.
     """
     stride, shape = config.stride[1], sides_of("shape", shape)
     full = (shape[0] * stride, shape[1] * stride)

@@ -378,7 +378,7 @@ class Codec(_CompressionModel):
         return nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Keep the present tables, also when an outer module is loaded.
+        """Keep the current tables, also when an outer module is loaded.
 
         Tables in ``state_dict``, which is torch's own copy, have sizes that depend on its weights.
         """
@@ -388,7 +388,7 @@ class Codec(_CompressionModel):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _current_tables(self) -> ScaleTables:
-        """Return the coding tables for the present weights."""
+        """Return the coding tables for the current weights."""
         prior = [value.detach().flatten() for value in self.entropy_bottleneck.parameters()]
         weights = torch.cat(prior).cpu().double()
         if self._tables is None or not torch.equal(self._tables[1], weights):

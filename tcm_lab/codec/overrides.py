@@ -179,7 +179,7 @@ def _lost(tree: Tree, path: str, parts: list[str]) -> str:
 
 
 def _places(node: Any, name: str, above: str = "") -> list[str]:
-    """Return the shortest paths to the fields called ``name``, with g_a and g_s as one."""
+    """Return the shortest paths to fields called ``name``, with a transform's directions as one."""
     if not isinstance(node, dict | list):
         return []
     paths = dict[str, None]()  # in the tree's order

@@ -151,7 +151,7 @@ class Agreement:
     def _decided_here(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values (image, position) that the encoder decided."""
         assert self._listed is not None
-        # They stay on a GPU, so that no further call waits for it.
+        # Moved once, so that later calls do not wait for a GPU.
         self._decided = [decided.to(values.device) for decided in self._decided]
         here: list[Tensor] = []
         for b, listed in enumerate(self._listed[: len(values)]):

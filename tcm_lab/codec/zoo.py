@@ -45,8 +45,8 @@ class _DerivedConfig(Frozen):
 def load_config(source: str | Path | VariantConfig) -> VariantConfig:
     """Return the configuration of a preset or of a YAML file.
 
-    A file holds either the whole tree, or ``base`` (a preset's name, or a file in the same folder),
-    ``name`` and ``override`` (dotted paths).
+    A file holds either the whole tree, or ``base`` (a preset's name, or a path relative to the
+    file), ``name`` and ``override`` (dotted paths).
 
     Raises:
         ConfigError: ``source`` is neither a preset nor a file, or the file is not a valid

@@ -236,8 +236,7 @@ _SUSPECTS = {
     "einsum": "einsum", "elu": "ELU", "celu": "CELU", "selu": "SELU", "hardswish": "Hardswish",
     "mish": "Mish", "multi_head_attention_forward": "MultiheadAttention",
 }  # fmt: skip
-"""Functions that some tool does not count, or counts differently, with the names that readers know.
-"""
+"""Functions that some tool does not count, or counts differently, with readable names."""
 
 
 class _SuspectWatch(FunctionMode):

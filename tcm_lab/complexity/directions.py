@@ -24,7 +24,7 @@ _SIDE = 128
 
 
 class UncountedWarning(UserWarning):
-    """The name of something that a count leaves out, or counts in another way."""
+    """Something that a count leaves out or counts in another way; the message names it."""
 
 
 @dataclass(frozen=True)

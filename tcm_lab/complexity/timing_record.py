@@ -35,7 +35,7 @@ class TimingOptions(Frozen):
         device: ``cpu`` or ``cuda``; None: where the model is.
         precision: arithmetic of the networks: float32 (on a GPU without TF32), tf32, or 16 bits by
             autocast.
-        threads: torch's threads on the CPU; None: as many as it has.
+        threads: torch's threads on the CPU; None: unchanged.
         batch: images coded at once.
         repeats: measured runs, at least.
         seconds: duration of the measured runs, at least.

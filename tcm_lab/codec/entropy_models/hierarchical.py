@@ -79,7 +79,7 @@ class HierarchicalConfig(EntropyModelConfig):
 
     @property
     def stride(self) -> int:
-        """Side of a cell, which y holds whole."""
+        """Side of a cell; y consists of whole cells."""
         return CELL
 
     def check(self, channels: int) -> None:

@@ -129,8 +129,8 @@ class MultiContextConfig(EqualSlicesConfig):
         hidden: widths between the 1x1 convolutions from contexts to means and scales.
         channel: convolutions on all earlier slices; or ``none``.
         inter: attention among all positions of all earlier slices; or ``none``.
-        intra: attention from a slice's other positions to its anchors, weighted by the values of
-            the previous slice there; or ``none``.
+        intra: attention from a slice's other positions to its anchors, with weights from the
+            previous slice's values there; or ``none``.
         local: attention among the anchors around each position; or ``none``.
         lrp: widths between the 3x3 convolutions of latent residual prediction, which follows each
             pass; or ``none``.
