@@ -129,7 +129,7 @@ def _registry_of(layer: str | LayerConfig, kind: str | None) -> LayerRegistry[An
 def _check_options(registry: LayerRegistry[Any], config: LayerConfig) -> None:
     text = to_yaml(config.model_dump(mode="json"))
     if registry.parse(parse_yaml(text, "its options")) != config:
-        raise LayerError(f"its options do not come back from YAML: {text.strip()}")
+        raise LayerError(f"its options change when written to YAML and read back: {text.strip()}")
 
 
 def _check_modules(config: LayerConfig, channels: int, direction: ResampleDirection | None) -> None:
@@ -222,7 +222,7 @@ def _check_precision(shape: Sequence[int], run: Callable[[Tensor], Tensor]) -> N
     # in float32 these are 1e-7. It is larger at the kink of a ReLU, which is rare.
     if here.dtype != torch.float64 or (after - 2 * here + before).abs().mean() > 1e-11:
         raise LayerError(
-            "computes in less than float64 on float64; let it compute in the dtype of its input"
+            "computes in less than float64 on float64 input; let it compute in its input's dtype"
         )
 
 
@@ -279,7 +279,7 @@ def _check_bytes(config: EntropyModelConfig, channels: int) -> None:
     codec = build(_codec_of(config, channels)).eval()
     for portable in (False, True):
         for batch, size in ((1, (1, 1)), (2, (33, 50))):
-            with _refusing(f"a codec made of it does not code images of {size[0]}x{size[1]}:"):
+            with _refusing(f"a codec with it does not code images of {size[0]}x{size[1]}:"):
                 codec.decompress(**codec.compress(torch.rand(batch, 3, *size), portable=portable))
 
 
@@ -302,7 +302,7 @@ def _check_formula(config: LayerConfig, channels: int) -> None:
             size = "x".join(map(str, _COUNTED_SIZE))
             raise LayerError(
                 f"cost() gives {ours:,} {unit} of kind {kind} where torch counts {torchs:,} "
-                f"(in {part} of a codec made of it, at {size} and {channels} channels)"
+                f"(in {part} of a codec with it, at {size} and {channels} channels)"
             )
 
 

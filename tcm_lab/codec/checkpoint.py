@@ -48,8 +48,8 @@ _PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
 #: First bytes of files that are downloaded by mistake instead of a checkpoint.
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "a Git LFS pointer instead of the file; run git lfs pull",
-    b"<!doctype": "a web page instead of the file; take the link of the file itself",
-    b"<html": "a web page instead of the file; take the link of the file itself",
+    b"<!doctype": "a web page instead of the file; use the link to the file itself",
+    b"<html": "a web page instead of the file; use the link to the file itself",
 }
 
 JsonValue = TypeVar("JsonValue", dict[str, Any], list[Any])

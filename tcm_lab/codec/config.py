@@ -138,7 +138,7 @@ class VariantConfig(Frozen):
     @classmethod
     def _one_level_is_none(cls, levels: int) -> int:
         if levels == 1:
-            raise ConfigError("rate_levels = 1 conditions on nothing; write 0, or 2 and more")
+            raise ConfigError("rate_levels = 1 has nothing to choose from; write 0, or 2 or more")
         return levels
 
     @model_validator(mode="after")

@@ -246,7 +246,7 @@ def _check_rate(codec: Codec, rate: float | None) -> None:
     levels = codec.config.rate_levels
     if levels and not _lies_between(rate, 0, levels - 1):
         given = "no rate is given (--rate)" if rate is None else f"rate = {rate}"
-        raise ContainerError(f"{given}: {codec.config.name} takes one from 0 to {levels - 1}")
+        raise ContainerError(f"{given}: {codec.config.name} needs one from 0 to {levels - 1}")
     if not levels and rate is not None:
         raise ContainerError(f"rate = {rate}: {codec.config.name} has no rate levels; leave it out")
 

@@ -257,7 +257,7 @@ def _with_weights(model: Measurable) -> CodecAdapter:
     adapter = CodecAdapter(model if isinstance(model, nn.Module) else codec.build(model))
     if any(parameter.is_meta for parameter in adapter.module.parameters()):
         raise LabError(
-            "this model is on the meta device and has no weights; build it on a real one"
+            "this model is on the meta device and has no weights; build it on a real device"
         )
     return adapter
 

@@ -95,7 +95,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "set the width to 32 or resample to 'conv' with stride 1",
     ),
     ({"latent_channels": 0}, "latent_channels = 0: must be greater than 0"),
-    ({"rate_levels": 1}, "rate_levels: rate_levels = 1 conditions on nothing; write 0, or 2"),
+    ({"rate_levels": 1}, "rate_levels: rate_levels = 1 has nothing to choose from; write 0, or 2"),
     (
         {"entropy_model.slice": 5},
         "no field 'slice' in 'entropy_model' (of 'entropy_model.slice'). Did you mean slices",

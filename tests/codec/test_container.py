@@ -129,7 +129,7 @@ def test_a_decoder_that_computes_something_else_says_so(codec: Any) -> None:
 
 @pytest.mark.parametrize("rate", [None, -0.5, 2.5, float("nan"), [1.0], [], torch.ones(2), 1j])
 def test_a_rate_that_the_codec_has_not_is_refused(codec: Any, rate: Any) -> None:
-    with pytest.raises(LabError, match=r"takes one from 0 to 2"):
+    with pytest.raises(LabError, match=r"needs one from 0 to 2"):
         encode_image(codec, torch.rand(3, 8, 8), rate)
 
 

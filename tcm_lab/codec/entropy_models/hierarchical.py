@@ -88,8 +88,8 @@ class HierarchicalConfig(EntropyModelConfig):
             below = channels // GROUPS * GROUPS
             fits = one_of([n for n in (below, below + GROUPS) if n])
             raise ConfigError(
-                f"type = hierarchical codes {GROUPS} groups of channels, which "
-                f"latent_channels = {channels} cannot be cut into; nearest that work: {fits}"
+                f"type = hierarchical codes {GROUPS} groups of channels, into which "
+                f"latent_channels = {channels} does not divide; nearest that work: {fits}"
             )
         check_heads(2 * channels, self.head_dim)
         at("block", self.block.check, 3 * channels)

@@ -59,7 +59,7 @@ class Layout:
         except LabError:
             raise
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-            reason = "its tensors have other shapes"
+            reason = "its tensors have unexpected shapes"
             if isinstance(error, KeyError):
                 reason = f"{error} is missing"
             raise LabError(
