@@ -132,7 +132,7 @@ def test_paired_losses_are_compared_step_by_step(by_loss: StudyResult) -> None:
     assert len(rows) == 5
     page = (by_loss.out / "report.html").read_text()
     assert "Lagrangian cost by paired-loss" in page
-    assert "no rounding and no bytes" in page
+    assert "sees only training crops with noise, without rounding or bytes" in page
     assert "How the differences move with the budget" in page
 
 
@@ -236,9 +236,9 @@ def test_finalists_without_another_estimator_are_refused() -> None:
 def own_estimator() -> Iterator[None]:
     @register_estimator("parameters")
     class Parameters(Estimator):
-        """Takes a tenth of a percent for every thousand parameters."""
+        """Assumes that a thousand more parameters save a tenth of a percent."""
 
-        bias = "knows nothing of coding"
+        bias = "knows nothing about coding"
         baseline_first = True
         per_thousand: float = 0.1
 
@@ -264,7 +264,7 @@ def test_an_estimator_of_ones_own_is_usable_at_once(tmp_path: Path) -> None:
     summary = write_report(result, "tcm-lab study")
     assert not trained(tmp_path / "log")
     assert "rd.svg" not in {path.name for path in summary.files["Plots"]}
-    assert "knows nothing of coding" in (result.out / "report.html").read_text()
+    assert "knows nothing about coding" in (result.out / "report.html").read_text()
     with pytest.raises(LabError, match="not comparable"):
         others[0].lagrangian_percent(base.model_copy(update={"estimator": Train()}))
 

@@ -1,4 +1,4 @@
-"""Estimators: how a study finds what a variant costs to code with, from a training to a guess."""
+"""Estimators of a variant's Lagrangian cost, from a full training to a rough guess."""
 
 from tcm_lab.study.estimators.base import (
     ESTIMATORS,

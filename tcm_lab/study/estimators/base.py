@@ -1,16 +1,16 @@
 """The interface of an estimator, and its registry.
 
-An estimator says what a variant will cost to code with, against the study's baseline: by training
-it (``train``), or by something cheaper. It is a configuration that does two things. ``run`` does
-the work for one variant and seed and returns an `Outcome`, which becomes a record. ``percent`` and
-``difference`` read the records of a variant and of the baseline. Everything else (queue, resuming,
-sampling, rungs, tables, plots) is the study's, and the same for all::
+An estimator finds the Lagrangian cost of a variant relative to the study's baseline: by training it
+(``train``), or by something cheaper. It is a configuration that does two things. ``run`` does the
+work for one variant and seed and returns an `Outcome`, which becomes a record. ``percent`` and
+``difference`` compare the records of a variant and of the baseline. Everything else (queue,
+resuming, sampling, rungs, tables, plots) belongs to the study, and is the same for all estimators::
 
     @tcm_lab.register_estimator("parameters")
     class Parameters(tcm_lab.study.Estimator):
-        \"\"\"Takes a tenth of a percent for every thousand parameters.\"\"\"
+        \"\"\"Assumes that a thousand more parameters save a tenth of a percent.\"\"\"
 
-        bias = "knows nothing of coding"
+        bias = "knows nothing about coding"
 
         def run(self, task, context, watch):
             count = sum(p.numel() for p in tcm_lab.build(task.config).parameters())
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
 
 class Estimate(Frozen):
-    """What a variant costs to code with, of an estimator that evaluates no codec for it.
+    """A variant's cost, from an estimator that does not evaluate the variant's own codec.
 
     Attributes:
-        log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE), on a scale that the
-            study's variants of one seed share: only differences count, 0.01 being one percent.
+        log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE), on a scale shared by the
+            study's variants of one seed: only differences count, 0.01 being one percent.
         sd_percent: standard deviation of its difference from the baseline's, in percent.
-        parts: what it is the sum of, in percent, by name; for tables.
+        parts: contributions to the cost, in percent, by name; for tables.
     """
 
     log_cost: float
@@ -58,16 +58,16 @@ class Estimate(Frozen):
 
 
 class Outcome(Frozen):
-    """What the work on one variant gives.
+    """The result of the work on one variant.
 
     Attributes:
-        training: the finished training; ``None`` for one that was given up at a rung, and where
-            no weights are trained for the variant alone.
-        more: those of the further lambdas, where each has weights of its own.
-        rd: an evaluation at the last step that was reached; ``None`` where none was made.
-        estimate: the cost, where it is not that of ``rd``.
-        steps: training steps that it reached.
-        reused_s: seconds of CPU time that another study spent on what this work builds on.
+        training: the finished training; ``None`` if it was stopped at a rung, or if no weights are
+            trained for the variant alone.
+        more: trainings of the further lambdas, if each has its own weights.
+        rd: an evaluation at the last step; ``None`` if there is none.
+        estimate: the cost, if it is not that of ``rd``.
+        steps: training steps done.
+        reused_s: CPU seconds that another study spent on results that this work reuses.
     """
 
     training: TrainingRecord | None = None
@@ -83,11 +83,12 @@ class Task:
     """One variant to estimate, with one seed.
 
     Attributes:
-        config: the codec.
-        recipe: how it is trained, the seed included, as the estimator's ``recipe`` made it.
-        directory: where its state, weights and records go; what is found there is resumed. Its
-            parent is shared by all variants of the study.
-        rungs: steps at which to evaluate on the way.
+        config: configuration of the codec.
+        recipe: recipe of the training, including the seed, as returned by the estimator's
+            ``recipe``.
+        directory: folder of its state, weights and records; work found there is resumed. The
+            parent folder is shared by all variants of the study.
+        rungs: steps at which to evaluate during training.
     """
 
     config: VariantConfig
@@ -100,23 +101,23 @@ class Watch(Protocol):
     """Callbacks of a training."""
 
     def progress(self, step: int, text: str) -> None:
-        """Note that ``step`` steps are done."""
+        """Report that ``step`` steps are done."""
 
     def rung(self, step: int, rd: RdRecord) -> bool:
-        """Judge an evaluation on the way; return whether training goes on."""
+        """Judge an evaluation at a rung; return whether training continues."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside the baseline.
+    """The records of a variant and of the baseline, to be compared.
 
     Attributes:
-        own: its records, one per seed.
-        baseline: the baseline's; where ``paired``, of the same seeds in the same order.
-        paired: whether the two have their seeds in common, and with them all random numbers.
-        noise: what the recipe's seeds vary by, where that was measured.
+        own: records of the variant, one per seed.
+        baseline: records of the baseline; if ``paired``, with the same seeds in the same order.
+        paired: whether the two share their seeds, and with them all random numbers.
+        noise: noise of the recipe, if it was measured.
         samples: number of bootstrap resamples.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
 
     own: Sequence[TrialRecord]
@@ -128,49 +129,49 @@ class Comparison:
 
     @property
     def seed_sd_loss(self) -> float:
-        """What paired training losses were measured to differ by between seeds; 0 if unknown."""
+        """Measured standard deviation between seeds of paired training losses; 0 if unknown."""
         return self.noise.widened(self.noise.seed_sd_loss or 0.0) if self.noise else 0.0
 
 
 class Estimator(Frozen):
-    """How a study finds what its variants cost to code with; ``type`` is its registered name.
+    """How a study finds the Lagrangian cost of its variants; ``type`` is the registered name.
 
-    Its Lagrangian cost is that of the study's metric ``lagrangian_percent``, in percent above the
-    baseline's, whatever it is found by.
+    Whatever the estimator, this cost is the study's metric ``lagrangian_percent``, in percent above
+    the baseline's.
     """
 
     type: str
-    #: What its numbers favour or cannot see, as the rest of "NAME …".
+    #: What its estimates favour or cannot see, to complete "NAME …".
     bias: ClassVar[str] = "has no known bias"
-    #: What its 95 % intervals are over, as the rest of "intervals: 95 % over …".
+    #: What its 95 % intervals cover, to complete "intervals: 95 % over …".
     over: ClassVar[str] = "the error that the estimator states"
-    #: Whether nothing can be estimated before the baseline's record of the same seed exists.
+    #: Whether the baseline's record of the same seed must exist before anything can be estimated.
     baseline_first: ClassVar[bool] = False
     #: Whether ``run`` trains the variant itself by ``task.recipe`` and evaluates at ``task.rungs``.
     trains: ClassVar[bool] = False
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
-        """Refuse a base or a recipe that it cannot work with, when a space is read.
+        """Refuse a base or a recipe that the estimator cannot work with, when a space is read.
 
         Raises:
             ConfigError: the message says what does not fit and what would.
         """
 
     def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
-        """Refuse a variant that it cannot set against the base, or that is more than it can serve.
+        """Refuse a variant that the estimator cannot compare with the base, or cannot estimate.
 
-        Each option of a space is tried alone when the space is read.
+        When a space is read, each of its options is checked alone.
 
         Raises:
             ConfigError: the message says what does not fit and what would.
         """
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Return the budget's recipe as this estimator shortens it."""
+        """Return the budget's recipe, shortened for this estimator."""
         return recipe
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides, beside codec, recipe, seed and images, what ``run`` gives."""
+        """Return what determines the result of ``run`` besides codec, recipe, seed and images."""
         return self.model_dump(mode="json")
 
     @abstractmethod
@@ -178,19 +179,19 @@ class Estimator(Frozen):
         """Do the work for one variant and seed, resuming what its directory holds.
 
         Args:
-            task: the variant.
-            context: the study: images, space and variants, folder, and what trains a codec
+            task: the variant to estimate.
+            context: the study: images, space and variants, folder, and the trainer of codecs
                 (``context.trainer(task, watch)``).
-            watch: receives how far it is.
+            watch: receives progress reports.
 
         Raises:
             FileError: a file or the disk fails, so no other variant can be estimated either.
-            LabError: this variant cannot be estimated; others may.
+            LabError: this variant cannot be estimated; others may be.
             KeyboardInterrupt: Ctrl-C, after the state was saved.
         """
 
     def percent(self, own: TrialRecord, baseline: TrialRecord) -> float:
-        """Return by how many percent a record's cost is above the baseline's, for the sampler.
+        """Return how far a record's cost is above the baseline's, in percent, for the sampler.
 
         Raises:
             LabError: the two are not comparable.
@@ -202,7 +203,7 @@ class Estimator(Frozen):
         return lagrangian_percent(baseline.rd, own.rd, lambdas=own.lambdas)
 
     def difference(self, compared: Comparison) -> Interval:
-        """Return the same over all seeds, with its 95 % interval.
+        """Return the difference in percent over all seeds, with its 95 % interval.
 
         Raises:
             LabError: the two are not comparable.
@@ -212,19 +213,19 @@ class Estimator(Frozen):
             for side in (compared.own, compared.baseline)
         )
         if (len(own), len(baseline)) == (len(compared.own), len(compared.baseline)):
-            found = _between_estimates(own, baseline, paired=compared.paired)
+            interval = _between_estimates(own, baseline, paired=compared.paired)
             is_of_one = self.over == "images" and not any(each.sd_percent for each in own)
-            return over_images(found) if is_of_one else found
+            return over_images(interval) if is_of_one else interval
         return _between_evaluations(compared)
 
     def findings(self, trials: Path) -> list[str]:
-        """Return in sentences what its own checks found in a study's folder of trials."""
+        """Return sentences on what the estimator's own checks show in a study's trials folder."""
         del trials
         return []
 
 
 def check_one_set_of_weights(kind: str, base: VariantConfig) -> None:
-    """Refuse, for an estimator called ``kind``, a base whose rates have weights of their own.
+    """Refuse, for an estimator called ``kind``, a base whose rates have separate weights.
 
     Raises:
         ConfigError: the base is not rate-conditioned.
@@ -237,14 +238,14 @@ def check_one_set_of_weights(kind: str, base: VariantConfig) -> None:
 
 
 def normal_interval(value: float, sd: float) -> Interval:
-    """Return a value's 95 % interval by a standard deviation that was not resampled."""
+    """Return a value's normal 95 % interval for a standard deviation that was not resampled."""
     return Interval(value=value, low=value - NORMAL * sd, high=value + NORMAL * sd, noise=sd)
 
 
 def _between_estimates(
     own: Sequence[Estimate], baseline: Sequence[Estimate], *, paired: bool
 ) -> Interval:
-    """Return the difference of the means; the seeds share their images, but not their luck."""
+    """Return the difference of the means; seeds share the images but vary independently."""
     logs = [[estimate.log_cost for estimate in side] for side in (own, baseline)]
     if paired:
         of_seeds = mean_noise([100 * (one - other) for one, other in zip(*logs, strict=True)])
@@ -258,8 +259,8 @@ def _between_estimates(
 def _between_evaluations(compared: Comparison) -> Interval:
     """Return the difference between evaluations, with its interval over images and seeds.
 
-    Seeds that both sides have are paired. How much one seed differs from another is the recipe's
-    measured noise, where there is any, and else by the seeds at hand.
+    Seeds that both sides have are paired. The variation between seeds is the recipe's measured
+    noise if there is any, else that of the seeds at hand.
 
     Raises:
         LabError: the evaluations are not comparable.
@@ -298,7 +299,7 @@ def register_estimator(name: str) -> Callable[[E], E]:
         if config.__abstractmethods__:
             raise ConfigError(f"estimator '{name}': {cls.__qualname__} must implement run()")
         ESTIMATORS.add(name, config)
-        return cast("E", config)  # a subclass of what came
+        return cast("E", config)  # a subclass of cls
 
     return decorate
 

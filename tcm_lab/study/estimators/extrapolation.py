@@ -1,11 +1,11 @@
-"""What a paired curve says of longer trainings: a power law with its uncertainty.
+"""Extrapolation of a paired curve to longer trainings, by a power law with its uncertainty.
 
-The losses of two codecs that are trained alike fall roughly as power laws of the steps t to levels
-of their own (Hestness et al. 2017, "Deep learning scaling is predictable, empirically"), so their
-difference is a + b t^-c: a transient, and what remains. The three are fitted together; c is known
-badly, so all its values count by their likelihood, and a prediction for a larger budget has the
-width that this leaves: where the truth is such a law, simulated intervals of 95 % hold it in 90 to
-99 % of draws. It holds as far as the schedule of the larger budget is the same.
+The losses of two codecs trained in the same way fall roughly as power laws of the steps t to their
+own levels (Hestness et al. 2017, "Deep learning scaling is predictable, empirically"), so their
+difference is a + b t^-c: a transient, and a remainder. All three parameters are fitted together.
+Since c is poorly determined, all its values count by their likelihood, and the interval of a
+prediction for a larger budget reflects that: if the truth is such a law, simulated 95 % intervals
+cover it in 90 to 99 % of draws. A prediction holds only if the larger budget has the same schedule.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Draws of the curve a + b (t / T)^-c that the data allow.
+    """Draws of the curve a + b (t / T)^-c given the data.
 
     Attributes:
-        steps: T, those of the data.
-        a: of each draw, in percent, (draws,).
-        b: likewise.
-        c: likewise, the power.
-        noise: standard deviation of what seeds add, which no fit to one seed sees.
+        steps: T, the steps of the data.
+        a: a of each draw, in percent, (draws,).
+        b: b of each draw, in percent, (draws,).
+        c: c of each draw, the power, (draws,).
+        noise: standard deviation between seeds, which a fit to one seed cannot show.
     """
 
     steps: int
@@ -46,7 +46,7 @@ class Extrapolation:
     noise: float = 0.0
 
     def at(self, step: float) -> Interval:
-        """Return the difference after so many steps with its 95 % interval."""
+        """Return the difference after ``step`` steps, with its 95 % interval."""
         values = self._values(step)
         low, high = np.quantile(values, _ENDS).tolist()
         return Interval(
@@ -58,26 +58,27 @@ class Extrapolation:
         )
 
     def turns(self, step: float) -> Interval | None:
-        """Return when the sign turns on the way to ``step``; None if it may not, or has not one.
+        """Return the step, up to ``step``, at which the sign changes; None if that is not certain.
 
-        Both the sign now and the one at ``step`` must be clear of chance. What seeds add moves the
-        turn as it moves the curve; a draw that turns before or after counts at that end.
+        Both the present sign and the one at ``step`` must be significant. Variation between seeds
+        shifts the crossing as it shifts the curve; a draw that crosses earlier or later counts at
+        that end.
         """
         now, then = self.at(self.steps), self.at(step)
         if not (now.excludes_zero and then.excludes_zero and now.value * then.value < 0):
             return None
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             when = self.steps * (-(self.a + self._of_seeds) / self.b) ** (-1 / self.c)
-        keeps = self._values(self.steps) * now.value > 0  # the sign, where it never turns
-        when = np.where(np.isnan(when), np.where(keeps, step, self.steps), when)
+        keeps_sign = self._values(self.steps) * now.value > 0  # for draws that never cross
+        when = np.where(np.isnan(when), np.where(keeps_sign, step, self.steps), when)
         when = when.clip(self.steps, step)
         low, high = np.quantile(when, _ENDS).tolist()
         return Interval(value=float(np.median(when)), low=low, high=high, samples=len(when))
 
     def widest(self, most: float = 100) -> float:
-        """Return the largest budget, in multiples of the data's, at which the present sign is sure.
+        """Return the largest multiple of the data's budget at which the present sign is certain.
 
-        0 where it is not even now.
+        It is 0 if the sign is not certain even now.
         """
         now = self.at(self.steps)
         if not now.excludes_zero:
@@ -92,7 +93,7 @@ class Extrapolation:
 
     @property
     def _of_seeds(self) -> _Array:
-        """What seeds add to each draw, at every step alike."""
+        """Variation between seeds, added to each draw equally at every step."""
         return np.random.default_rng(1).standard_normal(len(self.a)) * self.noise
 
     def _values(self, step: float) -> _Array:
@@ -108,17 +109,17 @@ def extrapolate(
     seed_sd: float = 0.0,
     seed: int = 0,
 ) -> Extrapolation:
-    """Fit a paired curve.
+    """Fit a power law to a paired curve.
 
     Args:
         rows: the curve; its mean over seeds is fitted.
-        begin: share of the steps before which the curve is left out: there the codecs still become
-            transforms at all.
-        end: the last step of the fit; after it a cooldown may turn the curve for another reason
-            than that more was learned.
-        seed_sd: standard deviation between seeds of such a difference, measured elsewhere. The
-            seeds at hand show it, too, where there are several.
-        seed: of the draws.
+        begin: share of the steps to leave out at the start, where the codecs have yet to become
+            useful transforms.
+        end: last step of the fit; a cooldown after it may bend the curve for other reasons than
+            learning more.
+        seed_sd: standard deviation between seeds of such a difference, measured elsewhere; by
+            default, that of the seeds at hand if there are several.
+        seed: seed of the draws.
 
     Raises:
         LabError: too few rows.
@@ -134,12 +135,12 @@ def extrapolate(
     centred = x - x.mean(axis=1, keepdims=True)
     extent = (centred**2).sum(axis=1)
     slopes = centred @ (y - y.mean()) / extent
-    left = y - y.mean() - slopes[:, None] * centred
-    rss = (left**2).sum(axis=1)
-    inflation = _inflation(left[rss.argmin()])
-    freedom = max(len(y) / inflation - 3, 2.0)  # of as many values that know nothing of each other
-    # The likelihood of each power when a and b are left open; of transients that are as high over
-    # the data, so that no power is favoured by its scale.
+    residuals = y - y.mean() - slopes[:, None] * centred
+    rss = (residuals**2).sum(axis=1)
+    inflation = _inflation(residuals[rss.argmin()])
+    freedom = max(len(y) / inflation - 3, 2.0)  # by the effective number of independent values
+    # The likelihood of each power, marginal over a and b. Transients are scaled to equal height
+    # over the data, so that no power is favoured by its scale.
     logs = np.log(np.ptp(x, axis=1)) - np.log(extent) / 2 - freedom / 2 * np.log(rss + 1e-30)
     weights = np.exp(logs - logs.max())
     rng = np.random.default_rng(seed)
@@ -158,9 +159,9 @@ def extrapolate(
 
 
 def _inflation(residuals: _Array) -> float:
-    """Return by how much neighbours that are alike widen the variance of a mean."""
+    """Return the factor by which correlated neighbours increase the variance of a mean."""
     whole = float(residuals @ residuals)
     correlation = float(residuals[1:] @ residuals[:-1]) / whole if whole > 0 else 0.0
-    correlation += (1 + 4 * correlation) / len(residuals)  # what fitting hides of it
+    correlation += (1 + 4 * correlation) / len(residuals)  # corrects the bias from fitting
     correlation = min(max(correlation, 0.0), 0.9)
     return (1 + correlation) / (1 - correlation)

@@ -1,4 +1,4 @@
-"""``linear-phase``: the entropy model alone, trained on the latent of the linear shortcuts."""
+"""``linear-phase``: trains the entropy model alone, on the latent of the linear shortcuts."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
 
 BEYOND_LINEAR_PHASE = {"name", "g_a", "g_s", "shortcut"}
-"""Fields of a codec that change nothing of its linear phase."""
+"""Fields of a codec that do not affect its linear phase."""
 
 
 @register_estimator("linear-phase")
 class LinearPhase(Estimator):
-    """Trains a variant's linear phase alone, and evaluates the linear codec that results.
+    """Trains only a variant's linear phase, and evaluates the resulting linear codec.
 
-    Evaluations are of estimated bits on the middle of each evaluation image. Variants that agree in
-    the entropy model and the hyper transforms have one linear phase: they tie, exactly.
+    Evaluations use estimated bits on the centre crop of each image. Variants with the same entropy
+    model and hyper transforms share one linear phase, and tie exactly.
 
     Attributes:
         steps: updates of the phase, instead of the recipe's ``linear_steps``.
-        crop: side of the middle that is evaluated, in pixels.
+        crop: side of the centre crop, in pixels.
     """
 
     type: str = "linear-phase"
-    bias = "sees the entropy model and the hyper transforms alone: variants that agree there tie"
+    bias = "sees only the entropy model and the hyper transforms: variants that agree there tie"
     over = "images"
     baseline_first = True
 
@@ -53,13 +53,13 @@ class LinearPhase(Estimator):
     crop: Annotated[int, Field(gt=0, le=2**16)] = 256
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
-        """Refuse what has no linear phase, or rates with weights of their own."""
+        """Refuse a base or recipe without a linear phase, or rates with separate weights."""
         check_one_set_of_weights(self.type, base)
         if not recipe.linear_steps:
             with_one = one_of(name for name, known in RECIPES.items() if known.linear_steps)
             raise ConfigError(
-                f"estimator linear-phase: recipe {recipe.name} has none; take {with_one}, or set "
-                "linear_steps and start: linear in budget.changes"
+                f"estimator linear-phase: recipe {recipe.name} has no linear phase; use "
+                f"{with_one}, or set linear_steps and start: linear in budget.changes"
             )
         if base.shortcut in ("none", "wavelet"):
             raise ConfigError(
@@ -68,20 +68,20 @@ class LinearPhase(Estimator):
             )
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with no steps but the phase's."""
+        """Return the recipe with only the steps of the phase."""
         steps = recipe.linear_steps if self.steps is None else self.steps
         return recipe.changed(steps=steps, linear_steps=steps)
 
     def identity(self) -> dict[str, Any]:
-        """Return all options but ``steps``, which the recipe says."""
+        """Return all options but ``steps``, which the recipe contains."""
         return self.model_dump(mode="json", exclude={"steps"})
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
-        """Run the phase and evaluate, or take the cost of a variant that agrees."""
+        """Run the phase and evaluate it, or reuse the cost of a variant that shares it."""
         cost = self._cost(task, context, watch)
         baseline = self._cost(context.baseline_task(task, self), context, watch)
-        apart = cost.shares - baseline.shares
-        estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(apart))
+        differences = cost.shares - baseline.shares
+        estimate = Estimate(log_cost=cost.log_cost, sd_percent=sd_over_images(differences))
         return Outcome(estimate=estimate, steps=task.recipe.linear_steps)
 
     def _cost(self, task: Task, context: StudyContext, watch: Watch) -> MiddleCost:

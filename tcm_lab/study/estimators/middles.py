@@ -1,4 +1,4 @@
-"""What a codec costs on the middles of the evaluation images, by estimated bits."""
+"""Cost of a codec on centre crops of the evaluation images, by estimated bits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tcm_lab.evaluation import RdRecord, lagrangian_cost
 
 
 class MiddleCost(Frozen):
-    """What a codec costs.
+    """Cost of a codec on centre crops.
 
     Attributes:
         log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE).
-        by_image: each image's share of the cost, 1 in the mean.
+        by_image: each image's share of the cost, with mean 1.
     """
 
     log_cost: float
@@ -35,13 +35,13 @@ class MiddleCost(Frozen):
 def middle_cost(
     codec: nn.Module, images: ImageSet, lambdas: tuple[float, ...], *, crop: int
 ) -> MiddleCost:
-    """Measure a codec.
+    """Measure the cost of a codec on centre crops.
 
     Args:
-        codec: with one rate per lambda.
-        images: of which the middle is evaluated.
+        codec: codec with one rate per lambda.
+        images: the centre crop of each is evaluated.
         lambdas: rate-distortion weights.
-        crop: side of the middle in pixels.
+        crop: side of the crop in pixels.
     """
     rd = evaluation.evaluate_crops(codec, images, crop=crop)
     costs = image_costs(rd, lambdas)
@@ -60,10 +60,10 @@ def image_costs(rd: RdRecord, lambdas: Sequence[float]) -> NDArray[np.float64]:
 
 
 def sd_over_images(differences: NDArray[np.float64]) -> float:
-    """Return the standard deviation in percent of a mean over images, 0 of a single one.
+    """Return the standard deviation in percent of a mean over images; 0 for a single image.
 
     Args:
-        differences: of the shares of two codecs, (images,).
+        differences: differences between the shares of two codecs, (images,).
     """
     if len(differences) < 2:
         return 0.0

@@ -1,8 +1,8 @@
-"""How a variant stands to the baseline while both train: their losses on the same crops and noise.
+"""Paired curves: a variant's training loss against the baseline's, on the same crops and noise.
 
 Variants of a study share all random numbers of a seed, so the difference of two losses at a step is
-that of the codecs, with little luck in it, and its course shows what a single number can't: whether
-a lead grows, shrinks or turns over as the budget grows.
+due to the codecs, with little chance in it. Its course shows what a single number can't: whether a
+lead grows, shrinks or reverses as the budget grows.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _Array = NDArray[np.float64]
 
 
 class PairedRows(Frozen):
-    """The difference from the baseline after every few steps.
+    """Differences from the baseline after every few steps.
 
     Attributes:
-        steps: after which each was taken, ascending.
-        percent: for each seed, that of the loss, with all rates alike, in percent.
+        steps: the step of each difference, ascending.
+        percent: for each seed, the differences in loss, all rates weighted equally, in percent.
     """
 
     steps: tuple[int, ...]
@@ -42,20 +42,22 @@ class PairedRows(Frozen):
 
 
 def paired_rows(compared: Comparison) -> PairedRows:
-    """Return a variant's training loss against the baseline's, step by step.
+    """Return a variant's training loss relative to the baseline's, step by step.
 
     Raises:
-        LabError: they were not trained on the same steps with the same seeds, or their records
+        LabError: they were not trained for the same steps with the same seeds, or their records
             hold no losses.
     """
     if not compared.paired:
-        raise LabError("the baseline has other seeds: training losses compare on the same crops")
+        raise LabError(
+            "the baseline has other seeds; training losses are only comparable on the same crops"
+        )
     sides = [[_losses(r) for r in side] for side in (compared.own, compared.baseline)]
     steps = sorted(set.intersection(*(set(curve) for side in sides for curve in side)))
     if len(steps) < FEWEST_ROWS:
         raise LabError(
             f"{len(steps)} losses in common: a paired curve needs {FEWEST_ROWS}. Train more "
-            "steps; records of earlier versions hold none."
+            "steps; records from earlier versions hold no losses."
         )
     percent = [
         tuple(100 * (own[step] - base[step]) for step in steps)
@@ -65,7 +67,7 @@ def paired_rows(compared: Comparison) -> PairedRows:
 
 
 def _losses(record: TrialRecord) -> dict[int, float]:
-    """Return the mean log loss by step; over all sets of weights, where each rate has its own."""
+    """Return the mean log loss by step; over all sets of weights if each rate has its own."""
     trainings = [t for t in (record.training, *record.more) if t is not None]
     curves = [dict(zip(t.curve.steps, t.curve.log_loss, strict=True)) for t in trainings]
     if not curves:
@@ -81,13 +83,13 @@ class PairedCurve(Frozen):
     """A paired curve in windows of steps, each with its interval.
 
     Attributes:
-        steps: of the training, in the last window.
-        ends: the last step of each window.
-        windows: the mean difference in percent in each, over rows of steps and seeds.
-        unchanged_since: from which step on no window is distinguishable from the last one; None if
-            that is the last window alone, and the curve still moves.
-        crossed: the window's end by which the sign had turned for good, both signs being clear of
-            chance; None if it never did.
+        steps: last step of the training, at the end of the last window.
+        ends: last step of each window.
+        windows: mean difference in percent in each window, over steps and seeds.
+        unchanged_since: step from which on no window is distinguishable from the last one; None if
+            only the last window is like that, so the curve still moves.
+        crossed: end of the window by which the sign had changed for good, both signs being
+            significant; None if it never did.
     """
 
     steps: int
@@ -103,11 +105,12 @@ class PairedCurve(Frozen):
 
 
 def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0) -> PairedCurve:
-    """Divide a paired curve into ten windows of equally many steps, or fewer of enough rows each.
+    """Divide a paired curve into ten windows of equal length, or fewer with enough rows in each.
 
     Args:
         rows: the curve.
-        seed_sd: standard deviation between seeds of such a difference, measured elsewhere.
+        seed_sd: standard deviation between seeds of such a difference, measured elsewhere; by
+            default, that of the seeds at hand if there are several.
     """
     steps, data = np.array(rows.steps), np.array(rows.percent)
     count = max(2, min(_WINDOWS, len(steps) // FEWEST_ROWS))
@@ -116,7 +119,7 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0) -> PairedCurve:
     parts = [part for w in range(count) if len(part := np.flatnonzero(place == w))]
     means = np.stack([data[:, part].mean(axis=1) for part in parts], axis=1)  # (S, windows)
     seeds, noise = len(data), row_noise(data)
-    if seeds > 1 and not seed_sd:  # all windows together show what the seeds of each differ by
+    if seeds > 1 and not seed_sd:  # variation between seeds, pooled over the windows
         seed_sd = student_factor(seeds - 1) * math.sqrt(means.var(axis=0, ddof=1).mean())
     found = [
         normal_interval(
@@ -135,24 +138,25 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0) -> PairedCurve:
 
 
 def row_noise(data: _Array) -> float:
-    """Return the standard deviation of one row of (S, N), as it counts in a mean of many.
+    """Return the standard deviation of one row of (S, N), as it counts in a mean of many rows.
 
-    It is what is left within blocks of rows when each block's line is taken out, in the median
-    over them, so that the curve's own course is none of it. Neighbours that are alike (they were
-    trained on the crops before them) count for fewer, as in a process with one such correlation.
+    It is the median over blocks of rows of what remains after subtracting each block's line, so
+    the curve's own course does not count. Correlated neighbours (trained on the same earlier crops)
+    count as fewer rows, as in a first-order autoregressive process.
     """
     size = max(min(_BLOCK_ROWS, data.shape[1]), 1)
     blocks = [data[:, at : at + size] for at in range(0, data.shape[1] - size + 1, size)]
     rows = np.concatenate(blocks)  # (S blocks, size)
     x = np.arange(size) - (size - 1) / 2
     slopes = rows @ x / max(x @ x, 1)
-    left = rows - rows.mean(axis=1, keepdims=True) - slopes[:, None] * x
-    left = left[(left != 0).any(axis=1)]  # not those of codecs that do not differ yet
-    if size < FEWEST_ROWS or not len(left):
+    residuals = rows - rows.mean(axis=1, keepdims=True) - slopes[:, None] * x
+    residuals = residuals[(residuals != 0).any(axis=1)]  # skip codecs that do not differ yet
+    if size < FEWEST_ROWS or not len(residuals):
         return 0.0
-    squares = (left**2).sum(axis=1)
-    correlation = float(np.median((left[:, 1:] * left[:, :-1]).sum(axis=1) / squares))
-    if size > FEWEST_ROWS:  # what taking out lines hides of it
+    squares = (residuals**2).sum(axis=1)
+    products = (residuals[:, 1:] * residuals[:, :-1]).sum(axis=1)
+    correlation = float(np.median(products / squares))
+    if size > FEWEST_ROWS:  # correct the bias from subtracting lines
         correlation = (correlation + 2 / size) / (1 - 4 / size)
     correlation = min(max(correlation, 0.0), 0.9)
     freedom = size - 2
@@ -164,10 +168,10 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
     """Return the mean of rows (S, N) with its 95 % interval over rows and seeds.
 
     Args:
-        data: the rows of each seed.
-        noise: of one row, from `row_noise`.
-        seed_sd: standard deviation between seeds, measured elsewhere; by default those at hand
-            show it, if they are several.
+        data: rows of each seed.
+        noise: standard deviation of one row, from `row_noise`.
+        seed_sd: standard deviation between seeds, measured elsewhere; by default, that of the seeds
+            at hand if there are several.
     """
     seeds, count = data.shape
     between = seed_noise(data, seed_sd)
@@ -177,14 +181,14 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
 
 
 def seed_noise(data: _Array, seed_sd: float) -> float:
-    """Return the standard deviation of what seeds add to the mean over those at hand, (S, N)."""
+    """Return the standard deviation that seeds add to the mean over the seeds at hand, (S, N)."""
     if seed_sd:
         return seed_sd / math.sqrt(len(data))
     return mean_noise(data.mean(axis=1))
 
 
 def _signs(windows: Sequence[Interval]) -> list[int]:
-    """Return each window's sign; 0 where chance may have made it, over all windows together."""
+    """Return each window's sign; 0 if it is not significant among all windows."""
     limit = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / len(windows))
     return [int(np.sign(w.value)) if abs(w.value) > limit * w.noise else 0 for w in windows]
 
@@ -201,7 +205,7 @@ def _crossed(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
 
 
 def _unchanged_since(ends: Sequence[int], windows: Sequence[Interval]) -> int | None:
-    """Return the end of the first window from which all agree with the last."""
+    """Return the end of the first window from which on all agree with the last."""
     last = windows[-1]
     others = [
         place

@@ -1,4 +1,4 @@
-"""``paired-loss`` and ``extrapolated``: what training losses on the same crops say."""
+"""``paired-loss`` and ``extrapolated``: estimates from training losses on the same crops."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tcm_lab.training import Recipe
 if TYPE_CHECKING:
     from tcm_lab.study.record import TrialRecord
 
-_ROW = 10  # steps; a training writes a row of its log for so many
+_ROW = 10  # steps per row of a training's log
 
 
 class LossEstimator(Train):
-    """Reads the training losses that a variant and the baseline had on the same crops and noise.
+    """Reads the training losses of a variant and of the baseline on the same crops and noise.
 
-    What is trained is what ``train`` trains in so many steps, so either finds the other's records.
+    The training is that of ``train`` with as many steps, so either reuses the other's records.
     """
 
     def fewest(self, recipe: Recipe) -> int:
-        """Return the steps of the shortest training by a recipe that it can read."""
+        """Return the steps of the shortest training with a recipe that can be read."""
         del recipe
         return FEWEST_ROWS * _ROW
 
@@ -45,7 +45,7 @@ class LossEstimator(Train):
             )
 
     def percent(self, own: TrialRecord, baseline: TrialRecord) -> float:
-        """Return the value of the interval; of different seeds, which share no crops, roughly."""
+        """Return the interval's value; only roughly for different seeds, which share no crops."""
         return self.difference(Comparison([own], [baseline])).value
 
 
@@ -54,12 +54,12 @@ class PairedLoss(LossEstimator):
     """Takes the mean difference of the training losses over the last steps.
 
     Attributes:
-        steps: of each training, instead of the budget's.
+        steps: steps of each training, instead of the budget's.
         window: share of the steps over which the mean is taken.
     """
 
     type: str = "paired-loss"
-    bias = "sees training crops under noise, no rounding and no bytes, at this budget alone"
+    bias = "sees only training crops with noise, without rounding or bytes, at this budget"
     over = "steps and seeds"
 
     window: Annotated[float, Field(gt=0, le=1)] = 0.4
@@ -74,23 +74,23 @@ class PairedLoss(LossEstimator):
 
 @register_estimator("extrapolated")
 class Extrapolated(LossEstimator):
-    """Fits the paired losses by a power law of the steps, and takes its value at a larger budget.
+    """Fits a power law of the steps to the paired losses, and takes its value at a larger budget.
 
     Attributes:
-        steps: of each training, instead of the budget's.
+        steps: steps of each training, instead of the budget's.
         times: the larger budget, in multiples of the trained one.
-        begin: share of the steps before which the curve is left out.
+        begin: share of the steps to leave out at the start.
     """
 
     type: str = "extrapolated"
-    bias = "trusts that the difference goes on as a power law of the steps"
-    over = "what the fit to the steps leaves open"
+    bias = "assumes that the difference continues as a power law of the steps"
+    over = "the uncertainty of the fit to the steps"
 
     times: Annotated[float, Field(ge=1, le=1e6)] = 10.0
     begin: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
     def fewest(self, recipe: Recipe) -> int:
-        """Return the steps of the shortest training by a recipe that it can fit."""
+        """Return the steps of the shortest training with a recipe that can be fitted."""
         end = 1 - recipe.cooldown if recipe.schedule == "constant" else 1.0
         if self.begin >= end:
             raise ConfigError(
@@ -104,11 +104,11 @@ class Extrapolated(LossEstimator):
 
     def difference(self, compared: Comparison) -> Interval:
         """Return the prediction with its interval."""
-        found = extrapolate(
+        prediction = extrapolate(
             paired_rows(compared),
             begin=self.begin,
             end=compared.own[0].recipe.comparable_until,
             seed_sd=compared.seed_sd_loss,
             seed=compared.seed,
         )
-        return found.at(found.steps * self.times)
+        return prediction.at(prediction.steps * self.times)

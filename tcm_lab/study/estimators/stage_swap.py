@@ -1,4 +1,4 @@
-"""``stage-swap``: options of single stages, trained alone to do what a trained parent's do."""
+"""``stage-swap``: options of single stages, each trained alone to imitate the parent's stage."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
     from tcm_lab.training import Swap
 
-_OF_ONE = 3  # pairs of one variant that are checked
+_PAIRS_PER_VARIANT = 3  # at most, to check
 
 
 class PairCheck(Frozen):
-    """Two swaps at once, against the sum of the two.
+    """Two swaps evaluated together, against the sum of the two.
 
     Attributes:
-        places: where they are.
-        summed: percent of Lagrangian cost above the parent's by the sum of the two.
-        together: percent of it that a codec with both costs.
+        places: places of the swaps.
+        summed: sum of both swaps' Lagrangian costs above the parent's, in percent.
+        together: Lagrangian cost above the parent's of a codec with both swaps, in percent.
     """
 
     places: tuple[str, str]
@@ -58,26 +58,26 @@ class PairCheck(Frozen):
 
 @register_estimator("stage-swap")
 class StageSwap(Estimator):
-    """Trains the baseline, then every stage that differs from its, each alone; and adds up.
+    """Trains the baseline, then each stage that differs from it alone, and adds up the costs.
 
-    A swapped stage learns to give what the parent's gives, then trains for rate and distortion
-    through the rest of the parent, which stays as it is. A variant's cost is the sum of its swaps'
-    differences from the parent's own stages, swapped and trained in the same way. So k options at
-    s places take k s short trainings, whatever is made of them. Costs are those of estimated bits
-    on the middle of each evaluation image.
+    A swapped stage learns to reproduce the output of the parent's stage, then trains for rate and
+    distortion through the rest of the parent, which stays fixed. A variant's cost is the sum of its
+    swaps' differences from the parent's own stages, swapped and trained in the same way. So k
+    options at s places need k s short trainings, however they are combined. Costs use estimated
+    bits on the centre crop of each evaluation image.
 
     Attributes:
-        match_steps: updates towards the parent's features; of the entropy model, which has none,
-            more of ``steps``.
-        steps: updates of rate and distortion.
-        pairs: how many pairs of swaps are evaluated together, to check that they add up.
-        crop: side of the middle that is evaluated, in pixels.
+        match_steps: updates towards the parent's features; the entropy model, which has none, gets
+            these as further ``steps``.
+        steps: updates for rate and distortion.
+        pairs: number of pairs of swaps to evaluate together, to check that costs add up.
+        crop: side of the centre crop, in pixels.
     """
 
     type: str = "stage-swap"
     bias = (
-        "imitates the parent's features, adds up what stages do alone, and sees no difference that "
-        "takes long to train"
+        "imitates the parent's features, adds up the effects of single stages, and misses "
+        "differences that take long to train"
     )
     over = "images"
     baseline_first = True
@@ -88,11 +88,11 @@ class StageSwap(Estimator):
     crop: int = Field(default=256, gt=0, le=2**16)
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
-        """Refuse a base whose rates have weights of their own: it would need several parents."""
+        """Refuse a base whose rates have separate weights: it would need several parents."""
         check_one_set_of_weights(self.type, base)
 
     def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
-        """Refuse a variant that differs in something that no stage is part of."""
+        """Refuse a variant that differs in something outside the stages."""
         training.swaps_of(base, variant)
 
     def identity(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class StageSwap(Estimator):
         return self.model_dump(mode="json", exclude={"pairs"})
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
-        """Train the parent, or what a variant has in place of its stages."""
+        """Train the parent, or the stages in which a variant differs from it."""
         parent = context.baseline_task(task, self)
         costs = _SwapCosts(self, parent, task, context, watch)
         if task.directory != parent.directory:
@@ -111,32 +111,32 @@ class StageSwap(Estimator):
         return outcome.model_copy(update={"estimate": estimate})
 
     def findings(self, trials: Path) -> list[str]:
-        """Say what swapping itself costs, and how far swaps add up."""
-        said, ahead, pairs = list[str](), advantages(trials), checked_pairs(trials)
+        """Describe what swapping itself costs, and how well swaps add up."""
+        sentences, ahead, pairs = list[str](), advantages(trials), checked_pairs(trials)
         if ahead:
-            said.append(
-                "The parent's own stages, trained anew as the swaps are, cost "
-                f"{fmean(ahead.values()):+.2f} % on average against the parent "
+            sentences.append(
+                "The parent's own stages, retrained like the swaps, cost "
+                f"{fmean(ahead.values()):+.2f} % on average relative to the parent "
                 f"({', '.join(f'{place} {value:+.2f} %' for place, value in ahead.items())}); "
-                "a swap is compared with the one of its place."
+                "each swap is compared with the retrained stage in its place."
             )
         if pairs:
             gaps = [pair.together - pair.summed for pair in pairs]
-            said.append(
+            sentences.append(
                 f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of swaps, evaluated together, "
-                f"{'are' if len(pairs) > 1 else 'is'} off the sum of the two by "
+                f"{'differ' if len(pairs) > 1 else 'differs'} from the sum of the two by "
                 f"{math.sqrt(fmean(gap**2 for gap in gaps)):.2f} % (root mean square; "
                 f"{fmean(gaps):+.2f} % on average)."
             )
-        return said
+        return sentences
 
 
 class _Cost(MiddleCost):
-    """What a codec with a swapped stage costs.
+    """Cost of a codec with a swapped stage.
 
     Attributes:
-        place: what was swapped.
-        is_own: whether it was swapped for the parent's own.
+        place: place of the swap.
+        is_own: whether the stage was swapped for the parent's own.
     """
 
     place: str
@@ -144,7 +144,7 @@ class _Cost(MiddleCost):
 
 
 class _SwapCosts:
-    """What the parent and the swaps of one variant cost, each measured once."""
+    """Costs of the parent and of one variant's swaps, each measured once."""
 
     def __init__(
         self, options: StageSwap, parent: Task, task: Task, context: StudyContext, watch: Watch
@@ -159,12 +159,12 @@ class _SwapCosts:
         """The trained baseline.
 
         Raises:
-            FileError: its weights are gone.
+            FileError: its weights are missing.
         """
         if not self._weights.exists():
             raise FileError(
-                f"{self._weights}: the baseline's weights, which every swap is made in, are gone. "
-                "Restore them, or begin anew in another folder by --out."
+                f"{self._weights}: the baseline's weights, which every swap needs, are missing. "
+                "Restore them, or start anew in another folder with --out."
             )
         return _loaded(str(self._weights), self._weights.stat().st_mtime_ns)
 
@@ -176,10 +176,10 @@ class _SwapCosts:
         return MiddleCost.model_validate_json(path.read_bytes())
 
     def estimate(self) -> Estimate:
-        """Return the sum of a variant's swaps."""
+        """Return the estimate of a variant, as the sum of its swaps."""
         swaps = training.swaps_of(self.parent.config, self.task.config)
         total, parts = self.cost_of_parent().log_cost, dict[str, float]()
-        apart = np.zeros(len(self.context.data.evaluation))
+        differences = np.zeros(len(self.context.data.evaluation))
         for swap in swaps:
             zero = self.cost(
                 training.self_swap(swap, self.parent.config), 2 * len(swaps), is_own=True
@@ -187,9 +187,9 @@ class _SwapCosts:
             option = self.cost(swap, 2 * len(swaps))
             difference = option.log_cost - zero.log_cost
             total, parts[swap.place] = total + difference, 100 * math.expm1(difference)
-            apart += option.shares - zero.shares
+            differences += option.shares - zero.shares
         self._check_pairs(swaps)
-        return Estimate(log_cost=total, sd_percent=sd_over_images(apart), parts=parts)
+        return Estimate(log_cost=total, sd_percent=sd_over_images(differences), parts=parts)
 
     def cost(self, swap: Swap, of: int, *, is_own: bool = False) -> _Cost:
         """Return a swap's cost, trained once for all variants that have it."""
@@ -222,18 +222,18 @@ class _SwapCosts:
         cost = self._measure(codec)
         found = _Cost(**cost.model_dump(), place=swap.place, is_own=is_own)
         _write(path.with_suffix(".json"), found)
-        shutil.rmtree(folder, ignore_errors=True)  # resuming is over
+        shutil.rmtree(folder, ignore_errors=True)  # only needed for resuming
 
     def _measure(self, codec: Codec) -> MiddleCost:
         images, lambdas = self.context.data.evaluation, self.task.recipe.lambdas
         return middle_cost(codec, images, lambdas, crop=self.options.crop)
 
     def _check_pairs(self, swaps: Sequence[Swap]) -> None:
-        """Evaluate some of the variant's pairs together, while pairs are wanted."""
+        """Evaluate some of the variant's pairs together, until enough pairs are checked."""
         parent, zero = self.parent, self.cost_of_parent().log_cost
         pairs = [p for p in itertools.combinations(swaps, 2) if not _overlap(*p)]
         random.Random(self.task.config.fingerprint).shuffle(pairs)
-        for pair in pairs[:_OF_ONE]:
+        for pair in pairs[:_PAIRS_PER_VARIANT]:
             path = self._path("pair", *pair).with_suffix(".json")
             if path.exists() or len([*self.shared.glob("pair-*.json")]) >= self.options.pairs:
                 continue
@@ -261,20 +261,20 @@ def checked_pairs(trials: Path) -> list[PairCheck]:
     """Return the pairs of swaps that a study has evaluated together.
 
     Args:
-        trials: folder of its trials.
+        trials: folder of the study's trials.
     """
     found = [PairCheck.model_validate_json(p.read_bytes()) for p in trials.glob("pair-*.json")]
     return sorted(found, key=lambda pair: pair.places)
 
 
 def advantages(trials: Path) -> dict[str, float]:
-    """Return what the parent's own stages, trained as swaps are, cost above the parent.
+    """Return how much the parent's own stages, trained like swaps, cost above the parent.
 
     Args:
-        trials: folder of a study's trials.
+        trials: folder of the study's trials.
 
     Returns:
-        Percent by place. It is the zero that other options of the place are compared with.
+        Percent by place: the zero that other options in the place are compared with.
     """
     parents = [MiddleCost.model_validate_json(p.read_bytes()) for p in trials.glob("parent-*.json")]
     swaps = [_Cost.model_validate_json(p.read_bytes()) for p in trials.glob("swap-*.json")]
@@ -286,7 +286,7 @@ def advantages(trials: Path) -> dict[str, float]:
 
 
 def _overlap(a: Swap, b: Swap) -> bool:
-    """Say whether two swaps train the same weights."""
+    """Return whether two swaps train the same weights."""
     return any(x.startswith(y) or y.startswith(x) for x in a.trained for y in b.trained)
 
 
@@ -296,5 +296,5 @@ def _write(path: Path, record: Frozen) -> None:
 
 @lru_cache(maxsize=1)
 def _loaded(path: str, _: int) -> Codec:
-    """Return the codec in a checkpoint, read anew where it was written anew."""
+    """Return the codec in a checkpoint, which is read again if it was rewritten."""
     return codecs.load_checkpoint(path)

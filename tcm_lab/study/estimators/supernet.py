@@ -1,4 +1,4 @@
-"""``supernet``: one set of weights is trained for all variants; each is cut out and evaluated."""
+"""``supernet``: trains one set of weights for all variants; each is cut out and evaluated."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from tcm_lab.study.context import StudyContext
     from tcm_lab.training import SuperNet
 
-_MEMBERS = 256  # that are drawn from a large space to be trained
+_MEMBERS = 256  # variants to draw from a large space for training
 _NEAR = 64  # of these, neighbours of the baseline
-_DECIDING = {"axes", "mode", "constraints", "size", "seed"}  # fields of a space, on its variants
-_SIZE = (256, 256)  # that MACs are counted for, to order the members by
+_DECIDING = {"axes", "mode", "constraints", "size", "seed"}  # fields that determine the variants
+_SIZE = (256, 256)  # image size for the MACs that order the members
 
 
 @register_estimator("supernet")
 class Supernet(Estimator):
     """Trains one set of weights for all variants, cuts each one out, and evaluates it.
 
-    The budget's recipe trains the shared weights; a step trains the largest variant, the smallest
-    and two others. Options that can't be cut from one layer, such as two blocks, have weights of
-    their own. Evaluations are of estimated bits on the middle of each evaluation image.
+    The budget's recipe trains the shared weights; each step trains the largest variant, the
+    smallest and two others. Options that can't be cut from one layer, such as two blocks, have
+    separate weights. Evaluations use estimated bits on the centre crop of each image.
 
     Attributes:
         steps: updates of the shared weights, instead of the budget's.
-        distillation: share of the distortion against the largest variant's images.
+        distillation: share of the distortion measured against the largest variant's images.
         tune: updates of each variant alone, before it is evaluated.
-        crop: side of the middle that is evaluated, in pixels.
+        crop: side of the centre crop, in pixels.
     """
 
     type: str = "supernet"
@@ -72,11 +72,11 @@ class Supernet(Estimator):
     crop: int = Field(default=256, gt=0, le=2**16)
 
     def check(self, base: VariantConfig, recipe: Recipe) -> None:
-        """Refuse a base whose rates have weights of their own: one set must serve them all."""
+        """Refuse a base whose rates have separate weights: one set must serve them all."""
         check_one_set_of_weights(self.type, base)
 
     def check_variant(self, base: VariantConfig, variant: VariantConfig) -> None:
-        """Refuse a variant that no one set of weights serves beside the base."""
+        """Refuse a variant that cannot share one set of weights with the base."""
         codecs.check_shared((base, variant))
 
     def recipe(self, recipe: Recipe) -> Recipe:
@@ -84,11 +84,11 @@ class Supernet(Estimator):
         return recipe if self.steps is None else recipe.changed(steps=self.steps)
 
     def identity(self) -> dict[str, Any]:
-        """Return all options but ``steps``, which the recipe says."""
+        """Return all options but ``steps``, which the recipe contains."""
         return self.model_dump(mode="json", exclude={"steps"})
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
-        """Cut out a variant and evaluate it; with the baseline, train the weights first."""
+        """Cut out a variant and evaluate it; train the shared weights first if there are none."""
         baseline = context.baseline_task(task, self)
         is_baseline = task.directory == baseline.directory
         weights, folder = self._places(context, task.recipe)
@@ -113,19 +113,19 @@ class Supernet(Estimator):
         base = read_kept(kept, MiddleCost)
         if base is None:
             raise FileError(
-                f"{kept}: the baseline's cost, which all are set against, is gone. Restore it, or "
-                "begin anew in another folder by --out."
+                f"{kept}: the baseline's cost, which all are compared with, is missing. Restore "
+                "it, or start anew in another folder with --out."
             )
         spread = sd_over_images(cost.shares - base.shares)
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=spread)
         spent = codecs.read_extra(weights) if is_reused else {}
-        reused_s = float(spent.get("cpu_s", 0.0))  # not in those of earlier versions
+        reused_s = float(spent.get("cpu_s", 0.0))  # missing in files from earlier versions
         return Outcome(estimate=estimate, steps=task.recipe.steps, reused_s=reused_s)
 
     def _places(self, context: StudyContext, recipe: Recipe) -> tuple[Path, Path]:
-        """Return the file of the shared weights, and the folder that this study trains them in.
+        """Return the file of the shared weights, and the folder in which this study trains them.
 
-        Both are named by what decides the weights, and nothing else.
+        Both are named by everything that determines the weights, and nothing else.
         """
         facts = {
             "recipe": recipe.identity(),
@@ -161,7 +161,7 @@ class Supernet(Estimator):
 
 @lru_cache(maxsize=1)
 def _loaded(path: str, _: int) -> SuperNet:
-    """Return the weights in a file, read anew where it was written anew."""
+    """Return the weights in a file, which is read again if it was rewritten."""
     return training.SuperNet.load(Path(path))
 
 
@@ -181,12 +181,12 @@ def _report(watch: Watch, what: str, spent: CpuTime | None = None) -> OnProgress
 
 
 def _variants(context: StudyContext) -> tuple[list[VariantConfig], list[VariantConfig]]:
-    """Return what is trained (every variant of a small space, or some of a large one), and more.
+    """Return the variants to train (all of a small space, some of a large one), and others.
 
-    What is over a constraint is not trained; it only shows how large layers come.
+    The others violate a constraint and are not trained; they only show how large layers may be.
 
     Raises:
-        LabError: there is nothing to train beside the baseline.
+        LabError: there is no variant to train besides the baseline.
     """
     variants, space = context.variants, context.space
     members, others = list[VariantConfig](), list[VariantConfig]()
@@ -194,7 +194,7 @@ def _variants(context: StudyContext) -> tuple[list[VariantConfig], list[VariantC
         is_over = bool(space.constraints) and bool(variants.exceeded(variant))
         (others if is_over and not variant.is_baseline else members).append(variant.config)
     if len(members) < 2:
-        raise LabError("supernet: the space has no variant beside the baseline to share with.")
+        raise LabError("supernet: the space has no variant besides the baseline to share with.")
     return members, others
 
 

@@ -1,4 +1,4 @@
-"""``train``: the variant itself is trained, and images are coded to bytes."""
+"""``train``: trains the variant itself, and codes images to bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @register_estimator("train")
 class Train(Estimator):
-    """Trains each variant by the budget's recipe, and codes the evaluation images.
+    """Trains each variant with the budget's recipe, and codes the evaluation images.
 
     Attributes:
-        steps: of each training, instead of the budget's.
+        steps: steps of each training, instead of the budget's.
     """
 
     type: str = "train"
-    bias = "says nothing of longer trainings"
+    bias = "says nothing about longer trainings"
     over = "the images and the seeds"
     trains = True
 
@@ -33,7 +33,7 @@ class Train(Estimator):
         return recipe if self.steps is None else recipe.changed(steps=self.steps)
 
     def identity(self) -> dict[str, object]:
-        """Return nothing: the recipe says it all."""
+        """Return nothing: the recipe determines the result."""
         return {}
 
     def run(self, task: Task, context: StudyContext, watch: Watch) -> Outcome:
