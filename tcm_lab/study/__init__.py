@@ -1,4 +1,4 @@
-"""The study: a search space, its trials in a database, workers that can't lose work, a report."""
+"""Studies: a search space, trials in a database, workers that never lose work, and a report."""
 
 import lazy_loader
 

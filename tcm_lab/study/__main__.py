@@ -1,4 +1,4 @@
-"""``python -m tcm_lab.study`` is ``tcm-lab study``."""
+"""``python -m tcm_lab.study``, the same as ``tcm-lab study``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How well an estimator agrees with training: rankings, regret, bias and what each costs."""
+"""Agreement of an estimator with training: rankings, regret, bias and CPU time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from tcm_lab.study.estimators import PairedLoss
 from tcm_lab.study.record import TrialRecord, baseline_of
 
 Percents = dict[str, list[float]]
-"""By variant's fingerprint, the cost above the baseline's in percent, per seed."""
+"""Percent of cost above the baseline for each seed, by the variant's fingerprint."""
 
 
 class Agreement(Frozen):
-    """How an estimator's costs stand to those of training, over the variants that both have.
+    """How an estimator's costs compare with trained costs, over the variants that have both.
 
     Attributes:
-        rank: how alike they rank.
-        regret: by how many percent the variant that the estimator ranks first costs more, when
-            trained, than the best of all; the mean over those that tie for the first place, and
-            over resampled variants.
-        bias: mean of estimated minus trained cost against the baseline, in percent: below 0 the
-            estimator favours variants, above 0 the baseline; over resampled variants.
+        rank: agreement of the two rankings.
+        regret: trained cost of the variant that the estimator ranks first, in percent above the
+            best variant; the mean over ties for first place, with its interval over variants.
+        bias: mean of estimated minus trained cost relative to the baseline, in percent, with its
+            interval over variants; below 0 the estimator favours variants, above 0 the baseline.
         error_percent: root mean square of estimated minus trained cost.
-        cpu_s: seconds of CPU time per variant that the estimator took.
-        trained_cpu_s: the same of training.
+        cpu_s: CPU seconds per variant for the estimator.
+        trained_cpu_s: CPU seconds per variant for training.
     """
 
     rank: RankAgreement
@@ -42,20 +41,20 @@ class Agreement(Frozen):
 
 
 def percents(records: Sequence[TrialRecord]) -> Percents:
-    """Return each complete variant's cost above the baseline's of the same seed.
+    """Return each complete variant's cost in percent above the baseline with the same seed.
 
     Raises:
-        LabError: the baseline is not among them, or records are not comparable.
+        LabError: the baseline is missing, or records are not comparable.
     """
     complete = [record for record in records if record.state == "complete"]
     baseline_of(complete)  # refuses records without one
     baseline = {record.seed: record for record in complete if record.is_baseline}
-    found: Percents = {}
+    costs: Percents = {}
     for record in sorted(complete, key=lambda record: record.seed):
         if record.seed in baseline:
             percent = record.lagrangian_percent(baseline[record.seed])
-            found.setdefault(record.fingerprint, []).append(percent)
-    return found
+            costs.setdefault(record.fingerprint, []).append(percent)
+    return costs
 
 
 def agreement(
@@ -64,12 +63,12 @@ def agreement(
     """Compare an estimator with training.
 
     Args:
-        estimated: its records.
-        trained: those of trainings of the same variants.
+        estimated: records of the estimator.
+        trained: records of trainings of the same variants.
         samples: number of resamples.
 
     Raises:
-        LabError: they share fewer than three variants.
+        LabError: the two share fewer than three variants.
     """
     rank = rank_agreement(estimated, trained, samples=samples)
     ours, theirs = ({n: fmean(v) for n, v in percents(r).items()} for r in (estimated, trained))
@@ -80,9 +79,9 @@ def agreement(
     gaps = (guess - truth)[others]
 
     def regret(draw: Draw) -> float:
-        some = draw["variants"]
-        first = np.unique(some[guess[some] == guess[some].min()])
-        return float(truth[first].mean() - truth[some].min())
+        drawn = draw["variants"]
+        first = np.unique(drawn[guess[drawn] == guess[drawn].min()])
+        return float(truth[first].mean() - truth[drawn].min())
 
     def bias(draw: Draw) -> float:
         return float(gaps[draw["variants"]].mean())
@@ -98,21 +97,21 @@ def agreement(
 
 
 def _cpu_s(records: Sequence[TrialRecord]) -> float:
-    """Return CPU seconds per variant, whatever all of them share included."""
+    """Return CPU seconds per variant, including work that variants share."""
     return sum(record.cpu_s for record in records) / len({r.fingerprint for r in records})
 
 
 def beginnings(records: Sequence[TrialRecord], steps: int) -> list[TrialRecord]:
-    """Return what ``paired-loss`` would read of the first steps of trainings.
+    """Return the records that ``paired-loss`` would have after the first steps of trainings.
 
-    At a constant learning rate these are the first steps of a shorter training, too, which would
-    cool down over its own last ones.
+    At a constant learning rate, a shorter training has the same first steps, except that it cools
+    down over its own last ones.
 
     Args:
-        records: of trainings, with their loss curves.
-        steps: after which the curves are cut off.
+        records: trainings with their loss curves.
+        steps: number of steps after which to cut off the curves.
     """
-    found = []
+    shortened = []
     for record in records:
         if record.training is None:
             continue
@@ -123,21 +122,21 @@ def beginnings(records: Sequence[TrialRecord], steps: int) -> list[TrialRecord]:
         )
         training = record.training.model_copy(update={"curve": early, "steps": steps})
         update = {"estimator": PairedLoss(), "steps": steps, "training": training}
-        found.append(record.model_copy(update=update))
-    return found
+        shortened.append(record.model_copy(update=update))
+    return shortened
 
 
 def agreement_table(
     trained: Sequence[TrialRecord], estimated: Mapping[str, Sequence[TrialRecord]]
 ) -> Table:
-    """Return a row per estimator.
+    """Return a table with one row per estimator.
 
     Args:
-        trained: the records of a study that trained the variants.
-        estimated: those of the same variants by estimators, by their names in the table.
+        trained: records of a study that trained the variants.
+        estimated: records of the same variants for each estimator, by its name in the table.
 
     Raises:
-        LabError: one of them shares too few variants with the trained ones.
+        LabError: an estimator shares too few variants with the trained ones.
     """
     seeds = {"group": "τ between seeds", "format": "+.2f"}
     columns = (
@@ -174,19 +173,19 @@ def agreement_table(
 
 
 def _row(name: str, estimated: Sequence[TrialRecord], trained: Sequence[TrialRecord]) -> Row:
-    found = agreement(estimated, trained)
+    result = agreement(estimated, trained)
     values: dict[str, Value] = {
         "estimator": name,
         "steps": max(record.steps for record in estimated),
-        "seeds": found.rank.seeds[0],
-        "variants": found.rank.variants,
-        "tau": found.rank.tau,
-        "own": found.rank.ceilings[0],
-        "truth": found.rank.ceilings[1],
-        "regret": found.regret,
-        "bias": found.bias,
-        "error": found.error_percent,
-        "cpu_s": found.cpu_s,
-        "share": 100 * found.cpu_s / found.trained_cpu_s if found.trained_cpu_s else None,
+        "seeds": result.rank.seeds[0],
+        "variants": result.rank.variants,
+        "tau": result.rank.tau,
+        "own": result.rank.ceilings[0],
+        "truth": result.rank.ceilings[1],
+        "regret": result.regret,
+        "bias": result.bias,
+        "error": result.error_percent,
+        "cpu_s": result.cpu_s,
+        "share": 100 * result.cpu_s / result.trained_cpu_s if result.trained_cpu_s else None,
     }
     return Row(values=values)

@@ -1,4 +1,4 @@
-"""Each axis of a space alone, against the base: what its options change, others as they are."""
+"""Options of each axis on its own: what they change in the base, other axes unchanged."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def include_base(axes: Mapping[str, AxisBase], base: VariantConfig) -> dict[str,
 
 
 def _check_conditions(axis: AxisBase, earlier: Mapping[str, AxisBase]) -> None:
-    """Raise ConfigError where an axis acts by a value that an earlier one never has."""
+    """Raise ConfigError if a condition of an axis lists a value that the earlier axis never has."""
     for name, keys in axis.when.items():
         try:
             known = earlier[name].grid()
-        except ConfigError:  # of too many values, or any number of a range
+        except ConfigError:  # too many values, or a continuous range
             continue
         for key in keys:
             if not any(same(key, other) for other in known):
@@ -48,11 +48,11 @@ def _check_conditions(axis: AxisBase, earlier: Mapping[str, AxisBase]) -> None:
 def options_alone(
     axes: Mapping[str, AxisBase], base: VariantConfig
 ) -> Iterator[tuple[str, Key, VariantConfig]]:
-    """Yield the name of every axis, each of its values (of a range, its ends), and the codec.
+    """Yield each axis's name, each of its values (for a range, its ends), and the configuration.
 
     Args:
-        axes: as `include_base` returns them.
-        base: what is changed.
+        axes: axes as returned by `include_base`.
+        base: configuration to change.
     """
     params: dict[str, Key] = {}
     for name, axis in axes.items():

@@ -14,29 +14,29 @@ from tcm_lab._utils import Frozen
 from tcm_lab.codec import VariantConfig, read_field
 from tcm_lab.errors import ConfigError, brief, near, one_of
 
-if TYPE_CHECKING:  # Optuna takes long to import, and no space needs it before it is searched
+if TYPE_CHECKING:  # Optuna is slow to import, and reading a space does not need it
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
 Key: TypeAlias = str | int | float | bool | None
-"""A value as records, conditions and labels know it."""
+"""An axis value as it appears in records, conditions and labels."""
 
 _MAX_GRID = 10_000
 _LIMIT = 2**31
 _LARGEST = 1e12
-_DIGITS = 12  # arithmetic on steps moves the last digits
+_DIGITS = 12  # decimals to keep: arithmetic on steps changes the last ones
 
 
 class AxisBase(Frozen, ABC):
-    """What every axis has, and what the search asks of it."""
+    """Base class of axes: common fields, and the interface to the search."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     path: str | tuple[str, ...] = ()
-    """The dotted field to set; several fields, or a pattern such as ``g_*.split``, get the same
-    value. By default, the axis's name."""
+    """Dotted field to set. Several fields, or all that match a pattern such as ``g_*.split``, get
+    the same value. Defaults to the axis's name."""
     when: dict[str, tuple[Key, ...]] = Field(default_factory=dict)
-    """The axis acts only where each named earlier axis has one of the listed values."""
+    """The axis acts only if each named earlier axis has one of the listed values."""
 
     @field_validator("when", mode="before")
     @classmethod
@@ -49,41 +49,41 @@ class AxisBase(Frozen, ABC):
         return (self.path,) if isinstance(self.path, str) else self.path or (name,)
 
     def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
-        """Return what the axis called ``name`` writes into the configuration for ``key``."""
+        """Return the fields that the axis called ``name`` sets for ``key``, with their values."""
         return dict.fromkeys(self._paths(name), self.value(key))
 
     def label(self, name: str, key: Key) -> str:
-        """Return what tables call ``key``."""
+        """Return the label of ``key`` in tables."""
         return f"{name} {show(key)}"
 
     def acts(self, params: Mapping[str, Key]) -> bool:
-        """Say whether the axis has a value where the axes before it have ``params``."""
+        """Return whether the axis acts, given the keys ``params`` of the axes before it."""
         return all(n in params and _among(params[n], keys) for n, keys in self.when.items())
 
     def base_value(self, name: str, base: VariantConfig) -> JsonValue:
-        """Return what the base has in the axis's fields; raise ConfigError where they differ."""
+        """Return the base's value in the axis's fields; raise ConfigError if they differ."""
         tree = base.model_dump(mode="json")
         values: list[JsonValue] = [read_field(tree, path) for path in self._paths(name)]
         if any(value != values[0] for value in values):
             raise ConfigError(
-                f"ties fields that differ in the base {values}; give each its own axis"
+                f"sets fields that differ in the base, {values}; give each its own axis"
             )
         return values[0]
 
     def value(self, key: Key) -> JsonValue:
-        """Return what ``key`` stands for."""
+        """Return the field value that ``key`` denotes."""
         return key
 
     def encode(self, key: Key) -> Key:
-        """Return ``key`` as the sampler and the database know it."""
+        """Return ``key`` in the form used by the sampler and the database."""
         return key
 
     def decode(self, drawn: Any) -> Key:
-        """Return the key that a sampler's value means."""
+        """Return the key for a value from the sampler."""
         return cast("Key", drawn)
 
     def suggest(self, trial: Trial, name: str) -> Key:
-        """Return the key that Optuna proposes, or that the queue fixed."""
+        """Return the key that Optuna proposes, or the one fixed by the queue."""
         drawn: Any = self.distribution()
         if hasattr(drawn, "choices"):
             return self.decode(trial.suggest_categorical(name, drawn.choices))
@@ -92,22 +92,22 @@ class AxisBase(Frozen, ABC):
 
     @abstractmethod
     def grid(self) -> list[Key]:
-        """Return every value; raise ConfigError where there are too many."""
+        """Return every key; raise ConfigError if there are too many."""
 
     @abstractmethod
     def distribution(self) -> BaseDistribution:
-        """Return what Optuna's samplers draw encoded keys from."""
+        """Return the Optuna distribution of encoded keys."""
 
     def check(self, name: str, base: VariantConfig) -> None:
-        """Raise ConfigError where a path leads nowhere or a listed value can't be built."""
+        """Raise ConfigError if a path does not exist or a listed value can't be built."""
         self.base_value(name, base)
 
     @abstractmethod
     def base_key(self, name: str, base: VariantConfig) -> Key:
-        """Return the key that leaves ``base`` as it is; raise ConfigError if no key does."""
+        """Return the key that leaves ``base`` unchanged; raise ConfigError if there is none."""
 
     def including(self, name: str, base: VariantConfig) -> AxisBase:
-        """Return the axis with a choice that leaves ``base`` as it is, if choices can be added."""
+        """Return the axis with the base's own value among its choices, if choices can be added."""
         return self
 
     def draw(self, rng: random.Random) -> Key:
@@ -119,7 +119,7 @@ class _Listed(AxisBase):
     """An axis whose values are listed."""
 
     choices: tuple[JsonValue, ...] | dict[str, JsonValue] = Field(min_length=1)
-    """The values, or a mapping of labels to values (for values that are mappings or lists)."""
+    """Values, or a mapping of labels to values (for values that are mappings or lists)."""
 
     @field_validator("choices")
     @classmethod
@@ -127,7 +127,7 @@ class _Listed(AxisBase):
         keys = list(choices) if isinstance(choices, dict) else [_key(value) for value in choices]
         for index, key in enumerate(keys):
             if isinstance(key, int | float) and not abs(key) <= _LARGEST:
-                raise ConfigError(f"{brief(str(key))} is no number that a field takes")
+                raise ConfigError(f"{brief(str(key))} is too large or not a number")
             if _among(key, keys[:index]):
                 raise ConfigError(f"duplicate choice {brief(repr(key))}")
         return choices
@@ -169,7 +169,7 @@ class _Listed(AxisBase):
         return self
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
-        """Return the choices and the base's, called ``base`` if it is long; numbers ascend."""
+        """Return the choices with the base's value, labelled ``base`` if long; sort numbers."""
         own = self.base_value(name, base)
         if isinstance(self.choices, dict):
             plain = not isinstance(own, dict | list) or "base" in self.choices
@@ -179,26 +179,26 @@ class _Listed(AxisBase):
 
 
 class CategoricalAxis(_Listed):
-    """Values without an order; a plain list is short for this."""
+    """Values without an order; a plain list is shorthand for this."""
 
     kind: Literal["categorical"] = "categorical"
 
 
 class OrdinalAxis(_Listed):
-    """Values in an order that the sampler may rely on: neighbours are alike."""
+    """Ordered values: the sampler may assume that neighbours are similar."""
 
     kind: Literal["ordinal"]
 
     def encode(self, key: Key) -> int:
-        """Return the key's place in the order."""
+        """Return the key's position in the order."""
         return next(place for place, known in enumerate(self.grid()) if same(known, key))
 
     def decode(self, drawn: Any) -> Key:
-        """Return the key at a place in the order."""
+        """Return the key at a position in the order."""
         return self.grid()[int(drawn)]
 
     def distribution(self) -> BaseDistribution:
-        """Return the places in the order."""
+        """Return the distribution of positions in the order."""
         from optuna.distributions import IntDistribution
 
         return IntDistribution(0, len(self.choices) - 1)
@@ -214,7 +214,7 @@ class OrdinalAxis(_Listed):
 
 
 class OverrideAxis(_Listed):
-    """Choices that set fields of their own."""
+    """Choices that each set their own fields."""
 
     kind: Literal["override"]
     path: Literal[""] = ""
@@ -242,11 +242,11 @@ class OverrideAxis(_Listed):
         return choices
 
     def changes(self, name: str, key: Key) -> dict[str, JsonValue]:
-        """Return the choice's own fields."""
+        """Return the fields that the choice sets."""
         return cast("dict[str, JsonValue]", self.value(key))
 
     def label(self, name: str, key: Key) -> str:
-        """Return the choice's own name."""
+        """Return the choice's label."""
         return show(key)
 
     def _with_base(self, name: str, base: VariantConfig) -> Any:
@@ -256,13 +256,13 @@ class OverrideAxis(_Listed):
 
 
 class _Range(AxisBase):
-    """An axis of numbers between two ends."""
+    """A range of numbers."""
 
     low: float
     high: float
     step: float | None
     log: bool = False
-    """Whether values are spread evenly by their logarithm."""
+    """Whether values are spread evenly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> _Range:
@@ -274,7 +274,7 @@ class _Range(AxisBase):
 
     @property
     def _count(self) -> int | None:
-        """How many numbers there are; None for any."""
+        """Number of values; None for a continuous range."""
         return None if self.step is None else int((self.high - self.low) / self.step + 1e-9) + 1
 
     def _at(self, place: int) -> Key:
@@ -292,14 +292,14 @@ class _Range(AxisBase):
     def distribution(self) -> BaseDistribution:
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        # Up to where the last step ends: Optuna would warn of any other end.
+        # End at the last step: Optuna warns about any other end.
         high: Any = self.high if self._count is None else self._at(self._count - 1)
         if isinstance(self.low, int):
             return IntDistribution(self.low, high, self.log, int(self.step or 1))
         return FloatDistribution(self.low, high, self.log, self.step)
 
     def draw(self, rng: random.Random) -> Key:
-        """Draw a value uniformly, by its place in the range or by its logarithm."""
+        """Draw a value uniformly, on a linear or a logarithmic scale."""
         if self._count is not None and not self.log:
             return self._at(rng.randrange(self._count))
         low, high = self.low, self.high
@@ -324,7 +324,7 @@ _Bounded = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
 
 
 class IntegerAxis(_Range):
-    """Whole numbers between two ends."""
+    """A range of whole numbers."""
 
     kind: Literal["integer"]
     low: _Whole
@@ -336,7 +336,7 @@ class IntegerAxis(_Range):
 
 
 class FloatAxis(_Range):
-    """Numbers between two ends."""
+    """A range of numbers."""
 
     kind: Literal["float"]
     low: _Bounded
@@ -344,10 +344,10 @@ class FloatAxis(_Range):
     high: _Bounded
     """Largest value."""
     step: Annotated[float, Field(ge=10.0**-_DIGITS, le=_LARGEST)] | None = None
-    """Distance between neighbouring values; any number by default."""
+    """Distance between neighbouring values; without it, the range is continuous."""
 
     def decode(self, drawn: Any) -> Key:
-        """Return a number without the error of its last digits."""
+        """Return a number rounded to remove floating-point error."""
         return round(float(drawn), _DIGITS)
 
 
@@ -355,7 +355,7 @@ _KINDS = ("categorical", "ordinal", "integer", "float", "override")
 
 
 def _long_form(axis: Any) -> Any:
-    """Spell a plain list, or a mapping without kind, as a categorical axis."""
+    """Expand a plain list, or a mapping without ``kind``, to a categorical axis."""
     if not isinstance(axis, Mapping):
         return {"kind": "categorical", "choices": axis} if isinstance(axis, list | tuple) else axis
     kind = axis.get("kind", "categorical")
@@ -370,18 +370,18 @@ Axis: TypeAlias = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_long_form),
 ]
-"""A search axis; its ``kind`` says which."""
+"""A search axis of any ``kind``."""
 
 
 def show(key: Key) -> str:
-    """Return a key as a word."""
+    """Return a key as text."""
     if isinstance(key, float):
         return f"{key:g}"
     return "none" if key is None else str(key)
 
 
 def same(a: Key, b: Key) -> bool:
-    """Say whether two keys mean one value; 1 and 1.0 do, 1 and true don't."""
+    """Return whether two keys denote the same value: 1 and 1.0 do, 1 and true don't."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
@@ -394,7 +394,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _key(value: JsonValue) -> Key:
-    """Return a choice itself if it is one word or number, else its JSON."""
+    """Return a choice itself if it is a single word or number, else its JSON."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return json.dumps(value, separators=(",", ":"), sort_keys=True)

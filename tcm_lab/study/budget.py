@@ -1,4 +1,4 @@
-"""How a study's differences move with the budget: a table and a plot, from the records alone."""
+"""How differences from the baseline change with the training budget: a table and a plot."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _MOST_SERIES, _MOST_ROWS = 8, 40
 
 @dataclass(frozen=True)
 class Course:
-    """How one variant's difference from the baseline moves.
+    """How one variant's difference from the baseline changes during training.
 
     Attributes:
         summary: the variant.
         curve: the paired training losses.
-        ahead: what they say of larger budgets; None where they are too few to fit.
-        rungs: differences of the costs that were evaluated on the way, by step.
+        ahead: their extrapolation to larger budgets; None if there are too few to fit.
+        rungs: differences of the costs evaluated during training, by step.
     """
 
     summary: VariantSummary
@@ -51,44 +51,44 @@ class Course:
 
 
 def courses(summaries: Sequence[VariantSummary]) -> list[Course]:
-    """Return the course of every variant whose training kept its losses, as the baseline's did.
+    """Return the course of every variant whose losses, and the baseline's, were recorded.
 
-    Of many variants, only those on the front.
+    If there are many variants, only those on the front are included.
     """
     baseline, *others = [summary for summary in summaries if summary.is_complete]
     if len(others) > _MOST_ROWS:
         others = [summary for summary in others if summary.on_front]
-    found = []
+    result = []
     for summary in others:
         base = of_same_seeds(summary.records, baseline.records)
         if base is None:
             continue
         compared = Comparison(summary.records, base, noise=noise_for(summary.records, base))
         sd = compared.seed_sd_loss
-        with suppress(LabError):  # of records without losses
+        with suppress(LabError):  # records without losses
             rows = paired_rows(compared)
             ahead = None
-            with suppress(LabError):  # of few rows
+            with suppress(LabError):  # too few rows
                 end = summary.first.recipe.comparable_until
                 ahead = extrapolate(rows, end=end, seed_sd=sd)
             curve = paired_curve(rows, seed_sd=sd)
-            found.append(Course(summary, curve, ahead, _rungs(summary.records, base)))
-    return found
+            result.append(Course(summary, curve, ahead, _rungs(summary.records, base)))
+    return result
 
 
 def _rungs(own: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> dict[int, Interval]:
-    """Return the differences of evaluations on the way, by step, over the seeds."""
+    """Return the differences of evaluations during training, by step, over the seeds."""
     sides = [[{rung.step: rung.lagrangian for rung in r.rungs} for r in s] for s in (own, baseline)]
     steps = set.intersection(*(set(rungs) for side in sides for rungs in side))
-    found = {}
+    differences = {}
     for step in sorted(steps):
         each = [100 * expm1(a[step] - b[step]) for a, b in zip(*sides, strict=True)]
-        found[step] = mean_of_rows(np.array(each)[:, None], noise=0.0)
-    return found
+        differences[step] = mean_of_rows(np.array(each)[:, None], noise=0.0)
+    return differences
 
 
 def budget_table(found: Sequence[Course]) -> Table:
-    """Return where each difference stood on the way, since when it is steady, and what is ahead."""
+    """Return a table of each difference during training, when it settled, and its prediction."""
     loss = {"group": "training loss vs baseline", "unit": "%", "format": "+.2f"}
     ahead = {"group": "predicted loss vs baseline", "unit": "%", "format": "+.2f"}
     steps = found[0].curve.steps
@@ -132,7 +132,7 @@ def budget_table(found: Sequence[Course]) -> Table:
 
 
 def _course(each: Course) -> str:
-    """Say in words what the curve did, and what it will do if that can be said."""
+    """Describe the curve so far and, if it can be predicted, its next change of sign."""
     curve, words = each.curve, list[str]()
     if curve.crossed is not None:
         words.append(f"crossed by step {curve.crossed:,}")
@@ -148,14 +148,14 @@ def _course(each: Course) -> str:
 
 
 def _reach(each: Course) -> str:
-    """Say up to which budget the sign of the difference is sure."""
+    """Describe the largest budget for which the sign of the difference is certain."""
     evaluated = each.summary.intervals.get(ESTIMATED)
     if isinstance(evaluated, IncompleteInterval):
         return f"takes more {evaluated.lacks} to say"
     if each.ahead is None:
         return "too few losses to tell"
     times = each.ahead.widest(TIMES[-1])
-    # Losses alone order nothing where what was coded does not.
+    # Losses alone decide nothing if the evaluated cost does not agree.
     agrees = evaluated is None or (
         evaluated.excludes_zero and evaluated.value * each.curve.last.value > 0
     )
@@ -167,7 +167,7 @@ def _reach(each: Course) -> str:
 
 
 def budget_plot(found: Sequence[Course]) -> Figure:
-    """Draw the courses, those that end farthest from the baseline if they are many."""
+    """Plot the courses; if there are many, those that end farthest from the baseline."""
     farthest = sorted(range(len(found)), key=lambda i: -abs(found[i].curve.last.value))
     series = []
     for each in (found[i] for i in sorted(farthest[:_MOST_SERIES])):

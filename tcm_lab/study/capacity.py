@@ -1,4 +1,4 @@
-"""How many workers fit a machine."""
+"""Number of workers and threads for a machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_CPU_WORKERS = 4
 
 
 def worker_count(workers: int | None) -> int:
-    """Return how many processes work: as given, or one per GPU, or one per core up to 4."""
+    """Return the number of processes: as given, else one per GPU, else one per core up to 4."""
     if workers is not None:
         if workers < 1:
             raise ConfigError(f"workers = {workers}: must be at least 1")
@@ -21,25 +21,25 @@ def worker_count(workers: int | None) -> int:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
+    except AttributeError:  # not available on every system
         return os.cpu_count() or 1
 
 
 def threads_each(workers: int) -> int:
-    """Return how many threads each worker has: its share of the cores, or OMP_NUM_THREADS if less.
+    """Return the threads per worker: its share of the cores, or OMP_NUM_THREADS if that is less.
 
-    Threads that wait for each other on a busy machine can cost several times their work.
+    On a busy machine, threads that wait for each other can cost several times their actual work.
     """
     share = max(1, cores() // workers)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(limit)) if limit.isdigit() and int(limit) else share
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs that this process may use, in the notation of ``CUDA_VISIBLE_DEVICES``."""
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(index) for index in range(count)]
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed.split(",")[:count] if listed else [str(index) for index in range(count)]

@@ -25,24 +25,24 @@ _SIDES = ("first", "second")
 _MIN_VARIANTS = 3
 
 Costs = Mapping[str, Sequence[float]]
-"""By variant, the mean logarithm of the Lagrangian cost of each of its trainings."""
+"""Mean logarithm of the Lagrangian cost of each training, by variant."""
 
 
 def compare_studies(a: StudyResult, b: StudyResult) -> list[Table]:
-    """Return tables: an overview, how alike both rank, and the variants of both.
+    """Return tables: an overview, the agreement of the rankings, and the variants of both studies.
 
     Rankings are compared if both studies trained at least three of the same variants to the end.
     Percentages are relative to each study's own baseline.
 
     Raises:
-        LabError: the studies have different objectives, images or rates, so that their values are
-            not comparable.
+        LabError: the studies have different objectives, images or rates, so their values are not
+            comparable.
     """
     _check_comparable(a, b)
     studies = {"A": a, "B": b}
     summaries = {name: summarise(each.records, each.space) for name, each in studies.items()}
     tables = [_overview(studies, summaries), _variants(summaries, a.space.objectives)]
-    with suppress(LabError):  # too few in common
+    with suppress(LabError):  # too few variants in common
         tables.insert(1, ranking_table(studies))
     return tables
 
@@ -73,11 +73,11 @@ def _overview(
     studies: Mapping[str, StudyResult], summaries: Mapping[str, Sequence[VariantSummary]]
 ) -> Table:
     a, b = studies.values()
-    baseline = baseline_of(a.records)  # one for both
+    baseline = baseline_of(a.records)  # the same for both
 
     def losses(records: Iterable[TrialRecord]) -> list[list[float]]:
-        found = [objective_losses([record], [baseline], a.space) for record in records]
-        return [row for row in found if not any(map(isnan, row))]
+        rows = [objective_losses([record], [baseline], a.space) for record in records]
+        return [row for row in rows if not any(map(isnan, row))]
 
     fronts = {name: losses(s.first for s in of if s.on_front) for name, of in summaries.items()}
     reference = reference_point(losses((*a.records, *b.records)))
@@ -112,41 +112,41 @@ def _overview(
 def _variants(
     summaries: Mapping[str, Sequence[VariantSummary]], objectives: Sequence[str]
 ) -> Table:
-    """Return the objectives of every variant; Pareto-optimal is what is so wherever it is."""
+    """Return a table of objectives; Pareto marks must hold in each study that has the variant."""
     columns = [Column(key="variant", header="variant")]
-    found: dict[str, dict[str, VariantSummary]] = {}
+    variants: dict[str, dict[str, VariantSummary]] = {}
     for side, of_side in summaries.items():
         for name in objectives:
             header = METRICS[name].label
             columns.append(column_of(name, key=f"{side}_{name}", group=side, header=header))
         for summary in of_side:
-            found.setdefault(summary.first.fingerprint, {})[side] = summary
+            variants.setdefault(summary.first.fingerprint, {})[side] = summary
     rows = []
-    for by_side in found.values():
+    for by_side in variants.values():
         first = next(iter(by_side.values()))
         values: dict[str, Value] = {"variant": first.label}
         for side, summary in by_side.items():
             values |= {f"{side}_{name}": summary.value(name) for name in objectives}
-        kept = (
+        marks = (
             mark
             for mark in first.marks
             if "pareto" not in mark or all(mark in each.marks for each in by_side.values())
         )
-        rows.append(Row(values=values, marks=tuple(kept)))
+        rows.append(Row(values=values, marks=tuple(marks)))
     note = "A variant is marked Pareto-optimal if it is so in every study that has it."
     return Table(title="Variants", columns=tuple(columns), rows=tuple(rows), footer=(note,))
 
 
 class RankAgreement(Frozen):
-    """How alike two sets of trainings rank their variants by Lagrangian cost.
+    """Agreement of two sets of trainings in ranking their variants by Lagrangian cost.
 
     Attributes:
         tau: Kendall's τ-b between the means over seeds, with its interval over resampled variants
-            and seeds; 1 for the same order, 0 for unrelated ones.
-        variants: number of variants that both rank.
-        seeds: most trainings of a variant, on either side.
-        ceilings: on either side, the mean τ between the rankings by two of its seeds, which is
-            the most that noise lets another ranking reach; ``None`` with a single seed.
+            and seeds; 1 for the same order, 0 for unrelated orders.
+        variants: number of variants in both rankings.
+        seeds: largest number of trainings of a variant, for each side.
+        ceilings: mean τ between the rankings by two seeds, for each side: the most that noise lets
+            another ranking reach. ``None`` with a single seed.
     """
 
     tau: Interval
@@ -162,11 +162,11 @@ def rank_agreement(
 
     Args:
         first: records of one study.
-        second: records of the other, with another budget for instance.
+        second: records of the other, for instance with another budget.
         samples: number of resamples.
 
     Raises:
-        LabError: they share fewer than three variants.
+        LabError: the two share fewer than three variants.
     """
     sides = _costs(first), _costs(second)
     shared = [name for name in sides[0] if name in sides[1]]
@@ -176,10 +176,10 @@ def rank_agreement(
             f"at least {_MIN_VARIANTS}."
         )
 
-    # A seed moves all alike, so trainings that have the same seeds are drawn together.
-    alike = len({len(side[name]) for side in sides for name in shared}) == 1
+    # A seed shifts all variants alike, so trainings with the same seeds are resampled together.
+    paired = len({len(side[name]) for side in sides for name in shared}) == 1
     drawn_as = [
-        {name: "seeds" if alike else f"{n} {name}" for name in shared} for n in range(len(sides))
+        {name: "seeds" if paired else f"{n} {name}" for name in shared} for n in range(len(sides))
     ]
 
     def tau(draw: Draw) -> float:
@@ -206,7 +206,7 @@ def rank_agreement(
 
 
 def _costs(records: Sequence[TrialRecord]) -> Costs:
-    """Return what each variant is ranked by: an estimate only counts beside its baseline's."""
+    """Return the costs that rank each variant; an estimate counts relative to its baseline's."""
     costs: dict[str, list[float]] = {}
     baseline = {record.seed: record for record in records if record.is_baseline}
     for record in sorted(records, key=lambda record: record.seed):
@@ -223,15 +223,15 @@ def _costs(records: Sequence[TrialRecord]) -> Costs:
 
 
 def _tau(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Kendall's τ-b; 0 where one side has no order, as of variants that all tie."""
+    """Return Kendall's τ-b, or 0 if all variants tie on one side."""
     from scipy.stats import kendalltau
 
-    found = float(kendalltau(first, second).statistic)
-    return 0.0 if isnan(found) else found
+    tau = float(kendalltau(first, second).statistic)
+    return 0.0 if isnan(tau) else tau
 
 
 def _ceiling(side: Costs, names: Sequence[str]) -> float | None:
-    """Return the mean τ between the rankings of two seeds that every variant has."""
+    """Return the mean τ between the rankings by two seeds, of the seeds that every variant has."""
     seeds = range(min(len(side[name]) for name in names))
     taus = [
         _tau([side[name][a] for name in names], [side[name][b] for name in names])
@@ -241,13 +241,13 @@ def _ceiling(side: Costs, names: Sequence[str]) -> float | None:
 
 
 def ranking_table(studies: Mapping[str, StudyResult]) -> Table:
-    """Return how alike each pair of studies ranks the variants that both trained.
+    """Return a table of how well each pair of studies agrees in ranking their common variants.
 
     Args:
-        studies: by their names in the table.
+        studies: studies by their names in the table.
 
     Raises:
-        LabError: two of them share too few variants.
+        LabError: two studies share too few variants.
     """
     columns = (
         *(Column(key=side, header=side) for side in _SIDES),

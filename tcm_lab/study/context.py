@@ -1,4 +1,4 @@
-"""What every worker of a study is given, and what it reports back; all of it crosses processes."""
+"""Inputs of a study's workers, and the events they report; all are sent between processes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _RECORD_FILE = "record.json"
 
 @dataclass(frozen=True)
 class StudyData:
-    """The images of a study, found and checked once."""
+    """The images of a study, opened and checked once."""
 
     train: ImageSet
     evaluation: ImageSet
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What a training's identity holds of each set of images."""
+        """Identifiers of the image sets, as used in a training's identity."""
         leaves = "+leaves" if self.train.embedded else ""
         return {
             "training images": f"{self.train.fingerprint}{leaves}",
@@ -38,36 +38,36 @@ class StudyData:
         }
 
     def crops(self, recipe: Recipe) -> CropSource:
-        """Return the crops that a training by ``recipe`` sees, in its order."""
+        """Return the crops of a training by ``recipe``, in training order."""
         return CropSource(self.train, crop=recipe.crop, seed=recipe.seed)
 
 
 class Trainer(Protocol):
-    """What trains and evaluates: the real one, or a surrogate of the same shape."""
+    """Trains and evaluates codecs: `CodecTrainer`, or a surrogate with the same interface."""
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         """Train and evaluate one codec.
 
         Raises:
             FileError: a file or the disk fails, so no other variant can be trained either.
-            LabError: this variant can't be trained; others may.
+            LabError: this variant can't be trained; others may be.
         """
 
 
 @dataclass(frozen=True)
 class StudyContext:
-    """A study as its workers see it, made once.
+    """Everything that a study's workers need, prepared once.
 
     Attributes:
-        variants: of the space: its base, loaded, and the costs that are counted already.
+        variants: the space's variants, with its loaded base and the costs counted so far.
         data: training and evaluation images.
-        out: the study's folder.
+        out: folder of the study.
         storage: address of the database.
-        name: of the study in it.
-        trainer: what trains.
-        trials: variants to train, where the space is not enumerated.
-        cache: folder of records that studies share, if any.
-        threads: of each worker, on the CPU.
+        name: name of the study in the database.
+        trainer: trains and evaluates codecs.
+        trials: number of variants to train, if the space is not enumerated.
+        cache: folder of records shared between studies, if any.
+        threads: CPU threads of each worker.
     """
 
     variants: Variants
@@ -82,16 +82,16 @@ class StudyContext:
 
     @property
     def space(self) -> Space:
-        """What is searched."""
+        """The search space."""
         return self.variants.space
 
     @property
     def trials_folder(self) -> Path:
-        """Where every trial has a folder, by its identity; they may share files beside these."""
+        """Folder with a subfolder per trial, named by its identity, and files that trials share."""
         return self.out / TRIALS
 
     def task(self, variant: Variant, seed: int, estimator: Estimator) -> Task:
-        """Return what is to be done for a variant; its folder's name is the work's identity."""
+        """Return the task for a variant and seed; its folder is named by the work's identity."""
         recipe = estimator.recipe(self.variants.recipe(seed))
         prints = self.data.fingerprints.values()
         identity = training_identity(
@@ -105,17 +105,17 @@ class StudyContext:
         rungs = self.space.rung_steps(recipe) if is_searched else ()
         return Task(variant.config, recipe, self.trials_folder / identity, rungs)
 
-    def baseline_task(self, beside: Task, estimator: Estimator) -> Task:
-        """Return what is to be done for the baseline, with another task's seed."""
-        return self.task(self.variants.baseline(), beside.recipe.seed - self.space.seed, estimator)
+    def baseline_task(self, other: Task, estimator: Estimator) -> Task:
+        """Return the baseline's task with the same seed as another task."""
+        return self.task(self.variants.baseline(), other.recipe.seed - self.space.seed, estimator)
 
     def find_record(self, identity: str, estimator: Estimator) -> TrialRecord | None:
-        """Return the record of a finished task, of this study or one that shares its cache."""
-        found = (read_kept(path, TrialRecord) for path in self._places(identity, estimator))
-        return next((record for record in found if record and record.identity == identity), None)
+        """Return a finished task's record, from this study or the shared cache, or None."""
+        records = (read_kept(path, TrialRecord) for path in self._places(identity, estimator))
+        return next((record for record in records if record and record.identity == identity), None)
 
     def keep_record(self, record: TrialRecord) -> None:
-        """Write a training's record; one that was stopped is not shared with other studies.
+        """Write a training's record, and share it with other studies unless it was stopped.
 
         Raises:
             LabError: a folder can't be written.
@@ -129,13 +129,13 @@ class StudyContext:
 
     def _places(self, identity: str, estimator: Estimator) -> list[Path]:
         own = self.trials_folder / identity / _RECORD_FILE
-        # An estimate that needs the baseline's files stays in their study.
+        # An estimate that depends on the baseline's files stays in its own study.
         if self.cache is None or estimator.baseline_first:
             return [own]
         return [own, self.cache / f"{identity}.json"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process import the user's layers before it unpickles what is made of them."""
+        """Make another process import the user's layers before it unpickles objects using them."""
         return _unpacked, (self.space.imports, pickle.dumps(self.__dict__))
 
 
@@ -151,18 +151,18 @@ EventKind = Literal[
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker reports.
+    """A report from a worker.
 
     Attributes:
-        kind: what happened; ``known`` is a training whose record existed already, ``aside`` one
-            that another worker is at, too.
-        worker: which worker.
-        label: of the variant.
+        kind: what happened; ``known`` if the training's record already existed, ``aside`` if
+            another process is running the training.
+        worker: index of the worker.
+        label: label of the variant.
         step: training steps done.
-        steps: training steps in all.
+        steps: training steps in total.
         text: metrics, or the reason.
-        finalist: whether it is a training of what a search by another estimator has chosen.
-        finalists: how many such trainings the study ends with.
+        finalist: whether the training is of a finalist of a search by another estimator.
+        finalists: number of finalist trainings at the end of the study.
     """
 
     kind: EventKind

@@ -1,4 +1,4 @@
-"""What the front's codecs make of evaluation images: decoded once, kept, shown beside originals."""
+"""Evaluation images decoded by the front's codecs: stored once, and shown next to the originals."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ FOLDER = "decoded"
 _ORIGINAL = "original"
 _IMAGES = 2
 _VARIANTS = 6
-_HEIGHT, _WIDTH = 384, 512  # of the part that is shown, from the middle
-_CAPTION = "At the middle one of the rates; bits and PSNR of the whole image, seed 0."
-_MOST_BYTES = 3_000_000  # of all images in a page, before base64 takes a third more
+_HEIGHT, _WIDTH = 384, 512  # of the centre crop that is shown
+_CAPTION = "At the middle rate, seed 0; bits and PSNR are those of the whole image."
+_MOST_BYTES = 3_000_000  # of all images on a page, before base64 adds a third
 
 
 def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | None = None) -> None:
-    """Decode some images by the weights of the baseline and the front, and keep parts as PNG.
+    """Decode some images with the baseline and the front's variants, and write crops as PNG.
 
-    What is there already is kept; a variant whose weights are elsewhere is left out.
+    Existing files are kept. Variants whose weights are not in the study's folder are skipped.
 
     Args:
         result: the study.
-        images: its evaluation images.
-        on_progress: called with (images done, images in all).
+        images: evaluation images of the study.
+        on_progress: called with (images done, images in total).
 
     Raises:
         LabError: weights can't be read, or the folder can't be written.
@@ -56,50 +56,49 @@ def decode_front(result: StudyResult, images: ImageSet, on_progress: OnDone | No
     folders, load = _folders(result.out, images.names), lru_cache(maxsize=1)(load_checkpoint)
     for done, (record, weights, index) in enumerate(todo):
         folder, pixels = folders[images.names[index]], images[index]
-        original, own = (_file(folder, which) for which in (_ORIGINAL, record.identity))
+        original, decoded = (_file(folder, name) for name in (_ORIGINAL, record.identity))
         if not original.exists():
-            _keep(original, pixels)
-        if not own.exists():
+            _write_crop(original, pixels)
+        if not decoded.exists():
             coded = code_image(load(weights), pixels, _point(record).rate)
-            _keep(own, coded.x_hat[0].byte().cpu())
+            _write_crop(decoded, coded.x_hat[0].byte().cpu())
         if on_progress is not None:
             on_progress(done + 1, len(todo))
 
 
 def comparisons(result: StudyResult, summaries: Sequence[VariantSummary]) -> list[Comparison]:
-    """Return one comparison for each image of which ``decode_front`` kept originals and variants.
+    """Return a comparison for each image that ``decode_front`` has written with its original.
 
-    No more are shown than keep a page below 6 MB; a caption names those left out.
+    A page is kept below 6 MB by leaving out variants, which the captions name.
     """
     shown = _shown(summaries)
-    found, left = list[Comparison](), _MOST_BYTES
+    compared, bytes_left = list[Comparison](), _MOST_BYTES
     names = [image.name for image in _point(shown[0].first).images] if shown else []
     for name, folder in _folders(result.out, names).items():
-        images, without = list[ShownImage](), list[str]()
+        images, omitted = list[ShownImage](), list[str]()
         for label, path, note in _files(folder, name, shown):
             data = image_bytes(_read(path)) if path.exists() else b""
-            if data and len(data) <= left:
-                left -= len(data)
+            if data and len(data) <= bytes_left:
+                bytes_left -= len(data)
                 images.append(ShownImage(data, label, note))
             else:
-                without.append(label)
+                omitted.append(label)
         if len(images) > 1 and images[0].name == _ORIGINAL:
-            less = f" Without {', '.join(without)}." if without else ""
-            found.append(Comparison(tuple(images), name, f"{_CAPTION}{less}"))
-    return found
+            without = f" Without {', '.join(omitted)}." if omitted else ""
+            compared.append(Comparison(tuple(images), name, f"{_CAPTION}{without}"))
+    return compared
 
 
 def _shown(summaries: Sequence[VariantSummary]) -> list[VariantSummary]:
-    """Return the baseline and the front, as many as a page can show."""
+    """Return the baseline and the front's variants, up to the number that a page can show."""
     evaluated = [s for s in summaries if s.is_complete and s.evaluations]
-    kept = [s for s in evaluated if s.is_baseline or s.on_front]
-    return kept[:_VARIANTS]
+    return [s for s in evaluated if s.is_baseline or s.on_front][:_VARIANTS]
 
 
 def _files(
     folder: Path, image: str, shown: Sequence[VariantSummary]
 ) -> Iterator[tuple[str, Path, str]]:
-    """Yield label, file and note of an image's original and of its decoded versions."""
+    """Yield (label, file, note) of an image's original and of its decoded versions."""
     yield _ORIGINAL, _file(folder, _ORIGINAL), ""
     for summary in shown:
         record = summary.first
@@ -109,13 +108,13 @@ def _files(
 
 
 def _point(record: TrialRecord) -> RdPoint:
-    """Return the rate at which a variant is shown."""
+    """Return the middle rate, at which a variant is shown."""
     points = record.evaluation.points
     return points[len(points) // 2]
 
 
 def _weights(out: Path, record: TrialRecord) -> Path | None:
-    """Return the checkpoint of a training; None where another study or machine has it."""
+    """Return the checkpoint of a training; None if another study or machine has it."""
     folder = out / TRIALS / record.identity
     lmbda = _point(record).lmbda
     places = [folder, *([] if lmbda is None else [folder / f"lambda-{lmbda:g}"])]
@@ -124,16 +123,16 @@ def _weights(out: Path, record: TrialRecord) -> Path | None:
 
 
 def _folders(out: Path, images: Sequence[str]) -> dict[str, Path]:
-    """Return the folder of each image by its name; all of a study's names decide on them."""
+    """Return the folder of each image, by image name; each depends on all names of the study."""
     return {n: out / FOLDER / own for n, own in zip(images, file_names(images), strict=True)}
 
 
-def _file(folder: Path, which: str) -> Path:
-    return folder / f"{which}.png"
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.png"
 
 
-def _keep(path: Path, pixels: Tensor) -> None:
-    """Write the middle of an image (3, H, W) of bytes."""
+def _write_crop(path: Path, pixels: Tensor) -> None:
+    """Write the centre crop of an image (3, H, W) of bytes."""
     height, width = pixels.shape[1:]
     top, left = max(0, height - _HEIGHT) // 2, max(0, width - _WIDTH) // 2
     part = pixels[:, top : top + _HEIGHT, left : left + _WIDTH]

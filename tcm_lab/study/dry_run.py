@@ -1,4 +1,4 @@
-"""What a study would train and cost, before anything is trained."""
+"""Preview of a study: what it would train and what that would cost, without training."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ _FEW_POINTS = 2000
 _ROWS = 60
 _COSTS = ("parameters", "kmacs_per_px", "encode_kmacs_per_px", "decode_kmacs_per_px")
 _TIMES = ("encode_ms", "encode_ratio", "decode_ms", "decode_ratio")
-_CODING_S = 4.0  # of each variant, beside the repetitions that an interval needs
+_CODING_S = 4.0  # per variant, in addition to the repetitions that an interval needs
 _TRAINED, _REPEATED = "trained", "repeats a row above"
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found without training.
+    """The result of a dry run.
 
     Attributes:
         table: one row per variant, with its cost and whether it will or may be trained.
-        lines: the size of the space and the budget, and the time if it was asked for.
+        lines: the size of the space, the budget, and the estimated time if requested.
     """
 
     table: Table
     lines: Sequence[str]
 
     def text(self) -> str:
-        """Return it for a terminal."""
+        """Return the result as text for a terminal."""
         return "\n".join([reporting.render(self.table, "markdown"), *self.lines])
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """The variants that were looked at, each with its outcome, and whether these are all."""
+class _Survey:
+    """The variants that were examined, each with its outcome, and whether these are all."""
 
     variants: Sequence[tuple[str, Variant | None, str]]
     all: bool
@@ -68,47 +68,46 @@ def dry_run(
     timed: bool = False,
     coding: Mapping[str, Any] | None = None,
 ) -> DryRun:
-    """List a space's variants with their costs, and the constraint that drops each of some.
+    """List a space's variants with their costs, and the constraints that drop some of them.
 
-    Nothing is trained or written. It takes some seconds, however large the space is: then a part of
-    it is looked at.
+    Nothing is trained or written. It takes a few seconds: of a large space, a part is examined.
 
     Args:
         context: the study.
-        workers: processes that it would get.
+        workers: number of processes that the study would use.
         timed: whether to estimate the time, too, from a few steps of a few variants, which takes
             a minute or two.
-        coding: conditions under which to time encoding and decoding of every listed variant, in
-            turns (fields of `TimingOptions`, and ``on_progress``); None: they are not timed.
+        coding: conditions for timing the encoding and decoding of every listed variant, in turns
+            (fields of `TimingOptions`, and ``on_progress``); None to skip these timings.
 
     Raises:
-        LabError: what would stop the study itself.
+        LabError: the study itself would fail with the same error.
     """
     space, variants, count = context.space, context.variants, worker_count(workers)
-    looked = _look(variants)
-    kept = looked.kept
-    if space.enumerated and looked.all and len(kept) < 2:
-        raise ConfigError("constraints: leave no variant beside the baseline; raise them")
+    survey = _survey(variants)
+    kept = survey.kept
+    if space.enumerated and survey.all and len(kept) < 2:
+        raise ConfigError("constraints: leave no variant besides the baseline; relax them")
     about, trainings = "", len(kept)
     if not space.enumerated:
-        trainings = min(context.trials, len(kept)) if looked.all else context.trials
-    elif not looked.all:
-        about, share = "about ", len(kept) / len(looked.variants)
+        trainings = min(context.trials, len(kept)) if survey.all else context.trials
+    elif not survey.all:
+        about, share = "about ", len(kept) / len(survey.variants)
         trainings = round((variants.count() or 0) * share)
     trainings *= space.budget.seeds if space.trains_every_seed else 1
     known = _known(context, kept)
-    lines = [_size_line(variants, looked), _budget_line(context, trainings, known, about)]
+    lines = [_size_line(variants, survey), _budget_line(context, trainings, known, about)]
     if space.estimator == Train() or space.budget.finalists:
         lines.append(resolution_line(context, variants.recipe()))
-    lines += _reset_lines(looked, variants.space)
+    lines += _reset_lines(survey, variants.space)
     if timed:
         lines += time_lines(context, kept, max(1, trainings - known), count)
     lines.append("Nothing was trained.")
-    return DryRun(_table(looked, variants, coding), lines)
+    return DryRun(_table(survey, variants, coding), lines)
 
 
-def _look(variants: Variants) -> _Looked:
-    """Look at all variants, or at as many as some seconds allow."""
+def _survey(variants: Variants) -> _Survey:
+    """Examine all variants, or as many as a few seconds allow."""
     space, begun = variants.space, time.monotonic()
     count = variants.count()
     listed = space.enumerated or (count is not None and count <= _FEW_POINTS)
@@ -121,7 +120,7 @@ def _look(variants: Variants) -> _Looked:
 
     for params in points():
         if found and time.monotonic() - begun > _LOOK_S:
-            return _Looked(found, all=False)
+            return _Survey(found, all=False)
         label = space.label(params) or "baseline"
         try:
             variant = variants.build(params)
@@ -136,7 +135,7 @@ def _look(variants: Variants) -> _Looked:
         over = {} if variant.is_baseline else variants.exceeded(variant)
         outcome = "; ".join(_excess(name, *pair) for name, pair in over.items()) or _TRAINED
         found.append((label, variant, outcome))
-    return _Looked(found, all=True)
+    return _Survey(found, all=True)
 
 
 def _excess(name: str, value: float, bound: float) -> str:
@@ -146,9 +145,9 @@ def _excess(name: str, value: float, bound: float) -> str:
     return f"dropped: {name} {shown} {sign} {bound * metric.scale:g}"
 
 
-def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None) -> Table:
+def _table(survey: _Survey, variants: Variants, coding: Mapping[str, Any] | None) -> Table:
     space = variants.space
-    shown, (height, width) = looked.variants[:_ROWS], space.size
+    shown, (height, width) = survey.variants[:_ROWS], space.size
     footer = [f"MACs of one forward pass at {height}x{width}, per pixel before padding."]
     times: dict[str, Mapping[str, Value]] = {}
     timed: list[Column] = []
@@ -161,7 +160,7 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
         timed = [column for column in found.columns if column.key in _TIMES]
         rows_by = zip(listed, found.rows, strict=True)
         times = {variant.fingerprint: row.within(timed).values for variant, row in rows_by}
-        footer.append("Times of random weights, in turns; they tell models apart, no more.")
+        footer.append("Times are of random weights, measured in turns; use them only to compare.")
     judged = {*_COSTS, *space.constraints} - {column.key for column in timed}
     names = [name for name in METRICS if name in judged]
     columns = (
@@ -181,40 +180,40 @@ def _table(looked: _Looked, variants: Variants, coding: Mapping[str, Any] | None
             values |= {n: v for n, v in variants.cost(variant).metrics.items() if n in names}
             values |= times.get(variant.fingerprint, {})
         rows.append(Row(values=values, marks=("baseline",) if is_base else ()))
-    if more := len(looked.variants) - len(rows):
-        footer.append(f"{more:,} further ones are counted below and not listed.")
+    if more := len(survey.variants) - len(rows):
+        footer.append(f"{more:,} more variants are counted below but not listed.")
     title = f"Variants of space {space.name}"
     return Table(title=title, columns=columns, rows=rows, footer=footer)
 
 
-def _size_line(variants: Variants, looked: _Looked) -> str:
+def _size_line(variants: Variants, survey: _Survey) -> str:
     space, count = variants.space, variants.count()
-    outcomes = Counter(outcome.split(":")[0] for _, _, outcome in looked.variants)
+    outcomes = Counter(outcome.split(":")[0] for _, _, outcome in survey.variants)
     bounds = ", ".join(f"{name} {_sign(name)} {b:g}" for name, b in space.constraints.items())
-    what = {
-        _TRAINED: f"keep the constraints ({bounds})" if bounds else "can be built",
-        "dropped": "are over one",
-        _REPEATED: "repeat another",
-        "cannot be built": "can't be built",
+    kinds = {
+        _TRAINED: f"within the constraints ({bounds})" if bounds else "buildable",
+        "dropped": "outside",
+        _REPEATED: "repeated",
+        "cannot be built": "not buildable",
     }
     parts = ", ".join(
-        f"{outcomes[outcome]:,} {words}" for outcome, words in what.items() if outcomes[outcome]
+        f"{outcomes[outcome]:,} {kind}" for outcome, kind in kinds.items() if outcomes[outcome]
     )
     axes = "1 axis" if len(space.axes) == 1 else f"{len(space.axes)} axes"
     size = "infinitely many" if count is None else f"{count:,}"
-    looked_at = "" if looked.all else f" Of {len(looked.variants):,} that were looked at:"
+    sample = "" if survey.all else f" Of {len(survey.variants):,} examined:"
     return (
         f"Space {space.name}: {size} combinations of {axes} "
         f"({', '.join(space.axes)}), mode {space.mode}, sampler {space.sampler}."
-        f"{looked_at} {parts}."
+        f"{sample} {parts}."
     )
 
 
-def _reset_lines(looked: _Looked, space: Space) -> list[str]:
+def _reset_lines(survey: _Survey, space: Space) -> list[str]:
     return [
-        f"{label} also sets {', '.join(reset)}: a mapping replaces a whole field. Write dotted "
-        "paths to single ones to keep the rest."
-        for label, variant, _ in looked.variants
+        f"{label} also sets {', '.join(reset)}: a mapping replaces a whole field. To keep the "
+        "rest, set single fields by dotted paths."
+        for label, variant, _ in survey.variants
         if variant is not None and (reset := reset_fields(space, variant))
     ]
 
@@ -224,18 +223,18 @@ def _sign(name: str) -> str:
 
 
 def _known(context: StudyContext, variants: Sequence[Variant]) -> int:
-    """Return how many trainings of these variants have a record that the study will take."""
+    """Return how many trainings of these variants have a record that the study will reuse."""
     space = context.space
     seeds = range(space.budget.seeds if space.trains_every_seed else 1)
     tasks = (context.task(variant, seed, space.estimator) for variant in variants for seed in seeds)
-    found = (context.find_record(task.directory.name, space.estimator) for task in tasks)
-    return sum(record is not None for record in found)
+    records = (context.find_record(task.directory.name, space.estimator) for task in tasks)
+    return sum(record is not None for record in records)
 
 
 def _budget_line(context: StudyContext, trainings: int, known: int, about: str) -> str:
     space, recipe = context.space, context.variants.recipe()
     budget, kind = space.budget, space.estimator
-    kept = f"; {known:,} {'is' if known == 1 else 'are'} finished already" if known else ""
+    kept = f"; {known:,} {'is' if known == 1 else 'are'} already finished" if known else ""
     if kind != Train():
         steps = kind.recipe(recipe).steps
         each = f" of {steps:,} steps ({recipe.name})" if kind.trains else ""

@@ -1,4 +1,4 @@
-"""What training says of the variants that a search by an estimator has chosen."""
+"""Finalists: variants that a search by an estimator has chosen, and their trained costs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tcm_lab.study.summary import VariantSummary, summarise
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KEPT = ("number", "name", "listed")
-_NOTHING = Interval(value=0.0, low=0.0, high=0.0)  # of the baseline against itself
+_NAMES = ("number", "name", "listed")
+_ZERO = Interval(value=0.0, low=0.0, high=0.0)  # the baseline against itself
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Finalists:
     """The finalists of a search.
 
     Attributes:
-        space: the study's, with ``train`` as its estimator.
-        predicted: by the estimator, in the order of ``trained``.
-        trained: the same variants, trained; the baseline first.
-        agreement: how alike the two are; None of fewer than three variants.
+        space: the study's space, with ``train`` as its estimator.
+        predicted: results of the estimator, in the order of ``trained``.
+        trained: results of training the same variants, the baseline first.
+        agreement: agreement of the two; None for fewer than three variants.
     """
 
     space: Space
@@ -45,16 +45,16 @@ class Finalists:
 def trained_of(
     finalists: Finalists | None, summaries: Sequence[VariantSummary]
 ) -> Sequence[VariantSummary]:
-    """Return the variants that a study trained in the end: its finalists, or all."""
+    """Return the variants that a study has trained: its finalists if there are any, else all."""
     return summaries if finalists is None else finalists.trained
 
 
 def finalists_of(result: StudyResult, summaries: Sequence[VariantSummary]) -> Finalists | None:
-    """Return a study's finalists; None where there are none, or no baseline among them yet.
+    """Return a study's finalists; None if there are none, or their baseline is not trained yet.
 
     Args:
         result: the study.
-        summaries: of what its estimator found, whose names the finalists keep.
+        summaries: results of the study's estimator, whose names the finalists keep.
     """
     records = result.finalists
     if not any(record.is_baseline for record in records):
@@ -62,19 +62,19 @@ def finalists_of(result: StudyResult, summaries: Sequence[VariantSummary]) -> Fi
     space = result.space.model_copy(update={"estimator": Train()})
     known = {summary.first.fingerprint: summary for summary in summaries}
     trained = [
-        summary.model_copy(update={name: getattr(same, name) for name in _KEPT})
+        summary.model_copy(update={name: getattr(same, name) for name in _NAMES})
         for summary in summarise(records, space)
         if (same := known.get(summary.first.fingerprint)) is not None
     ]
-    found = None
-    with suppress(LabError):  # of too few
-        found = agreement(result.searched, records)
+    ranking = None
+    with suppress(LabError):  # too few
+        ranking = agreement(result.searched, records)
     predicted = [known[summary.first.fingerprint] for summary in trained]
-    return Finalists(space, predicted, trained, found)
+    return Finalists(space, predicted, trained, ranking)
 
 
 def predicted_table(found: Finalists, estimator: str) -> Table:
-    """Return what the estimator said of each finalist beside what training gave."""
+    """Return a table of each finalist's predicted and trained cost."""
     cost = {"unit": "%", "format": "+.2f", "group": "Lagrangian cost vs baseline"}
     numbered = found.trained[0].number is not None
     columns = (
@@ -103,7 +103,7 @@ def predicted_table(found: Finalists, estimator: str) -> Table:
 
 
 def predicted_plot(found: Finalists, estimator: str) -> Figure:
-    """Draw predicted against trained costs."""
+    """Plot predicted against trained costs."""
     points = [
         AgreementPoint(label=after.name, predicted=_cost(before), trained=_cost(after))
         for before, after in _pairs(found)
@@ -116,14 +116,14 @@ def predicted_plot(found: Finalists, estimator: str) -> Figure:
 
 
 def finalist_finding(found: Finalists, estimator: str) -> str:
-    """Say in a sentence how alike predictions and trainings are."""
+    """Describe in words how well predicted and trained costs agree."""
     count, steps = len(found.trained) - 1, found.trained[0].first.recipe.steps
-    said = f"{count} finalists of {estimator} and the baseline were trained for {steps:,} steps: "
+    start = f"{count} finalists of {estimator} and the baseline were trained for {steps:,} steps: "
     if found.agreement is None:
-        return f"{said}too few for a ranking."
+        return f"{start}too few for a ranking."
     tau, bias = found.agreement.rank.tau, found.agreement.bias
     return (
-        f"{said}Kendall's τ between predicted and trained cost is {tau.value:+.2f} "
+        f"{start}Kendall's τ between predicted and trained cost is {tau.value:+.2f} "
         f"[{tau.low:+.2f}, {tau.high:+.2f}], predictions are off by {bias.value:+.2f} % "
         f"[{bias.low:+.2f}, {bias.high:+.2f}] on average. Finalists are alike, so that their "
         "order is harder to tell than that of all variants."
@@ -136,4 +136,4 @@ def _pairs(found: Finalists) -> list[tuple[VariantSummary, VariantSummary]]:
 
 
 def _cost(summary: VariantSummary) -> Interval:
-    return summary.intervals.get(ESTIMATED, _NOTHING)
+    return summary.intervals.get(ESTIMATED, _ZERO)

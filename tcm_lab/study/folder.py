@@ -1,4 +1,4 @@
-"""What is in a study's folder, by name."""
+"""Names of the files in a study's folder, and of the study itself."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ RECORDS = "records.jsonl"
 ANCHOR = "jpeg.json"
 TRIALS = "trials"
 
-_LONGEST = 200  # letters of a file's name, of the 255 that systems take
+_LONGEST = 200  # characters of a file name; systems allow 255
 Record = TypeVar("Record", bound=Frozen)
 
 
 def file_names(names: Iterable[str]) -> list[str]:
-    """Return what files may be called by names of anything, no two alike.
+    """Return a valid and unique file name for each of the given names.
 
-    What is neither an ASCII letter nor a digit becomes a hyphen. A name that has none, or is then
-    that of another, gets its place as a number.
+    Anything but ASCII letters, digits and dots becomes a hyphen. A name that is then empty, begins
+    with a dot or equals another one gets its position as a number.
     """
-    found: dict[str, None] = {}
+    result: dict[str, None] = {}
     for place, name in enumerate(names, 1):
         own = re.sub(r"[^A-Za-z0-9.]+", "-", name)[:_LONGEST].strip("-")
         if not own or own.startswith("."):
             own = f"{place}{own}"
-        while own in found:
+        while own in result:
             own = f"{own}-{place}"
-        found[own] = None
-    return list(found)
+        result[own] = None
+    return list(result)
 
 
 def read_kept(path: Path, kind: type[Record]) -> Record | None:
-    """Return a file's record, or None if it is missing or of another version."""
+    """Return the record in a file, or None if it is missing or of another version."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -53,16 +53,16 @@ def read_kept(path: Path, kind: type[Record]) -> Record | None:
 
 def sqlite_url(file: Path) -> str:
     """Return the address of an SQLite file."""
-    # What would mean something in an address is spelled by its number.
+    # Characters with a meaning in an address are percent-encoded.
     return "sqlite:///" + re.sub(r"[%?#]", lambda c: f"%{ord(c[0]):02X}", str(file.absolute()))
 
 
 def study_name(folder: Path) -> str:
-    """Return the name of the study in a folder, as it was begun; of a new one, the folder's own."""
+    """Return the name of the study begun in a folder; for a new one, the folder's own."""
     try:
         name = json.loads((folder / NAME).read_text(encoding="utf-8"))["name"]
     except OSError:
         return as_text(folder.absolute().name)
     except (ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{folder / NAME}: is not the name of a study ({error}).") from None
+        raise LabError(f"{folder / NAME}: does not hold a study's name ({error}).") from None
     return str(name)

@@ -1,4 +1,4 @@
-"""How long a study will take, and which differences its budget can tell from zero."""
+"""Forecast of a study: how long it will take, and which differences its budget can resolve."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tcm_lab.study.noise import FEWEST, noise_in
 from tcm_lab.study.variants import Variant
 from tcm_lab.training import Recipe
 
-_POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # what is found four times in five
+_POWERED = (NormalDist().inv_cdf(0.8) + NORMAL) / NORMAL  # for a power of 80 %
 
 
 def time_lines(
     context: StudyContext, kept: Sequence[Variant], trainings: int, workers: int
 ) -> list[str]:
-    """Say how long it takes, by a few steps of the baseline, the cheapest and the dearest."""
+    """Estimate the time from a few steps of the baseline, the cheapest and costliest variants."""
     space, variants = context.space, context.variants
     if not space.estimator.trains:
-        return [f"Time: not known for estimator {space.estimator.type}; its first variants tell."]
+        return [f"Time: unknown for estimator {space.estimator.type}; its first variants show it."]
     recipe, budget = space.estimator.recipe(variants.recipe()), space.budget
-    sets = 1  # of weights that a training learns
+    sets = 1  # of weights per training
     if not budget.rate_levels:
         sets, recipe = len(recipe.lambdas), recipe.per_lambda()[0]
     trainings *= sets
@@ -54,14 +54,14 @@ def time_lines(
         phases = min(_phases(kept) * seeds * sets, trainings)
     count = min(workers, trainings)
     gpus = len(visible_gpus())
-    slower = max(1.0, count / (gpus or cores()))  # workers share what the timing had alone
+    slower = max(1.0, count / (gpus or cores()))  # workers share what the timing had to itself
     total_s = (each_s * -(-trainings // count) + phase_s * -(-phases // count)) * slower
     if finalists := budget.finalists:
         rounds = -(-(finalists + 1) * budget.seeds * sets // count)
         total_s += (step_s * variants.recipe().steps + coding_s) * rounds * slower
     shared = (
-        f" A linear phase of {duration(phase_s)} is shared by variants with one entropy model "
-        f"({phases} at most)."
+        f" A linear phase of {duration(phase_s)} is shared by variants with the same entropy model "
+        f"(at most {phases} phases)."
     )
     more = budget.seeds > 1 and not (finalists or space.trains_every_seed)
     alone = f"alone on a {'GPU' if gpus else 'core'}"
@@ -69,28 +69,28 @@ def time_lines(
         f"Each training takes about {duration(each_s)} {alone} ({step_s:.3f} s a step, "
         f"{coding_s:.0f} s of coding; {len(paces)} variants timed).{shared if phase_s else ''}",
         f"Estimated time: about {duration(total_s)} with {count} worker{'s' if count > 1 else ''}"
-        f"{', and that of further seeds of the front' * more}.",
+        f"{', plus the further seeds of the front' * more}.",
     ]
 
 
 def resolution_line(context: StudyContext, recipe: Recipe) -> str:
-    """Say which difference the budget can tell from zero."""
+    """Describe which differences the budget can tell from zero."""
     seeds, images = context.space.budget.seeds, len(context.data.evaluation)
     noise = noise_in(context.space)
     if noise is None:
         return (
-            f"Resolution: unknown, since recipe {recipe.name} was not measured at about "
-            f"{recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
+            f"Resolution: unknown, since the noise of recipe {recipe.name} was not measured at "
+            f"about {recipe.steps:,} steps with these settings (tcm-lab noise measures it)."
         )
     if images < FEWEST:
         return (
-            f"Resolution: unknown, since {images} image does not show what varies between images; "
-            "name a folder of more by --eval-data."
+            f"Resolution: unknown, since {images} image does not show the variation between "
+            "images; give a folder of more with --eval-data."
         )
     size = noise.resolution(seeds, images)
     base = context.variants.base.name
     borrowed = (
-        f" It is that of {noise.base}: intervals of {base} will go by the seeds at hand."
+        f" It was measured for {noise.base}: intervals of {base} will use the study's own seeds."
         if noise.base != base
         else ""
     )
@@ -98,27 +98,27 @@ def resolution_line(context: StudyContext, recipe: Recipe) -> str:
         f"Resolution: ±{size:.2g} % of Lagrangian cost, with {seeds} "
         f"seed{'s' if seeds > 1 else ''} and {images} images ({noise.base} at {noise.steps:,} "
         f"steps: {noise.seed_sd:.2g} % between seeds, {noise.image_sd:.2g} % between images). A "
-        "true difference of that size is found half of the time, one of "
+        "true difference of that size is detected half of the time, one of "
         f"{_POWERED * size:.2g} % four times in five.{borrowed}"
     )
 
 
 def _cooldown_steps(recipe: Recipe, rungs: Sequence[int]) -> int:
-    """Return the steps that a training takes beside its own: the cooldowns of its rungs, if any."""
+    """Return the additional steps that the cooldowns of a training's rungs take, if any."""
     if recipe.schedule != "constant":
         return 0
     return sum(rung - recipe.changed(steps=rung).cooldown_begins for rung in rungs)
 
 
 def _phases(variants: Sequence[Variant]) -> int:
-    """Return the number of linear phases that variants can't share."""
+    """Return the number of different linear phases of the variants."""
     seen = {variant.config.model_dump_json(exclude=BEYOND_LINEAR_PHASE) for variant in variants}
     return max(1, len(seen))
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Use one core, and say nothing about untrained weights, which code badly."""
+    """Use one core, and suppress warnings about untrained weights, which code badly."""
     threads, logger = torch.get_num_threads(), logging.getLogger("tcm_lab.evaluation")
     level = logger.level
     torch.set_num_threads(1)
@@ -131,7 +131,7 @@ def _alone() -> Iterator[None]:
 
 
 def _coding_s(config: VariantConfig, data: StudyData) -> float:
-    """Return seconds of coding all evaluation images at all rates."""
+    """Return the seconds needed to code all evaluation images at all rates."""
     pixels = [height * width for height, width in data.evaluation.sizes]
     smallest = pixels.index(min(pixels))
     image = data.evaluation[smallest : smallest + 1]

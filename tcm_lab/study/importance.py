@@ -1,6 +1,6 @@
-"""What a search shows about its axes: importance, main effects, interactions, and its progress.
+"""Analysis of a search's axes: importance, main effects, interactions, and the search's progress.
 
-Everything follows from the records; searches of few trials get none of it.
+Everything is computed from the records. Searches with few trials are not analysed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tcm_lab.study.space import Space
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FEW = 8  # trials below which nothing is said about axes
+_FEWEST_TRIALS = 8
 _MAX_PAIRS = 6
 
 
 def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Piece, ...]:
     """Return plots and tables about the axes; none for fewer than eight complete trials."""
     firsts = [r for r in records if r.state == "complete" and r.seed == 0]
-    if len(firsts) < _FEW:
+    if len(firsts) < _FEWEST_TRIALS:
         return ()
     metric = space.quality
     axis = PlotAxis(name=f"{metric.label}{' vs baseline' * metric.relative}", unit=metric.unit)
@@ -64,8 +64,7 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
 def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
     """Return how much of each objective's variation among the best trials each axis explains.
 
-    By PED-ANOVA (Watanabe et al. 2023), as Optuna computes it. An objective that is the same for
-    all has no shares.
+    Computed by Optuna's PED-ANOVA (Watanabe et al. 2023). A constant objective has no shares.
     """
     baseline = baseline_of(records)
     rows = [objective_losses([record], [baseline], space) for record in records]
@@ -90,7 +89,10 @@ def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
 def _shares(
     records: Sequence[TrialRecord], losses: Sequence[float], space: Space
 ) -> dict[str, float]:
-    """Return the share of each axis that always acts in what losses differ by, NaN left out."""
+    """Return the share of each axis in the variation of losses.
+
+    Axes that act only in some records, and records without a loss, are left out.
+    """
     known = [pair for pair in zip(records, losses, strict=True) if not isnan(pair[1])]
     if len({loss for _, loss in known}) < 2:
         return {}
@@ -108,7 +110,7 @@ def _shares(
 def main_effects(
     records: Sequence[TrialRecord], space: Space
 ) -> dict[str, list[tuple[str, list[float]]]]:
-    """Return the quality metric by the value of each axis."""
+    """Return the quality metric of the records at each value of each axis."""
     valued = _valued(records, space)
     effects = {}
     for name in space.axes:
@@ -168,7 +170,7 @@ def _valued(records: Sequence[TrialRecord], space: Space) -> list[tuple[TrialRec
 
 
 def _in_order(keys: Iterable[Key], name: str, space: Space) -> list[Key]:
-    """Return keys as the space lists them; numbers of a range ascend."""
+    """Return keys in the order of the space; the numbers of a range ascend."""
     axis = space.axes[name]
     if axis.kind in ("integer", "float"):
         return sorted(keys, key=float)  # type: ignore[arg-type]  # a range holds numbers
@@ -177,7 +179,7 @@ def _in_order(keys: Iterable[Key], name: str, space: Space) -> list[Key]:
 
 
 def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tuple[int, float]]:
-    """Return, after each finished training, the share of the final front's hypervolume."""
+    """Return the hypervolume after each finished training, as a share of the final front's."""
     baseline = baseline_of(records)
     firsts = [r for r in records if r.state == "complete" and r.seed == 0 and r.feasible]
     firsts.sort(key=lambda record: record.number)
@@ -191,7 +193,7 @@ def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tu
 
 
 def reference_point(points: Sequence[Sequence[float]]) -> list[float]:
-    """Return a reference a tenth of each objective's range beyond its worst value."""
+    """Return a reference point, a tenth of each objective's range beyond its worst value."""
     columns = list(zip(*points, strict=True))
     return [max(column) + 0.1 * ((max(column) - min(column)) or 1.0) for column in columns]
 
@@ -199,8 +201,8 @@ def reference_point(points: Sequence[Sequence[float]]) -> list[float]:
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
     """Return the volume between ``reference`` and the points that dominate it.
 
-    By slicing along the last objective (While et al. 2006, "A faster algorithm for calculating
-    hypervolume"): between two neighbouring values of it, the volume is that of the others.
+    Slices along the last objective (While et al. 2006, "A faster algorithm for calculating
+    hypervolume"): a slice's volume is its thickness times the hypervolume of the other objectives.
 
     Args:
         points: one row per point, all objectives to be minimised.

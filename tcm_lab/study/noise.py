@@ -1,10 +1,10 @@
-"""How finely a budget resolves: what a recipe's seeds and images vary by, and what follows.
+"""Measured noise of recipes between seeds and images, and the resolution of budgets.
 
-The differences of a study's variants from its baseline vary with the seed, though both sides of
-each share their random numbers, and with the image. Both variations are properties of the recipe
-and of what the variants change: codecs that share their entropy model also share how it starts, and
-differ less by chance than others. Measured once, by training some variants with several seeds, they
-say before a study which difference it can tell from zero.
+A variant's difference from the baseline varies with the seed, although both share their random
+numbers, and with the image. Both variations depend on the recipe and on what the variants change:
+codecs with the same entropy model also share its initial weights, and differ less by chance than
+others. Measured once, by training some variants with several seeds, the noise shows in advance
+which differences a study can tell from zero.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.space import Space
 from tcm_lab.training import RECIPES, Recipe, get_recipe
 
-_NEAR = 1.5  # noise at so many times the steps, or as many fewer, still speaks for a budget
-FEWEST = 2  # images, and seeds, that anything varies between
+_NEAR = 1.5  # noise measured at up to this many times more or fewer steps applies to a budget
+FEWEST = 2  # images, or seeds, that show a variation
 _MOST_SEEDS = 100
 _MEASURED = files("tcm_lab.study") / "noise.yaml"
 
 Changes = Literal["transforms", "any"]
-"""What variants change of the baseline: g_a, g_s and the shortcut alone, or any part."""
+"""What variants change in the baseline: only g_a, g_s and the shortcut, or any part."""
 
 
 class Noise(Frozen):
-    """What differences between variants vary by, under one recipe, in percent of Lagrangian cost.
+    """Noise of differences between variants under one recipe, in percent of Lagrangian cost.
 
     Attributes:
-        recipe: its name.
-        steps: of each training.
-        base: the baseline.
-        variants: how many were compared with it.
-        seeds: trainings of each.
+        recipe: name of the recipe.
+        steps: steps of each training.
+        base: name of the baseline.
+        variants: number of variants compared with the baseline.
+        seeds: number of trainings of each variant.
         images: number of evaluation images, 2 or more.
-        freedom: degrees of freedom by which the variation between seeds is known.
-        seed_sd: standard deviation between seeds of the difference of two codecs, the baseline
-            being one like the others.
-        seed_sd_bd: the same of BD-rates.
-        seed_sd_loss: the same of paired training losses over the last steps.
-        image_sd: standard deviation between images of that difference.
+        freedom: degrees of freedom of the variation between seeds.
+        seed_sd: standard deviation between seeds of the difference of two codecs, where the
+            baseline counts as a codec like the others.
+        seed_sd_bd: the same for BD-rates.
+        seed_sd_loss: the same for paired training losses over the last steps.
+        image_sd: standard deviation between images of the difference of two codecs.
         spread: standard deviation between the variants' mean differences.
         changes: what the variants changed.
     """
@@ -72,31 +72,30 @@ class Noise(Frozen):
     changes: Changes = "any"
 
     def widened(self, sd: float) -> float:
-        """Return one of its standard deviations between seeds as it counts in an interval.
+        """Return a standard deviation between seeds, widened for use in a normal interval.
 
-        It is larger the fewer degrees of freedom it is known by: Student's distribution in terms
-        of the normal one.
+        The fewer the degrees of freedom, the larger the factor, by Student's distribution.
         """
         return student_factor(self.freedom) * sd
 
     def resolution(self, seeds: int, images: int) -> float:
         """Return half the width of a difference's 95 % interval, in percent.
 
-        A true difference of that size is found half of the time.
+        A true difference of that size is detected half of the time.
         """
         of_seeds = NORMAL * self.widened(self.seed_sd) / math.sqrt(seeds)
         return math.hypot(of_seeds, self._of_images(images))
 
     def seeds_for(self, resolution: float, images: int) -> int | None:
-        """Return how many seeds resolve so many percent, or None if no number of them does."""
-        left = resolution**2 - self._of_images(images) ** 2
-        if left <= 0:
+        """Return the number of seeds needed for a resolution, or None if no number is enough."""
+        remaining = resolution**2 - self._of_images(images) ** 2
+        if remaining <= 0:
             return None
         of_one = NORMAL * self.widened(self.seed_sd)
-        return max(1, math.ceil(of_one**2 / left - 1e-9))
+        return max(1, math.ceil(of_one**2 / remaining - 1e-9))
 
     def _of_images(self, images: int) -> float:
-        """Return the half-width that so few images leave, by Student's distribution."""
+        """Return the half-width due to the number of images, by Student's distribution."""
         if images < FEWEST:
             return math.inf
         from scipy.special import stdtrit
@@ -105,7 +104,7 @@ class Noise(Frozen):
 
 
 def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -> Changes:
-    """Return what configurations, as they are in records, change of the base's."""
+    """Return what the configurations of variants, as stored in records, change in the base's."""
 
     def rest(config: Mapping[str, Any]) -> dict[str, Any]:
         return {name: part for name, part in config.items() if name not in BEYOND_LINEAR_PHASE}
@@ -114,20 +113,20 @@ def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -
 
 
 def noise_between(own: TrialRecord, other: TrialRecord) -> Noise | None:
-    """Return the measured noise of a codec's difference from the baseline, trained alike."""
+    """Return the measured noise of a codec's difference from a baseline trained in the same way."""
     changes = changes_of([own.config], other.config)
     return noise_of(other.recipe, changes=changes, base=design_of(other.config["name"]))
 
 
 def noise_in(space: Space) -> Noise | None:
-    """Return the noise to expect of the differences in a space: its baseline's, or another's."""
+    """Return the noise expected in a space: measured for its baseline, or else for another one."""
     recipe, changes = space.budget.recipe_for(space.seed), _changes_in(space)
     own = noise_of(recipe, changes=changes, base=design_of(space.baseline.name))
     return own or noise_of(recipe, changes=changes)
 
 
 def design_of(name: str) -> str:
-    """Return what a configuration was called before fields were overridden."""
+    """Return the name that a configuration had before fields were overridden."""
     return name.partition(" ")[0]
 
 
@@ -139,7 +138,7 @@ def _changes_in(space: Space) -> Changes:
 
 @cache
 def known_noise(path: Path | None = None) -> tuple[Noise, ...]:
-    """Return the noise that was measured for recipes: by us, or what a file of your own holds.
+    """Return the measured noise of recipes: the package's, or that in a file of your own.
 
     Raises:
         LabError: the file does not hold a list of such measurements.
@@ -159,15 +158,15 @@ def noise_of(
     changes: Changes = "any",
     base: str | None = None,
 ) -> Noise | None:
-    """Return the measured noise that speaks for a recipe: its own, at a similar number of steps.
+    """Return the noise of a recipe that was measured at a similar number of steps, or None.
 
-    That of any change speaks for changes of the transforms, too, where these were not measured.
+    Noise of any changes is used for changes of the transforms if those were not measured.
 
     Args:
-        recipe: of the trainings.
-        known: what was measured; by default what the package holds.
+        recipe: recipe of the trainings.
+        known: measurements to choose from; by default the package's.
         changes: what the variants change.
-        base: the baseline; by default, noise of any speaks.
+        base: name of the baseline; by default, any.
     """
 
     def distance(noise: Noise) -> float:
@@ -181,43 +180,43 @@ def noise_of(
 def _at_any_steps(
     recipe: Recipe, known: Sequence[Noise], changes: Changes, base: str | None
 ) -> list[Noise]:
-    """Return the noise of a recipe, however many steps it was measured at."""
+    """Return the noise of a recipe, measured at any number of steps."""
     if recipe.name not in RECIPES:
         return []
-    fixed = {"steps", "seed", "lambdas"}  # whatever else was changed makes another recipe of it
-    if recipe.model_dump(exclude=fixed) != get_recipe(recipe.name).model_dump(exclude=fixed):
+    free = {"steps", "seed", "lambdas"}  # any other change makes it a different recipe
+    if recipe.model_dump(exclude=free) != get_recipe(recipe.name).model_dump(exclude=free):
         return []
     own = [n for n in known if n.recipe == recipe.name and base in (None, n.base)]
     return [n for n in own if n.changes == changes] or [n for n in own if n.changes == "any"]
 
 
 def noise_yaml(noises: Sequence[Noise]) -> str:
-    """Return measurements as a file that ``known_noise`` reads."""
+    """Return measurements as the text of a file that ``known_noise`` reads."""
     tree = {"noise": [noise.model_dump(mode="json", exclude_none=True) for noise in noises]}
     return to_yaml(tree)
 
 
 def resolved(space: Space, images: int) -> Space:
-    """Return a space whose seeds, and steps where it leaves them out, give its resolution.
+    """Return a space with the seeds, and the steps if left out, that its resolution requires.
 
     Args:
-        space: what is searched; returned as it is where it asks for no resolution.
+        space: the search space; returned unchanged if it asks for no resolution.
         images: number of evaluation images.
 
     Raises:
         ConfigError: the recipe's noise was not measured, or no number of seeds is enough.
     """
-    budget, wanted = space.budget, space.budget.resolution
-    if wanted is None:
+    budget, resolution = space.budget, space.budget.resolution
+    if resolution is None:
         return space
     if budget.steps is None:
-        spoken_of = budget.recipe_for(space.seed), known_noise(), _changes_in(space)
+        conditions = budget.recipe_for(space.seed), known_noise(), _changes_in(space)
         own_base = design_of(space.baseline.name)
-        known = _at_any_steps(*spoken_of, own_base) or _at_any_steps(*spoken_of, None)
+        known = _at_any_steps(*conditions, own_base) or _at_any_steps(*conditions, None)
     else:
         own = noise_in(space)
         known = [own] if own is not None else []
-    where = f"budget.resolution = {wanted:g}"
+    where = f"budget.resolution = {resolution:g}"
     if not known:
         measured = one_of(f"{name} was" for name in sorted({n.recipe for n in known_noise()}))
         raise ConfigError(
@@ -225,12 +224,12 @@ def resolved(space: Space, images: int) -> Space:
             f"({measured}); give seeds instead, or measure it with tcm-lab noise"
         )
     steps = {n: budget.steps or n.steps for n in known}
-    found = ((n, n.seeds_for(wanted, images)) for n in known)
-    seeds = {n: count for n, count in found if count is not None and count <= _MOST_SEEDS}
+    counts = ((n, n.seeds_for(resolution, images)) for n in known)
+    seeds = {n: count for n, count in counts if count is not None and count <= _MOST_SEEDS}
     if not seeds:
         best = min(n.resolution(_MOST_SEEDS, images) for n in known)
         raise ConfigError(
-            f"{where}: {images} images and {_MOST_SEEDS} seeds tell {best:.2g} % at best; give "
+            f"{where}: {images} images and {_MOST_SEEDS} seeds resolve {best:.2g} % at best; give "
             "--eval-data with more images, or a coarser resolution"
         )
     chosen = min(seeds, key=lambda n: seeds[n] * steps[n])

@@ -1,4 +1,4 @@
-"""Noise measured: what a recipe's seeds and images vary by, from the records of studies."""
+"""Measurement of a recipe's noise between seeds and images, from the records of studies."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tcm_lab.study.record import TrialRecord, baseline_of
 _Array = NDArray[np.float64]
 _T = TypeVar("_T")
 Pairs = Mapping[int, tuple[TrialRecord, TrialRecord]]
-"""By seed, the baseline's training and that of a variant."""
+"""The baseline's training and a variant's, by seed."""
 
 
 def noise_of_studies(studies: Iterable[Sequence[TrialRecord]]) -> list[Noise]:
-    """Return the noise of each recipe and baseline, over all studies that have both in common.
+    """Return the noise of each recipe and baseline, over all studies that share both.
 
     Args:
-        studies: the records of each; trainings that several share count once, and those of an
-            estimator that evaluates less than a whole training not at all.
+        studies: records of each study. Trainings shared by several studies count once; records of
+            estimators other than ``train`` are skipped.
 
     Raises:
         LabError: as `measure_noise`.
@@ -47,7 +47,7 @@ def noise_of_studies(studies: Iterable[Sequence[TrialRecord]]) -> list[Noise]:
 
 
 def noise_by_changes(records: Sequence[TrialRecord]) -> list[Noise]:
-    """Return the noise of variants that change the transforms alone, and that of the others.
+    """Return the noise of variants that change only the transforms, and that of the others.
 
     Raises:
         LabError: as `measure_noise`.
@@ -62,10 +62,10 @@ def noise_by_changes(records: Sequence[TrialRecord]) -> list[Noise]:
 
 
 def measure_noise(records: Sequence[TrialRecord]) -> Noise:
-    """Return what the trainings of one study say about its recipe's noise.
+    """Measure a recipe's noise from the trainings of one study.
 
     Raises:
-        LabError: no two variants have two seeds in common, or only one image was coded.
+        LabError: no variant has two seeds in common with the baseline, or only one image was coded.
     """
     complete = [record for record in _trained(records) if record.state == "complete"]
     seeds = {r.seed: r for r in complete if r.is_baseline}
@@ -80,14 +80,14 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     ]
     if not variants:
         raise LabError(
-            "no variant was trained with two of the baseline's seeds: noise is what varies between "
-            "them. Train an ablation with budget.seeds of 2 or more."
+            "no variant was trained with two of the baseline's seeds, between which noise could be "
+            "measured. Train an ablation with budget.seeds of 2 or more."
         )
     base = next(iter(seeds.values()))
     if len(base.evaluation.points[0].images) < FEWEST:
         raise LabError(
-            "the study coded one image: what varies from image to image needs two. Name a folder "
-            "of more by --eval-data."
+            "the study coded one image, but the variation between images needs two. Give a folder "
+            "of more with --eval-data."
         )
     costs = _by_seed(_cost_percent, variants)
     seed_sd, freedom = _between_seeds(costs)
@@ -117,14 +117,14 @@ def _trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 
 def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, int]:
-    """Return how much the difference of two codecs varies from seed to seed, and how well known.
+    """Return how much the difference of two codecs varies between seeds.
 
-    A seed moves all codecs together, and each by something of its own. The own part is what is
-    left of a two-way layout, codecs by seeds, with the baseline as one of the codecs: what is
-    peculiar to its few trainings is in every difference from it, and must not count in each.
+    A seed shifts all codecs together, and each codec individually. The individual part is the
+    residual of a two-way layout, codecs by seeds, in which the baseline is one of the codecs: the
+    peculiarities of its few trainings are part of every difference, and must not count in each.
 
     Args:
-        differences: by seed, each variant's from the baseline.
+        differences: each variant's differences from the baseline, by seed.
 
     Returns:
         The standard deviation of a difference, and its degrees of freedom.
@@ -140,21 +140,21 @@ def _between_seeds(differences: Sequence[Mapping[int, float]]) -> tuple[float, i
     design = np.hstack([np.eye(codecs.max() + 1)[codecs], np.eye(len(columns))[seeds]])
     fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(values) - int(rank)
-    left = values - design @ fitted
-    return math.sqrt(2 * float(left @ left) / freedom), freedom
+    residuals = values - design @ fitted
+    return math.sqrt(2 * float(residuals @ residuals) / freedom), freedom
 
 
 def _by_seed(
     difference: Callable[[TrialRecord, TrialRecord], _T], variants: Iterable[Pairs]
 ) -> list[dict[int, _T]]:
-    """Return how each variant differs from the baseline, by seed."""
+    """Return each variant's difference from the baseline, by seed."""
     return [{seed: difference(*pair) for seed, pair in each.items()} for each in variants]
 
 
 def _sd_of(
     difference: Callable[[TrialRecord, TrialRecord], float], variants: Iterable[Pairs]
 ) -> float | None:
-    """Return how much a difference varies between seeds; None where some pair does not have it."""
+    """Return the standard deviation of a difference between seeds; None if a pair lacks it."""
     with suppress(LabError):
         return _between_seeds(_by_seed(difference, variants))[0]
     return None
@@ -174,8 +174,8 @@ def _loss_percent(base: TrialRecord, own: TrialRecord) -> float:
 
 
 def _image_percents(base: TrialRecord, own: TrialRecord) -> _Array:
-    """Return by how many percent each image's share of the cost is above the baseline's, (N,)."""
+    """Return how far each image's share of the cost is above the baseline's, in percent, (N,)."""
     before, after = (image_costs(each.evaluation, base.lambdas) for each in (base, own))
-    apart = (after - before) / before.mean(axis=1, keepdims=True)
-    share: _Array = 100 * apart.mean(axis=0)
-    return share
+    differences = (after - before) / before.mean(axis=1, keepdims=True)
+    percents: _Array = 100 * differences.mean(axis=0)
+    return percents

@@ -1,4 +1,4 @@
-"""A study of estimators: the same variants by each of them and by training, and how they agree."""
+"""A study of estimators: the same variants by each estimator and by training, compared."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TRUTH = "truth"
 
 
 class Plan(Frozen):
-    """What a study of estimators runs, as a YAML file describes it.
+    """The plan of a study of estimators, read from a YAML file.
 
     Attributes:
-        space: YAML file of the variants; its budget, trained, is what the estimators are held
-            against. With ``mode: ablation`` every variant is trained with every seed.
-        estimators: by name or with options; one that is listed with several steps is looked at
-            with each.
-        seeds: of each estimator.
+        space: YAML file of the variants; training them with its budget is the reference for the
+            estimators. With ``mode: ablation`` every variant is trained with every seed.
+        estimators: estimators by name or with options; the same one may be listed several times
+            with different options, such as steps.
+        seeds: number of seeds of each estimator.
     """
 
     space: str
@@ -40,13 +40,13 @@ class Plan(Frozen):
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1
 
     def studies(self, folder: Path | None = None) -> dict[str, Space]:
-        """Return the studies by name, the estimators' first, which are cheap.
+        """Return the studies by name, the cheap ones of the estimators first.
 
         Args:
-            folder: where the space is looked for, too.
+            folder: another place to look for the space.
 
         Raises:
-            ConfigError: the space is not one of trainings, or an estimator does not suit it.
+            ConfigError: the space's estimator is not ``train``, or an estimator does not suit it.
         """
         truth = load_space(beside(folder, self.space))
         if truth.estimator != Train():
@@ -56,12 +56,12 @@ class Plan(Frozen):
             )
         cheaper = {"seeds": self.seeds, "resolution": None, "rungs": ()}
         budget = truth.budget.model_copy(update=cheaper)
-        found = {}
+        spaces = {}
         for estimator in self.estimators:
             space = truth.model_copy(update={"estimator": estimator, "budget": budget})
             check_estimator(space)
-            found[name_of(estimator)] = space
-        return {**found, TRUTH: truth}
+            spaces[name_of(estimator)] = space
+        return {**spaces, TRUTH: truth}
 
 
 def load_plan(path: Path) -> Plan:
@@ -74,7 +74,7 @@ def load_plan(path: Path) -> Plan:
 
 
 def name_of(estimator: Estimator) -> str:
-    """Return what tables call an estimator: its type and the options that were given."""
+    """Return an estimator's name in tables: its type and the options that were given."""
     options = estimator.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
     return ", ".join([estimator.type, *(f"{name} {value}" for name, value in options.items())])
 
@@ -90,31 +90,32 @@ def run_plan(
     workers: int | None = None,
     displays: Mapping[str, Display] | None = None,
 ) -> Table:
-    """Run each study of a plan in a folder of its own, and write how they agree.
+    """Run each study of a plan in its own folder, and write how well they agree.
 
-    Rerun to resume. Trainings that two of them have in common are done once.
+    Rerun to resume. Trainings that several studies share are done once.
 
     Args:
-        plan: what to run.
-        out: folder of all of them.
-        folder: where the plan's space is looked for, too.
+        plan: the plan to run.
+        out: folder for all studies.
+        folder: another place to look for the plan's space.
         data: folder of training images; ``None`` for the embedded ones.
-        eval_data: folder of evaluation images; likewise.
-        cache: folder of finished trainings that studies share; ``records`` in ``out`` by default.
-        workers: processes of each.
-        displays: shows the progress of each, by its name.
+        eval_data: folder of evaluation images; ``None`` for the embedded ones.
+        cache: folder of finished trainings shared between studies; by default, ``records`` in
+            ``out``.
+        workers: number of processes for each study.
+        displays: progress display of each study, by its name.
 
     Raises:
         LabError: as ``run_study``; or too few variants were trained to compare.
         KeyboardInterrupt: Ctrl-C; rerun to resume.
     """
-    found: dict[str, Sequence[TrialRecord]] = {}
+    records: dict[str, Sequence[TrialRecord]] = {}
     studies = plan.studies(folder)
     for (name, space), place in zip(studies.items(), file_names(studies), strict=True):
         context = prepare(
             space, out=out / place, data=data, eval_data=eval_data, cache=cache or out / "records"
         )
-        found[name] = run_study(context, workers, (displays or {}).get(name)).searched
-    table = agreement_table(found.pop(TRUTH), found)
+        records[name] = run_study(context, workers, (displays or {}).get(name)).searched
+    table = agreement_table(records.pop(TRUTH), records)
     write_tables({"agreement": table}, out)
     return table

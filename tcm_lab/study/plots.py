@@ -1,4 +1,4 @@
-"""A study's plots, and the charts that a page shows in their place."""
+"""Plots of a study, and the interactive charts that replace some of them on a page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def study_plots(
     anchor: RdRecord | None = None,
     finalists: Finalists | None = None,
 ) -> dict[str, Figure]:
-    """Return a study's plots by the name of their files."""
+    """Return a study's plots by file name."""
     costs, plots = _costs(space), {}
     for stem, cost in costs.items():
         points, axes = _pareto_points(summaries, cost, space)
@@ -49,7 +49,7 @@ def study_charts(
     anchor: RdRecord | None = None,
     finalists: Finalists | None = None,
 ) -> dict[str, Spec]:
-    """Return what a reader can point at in place of some plots, by the same names."""
+    """Return interactive charts that replace some of the plots, by the same names."""
     charts = {}
     for stem, cost in _costs(space).items():
         points, axes = _pareto_points(summaries, cost, space)
@@ -63,7 +63,7 @@ def study_charts(
 
 
 def _costs(space: Space) -> dict[str, str]:
-    """Return the costs that the quality is drawn against, by the names of the plots' files."""
+    """Return the costs that quality is plotted against, by file name."""
     first, *more = [n for n in space.objectives if n != space.quality.name] or ["kmacs_per_px"]
     return {"pareto": first, **{f"pareto-{name}": name for name in more}}
 
@@ -78,7 +78,7 @@ def _plot_axis(name: str, space: Space, prefix: str = "") -> PlotAxis:
 
 
 def _shown(summary: VariantSummary, name: str) -> float:
-    """Return a metric as plots show it."""
+    """Return a metric in the unit of plots."""
     return summary.metrics[name] * METRICS[name].scale
 
 
@@ -90,13 +90,13 @@ def _ends(summary: VariantSummary, name: str) -> tuple[float, float] | None:
 def _pareto_points(
     summaries: Sequence[VariantSummary], cost: str, space: Space
 ) -> tuple[dict[str, ParetoPoint], tuple[PlotAxis, PlotAxis]]:
-    """Return a point for each variant that has both metrics, by its name, and their axes."""
+    """Return a point for each variant that has both metrics, by variant name, and the two axes."""
     quality = space.quality.name
     points = {
         summary.name: ParetoPoint(
             x=_shown(summary, cost),
             y=_shown(summary, quality),
-            label=summary.name if summary.first.params else "",  # of a baseline without axes
+            label=summary.name if summary.first.params else "",  # a baseline without axes
             x_interval=_ends(summary, cost),
             y_interval=_ends(summary, quality),
             front=summary.on_front,

@@ -1,4 +1,4 @@
-"""Several workers on one machine: a process each, pinned to its GPU, ended together."""
+"""Several workers on one machine: one process each, pinned to a GPU, ended together."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tcm_lab.study.worker import work
 _PATIENCE_S = 120.0
 
 Workers = dict[Connection, tuple[int, SpawnProcess]]
-"""Each worker's number and process by its own pipe.
+"""Number and process of each worker, by its own pipe.
 
-A queue would be shared, and a worker that is killed while it writes would lock it for all.
+A worker that is killed while writing to a shared queue would lock it for all.
 """
 
 
 def run_workers(context: StudyContext, count: int, on_event: OnEvent) -> None:
-    """Work on a study with ``count`` processes, or in this one.
+    """Work on a study with ``count`` processes; with one worker, in this process.
 
     If a worker is killed, another one resumes its training from the last checkpoint.
 
     Raises:
-        LabError: a worker failed in a way that ends the study, or all of them were killed.
+        LabError: a worker failed with an error that ends the study, or all workers were killed.
         KeyboardInterrupt: Ctrl-C, after every worker has saved its state.
     """
     if count == 1:
@@ -72,7 +72,7 @@ def _start(context: StudyContext, count: int) -> Workers:
 
 
 def _listen(workers: Workers, on_event: OnEvent) -> None:
-    """Pass events on until all workers have ended; raise what one of them fails with."""
+    """Forward events until all workers have ended; raise the error that one of them fails with."""
     count, killed = len(workers), 0
     while workers:
         for connection in cast("list[Connection]", wait(list(workers))):
@@ -92,18 +92,18 @@ def _listen(workers: Workers, on_event: OnEvent) -> None:
             on_event(received)
     if killed == count:
         raise LabError(
-            "every worker was killed, perhaps for lack of memory. Rerun the command with fewer "
-            "--workers to resume."
+            "every worker was killed, perhaps because memory ran out. To resume, rerun the command "
+            "with fewer --workers."
         )
 
 
 def _interrupt(workers: Workers) -> None:
-    """Let every worker save its state and end; one that takes too long is killed."""
+    """Let every worker save its state and end; kill any that takes too long."""
     for connection, (_, process) in workers.items():
-        # On Windows a console's Ctrl-C reaches every process of its own accord.
+        # On Windows, the console's Ctrl-C reaches every process anyway.
         if sys.platform != "win32" and process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGINT)
-        connection.close()  # so that one ends by its first report if it does not listen yet
+        connection.close()  # a worker that does not handle signals yet ends at its first report
     deadline = time.monotonic() + _PATIENCE_S
     for _, process in workers.values():
         process.join(max(0.0, deadline - time.monotonic()))
@@ -113,9 +113,10 @@ def _interrupt(workers: Workers) -> None:
 
 @contextmanager
 def _inherited() -> Iterator[None]:
-    """Restore after the block what child processes inherit: environment and SIGINT, ignored here.
+    """Ignore SIGINT in the block; afterwards restore its handler and the environment.
 
-    A Ctrl-C must not end a child before it can save; it listens once it is ready.
+    Child processes inherit both. Ctrl-C must not end a child before it can save its state; the
+    child handles the signal once it is ready.
     """
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,15 +129,15 @@ def _inherited() -> Iterator[None]:
 
 
 def _child(context: StudyContext, index: int, connection: Connection) -> None:
-    """Be a worker; only its first interrupt acts, so that none hits it while it saves or exits."""
+    """Run a worker; only its first interrupt counts, so none hits it while it saves or exits."""
     if sys.platform != "win32":
-        os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
+        os.setpgrp()  # Ctrl-C then reaches only the parent, which forwards it once
     signal.signal(signal.SIGINT, _interrupt_once)
-    with suppress(KeyboardInterrupt, OSError):  # of an interrupt, or without a parent
-        failed = _work(context, index, connection)
+    with suppress(KeyboardInterrupt, OSError):  # interrupted, or the parent is gone
+        error = _work(context, index, connection)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if failed is not None:
-            connection.send(failed)
+        if error is not None:
+            connection.send(error)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -146,7 +147,7 @@ def _interrupt_once(*_: object) -> NoReturn:
 
 
 def _work(context: StudyContext, index: int, connection: Connection) -> Exception | None:
-    """Return what the worker failed with, if it did."""
+    """Run the worker's loop, and return the error that it failed with, if any."""
 
     def on_event(event: Event) -> None:
         try:
@@ -159,6 +160,6 @@ def _work(context: StudyContext, index: int, connection: Connection) -> Exceptio
         work(context, index, on_event)
     except LabError as error:
         return LabError(str(error))
-    except Exception:  # whatever it is, the parent raises it
+    except Exception:  # the parent raises it, whatever it is
         return RuntimeError(traceback.format_exc())
     return None

@@ -1,4 +1,4 @@
-"""A study made ready: images, variants, folder and database are checked; nothing is written."""
+"""Preparation of a study: images and variants are checked; nothing is written."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def prepare(
     cache: Path | None = None,
     trainer: Trainer | None = None,
 ) -> StudyContext:
-    """Check everything that can be wrong before anything is written.
+    """Check a study's inputs before anything is written, and return its context.
 
     Args:
-        space: what to search.
+        space: the search space.
         out: folder of the study; ``runs/<name>`` by default. Its last part names the study.
         data: folder of training images; ``None`` for the embedded ones.
-        eval_data: folder of evaluation images; likewise.
+        eval_data: folder of evaluation images; ``None`` for the embedded ones.
         storage: address of the database; an SQLite file in ``out`` by default.
-        trials: variants to train, instead of the budget's.
-        cache: folder of records that studies share.
-        trainer: what trains; the real one by default.
+        trials: number of variants to train, instead of the budget's.
+        cache: folder of records shared between studies.
+        trainer: trains and evaluates codecs; `CodecTrainer` by default.
 
     Raises:
-        LabError: images or an image metric's weights are missing, trainings minimise another
-            distortion than the squared error, or the baseline exceeds a constraint or lacks a
-            metric that is judged by.
+        LabError: images or an image metric's weights are missing, trainings minimise a distortion
+            other than the squared error, or the baseline exceeds a constraint or lacks a metric
+            that variants are judged by.
     """
     if trials is not None:
         if space.enumerated:
@@ -71,7 +71,7 @@ def prepare(
 
 
 def _check_baseline(variants: Variants) -> None:
-    """Raise ConfigError where the baseline, which is always trained, can't be judged or kept."""
+    """Raise ConfigError if the always trained baseline lacks a metric or exceeds a constraint."""
     baseline = variants.baseline()
     variants.check_defined(baseline)
     over = variants.exceeded(baseline)
@@ -85,11 +85,11 @@ def _check_baseline(variants: Variants) -> None:
 
 
 def _check_metric(space: Space) -> None:
-    """Raise ConfigError where trainings minimise another distortion than a study compares."""
+    """Raise ConfigError if trainings minimise a distortion other than the one studies compare."""
     metric = space.budget.recipe_for(space.seed).metric
     if metric != "mse":
         raise ConfigError(
             f"budget.changes: metric = {metric}: a study compares rates, PSNRs and costs of the "
             "squared error, which such trainings do not minimise. Leave metric out (objectives may "
-            "name ms_ssim_db beside bpp), or train single codecs by tcm-lab train --metric."
+            "include ms_ssim_db and bpp), or train single codecs with tcm-lab train --metric."
         )

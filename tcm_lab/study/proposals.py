@@ -22,7 +22,7 @@ from tcm_lab.study.space import Space
 from tcm_lab.study.trial import StudyTrial, key_of
 from tcm_lab.study.variants import Variant
 
-_NEIGHBOURS = 60  # draws around the sampler's last proposal before the whole space is drawn from
+_NEIGHBOURS = 60  # draws around the sampler's last proposal before drawing from the whole space
 _DRAWS = 3000  # draws over the whole space before it counts as exhausted
 Trainings = dict[str, list[TrialRecord]]
 """The records of each variant, by its fingerprint."""
@@ -30,7 +30,7 @@ Trainings = dict[str, list[TrialRecord]]
 
 @dataclass(frozen=True)
 class Job:
-    """One training that this worker holds."""
+    """One training that this worker has claimed."""
 
     trial: Trial
     variant: Variant
@@ -39,12 +39,12 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What the training is claimed by."""
+        """The key that claims the training."""
         return key_of(self.variant.fingerprint, self.seed, finalist=self.finalist)
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The training's name in messages."""
         words = [self.variant.label]
         words += [f"seed {self.seed}"] if self.seed else []
         return ", ".join([*words, "trained"] if self.finalist else words)
@@ -61,30 +61,30 @@ class Proposals:
         self._last: dict[str, Key] = {}
 
     def wanted(self, trials: Sequence[StudyTrial]) -> bool:
-        """Say whether the budget allows another sampled variant beside these trials."""
+        """Return whether the budget allows another sampled variant in addition to these trials."""
         if self.space.enumerated or self.exhausted:
             return False
         return len(_started(trials)) < self.context.trials
 
     def take(self, trials: Sequence[StudyTrial]) -> Job | None:
-        """Return a training that this worker holds from now on; None to look again."""
+        """Claim a training and return it; None if the caller should look again."""
         if not self.space.enumerated:
-            if self._refused and not self._draw_by_chance():
+            if self._refused and not self._queue_random():
                 return None
             self.queue.study.sampler = self._sampler(len(_started(trials)))
         trial = self.queue.ask()
         try:
-            with self.queue.heartbeat(trial):  # a codec may take long to be timed
+            with self.queue.heartbeat(trial):  # timing a codec may take long
                 return self._job(trial)
-        except BaseException:  # Ctrl-C, most of all
+        except BaseException:  # most often Ctrl-C
             self.queue.requeue(trial)
             raise
 
     def _job(self, trial: Trial) -> Job | None:
-        """Return what a trial trains, or discard it."""
+        """Return the job of a trial, or discard the trial."""
         queued = self.queue.attributes(trial)
         is_sampled = queued.key is None
-        if is_sampled and self.space.enumerated:  # another worker was quicker to take the last one
+        if is_sampled and self.space.enumerated:  # another worker took the last one first
             self.queue.discard(trial, "nothing was queued")
             return None
         with hold_interrupts():
@@ -108,7 +108,7 @@ class Proposals:
         if is_waiting or not self.queue.claim(trial, key):
             self.queue.discard(trial, "is trained already")
             return None
-        # Only what was drawn by chance can exceed the budget.
+        # Only newly drawn variants can exceed the budget.
         later = queued.baseline or queued.begun or queued.seed or queued.finalist
         if not later and self._overspent(trial):
             return None
@@ -116,7 +116,7 @@ class Proposals:
         return Job(trial, variant, queued.seed, queued.finalist)
 
     def _overspent(self, trial: Trial) -> bool:
-        """Discard a trial that exceeds the budget, since several workers drew at once."""
+        """Discard a trial if it exceeds the budget, because several workers drew at once."""
         if self.space.enumerated:
             return False
         started = _started(self.queue.trials()).values()
@@ -125,18 +125,18 @@ class Proposals:
         self.queue.discard(trial, "the budget is spent")
         return True
 
-    def _draw_by_chance(self) -> bool:
-        """Queue a new variant near the sampler's last proposal, or anywhere.
+    def _queue_random(self) -> bool:
+        """Queue a new random variant, near the sampler's last proposal or anywhere.
 
-        A sampler that has converged proposes what is known; what it has not seen lies beside that.
-        To ask it again costs as much, and mostly gives what is known once more.
+        A converged sampler proposes known variants; new ones lie close by. Asking it again costs as
+        much, and mostly yields known variants once more.
 
         Returns:
-            False if none is left.
+            False if no variant is left.
         """
         taken = self.queue.keys()
         rng = random.Random(f"{self.space.seed} {len(taken)} {self.worker}")
-        for params in self._by_chance(rng):
+        for params in self._random_points(rng):
             try:
                 variant = self.variants.build(params)
                 key = key_of(variant.fingerprint, 0)
@@ -151,8 +151,8 @@ class Proposals:
         self.exhausted = True
         return False
 
-    def _by_chance(self, rng: random.Random) -> Iterator[dict[str, Key]]:
-        """Yield neighbours of the last proposal, then points in random order, all if few."""
+    def _random_points(self, rng: random.Random) -> Iterator[dict[str, Key]]:
+        """Yield neighbours of the last proposal, then random points (if there are few, all)."""
         if self.space.sampler != "random":
             for _ in range(_NEIGHBOURS):
                 yield self.variants.neighbour(self._last, rng)
@@ -166,7 +166,7 @@ class Proposals:
                 yield self.variants.draw(rng)
 
     def _sampler(self, started: int) -> samplers.BaseSampler:
-        """Return the sampler, seeded by how far the study is, so that resuming changes nothing."""
+        """Return the sampler, seeded by the study's progress, so that resuming changes nothing."""
         text = f"{self.space.seed} {started} 0 {self.worker}"
         seed = random.Random(text).randrange(2**31)
         kind = self.space.sampler
@@ -181,23 +181,23 @@ class Proposals:
 
 def _started(trials: Sequence[StudyTrial]) -> dict[str, int]:
     """Return the number of the first trial of every variant that was begun or is queued."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for trial in trials:
         unbuilt = trial.key is None and trial.state == "RUNNING"
         key = f"?{trial.number}" if unbuilt else trial.key
         if key is not None and not (trial.is_lost or trial.seed or trial.finalist):
-            found.setdefault(key, trial.number)
-    return found
+            numbers.setdefault(key, trial.number)
+    return numbers
 
 
 def queue_further(queue: TrialQueue, space: Space) -> bool:
-    """Queue what follows from the results so far, if anything does: finalists, then more seeds.
+    """Queue further trainings that follow from the results so far; return whether there are any.
 
-    In an ablation every variant is trained with every seed, since each is compared. In a search
-    it is the baseline and whatever is on the front by the means so far. The front is computed
-    again after each round, so a variant that is there by luck gets no further seeds. Where another
-    estimator than ``train`` has searched and finalists are wanted, these are trained, and theirs
-    are the further seeds.
+    In an ablation, every variant is trained with every seed, since all are compared. In a search,
+    the baseline and the front by the means so far get further seeds. The front is recomputed after
+    each round, so a variant that is on it by luck gets no more. After a search by an estimator
+    other than ``train``, the finalists and the baseline are trained with every seed, if finalists
+    are wanted.
     """
     found: Trainings = {}
     for record in queue.records():
@@ -212,7 +212,7 @@ def queue_further(queue: TrialQueue, space: Space) -> bool:
 
 
 def finalist_trainings(space: Space) -> int:
-    """Return how many trainings the finalists and the baseline take; 0 where there are none."""
+    """Return the number of trainings of the finalists and the baseline; 0 without finalists."""
     finalists = space.budget.finalists
     return (finalists + 1) * space.budget.seeds if finalists else 0
 
@@ -226,7 +226,7 @@ def _queue_next(
     *,
     finalist: bool = False,
 ) -> bool:
-    """Queue the first of ``seeds`` that each chosen variant lacks; return whether one does."""
+    """Queue the first of ``seeds`` that each chosen variant lacks; return whether any did."""
     taken, is_due = queue.keys(), False
     for fingerprint in chosen:
         keys = {seed: key_of(fingerprint, seed, finalist=finalist) for seed in seeds}
@@ -240,7 +240,7 @@ def _queue_next(
 
 
 def _losses(found: Trainings, space: Space) -> dict[str, list[float]]:
-    """Return each variant's objectives as numbers to be minimised; NaN where none counts."""
+    """Return each variant's objectives as numbers to be minimised; NaN if it is infeasible."""
     baseline = next(records for records in found.values() if records[0].is_baseline)
     none = [math.nan] * len(space.objectives)
     return {
@@ -250,7 +250,7 @@ def _losses(found: Trainings, space: Space) -> dict[str, list[float]]:
 
 
 def _front(found: Trainings, space: Space) -> list[str]:
-    """Return the baseline and the fingerprints that no other dominates, by means over seeds."""
+    """Return the fingerprints of the baseline and of the front, by means over seeds."""
     marks = pareto_front([*_losses(found, space).values()])
     return [
         name
@@ -260,7 +260,7 @@ def _front(found: Trainings, space: Space) -> list[str]:
 
 
 def _best(found: Trainings, space: Space, count: int) -> list[str]:
-    """Return the baseline and the best ``count`` others: front after front, each by its spread."""
+    """Return the baseline and the best ``count`` others: front by front, each spread out."""
     rest = {n: row for n, row in _losses(found, space).items() if not any(map(math.isnan, row))}
     chosen = [name for name, records in found.items() if records[0].is_baseline]
     wanted = count + len(chosen)
@@ -274,9 +274,10 @@ def _best(found: Trainings, space: Space, count: int) -> list[str]:
 
 
 def spread_out(rows: Mapping[str, Sequence[float]], count: int) -> list[str]:
-    """Return at most ``count`` names whose rows lie far apart, the best in each column first.
+    """Return at most ``count`` names whose rows lie far apart, including the best in each column.
 
-    Columns count alike. After the best of each, what lies farthest from those taken comes next.
+    Columns have equal weight. After the best in each column, the row farthest from those already
+    taken comes next.
     """
     names = list(rows)
     if len(names) <= count:

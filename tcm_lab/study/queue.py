@@ -1,9 +1,9 @@
 """The trial queue: a study's trials in its database, shared by workers that may be killed.
 
-A trial's key is its codec and seed. A worker that wants to train it claims the key by a row that
-the database keeps unique, so of all workers on all machines exactly one gets it. A claim needs no
-release: it is free again once the trial that holds it has failed without a reason, or is queued
-once more.
+A trial's key identifies its codec and seed. A worker that wants to train it claims the key with a
+row that the database keeps unique, so of all workers on all machines exactly one gets it. A claim
+needs no release: it is free again once the trial that holds it has failed without a reason, or is
+queued again.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from tcm_lab.study.storage import (
 )
 from tcm_lab.study.trial import StudyTrial, TrialAttributes
 
-_RECLAIM_S = 0.5  # looking for the dead costs as much as anything that a worker does
+_RECLAIM_S = 0.5  # looking for dead workers costs as much as anything else in the loop
 _COUNT = itertools.count()
 _OPEN: set[str] = set()  # owners in this process whose queue is open
-_UNSIGNED_S = 60  # a trial without an owner for so long was lost between two statements
+_UNSIGNED_S = 60  # a trial without an owner for this long was lost between two statements
 
-# What a trial keeps when it is queued again.
+# Attributes that a trial keeps when it is queued again.
 _KEPT = {"key", "seed", "baseline", "finalist", "begun", "retries", "rungs"}
 
 
@@ -51,12 +51,12 @@ _KEPT = {"key", "seed", "baseline", "finalist", "begun", "retries", "rungs"}
 def open_queue(
     url: str, name: str, directions: Sequence[Goal] | None = None
 ) -> Iterator[TrialQueue]:
-    """Open a study's queue for a block, in which whatever the database raises is one message.
+    """Open a study's queue for a block, in which database errors become one-line messages.
 
     Args:
-        url: of the database.
-        name: of the study.
-        directions: of its objectives, to make it if it does not exist.
+        url: address of the database.
+        name: name of the study.
+        directions: directions of the objectives, to create the study if it does not exist.
 
     Raises:
         LabError: as ``storage_errors``.
@@ -75,8 +75,8 @@ class TrialQueue:
     """The trials of one study.
 
     Attributes:
-        study: Optuna's view of them.
-        owner: what signs the trials that are taken from here.
+        study: Optuna's study with the trials.
+        owner: signature of the trials taken from this queue.
     """
 
     def __init__(self, url: str, name: str, directions: Sequence[Goal] | None = None) -> None:
@@ -97,13 +97,13 @@ class TrialQueue:
 
     @hold_interrupts()
     def trials(self, *states: str) -> list[StudyTrial]:
-        """Return the trials in these states (all, if none is named) that were not discarded."""
+        """Return the trials in these states (by default, all) that were not discarded."""
         wanted = tuple(TrialState[state] for state in states) or None
         frozen = self.study.get_trials(deepcopy=False, states=wanted)
         return [trial for each in frozen if (trial := self._typed(each)).discarded is None]
 
     def _typed(self, frozen: FrozenTrial) -> StudyTrial:
-        """Return a trial with typed attributes, parsed once where it no longer changes."""
+        """Return a trial with typed attributes, parsed only once if it has finished."""
         number = frozen.number
         if number in self._finished:
             return self._finished[number]
@@ -118,11 +118,11 @@ class TrialQueue:
         return {trial.key for trial in self.trials(*states) if trial.key is not None}
 
     def records(self) -> list[TrialRecord]:
-        """Return the record of every finished training, by number."""
+        """Return the record of every finished training, in order of number."""
         return [t.record for t in self.trials("COMPLETE", "PRUNED") if t.record is not None]
 
     def failures(self) -> dict[str, str]:
-        """Return the reason by label of each variant that couldn't be trained."""
+        """Return the label of each variant that couldn't be trained, with the reason."""
         trials = self.trials()
         known = {trial.key for trial in trials if trial.state != "FAIL"}  # tried again since
         failed = (trial for trial in trials if trial.state == "FAIL" and trial.key not in known)
@@ -132,50 +132,50 @@ class TrialQueue:
 
     @hold_interrupts()
     def enqueue(self, params: Mapping[str, Key], **attributes: Any) -> None:
-        """Put a training at the end of the queue; ``params`` as the database knows them."""
+        """Add a training to the end of the queue, with ``params`` in the database's form."""
         self.study.enqueue_trial(dict(params), user_attrs=_plain(attributes))
 
     @hold_interrupts()
     def name_objectives(self, names: Sequence[str]) -> None:
-        """Tell Optuna's dashboard what the objectives are called."""
+        """Set the names of the objectives for Optuna's dashboard."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names([*names])
 
     @hold_interrupts()
     def note(self, trial: Trial, **attributes: Any) -> None:
-        """Write attributes of a trial; nothing happens to one that others have taken for lost."""
+        """Write attributes of a trial, unless another worker took it for lost and ended it."""
         with suppress(UpdateFinishedTrialError):
             for name, value in _plain(attributes).items():
                 trial.set_user_attr(name, value)
 
     @hold_interrupts()
     def ask(self) -> Trial:
-        """Take the next queued trial, or a new one where none is queued, and sign it."""
+        """Take the next queued trial, or a new one if none is queued, and sign it."""
         with warnings.catch_warnings():
-            # Heartbeats are our own here, since a trial may outlive the process that asked.
+            # We send heartbeats ourselves, since a trial may outlive the process that took it.
             warnings.filterwarnings("ignore", message="Heartbeat of storage", category=UserWarning)
             trial = self.study.ask()
         self.note(trial, owner=self.owner)
         return trial
 
     def attributes(self, trial: Trial) -> TrialAttributes:
-        """Return what a trial's attributes hold now."""
+        """Return a trial's current attributes."""
         return TrialAttributes.model_validate(trial.user_attrs)
 
     @hold_interrupts()
     def claim(self, trial: Trial, key: str) -> bool:
-        """Take hold of a training; False where another trial has it or has finished it."""
+        """Claim a training for a trial; return False if another trial holds or has finished it."""
         self.note(trial, key=key)
         study = self.study._study_id
-        own = {"study_id": study, "key": key, "number": trial.number}
+        row = {"study_id": study, "key": key, "number": trial.number}
         with suppress(IntegrityError), self.storage.engine.begin() as connection:
-            connection.execute(insert(CLAIMS).values(own))
+            connection.execute(insert(CLAIMS).values(row))
             return True
         here = (CLAIMS.c.study_id == study) & (CLAIMS.c.key == key)
         with self.storage.engine.begin() as connection:
             number = connection.execute(select(CLAIMS.c.number).where(here)).scalar()
-        if number is not None:  # claimed before; by a trial that was lost?
+        if number is not None:  # already claimed, perhaps by a trial that was lost
             holder = self._typed(self._frozen(number))
             if holder.key == key and not holder.is_lost:
                 return False
@@ -185,7 +185,7 @@ class TrialQueue:
 
     @hold_interrupts()
     def requeue(self, trial: Trial) -> None:
-        """Put an interrupted training back into the queue."""
+        """Return an interrupted training to the queue."""
         frozen = self._frozen(trial.number)
         if frozen.state.is_finished():
             self._succeed(frozen)
@@ -193,24 +193,25 @@ class TrialQueue:
             self._replace(frozen, begun=True)
 
     def _succeed(self, frozen: FrozenTrial) -> None:
-        """Queue the training of a trial that others have taken for lost, unless they have."""
+        """Queue the training of a trial that others took for lost, unless they have queued it."""
         key, discarded = map(frozen.user_attrs.get, ("key", "discarded"))
         if discarded is None and key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
             self.try_again(frozen.number, begun=True)
 
     def _replace(self, frozen: FrozenTrial, **changes: Any) -> None:
-        """Queue a trial's training anew and end the trial, in this order.
+        """Queue a trial's training again, then end the trial.
 
-        So its training is open at any time. If two workers do it, one finds it claimed.
+        In this order, the training is open at any time. If two workers take it, one finds it
+        claimed.
         """
         self.try_again(frozen.number, **changes)
         self._tell(frozen.number, "FAIL")
 
     @hold_interrupts()
     def try_again(self, number: int, **changes: Any) -> None:
-        """Queue what a trial trains once more, if that is known, with changed attributes.
+        """Queue a trial's training again, with changed attributes, if it has a key.
 
-        Its claim is free for the successor.
+        The trial's claim is released for its successor.
         """
         here = (CLAIMS.c.study_id == self.study._study_id) & (CLAIMS.c.number == number)
         with self.storage.engine.begin() as connection:
@@ -223,10 +224,10 @@ class TrialQueue:
 
     @hold_interrupts()
     def reorder(self) -> None:
-        """Move the baseline and whatever was begun to the head of the queue, if no one is at work.
+        """Move the baseline and begun trainings to the head of the queue, if no worker is busy.
 
-        A requeued training is last in the queue; but the others are compared with the baseline,
-        and a training that was begun should be finished.
+        A requeued training is last in the queue, but all others are compared with the baseline, and
+        a training that was begun should be finished.
         """
         waiting = self.trials("WAITING")
         ordered = sorted(
@@ -243,9 +244,9 @@ class TrialQueue:
 
     @hold_interrupts()
     def reclaim(self) -> None:
-        """Put trainings whose workers are gone back into the queue; at most every half second.
+        """Requeue the trainings of workers that are gone; at most once every half second.
 
-        One that was lost before is not queued again: it may be what kills.
+        A training that was lost before is not queued again: it may be what kills the workers.
         """
         if time.monotonic() - self._reclaimed < _RECLAIM_S:
             return
@@ -265,13 +266,13 @@ class TrialQueue:
 
     @contextmanager
     def heartbeat(self, trial: Trial) -> Iterator[None]:
-        """Give signs of life for a trial while the block runs."""
+        """Send heartbeats for a trial while the block runs."""
         trial_id = self._frozen(trial.number)._trial_id
         ended = threading.Event()
 
         def beat() -> None:
             while True:
-                with suppress(Exception):  # whatever ails the database, the next statement raises
+                with suppress(Exception):  # the next statement raises any error of the database
                     self.storage.record_heartbeat(trial_id)
                 if ended.wait(HEARTBEAT_S):
                     return
@@ -289,19 +290,19 @@ class TrialQueue:
 
     @hold_interrupts()
     def discard(self, trial: Trial, why: str, over: Mapping[str, float] | None = None) -> None:
-        """Give up a trial that is not a training; ``over`` marks it as infeasible."""
+        """End a trial that does not become a training; ``over`` marks it as infeasible."""
         self._end(trial, "PRUNED" if over else "FAIL", over, discarded=why)
 
     @hold_interrupts()
     def fail(self, trial: Trial, reason: str, *, out_of_memory: bool = False) -> None:
-        """Note that a variant can't be trained, and why."""
+        """End a trial whose variant can't be trained, and store the reason."""
         self._end(trial, "FAIL", reason=reason, out_of_memory=out_of_memory)
 
     @hold_interrupts()
     def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> bool:
-        """Store a finished training; without values it was stopped at a rung.
+        """Store a finished training; without values, it was stopped at a rung.
 
-        Returns False where others took the trial for lost: its successor will find the record.
+        Returns False if another worker took the trial for lost: its successor finds the record.
         """
         state = "PRUNED" if values is None else "COMPLETE"
         self._end(trial, state, record.violations, values, record=record)
@@ -326,7 +327,7 @@ class TrialQueue:
         self._tell(trial.number, state, values)
 
     def _tell(self, number: int, state: str, values: Sequence[Number] | None = None) -> None:
-        """End a trial, unless it was ended before."""
+        """End a trial, unless it has ended already."""
         try:
             self.study.tell(number, values, state=TrialState[state])
         except (ValueError, UpdateFinishedTrialError):
@@ -338,9 +339,9 @@ class TrialQueue:
 
 
 def _has_left(owner: str) -> bool:
-    """Say whether the process that signed a trial is dead, or is this one and has closed its queue.
+    """Return whether the process that signed a trial is dead, or is this one with the queue closed.
 
-    A notebook's process outlives the run in it that Ctrl-C has ended, wherever that was.
+    A notebook's process outlives a run that was ended by Ctrl-C, at whatever point.
     """
     if owner.rpartition("|")[0] == this_process():
         return owner not in _OPEN
@@ -348,5 +349,5 @@ def _has_left(owner: str) -> bool:
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes as JSON holds them."""
+    """Return attributes in their JSON form."""
     return TrialAttributes(**attributes).model_dump(mode="json", include=set(attributes))

@@ -1,4 +1,4 @@
-"""What a study knows of one training of one variant."""
+"""The record of one training of one variant in a study."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ State = Literal["complete", "stopped"]
 
 
 class Rung(Frozen):
-    """An evaluation on the way.
+    """An evaluation during training.
 
     Attributes:
-        step: after how many steps.
+        step: number of steps before it.
         lagrangian: mean logarithm of the Lagrangian cost.
     """
 
@@ -40,29 +40,29 @@ class TrialRecord(Frozen):
     """One training of one variant, described completely enough to reproduce it.
 
     Attributes:
-        number: of the trial in the study.
-        label: what tables call the variant.
-        params: the key of every axis that acts.
-        config: the codec's whole configuration.
-        fingerprint: the codec's identity.
-        identity: of this training: codec, recipe, seed and data.
+        number: number of the trial in the study.
+        label: label of the variant in tables.
+        params: key of every axis that acts.
+        config: complete configuration of the codec.
+        fingerprint: identity of the codec.
+        identity: identity of this training: codec, recipe, seed and data.
         is_baseline: whether the codec is the study's base.
-        seed: of the training.
-        estimator: what its cost was found by.
-        recipe: how it was trained.
+        seed: seed of the training.
+        estimator: estimator of its cost.
+        recipe: recipe of the training.
         lambdas: rate-distortion weights, one per point of ``rd``.
         state: whether it was trained to the end, or stopped at a rung.
-        steps: training steps that it reached.
-        complexity: what the codec costs.
-        timing: encode and decode times measured apart, where the space asks for them.
+        steps: training steps done.
+        complexity: counts of the codec.
+        timing: encoding and decoding times of the codec, if the space asks for them.
         training: the training's own record, if it reached the end.
-        more: those of the further lambdas, where each has weights of its own.
-        rd: the evaluation, where the estimator makes one.
-        estimate: the estimator's cost, where it is not that of ``rd``.
-        cpu_s: seconds of CPU time that workers spent on it, in all parts if it was interrupted; of
-            the baseline also those that another study spent on what all build on.
-        rungs: evaluations on the way.
-        violations: by how much each soft constraint is exceeded (negative: is kept).
+        more: training records of the further lambdas, if each has its own weights.
+        rd: the evaluation, if the estimator makes one.
+        estimate: the estimator's cost, if it is not that of ``rd``.
+        cpu_s: CPU seconds that workers spent on it, summed across interruptions; for the baseline,
+            also those that another study spent on shared work.
+        rungs: evaluations during training.
+        violations: excess over each soft constraint; zero or less if it is satisfied.
     """
 
     number: int
@@ -94,15 +94,15 @@ class TrialRecord(Frozen):
         return VariantConfig.parse(self.config)
 
     def lagrangian_percent(self, baseline: TrialRecord) -> float:
-        """Return by how many percent the Lagrangian cost is above the baseline's, as estimated.
+        """Return how far the estimated Lagrangian cost is above the baseline's, in percent.
 
         Raises:
-            LabError: the two are by different estimators, or not comparable.
+            LabError: the two are from different estimators, or not comparable.
         """
         if self.estimator != baseline.estimator:
             raise LabError(
                 f"{self.label} is measured by {self.estimator.type} and the baseline by "
-                f"{baseline.estimator.type}: not comparable"
+                f"{baseline.estimator.type}; they are not comparable"
             )
         return self.estimator.percent(self, baseline)
 
@@ -110,7 +110,7 @@ class TrialRecord(Frozen):
         """Return the BD-rate against the baseline.
 
         Raises:
-            LabError: the curves do not compare.
+            LabError: the curves are not comparable.
         """
         if self is baseline:
             return 0.0
@@ -121,7 +121,7 @@ class TrialRecord(Frozen):
         """The evaluation.
 
         Raises:
-            LabError: its estimator makes none.
+            LabError: the estimator makes none.
         """
         if self.rd is None:
             raise LabError(f"{self.label}: was not evaluated by {self.estimator.type}")
@@ -129,7 +129,7 @@ class TrialRecord(Frozen):
 
     @property
     def feasible(self) -> bool:
-        """Whether every soft constraint is kept."""
+        """Whether every soft constraint is satisfied."""
         return all(value <= 0 for value in self.violations.values())
 
 
@@ -139,19 +139,19 @@ def baseline_of(records: Sequence[TrialRecord]) -> TrialRecord:
     Raises:
         LabError: the baseline has not been trained yet.
     """
-    found = next((record for record in records if record.is_baseline), None)
-    if found is None:
+    baseline = next((record for record in records if record.is_baseline), None)
+    if baseline is None:
         raise LabError("the baseline is not trained yet, so there is nothing to compare with")
-    return found
+    return baseline
 
 
 def objective_losses(
     records: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> list[float]:
-    """Return a variant's objectives as numbers to be minimised, means over its trainings.
+    """Return a variant's objectives as numbers to be minimised, averaged over its trainings.
 
-    Each is compared with the baseline's training of its seed, or else with the first. An objective
-    that a training does not have, such as a BD-rate without overlap, is NaN.
+    Each training is compared with the baseline's of the same seed, or else with the baseline's
+    first. An objective that a training does not have, such as a BD-rate without overlap, is NaN.
     """
     same = {record.seed: record for record in reversed(baseline)}
     losses = []
@@ -172,8 +172,8 @@ def training_identity(
 ) -> str:
     """Return sixteen hex digits, equal for trainings that would give the same record.
 
-    A recipe's name and how often it saves its state change nothing, nor does an estimator that
-    only reads what a training gives.
+    The name of the recipe, how often it saves its state, and an estimator that only reads a
+    training's results do not change the identity.
     """
     facts: dict[str, Any] = {
         "codec": fingerprint,
@@ -181,7 +181,7 @@ def training_identity(
         "train": train_data,
         "eval": eval_data,
     }
-    if requested:  # metrics that other records of this training don't have
+    if requested:  # metrics that other records of this training lack
         facts["metrics"] = sorted(requested)
     if estimator is not None and (own := estimator.identity()):
         facts["estimator"] = own

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from tcm_lab.reporting.renderers.html import Spec
 
-_SHORT = 0.01  # of the paper's crops
+_SHORT = 0.01  # share of the paper's crops
 _MOST_SHOWN = 60  # rows on a terminal
-_LOWEST_RATES = 2  # which are compared with JPEG: above, short trainings are far from their end
+_LOWEST_RATES = 2  # to compare with JPEG; at higher ones, short trainings are far from converged
 _ON_THE_FRONT = "# On the Pareto front of study"
 _FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex")
 _CAPTIONS = {
@@ -64,7 +64,7 @@ _CAPTIONS = {
         f"Dashes: what a power law predicts at {TIMES[0]} times the steps.",
     ),
 }
-"""What a plot other than a scatter shows, for those who don't see it, and below it."""
+"""Alternative text and caption of each plot other than a scatter plot."""
 _LACKING = {
     "seeds": (" over the images alone, from one seed", "one training each", "budget.seeds"),
     "images": (" over the seeds alone, from one image", "all on one image", "--eval-data"),
@@ -74,21 +74,21 @@ _LACKING = {
         "--eval-data and budget.seeds",
     ),
 }
-"""By what an incomplete interval lacks: what it is over, what it compares, and what gives more."""
+"""By what an interval lacks: what it covers, what it compares, and the setting that gives more."""
 
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What a study found, and the files that hold it.
+    """A study's findings, and the files of its report.
 
     Attributes:
-        table: what a terminal shows: one row per variant; of many, those of the baseline and the
-            front; of a search with finalists, the finalists.
+        table: table for a terminal with one row per variant: if there are many, only the baseline
+            and the front; for a search with finalists, the finalists.
         findings: one sentence each.
-        failed: the reason by variant that could not be trained.
+        failed: the reason for each variant that could not be trained, by label.
         page: the self-contained page.
-        files: its tables as markdown, CSV and LaTeX, its plots as PNG and SVG, and YAML of each
-            variant on the front, by kind.
+        files: the files by kind: tables as markdown, CSV and LaTeX, plots as PNG and SVG, and a
+            YAML file for each variant on the front.
     """
 
     table: Table
@@ -114,7 +114,7 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
 
     Args:
         result: the study.
-        command: the command line that makes the report again, for the page.
+        command: command line that writes the report again, shown on the page.
 
     Raises:
         LabError: the baseline is not trained yet, or the folder cannot be written.
@@ -128,21 +128,21 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     tables = study_tables(summaries, space, finalists)
     plots = study_plots(summaries, space, anchor, finalists)
     front = front_configs(trained, space)
-    moving = courses(trained)
-    said = findings(summaries, space) + space.estimator.findings(out / TRIALS)
+    curves = courses(trained)
+    sentences = findings(summaries, space) + space.estimator.findings(out / TRIALS)
     if finalists is not None:
-        said.append(finalist_finding(finalists, space.estimator.type))
-    if moving:
-        tables["budget"], plots["budget"] = budget_table(moving), budget_plot(moving)
+        sentences.append(finalist_finding(finalists, space.estimator.type))
+    if curves:
+        tables["budget"], plots["budget"] = budget_table(curves), budget_plot(curves)
     if anchor is not None:
         tables["jpeg"] = anchor_table(trained, anchor)
-        said += anchor_findings(trained, anchor)
+        sentences += anchor_findings(trained, anchor)
     page = out / "report.html"
     lines = (f"{record.model_dump_json()}\n" for record in result.records)
     write_atomically(out / RECORDS, "".join(lines))
     _write_front(front, out / "front")
     shown = dict(tables)
-    if summaries[0].number:  # the page calls variants by it
+    if summaries[0].number:  # by which the page refers to variants
         shown |= study_tables(summaries, space, finalists, by_number=True)
         if anchor is not None:
             shown["jpeg"] = anchor_table(trained, anchor, by_number=True)
@@ -150,7 +150,7 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     images = comparisons(result, trained)
     sections = _sections(result, summaries, shown, plots, charts, images, front, command)
     title, footer = space.title or f"Study {space.name}", tables["table"].footer
-    write_atomically(page, reporting.render_report(title, said, sections, footer=footer))
+    write_atomically(page, reporting.render_report(title, sentences, sections, footer=footer))
     drawn = [reporting.save_figure(plot, out / stem) for stem, plot in plots.items()]
     files = {
         "Tables": write_tables(tables, out),
@@ -158,7 +158,7 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
         "Front": [out / "front" / name for name in front],
     }
     brief = _brief(tables.get("finalists", tables["table"]))
-    return ReportSummary(brief, said, result.failed, page, files)
+    return ReportSummary(brief, sentences, result.failed, page, files)
 
 
 def study_tables(
@@ -168,12 +168,12 @@ def study_tables(
     *,
     by_number: bool = False,
 ) -> dict[str, Table]:
-    """Return a study's tables by the name of their files.
+    """Return a study's tables by file name.
 
     Args:
         summaries: the variants.
-        space: of the study.
-        finalists: of a search that has some; rates are theirs.
+        space: space of the study.
+        finalists: finalists of a search, if any; the rates are then theirs.
         by_number: whether numbered variants are called by their number, not by what they change.
     """
     tables = {"table": trial_table(summaries, space, axes_apart=by_number)}
@@ -189,19 +189,19 @@ def study_tables(
 
 
 def _brief(table: Table) -> Table:
-    """Return a table as a terminal shows it: without what is dominated, where it is long."""
+    """Return a table for a terminal; if it is long, without dominated variants."""
     if len(table.rows) <= _MOST_SHOWN:
         return table
     rows = tuple(
         row for row in table.rows if {"baseline", "pareto", "pareto-by-mean"} & {*row.marks}
     )
     left_out = len(table.rows) - len(rows)
-    more = f"{left_out:,} further variants, dominated or stopped, are in the files of the table."
+    more = f"{left_out:,} further variants, dominated or stopped, are in the table's files."
     return table.model_copy(update={"rows": rows, "footer": (*table.footer, more)})
 
 
 def _write_front(front: Mapping[str, str], folder: Path) -> None:
-    """Write the front's variants in place of those of an earlier report, and of no other file."""
+    """Write the front's variants, and delete those of an earlier report, but no other file."""
     for old in folder.glob("*.yaml"):
         if old.name not in front and _ON_THE_FRONT in old.read_text("utf-8", errors="replace"):
             old.unlink()
@@ -225,16 +225,16 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> list[Path]:
 
 
 def front_configs(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
-    """Return the YAML of each variant on the front, by file name; ``load_config`` reads it."""
-    found = {}
+    """Return the YAML of each variant on the front, as ``load_config`` reads it, by file name."""
+    configs = {}
     front = [summary for summary in summaries if summary.on_front]
     names = file_names(f"variant-{s.number}" if s.number else s.label for s in front)
     for name, summary in zip(names, front, strict=True):
         values = ", ".join(f"{name} {summary.metrics[name]:.6g}" for name in space.objectives)
         head = f"# {summary.label}\n{_ON_THE_FRONT} {space.name}: {values}.\n"
         tree = summary.first.variant.model_dump(mode="json")
-        found[f"{name}.yaml"] = head + to_yaml(tree)
-    return found
+        configs[f"{name}.yaml"] = head + to_yaml(tree)
+    return configs
 
 
 def _sections(
@@ -282,7 +282,7 @@ def _sections(
 
 
 def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return what a study found, one sentence or two for each finding."""
+    """Return a study's findings, in one or two sentences each."""
     complete = [summary for summary in summaries if summary.is_complete]
     stopped = len(summaries) - len(complete)
     early = f"; {stopped} more stopped early" if stopped else ""
@@ -291,28 +291,28 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
     objectives = " and ".join(METRICS[name].label for name in space.objectives)
     kind = space.estimator
     how = "trained and measured" if kind == Train() else f"estimated by {kind.type}"
-    found = [
+    sentences = [
         f"{len(complete)} variants of {space.baseline.name} {how}{early}. "
         f"Pareto-optimal for {objectives}: {'; '.join(established) or 'none'}."
     ]
     unsure = [s.called for s in front if not s.is_established]
     if unsure:
-        found.append(
-            "Pareto-optimal by the mean alone, not distinguishable from the baseline: "
+        sentences.append(
+            "Pareto-optimal only by the mean, not distinguishable from the baseline: "
             f"{'; '.join(unsure)}."
         )
     if kind != Train():
-        found.append(f"These are estimates: {kind.type} {kind.bias}.")
-    return [*found, _lowest_cost(complete), *_limits(summaries)]
+        sentences.append(f"These are estimates: {kind.type} {kind.bias}.")
+    return [*sentences, _lowest_cost(complete), *_limits(summaries)]
 
 
 def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> list[str]:
-    """Say how the variants' lowest rates compare with JPEG."""
+    """Describe how the variants compare with JPEG at their lowest rates."""
     known: list[float] = []
     jpeg = anchor.curve(counted="payload")
     evaluated = [each for each in summaries if each.is_complete and each.evaluations]
     for summary in evaluated:
-        with suppress(LabError):  # of points at one rate
+        with suppress(LabError):  # points at one rate
             changes = rate_percents(jpeg, summary.payload_curve)[:_LOWEST_RATES]
             known += [change for change in changes if change is not None]
     if not known:
@@ -326,7 +326,7 @@ def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> li
 
 
 def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
-    """Say which variant codes best, if the data can tell."""
+    """Name the variant that codes best, if the data can tell."""
     baseline, *others = complete
     lower = [s for s in others if ESTIMATED in s.intervals and s.metrics[ESTIMATED] < 0]
     better = [s for s in lower if s.intervals[ESTIMATED].excludes_zero]
@@ -342,19 +342,19 @@ def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
     )
     if lacks:
         return (
-            f"{best.called} has the lowest cost of {compared}, {value} Whether it codes better "
-            f"than the baseline, {baseline.called}, takes more {lacks} to say ({more})."
+            f"{best.called} has the lowest cost of {compared}, {value} Telling whether it codes "
+            f"better than the baseline, {baseline.called}, takes more {lacks} ({more})."
         )
     if better:
         return f"{best.called} codes better than the baseline, {baseline.called}: {value}"
     return (
-        f"No variant is distinguishable from the baseline, {baseline.called}, by being better: the "
-        f"lowest mean is that of {best.called}, {value}"
+        f"No variant is distinguishably better than the baseline, {baseline.called}: the lowest "
+        f"mean is that of {best.called}, {value}"
     )
 
 
 def _limits(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Say how far the results of a short study, or of one with a single seed or image, reach."""
+    """Describe the limits of a short study, or of one with a single seed or image."""
     recipe = summaries[0].first.recipe
     published = RECIPES["published"]
     share = recipe.steps * recipe.batch / (published.steps * published.batch)

@@ -1,4 +1,4 @@
-"""What a variant resets unsaid: the fields of a layer that a mapping in its place leaves out."""
+"""Implicit resets of a variant: fields of a layer that the mapping in its place leaves out."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tcm_lab.study.variants import Variant
 
 
 def reset_fields(space: Space, variant: Variant) -> list[str]:
-    """Return what a variant's mappings change in the baseline's layers without naming it.
+    """Return the fields of the baseline's layers that a variant's mappings change without naming.
 
-    A mapping replaces a whole field, so that what it leaves out falls back to its default. Where
-    it brings a layer of another type, nothing of the old one is kept anyway.
+    A mapping replaces a whole field, so whatever it leaves out falls back to its default. If it
+    sets a layer of another type, nothing of the old layer is kept anyway.
 
     Returns:
-        One text for each field: its path, and its value before and after.
+        One text for each field: its path, and its values before and after.
     """
     changes: dict[str, Any] = {}
     for name, key in variant.params.items():
@@ -36,7 +36,7 @@ def _layer(config: VariantConfig, path: str) -> Mapping[str, Any]:
     """Return the layer that ``path`` leads to; empty if it leads to none, or to several."""
     try:
         value = read_field(config.model_dump(mode="json"), path)
-    except ConfigError:  # no stage has a block left, or it is another change that brings the field
+    except ConfigError:  # no stage has a block left, or another change adds the field
         return {}
     return value if isinstance(value, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""What a study has found, read from the database it is kept in or from the records it published."""
+"""A study's results, read from its database or from its published records."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study has found.
+    """The results of a study.
 
     Attributes:
-        space: what was searched.
-        out: its folder.
-        records: finished trainings, by number.
-        failed: reason by label of each variant that couldn't be trained.
+        space: the search space.
+        out: folder of the study.
+        records: records of the finished trainings, in order of number.
+        failed: the reason for each variant that couldn't be trained, by label.
     """
 
     space: Space
@@ -62,29 +62,29 @@ class StudyResult:
 
     @property
     def searched(self) -> tuple[TrialRecord, ...]:
-        """The records by the space's estimator."""
+        """The records from the space's estimator."""
         return tuple(r for r in self.records if r.estimator == self.space.estimator)
 
     @property
     def finalists(self) -> tuple[TrialRecord, ...]:
-        """The records of those that a search by another estimator chose, trained."""
+        """The training records of finalists, chosen by a search with another estimator."""
         return tuple(r for r in self.records if r.estimator != self.space.estimator)
 
     @property
     def image_sets(self) -> set[str]:
-        """The fingerprints of the images that the trainings were evaluated on."""
+        """Fingerprints of the image sets that the trainings were evaluated on."""
         return {record.rd.data_fingerprint for record in self.records if record.rd is not None}
 
     def to_frame(self) -> DataFrame:
-        """Return the trainings as pandas' data frame: axes, metrics, seed and state of each."""
+        """Return a pandas data frame of the trainings: axes, metrics, seed and state of each."""
         from pandas import DataFrame
 
         baselines = [record for record in self.records if record.is_baseline]
         rows = []
         for record in self.records:
-            alike = [base for base in baselines if base.estimator == record.estimator]
-            first = alike[0] if alike else None
-            baseline = next((base for base in alike if base.seed == record.seed), first)
+            comparable = [base for base in baselines if base.estimator == record.estimator]
+            first = comparable[0] if comparable else None
+            baseline = next((base for base in comparable if base.seed == record.seed), first)
             known = {name: metric.known(record, baseline) for name, metric in METRICS.items()}
             rows.append(
                 {
@@ -117,15 +117,15 @@ class StudyResult:
 
 
 def open_result(folder: Path, storage: str | None = None) -> StudyResult:
-    """Read what the study in a folder has found so far.
+    """Read the results so far of the study in a folder.
 
     Args:
-        folder: of the study. Without a database it is a published one: its space and records are
-            enough to draw its tables and plots again, or to compare it with another.
-        storage: address of its database, if that is not the SQLite file in the folder.
+        folder: folder of the study. Without a database, it is a published study, whose space and
+            records are enough to draw its tables and plots again or to compare it with another.
+        storage: address of the database, if it is not the SQLite file in the folder.
 
     Raises:
-        LabError: there is no study, or what it was kept in can't be read.
+        LabError: there is no study, or its database or files can't be read.
     """
     database = folder / DATABASE
     if storage is None and not database.is_file():
@@ -148,11 +148,13 @@ def _space_of(queue: TrialQueue, url: str, folder: Path) -> Space:
     try:
         return Space.model_validate(study.user_attrs["full_space"], context={"folder": folder})
     except KeyError:
-        raise LabError(f"{url}: its study '{study.study_name}' is of another program.") from None
+        raise LabError(
+            f"{url}: its study '{study.study_name}' belongs to another program."
+        ) from None
     except ValidationError as error:
         raise LabError(
-            f"{url}: its space cannot be read: {validation_message(error, Space)}. Read it by the "
-            "version of tcm-lab that began it."
+            f"{url}: its space cannot be read: {validation_message(error, Space)}. Read it with "
+            "the version of tcm-lab that began it."
         ) from None
 
 
@@ -160,12 +162,12 @@ def database_of(folder: Path, storage: str | None = None) -> str:
     """Return the address of a study's database.
 
     Args:
-        folder: of the study.
-        storage: the address, if it is not the SQLite file in the folder.
+        folder: folder of the study.
+        storage: address of the database, if it is not the SQLite file in the folder.
 
     Raises:
-        LabError: no address is given and the folder holds no database, or the address is of an
-            SQLite file that does not exist.
+        LabError: no address is given and the folder holds no database, or the address is that of
+            an SQLite file that does not exist.
     """
     if storage is not None:
         refuse_missing(storage)
@@ -179,20 +181,20 @@ def database_of(folder: Path, storage: str | None = None) -> str:
 
 
 def measure_anchor(folder: Path, images: ImageSet, on_progress: OnDone | None = None) -> None:
-    """Measure JPEG's rates on a study's images once, and keep them in its folder.
+    """Measure JPEG's rates on a study's images once, and store them in its folder.
 
-    A record of an earlier version, without what is compared, is measured again.
+    If the stored record is from an earlier version, without payload sizes, JPEG is measured again.
 
     Raises:
-        LabError: the folder holds JPEG on other images, an image can't be coded, or the folder
-            can't be written.
+        LabError: the folder holds JPEG's rates on other images, an image can't be coded, or the
+            folder can't be written.
     """
     path = folder / ANCHOR
     kept = read_kept(path, RdRecord)
     if kept is not None and kept.data_fingerprint != images.fingerprint:
         raise LabError(
             f"{path}: was measured on other images than those given. Give the images of the study, "
-            "or delete it to measure again."
+            "or delete the file to measure again."
         )
     if kept is None or not kept.has_payloads:
         record = evaluate_anchor("jpeg", images, on_progress=on_progress)
@@ -200,11 +202,11 @@ def measure_anchor(folder: Path, images: ImageSet, on_progress: OnDone | None = 
 
 
 def read_anchor(result: StudyResult) -> RdRecord | None:
-    """Return the JPEG that a study's folder holds, if it holds one.
+    """Return JPEG's record in a study's folder, if there is one.
 
     Raises:
-        LabError: the file is not what ``measure_anchor`` writes, or is of an earlier version that
-            did not count what is compared.
+        LabError: the file is not what ``measure_anchor`` writes, was measured on other images, or
+            is from an earlier version, without payload sizes.
     """
     path = result.out / ANCHOR
     if not path.exists():
@@ -217,7 +219,7 @@ def read_anchor(result: StudyResult) -> RdRecord | None:
         raise LabError(f"{path}: was measured on other images. Delete it to measure again.")
     if not record.has_payloads:
         raise LabError(
-            f"{path}: is of an earlier version, which counted whole files alone; JPEG is compared "
+            f"{path}: is from an earlier version, which counted only whole files; JPEG is compared "
             "without its headers. Measure it again on the images that the study was evaluated on: "
             f"tcm-lab study report {result.out} --eval-data IMAGES."
         )
@@ -225,7 +227,7 @@ def read_anchor(result: StudyResult) -> RdRecord | None:
 
 
 def _name_in(url: str, folder: Path) -> str:
-    """Return the name in a database of the study in a folder, which may have been moved."""
+    """Return the name, in a database, of the study in a folder that may have been moved."""
     name = study_name(folder)
     with storage_errors(url):
         storage = open_storage(url)
@@ -233,8 +235,8 @@ def _name_in(url: str, folder: Path) -> str:
         close_storage(storage)
     if name not in names and len(names) != 1:
         raise LabError(
-            f"{shown(url)}: holds no study '{name}' but {one_of(names) or 'none at all'}. Give the "
-            "folder that the study was begun in."
+            f"{shown(url)}: holds no study '{name}', only {one_of(names) or 'none at all'}. Give "
+            "the folder in which the study was begun."
         )
     return name if name in names else names[0]
 

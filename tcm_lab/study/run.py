@@ -1,4 +1,4 @@
-"""A whole study: queue and work; rerun to resume."""
+"""Run of a whole study: queue its variants and train them; rerun to resume."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from tcm_lab.study.trial import key_of
 from tcm_lab.study.variants import Variant
 
 Display = Callable[[int, int], AbstractContextManager[OnEvent]]
-"""Given trainings in all and trainings done, gives a block its ``on_event``."""
+"""Called with (trainings in total, trainings done); its context yields ``on_event``."""
 
 
 def run_study(
     context: StudyContext, workers: int | None = None, display: Display | None = None
 ) -> StudyResult:
-    """Train and evaluate a study's variants, resuming what its folder holds already.
+    """Train and evaluate a study's variants, resuming an earlier run in its folder.
 
     Args:
         context: the study.
-        workers: processes; by default one per GPU, else one per CPU core up to 4.
+        workers: number of processes; by default one per GPU, else one per CPU core up to 4.
         display: shows the progress.
 
     Raises:
-        LabError: the folder holds another study, or the disk or the database fails. What was
-            finished stays.
+        LabError: the folder holds another study, or the disk or the database fails. Finished
+            trainings are kept.
         KeyboardInterrupt: Ctrl-C; rerun to resume.
     """
     space, count = context.space, worker_count(workers)
@@ -61,10 +61,10 @@ def run_study(
 
 
 def fill_queue(context: StudyContext) -> tuple[int, int]:
-    """Make a study's folder and queue, or find them as they were left.
+    """Create a study's folder and queue, or open them as they were left.
 
     Returns:
-        How many trainings the study has in all, as far as is known, and how many are done.
+        The number of trainings in the study, as far as it is known, and how many are done.
 
     Raises:
         LabError: the folder holds another study, or can't be written.
@@ -72,7 +72,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
     space, variants = context.space, context.variants
     known = variants.known()
     _make_folder(context.out, "--out")
-    if context.cache is not None:  # before hours of work whose records would go there
+    if context.cache is not None:  # fail now, not after hours of work
         _make_folder(context.cache, "--cache")
     _refuse_published(context)
     directions = [METRICS[name].direction for name in space.objectives]
@@ -80,7 +80,7 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
         _check_same_study(queue, context)
         queue.name_objectives(space.objectives)
         queue.reclaim()
-        if space.mode == "search":  # so that no worker is left with the costliest at the end
+        if space.mode == "search":  # so that the costliest variants do not come last
             known.sort(key=lambda v: (v.is_baseline, variants.cost(v).complexity.kmacs_per_px))
             known.reverse()
         enqueue_missing(queue, space, known)
@@ -90,14 +90,14 @@ def fill_queue(context: StudyContext) -> tuple[int, int]:
             trainings = min(context.trials, variants.count() or context.trials)
         if space.trains_every_seed:
             trainings *= space.budget.seeds
-        done = len(queue.records())  # further seeds of a front, which is not known before, included
+        done = len(queue.records())  # including further seeds of the front, unknown in advance
         return max(trainings + finalist_trainings(space), done), done
 
 
 def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]) -> None:
     """Queue the variants that no trial trains, has trained or has found impossible to train.
 
-    What failed for lack of memory is queued again, since this call may run fewer at once; so are
+    Trainings that ran out of memory are queued again, since this call may run fewer at once. So are
     further seeds and finalists that were lost with their workers.
     """
     trials = queue.trials()
@@ -117,17 +117,17 @@ def enqueue_missing(queue: TrialQueue, space: Space, variants: Sequence[Variant]
 
 
 def _make_folder(folder: Path, option: str) -> None:
-    fix = f"Name another folder by {option}."
+    fix = f"Choose another folder with {option}."
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LabError(f"{folder}: cannot be made ({error.strerror}). {fix}") from error
+        raise LabError(f"{folder}: cannot be created ({error.strerror}). {fix}") from error
     if not os.access(folder, os.W_OK):
         raise LabError(f"{folder}: is not writable. {fix}")
 
 
 def _refuse_published(context: StudyContext) -> None:
-    """Refuse a folder in which no study was begun if it holds what this one would write over.
+    """Refuse a folder in which no study was begun if it holds files that this one would overwrite.
 
     Raises:
         LabError: the message names the file.
@@ -136,24 +136,26 @@ def _refuse_published(context: StudyContext) -> None:
     if (out / NAME).exists() or (out / DATABASE).exists():
         return
     if (out / RECORDS).exists():
-        raise LabError(f"{out / RECORDS}: is of a published study. Name another folder by --out.")
+        raise LabError(
+            f"{out / RECORDS}: belongs to a published study. Choose another folder with --out."
+        )
     _has_space(context)
 
 
 def _has_space(context: StudyContext) -> bool:
-    """Say whether a new study's folder holds its space already, as when it is searched in place.
+    """Return whether a new study's folder already holds its space, as when it is searched in place.
 
     Raises:
-        LabError: it holds another.
+        LabError: the folder holds another space.
     """
     path, space = context.out / SPACE, context.space
     if not path.exists():
         return False
     found = resolved(load_space(path), len(context.data.evaluation))
     ours, theirs = (stored_space(each, context.out) for each in (space, found))
-    if theirs.model_copy(update={"imports": ours.imports}) != ours:  # which commands may give, too
+    if theirs.model_copy(update={"imports": ours.imports}) != ours:  # commands may add imports
         raise LabError(
-            f"{path}: is another space than the study's. Name another folder by --out, or move it "
+            f"{path}: is not the study's space. Choose another folder with --out, or move the file "
             "away."
         )
     return True
@@ -161,9 +163,9 @@ def _has_space(context: StudyContext) -> bool:
 
 @hold_interrupts()
 def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
-    """Refuse to resume another study than the one that was begun; store what is begun.
+    """Refuse to resume a study with another space; store the space of a new study.
 
-    More trials or seeds may be asked for later; then the space is stored anew.
+    Later calls may ask for more trials or seeds; the stored space is then updated.
 
     Raises:
         LabError: the message names what changed and how to start anew.
@@ -172,7 +174,7 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title", "imports"})
     for growing in ("trials", "seeds", "finalists"):
         facts["budget"].pop(growing)
-    if space.estimator == Train():  # as every study did before there were others
+    if space.estimator == Train():  # the only one in studies of earlier versions
         facts.pop("estimator")
     facts["base"] = context.variants.base.fingerprint
     facts = json.loads(json.dumps(facts | context.data.fingerprints))
@@ -180,8 +182,8 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     if before is None:
         if len(study.directions) != len(space.objectives) or queue.trials():
             raise LabError(
-                f"{shown(context.storage)}: its study '{context.name}' is of another program. Name "
-                "another folder by --out."
+                f"{shown(context.storage)}: its study '{context.name}' belongs to another program. "
+                "Choose another folder with --out."
             )
         if not _has_space(context):
             write_space(space, out)
@@ -193,11 +195,11 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     if changes:
         raise LabError(
             f"{out}: holds a study of another space: {'; '.join(changes[:3])}"
-            f"{'; …' if len(changes) > 3 else ''}. To start anew, name another folder by --out, or "
-            "remove this one; to resume, undo the change."
+            f"{'; …' if len(changes) > 3 else ''}. To start anew, choose another folder with "
+            "--out, or remove this one; to resume, undo the change."
         )
     stored = study.user_attrs["full_space"]
-    if stored["base"] == BASE:  # also where another machine began it
+    if stored["base"] == BASE:  # also if another machine began the study
         keep_base(space, out)
     if stored != _whole(space, out):
         if _is_written(stored, out / SPACE):
@@ -206,31 +208,31 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
 
 
 def _whole(space: Space, out: Path) -> dict[str, Any]:
-    """Return every field of a space as a study's database keeps it."""
+    """Return every field of a space, as stored in a study's database."""
     return stored_space(space, out).model_dump(mode="json")
 
 
 def _is_written(stored: dict[str, Any], path: Path) -> bool:
-    """Say whether a study's file of its space is the one that was written for it, unchanged."""
-    imports = tuple(stored.get("import", ()))  # which may have moved since
+    """Return whether a study's space file is still as it was written for the stored space."""
+    imports = tuple(stored.get("import", ()))  # their files may have moved since
     try:
         ours = Space.model_validate(stored | {"import": []}).model_copy(update={"imports": imports})
-    except ValidationError:  # of another version
+    except ValidationError:  # written by another version
         return False
     return is_file(path) and read_text(path, str(path)) == ours.to_yaml()
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Name each field that differs, with its old and new value."""
+    """Describe each field that differs, with its old and new value."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [f"{place} was {before!r} and is {now!r}"]
-    found = []
+    changes = []
     for name in sorted({*before, *now}):
         inner = f"{place}.{name}" if place else name
         if name in before and name in now:
-            found += _differences(before[name], now[name], inner)
+            changes += _differences(before[name], now[name], inner)
         else:
-            found.append(f"{inner} is {'gone' if name in before else 'new'}")
-    if found or list(before) == list(now):
-        return found
+            changes.append(f"{inner} is {'gone' if name in before else 'new'}")
+    if changes or list(before) == list(now):
+        return changes
     return [f"{place} are in another order"]

@@ -10,7 +10,7 @@ SCHEMA_FILE = "space.schema.json"
 
 
 def space_schema() -> str:
-    """Return the JSON Schema of a space file, by which editors complete and check it."""
+    """Return the JSON Schema of space files, with which editors complete and check them."""
     schema = Space.model_json_schema()
     axis = schema["properties"]["axes"]["additionalProperties"]
     schema["properties"]["axes"]["additionalProperties"] = {

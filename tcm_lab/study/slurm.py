@@ -1,4 +1,4 @@
-"""Workers as jobs of a SLURM cluster, by submitit; each is the same worker as anywhere else."""
+"""Workers as jobs of a SLURM cluster, through submitit; each runs the same code as elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIMIT_MINUTES = 24 * 60
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One worker that a node runs; submitit calls it, and again after a time limit."""
+    """One worker on a node; submitit calls it, and calls it again after a time limit."""
 
     context: StudyContext
     index: int
@@ -33,7 +33,7 @@ class SlurmJob:
         work(self.context, self.index, _print)
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
-        """Ask for another job when the time is up; it resumes the training from its last state."""
+        """Request another job when the time is up; it resumes the training from its last state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -42,11 +42,11 @@ class SlurmJob:
 def submit_study(
     context: StudyContext, workers: int | None = None, options: Sequence[str] = ()
 ) -> list[Any]:
-    """Queue a study's trainings, and submit workers with a GPU each that do them.
+    """Queue a study's trainings, and submit workers, each with a GPU, to do them.
 
     Args:
         context: the study; its folder must be on a file system that the nodes share.
-        workers: jobs; one by default.
+        workers: number of jobs; one by default.
         options: ``name=value`` for the cluster's own parameters, such as ``partition=gpu`` or
             ``timeout_min=720``.
 
@@ -54,8 +54,8 @@ def submit_study(
         submitit's jobs.
 
     Raises:
-        LabError: submitit, SLURM or a database server is missing, there are no workers, or an
-            option is not ``name=value``; else as ``run_study``.
+        LabError: submitit, SLURM or a database server is missing, ``workers`` is below 1, or an
+            option is not ``name=value``; otherwise as ``run_study``.
     """
     jobs = 1 if workers is None else worker_count(workers)
     try:

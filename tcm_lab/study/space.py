@@ -1,4 +1,4 @@
-"""A search space as a YAML file describes it: validated against its fields and its base."""
+"""Search spaces, read from YAML and validated against their fields and their base."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tcm_lab.training import Recipe, check_cca, get_recipe
 
 
 def _known(name: str) -> str:
-    return METRICS[name].name  # raises for an unknown one
+    return METRICS[name].name  # raises for an unknown name
 
 
 def _known_before_training(name: str) -> str:
@@ -42,7 +42,7 @@ def _known_before_training(name: str) -> str:
 
 
 def _completed(names: Iterable[str]) -> WithJsonSchema:
-    """Return a schema by which editors offer these names, and accept a user's own."""
+    """Return a schema that makes editors offer these names, and accept a user's own."""
     return WithJsonSchema({"anyOf": [{"enum": list(names)}, {"type": "string"}]})
 
 
@@ -55,7 +55,7 @@ CostName: TypeAlias = Annotated[str, AfterValidator(_known_before_training), _co
 _SET_APART = {
     "name": "the recipe's own; write another recipe",
     "steps": "budget.steps",
-    "seed": "the space's own field; write seed beside axes, and seeds under budget",
+    "seed": "the space's own field; write seed next to axes, and seeds under budget",
 }
 
 _Count = Annotated[int, Field(gt=0, le=10**9)]
@@ -65,36 +65,36 @@ _Bounded = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
 class Budget(Frozen):
-    """What a study may spend."""
+    """The training budget of a study."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     recipe: str = "minute"
-    """The named training recipe of every variant."""
+    """Name of the training recipe of every variant."""
     steps: _Count | None = None
     """Steps of each training, instead of the recipe's."""
     changes: dict[str, bool | int | float | str | tuple[float, ...]] = Field(default_factory=dict)
-    """Other fields of the recipe that differ, such as ``{crop: 128, batch: 4}``."""
+    """Other fields of the recipe to change, such as ``{crop: 128, batch: 4}``."""
     rate_levels: Annotated[int, Field(ge=0, le=64)] = 4
-    """Rates that one training learns, and one evaluation measures. 0 trains weights of their own
-    for each of the recipe's ``lambdas``, as most of the field does; their points are one curve."""
+    """Number of rates that one training learns and one evaluation measures. 0 trains separate
+    weights for each of the recipe's ``lambdas``, as most papers do; their points form one curve."""
     trials: _Count | None = None
-    """Variants to train, the baseline included; a grid or an ablation has its own number and takes
-    none."""
+    """Number of variants to train, including the baseline. Leave it out for a grid or an ablation,
+    which train every variant."""
     seeds: Annotated[int, Field(gt=0, le=1000)] = 1
-    """Trainings of each variant on the front (of each variant, in an ablation)."""
+    """Number of trainings of each variant on the front (in an ablation, of each variant)."""
     resolution: _Positive | None = None
-    """The difference in percent of Lagrangian cost that the study must resolve, in place of
-    ``seeds``: as many are trained as that takes, by the measured noise of the recipe (and as many
-    steps, where several numbers were measured and ``steps`` is left out)."""
+    """Difference in percent of Lagrangian cost that the study must resolve, in place of ``seeds``.
+    The number of seeds follows from the measured noise of the recipe (and so does the number of
+    steps, if noise was measured at several and ``steps`` is left out)."""
     finalists: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """Variants that are trained by this recipe, with ``seeds`` seeds each, after a search by
-    another estimator than ``train``: the baseline and those that came out best."""
+    """Number of best variants to train with this recipe, and ``seeds`` seeds each, after a search
+    by an estimator other than ``train``. The baseline is trained, too."""
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of the steps after which a variant is stopped if another one dominates it by more
-    than ``margin_percent``; the baseline never is."""
+    than ``margin_percent``; the baseline is never stopped."""
     margin_percent: _Positive = 5.0
-    """The margin at a rung, in percent of Lagrangian cost."""
+    """Margin at a rung, in percent of Lagrangian cost."""
 
     @field_validator("recipe")
     @classmethod
@@ -113,13 +113,13 @@ class Budget(Frozen):
     @classmethod
     def _is_none_or_several(cls, levels: int) -> int:
         if levels == 1:
-            raise ConfigError("1: give 2 or more, or 0 for weights of their own for each lambda")
+            raise ConfigError("1: give 2 or more, or 0 for separate weights for each lambda")
         return levels
 
     @model_validator(mode="after")
     def _has_a_recipe(self) -> Budget:
         if self.resolution is not None and "seeds" in self.model_fields_set:
-            raise ConfigError(f"resolution = {self.resolution:g} decides on seeds; leave one out")
+            raise ConfigError(f"resolution = {self.resolution:g} determines seeds; leave one out")
         for name in _SET_APART.keys() & self.changes:
             raise ConfigError(f"changes.{name}: is {_SET_APART[name]}")
         try:
@@ -128,7 +128,7 @@ class Budget(Frozen):
             raise ConfigError(f"changes: {error}") from None
         if not self.rate_levels and not recipe.lambdas:
             raise ConfigError(
-                "rate_levels = 0: trains weights for each lambda, and the recipe names none; set "
+                "rate_levels = 0: trains weights for each lambda, but the recipe names none; set "
                 "them, such as changes: {lambdas: [0.002, 0.004, 0.008, 0.016]}"
             )
         if self.rungs and not self.rate_levels:
@@ -137,20 +137,20 @@ class Budget(Frozen):
             shortest = round(self.rungs[0] * recipe.steps / 10) * 10
             if not recipe.changed(steps=max(shortest, 1)).cooldown_begins:
                 raise ConfigError(
-                    f"rungs: {shortest} steps are too few to end by a cooldown of "
+                    f"rungs: {shortest} steps are too few to end with a cooldown over "
                     f"{recipe.cooldown:g} of them; give later rungs or more steps"
                 )
         return self
 
     def recipe_for(self, seed: int) -> Recipe:
-        """Return the recipe of one training."""
+        """Return the recipe of a training with this seed."""
         recipe = get_recipe(self.recipe, **self.changes)
         recipe = recipe.spread(self.rate_levels) if self.rate_levels else recipe
         return recipe.changed(seed=seed, steps=self.steps or recipe.steps)
 
 
 class Space(Frozen):
-    """Which variants of which base to train, by which metrics, within which bounds and budget."""
+    """A search space: the variants of a base, the metrics to judge them by, bounds and budget."""
 
     model_config = ConfigDict(
         use_attribute_docstrings=True, validate_by_name=True, serialize_by_alias=True
@@ -159,46 +159,46 @@ class Space(Frozen):
     imports: tuple[str, ...] = Field(default=(), alias="import")
     """Modules that register layers or metrics of your own: ``.py`` files, or dotted names."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Of the study; its files go to ``runs/<name>`` by default."""
+    """Name of the study; its files go to ``runs/<name>`` by default."""
     title: str = ""
-    """One line for the report."""
+    """Title of the report, in one line."""
     base: str
-    """A preset or a YAML configuration; unchanged, it is the baseline."""
+    """Preset or YAML configuration to vary; unchanged, it is the baseline."""
     mode: Literal["search", "ablation"] = "search"
     """``search`` combines the axes; ``ablation`` changes one at a time from the baseline."""
     axes: Annotated[dict[str, Axis], Field(min_length=1)]
-    """By name; a plain list is a categorical axis whose name is its path."""
+    """Axes by name; a plain list is a categorical axis whose name is its path."""
     objectives: Annotated[tuple[MetricName, ...], Field(min_length=1)] = (
         "lagrangian_percent",
         "kmacs_per_px",
     )
     """Metrics to optimise together, each in its own direction."""
     constraints: dict[CostName, _Positive] = Field(default_factory=dict)
-    """Bounds of metrics that are known before training; a variant that violates one is skipped. A
+    """Bounds on metrics that are known before training; a variant that violates one is skipped. A
     bound is the largest value allowed, or the smallest for a metric to be maximised."""
     soft_constraints: dict[MetricName, _Bounded] = Field(default_factory=dict)
-    """Bounds of any metrics; a variant that violates one is trained, is on no front, and the
-    sampler learns of it."""
+    """Bounds on any metrics; a variant that violates one is trained and reported to the sampler,
+    but never on the front."""
     sampler: Literal["grid", "random", "tpe", "gp", "nsga2"] = "tpe"
-    """What proposes variants; ``grid`` takes them all."""
+    """Sampler that proposes variants; ``grid`` proposes all of them."""
     estimator: AnyEstimator = Train()
-    """How the Lagrangian cost of each variant is found: ``train``, or something cheaper, by name or
-    with options (``{type: paired-loss, steps: 60}``)."""
+    """Estimator of each variant's Lagrangian cost: ``train``, or something cheaper, by name or with
+    options (``{type: paired-loss, steps: 60}``)."""
     budget: Budget = Budget()
     """Recipe, steps, trials and seeds."""
     size: tuple[_Side, _Side] = (512, 768)
-    """(height, width) of the image that complexity is counted for."""
+    """Size (height, width) of the image for which complexity is counted."""
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
-    """Root of every random choice."""
+    """Seed from which every random choice follows."""
 
     @field_validator("imports")
     @classmethod
     def _are_imported(cls, sources: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Import the modules at once, since the fields below may need what they register."""
+        """Import the modules first, since later fields may need what they register."""
         folder: Path | None = (info.context or {}).get("folder")
-        found = tuple(beside(folder, source) for source in sources)
-        import_layers(found)
-        return found
+        modules = tuple(beside(folder, source) for source in sources)
+        import_layers(modules)
+        return modules
 
     @field_validator("base")
     @classmethod
@@ -236,12 +236,12 @@ class Space(Frozen):
 
     @property
     def enumerated(self) -> bool:
-        """Whether every variant is known beforehand."""
+        """Whether every variant is known in advance."""
         return self.sampler == "grid" or self.mode == "ablation"
 
     @property
     def trains_every_seed(self) -> bool:
-        """Whether each variant is trained with every seed, not only what comes out best."""
+        """Whether each variant is trained with every seed, not only the best ones."""
         return self.mode == "ablation" and not self.budget.finalists
 
     @property
@@ -252,44 +252,44 @@ class Space(Frozen):
 
     @property
     def requested(self) -> tuple[str, ...]:
-        """The metrics it judges by that an evaluation measures on request alone."""
+        """The space's metrics that an evaluation measures only on request."""
         judged = dict.fromkeys([*self.objectives, *self.constraints, *self.soft_constraints])
         return tuple(name for name in judged if METRICS[name].on_request)
 
     def rung_steps(self, recipe: Recipe) -> tuple[int, ...]:
-        """Return the steps after which a variant may be stopped; a training reports every ten."""
+        """Return the steps after which a variant may be stopped, in tens, as trainings report."""
         at = sorted({round(share * recipe.steps / 10) * 10 for share in self.budget.rungs})
         return tuple(step for step in at if 0 < step < recipe.steps)
 
     @property
     def baseline(self) -> VariantConfig:
-        """The base, conditioned on as many rates as the study measures."""
+        """The base with the study's number of rate levels."""
         return load_config(self.base).override({"rate_levels": self.budget.rate_levels})
 
     def to_yaml(self) -> str:
-        """Return the space as a file that ``load_space`` reads."""
+        """Return the space as the text of a file that ``load_space`` reads."""
         tree = self.model_dump(mode="json", exclude_defaults=True)
         if "estimator" in tree:
             tree["estimator"] = {"type": self.estimator.type, **tree["estimator"]}
         return to_yaml(tree)
 
     def label(self, params: Mapping[str, Key]) -> str:
-        """Return what tables call the variant of these keys."""
+        """Return the label, in tables, of the variant with these keys."""
         return ", ".join(self.axes[name].label(name, key) for name, key in params.items())
 
     def place(self, params: Mapping[str, Key]) -> tuple[int, ...]:
-        """Return where keys stand in the grid, axis by axis; () where no grid is searched."""
+        """Return the position of keys in the grid, axis by axis; () if no grid is searched."""
         if self.sampler != "grid" or self.mode == "ablation":
             return ()
         known = ((self.axes[name], key) for name, key in params.items() if name in self.axes)
         return tuple(axis.grid().index(key) for axis, key in known)
 
     def cells(self, params: Mapping[str, Key]) -> dict[str, str]:
-        """Return the value of every axis as tables show it; a dash where one doesn't act."""
+        """Return the value of every axis as text for tables; a dash if the axis doesn't act."""
         return {name: show(params[name]) if name in params else "\N{EN DASH}" for name in self.axes}
 
     def encode(self, params: Mapping[str, Key]) -> dict[str, Key]:
-        """Return keys as the sampler and the database know them."""
+        """Return keys in the form used by the sampler and the database."""
         return {name: self.axes[name].encode(key) for name, key in params.items()}
 
 
@@ -297,8 +297,7 @@ def load_space(source: str | Path) -> Space:
     """Read a search space.
 
     Args:
-        source: a YAML file; where no such file exists, ``configs/<name>.yaml`` means the packaged
-            one.
+        source: a YAML file; if there is none, ``configs/<name>.yaml`` means the packaged one.
 
     Raises:
         ConfigError: the message names the file, the field, its value and the fix.
@@ -316,7 +315,7 @@ def load_space(source: str | Path) -> Space:
 
 
 def packaged_spaces() -> list[str]:
-    """Return the packaged spaces, as ``--space`` takes them."""
+    """Return the packaged spaces, as ``--space`` accepts them."""
     folder = resources.files("tcm_lab") / "configs"
     return sorted(f"configs/{f.name}" for f in folder.iterdir() if f.name.endswith(".yaml"))
 
@@ -325,9 +324,9 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
     """Validate a space's YAML against its fields and against its base.
 
     Args:
-        text: YAML.
-        origin: what messages call it.
-        folder: where a base and imports that are files are looked for.
+        text: YAML text.
+        origin: name of the text in messages.
+        folder: where to look for a base and imports that are files.
 
     Raises:
         ConfigError: as ``load_space``.
@@ -346,7 +345,7 @@ def parse_space(text: str, origin: str, folder: Path | None) -> Space:
 
 
 def check_estimator(space: Space) -> None:
-    """Refuse a space of which its estimator does not give all, or cannot work with all.
+    """Refuse a space that asks for more than its estimator gives or can work with.
 
     Raises:
         ConfigError: the message names the field or the axis, its value and what would work.
@@ -363,11 +362,11 @@ def check_estimator(space: Space) -> None:
         for name in getattr(space, field):
             if METRICS[name].needs_training and name != ESTIMATED:
                 raise ConfigError(
-                    f"{field}: estimator {estimator.type} estimates {ESTIMATED}, not {name}; judge "
-                    "by that, or use estimator: train"
+                    f"{field}: estimator {estimator.type} estimates {ESTIMATED}, not {name}; use "
+                    f"{ESTIMATED}, or estimator: train"
                 )
     if budget.rungs and not estimator.trains:
-        raise ConfigError(f"budget.rungs: estimator {estimator.type} has none; leave them out")
+        raise ConfigError(f"budget.rungs: estimator {estimator.type} has no rungs; leave them out")
     estimator.check(base, budget.recipe_for(space.seed))
     for name, key, config in options_alone(space.axes, base):
         try:
@@ -378,5 +377,5 @@ def check_estimator(space: Space) -> None:
 
 
 def beside(folder: Path | None, name: str) -> str:
-    """Return the path of a file in ``folder``, or the name as it is if there is no such file."""
+    """Return the path of a file in ``folder``, or ``name`` unchanged if there is no such file."""
     return str(folder / name) if folder is not None and is_file(folder / name) else name

@@ -1,4 +1,4 @@
-"""What work on a trial takes of the machine: CPU time, and memory where there is too little."""
+"""CPU time of trials, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.errors import FileError
 
 _KEPT_EVERY_S = 10.0
-_NONE_LEFT = ("can't allocate memory", "not enough memory")  # of torch's allocator on the CPU
+_NONE_LEFT = ("can't allocate memory", "not enough memory")  # messages of torch's CPU allocator
 
 
 class CpuTime:
-    """Seconds of CPU time that some work takes, over all the parts that interruptions leave of it.
+    """CPU seconds spent on a piece of work, summed across interruptions.
 
-    They are kept beside its state. A worker that is killed loses its last seconds, ten at most.
+    The total is stored next to the work's state. A worker that is killed loses at most its last
+    ten seconds.
 
     Args:
-        file: that keeps them.
+        file: where the total is stored.
     """
 
     def __init__(self, file: Path) -> None:
         self._path = file
         self._earlier_s = 0.0
-        with suppress(OSError, ValueError):  # there was no earlier part
+        with suppress(OSError, ValueError):  # no earlier part
             self._earlier_s = float(self._path.read_text(encoding="utf-8"))
         self._kept_s = self._earlier_s
         self._begun = time.process_time()
 
     @property
     def total_s(self) -> float:
-        """All parts together."""
+        """The total of all parts."""
         return self._earlier_s + time.process_time() - self._begun
 
     def keep(self) -> None:
-        """Write down what it comes to, if the disk takes it."""
+        """Write the total, if the disk allows."""
         self._kept_s = self.total_s
         with suppress(FileError):
             write_atomically(self._path, f"{self._kept_s:.3f}\n")
 
     def keep_at_times(self) -> None:
-        """Write it down if the last time is long ago."""
+        """Write the total if it has grown by ten seconds since the last write."""
         if self.total_s - self._kept_s >= _KEPT_EVERY_S:
             self.keep()
 
 
 def memory_shortage(error: BaseException) -> str | None:
-    """Return what an error says of memory that was used up, in one line; None of any other."""
+    """Return a one-line description of an out-of-memory error, or None for any other error."""
     first = next(iter(str(error).splitlines()), "")
     on_host = isinstance(error, RuntimeError) and any(words in first for words in _NONE_LEFT)
     if not (on_host or isinstance(error, torch.OutOfMemoryError | MemoryError)):

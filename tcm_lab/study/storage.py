@@ -1,4 +1,4 @@
-"""A study's database: opening it, its table of claims, and one message for whatever is wrong."""
+"""A study's database: opening it, its table of claims, and one-line messages for its errors."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ CLAIMS = Table(
     Column("key", String(64), primary_key=True),
     Column("number", Integer, nullable=False),
 )
-"""Which trial has which training; the key is unique in a study."""
+"""The trial that holds each training; the key is unique within a study."""
 
 
 def open_storage(url: str) -> RDBStorage:
-    """Open a database, making Optuna's tables and ours in an empty one.
+    """Open a database, creating Optuna's tables and ours in an empty one.
 
     Args:
-        url: as SQLAlchemy takes it: ``sqlite:///…`` or ``postgresql+psycopg://…``.
+        url: address as SQLAlchemy accepts it: ``sqlite:///…`` or ``postgresql+psycopg://…``.
 
     Raises:
         LabError: it can't be opened, belongs to another program, or was made by another version
@@ -72,7 +72,7 @@ def open_storage(url: str) -> RDBStorage:
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=_GRACE_S,
             )
-        except RuntimeError as error:  # of the schema's revision
+        except RuntimeError as error:  # another revision of the schema
             is_older = "storage upgrade" in str(error)
             fix = "optuna storage upgrade --storage URL" if is_older else "pip install -U optuna"
             raise LabError(
@@ -87,10 +87,10 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def refuse_missing(url: str) -> None:
-    """Raise LabError where an address is of an SQLite file that does not exist: it would be made.
+    """Refuse the address of an SQLite file that does not exist, since opening would create it.
 
     Raises:
-        LabError: likewise, or the address cannot be read.
+        LabError: there is no such file, or the address cannot be read.
     """
     with storage_errors(url):
         parsed = make_url(url)
@@ -100,29 +100,29 @@ def refuse_missing(url: str) -> None:
 
 
 def _refuse_others(engine: Engine, url: str) -> None:
-    """Raise LabError where a database holds tables, but no studies."""
-    looked = inspect(engine)
-    tables = looked.get_table_names()
+    """Raise LabError if a database holds tables, but no studies."""
+    tables = inspect(engine).get_table_names()
     if tables and not set(tables) >= {"studies", "trials", "version_info"}:
         raise LabError(
-            f"{shown(url)}: is the database of another program (its tables: "
-            f"{', '.join(sorted(tables)[:3])}). Name an empty one by --storage, or another folder."
+            f"{shown(url)}: belongs to another program (its tables: "
+            f"{', '.join(sorted(tables)[:3])}). Give an empty database with --storage, or another "
+            "folder."
         )
 
 
 def _one_at_a_time(storage: RDBStorage) -> None:
-    """Let every transaction hold SQLite's lock from its first statement.
+    """Make every transaction hold SQLite's lock from its first statement.
 
     SQLite has no SELECT … FOR UPDATE, and Python's driver opens a transaction only at the first
-    change; so two workers that read the same queued trial would both take it.
+    change. Without the lock, two workers that read the same queued trial would both take it.
     """
-    storage.engine.dispose()  # existing connections would go on without
+    storage.engine.dispose()  # existing connections would continue without the lock
 
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver leaves BEGIN to us
-        # With a write-ahead log, readers such as optuna-dashboard block no one. Processes share
-        # the log by memory, so the file must be on a disk of this machine; several machines need a
-        # server.
+        # With a write-ahead log, readers such as optuna-dashboard do not block workers. Processes
+        # share the log through memory, so the file must be on a local disk; several machines need
+        # a server.
         connection.execute("PRAGMA journal_mode=WAL")
         # A killed process loses nothing. A power cut may undo the last statements; finished
         # trainings are then found again by their records, which are synced files.
@@ -143,11 +143,11 @@ def close_storage(storage: RDBStorage) -> None:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turn whatever the database raises into one message.
+    """Turn errors of the database into one-line messages.
 
     Raises:
         LabError: a driver is missing, the server can't be reached, the file can't be written, or
-            it stays locked. What was finished is in the database; the study can be resumed.
+            it stays locked. Finished work is in the database; the study can be resumed.
     """
     try:
         yield
@@ -179,12 +179,12 @@ def shown(url: str) -> str:
 
 _FIXES = {
     "locked": "another program holds the file; close it and rerun the command",
-    "readonly": "the file or its folder is not writable; fix that or name another by --out",
-    "unable to open": "its folder is not writable; fix that or name another by --out",
+    "readonly": "the file or its folder is not writable; fix that or choose another with --out",
+    "unable to open": "its folder is not writable; fix that or choose another with --out",
     "full": "the disk is full; free some space and rerun the command",
     "Could not parse": "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
     "Can't load plugin": "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE",
-    "not a database": "the file is damaged or of another kind; move it away or name another",
+    "not a database": "the file is damaged or of another kind; move it away or choose another",
     "connect": "start the server or correct the address, and rerun the command",
 }
 
@@ -192,19 +192,19 @@ _FIXES = {
 def _explain(error: Exception) -> str:
     cause = error.__cause__ or error
     original = str(getattr(cause, "orig", None) or cause).strip()
-    said = original.splitlines()[0] if original else type(cause).__name__
-    fix = next((fix for word, fix in _FIXES.items() if word in said), "fix that and rerun")
-    return f"{said.rstrip('.')}; {fix}."
+    problem = original.splitlines()[0] if original else type(cause).__name__
+    fix = next((fix for word, fix in _FIXES.items() if word in problem), "fix that and rerun")
+    return f"{problem.rstrip('.')}; {fix}."
 
 
 def this_process() -> str:
-    """Return a name of this process that differs from any other's on any machine."""
+    """Return a name for this process that is unique across machines."""
     process = psutil.Process()
     return f"{_here()}|{process.pid}|{_started_s(process):.2f}"
 
 
 def is_dead(process: str) -> bool:
-    """Say whether a named process ran here and has ended; False for other machines."""
+    """Return whether a named process ran here and has ended; False for other machines."""
     here, pid, started, *_ = process.split("|")
     if here != _here():
         return False
@@ -219,7 +219,7 @@ def is_dead(process: str) -> bool:
 
 
 def _here() -> str:
-    """Return this machine and, in a container, which one: pids mean nothing outside it."""
+    """Return a name for this machine and container: pids mean nothing outside a container."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  # not a path: pid:[…]
     except OSError:
@@ -228,5 +228,5 @@ def _here() -> str:
 
 
 def _started_s(process: psutil.Process) -> float:
-    """Return when a process began, in seconds since boot: setting the clock does not change it."""
+    """Return a process's start in seconds since boot, which setting the clock does not change."""
     return float(process.create_time() - psutil.boot_time())

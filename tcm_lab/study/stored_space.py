@@ -1,4 +1,4 @@
-"""A study's space as its folder keeps it: read alike from wherever, also where the folder moved."""
+"""A study's space as stored in its folder: readable from anywhere, even after the folder moves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tcm_lab.study.space import Space
 
 
 def stored_space(space: Space, folder: Path) -> Space:
-    """Return a space whose base and imports are named as seen from a study's folder.
+    """Return a space whose base and imports are named relative to a study's folder.
 
-    A base of which the folder keeps a copy is that copy. Presets, modules by dotted name, and
-    absolute paths of what lies elsewhere stay as they are.
+    If the folder holds a copy of the base, the copy is named. Presets, modules by dotted name, and
+    absolute paths to files outside the folder stay as they are.
     """
     base = space.base
     if base not in preset_names():
@@ -30,7 +30,7 @@ def stored_space(space: Space, folder: Path) -> Space:
 
 
 def write_space(space: Space, folder: Path) -> None:
-    """Write a study's space into its folder, and beside it the base.
+    """Write a study's space into its folder, together with the base.
 
     Raises:
         LabError: the folder cannot be written.
@@ -40,7 +40,7 @@ def write_space(space: Space, folder: Path) -> None:
 
 
 def keep_base(space: Space, folder: Path) -> None:
-    """Write into a study's folder, whole, what a space is based on if that is a file elsewhere.
+    """Copy the complete base of a space into the study's folder if it is a file elsewhere.
 
     Raises:
         LabError: the folder cannot be written.
@@ -53,7 +53,7 @@ def keep_base(space: Space, folder: Path) -> None:
 
 
 def _has_copy(base: str, folder: Path) -> bool:
-    with suppress(ConfigError):  # of a file that is the user's own
+    with suppress(ConfigError):  # the file is the user's own
         return is_file(folder / BASE) and load_config(folder / BASE) == load_config(base)
     return False
 
@@ -63,7 +63,7 @@ def _is_inside(folder: Path, file: str) -> bool:
 
 
 def _seen_from(folder: Path, file: str) -> str:
-    """Return a file's path from a folder; an absolute one of what lies outside as it is."""
+    """Return a file's path relative to a folder; an absolute path to outside stays as it is."""
     if not is_file(file) or (Path(file).is_absolute() and not _is_inside(folder, file)):
         return file
     try:
@@ -73,5 +73,5 @@ def _seen_from(folder: Path, file: str) -> str:
 
 
 def _place(file: str) -> Path:
-    """Return where a file lies; a link is a place of its own, whose name an import goes by."""
+    """Return a file's path in its resolved folder; a link keeps its name, which an import uses."""
     return Path(file).parent.resolve() / Path(file).name

@@ -41,27 +41,27 @@ from tcm_lab.study.space import Space
 _SAMPLES = 400
 _FEWEST_RANKED, _MOST_RANKED = 3, 24
 _FEWEST_SEEDS = 2
-_DENIED = 0.05  # of seeds that vary no more than was measured, the share that seem to
+_DENIED = 0.05  # significance level at which seeds contradict the measured noise
 _LEAST_SD = 1e-9  # percent
-_LONGEST_NAME = 24  # letters: longer ones hide the points of a plot
+_LONGEST_NAME = 24  # characters: longer names hide the points of a plot
 
 
 class VariantSummary(Frozen):
     """One variant, over all its seeds.
 
     Attributes:
-        records: its trainings, by seed.
+        records: records of its trainings, in order of seed.
         metrics: every known metric by name.
-        intervals: of the metrics relative to the baseline.
-        is_established: whether it is the baseline, or better in at least one objective. One that is
-            known only after training counts if the interval of its difference excludes 0; an
-            interval that leaves out the variation between seeds never does.
-        on_front: whether it is Pareto-optimal among the complete variants that keep the soft
+        intervals: intervals of the metrics relative to the baseline.
+        is_established: whether it is the baseline, or better in at least one objective. An
+            objective known only after training counts if the interval of its difference excludes
+            0; an interval that leaves out the variation between seeds never counts.
+        on_front: whether it is Pareto-optimal among the complete variants that satisfy the soft
             constraints.
-        number: of its row, where a label is too long for a plot.
-        group: letters of the groups of variants that their quality does not distinguish.
-        name: in plots: that number, what it changes in an ablation, or else its label.
-        listed: in tables: its label, or where labels are long, what it changes of the baseline.
+        number: number of its row, if a label is too long for a plot.
+        group: letters of the groups of variants not distinguishable by quality.
+        name: name in plots: that number, in an ablation what it changes, or else its label.
+        listed: name in tables: its label or, if labels are long, what it changes in the baseline.
     """
 
     records: tuple[TrialRecord, ...]
@@ -86,12 +86,12 @@ class VariantSummary(Frozen):
 
     @property
     def called(self) -> str:
-        """Its name in sentences: its number in the table, where its label is long."""
+        """Its name in sentences: its number in the table if labels are long, else its label."""
         return self.label if self.number is None else self.name
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the others are compared with it."""
+        """Whether it is the baseline of the others."""
         return self.first.is_baseline
 
     @property
@@ -101,21 +101,21 @@ class VariantSummary(Frozen):
 
     @property
     def evaluations(self) -> list[RdRecord]:
-        """Those of its trainings that have one."""
+        """The evaluations of those trainings that have one."""
         return [record.rd for record in self.records if record.rd is not None]
 
     def value(self, name: str) -> Value:
-        """Return a metric with its interval, where it has one; None if it is not known."""
+        """Return a metric, with its interval if it has one; None if it is not known."""
         return self.intervals.get(name, self.metrics.get(name))
 
     @property
     def payload_curve(self) -> RdCurve:
-        """Its rates without headers and its qualities, means over the seeds."""
+        """Its curve of rates without headers, averaged over the seeds."""
         return mean_curve(self.evaluations, self.label, counted="payload")
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """The marks of its row."""
+        """The marks of its row in tables."""
         holds: dict[Mark, bool] = {
             "pareto": self.on_front and self.is_established,
             "pareto-by-mean": self.on_front and not self.is_established,
@@ -129,10 +129,10 @@ class VariantSummary(Frozen):
 def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSummary]:
     """Return the variants in the order of the grid or of their first trials, the baseline first.
 
-    Records by another estimator than the space's, such as those of finalists, are passed over.
+    Records from an estimator other than the space's, such as those of finalists, are skipped.
 
     Raises:
-        LabError: the baseline is not among them.
+        LabError: the baseline is missing.
     """
     records = [record for record in records if record.estimator == space.estimator]
     trainings: dict[str, list[TrialRecord]] = {}
@@ -148,7 +148,7 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
     fronts = pareto_front([_losses(summary, space) for summary in summaries])
     ablation = space.mode == "ablation"
     numbered = not ablation and any(len(s.label) > _LONGEST_NAME for s in summaries)
-    found = []
+    completed = []
     for number, (summary, front) in enumerate(zip(summaries, fronts, strict=True), 1):
         change = _change(summary, summaries[0], space) if ablation or numbered else ""
         update = {
@@ -158,14 +158,14 @@ def summarise(records: Sequence[TrialRecord], space: Space) -> list[VariantSumma
             "name": f"#{number}" if numbered else change or summary.label,
             "listed": change if numbered else summary.label,
         }
-        found.append(summary.model_copy(update=update))
-    return found
+        completed.append(summary.model_copy(update=update))
+    return completed
 
 
 def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]:
-    """Return the letters of each variant's groups by its codec, where a few are compared.
+    """Return the group letters of each variant, by fingerprint, if few variants are compared.
 
-    None of a study with one training each, which tells no two variants apart.
+    There are none for a study with one training each, which cannot tell variants apart.
     """
     metric = space.quality
     ranked = sorted(
@@ -218,7 +218,7 @@ def _summary(
         value = None if metric.relative and group is not baseline else _mean(metric, group)
         difference = None
         if is_compared and (metric.relative or (metric.needs_training and is_objective)):
-            with suppress(LabError):  # of curves that are not comparable
+            with suppress(LabError):  # curves that are not comparable
                 difference = _difference(metric, group, baseline, space)
         if metric.relative and difference is not None:
             intervals[name], value = difference, difference.value
@@ -237,7 +237,7 @@ def _summary(
 
 
 def _mean(metric: Metric, group: Sequence[TrialRecord]) -> Number | None:
-    """Return a metric over the seeds, on which a count does not depend."""
+    """Return a metric's mean over the seeds; a count does not depend on them."""
     values = [value for r in group if (value := metric.known(r, r)) is not None]
     if not values:
         return None
@@ -249,42 +249,42 @@ def _difference(
 ) -> Interval:
     """Return the difference of two variants, with its interval over images and seeds.
 
-    With one image, or one training on a side and no measured noise of their paired difference, the
-    interval is an incomplete one.
+    The interval is incomplete with a single image, or with a single training on one side and no
+    measured noise of the paired difference.
 
     Raises:
         LabError: the evaluations are not comparable.
     """
-    found = _over_images_and_seeds(metric, group, baseline, space)
-    # Unpaired, the noise is that of the side with several trainings alone.
-    is_known = found.noise and of_same_seeds(group, baseline) is not None
+    interval = _over_images_and_seeds(metric, group, baseline, space)
+    # Unpaired, the noise covers only the side with several trainings.
+    is_known = interval.noise and of_same_seeds(group, baseline) is not None
     if is_known or min(len(group), len(baseline)) > 1:
-        return found
-    return IncompleteInterval(**dict(found))
+        return interval
+    return IncompleteInterval(**dict(interval))
 
 
 def of_same_seeds(
     group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]
 ) -> list[TrialRecord] | None:
-    """Return the baseline's trainings with the seeds of a group; None if it lacks one of them."""
+    """Return the baseline's trainings with the seeds of a group; None if one is missing."""
     own = {record.seed for record in group}
     pair = [record for record in baseline if record.seed in own]
     return pair if len(pair) == len(group) else None
 
 
 def noise_for(group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> Noise | None:
-    """Return the measured noise of two codecs' difference, unless their own seeds deny it.
+    """Return the measured noise of two codecs' difference, unless their own seeds contradict it.
 
-    They do where they vary by more than it allows (one F-test in twenty says so by chance). Then
-    the seeds at hand widen the interval, as they do where nothing was measured.
+    They do if they vary by significantly more (one F-test in twenty says so by chance). The seeds
+    at hand then widen the interval, as if nothing had been measured.
     """
     noise, pair = noise_between(group[0], baseline[0]), of_same_seeds(group, baseline)
     if noise is None or pair is None or len(pair) < _FEWEST_SEEDS:
         return noise
-    theirs = {record.seed: record for record in pair}
+    base = {record.seed: record for record in pair}
     try:
         costs = [
-            lagrangian_percent(theirs[own.seed].evaluation, own.evaluation, lambdas=own.lambdas)
+            lagrangian_percent(base[own.seed].evaluation, own.evaluation, lambdas=own.lambdas)
             for own in group
         ]
     except LabError:  # estimated, not evaluated
@@ -298,10 +298,10 @@ def noise_for(group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> 
 def _over_images_and_seeds(
     metric: Metric, group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], space: Space
 ) -> Interval:
-    """Return the difference with its interval over what there is.
+    """Return the difference with its interval over the images and seeds that there are.
 
-    Variants have the random numbers of a seed in common, so seeds that both sides have are paired.
-    The Lagrangian cost is compared by the estimator that found it.
+    Variants share the random numbers of a seed, so seeds common to both sides are paired. The
+    Lagrangian cost is compared by its estimator.
     """
     pair = of_same_seeds(group, baseline)
     paired, base = pair is not None, pair or baseline
@@ -315,18 +315,19 @@ def _over_images_and_seeds(
         sd = noise.widened(noise.seed_sd_bd) if noise and noise.seed_sd_bd and paired else None
         return bd_rate_interval(anchor, curve, seeds=Seeds(paired=paired, sd_percent=sd), **how)
 
-    def apart(draw: Draw) -> list[float]:
-        found = []
+    def differences(draw: Draw) -> list[float]:
+        result = []
         for record, other in zip(group, cycle(base), strict=False):
             own, drawn = _drawn(record, draw), _drawn(other, draw)
             ours = metric.of(own, drawn)
             theirs = 0 if metric.relative else metric.of(drawn, drawn)
-            found.append(nan if ours is None or theirs is None else ours - theirs)
-        return found
+            result.append(nan if ours is None or theirs is None else ours - theirs)
+        return result
 
     units = {"images": len(group[0].evaluation.points[0].images)}
-    between = mean_noise(apart({"images": np.arange(units["images"])}))
-    return over_images(bootstrap(lambda draw: fmean(apart(draw)), units, noise=between, **how))
+    between = mean_noise(differences({"images": np.arange(units["images"])}))
+    interval = bootstrap(lambda draw: fmean(differences(draw)), units, noise=between, **how)
+    return over_images(interval)
 
 
 def _drawn(record: TrialRecord, draw: Draw) -> TrialRecord:

@@ -1,4 +1,4 @@
-"""The tables of a study, from its summaries alone."""
+"""The tables of a study, made from its summaries alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = (
     "peak_memory_bytes", "decode_peak_memory_bytes", "bpp", "psnr_db", "lagrangian_percent",
     "bd_rate_percent", "encode_ms", "decode_ms",
 )  # fmt: skip
-"""Metrics that a study's table shows, beside those that the space judges by."""
+"""Metrics that a study's table shows in addition to those of the space."""
 _BY_SEEDS = ", widened by what the seeds at hand differ by (Student's distribution)"
 _OF_ONE_IMAGE = "not over images, of which one was coded"
 _FEW = 3  # variants, the baseline included
@@ -45,7 +45,7 @@ def column_of(name: str, **changes: Any) -> Column:
 
 
 def label_of(name: str, space: Space) -> str:
-    """Return what a metric is called, and by which estimator it was found unless by training."""
+    """Return a metric's label, with the estimator that it is from unless that is training."""
     kind = space.estimator
     by = "" if name != ESTIMATED or kind == Train() else f" by {kind.type}"
     return f"{METRICS[name].label}{by}"
@@ -56,14 +56,13 @@ def trial_table(
 ) -> Table:
     """Return one row per variant with its metrics.
 
-    Rates and qualities are means over the rates that were trained; ``rate_table`` has each. Rows
-    are numbered where plots name the variants by number.
+    Rates and qualities are means over the trained rates; ``rate_table`` shows each. Rows are
+    numbered if plots name the variants by number.
 
     Args:
         summaries: the variants.
-        space: of the study.
-        axes_apart: whether each axis has a column, in place of one long label, where rows are
-            numbered.
+        space: space of the study.
+        axes_apart: whether numbered rows have a column per axis in place of one long label.
     """
     shown = _known_metrics(summaries, space)
     numbered, axes_apart = bool(summaries[0].number), axes_apart and bool(summaries[0].number)
@@ -102,7 +101,7 @@ def trial_table(
 
 
 def _known_metrics(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return the metrics that have a column: none that the baseline alone has, beside others."""
+    """Return the metrics that have a column: those of other variants, or of a lone baseline."""
     judged = {*space.objectives, *space.constraints, *space.soft_constraints, *_COLUMNS}
     known = {name for s in summaries if not s.is_baseline for name in s.metrics}
     own = {name for name in summaries[0].metrics if not METRICS[name].relative}
@@ -171,15 +170,15 @@ def ablation_table(summaries: Sequence[VariantSummary], space: Space) -> Table:
 def anchor_table(
     summaries: Sequence[VariantSummary], anchor: RdRecord, *, by_number: bool = False
 ) -> Table:
-    """Return what each variant spends against JPEG at its own qualities, rate by rate.
+    """Return a table of each variant's bits relative to JPEG at equal quality, rate by rate.
 
     Args:
         summaries: the variants.
-        anchor: JPEG's curve.
+        anchor: JPEG's evaluation.
         by_number: whether numbered variants are called by their number.
 
     Raises:
-        LabError: JPEG's record is an older one, without payloads.
+        LabError: JPEG's record is from an earlier version, without payload sizes.
     """
     complete = [summary for summary in summaries if summary.is_complete and summary.evaluations]
     levels = max((len(summary.evaluations[0].points) for summary in complete), default=0)
@@ -194,7 +193,7 @@ def anchor_table(
     for summary in complete:
         called = summary.called if by_number else summary.listed
         values: dict[str, Value] = {"variant": called}
-        with suppress(LabError):  # of points at one rate, and of curves that hardly overlap
+        with suppress(LabError):  # points at one rate, or curves that hardly overlap
             changes = rate_percents(jpeg, summary.payload_curve)
             values |= {f"level{i}": change for i, change in enumerate(changes)}
             values["bd"] = bd_rate_interval([anchor], summary.evaluations, counted="payload")
@@ -217,7 +216,7 @@ def anchor_table(
 
 
 def _resampled(summaries: Sequence[VariantSummary]) -> str:
-    """Say what the intervals resample, and what else they hold."""
+    """Describe what the intervals resample, and what else they include."""
     baseline, *others = summaries
     others = others or [baseline]
     found = {other.called: noise_for(other.records, baseline.records) for other in others}
@@ -239,7 +238,7 @@ def _resampled(summaries: Sequence[VariantSummary]) -> str:
 
 
 def _measured(noise: Noise, *, several: bool) -> str:
-    """Say how much seeds vary, and for which changes where those differ in that."""
+    """Describe how much seeds vary and, if that depends on the changes, for which ones."""
     where = " where g_a and g_s alone change" if noise.changes == "transforms" else " elsewhere"
     return (
         f"{noise.seed_sd:.2g} % of Lagrangian cost for one seed{where * several}; {noise.variants} "
@@ -254,7 +253,7 @@ def footer(
 
     Args:
         summaries: the variants.
-        space: of the study.
+        space: space of the study.
         has_letters: whether the table shows the letters of the variants' groups.
     """
     first = summaries[0].first
@@ -309,7 +308,7 @@ def footer(
 
 
 def _without_bd_rate(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Say why some evaluated variants have no BD-rate, if any has none."""
+    """Explain why some evaluated variants have no BD-rate, if any has none."""
     compared = [s for s in summaries if s.is_complete and s.evaluations and not s.is_baseline]
     has_one = ["bd_rate_percent" in summary.metrics for summary in compared]
     if all(has_one):

@@ -1,4 +1,4 @@
-"""The real trainer: trains a codec on crops, evaluates written bits, stops at rungs if asked to."""
+"""The real trainer: trains a codec on crops, evaluates written bits, and may stop at rungs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tcm_lab.training import Recipe, TrainingProgress
 
 @dataclass(frozen=True)
 class CodecTrainer:
-    """Trains and evaluates on a study's images, by the metrics ``requested`` beside the usual."""
+    """Trains and evaluates on a study's images; ``requested`` names additional metrics."""
 
     data: StudyData
     requested: tuple[str, ...] = ()
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
-        """Train and evaluate one codec, at one lambda after another; see ``Trainer``."""
+        """Train and evaluate one codec, or one set of weights per lambda; see ``Trainer``."""
         if task.config.rate_levels:
             return self._train(task, watch, task.directory.parent)
         recipes, outcomes = task.recipe.per_lambda(), list[Outcome]()
@@ -84,7 +84,7 @@ class CodecTrainer:
     def _cool_down(
         self, task: Task, watch: Watch, recipe: Recipe, folder: Path, crops: CropSource
     ) -> RdRecord:
-        """Return what a training of fewer steps gives, by its last ones."""
+        """Run the cooldown of a training of fewer steps, and return its evaluation."""
         codec = codecs.build(task.config, seed=recipe.seed)
         training.train(codec, recipe, crops, directory=folder, resume=True)
         return self._evaluate(codec, task, watch, recipe.steps, recipe)
@@ -102,7 +102,7 @@ class CodecTrainer:
 
 
 def _branches(task: Task) -> dict[Path, Recipe]:
-    """Return the shorter trainings that a constant rate makes of the rungs, by their folders."""
+    """Return the shorter trainings that end at the rungs, by folder, for a constant schedule."""
     if task.recipe.schedule != "constant":
         return {}
     return {
@@ -112,7 +112,7 @@ def _branches(task: Task) -> dict[Path, Recipe]:
 
 @dataclass(frozen=True)
 class _Share:
-    """Reports one of several trainings as its share of the whole."""
+    """Reports the progress of one of several trainings as a share of the whole."""
 
     watch: Watch
     done: int
@@ -120,12 +120,12 @@ class _Share:
     steps: int
 
     def progress(self, step: int, text: str) -> None:
-        """Note that ``step`` steps of this training are done."""
+        """Report that ``step`` steps of this training are done."""
         step = (self.done * self.steps + step) // self.whole
         self.watch.progress(step, f"training {self.done + 1} of {self.whole}, {text}")
 
     def rung(self, step: int, rd: RdRecord) -> bool:
-        """Judge an evaluation on the way; a space refuses rungs of trainings at one rate."""
+        """Judge an evaluation at a rung; spaces refuse rungs for trainings at a single rate."""
         return self.watch.rung(step, rd)
 
 

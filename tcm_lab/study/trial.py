@@ -1,4 +1,4 @@
-"""One trial of a study as the database holds it: its key and its typed attributes."""
+"""One trial of a study as stored in the database: its key and its typed attributes."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ def key_of(fingerprint: str, seed: int, *, finalist: bool = False) -> str:
 
 
 class TrialAttributes(Frozen):
-    """What a trial's user attributes hold."""
+    """The user attributes of a trial."""
 
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
     key: str | None = None
-    """What is trained; a sampled trial has none until its codec is built."""
+    """Key of the training; a sampled trial has none until its codec is built."""
     seed: int = 0
-    """Of the training."""
+    """Seed of the training."""
     baseline: bool = False
     """Whether it trains the base."""
     finalist: bool = False
-    """Whether it trains what a search by another estimator has chosen."""
+    """Whether it trains a finalist of a search by another estimator."""
     begun: bool = False
     """Whether an earlier trial has begun this training."""
     retries: int = 0
     """How often this training was lost with its worker."""
     rungs: dict[int, float] = Field(default_factory=dict)
-    """Mean log Lagrangian cost by step, of evaluations on the way."""
+    """Mean log Lagrangian cost of evaluations during training, by step."""
     owner: str | None = None
-    """The process that took it, and which of its queues."""
+    """The process that took it, and the queue in that process."""
     label: str = ""
-    """What tables call the variant."""
+    """Label of the variant in tables."""
     cost: dict[str, Number] = Field(default_factory=dict)
     """Metrics that are known before training."""
     discarded: str | None = None
-    """Why it is not a training after all."""
+    """Why it did not become a training."""
     reason: str | None = None
     """Why the variant can't be trained."""
     out_of_memory: bool = False
-    """Whether it failed for lack of memory, so that the next call tries it again."""
+    """Whether it ran out of memory, so that the next run tries it again."""
     record: TrialRecord | None = None
     """The finished training."""
 
@@ -55,9 +55,9 @@ class StudyTrial(TrialAttributes):
     """A trial of the database with its typed attributes."""
 
     number: int
-    """Its place in the study."""
+    """Its number in the study."""
     state: Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-    """As Optuna names it."""
+    """State of the trial, as named by Optuna."""
 
     @property
     def is_lost(self) -> bool:

@@ -1,4 +1,4 @@
-"""From a space to its variants: built, counted once each, enumerated without repeats."""
+"""The variants of a space: built, counted once each, enumerated without repeats."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MAX_POINTS = 100_000
 
 
 class VariantCost(Frozen):
-    """What is known of a variant before training; metrics are computed from it.
+    """The costs of a variant that are known before training; metrics are computed from them.
 
     Attributes:
         complexity: counts at the space's image size.
-        timing: of untrained weights, if the space asks for a time.
-        rd: no evaluation yet.
-        lambdas: no rates yet.
+        timing: times of untrained weights, if the space asks for a time.
+        rd: None, since there is no evaluation yet.
+        lambdas: empty, since there are no rates yet.
     """
 
     complexity: ComplexityRecord
@@ -58,9 +58,9 @@ def _measure_cost(config: VariantConfig, space: Space) -> VariantCost:
 
 
 def violations(values: Mapping[str, Number], bounds: Mapping[str, float]) -> dict[str, float]:
-    """Return by how much each bound is violated; zero or less if it is kept.
+    """Return by how much each bound is violated; zero or less if it is satisfied.
 
-    Bounds are upper ones for metrics to be minimised, lower ones for those to be maximised.
+    A bound is an upper limit for a metric to be minimised, a lower one for one to be maximised.
     """
     return {
         name: METRICS[name].loss(values[name]) - METRICS[name].loss(bound)
@@ -73,9 +73,9 @@ class Variant:
     """One point of a space.
 
     Attributes:
-        params: the key of every axis that acts, by axis.
-        config: the codec.
-        label: what tables call it within the study.
+        params: key of every axis that acts, by axis.
+        config: configuration of the codec.
+        label: label in the study's tables.
         is_baseline: whether it is the base itself.
     """
 
@@ -86,12 +86,12 @@ class Variant:
 
     @property
     def fingerprint(self) -> str:
-        """The codec's identity: equal for equal codecs, whatever they are called."""
+        """The codec's identity: equal for equal codecs, whatever their names."""
         return self.config.fingerprint
 
 
 class Variants:
-    """A space's variants, and what each costs; sent to another process with what it has counted."""
+    """The variants of a space and their costs; pickled together with the costs counted so far."""
 
     def __init__(self, space: Space) -> None:
         self.space, self.base = space, space.baseline
@@ -102,20 +102,20 @@ class Variants:
         points = self.count() if space.sampler == "grid" and space.mode == "search" else None
         if points is not None and points > _MAX_POINTS:
             raise ConfigError(
-                f"{space.name}: axes span {points:,} variants together, too many to train each; "
-                "choose sampler tpe, and say by budget.trials how many"
+                f"{space.name}: the axes span {points:,} variants, too many to train all of them; "
+                "choose sampler tpe, and set their number with budget.trials"
             )
 
     def build(self, params: Params) -> Variant:
-        """Return the variant that ``params`` mean.
+        """Return the variant with these keys.
 
         Raises:
-            ConfigError: these values together make no codec.
+            ConfigError: no codec can be built from these values together.
         """
         changes: dict[str, Any] = {}
         for name, key in params.items():
             for path, value in self.space.axes[name].changes(name, key).items():
-                changes.pop(path, None)  # set anew, so that it acts at its place in the order
+                changes.pop(path, None)  # insert again, to keep the order of the axes
                 changes[path] = value
         words = [self.base.name, *(f"{name}={show(key)}" for name, key in params.items())]
         changes["name"] = re.sub(r"[^A-Za-z0-9 ._/@=,+*?-]+", "-", " ".join(words))
@@ -125,11 +125,11 @@ class Variants:
         return Variant(dict(params), config, self.space.label(params) or "baseline", is_baseline)
 
     def recipe(self, seed: int = 0) -> Recipe:
-        """Return how each variant is trained: at the rates that suit the baseline."""
+        """Return the recipe of every variant, with the rates that suit the baseline."""
         return self._recipe.changed(seed=self.space.seed + seed)
 
     def cost(self, variant: Variant) -> VariantCost:
-        """Return what is known of a variant before training; counted once."""
+        """Return the costs of a variant that are known before training, counted once."""
         if variant.fingerprint not in self._costs:
             self._costs[variant.fingerprint] = _measure_cost(variant.config, self.space)
         return self._costs[variant.fingerprint]
@@ -142,7 +142,7 @@ class Variants:
         return {name: (values[name], bounds[name]) for name, by in over.items() if by > 0}
 
     def check_defined(self, variant: Variant) -> None:
-        """Refuse a variant without some metric that the space judges by before training.
+        """Refuse a variant that lacks a metric of the space that must be known before training.
 
         Raises:
             ConfigError: the message names the metric.
@@ -161,7 +161,7 @@ class Variants:
         return self.walk(lambda name, axis: axis.draw(rng))
 
     def neighbour(self, params: Params, rng: random.Random) -> dict[str, Key]:
-        """Draw one axis of a point anew, and whatever axis acts only then."""
+        """Redraw one axis of a point, and any axis that acts only after this change."""
         changed = rng.choice(list(params))
 
         def key(name: str, axis: AxisBase) -> Key:
@@ -178,11 +178,11 @@ class Variants:
         return params
 
     def all(self) -> Iterator[Variant]:
-        """Yield every different variant of an enumerated space once, the baseline first."""
+        """Yield every distinct variant of an enumerated space once, the baseline first."""
         return self.different(chain([self.baseline().params], self.points()))
 
     def different(self, points: Iterable[Params]) -> Iterator[Variant]:
-        """Yield the variants of points that make a codec which none before them made."""
+        """Yield the variant of each point that makes a codec which no earlier point makes."""
         seen = set()
         for params in points:
             try:
@@ -194,25 +194,25 @@ class Variants:
                 yield variant
 
     def known(self) -> list[Variant]:
-        """Return the variants that are certain to be trained: of a search, the baseline alone."""
+        """Return the variants that are certain to be trained: in a search, only the baseline."""
         return self.fitting() if self.space.enumerated else [self.baseline()]
 
     def fitting(self) -> list[Variant]:
-        """Return the variants of an enumerated space that keep the constraints, the baseline first.
+        """Return the variants of an enumerated space within the constraints, the baseline first.
 
         Raises:
-            ConfigError: the constraints leave nothing beside the baseline.
+            ConfigError: the constraints leave no variant besides the baseline.
         """
         kept = [v for v in self.all() if v.is_baseline or not self.exceeded(v)]
         if len(kept) < 2:
             bounds = ", ".join(f"{name} = {b:g}" for name, b in self.space.constraints.items())
             raise ConfigError(
-                f"constraints {bounds}: leave no variant beside the baseline; raise them"
+                f"constraints {bounds}: leave no variant besides the baseline; relax them"
             )
         return kept
 
     def count(self) -> int | None:
-        """Return how many points the axes span, or None if infinitely many."""
+        """Return the number of points that the axes span, or None if it is infinite."""
         if self.space.mode == "ablation":
             return sum(1 for _ in self._one_at_a_time())
         deciding = {name for axis in self.space.axes.values() for name in axis.when}
@@ -222,7 +222,7 @@ class Variants:
             return None
 
     def points(self) -> Iterator[dict[str, Key]]:
-        """Yield every combination of values that the mode looks at, repeats included."""
+        """Yield every combination of values that the mode covers, repeats included."""
         if self.space.mode == "ablation":
             return self._one_at_a_time()
         return _points(list(self.space.axes.items()), {})
@@ -238,7 +238,7 @@ class Variants:
 
 
 def _changed(params: Params, name: str, axis: AxisBase) -> Key:
-    """Return an axis's key among ``params``, or its first one where it acts only by a change."""
+    """Return an axis's key among ``params``, or its first one if it acts only after a change."""
     return params[name] if name in params else axis.grid()[0]
 
 
@@ -255,7 +255,7 @@ def _points(axes: list[tuple[str, AxisBase]], params: dict[str, Key]) -> Iterato
 
 
 def _count(axes: Mapping[str, AxisBase], params: dict[str, Key], deciding: set[str]) -> int:
-    """Count points, branching only on the axes that conditions look at."""
+    """Count points, branching only on the axes that conditions refer to."""
     total = 1
     rest = dict(axes)
     for name, axis in axes.items():

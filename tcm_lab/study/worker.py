@@ -32,13 +32,13 @@ def work(context: StudyContext, index: int, on_event: OnEvent) -> None:
 
     Args:
         context: the study.
-        index: which of its workers this is; several draw different variants.
+        index: index of this worker; different workers draw different variants.
         on_event: called at every step.
 
     Raises:
         LabError: the database, the disk or the baseline fails. A training that was under way is
             back in the queue.
-        KeyboardInterrupt: Ctrl-C; likewise.
+        KeyboardInterrupt: Ctrl-C. A training that was under way is back in the queue.
     """
     with open_queue(context.storage, context.name) as queue:
         proposals, aside = Proposals(context, queue, index), Aside(queue)
@@ -57,7 +57,7 @@ def work(context: StudyContext, index: int, on_event: OnEvent) -> None:
 def _next_job(
     queue: TrialQueue, proposals: Proposals, aside: Aside, on_wait: Callable[[], None]
 ) -> Job | None:
-    """Return the next training, waiting while others hold what may yet come back."""
+    """Return the next training; wait while other workers have trainings that may come back."""
     space, reported = proposals.space, False
     while True:
         if job := aside.take():
@@ -70,7 +70,7 @@ def _next_job(
             if job := proposals.take(trials):
                 return job
             continue
-        # What comes out best is known once no one is at work.
+        # The best variants are known once no worker is busy.
         if "RUNNING" not in states or space.trains_every_seed:
             if queue_further(queue, space):
                 continue
@@ -83,10 +83,10 @@ def _next_job(
 
 
 class Aside:
-    """Trainings of this worker in whose folders other processes still train.
+    """Trainings of this worker whose folders are still in use by other processes.
 
-    Such a process was taken for dead, as of a machine that slept, and its trial was queued again.
-    What it is at is its own; once it has ended, its record is found, or its state.
+    Such a process was taken for dead, for example because its machine slept, and its trial was
+    queued again. The training is left to it; once it has ended, its record or its state is found.
     """
 
     def __init__(self, queue: TrialQueue) -> None:
@@ -94,7 +94,7 @@ class Aside:
         self._put: list[tuple[Job, Path, ExitStack]] = []
 
     def put(self, job: Job, folder: Path) -> None:
-        """Keep a training until no other process holds its folder."""
+        """Set a training aside until no other process holds its folder."""
         self._queue.note(job.trial, retries=0)  # since its worker was not lost
         alive = ExitStack()
         alive.enter_context(self._queue.heartbeat(job.trial))
@@ -110,7 +110,7 @@ class Aside:
         return None
 
     def requeue(self) -> None:
-        """Put all of them back into the queue."""
+        """Return all of them to the queue."""
         while self._put:
             job, _, alive = self._put.pop()
             alive.close()
@@ -118,7 +118,7 @@ class Aside:
 
 
 class Training:
-    """A training that this worker holds; it reports how it goes, and judges it at the rungs."""
+    """A training that this worker has claimed: reports its progress and judges it at rungs."""
 
     def __init__(
         self, context: StudyContext, queue: TrialQueue, job: Job, index: int, on_event: OnEvent
@@ -136,14 +136,14 @@ class Training:
             finalists=finalist_trainings(self.space),
         )
         self.on_event = on_event
-        self.rungs = queue.attributes(job.trial).rungs  # of an interrupted worker, if any
+        self.rungs = queue.attributes(job.trial).rungs  # from an interrupted worker, if any
         self.stopped = False
 
     def run(self) -> None:
         """Train the variant, and leave its trial finished, failed, or back in the queue.
 
         Raises:
-            HeldError: another process trains it; the trial stays this worker's.
+            HeldError: another process trains it; the trial stays with this worker.
         """
         queue, trial, variant = self.queue, self.job.trial, self.job.variant
         try:
@@ -169,18 +169,18 @@ class Training:
                 queue.fail(trial, why, out_of_memory=bool(shortage))
                 self._report("failed", text=why)
                 return
-            queue.requeue(trial)  # a finished training's record is kept and found again
+            queue.requeue(trial)  # the record of a finished training is found again
             if not isinstance(error, _BaselineFirst):
                 raise
             return
         kind: EventKind = "known" if known else record.state
         if not counts:
-            self._report("aside", text="done; it was taken for lost, so another worker reports it")
+            self._report("aside", text="done, but was taken for lost; another worker reports it")
             return
         self._report(kind, record.steps, self._result(record, judged))
 
     def _result(self, record: TrialRecord, judged: Mapping[str, Number]) -> str:
-        """Return on one line what was found."""
+        """Return the result in one line."""
         points = record.rd.points if record.rd is not None else ()
         ends = (points[0], points[-1]) if points else ()
         curve = " … ".join(f"{point.bpp:.3f} bpp {point.psnr_db:.2f} dB" for point in ends)
@@ -193,26 +193,26 @@ class Training:
         self.on_event(replace(self.event, kind=kind, step=step, text=text))
 
     def _obtain_or_wait(self) -> tuple[TrialRecord, bool]:
-        """Do as ``_obtain``, waiting for who trains the baseline's folder: all compare with it."""
+        """Call ``_obtain``; wait if another process trains the baseline, which all others need."""
         while True:
             try:
                 return self._obtain()
             except HeldError as error:
-                self._report("aside", text="another process still trains it, and is waited for")
+                self._report("aside", text="waiting for another process that still trains it")
                 if not self.job.variant.is_baseline:
                     raise
                 while is_held(error.folder):
                     time.sleep(_POLL_S)
 
     def _obtain(self) -> tuple[TrialRecord, bool]:
-        """Return the training's record, and whether it existed before."""
+        """Return the training's record, and whether it already existed."""
         context, variant, recipe = self.context, self.job.variant, self.recipe
         identity = self.task.directory.name
         own = {
             "number": self.job.trial.number,
             "label": variant.label,
             "params": variant.params,
-            "seed": self.job.seed,  # counted from the space's own, not the cached record's
+            "seed": self.job.seed,  # counted from this space's seed, unlike the cached record's
             "config": variant.config.model_dump(mode="json"),
             "recipe": recipe,
             "is_baseline": variant.is_baseline,
@@ -252,10 +252,10 @@ class Training:
         return record, False
 
     def _metrics(self, record: TrialRecord, names: Iterable[str]) -> dict[str, Number]:
-        """Return metrics of the training, waiting for the baseline if one compares with it.
+        """Return metrics of the training; wait for the baseline if one is relative to it.
 
         Raises:
-            LabError: the record does not have one of them.
+            LabError: the record lacks one of them.
         """
         metrics = [METRICS[name] for name in names]
         relative = any(metric.relative for metric in metrics)
@@ -286,12 +286,12 @@ class Training:
             time.sleep(_POLL_S)
 
     def progress(self, step: int, text: str) -> None:
-        """Report how far it is."""
+        """Report progress."""
         self.cpu.keep_at_times()
         self._report("progress", step, text)
 
     def rung(self, step: int, rd: RdRecord) -> bool:
-        """Store an evaluation on the way, and say whether training goes on."""
+        """Store an evaluation at a rung, and return whether training continues."""
         lagrangian = lagrangian_cost(rd, self.recipe.lambdas)
         before = {at: value for at, value in self.rungs.items() if at < step}
         self.rungs = {**before, step: lagrangian}
@@ -300,11 +300,11 @@ class Training:
         return not self.stopped
 
     def _survives(self, step: int, lagrangian: float) -> bool:
-        """Say whether no other variant dominates this one by the margin at a rung.
+        """Return whether no other variant dominates this one by the margin at a rung.
 
-        The baseline always survives, since all are judged against it, and so do further seeds,
-        since a mean over the lucky ones alone would flatter. A variant over a soft constraint is
-        on no front, nor is one that has failed since, so these stop no other.
+        The baseline always survives, since all are compared with it. So do further seeds, since a
+        mean over only the lucky ones would be biased. A variant that violates a soft constraint or
+        has failed since is not on the front, and so stops no other.
         """
         if self.job.variant.is_baseline or self.job.seed:
             return True
@@ -336,20 +336,20 @@ def _of_baseline(
 
 
 def _require_baseline(trials: Sequence[StudyTrial]) -> None:
-    """Raise LabError where the baseline has failed, since nothing compares without it."""
+    """Raise LabError if the baseline has failed, since all others are compared with it."""
     if why := _failed(_of_baseline(trials)):
         raise LabError(f"the baseline can't be trained: {why}")
 
 
 def _failed(trials: Sequence[StudyTrial]) -> str | None:
-    """Return why a training came to nothing for good, by all its trials; None if it did not."""
+    """Return why a training has failed for good, given all its trials; None if it has not."""
     if not trials or any(trial.state != "FAIL" for trial in trials):
         return None
-    return trials[-1].reason or "its worker was killed twice, perhaps for lack of memory"
+    return trials[-1].reason or "its worker was killed twice, perhaps because memory ran out"
 
 
 class _BaselineLostError(LabError):
-    """The baseline was lost, or lacked memory; the next call tries it, and what needs it, again."""
+    """The baseline was lost or ran out of memory; the next run tries it, and the others, again."""
 
 
 _ENDING = (FileError, _BaselineLostError)  # they end the study; the training is queued again

@@ -214,7 +214,7 @@ def test_another_space_file_in_a_new_studys_folder_is_left_alone(tmp_path: Path)
     file = tmp_path / "toy" / "space.yaml"
     file.parent.mkdir()
     file.write_text(SPACE.replace("steps: 40", "steps: 41"))
-    with pytest.raises(LabError, match=r"space\.yaml: is another space than the study's"):
+    with pytest.raises(LabError, match=r"space\.yaml: is not the study's space\. Choose"):
         run(tmp_path)
     assert "steps: 41" in file.read_text()
     assert [path.name for path in file.parent.iterdir()] == ["space.yaml"]
@@ -269,7 +269,7 @@ def test_a_dry_run_counts_what_is_finished_already(tmp_path: Path) -> None:
         return next(line for line in dry_run(context).lines if line.startswith("Budget"))
 
     assert budget(SPACE) == "Budget: 5 trainings of 40 steps (scratch)."
-    assert budget(SPACE, cache=cache).endswith("(scratch); 3 are finished already.")
+    assert budget(SPACE, cache=cache).endswith("(scratch); 3 are already finished.")
     more = SPACE.replace("rate_levels: 4", "rate_levels: 4, seeds: 2").replace(
         "sampler: grid", "mode: ablation"
     )

@@ -216,7 +216,7 @@ def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_bette
         return " ".join(findings(summarise(records, space), space))
 
     assert "1 codes better than the baseline, 0: -" in said((0.3, 0.31))
-    assert "No variant is distinguishable from the baseline" in said((1.0, -0.3))
+    assert "No variant is distinguishably better than the baseline" in said((1.0, -0.3))
     assert "No variant codes better than the baseline, 0." in said((-0.3, -0.31))
     # A lower mean that could be chance gives way to one that could not.
     assert "2 codes better than the baseline" in said((2.5, -0.3), (0.3, 0.31))

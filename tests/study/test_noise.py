@@ -257,16 +257,18 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
     assert chosen.space.budget.seeds == 3
     promised = "Resolution: ±0.36 % of Lagrangian cost, with 3 seeds"
     assert promised in dry_run(chosen).text()
-    assert "go by the seeds at hand" not in dry_run(chosen).text()
+    assert "use the study's own seeds" not in dry_run(chosen).text()
     monkeypatch.setattr(
         noise, "known_noise", lambda: (measured.model_copy(update={"base": "tcm-small"}),)
     )
-    borrowed = "It is that of tcm-small: intervals of tcm-nano will go by the seeds at hand."
+    borrowed = (
+        "It was measured for tcm-small: intervals of tcm-nano will use the study's own seeds."
+    )
     assert borrowed in dry_run(chosen).text()
     monkeypatch.setattr(noise, "known_noise", lambda: (measured,))
     with pytest.raises(ConfigError, match=r"budget\.resolution = 0\.1: 3 images and 100 seeds"):
         context("resolution: 0.1")
-    with pytest.raises(ConfigError, match=r"resolution = 0\.4 decides on seeds"):
+    with pytest.raises(ConfigError, match=r"resolution = 0\.4 determines seeds"):
         context("resolution: 0.4, seeds: 2")
     with pytest.raises(ConfigError, match=r"was not measured with these settings \(scratch was\)"):
         context("resolution: 0.4, changes: {batch: 3}")
@@ -358,7 +360,8 @@ def test_intervals_of_one_image_are_incomplete_however_well_the_seeds_are_known(
         assert {s.group for s in (baseline, *others)} == {""}
         assert not any("pareto" in s.marks for s in others)
         said = " ".join(findings([baseline, *others], study.space))
-        assert f"takes more {lacks} to say ({more}" in said
+        assert "Telling whether it codes better than the baseline" in said
+        assert f"takes more {lacks} ({more}" in said
         assert "with one image, the intervals leave out the variation between images" in said
         footer = " ".join(trial_table([baseline, *others], study.space).footer)
         assert "Intervals: not over images, of which one was coded" in footer

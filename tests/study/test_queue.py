@@ -167,7 +167,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
     make(database)
     database.commit()
     tables = database.execute("select name from sqlite_master").fetchall()
-    with pytest.raises(LabError, match=r"study.db: is the database of another program") as refused:
+    with pytest.raises(LabError, match=r"study.db: belongs to another program \(its") as refused:
         study(tmp_path, "toy")
     assert "\n" not in str(refused.value)
     assert database.execute("select name from sqlite_master").fetchall() == tables
@@ -183,9 +183,9 @@ def test_a_study_of_another_program_is_refused_and_left_alone(
         study_name="toy", storage=url, directions=["minimize"] * objectives
     )
     theirs.add_trial(optuna.create_trial(values=[0.0] * objectives))
-    with pytest.raises(LabError, match=r"study.db: its study 'toy' is of another program"):
+    with pytest.raises(LabError, match=r"study.db: its study 'toy' belongs to another program"):
         study(tmp_path, "toy")
-    with pytest.raises(LabError, match=r"study.db: its study 'toy' is of another program"):
+    with pytest.raises(LabError, match=r"study.db: its study 'toy' belongs to another program"):
         open_result(tmp_path / "toy")
     assert len(theirs.get_trials()) == 1
     assert theirs.user_attrs == {}

@@ -201,8 +201,8 @@ def test_a_dry_run_lists_variants_with_costs_and_what_drops_them_and_writes_noth
     told = capsys.readouterr().out
     (row,) = (line for line in told.splitlines() if line.startswith("| split 0 "))
     assert f"dropped: kmacs_per_px {cost:.2f} > {cost - 0.01:g}" in row
-    assert "2 keep the constraints" in told
-    assert "1 are over one" in told
+    assert "2 within the constraints (" in told
+    assert "1 outside" in told
     assert "Estimated" not in told
 
 

@@ -361,7 +361,7 @@ axes:
 
 
 def test_a_grid_that_nobody_could_list_is_refused_and_a_search_of_it_is_not() -> None:
-    words = r"huge: axes span 10,010,000 variants.*choose sampler tpe"
+    words = r"huge: the axes span 10,010,000 variants.*choose sampler tpe"
     with pytest.raises(ConfigError, match=words):
         Variants(parse(HUGE + "sampler: grid\n"))
     wide = HUGE.replace("9999", "2000000000") + "sampler: random\nbudget: {trials: 4}\n"
