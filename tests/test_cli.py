@@ -298,7 +298,7 @@ def test_names_are_matched_as_python_does_also_where_files_have_no_case(
     for options in ([], ["--trained"]):
         code, out, error = run("models", "TCM-*", *options)
         assert (code, out) == (2, "")
-        assert "no model has such a name" in error
+        assert "no model has a name like this" in error
         assert "tcm-nano" in run("models", "tcm-*", *options)[1].split()
 
 

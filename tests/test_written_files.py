@@ -43,9 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ((*SMALL, "--format", "json"), "costs.csv", "is json; call it costs.json"),
         ((*SMALL, "--format", "latex"), "costs.md", "is latex; call it costs.tex"),
-        (SMALL, "costs.pdf", "its suffix says no format; write costs.md, costs.tex"),
-        (SMALL, "costs", "its suffix says no format; write costs.md, costs.tex"),
-        (("table", "costs.json"), "table.png", "its suffix says no format; write table.md"),
+        (SMALL, "costs.pdf", "its suffix names no format; write costs.md, costs.tex"),
+        (SMALL, "costs", "its suffix names no format; write costs.md, costs.tex"),
+        (("table", "costs.json"), "table.png", "its suffix names no format; write table.md"),
         (("blocks", "--format", "html"), "blocks.json", "is html; call it blocks.html"),
         (
             ("evaluate", "nano.safetensors", "--format", "compressai"),

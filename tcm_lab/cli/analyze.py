@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 @options.flowing
 @dataclass(frozen=True)
 class Analysis:
-    """What every analysis takes.
+    """Options of every analysis.
 
     Attributes:
         data: Folder of images; by default the embedded photographs.
         max_images: Maximum number of images.
         rate: Level of rate-conditioned models; by default 0, the lowest rate.
         device: cpu or cuda.
-        arguments: Arguments of the factory of a codec of your own, such as width=24.
-        checkpoints: Weights of compressai/NAME or of a codec of your own.
+        arguments: Arguments of your own codec's factory, such as width=24.
+        checkpoints: Weights of compressai/NAME or of your own codec.
         format: Format of the printed table: markdown, latex, csv, json or html.
         out: Folder for the records and figures; by default runs/ANALYSIS.
     """
@@ -51,17 +51,17 @@ class Analysis:
         """Open the images.
 
         Raises:
-            LabError: --max-images is below 1, or there is no image.
+            LabError: --max-images is below 1, or there are no images.
         """
         if self.max_images < 1:
             raise LabError(f"--max-images {self.max_images}: must be at least 1.")
         return tcm_lab.data.open_images(self.data, "eval")[: self.max_images]
 
     def codecs(self, models: Models) -> Iterator[tuple[str, Any, Any]]:
-        """Yield each model's name, its codec, and what to call after each image.
+        """Yield each model's name, its codec, and a callback to call after each image.
 
-        ``#2`` marks a second model of one name. The caller's work on a codec is in float32, also
-        on a GPU.
+        ``#2`` marks a second model of the same name. The caller's work on a codec is done in
+        float32, also on a GPU.
         """
         Output(self.format).check()
         options.check_place(self.out or Path("runs"), folder=True)
@@ -106,13 +106,12 @@ def erf(
 
     Args:
         models: Checkpoints and trained codecs by name (tcm-nano); or presets, compressai/NAME and
-            codecs of your own (FILE.py:FACTORY), with random weights unless --checkpoint gives
-            them.
-        common: What every analysis takes.
-        layer: Dotted name of the layer, such as g_a.stages.3, which a linear shortcut has not
-            joined yet; by default the latent, y.
+            your own codecs (FILE.py:FACTORY), with random weights unless given by --checkpoint.
+        common: Options of every analysis.
+        layer: Dotted name of the layer, such as g_a.stages.3, before a linear shortcut is added; by
+            default the latent, y.
         method: How channels are combined: frobenius, sum or single-channel.
-        probes: Random sign vectors per image.
+        probes: Number of random sign vectors per image.
         side: Side of the central crop of each image, in pixels.
         seed: Seed of the probes.
     """
@@ -147,10 +146,11 @@ def attention(
 
     Args:
         models: Checkpoints, trained codecs or presets with window attention.
-        common: What every analysis takes.
-        transform: Part whose layers are shown: g_a, g_s, h_a, h_s or slices; the records hold all.
-        query: Row and column of the pixel of the first image whose attention is drawn; by default
-            its centre.
+        common: Options of every analysis.
+        transform: Part whose layers are shown: g_a, g_s, h_a, h_s or slices; the records hold all
+            parts.
+        query: Row and column of the pixel in the first image whose attention is drawn; by default
+            the centre.
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
     part = options.choice("--transform", transform, ("g_a", "g_s", "h_a", "h_s", "slices"))
@@ -181,7 +181,7 @@ def latents(models: Models, /, *, common: Analysis) -> None:
 
     Args:
         models: Checkpoints, trained codecs or presets.
-        common: What every analysis takes.
+        common: Options of every analysis.
     """
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
     images, rate = common.images(), common.rate
@@ -202,11 +202,11 @@ def latents(models: Models, /, *, common: Analysis) -> None:
 
 
 def shortcut(models: Models, /, *, common: Analysis) -> None:
-    """Measure how much of the latent and of the image comes by the linear shortcut.
+    """Measure how much of the latent and of the image comes through the linear shortcut.
 
     Args:
         models: Checkpoints, trained codecs or presets with a shortcut.
-        common: What every analysis takes.
+        common: Options of every analysis.
     """
     images = common.images()
     records = {

@@ -1,7 +1,7 @@
 """``tcm-lab``: the tree of commands, and how errors, warnings and Ctrl-C are reported.
 
-Nothing heavy is imported before a command runs. An error that the user can fix ends with one line
-and exit code 2, Ctrl-C with one line and 130.
+Nothing heavy is imported before a command runs. An error that the user can fix prints one line and
+exits with code 2; Ctrl-C prints one line and exits with code 130.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ _RESUMING = {
 }
 _LISTS = ("set", "checkpoint", "rates", "anchors", "metrics", "lambdas", "track", "slurm")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_TIMED = ("tcm_lab.data.", "tcm_lab.training.")  # whose warnings the timing gives, too
-_said: set[str] = set()
+_TIMED = ("tcm_lab.data.", "tcm_lab.training.")  # loggers whose warnings the timing causes, too
+_logged: set[str] = set()
 _ABOUT = "What does each architectural choice of a learned image codec buy, and what does it cost?"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command that ``args`` spell and return its exit code."""
+    """Run the command given by ``args`` and return its exit code."""
     args = sys.argv[1:] if args is None else list(args)
     warnings.showwarning = _show_warning
-    _said.clear()
+    _logged.clear()
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_is_new)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Lines appear as they are printed, also in a log; no symbol fails for want of an encoding.
+        # Show each line at once, also in a log file; replace symbols that the encoding lacks.
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     keep_freed_memory()
     try:
@@ -86,16 +86,16 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
-        _forget_output()  # whatever writes a file raises FileError with its name
+        _forget_output()  # errors of files are raised as FileError, with their names
         print(f"tcm-lab: error: output cannot be written ({error.strerror}).", file=sys.stderr)
         return 2
 
 
 def _run(args: Sequence[str]) -> int:
-    """Run a command, and write all that it prints."""
-    if sys.stdout is None:  # what is printed would be lost without a word
+    """Run a command, and flush its output."""
+    if sys.stdout is None:  # output would be lost silently
         raise LabError(
-            "output cannot be written (it is closed). Let it go somewhere, such as > /dev/null."
+            "output cannot be written (it is closed). Redirect it, for example with > /dev/null."
         )
     if args == ["--version"]:
         print(f"tcm-lab {__version__}")
@@ -109,12 +109,12 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _forget_output() -> None:
-    """Let nothing more be written to standard output, whose buffer is flushed at the end."""
+    """Discard what is left in standard output's buffer, which is flushed at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_names(args: Sequence[str]) -> None:
-    """Refuse a word that names no command at its level, with the nearest ones that do."""
+    """Refuse a word that names no command at its level, and suggest the nearest commands."""
     level: Any = COMMANDS
     for place, word in enumerate(args):
         if word.startswith("-") or not isinstance(level, Mapping):
@@ -127,13 +127,13 @@ def _check_names(args: Sequence[str]) -> None:
 
 def _check_lists(args: Sequence[str]) -> None:
     """Refuse an option of several values that is given twice: its first values would be lost."""
-    named = [arg.partition("=")[0] for arg in args]
-    sizes = ["size"] if args[:1] == ["complexity"] else []  # a single one elsewhere
+    words = [arg.partition("=")[0] for arg in args]
+    sizes = ["size"] if args[:1] == ["complexity"] else []  # a single value elsewhere
     for option in (f"--{name}" for name in (*_LISTS, *sizes)):
-        if named.count(option) > 1:
+        if words.count(option) > 1:
             raise LabError(
-                f"{option}: is given {named.count(option)} times, and only the last would count. "
-                f"Give all its values after one {option}, with spaces between them."
+                f"{option}: is given {words.count(option)} times, and only the last would count. "
+                f"Give all its values after one {option}, separated by spaces."
             )
 
 
@@ -149,14 +149,14 @@ def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandA
 
 
 def _is_new(record: logging.LogRecord) -> bool:
-    """Say whether a command has not logged this yet: a training is timed before it begins."""
+    """Return whether a message is new: a training that was timed first logs some of them again."""
     text = record.getMessage()
-    is_repeated = record.name.startswith(_TIMED) and text in _said
-    _said.add(text)
+    is_repeated = record.name.startswith(_TIMED) and text in _logged
+    _logged.add(text)
     return not is_repeated
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print our own warnings as one line each; those of other packages are for developers."""
+    """Print our own warnings in one line each; skip other packages', which are for developers."""
     if category.__module__.startswith("tcm_lab"):
         print(f"tcm-lab: warning: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Commands that code images to files and back, and write checkpoints in other layouts."""
+"""Commands that encode and decode images, and write checkpoints in other layouts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def encode(
     rate: float | None = None,
     portable: Flag = False,
 ) -> None:
-    """Code an image to a file.
+    """Encode an image to a file.
 
     Args:
         image: Image in any format that Pillow reads.
         out: Coded file to write.
         checkpoint: Weights, or a trained codec's name (tcm-nano); decoding needs the same.
-        rate: Level of a rate-conditioned model, which needs one; 0 gives the lowest rate.
-        portable: Write a file that other devices, thread counts and library versions decode, too.
+        rate: Rate level, which rate-conditioned models require; 0 gives the lowest rate.
+        portable: Write a file that other devices, thread counts and library versions can decode.
     """
     from PIL import Image
 
@@ -57,7 +57,7 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> None:
     Args:
         file: Coded file, as encode writes it.
         out: Image to write; its suffix chooses the format, and .png is lossless.
-        checkpoint: Weights, or name, that the image was coded with.
+        checkpoint: Weights, or trained codec's name, that the image was encoded with.
     """
     from PIL import Image
 
@@ -83,21 +83,21 @@ def _as_file(image: Any, kind: str, out: Path) -> bytes:
     """Return an image in one of Pillow's formats.
 
     Raises:
-        LabError: the format can't hold it in its size.
+        LabError: the format can't store an image of this size.
     """
     from PIL import Image
 
     file = io.BytesIO()
     try:
         image.save(file, format=kind)
-        if kind in Image.OPEN:  # icons are scaled to the sizes that they may have
-            # Pillow opens no image of very many pixels for fear of the unknown; this one is known.
+        if kind in Image.OPEN:  # icons are scaled to the sizes that the format allows
+            # Pillow refuses very large images as a possible attack; this one is our own.
             with suppress(Image.DecompressionBombError), warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file) as written:
                     if written.size != image.size:
                         raise ValueError(f"it would be scaled to {written.height}x{written.width}")
-    except Exception as error:  # Pillow's writers raise whatever they run into
+    except Exception as error:  # Pillow's writers raise errors of any type
         size = f"{image.height}x{image.width}"
         raise LabError(
             f"{out}: cannot write an image of {size} as '{out.suffix}' ({error}). Write .png."
@@ -109,12 +109,12 @@ def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = 
     """Write a checkpoint to another file, at half the size or for the authors' code.
 
     Args:
-        checkpoint: Weights in any layout that can be read, or a trained codec's name.
+        checkpoint: Weights in any known layout, or a trained codec's name.
         out: File to write.
         layout: lab (safetensors with the whole configuration), or the layout of the authors of
             TCM (lic_tcm), DCAE (dcae), HPCM (hpcm) or MLIC++ (mlicpp).
-        half: Store float16. The rounded weights are a different codec: they cannot decode what
-            the original coded.
+        half: Store float16. The rounded weights are a different codec, which cannot decode files
+            that the original has encoded.
     """
     import torch
 

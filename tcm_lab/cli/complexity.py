@@ -37,21 +37,21 @@ def complexity(
     """Count parameters and multiply-accumulates, without weights and without data.
 
     Args:
-        models: Presets, YAML files, checkpoints, compressai/NAME, or codecs of your own:
+        models: Presets, YAML files, checkpoints, compressai/NAME, or your own codecs:
             FILE.py:FACTORY or package.module:FACTORY, where FACTORY is a function or class that
             makes a codec, or any other network that takes an image.
         size: Image sizes, height x width.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns: totals, or the whole forward pass split by parts or by kinds of operators.
         counter: Counting tool: formula (the fastest), torch, fvcore, ptflops or ptflops-aten.
-        overrides: Fields to change in every model, such as 'g_*.split=0.25'; of a codec of your
-            own, arguments of its factory.
-        checkpoints: Weights of a codec of your own, whose class may find its widths in them.
+        overrides: Fields to change in every model, such as 'g_*.split=0.25'; for your own codec,
+            arguments of its factory.
+        checkpoints: Weights of your own codec; its class may read its widths from them.
         check: Run all counters and name their differences; exit code 1 unless formula and torch
             agree.
         explain: Find the convention behind each published figure.
-        memory: Measure the peak memory of a forward pass, too.
-        published: Add published figures of these models, in rows of their own.
+        memory: Also measure the peak memory of a forward pass.
+        published: Add published figures of these models, in separate rows.
         output: How the result is shown.
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
@@ -94,7 +94,7 @@ def complexity(
 
 
 def _counted(target: Any) -> Any:
-    """Return what is to be counted, with a warning where that is a network which is no codec."""
+    """Return the target to be counted, with a warning if it is a network but not a codec."""
     if isinstance(target, str) and tcm_lab.codec.is_own(target):
         target = tcm_lab.build(target)
     if not hasattr(target, "forward"):
@@ -104,7 +104,7 @@ def _counted(target: Any) -> Any:
         warnings.warn(
             f"{adapter.name}: is counted as a network, not as a codec: it lacks compress() or "
             "decompress() and parts called g_a and g_s, so the same forward pass of an image "
-            "stands for the whole, for encoding and for decoding",
+            "counts as the whole, as encoding and as decoding",
             tcm_lab.complexity.UncountedWarning,
             stacklevel=2,
         )
@@ -117,18 +117,17 @@ class Conditions:
     """How times are measured.
 
     Attributes:
-        device: cpu or cuda; by default where the model is, the CPU.
-        batch: Images coded at once.
+        device: cpu or cuda; by default the model's device, the CPU.
+        batch: Number of images coded at once.
         repeats: Minimum number of timed runs.
         seconds: Minimum duration; medians of shorter measurements are not repeatable.
-        warm_up: Runs before the timed ones.
-        precision: Arithmetic of the networks: float32, tf32 (of GPUs), bfloat16 or float16.
-        threads: Threads of torch on the CPU.
-        channels_last: Memory layout of networks and image.
+        warm_up: Number of runs before the timed ones.
+        precision: Arithmetic of the networks: float32, tf32 (GPUs only), bfloat16 or float16.
+        threads: Number of CPU threads for torch.
+        channels_last: Use the channels-last memory layout for networks and images.
         compile: Compile the networks first, which takes minutes.
-        compile_backend: What compiles them: inductor by default; cudagraphs replays a GPU's kernel
-            launches.
-        portable: Time portable streams, too, beside the ordinary ones of each model.
+        compile_backend: Compiler: inductor by default; cudagraphs replays a GPU's kernel launches.
+        portable: Also time portable streams, in addition to the ordinary ones of each model.
     """
 
     device: Annotated[str | None, options.UNSET] = None
@@ -144,10 +143,10 @@ class Conditions:
     portable: Flag = False
 
     def timing(self) -> dict[str, Any]:
-        """Return them as fields of `TimingOptions`.
+        """Return the conditions as fields of `TimingOptions`.
 
         Raises:
-            LabError: a device or a precision is not to be had, or an option has no effect.
+            LabError: a device or a precision is not available, or an option has no effect.
         """
         place = checked_device(self.device or "cpu", "--device")
         checked_precision(self.precision, place, "--precision")
@@ -156,7 +155,7 @@ class Conditions:
         if not self.compile:
             options.refuse_idle("networks that are not compiled", {option: self.compile_backend})
         if backend == "cudagraphs" and place.type != "cuda":
-            raise LabError(f"{option} cudagraphs: records a GPU's launches; take inductor here.")
+            raise LabError(f"{option} cudagraphs: records a GPU's launches; use inductor here.")
         return {**vars(self), "compile_backend": backend}
 
 
@@ -174,19 +173,19 @@ def time(
     """Time encoding to real bytes and decoding; several models are timed in turn and compared.
 
     Args:
-        models: Presets, YAML files, checkpoints, compressai/NAME, or codecs of your own:
+        models: Presets, YAML files, checkpoints, compressai/NAME, or your own codecs:
             FILE.py:FACTORY or package.module:FACTORY. The first is the baseline.
         size: Image size, height x width.
-        stages: Show every stage, too.
+        stages: Also show every stage.
         overrides: Fields to change in every model.
-        checkpoints: Weights of compressai/NAME or of a codec of your own.
+        checkpoints: Weights of compressai/NAME or of your own codec.
         conditions: How times are measured.
         output: How the result is shown.
     """
     lab, reporting = tcm_lab.complexity, tcm_lab.reporting
     output.check()
     if stages and output.chosen == "csv":
-        raise LabError("--stages: makes a second table, and csv holds one. Take another format.")
+        raise LabError("--stages: adds a second table, but csv holds one. Use another format.")
     changes = conditions.timing()
     targets = [entry.target(overrides) for entry in entries(models, checkpoints)]
     sides = _size(size)
@@ -207,7 +206,7 @@ def _size(text: str) -> tuple[int, int]:
     """Read ``HxW``.
 
     Raises:
-        LabError: it is spelled differently.
+        LabError: the text has another form.
     """
     found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip(), re.IGNORECASE)
     if found is None:

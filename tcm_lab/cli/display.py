@@ -1,4 +1,4 @@
-"""What a terminal shows while a study runs: bars, or lines where there is no terminal."""
+"""Progress of a running study: bars on a terminal, or lines where there is none."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from tcm_lab.study.context import Event
 
-_EVALUATION = 0.05  # of a training's work, for the estimate
+_EVALUATION = 0.05  # share of a training's work, for the estimate
 _DONE = ("complete", "known", "stopped", "failed")
 
 
 class Display:
-    """Shows the events of a study's workers, with an estimate of the time that is left.
+    """Shows the events of a study's workers, with an estimate of the remaining time.
 
     Args:
-        trainings: number of trainings in all, as far as known.
-        done: how many of them an earlier run has done.
-        console: where to show it.
-        first_is_shared: whether the first one does what all others build on, such as a supernet.
+        trainings: total number of trainings, as far as it is known.
+        done: number of trainings that an earlier run has done.
+        console: where to show the events.
+        first_is_shared: whether the first training does work for all others, such as a supernet.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class Display:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.console, self.trainings = console, max(trainings, 1)
-        self._before: float = done  # trainings that the pace leaves out
+        self._before: float = done  # trainings that do not count for the pace
         self._done = done
-        self._shared = first_is_shared and not done  # work that is still to be done, or under way
+        self._shared = first_is_shared and not done  # whether shared work is not finished yet
         self._shares: dict[int, float] = {}
-        self._ahead = 0  # trainings of finalists, which take other times than what goes before
-        self._final = False  # whether these have begun
+        self._ahead = 0  # trainings of finalists, whose times differ from those before
+        self._final = False  # whether they have begun
         self._started_s = self._begun_s = time.monotonic()  # the latter for the pace
         self._shown_s = -LINE_EVERY_S
         self._bars = Progress(
@@ -68,14 +68,14 @@ class Display:
         if event.kind in (*_DONE, "aside", "killed"):
             self._shares.pop(event.worker, None)
             self._done += event.kind in _DONE
-            self._before += event.kind == "known"  # which took no time
+            self._before += event.kind == "known"  # took no time
             if self._shared and self._done:
                 self._shared = False
                 self._pace_anew()
         elif event.kind in ("started", "progress") and event.steps:
             is_first = event.step and not any(self._shares.values()) and self._done == self._before
             self._shares[event.worker] = (1 - _EVALUATION) * event.step / event.steps
-            if is_first:  # a linear phase, shared by all, went before
+            if is_first:  # a linear phase, shared by all, came before
                 self._pace_anew()
         left_s = self.left_s
         left = "" if left_s is None else f", about {duration(left_s)} left"
@@ -85,21 +85,21 @@ class Display:
         state = f"{self._done} of {trainings} trainings done{left}"
         self._move(event)
         self._bars.update(self._whole, total=trainings, completed=self._worked, text=state)
-        self._say(event, state)
+        self._print(event, state)
 
     def _pace_anew(self) -> None:
         self._begun_s, self._before = time.monotonic(), self._worked
 
     @property
     def _worked(self) -> float:
-        """Trainings done, those that run by their shares."""
+        """Trainings done, including the shares of those that are running."""
         return self._done + sum(self._shares.values())
 
     @property
     def left_s(self) -> float | None:
-        """Remaining seconds at the pace of this run; None while that is unknown.
+        """Remaining seconds at the pace of this run; None while it is unknown.
 
-        What finalists take is not known before one is trained; until then they are left out.
+        Finalists are left out until one has been trained, since their pace is unknown before.
         """
         here = self._worked - self._before
         if self._shared or here < 0.01:
@@ -110,7 +110,7 @@ class Display:
         pace = (time.monotonic() - self._begun_s) / here
         return max(0.0, left * pace)
 
-    def _say(self, event: Event, state: str) -> None:
+    def _print(self, event: Event, state: str) -> None:
         now = time.monotonic()
         if self.console.is_terminal and event.kind in ("started", "progress", "waiting"):
             return  # the bars show it
@@ -119,8 +119,9 @@ class Display:
         self._shown_s = now
         passed = duration(now - self._started_s)
         self.console.print(
-            f"[{passed}] {_words(event)}  ({state})", markup=False, highlight=False, soft_wrap=True
-        )
+            f"[{passed}] {_text_of(event)}  ({state})",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
     def _move(self, event: Event) -> None:
         if event.worker not in self._tasks:
@@ -138,11 +139,11 @@ class Display:
             )
 
 
-def _words(event: Event) -> str:
-    """Say in a line of a log what happened."""
+def _text_of(event: Event) -> str:
+    """Return what happened, for a line of a log."""
     if event.kind == "waiting":
         return "waiting for the other workers"
-    words = {
+    texts = {
         "started": "training",
         "progress": f"step {event.step} of {event.steps}, {event.text}",
         "complete": f"done, {event.text}",
@@ -152,4 +153,4 @@ def _words(event: Event) -> str:
         "aside": event.text,
         "killed": event.text,
     }
-    return f"{event.label}: {words[event.kind]}"
+    return f"{event.label}: {texts[event.kind]}"

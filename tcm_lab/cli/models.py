@@ -1,4 +1,4 @@
-"""The models of a command line: what they name, with which weights and changes."""
+"""Models on the command line: what they name, with their weights and overrides."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Weights = Annotated[
 
 
 class Entry(NamedTuple):
-    """One model of a command line, with the weights that were given for it.
+    """One model on the command line, with the weights that were given for it.
 
     Attributes:
         model: preset, trained codec of the package, YAML file, checkpoint of ours, compressai/NAME
             or FILE.py:FACTORY.
-        weights: of a model of the last two kinds, if any were given.
-        arguments: of the factory of such a model, as ``name=value``.
+        weights: weights of a model of the last two kinds, if any were given.
+        arguments: arguments of such a model's factory, as ``name=value``.
     """
 
     model: str
@@ -46,9 +46,9 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What files, folders and figures call it: a preset or a file of weights by its own name.
+        """Name in files, folders and figures: that of the preset or of the file of weights.
 
-        ``train`` calls every file model.safetensors; such a one has its folder's name.
+        Since ``train`` calls every file model.safetensors, such a file has its folder's name.
         """
         if tcm_lab.codec.is_foreign(self.model):
             weights = [] if self.weights is None else [Entry(str(self.weights)).name]
@@ -57,16 +57,16 @@ class Entry(NamedTuple):
         return as_text(path.resolve().parent.name if path.stem == "model" else path.stem)
 
     def target(self, overrides: Sequence[str]) -> Any:
-        """Return what the model names, for what needs no weights."""
+        """Return the model in a form for measurements that need no weights."""
         if self.weights is None and not _is_checkpoint(self.model):
             return changed(self.model, overrides)
         return self.codec(overrides)
 
     def codec(self, overrides: Sequence[str] = ()) -> Any:
-        """Return the codec with its weights; presets that were not trained have random ones.
+        """Return the codec with its weights, which are random for presets without trained ones.
 
         Raises:
-            LabError: fields of a checkpoint are to be changed, or the weights don't fit.
+            LabError: an override would change a checkpoint, or the weights don't fit.
         """
         overrides = (*self.arguments, *overrides)
         if self.weights is not None:
@@ -74,17 +74,17 @@ class Entry(NamedTuple):
         trained = not overrides and self.model in tcm_lab.codec.trained_names()
         if not trained and not _is_checkpoint(self.model):
             return built(self.model, overrides)
-        codec = tcm_lab.load_checkpoint(self.model)  # which says so of what is none
+        codec = tcm_lab.load_checkpoint(self.model)  # raises if it is not a checkpoint
         if overrides:
             raise LabError(f"--set: {self.model} is a checkpoint; its architecture is fixed.")
         return codec
 
 
 def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> list[Entry]:
-    """Return the models of a command line, each with its weights.
+    """Return the models on the command line, each with its weights.
 
-    Several checkpoints of a single foreign model are as many entries; those of several models are
-    theirs in the same order. Arguments are those of every foreign model, and of no other.
+    Several checkpoints of a single foreign model make one entry each; with several models, each
+    gets one checkpoint, in order. Arguments go to every foreign model, and to no other.
 
     Raises:
         LabError: the checkpoints or arguments belong to no model, or it is unclear to which.
@@ -92,18 +92,18 @@ def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> 
     foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
     if arguments and not foreign:
         raise LabError(
-            f"--set {arguments[0]}: is an argument of a codec of your own, such as "
-            "my_codec.py:factory. What is trained stays as it is."
+            f"--set {arguments[0]}: is for a codec of your own, such as my_codec.py:factory. "
+            "Trained codecs cannot be changed."
         )
     if checkpoints and not foreign:
         raise LabError(
-            "--checkpoint: holds weights for a codec of your own, such as my_codec.py:factory, or "
-            "for compressai/NAME. Give a checkpoint of ours in place of a MODEL."
+            "--checkpoint: is for a codec of your own, such as my_codec.py:factory, or for "
+            "compressai/NAME. Give a checkpoint of ours as a MODEL."
         )
     if len(foreign) > 1 and checkpoints and len(checkpoints) != len(foreign):
         raise LabError(
             f"--checkpoint: {len(checkpoints)} files for {len(foreign)} models "
-            f"({', '.join(foreign)}). Give one for each, in their order."
+            f"({', '.join(foreign)}). Give one for each, in the same order."
         )
     own = {model: [weights] for model, weights in zip(foreign, checkpoints, strict=False)}
     own |= {foreign[0]: [*checkpoints]} if len(foreign) == 1 and checkpoints else {}
@@ -119,10 +119,10 @@ def loaded(
     rates: Sequence[float | None] = (),
     load: Callable[[Entry], Any] = Entry.codec,
 ) -> Iterator[tuple[Entry, Any]]:
-    """Yield entries with their codecs, one at a time; what is wrong with any is said first.
+    """Yield entries with their codecs, one at a time, after checking all of them.
 
     Raises:
-        LabError: one can't be loaded, or lacks a rate.
+        LabError: a codec can't be loaded, or lacks a rate.
     """
 
     def checked(entry: Entry) -> Any:
@@ -131,7 +131,7 @@ def loaded(
             tcm_lab.codec.CodecAdapter(codec).check_rate(rate)
         return codec
 
-    for entry in found[1:]:  # the first one comes first anyway
+    for entry in found[1:]:  # the first one is checked first anyway
         checked(entry)
     for entry in found:
         yield entry, checked(entry)
@@ -153,7 +153,7 @@ def changed(model: str, overrides: Sequence[str]) -> Any:
 
 
 def built(model: str, overrides: Sequence[str], seed: int = 0) -> Any:
-    """Return the codec with ``path=value`` fields changed and with random weights.
+    """Return the codec with ``path=value`` fields changed, and with random weights.
 
     Raises:
         LabError: an override is not ``path=value``, or the model has no such field.
@@ -175,6 +175,6 @@ def _changes(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _is_checkpoint(model: str) -> bool:
-    """Say whether this is a checkpoint's path, and neither a model's name nor a YAML file."""
+    """Return whether this is a checkpoint's path, and neither a model's name nor a YAML file."""
     path = Path(model)
     return path.suffix not in (".yaml", ".yml") and is_file(path)

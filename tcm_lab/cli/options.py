@@ -1,4 +1,4 @@
-"""What several commands share: how options are spelled and read, and how results are printed."""
+"""Shared parts of commands: how options are spelled and read, and how results are printed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Name = TypeVar("Name", bound=str)
 Options = TypeVar("Options")
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
-"""Marks an option whose default is nothing, so that help shows none."""
+"""Marks an option that is unset by default, so that help shows no default."""
 SOME = {"help_behavior_hint": "(at least one)"}
-"""Of an argument of several values."""
+"""Hint in help for an argument of several values."""
 File = Annotated[Path, tyro.conf.Positional]
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **SOME)]
 Folders = Annotated[
@@ -45,15 +45,15 @@ _Imports = Annotated[
 
 
 def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Give a command the option ``--import``, whose modules are imported before it runs.
+    """Add the option ``--import`` to a command; its modules are imported before the command runs.
 
-    Options that default to nothing are shown without a default. Empty lists are refused: of
-    positional arguments, and of options that default to something.
+    Options that default to nothing are shown without a default. Empty lists are refused for
+    positional arguments, and for options with a default.
     """
 
     def run(*args: Any, imports: tuple[str, ...] = (), **options: Any) -> int | None:
         if () in args:
-            raise LabError("Name at least one MODEL, FILE or FOLDER; --help shows the rest.")
+            raise LabError("Name at least one MODEL, FILE or FOLDER; --help shows all arguments.")
         for name, given in options.items():
             if given == () and (usual := signature.parameters[name].default):
                 raise LabError(f"--{name}: give at least one value, such as {usual[0]}.")
@@ -78,7 +78,7 @@ def with_imports(command: Callable[..., int | None]) -> Callable[..., int | None
 
 
 def flowing(kind: type[Options]) -> type[Options]:
-    """Let the descriptions of a class of options flow over their lines in help."""
+    """Join the lines of each description of a class of options, so that help can wrap them."""
     kind.__doc__ = _flowing(kind.__doc__)
     return kind
 
@@ -88,7 +88,7 @@ def _flowing(docstring: str | None) -> str:
 
 
 def choice(option: str, value: str, known: Iterable[Name]) -> Name:
-    """Return ``value`` as one of the names that its owner knows.
+    """Return ``value`` as one of the known names.
 
     Raises:
         LabError: it is not one of them.
@@ -99,8 +99,8 @@ def choice(option: str, value: str, known: Iterable[Name]) -> Name:
     return names[value]
 
 
-def refuse_idle(beside: str, given: Mapping[str, object]) -> None:
-    """Refuse options, by their names, that were given and have no effect with ``beside``.
+def refuse_idle(other: str, given: Mapping[str, object]) -> None:
+    """Refuse options that were given but have no effect with ``other``, which messages name.
 
     Raises:
         LabError: the message names them.
@@ -109,48 +109,48 @@ def refuse_idle(beside: str, given: Mapping[str, object]) -> None:
     if idle:
         have = "has" if len(idle) == 1 else "have"
         raise LabError(
-            f"{', '.join(idle)}: {have} no effect with {beside}. Leave out one or the other."
+            f"{', '.join(idle)}: {have} no effect with {other}. Leave out one or the other."
         )
 
 
 def check_place(path: Path, *, folder: bool = False) -> None:
-    """Refuse a file or folder of ``--out`` that cannot be written, before there is what to write.
+    """Refuse a file or folder of ``--out`` that cannot be written, before any work is done.
 
     Raises:
-        LabError: something else lies there or on the way, or a folder is not writable.
+        LabError: there is something else at or above the path, or a folder is not writable.
     """
     kind, is_other = ("folder", is_file) if folder else ("file", is_folder)
     if is_other(path):
-        raise LabError(f"--out {path}: is a {'file' if folder else 'folder'}; name a {kind}.")
+        raise LabError(f"--out {path}: is a {'file' if folder else 'folder'}; give a {kind}.")
     if os.path.exists(path) and not (is_file(path) or is_folder(path)):  # noqa: PTH110 - as is_file
         return  # a pipe or the like
     target = Path(os.path.realpath(path))
     for place in (target, *target.parents) if folder else target.parents:
         if is_folder(place):
             if not os.access(place, os.W_OK | os.X_OK):
-                raise LabError(f"--out {path}: {place} is not writable. Name another folder.")
+                raise LabError(f"--out {path}: {place} is not writable. Choose another folder.")
             return
         if os.path.lexists(place):
-            raise LabError(f"--out {path}: {place} is not a folder. Name another one.")
+            raise LabError(f"--out {path}: {place} is not a folder. Choose another one.")
 
 
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:
-    """Return published curves on Kodak, to be compared on images that are from ``origin``.
+    """Return published curves on Kodak, for a comparison on images from ``origin``.
 
     Raises:
-        LabError: no such curve is known, or an image is none of Kodak's.
+        LabError: no such curve is known, or an image is not one of Kodak's.
     """
     curves = [tcm_lab.evaluation.published_curve(name) for name in names]
     found = {match and match[0] for match in (re.search(r"kodim\d\d\b", each) for each in images)}
     if names and None in found:
         raise LabError(
-            f"{names[0]}: published curves are for Kodak images, and {origin} holds others. Name "
-            "a folder with kodim01 to kodim24, or take --anchors jpeg webp, which run on any image."
+            f"{names[0]}: published curves are for Kodak images, but {origin} holds others. Give a "
+            "folder with kodim01 to kodim24, or use --anchors jpeg webp, which run on any image."
         )
     if names and 0 < len(found) < _KODAK_IMAGES:
         print(
             f"tcm-lab: warning: {origin} holds {len(found)} of the {_KODAK_IMAGES} Kodak images, "
-            "over all of which published curves are means",
+            "but published curves are means over all of them",
             file=sys.stderr,
         )
     return curves
@@ -162,8 +162,8 @@ class Output:
     """How the result is shown.
 
     Attributes:
-        format: One of markdown, latex, csv, json and html; by default what the suffix of --out
-            says, and markdown on a terminal.
+        format: One of markdown, latex, csv, json and html; by default that of --out's suffix, or
+            markdown on a terminal.
         out: File to write instead of printing.
     """
 
@@ -175,7 +175,7 @@ class Output:
         """The format.
 
         Raises:
-            LabError: neither --format nor the suffix of --out says it.
+            LabError: neither --format nor the suffix of --out determines it.
         """
         if self.format is not None or self.out is None:
             return self.format or "markdown"
@@ -184,13 +184,15 @@ class Output:
             if self.out.suffix.lower() in suffixes:
                 return form
         usual = one_of(f"{self.out.stem}{suffixes[0]}" for suffixes in known.values())
-        raise LabError(f"--out {self.out}: its suffix says no format; write {usual}, or --format.")
+        raise LabError(
+            f"--out {self.out}: its suffix names no format; write {usual}, or give --format."
+        )
 
     def check(self, *others: str) -> None:
-        """Refuse a format that is neither one of tables nor one of ``others``, which are JSON.
+        """Refuse a format that is neither a table format nor one of ``others``, which are JSON.
 
         Raises:
-            LabError: it is unknown, the name of the file says another, or none can be there.
+            LabError: it is unknown, the file's suffix names another, or the file can't be written.
         """
         form = choice("--format", self.chosen, [*tcm_lab.reporting.RENDERERS, *others])
         if self.out is not None:
@@ -218,7 +220,7 @@ class Output:
         tables: Sequence[tcm_lab.reporting.Table],
         convention: Any = "all",
     ) -> None:
-        """Print or write records, which are whole in JSON and tables in any other format."""
+        """Print or write records: complete in JSON, and as tables in any other format."""
         if self.chosen == "json":
             self.write(tcm_lab.reporting.records_json(records, convention=convention))
         else:

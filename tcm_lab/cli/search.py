@@ -1,4 +1,4 @@
-"""``tcm-lab study`` and ``python -m tcm_lab.study``: commands about searches of a space."""
+"""``tcm-lab study`` and ``python -m tcm_lab.study``: commands that search a space of variants."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def run(
     Rerun the command to resume. To watch: tcm-lab dashboard runs/NAME.
 
     Args:
-        space: YAML file of the space; configs/split.yaml and others are packaged.
+        space: YAML file of the space; configs/split.yaml and others are in the package.
         out: Folder of the study, on a local disk; by default runs/NAME.
         data: Folder of training images; by default embedded photographs and dead leaves.
         eval_data: Folder of evaluation images; by default embedded photographs.
-        workers: Processes, spread over the GPUs; by default one per GPU, or without GPUs one per
-            CPU core, 4 at most.
+        workers: Number of processes, spread over the GPUs; by default one per GPU, or without GPUs
+            one per CPU core, 4 at most.
         trials: Number of variants to train, instead of the space's budget.
         storage: Database for workers on several machines, such as
             postgresql+psycopg://USER@HOST/DATABASE; by default an SQLite file in the folder.
         cache: Folder of finished trainings that studies share.
         launcher: Where workers run: local (processes here) or slurm (jobs of a cluster).
         slurm: Options of the cluster, such as partition=gpu timeout_min=720.
-        dry_run: List the variants with their costs and what the constraints drop; train nothing.
-        estimate_time: The same, and time some steps of some variants, which takes a minute.
-        time_coding: List the variants with the times that encoding and decoding take each.
+        dry_run: List the variants with their costs and those that constraints drop; train nothing.
+        estimate_time: Like --dry-run, and time some steps of some variants, which takes a minute.
+        time_coding: Like --dry-run, and time encoding and decoding of every variant.
         open: Show the report in the browser when it is written.
     """
     study = tcm_lab.study
@@ -119,10 +119,11 @@ def report(
 
     Args:
         folder: Folder of the study.
-        storage: Its database; by default the SQLite file in the folder, else its records.jsonl.
-        eval_data: Folder of the images that it was evaluated on, to measure JPEG on them where the
-            study lacks it or an earlier version measured it.
-        open: Show it in the browser.
+        storage: Database of the study; by default the SQLite file in the folder, else its
+            records.jsonl.
+        eval_data: Folder of the study's evaluation images, to measure JPEG on them if the study
+            lacks it or an earlier version measured it.
+        open: Show the report in the browser.
     """
     result = tcm_lab.study.open_result(folder, storage)
     if eval_data is not None:
@@ -130,7 +131,7 @@ def report(
         if result.image_sets - {images.fingerprint}:
             raise LabError(
                 f"--eval-data {eval_data}: holds other images than those that the study was "
-                "evaluated on; name the folder of those."
+                "evaluated on; give their folder."
             )
         with progress("jpeg, coding") as on_progress:
             tcm_lab.study.measure_anchor(folder, images, on_progress)
@@ -144,7 +145,7 @@ def dashboard(
 
     Args:
         folder: Folder of the study, which may be running.
-        storage: Its database; by default the SQLite file in the folder.
+        storage: Database of the study; by default the SQLite file in the folder.
         host: Address to serve at.
         port: Port to serve at.
     """
@@ -183,18 +184,18 @@ def agreement(
     cache: Path | None = None,
     workers: int | None = None,
 ) -> None:
-    """Measure how estimators agree with training, over the variants of a space.
+    """Measure how well estimators agree with training, over the variants of a space.
 
     Rerun the command to resume.
 
     Args:
         plan: YAML file with the space, the estimators and their seeds.
-        out: Folder of all its studies; by default runs/NAME of the plan's file.
+        out: Folder for all studies; by default runs/NAME, after the plan's file.
         data: Folder of training images; by default embedded photographs and dead leaves.
         eval_data: Folder of evaluation images; by default embedded photographs.
         cache: Folder of finished trainings that studies share; by default records in OUT.
-        workers: Processes, spread over the GPUs; by default one per GPU, or without GPUs one per
-            CPU core, 4 at most.
+        workers: Number of processes, spread over the GPUs; by default one per GPU, or without GPUs
+            one per CPU core, 4 at most.
     """
     study = tcm_lab.study
     found = study.load_plan(plan)
@@ -214,12 +215,12 @@ def agreement(
 def noise(studies: Folders, /, *, out: Path | None = None) -> None:
     """Measure how much differences between variants vary, from studies with several seeds.
 
-    The result tells which difference a budget resolves. Variants that change g_a and g_s alone vary
-    less than others, and are measured apart. The package holds what was measured for its recipes.
+    The result shows which differences a budget resolves. Variants that change only g_a and g_s vary
+    less than others, and are measured separately. The package holds the noise of its own recipes.
 
     Args:
-        studies: Folders of studies; those of one recipe and one baseline are measured together.
-        out: YAML file to write it to.
+        studies: Folders of studies; those with the same recipe and baseline are measured together.
+        out: YAML file to write the result to.
     """
     if out is not None:
         check_suffix(out, [".yaml", ".yml"], "YAML")
@@ -264,7 +265,7 @@ def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
 
 
 def _report(result: StudyResult, *words: object, shows: bool) -> None:
-    """Write a study's report, which names the command, print its summary, and open it if asked."""
+    """Write a study's report, which shows the command; print its summary, and open it if asked."""
     imports = [word for source in imported_layers() for word in ("--import", source)]
     command = shlex.join(["tcm-lab", "study", *map(str, words), *imports])
     summary = tcm_lab.study.write_report(result, command)

@@ -25,13 +25,13 @@ def table(
     published: Flag = False,
     output: Output,
 ) -> None:
-    """Make tables from records that were written with --format json.
+    """Make tables from records written with --format json.
 
     Args:
         records: JSON files.
         convention: Which operators count: all, no-attention-products or conv-linear-only.
         detail: Columns of costs: totals, parts or kinds of operators.
-        published: Add published figures of these models, in rows of their own.
+        published: Add published figures of these models, in separate rows.
         output: How the result is shown.
     """
     reporting = tcm_lab.reporting
@@ -61,15 +61,15 @@ def plot(
     metric: str = "psnr_db",
     anchors: tuple[str, ...] = (),
 ) -> None:
-    """Draw a plot of records that were written with --format json, as PNG and SVG.
+    """Draw a plot, as PNG and SVG, of records written with --format json.
 
     Args:
         kind: parts (cost by part), parameters (cost over parameters), size (cost over image size),
             roofline (each part against the device's peaks) or rd (rate and distortion).
         records: JSON files.
-        out: Where to write, without a suffix.
+        out: Path of the plot, without a suffix.
         title: Title of the plot.
-        metric: Quality that rd draws: psnr_db, psnr_yuv_db, ssim, ms_ssim_db, lpips or dists.
+        metric: Quality shown by rd: psnr_db, psnr_yuv_db, ssim, ms_ssim_db, lpips or dists.
         anchors: Published curves to add to rd, such as vtm, bpg or dcae; for Kodak images only.
     """
     reporting = tcm_lab.reporting
@@ -101,16 +101,16 @@ def models(
     *,
     trained: Flag = False,
 ) -> None:
-    """List the models that can be named.
+    """List the models that commands accept by name.
 
     Args:
         pattern: Pattern of names, such as 'tcm-*'.
-        trained: Only those whose trained weights are in the package.
+        trained: List only those with trained weights in the package.
     """
     known = tcm_lab.codec.trained_names() if trained else tcm_lab.list_models()
     names = matching(known, pattern)
     if not names:
-        raise LabError(f"'{pattern}': no model has such a name.{near(pattern, known)}")
+        raise LabError(f"'{pattern}': no model has a name like this.{near(pattern, known)}")
     print("\n".join(names))
 
 

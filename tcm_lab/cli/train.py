@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from tcm_lab.training import Recipe
 
 _RATE_LEVELS = 4
-_WORTH_TIMING = 100  # steps: fewer are done before their time would be known
+_WORTH_TIMING = 100  # steps: fewer are finished before their time is estimated
 
 
 class Settings(TypedDict, total=False):
-    """Settings in place of the recipe's.
+    """Settings that replace the recipe's.
 
     Attributes:
         lambdas: Rate-distortion weights: one, or one per rate level.
@@ -50,10 +50,10 @@ class Settings(TypedDict, total=False):
         batch: Crops per step over all devices.
         crop: Side of a crop in pixels.
         lr: Learning rate.
-        linear_steps: Updates of the linear phase before the first step, where the start is linear.
+        linear_steps: Updates of the linear phase before the first step, if the start is linear.
         cca: Weight of CCA's loss, which moves information into early slices; 0 is off.
         ema: Decay of the weights' moving average; 0 is off.
-        precision: 32-true (a GPU's convolutions in TF32, as torch has it) or bf16-mixed;
+        precision: 32-true (a GPU's convolutions in TF32, torch's default) or bf16-mixed;
             likelihoods stay in float32.
     """
 
@@ -93,27 +93,27 @@ def train(
     """Train a model, and compare it with JPEG and WebP; Ctrl-C saves, --resume continues.
 
     Args:
-        model: Preset, YAML file, compressai/NAME, or a codec of your own: FILE.py:FACTORY or
+        model: Preset, YAML file, compressai/NAME, or your own codec: FILE.py:FACTORY or
             package.module:FACTORY.
         data: Folder of images; by default the embedded photographs and dead leaves.
         out: Folder for weights, state and logs; by default runs/MODEL.
-        recipe: Source of every setting that is not given here: minute, laptop (ten minutes on two
-            cores for tcm-nano), hour, study, scratch, short or published.
-        settings: Settings in place of the recipe's.
+        recipe: Recipe for all settings not given here: minute, laptop (ten minutes on two cores
+            for tcm-nano), hour, study, scratch, short or published.
+        settings: Settings that replace the recipe's.
         seed: Seed of weights, crops and noise.
-        rate_levels: Learn this many rates in one run; 0 for one rate. By default 4 for a preset
-            by a recipe that leaves the lambdas open, such as laptop.
+        rate_levels: Number of rates to learn in one run; 0 for a single rate. By default 4 for a
+            preset with a recipe that leaves the lambdas open, such as laptop.
         overrides: Fields of the model to change.
         init: Checkpoint, or trained codec (tcm-nano), whose weights to start from.
         resume: Continue from the state in the folder.
         device: auto, cpu or cuda.
-        devices: Processes, one device each.
-        channels_last: Keep channels innermost in memory.
+        devices: Number of processes, one device each.
+        channels_last: Use the channels-last memory layout.
         compile: Compile the model first.
-        track: Trackers that take the log, too: tensorboard (by itself where installed), mlflow,
-            wandb (offline by default) or trackio; each is an extra of its name.
+        track: Trackers that also receive the log: tensorboard (always, if installed), mlflow, wandb
+            (offline by default) or trackio; each needs the extra of its name.
         eval_data: Folder of images to code afterwards; by default the embedded photographs.
-        skip_evaluation: Train only.
+        skip_evaluation: Train without evaluating.
     """
     lab = tcm_lab.training
     if skip_evaluation:
@@ -134,8 +134,8 @@ def train(
         chosen = _for_rates(chosen, adapter.rate_levels)
     if not (skip_evaluation or adapter.can_code):
         raise LabError(
-            f"{adapter.name}: codes no image to evaluate it by, since it lacks compress() or "
-            "decompress(). Add them, or train it with --skip-evaluation."
+            f"{adapter.name}: cannot be evaluated, since it lacks compress() or decompress(). Add "
+            "them, or train it with --skip-evaluation."
         )
     accelerator = _accelerator(device, devices)
     trackers = lab.open_trackers(track)
@@ -175,10 +175,10 @@ def train(
 
 
 def _accelerator(device: str, devices: int) -> Any:
-    """Return the device that was asked for, if there are so many of it.
+    """Return the requested device, if there are enough of them.
 
     Raises:
-        LabError: there are not.
+        LabError: there are not enough.
     """
     accelerator = options.choice("--device", device, ("auto", "cpu", "cuda"))
     if devices < 1:
@@ -194,7 +194,7 @@ def _accelerator(device: str, devices: int) -> Any:
 
 
 def _beginning(codec: Any, init: Path, start: str, settings: Settings, has_state: bool) -> str:
-    """Fill a codec by the checkpoint that ``--init`` names, and say so for the plan.
+    """Initialise a codec from the checkpoint of ``--init``, and return a note for the plan.
 
     Raises:
         LabError: the folder has a state to resume from, or the checkpoint doesn't fit.
@@ -202,7 +202,7 @@ def _beginning(codec: Any, init: Path, start: str, settings: Settings, has_state
     if has_state:
         raise LabError(
             f"--init {init}: the folder holds the state of a training that has begun. Leave --init "
-            "out to resume it, or name another --out."
+            "out to resume it, or choose another --out."
         )
     options.refuse_idle("--init", {"--linear-steps": settings.get("linear_steps")})
     tcm_lab.training.warm_start(codec, init)
@@ -210,7 +210,7 @@ def _beginning(codec: Any, init: Path, start: str, settings: Settings, has_state
 
 
 def _plan(recipe: Recipe, beginning: str) -> str:
-    """Say how a model will be trained, its lambdas included."""
+    """Describe how a model will be trained, including its lambdas."""
     crops = f"{recipe.batch} crop{'s' if recipe.batch > 1 else ''} of {recipe.crop}x{recipe.crop}"
     lambdas = ", ".join(f"{value:.3g}" for value in recipe.lambdas)
     what = "λ·255²·MSE + bpp" if recipe.metric == "mse" else "λ·(1 - MS-SSIM) + bpp"
@@ -219,7 +219,7 @@ def _plan(recipe: Recipe, beginning: str) -> str:
 
 
 def _show_beside_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: Path) -> None:
-    """Code images by a codec, JPEG and WebP; keep records and curves, and print a table."""
+    """Code images with a codec, JPEG and WebP; write records and curves, and print a table."""
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     with progress("coding") as on_progress:
         record = lab.evaluate(codec, images, recipe=recipe, on_progress=on_progress)
@@ -228,7 +228,7 @@ def _show_beside_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: P
         try:
             with progress(f"{name}, coding") as on_progress:
                 anchors.append(lab.evaluate_anchor(name, images, on_progress=on_progress))
-        except LabError as error:  # the training is done, and its curve stands without it
+        except LabError as error:  # the curve of the finished training is useful without it
             print(f"tcm-lab: warning: {error}", file=sys.stderr)
     write_atomically(folder / "rd.json", reporting.records_json([record, *anchors]))
     figure = reporting.plot_of("rd", [record, *anchors])
@@ -273,22 +273,22 @@ def evaluate(
 
     Args:
         models: Checkpoints, ours or in the layout of the authors' code, or trained codecs of the
-            package by name (tcm-nano); or codecs of your own, FILE.py:FACTORY or
+            package by name (tcm-nano); or your own codecs, FILE.py:FACTORY or
             package.module:FACTORY, and compressai/NAME.
-        arguments: Arguments of the factory of a codec of your own, such as width=24.
-        checkpoints: Weights of a codec of your own or of compressai/NAME, one file per lambda.
+        arguments: Arguments of your own codec's factory, such as width=24.
+        checkpoints: Weights of your own codec or of compressai/NAME, one file per lambda.
         data: Folder of images; by default the embedded evaluation photographs.
-        rates: Positions between the levels of a rate-conditioned model; by default its levels.
+        rates: Positions on or between a rate-conditioned model's levels; by default its levels.
         anchors: Codecs to compare with: jpeg and webp are run on the same images; vtm, bpg and
             other published curves are for Kodak images only.
-        metrics: Image metrics beside PSNR, PSNR-YUV (BT.709, 6:1:1), SSIM and MS-SSIM: lpips,
-            dists. They need the extra perceptual, and torchvision's AlexNet or VGG16 in torch's
-            cache.
+        metrics: Image metrics in addition to PSNR, PSNR-YUV (BT.709, 6:1:1), SSIM and MS-SSIM:
+            lpips, dists. They need the extra perceptual, and torchvision's AlexNet or VGG16 in
+            torch's cache.
         bd_rate: Add BD-rates against this anchor. Against jpeg and webp, neither side's file
             headers count; against published curves, whole files do.
         device: cpu or cuda.
-        precision: Arithmetic of the networks: float32, tf32 (of GPUs), bfloat16 or float16.
-        output: How the result is shown; another format is compressai, that of CompressAI's results.
+        precision: Arithmetic of the networks: float32, tf32 (GPUs only), bfloat16 or float16.
+        output: How the result is shown. compressai is another format, that of CompressAI's results.
     """
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     output.check("compressai")
@@ -335,8 +335,8 @@ def evaluate(
 
 
 def _trained(entry: Entry) -> Any:
-    """Return an entry's codec with weights that it was trained to."""
-    own = tcm_lab.codec.is_own(entry.model)  # its factory may give it weights
+    """Return an entry's codec with trained weights."""
+    own = tcm_lab.codec.is_own(entry.model)  # its factory may load weights
     return entry.codec() if own or entry.weights else tcm_lab.load_checkpoint(entry.model)
 
 
@@ -346,7 +346,7 @@ def _compressai_json(records: Sequence[RdRecord]) -> str:
     if len(curves) > 1 or len(curves[0].records) > 1:
         found = ", ".join(f"{c.label} ({len(c.records)} seeds)" for c in curves)
         raise LabError(
-            f"--format compressai: holds one curve of one seed, and these checkpoints make more: "
+            f"--format compressai: holds one curve of one seed, but these checkpoints make more: "
             f"{found}. Write a file for each."
         )
     return json.dumps(curves[0].records[0].to_compressai_json(), indent=1) + "\n"

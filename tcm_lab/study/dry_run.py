@@ -191,10 +191,10 @@ def _size_line(variants: Variants, survey: _Survey) -> str:
     outcomes = Counter(outcome.split(":")[0] for _, _, outcome in survey.variants)
     bounds = ", ".join(f"{name} {_sign(name)} {b:g}" for name, b in space.constraints.items())
     kinds = {
-        _TRAINED: f"within the constraints ({bounds})" if bounds else "buildable",
+        _TRAINED: f"within the constraints ({bounds})" if bounds else "can be built",
         "dropped": "outside",
         _REPEATED: "repeated",
-        "cannot be built": "not buildable",
+        "cannot be built": "can't be built",
     }
     parts = ", ".join(
         f"{outcomes[outcome]:,} {kind}" for outcome, kind in kinds.items() if outcomes[outcome]

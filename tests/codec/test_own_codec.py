@@ -176,7 +176,7 @@ def test_what_takes_weights_takes_the_arguments_that_they_were_made_with(
     assert run("analyze", "erf", make, *given, *erf) == 0
     capsys.readouterr()
     assert run("evaluate", "tcm-nano", "--set", "width=16") == 2
-    assert "--set width=16: is an argument of a codec of your own" in capsys.readouterr().err
+    assert "--set width=16: is for a codec of your own, such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_what_cannot_be_evaluated_is_said_before_it_is_trained(
     how = ("--recipe", "scratch", "--lambdas", "0.01", "--steps", "1", "--batch", "1")
     where = ("--data", folder / "images", "--out", tmp_path / "out")
     assert run("train", f"{tmp_path / 'uncoded.py'}:Plain", *how, *where) == 2
-    assert "Plain: codes no image to evaluate it by" in capsys.readouterr().err
+    assert "Plain: cannot be evaluated, since it lacks compress()" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run("train", f"{tmp_path / 'uncoded.py'}:Plain", *how, *where, "--skip-evaluation") == 0
 

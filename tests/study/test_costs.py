@@ -162,7 +162,7 @@ def test_a_dry_run_that_looks_at_a_part_of_a_grid_does_not_promise_it_for_the_wh
     text = f"name: toy\nbase: tcm-nano\nsize: [64, 64]\n{axes}\nsampler: grid"
     found = dry_run(prepare(parse_space(text, "toy.yaml", None), out=tmp_path / "toy"))
     assert "12 combinations" in found.lines[0]
-    assert "Of 1 examined: 1 buildable" in found.lines[0]
+    assert "Of 1 examined: 1 can be built" in found.lines[0]
     assert found.lines[1].startswith("Budget: about 12 trainings of 150 steps")
 
 
