@@ -528,7 +528,7 @@ def test_a_training_from_given_weights_keeps_them_says_so_and_resumes(
     code, out, err = train("--init", "tcm-nano", "--resume")
     assert code == 0
     assert "recipe minute from the weights of tcm-nano in place of its start, 1 step" in out
-    assert err.startswith(f"tcm-lab: warning: no state in {tmp_path / 'on'}; starting anew\n")
+    assert err.startswith(f"tcm-lab: warning: no state in {tmp_path / 'on'}; starting over\n")
     source, codec = (
         load_checkpoint(n) for n in ("tcm-nano", tmp_path / "on" / "model.safetensors")
     )
@@ -540,7 +540,7 @@ def test_a_training_from_given_weights_keeps_them_says_so_and_resumes(
     assert "--init tcm-nano: the folder holds the state of a training" in err
     code, _, err = train("--resume")
     assert code == 0
-    assert "starting anew" not in err
+    assert "starting over" not in err
 
 
 def test_a_model_that_is_set_to_one_rate_is_trained_at_one(

@@ -12,11 +12,11 @@ import tyro
 import tcm_lab
 from tcm_lab._utils.files import as_text, is_file
 from tcm_lab._utils.yaml import parse_value
-from tcm_lab.cli.options import SOME
+from tcm_lab.cli.options import AT_LEAST_ONE
 from tcm_lab.errors import LabError
 
 Models = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...", **SOME)
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...", **AT_LEAST_ONE)
 ]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Overrides = Annotated[

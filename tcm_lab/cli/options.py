@@ -25,12 +25,14 @@ Options = TypeVar("Options")
 
 UNSET = tyro.conf.arg(help_behavior_hint="")
 """Marks an option that is unset by default, so that help shows no default."""
-SOME = {"help_behavior_hint": "(at least one)"}
+AT_LEAST_ONE = {"help_behavior_hint": "(at least one)"}
 """Hint in help for an argument of several values."""
 File = Annotated[Path, tyro.conf.Positional]
-Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **SOME)]
+Files = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", **AT_LEAST_ONE)
+]
 Folders = Annotated[
-    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...", **SOME)
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...", **AT_LEAST_ONE)
 ]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, UNSET]
 _Imports = Annotated[

@@ -146,7 +146,7 @@ def train(
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of several processes
     has_state = lab.find_state(folder) is not None
     if resume and not has_state and is_first:
-        print(f"tcm-lab: warning: no state in {folder}; starting anew", file=sys.stderr)
+        print(f"tcm-lab: warning: no state in {folder}; starting over", file=sys.stderr)
     beginning = "" if init is None else _beginning(codec, init, chosen.start, settings, has_state)
     if init is not None:
         chosen = chosen.without_start()
@@ -171,7 +171,7 @@ def train(
         return
     print(f"{folder}: {record.steps} steps, {record.bpp:.3f} bpp, {record.psnr_db:.2f} dB")
     if judged_on is not None:
-        _show_beside_anchors(codec, judged_on, record.recipe, folder)
+        _compare_with_anchors(codec, judged_on, record.recipe, folder)
 
 
 def _accelerator(device: str, devices: int) -> Any:
@@ -218,7 +218,7 @@ def _plan(recipe: Recipe, beginning: str) -> str:
     return f"recipe {recipe.name}{beginning}, {steps}, λ = {lambdas} ({what})"
 
 
-def _show_beside_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: Path) -> None:
+def _compare_with_anchors(codec: Any, images: ImageSet, recipe: Recipe, folder: Path) -> None:
     """Code images with a codec, JPEG and WebP; write records and curves, and print a table."""
     lab, reporting = tcm_lab.evaluation, tcm_lab.reporting
     with progress("coding") as on_progress:
@@ -295,15 +295,15 @@ def evaluate(
     place = checked_device(device, "--device")
     chosen = checked_precision(precision, place, "--precision")
     wanted = dict.fromkeys([*anchors, *([bd_rate] if bd_rate else [])])
-    beside = [name for name in get_args(lab.Anchor) if name in wanted]
+    runnable = [name for name in get_args(lab.Anchor) if name in wanted]
     if output.chosen == "compressai":
         options.refuse_idle("the format compressai", {"--anchors": anchors, "--bd-rate": bd_rate})
     if output.chosen == "json":  # of records
-        unmeasured = [name for name in anchors if name not in beside]
+        unmeasured = [name for name in anchors if name not in runnable]
         idle = {f"--anchors {' '.join(unmeasured)}": unmeasured, "--bd-rate": bd_rate}
         options.refuse_idle("the format json", idle)
     images = tcm_lab.data.open_images(data, "eval")
-    published = [name for name in wanted if name not in beside]
+    published = [name for name in wanted if name not in runnable]
     curves = options.curves_on_kodak(published, images.names, images.origin)
     lab.check_requested(metrics)
     records = []
@@ -319,13 +319,13 @@ def evaluate(
     if output.chosen == "compressai":
         output.write(_compressai_json(records))
         return
-    for name in beside:
+    for name in runnable:
         with progress(f"{name}, coding") as on_progress:
             found = lab.evaluate_anchor(name, images, metrics=metrics, on_progress=on_progress)
         records.append(found)
     tables = [reporting.rd_table(records, published=curves)]
     if bd_rate:
-        counted: Counted = "payload" if bd_rate in beside else "file"
+        counted: Counted = "payload" if bd_rate in runnable else "file"
         found_curves = lab.measured_curves(records)
         measured = {curve.label: curve.curve(counted=counted) for curve in found_curves}
         known = measured | {curve.name: curve for curve in curves}

@@ -19,7 +19,7 @@ from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import write_tables
 from tcm_lab.study.run import Display, run_study
-from tcm_lab.study.space import Space, beside, check_estimator, load_space
+from tcm_lab.study.space import Space, check_estimator, find_in, load_space
 
 TRUTH = "truth"
 
@@ -48,7 +48,7 @@ class Plan(Frozen):
         Raises:
             ConfigError: the space's estimator is not ``train``, or an estimator does not suit it.
         """
-        truth = load_space(beside(folder, self.space))
+        truth = load_space(find_in(folder, self.space))
         if truth.estimator != Train():
             raise ConfigError(
                 f"{self.space}: estimator = {truth.estimator.type}; a plan's space is trained, so "

@@ -260,14 +260,14 @@ def _sections(
     }
     pareto = [image for stem, image in images.items() if stem.startswith("pareto")]
     failed = [f"{label} could not be trained: {why}" for label, why in result.failed.items()]
-    beside = [tables["jpeg"]] if "jpeg" in tables else []
+    jpeg = [tables["jpeg"]] if "jpeg" in tables else []
     pieces: dict[str, Sequence[Piece]] = {
         "Variants": [*pareto, tables["table"], *failed],
         "Finalists, trained": [images["predicted"], tables["predicted"], tables["finalists"]]
         if "predicted" in images
         else [],
         "Ablation": [images["ablation"], tables["ablation"]] if "ablation" in tables else [],
-        "Rate and distortion": [images["rd"], *beside, tables["rates"]] if "rd" in images else [],
+        "Rate and distortion": [images["rd"], *jpeg, tables["rates"]] if "rd" in images else [],
         "Original and decoded": decoded,
         "How the differences move with the budget": [images["budget"], tables["budget"]]
         if "budget" in images

@@ -168,7 +168,7 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     Later calls may ask for more trials or seeds; the stored space is then updated.
 
     Raises:
-        LabError: the message names what changed and how to start anew.
+        LabError: the message names what changed and how to start over.
     """
     space, study, out = context.space, queue.study, context.out
     facts: dict[str, Any] = space.model_dump(mode="json", exclude={"title", "imports"})
@@ -195,7 +195,7 @@ def _check_same_study(queue: TrialQueue, context: StudyContext) -> None:
     if changes:
         raise LabError(
             f"{out}: holds a study of another space: {'; '.join(changes[:3])}"
-            f"{'; …' if len(changes) > 3 else ''}. To start anew, choose another folder with "
+            f"{'; …' if len(changes) > 3 else ''}. To start over, choose another folder with "
             "--out, or remove this one; to resume, undo the change."
         )
     stored = study.user_attrs["full_space"]

@@ -196,14 +196,14 @@ class Space(Frozen):
     def _are_imported(cls, sources: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         """Import the modules first, since later fields may need what they register."""
         folder: Path | None = (info.context or {}).get("folder")
-        modules = tuple(beside(folder, source) for source in sources)
+        modules = tuple(find_in(folder, source) for source in sources)
         import_layers(modules)
         return modules
 
     @field_validator("base")
     @classmethod
     def _is_found(cls, base: str, info: ValidationInfo) -> str:
-        return beside((info.context or {}).get("folder"), base)
+        return find_in((info.context or {}).get("folder"), base)
 
     @model_validator(mode="after")
     def _is_sound(self) -> Space:
@@ -376,6 +376,6 @@ def check_estimator(space: Space) -> None:
             raise ConfigError(f"{what}: {error}") from None
 
 
-def beside(folder: Path | None, name: str) -> str:
+def find_in(folder: Path | None, name: str) -> str:
     """Return the path of a file in ``folder``, or ``name`` unchanged if there is no such file."""
     return str(folder / name) if folder is not None and is_file(folder / name) else name

@@ -260,7 +260,7 @@ def _between_evaluations(compared: Comparison) -> Interval:
     """Return the difference between evaluations, with its interval over images and seeds.
 
     Seeds that both sides have are paired. The variation between seeds is the recipe's measured
-    noise if there is any, else that of the seeds at hand.
+    noise if there is any, else that of the available seeds.
 
     Raises:
         LabError: the evaluations are not comparable.

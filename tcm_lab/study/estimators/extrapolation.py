@@ -118,7 +118,7 @@ def extrapolate(
         end: last step of the fit; a cooldown after it may bend the curve for other reasons than
             learning more.
         seed_sd: standard deviation between seeds of such a difference, measured elsewhere; by
-            default, that of the seeds at hand if there are several.
+            default, that of the available seeds if there are several.
         seed: seed of the draws.
 
     Raises:

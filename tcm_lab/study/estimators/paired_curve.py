@@ -110,7 +110,7 @@ def paired_curve(rows: PairedRows, *, seed_sd: float = 0.0) -> PairedCurve:
     Args:
         rows: the curve.
         seed_sd: standard deviation between seeds of such a difference, measured elsewhere; by
-            default, that of the seeds at hand if there are several.
+            default, that of the available seeds if there are several.
     """
     steps, data = np.array(rows.steps), np.array(rows.percent)
     count = max(2, min(_WINDOWS, len(steps) // FEWEST_ROWS))
@@ -181,7 +181,7 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
 
 
 def seed_noise(data: _Array, seed_sd: float) -> float:
-    """Return the standard deviation that seeds add to the mean over the seeds at hand, (S, N)."""
+    """Return the standard deviation that seeds add to the mean over the available seeds, (S, N)."""
     if seed_sd:
         return seed_sd / math.sqrt(len(data))
     return mean_noise(data.mean(axis=1))

@@ -164,7 +164,7 @@ class _SwapCosts:
         if not self._weights.exists():
             raise FileError(
                 f"{self._weights}: the baseline's weights, which every swap needs, are missing. "
-                "Restore them, or start anew in another folder with --out."
+                "Restore them, or start over in another folder with --out."
             )
         return _loaded(str(self._weights), self._weights.stat().st_mtime_ns)
 

@@ -114,7 +114,7 @@ class Supernet(Estimator):
         if base is None:
             raise FileError(
                 f"{kept}: the baseline's cost, which all are compared with, is missing. Restore "
-                "it, or start anew in another folder with --out."
+                "it, or start over in another folder with --out."
             )
         spread = sd_over_images(cost.shares - base.shares)
         estimate = Estimate(log_cost=cost.log_cost, sd_percent=spread)
