@@ -161,13 +161,14 @@ def agreement_table(
         rows=tuple(rows),
         footer=(
             f"Truth: {recipe.steps:,} steps of {recipe.name}; seeds: "
-            f"{max(record.seed for record in trained) + 1}. τ is Kendall's between the "
-            "costs against the baseline, its 95 % interval over variants and seeds; τ between "
-            "seeds is the agreement of two seeds of one side, the most that noise lets a ranking "
-            "reach.",
-            "Regret: what the variant that is ranked first costs more, trained, than the best. "
-            "Bias: mean of estimated minus trained, above 0 in favour of the baseline. Error: its "
-            "root mean square. CPU seconds are a worker's, whatever variants share included.",
+            f"{max(record.seed for record in trained) + 1}. τ is Kendall's τ between the "
+            "costs relative to the baseline, with its 95 % interval over variants and seeds; τ "
+            "between seeds is the agreement of two seeds on one side, the most that noise lets a "
+            "ranking reach.",
+            "Regret: trained cost of the variant that is ranked first, above the best. Bias: mean "
+            "of estimated minus trained cost, above 0 in favour of the baseline. Error: root mean "
+            "square of the same. CPU seconds are those of a worker, including work that variants "
+            "share.",
         ),
     )
 

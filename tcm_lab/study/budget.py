@@ -121,12 +121,12 @@ def budget_table(found: Sequence[Course]) -> Table:
         columns=columns,
         rows=tuple(rows),
         footer=(
-            f"Training losses on the same crops, noise and rates, means over windows of "
-            f"{steps // len(found[0].curve.windows):,} steps, every rate alike; intervals over "
-            "steps and seeds.",
-            "Predictions: a power law of the steps, fitted from a fifth of them on up to any "
-            "cooldown, with the width that its unknown power leaves. They hold for the same "
-            "schedule, longer, and are hypotheses until trained.",
+            f"Training losses on the same crops, noise and rates: means over windows of "
+            f"{steps // len(found[0].curve.windows):,} steps, every rate with equal weight; "
+            "intervals over steps and seeds.",
+            "Predictions: a power law of the steps, fitted from a fifth of them up to any "
+            "cooldown; intervals include the uncertainty of its power. They hold for a longer "
+            "training with the same schedule, and are hypotheses until trained.",
         ),
     )
 
@@ -151,7 +151,7 @@ def _reach(each: Course) -> str:
     """Describe the largest budget for which the sign of the difference is certain."""
     evaluated = each.summary.intervals.get(ESTIMATED)
     if isinstance(evaluated, IncompleteInterval):
-        return f"takes more {evaluated.lacks} to say"
+        return f"unknown without more {evaluated.lacks}"
     if each.ahead is None:
         return "too few losses to tell"
     times = each.ahead.widest(TIMES[-1])

@@ -125,8 +125,8 @@ def finalist_finding(found: Finalists, estimator: str) -> str:
     return (
         f"{start}Kendall's τ between predicted and trained cost is {tau.value:+.2f} "
         f"[{tau.low:+.2f}, {tau.high:+.2f}], predictions are off by {bias.value:+.2f} % "
-        f"[{bias.low:+.2f}, {bias.high:+.2f}] on average. Finalists are alike, so that their "
-        "order is harder to tell than that of all variants."
+        f"[{bias.low:+.2f}, {bias.high:+.2f}] on average. Finalists are similar, so their order "
+        "is harder to predict than that of all variants."
     )
 
 

@@ -275,8 +275,8 @@ def of_same_seeds(
 def noise_for(group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> Noise | None:
     """Return the measured noise of two codecs' difference, unless their own seeds contradict it.
 
-    They do if they vary by significantly more (one F-test in twenty says so by chance). The seeds
-    at hand then widen the interval, as if nothing had been measured.
+    They do if they vary by significantly more (one F-test in twenty says so by chance). The
+    available seeds then widen the interval, as if nothing had been measured.
     """
     noise, pair = noise_between(group[0], baseline[0]), of_same_seeds(group, baseline)
     if noise is None or pair is None or len(pair) < _FEWEST_SEEDS:

@@ -30,8 +30,8 @@ _COLUMNS = (
     "bd_rate_percent", "encode_ms", "decode_ms",
 )  # fmt: skip
 """Metrics that a study's table shows in addition to those of the space."""
-_BY_SEEDS = ", widened by what the seeds at hand differ by (Student's distribution)"
-_OF_ONE_IMAGE = "not over images, of which one was coded"
+_BY_SEEDS = ", widened by the variation between the available seeds (Student's distribution)"
+_OF_ONE_IMAGE = "not over images, since only one was coded"
 _FEW = 3  # variants, the baseline included
 _MOST_NAMED = 6
 _CHANGES = ("parameters", "kmacs_per_px", "decode_ms")
@@ -224,22 +224,22 @@ def _resampled(summaries: Sequence[VariantSummary]) -> str:
     measured = sorted((noise for noise in known if noise), key=lambda noise: noise.seed_sd)
     if len(measured) < len(known):
         several = any(len(summary.records) > 1 for summary in summaries)
-        one = "the images; with one seed each, they tell no variants apart"
+        one = "the images; with one seed each, they cannot tell variants apart"
         return f"the images{_BY_SEEDS}" if several else one
     shown = "; ".join(_measured(noise, several=len(measured) > 1) for noise in measured)
     text = (
-        "the images, with the variation between seeds that was measured for "
+        "the images, plus the variation between seeds measured for recipe "
         f"{baseline.first.recipe.name} ({shown})"
     )
     if more := [label for label, noise in found.items() if noise is None]:
         names = " and ".join(more) if len(more) <= _MOST_NAMED else f"{len(more)} variants"
-        text += f"; those of {names}, whose seeds vary by more, are{_BY_SEEDS[1:]}"
+        text += f"; those of {names}, whose seeds vary more, are{_BY_SEEDS[1:]}"
     return text
 
 
 def _measured(noise: Noise, *, several: bool) -> str:
     """Describe how much seeds vary and, if that depends on the changes, for which ones."""
-    where = " where g_a and g_s alone change" if noise.changes == "transforms" else " elsewhere"
+    where = " where only g_a and g_s change" if noise.changes == "transforms" else " elsewhere"
     return (
         f"{noise.seed_sd:.2g} % of Lagrangian cost for one seed{where * several}; {noise.variants} "
         f"variants of {noise.base}, {noise.seeds} seeds each"
@@ -290,7 +290,7 @@ def footer(
         )
     if any(summary.intervals for summary in summaries) and first.estimator == Train():
         if len(first.evaluation.points[0].images) < FEWEST:
-            lines.append(f"Intervals: {_OF_ONE_IMAGE}; they tell no variants apart.")
+            lines.append(f"Intervals: {_OF_ONE_IMAGE}; they cannot tell variants apart.")
         else:
             alone = " Each interval stands alone: about one in twenty excludes 0 by chance."
             lines.append(
@@ -300,7 +300,7 @@ def footer(
     if has_letters and any(summary.group for summary in summaries):
         lines.append(
             f"Variants that share a letter are not distinguishable by their {space.quality.label} "
-            "(95 % interval of the difference of each two, one by one)."
+            "(95 % interval of each pairwise difference)."
         )
     lines += _without_bd_rate(summaries)
     evaluations = [rd for summary in summaries for rd in summary.evaluations]

@@ -364,7 +364,7 @@ def test_intervals_of_one_image_are_incomplete_however_well_the_seeds_are_known(
         assert f"takes more {lacks} ({more}" in said
         assert "with one image, the intervals leave out the variation between images" in said
         footer = " ".join(trial_table([baseline, *others], study.space).footer)
-        assert "Intervals: not over images, of which one was coded" in footer
+        assert "Intervals: not over images, since only one was coded" in footer
     complete = summarise(study.records, study.space)[1].intervals.values()
     assert {type(interval) for interval in complete} == {Interval}
 

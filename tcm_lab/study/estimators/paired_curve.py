@@ -170,8 +170,8 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
     Args:
         data: rows of each seed.
         noise: standard deviation of one row, from `row_noise`.
-        seed_sd: standard deviation between seeds, measured elsewhere; by default, that of the seeds
-            at hand if there are several.
+        seed_sd: standard deviation between seeds, measured elsewhere; by default, that of the
+            available seeds if there are several.
     """
     seeds, count = data.shape
     between = seed_noise(data, seed_sd)

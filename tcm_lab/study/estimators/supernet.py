@@ -59,9 +59,9 @@ class Supernet(Estimator):
 
     type: str = "supernet"
     bias = (
-        "favours variants that agree with the largest one, shows small ones as their share of "
-        "common weights rather than as trained alone, and trains options with weights of their own "
-        "only where a step draws them"
+        "favours variants similar to the largest one, shows small ones with shared weights rather "
+        "than as trained alone, and trains options with separate weights only in steps that draw "
+        "them"
     )
     over = "images"
     baseline_first = True
