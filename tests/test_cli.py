@@ -298,7 +298,7 @@ def test_names_are_matched_as_python_does_also_where_files_have_no_case(
     for options in ([], ["--trained"]):
         code, out, error = run("models", "TCM-*", *options)
         assert (code, out) == (2, "")
-        assert "no model has a name like this" in error
+        assert "no model's name matches" in error
         assert "tcm-nano" in run("models", "tcm-*", *options)[1].split()
 
 
@@ -664,7 +664,7 @@ def test_published_curves_stand_beside_those_measured_on_kodak(run: Run, tmp_pat
     (tmp_path / "rd.json").write_text(text)
     code, _, err = run(*words)
     assert code == 2
-    assert f"dcae: published curves are for Kodak images, and {tmp_path}" in err
+    assert f"dcae: published curves are for Kodak images, but {tmp_path}" in err
     name = record.points[0].images[0].name
     (tmp_path / "rd.json").write_text(text.replace(json.dumps(name), '"kodim01.png"'))
     assert run(*words)[0] == 0

@@ -157,6 +157,6 @@ def _is_new(record: logging.LogRecord) -> bool:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print our own warnings in one line each; skip other packages', which are for developers."""
+    """Print our own warnings in one line each; hide other packages', which are for developers."""
     if category.__module__.startswith("tcm_lab"):
         print(f"tcm-lab: warning: {message}", file=sys.stderr)

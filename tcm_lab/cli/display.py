@@ -140,7 +140,7 @@ class Display:
 
 
 def _text_of(event: Event) -> str:
-    """Return what happened, for a line of a log."""
+    """Return the text of an event for a line of a log."""
     if event.kind == "waiting":
         return "waiting for the other workers"
     texts = {

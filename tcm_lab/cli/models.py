@@ -92,12 +92,12 @@ def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> 
     foreign = [model for model in models if tcm_lab.codec.is_foreign(model)]
     if arguments and not foreign:
         raise LabError(
-            f"--set {arguments[0]}: is for a codec of your own, such as my_codec.py:factory. "
-            "Trained codecs cannot be changed."
+            f"--set {arguments[0]}: applies only to a codec of your own, such as "
+            "my_codec.py:factory. Trained codecs cannot be changed."
         )
     if checkpoints and not foreign:
         raise LabError(
-            "--checkpoint: is for a codec of your own, such as my_codec.py:factory, or for "
+            "--checkpoint: applies only to a codec of your own, such as my_codec.py:factory, or to "
             "compressai/NAME. Give a checkpoint of ours as a MODEL."
         )
     if len(foreign) > 1 and checkpoints and len(checkpoints) != len(foreign):

@@ -110,7 +110,7 @@ def models(
     known = tcm_lab.codec.trained_names() if trained else tcm_lab.list_models()
     names = matching(known, pattern)
     if not names:
-        raise LabError(f"'{pattern}': no model has a name like this.{near(pattern, known)}")
+        raise LabError(f"'{pattern}': no model's name matches.{near(pattern, known)}")
     print("\n".join(names))
 
 

@@ -43,7 +43,7 @@ class StudyData:
 
 
 class Trainer(Protocol):
-    """Trains and evaluates codecs: `CodecTrainer`, or a surrogate with the same interface."""
+    """Trains and evaluates codecs: ``CodecTrainer``, or a surrogate with the same interface."""
 
     def __call__(self, task: Task, watch: Watch) -> Outcome:
         """Train and evaluate one codec.

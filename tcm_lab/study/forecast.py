@@ -85,7 +85,7 @@ def resolution_line(context: StudyContext, recipe: Recipe) -> str:
     if images < FEWEST:
         return (
             f"Resolution: unknown, since {images} image does not show the variation between "
-            "images; give a folder of more with --eval-data."
+            "images; give more with --eval-data."
         )
     size = noise.resolution(seeds, images)
     base = context.variants.base.name

@@ -104,7 +104,7 @@ class Noise(Frozen):
 
 
 def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -> Changes:
-    """Return what the configurations of variants, as stored in records, change in the base's."""
+    """Return what variants change in the base, from configurations as stored in records."""
 
     def rest(config: Mapping[str, Any]) -> dict[str, Any]:
         return {name: part for name, part in config.items() if name not in BEYOND_LINEAR_PHASE}

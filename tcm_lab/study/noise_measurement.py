@@ -80,14 +80,14 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     ]
     if not variants:
         raise LabError(
-            "no variant was trained with two of the baseline's seeds, between which noise could be "
-            "measured. Train an ablation with budget.seeds of 2 or more."
+            "no variant was trained with two of the baseline's seeds, which measuring noise needs. "
+            "Train an ablation with budget.seeds of 2 or more."
         )
     base = next(iter(seeds.values()))
     if len(base.evaluation.points[0].images) < FEWEST:
         raise LabError(
-            "the study coded one image, but the variation between images needs two. Give a folder "
-            "of more with --eval-data."
+            "the study coded one image, but measuring the variation between images needs two or "
+            "more. Give them with --eval-data."
         )
     costs = _by_seed(_cost_percent, variants)
     seed_sd, freedom = _between_seeds(costs)

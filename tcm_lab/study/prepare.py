@@ -36,7 +36,7 @@ def prepare(
         storage: address of the database; an SQLite file in ``out`` by default.
         trials: number of variants to train, instead of the budget's.
         cache: folder of records shared between studies.
-        trainer: trains and evaluates codecs; `CodecTrainer` by default.
+        trainer: trains and evaluates codecs; ``CodecTrainer`` by default.
 
     Raises:
         LabError: images or an image metric's weights are missing, trainings minimise a distortion

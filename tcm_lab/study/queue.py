@@ -1,9 +1,9 @@
 """The trial queue: a study's trials in its database, shared by workers that may be killed.
 
-A trial's key identifies its codec and seed. A worker that wants to train it claims the key with a
-row that the database keeps unique, so of all workers on all machines exactly one gets it. A claim
-needs no release: it is free again once the trial that holds it has failed without a reason, or is
-queued again.
+A trial's key identifies its codec and seed. To train it, a worker claims the key by inserting a row
+that the database keeps unique, so of all workers on all machines exactly one gets it. A claim needs
+no release: it is free again once the trial that holds it has failed without a reason, or is queued
+again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _KEPT = {"key", "seed", "baseline", "finalist", "begun", "retries", "rungs"}
 def open_queue(
     url: str, name: str, directions: Sequence[Goal] | None = None
 ) -> Iterator[TrialQueue]:
-    """Open a study's queue for a block, in which database errors become one-line messages.
+    """Open a study's queue for a block, and turn database errors into one-line messages.
 
     Args:
         url: address of the database.
@@ -144,7 +144,7 @@ class TrialQueue:
 
     @hold_interrupts()
     def note(self, trial: Trial, **attributes: Any) -> None:
-        """Write attributes of a trial, unless another worker took it for lost and ended it."""
+        """Write attributes of a trial, unless another worker has declared it lost and ended it."""
         with suppress(UpdateFinishedTrialError):
             for name, value in _plain(attributes).items():
                 trial.set_user_attr(name, value)
@@ -193,7 +193,7 @@ class TrialQueue:
             self._replace(frozen, begun=True)
 
     def _succeed(self, frozen: FrozenTrial) -> None:
-        """Queue the training of a trial that others took for lost, unless they have queued it."""
+        """Queue the training of a trial that others declared lost, unless they have queued it."""
         key, discarded = map(frozen.user_attrs.get, ("key", "discarded"))
         if discarded is None and key not in self.keys("WAITING", "RUNNING", "COMPLETE", "PRUNED"):
             self.try_again(frozen.number, begun=True)
@@ -302,7 +302,7 @@ class TrialQueue:
     def finish(self, trial: Trial, record: TrialRecord, values: Sequence[Number] | None) -> bool:
         """Store a finished training; without values, it was stopped at a rung.
 
-        Returns False if another worker took the trial for lost: its successor finds the record.
+        Returns False if another worker declared the trial lost: its successor finds the record.
         """
         state = "PRUNED" if values is None else "COMPLETE"
         self._end(trial, state, record.violations, values, record=record)

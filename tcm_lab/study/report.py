@@ -74,7 +74,7 @@ _LACKING = {
         "--eval-data and budget.seeds",
     ),
 }
-"""By what an interval lacks: what it covers, what it compares, and the setting that gives more."""
+"""By what an interval lacks: what it covers, what it compares, and the setting to raise."""
 
 
 @dataclass(frozen=True)

@@ -235,8 +235,8 @@ def _name_in(url: str, folder: Path) -> str:
         close_storage(storage)
     if name not in names and len(names) != 1:
         raise LabError(
-            f"{shown(url)}: holds no study '{name}', only {one_of(names) or 'none at all'}. Give "
-            "the folder in which the study was begun."
+            f"{shown(url)}: holds no study '{name}' (it holds {one_of(names) or 'none'}). Give the "
+            "folder in which the study was begun."
         )
     return name if name in names else names[0]
 

@@ -127,7 +127,7 @@ def _make_folder(folder: Path, option: str) -> None:
 
 
 def _refuse_published(context: StudyContext) -> None:
-    """Refuse a folder in which no study was begun if it holds files that this one would overwrite.
+    """Refuse a folder without a study of its own if it holds files that this one would overwrite.
 
     Raises:
         LabError: the message names the file.

@@ -257,7 +257,7 @@ class Space(Frozen):
         return tuple(name for name in judged if METRICS[name].on_request)
 
     def rung_steps(self, recipe: Recipe) -> tuple[int, ...]:
-        """Return the steps after which a variant may be stopped, in tens, as trainings report."""
+        """Return the steps after which a variant may be stopped; trainings report every ten."""
         at = sorted({round(share * recipe.steps / 10) * 10 for share in self.budget.rungs})
         return tuple(step for step in at if 0 < step < recipe.steps)
 

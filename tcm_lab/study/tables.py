@@ -308,7 +308,7 @@ def footer(
 
 
 def _without_bd_rate(summaries: Sequence[VariantSummary]) -> list[str]:
-    """Explain why some evaluated variants have no BD-rate, if any has none."""
+    """Explain why some evaluated variants have no BD-rate, if any lack one."""
     compared = [s for s in summaries if s.is_complete and s.evaluations and not s.is_baseline]
     has_one = ["bd_rate_percent" in summary.metrics for summary in compared]
     if all(has_one):

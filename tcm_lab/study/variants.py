@@ -182,7 +182,7 @@ class Variants:
         return self.different(chain([self.baseline().params], self.points()))
 
     def different(self, points: Iterable[Params]) -> Iterator[Variant]:
-        """Yield the variant of each point that makes a codec which no earlier point makes."""
+        """Yield the variants of points, skipping codecs that can't be built or came before."""
         seen = set()
         for params in points:
             try:

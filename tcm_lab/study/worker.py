@@ -175,7 +175,8 @@ class Training:
             return
         kind: EventKind = "known" if known else record.state
         if not counts:
-            self._report("aside", text="done, but was taken for lost; another worker reports it")
+            lost = "done, but had been declared lost; another worker reports it"
+            self._report("aside", text=lost)
             return
         self._report(kind, record.steps, self._result(record, judged))
 

@@ -176,7 +176,7 @@ def test_what_takes_weights_takes_the_arguments_that_they_were_made_with(
     assert run("analyze", "erf", make, *given, *erf) == 0
     capsys.readouterr()
     assert run("evaluate", "tcm-nano", "--set", "width=16") == 2
-    assert "--set width=16: is for a codec of your own, such as" in capsys.readouterr().err
+    assert "--set width=16: applies only to a codec of your own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

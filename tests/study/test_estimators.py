@@ -209,7 +209,7 @@ def test_the_sampler_is_never_told_of_finalists_before_its_search_ends(tmp_path:
             ("estimator:", "objectives: [bd_rate_percent, kmacs_per_px]\nestimator:"),
             "estimates lagr",
         ),
-        (("{type: paired-loss, steps: 60}", "linear-phase"), "recipe scratch has none"),
+        (("{type: paired-loss, steps: 60}", "linear-phase"), "recipe scratch has no linear phase"),
         (("{type: paired-loss, steps: 60}\n", "train\n"), None),
     ],
 )

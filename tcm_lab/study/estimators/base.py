@@ -171,7 +171,7 @@ class Estimator(Frozen):
         return recipe
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines the result of ``run`` besides codec, recipe, seed and images."""
+        """Return the facts that determine ``run``, besides codec, recipe, seed and images."""
         return self.model_dump(mode="json")
 
     @abstractmethod
@@ -219,7 +219,7 @@ class Estimator(Frozen):
         return _between_evaluations(compared)
 
     def findings(self, trials: Path) -> list[str]:
-        """Return sentences on what the estimator's own checks show in a study's trials folder."""
+        """Return sentences about the estimator's own checks in a study's folder of trials."""
         del trials
         return []
 
