@@ -166,7 +166,7 @@ class Output:
     Attributes:
         format: One of markdown, latex, csv, json and html; by default that of --out's suffix, or
             markdown on a terminal.
-        out: File to write instead of printing.
+        out: File to write the result to, instead of printing it.
     """
 
     format: Annotated[str | None, UNSET] = None

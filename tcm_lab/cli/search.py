@@ -63,7 +63,7 @@ def run(
         dry_run: List the variants with their costs and those that constraints drop; train nothing.
         estimate_time: Like --dry-run, and time some steps of some variants, which takes a minute.
         time_coding: Like --dry-run, and time encoding and decoding of every variant.
-        open: Show the report in the browser when it is written.
+        open: Open the report in the browser once it is written.
     """
     study = tcm_lab.study
     where = options.choice("--launcher", launcher, ("local", "slurm"))
@@ -123,7 +123,7 @@ def report(
             records.jsonl.
         eval_data: Folder of the study's evaluation images, to measure JPEG on them if the study
             lacks it or an earlier version measured it.
-        open: Show the report in the browser.
+        open: Open the report in the browser.
     """
     result = tcm_lab.study.open_result(folder, storage)
     if eval_data is not None:

@@ -110,8 +110,8 @@ def train(
         devices: Number of processes, one device each.
         channels_last: Use the channels-last memory layout.
         compile: Compile the model first.
-        track: Trackers that also receive the log: tensorboard (always, if installed), mlflow, wandb
-            (offline by default) or trackio; each needs the extra of its name.
+        track: Trackers that also receive the log: tensorboard (automatic if installed), mlflow,
+            wandb (offline by default) or trackio; each needs the extra of its name.
         eval_data: Folder of images to code afterwards; by default the embedded photographs.
         skip_evaluation: Train without evaluating.
     """
