@@ -80,7 +80,7 @@ def _check_baseline(variants: Variants) -> None:
         has = ", ".join(f"{name} = {value:.6g}" for name, (value, _) in over.items())
         raise ConfigError(
             f"constraints: {bounds}, but the baseline {baseline.config.name} has {has}, and the "
-            "baseline is always trained. Raise the bound, or choose a smaller base."
+            "baseline is always trained. Relax the bound, or choose another base."
         )
 
 
