@@ -1,7 +1,7 @@
-"""Everything that is checked, made or measured here, by name: ``nox -l`` lists it.
+"""Sessions that check, build or measure the project; ``nox -l`` lists them.
 
-Each session runs in the environment that nox itself runs in when called with ``--no-venv`` (as the
-README's test command does), or in one of its own.
+With ``--no-venv`` (as in the README's test command), each session runs in the environment of nox
+itself; otherwise each has its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2024.10"
 
-#: Two processes whose threads would otherwise spin while they wait for each other's.
+#: Two processes, whose threads must not spin while they wait for each other.
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 WAITS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-#: What another Python or another library may break: annotations, torch, NumPy, files.
+#: Tests of what a different Python or library version may break: annotations, torch, NumPy, files.
 FAST = (
     "tests/test_public_surface.py", "tests/test_errors.py", "tests/test_stats.py", "tests/data",
     "tests/codec/test_coding.py", "tests/complexity/test_layers.py",
@@ -36,7 +36,7 @@ def _install(session: nox.Session, *extras: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, types, and the layers of packages."""
+    """Check style, types and the layering of packages."""
     _install(session)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -46,14 +46,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests; arguments go to pytest."""
+    """Run all tests; arguments go to pytest."""
     _install(session)
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=WAITS)
 
 
 @nox.session
 def fast(session: nox.Session) -> None:
-    """A minute of tests of what another Python, torch or NumPy may break."""
+    """Run a minute of tests that a different Python, torch or NumPy may break."""
     if session.virtualenv.is_sandboxed:
         session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *PARALLEL, *(session.posargs or FAST), env=WAITS)
@@ -68,14 +68,14 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """All tests, and which lines and branches of the package they reach."""
+    """Run all tests with line and branch coverage of the package."""
     _install(session)
     session.run("python", "-m", "pytest", "--cov", "--cov-report=term-missing:skip-covered")
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Which share of small faults of the core the tests notice; half an hour and more."""
+    """Measure the share of small faults in the core that the tests detect; half an hour or more."""
     _install(session, "mutants")
     for step in ("cover", "judge", "report"):
         session.run("python", "tests/mutation/mutants.py", step)
@@ -90,7 +90,7 @@ def notebooks(session: nox.Session) -> None:
 
 @nox.session
 def study(session: nox.Session) -> None:
-    """The main job: the packaged study of the convolution/transformer split."""
+    """Run the main job: the packaged study of the convolution/transformer split."""
     _install(session)
     space = session.posargs or ["--space", "configs/split.yaml"]
     session.run("python", "-m", "tcm_lab.study", *space)
@@ -98,7 +98,7 @@ def study(session: nox.Session) -> None:
 
 @nox.session
 def tables(session: nox.Session) -> None:
-    """Make the complexity tables under studies/ again; they must come out as they are."""
+    """Regenerate the tables under studies/; they must match the committed ones."""
     _install(session)
     session.run("python", "studies/make_tables.py")
     session.run("git", "diff", "--exit-code", "--stat", "--", "studies", external=True)
@@ -106,29 +106,29 @@ def tables(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation site in docs-html/; a warning ends it."""
+    """Build the documentation site in docs-html/; any warning is an error."""
     _install(session)
     session.run("python", "tests/docs/build.py", *(session.posargs or ["docs-html"]))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Speed against a plain baseline, as ratios in one run."""
+    """Measure speed against a plain baseline, as ratios within one run."""
     _install(session)
     session.run("python", "-m", "pytest", "tests/benchmarks", "--benchmark-only", *session.posargs)
 
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """The tests of what runs on a GPU; tests/gpu/run_all.py adds times, pace and a study."""
+    """Run the GPU tests; tests/gpu/run_all.py adds times, training throughput and a study."""
     _install(session)
-    words = ("tests/gpu", "tests/portable/test_streams.py", "-k", "gpu")
-    session.run("python", "-m", "pytest", *words, *session.posargs)
+    selection = ("tests/gpu", "tests/portable/test_streams.py", "-k", "gpu")
+    session.run("python", "-m", "pytest", *selection, *session.posargs)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Tens of thousands of spoilt files, and a study whose workers are killed; half an hour."""
+    """Try tens of thousands of corrupted files and a study with killed workers; half an hour."""
     _install(session)
     for script, count in (
         ("tests/fuzz/fuzz_images.py", 20_000),

@@ -1,7 +1,7 @@
-"""Writes the middle of every image of a folder, for studies to be evaluated on.
+"""Write the central crop of every image in a folder, as evaluation images for studies.
 
-``python studies/crops.py KODAK runs/kodak-256``. To code the whole of Kodak would take longer than
-a short training itself.
+``python studies/crops.py KODAK runs/kodak-256``. Coding the whole Kodak images would take longer
+than a short training run.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ SIDE = 256
 
 
 def main() -> None:
-    """Write crops of ``SIDE`` pixels as PNG."""
+    """Write square crops of ``SIDE`` pixels as PNG files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(given.images.glob("*.png")):
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(args.images.glob("*.png")):
         with Image.open(path) as image:
             left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-            image.crop((left, top, left + SIDE, top + SIDE)).save(given.out / path.name)
+            image.crop((left, top, left + SIDE, top + SIDE)).save(args.out / path.name)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Writes every table under ``studies`` again; all come out byte for byte the same everywhere.
+"""Regenerate every table under ``studies``, byte for byte the same on every machine.
 
-The complexity tables follow from nothing but the configurations, by closed formulas; only
-CompressAI's own models are run, without data, by torch's counter. Each study's tables follow from
-its records.
+The complexity tables depend only on the configurations and use closed formulas; CompressAI's own
+models are run without data under torch's counter. The tables of a study depend on its records.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ AXES: dict[str, tuple[str, tuple[object, ...], object]] = {
 
 
 def tables() -> dict[str, Table]:
-    """Return every table by the name of its files."""
+    """Return the complexity tables by file name."""
     ours = [measure_complexity(name, SIZE) for name in (*SIZES, *RIVALS)]
-    found = {
+    by_file = {
         "models": complexity_table(
             ours, published=published_beside(ours, published_figures()), title="Models at 512x768"
         ),
@@ -60,19 +59,19 @@ def tables() -> dict[str, Table]:
             str(value): measure_complexity(base.override({path: value}), SIZE) for value in values
         }
         title = f"What {path} of {BASE} costs at 512x768"
-        found[f"axis-{name}"] = axis_table(name, records, str(baseline), title=title)
-    return found
+        by_file[f"axis-{name}"] = axis_table(name, records, str(baseline), title=title)
+    return by_file
 
 
 def _reference_model(name: str) -> ComplexityRecord:
     record = measure_complexity(name, SIZE)
-    # What decides their count is CompressAI's version, not torch's, which only runs the counter.
+    # The count depends on CompressAI's version, not on torch's, which only runs the counter.
     versions = {"compressai": importlib.metadata.version("compressai")}
     return record.model_copy(update={"versions": versions})
 
 
 def main() -> None:
-    """Write each table as markdown, CSV and LaTeX."""
+    """Write each table as Markdown, CSV and LaTeX."""
     written = write_tables(tables(), STUDIES / "tables")
     for records in sorted(STUDIES.rglob(RECORDS)):
         study = open_result(records.parent)

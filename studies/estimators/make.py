@@ -1,7 +1,7 @@
-"""How well each estimator, and each beginning of a training, ranks as whole trainings do.
+"""Compare the rankings by estimators and by early training losses with those by full training.
 
-``python studies/estimators/make.py RUN`` keeps the records of what ``tcm-lab agreement`` ran in the
-folder RUN; without RUN, tables and plot are made of the records that are here.
+``python studies/estimators/make.py RUN`` copies the records that ``tcm-lab agreement`` wrote to the
+folder RUN; without RUN, tables and plots are made from the records in this folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Records = Sequence[TrialRecord]
 
 
 def keep(run: Path) -> None:
-    """Keep the records of a run of the plan: of all estimators in one file, of the truth apart."""
+    """Store the records of a run of the plan: estimators in one file, ground truth in another."""
     estimates: list[TrialRecord] = []
     folders = sorted(path.parent for path in run.glob("*/study.db"))
     if not folders:
@@ -54,7 +54,7 @@ def keep(run: Path) -> None:
 
 
 def _without_images(record: TrialRecord) -> TrialRecord:
-    """Leave out the evaluation of a training whose losses alone count."""
+    """Return the record without its evaluation if the estimator reads only the losses."""
     reads_losses = isinstance(record.estimator, LossEstimator)
     return record.model_copy(update={"rd": None}) if reads_losses else record
 
@@ -65,7 +65,7 @@ def _lines(records: Records) -> str:
 
 
 def read(path: Path) -> list[TrialRecord]:
-    """Return the records of a file, one a line; none of one that is not there."""
+    """Return the records of a file with one record per line, or none if there is no such file."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -73,21 +73,21 @@ def read(path: Path) -> list[TrialRecord]:
 
 
 def estimated() -> Mapping[str, Records]:
-    """Return each estimator's records by its name, in the plan's order."""
+    """Return the records of each estimator by name, in the order of the plan."""
     records = read(ESTIMATES)
     names = [name_of(estimator) for estimator in PLAN.estimators]
-    found = {name: [r for r in records if name_of(r.estimator) == name] for name in names}
-    return {name: own for name, own in found.items() if own}
+    by_name = {name: [r for r in records if name_of(r.estimator) == name] for name in names}
+    return {name: own for name, own in by_name.items() if own}
 
 
 def beginnings_table() -> Table:
-    """Return a row per number of steps after which the truth's own losses are read."""
+    """Return a table with a row per step up to which the losses of the ground truth are read."""
     trained, rows = read(TRAININGS), []
     for steps in STEPS:
-        found = agreement(beginnings(trained, steps), trained)
+        result = agreement(beginnings(trained, steps), trained)
         values: dict[str, Value] = {
-            "steps": steps, "tau": found.rank.tau, "regret": found.regret, "bias": found.bias,
-            "error": found.error_percent, "share": 100 * steps / trained[0].steps,
+            "steps": steps, "tau": result.rank.tau, "regret": result.regret, "bias": result.bias,
+            "error": result.error_percent, "share": 100 * steps / trained[0].steps,
         }  # fmt: skip
         rows.append(Row(values=values))
     return Table(
@@ -102,7 +102,7 @@ def beginnings_table() -> Table:
         ),
         rows=tuple(rows),
         footer=(
-            f"Variants: {found.rank.variants}; seeds: {found.rank.seeds[1]}. Their mean training "
+            f"Variants: {result.rank.variants}; seeds: {result.rank.seeds[1]}. Their mean training "
             "losses on the same crops, over the last two fifths of the steps named, against the "
             f"baseline's; the end is the written bytes after {trained[0].steps:,} steps.",
         ),
@@ -110,7 +110,7 @@ def beginnings_table() -> Table:
 
 
 def figure(name: str) -> Figure:
-    """Return every variant's cost by an estimator against that by its whole training."""
+    """Plot the cost of every variant by an estimator against its cost after full training."""
     trained = read(TRAININGS)
     sides = percents(estimated()[name]), percents(trained)
     labels = {record.fingerprint: record.label for record in trained}
@@ -134,7 +134,7 @@ def _certain(costs: Sequence[float]) -> Interval:
 
 
 def tables() -> dict[str, Table]:
-    """Return the tables of the page by their files' names."""
+    """Return the tables of the page by file name."""
     return {
         "beginnings": beginnings_table(),
         "agreement": agreement_table(read(TRAININGS), estimated()),
@@ -142,9 +142,9 @@ def tables() -> dict[str, Table]:
 
 
 def main() -> None:
-    """Keep the records of a run, and write tables and plots."""
+    """Store the records of a run, and write tables and plots."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", nargs="?", type=Path, help="what tcm-lab agreement wrote")
+    parser.add_argument("run", nargs="?", type=Path, help="folder written by tcm-lab agreement")
     run = parser.parse_args().run
     if run is not None:
         keep(run)

@@ -1,6 +1,6 @@
-"""How soon training losses rank variants of `tcm-nano` as their written bytes do in the end.
+"""Compare rankings of `tcm-nano` variants by early training losses and by final coded bytes.
 
-The table and the plot follow from the records of the studies by recipe ``study``; nothing is
+The table and the plot are made from the records of the studies with recipe ``study``; nothing is
 trained.
 """
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 SOURCES = ("paper-ablation", "split", "squeeze", "window", "slices", "successors")
 STEPS = (50, 100, 200, 300, 400, 500)
-SHOWN = 200  # steps of the plot
+SHOWN = 200  # step up to which the plot reads losses
 
 
 @cache
 def trainings() -> tuple[TrialRecord, ...]:
-    """Return the whole trainings of all variants, by which the shorter ones are judged."""
-    found: dict[str, TrialRecord] = {}  # what studies have in common, once
+    """Return the complete training runs of all variants, each run once if studies share it."""
+    records: dict[str, TrialRecord] = {}
     for name in SOURCES:
         for record in open_result(FOLDER.parent / name).records:
-            found.setdefault(record.identity, record)
-    return tuple(found.values())
+            records.setdefault(record.identity, record)
+    return tuple(records.values())
 
 
 def noise_and_spread(records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Return, in percent, how much seeds differ in a variant, and variants in their means."""
+    """Return noise between the seeds of a variant and spread of the variants' means, in percent."""
     others = {record.fingerprint for record in records if not record.is_baseline}
     costs = np.array([each for name, each in percents(records).items() if name in others])
     noise, spread = float(np.sqrt(costs.var(axis=1, ddof=1).mean())), costs.mean(axis=1).std(ddof=1)
@@ -52,9 +52,9 @@ def noise_and_spread(records: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def without_sharing(records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Return the same for variants beside a baseline of another seed.
+    """Return the same relative to a baseline of another seed.
 
-    What one training's cost varies by from seed to seed then counts on both sides.
+    The variances between seeds of the variant and of the baseline then add up.
     """
     costs: dict[str, list[float]] = {}
     for record in records:
@@ -69,23 +69,23 @@ def without_sharing(records: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def table() -> Table:
-    """Return a row per length of training, the whole training by written bytes last."""
+    """Return a table with a row per length of training, and complete training by bytes last."""
     truth = trainings()
     rows = []
     for steps in STEPS:
         early = beginnings(truth, steps)
-        found = agreement(early, truth)
+        result = agreement(early, truth)
         values: dict[str, Value] = {
             "measure": f"training losses up to step {steps}",
-            "tau": found.rank.tau,
-            "between": found.rank.ceilings[0],
-            "regret": found.regret,
-            "error": found.error_percent,
+            "tau": result.rank.tau,
+            "between": result.rank.ceilings[0],
+            "regret": result.regret,
+            "error": result.error_percent,
         }
         rows.append(Row(values=values | noise_and_spread(early)))
     end: dict[str, Value] = {
         "measure": "written bytes at the end",
-        "between": found.rank.ceilings[1],
+        "between": result.rank.ceilings[1],
     }
     unpaired: dict[str, Value] = {"measure": "… against a baseline of another seed"}
     rows.append(Row(values=end | noise_and_spread(truth)))
@@ -104,8 +104,8 @@ def table() -> Table:
         ),
         rows=tuple(rows),
         footer=(
-            f"{found.rank.variants} variants, {found.rank.seeds[0]} seeds each; costs against the "
-            "baseline. τ is Kendall's between means over the seeds, with its 95 % bootstrap "
+            f"{result.rank.variants} variants, {result.rank.seeds[0]} seeds each; costs against "
+            "the baseline. τ is Kendall's between means over the seeds, with its 95 % bootstrap "
             "interval over variants and seeds; τ between seeds the mean of one seed's ranking "
             "against another's.",
             "Regret: what the variant that is ranked first costs more in the end than the best. "
@@ -116,7 +116,7 @@ def table() -> Table:
 
 
 def figure() -> Figure:
-    """Return every variant's cost by early losses against that by written bytes."""
+    """Plot the cost of every variant by early losses against its cost by written bytes."""
     truth = trainings()
     early = beginnings(truth, SHOWN)
     labels = {record.fingerprint: record.label for record in truth}
@@ -138,13 +138,13 @@ def figure() -> Figure:
 
 
 def _over_seeds(costs: Sequence[float], noise: float) -> Interval:
-    """Return the mean, give or take what so many seeds leave."""
+    """Return the mean with its 95 % interval for this number of seeds."""
     mean, half = fmean(costs), 1.96 * noise / math.sqrt(len(costs))
     return Interval(value=mean, low=mean - half, high=mean + half)
 
 
 def tables() -> dict[str, Table]:
-    """Return the table of the page by its file's name."""
+    """Return the table of the page by file name."""
     return {"agreement": table()}
 
 

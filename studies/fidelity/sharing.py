@@ -1,8 +1,8 @@
-"""What it is worth that a variant and the baseline share their random numbers, kind by kind.
+"""Measure the value of sharing each kind of random numbers between a variant and the baseline.
 
-``python studies/fidelity/sharing.py run TRAIN EVAL`` trains what has no record yet on the images
-in folder TRAIN, and estimates the bits of the middles of those in EVAL; Ctrl-C loses nothing but
-the training under way. ``sharing.py table`` writes the table of the records.
+``python studies/fidelity/sharing.py run TRAIN EVAL`` runs every trial without a record, training on
+the images in folder TRAIN and estimating the bits of the central crops of those in folder EVAL.
+Ctrl-C loses only the current run. ``sharing.py table`` writes the table of the records.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tcm_lab.training import get_recipe, train
 FOLDER = Path(__file__).parent
 RECORDS = FOLDER / "sharing"
 BASE, STEPS, SEEDS = "tcm-nano", 200, 6
-PHASES = Path("runs") / "sharing"  # linear phases, of baseline and variants alike
-AWAY = 1000  # from a seed to the one that takes its place
+PHASES = Path("runs") / "sharing"  # cache of the linear phases of baseline and variants
+AWAY = 1000  # offset from a seed to the one that replaces it
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "convolution alone": {"g_*.split": 0},
     "one after the other": {"g_*.stages.*.block.type": "tcm-sequential"},
@@ -41,11 +41,11 @@ ALL = "everything"
 
 
 class Seeds(NamedTuple):
-    """Where a training's random numbers come from."""
+    """Seeds of the random numbers of one training run."""
 
     weights: int
     crops: int
-    noise: int  # in place of rounding, and the rates of the steps
+    noise: int  # of the noise that replaces rounding, and of the rate of each step
 
 
 KINDS = {
@@ -56,16 +56,16 @@ KINDS = {
 
 
 class Trial(Frozen):
-    """One training and what came of it.
+    """One training run and its result.
 
     Attributes:
         variant: its name; "baseline" for the base.
-        seed: of all but what differs.
-        differs: the kind of random numbers that a further seed gave; "" for none.
-        cpu_s: processor seconds of training and evaluation.
+        seed: seed of all random numbers except those of ``differs``.
+        differs: kind of random numbers with a different seed; "" for none.
+        cpu_s: CPU seconds of training and evaluation.
         log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE).
         train: fingerprint of the training images.
-        evaluation: fingerprint of the middles that were evaluated.
+        evaluation: fingerprint of the evaluated central crops.
     """
 
     variant: str
@@ -78,7 +78,7 @@ class Trial(Frozen):
 
 
 def trials() -> Iterator[tuple[str, int, str]]:
-    """Yield variant, seed and what differs, of every training: all of one seed before the next."""
+    """Yield variant, seed and differing kind of every trial, all trials of one seed at a time."""
     for seed in range(SEEDS):
         for differs in ("", *KINDS):
             yield "baseline", seed, differs
@@ -87,7 +87,7 @@ def trials() -> Iterator[tuple[str, int, str]]:
 
 
 def run(train_on: Path, judge_on: Path) -> None:
-    """Train whatever has no record."""
+    """Run every trial that has no record."""
     images, evaluation = open_images(train_on, "train"), open_images(judge_on, "eval")
     for name, seed, differs in trials():
         slug = re.sub(r"\W+", "-", f"{name} {differs} seed {seed}".lower())
@@ -119,39 +119,39 @@ def run(train_on: Path, judge_on: Path) -> None:
 
 
 def read() -> list[Trial]:
-    """Return the records."""
+    """Return all records."""
     return [Trial.parse(json.loads(path.read_text())) for path in sorted(RECORDS.glob("*.json"))]
 
 
-def noise(found: Sequence[Trial], differs: str) -> float:
-    """Return what a variant's cost against a baseline varies by from seed to seed, in percent.
+def noise(trained: Sequence[Trial], differs: str) -> float:
+    """Return the noise between seeds of a variant's cost relative to the baseline, in percent.
 
     Args:
-        found: the trials.
-        differs: what the baseline's training does not share; "" for nothing.
+        trained: the trials.
+        differs: the kind of random numbers that the baseline does not share; "" for none.
     """
-    costs = {(t.variant, t.seed, t.differs): 100 * t.log_cost for t in found}
+    costs = {(t.variant, t.seed, t.differs): 100 * t.log_cost for t in trained}
     baseline = np.array([costs["baseline", seed, differs] for seed in range(SEEDS)])
     own = np.array([[costs[name, seed, ""] for seed in range(SEEDS)] for name in VARIANTS])
     return float(np.sqrt((own - baseline).var(axis=1, ddof=1).mean()))
 
 
-def noise_of_strangers(found: Sequence[Trial]) -> float:
-    """Return the same where nothing is shared: the variances of both sides add up."""
+def noise_without_sharing(trained: Sequence[Trial]) -> float:
+    """Return the same if nothing is shared: the variances of both sides add up."""
     costs: dict[str, list[float]] = {}
-    for trial in found:
+    for trial in trained:
         if not trial.differs:
             costs.setdefault(trial.variant, []).append(100 * trial.log_cost)
     own = {name: np.var(each, ddof=1) for name, each in costs.items()}
     return float(np.sqrt(np.mean([own[name] for name in VARIANTS]) + own["baseline"]))
 
 
-def table(found: Sequence[Trial]) -> Table:
-    """Return a row for all that may be shared, and one without each."""
-    shared = noise(found, "")
+def table(trained: Sequence[Trial]) -> Table:
+    """Return a table with a row for sharing everything, one without each kind, and one for none."""
+    shared = noise(trained, "")
     rows: dict[str, float] = {ALL: shared}
-    rows |= {f"{ALL} but {KINDS[kind]}": noise(found, kind) for kind in KINDS}
-    rows["nothing"] = noise_of_strangers(found)
+    rows |= {f"{ALL} but {KINDS[kind]}": noise(trained, kind) for kind in KINDS}
+    rows["nothing"] = noise_without_sharing(trained)
     values: list[dict[str, Value]] = [
         {"shared": name, "noise": value, "seeds": (value / shared) ** 2}
         for name, value in rows.items()
@@ -166,26 +166,26 @@ def table(found: Sequence[Trial]) -> Table:
         rows=tuple(Row(values=each) for each in values),
         footer=(
             f"{len(VARIANTS)} variants of {BASE} ({', '.join(VARIANTS)}) after the linear phase "
-            f"and {STEPS} steps of recipe study, {SEEDS} seeds each. Noise: standard deviation of "
-            "the Lagrangian cost against the baseline from seed to seed, by estimated bits of the "
-            "middles of the evaluation images. Seeds: how many have the certainty of one that "
-            "shares everything.",
+            f"and {STEPS} steps of recipe study, {SEEDS} seeds each. Noise: standard deviation "
+            "between seeds of the Lagrangian cost relative to the baseline, by estimated bits of "
+            "the central crops of the evaluation images. Seeds: number needed for the certainty "
+            "of one seed that shares everything.",
         ),
     )
 
 
 def main() -> None:
-    """Train, or write the table."""
+    """Run the missing trials if asked to, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    running = actions.add_parser("run", help="train what has no record")
+    running = actions.add_parser("run", help="run every trial that has no record")
     running.add_argument("train", type=Path, help="folder of training images")
     running.add_argument("eval", type=Path, help="folder of evaluation images")
     actions.add_parser("table", help="write the table")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    if given.action == "run":
-        run(given.train, given.eval)
+    if args.action == "run":
+        run(args.train, args.eval)
     for path in write_tables({"sharing": table(read())}, FOLDER):
         print(path)
 

@@ -1,7 +1,7 @@
-"""Tables of what ``tests/gpu/run_all.py`` measured on a GPU.
+"""Write tables of the measurements of ``tests/gpu/run_all.py`` on a GPU.
 
-``python studies/gpu/make.py FOLDER`` keeps the records that the script left in FOLDER beside this
-file and writes the tables; without FOLDER it writes those of the records that are here.
+``python studies/gpu/make.py FOLDER`` copies the records that the script left in FOLDER to this
+folder and writes the tables; without FOLDER it uses the records that are already here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BACKENDS = {"cudagraphs": "CUDA graphs", "inductor": "compiled", "eager": "graph
 
 
 class Published(NamedTuple):
-    """Milliseconds that a paper prints for an image of 512x768."""
+    """Published milliseconds for a 512x768 image."""
 
     model: str
     encode_ms: float
@@ -44,7 +44,7 @@ PUBLISHED = (
 
 
 class Times(NamedTuple):
-    """What was timed: comparisons with the plain baseline, single models, and what failed."""
+    """Timings: comparisons with the plain baseline, single models, and messages of failures."""
 
     comparisons: list[TimingComparison]
     records: list[TimingRecord]
@@ -52,53 +52,53 @@ class Times(NamedTuple):
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file, one a line; none of one that is not there."""
+    """Return the records of a file with one record per line, or none if there is no such file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def read_times(folder: Path) -> Times:
-    """Return what the script timed."""
-    found = Times([], [], [])
+    """Return the timings in a folder."""
+    times = Times([], [], [])
     for line in read_lines(folder / TIMES):
         if "comparison" in line:
-            found.comparisons.append(TimingComparison.model_validate(line["comparison"]))
+            times.comparisons.append(TimingComparison.model_validate(line["comparison"]))
         elif "record" in line:
-            found.records.append(TimingRecord.model_validate(line["record"]))
+            times.records.append(TimingRecord.model_validate(line["record"]))
         else:
             size, how = "x".join(map(str, line["size"])), line["condition"] or "float32"
-            found.failed.append(f"{line['model']} at {size}, {how}: {line['error']}")
-    return found
+            times.failed.append(f"{line['model']} at {size}, {how}: {line['error']}")
+    return times
 
 
 def tables(folder: Path) -> dict[str, Table]:
-    """Return every table that the records in a folder allow, by the name of its files."""
-    times, found = read_times(folder), dict[str, Table]()
+    """Return every table that the records in a folder allow, by file name."""
+    times, by_file = read_times(folder), dict[str, Table]()
     for comparison in times.comparisons:
         name = comparison.records[-1].model
-        found[f"baseline-{name}"] = timing_table(comparison.records, comparison.ratios)
+        by_file[f"baseline-{name}"] = timing_table(comparison.records, comparison.ratios)
     for size in sorted({record.size for record in times.records}):
         own = [record for record in times.records if record.size == size]
         name = "x".join(map(str, size))
-        found[f"coding-{name}"] = coding_table(own, times.failed)
+        by_file[f"coding-{name}"] = coding_table(own, times.failed)
         plain = [record for record in own if condition(record.options) == "float32"]
         if plain:
-            found[f"stages-{name}"] = stage_table(plain)
+            by_file[f"stages-{name}"] = stage_table(plain)
     if paces := read_lines(folder / TRAINING):
-        found["training"] = training_table(paces)
-    return found
+        by_file["training"] = training_table(paces)
+    return by_file
 
 
 def condition(options: TimingOptions) -> str:
-    """Return what a column calls the conditions of a time."""
+    """Return the column header for the conditions of a measurement."""
     if not options.compile:
         return options.precision
     return f"{options.precision}, {BACKENDS[options.compile_backend]}"
 
 
 def coding_table(records: Sequence[TimingRecord], failed: Sequence[str]) -> Table:
-    """Return a row per model with a pair of columns per condition, of images of one size."""
+    """Return a row per model and two columns per condition, for images of one size."""
     conditions = list(dict.fromkeys(condition(record.options) for record in records))
     columns = [Column(key="model", header="model")]
     for name in conditions:
@@ -117,10 +117,10 @@ def coding_table(records: Sequence[TimingRecord], failed: Sequence[str]) -> Tabl
     size = "x".join(map(str, first.size))
     runs = sorted({record.encode.wall.n for record in records})
     footer = [
-        f"Medians [quartiles] of {' or '.join(map(str, runs))} runs of one {size} image each, one "
-        "model after the other; ratios within one run are in the tables beside the plain way.",
+        f"Medians [quartiles] of {' or '.join(map(str, runs))} runs on one {size} image, one model "
+        "after the other; ratios within one run are in the tables of the plain implementation.",
         f"{first.environment.device}; torch {first.environment.versions.get('torch', '?')}. Peak "
-        "memory of the first condition, weights included.",
+        "memory is that of the first condition, weights included.",
         *(f"Failed: {each}." for each in failed if f" at {size}," in each),
     ]
     return Table(
@@ -154,7 +154,7 @@ def _published(models: set[str], name: str) -> Iterator[Row]:
 
 
 def training_table(paces: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row per model and precision, with the pace of as many trainings side by side."""
+    """Return a row per model and precision, and a column per number of parallel training runs."""
     counts = sorted({pace["side_by_side"] for pace in paces})
     by_row: dict[tuple[str, str], dict[str, Value]] = {}
     for pace in paces:
@@ -163,38 +163,38 @@ def training_table(paces: Sequence[Mapping[str, Any]]) -> Table:
         row[f"crops_per_s {pace['side_by_side']}"] = pace["crops_per_s"]
     shapes = sorted({f"{pace['batch']} of {pace['crop']}x{pace['crop']}" for pace in paces})
     return Table(
-        title="Training pace",
+        title="Training throughput",
         columns=(
             Column(key="model", header="model"),
             Column(key="precision", header="precision"),
             *(
-                Column(key=f"crops_per_s {count}", header=f"{count} side by side", format=",.1f",
-                       group="crops a second, all together")
+                Column(key=f"crops_per_s {count}", header=f"{count} in parallel", format=",.1f",
+                       group="crops per second, in total")
                 for count in counts
             ),
         ),
         rows=tuple(Row(values=values) for values in by_row.values()),
         footer=(
-            f"Four rates; crops a step: {', '.join(shapes)}; a process for each training.",
+            f"Four rates; crops per step: {', '.join(shapes)}; one process per training run.",
         ),
     )  # fmt: skip
 
 
 def main() -> None:
-    """Keep the records, and write the tables."""
+    """Copy the records, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, help="what run_all.py wrote")
-    parser.add_argument("--out", type=Path, default=HERE, help="by default beside this file")
-    given = parser.parse_args()
-    if given.folder is not None:
+    parser.add_argument("folder", nargs="?", type=Path, help="folder written by run_all.py")
+    parser.add_argument("--out", type=Path, default=HERE, help="default: the folder of this file")
+    args = parser.parse_args()
+    if args.folder is not None:
         for name in (TIMES, TRAINING):
-            if (source := given.folder / name).exists():
-                given.out.mkdir(parents=True, exist_ok=True)
-                write_atomically(given.out / name, source.read_text(encoding="utf-8"))
-    found = tables(given.out)
-    if not found:
-        parser.error(f"{given.out}: holds no {TIMES} and no {TRAINING}; run run_all.py first")
-    for path in write_tables(found, given.out):
+            if (source := args.folder / name).exists():
+                args.out.mkdir(parents=True, exist_ok=True)
+                write_atomically(args.out / name, source.read_text(encoding="utf-8"))
+    by_file = tables(args.out)
+    if not by_file:
+        parser.error(f"{args.out}: contains no {TIMES} and no {TRAINING}; run run_all.py first")
+    for path in write_tables(by_file, args.out):
         print(path)
 
 

@@ -1,8 +1,9 @@
-"""The trained codecs of the package: their cards, and the table of this folder's page.
+"""Write the cards of the package's trained codecs, and the table in this folder's README.
 
-``python studies/models/make.py`` writes cards and table again from what lies beside the weights.
-Given finished trainings (``make.py runs/nano --data KODAK``), it first puts each into the package
-under its preset's name: weights, in half precision if that costs nothing, and records.
+``python studies/models/make.py`` regenerates the cards and the table from the records next to the
+weights. Given finished training runs (``make.py runs/nano --data KODAK``), it first adds each to
+the package under the name of its preset: weights, in half precision if that costs nothing, and
+records.
 """
 
 from __future__ import annotations
@@ -47,34 +48,34 @@ DATA = Path(__file__).with_name("data.yaml")
 NOTES = Path(__file__).with_name("notes.yaml")
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 NIL_RATE_PERCENT, NIL_PSNR_DB = 0.05, 0.005
-"""What half precision may change of a mean rate and PSNR; with more, float32 is kept, unless
-half precision is asked for."""
+"""Largest changes of mean rate and PSNR through half precision; beyond them, float32 is kept unless
+half precision is requested."""
 
 
 def add(run: Path, kodak: Path | None, *, always_half: bool = False) -> Path:
-    """Put a finished training into the package, evaluated, and return its folder."""
+    """Evaluate a finished training run, add it to the package, and return its folder there."""
     training = TrainingRecord.model_validate_json((run / "training.json").read_bytes())
     source = run / "model.safetensors"
     codec = tcm_lab.load_checkpoint(source)
-    name = codec.config.name.split()[0]  # what follows is what was overridden
+    name = codec.config.name.split()[0]  # the rest lists the overrides
     extra: dict[str, Any] = {"recipe": training.recipe.model_dump(mode="json")}
     images = open_images(None, "eval")
     with tempfile.TemporaryDirectory() as made:
         weights = Path(made) / "model.safetensors"
         tcm_lab.save_checkpoint(codec, weights, extra, dtype=torch.float16)
         half = tcm_lab.load_checkpoint(weights)
-        found = evaluate(half, images, name=name, recipe=training.recipe)
+        rd = evaluate(half, images, name=name, recipe=training.recipe)
         if any(value.dtype == torch.float32 for value in load_file(source).values()):
             whole = evaluate(codec, images, name=name, recipe=training.recipe)
-            rate, psnr = rounding(whole, found)
+            rate, psnr = rounding(whole, rd)
             print(f"{name}: float16 changes rates by up to {rate:.4f} %, PSNR by {psnr:.5f} dB")
             if not always_half and (rate > NIL_RATE_PERCENT or psnr > NIL_PSNR_DB):
                 tcm_lab.save_checkpoint(codec, weights, extra)
-                half, found = codec, whole
+                half, rd = codec, whole
             else:
                 extra["rounding"] = {"rate_percent": rate, "psnr_db": psnr, "images": len(images)}
                 tcm_lab.save_checkpoint(half, weights, extra, dtype=torch.float16)
-        records = {"rd.json": [found, *anchors(images)]}
+        records = {"rd.json": [rd, *anchors(images)]}
         if kodak is not None:
             coded = open_images(kodak, "eval")
             ours = evaluate(half, coded, name=name, recipe=training.recipe)
@@ -91,7 +92,7 @@ def add(run: Path, kodak: Path | None, *, always_half: bool = False) -> Path:
 
 
 def anchors(images: Any) -> list[RdRecord]:
-    """Return JPEG and WebP on the same images."""
+    """Return the records of JPEG and WebP on the same images."""
     return [evaluate_anchor(name, images) for name in get_args(Anchor)]
 
 
@@ -103,7 +104,7 @@ def rounding(whole: RdRecord, half: RdRecord) -> tuple[float, float]:
 
 
 def card(name: str) -> str:
-    """Return the card of a trained codec, from its weights' metadata and the records beside."""
+    """Return the card of a trained codec, made from the metadata of its weights and its records."""
     weights, training = checkpoint_file(name), training_of(name)
     config = VariantConfig.parse(training.model)  # type: ignore[arg-type]  # of ours it is a tree
     sources = yaml.safe_load(DATA.read_text(encoding="utf-8"))
@@ -126,7 +127,7 @@ def card(name: str) -> str:
 
 
 def about(name: str) -> str:
-    """Return what the preset's own comment says."""
+    """Return the comment at the top of the preset."""
     text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
     comment = re.match(r"(?:# .*\n)+", text)
     assert comment is not None, name
@@ -134,7 +135,7 @@ def about(name: str) -> str:
 
 
 def changes(config: VariantConfig) -> Iterator[str]:
-    """Yield each field in which a trained codec differs from the preset of its name."""
+    """Yield each field in which a trained codec differs from its preset."""
     name = config.name.split()[0]
     preset = tcm_lab.load_config(name)
     ours, theirs = (dict(leaves(each.model_dump(mode="json"))) for each in (config, preset))
@@ -144,7 +145,7 @@ def changes(config: VariantConfig) -> Iterator[str]:
 
 
 def precision(name: str) -> str:
-    """Return the type of the weights in the file."""
+    """Return the floating-point type of the stored weights."""
     kinds = {
         value.dtype
         for value in load_file(checkpoint_file(name)).values()
@@ -154,7 +155,7 @@ def precision(name: str) -> str:
 
 
 def curves(name: str) -> Iterator[dict[str, str]]:
-    """Yield each measured curve beside JPEG and WebP, as a table and its file's name."""
+    """Yield each measured curve as a table with JPEG and WebP, and the name of its file."""
     folder = checkpoint_file(name).parent
     titles = {"kodak.json": "the 24 Kodak images", "rd.json": "the package's photographs"}
     for file, title in titles.items():
@@ -166,18 +167,18 @@ def curves(name: str) -> Iterator[dict[str, str]]:
 
 
 def records_of(path: Path) -> list[RdRecord]:
-    """Return the codec's record and those of the anchors."""
+    """Return the records of the codec and of the anchors."""
     return [record for record in read_records(path) if isinstance(record, RdRecord)]
 
 
 def training_of(name: str) -> TrainingRecord:
-    """Return how a codec was trained."""
+    """Return the training record of a codec."""
     path = checkpoint_file(name).with_name("training.json")
     return TrainingRecord.model_validate_json(path.read_bytes())
 
 
 def family() -> Table:
-    """Return one row per trained codec, for the page."""
+    """Return the table of the page, with one row per trained codec."""
     columns = [
         Column(key="model", header="model"),
         Column(key="file", header="file", unit="MB", format=".1f"),
@@ -215,7 +216,7 @@ def family() -> Table:
 
 
 def page() -> str:
-    """Return this folder's page with today's table."""
+    """Return this folder's README with an up-to-date table."""
     text = PAGE.read_text(encoding="utf-8")
     start, end = "<!-- the table -->\n", "<!-- its end -->"
     before, rest = text.split(start)
@@ -223,11 +224,11 @@ def page() -> str:
 
 
 def main() -> None:
-    """Write cards and table, after what is to be added."""
+    """Add the given runs, then write the cards and the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished trainings")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of finished training runs")
     parser.add_argument("--data", type=Path, help="folder of the Kodak images")
-    parser.add_argument("--half", action="store_true", help="store float16 whatever it changes")
+    parser.add_argument("--half", action="store_true", help="store float16 whatever its effect")
     options = parser.parse_args()
     for run in options.runs:
         print(add(run, options.data, always_half=options.half))

@@ -1,7 +1,7 @@
-"""How soon the search finds a front that is known: every variant is counted, none is trained.
+"""Measure how soon the search finds a known front: every variant is counted, none is trained.
 
-The search is the engine's own: its queue, its sampler, its refusal of repeats. Only its database
-lies in memory, and a formula stands in for training.
+The search uses the study engine's queue, sampler and rejection of repeats. Only the database is in
+memory, and a formula replaces training.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 SEEDS = 10
 GOAL = 0.95
-# Chance needs more evaluations than the search; both are followed past the goal.
+# Random search needs more evaluations than TPE; both run past the goal.
 EVALUATIONS = {"tpe": 225, "random": 900}
 NAMES = {"tpe": "search (default sampler)", "random": "random"}
 
 Point = tuple[float, float]
 Histories = dict[str, list[list[float]]]
-"""By sampler, for each seed: share of the whole space's hypervolume after each evaluation."""
+"""Share of the whole space's hypervolume after each evaluation, per seed, by sampler."""
 
 
 def quality(variant: Variant) -> float:
-    """Return a made-up Lagrangian cost in percent, the lower the better.
+    """Return a synthetic Lagrangian cost in percent; lower is better.
 
-    Each stage has a best split of its own, which matters more where windows are large; window,
-    squeeze and slices buy less and less; and every codec has a small luck of its own, as seeds do.
+    Each stage has its own best split, which matters more with large windows. Window, squeeze and
+    slices have diminishing returns. Every codec has a small random offset, as seeds do.
     """
     params = {name: float(str(key)) for name, key in variant.params.items()}
     reach = math.log2(params["window"] / 4)
@@ -65,7 +65,7 @@ def quality(variant: Variant) -> float:
 
 
 class Known:
-    """A space of which every variant's objectives are known."""
+    """A space in which the objectives of every variant are known."""
 
     def __init__(self, space: Space) -> None:
         self.points: dict[str, Point] = {}
@@ -77,31 +77,31 @@ class Known:
         self.volume = hypervolume(rows, self.reference)
 
     def measure(self, variant: Variant, space: Space) -> Point:
-        """Return a variant's made-up quality and counted kMAC/px."""
+        """Return the synthetic quality and the counted kMAC/px of a variant."""
         if variant.fingerprint not in self.points:
             counted = measure_complexity(variant.config, space.size).kmacs_per_px
             self.points[variant.fingerprint] = (quality(variant), counted)
         return self.points[variant.fingerprint]
 
     def shares(self, points: Iterable[Point]) -> list[float]:
-        """Return the share of the whole volume that is dominated after each point."""
+        """Return the share of the whole hypervolume after each point."""
         best: list[Point] = []
-        found: list[float] = []
+        shares: list[float] = []
         for x, y in points:
             if not any(a <= x and b <= y for a, b in best):
                 best = [(a, b) for a, b in best if not (x <= a and y <= b)] + [(x, y)]
-            found.append(hypervolume(best, self.reference) / self.volume)
-        return found
+            shares.append(hypervolume(best, self.reference) / self.volume)
+        return shares
 
     def front(self) -> list[Point]:
-        """Return the points that none dominates, by quality."""
+        """Return the non-dominated points, sorted by quality."""
         rows = list(self.points.values())
         marks = pareto_front(rows)
         return sorted(row for row, best in zip(rows, marks, strict=True) if best)
 
 
 class MemoryQueue(TrialQueue):
-    """The engine's queue over Optuna's storage in memory, for one worker that is never killed."""
+    """The engine's queue on Optuna's in-memory storage, for one worker that is never killed."""
 
     def __init__(self, objectives: int) -> None:
         import optuna
@@ -113,7 +113,7 @@ class MemoryQueue(TrialQueue):
         self.study = optuna.create_study(directions=["minimize"] * objectives)
 
     def claim(self, trial: Trial, key: str) -> bool:
-        """Take hold of a training, which no other worker can want."""
+        """Claim a trial; there is no other worker to compete with."""
         self.note(trial, key=key)
         is_free = key not in self._claimed
         self._claimed.add(key)
@@ -121,18 +121,18 @@ class MemoryQueue(TrialQueue):
 
 
 def search(context: StudyContext, known: Known, evaluations: int) -> list[Point]:
-    """Return what one search evaluates, in its order."""
+    """Return the points that one search evaluates, in order."""
     space = context.space
     queue = MemoryQueue(len(space.objectives))
     enqueue_missing(queue, space, [context.variants.baseline()])
     proposals = Proposals(context, queue, worker=0)
-    found: list[Point] = []
-    while len(found) < evaluations:
+    points: list[Point] = []
+    while len(points) < evaluations:
         job = proposals.take(queue.trials())
         if job is not None:
-            found.append(known.measure(job.variant, space))
-            queue.study.tell(job.trial, found[-1])
-    return found
+            points.append(known.measure(job.variant, space))
+            queue.study.tell(job.trial, points[-1])
+    return points
 
 
 def context_of(space: Space, sampler: str, seed: int, evaluations: int) -> StudyContext:
@@ -142,7 +142,7 @@ def context_of(space: Space, sampler: str, seed: int, evaluations: int) -> Study
 
 
 def reached(shares: Sequence[float]) -> int | None:
-    """Return after how many evaluations the goal was reached, if it was."""
+    """Return the number of evaluations needed to reach the goal, or None if it was not reached."""
     return next((i for i, share in enumerate(shares, 1) if share >= GOAL), None)
 
 
@@ -153,9 +153,9 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def figure(histories: Histories, variants: int) -> Figure:
-    """Return median and quartiles of the share over the evaluations; a mark where 95 % is met.
+    """Plot median and quartiles of the share against the evaluations, with a mark at 95 %.
 
-    The marks stand at the median, over the seeds, of the evaluations that each one needed.
+    The mark is at the median over the seeds of the evaluations that each seed needed.
     """
     with style():
         drawn, axes = new_figure(height=2.6)
@@ -193,7 +193,7 @@ def figure(histories: Histories, variants: int) -> Figure:
 
 
 def rows_of(histories: Histories) -> str:
-    """Return a CSV of every rise of the share; between two rises it stays."""
+    """Return a CSV of every increase of the share, which is constant in between."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["sampler", "seed", "evaluations", "hypervolume_share"])
@@ -206,22 +206,22 @@ def rows_of(histories: Histories) -> str:
 
 
 def read_rows(text: str) -> Histories:
-    """Return what `rows_of` wrote."""
-    found: Histories = {}
+    """Return the histories in a CSV written by `rows_of`."""
+    histories: Histories = {}
     for row in csv.DictReader(text.splitlines()):
-        runs = found.setdefault(row["sampler"], [])
+        runs = histories.setdefault(row["sampler"], [])
         if int(row["seed"]) == len(runs):
             runs.append([])
         run, at = runs[-1], int(row["evaluations"])
         run += [run[-1] if run else 0.0] * (at - len(run) - 1)
         run.append(float(row["hypervolume_share"]))
-    return found
+    return histories
 
 
 def main() -> None:
-    """Search, or draw again what was found; write the figure and the records, and tell."""
+    """Search, or read the records; write records and figure, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draw", action="store_true", help="draw from records.csv alone")
+    parser.add_argument("--draw", action="store_true", help="only redraw from records.csv")
     space = load_space(FOLDER / "space.yaml")
     records = FOLDER / "records.csv"
     if not parser.parse_args().draw:

@@ -1,4 +1,4 @@
-"""Keep what ``nox -s bench`` measured: its figures as records, and as the table of this page.
+"""Store the measurements of ``nox -s bench`` as records, and write the table of this page.
 
 nox -s bench -- --benchmark-json=bench.json
 python studies/speed/make.py bench.json
@@ -21,15 +21,15 @@ def main(paths: list[str]) -> None:
         records = [
             record
             for path in paths
-            for record in kept(json.loads(Path(path).read_text(encoding="utf-8")))
+            for record in records_of(json.loads(Path(path).read_text(encoding="utf-8")))
         ]
         (HERE / "records.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     records = json.loads((HERE / "records.json").read_text(encoding="utf-8"))
     (HERE / "table.md").write_text(table(records), encoding="utf-8")
 
 
-def kept(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each benchmark's figures and conditions, without what only one machine knows."""
+def records_of(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results and conditions of each benchmark, without machine-specific details."""
     cpu = run["machine_info"]["cpu"]
     conditions = {
         "processor": cpu["brand_raw"],
@@ -51,7 +51,7 @@ def kept(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Return a table of everything that has a plain way beside it."""
+    """Return a table of the benchmarks that compare with the plain implementation."""
     lines = ["| what | ours (s) | plain (s) | ratio |", "|---|---:|---:|---:|"]
     for record in records:
         if "plain_s" in record:

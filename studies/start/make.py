@@ -1,9 +1,9 @@
-"""What each part of the start of training is worth: alone, together, and missing from the whole.
+"""Measure the value of each part of the start of training: alone, combined, and left out.
 
-``python studies/start/make.py run FOLDER`` trains what has no record yet, one variant after
-the other, on the images in FOLDER (without it: the embedded ones) and keeps a record of each in
-``records``; Ctrl-C loses nothing but the training under way. ``make.py courses FOLDER`` follows
-three of them to see how many steps each takes to a cost. ``make.py table`` writes the tables of the
+``python studies/start/make.py run FOLDER`` trains every variant without a record, one after the
+other, on the images in FOLDER (default: the embedded ones), and writes a record of each to
+``records``; Ctrl-C loses only the current run. ``make.py courses FOLDER`` measures for three
+variants how many steps each needs to reach a cost. ``make.py table`` writes the tables of the
 records.
 """
 
@@ -42,17 +42,17 @@ from tcm_lab.training import TrainingProgress, get_recipe, train
 
 FOLDER = Path(__file__).parent
 RECORDS, COURSES = FOLDER / "records", FOLDER / "courses"
-PIXELS = 256 * 256  # seen in a step; two crops of 128 see half as many, and take twice the steps
+PIXELS = 256 * 256  # per step; two crops of 128 have half as many pixels and get twice the steps
 
 
 class Change(NamedTuple):
-    """One difference between how training started before and now."""
+    """One difference between the start of training before and now."""
 
     codec: Mapping[str, Any] = {}
     recipe: Mapping[str, Any] = {}
 
 
-#: How `tcm_lab.training` started when it had calibration and Adam alone, and what came since.
+#: The start of training with calibration and Adam only, followed by the later changes.
 BEFORE = Change(
     {"shortcut": "none", "entropy_model.normalised": False},
     {
@@ -69,7 +69,7 @@ CHANGES = {
     "staged shortcut": Change({"shortcut": "staged"}),
     "linear phase": Change({}, {"linear_steps": 150}),
 }
-#: What a change needs to mean anything.
+#: Other changes that a change depends on.
 NEEDS = {
     "normalised entropy model": ("linear start",),
     "staged shortcut": ("linear start",),
@@ -81,22 +81,22 @@ EXTRA = {
 }
 
 
-#: What the variants stand beside in the table.
+#: The variants with which the table compares all others.
 ANCHORS = ("before", "all")
-#: What is followed to see how many steps it takes to a cost, and for how many at most.
+#: Variants whose course is measured, and the largest number of steps of each.
 FOLLOWED = {"before": 10_000, "before to normalised entropy model": 2_000, "all": 800}
-REACHED_AFTER = (25, 50, 100, 200, 400, 800)  # steps of the last, whose costs the others must reach
+REACHED_AFTER = (25, 50, 100, 200, 400, 800)  # steps of the last variant; the rows are its costs
 
 
 class Trial(Frozen):
-    """One training and what came of it.
+    """One training run and its result.
 
     Attributes:
-        variant: its name.
+        variant: name of the variant.
         base: the preset.
-        steps: its length, in steps of 256 x 256 pixels.
+        steps: length of the run, in steps of 256 x 256 pixels.
         data: fingerprint of the training images.
-        cpu_s: processor seconds of the training, its start included.
+        cpu_s: CPU seconds of the run, including its start.
         rd: the evaluation, with the recipe and its seed.
     """
 
@@ -109,14 +109,15 @@ class Trial(Frozen):
 
 
 class Course(Frozen):
-    """What a training at a constant rate costs on its way.
+    """Cost over the steps of a training run with a constant learning rate.
 
     Attributes:
-        variant: its name.
+        variant: name of the variant.
         base: the preset.
         data: fingerprint of the training images.
-        steps: of 256 x 256 pixels, at which the middles of the evaluation images were evaluated.
-        cpu_s: processor seconds up to there, the start and its linear phase included.
+        steps: steps of 256 x 256 pixels after which the central crops of the evaluation images were
+            evaluated.
+        cpu_s: CPU seconds up to each evaluation, including the start and its linear phase.
         log_cost: mean over the rates of ln(bpp + lambda * 255^2 * MSE), by estimated bits.
     """
 
@@ -128,9 +129,9 @@ class Course(Frozen):
     log_cost: tuple[float, ...]
 
     def until(self, cost: float) -> tuple[float, float] | None:
-        """Return after how many steps and seconds a cost is reached; None if it never is.
+        """Return the steps and CPU seconds needed to reach a cost; None if it is never reached.
 
-        Between evaluations the steps are interpolated in the logarithm.
+        Between evaluations, both are interpolated logarithmically.
         """
         best = np.minimum.accumulate(self.log_cost)
         later = int(np.searchsorted(-best, -cost))
@@ -148,13 +149,13 @@ class Course(Frozen):
 
 
 class _EnoughError(Exception):
-    """A course is followed to its end."""
+    """The course is complete."""
 
 
 def variants() -> dict[str, Change]:
-    """Return every variant: one change after the other, each alone, and all without each.
+    """Return all variants: the changes one after the other, each alone, and all without each.
 
-    What two of them have in common is listed once, under the first name.
+    Identical variants are listed once, under the first name.
     """
     found = {"before": BEFORE}
     for count, name in enumerate(CHANGES, 1):
@@ -188,7 +189,7 @@ def _merge(first: Change, second: Change) -> Change:
 
 
 def run(base: str, steps: int, seeds: int, data: str | None) -> None:
-    """Train every variant that has no record, all variants of one seed before the next seed."""
+    """Train every variant that has no record, finishing each seed before the next."""
     train_on, judge_on = open_images(data, purpose="train"), open_images(None, purpose="eval")
     folder = RECORDS / f"{base}-{steps}-{train_on.fingerprint}"
     for seed in range(seeds):
@@ -214,7 +215,7 @@ def run(base: str, steps: int, seeds: int, data: str | None) -> None:
 
 
 def follow_all(base: str, data: str | None) -> None:
-    """Follow what has no course yet."""
+    """Measure every course that has no record."""
     train_on, judge_on = open_images(data, purpose="train"), open_images(None, purpose="eval")
     for name in FOLLOWED:
         slug = re.sub(r"\W+", "-", f"{base} {name} {train_on.fingerprint}")
@@ -225,13 +226,13 @@ def follow_all(base: str, data: str | None) -> None:
 
 
 def follow(name: str, base: str, train_on: ImageSet, judge_on: ImageSet) -> Course:
-    """Train a variant at a constant rate, and evaluate it on the way."""
+    """Train a variant with a constant learning rate, evaluating it at intervals."""
     change, most = variants()[name], FOLLOWED[name]
     config = load_config(base).override({"rate_levels": 4, **change.codec})
     constant = {"schedule": "constant", "lr_drops": ()}
     recipe = get_recipe("minute").changed(**change.recipe | constant)
-    share = recipe.batch * recipe.crop**2 / PIXELS  # of a step of 256 x 256 pixels
-    recipe = recipe.changed(steps=round(1.3 * most / share))  # no cooldown before the last one
+    share = recipe.batch * recipe.crop**2 / PIXELS  # of the pixels of a 256 x 256 step
+    recipe = recipe.changed(steps=round(1.3 * most / share))  # cooldown after the last evaluation
     recipe = recipe.suited(config.latent_channels, 4)
     codec = build(config, seed=0)
     points, began = list[tuple[float, float, float]](), time.process_time()
@@ -261,10 +262,10 @@ def follow(name: str, base: str, train_on: ImageSet, judge_on: ImageSet) -> Cour
 
 
 def steps_table(courses: Sequence[Course]) -> Table:
-    """Return how many steps and seconds each course takes to costs of the last of `FOLLOWED`."""
+    """Return the steps and CPU seconds each course needs to reach costs of the last `FOLLOWED`."""
     by_name = {course.variant: course for course in courses}
     fastest = by_name[[*FOLLOWED][-1]]
-    costs = {min(course.log_cost) for course in courses}  # in the end
+    costs = {min(course.log_cost) for course in courses}  # the lowest of each course
     costs |= {
         float(np.interp(math.log(after), np.log(fastest.steps), fastest.log_cost))
         for after in REACHED_AFTER
@@ -273,11 +274,11 @@ def steps_table(courses: Sequence[Course]) -> Table:
     for cost in sorted(costs, reverse=True):
         values: dict[str, Any] = {"cost": cost}
         for name, course in by_name.items():
-            if (found := course.until(cost)) is not None:
-                values |= {f"steps {name}": found[0], f"cpu_s {name}": found[1]}
+            if (reached := course.until(cost)) is not None:
+                values |= {f"steps {name}": reached[0], f"cpu_s {name}": reached[1]}
         rows.append(Row(values=values))
     return Table(
-        title=f"Steps to a cost: {fastest.base}",
+        title=f"Steps to reach a cost: {fastest.base}",
         columns=(
             Column(key="cost", header="cost", format="+.3f"),
             *(
@@ -288,19 +289,19 @@ def steps_table(courses: Sequence[Course]) -> Table:
         ),
         rows=rows,
         footer=(
-            "Cost: mean over four rates of ln(bpp + λ·255²·MSE), 0.01 of which is 1 %, by "
-            "estimated bits of the middles of the embedded evaluation images. Rows: what each "
-            "column reaches in the end, and the last one after "
+            "Cost: mean over four rates of ln(bpp + λ·255²·MSE), where 0.01 is 1 %, by estimated "
+            "bits of the central crops of the embedded evaluation images. Rows: the lowest cost of "
+            "each column, and the costs of the last one after "
             f"{', '.join(map(str, REACHED_AFTER))} steps.",
-            "Steps of 256x256 pixels (two of 2 crops of 128 are one) at constant rates of "
-            "learning; CPU time with the start and its linear phase. A dash: not within "
+            "Steps of 256x256 pixels (two steps of 2 crops of 128 count as one) with a constant "
+            "learning rate; CPU time includes the start and its linear phase. A dash: not within "
             f"{' and '.join(f'{most:,} steps ({name})' for name, most in FOLLOWED.items())}.",
         ),
     )
 
 
 def table(trials: Sequence[Trial]) -> Table:
-    """Return what each variant of one base, budget and set of images costs beside two others."""
+    """Compare the variants of one base, budget and image set with the two `ANCHORS`."""
     by_variant = {
         name: [trial for trial in trials if trial.variant == name]
         for name in variants()
@@ -336,12 +337,12 @@ def table(trials: Sequence[Trial]) -> Table:
         ),
         rows=rows,
         footer=(
-            f"4 rates of one training, λ = {lambdas} (λ·255²·MSE + bpp). Two crops of 128 see half "
-            "the pixels of one of 256, and take twice the updates.",
+            f"4 rates of one training run, λ = {lambdas} (λ·255²·MSE + bpp). Two crops of 128 have "
+            "half the pixels of one of 256, and get twice the updates.",
             f"Trained on images {first.data}; rates are written bits, means over "
             f"{len(first.rd.points[0].images)} images (set {first.rd.data_fingerprint}).",
             "Intervals: 95 % of paired bootstrap resamples of images and seeds.",
-            "CPU time is of one thread, beside other work.",
+            "CPU time of one thread, measured while other work ran.",
         ),
     )  # fmt: skip
 
@@ -369,19 +370,19 @@ def write() -> None:
 
 
 def main() -> None:
-    """Train, or write the tables."""
+    """Train if asked to, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("action", choices=("run", "courses", "table"))
-    parser.add_argument("folder", nargs="?", help="images to train on; embedded ones by default")
+    parser.add_argument("folder", nargs="?", help="training images; default: the embedded ones")
     parser.add_argument("--base", default="tcm-nano")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    if given.action == "run":
-        run(given.base, given.steps, given.seeds, given.folder)
-    elif given.action == "courses":
-        follow_all(given.base, given.folder)
+    if args.action == "run":
+        run(args.base, args.steps, args.seeds, args.folder)
+    elif args.action == "courses":
+        follow_all(args.base, args.folder)
     write()
 
 
