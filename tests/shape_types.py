@@ -1,7 +1,7 @@
-"""The type checker that the tests run the package under: shapes, and nothing but shapes.
+"""A run-time type checker for the tests that checks shapes only.
 
-Python's own types are mypy's business, which knows protocols and promotions that a check while
-running does not; shapes such as ``Float[Tensor, "b c h w"]`` are what only a run can see.
+Python's own types are left to mypy, which knows protocols and promotions that a run-time check does
+not. Shapes such as ``Float[Tensor, "b c h w"]`` can be checked only at run time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 try:
     from beartype import beartype
-except ModuleNotFoundError:  # as on a machine that runs tests/gpu alone
+except ModuleNotFoundError:  # for example, on a machine that runs only tests/gpu
     beartype = None
 
 _SHAPE = re.compile(r"\b(Float|Int|Bool|UInt8|Shaped)\[")
 
 
 def check_shapes(function: Any) -> Any:
-    """Return ``function`` with the arguments and results that have a shape type checked."""
+    """Return ``function`` with checks of every argument and result that has a shape type."""
     if beartype is None:
         return function
     hints = getattr(function, "__annotations__", {})

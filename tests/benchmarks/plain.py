@@ -1,9 +1,9 @@
-"""The plain way to compute the same codec, to measure ours against.
+"""A plain implementation of the same codec, as a baseline for speed.
 
-Same modules, same weights, same numbers; written as one would write it first: image-ordered
-memory, windows cut by reshaping, relative index and shift mask made anew in every forward pass,
-attention by separate products, likelihoods slice by slice, distributions found by counting through
-the scale table, and symbols gathered in Python lists.
+Same modules, same weights, same results, written in the straightforward way: channels-first memory,
+windows cut by reshaping, relative index and shift mask rebuilt in every forward pass, attention as
+separate products, likelihoods slice by slice, distributions looked up by a scan of the scale table,
+and symbols collected in Python lists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
 
 
 class PlainWindowAttention(nn.Module):
-    """`WindowAttention` on whole windows, with everything spelled out."""
+    """`WindowAttention` on whole windows, step by step."""
 
     def __init__(self, ours: WindowAttention) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PlainWindowAttention(nn.Module):
 
 
 class PlainSwinLayer(nn.Module):
-    """`SwinLayer` on whole maps, one sum after the other."""
+    """`SwinLayer` on whole maps, one addition at a time."""
 
     def __init__(self, ours: SwinLayer) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class PlainSwinLayer(nn.Module):
 
 
 class PlainTcmBlock(nn.Module):
-    """`TcmBlock` with both branches, every sum a new map."""
+    """`TcmBlock` with both branches; every addition allocates a new map."""
 
     def __init__(self, ours: TcmBlock) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ PLAIN = {TcmBlock: PlainTcmBlock, SwinLayer: PlainSwinLayer}
 
 
 class PlainCodec(nn.Module):
-    """The published kind of walk over a codec without rate levels, checkerboard or padding."""
+    """The codec in the style of published code, without rate levels, checkerboard or padding."""
 
     def __init__(self, ours: Codec) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class PlainCodec(nn.Module):
 
 
 class PlainTraining:
-    """The published kind of training step: two backward passes, two optimisers as they come."""
+    """A training step in the style of published code: two backward passes, two optimisers."""
 
     def __init__(self, ours: Codec, weight: float) -> None:
         self.model = PlainCodec(ours).train()

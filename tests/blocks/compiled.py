@@ -1,6 +1,6 @@
-"""Compiled layers and codecs against the same ones as they are.
+"""Compare compiled layers and codecs with uncompiled ones.
 
-A program of its own, since the shape checks that the suite runs under can't be compiled.
+A separate program, since the shape checks of the test suite cannot be compiled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CODECS = ("tcm-nano", "dcae-nano")
 
 
 def attention(backend: str) -> None:
-    """Compare values and gradients of shifted windows on a map that has to be padded."""
+    """Compare values and gradients of shifted windows on a map that needs padding."""
     plain = WindowAttention(12, 4, 4, shifted=True).double()
     x = torch.randn(2, 6, 11, 12, dtype=torch.float64, requires_grad=True)
     inputs = [x, *plain.parameters()]
@@ -30,7 +30,7 @@ def attention(backend: str) -> None:
 
 
 def indices() -> None:
-    """Compare the indices of a hierarchical model's lattices, whose tracing warns of nothing."""
+    """Compare the indices of a hierarchical model's lattices; tracing must not warn."""
 
     def used(x: torch.Tensor) -> torch.Tensor:
         walk = lattices(8, (4, 8), x.device, nominal=False)
@@ -42,7 +42,7 @@ def indices() -> None:
 
 
 def codec(name: str) -> None:
-    """Compare a codec's image and likelihoods, in evaluation and without gradients."""
+    """Compare a codec's image and likelihoods in evaluation mode without gradients."""
     plain = tcm_lab.build(name, {"?_?.depth": 1, "entropy_model.slices": 2}).eval()
     x, rate = torch.rand(1, 3, 70, 90), [0.0] if plain.config.rate_levels else []
     with torch.no_grad():

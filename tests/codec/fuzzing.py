@@ -1,6 +1,6 @@
-"""Mutated, truncated and foreign ``.tcm`` files, most of them with checksums that hold.
+"""Mutated, truncated and foreign ``.tcm`` files, most of them with valid checksums.
 
-``python tests/codec/fuzzing.py 20000`` tries that many, of which the suite tries the first.
+``python tests/codec/fuzzing.py 20000`` tries 20,000 files; the test suite tries the first few.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from limits import at_most  # beside the other fuzzers
 from tcm_lab.codec import VariantConfig, build, decode_image, encode_image
 from tcm_lab.errors import LabError
 
-#: Offsets of the header's fields and their formats, as the container's docstring lists them.
+#: Offsets and formats of the header's fields, as in the container's docstring.
 _FIELDS = {
     4: "<B", 25: "<I", 29: "<I", 33: "<f", 37: "<I", 41: "<I", 45: "<I", 49: "<I",
 }  # fmt: skip
@@ -54,7 +54,7 @@ def small_codec(rate_levels: int = 3) -> Any:
     codec = build(config).eval()
     with torch.no_grad():
         for parameter in codec.g_a.stages[-1].resample.parameters():
-            parameter.mul_(30)  # or nearly every symbol is zero
+            parameter.mul_(30)  # otherwise nearly every symbol is zero
     return codec
 
 
@@ -72,7 +72,7 @@ def written(codec: Any) -> list[bytes]:
 
 
 def mutants(files: list[bytes], rng: Random) -> Iterator[bytes]:
-    """Yield spoilt files without end."""
+    """Yield corrupted files endlessly."""
     while True:
         data = bytearray(rng.choice(files))
         for _ in range(rng.choice((1, 1, 2, 4))):
@@ -94,10 +94,10 @@ def _mutated(data: bytearray, rng: Random, files: list[bytes]) -> bytearray:
         value = value % 256 if form == "<B" else value
         if len(data) >= at + 4:
             struct.pack_into(form, data, at, value)
-    elif kind == 3:  # cut off, and the lengths made to agree
+    elif kind == 3:  # truncated, with consistent lengths
         data = data[: rng.randrange(len(data) + 1)]
         _agree(data, rng)
-    elif kind == 4:  # longer, and the lengths made to agree
+    elif kind == 4:  # extended, with consistent lengths
         data += rng.randbytes(rng.choice((1, 4, 64, 1000)))
         _agree(data, rng)
     elif kind == 5 and len(data) > _HEADER + 8:  # other streams of the same length
@@ -111,7 +111,7 @@ def _mutated(data: bytearray, rng: Random, files: list[bytes]) -> bytearray:
 
 
 def _agree(data: bytearray, rng: Random) -> None:
-    """Make the lengths in the header add up to the file's, most of the time."""
+    """Make the lengths in the header consistent with the file's length, most of the time."""
     body = len(data) - _HEADER - 4
     if body < 0 or rng.random() < 0.1:
         return
@@ -120,9 +120,9 @@ def _agree(data: bytearray, rng: Random) -> None:
 
 
 def fuzz(codec: Any, count: int, seed: int = 0) -> tuple[int, Counter[str]]:
-    """Return how many of ``count`` mutants decode, and how many are refused by which message.
+    """Return the number of mutants that decode, and of refusals by message, out of ``count``.
 
-    Whatever else a mutant does passes through: it is a defect.
+    Any other exception is a defect and propagates.
     """
     decoded, refused = 0, Counter[str]()
     source = mutants(written(codec), Random(seed))
@@ -141,7 +141,7 @@ def fuzz(codec: Any, count: int, seed: int = 0) -> tuple[int, Counter[str]]:
 
 
 def main(count: int) -> None:
-    """Try ``count`` mutants and say what became of them."""
+    """Try ``count`` mutants and print the outcomes."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     began = time.perf_counter()
     decoded, refused = fuzz(small_codec(), count)

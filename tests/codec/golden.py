@@ -1,4 +1,4 @@
-"""The published codes' results, and the weights under which they had them."""
+"""Results of the published implementations, and the weights that produced them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tcm_lab.codec import Codec
 
 _FOLDER = Path(__file__).parent.parent / "golden"
 
-#: What is computed from the weights, or a constant; no file's value of it means anything.
+#: Entries that are constant or computed from the weights, so that their stored values are ignored.
 _COMPUTED = {
     "_quantized_cdf",
     "_offset",
@@ -38,7 +38,7 @@ _COMPUTED = {
         for latent in "yz"
     ),
 }
-#: Gains of weights that have another than 0.45, so that y spreads over some ±18, and z likewise.
+#: Gains of weights whose gain is not 0.45, chosen so that y and z spread over about ±18.
 _GAINS = {
     "g_a.9.weight": 25.0,  # TCM, alone and with AuxT
     "AuxT_enc.3.OLP.linear.weight": 8.0,
@@ -55,7 +55,7 @@ _GAINS = {
     "h_a.reduction.8.weight": 50.0,
     "h_s.increase.8.weight": 3.0,
 }
-#: Biases that scales and then means begin with: of HPCM, and of MLIC++'s parameter networks.
+#: Biases of scales followed by means, in HPCM and in MLIC++'s parameter networks.
 _SCALES_AND_MEANS = re.compile(
     r"h_s\.branch\.5\.branch\.3\.bias|y_spatial_prior_(s1_s2\.branch_2\.1|s3\.branch_2\.2)\.bias"
     r"|entropy_parameters_\w+\.\d+\.fusion\.6\.bias"
@@ -63,13 +63,13 @@ _SCALES_AND_MEANS = re.compile(
 
 
 def published_shapes(codec: str) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every entry of a published checkpoint, such as ``lic_tcm_n64``."""
+    """Return the shapes in a published checkpoint, such as ``lic_tcm_n64``, by entry name."""
     text = gzip.decompress((_FOLDER / f"{codec}_keys.json.gz").read_bytes())
     return {name: tuple(shape) for name, shape in json.loads(text).items()}
 
 
 def published_results(codec: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what the published code computed; see the folder's README."""
+    """Return the results of the published code; see the folder's README."""
     with np.load(_FOLDER / f"{codec}.npz") as file:
         return dict(file)
 
@@ -77,7 +77,7 @@ def published_results(codec: str) -> dict[str, np.ndarray[Any, Any]]:
 def assert_same(
     got: Tensor, expected: Mapping[str, np.ndarray], name: str, tolerance: float = 1e-4
 ) -> None:
-    """Hold a tensor of one image to a published one, the largest magnitude being one."""
+    """Compare a tensor of one image with a published one, relative to its largest magnitude."""
     values = got[0].double().numpy()
     maximum = float(expected[f"{name}.maximum"])
     assert values.shape == tuple(expected[f"{name}.shape"])
@@ -99,15 +99,15 @@ def forward(
     *,
     every: int = 1,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return every tensor of a forward pass that the published codes report, and likelihoods.
+    """Return the tensors of a forward pass that the published codes report, and the likelihoods.
 
     Args:
-        codec: what is run.
+        codec: the codec to run.
         x: (B, 3, H, W) in [0, 1].
-        features: names of h_s's outputs.
-        outputs: of further modules: name, module, and of how many channels, and of how many rows
-            and columns, one is kept.
-        every: of how many channels of ``features`` one is kept.
+        features: names of the outputs of h_s.
+        outputs: further outputs to return: name, module, channel stride, and stride of rows and
+            columns.
+        every: channel stride of ``features``.
     """
     seen: dict[str, Tensor] = {}
 
@@ -136,9 +136,9 @@ def forward(
 
 
 def assert_same_in_double(codec: Codec, name: str) -> None:
-    """Hold a codec to what the published code computes in double precision, to one part in 1e9.
+    """Compare a codec with the published code in double precision, to one part in 1e9.
 
-    The codec is in double precision meanwhile; its own values are exact in either.
+    The codec is converted to double precision for the comparison; its weights are exact in both.
     """
     expected = published_results(f"{name}_double")
     height, width = expected["x_hat.shape"][1:]
@@ -155,13 +155,13 @@ def assert_same_in_double(codec: Codec, name: str) -> None:
 
 
 def kodak_crop(name: str = "kodim03_256x256", dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the image (1, 3, H, W) that the results of the codecs after TCM are of."""
+    """Return the image (1, 3, H, W) behind the results of the codecs after TCM."""
     with Image.open(_FOLDER / f"{name}.png") as image:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(dtype) / 255
 
 
 def photograph(n: int) -> np.ndarray[Any, Any]:
-    """Return the image (H, W, 3) that the results of TCM of width ``n`` are of."""
+    """Return the image (H, W, 3) behind the results of TCM with width ``n``."""
     from skimage import data
 
     whole = {32: data.astronaut, 64: data.coffee}[n]()
@@ -171,10 +171,10 @@ def photograph(n: int) -> np.ndarray[Any, Any]:
 
 
 def weights_by_name(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Fill every learned entry of the published layout from its name and shape alone.
+    """Return values for every learned entry of the published layout, from name and shape alone.
 
-    Each entry has a random stream of its own, seeded by its name, so that the order of entries
-    does not matter and another program gets the same bits.
+    Each entry has its own random stream, seeded by its name, so the order of entries does not
+    matter and another program gets the same bits.
     """
     return {
         name: torch.from_numpy(_value(name, shape).astype(np.float32))
@@ -189,7 +189,7 @@ def _value(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     kind = name.rpartition(".")[2]
     if name == "entropy_estimation.beta":
         return np.full(shape, 1.5)  # the shape of HPCM's generalised Gaussian
-    if kind in ("beta", "gamma"):  # of a GDN, near what training starts from
+    if kind in ("beta", "gamma"):  # of a GDN, close to their initial values
         small = np.abs(normal)
         return 1 + 0.05 * small if kind == "beta" else 0.1**0.5 * np.eye(*shape) + 0.02 * small
     if kind == "quantiles":
@@ -210,7 +210,7 @@ def _value(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         half = shape[0] // 2
         return np.concatenate([1.5 + normal[:half], 0.3 * normal[half:]])
     if kind == "bias":
-        # The last bias of a scale network spreads the scales, some below the smallest allowed.
+        # The last bias of a scale network spreads the scales, some below the lower bound.
         spread = name.startswith("cc_scale_transforms.") and name.endswith(".4.bias")
         return 1.5 + normal if spread else 0.05 * normal
     if len(shape) == 1:

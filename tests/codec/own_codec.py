@@ -1,4 +1,4 @@
-"""A hyperprior codec as a user writes it: module names of its own, CompressAI's interface."""
+"""A hyperprior codec as a user might write it: its own module names, CompressAI's interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def up(channels: int, out: int) -> nn.Module:
 
 
 class Own(CompressionModel):
-    """Strides of 16 for y and 64 for z; a product outside of every layer."""
+    """A codec with strides of 16 for y and 64 for z, and a matrix product outside any layer."""
 
     def __init__(self, width: int = 8, latent: int = 12) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ class Own(CompressionModel):
 
 
 class Named(Own):
-    """The same, which says by itself what its modules are."""
+    """The same codec, which declares the roles of its modules."""
 
     parts: ClassVar = {"encoder": "g_a", "decoder": "g_s", "hyper.down": "h_a", "hyper.up": "h_s"}
     name = "named"
 
 
 class Unsized(Own):
-    """The same, without widths by default: it finds them in weights, as CompressAI's models do."""
+    """The same codec without default widths: it infers them from weights, as in CompressAI."""
 
     def __init__(self, width: int, latent: int) -> None:
         super().__init__(width, latent)
@@ -91,7 +91,7 @@ class Unsized(Own):
 
 
 class Wordy(Own):
-    """The same, as papers' codes are written: times beside the bytes, an update without options."""
+    """The same codec in the style of papers' code: times next to the bytes, no update options."""
 
     downsampling_factor = 64
 
@@ -109,7 +109,7 @@ class Wordy(Own):
 
 
 class Mute(nn.Module):
-    """Estimates and does not code."""
+    """A codec that estimates rates but cannot code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,5 +140,5 @@ NUMBER = 3
 
 
 def features() -> nn.Module:
-    """A network of features, not of images."""
+    """Return a network on features, not images."""
     return nn.Linear(8, 8)

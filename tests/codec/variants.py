@@ -1,6 +1,6 @@
-"""Random codecs over all axes, valid by construction and small enough to run by the hundred.
+"""Random codecs over all axes, valid by construction and small enough to run hundreds of them.
 
-``python tests/codec/variants.py 200`` runs that many round trips, of which the suite has the first.
+``python tests/codec/variants.py 200`` runs 200 round trips; the test suite runs the first few.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def random_config(seed: int) -> VariantConfig:
         entropy_model = draw(entropies, m)
         hyper_output = m if draw is _dictionary_model else 2 * m
     halvings, hyper_halvings = rng.randint(1, 4), rng.randint(0, 2)
-    linear = Random(f"linear {seed}")  # apart, so that all else is drawn as before there was one
+    linear = Random(f"linear {seed}")  # separate, so that all other draws stay as they were
     return VariantConfig.parse(
         {
             "name": f"random-{seed}",
@@ -88,7 +88,7 @@ def _resampler(rng: Random, factor: int) -> Tree:
 
 
 def random_block(rng: Random, width: int) -> Tree:
-    """Draw a block that ``width`` channels can have."""
+    """Draw a block that is valid for ``width`` channels."""
     heads = [d for d in _HEADS if width % d == 0]
     kinds: list[Tree] = [
         {"type": "residual"},
@@ -122,7 +122,7 @@ def random_block(rng: Random, width: int) -> Tree:
 
 
 def _attention(rng: Random, widths: list[int]) -> Tree:
-    """Draw an attention module that stands at every one of ``widths``."""
+    """Draw an attention module that is valid at each of ``widths``."""
     d, window = rng.choice(_HEADS), rng.choice(_WINDOWS)
     swatten = {"type": "swatten", "window_size": window, "head_dim": d, "mlp_ratio": 2.0}
     kinds: list[Tree] = [
@@ -152,7 +152,7 @@ def _entropy_model(rng: Random, m: int) -> Tree:
             "attention": "none", "checkerboard": False,
         }  # fmt: skip
     slices: int | list[int] = rng.choice([count for count in (1, 2, 4, 8) if m % count == 0])
-    if rng.random() < 0.5:  # uneven: cut at two or three different places
+    if rng.random() < 0.5:  # uneven: cut at one to three different positions
         cuts = sorted(rng.sample(range(1, m), rng.choice((1, 2, 3))))
         widths = [b - a for a, b in zip([0, *cuts], [*cuts, m], strict=True)]
         slices = widths if len(set(widths)) > 1 else len(widths)
@@ -219,11 +219,11 @@ def _multi_context_model(rng: Random, m: int) -> Tree:
 
 @torch.no_grad()
 def round_trip(config: VariantConfig, seed: int) -> tuple[Codec, torch.Tensor, torch.Tensor]:
-    """Return a codec with weights that code something, and its forward and decoded images."""
+    """Return a codec with non-trivial symbols, and its forward and decoded images."""
     rng = Random(seed)
     codec = build(config, seed=seed).eval()
     for parameter in codec.g_a.stages[-1].resample.parameters():
-        parameter.mul_(4)  # or nearly every symbol is zero
+        parameter.mul_(4)  # otherwise nearly every symbol is zero
     if codec.y_unit is not None:
         codec.y_unit.copy_(torch.linspace(0.3, 3, len(codec.y_unit)))
     size = (rng.randint(1, 70), rng.randint(1, 70))
@@ -233,12 +233,12 @@ def round_trip(config: VariantConfig, seed: int) -> tuple[Codec, torch.Tensor, t
     forward = codec(x, rate)["x_hat"].clamp(0, 1)
     decoded = codec.decompress(**codec.compress(x, rate))["x_hat"]
     if seed % 3 == 0:
-        codec.decompress(**codec.compress(x, rate, portable=True))  # the checksum is compared
+        codec.decompress(**codec.compress(x, rate, portable=True))  # compares the checksum
     return codec, forward, decoded
 
 
 def main(count: int) -> None:
-    """Run ``count`` round trips and say the largest error and the time."""
+    """Run ``count`` round trips and print the largest error and the time."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     began, worst = time.perf_counter(), 0.0
     for seed in range(count):

@@ -1,7 +1,7 @@
-"""Builds the documentation site: the repository's own pages, notebooks and docstrings, by Sphinx.
+"""Build the documentation site from the repository's pages, notebooks and docstrings with Sphinx.
 
-``nox -s docs`` runs it. Pages keep their places, so that a link that works in the repository works
-on the site; a link that leads nowhere, or any other warning, ends it.
+``nox -s docs`` runs it. Pages keep their paths, so links that work in the repository also work on
+the site. A broken link or any other warning aborts the build.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SETTINGS = {
 
 
 def chapters() -> dict[str, list[str]]:
-    """Return the pages of the site by chapter, each as a path from the root without suffix."""
+    """Return the pages of the site by chapter, as paths from the root without suffix."""
     return {
         "Notebooks": tracked("notebooks/*.ipynb"),
         "Studies": tracked("studies/**/README.md"),
@@ -61,13 +61,13 @@ def chapters() -> dict[str, list[str]]:
 
 
 def tracked(pattern: str) -> list[str]:
-    """Return the files that match, without their suffix."""
+    """Return the files that match a pattern, without suffix."""
     files = sorted(ROOT.glob(pattern))
     return [file.relative_to(ROOT).with_suffix("").as_posix() for file in files]
 
 
 def write_sources(folder: Path) -> None:
-    """Write every page, and every file that one links to, to its place below ``folder``."""
+    """Write every page, and every file that a page links to, to its path below ``folder``."""
     for name, text in reference_pages().items():
         write(folder / "reference" / f"{name}.md", text)
     write(folder / "reference" / SCHEMA_FILE, space_schema())
@@ -90,35 +90,35 @@ def write_sources(folder: Path) -> None:
 
 
 def source(page: str) -> str:
-    """Return a page's file."""
+    """Return the file of a page."""
     return f"{page}.md" if (ROOT / f"{page}.md").exists() else f"{page}.ipynb"
 
 
 def linked(path: str, text: str) -> Iterator[str]:
-    """Yield the files of the project that a page links to.
+    """Yield the project files that a page links to.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: a linked file does not exist.
     """
     if path.endswith(".ipynb"):
         text = text.replace('\\"', '"')
-    for found in LINK.finditer(CODE.sub("", text)):
-        target = found[1] or found[2]
+    for link in LINK.finditer(CODE.sub("", text)):
+        target = link[1] or link[2]
         if re.match(r"https?:|data:|attachment:|mailto:", target):
             continue
         file = os.path.normpath(PurePosixPath(path).parent / target)
         if not (ROOT / file).is_file():
-            raise FileNotFoundError(f"{path} links to {target}, which is no file")
+            raise FileNotFoundError(f"{path} links to {target}, which is not a file")
         yield PurePosixPath(file).as_posix()
 
 
 def renamed(path: str) -> str:
-    """Return a page's name on the site, whose first page is the README."""
+    """Return the path of a page on the site; the README becomes the index."""
     return "index.md" if path == "README.md" else path
 
 
 def page_of(path: str, text: str) -> str:
-    """Return a page of the repository as one of the site."""
+    """Return the site's version of a repository page."""
 
     def to_start(link: re.Match[str]) -> str:
         file = os.path.normpath(PurePosixPath(path).parent / link[1])
@@ -133,7 +133,7 @@ def page_of(path: str, text: str) -> str:
 
 
 def contents() -> str:
-    """Return the chapters for the side of every page."""
+    """Return the tables of contents for the sidebar, one per chapter."""
     blocks = []
     for title, pages in chapters().items():
         listed = "\n".join(pages)
@@ -148,10 +148,10 @@ def write(path: Path, text: str) -> None:
 
 
 def build(out: Path, work: Path) -> None:
-    """Build the site into ``out``, its sources in ``work``.
+    """Build the site in ``out``, with intermediate files in ``work``.
 
     Raises:
-        SystemExit: Sphinx warned of something.
+        SystemExit: Sphinx issued a warning.
     """
     write_sources(work / "sources")
     application = Sphinx(
@@ -167,7 +167,7 @@ def build(out: Path, work: Path) -> None:
     application.build()
     if application.statuscode:
         raise SystemExit("Sphinx warned; see above.")
-    shutil.rmtree(out, ignore_errors=True)  # pages that are no more
+    shutil.rmtree(out, ignore_errors=True)  # removes pages that no longer exist
     shutil.copytree(work / "site", out)
 
 

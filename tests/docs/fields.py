@@ -1,4 +1,4 @@
-"""What a configuration can hold, field by field, read from its JSON schema."""
+"""Tables of configuration fields, read from JSON schemas."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _WORDS = {
 
 
 def field_table(model: type[BaseModel], title: str) -> Table:
-    """Return one row per field of ``model``: its type and range, its default, what it means.
+    """Return a table with a row per field of ``model``: type and range, default, and meaning.
 
-    A field with one possible value, such as a layer's ``type``, is left out.
+    Fields with a single possible value, such as the ``type`` of a layer, are omitted.
     """
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
@@ -50,7 +50,7 @@ def field_table(model: type[BaseModel], title: str) -> Table:
 
 
 def spell(said: Schema, definitions: Schema) -> str:
-    """Return a JSON Schema in words: its types, each with its bounds, joined by ``or``."""
+    """Return a JSON Schema as text: its types with their bounds, joined by ``or``."""
     if "$ref" in said:
         name = str(said["$ref"]).rsplit("/", 1)[-1]
         target = definitions.get(name, {})

@@ -1,4 +1,4 @@
-"""The reference as Markdown: every field of a user's files, every command, the Python interface."""
+"""The reference as Markdown: every field of user files, every command, the Python interface."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MODULES = ("errors", "metrics", "stats", "testing")
 
 
 def configuration_tables() -> dict[str, list[Table]]:
-    """Return the fields of every file that a user writes, by the name of the file's kind."""
+    """Return the fields of every kind of file that users write, by the name of the kind."""
     registries: tuple[LayerRegistry[Any], ...] = (
         BLOCKS, ATTENTIONS, RESAMPLERS, codec.ENTROPY_MODELS
     )  # fmt: skip
@@ -80,7 +80,7 @@ def configuration_tables() -> dict[str, list[Table]]:
         "Estimators: estimator of a search space": [
             field_table(kind, f"{kind.__name__}: {{type: {name}}}")
             for name, kind in ESTIMATORS.items()
-            if len(kind.model_fields) > 1  # options beside the type
+            if len(kind.model_fields) > 1  # has options besides the type
         ],
         f"A training recipe ({', '.join(sorted(RECIPES))})": [field_table(Recipe, "Recipe")],
     }
@@ -91,10 +91,10 @@ def configuration_page() -> str:
     lines = [
         "# Fields of files",
         "",
-        "A variant is a file of these fields; or of `base` (a preset's name or another file), "
-        "`name` and `override`, whose dotted paths name them: `g_a.split` means every block of "
-        "g_a. An editor completes and checks a search space by its [JSON Schema]"
-        f"({SCHEMA_FILE}).",
+        "A variant file consists either of these fields, or of `base` (the name of a preset or "
+        "another file), `name` and `override`, whose dotted paths refer to the fields: `g_a.split` "
+        "means every block of g_a. Editors can complete and check a search space with its "
+        f"[JSON Schema]({SCHEMA_FILE}).",
         "",
     ]
     for heading, tables in configuration_tables().items():
@@ -106,8 +106,8 @@ def configuration_page() -> str:
 
 
 def commands_page() -> str:
-    """Return the page of all commands: what each one's ``--help`` prints."""
-    lines = ["# Commands", "", "What `tcm-lab COMMAND --help` prints.", ""]
+    """Return the page of all commands, with the ``--help`` output of each."""
+    lines = ["# Commands", "", "The output of `tcm-lab COMMAND --help`.", ""]
     for words in leaves(COMMANDS):
         lines += [f"## tcm-lab {' '.join(words)}", "", "```text", help_of(words), "```", ""]
     return "\n".join(lines)
@@ -123,7 +123,7 @@ def leaves(level: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def help_of(words: tuple[str, ...]) -> str:
-    """Return a command's help as plain text of 88 columns."""
+    """Return the help of a command as plain text with 88 columns."""
     printed = io.StringIO()
     plain = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
     shows = contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit)
@@ -133,18 +133,18 @@ def help_of(words: tuple[str, ...]) -> str:
 
 
 def overview_page() -> str:
-    """Return the page of what ``import tcm_lab`` gives, each name with a link to its home."""
+    """Return the page of the names in ``tcm_lab``, each with a link to its definition."""
     homes: dict[int, str] = {}
     for part in (*PACKAGES, *MODULES):
         module = import_module(f"tcm_lab.{part}")
         for name in public(module):
             homes.setdefault(id(getattr(module, name)), f"{module.__name__}.{name}")
-    lines = ["# Python interface", "", "| tcm_lab. | what it is |", "|---|---|"]
+    lines = ["# Python interface", "", "| tcm_lab. | description |", "|---|---|"]
     for name in public(tcm_lab):
         value = getattr(tcm_lab, name)
         if not inspect.ismodule(value):
             lines.append(f"| {{py:obj}}`{name} <{homes[id(value)]}>` | {first_line(value)} |")
-    lines += ["", "| package | what it holds |", "|---|---|"]
+    lines += ["", "| package | contents |", "|---|---|"]
     for part in (*PACKAGES, *MODULES):
         what = first_line(import_module(f"tcm_lab.{part}"))
         lines.append(f"| [tcm_lab.{part}]({part}.md) | {what} |")
@@ -152,7 +152,7 @@ def overview_page() -> str:
 
 
 def interface_page(part: str) -> str:
-    """Return the page of a package or module: its docstring and every public name, for autodoc."""
+    """Return the page of a package or module for autodoc: its docstring and every public name."""
     module = import_module(f"tcm_lab.{part}")
     lines = [f"# {module.__name__}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
     for name in public(module):
@@ -171,14 +171,14 @@ def data(value: object) -> list[str]:
     """Return the lines that describe a constant or a registry."""
     if isinstance(value, Mapping):
         names = ", ".join(f"``{name}``" for name in value)
-        return [f"   Holds {names}."]
+        return [f"   Contains {names}."]
     if isinstance(value, str | int | float | tuple):
         return [f"   ``{value!r}``"]
     return [f"   The type ``{value}``".replace("typing.", "").replace("tcm_lab.", "") + "."]
 
 
 def public(module: ModuleType) -> list[str]:
-    """Return a module's public names, sorted: its exports, or else what it defines."""
+    """Return the sorted public names of a module: its exports, or the names it defines."""
     if hasattr(module, "__all__"):
         return sorted(module.__all__)
     return sorted(
@@ -195,7 +195,7 @@ def first_line(value: object) -> str:
 
 
 def reference_pages() -> dict[str, str]:
-    """Return the text of every page by its name."""
+    """Return the text of every reference page by name."""
     interface = {part: interface_page(part) for part in (*PACKAGES, *MODULES)}
     return {
         "configuration": configuration_page(),

@@ -1,4 +1,4 @@
-"""Scripts of studies, which are no package."""
+"""Import of study scripts, which are not part of a package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def script(path: Path) -> ModuleType:
-    """Return what a script under studies defines."""
+    """Import a script under ``studies`` and return it as a module."""
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

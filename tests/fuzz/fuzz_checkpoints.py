@@ -1,6 +1,6 @@
-"""Checkpoints wrapped, prefixed, renamed, cut and foreign.
+"""Wrapped, prefixed, renamed, truncated and foreign checkpoints.
 
-``python tests/fuzz/fuzz_checkpoints.py 2000`` tries that many, of which the suite tries the first.
+``python tests/fuzz/fuzz_checkpoints.py 2000`` tries 2,000 files; the tests try the first few.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ _FOREIGN = (
 
 
 def same_weights(state: dict[str, Tensor], rng: Random) -> Any:
-    """Wrap, prefix and add to a state dict without changing what its weights are."""
+    """Wrap, prefix and extend a state dict without changing its weights."""
     tree: Any = OrderedDict(state)
     for _ in range(rng.choice((0, 1, 1, 2))):
         prefix = rng.choice(_PREFIXES)
         tree = {f"{prefix}{name}": value for name, value in tree.items()}
-    if rng.random() < 0.3:  # as thop leaves behind
+    if rng.random() < 0.3:  # left behind by thop
         parts = {name.rpartition(".")[0] for name in tree}
         tree |= {f"{part}.total_ops": torch.zeros(1) for part in rng.sample(sorted(parts), 3)}
         tree["total_params"] = torch.zeros(1)
@@ -75,7 +75,7 @@ def same_weights(state: dict[str, Tensor], rng: Random) -> Any:
 
 
 def other_weights(state: dict[str, Tensor], rng: Random) -> Any:
-    """Lose, rename, reshape or add entries, so that no codec is whole."""
+    """Remove, rename, reshape or add entries, so that the codec is incomplete."""
     tree: Any = dict(state)
     for _ in range(rng.choice((1, 1, 3))):
         name, kind = rng.choice(list(tree)), rng.randrange(7)
@@ -101,14 +101,14 @@ def other_weights(state: dict[str, Tensor], rng: Random) -> Any:
 
 
 def torch_file(tree: Any, rng: Random) -> bytes:
-    """Write a tree as torch does, in either of its formats."""
+    """Return a tree as saved by torch, in either of its formats."""
     file = io.BytesIO()
     torch.save(tree, file, _use_new_zipfile_serialization=rng.random() < 0.8)
     return file.getvalue()
 
 
 def spoilt_bytes(data: bytes, rng: Random) -> bytes:
-    """Cut or change bytes, most of them in the head."""
+    """Truncate or change bytes, most of them near the beginning."""
     spoilt = bytearray(data)
     kind = rng.randrange(4)
     if kind == 0:
@@ -125,7 +125,7 @@ def spoilt_bytes(data: bytes, rng: Random) -> bytes:
 
 
 def odd_metadata(ours: bytes, rng: Random) -> bytes:
-    """Change what our file says about the codec that it holds."""
+    """Change the metadata that describes the codec in one of our files."""
     length = int.from_bytes(ours[:8], "little")
     head = json.loads(ours[8 : 8 + length])
     meta = head.setdefault("__metadata__", {})
@@ -140,10 +140,10 @@ def odd_metadata(ours: bytes, rng: Random) -> bytes:
 
 
 def fuzz(count: int, seed: int = 0) -> tuple[int, Counter[str]]:
-    """Return how many of ``count`` checkpoints load, and how many are refused by which message.
+    """Return the number of checkpoints that load, and of refusals by message, out of ``count``.
 
-    One that is only wrapped must load to the same weights; whatever loads must be a codec whose
-    weights are the file's; whatever else is raised is a defect.
+    A wrapped checkpoint must load with the same weights. Any checkpoint that loads must give a
+    codec with the weights of the file. Any other exception is a defect.
     """
     rng, loaded, refused = Random(seed), 0, Counter[str]()
     codec = tcm_lab.build("tcm-small", _NARROW).eval()
@@ -178,7 +178,7 @@ def fuzz(count: int, seed: int = 0) -> tuple[int, Counter[str]]:
                 assert str(path) in message, f"{kind} {number} names no file: {message}"
                 message = re.sub(r"[^ ]*\d[^ ]*|'[^']*'", "#", message.partition(": ")[2])
                 refused[message[:60]] += 1
-            except Exception as error:  # a defect, whatever it is: say of which file
+            except Exception as error:  # a defect: name the file
                 error.add_note(f"{kind} {number}")
                 raise
             else:

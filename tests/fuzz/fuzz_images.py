@@ -1,6 +1,6 @@
-"""Image files with spoilt metadata and bodies, through training and evaluation.
+"""Image files with corrupted metadata and bodies, in training and evaluation.
 
-``python tests/fuzz/fuzz_images.py 20000`` tries that many, of which the suite tries the first.
+``python tests/fuzz/fuzz_images.py 20000`` tries 20,000 files; the test suite tries the first few.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _VALUES = (
 
 
 def picture() -> NDArray[np.uint8]:
-    """Return uint8 (H, W, 3) in which no corner looks like another."""
+    """Return a uint8 image (H, W, 3) with distinguishable corners."""
     width, height = _SIZE
     y, x = np.mgrid[:height, :width]
     return np.stack([10 * x, 15 * y, 5 * (x + y)], axis=2).astype(np.uint8)
 
 
 def exif(rng: Random) -> bytes:
-    """Return an EXIF block whose entries have types, counts and offsets that may not fit."""
+    """Return an EXIF block whose entries may have inconsistent types, counts and offsets."""
     order = rng.choice(("<", ">"))
     entries, extra = [], b""
     tags = [0x0112, *rng.sample(_TAGS, rng.randint(0, 4))]
@@ -70,7 +70,7 @@ def exif(rng: Random) -> bytes:
 
 
 def encoded(suffix: str, rng: Random) -> bytes:
-    """Encode the picture with odd metadata in it, where the format holds any."""
+    """Encode the image with odd metadata, if the format has any."""
     image, file = Image.fromarray(picture()), io.BytesIO()
     mode = rng.choice(("RGB", "RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I", "F"))
     try:
@@ -93,7 +93,7 @@ def encoded(suffix: str, rng: Random) -> bytes:
 
 
 def mutants(rng: Random) -> Iterator[tuple[str, bytes, bool]]:
-    """Yield suffix, bytes, and whether the pixels are sure to be as they were."""
+    """Yield suffix, bytes, and whether the pixels are certain to be unchanged."""
     while True:
         suffix = rng.choice(_SUFFIXES)
         data = bytearray(encoded(suffix, rng))
@@ -125,7 +125,7 @@ def _spoil(data: bytearray, rng: Random) -> None:
 
 
 def _check_pixels(images: ImageSet, known: dict[str, str]) -> None:
-    """Compare what was decoded with all eight ways to turn the picture."""
+    """Compare the decoded images with all eight orientations of the original."""
     flat = [np.rot90(picture(), turns) for turns in range(4)]
     ways = [*flat, *(way[:, ::-1] for way in flat)]
     for name, size in zip(images.names, images.sizes, strict=True):
@@ -140,14 +140,14 @@ def _check_pixels(images: ImageSet, known: dict[str, str]) -> None:
 
 
 def fuzz(count: int, seed: int = 0, batch: int = 100) -> Counter[str]:
-    """Try ``count`` files and return how many were used, left out, or broke while training.
+    """Try ``count`` files; return the numbers used, left out, and broken during training.
 
-    Every file must be either used or reported; whatever else is raised is a defect.
+    Every file must be either used or reported. Any other exception is a defect.
     """
     rng, outcome = Random(seed), Counter[str]()
     source = mutants(rng)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as root:
-        warnings.simplefilter("ignore")  # Pillow's, of files as odd as these
+        warnings.simplefilter("ignore")  # Pillow's warnings about such files
         logging.disable(logging.WARNING)
         try:
             for start in range(0, count, batch):

@@ -1,6 +1,6 @@
-"""Spaces and variants in YAML, spoilt by structure and by character.
+"""Spaces and variants in YAML, corrupted by structure and by character.
 
-``python tests/fuzz/fuzz_yaml.py 5000`` tries that many, of which the suite tries the first.
+``python tests/fuzz/fuzz_yaml.py 5000`` tries 5,000 files; the test suite tries the first few.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CONTAINERS: tuple[Any, ...] = ([], {}, [[]], [{}], {"a": 1}, [1, 2], ["tcm", "t
 
 
 def sources() -> list[tuple[str, str]]:
-    """Return kind (space or variant) and text of the files that mutations start from."""
+    """Return kind (space or variant) and text of the files to mutate."""
     folder = resources.files("tcm_lab") / "configs"
     spaces = [file.read_text() for file in folder.iterdir() if file.name.endswith(".yaml")]
     presets = [folder / "presets" / f"{name}.yaml" for name in ("tcm-nano", "stf", "tcm-conv-only")]
@@ -104,7 +104,7 @@ def mutated_tree(tree: Any, rng: Random) -> Any:
 
 
 def spoilt_text(text: str, rng: Random, name: str) -> bytes:
-    """Return the text with keys doubled, encoded otherwise, cyclic, too deep or cut."""
+    """Return the text with duplicate keys, another encoding, cycles, deep nesting or truncation."""
     kind, lines = rng.randrange(9), text.splitlines()
     keyed = [line for line in lines if re.match(r"\s*[\w.]+:", line)]
     if kind == 0:
@@ -154,7 +154,7 @@ def spoilt_text(text: str, rng: Random, name: str) -> bytes:
 
 
 def unreflected(given: Any, read: Any, path: str = "") -> Iterator[str]:
-    """Yield what a file says and the configuration read from it does not."""
+    """Yield every difference between a file and the configuration read from it."""
     if isinstance(given, dict) and isinstance(read, dict):
         for key, value in given.items():
             if key == "block" and read.get("depth") == 0:
@@ -167,17 +167,17 @@ def unreflected(given: Any, read: Any, path: str = "") -> Iterator[str]:
         for place, (one, other) in enumerate(zip(given, read, strict=True)):
             yield from unreflected(one, other, f"{path}.{place}")
     elif isinstance(given, str) and isinstance(read, dict) and read.get("type") == given:
-        return  # a name alone is short for its type
+        return  # a plain name is short for a mapping with this type
     elif isinstance(given, str) and given == str(read):
-        return  # a number in quotes is that number
+        return  # a quoted number is read as a number
     elif given != read or isinstance(given, bool) != isinstance(read, bool):
         yield f"{path}: {given!r} became {read!r}"
 
 
 def fuzz(count: int, seed: int = 0) -> tuple[int, Counter[str]]:
-    """Return how many of ``count`` files are read, and how many refused by which message.
+    """Return the number of files that are read, and of refusals by message, out of ``count``.
 
-    Whatever else is raised, and a variant that is read as something else than it says, is a defect.
+    Any other exception is a defect, and so is a variant that is read differently from its file.
     """
     rng, read, refused = Random(seed), 0, Counter[str]()
     files = sources()
@@ -200,7 +200,7 @@ def fuzz(count: int, seed: int = 0) -> tuple[int, Counter[str]]:
                 assert str(path) in message, f"{kind} {number}: names no file: {message}"
                 assert len(message) < 2_000, f"{kind} {number}: {len(message)} characters"
                 refused[re.sub(r"[^ ]*\d[^ ]*|'[^']*'", "#", message.partition(": ")[2])[:50]] += 1
-            except Exception as error:  # a defect, whatever it is: say of which file
+            except Exception as error:  # a defect: show the file
                 error.add_note(f"{kind} {number}:\n{path.read_bytes()!r}")
                 raise
             else:

@@ -1,4 +1,4 @@
-"""A limit on how long one attempt may take, so that a hang is a failure with a name."""
+"""A time limit for single attempts, which turns a hang into a failure that names its cause."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 
 class Late(BaseException):
-    """Nothing that handles errors may take a hang for one."""
+    """The time limit was exceeded; a BaseException, so that no error handling swallows it."""
 
 
 @contextmanager
 def at_most(seconds: int, what: object) -> Iterator[None]:
-    """Raise `Late` inside the block after so many seconds of work (POSIX, main thread).
+    """Raise `Late` inside the block after ``seconds`` of CPU time (POSIX, main thread).
 
-    On a busy machine these take longer by the clock; a wait without work has sixty times as long.
+    CPU time does not depend on how busy the machine is. Idle waits are limited to sixty times as
+    many seconds of wall time.
     """
 
     def late(*_: object) -> None:

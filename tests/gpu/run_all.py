@@ -1,17 +1,17 @@
-"""All that wants a GPU, in a few minutes: tests, times of coding, pace of training, a study.
+"""Run everything that needs a GPU in a few minutes: tests, coding times, training, a study.
 
-``python tests/gpu/run_all.py FOLDER`` takes twelve minutes at most, and less where there is less to
-do; ``--device cpu --minutes 2`` tries the script itself. Every step is a process of its own, which
-writes what it finds as it finds it: one that fails or runs out of time costs nothing else.
+``python tests/gpu/run_all.py FOLDER`` takes at most twelve minutes, and less if there is less to
+do; ``--device cpu --minutes 2`` checks the script itself. Every step is a separate process that
+writes results as soon as it has them, so a step that fails or times out does not affect the others.
 
-What it leaves in FOLDER:
-    tests.log        what pytest printed
-    times.jsonl      a timing record a line, the plain baseline's among them
-    training.jsonl   crops per second by model, precision, and trainings side by side
-    records.jsonl    trainings of the study that were finished
-    steps.json       of every step: seconds, exit status, the end of what it printed
+It writes to FOLDER:
+    tests.log        the output of pytest
+    times.jsonl      one timing record per line, including those of the plain baseline
+    training.jsonl   crops per second by model, precision, and number of parallel training runs
+    records.jsonl    finished training runs of the study
+    steps.json       for every step: seconds, exit status, the end of its output
 
-``python studies/gpu/make.py FOLDER`` makes tables of the second and the third.
+``python studies/gpu/make.py FOLDER`` makes tables from times.jsonl and training.jsonl.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-#: Of the minutes, what each step may take; one that ends sooner leaves the rest to the later ones.
+#: Share of the time limit per step; unused time goes to later steps.
 SHARES = {"tests": 0.35, "times": 0.3, "training": 0.15, "study": 1.0}
 SIZES = {"cuda": ((512, 768), (2048, 1365)), "cpu": ((128, 128),)}
 MODELS = {
@@ -40,13 +40,13 @@ MODELS = {
              "compressai/bmshj2018-hyperprior", "compressai/mbt2018-mean"),
     "cpu": ("tcm-nano",),
 }  # fmt: skip
-#: In which every model is timed, and those that a few are, since they take minutes to compile.
+#: Conditions for timing; only `COMPILED` models are compiled, since that takes minutes.
 CONDITIONS: tuple[dict[str, Any], ...] = (
     {}, {"precision": "tf32"}, {"precision": "bfloat16"},
     {"compile": True, "compile_backend": "cudagraphs"}, {"compile": True},
 )  # fmt: skip
 COMPILED = ("tcm-small", "tcm-large")
-SLOW = ("auxt", "dcae", "hpcm", "mlicpp", "streams", "finite", "compiled")  # on a CPU
+SLOW = ("auxt", "dcae", "hpcm", "mlicpp", "streams", "finite", "compiled")  # tests slow on a CPU
 TESTS = {"cuda": "gpu", "cpu": f"gpu and not ({' or '.join(SLOW)})"}
 SIDE_BY_SIDE = (1, 4, 16)
 
@@ -56,10 +56,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda", choices=SIZES)
     parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--space", type=Path, help="of the study that takes the time left")
-    parser.add_argument("--data", type=Path, help="photographs to train the study on")
-    parser.add_argument("--eval-data", type=Path, help="images to evaluate it on")
-    parser.add_argument("--step", choices=SHARES, help="this step alone, in this process")
+    parser.add_argument("--space", type=Path, help="space of the study that uses the time left")
+    parser.add_argument("--data", type=Path, help="training images of the study")
+    parser.add_argument("--eval-data", type=Path, help="evaluation images of the study")
+    parser.add_argument("--step", choices=SHARES, help="run only this step, in this process")
     parser.add_argument("--until", type=float, default=float("inf"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,8 @@ def main() -> int:
 
 
 def run_steps(asked: argparse.Namespace) -> int:
-    """Run every step for as long as it may, and return how many failed."""
-    begun, found = time.monotonic(), dict[str, Any]()
+    """Run every step within its time limit, and return the number of failed steps."""
+    begun, results = time.monotonic(), dict[str, Any]()
     whole_s = 60 * asked.minutes
     for step, share in SHARES.items():
         left_s = whole_s - (time.monotonic() - begun)
@@ -82,14 +82,14 @@ def run_steps(asked: argparse.Namespace) -> int:
             [*command, "--until", str(time.time() + 0.9 * limit_s)], asked.device, limit_s
         )
         seconds = round(time.monotonic() - step_begun, 1)
-        found[step] = {"seconds": seconds, "status": status, "printed": printed[-3000:]}
-        (asked.folder / "steps.json").write_text(json.dumps(found, indent=1) + "\n")
+        results[step] = {"seconds": seconds, "status": status, "printed": printed[-3000:]}
+        (asked.folder / "steps.json").write_text(json.dumps(results, indent=1) + "\n")
         print(f"{step}: {seconds} s, status {status}", flush=True)
-    return sum(each["status"] != 0 for each in found.values())
+    return sum(each["status"] != 0 for each in results.values())
 
 
 def run_limited(command: Sequence[str], device: str, limit_s: float) -> tuple[int, str]:
-    """Run a command; at the limit it gets a Ctrl-C, and a little later it is killed."""
+    """Run a command; interrupt it at the time limit, and kill it a little later."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -113,13 +113,13 @@ def run_limited(command: Sequence[str], device: str, limit_s: float) -> tuple[in
 
 
 def run_tests(asked: argparse.Namespace) -> None:
-    """Run the tests of this folder, and those of portable files between devices."""
+    """Run the tests in this folder, and those of portable files across devices."""
     with (asked.folder / "tests.log").open("w") as log:
         files = (
             HERE / "test_gpu_timing.py",
             HERE / "test_gpu_training.py",
             HERE.parent / "portable" / "test_streams.py",
-            HERE / "test_gpu_codec.py",  # at whose end some compile for minutes
+            HERE / "test_gpu_codec.py",  # last, since some of its tests compile for minutes
         )
         chosen = [*map(str, files), "-k", TESTS[asked.device]]
         words = ["-q", "-o", "filterwarnings=default", "--durations=10", "-p", "no:cacheprovider"]
@@ -132,7 +132,7 @@ def run_tests(asked: argparse.Namespace) -> None:
 
 
 def time_coding(asked: argparse.Namespace) -> None:
-    """Time the plain baseline and ours in turns, then every model under every condition."""
+    """Time the plain baseline and our codec alternately, then all models and conditions."""
     import torch
     from plain import PlainCodec
 
@@ -140,7 +140,7 @@ def time_coding(asked: argparse.Namespace) -> None:
     from tcm_lab.complexity import compare_timing, measure_timing
 
     class Plain(torch.nn.Module):
-        """The plain baseline by the interface of a codec."""
+        """The plain baseline with the interface of a codec."""
 
         def __init__(self, ours: Any) -> None:
             super().__init__()
@@ -166,7 +166,7 @@ def time_coding(asked: argparse.Namespace) -> None:
         ours = tcm_lab.build(name, {"entropy_model.scale_table": "compressai"}).eval()
         try:
             compared = compare_timing([Plain(ours).eval(), ours], SIZES[asked.device][0], **few)
-        except Exception as error:  # one that fails leaves the others
+        except Exception as error:  # the other models are still timed
             write(baseline=name, error=repr(error)[:500])
         else:
             write(baseline=name, comparison=compared.model_dump(mode="json"))
@@ -177,21 +177,21 @@ def time_coding(asked: argparse.Namespace) -> None:
                 return
             try:
                 record = measure_timing(name, size, **few, **condition)
-            except Exception as error:  # whatever it is, the other conditions are still timed
+            except Exception as error:  # the other conditions are still timed
                 write(model=name, size=size, condition=condition, error=repr(error)[:500])
             else:
                 write(record=record.model_dump(mode="json"))
 
 
 def ways_of_timing(device: str) -> list[tuple[tuple[int, int], dict[str, Any]]]:
-    """Return sizes and conditions; those come last that take minutes to compile."""
+    """Return sizes and conditions; those that compile for minutes come last."""
     conditions = CONDITIONS if device == "cuda" else ({}, {"precision": "bfloat16"})
     ways = [(size, condition) for size in SIZES[device] for condition in conditions]
     return sorted(ways, key=lambda way: way[1].get("compile", False))
 
 
 def pace_training(asked: argparse.Namespace) -> None:
-    """Measure crops per second, of one training and of several side by side."""
+    """Measure crops per second for one training run and for several in parallel."""
     (asked.folder / "training.jsonl").unlink(missing_ok=True)
     on_gpu = asked.device == "cuda"
     ways = [("tcm-nano", "32-true", 1), ("tcm-nano", "bf16-mixed", 2)]
@@ -213,7 +213,7 @@ def pace_training(asked: argparse.Namespace) -> None:
             subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(count)
         ]
         printed = [process.communicate()[0].split() for process in beside]
-        each = [float(words[-1]) for words in printed if words]  # none of one that failed
+        each = [float(words[-1]) for words in printed if words]  # failed processes print nothing
         with (asked.folder / "training.jsonl").open("a") as file:
             row = {"model": model, "precision": precision, "side_by_side": count, **shape}
             file.write(json.dumps({**row, "crops_per_s": sum(each), "each": each}) + "\n")
@@ -236,7 +236,7 @@ print(recipe.batch / pace.step_s)
 
 
 def run_study(asked: argparse.Namespace) -> None:
-    """Train a study until the time is up, and keep the records of what was finished."""
+    """Train a study until the time is up, and store the records of finished runs."""
     if asked.space is None:
         print("no --space: nothing to train")
         return

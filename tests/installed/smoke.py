@@ -1,6 +1,7 @@
-"""Every command of an installed ``tcm-lab``, run once in an empty folder.
+"""Run every command of an installed ``tcm-lab`` once in an empty folder.
 
-``nox -s wheel`` runs this file by the Python that a wheel was installed for; it needs no pytest.
+``nox -s wheel`` runs this file with the Python of the environment that has the wheel installed. It
+does not need pytest.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ agreement plan.yaml --data images --eval-data images --workers 1 --out runs/plan
 noise runs/small
 dashboard --help
 """
-"""Each command with a small job of its own; a server shows its help."""
+"""One small job per command; a server command only shows its help."""
 
 
 def leaves(level: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Yield the words of every command."""
+    """Yield the full name of every command."""
     for name, command in level.items():
         if isinstance(command, Mapping):
             yield from leaves(command, f"{above}{name} ")
@@ -76,7 +77,7 @@ def leaves(level: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def run(line: str) -> None:
-    """Run one line; what it prints is shown if it fails."""
+    """Run one command line; show its output if it fails."""
     printed = io.StringIO()
     before = time.perf_counter()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -90,7 +91,7 @@ def run(line: str) -> None:
 
 
 def smoke() -> None:
-    """Run everything."""
+    """Run all command lines."""
     home = Path(tcm_lab.__file__).parent
     assert home.is_relative_to(sys.prefix), f"{home} is not the installed wheel"
     assert not [*Path().iterdir()], "this folder is not empty"

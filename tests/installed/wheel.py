@@ -1,7 +1,7 @@
-"""Builds the wheel, installs it away from this folder, and lets ``smoke.py`` run every command.
+"""Build the wheel, install it outside this folder, and run every command with ``smoke.py``.
 
-Its environment sees the libraries of the one that runs this, so that it takes seconds, but not this
-project: neither the folder nor an editable installation.
+The new environment sees the libraries of the current one, so installing takes seconds, but it sees
+neither this project's folder nor an editable installation of it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def build(kind: str, folder: Path) -> Path:
 
 
 def tracked(folder: str) -> list[str]:
-    """Return the files of a folder that git knows; none where this is no checkout."""
+    """Return the files of a folder that git tracks, or none outside a checkout."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", folder], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split("\0")
@@ -41,7 +41,7 @@ def tracked(folder: str) -> list[str]:
 
 
 def check_sdist(sdist: Path) -> None:
-    """Hold the sdist's contents against the project's files: it is all that a packager gets."""
+    """Check that the sdist contains every tracked file: packagers get nothing else."""
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     missing = [name for name in ("PKG-INFO", "LICENSE", *tracked(".")) if name not in held]
@@ -49,7 +49,7 @@ def check_sdist(sdist: Path) -> None:
 
 
 def check(wheel: Path) -> None:
-    """Hold the wheel's contents against the package's files, and its size against the limit."""
+    """Check that the wheel contains every file of the package and respects the size limit."""
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     missing = [name for name in NEEDED if f"tcm_lab/{name}" not in held]
@@ -61,12 +61,12 @@ def check(wheel: Path) -> None:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Install the wheel into an environment of its own and return its Python."""
+    """Install the wheel into a new environment and return its Python."""
     venv.create(folder, with_pip=False, symlinks=os.name != "nt")
     paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
     python = Path(paths["scripts"]) / Path(sys.executable).name
-    # A folder on the path by a .pth file: its own .pth files, which editable installations
-    # are, do not count.
+    # In a folder that a .pth file adds to the path, .pth files are not read; editable
+    # installations consist of such files.
     libraries = "\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     Path(paths["purelib"], "libraries.pth").write_text(f"{libraries}\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
@@ -75,7 +75,7 @@ def install(wheel: Path, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Build, install, run."""
+    """Build and check both distributions, install the wheel, and run every command."""
     before = time.perf_counter()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -86,8 +86,8 @@ def main() -> None:
         empty = folder / "empty"
         empty.mkdir()
         shutil.copy(Path(__file__).with_name("smoke.py"), folder)
-        # -I: no folder of this project comes to the path, by the environment or otherwise.
-        # The jobs are too small for a second thread, and none should spin while it waits.
+        # -I keeps the folders of this project off the path. The jobs are too small for a second
+        # thread, and threads should not spin while they wait.
         alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
         subprocess.run(
             [python, "-I", folder / "smoke.py"], check=True, cwd=empty, env={**os.environ, **alone}

@@ -1,10 +1,10 @@
-"""How many small faults the tests notice: a random sample of cosmic-ray's mutants of the core.
+"""Mutation testing of the core: a random sample of cosmic-ray's mutants.
 
-Each mutant is one small change of one file. It is shown to the tests that ran its lines, the
-quickest first, and counts as killed by the first that fails. Everything happens in copies of the
-tree, so nothing is ever changed here. ``nox -s mutants`` calls the three steps one after the other;
-a second call goes on where the first one stopped, and shows what survived to the tests of today.
-Where a file has changed, all its mutants are judged again.
+Each mutant is one small change to one file. The tests that cover its lines run on it, fastest
+first; the first one to fail kills it. Everything happens in copies of the tree, so no file is
+changed here. ``nox -s mutants`` runs the three steps in order. A second call resumes where the
+first one stopped and runs the current tests on the survivors. If a file has changed, all of its
+mutants are judged again.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PARTS = {
     "training's start": ("training/start", "training/linear_start", "training/wavelet_start"),
     "estimators": ("study/estimators", "training/supernet", "training/stage_swap"),
 }
-"""The core: what its parts are called, and how the paths of their files begin."""
-KEPT = ROOT / "runs" / "mutants"
-DURATIONS, COVERAGE, RESULTS = KEPT / "durations.xml", KEPT / "coverage", KEPT / "results.jsonl"
-# The union of two types in an annotation looks like arithmetic; changing it changes nothing.
+"""The core: its parts, and the beginnings of their files' paths."""
+RUN = ROOT / "runs" / "mutants"
+DURATIONS, COVERAGE, RESULTS = RUN / "durations.xml", RUN / "coverage", RUN / "results.jsonl"
+# A union of types in an annotation looks like arithmetic; mutating it has no effect.
 LEFT_OUT = ("core/ReplaceBinaryOperator_BitOr_",)
-_LIMIT_S = 60.0  # beyond three times what the tests took without a mutant
+_LIMIT_S = 60.0  # in addition to three times the duration of the tests without a mutant
 _HEAVY = (
     "fvcore.nn",
     "pandas",
@@ -53,13 +53,13 @@ _HEAVY = (
     "scipy.stats",
     "torch",
 )
-_BROKE = 99  # the tests did not run at all
-_QUICK_S = 30.0  # of tests of other packages for one mutant
+_BROKE = 99  # the tests could not run
+_QUICK_S = 30.0  # time limit per mutant for tests of other packages
 
 
 def cover() -> None:
-    """Run the suite once, and note which test runs which lines, and for how long."""
-    KEPT.mkdir(parents=True, exist_ok=True)
+    """Run the test suite once, recording the duration and line coverage of each test."""
+    RUN.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "pytest", "-q", "--cov=tcm_lab", "--cov-context=test",
         "--cov-report=term:skip-covered", f"--junitxml={DURATIONS}",
@@ -70,7 +70,7 @@ def cover() -> None:
 
 
 def mutants(count: int, seed: int) -> list[dict[str, Any]]:
-    """Draw mutants of the core: places in the code at random, and one change of each."""
+    """Draw random places in the code of the core, and one mutant of each."""
     from cosmic_ray.commands.init import _all_work_items  # `init` alone would write a database
 
     files = [path for path in sorted((ROOT / "tcm_lab").rglob("*.py")) if _part(path)]
@@ -82,7 +82,7 @@ def mutants(count: int, seed: int) -> list[dict[str, Any]]:
             operator = mutation.operator_name
             if operator.startswith(LEFT_OUT):
                 continue
-            # An operator has a dozen replacements: they are one place, or would crowd out the rest.
+            # An operator has a dozen replacements; as separate places they would dominate.
             family = operator.split("_")[0]
             place = (str(path.relative_to(ROOT)), mutation.start_pos, mutation.end_pos, family)
             change = {
@@ -99,13 +99,13 @@ def mutants(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _part(path: Path) -> str | None:
-    """Return the part of the core that a file belongs to."""
+    """Return the part of the core that a file belongs to, if any."""
     name = str((ROOT / path).relative_to(ROOT / "tcm_lab"))
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), None)
 
 
 def judge(count: int, seed: int, jobs: int) -> None:
-    """Show each mutant to its tests, ``jobs`` at a time, and note what became of it."""
+    """Run the tests of each mutant, with ``jobs`` processes, and record the outcomes."""
     settled = {name for name, one in _known().items() if one["outcome"] in ("killed", "not made")}
     todo = [one for one in mutants(count, seed) if _identity(one) not in settled]
     fresh = multiprocessing.get_context("spawn")
@@ -119,7 +119,7 @@ def judge(count: int, seed: int, jobs: int) -> None:
 
 
 def _judge(todo: list[dict[str, Any]]) -> None:
-    """Judge one share of the mutants in a tree of its own."""
+    """Judge one share of the mutants in a separate copy of the tree."""
     from coverage import CoverageData
 
     data = CoverageData(str(COVERAGE))
@@ -140,18 +140,19 @@ def _judge(todo: list[dict[str, Any]]) -> None:
             if number == 1 and _run(tests, tree.parent / "output.txt", _LIMIT_S + 3 * expected_s):
                 raise SystemExit(f"without a mutant: {(tree.parent / 'output.txt').read_text()}")
             if tests:
-                told = one | _outcome(tree, one, tests, expected_s)
+                result = one | _outcome(tree, one, tests, expected_s)
             else:
-                told = one | {"outcome": "no test"}
+                result = one | {"outcome": "no test"}
             with RESULTS.open("a") as results:
-                results.write(json.dumps(told) + "\n")
-            print(f"{number}/{len(todo)} {told['outcome']}: {_name(one)}", flush=True)
+                results.write(json.dumps(result) + "\n")
+            print(f"{number}/{len(todo)} {result['outcome']}: {_name(one)}", flush=True)
 
 
 def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
-    """Return the tests that ran a mutant's lines: the quickest, then all others of its package.
+    """Return the tests that cover a mutant's lines: the fastest, and all of the same package.
 
-    Lines that run on import belong to no test: then any test counts that ran something of the file.
+    Lines that run on import belong to no test. For them, every test that covers any line of the
+    file counts.
     """
     contexts = data.contexts_by_lineno(str(ROOT / one["file"]))
     first, last = one["lines"]
@@ -159,17 +160,17 @@ def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float
     if not any(ran):
         ran = {context for there in contexts.values() for context in there}
     names = {context.rpartition("|")[0] for context in ran if context}
-    package = f"tests/{Path(one['file']).parts[1]}/"
+    own_tests = f"tests/{Path(one['file']).parts[1]}/"
     chosen, seconds = [], 0.0
     for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
         seconds += durations.get(name, 1.0)
-        if seconds <= _QUICK_S or name.startswith(package):
+        if seconds <= _QUICK_S or name.startswith(own_tests):
             chosen.append(name)
     return chosen
 
 
 def _settle(tree: Path) -> None:
-    """Make this process one whose forks test the tree: everything but the package is imported."""
+    """Prepare this process so that its forks test the tree: import all but the package."""
     for module in _HEAVY:
         importlib.import_module(module)
     os.chdir(tree)
@@ -187,12 +188,12 @@ def _outcome(
     code = path.read_text()
     try:
         mutated = mutate_code(code.encode(), get_operator(one["operator"])(), one["occurrence"])
-    except AttributeError:  # cosmic-ray's, at an exception that is named with its module
+    except AttributeError:  # raised by cosmic-ray for an exception named with its module
         mutated = None
     if mutated is None:
         return {"outcome": "not made"}
     output = tree.parent / "output.txt"
-    # A mutant of the same length within the same second would be taken for what is cached.
+    # Python's cache would take a mutant of the same length in the same second for the original.
     later = path.stat().st_mtime + 2
     path.write_text(mutated)
     os.utime(path, (later, later))
@@ -201,20 +202,20 @@ def _outcome(
     finally:
         path.write_text(code)
         os.utime(path, (later + 2, later + 2))
-    told = output.read_text(errors="replace")
+    printed = output.read_text(errors="replace")
     if status == _BROKE:
-        raise RuntimeError(told)
+        raise RuntimeError(printed)
     changed = difflib.unified_diff(code.splitlines(), mutated.splitlines(), n=2, lineterm="")
     return {
         "outcome": "survived" if status == 0 else "killed",
         "tests": len(tests),
         "diff": "\n".join(changed),
-        "output": told[-1500:],
+        "output": printed[-1500:],
     }
 
 
 def _run(tests: list[str], output: Path, limit_s: float) -> int | None:
-    """Run tests in a fork up to the first that fails; return its status, or None if it hung."""
+    """Run tests in a fork until one fails; return the exit status, or None after a timeout."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -243,16 +244,16 @@ def _run(tests: list[str], output: Path, limit_s: float) -> int | None:
 
 
 def report(count: int, seed: int) -> str:
-    """Return which share was killed, part by part, and what survived."""
+    """Return the share of killed mutants by part of the core, and the survivors."""
     results = _known()
     drawn = [results.get(_identity(one)) for one in mutants(count, seed)]
     known = [one for one in drawn if one is not None and one["outcome"] != "not made"]
     lines = []
     for part in (*PARTS, "all"):
-        those = [one for one in known if part in (_part(Path(one["file"])), "all")]
-        killed = sum(one["outcome"] == "killed" for one in those)
-        if those:
-            share = f"{killed} of {len(those)} mutants killed ({killed / len(those):.0%})"
+        own = [one for one in known if part in (_part(Path(one["file"])), "all")]
+        killed = sum(one["outcome"] == "killed" for one in own)
+        if own:
+            share = f"{killed} of {len(own)} mutants killed ({killed / len(own):.0%})"
             lines.append(f"{part}: {share}")
     survived = [one for one in known if one["outcome"] != "killed"]
     return "\n".join([*lines, *(f"\n{one['outcome']}\n{one.get('diff')}" for one in survived)])
@@ -265,13 +266,13 @@ def _durations() -> Iterator[tuple[str, float]]:
 
 
 def _known() -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what is known of each mutant: the last that was noted."""
+    """Return the latest result of each mutant."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     return {_identity(one): one for one in map(json.loads, lines)}
 
 
 def _identity(one: dict[str, Any]) -> tuple[str, str]:
-    """Return a mutant's name, and the code that it is a mutant of."""
+    """Return the name of a mutant and the digest of the original code."""
     return _name(one), one["code"]
 
 
@@ -286,13 +287,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    if given.step == "cover":
+    args = parser.parse_args()
+    if args.step == "cover":
         cover()
-    elif given.step == "judge":
-        judge(given.count, given.seed, given.jobs)
+    elif args.step == "judge":
+        judge(args.count, args.seed, args.jobs)
     else:
-        print(report(given.count, given.seed))
+        print(report(args.count, args.seed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Other machines, as far as one machine can stand in for them."""
+"""Different arithmetics on one machine, in place of other machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Arithmetic = Callable[[nn.Module], AbstractContextManager[None]]
 
 @contextmanager
 def setting(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> Iterator[None]:
-    """Compute with one of torch's settings changed."""
+    """Compute with a changed torch setting."""
     before = read()
     write(value)
     try:
@@ -30,7 +30,7 @@ def setting(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -
 
 
 def threads(count: int) -> AbstractContextManager[None]:
-    """Compute with so many threads."""
+    """Compute with ``count`` threads."""
     return setting(torch.get_num_threads, torch.set_num_threads, count)
 
 
@@ -38,14 +38,14 @@ def threads(count: int) -> AbstractContextManager[None]:
 def without_onednn(_: nn.Module) -> Iterator[None]:
     """Compute with torch's own kernels."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this build can't allow TF32, which nobody asks for
+        warnings.simplefilter("ignore")  # about TF32, which is not requested
         with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 
 @contextmanager
 def channels_first(codec: nn.Module) -> Iterator[None]:
-    """Compute with weights and maps in the other memory layout."""
+    """Compute with weights and maps in channels-first memory layout."""
     codec.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks it
     try:
         yield
@@ -54,14 +54,14 @@ def channels_first(codec: nn.Module) -> Iterator[None]:
 
 
 def coarse_products(_: nn.Module) -> AbstractContextManager[None]:
-    """Allow float32 matrix products in bfloat16, where the processor has them."""
+    """Allow float32 matrix products in bfloat16 if the processor supports it."""
     read, write = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
     return setting(read, write, "medium")
 
 
 @contextmanager
 def another_kernel(_: nn.Module) -> Iterator[None]:
-    """Add up convolutions and linear layers in another order: the last product first."""
+    """Sum convolutions and linear layers in reverse order."""
 
     def conv2d(
         x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0,
@@ -102,7 +102,7 @@ ARITHMETICS: dict[str, Arithmetic] = {
 
 @contextmanager
 def noise(margins: float) -> Iterator[None]:
-    """Move everything that is agreed on by exactly so many margins, up or down at random."""
+    """Shift all agreed values by exactly ``margins`` margins, up or down at random."""
     generator = torch.Generator().manual_seed(1)
     agree = Agreement.__call__
 

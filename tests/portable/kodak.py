@@ -1,7 +1,7 @@
-"""Codes photographs under one arithmetic and decodes them under others, portably and not.
+"""Encode photographs with one arithmetic and decode them with others, portably and ordinarily.
 
 ``python tests/portable/kodak.py FOLDER MODEL… --images 24 --out results.jsonl`` writes one line per
-file and prints a table; with ``--table results.jsonl…`` alone it prints that of earlier runs.
+file and prints a table; with only ``--table results.jsonl…`` it prints the table of earlier runs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tcm_lab.codec.portable import MARGIN, Agreement, read_list
 from tcm_lab.errors import LabError
 
 ROOT = Path(__file__).parents[2]
-NANO = "tcm-nano"  # the trained one of the package
+NANO = "tcm-nano"  # the trained codec of the package
 HOME = "one-thread"
 OTHERS = ("two-threads", "without-onednn", "channels-first", "another-kernel")
 
 
 def _published() -> Any:
-    """Return the published layout at N = 64, with the weights of the golden vectors."""
+    """Return a codec in the published layout with N = 64 and the weights of the golden vectors."""
     sys.path.insert(0, str(ROOT / "tests" / "codec"))
     from golden import weights_by_name
 
@@ -44,7 +44,7 @@ def _published() -> Any:
 
 
 def _filled(name: str, gain: float) -> Any:
-    """Return a model with reproducible weights, its y and z spread over several symbols."""
+    """Return a model with reproducible weights whose y and z spread over several symbols."""
     model = tcm_lab.build(name)
     fill(model)
     for path, module in model.named_modules():
@@ -65,7 +65,7 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 
 
 class Ours:
-    """A codec of ours, whose decoder stops at ŷ and compares checksums."""
+    """One of our codecs, whose decoder stops at ŷ and compares checksums."""
 
     def __init__(self, codec: Any) -> None:
         self.codec = codec
@@ -73,7 +73,7 @@ class Ours:
         self.rates: list[float | None] = [*map(float, range(levels))] if levels else [None]
 
     def encode(self, x: Tensor, rate: float | None) -> tuple[Any, Any]:
-        """Return the ordinary and the portable streams with their checksums."""
+        """Return the ordinary and portable streams with their checksums."""
         codec = self.codec
         levels = codec._rate(rate, x)
         y = codec._analyse(x, levels)
@@ -90,7 +90,7 @@ class Ours:
 
 
 class Reference:
-    """A model of CompressAI's, whose synthesis only passes ŷ on."""
+    """A CompressAI model whose synthesis transform only passes on ŷ."""
 
     def __init__(self, model: Any) -> None:
         self.codec = model.eval()
@@ -102,7 +102,7 @@ class Reference:
         self._expected = torch.zeros(0)
 
     def encode(self, x: Tensor, rate: float | None) -> tuple[Any, Any]:
-        """Return the ordinary and the portable streams."""
+        """Return the ordinary and portable streams."""
         y = self._analysis(x)
         vars(self.codec.g_a)["forward"] = lambda _: y
         ordinary = self.codec.compress(x)
@@ -125,7 +125,7 @@ class Reference:
 
 @contextmanager
 def watched(seen: list[Tensor], against: list[Tensor] | None = None) -> Iterator[None]:
-    """Note all values before they are agreed on, or how far they are from those noted earlier."""
+    """Collect all values before agreement, or their distances from values collected earlier."""
     agree = Agreement.__call__
 
     def watching(self: Agreement, values: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def watched(seen: list[Tensor], against: list[Tensor] | None = None) -> Iterator
 
 @contextmanager
 def rounding_at_its_bound(_: nn.Module) -> Iterator[None]:
-    """Put sums of n products off by n·u·Σ|w·x|, the most in any order, up or down at random."""
+    """Shift sums of n products by n·u·Σ|w·x|, the bound for any order, up or down at random."""
     conv, linear = F.conv2d, F.linear
 
     def off(out: Tensor, most: Tensor, weight: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def rounding_at_its_bound(_: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def code(coder: Any, x: Tensor, rate: float | None, *, first: bool) -> dict[str, Any]:
-    """Code one image and decode it everywhere; return what came of it."""
+    """Encode one image, decode it with every arithmetic, and return the results."""
     values: list[Tensor] = []
     with watched(values):
         ordinary, portable = coder.encode(x, rate)
@@ -242,29 +242,29 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Code the images and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?")
     parser.add_argument("models", nargs="*")
     parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--skip", type=int, default=0, help="images coded already")
-    parser.add_argument("--one-rate", action="store_true", help="the next rate for each image")
+    parser.add_argument("--skip", type=int, default=0, help="number of images already coded")
+    parser.add_argument("--one-rate", action="store_true", help="cycle through the rates by image")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="*")
-    given = parser.parse_args()
-    results = [json.loads(line) for p in given.table or () for line in p.open()]
+    args = parser.parse_args()
+    results = [json.loads(line) for p in args.table or () for line in p.open()]
     coders = {}
-    for name in given.models:
+    for name in args.models:
         model = MODELS[name]().eval()
         foreign = name.startswith("compressai/")
         coders[name] = Reference(model) if foreign else Ours(model)
-    images = sorted(Path(given.folder).glob("*.png"))[: given.images] if given.models else []
-    with given.out.open("a") if given.out else nullcontext(sys.stderr) as out:
-        for i, path in list(enumerate(images))[given.skip :]:
+    images = sorted(Path(args.folder).glob("*.png"))[: args.images] if args.models else []
+    with args.out.open("a") if args.out else nullcontext(sys.stderr) as out:
+        for i, path in list(enumerate(images))[args.skip :]:
             x = tcm_lab.data.open_images(path, "eval")[0].float().div(255)[None]
             for name, coder in coders.items():
                 rates = coder.rates
-                for rate in [rates[i % len(rates)]] if given.one_rate else rates:
+                for rate in [rates[i % len(rates)]] if args.one_rate else rates:
                     with ARITHMETICS[HOME](coder.codec):
                         result = code(coder, x, rate, first=i == 0)
                     results.append({"model": name, "image": path.name, **result})

@@ -1,4 +1,4 @@
-"""Codecs whose weights any program can make again, bit for bit, from their shapes alone."""
+"""Codecs whose weights any program can reproduce bit for bit from their shapes alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LAST: dict[str, Any] = {"resample": "conv"}
 _SWIN = {"type": "swin", "window_size": 2, "head_dim": 4}
 _STAGE = {"resample": "conv", "width": 8}
 
-#: Small codecs that together have every way in which ŷ comes about.
+#: Small codecs that together cover every way of computing ŷ.
 SMALL: dict[str, dict[str, Any]] = {
     "plain": {
         "entropy_model": {"slices": 4, "support": 2, "hidden": [8]},
@@ -70,7 +70,7 @@ def small_codec(name: str) -> Any:
 
 
 def image(height: int, width: int) -> torch.Tensor:
-    """Return an image (3, H, W) of whole steps of 1/255: waves and a little grain."""
+    """Return an image (3, H, W) in multiples of 1/255: waves with a little grain."""
     rows, columns = np.mgrid[:height, :width]
     waves = [np.sin(rows / (3 + c) + columns / (7 - c)) for c in range(3)]
     grain = np.random.Generator(np.random.Philox(key=7)).integers(-9, 10, (3, height, width))
@@ -80,9 +80,9 @@ def image(height: int, width: int) -> torch.Tensor:
 
 @torch.no_grad()
 def fill(model: nn.Module) -> None:
-    """Fill every weight from a random stream of its own, seeded by its shape and its place.
+    """Fill every weight from its own random stream, seeded by its shape and position.
 
-    Its name does not matter, so that a later version may call it otherwise.
+    Names do not matter, so a later version may rename weights.
     """
     seen = Counter[tuple[int, ...]]()
     for name, parameter in model.named_parameters():

@@ -1,6 +1,6 @@
-"""Writes the files that every later version must decode. They are written once, never again.
+"""Write the files that every later version must decode; they are written once and never again.
 
-Their encoder decides far more than it must, so that the lists of decisions are not empty.
+A large margin makes the encoder list far more decisions than necessary, so no list is empty.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small made-up records whose figures follow from the arguments."""
+"""Small synthetic records whose values follow from the arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLACE = Environment(device="a processor", threads=2, python="3.11", versions={"t
 def complexity(
     model: str = "m", *, size: tuple[int, int] = (100, 200), scale: int = 1
 ) -> ComplexityRecord:
-    """Each part costs a power of ten times ``scale`` per pixel."""
+    """Return a record in which each part costs a power of ten times ``scale`` per pixel."""
     pixels = scale * size[0] * size[1] * 1000
     return ComplexityRecord(
         model=model,
@@ -39,7 +39,7 @@ def complexity(
 
 
 def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
-    """Encoding takes ``ms``, decoding twice that; a tenth of either is other."""
+    """Return a record with ``ms`` for encoding and twice that for decoding; a tenth is other."""
 
     def direction(whole: float, part: str) -> CodingTime:
         def spread(value: float) -> Spread:
@@ -74,7 +74,7 @@ def timing(model: str = "m", *, ms: float = 10.0) -> TimingRecord:
 
 
 def rd(name: str = "m", *, db: float = 0.0, images: str = "p", side: int = 200) -> RdRecord:
-    """Three rates of 0.1, 0.2 and 0.4 bpp at 30, 32 and 34 dB and ``db`` more."""
+    """Return a record with rates of 0.1, 0.2 and 0.4 bpp at 30, 32 and 34 dB, plus ``db``."""
 
     def point(rate: float, bpp: float, psnr_db: float) -> RdPoint:
         image = ImageResult(

@@ -1,4 +1,4 @@
-"""What every test of studies runs under: intervals of few resamples, and looks without a limit."""
+"""Settings of all tests of studies: intervals from few resamples, and untimed dry runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_resamples() -> Iterator[None]:
-    """Draw a tenth; how intervals come about is tested where they are made."""
+    """Draw a tenth of the resamples; intervals have tests of their own."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tcm_lab.study.summary._SAMPLES", 40)
         yield
@@ -18,8 +18,8 @@ def _few_resamples() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _a_long_look() -> Iterator[None]:
-    """Let a dry run see every variant, however slowly a busy machine builds them."""
-    module = importlib.import_module("tcm_lab.study.dry_run")  # a function has its name, too
+    """Let a dry run see every variant, even if a busy machine builds them slowly."""
+    module = importlib.import_module("tcm_lab.study.dry_run")  # a function has the same name
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "_LOOK_S", 600.0)
         yield

@@ -1,10 +1,10 @@
-"""Kill the workers of a study at random moments, and compare what it finds with an undisturbed run.
+"""Kill the workers of a study at random times and compare its results with an undisturbed run.
 
     python tests/study/kills.py 100                       # on SQLite
     python tests/study/kills.py 100 --storage postgresql+psycopg://lab@/postgres?host=/tmp/server
 
-Every study trains 24 codecs for real, in two workers. A worker that was killed is replaced at once,
-as a cluster does; where all have ended, the study is resumed, as a user does.
+Every study trains 24 codecs in two workers. A killed worker is replaced at once, as on a cluster;
+when all workers have ended, the study is resumed, as by a user.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ budget:
   changes: {crop: 64, batch: 1, checkpoint_every: 2}
 """
 WORKERS = 2
-_GAVE_UP = 3  # a training that lost its worker twice may be what kills
+_GAVE_UP = 3  # exit status after a trial whose worker was killed twice
 
 
 @dataclass(frozen=True)
 class Logging:
-    """A trainer that notes which trainings began, after what, and which came to their end."""
+    """A trainer that logs the start of each training run, with its circumstances, and its end."""
 
     inner: object
     log: Path
@@ -74,7 +74,7 @@ class Logging:
             file.write(f"{training} {os.getpid()} {what}\n")
 
     def _holder(self, training: str) -> str | None:
-        """Return the worker that is still at this training, if any; a killed one is not."""
+        """Return the live worker that has not finished this training run, if any."""
         if not self.log.exists():
             return None
         lines = [line.split(maxsplit=2) for line in self.log.read_text().splitlines()]
@@ -89,15 +89,15 @@ class Logging:
 
 @dataclass(frozen=True)
 class Disturbed:
-    """What came of a study: its records, how many were killed, what was done more than once.
+    """The outcome of a study whose workers were killed.
 
     Attributes:
-        records: one of each training.
-        kills: workers that were killed.
-        resumed: times that the study was run again.
-        twice: trainings that began although their record was kept, or another worker at them.
-        ended_again: trainings that ended and lost their worker before their record was kept; they
-            go on from their last checkpoint, at the last step.
+        records: one record per training run.
+        kills: number of killed workers.
+        resumed: number of times that the study was resumed.
+        twice: runs that began although they had a record or were running in another worker.
+        ended_again: runs that ended but lost their worker before their record was written; they
+            resume from the last checkpoint, at the last step.
     """
 
     records: tuple[TrialRecord, ...]
@@ -106,8 +106,8 @@ class Disturbed:
     twice: int
     ended_again: int
 
-    def figures(self) -> dict[str, object]:
-        """Return everything that does not depend on how fast the machine was."""
+    def results(self) -> dict[str, object]:
+        """Return everything that does not depend on the speed of the machine."""
         return {
             record.fingerprint: (
                 record.label,
@@ -125,7 +125,7 @@ class Disturbed:
 
 
 def write_images(folder: Path) -> None:
-    """Write two small photographs' worth of smooth noise."""
+    """Write two small images of smooth noise."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(2):
@@ -134,7 +134,7 @@ def write_images(folder: Path) -> None:
 
 
 def study(folder: Path, storage: str | None, images: Path) -> StudyContext:
-    """Return a study of 24 short trainings in ``folder``."""
+    """Return a study of 24 short training runs in ``folder``."""
     space = parse_space(SPACE, "kills.yaml", None)
     context = prepare(space, out=folder, data=images, eval_data=images, storage=storage)
     return replace(context, trainer=Logging(context.trainer, folder.with_suffix(".log")))
@@ -158,7 +158,7 @@ def _silent(event: Event) -> None:
 
 
 def run(context: StudyContext, kills: int, mean_s: float, rng: random.Random) -> Disturbed:
-    """Run a study to its end, killing at most ``kills`` workers, one every ``mean_s`` or so."""
+    """Run a study to its end, killing up to ``kills`` workers, one per ``mean_s`` on average."""
     killed = resumed = 0
     todo, done = fill_queue(context)
     while done < todo:
@@ -173,7 +173,7 @@ def run(context: StudyContext, kills: int, mean_s: float, rng: random.Random) ->
                     if os.WIFSIGNALED(status):
                         workers.append(_fork(context, len(workers)))
                     elif os.WEXITSTATUS(status) not in (0, _GAVE_UP):
-                        raise SystemExit("a worker failed by something else than a kill")
+                        raise SystemExit("a worker failed without being killed")
             if workers and killed < kills and time.monotonic() > due_s:
                 os.kill(rng.choice(workers), signal.SIGKILL)
                 killed += 1
@@ -189,34 +189,34 @@ def run(context: StudyContext, kills: int, mean_s: float, rng: random.Random) ->
 
 
 def main(words: list[str]) -> int:
-    """Kill as often as asked, over as many studies as that takes."""
+    """Kill the requested number of workers, over as many studies as necessary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kills", type=int)
-    parser.add_argument("--storage", help="a server's database; by default SQLite files")
+    parser.add_argument("--storage", help="database on a server; default: SQLite files")
     parser.add_argument("--mean-s", type=float, default=2.0, help="mean seconds between kills")
-    given = parser.parse_args(words)
+    args = parser.parse_args(words)
     logging.disable(logging.WARNING)
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_images(root / "images")
         whole = run(study(root / "undisturbed", None, root / "images"), 0, 1.0, rng)
-        expected, total, index = whole.figures(), 0, 0
+        expected, total, index = whole.results(), 0, 0
         assert len(expected) == 24
-        while total < given.kills:
+        while total < args.kills:
             index += 1
-            context = study(root / f"study-{index}", given.storage, root / "images")
-            found = run(context, given.kills - total, given.mean_s, rng)
-            total += found.kills
-            same = found.figures() == expected and len(found.records) == len(expected)
+            context = study(root / f"study-{index}", args.storage, root / "images")
+            outcome = run(context, args.kills - total, args.mean_s, rng)
+            total += outcome.kills
+            same = outcome.results() == expected and len(outcome.records) == len(expected)
             print(
-                f"study {index}: {found.kills} kills, {len(found.records)} records, "
-                f"{found.twice} trained twice, {found.ended_again} ended again, "
-                f"resumed {found.resumed} times, "
-                f"{'equal' if same else 'NOT EQUAL'}; {total} of {given.kills} kills",
+                f"study {index}: {outcome.kills} kills, {len(outcome.records)} records, "
+                f"{outcome.twice} trained twice, {outcome.ended_again} ended again, "
+                f"resumed {outcome.resumed} times, "
+                f"{'equal' if same else 'NOT EQUAL'}; {total} of {args.kills} kills",
                 flush=True,
             )
-            if not same or found.twice:
+            if not same or outcome.twice:
                 return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Real studies in this process, as small as they go: what they are of, and their Ctrl-C."""
+"""The smallest possible real studies, run in this process: their files, and their interruption."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ override:
 
 
 def make_folder(folder: Path, base: str = TINY) -> Path:
-    """Fill a folder with the base and a few small images to train and to evaluate with."""
+    """Fill a folder with the base and a few small images for training and evaluation."""
     (folder / "tiny.yaml").write_text(base)
     rng = np.random.default_rng(0)
     for name in ("train", "eval"):
@@ -54,7 +54,7 @@ def make_folder(folder: Path, base: str = TINY) -> Path:
 
 
 def interrupting(when: Callable[[Event], bool]) -> Display:
-    """Return a display that ends at the first report of a kind, as Ctrl-C would."""
+    """Return a display that raises KeyboardInterrupt at the first event that meets ``when``."""
 
     def display(todo: int, done: int) -> AbstractContextManager[OnEvent]:
         def on_event(event: Event) -> None:

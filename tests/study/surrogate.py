@@ -1,4 +1,4 @@
-"""A trainer that trains nothing: rates and qualities follow from a variant's numbers by formula."""
+"""A trainer that does not train: rate and quality follow from a variant's configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ budget: {recipe: scratch, steps: 40, rate_levels: 4}
 
 
 def goodness(config: VariantConfig) -> float:
-    """Give each variant a quality of its own, best at a split of 3/4 and with more slices."""
+    """Return the quality of a variant, which is best at a split of 3/4 and with many slices."""
     tree = config.model_dump(mode="json")
     block = tree["g_a"]["stages"][0]["block"]
     split = block.get("split", 0.0)
@@ -43,7 +43,7 @@ def goodness(config: VariantConfig) -> float:
 
 
 def curve(config: VariantConfig, *, bonus: float = 0.0, levels: int = 4) -> RdRecord:
-    """Return an evaluation whose points lie higher the better the variant is."""
+    """Return an evaluation whose PSNR increases with the quality of the variant."""
     quality = goodness(config) + bonus
     points = []
     for level in range(levels):
@@ -73,14 +73,14 @@ def curve(config: VariantConfig, *, bonus: float = 0.0, levels: int = 4) -> RdRe
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Takes the part of the real trainer.
+    """A replacement for the real trainer.
 
     Attributes:
-        log: file that gets a line for every training that ends, to count them by.
-        seconds: how long a training takes.
-        interrupt_after: raise KeyboardInterrupt in the training after so many.
-        kill_on: SIGKILL this process, once, when a variant's name ends so.
-        fails_on: variants whose name ends so can't be trained.
+        log: file with a line for every finished training run.
+        seconds: duration of a training run.
+        interrupt_after: number of finished runs after which the next one raises KeyboardInterrupt.
+        kill_on: suffixes of variant names for which this process is killed by SIGKILL, once.
+        fails_on: suffix of the names of variants whose training fails.
         seed_noise: quality gained per seed.
     """
 
@@ -120,7 +120,7 @@ class Surrogate:
 
 
 def trained(log: Path) -> list[tuple[str, int, int]]:
-    """Return name, seed and steps of every training that ended."""
+    """Return name, seed and steps of every finished training run."""
     if not log.exists():
         return []
     rows = (line.split("\t") for line in log.read_text().splitlines())

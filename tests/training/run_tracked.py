@@ -1,6 +1,6 @@
-"""Trains with a tracker, is interrupted, resumes, and prints what the tracker's library reads back.
+"""Train with a tracker, get interrupted, resume, and print what the tracker's library reads back.
 
-It runs in a process of its own: trackers keep global state, and their libraries warn as they like.
+Runs in a separate process, because trackers have global state and their libraries issue warnings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_mlflow(root: Path) -> Curves:
 
 
 def leveldb_records(data: bytes) -> Iterator[bytes]:
-    """Yield the records of a log of LevelDB's format, which W&B writes behind seven bytes."""
+    """Yield the records of a log in LevelDB's format, which W&B writes after seven bytes."""
     place, whole = 7, b""
     while place + 7 <= len(data):
         if (left := 2**15 - place % 2**15) < 7:
@@ -41,7 +41,7 @@ def leveldb_records(data: bytes) -> Iterator[bytes]:
         _, length, kind = struct.unpack("<IHB", data[place : place + 7])
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or the last piece
+        if kind in (1, 4):  # a whole record or its last piece
             yield whole
             whole = b""
 

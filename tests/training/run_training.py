@@ -1,4 +1,4 @@
-"""Trains the tiny codec, in this process or in one that the tests kill or double.
+"""Train the tiny codec, in this process or in processes that the tests kill or run twice.
 
 Arguments: DIRECTORY, then any of kill=STEP, devices=N, steps=N.
 """
@@ -16,7 +16,7 @@ from tcm_lab.training import Recipe, train
 
 
 def run(directory: Path, *, kill: int | None = None, devices: int = 1, steps: int = 23) -> None:
-    """Train into ``directory``, going on from what is there."""
+    """Train in ``directory``, resuming from any existing checkpoint."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = Recipe(

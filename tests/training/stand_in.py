@@ -1,4 +1,4 @@
-"""A tiny codec and a tiny source of crops, to test the loop apart from any architecture."""
+"""A tiny codec and a tiny source of crops, for testing the loop without a real architecture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compressai.models import CompressionModel  # noqa: E402
 
 
 class TinyCodec(CompressionModel):
-    """Two strides, a factorised z and a conditional y; optionally a gain per rate level."""
+    """A codec with two strides, a factorised z and a conditional y; optional gains per level."""
 
     def __init__(self, levels: int = 0, width: int = 6) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class TinyCodec(CompressionModel):
 
 
 class RandomCrops:
-    """Smooth random crops; may send its own process a signal, or NaN, at chosen steps."""
+    """Smooth random crops; can send a signal to its own process or return NaN at a given step."""
 
     fingerprint = "random"
 
