@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
-from limits import at_most  # beside the other fuzzers
+from limits import at_most  # in the folder of the other fuzzers
 
 from tcm_lab.codec import VariantConfig, build, decode_image, encode_image
 from tcm_lab.errors import LabError

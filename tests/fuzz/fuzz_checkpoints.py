@@ -64,13 +64,13 @@ def same_weights(state: dict[str, Tensor], rng: Random) -> Any:
         tree |= {f"{part}.total_ops": torch.zeros(1) for part in rng.sample(sorted(parts), 3)}
         tree["total_params"] = torch.zeros(1)
     for _ in range(rng.choice((0, 1, 1, 2))):
-        beside = {
+        extras = {
             "epoch": 3,
             "loss": torch.tensor(0.5),
             "optimizer": {"state": {}},
             "lr": [1e-4],
         }
-        tree = {**(beside if rng.random() < 0.7 else {}), rng.choice(_HOLDERS): tree}
+        tree = {**(extras if rng.random() < 0.7 else {}), rng.choice(_HOLDERS): tree}
     return tree
 
 

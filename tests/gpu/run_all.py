@@ -209,10 +209,10 @@ def pace_training(asked: argparse.Namespace) -> None:
             return
         words = [model, precision, asked.device, json.dumps(shape)]
         command = [sys.executable, "-c", PACE, *words]
-        beside = [
+        processes = [
             subprocess.Popen(command, text=True, stdout=subprocess.PIPE) for _ in range(count)
         ]
-        printed = [process.communicate()[0].split() for process in beside]
+        printed = [process.communicate()[0].split() for process in processes]
         each = [float(words[-1]) for words in printed if words]  # failed processes print nothing
         with (asked.folder / "training.jsonl").open("a") as file:
             row = {"model": model, "precision": precision, "side_by_side": count, **shape}

@@ -106,8 +106,10 @@ def _part(path: Path) -> str | None:
 
 def judge(count: int, seed: int, jobs: int) -> None:
     """Run the tests of each mutant, with ``jobs`` processes, and record the outcomes."""
-    settled = {name for name, one in _known().items() if one["outcome"] in ("killed", "not made")}
-    todo = [one for one in mutants(count, seed) if _identity(one) not in settled]
+    settled = {
+        name for name, mutant in _known().items() if mutant["outcome"] in ("killed", "not made")
+    }
+    todo = [mutant for mutant in mutants(count, seed) if _identity(mutant) not in settled]
     fresh = multiprocessing.get_context("spawn")
     judges = [fresh.Process(target=_judge, args=(todo[job::jobs],)) for job in range(jobs)]
     for each in judges:
@@ -134,33 +136,33 @@ def _judge(todo: list[dict[str, Any]]) -> None:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
         _settle(tree)
-        for number, one in enumerate(todo, 1):
-            tests = tests_of(one, data, durations)
+        for number, mutant in enumerate(todo, 1):
+            tests = tests_of(mutant, data, durations)
             expected_s = sum(durations.get(name, 1.0) for name in tests)
             if number == 1 and _run(tests, tree.parent / "output.txt", _LIMIT_S + 3 * expected_s):
                 raise SystemExit(f"without a mutant: {(tree.parent / 'output.txt').read_text()}")
             if tests:
-                result = one | _outcome(tree, one, tests, expected_s)
+                result = mutant | _outcome(tree, mutant, tests, expected_s)
             else:
-                result = one | {"outcome": "no test"}
+                result = mutant | {"outcome": "no test"}
             with RESULTS.open("a") as results:
                 results.write(json.dumps(result) + "\n")
-            print(f"{number}/{len(todo)} {result['outcome']}: {_name(one)}", flush=True)
+            print(f"{number}/{len(todo)} {result['outcome']}: {_name(mutant)}", flush=True)
 
 
-def tests_of(one: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
+def tests_of(mutant: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
     """Return the tests that cover a mutant's lines: the fastest, and all of the same package.
 
     Lines that run on import belong to no test. For them, every test that covers any line of the
     file counts.
     """
-    contexts = data.contexts_by_lineno(str(ROOT / one["file"]))
-    first, last = one["lines"]
+    contexts = data.contexts_by_lineno(str(ROOT / mutant["file"]))
+    first, last = mutant["lines"]
     ran = {c for line in range(first, last + 1) for c in contexts.get(line, ())}
     if not any(ran):
         ran = {context for there in contexts.values() for context in there}
     names = {context.rpartition("|")[0] for context in ran if context}
-    own_tests = f"tests/{Path(one['file']).parts[1]}/"
+    own_tests = f"tests/{Path(mutant['file']).parts[1]}/"
     chosen, seconds = [], 0.0
     for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
         seconds += durations.get(name, 1.0)
@@ -179,15 +181,17 @@ def _settle(tree: Path) -> None:
 
 
 def _outcome(
-    tree: Path, one: dict[str, Any], tests: list[str], expected_s: float
+    tree: Path, mutant: dict[str, Any], tests: list[str], expected_s: float
 ) -> dict[str, Any]:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    path = tree / one["file"]
+    path = tree / mutant["file"]
     code = path.read_text()
     try:
-        mutated = mutate_code(code.encode(), get_operator(one["operator"])(), one["occurrence"])
+        mutated = mutate_code(
+            code.encode(), get_operator(mutant["operator"])(), mutant["occurrence"]
+        )
     except AttributeError:  # raised by cosmic-ray for an exception named with its module
         mutated = None
     if mutated is None:
@@ -246,17 +250,18 @@ def _run(tests: list[str], output: Path, limit_s: float) -> int | None:
 def report(count: int, seed: int) -> str:
     """Return the share of killed mutants by part of the core, and the survivors."""
     results = _known()
-    drawn = [results.get(_identity(one)) for one in mutants(count, seed)]
-    known = [one for one in drawn if one is not None and one["outcome"] != "not made"]
+    drawn = [results.get(_identity(mutant)) for mutant in mutants(count, seed)]
+    known = [mutant for mutant in drawn if mutant is not None and mutant["outcome"] != "not made"]
     lines = []
     for part in (*PARTS, "all"):
-        own = [one for one in known if part in (_part(Path(one["file"])), "all")]
-        killed = sum(one["outcome"] == "killed" for one in own)
+        own = [mutant for mutant in known if part in (_part(Path(mutant["file"])), "all")]
+        killed = sum(mutant["outcome"] == "killed" for mutant in own)
         if own:
-            share = f"{killed} of {len(own)} mutants killed ({killed / len(own):.0%})"
-            lines.append(f"{part}: {share}")
-    survived = [one for one in known if one["outcome"] != "killed"]
-    return "\n".join([*lines, *(f"\n{one['outcome']}\n{one.get('diff')}" for one in survived)])
+            lines.append(f"{part}: {killed} of {len(own)} mutants killed ({killed / len(own):.0%})")
+    survived = [mutant for mutant in known if mutant["outcome"] != "killed"]
+    return "\n".join(
+        [*lines, *(f"\n{mutant['outcome']}\n{mutant.get('diff')}" for mutant in survived)]
+    )
 
 
 def _durations() -> Iterator[tuple[str, float]]:
@@ -268,16 +273,16 @@ def _durations() -> Iterator[tuple[str, float]]:
 def _known() -> dict[tuple[str, str], dict[str, Any]]:
     """Return the latest result of each mutant."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return {_identity(one): one for one in map(json.loads, lines)}
+    return {_identity(mutant): mutant for mutant in map(json.loads, lines)}
 
 
-def _identity(one: dict[str, Any]) -> tuple[str, str]:
+def _identity(mutant: dict[str, Any]) -> tuple[str, str]:
     """Return the name of a mutant and the digest of the original code."""
-    return _name(one), one["code"]
+    return _name(mutant), mutant["code"]
 
 
-def _name(one: dict[str, Any]) -> str:
-    return f"{one['file']}:{one['lines'][0]} {one['operator']} {one['occurrence']}"
+def _name(mutant: dict[str, Any]) -> str:
+    return f"{mutant['file']}:{mutant['lines'][0]} {mutant['operator']} {mutant['occurrence']}"
 
 
 def main() -> None:
