@@ -91,7 +91,7 @@ def beginnings_table() -> Table:
         }  # fmt: skip
         rows.append(Row(values=values))
     return Table(
-        title="How soon the losses of a training tell what it comes to",
+        title="How early training losses rank variants",
         columns=(
             Column(key="steps", header="losses up to step", format=",d"),
             Column(key="tau", header="τ with the end", format="+.2f"),
@@ -102,9 +102,9 @@ def beginnings_table() -> Table:
         ),
         rows=tuple(rows),
         footer=(
-            f"Variants: {result.rank.variants}; seeds: {result.rank.seeds[1]}. Their mean training "
-            "losses on the same crops, over the last two fifths of the steps named, against the "
-            f"baseline's; the end is the written bytes after {trained[0].steps:,} steps.",
+            f"Variants: {result.rank.variants}; seeds: {result.rank.seeds[1]}. Losses: mean "
+            "training loss on the same crops over the last two fifths of the steps, relative to "
+            f"the baseline's. The end: written bytes after {trained[0].steps:,} steps.",
         ),
     )
 

@@ -91,7 +91,7 @@ def table() -> Table:
     rows.append(Row(values=end | noise_and_spread(truth)))
     rows.append(Row(values=unpaired | without_sharing(truth)))
     return Table(
-        title="How soon a training tells",
+        title="How early training losses rank variants",
         columns=(
             Column(key="measure", header="ranked by"),
             Column(key="tau", header="τ with the end", format="+.2f"),
@@ -104,13 +104,13 @@ def table() -> Table:
         ),
         rows=tuple(rows),
         footer=(
-            f"{result.rank.variants} variants, {result.rank.seeds[0]} seeds each; costs against "
-            "the baseline. τ is Kendall's between means over the seeds, with its 95 % bootstrap "
-            "interval over variants and seeds; τ between seeds the mean of one seed's ranking "
-            "against another's.",
-            "Regret: what the variant that is ranked first costs more in the end than the best. "
-            "Error: root mean square of the difference from the cost in the end. Noise: standard "
-            "deviation of a variant's cost between seeds. Spread: that of the variants' means.",
+            f"{result.rank.variants} variants, {result.rank.seeds[0]} seeds each; costs relative "
+            "to the baseline. τ: Kendall's τ between means over the seeds, with its 95 % "
+            "bootstrap interval over variants and seeds; τ between seeds: mean τ between the "
+            "rankings by two seeds.",
+            "Regret: final cost of the variant ranked first, minus that of the best. Error: root "
+            "mean square of the difference from the final cost. Noise: standard deviation of a "
+            "variant's cost between seeds. Spread: standard deviation of the variants' means.",
         ),
     )
 
