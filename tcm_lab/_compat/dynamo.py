@@ -1,4 +1,4 @@
-"""Lets torch's tracer run what `torch.compile` returns as it was written.
+"""Lets torch's tracer run compiled functions as they were written.
 
 `torch.jit.trace`, which fvcore counts by, refuses a model that calls a compiled function ("Detected
 that you are using FX to torch.jit.trace a dynamo-optimized function", torch 2.0 to 2.13), while an

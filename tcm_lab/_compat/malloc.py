@@ -2,8 +2,8 @@
 
 A forward pass frees a feature map of some megabytes after every layer. By default glibc returns
 such memory to the system, which clears each page anew for the next layer: about 40,000 page faults
-for ``tcm-nano`` on one image, a seventh of its time, and as irregular as the system is busy. This
-is glibc's documented behaviour and not a defect, so the setting has no expiry.
+for ``tcm-nano`` on one image, a seventh of its time, varying with the system's load. This is
+glibc's documented behaviour and not a defect, so the setting has no expiry.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GROWTH = 64 * 2**20
 
 @cache
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, until it ends; its peak memory is the same.
+    """Keep freed memory in this process until it ends; peak memory is unchanged.
 
-    Only programs of ours call this, never an import of the package.
+    Only our own programs call this; importing the package never does.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

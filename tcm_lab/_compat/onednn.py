@@ -2,8 +2,8 @@
 
 For channels-last images with fewer channels than a SIMD block, that kernel writes past its
 workspace: wrong gradients, or a crash (https://github.com/uxlfoundation/oneDNN/issues/6035, in
-the oneDNN of torch 2.13). The skip convolution of a codec's first layer is one of them. Our own
-layers use `StridedPointwise` instead; those of other codecs do so while they are trained.
+the oneDNN of torch 2.13). The skip convolution of a codec's first layer is affected. Our own layers
+use `StridedPointwise` instead; layers of other codecs do so during training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIMD_BLOCK = 16
 
 
 class StridedPointwise(nn.Conv2d):
-    """A strided 1x1 convolution, computed as a subsampling and an unstrided one."""
+    """A strided 1x1 convolution, computed as a subsampling and an unstrided convolution."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Transform (B, C_in, H, W) to (B, C_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
@@ -28,7 +28,7 @@ class StridedPointwise(nn.Conv2d):
 
 @contextmanager
 def safe_strided_convolutions(codec: nn.Module) -> Iterator[None]:
-    """Let strided 1x1 convolutions on few channels compute as `StridedPointwise` does."""
+    """Compute strided 1x1 convolutions on few channels as `StridedPointwise` does."""
     affected = [module for module in codec.modules() if _is_affected(module)]
     for module in affected:
         module.__class__ = StridedPointwise

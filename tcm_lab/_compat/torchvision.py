@@ -1,6 +1,6 @@
-"""Lets torchvision be imported beside a torch that its compiled extension was not built for.
+"""Lets torchvision be imported with a torch that its compiled extension was not built for.
 
-PyPI's torchvision wheel is built for PyPI's torch; beside a CPU-only torch of the same version its
+PyPI's torchvision wheel is built for PyPI's torch; with a CPU-only torch of the same version its
 extension cannot be loaded. torchvision (0.22 to 0.28) tolerates that except in one place: it
 registers shape rules for two operators that only the extension declares, so that
 ``import torchvision`` ends with ``RuntimeError: operator torchvision::nms does not exist``
@@ -22,12 +22,12 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 @cache
 def make_torchvision_importable() -> tuple[torch.library.Library, ...]:
-    """Declare the operators that torchvision's extension should, where it cannot be loaded.
+    """Declare the operators of torchvision's extension where it cannot be loaded.
 
-    They are declared and not implemented: calling one still raises, as it would without us.
+    They are declared but not implemented: calling one still raises, as it would without us.
 
     Returns:
-        The declarations, which live as long as this tuple; empty where none are needed.
+        The declarations, which live as long as this tuple; empty if none are needed.
     """
     if _declared("nms") or _extension_loads():
         return ()
@@ -39,7 +39,7 @@ def make_torchvision_importable() -> tuple[torch.library.Library, ...]:
 
 
 def import_compressai() -> Any:
-    """Return CompressAI, imported at the first call: its import takes longer than torch's."""
+    """Return CompressAI, imported on the first call: its import takes longer than torch's."""
     make_torchvision_importable()
     import compressai
 

@@ -1,4 +1,4 @@
-"""What every package uses: frozen models, files, progress, the environment. No science."""
+"""Utilities for every package: frozen models, files, progress, the environment. No science."""
 
 from tcm_lab._utils.models import (
     NONE_AS_WORD,

@@ -1,4 +1,4 @@
-"""Devices by name, checked before anything is sent there, and the arithmetic on them."""
+"""Devices by name, checked before use, and the arithmetic on them."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
-"""Arithmetic of networks. ``tf32`` is float32 whose products a GPU takes to ten bits."""
+"""Arithmetic of networks. ``tf32`` is float32 with products of ten mantissa bits, on a GPU."""
 
 
 def checked_device(device: str | torch.device, option: str = "device =") -> torch.device:
-    """Return a device on which codecs run here: cpu, cuda or one of several GPUs, such as cuda:1.
+    """Return a device that codecs can run on: cpu, cuda, or one of several GPUs, such as cuda:1.
 
     Raises:
-        LabError: it is another kind of device, or this machine has none such.
+        LabError: the device is of another kind, or this machine does not have it.
     """
     import torch
 
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError:
-        found = None
-    if found is None or found.type not in ("cpu", "cuda"):
+        parsed = None
+    if parsed is None or parsed.type not in ("cpu", "cuda"):
         raise LabError(f"{option} {device}: unknown. Known: cpu or cuda.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found.type == "cuda" and not count:
+    if parsed.type == "cuda" and not count:
         raise LabError(f"{option} {device}: torch finds no GPU here; use cpu.")
-    if found.type == "cuda" and (found.index or 0) >= count:
+    if parsed.type == "cuda" and (parsed.index or 0) >= count:
         raise LabError(f"{option} {device}: torch finds GPUs up to cuda:{count - 1}.")
-    return found
+    return parsed
 
 
 def checked_precision(
     precision: str, device: torch.device, option: str = "precision ="
 ) -> Precision:
-    """Return one of `Precision` that the device has.
+    """Return a precision that the device supports.
 
     Raises:
-        LabError: the name is unknown, or the device lacks that precision.
+        LabError: the name is unknown, or the device does not support that precision.
     """
     known = get_args(Precision)
     if precision not in known:
         raise LabError(f"{option} {precision}: unknown. Known: {', '.join(known)}.")
     if precision == "tf32" and device.type != "cuda":
-        raise LabError(f"{option} tf32: only GPUs have it; on {device.type} take float32.")
+        raise LabError(f"{option} tf32: only GPUs support it; use float32 on {device.type}.")
     return cast("Precision", precision)
 
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run the networks of a block in a precision: 16 bits by autocast, and TF32 only if asked for.
+    """Run the block's networks in a precision: 16 bits by autocast, TF32 only on request.
 
-    By default torch lets a GPU's convolutions take TF32 for float32. A block within another one has
-    its own precision.
+    By default torch lets a GPU's convolutions use TF32 for float32. A nested block has its own
+    precision.
 
     Raises:
         LabError: as `checked_precision`.
@@ -68,9 +68,9 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     checked_precision(precision, device)
     products: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     with ExitStack() as stack:
-        for each in products:
-            stack.callback(setattr, each, "allow_tf32", each.allow_tf32)
-            each.allow_tf32 = precision == "tf32"
+        for backend in products:
+            stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+            backend.allow_tf32 = precision == "tf32"
         dtype = getattr(torch, precision) if precision in ("bfloat16", "float16") else None
         stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
         yield

@@ -1,4 +1,4 @@
-"""Short names for facts."""
+"""Short digests of plain values."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def digest(facts: Any, digits: int = 16) -> str:
-    """Return hex digits that differ where facts do, which JSON can write; order does not count."""
+    """Return hex digits that identify a JSON-serialisable value; the order of keys is ignored."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:digits]

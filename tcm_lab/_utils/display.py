@@ -1,4 +1,4 @@
-"""Values as tables in a notebook or a console, by renderers that a higher layer registers."""
+"""Values as tables in notebooks and consoles, by renderers that a higher layer registers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ T = TypeVar("T")
 Form = Literal["html", "text"]
 
 _RENDERERS: dict[type, Callable[[Any, Form], str]] = {}
-_REGISTERS = "tcm_lab.reporting.display"  # imported when a value is shown, and not before
+_REGISTERS = "tcm_lab.reporting.display"  # imported only when a value is shown
 
 
 def shows(kind: type[T], render: Callable[[T, Form], str]) -> None:
-    """Register what renders values of a type as a fragment of HTML, or as text."""
+    """Register the function that renders values of a type as an HTML fragment or as text."""
     _RENDERERS[kind] = render
 
 
 def shown(value: object, form: Form) -> str | None:
-    """Return a value as a table of a form; ``None`` for one that is shown as it is."""
+    """Return a value as a table in the given form, or ``None`` if its type has no renderer."""
     importlib.import_module(_REGISTERS)
     render = next((_RENDERERS[kind] for kind in type(value).__mro__ if kind in _RENDERERS), None)
     return None if render is None else render(value, form)

@@ -31,7 +31,7 @@ class Environment(Frozen):
 
 
 def environment(device: torch.device | str = "cpu") -> Environment:
-    """Describe where this process works when it works on ``device``."""
+    """Describe the conditions under which this process works on ``device``."""
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return Environment(
@@ -44,12 +44,12 @@ def environment(device: torch.device | str = "cpu") -> Environment:
 
 def versions(*packages: str) -> dict[str, str]:
     """Return the version of each package that is installed."""
-    return {name: found for name in packages if (found := _version(name))}
+    return {name: installed for name in packages if (installed := _version(name))}
 
 
 @cache
 def _version(name: str) -> str:
-    """Return the version of a package, nothing if it is not installed."""
+    """Return the version of a package, or "" if it is not installed."""
     return version(name) if any(distributions(name=name)) else ""
 
 

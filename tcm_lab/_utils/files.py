@@ -1,4 +1,4 @@
-"""Files that are either wholly written or not there at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ _FORMATS = frozenset(
     )
     for name in names.split()
 )
-"""Suffixes that tell a reader, and programs, what a file holds."""
+"""Suffixes that tell readers and programs a file's format."""
 
 
 def is_file(path: str | Path) -> bool:
-    """Say whether there is such a file; also of names that no file can have."""
+    """Return whether a path is a file; False, too, for a name that no file can have."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for names that are too long
 
 
 def is_folder(path: str | Path) -> bool:
-    """Say whether there is such a folder; also of names that no folder can have."""
+    """Return whether a path is a folder; False, too, for a name that no folder can have."""
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
 def as_text(name: str) -> str:
-    r"""Return a file's name, or a word of a command line, as text that can be written.
+    r"""Return a file name or command-line argument as text that can be encoded.
 
-    Python keeps bytes that the system's encoding does not hold as lone surrogates, in a locale
-    without UTF-8 those of every other letter than ASCII's. They are read as UTF-8; what is none is
-    spelled ``\xe9``.
+    Python keeps bytes that it cannot decode as lone surrogates; in a locale without UTF-8, those of
+    every non-ASCII letter. Here they are decoded as UTF-8, and bytes that are not UTF-8 become
+    escapes such as ``\xe9``.
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_suffix(path: Path, own: Sequence[str], what: str, others: Collection[str] = ()) -> None:
-    """Refuse the name of a file to write if it says another format than the file will have.
+    """Refuse an output file whose suffix is that of another format.
 
     Args:
-        path: the name.
+        path: the output file.
         own: suffixes of the format that is written, the usual one first.
-        what: names that format for a message, such as ``"torch's format"``.
+        what: that format as messages call it, such as ``"torch's format"``.
         others: suffixes of further formats.
 
     Raises:
@@ -58,28 +58,26 @@ def check_suffix(path: Path, own: Sequence[str], what: str, others: Collection[s
     """
     suffix = path.suffix.lower()
     if suffix not in own and (suffix in _FORMATS or suffix in others):
-        raise LabError(f"{path}: what is written is {what}; call it {path.stem}{own[0]}")
+        raise LabError(f"{path}: the output is {what}; call it {path.stem}{own[0]}")
 
 
 def keep_inputs(out: Path, *inputs: Path) -> None:
-    """Refuse to write to a file that is read for it, also under another name or by a link.
+    """Refuse to overwrite an input, also under another name or through a link.
 
     Raises:
         LabError: ``out`` is one of the ``inputs``.
     """
     for path in inputs:
         if is_file(out) and is_file(path) and out.samefile(path):
-            raise LabError(
-                f"{out}: is the same file as {path}, which is read; name another to write"
-            )
+            raise LabError(f"{out}: is the same file as the input {path}; name another output")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one.
 
-    Missing folders are made; text is written as UTF-8, names of files in it `as_text`. A link
-    stays one, and the file that it leads to is written; a file keeps its mode; a pipe or device is
-    written to as it is.
+    Missing folders are created. Text is written as UTF-8, file names in it by `as_text`. A link is
+    kept and its target replaced; an existing file keeps its mode; a pipe or device is written to
+    directly.
 
     Raises:
         FileError: the folder can't be written or the disk is full; the old file is untouched.
@@ -99,7 +97,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def _mode(path: Path) -> int:
-    """Return the kind and the permissions of what is there, or those of a new file."""
+    """Return the type and permissions of the existing file, or those of a new one."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -107,7 +105,7 @@ def _mode(path: Path) -> int:
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Put a new file in the place of ``path``."""
+    """Replace ``path`` with a new file."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

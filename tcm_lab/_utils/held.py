@@ -1,4 +1,4 @@
-"""Folders that one process at a time may write to."""
+"""Folders that only one process at a time may write to."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from tcm_lab.errors import FileError
 
-_TRIES = 100  # each of which another block may cross by removing the folder that it had made
+_TRIES = 100  # a try fails if another block removes the folder that it had created
 
 
 class HeldError(FileError):
     """Another block holds a folder.
 
     Args:
-        folder: which.
-        refusal: what the message says.
+        folder: the folder.
+        refusal: the message after the folder's name.
     """
 
     def __init__(self, folder: Path, refusal: str) -> None:
@@ -28,18 +28,18 @@ class HeldError(FileError):
 
 @contextmanager
 def held(folder: Path, refusal: str) -> Iterator[None]:
-    """Hold a folder while the block runs, so that no other block does; make it if it is missing.
+    """Hold a folder exclusively while the block runs; create it if it is missing.
 
-    The system lets go of it when the process ends, however that is. Windows and some network file
-    systems hold nothing.
+    The system releases it when the process ends, however it ends. On Windows and some network file
+    systems nothing is held.
 
     Args:
-        folder: the folder; one that was made here and stays empty is removed again.
-        refusal: what the message says where another holds it.
+        folder: the folder; if it is created here and stays empty, it is removed again.
+        refusal: the message, after the folder's name, if another block holds it.
 
     Raises:
         HeldError: another block holds it.
-        FileError: it can't be made or read.
+        FileError: it can't be created or read.
     """
     is_new = not folder.exists()
     try:
@@ -48,20 +48,20 @@ def held(folder: Path, refusal: str) -> Iterator[None]:
         raise HeldError(folder, refusal) from None
     except OSError as error:
         raise FileError(
-            f"{folder}: cannot be made ({error.strerror or error}). Name another folder."
+            f"{folder}: cannot be created ({error.strerror or error}). Name another folder."
         ) from error
     try:
         yield
     finally:
-        if is_new:  # and still held, so that no other block has begun in it
-            with suppress(OSError):  # it holds something, as it should
+        if is_new:  # still held, so no other block has begun in it
+            with suppress(OSError):  # it is not empty, as it should be
                 folder.rmdir()
         if descriptor is not None:
             _release(descriptor)
 
 
 def is_held(folder: Path) -> bool:
-    """Say whether a block holds a folder now."""
+    """Return whether a block holds a folder now."""
     try:
         descriptor = _take(folder)
     except BlockingIOError:
@@ -74,10 +74,10 @@ def is_held(folder: Path) -> bool:
 
 
 def _make_and_take(folder: Path) -> int | None:
-    """Return what holds a folder, None if nothing can; BlockingIOError if another does."""
+    """Create a folder if it is missing, and hold it as `_take` does."""
     for _ in range(_TRIES):
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # it was removed since
+        with suppress(FileNotFoundError):  # removed in the meantime
             descriptor = _take(folder)
             if descriptor is None or _is_at(descriptor, folder):
                 return descriptor
@@ -86,7 +86,7 @@ def _make_and_take(folder: Path) -> int | None:
 
 
 def _is_at(descriptor: int, folder: Path) -> bool:
-    """Say whether what was opened is still what the path leads to."""
+    """Return whether the path still leads to the folder that was opened."""
     try:
         return os.path.samestat(os.fstat(descriptor), folder.stat())
     except FileNotFoundError:
@@ -97,7 +97,11 @@ if sys.platform != "win32":
     import fcntl
 
     def _take(folder: Path) -> int | None:
-        """Return what holds a folder, None if nothing can; BlockingIOError if another does."""
+        """Hold a folder by the descriptor returned; None: the file system has no locks.
+
+        Raises:
+            BlockingIOError: another block holds it.
+        """
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +119,7 @@ if sys.platform != "win32":
 else:
 
     def _take(folder: Path) -> None:
-        """Hold nothing, which Windows has no such way to do."""
+        """Hold nothing: Windows has no such locks of folders."""
         del folder
 
     def _release(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Hooks on modules that are gone when their block is left."""
+"""Hooks on modules that are removed when a block ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Remove the hooks behind ``handles`` when the ``with`` block is left."""
+    """Remove the hooks behind ``handles`` when the ``with`` block ends."""
     with ExitStack() as stack:
         for handle in handles:
             stack.enter_context(handle)

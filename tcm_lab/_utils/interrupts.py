@@ -1,4 +1,4 @@
-"""Ctrl-C, kept waiting where it would cut something in two."""
+"""Ctrl-C, deferred while it would cut something in two."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def hold_interrupts() -> Iterator[threading.Event]:
-    """Keep the first Ctrl-C waiting until the block ends; a second one acts at once.
+    """Defer the first Ctrl-C until the block ends; a second one acts at once.
 
-    The block may look at the event, which says that one waits, and raise KeyboardInterrupt itself.
-    Only the main thread is ever interrupted, so that elsewhere this does nothing.
+    The block may check the event, which is set while an interrupt is pending, and raise
+    KeyboardInterrupt itself. Only the main thread is ever interrupted; in any other thread this
+    does nothing.
     """
     waiting = threading.Event()
     if threading.current_thread() is not threading.main_thread():

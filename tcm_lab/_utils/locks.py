@@ -1,4 +1,4 @@
-"""Something that many threads may use at once, or one alone."""
+"""A lock for shared or exclusive access."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class SharedLock:
-    """Lets many threads read something at once, or one thread alone change it.
+    """Lets many threads read at once, or one thread alone write.
 
-    A copy, or what is unpickled, is a lock of its own. A thread that is alone may also read; one
-    that reads must not ask to be alone.
+    A copied or unpickled lock is a new lock. A thread that is alone may also read; a reading thread
+    must not ask to be alone.
     """
 
     def __init__(self) -> None:
@@ -23,9 +23,9 @@ class SharedLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Keep those away that want to be alone."""
+        """Keep away threads that want to be alone."""
         reader = object()
-        try:  # wherever a Ctrl-C comes, what is not in the set can be taken out of it
+        try:  # wherever a Ctrl-C lands: discarding is safe even before the reader was added
             with self._free:
                 self._readers.add(reader)
             yield

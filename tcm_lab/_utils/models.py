@@ -25,20 +25,20 @@ from tcm_lab.errors import ConfigError, brief, validation_message
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
 """Annotates an optional field that YAML may give as ``none``."""
 ChannelCount = Annotated[int, Field(gt=0, le=2**16)]
-"""A number of channels. No codec has as many as the bound: beyond it, it is a typing mistake."""
+"""A number of channels. No codec has more than the bound; a larger number is a typing mistake."""
 LayerCount = Annotated[int, Field(ge=0, le=1000)]
-"""How many layers follow one another."""
+"""Number of consecutive layers."""
 Ratio = Annotated[float, Field(gt=0, le=1000)]
-"""How many times wider an inner layer is."""
+"""Width of an inner layer, relative to its input."""
 RateLevels = Annotated[int, Field(ge=0, le=64)]
-"""How many rates one set of weights covers; 0 is one, without conditioning."""
+"""Number of rates that one set of weights covers; 0 is a single rate without conditioning."""
 
 
 class Frozen(BaseModel):
     """A frozen pydantic model that refuses unknown fields.
 
     Its JSON schema describes each field by the ``Attributes:`` section of the docstring, which is
-    read only when the schema is asked for.
+    parsed only when the schema is requested.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -46,20 +46,20 @@ class Frozen(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _no_truth_as_number(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        read = handler(data)
+        model = handler(data)
         for name, value in data.items() if isinstance(data, Mapping) else ():
-            taken = getattr(read, name, value)
-            if taken is not value and _truths(value) != _truths(taken):
-                wanted = "true or false" if _truths(taken) else "a number"
-                raise ValueError(f"{name} = {brief(repr(value))} must be {wanted}")
-        return read
+            parsed = getattr(model, name, value)
+            if parsed is not value and _truths(value) != _truths(parsed):
+                expected = "true or false" if _truths(parsed) else "a number"
+                raise ValueError(f"{name} = {brief(repr(value))} must be {expected}")
+        return model
 
     def _repr_html_(self) -> str | None:
-        """Show itself in a notebook, as a table if it has one."""
+        """Return the HTML table that a notebook shows, if the type has one."""
         return shown(self, "html")
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Show itself in IPython's console, as a table if it has one."""
+        """Print a table in IPython's console, or the plain form if the type has none."""
         printer.text(shown(self, "text") or repr(self))
 
     @classmethod
@@ -79,7 +79,7 @@ class Frozen(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Add the descriptions."""
+        """Add the descriptions of the fields."""
         schema = handler(core_schema)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, meaning in meanings_of(cls).items():
@@ -95,7 +95,7 @@ def _truths(value: object) -> int:
 
 
 def meanings_of(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the ``Attributes:`` of a model and its bases say of each field, on one line."""
+    """Return each field's description from the ``Attributes:`` of a model and its bases."""
     meanings: dict[str, str] = {}
     for base in reversed(model.__mro__):
         meanings |= _own_meanings(base)
@@ -103,8 +103,8 @@ def meanings_of(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _own_meanings(cls: type) -> dict[str, str]:
-    _, found, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    if not found:
+    _, heading, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    if not heading:
         return {}
     section = re.split(r"\n(?=\S)", section)[0]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Distinct names for things that share one."""
+"""Distinct names for things that share a name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 def numbered(names: Iterable[str], mark: str = "#") -> list[str]:
-    """Return the names; ``#2``, or another mark, is behind the second of one name."""
-    seen, found = Counter[str](), list[str]()
+    """Return the names, the second use of a name with ``#2`` appended, or with another mark."""
+    seen, distinct = Counter[str](), list[str]()
     for name in names:
         seen[name] += 1
-        found.append(f"{name}{mark}{seen[name]}" if seen[name] > 1 else name)
-    return found
+        distinct.append(f"{name}{mark}{seen[name]}" if seen[name] > 1 else name)
+    return distinct

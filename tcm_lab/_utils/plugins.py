@@ -1,4 +1,4 @@
-"""Imports of modules that register layers of the user's own: files, modules, installed plugins."""
+"""Imports of modules that register a user's own layers: files, modules, installed plugins."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class PluginWarning(UserWarning):
 def import_layers(sources: Iterable[str | Path]) -> None:
     """Import modules that register layers, each once: ``.py`` files, or modules by dotted name.
 
-    The folder of a file joins ``sys.path`` and the file is imported by its stem. Modules beside it
-    can therefore be imported too, and a spawned process finds the same module by the same name.
+    The folder of a file is appended to ``sys.path`` and the file is imported by its stem. Modules
+    next to it can therefore be imported too, and a spawned process finds the module by that name.
 
     Raises:
-        LabError: there is no such file or module, or a different module has the name already.
+        LabError: there is no such file or module, or another module already has the name.
     """
     for source in map(str, sources):
         _import(source, f"--import {source}")
 
 
-def _import(source: str, called: str) -> None:
-    _import_file(Path(source), called) if source.endswith(".py") else _import_module(source, called)
+def _import(source: str, label: str) -> None:
+    _import_file(Path(source), label) if source.endswith(".py") else _import_module(source, label)
     if source not in _imported:
         _imported.append(source)
 
@@ -52,12 +52,12 @@ def import_source(source: str) -> ModuleType:
 
 
 def imported_layers() -> tuple[str, ...]:
-    """Return the sources that `import_layers` has imported in this process, in their order."""
+    """Return the sources imported in this process, in order."""
     return tuple(_imported)
 
 
 def import_installed_layers() -> None:
-    """Import what installed packages declare in the entry point group ``tcm_lab.layers``."""
+    """Load the entry points of installed packages in the group ``tcm_lab.layers``."""
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             point.load()
@@ -69,23 +69,23 @@ def import_installed_layers() -> None:
             )
 
 
-def _import_file(path: Path, called: str) -> None:
+def _import_file(path: Path, label: str) -> None:
     if not is_file(path):
-        raise LabError(f"{called}: no such file")
+        raise LabError(f"{label}: no such file")
     folder, name = str(path.resolve().parent), path.stem
     if "." in name:
-        raise LabError(f"{called}: a file is imported by its name, which may have no further dot")
+        raise LabError(f"{label}: the name before .py must not contain a dot; rename the file")
     if folder not in sys.path:
         sys.path.append(folder)
-    found = getattr(importlib.import_module(name), "__file__", None)
-    if found is None or Path(found).resolve() != path.resolve():
+    imported = getattr(importlib.import_module(name), "__file__", None)
+    if imported is None or Path(imported).resolve() != path.resolve():
         raise LabError(
-            f"{called}: the name '{name}' belongs to {found or 'a built-in module'}; "
+            f"{label}: the name '{name}' belongs to {imported or 'a built-in module'}; "
             "rename your file"
         )
 
 
-def _import_module(name: str, called: str) -> None:
+def _import_module(name: str, label: str) -> None:
     here = str(Path.cwd())
     if not {"", here} & {*sys.path}:  # where python -m looks, and a script does not
         sys.path.append(here)
@@ -93,8 +93,8 @@ def _import_module(name: str, called: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # a module that the user's own module needs
+            raise  # the user's module exists, but imports a missing one
         raise LabError(
-            f"{called}: no such module. Write the path of a .py file, or the dotted name "
+            f"{label}: no such module. Give the path of a .py file, or the dotted name "
             "of an installed module."
         ) from None

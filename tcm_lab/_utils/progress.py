@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of long work: a bar on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ OnDone = Callable[[int, int], None]
 
 
 class ShowProgress(Protocol):
-    """Shows how far something is."""
+    """Callback that displays progress."""
 
     def __call__(
         self, done: int, total: int, details: str = "", remaining_s: float | None = None
     ) -> None:
-        """Show it, with what else is known; the time that is left is estimated if not given."""
+        """Show progress with further details; the remaining time is estimated if not given."""
 
 
 @contextmanager
-def progress(what: str) -> Iterator[ShowProgress]:
-    """Show on stderr how far the block is, and how long the rest takes.
+def progress(title: str) -> Iterator[ShowProgress]:
+    """Show the block's progress and remaining time on stderr.
 
-    A terminal has a bar until the end. A file, a notebook or a cluster's log gets a line every
-    twenty seconds, so nothing of what is done sooner.
+    A terminal shows a bar until the end. A file, a notebook or a cluster's log gets a line every
+    twenty seconds, and nothing for shorter work.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
     begun_s = time.monotonic()
-    with _bar(what, console) if console.is_terminal else nullcontext(_lines(what)) as update:
+    with _bar(title, console) if console.is_terminal else nullcontext(_lines(title)) as update:
 
         def show(
             done: int, total: int, details: str = "", remaining_s: float | None = None
@@ -53,7 +53,7 @@ _Update = Callable[[int, int, str, str], None]
 
 
 @contextmanager
-def _bar(what: str, console: Console) -> Iterator[_Update]:
+def _bar(title: str, console: Console) -> Iterator[_Update]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
@@ -64,13 +64,13 @@ def _bar(what: str, console: Console) -> Iterator[_Update]:
         TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, details="", left="")
+        task = bar.add_task(title, total=None, details="", left="")
         yield lambda done, total, details, left: bar.update(
             task, completed=done, total=total, details=details, left=left
         )
 
 
-def _lines(what: str) -> _Update:
+def _lines(title: str) -> _Update:
     begun_s = shown_s = time.monotonic()
 
     def update(done: int, total: int, details: str, left: str) -> None:
@@ -78,8 +78,8 @@ def _lines(what: str) -> _Update:
         now_s = time.monotonic()
         if now_s - shown_s >= LINE_EVERY_S or (done == total and shown_s > begun_s):
             shown_s = now_s
-            words = (f"{what}: {done} of {total}", details, left)
-            print(", ".join(filter(None, words)), file=sys.stderr, flush=True)
+            parts = (f"{title}: {done} of {total}", details, left)
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     return update
 

@@ -1,4 +1,4 @@
-"""Things by registered name: layers, metrics and whatever else a user may add."""
+"""Registries by name: layers, metrics and whatever else a user may add."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READ_BY_YAML = ("null", "true", "false", "yes", "no", "on", "off")
 class Registry(Mapping[str, V], Generic[V]):
     """A mapping from registered names to values, in the order of registration.
 
-    Messages call what is registered by its ``kind``, such as ``block`` or ``metric``.
+    Error messages call an entry by its ``kind``, such as ``block`` or ``metric``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -45,16 +45,16 @@ class Registry(Mapping[str, V], Generic[V]):
         """Register ``value`` as ``name``.
 
         Raises:
-            ConfigError: as by `check_name`.
+            ConfigError: as `check_name`.
         """
         self.check_name(name)
         self._values[name] = value
 
     def check_name(self, name: object) -> None:
-        """Refuse what cannot be registered as a name.
+        """Refuse a name that cannot be registered.
 
         Raises:
-            ConfigError: it is not a string that YAML reads as one, or it is taken.
+            ConfigError: the name is not a string, is not read as one by YAML, or is taken.
         """
         if not isinstance(name, str):
             raise ConfigError(
@@ -79,14 +79,14 @@ class Registry(Mapping[str, V], Generic[V]):
 
 
 class ConfigRegistry(Registry[type[C]], Generic[C]):
-    """Configuration classes by registered name, all of them derived from ``base``."""
+    """Configuration classes by registered name, all derived from ``base``."""
 
     def __init__(self, kind: str, base: type[Any]) -> None:
         super().__init__(kind)
         self.base = base
 
     def parse(self, value: object) -> C:
-        """Return the configuration that a name or a mapping with ``type`` and options spells.
+        """Return the configuration given by a name, or by a mapping with ``type`` and options.
 
         Raises:
             ConfigError: the name or an option is unknown, or an option's value is refused.

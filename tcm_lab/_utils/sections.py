@@ -1,4 +1,4 @@
-"""Named sections of a running computation, that a listener can time; free without one."""
+"""Named sections of a computation, which a listener can time; without one they cost nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def section(name: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Wrap every section that is entered inside the ``with`` block by ``listener(name)``."""
+    """Wrap every section entered inside the ``with`` block in ``listener(name)``."""
     token = _listener.set(listener)
     try:
         yield

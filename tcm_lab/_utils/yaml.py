@@ -1,7 +1,7 @@
 """The one reader and writer of YAML files.
 
-Files are plain mappings; every mistake is named by file, line and key. ``1e-3`` is a number, as to
-YAML 1.2: PyYAML alone, which follows YAML 1.1, would take it for text.
+Files are plain mappings; every mistake is reported with its file, line and key. ``1e-3`` is a
+number, as in YAML 1.2; PyYAML alone follows YAML 1.1 and reads it as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LARGEST = 100_000
 
 
 def read_yaml(path: Path | Traversable, origin: str | None = None) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds; messages call it ``origin``, or by its path.
+    """Return the mapping in a YAML file; messages call the file ``origin``, by default its path.
 
     Raises:
         ConfigError: as `read_text` and `parse_yaml`.
@@ -49,9 +49,9 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     """Return the mapping that ``text`` spells.
 
     Raises:
-        ConfigError: it is not YAML, not a mapping, nested deeper than 64 levels, or with its
-            aliases written out larger than 100,000 values; a key is given twice or is not a string;
-            a value contains itself, or is a number to which versions of YAML give other values.
+        ConfigError: it is not YAML, not a mapping, nested deeper than 64 levels, or larger than
+            100,000 values once its aliases are expanded; a key is given twice or is not a string;
+            a value contains itself, or is a number that versions of YAML read differently.
     """
     tree = parse_value(text, origin)
     if not isinstance(tree, dict):
@@ -61,10 +61,10 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, origin: str) -> Any:
-    """Return what ``text`` spells, such as a word of a command line.
+    """Return the value that ``text`` spells, such as a command-line argument.
 
     Raises:
-        ConfigError: as `parse_yaml`, but that it may be no mapping.
+        ConfigError: as `parse_yaml`, except that the value need not be a mapping.
     """
     try:
         return yaml.load(text, Loader=_StrictLoader)
@@ -74,18 +74,18 @@ def parse_value(text: str, origin: str) -> Any:
         problem = error.problem or "the text cannot be parsed"
         what = problem if isinstance(error, _Mistake) else f"not YAML ({problem})"
         raise ConfigError(f"{where}: {what}") from None
-    except (yaml.YAMLError, ValueError) as error:  # characters, or a date such as 2000-13-01
+    except (yaml.YAMLError, ValueError) as error:  # bad characters, or a date such as 2000-13-01
         raise ConfigError(f"{origin}: not YAML ({first_line(error)})") from None
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
-    """Return the text that `parse_yaml` reads as ``tree``; the innermost take one line each."""
+    """Return the text that `parse_yaml` reads as ``tree``, innermost collections on one line."""
     text: str = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100, default_flow_style=None)
     return text
 
 
 class _Mistake(yaml.MarkedYAMLError):
-    """YAML that is valid and still a mistake here."""
+    """Valid YAML that is nevertheless a mistake here."""
 
     def __init__(self, problem: str, mark: Any) -> None:
         super().__init__(problem=problem, problem_mark=mark)
@@ -94,8 +94,8 @@ class _Mistake(yaml.MarkedYAMLError):
 class _StrictLoader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._above: list[yaml.Mark] = []  # where the nodes begin that the current one lies in
-        self._sizes: dict[int, int] = {}  # of each node, all that it refers to written out
+        self._above: list[yaml.Mark] = []  # starts of the nodes around the current one
+        self._sizes: dict[int, int] = {}  # of each node, with its aliases expanded
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in PyYAML
@@ -113,7 +113,7 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def _check_size(self, node: yaml.CollectionNode) -> None:
-        """Refuse aliases of aliases that write out to more than any reader could hold."""
+        """Refuse aliases of aliases that expand to more values than any reader could hold."""
         parts = node.value
         if isinstance(node, yaml.MappingNode):
             _refuse_odd_keys(node)
@@ -124,12 +124,12 @@ class _StrictLoader(yaml.SafeLoader):
         self._sizes[id(node)] = size
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
-        """Read a number that YAML 1.1 and 1.2 read alike."""
+        """Read a number; refuse one that YAML 1.1 and 1.2 read differently."""
         text = str(node.value).lstrip("+-").replace("_", "")
         if ":" in text:
-            mistake = "in base 60 to YAML 1.1; write it without colons, or put it in quotes"
+            mistake = "in base 60 in YAML 1.1; write it without colons, or put it in quotes"
         elif text[:1] == "0" and text[1:].isdigit():
-            mistake = "in base 8 to YAML 1.1; write it without leading zeros"
+            mistake = "in base 8 in YAML 1.1; write it without leading zeros"
         else:
             is_int = node.tag.endswith(":int")
             return self.construct_yaml_int(node) if is_int else self.construct_yaml_float(node)
@@ -141,7 +141,7 @@ for _tag in ("int", "float"):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text that reads as a number into quotes."""
+    """Quotes text that would be read as a number."""
 
 
 for _class in (_StrictLoader, _Dumper):
@@ -153,7 +153,7 @@ for _class in (_StrictLoader, _Dumper):
 
 
 def _refuse_odd_keys(node: yaml.MappingNode) -> None:
-    """Refuse keys that are no text, or that are given twice."""
+    """Refuse keys that are not text or are given twice."""
     given: set[str] = set()
     for key_node, _ in node.value:
         key, is_merge = key_node.value, key_node.tag == "tag:yaml.org,2002:merge"

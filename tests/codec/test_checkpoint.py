@@ -711,8 +711,8 @@ def test_a_safetensors_file_is_not_written_under_a_name_of_torchs(
     codec: Any, tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"small{suffix}"
-    with pytest.raises(LabError, match=r"small\.\w+: what is written is a safetensors file"):
+    with pytest.raises(LabError, match=r"small\.\w+: the output is a safetensors file"):
         tcm_lab.save_checkpoint(codec, path)
-    with pytest.raises(LabError, match=r"what is written is torch's format; call it small\.pth"):
+    with pytest.raises(LabError, match=r"the output is torch's format; call it small\.pth"):
         tcm_lab.codec.export_checkpoint(codec, tmp_path / "small.safetensors")
     assert not list(tmp_path.iterdir())

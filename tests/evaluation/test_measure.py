@@ -300,7 +300,7 @@ def test_metrics_are_those_of_float32_whatever_the_codec_computes_in(
 
 
 def test_a_precision_that_the_device_has_not_is_refused(images: ImageSet) -> None:
-    with pytest.raises(LabError, match="precision = tf32: only GPUs have it"):
+    with pytest.raises(LabError, match="precision = tf32: only GPUs support it"):
         evaluate(Quantiser(), images, precision="tf32")
 
 

@@ -248,7 +248,7 @@ def test_no_process_is_started_for_a_folder_that_is_refused(
 def test_a_folder_that_is_a_file_is_refused_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("notes")
     no_crops = RandomCrops(signal_at=(0, signal.SIGKILL))
-    with pytest.raises(LabError, match="out: cannot be made"):
+    with pytest.raises(LabError, match="out: cannot be created"):
         train(codec(), RECIPE, no_crops, directory=tmp_path / "out", accelerator="cpu")
 
 

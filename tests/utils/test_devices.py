@@ -47,7 +47,7 @@ def test_networks_compute_in_the_precision_that_is_named(
 @pytest.mark.parametrize(
     ("precision", "message"),
     [
-        ("tf32", "precision = tf32: only GPUs have it; on cpu take float32."),
+        ("tf32", "precision = tf32: only GPUs support it; use float32 on cpu."),
         ("half", "precision = half: unknown. Known: float32, tf32, bfloat16, float16."),
     ],
 )

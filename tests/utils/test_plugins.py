@@ -68,7 +68,7 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
         plugins.import_layers(["no_such_lens.wide"])
     dotted = tmp_path / "lens.v2.py"
     dotted.touch()
-    with pytest.raises(LabError, match=r"lens\.v2\.py: .* no further dot"):
+    with pytest.raises(LabError, match=r"lens\.v2\.py: .* must not contain a dot"):
         plugins.import_layers([dotted])
     taken = tmp_path / "json.py"
     taken.touch()
