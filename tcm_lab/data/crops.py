@@ -1,6 +1,6 @@
 """Training crops as a pure function of (seed, index), so that resuming and ranks need no state.
 
-Batches of them are made ahead of time by threads.
+Threads prepare batches of them in advance.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _WINDOW = 2048
 _PHOTOGRAPHS_PER_WINDOW = 256
 _CANVASES_PER_WINDOW = 16
 _CANVAS_PX = 512
-_AHEAD = 4  # batches in the making
+_AHEAD = 4  # batches prepared in advance
 
 
 class CropSource:
-    """Square crops from images and, for the embedded images, dead leaves half and half.
+    """Square crops from images; for the embedded images, half of them from dead leaves.
 
     Args:
-        images: images; those smaller than the crop are left out and reported.
+        images: source of the crops; images smaller than the crop are skipped and reported.
         crop: side of the crops in pixels.
-        seed: every crop follows from it and its index alone.
-        synthetic: share the crops with dead leaves; by default only for the embedded images,
+        seed: seed of the crops; each follows from it and the crop's index alone.
+        synthetic: take every other crop from dead leaves; by default only for the embedded images,
             which are too few to train on alone.
-        cache_bytes: bound on the decoded images that are kept.
+        cache_bytes: limit on the size of the cached images.
 
     Raises:
         LabError: no image is large enough.
@@ -67,24 +67,24 @@ class CropSource:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What was left out so far, the images included that broke while being decoded."""
+        """Images skipped so far with the reasons, including those that could not be decoded."""
         broken = (f"{self._images.names[index]}: broken" for index in sorted(self._broken))
         return (*self._images.skipped, *broken)
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that stand for the images, the mix, the crop size and the seed."""
+        """Sixteen hex digits that identify the images, the mix, the crop size and the seed."""
         facts = f"{self._images.fingerprint} {self.synthetic} {self.crop} {self.seed}"
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
-        """Cut this rank's part of the batch of ``step``, whose crops all ``world`` ranks share.
+        """Cut this rank's share of the batch of ``step``, which is split over ``world`` ranks.
 
         Returns:
             float32 (batch_size / world, 3, crop, crop) in [0, 1].
 
         Raises:
-            LabError: the batch can't be shared out equally, or no image can be decoded.
+            LabError: the batch can't be split equally, or no image can be decoded.
         """
         check_shares(batch_size, world)
         share = batch_size // world
@@ -125,16 +125,16 @@ class CropSource:
             try:
                 return self._cache.get(("photograph", index), partial(self._decode, index))
             except LabError as error:
-                # The next image stands in for a broken one, so crops still follow from the seed.
+                # The next image replaces a broken one, so crops still follow from the seed.
                 if index not in self._broken:
                     self._broken.add(index)
-                    logger.warning("%s Training goes on without it.", error)
+                    logger.warning("%s Training continues without it.", error)
         raise FileError(f"{self._images.origin}: no image can be decoded. Name another folder.")
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
         image = self._images.decode(index)
         height, width = image.shape[:2]
-        if min(height, width) < self.crop:  # since it was found, or than its header says
+        if min(height, width) < self.crop:  # the file changed, or its header is wrong
             raise FileError(
                 f"{self._images.names[index]}: is {height}x{width} now, below the crop of "
                 f"{self.crop}x{self.crop}."
@@ -150,10 +150,10 @@ class CropSource:
 
 
 def check_shares(batch_size: int, world: int, name: str = "batch") -> None:
-    """Refuse a batch, by its name in the recipe, that so many processes can't share equally.
+    """Refuse a batch size, a recipe's field ``name``, that does not split equally over processes.
 
     Raises:
-        LabError: they can't.
+        LabError: ``batch_size`` is not a multiple of ``world``.
     """
     if batch_size % world:
         raise LabError(
@@ -162,7 +162,7 @@ def check_shares(batch_size: int, world: int, name: str = "batch") -> None:
 
 
 class _BoundedCache:
-    """Arrays by key, the least recently used dropped first; threads may share it."""
+    """Thread-safe cache of arrays by key that drops the least recently used first."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -191,10 +191,10 @@ class Batches(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short text that stands for the data, for records."""
+        """A short text that identifies the data in records."""
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
-        """Make this rank's part of the global batch of ``step``: (B / world, 3, S, S)."""
+        """Make this rank's share of the global batch of ``step``: (B / world, 3, S, S)."""
 
 
 def prefetch(
@@ -207,7 +207,7 @@ def prefetch(
     workers: int = 2,
     pin: bool = False,
 ) -> Generator[Tensor, None, None]:
-    """Yield the batch of every step in ``steps``, keeping a few of them in the making.
+    """Yield the batch of every step in ``steps``, preparing a few in advance.
 
     Close the iterator (or exhaust it) to end its threads. ``pin`` puts the batches in page-locked
     memory, from which a GPU copies without waiting. An error in the source is raised at its step.
@@ -217,18 +217,17 @@ def prefetch(
         batch = source.batch(step, batch_size, rank, world)
         return batch.pin_memory() if pin else batch
 
-    # Each thread would have as many more of torch's own, all waiting for each other's cores.
+    # Otherwise each thread would start as many torch threads, all competing for the same cores.
     pool = ThreadPoolExecutor(
         workers, thread_name_prefix="crops", initializer=torch.set_num_threads, initargs=(1,)
     )
-    waiting: deque[Future[Tensor]] = deque()
-    todo = iter(steps)
+    pending: deque[Future[Tensor]] = deque()
     try:
-        for step in todo:
-            waiting.append(pool.submit(make, step))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for step in steps:
+            pending.append(pool.submit(make, step))
+            if len(pending) > _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,8 +1,8 @@
 """Dead leaves: images of occluding textured discs, whose statistics are close to natural ones.
 
-Discs with radii of density r^-3 that hide one another reproduce the scale invariance, the edges
-and the power spectrum of photographs (Lee, Mumford, Huang, "Occlusion models for natural images",
-2001); networks trained on them alone carry over to photographs (Achddou et al. 2021).
+Occluding discs whose radii have the density r^-3 reproduce the scale invariance, the edges and the
+power spectrum of photographs (Lee, Mumford, Huang, "Occlusion models for natural images", 2001);
+networks trained on them alone carry over to photographs (Achddou et al. 2021).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RADIUS_MIN_PX = (3.0, 24.0)  # one per canvas, log-uniform: from foliage to calm surfaces
-_COVERINGS = 5.0  # total area of the discs over that of the canvas: exp(-5) stays background
+_COVERINGS = 5.0  # total area of the discs over that of the canvas: exp(-5) remains background
 _TILE_PX = 256
 
 
@@ -51,7 +51,7 @@ def paint_dead_leaves(seed: tuple[int, ...], side: int) -> NDArray[np.uint8]:
         top, bottom = max(int(cy - radius), 0), min(int(cy + radius) + 2, side)
         left, right = max(int(cx - radius), 0), min(int(cx + radius) + 2, side)
         dy, dx = grid[top:bottom, None] - cy, grid[None, left:right] - cx
-        # One pixel of soft edge stands for the anti-aliasing of a lens.
+        # A soft edge of one pixel imitates the anti-aliasing of a lens.
         inside = np.clip(radius + 0.5 - np.sqrt(dy * dy + dx * dx), 0, 1)[:, :, None]
         oy, ox = offsets[index]
         value = contrasts[index] * texture[oy : oy + bottom - top, ox : ox + right - left]

@@ -1,4 +1,4 @@
-"""Named images, found once and decoded when asked for; those left out are reported once."""
+"""Named images, listed once and decoded on access; skipped files are reported once."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 Purpose = Literal["train", "eval"]
 
-# The colour photographs that every scikit-image wheel since 0.19 carries. The two motorcycles are
-# one scene seen twice, so they stay together; the evaluation ones are ordinary photographs that
-# never were JPEG files, which would flatter the JPEG anchor.
+# The colour photographs in every scikit-image wheel since 0.19. The two motorcycle images show one
+# scene, so they stay together. The evaluation images are ordinary photographs that were never JPEG
+# files, since those would flatter the JPEG anchor.
 EMBEDDED: dict[Purpose, tuple[str, ...]] = {
     "train": (
         "hubble_deep_field.jpg",
@@ -39,9 +39,9 @@ EMBEDDED: dict[Purpose, tuple[str, ...]] = {
 }
 
 _HEAD_BYTES = 4096
-#: Formats whose first frame is the image, and the others previews or layers of it.
+#: Formats whose first frame is the image; the others are its previews or layers.
 _ONE_FIRST = ("MPO", "PSD")
-_BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # tags of a TIFF
+_BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # TIFF tags, and a value of the second
 
 
 class _Entry(NamedTuple):
@@ -59,7 +59,7 @@ class ImageSet(Sequence[Tensor]):
     Attributes:
         names: path of each image below the folder, with forward slashes.
         sizes: (height, width) of each image.
-        skipped: ``"name: why"`` for each file that was left out.
+        skipped: ``"name: reason"`` for each file that was skipped.
         embedded: whether these are the photographs of the scikit-image wheel.
     """
 
@@ -89,7 +89,7 @@ class ImageSet(Sequence[Tensor]):
         """Decode image ``index`` to (H, W, 3).
 
         Raises:
-            FileError: the file can no longer be read, or breaks off in the middle.
+            FileError: the file can no longer be read, or is truncated.
         """
         entry = self._entries[index]
         try:
@@ -102,17 +102,17 @@ class ImageSet(Sequence[Tensor]):
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits over names, file sizes and file heads; equal sets, equal digits."""
+        """Sixteen hex digits over names, file sizes and file heads; equal for equal sets."""
         digest = hashlib.sha256()
         for entry in self._entries:
             digest.update(f"{entry.name}\0{entry.digest}\0".encode())
         return digest.hexdigest()[:16]
 
     def at_least(self, side: int) -> ImageSet:
-        """Leave out the images with a side below ``side`` pixels, and report how many.
+        """Return the images without those that have a side below ``side`` pixels; report these.
 
         Raises:
-            FileError: none is left.
+            FileError: no image remains.
         """
         kept = [entry for entry in self._entries if min(entry.size) >= side]
         small = [entry for entry in self._entries if min(entry.size) < side]
@@ -132,11 +132,11 @@ class ImageSet(Sequence[Tensor]):
 def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
     """Find the images below ``path``, or the embedded ones for ``None``.
 
-    Nested folders, linked ones included, and every format that Pillow reads are searched; what is
-    hidden by a name that begins with a dot is not, as previews are. An image that Pillow can't
-    open, turn upright or convert to 8-bit RGB without a guess is left out and reported once.
-    Evaluation images are decoded here to the end, so that a broken one is known before hours of
-    work; training ones only have their headers read. The path may also be that of one image.
+    The search covers nested and linked folders and every format that Pillow reads. Hidden files and
+    folders, whose names begin with a dot, are ignored: previews often are hidden. An image that
+    Pillow can't open, turn upright or convert to 8-bit RGB without guessing is skipped and reported
+    once. Evaluation images are decoded completely here, so that a broken one is found before hours
+    of work; of training images only the headers are read. The path may also be a single image.
 
     Raises:
         FileError: the folder is missing, or holds no usable image.
@@ -169,7 +169,7 @@ def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
 
 
 def _files_below(root: Path) -> tuple[list[Path], list[str]]:
-    """Return the files below a folder in order, and why folders were left out.
+    """Return the sorted files below a folder, and the folders skipped with their reasons.
 
     Every folder is searched once: under its own path if that is below ``root``, else under the
     first link to it.
@@ -188,16 +188,16 @@ def _files_below(root: Path) -> tuple[list[Path], list[str]]:
         skipped.append(f"{name}: {error.strerror}")
 
     starts = [root]
-    for start in starts:  # which grow by the links that are found
+    for start in starts:  # grows by the links that are found
         for name, below, names in os.walk(start, onerror=refuse):
             folder = Path(name)
             if (real := folder.resolve()) in seen:
                 below.clear()
                 continue
             seen.add(real)
-            below[:] = sorted(each for each in below if not each.startswith("."))
+            below[:] = sorted(entry for entry in below if not entry.startswith("."))
             starts += [folder / link for link in below if (folder / link).is_symlink()]
-            files += [path for each in names if (path := folder / each).is_file()]
+            files += [path for entry in names if (path := folder / entry).is_file()]
     return sorted(files), skipped
 
 
@@ -223,7 +223,7 @@ def _entry(name: str, path: Path, *, whole: bool) -> _Entry:
         with Image.open(path) as image:
             _refuse_guesses(image)
             width, height = image.size
-            exif = Image.Image.getexif(image)  # that of PNG decodes the image, to look behind it
+            exif = Image.Image.getexif(image)  # PNG's own decodes the image to look behind it
             if exif.get(0x0112) in (5, 6, 7, 8):  # orientations that swap the sides
                 width, height = height, width
     return _Entry(name, path, (height, width), digest)
@@ -241,20 +241,20 @@ def _decode(path: Path) -> NDArray[np.uint8]:
 
 
 def _refuse_guesses(image: Image.Image) -> None:
-    """Raise for several images in one file, and for pixels whose range is unknown.
+    """Raise for several images in one file, and for pixels of unknown range.
 
-    The latter are floats, and integers of other sizes than 8 and 16 bits.
+    The latter are floats, and integers of sizes other than 8 and 16 bits.
     """
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in _ONE_FIRST:
-        raise ValueError(f"holds {frames} frames or pages; save the one that is meant by itself")
+        raise ValueError(f"holds {frames} frames or pages; save the intended one on its own")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save them as 8 or 16 bits")
     if image.mode == "LAB":
         raise ValueError("LAB has no known white point; save it as RGB")
     if not image.mode.startswith("I") or image.format in ("PNG", "PPM", "JPEG2000"):
-        return  # Pillow also calls 16-bit PNG and PPM "I", whose range its readers make 0 to 65535
-    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose pixels may be wider or narrower
+        return  # Pillow reads 16-bit PNG and PPM as "I", too, scaled to 0 to 65535
+    tags = getattr(image, "tag_v2", {})  # a TIFF's pixels may be wider or narrower
     if image.mode == "I" or tags.get(_BITS) != (16,) or tags.get(_PHOTOMETRIC) != _BLACK_IS_ZERO:
         raise ValueError(
             "grey integers other than 8 or 16 bits from black up have no known range; save them "
@@ -263,7 +263,7 @@ def _refuse_guesses(image: Image.Image) -> None:
 
 
 def _refuse_transparency(image: Image.Image) -> None:
-    """Raise where what is seen depends on a background."""
+    """Raise for an image whose look depends on a background."""
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         raise ValueError("parts are transparent, over an unknown background; save it as RGB")
 

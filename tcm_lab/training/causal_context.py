@@ -1,16 +1,16 @@
-"""CCA's loss, which moves information into early slices of the latent, where it helps later ones.
+"""CCA's loss, which moves information into early slices of the latent, where later ones use it.
 
 Han et al. 2024, "Causal Context Adjustment Loss for Learned Image Compression", NeurIPS,
 arXiv 2410.04847.
 
 An auxiliary entropy model codes the same latent from the same hyper outputs, but each slice without
-the one just before it. The bits it needs beyond the codec's own model are what knowing that slice
-saves, and the loss subtracts ``cca`` times this saving. The auxiliary model learns to code as well
-as it can, the codec to make that hard. It is part of the training, never of the codec.
+the preceding one. The extra bits it needs are what knowing that slice saves, and the loss subtracts
+``cca`` times this saving. The auxiliary model learns to code as well as it can, and the codec
+learns to make that hard. The auxiliary model is part of the training, never of the codec.
 
-The authors' α over β is our ``cca``, and their β is in our λ. In their code the auxiliary weights
-follow the gradient of the codec's loss, so that they are rewarded for predicting badly, and a third
-term is to keep them from it; here the gradient changes its sign between codec and auxiliary model.
+The authors' α over β is our ``cca``, and their β is part of our λ. In their code the auxiliary
+weights follow the gradient of the codec's loss, which rewards them for predicting badly, and a
+third term counteracts this. Here the gradient is reversed between codec and auxiliary model.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tcm_lab.training.recipe import Recipe
 
 
 def check_cca(recipe: Recipe, config: VariantConfig | None) -> None:
-    """Refuse CCA's loss for a codec whose slices don't see the slice before them.
+    """Refuse CCA's loss for a codec whose slices don't see the preceding slice.
 
     Args:
-        recipe: how the codec is to be trained.
-        config: of the codec; ``None`` of one that was not assembled here.
+        recipe: the recipe of the training.
+        config: the codec's configuration; ``None`` if it was not assembled here.
 
     Raises:
-        ConfigError: the codec can't be trained so.
+        ConfigError: the codec can't be trained with CCA's loss.
     """
     if not recipe.cca or (config and config.entropy_model.is_chain(config.latent_channels)):
         return
@@ -44,17 +44,17 @@ def check_cca(recipe: Recipe, config: VariantConfig | None) -> None:
         if config.entropy_model.type == "slices":
             fix = "Set cca to 0, or give the entropy model two slices or more, and support"
     raise ConfigError(
-        f"cca = {recipe.cca:g}: needs an entropy model whose slices see the slice before; "
+        f"cca = {recipe.cca:g}: needs an entropy model whose slices see the preceding slice; "
         f"{what}. {fix}."
     )
 
 
 class CausalContext(nn.Module):
-    """The auxiliary entropy model of a codec: like its own, but without the slice just before.
+    """The auxiliary entropy model of a codec: like its own, but without the preceding slice.
 
     Args:
-        codec: its entropy model is copied.
-        weight: of the saved bits in the loss, where the rate's is 1.
+        codec: the codec whose entropy model is copied.
+        weight: weight of the saved bits in the loss, where the rate's is 1.
     """
 
     def __init__(self, codec: Any, weight: float) -> None:
@@ -64,7 +64,7 @@ class CausalContext(nn.Module):
 
     @classmethod
     def of(cls, codec: nn.Module, recipe: Recipe) -> CausalContext | None:
-        """Return the auxiliary entropy model that a recipe asks for; ``None`` without CCA's loss.
+        """Return the auxiliary entropy model that a recipe requires; ``None`` without CCA's loss.
 
         Raises:
             ConfigError: as `check_cca`.
@@ -77,10 +77,10 @@ class CausalContext(nn.Module):
         self.entropy_model.load_state_dict(codec.entropy_model.state_dict())
 
     def forward(self, codec: Any, latent: Latent) -> Tensor:
-        """Return the bits of each image's y, (B,), without the slice just before.
+        """Return the bits of each image's y, (B,), coded without the preceding slice.
 
-        Minimising them teaches this model to code; to the codec their gradient arrives times
-        ``-weight``, which teaches it to make the slice before informative.
+        Minimising them teaches this model to code. The codec receives their gradient multiplied by
+        ``-weight``, which teaches it to make the preceding slice informative.
         """
         seen = Latent(
             self._opposed(latent.y),
@@ -91,6 +91,6 @@ class CausalContext(nn.Module):
         return bits({"y": likelihoods})
 
     def _opposed(self, value: Tensor) -> Tensor:
-        """Return ``value`` itself, whose gradient passes times ``-weight``."""
+        """Return ``value`` with its gradient multiplied by ``-weight``."""
         fixed = value.detach()
         return fixed - self.weight * (value - fixed)

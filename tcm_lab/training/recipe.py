@@ -1,4 +1,4 @@
-"""How to train, as data: the published recipe, a short one and those for two cores."""
+"""Training recipes as data: the published one, a short one, and those for two cores."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ logger = logging.getLogger(__name__)
 
 _FAR_ABOVE = 3.0
 _MS_SSIM_LAMBDAS = (2.4, 60.5)  # CompressAI's lowest and highest
-_MSE_LAMBDA = 0.0018 / 2.4  # of CompressAI's lowest quality, per λ of 1 - MS-SSIM
-_LATER = ("orthogonality", "cca", "cooldown")
-_LARGEST = 1e9  # of any rate or weight; beyond it, it is a typing mistake
+_MSE_LAMBDA = 0.0018 / 2.4  # λ of the squared error per λ of 1 - MS-SSIM, at CompressAI's lowest
+_LATER = ("orthogonality", "cca", "cooldown")  # fields that early versions lack
+_LARGEST = 1e9  # for any rate or weight; a larger one is a typing mistake
 
 
 class Recipe(Frozen):
-    """Everything that decides what the weights become, the data and the codec apart.
+    """Everything that determines the trained weights, apart from the data and the codec.
 
     Attributes:
-        name: what records call it.
+        name: name of the recipe in records.
         lambdas: rate-distortion weights, ascending; loss = lambda * 255^2 * MSE + bpp, or
             lambda * (1 - MS-SSIM) + bpp, as in CompressAI. A rate-conditioned codec learns all of
-            them in one run, level by level; any other codec takes exactly one. Empty: those that
-            suit the number of latent channels, see `suited_lambdas`.
-        metric: distortion that is minimised.
+            them in one run, level by level; any other codec takes exactly one. Empty: values suited
+            to the number of latent channels, see `suited_lambdas`.
+        metric: distortion to minimise.
         steps: updates of the weights.
         batch: crops per step over all processes.
         crop: side of a crop in pixels.
@@ -37,42 +37,42 @@ class Recipe(Frozen):
         lr: learning rate of Adam.
         matrix_lr: learning rate of Muon.
         entropy_lr: learning rate of h_a, h_s and the entropy model; ``None`` is ``lr``.
-        orthogonality: weight, in the loss, of how far the projections of ``shortcut: wavelet`` are
-            from orthogonal; 0.1 as published.
-        cca: weight, beside the rate's, of the bits that a slice of the latent saves its successor,
-            which the loss takes off: information then moves into early slices (Han et al. 2024,
-            "Causal Context Adjustment Loss"). 0 is none; the paper's values lie between about 0.07
-            and 3. Needs an entropy model with slices, and a second one during training.
-        shortcut_lr: learning rate of the shortcuts ``patch`` and ``staged``; 0 keeps what the start
-            gave them. Wavelet paths learn as all else does.
-        schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` takes it
-            down to a hundredth along half a cosine; ``constant`` keeps it, and takes it down at the
-            end, in ``cooldown``. Up to there a training is the beginning of any longer one, so
-            that budgets compare, and a study's rungs are what trainings of so many steps give.
-        lr_drops: shares of ``steps`` after which the rate falls.
-        cooldown: share of the steps over which a constant rate falls to a hundredth in the end, as
-            1 minus the root of the way (Hägele et al. 2024, "Scaling laws and compute-optimal
-            training beyond fixed training durations").
+        orthogonality: weight in the loss of the distance from orthogonality of the projections of
+            ``shortcut: wavelet``; 0.1 as published.
+        cca: weight, where the rate's is 1, of the bits that a slice of the latent saves its
+            successor. The loss subtracts them, which moves information into early slices (Han et
+            al. 2024, "Causal Context Adjustment Loss"). 0 turns it off; the paper's values lie
+            between about 0.07 and 3. Needs an entropy model with slices, and trains a second one.
+        shortcut_lr: learning rate of the shortcuts ``patch`` and ``staged``; 0 keeps the weights
+            given by the start. Wavelet paths learn like all other layers.
+        schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` lowers it
+            to a hundredth along half a cosine; ``constant`` keeps it and lowers it only at the end,
+            over ``cooldown``. Until then a training is the beginning of any longer one, so budgets
+            are comparable, and a study's rungs equal trainings of that many steps.
+        lr_drops: shares of ``steps`` after which the rate drops.
+        cooldown: share of the steps, at the end, over which a constant rate falls to a hundredth,
+            as 1 minus the square root of the progress (Hägele et al. 2024, "Scaling laws and
+            compute-optimal training beyond fixed training durations").
         warmup: steps over which the rate rises linearly from zero.
         aux_lr: learning rate of the auxiliary optimiser (quantiles of the factorised prior).
-        start: what happens before the first update: ``linear`` makes the codec a linear transform
-            fitted to data, as far as its shortcuts allow (codecs that are not assembled here are
-            calibrated); ``calibrate`` scales the latent up to the quantisation step; ``none`` keeps
-            the weights as they are, random or given.
+        start: how the weights are prepared before the first update: ``linear`` makes the codec a
+            linear transform fitted to the data, as far as its shortcuts allow (codecs that are not
+            assembled here are calibrated); ``calibrate`` scales the latent up to the quantisation
+            step; ``none`` keeps the weights as they are, random or given.
         linear_steps: updates of the linear phase between a linear start and the first of ``steps``.
-            It trains the entropy model alone, on the latent of the linear shortcut, so that
-            variants which differ only in g_a and g_s share it; 0 is none.
+            It trains the entropy model alone, on the latent of the linear shortcut, so variants
+            that differ only in g_a and g_s share it; 0 skips the phase.
         linear_batch: crops per step of the linear phase.
-        linear_lr: its learning rate, down a cosine.
+        linear_lr: learning rate of the linear phase, decayed along a cosine.
         clip_norm: bound on the norm of the main gradient.
         ema: decay of the exponential moving average of the weights; 0 is off.
-        precision: ``32-true``, float32 as torch has it: a GPU's convolutions then take TF32, unless
+        precision: ``32-true``, torch's float32: a GPU's convolutions then use TF32, unless
             ``torch.backends.cudnn.allow_tf32`` is off; or ``bf16-mixed``, with the entropy models
             kept in float32.
-        channels_last: keep images and weights with the channels innermost.
+        channels_last: store images and weights with the channels innermost.
         compile: run the codec through ``torch.compile``.
         checkpoint_every: steps between checkpoints.
-        seed: root of every random choice of the training.
+        seed: seed of every random choice in the training.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -116,12 +116,12 @@ class Recipe(Frozen):
                 f"crop {self.crop}: MS-SSIM's five scales need crops above 160; use 192 or 256."
             )
         if self.linear_steps and self.start != "linear":
-            raise ConfigError(f"linear_steps {self.linear_steps}: need start linear.")
+            raise ConfigError(f"linear_steps {self.linear_steps}: requires start linear.")
         return self
 
     @property
     def middle_lambda(self) -> float:
-        """The middle of the weights, as one of the squared error; MS-SSIM's differ in scale."""
+        """The geometric mean of the lowest and highest λ, on the squared error's scale."""
         scale = 1.0 if self.metric == "mse" else _MSE_LAMBDA
         return scale * math.sqrt(self.lambdas[0] * self.lambdas[-1])
 
@@ -130,16 +130,16 @@ class Recipe(Frozen):
         return self.changed(lambdas=tuple(lambdas))
 
     def per_lambda(self) -> list[Recipe]:
-        """Return a recipe for each weight, for codecs that have weights of their own per rate."""
+        """Return one recipe per λ, for codecs that need a training for each rate."""
         return [self.with_lambdas(lmbda) for lmbda in self.lambdas]
 
     def spread(self, levels: int) -> Recipe:
-        """Return this recipe with ``levels`` weights between its first and last, geometrically.
+        """Return this recipe with ``levels`` λ, spaced geometrically from its first to its last.
 
-        A recipe without weights stays without; see `suited`.
+        A recipe without λ is returned unchanged; see `suited`.
 
         Raises:
-            ConfigError: several levels are asked of a recipe with one weight.
+            ConfigError: the recipe has a single λ, or ``levels`` is below 2.
         """
         if not self.lambdas or levels == len(self.lambdas):
             return self
@@ -154,17 +154,17 @@ class Recipe(Frozen):
         )
 
     def suited(self, latent_channels: int, rate_levels: int) -> Recipe:
-        """Return this recipe for a codec; one without weights gets those that suit the latent.
+        """Return this recipe for a codec; if it has no λ, with those that suit the latent.
 
         Raises:
-            LabError: the codec has another number of rates, or no weights are known to suit.
+            LabError: the codec has another number of rates, or no suitable λ are known.
         """
         low, high = suited_lambdas(latent_channels)
         if not self.lambdas and self.metric == "ms-ssim":
             lowest, highest = _MS_SSIM_LAMBDAS
             raise LabError(
                 f"metric = ms-ssim: needs lambdas of its own, such as {lowest:g} to {highest:g}; "
-                "those that suit a latent are known for the squared error alone."
+                "lambdas suited to a latent are known only for the squared error."
             )
         if not self.lambdas:
             if rate_levels < 2:
@@ -174,7 +174,7 @@ class Recipe(Frozen):
             needed = (
                 f"a codec with {rate_levels} rate levels needs {rate_levels} lambdas"
                 if rate_levels
-                else "a codec with one rate needs one lambda; rate_levels gives it several rates"
+                else "a codec with one rate needs one lambda; set rate_levels for several rates"
             )
             raise LabError(f"lambdas = {list(self.lambdas)}: {needed}.")
         if self.metric == "mse" and self.lambdas[-1] > _FAR_ABOVE * high:
@@ -200,14 +200,14 @@ class Recipe(Frozen):
         return Recipe.parse(self.model_dump() | fields, "recipe: ")
 
     def without_start(self) -> Recipe:
-        """Return this recipe for a codec that has weights already, which a start would replace."""
+        """Return this recipe without its start, which would replace the codec's weights."""
         return self.changed(start="none", linear_steps=0)
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide what the weights become.
+        """Return the fields that determine the trained weights.
 
-        A field that recipes got later is left out at its default, which is what trainings did
-        before: those are found again.
+        A field that was added later is omitted at its default, under which earlier versions
+        trained, so that their trainings are still recognised.
         """
         tree = self.model_dump(mode="json", exclude={"name", "checkpoint_every"})
         defaults = {name: Recipe.model_fields[name].default for name in _LATER}
@@ -215,16 +215,16 @@ class Recipe(Frozen):
 
     @property
     def cooldown_begins(self) -> int:
-        """The step after which a constant rate falls; metrics are reported there."""
+        """The step after which a constant rate falls; metrics are reported at this step."""
         return int((1 - self.cooldown) * self.steps / 10 + 1e-9) * 10
 
     @property
     def comparable_until(self) -> int:
-        """The last step whose loss goes on as those before: where a cooldown begins, or the end."""
+        """The last step at which no cooldown has lowered the loss yet."""
         return self.cooldown_begins if self.schedule == "constant" else self.steps
 
     def lr_factor(self, step: int) -> float:
-        """Return what ``lr`` is multiplied by at ``step``, counted from 0."""
+        """Return the factor of ``lr`` at ``step``, counted from 0."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         if self.schedule == "drops":
             return rise * 0.1 ** sum(step >= share * self.steps for share in self.lr_drops)
@@ -237,11 +237,11 @@ class Recipe(Frozen):
 
 
 def suited_lambdas(latent_channels: int) -> tuple[float, float]:
-    """Return the lowest and the highest λ that a latent of so many channels serves well.
+    """Return the lowest and highest λ suited to a latent with this number of channels.
 
-    The principal components of 16x16 patches bound what a latent can keep of a photograph: 64 of
-    768 keep 30.2 dB, 128 keep 33.9 and 192 keep 37.2 (crops of eleven photographs). Above the
-    higher λ, bits buy little more quality. From 320 channels on it is the published range.
+    The principal components of 16x16 patches limit the quality that a latent can keep: 64 of 768
+    keep 30.2 dB, 128 keep 33.9 and 192 keep 37.2 (crops of eleven photographs). Above the higher λ,
+    more bits buy little quality. From 320 channels on, the range is the published one.
     """
     high = min(0.05, 0.0045 * (latent_channels / 64) ** 1.4)
     return min(0.0025, high / 15), high
@@ -249,8 +249,8 @@ def suited_lambdas(latent_channels: int) -> tuple[float, float]:
 
 _PUBLISHED_LAMBDAS = (0.0025, 0.0035, 0.0067, 0.013, 0.025, 0.05)
 
-# A linear start, its phase, then everything: one crop of 256 a step, since smaller ones cost bits
-# on whole images. The rates are those of a search on tcm-nano: Muon above 2e-3 was worse.
+# A linear start, its phase, then everything: one crop of 256 per step, since smaller ones cost bits
+# on whole images. The learning rates were tuned on tcm-nano: Muon above 2e-3 was worse.
 _LINEAR = Recipe(
     steps=1,
     batch=1,
@@ -269,14 +269,14 @@ _LINEAR = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # tcm-nano on two cores, at λ that suit its latent: about a minute, ten minutes and an hour.
+    # tcm-nano on two cores, at λ suited to its latent: about a minute, ten minutes and an hour.
     "minute": _LINEAR.changed(name="minute", steps=150, linear_steps=60),
     "laptop": _LINEAR.changed(name="laptop", steps=1000),
     "hour": _LINEAR.changed(name="hour", steps=8000, linear_steps=400, ema=0.999),
-    # A variant of tcm-nano in some three minutes, its beginning that of any longer training.
+    # A variant of tcm-nano in about three minutes; the beginning of any longer training.
     "study": _LINEAR.changed(name="study", steps=500, schedule="constant"),
     # jmliu206/LIC_TCM, README and train.py: 50 epochs of 300,000 images at batch 8,
-    # the rate falling at epochs 45 and 48.
+    # with rate drops at epochs 45 and 48.
     "published": Recipe(
         name="published",
         lambdas=_PUBLISHED_LAMBDAS,
@@ -296,10 +296,10 @@ RECIPES: dict[str, Recipe] = {
         ema=0.999,
         checkpoint_every=1000,
     ),
-    # From random weights, for comparison with a linear start. So small a crop has a single position
-    # of z and fewer of y than an attention window: for some hundred steps their number counts more,
-    # but a codec that takes a thousand of them spends several times the bits on whole images. Then
-    # take 128.
+    # From random weights, for comparison with a linear start. A crop this small has a single
+    # position of z and fewer of y than an attention window. For a few hundred steps the number of
+    # crops matters more, but a codec trained on them for a thousand steps spends several times the
+    # bits on whole images; use 128 for that.
     "scratch": Recipe(
         name="scratch",
         lambdas=_PUBLISHED_LAMBDAS,

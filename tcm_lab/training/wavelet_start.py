@@ -1,4 +1,4 @@
-"""The linear start of a wavelet path: principal components of each step's Haar subbands."""
+"""The linear start of wavelet paths: principal components of each step's Haar subbands."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from tcm_lab.blocks.wavelet import HaarLinear, haar_subbands
 from tcm_lab.codec import Codec
 from tcm_lab.training.components import as_rows, components, least_squares
 
-_ROWS = 2**16  # that components are found from
-_AT_ONCE = 8  # crops
+_ROWS = 2**16  # rows from which components are computed
+_AT_ONCE = 8  # crops per forward pass
 
 
 @torch.no_grad()
 def fit_wavelet(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float]:
-    """Let the wavelet paths of both transforms carry principal components, in quantisation steps.
+    """Set the wavelet paths of both transforms to principal components, in quantisation steps.
 
-    In the analysis each step projects its subbands to their components. In the synthesis each gives
-    its subbands back from the components that it would take; the first, which meets the latent,
-    is the least-squares fit. Projections are orthonormal, as AuxT's loss wants them; gains are 1
-    but for the quantisation step, which those at the latent hold.
+    Each step of the analysis projects its subbands to their components. Each step of the synthesis
+    restores its subbands from these components; the first, whose input is the latent, is a
+    least-squares fit. Projections are orthonormal, as AuxT's loss requires. Gains are 1, except
+    those next to the latent, which hold the quantisation step.
 
     Args:
-        codec: with wavelet paths; changed in place.
+        codec: a codec with wavelet paths; changed in place.
         crops: (B, 3, H, W) in [0, 1].
         step: quantisation step in pixel values.
 
     Returns:
-        The latent of ``crops``, and the mean squared error of what comes back from it unrounded.
+        The latent of ``crops``, and the mean squared error of the crops restored from it unrounded.
     """
     down, up = _steps(codec.g_a.wavelet), _steps(codec.g_s.wavelet)
     y = crops
@@ -49,7 +49,7 @@ def fit_wavelet(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float
 
 
 def scale_input(codec: Codec, unit: float) -> None:
-    """Let the synthesis' path take a latent that was divided by ``unit``."""
+    """Adapt the synthesis' path to a latent that was divided by ``unit``."""
     first = _steps(codec.g_s.wavelet)[0]
     first.log_gain.sub_(math.log(unit))
     first.bias.div_(unit)
@@ -61,16 +61,16 @@ def _steps(path: nn.ModuleList | None) -> list[HaarLinear]:
 
 
 def _apply(layer: HaarLinear, maps: Tensor) -> Tensor:
-    return torch.cat([layer(some) for some in maps.split(_AT_ONCE)])
+    return torch.cat([layer(part) for part in maps.split(_AT_ONCE)])
 
 
 def _subbands(maps: Tensor, factor: int) -> Tensor:
     """Return the subbands of maps as rows."""
-    return torch.cat([as_rows(haar_subbands(some, factor)) for some in maps.split(_AT_ONCE)])
+    return torch.cat([as_rows(haar_subbands(part, factor)) for part in maps.split(_AT_ONCE)])
 
 
 def _project(layer: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Let a step down project the subbands of ``maps`` to their principal components.
+    """Make a step down project the subbands of ``maps`` to their principal components.
 
     Returns:
         The components (C, D) and the subbands' means (D,).
@@ -84,17 +84,17 @@ def _project(layer: HaarLinear, maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_synthesis(up: list[HaarLinear], y: Tensor, crops: Tensor, step: float) -> None:
-    """Let each step up give back the subbands of the map that it is to make."""
-    wanted = crops
+    """Make each step up restore the subbands of its target map."""
+    target = crops
     for layer in reversed(up[1:]):
-        # What the step before is to make: the components that this one can use.
-        down = HaarLinear(wanted.shape[1], layer.in_features, layer.factor, "down").to(crops.device)
-        basis, mean = _project(down, wanted)
-        wanted = _apply(down, wanted)
+        # The target of the preceding step is the components that this one takes.
+        down = HaarLinear(target.shape[1], layer.in_features, layer.factor, "down").to(crops.device)
+        basis, mean = _project(down, target)
+        target = _apply(down, target)
         layer.log_gain.zero_()
         layer.weight.copy_(basis.T)
         layer.bias.copy_(mean)
-    weight, bias = least_squares(as_rows(y), _subbands(wanted, up[0].factor) / step)
+    weight, bias = least_squares(as_rows(y), _subbands(target, up[0].factor) / step)
     up[0].log_gain.fill_(-math.log(step))
     up[0].weight.copy_(weight.T)
     up[0].bias.copy_(bias)

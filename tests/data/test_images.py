@@ -219,7 +219,7 @@ def test_of_several_images_in_one_file_none_is_chosen(tmp_path: Path, purpose: P
     images = open_images(tmp_path, purpose)
     assert images.names == ("good.png", "photo.mpo")
     assert images.skipped == (
-        "bad.gif: holds 3 frames or pages; save the one that is meant by itself",
+        "bad.gif: holds 3 frames or pages; save the intended one on its own",
     )
 
 

@@ -667,9 +667,9 @@ def test_a_file_that_is_no_database_and_a_folder_that_is_a_file_are_named(tmp_pa
     with pytest.raises(LabError, match="file is not a database"):
         run(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(LabError, match=r"file: cannot be created.*--out"):
+    with pytest.raises(LabError, match=r"file: cannot be made.*--out"):
         run(tmp_path, out=tmp_path / "file")
-    with pytest.raises(LabError, match=r"file: cannot be created.*--cache"):
+    with pytest.raises(LabError, match=r"file: cannot be made.*--cache"):
         run(tmp_path, out=tmp_path / "other", cache=tmp_path / "file")
     assert not trained(tmp_path / "log")
 
