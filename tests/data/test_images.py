@@ -218,9 +218,7 @@ def test_of_several_images_in_one_file_none_is_chosen(tmp_path: Path, purpose: P
     frames(tmp_path / "photo.mpo")  # of a camera: the photograph, then its previews
     images = open_images(tmp_path, purpose)
     assert images.names == ("good.png", "photo.mpo")
-    assert images.skipped == (
-        "bad.gif: holds 3 frames or pages; save the intended one on its own",
-    )
+    assert images.skipped == ("bad.gif: holds 3 frames or pages; save the intended one on its own",)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
