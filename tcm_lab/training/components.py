@@ -1,4 +1,4 @@
-"""Principal components and least squares, by which linear paths start from data."""
+"""Principal components and least squares, to which linear paths are set at the start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_rows(maps: Tensor) -> Tensor:
 
 
 def least_squares(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit targets (N, E) by inputs (N, D): weights (D, E) and bias (E,)."""
+    """Fit targets (N, E) to inputs (N, D); return weights (D, E) and bias (E,)."""
     rows = torch.cat((inputs, inputs.new_ones(len(inputs), 1)), 1).double()
     ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double()).float()

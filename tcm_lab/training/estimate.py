@@ -1,4 +1,4 @@
-"""How long a training will take on this machine, from a few steps that are timed and forgotten."""
+"""How long a training will take on this machine, estimated from a few timed steps."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from tcm_lab.data import CropSource, ImageSet
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trainer import train
 
-_FEWEST_STEPS, _MOST_STEPS = 3, 48  # that are timed, beside a first one
-_LEAST_S = 0.5  # that they should take together
+_FEWEST_STEPS, _MOST_STEPS = 3, 48  # timed steps, in addition to a first one
+_LEAST_S = 0.5  # duration to reach with them
 
 
 class Pace(NamedTuple):
-    """Seconds of a training.
+    """Pace of a training.
 
     Attributes:
-        step_s: of one step.
-        start_s: of what goes before the first one: a linear start and its phase, if any.
+        step_s: seconds of one step.
+        start_s: seconds before the first step: of a linear start and its phase, if any.
     """
 
     step_s: float
     start_s: float
 
     def training_s(self, steps: int) -> float:
-        """Return seconds of a whole training."""
+        """Return the seconds of a whole training."""
         return self.start_s + steps * self.step_s
 
 
 def measure_pace(
     build: Callable[[], nn.Module], recipe: Recipe, images: ImageSet, accelerator: str = "auto"
 ) -> Pace:
-    """Time a few steps of a training, and its start if that is a linear one.
+    """Time a few steps of a training, and its start if it is a linear one.
 
     Args:
-        build: makes the codec; what it makes is trained and dropped.
-        recipe: how it will be trained.
-        images: what the crops are of.
+        build: builds the codec; codecs built here are trained and discarded.
+        recipe: recipe of the training.
+        images: source of the crops.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        LabError: what would stop the training itself.
+        LabError: the training itself would be refused or fail.
     """
     codec = build()
     plain = recipe.changed(start="none", linear_steps=0, warmup=0)
@@ -64,7 +64,7 @@ def measure_pace(
 def _start_s(
     build: Callable[[], nn.Module], recipe: Recipe, images: ImageSet, accelerator: str
 ) -> float:
-    """Return seconds of a linear start and its phase; 0 for another start."""
+    """Return the seconds of a linear start and its phase; 0 for another start."""
     config = CodecAdapter(build()).config
     if not recipe.linear_steps or config is None or config.shortcut == "none":
         return 0.0
@@ -80,7 +80,7 @@ def _start_s(
 
 
 def _per_step(whole_s: Callable[[int], float]) -> tuple[float, float]:
-    """Return seconds of a step, and of what comes once, from those of trainings of some steps."""
+    """Return the seconds per step, and those spent once, from trainings of different lengths."""
     short_s, more = whole_s(1), _FEWEST_STEPS
     while (added_s := whole_s(1 + more) - short_s) < _LEAST_S and more < _MOST_STEPS:
         more *= 4
@@ -89,13 +89,13 @@ def _per_step(whole_s: Callable[[int], float]) -> tuple[float, float]:
 
 
 def _decode(crops: CropSource, steps: int, batch: int) -> None:
-    """Let the images of the first steps be cached, as those of most steps of a training are."""
+    """Cache the images of the first steps, as they are cached for most steps of a training."""
     for step in range(steps):
         crops.batch(step, batch)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long something takes."""
+    """Return the seconds that ``work`` takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

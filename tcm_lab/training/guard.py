@@ -1,4 +1,4 @@
-"""What ends a training early: divergence."""
+"""Detection of divergence, which ends a training early."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from tcm_lab.errors import LabError
 
-_EXPLODED = 10.0  # times the smoothed loss
+_EXPLODED = 10.0  # multiple of the smoothed loss
 _SMOOTHING = 0.9
 MAX_ROLLBACKS = 3
 
@@ -16,7 +16,7 @@ class DivergedError(LabError):
 
 
 class DivergenceGuard:
-    """Judges the mean loss of a few steps against the smoothed loss of those before.
+    """Judges the mean loss of a few steps by the smoothed loss of earlier steps.
 
     Attributes:
         smoothed: exponential moving average of the accepted losses; ``None`` before the first.
@@ -26,7 +26,7 @@ class DivergenceGuard:
         self.smoothed = smoothed
 
     def accepts(self, loss: float, gradient_norm: float) -> bool:
-        """Return whether training may go on, and remember the loss if so."""
+        """Return whether training may continue, and remember the loss if so."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             return False
         if self.smoothed is None:

@@ -1,8 +1,8 @@
-"""The linear start: a codec that begins as the linear transform that fits its training images.
+"""The linear start: a codec begins as the linear transform that fits its training images.
 
 An untrained codec spends most of a short training on becoming a transform at all. Here its linear
-shortcuts start as principal components, everything beside them at zero, and its entropy model at
-the latent's statistics; training then begins at about JPEG's quality.
+shortcuts start as principal components, everything parallel to them at zero, and its entropy model
+at the latent's statistics. Training then begins at about JPEG's quality.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from tcm_lab.training.wavelet_start import fit_wavelet, scale_input
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _CROPS = 64  # of 256 pixels: twenty patches of 16x16 for each of their 768 dimensions
-_MIN_UNIT = 0.3  # of a step: what is narrower is noise after rounding
-_SCALE_SHARE = 0.7  # of a channel's spread: what a network knows beforehand narrows it
+_MIN_UNIT = 0.3  # in steps: a narrower channel is only noise after rounding
+_SCALE_SHARE = 0.7  # of a channel's spread: the network's predictions narrow it
 _GATE_CLOSED = -4.0
 
 
@@ -48,53 +48,53 @@ def start_linear(
     train_phase: Callable[[Codec, Recipe], None],
     cache: Path | None,
 ) -> LinearStart:
-    """Make a codec the linear transform that suits the data, as far as its shortcuts allow.
+    """Make a codec the linear transform that fits the data, as far as its shortcuts allow.
 
     The shortcut between image and latent becomes the principal components of the crops' patches,
     divided by the step that suits the middle λ at high rate, Δ² = 6 / (255² ln 2 λ) times three
-    colours; those between stages carry the principal components of smaller patches. A wavelet path
-    does the same step by step, by the components of each step's subbands. Residual
-    branches start at zero, so that the whole computes what the shortcuts do. The entropy model
-    starts at each channel's mean and spread, and a normalised one measures in that spread; the
-    linear phase trains it further.
+    colours. Shortcuts between stages carry the principal components of smaller patches. A wavelet
+    path does the same step by step, with the components of each step's subbands. Residual branches
+    start at zero, so the codec computes the same as its shortcuts. The entropy model starts at each
+    channel's mean and spread, and a normalised one uses that spread as its unit. The linear phase
+    trains it further.
 
-    A codec without shortcuts gets all but the components and the phase: residual branches at zero,
-    the latent scaled by `calibrate`, and the means and spreads.
+    A codec without shortcuts gets everything except the components and the phase: residual branches
+    at zero, the latent scaled by `calibrate`, and the means and spreads.
 
     Args:
         codec: changed in place.
-        recipe: its λ set the step; its linear phase is run.
-        crops: makes the crops.
+        recipe: determines the step by its λ, and the linear phase.
+        crops: source of the crops.
         train_phase: trains the linear codec by the recipe of the phase.
-        cache: folder that keeps linear phases for other codecs with the same entropy model.
+        cache: folder that stores linear phases for other codecs with the same entropy model.
 
     Raises:
-        LabError: every crop is of one and the same colour, or smaller than a patch.
+        LabError: all crops are of the same single colour, or smaller than a patch.
     """
     device = next(codec.parameters()).device
-    seen = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)])
-    seen = whole_patches(seen, codec.config).to(device)
-    few = seen[: _CROPS // 4]
-    found = _become_linear(codec, seen, recipe.middle_lambda)
+    images = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)])
+    images = whole_patches(images, codec.config).to(device)
+    few = images[: _CROPS // 4]
+    record = _become_linear(codec, images, recipe.middle_lambda)
     path = codec.g_a.linear_path
     if path is None:
-        return found
+        return record
     if recipe.linear_steps:
         started = time.perf_counter()
-        _train_or_take(codec, recipe, crops, train_phase, cache)
+        _train_or_load(codec, recipe, crops, train_phase, cache)
         wall_s = time.perf_counter() - started
-        found = found.model_copy(
+        record = record.model_copy(
             update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
         )
     with torch.no_grad():
         if codec.g_a.wavelet is None:
             _fit_stages(codec, few)
         deviation = float((codec.g_a(few[:4]) - path(few[:4])).square().mean().sqrt())
-    return found.model_copy(update={"deviation": deviation})
+    return record.model_copy(update={"deviation": deviation})
 
 
 def linear_phase(recipe: Recipe) -> Recipe:
-    """Return how a recipe trains the entropy model before everything else."""
+    """Return the recipe of the linear phase, which trains the entropy model alone."""
     return recipe.changed(
         steps=recipe.linear_steps,
         batch=recipe.linear_batch,
@@ -111,30 +111,30 @@ def linear_phase(recipe: Recipe) -> Recipe:
     )
 
 
-def _train_or_take(
+def _train_or_load(
     codec: Codec,
     recipe: Recipe,
     crops: Batches,
     train_phase: Callable[[Codec, Recipe], None],
     cache: Path | None,
 ) -> None:
-    """Train the entropy model on the shortcuts' latent, or take the weights from the cache."""
+    """Train the entropy model on the shortcuts' latent, or load its weights from the cache."""
     phase, view = linear_phase(recipe), linear_view(codec)
     facts = _facts(view, phase, crops.fingerprint)
     key = digest(facts)
-    kept = None if cache is None else cache / f"linear-phase-{key}.safetensors"
-    if kept is not None and kept.exists():
-        load_weights(view, Snapshot.load(kept).tensors)
+    cached = None if cache is None else cache / f"linear-phase-{key}.safetensors"
+    if cached is not None and cached.exists():
+        load_weights(view, Snapshot.load(cached).tensors)
         return
     with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
         train_phase(view, phase)
-    if kept is not None:
+    if cached is not None:
         weights = {n: v.detach().cpu().contiguous() for n, v in view.state_dict().items()}
-        Snapshot(weights, facts).save(kept)
+        Snapshot(weights, facts).save(cached)
 
 
 def _facts(view: Codec, phase: Recipe, data: str) -> dict[str, Any]:
-    """Return all that decides what a linear phase trains."""
+    """Return everything that determines the result of a linear phase."""
     facts: dict[str, Any] = {
         "recipe": phase.identity(),
         "data": data,
@@ -142,14 +142,14 @@ def _facts(view: Codec, phase: Recipe, data: str) -> dict[str, Any]:
         "config": view.config.model_dump(mode="json", exclude={"name", "g_a", "g_s", "shortcut"}),
     }
     steps = [m for m in (*view.g_a.modules(), *view.g_s.modules()) if isinstance(m, HaarLinear)]
-    if steps:  # which the latent depends on
+    if steps:  # the latent depends on them
         facts["wavelet"] = [[step.in_features, step.out_features, step.factor] for step in steps]
     return facts
 
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep gradients from parameters while the block runs."""
+    """Exclude parameters from gradients while the block runs."""
     changed = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in changed:
         parameter.requires_grad_(False)
@@ -161,7 +161,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def linear_view(codec: Codec) -> Codec:
-    """Return the codec whose transforms are the shortcuts alone; everything else is shared."""
+    """Return the codec with only the shortcuts as its transforms; everything else is shared."""
     view = copy.copy(codec)
     view.__dict__["_modules"] = {
         **codec._modules,
@@ -173,18 +173,18 @@ def linear_view(codec: Codec) -> Codec:
 
 @torch.no_grad()
 def _become_linear(codec: Codec, crops: Tensor, lmbda: float) -> LinearStart:
-    """Set the shortcut to the components of ``crops``, and the entropy model to what they give."""
+    """Fit the shortcut to the components of ``crops``, and the entropy model to their latent."""
     step = math.sqrt(18 / (255**2 * math.log(2) * lmbda))
     zero_branches(codec)
     kept = floor = None
     if bool((crops == crops[:1, :, :1, :1]).all()):
         raise LabError(
-            f"{len(crops)} crops of one and the same colour: there is nothing to train on. Name "
+            f"{len(crops)} crops of the same single colour: there is nothing to train on. Name "
             "other images."
         )
     if codec.g_a.linear_path is None:
         calibrate(codec, crops[:4])
-        y = torch.cat([codec.g_a(some) for some in crops[:16].split(4)])
+        y = torch.cat([codec.g_a(part) for part in crops[:16].split(4)])
     else:
         fit = _fit_patches if codec.g_a.wavelet is None else fit_wavelet
         y, lost = fit(codec, crops, step)
@@ -200,7 +200,7 @@ def _become_linear(codec: Codec, crops: Tensor, lmbda: float) -> LinearStart:
 
 @torch.no_grad()
 def zero_branches(codec: Codec) -> None:
-    """Start everything beside a codec's linear paths at zero."""
+    """Set everything parallel to a codec's linear paths to zero."""
     for module in codec.modules():
         zero_branch(module)
     if codec.g_a.linear_path is None:
@@ -213,7 +213,7 @@ def zero_branches(codec: Codec) -> None:
 
 
 def _units(codec: Codec, spread: Tensor) -> Tensor:
-    """Return each channel's unit, (M,), and let the synthesis' path take the latent in it."""
+    """Return each channel's unit, (M,), and adapt the synthesis' path to a latent in it."""
     if codec.g_s.wavelet is not None:
         unit = spread.square().mean().sqrt().clamp(min=_MIN_UNIT).expand_as(spread)
         scale_input(codec, float(unit[0]))
@@ -226,7 +226,7 @@ def _units(codec: Codec, spread: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_entropy_model(codec: Codec, y: Tensor) -> None:
-    """Let the entropy model begin at the means and spreads of a latent (B, M, h, w), if it can."""
+    """Set the entropy model to the means and spreads of a latent (B, M, h, w), if it can be."""
     mean, spread = y.mean((0, 2, 3)), y.std((0, 2, 3))
     if codec.y_unit is not None:
         mean, spread = mean / codec.y_unit, spread / codec.y_unit
@@ -246,9 +246,9 @@ def _zero(layers: Iterable[nn.Module]) -> None:
 
 
 def zero_branch(module: Any) -> None:
-    """Make a residual module the identity; leave any other as it is.
+    """Make a residual module the identity; leave any other module as it is.
 
-    Blocks have a method ``branch_ends()``, which returns the layers whose zero does this.
+    The method ``branch_ends()`` of a block returns the layers to set to zero for this.
     """
     if isinstance(module, import_compressai().layers.ResidualBlock):
         _zero([module.conv2])
@@ -260,7 +260,7 @@ def zero_branch(module: Any) -> None:
 
 
 def zero_resampler(module: Any) -> None:
-    """Let a resampler's output start at zero."""
+    """Make a resampler's output zero."""
     layers = import_compressai().layers
     if isinstance(module, layers.ResidualBlockWithStride):
         _zero([module.conv2, module.skip])
@@ -274,10 +274,10 @@ def zero_resampler(module: Any) -> None:
 
 
 def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float]:
-    """Let the shortcuts carry the principal components of the codec's patches, in steps.
+    """Set the shortcuts to the principal components of the codec's patches, in steps.
 
     Returns:
-        The latent of ``crops``, and the mean squared error of what its components leave out.
+        The latent of ``crops``, and the mean squared error that its components leave.
     """
     down, up = codec.g_a.shortcut, codec.g_s.shortcut
     assert down is not None
@@ -293,10 +293,10 @@ def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, floa
 
 
 def _fit_stages(codec: Codec, crops: Tensor) -> None:
-    """Let the stages' shortcuts carry principal components of ever larger patches.
+    """Set the stages' shortcuts to principal components of increasingly large patches.
 
-    In the analysis each one takes those of its input's patches; in the synthesis each one is the
-    least-squares fit from its input to the components at its own scale.
+    In the analysis, each shortcut becomes the components of its input's patches. In the synthesis,
+    each is the least-squares fit from its input to the components at its own scale.
     """
     x = crops
     for stage in _stages(codec.g_a):
@@ -328,6 +328,6 @@ def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
 
 
 def _normalised_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return components (count, D) of rows (N, D) with a mean variance of 1, and the mean (D,)."""
+    """Return components (count, D) of rows (N, D), of mean variance 1, and the rows' mean (D,)."""
     basis, variances, mean = components(rows, count)
     return basis / variances[:count].mean().sqrt(), mean

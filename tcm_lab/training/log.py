@@ -1,4 +1,4 @@
-"""What a training measures and reports: means, progress, a log, and the record at the end."""
+"""What a training measures and reports: means, progress, a log and a final record."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class TrainingProgress:
 
     Attributes:
         step: steps done.
-        steps: steps in all.
+        steps: total number of steps.
         loss: lambda D + bpp.
         bpp: estimated bits per pixel.
         psnr_db: PSNR of the mean squared error.
         images_per_s: crops per second over all processes.
         remaining_s: seconds left at the current pace.
-        phase: what goes before the recipe's own steps, such as its linear phase; "" for these.
+        phase: phase before the recipe's own steps, such as ``linear phase``; "" for these.
     """
 
     step: int
@@ -84,20 +84,20 @@ OnProgress = Callable[[TrainingProgress], None]
 
 @contextmanager
 def progress_line(title: str) -> Iterator[OnProgress]:
-    """Show on stderr a bar with the metrics and the remaining time while the block runs.
+    """Show a bar with the metrics and the remaining time on stderr while the block runs.
 
     A file or a cluster's log gets a line every twenty seconds.
     """
     with progress(f"{title}, step") as show:
-        yield lambda now: show(now.step, now.steps, now.text, now.remaining_s)
+        yield lambda state: show(state.step, state.steps, state.text, state.remaining_s)
 
 
 class Meter:
-    """Sums of metrics, which stay on the device until they are asked for.
+    """Sums of metrics, kept on the device until they are reported.
 
     Args:
-        recipe: says which metrics there are.
-        fabric: whose processes share the means.
+        recipe: determines the metrics.
+        fabric: the processes over which means are taken.
     """
 
     def __init__(self, recipe: Recipe, fabric: Fabric) -> None:
@@ -113,14 +113,14 @@ class Meter:
         self._window += torch.stack([*row, torch.ones_like(row[0])])
 
     def is_finite(self) -> bool:
-        """Return whether every metric since the last report is a number."""
+        """Return whether every metric since the last report is finite."""
         return bool(self._window.isfinite().all())
 
     def report(self, *, counts: bool) -> dict[str, float]:
-        """Return the means since the last report, over all processes, and begin anew.
+        """Return the means since the last report over all processes, and reset them.
 
         Args:
-            counts: whether these steps are among the last ones.
+            counts: whether these steps belong to the tail.
         """
         reduced = self._fabric.all_reduce(self._window, reduce_op="mean")
         assert isinstance(reduced, Tensor)
@@ -131,42 +131,43 @@ class Meter:
         return self._means(sums)
 
     def tail(self) -> dict[str, float]:
-        """Return the means over the last steps."""
+        """Return the means over the tail, the last steps of the training."""
         return self._means(self._tail)
 
     def _means(self, sums: Sequence[float]) -> dict[str, float]:
         return {name: total / sums[-1] for name, total in zip(self._names, sums, strict=False)}
 
     def facts(self) -> dict[str, Any]:
-        """Return the state."""
+        """Return the state as plain values."""
         return {"tail": self._tail, "window": self._window.tolist()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self._tail = self._complete(facts["tail"])
         self._window.copy_(torch.tensor(self._complete(facts["window"])))
 
     def _complete(self, sums: Sequence[float]) -> list[float]:
-        """Return sums with that of the log losses, which states of earlier versions lack."""
+        """Return the sums with a 0 for the log loss, which states of earlier versions lack."""
         place = self._names.index("log_loss")
         missing = len(sums) == len(self._names)
         return [*sums[:place], 0.0, *sums[place:]] if missing else [*sums]
 
 
 class LinearStart(Frozen):
-    """What a linear start found in the data.
+    """Measurements of a linear start.
 
     Attributes:
-        crops: number of crops that it saw.
+        crops: number of crops used.
         pixels: side of a crop.
         kept: share of the variance of the crops' patches that the latent's components keep; None
-            without shortcuts, as the next one.
-        floor_psnr_db: PSNR of the patches from these components, unrounded.
-        step: quantisation step in pixel values (of 1), that of the middle λ.
-        deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 where
-            every layer can start as the identity.
+            without shortcuts.
+        floor_psnr_db: PSNR of the patches restored from these components, unrounded; None without
+            shortcuts.
+        step: quantisation step for the middle λ, in pixel values (range 1).
+        deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 if every
+            layer can start as the identity.
         phase_steps: updates of the linear phase; 0 without one.
-        phase_wall_s: its seconds; hardly any where its weights were taken from the cache.
+        phase_wall_s: seconds of the linear phase; close to 0 if its weights came from the cache.
     """
 
     crops: int
@@ -180,11 +181,11 @@ class LinearStart(Frozen):
 
 
 class LossCurve(Frozen):
-    """The loss while training, in means over consecutive steps.
+    """The loss during training, as means over consecutive steps.
 
     Attributes:
         steps: the last step of each mean.
-        log_loss: mean over its crops of ln(lambda D + bpp), in which every rate counts alike.
+        log_loss: mean over the crops of ln(lambda D + bpp), in which every rate counts equally.
     """
 
     steps: tuple[int, ...] = ()
@@ -192,7 +193,7 @@ class LossCurve(Frozen):
 
     @classmethod
     def of(cls, rows: Mapping[int, float]) -> LossCurve:
-        """Return the curve of means by step, at some hundred points."""
+        """Return the curve of means by step, at up to 400 points."""
         known = sorted((step, value) for step, value in rows.items() if math.isfinite(value))
         each = -(-len(known) // _CURVE_POINTS) or 1
         runs = [known[at : at + each] for at in range(0, len(known), each)]
@@ -206,20 +207,20 @@ class TrainingRecord(Frozen):
     """A finished training, described completely enough to run it again.
 
     Attributes:
-        model: the codec's configuration, or its class name where it has none.
-        recipe: how it was trained, its seed included.
+        model: the codec's configuration, or its class name if it has none.
+        recipe: the recipe, including its seed.
         steps: updates done.
-        processes: number that shared each batch.
+        processes: number of processes that shared each batch.
         loss: mean of lambda D + bpp over the last twentieth of the steps.
-        bpp: mean estimated rate over them.
-        psnr_db: PSNR of the mean squared error over them.
-        wall_s: seconds of training, all its resumed parts together.
+        bpp: mean estimated rate over these steps.
+        psnr_db: PSNR of the mean squared error over these steps.
+        wall_s: seconds of training, summed over its resumed parts.
         images_per_s: crops per second.
         rollbacks: number of times the training diverged and was rolled back.
         curve: the loss over the steps.
-        start: what a linear start found; None for another start.
-        data_fingerprint: stands for the crops.
-        skipped: images that were left out, each with the reason.
+        start: measurements of a linear start; None for another start.
+        data_fingerprint: digits that identify the crops.
+        skipped: images that were skipped, each with the reason.
         environment: device and versions of the last part.
     """
 
@@ -241,16 +242,16 @@ class TrainingRecord(Frozen):
 
 
 class TrainingLog:
-    """Rows of metrics as CSV, as TensorBoard events where it is installed, and for trackers.
+    """Rows of metrics as CSV, as TensorBoard events if it is installed, and for trackers.
 
     Args:
-        directory: where the files go; without one nothing is written.
-        step: rows after it are dropped, since a resumed training writes them again.
-        recipe: says which columns there are; trackers get it, too.
-        trackers: what else takes the rows.
+        directory: folder of the files; without one nothing is written.
+        step: last step to keep; a resumed training writes later rows again.
+        recipe: determines the columns, and is passed to trackers.
+        trackers: further receivers of the rows.
 
     Raises:
-        LabError: a file can't be written, or a tracker can't begin.
+        LabError: a file can't be written, or a tracker can't begin its run.
     """
 
     def __init__(
@@ -279,13 +280,13 @@ class TrainingLog:
                 if isinstance(error, LabError):
                     raise
                 raise LabError(
-                    f"tracker {type(tracker).__name__}: cannot begin its run ({error}). Leave it "
-                    "out, or see to it."
+                    f"tracker {type(tracker).__name__}: cannot begin its run ({error}). Fix the "
+                    "cause, or train without it."
                 ) from error
             self._trackers.append(tracker)
 
     def rewind(self, step: int) -> None:
-        """Drop the rows after a step, which will be written again; trackers keep theirs.
+        """Drop the rows after a step, since they will be written again; trackers keep theirs.
 
         Raises:
             FileError: the disk is full or the file can't be written.
@@ -293,9 +294,9 @@ class TrainingLog:
         if self._path is None:
             self._log_losses = {n: loss for n, loss in self._log_losses.items() if n <= step}
             return
-        kept = _kept(self._path, self._columns, step)
-        self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in kept}
-        write_atomically(self._path, _as_csv(kept, self._columns))
+        rows = _rows_until(self._path, self._columns, step)
+        self._log_losses = {int(row["step"]): float(row["log_loss"]) for row in rows}
+        write_atomically(self._path, _as_csv(rows, self._columns))
 
     def write(self, row: dict[str, float]) -> None:
         """Append one row.
@@ -318,43 +319,43 @@ class TrainingLog:
             ) from error
         metrics = {name: row[name] for name in self._columns[1:]}
         for tracker in [*self._trackers]:
-            self._tell(tracker, partial(tracker.log, metrics, int(row["step"])))
+            self._notify(tracker, partial(tracker.log, metrics, int(row["step"])))
 
     @property
     def curve(self) -> LossCurve:
-        """The loss over the steps, those before a resumption included."""
+        """The loss over the steps, including those before a resumption."""
         return LossCurve.of(self._log_losses)
 
     def close(self) -> None:
         """End the trackers' runs."""
         for tracker in [*self._trackers]:
-            self._tell(tracker, tracker.end)
+            self._notify(tracker, tracker.end)
 
-    def _tell(self, tracker: Tracker, call: Callable[[], None]) -> None:
-        """Call a tracker; one that fails is called no more, for a training is worth more."""
+    def _notify(self, tracker: Tracker, call: Callable[[], None]) -> None:
+        """Call a tracker; if it fails, drop it rather than the training."""
         try:
             call()
         except Exception as error:  # whatever a library or its server raises
             self._trackers.remove(tracker)
             logger.warning(
-                "tracker %s: gets no more of this training (%s); %s has all of it",
+                "tracker %s: failed and receives no more metrics (%s); %s has all of them",
                 *(type(tracker).__name__, error, self._path),
             )
 
 
-def _kept(path: Path, columns: Sequence[str], step: int) -> list[dict[str, str]]:
-    """Return the rows of an earlier log up to a step, without halves that a killed process left."""
+def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[dict[str, str]]:
+    """Return the rows of an earlier log up to a step, without rows that a killed process cut."""
     if not (step and path.is_file()):
         return []
     with path.open(newline="", errors="replace") as file:
-        # Logs of earlier versions have no log losses.
+        # Logs of earlier versions have no log loss.
         rows = [{"log_loss": "nan", **row} for row in csv.DictReader(file)]
     whole = [row for row in rows if set(row) == set(columns) and all(map(_is_number, row.values()))]
     return [row for row in whole if row["step"].isdecimal() and int(row["step"]) <= step]
 
 
 def _is_number(text: str | None) -> bool:
-    """Say whether this is a number, and neither missing nor damaged."""
+    """Return whether a text is a number, neither missing nor damaged."""
     try:
         float(text or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The loop of one training: steps, reports, checkpoints, and the way back from divergence."""
+"""The loop of one training: steps, reports, checkpoints, and rollbacks after divergence."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ from tcm_lab.training.trackers import Tracker
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# Metrics are fetched from the device once in so many steps, so that a GPU need not wait.
+# Metrics are fetched from the device once per this number of steps, so that a GPU need not wait.
 _WINDOW = 10
 _TAIL = 0.05  # share of the steps over which the record's metrics are averaged
 _LOG_ROWS = 2000
 
 
 class TrainingLoop:
-    """The state of a training while it runs.
+    """The state of a running training.
 
-    Arguments are those of `train`. Progress calls the steps by their ``phase``, if they are not the
+    Arguments are those of `train`. Progress reports name the ``phase``, if the steps are not the
     recipe's own.
     """
 
@@ -94,16 +94,16 @@ class TrainingLoop:
         self.lr_scale = 1.0
         self.rollbacks = 0
         self.earlier_s = 0.0
-        self.started = self.stepping = time.perf_counter()  # the start takes time, but no steps
+        self.started = self.stepping = time.perf_counter()  # the start takes time without steps
         self.meter = Meter(recipe, fabric)
         self.guard = DivergenceGuard()
         self.good: Snapshot | None = None
         self.start: LinearStart | None = None
 
     def run(self, trackers: Sequence[Tracker] = ()) -> TrainingRecord:
-        """Train to the last step, rolling back where it diverges."""
-        place = self.directory if self.fabric.is_global_zero else None
-        log = TrainingLog(place, self.step, self.recipe, trackers)
+        """Train to the last step, rolling back after each divergence."""
+        directory = self.directory if self.fabric.is_global_zero else None
+        log = TrainingLog(directory, self.step, self.recipe, trackers)
         if self.good is None:
             self.good = self._snapshot()
         self.first, self.stepping = self.step, time.perf_counter()
@@ -116,7 +116,7 @@ class TrainingLoop:
         return self._record(log.curve)
 
     def _run_to_rollback(self, log: TrainingLog, interrupted: Event) -> None:
-        """Take the steps that are left, or those before a rollback, which needs earlier batches."""
+        """Take the remaining steps, or those until a rollback: it needs earlier batches again."""
         batches = prefetch(
             self.crops,
             range(self.step, self.recipe.steps),
@@ -143,16 +143,16 @@ class TrainingLoop:
             x = x.contiguous(memory_format=torch.channels_last)
         levels = None
         if self.levels:
-            whole = draw_levels(self.levels, recipe.batch, recipe.seed, step)
-            levels = whole.chunk(fabric.world_size)[fabric.global_rank].to(fabric.device)
+            drawn = draw_levels(self.levels, recipe.batch, recipe.seed, step)
+            levels = drawn.chunk(fabric.world_size)[fabric.global_rank].to(fabric.device)
         factor = self.lr_scale * recipe.lr_factor(step)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups if name != "aux" else ():
                 group["lr"] = group["base_lr"] * factor
             optimizer.zero_grad()
-        # A compiled codec draws its noise where a function mode cannot see it.
-        shares = fabric.world_size > 1 and not recipe.compile
-        with SharedNoise(fabric.global_rank, fabric.world_size) if shares else nullcontext():
+        # A compiled codec draws its noise where a function mode cannot intercept it.
+        is_shared = fabric.world_size > 1 and not recipe.compile
+        with SharedNoise(fabric.global_rank, fabric.world_size) if is_shared else nullcontext():
             losses = self.objective(x, levels)
         fabric.backward(losses["total"])
         norm = nn.utils.clip_grad_norm_(self.main, recipe.clip_norm)
@@ -200,13 +200,13 @@ class TrainingLoop:
         if self.on_progress is not None and self.fabric.is_global_zero:
             left_s = pace * (recipe.steps - self.step)
             shown = {name: metrics[name] for name in ("loss", "bpp", "psnr_db", "images_per_s")}
-            now = TrainingProgress(
+            progress = TrainingProgress(
                 step=self.step, steps=recipe.steps, remaining_s=left_s, phase=self.phase, **shown
             )
-            self.on_progress(now)
+            self.on_progress(progress)
 
     def begin(self, *, resume: bool, cache: Path | None = None) -> None:
-        """Start by the recipe, or resume from the directory's state if there is one."""
+        """Start as the recipe says, or resume from the directory's state if there is one."""
         recipe = self.recipe
         if resume and self.file is not None and self.file.exists():
             snapshot = Snapshot.load(self.file)
@@ -221,7 +221,7 @@ class TrainingLoop:
         self.objective = self.fabric.setup_module(objective)
 
     def _start(self, cache: Path | None) -> None:
-        """Do what the recipe wants done before the first update."""
+        """Run the recipe's start, before the first update."""
         recipe, codec = self.recipe, self.codec
         if recipe.start == "linear" and isinstance(codec, Codec):
             refuse_lost_weights(codec)
@@ -235,7 +235,7 @@ class TrainingLoop:
             average.copy_(weight.detach())
 
     def _train_phase(self, view: Codec, phase: Recipe) -> None:
-        """Train the entropy model alone; its state lies in a folder of its own."""
+        """Train the entropy model alone, with its state in a folder of its own."""
         folder = None if self.directory is None else self.directory / PHASE
         loop = TrainingLoop(
             view, phase, self.crops, self.fabric, folder, self.on_progress, phase="linear phase"
@@ -269,7 +269,7 @@ class TrainingLoop:
         self.good = snapshot
 
     def _save(self) -> None:
-        """Remember the present state as good, and write it down."""
+        """Keep the current state as good, and write it to the file."""
         self.good = self._snapshot()
         if self.file is not None and self.fabric.is_global_zero:
             self.good.save(self.file)
@@ -278,19 +278,19 @@ class TrainingLoop:
         """Return to the last good state with half the learning rate.
 
         Raises:
-            DivergedError: that has been done too often.
+            DivergedError: the training has been rolled back too often.
         """
         assert self.good is not None
         step, rollbacks, scale = self.step, self.rollbacks, self.lr_scale
         self._restore(self.good)
         if rollbacks == MAX_ROLLBACKS:
-            kept = ""
+            saved = ""
             if self.file is not None and self.file.exists():
-                kept = f" {self.directory} keeps the state of step {self.step}."
+                saved = f" {self.directory} keeps the state of step {self.step}."
             raise DivergedError(
                 f"training diverged at step {step} (loss {loss:.4g}) for the "
                 f"{MAX_ROLLBACKS + 1}th time, with lr reduced to {self.recipe.lr * scale:.2g}."
-                f"{kept} Lower lr or clip_norm, or look for damaged images."
+                f"{saved} Lower lr or clip_norm, or look for damaged images."
             )
         self.rollbacks, self.lr_scale = rollbacks + 1, scale / 2
 

@@ -1,8 +1,8 @@
-"""Stages of a trained codec, exchanged for others that are trained alone to do what they do.
+"""Replace stages of a trained codec by others, which are trained alone to imitate them.
 
 Blockwise distillation (DNA, Li et al. 2020; Moons et al. 2021), for codecs: an option of a stage
-learns to give what the trained parent's stage gives on the same input; a few steps of rate and
-distortion through the whole codec, the rest of it frozen, follow.
+learns to reproduce the output of the trained parent's stage on the same input. A few steps of rate
+and distortion through the whole codec, the rest of it frozen, follow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tcm_lab.training.start import whole_patches
 from tcm_lab.training.swaps import Span, Swap
 from tcm_lab.training.trainer import train
 
-_MIN_POWER = 1e-8  # of a target, so that a silent one divides nothing by zero
+_MIN_POWER = 1e-8  # of a target: no division by zero for a constant one
 
 
 def splice(
@@ -37,24 +37,24 @@ def splice(
     config: VariantConfig,
     parts: Sequence[tuple[Swap, Mapping[str, Tensor]]],
 ) -> Codec:
-    """Return a codec that has swaps' weights at their places and the parent's everywhere else.
+    """Return a codec with the weights of swaps at their places and the parent's everywhere else.
 
     Args:
         parent: the trained codec.
-        config: the parent with all the options.
-        parts: what is exchanged, and of each a state dict with what it trained.
+        config: the parent's configuration with all the options.
+        parts: the swaps, each with a state dict that holds its trained weights.
 
     Raises:
         LabError: two swaps train the same weights.
     """
     codec: Codec = build(config)
     tensors = _inherited(parent, codec, ())
-    taken: set[str] = set()
+    replaced: set[str] = set()
     for swap, state in parts:
         own = {name: value for name, value in state.items() if name.startswith(swap.trained)}
-        if taken & own.keys():
-            raise LabError(f"{swap.place}: overlaps another of the swaps.")
-        taken |= own.keys()
+        if replaced & own.keys():
+            raise LabError(f"{swap.place}: trains weights that another of the swaps trains, too.")
+        replaced |= own.keys()
         tensors |= own
     codec.load_state_dict(tensors, strict=False)
     codec.eval()
@@ -64,14 +64,14 @@ def splice(
 def start_swap(parent: Codec, swap: Swap, crops: Tensor, seed: int = 0) -> Codec:
     """Return the parent with a swap's option at its place, untrained.
 
-    Linear maps beside the stages stay the parent's where they fit. Residual branches begin at zero,
-    as at a linear start, and the entropy model at the latent's means and spreads.
+    The parent's linear paths around the stages are kept where they fit. Residual branches start at
+    zero, as in a linear start, and the entropy model at the latent's means and spreads.
 
     Args:
         parent: the trained codec.
-        swap: what is exchanged.
+        swap: the swap.
         crops: (B, 3, H, W) in [0, 1].
-        seed: of the option's weights.
+        seed: seed of the option's weights.
     """
     codec: Codec = build(swap.config, seed=seed).to(crops.device)
     codec.load_state_dict(_inherited(parent, codec, swap.fresh), strict=False)
@@ -87,14 +87,14 @@ def start_swap(parent: Codec, swap: Swap, crops: Tensor, seed: int = 0) -> Codec
 
 
 def _has_path_beside(codec: Codec, stage: str) -> bool:
-    """Say whether a linear path leads around a stage's resampler."""
+    """Return whether a linear path leads around a stage's resampler."""
     transform: Any = codec.get_submodule(stage.partition(".stages.")[0])
     beside: Any = codec.get_submodule(stage)
     return beside.shortcut is not None or transform.wavelet is not None
 
 
 def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return those of the parent's weights that a codec takes over."""
+    """Return the parent's weights that a codec inherits."""
     own = codec.state_dict()
     return {
         name: value
@@ -106,10 +106,10 @@ def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> dict[str,
 
 
 class MatchingLoss(nn.Module):
-    """How far the outputs of a swap's stages are from the parent's on the parent's inputs.
+    """Distance of the outputs of a swap's stages from the parent's, on the parent's inputs.
 
-    The mean squared difference over the variance of what is imitated, so that 1 is no better than
-    its mean.
+    It is the mean squared difference divided by the variance of the parent's output: a value of 1
+    is no better than predicting its mean.
 
     Args:
         codec: the codec with the swap.
@@ -120,10 +120,10 @@ class MatchingLoss(nn.Module):
     def __init__(self, codec: Codec, parent: Codec, spans: Sequence[Span]) -> None:
         super().__init__()
         self.codec, self.spans = codec, tuple(spans)
-        self._parent = (parent.eval(),)  # no submodule: it stays as it is
+        self._parent = (parent.eval(),)  # not a submodule: it is not trained
 
     def forward(self, x: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
-        """Return it as ``total``, ``loss`` and ``mse``; there is no rate.
+        """Return the distance as ``total``, ``loss`` and ``mse``; there is no rate.
 
         Args:
             x: (B, 3, H, W) in [0, 1].
@@ -145,17 +145,17 @@ class MatchingLoss(nn.Module):
     def _features(
         self, x: Tensor, levels: Tensor | None
     ) -> dict[Span, tuple[tuple[Tensor, ...], Tensor]]:
-        """Run the parent as far as its last span; return each one's inputs and output."""
+        """Run the parent up to the last span; return the inputs and output of each span."""
         parent = self._parent[0].to(x.device)
         inputs: dict[Span, tuple[Tensor, ...]] = {}
-        found: dict[Span, tuple[tuple[Tensor, ...], Tensor]] = {}
+        features: dict[Span, tuple[tuple[Tensor, ...], Tensor]] = {}
 
         def enter(span: Span, _: nn.Module, args: tuple[Tensor, ...]) -> None:
             inputs[span] = args
 
         def leave(span: Span, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            found[span] = inputs[span], output
-            if len(found) == len(self.spans):
+            features[span] = inputs[span], output
+            if len(features) == len(self.spans):
                 raise _AllFoundError
 
         with ExitStack() as stack:
@@ -165,11 +165,11 @@ class MatchingLoss(nn.Module):
                 stack.enter_context(last.register_forward_hook(partial(leave, span)))
             with suppress(_AllFoundError):
                 parent(x) if levels is None else parent(x, rate=levels.to(x.dtype))
-        return found
+        return features
 
 
 class _AllFoundError(Exception):
-    """Ends a forward pass of which nothing more is needed."""
+    """Ends a forward pass once all features are found."""
 
 
 def _transform(codec: Codec, span: Span) -> Transform:
@@ -179,7 +179,7 @@ def _transform(codec: Codec, span: Span) -> Transform:
 
 
 def _ends(codec: Codec, span: Span) -> tuple[nn.Module, nn.Module]:
-    """Return the modules that a span's input enters and that its output leaves."""
+    """Return the first and the last module of a span."""
     transform = _transform(codec, span)
     if span.last is None:
         return transform, transform
@@ -209,19 +209,19 @@ def train_swap(
     on_progress: OnProgress | None = None,
     accelerator: str = "auto",
 ) -> Codec:
-    """Train a swap's option, everything else frozen; resumable as `train` is.
+    """Train a swap's option with everything else frozen; resumable like `train`.
 
     Args:
         parent: the trained codec.
-        swap: what is exchanged.
-        recipe: how the parent was trained; its rates, λ, batch and seed.
-        crops: makes the batch of any step.
+        swap: the swap.
+        recipe: the parent's recipe, for its rates, λ, batch and seed.
+        crops: source of the batches.
         match_steps: updates towards the features of the parent's stages; a swap without stages
             spends them on rate and distortion, too.
         steps: updates of rate and distortion through the whole codec.
-        directory: where the state goes; a training found there is resumed.
+        directory: folder of the state; a training found there is resumed.
         on_progress: called every few steps.
-        accelerator: as for `train`.
+        accelerator: as in `train`.
 
     Returns:
         The parent with the trained option, in evaluation mode.
@@ -240,7 +240,7 @@ def train_swap(
     )
 
     def run(phase: str, count: int, objective: MakeObjective) -> None:
-        how = recipe.changed(
+        phase_recipe = recipe.changed(
             steps=count,
             warmup=min(recipe.warmup, count // 10),
             start="none",
@@ -252,7 +252,7 @@ def train_swap(
         )
         train(
             codec,
-            how,
+            phase_recipe,
             crops,
             directory=directory / phase,
             resume=True,

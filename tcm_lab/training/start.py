@@ -1,4 +1,4 @@
-"""What a training starts from: weights of an earlier one, and a latent that outgrows its noise."""
+"""Starts of a training: weights of an earlier one, and a latent scaled above the noise."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
-    """Return the codec inside one that ``torch.compile`` made, and the recipe that compiles it.
+    """Return the codec inside a compiled one, and the recipe that compiles it.
 
     Raises:
-        LabError: something else is around it.
+        LabError: the codec is wrapped in something other than ``torch.compile``.
     """
     inner = unwrapped(codec)
     if inner is codec:
@@ -36,16 +36,16 @@ def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
     if inner is getattr(codec, "_orig_mod", None):
         return inner, recipe.changed(compile=True)
     raise LabError(
-        f"{type(codec).__name__}: give the codec inside of it. The recipe compiles it (compile), "
-        "averages it (ema), and spreads it (devices)."
+        f"{type(codec).__name__}: pass the codec inside it. The training itself compiles it "
+        "(compile), averages it (ema) and distributes it (devices)."
     )
 
 
 def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
-    """Copy what a checkpoint learned or measured, where name and shape are those of the codec's.
+    """Copy the tensors of a checkpoint whose names and shapes match the codec's.
 
-    That is its parameters and buffers such as the units of a normalised latent. A recipe's linear
-    start would replace them: train by its ``without_start()``.
+    They are parameters, and buffers such as the units of a normalised latent. A recipe's linear
+    start would replace them: train with its ``without_start()``.
 
     Args:
         codec: changed in place.
@@ -53,7 +53,7 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
             that was not assembled here, any file with its tensors.
 
     Returns:
-        The names of the codec's tensors that kept their own values, such as the gains of a
+        The names of the codec's tensors that keep their own values, such as the gains of a
         rate-conditioned codec that starts from a single-rate one.
 
     Raises:
@@ -66,11 +66,11 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     derived = table_names(codec) | constant_names(codec)
     own = {name: value for name, value in state.items() if name not in derived}
     fitting = {n: v for n, v in own.items() if n in theirs and theirs[n].shape == v.shape}
-    taken = sum(fitting[n].numel() for n in parameters if n in fitting)
-    whole = sum(p.numel() for p in parameters.values())
-    if 2 * taken < whole:
+    matched = sum(fitting[n].numel() for n in parameters if n in fitting)
+    total = sum(p.numel() for p in parameters.values())
+    if 2 * matched < total:
         raise LabError(
-            f"{path}: fits only {taken:,} of the codec's {whole:,} weights. "
+            f"{path}: fits only {matched:,} of the codec's {total:,} weights. "
             "Start from a checkpoint of the same architecture."
         )
     for name, value in fitting.items():
@@ -81,36 +81,36 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     unused = [n for n in theirs if n not in own and own_name(n) not in (*TABLES, *CONSTANTS)]
     if assembled and unused:
         logger.warning("%s: %d of its tensors have no place (%s …)", path, len(unused), unused[0])
-    codec.warm_from = str(path)  # type: ignore[assignment]  # no submodule
+    codec.warm_from = str(path)  # type: ignore[assignment]  # not a submodule
     return kept
 
 
 def refuse_lost_weights(codec: nn.Module) -> None:
-    """Refuse a linear start of a codec that `warm_start` has filled.
+    """Refuse a linear start of a codec whose weights `warm_start` has loaded.
 
     Raises:
-        LabError: the message says how to keep the weights.
+        LabError: its weights would be replaced; the message says how to keep them.
     """
     origin = getattr(codec, "warm_from", None)
     if isinstance(origin, str):
         raise LabError(
-            f"start: linear would replace the weights that the codec has from {origin}. Train by "
+            f"start: linear would replace the weights loaded from {origin}. Train with "
             "recipe.without_start()."
         )
 
 
 def whole_patches(crops: Tensor, config: VariantConfig) -> Tensor:
-    """Cut crops (B, 3, H, W) so that a codec's transforms take them without padding.
+    """Cut crops (B, 3, H, W) to a size that the codec's transforms take without padding.
 
     Raises:
-        ConfigError: nothing is left.
+        ConfigError: they are smaller than a position of the latent.
     """
     size, patch = tuple(crops.shape[-2:]), config.stride[0]
     height, width = (side - side % patch for side in size)
     if not (height and width):
         raise ConfigError(
-            f"crops of {size[0]}x{size[1]}: below the {patch}x{patch} pixels of a position of the "
-            "latent, which a start measures. Make them larger, or set start to none."
+            f"crops of {size[0]}x{size[1]}: a start needs at least the {patch}x{patch} pixels of a "
+            "position of the latent. Make them larger, or set start to none."
         )
     return crops if (height, width) == size else crops[..., :height, :width].contiguous()
 
@@ -120,18 +120,19 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     """Scale the latent of ``batch`` up to a standard deviation of ``TARGET_STD`` steps.
 
     With torch's default initialisation the latent of a deep analysis is several times smaller
-    than the noise that stands for rounding, and a short training is spent on making it grow.
-    Scaling the analysis' last convolution, and unscaling the synthesis' first ones, changes the
-    function by nothing but the noise.
+    than the noise that replaces rounding, and a short training is spent on making it grow. Scaling
+    the analysis' last convolution and unscaling the synthesis' first ones changes nothing in the
+    function but the effect of the noise.
 
     Args:
-        codec: with ``g_a`` and ``g_s``; changed in place. Left as it is where its analysis does
-            not end in a convolution, or its latent is wide enough already; a foreign one also where
-            ``g_s`` doesn't take what ``g_a`` gives, of which a warning tells.
+        codec: changed in place. It is left as it is without ``g_a`` and ``g_s``, if its analysis
+            does not end in a convolution, or if its latent is wide enough already; a codec that was
+            not assembled here also if ``g_s`` does not accept the output of ``g_a``, with a
+            warning.
         batch: (B, 3, H, W) in [0, 1].
 
     Returns:
-        The factor that was applied.
+        The factor applied; 1 if the codec was left as it is.
     """
     g_a, g_s = getattr(codec, "g_a", None), getattr(codec, "g_s", None)
     if g_a is None or g_s is None:
@@ -146,7 +147,7 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
         if is_own:
             raise
         logger.warning(
-            "%s: is not calibrated, since g_s(g_a(x)) is no pass through it (%s: %s)",
+            "%s: is not calibrated, since g_s(g_a(x)) fails (%s: %s)",
             *(CodecAdapter(codec).name, type(error).__name__, error),
         )
         return 1.0
@@ -155,7 +156,7 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
         last = [m for m, _, output in calls if _same(output, y)]
     else:  # y is the sum of two ends
         last = [m for m, _, output in calls if m in _ends(g_a) and output.shape == y.shape]
-    first = [module for module, taken, _ in calls if _same(taken, y)]
+    first = [module for module, inputs, _ in calls if _same(inputs, y)]
     spread = (y - y.mean((0, 2, 3), keepdim=True)).std().item()
     if not last or not first or not 0 < spread < TARGET_STD:
         return 1.0
@@ -165,7 +166,7 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     for module in dict.fromkeys(first):
         module.weight.div_(factor)
     if down is not None and up is not None:
-        for step in (down[-1], up[0]):  # gains, so that projections stay as they are
+        for step in (down[-1], up[0]):  # gains, so that projections are unchanged
             step.log_gain.add_(math.log(factor))
             step.bias.mul_(factor)
     return factor
@@ -205,13 +206,13 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def read_recipe(checkpoint: str | Path) -> Recipe | None:
-    """Return how a checkpoint of ours was trained; ``None`` where the file doesn't say.
+    """Return the recipe stored in one of our checkpoints, or ``None`` if the file has none.
 
-    Files in other layouts don't, nor do those that an early version wrote.
+    Files in other layouts have none, nor do those written by early versions.
     """
-    found = read_extra(checkpoint).get("recipe")
+    stored = read_extra(checkpoint).get("recipe")
     try:
-        return Recipe.parse(found) if isinstance(found, Mapping) else None
+        return Recipe.parse(stored) if isinstance(stored, Mapping) else None
     except ConfigError as error:
         logger.warning("%s: its recipe cannot be read: %s", checkpoint, error)
         return None

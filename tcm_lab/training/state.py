@@ -1,4 +1,4 @@
-"""The whole state of a training, in memory and in one file without pickle."""
+"""The complete state of a training, in memory and in one file without pickle."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tcm_lab.training.recipe import Recipe
 
 FILE_NAME = "training.safetensors"
 PHASE = "linear-phase"
-"""Folder of a linear phase's state, below that of its training."""
+"""Folder of a linear phase's state, inside that of its training."""
 _FORMAT = "tcm-lab-training-1"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by name and the plain facts beside them."""
+    """Tensors by name, and plain facts about them."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write both into one safetensors file, wholly or not at all.
+        """Write both into one safetensors file, completely or not at all.
 
         Raises:
-            FileError: the file can't be written; the one before it stays as it was.
+            FileError: the file can't be written; an existing one stays as it was.
         """
         from safetensors.torch import save
 
@@ -55,28 +55,28 @@ class Snapshot:
         return cls(tensors, facts)
 
     def refuse_other(self, codec: nn.Module, recipe: Recipe, data: str, path: Path) -> None:
-        """Refuse to go on with another codec, another recipe or other data, by its fingerprint.
+        """Refuse to resume with another codec, another recipe or other data, by its fingerprint.
 
         Raises:
-            LabError: the message names what differs.
+            LabError: something differs; the message names it.
         """
         theirs, ours = Recipe.parse(self.facts["recipe"], f"{path}: ").identity(), recipe.identity()
         names = dict.fromkeys((*ours, *theirs))
         differing = [name for name in names if theirs.get(name) != ours.get(name)]
         if self.facts["data"] != data:
             differing.append("data")
-        if "model" in self.facts:  # which states of earlier versions lack
+        if "model" in self.facts:  # missing in states of earlier versions
             differing += _differences(self.facts["model"], described(codec))
         if differing:
             raise LabError(
-                f"{path}: began with other {', '.join(differing)}. "
+                f"{path}: began with a different {', '.join(differing)}. "
                 "Resume with the same, or choose another folder."
             )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Give a block a state's open file and its facts.
+    """Open the file of a state for the block, and read its facts.
 
     Raises:
         FileError: the file is not such a state, or is damaged.
@@ -89,20 +89,20 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if metadata.get("format") != _FORMAT:
                 raise FileError(f"{path}: not the state of a training. Name its folder.")
             yield file, json.loads(metadata["facts"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:  # the latter two of its facts
+    except (SafetensorError, OSError, KeyError, ValueError) as error:  # the last two: its facts
         raise FileError(
             f"{path}: cannot be read ({error}). Delete it to start this training anew."
         ) from error
 
 
 def find_state(directory: Path) -> Path | None:
-    """Return the file from which the training in a folder would be resumed, if there is one."""
+    """Return the file from which the training in a folder would be resumed, if any."""
     places = (directory / FILE_NAME, directory / PHASE / FILE_NAME)
     return next((path for path in places if path.exists()), None)
 
 
 def as_begun(recipe: Recipe, directory: Path) -> Recipe:
-    """Return a recipe for resuming: without a start where the training began from given weights.
+    """Return a recipe for resuming: without a start if the training began from given weights.
 
     Raises:
         FileError: the state in the folder can't be read.
@@ -116,21 +116,21 @@ def as_begun(recipe: Recipe, directory: Path) -> Recipe:
 
 
 def described(codec: nn.Module) -> Any:
-    """Return what a codec is, as plain values: its configuration, whatever it is called."""
-    found = CodecAdapter(codec).description
-    return {k: v for k, v in found.items() if k != "name"} if isinstance(found, dict) else found
+    """Return a codec's configuration as plain values, without its name."""
+    config = CodecAdapter(codec).description
+    return {k: v for k, v in config.items() if k != "name"} if isinstance(config, dict) else config
 
 
 def _differences(theirs: Any, ours: Any) -> list[str]:
-    """Name what distinguishes a state's codec from the one that is to be trained."""
+    """Describe up to three differences of a state's codec from the one to be trained."""
     if not (isinstance(theirs, dict) and isinstance(ours, dict)):
         return [] if theirs == ours else [f"model ({theirs} there, {ours} here)"]
-    # Read again, since later versions may have further fields.
-    whole = VariantConfig.parse({**theirs, "name": "resumed"}).model_dump(mode="json")
-    there, here = dict(leaves(whole)), dict(leaves(ours))
+    # Parsed again, since later versions may have further fields.
+    complete = VariantConfig.parse({**theirs, "name": "resumed"}).model_dump(mode="json")
+    there, here = dict(leaves(complete)), dict(leaves(ours))
     paths = [path for path in {**here, **there} if path != "name"]
-    found = [path for path in paths if there.get(path) != here.get(path)]
-    return [f"{p} ({there.get(p)} there, {here.get(p)} here)" for p in found[:3]]
+    differing = [path for path in paths if there.get(path) != here.get(path)]
+    return [f"{p} ({there.get(p)} there, {here.get(p)} here)" for p in differing[:3]]
 
 
 def take(
@@ -182,7 +182,7 @@ def put(
 
 
 def load_weights(codec: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load a state dict whose entropy tables, filled by ``update``, may have other lengths."""
+    """Load a state dict whose entropy tables, filled by ``update``, may differ in length."""
     own = codec.state_dict()
     other = {
         name for name, value in weights.items() if name in own and own[name].shape != value.shape
@@ -190,14 +190,14 @@ def load_weights(codec: nn.Module, weights: dict[str, Tensor]) -> None:
     fitting = {name: value for name, value in weights.items() if name not in other}
     missing, unexpected = codec.load_state_dict(fitting, strict=False)
     tables = other - dict(codec.named_parameters()).keys()
-    wrong = [name for name in (*missing, *unexpected) if name not in tables]
-    if wrong:
+    misfits = [name for name in (*missing, *unexpected) if name not in tables]
+    if misfits:
         raise LabError(
-            f"weights do not fit the codec ({', '.join(wrong[:3])} …). "
+            f"weights do not fit the codec ({', '.join(misfits[:3])} …). "
             "Resume with the configuration that the training began with."
         )
 
 
 def _below(snapshot: Snapshot, title: str) -> dict[str, Tensor]:
-    start = f"{title}/"
-    return {n[len(start) :]: v for n, v in snapshot.tensors.items() if n.startswith(start)}
+    prefix = f"{title}/"
+    return {n[len(prefix) :]: v for n, v in snapshot.tensors.items() if n.startswith(prefix)}

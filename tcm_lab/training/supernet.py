@@ -1,9 +1,9 @@
-"""One set of weights for all codecs of a space, trained together; each is sliced out of it.
+"""One set of weights for all codecs of a space, trained together; each codec is a slice of it.
 
-Universally slimmable networks (Yu & Huang 2019) and once-for-all ones (Cai et al. 2020), for
+Universally slimmable networks (Yu & Huang 2019) and once-for-all networks (Cai et al. 2020), for
 codecs: a step trains the largest codec, the smallest and two others (the sandwich rule), and all
-but the largest learn from its images, too. Options of a layer that are no parts of each other, such
-as another block, have weights of their own, which a step trains where it draws them (single-path
+but the largest also learn from its images. Options of a layer that are not slices of each other,
+such as another block, have weights of their own, which a step trains if it draws them (single-path
 one-shot, Guo et al. 2020).
 """
 
@@ -51,22 +51,22 @@ from tcm_lab.training.start import whole_patches
 from tcm_lab.training.state import FILE_NAME, PHASE
 from tcm_lab.training.trainer import begin, train
 
-_KEPT = 256  # modules that are kept, to be run with parts of the shared weights
-_SEEN = 8  # crops whose latent gives the start of the entropy models
-_DRAWN = 2  # codecs of a step beside the largest and the smallest
+_CACHED = 256  # modules kept to be run with parts of the shared weights
+_START_CROPS = 8  # crops whose latent starts the entropy models
+_DRAWN = 2  # codecs of a step in addition to the largest and the smallest
 
 
 class SuperNet(nn.Module):
-    """Weights that hold each of several codecs; its tensors have a codec's names.
+    """Weights that contain those of several codecs, with the tensor names of a codec.
 
     Args:
-        configs: the codecs that it trains, from the smallest to the largest; no two alike.
-        more: codecs that it must hold, too.
+        configs: the codecs to train, from the smallest to the largest; no two alike.
+        more: further codecs to contain.
 
     Attributes:
-        configs: the codecs that it trains.
-        config: the largest of them, whose tensors have the names that they have in it.
-        covering: codecs that need all its weights between them, the largest first.
+        configs: the codecs to train.
+        config: the largest of them, whose tensors keep their names.
+        covering: codecs that together need all the weights, the largest first.
 
     Raises:
         ConfigError: one set of weights cannot serve them all.
@@ -95,13 +95,13 @@ class SuperNet(nn.Module):
             self._add_tensors(build(config, device="meta"))
 
     def _own_layout(self, codec: Codec) -> Layout:
-        """Return how a codec's tensors are composed, by their names here."""
+        """Return the layout of a codec's tensors by their shared names."""
         names, own = shared_names(codec, self.config), layout_of(codec)
         self._places[codec.config.fingerprint] = names, own
         return {names[name]: extents for name, extents in own.items()}
 
     def _add_tensors(self, codec: Codec) -> None:
-        """Add the tensors that hold a codec's, full of zeros."""
+        """Add zero tensors that can contain a codec's."""
         names, own = self._places[codec.config.fingerprint]
         learned, state = dict(codec.named_parameters()), codec.state_dict()
         for name in own:
@@ -113,7 +113,7 @@ class SuperNet(nn.Module):
         """Map a codec's tensors to the shared ones.
 
         Raises:
-            LabError: they are not all here.
+            LabError: the shared weights lack some of them.
         """
         config = codec.config
         if config.fingerprint in self._places:
@@ -123,14 +123,14 @@ class SuperNet(nn.Module):
         if joined != self.layout:
             del self._places[config.fingerprint]
             new = next((name for name in joined if name not in self.layout), None)
-            how = f"has layers ({new}) other" if new else "is larger"
-            raise LabError(f"{config.name}: {how} than what the shared weights were trained for.")
+            misfit = f"has layers ({new}) that are not in" if new else "is larger than"
+            raise LabError(f"{config.name}: {misfit} the shared weights.")
 
     def weights(self, config: VariantConfig) -> dict[str, Tensor]:
-        """Return a codec's tensors as parts of the shared ones, which gradients reach.
+        """Return a codec's tensors as parts of the shared ones; gradients reach these.
 
         Raises:
-            LabError: the codec does not fit into them.
+            LabError: the codec does not fit into the shared weights.
         """
         if config.fingerprint not in self._places:
             self._fit(build(config, device="meta"))
@@ -142,7 +142,7 @@ class SuperNet(nn.Module):
         }
 
     def codec(self, config: VariantConfig) -> Codec:
-        """Return a codec with its part of the weights as its own, ready for evaluation."""
+        """Return a codec with a copy of its part of the weights, ready for evaluation."""
         codec: Codec = build(config)
         self._fit(codec)
         parts = {name: part.detach() for name, part in self.weights(config).items()}
@@ -151,7 +151,7 @@ class SuperNet(nn.Module):
         return codec
 
     def take(self, codec: Codec) -> None:
-        """Write a codec's weights to their places."""
+        """Write a codec's weights to their places in the shared ones."""
         self._fit(codec)
         names, layout = self._places[codec.config.fingerprint]
         shared = self.state_dict(keep_vars=True)
@@ -160,11 +160,11 @@ class SuperNet(nn.Module):
             put_part(shared[names[name]], state[name], own, self.layout[names[name]])
 
     def save(self, path: Path, *, cpu_s: float | None = None) -> None:
-        """Write the weights, and the configurations that say how large they are.
+        """Write the weights, and the configurations that determine their sizes.
 
         Args:
             path: the file.
-            cpu_s: seconds of CPU time that their training took, which ``read_extra`` returns.
+            cpu_s: CPU seconds spent on their training, for ``read_extra`` to return.
 
         Raises:
             LabError: the file cannot be written.
@@ -189,21 +189,21 @@ class SuperNet(nn.Module):
 
     def module(self, config: VariantConfig) -> Codec:
         """Return a codec to be called with parts of the shared weights instead of its own."""
-        kept = self._modules_of
-        if config.fingerprint not in kept:
-            if len(kept) >= _KEPT:
-                del kept[next(iter(kept))]
+        cache = self._modules_of
+        if config.fingerprint not in cache:
+            if len(cache) >= _CACHED:
+                del cache[next(iter(cache))]
             codec: Codec = build(config).to(next(self.parameters()).device)
             for parameter in codec.parameters():
-                parameter.data = parameter.new_empty(0)  # the shared ones come in its place
-            kept[config.fingerprint] = codec
-        found = kept[config.fingerprint]
-        found.train()
-        return found
+                parameter.data = parameter.new_empty(0)  # replaced by the shared ones
+            cache[config.fingerprint] = codec
+        cached = cache[config.fingerprint]
+        cached.train()
+        return cached
 
 
 def _place(root: nn.Module, name: str, tensor: Tensor, *, is_learned: bool) -> None:
-    """Give a module a tensor by its dotted name, with plain modules on the way."""
+    """Add a tensor to a module by its dotted name, creating plain modules on the way."""
     *path, leaf = name.split(".")
     for step in path:
         if step not in root._modules:
@@ -217,12 +217,12 @@ def _place(root: nn.Module, name: str, tensor: Tensor, *, is_learned: bool) -> N
 
 def _laid_out(tensor: Tensor) -> Tensor:
     """Return weights in the memory layout of a codec's own: channels last."""
-    last = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-    return tensor.contiguous(memory_format=last)
+    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.contiguous(memory_format=layout)
 
 
 class _Distilled(RateDistortionLoss):
-    """A rate-distortion loss whose distortion is, for a share, that against another's images."""
+    """A rate-distortion loss, with a share of the distortion against another codec's images."""
 
     target: Tensor | None = None
     share = 0.0
@@ -233,33 +233,33 @@ class _Distilled(RateDistortionLoss):
         self.x_hat = x_hat.detach()
         if self.target is None:
             return own
-        apart = (x_hat - self.target).square().flatten(1).mean(1)
-        return torch.lerp(own, super()._distortion(x_hat, self.target, apart), self.share)
+        target_mse = (x_hat - self.target).square().flatten(1).mean(1)
+        return torch.lerp(own, super()._distortion(x_hat, self.target, target_mse), self.share)
 
 
-class _Seen(nn.Module):
-    """A loss of a view of a codec, to be called with the codec's weights by their own names."""
+class _ViewLoss(nn.Module):
+    """The loss of a view of a codec, to be called with the codec's weights by their own names."""
 
     def __init__(self, codec: Codec, loss: nn.Module) -> None:
         super().__init__()
         self.codec = codec
-        self._loss = (loss,)  # no submodule: its weights are the codec's
+        self._loss = (loss,)  # not a submodule: its weights are the codec's
 
     def forward(self, x: Tensor, levels: Tensor | None) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = self._loss[0](x, levels)
-        return found
+        losses: dict[str, Tensor] = self._loss[0](x, levels)
+        return losses
 
 
 class SandwichLoss(nn.Module):
-    """The mean loss of the largest codec, the smallest and two others, drawn for each step.
+    """The mean loss of the largest codec, the smallest and two others drawn for each step.
 
-    All see the same noise. What is reported is the largest one's.
+    All see the same noise. The reported metrics are the largest codec's.
 
     Args:
         supernet: the shared weights.
-        recipe: its λ and metric.
+        recipe: recipe with the λ and the metric.
         distillation: share of the distortion against the largest codec's images.
-        view: returns what is trained of a codec, if that is not all.
+        view: returns the part of a codec to train; by default all of it.
     """
 
     def __init__(
@@ -274,39 +274,39 @@ class SandwichLoss(nn.Module):
         self.view = view
 
     def forward(self, x: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
-        """Compute what `RateDistortionLoss` returns for the largest codec, ``total`` for all.
+        """Return the losses of `RateDistortionLoss` for the largest codec, but ``total`` for all.
 
         Args:
             x: (B, 3, H, W) in [0, 1].
             levels: (B,) rate level of each sample; ``None`` without rate conditioning.
         """
         recipe, cuda = self.recipe, [x.device] if x.is_cuda else []
-        found: list[dict[str, Tensor]] = []
+        losses: list[dict[str, Tensor]] = []
         target: Tensor | None = None
         for config in self.drawn():
             codec = self.supernet.module(config)
-            seen = codec if self.view is None else self.view(codec)
-            loss = _Distilled(seen, recipe.lambdas, recipe.metric, recipe.orthogonality)
+            view = codec if self.view is None else self.view(codec)
+            loss = _Distilled(view, recipe.lambdas, recipe.metric, recipe.orthogonality)
             loss.to(x.device)
             loss.target, loss.share = target, self.distillation
             weights = {f"codec.{n}": part for n, part in self.supernet.weights(config).items()}
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=cuda))
                 if x.device.type == "cpu":
-                    stack.enter_context(safe_strided_convolutions(seen))
+                    stack.enter_context(safe_strided_convolutions(view))
                 if recipe.precision != "32-true":
-                    stack.enter_context(entropy_models_in_float32(seen))
-                found.append(functional_call(_Seen(codec, loss), weights, (x, levels)))
+                    stack.enter_context(entropy_models_in_float32(view))
+                losses.append(functional_call(_ViewLoss(codec, loss), weights, (x, levels)))
             target = loss.x_hat if target is None else target
-        total = torch.stack([losses["total"] for losses in found]).mean()
-        return {**found[0], "total": total}
+        total = torch.stack([each["total"] for each in losses]).mean()
+        return {**losses[0], "total": total}
 
     def drawn(self) -> list[VariantConfig]:
-        """Return the codecs of a step, the largest first, by torch's seed, which is the step's."""
+        """Return the codecs of a step, the largest first, drawn by torch's seed of the step."""
         smallest, *between = self.supernet.configs[:-1] or self.supernet.configs
-        draws = torch.Generator().manual_seed(torch.initial_seed())  # leaves the noise as it is
-        drawn = torch.randint(max(len(between), 1), (_DRAWN,), generator=draws).tolist()
-        others = (between[i] for i in drawn if between)
+        generator = torch.Generator().manual_seed(torch.initial_seed())  # keeps the noise unchanged
+        indices = torch.randint(max(len(between), 1), (_DRAWN,), generator=generator).tolist()
+        others = (between[i] for i in indices if between)
         distinct = {c.fingerprint: c for c in (self.supernet.config, smallest, *others)}
         return list(distinct.values())
 
@@ -321,19 +321,19 @@ def train_supernet(
     on_progress: OnProgress | None = None,
     accelerator: str = "auto",
 ) -> TrainingRecord:
-    """Train the codecs of a supernet together; resumable as `train` is.
+    """Train the codecs of a supernet together; resumable like `train`.
 
-    The weights start as the largest codec's would by the recipe; those that it lacks, as other
-    codecs'. A linear phase trains the entropy models of all of them.
+    The weights start as those of the largest codec with this recipe; weights that it lacks start as
+    other codecs'. A linear phase trains the entropy models of all codecs.
 
     Args:
         supernet: changed in place.
-        recipe: how to train; a step costs as much as one of each codec in it.
-        crops: makes the batch of any step.
+        recipe: recipe of the training; a step costs one step of each codec drawn in it.
+        crops: source of the batches.
         distillation: share of the distortion against the largest codec's images.
-        directory: where state, log, record and weights go; a training found there is resumed.
+        directory: folder of state, log, record and weights; a training found there is resumed.
         on_progress: called every few steps.
-        accelerator: as for `train`.
+        accelerator: as in `train`.
 
     Raises:
         LabError: as `train`.
@@ -351,24 +351,24 @@ def train_supernet(
                     recipe=linear_phase(recipe),
                     directory=None if directory is None else directory / PHASE,
                     on_progress=_of_phase(on_progress),
-                    objective=lambda _, how, __: SandwichLoss(supernet, how, 0.0, linear_view),
+                    objective=lambda _, phase, __: SandwichLoss(supernet, phase, 0.0, linear_view),
                 )
     return run(
         recipe=recipe.changed(start="none", linear_steps=0, compile=False, cca=0.0),
         directory=directory,
         on_progress=on_progress,
-        objective=lambda _, how, __: SandwichLoss(supernet, how, distillation),
+        objective=lambda _, suited, __: SandwichLoss(supernet, suited, distillation),
     )
 
 
 @torch.no_grad()
 def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str) -> None:
-    """Start the weights as the largest codec's, and those that it lacks as other codecs'."""
+    """Start the weights as the largest codec's, and weights that it lacks as other codecs'."""
     largest = build(supernet.config, seed=recipe.seed)
     with torch.enable_grad():
         begin(largest, recipe.changed(linear_steps=0), crops, accelerator=accelerator)
     largest.cpu()
-    latent = largest.g_a(whole_patches(crops.batch(0, _SEEN), largest.config))
+    latent = largest.g_a(whole_patches(crops.batch(0, _START_CROPS), largest.config))
     for config in reversed(supernet.covering[1:]):
         codec = build(config, seed=recipe.seed)
         if recipe.start == "linear":
@@ -381,7 +381,7 @@ def _begin(supernet: SuperNet, recipe: Recipe, crops: Batches, accelerator: str)
 
 
 def _of_phase(on_progress: OnProgress | None) -> OnProgress | None:
-    """Return a callback that reports progress as that of the linear phase."""
+    """Return a callback that labels progress as the linear phase's."""
     if on_progress is None:
         return None
     return lambda progress: on_progress(replace(progress, phase="linear phase"))

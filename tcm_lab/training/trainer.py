@@ -1,4 +1,4 @@
-"""Training one codec by one recipe on any device, or only what goes before the first step."""
+"""Training of one codec with one recipe on any device, or of its start alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tcm_lab.training.trackers import Tracker, check_libraries
 
 _WEIGHTS = "model.safetensors"
 _RECORD = "training.json"
-_REFUSAL = "another process trains here. Wait for its end, or choose another folder."
+_REFUSAL = "another process trains here. Wait until it ends, or choose another folder."
 
 
 def train(
@@ -54,35 +54,35 @@ def train(
 ) -> TrainingRecord:
     """Train ``codec`` in place.
 
-    With a ``directory``, the state goes there every ``checkpoint_every`` steps and on Ctrl-C, and
-    a later call with ``resume`` ends at the same weights as an uninterrupted one (bit for bit on a
-    CPU with the same number of threads). Crops, noise and rate levels follow from the recipe's
-    seed and the step alone; processes that share a batch share its noise too, so their gradients
+    With a ``directory``, the state is saved there every ``checkpoint_every`` steps and on Ctrl-C,
+    and a later call with ``resume`` ends with the same weights as an uninterrupted one (bit for bit
+    on a CPU with the same number of threads). Crops, noise and rate levels follow from the recipe's
+    seed and the step alone. Processes that share a batch also share its noise, so their gradients
     are those of one process.
 
     Args:
-        codec: called as ``codec(x)``, or ``codec(x, rate=...)`` where it has ``rate_levels``.
-            Parameters named ``…quantiles`` belong to the auxiliary optimiser, whose loss is its
-            ``aux_loss()``. Left in evaluation mode with its entropy tables updated.
-        recipe: how to train; a compiled codec is trained by compiled steps. A linear start replaces
-            the weights: for those of a checkpoint, give ``recipe.without_start()``.
-        crops: makes the batch of any step.
-        directory: where state, log, record and weights go; ``None`` keeps nothing.
+        codec: called as ``codec(x)``, or ``codec(x, rate=...)`` if it has ``rate_levels``.
+            Parameters named ``…quantiles`` belong to the auxiliary optimiser, whose loss is the
+            codec's ``aux_loss()``. It is left in evaluation mode with its entropy tables updated.
+        recipe: recipe of the training; a compiled codec is trained by compiled steps. A linear
+            start replaces the weights: to keep a checkpoint's, pass ``recipe.without_start()``.
+        crops: source of the batches.
+        directory: folder of state, log, record and weights; ``None`` saves nothing.
         resume: continue from the state in ``directory`` if there is one.
         on_progress: called every few steps.
         accelerator: ``auto``, ``cpu`` or ``cuda``, as in Lightning Fabric.
-        devices: processes, one device each.
-        cache: folder that keeps linear phases, for codecs that can share them.
-        trackers: what takes the rows of the log, too, from ``open_trackers``.
-        objective: makes the loss of codec and recipe.
-        branches: shorter trainings with a constant rate, by their folders. This one is their
-            beginning: it leaves its state there when their cooldown begins.
+        devices: number of processes, one device each.
+        cache: folder that stores linear phases, for codecs that can share them.
+        trackers: further receivers of the log's rows, from ``open_trackers``.
+        objective: makes the loss from codec and recipe.
+        branches: shorter trainings with a constant rate, by their folders. This training is their
+            beginning: it saves its state there when their cooldown begins.
 
     Raises:
-        LabError: recipe and codec don't match, a module saves something else than tensors,
+        LabError: recipe and codec don't match, a module saves something other than tensors,
             ``directory`` holds another training, another process trains there, or the disk is full.
             The last checkpoint stays intact.
-        DivergedError: training diverges again and again. The last checkpoint stays intact.
+        DivergedError: training diverges repeatedly. The last checkpoint stays intact.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     from lightning_fabric import Fabric
@@ -95,18 +95,18 @@ def train(
     check_shares(recipe.batch, devices)
     if recipe.linear_steps and adapter.config is not None and adapter.config.shortcut != "none":
         check_shares(recipe.linear_batch, devices, "linear_batch")
-    # What CCA's auxiliary model would refine its last slices with gets no gradient.
+    # The layers with which CCA's auxiliary model would refine its last slices get no gradient.
     ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
     strategy = ddp if devices > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, strategy=strategy, precision=recipe.precision
     )
-    place = directory if fabric.is_global_zero else None
-    with nullcontext() if place is None else held(place, _REFUSAL):
+    own_directory = directory if fabric.is_global_zero else None
+    with nullcontext() if own_directory is None else held(own_directory, _REFUSAL):
         if directory is not None:
             check_directory(directory, resume=resume)
             check_libraries(trackers)
-        if devices > 1:  # after what may be refused, so that no process waits for one that ended
+        if devices > 1:  # after all checks, so that no process waits for one that was refused
             fabric.launch()
         with conditions(codec, recipe, fabric.device):
             loop = TrainingLoop(
@@ -121,12 +121,12 @@ def train(
             )
             loop.begin(resume=resume, cache=cache)
             record = loop.run(trackers)
-        _finish(codec, record, place)
+        _finish(codec, record, own_directory)
     return record
 
 
 def check_directory(directory: Path, *, resume: bool) -> None:
-    """Refuse a folder in which a training would replace what another one left.
+    """Refuse a folder in which a training would replace another's files.
 
     Raises:
         LabError: it is a file, or holds a training that is not resumed or has no state.
@@ -140,13 +140,13 @@ def check_directory(directory: Path, *, resume: bool) -> None:
     for name in (_WEIGHTS, _RECORD):
         if (directory / name).exists():
             raise LabError(
-                f"{directory / name}: is of a training that is done and whose state is gone, so it "
-                "would be replaced. Choose another folder, or move it away."
+                f"{directory / name}: would be replaced, but belongs to a finished training whose "
+                "state is gone. Choose another folder, or move it away."
             )
 
 
 def _finish(codec: nn.Module, record: TrainingRecord, directory: Path | None) -> None:
-    """Make the codec ready for coding, and write its weights and the record."""
+    """Prepare the codec for coding, and write its weights and the record."""
     codec.eval()
     CodecAdapter(codec).update_tables()
     if directory is None:
@@ -166,7 +166,7 @@ def begin(
     on_progress: OnProgress | None = None,
     accelerator: str = "auto",
 ) -> None:
-    """Do to a codec what a training does before its first update: the recipe's start.
+    """Apply a recipe's start to a codec, as a training does before its first update.
 
     Arguments and errors are those of `train`; the directory keeps the state of a linear phase. The
     codec is left on the device.
@@ -188,13 +188,13 @@ def train_linear_phase(
     cache: Path,
     on_progress: OnProgress | None = None,
 ) -> Codec:
-    """Do what a linear start does before the first step, and return the linear codec it trained.
+    """Apply a linear start with its linear phase, and return the linear codec.
 
     Arguments and errors are those of `train`; the recipe has a linear phase, and the directory
     keeps its state.
 
     Returns:
-        The codec whose transforms are the shortcuts alone, ready for coding.
+        The codec with only the shortcuts as its transforms, ready for coding.
     """
     begin(codec, recipe, crops, directory=directory, cache=cache, on_progress=on_progress)
     view = linear_view(codec)
@@ -205,7 +205,7 @@ def train_linear_phase(
 
 @contextmanager
 def conditions(codec: nn.Module, recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Keep the caller's random state, and what device and recipe ask for, while the block runs."""
+    """Run the block as device and recipe require, and preserve the caller's random state."""
     keep_freed_memory()
     with ExitStack() as stack:
         cuda = [device] if device.type == "cuda" else []

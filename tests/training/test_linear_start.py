@@ -48,7 +48,7 @@ def test_images_of_a_single_colour_are_refused(tmp_path: Path, shortcut: str) ->
     Image.new("RGB", (64, 64), (77, 130, 9)).save(tmp_path / "flat.png")
     crops = CropSource(open_images(tmp_path, "train"), crop=64, seed=0)
     codec = build("tcm-nano", {**SMALL, "shortcut": shortcut})
-    with pytest.raises(LabError, match="64 crops of one and the same colour"):
+    with pytest.raises(LabError, match="64 crops of the same single colour"):
         train(codec, RECIPE, crops, accelerator="cpu")
 
 
@@ -70,7 +70,7 @@ def test_a_start_sees_the_whole_patches_of_crops_of_any_size(shortcut: str, star
         begin(codec, recipe, crops, accelerator="cpu")
         states.append(codec.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    with pytest.raises(LabError, match="crops of 8x8: below the 16x16 pixels"):
+    with pytest.raises(LabError, match="crops of 8x8: a start needs at least the 16x16 pixels"):
         begin(codec, recipe, RandomCrops(8), accelerator="cpu")
 
 

@@ -190,10 +190,10 @@ def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="already holds a training"):
         train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
     other = RECIPE.changed(lr=2e-3, seed=4)
-    with pytest.raises(LabError, match="began with other lr, seed"):
+    with pytest.raises(LabError, match="began with a different lr, seed"):
         train(codec(), other, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
     later = RECIPE.changed(orthogonality=0.2)
-    with pytest.raises(LabError, match="began with other orthogonality"):
+    with pytest.raises(LabError, match="began with a different orthogonality"):
         train(codec(), later, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
 
 
@@ -212,7 +212,9 @@ def test_what_a_training_without_a_state_left_is_not_replaced(
     tmp_path: Path, name: str, resume: bool
 ) -> None:
     (tmp_path / name).write_bytes(b"weeks of work")
-    with pytest.raises(LabError, match=f"{name}: is of a training that is done"):
+    with pytest.raises(
+        LabError, match=f"{name}: would be replaced, but belongs to a finished training"
+    ):
         train(codec(), RECIPE, RandomCrops(), directory=tmp_path, resume=resume, accelerator="cpu")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"weeks of work"]
 

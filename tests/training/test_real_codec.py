@@ -96,7 +96,8 @@ def test_a_training_is_not_resumed_with_another_architecture(folder: Path) -> No
 
     resume(name="called otherwise")
     with pytest.raises(
-        LabError, match=r"began with other entropy_model\.lrp \(\S+ there, before-attention here\)"
+        LabError,
+        match=r"began with a different entropy_model\.lrp \(\S+ there, before-attention here\)",
     ):
         resume(entropy_model__lrp="before-attention")
 
@@ -124,5 +125,5 @@ def test_a_compiled_codec_is_trained_as_itself_by_compiled_steps() -> None:
 
 @pytest.mark.parametrize("around", [torch.nn.DataParallel, AveragedModel])
 def test_what_else_is_around_a_codec_is_left_to_the_recipe(around: type[torch.nn.Module]) -> None:
-    with pytest.raises(LabError, match=f"^{around.__name__}: give the codec inside of it"):
+    with pytest.raises(LabError, match=f"^{around.__name__}: pass the codec inside it"):
         train(around(build("tcm-nano")), RECIPE, RandomCrops(64), accelerator="cpu")

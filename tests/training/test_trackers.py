@@ -103,7 +103,7 @@ def test_a_tracker_that_fails_costs_no_training(
     )  # fmt: skip
     assert failing.seen == seen
     assert other.seen == ["begin", *(f"log {step}" for step in (10, 20, 30, 40)), "end"]
-    assert caplog.text.count("tracker Failing: gets no more of this training (no route") == 1
+    assert caplog.text.count("tracker Failing: failed and receives no more metrics (no route") == 1
     assert (tmp_path / "model.safetensors").is_file()
 
 
