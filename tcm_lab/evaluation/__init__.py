@@ -1,4 +1,4 @@
-"""Evaluation: real bits and distortion on whole images, curves, and comparisons that hold."""
+"""Evaluation: real bits and distortion of whole images, curves, and comparisons with intervals."""
 
 import lazy_loader
 

@@ -11,7 +11,7 @@ _Array = NDArray[np.float64]
 
 
 def bd_rates(anchor: _Array, curve: _Array, min_overlap: float) -> _Array:
-    """Return the BD-rates by pchip of R pairs of curves at once, NaN for those refused.
+    """Return the BD-rates by pchip of R pairs of curves at once; NaN for refused pairs.
 
     Each side is (R, points, [bpp, mse, psnr_db]).
     """
@@ -40,7 +40,7 @@ def _pchip_integral(x: _Array, y: _Array, low: _Array, high: _Array) -> _Array:
     """Integrate R monotone cubic interpolants of rising (R, K) values from low to high (R,).
 
     The slopes at the points are those of Fritsch and Butland (1984), as in scipy's
-    ``PchipInterpolator``, which takes only one row of abscissas at a time.
+    ``PchipInterpolator``, which accepts only one row of abscissas at a time.
     """
     step = np.diff(x)
     secant = np.diff(y) / step

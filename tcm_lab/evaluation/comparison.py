@@ -1,8 +1,8 @@
-"""How a curve compares with an anchor: Bjontegaard deltas, Lagrangian cost, and their intervals.
+"""Comparison of a curve with an anchor: Bjontegaard deltas, Lagrangian cost, and their intervals.
 
-Every function takes the anchor first and the curve that is judged against it second; a negative
-percentage is a saving. The Bjontegaard arithmetic is the `bjontegaard` package's (Herglotz et
-al., "Beyond Bjontegaard", 2022).
+Every function takes the anchor first and the curve to judge second; a negative percentage is a
+saving. The Bjontegaard arithmetic is the `bjontegaard` package's (Herglotz et al., "Beyond
+Bjontegaard", 2022).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Seeds(Frozen):
     """How training seeds vary between the two sides of a comparison.
 
     Attributes:
-        paired: whether each seed of one side has its random numbers in common with one of the
-            other, so that it is their differences that vary; else each side varies alone. Those
-            that the records' recipes name are paired by number, others by their order.
+        paired: whether each seed of one side shares its random numbers with a seed of the other, so
+            that their differences vary; else each side varies independently. Seeds are paired by
+            number if the records' recipes give them, else by order.
         sd_percent: standard deviation of one seed's paired difference, measured elsewhere; by
-            default what the seeds at hand show of it, by Student's distribution.
+            default it is estimated from the given seeds, by Student's distribution.
     """
 
     paired: bool = False
@@ -59,7 +59,7 @@ class BdRate(Frozen):
     Attributes:
         percent: the change.
         overlap_db: width of the quality range that both curves cover.
-        overlap: that width over the range of the curve with the smaller one.
+        overlap: that width as a share of the narrower curve's quality range.
         method: interpolation between the points.
         anchor: name of the anchor.
     """
@@ -81,7 +81,7 @@ def bd_rate(
     *,
     min_overlap: float = MIN_OVERLAP,
 ) -> BdRate:
-    """Compare the rates of two curves over the qualities that both reach.
+    """Return the BD-rate of a curve over the qualities that both curves reach.
 
     Args:
         anchor: the curve to compare with.
@@ -92,8 +92,8 @@ def bd_rate(
 
     Raises:
         LabError: too few points for the method, a curve whose quality does not rise with its
-            rate, too little overlap, a fit that leaves all bounds, or one curve counts whole files
-            and the other payloads.
+            rate, too little overlap, a fit that diverges, or one curve counts whole files and the
+            other payloads.
     """
     overlap_db, share = _overlap(anchor, curve, method, min_overlap, "psnr_db")
     percent = _by_package("bd_rate", anchor, curve, method)
@@ -112,17 +112,17 @@ def bd_psnr(
     """Return the mean gain of PSNR in dB at equal rate, on a logarithmic axis of rate.
 
     Raises:
-        LabError: as ``bd_rate``, the overlap being that of the rates.
+        LabError: as ``bd_rate``, with the overlap of the rates.
     """
     _overlap(anchor, curve, method, min_overlap, "bpp")
     return _by_package("bd_psnr", anchor, curve, method)
 
 
 def rate_percents(anchor: RdCurve, curve: RdCurve) -> tuple[float | None, ...]:
-    """Return by how many percent each of the curve's points takes more bits than the anchor.
+    """Return how many percent more bits each of the curve's points takes than the anchor.
 
-    The anchor's rate at a point's quality is interpolated in its logarithm; it is None where the
-    anchor has no such quality.
+    The logarithm of the anchor's rate is interpolated at the point's quality. The result is None
+    for a quality outside the anchor's range.
 
     Raises:
         LabError: one curve counts whole files and the other payloads.
@@ -130,20 +130,20 @@ def rate_percents(anchor: RdCurve, curve: RdCurve) -> tuple[float | None, ...]:
     check_same_count(anchor, curve)
     order = np.argsort(anchor.psnr_db)
     quality, rate = np.array(anchor.psnr_db)[order], np.log(np.array(anchor.bpp)[order])
-    found = np.interp(curve.psnr_db, quality, rate, left=np.nan, right=np.nan)
-    changes = 100 * np.expm1(np.log(curve.bpp) - found)
+    anchor_rate = np.interp(curve.psnr_db, quality, rate, left=np.nan, right=np.nan)
+    changes = 100 * np.expm1(np.log(curve.bpp) - anchor_rate)
     return tuple(None if np.isnan(change) else float(change) for change in changes)
 
 
 def lagrangian_cost(points: RdCurve | RdRecord, lambdas: Sequence[float]) -> float:
     """Return the mean over the rates of ln(bpp + lambda * 255^2 * MSE).
 
-    Point i is judged by lambda i, the one it was trained for. The logarithm gives every rate the
-    same weight; a difference of 0.01 is one percent of cost. The value is a mean of logarithms
-    and has a meaning only beside another on the same images and lambdas.
+    Point i is judged with lambda i, for which it was trained. The logarithm gives every rate the
+    same weight; a difference of 0.01 is one percent of cost. The value is a mean of logarithms and
+    is meaningful only in comparison with another on the same images and lambdas.
 
     Raises:
-        LabError: there is not one point per lambda, or a point is known to be of another.
+        LabError: there is not one point per lambda, or a point is known to have another lambda.
     """
     if len(points.bpp) != len(lambdas):
         raise LabError(
@@ -154,7 +154,7 @@ def lagrangian_cost(points: RdCurve | RdRecord, lambdas: Sequence[float]) -> flo
     if any(known not in (None, given) for known, given in zip(trained, lambdas, strict=False)):
         raise LabError(
             f"lambdas {tuple(lambdas)}: {points.name} was trained for {tuple(trained)}. "
-            "Give those, in ascending order."
+            "Give these, in ascending order."
         )
     return float(_log_costs(np.array(points.bpp), np.array(points.mse), lambdas))
 
@@ -162,12 +162,12 @@ def lagrangian_cost(points: RdCurve | RdRecord, lambdas: Sequence[float]) -> flo
 def lagrangian_percent(
     anchor: RdCurve | RdRecord, curve: RdCurve | RdRecord, *, lambdas: Sequence[float]
 ) -> float:
-    """Return by how many percent the curve's Lagrangian cost is above the anchor's.
+    """Return how many percent the curve's Lagrangian cost is above the anchor's.
 
-    It is defined also where curves hardly overlap.
+    It is also defined for curves that hardly overlap.
 
     Raises:
-        LabError: either has not one point per lambda.
+        LabError: one of the curves does not have one point per lambda.
     """
     difference = lagrangian_cost(curve, lambdas) - lagrangian_cost(anchor, lambdas)
     return 100 * math.expm1(difference)
@@ -186,25 +186,25 @@ def bd_rate_interval(
 ) -> Interval:
     """Return a BD-rate in percent with its interval over images and seeds.
 
-    Every resample draws images with replacement, the same for both sides since a hard image is
-    hard for both. Seeds are too few to be resampled: what they vary by widens the interval, as
-    ``seeds`` says. Each side has one record per training, all of the same images: per seed, or
-    where one set of weights has one rate, per seed and lambda. Of one image it is an
-    `IncompleteInterval`.
+    Every resample draws images with replacement, the same for both sides, since a hard image is
+    hard for both. Seeds are too few to resample; instead, their variation widens the interval, see
+    `Seeds`. Each side has one record per training, all on the same images: one per seed, or one per
+    seed and lambda for codecs with one rate per set of weights. With a single image the result is
+    an `IncompleteInterval`.
 
     Args:
         anchor: the curve to compare with.
         curve: the curve to judge.
-        method: as for ``bd_rate``.
+        method: as in ``bd_rate``.
         samples: number of resamples.
-        seed: of the resampling.
-        min_overlap: as for ``bd_rate``.
+        seed: seed of the resampling.
+        min_overlap: as in ``bd_rate``.
         seeds: how training seeds vary.
         counted: what the rates of both sides count.
 
     Raises:
-        LabError: the records are of different images or rates, one lacks what is counted, the
-            BD-rate itself is refused, or more than a twentieth of the resamples are.
+        LabError: the records are of different images or rates, a record lacks payloads to count,
+            the BD-rate itself is refused, or that of more than a twentieth of the resamples is.
     """
     sides = _sides(anchor, _as_paired(anchor, curve, seeds), counted)
     names = anchor[0].name, curve[0].name
@@ -221,7 +221,7 @@ def bd_rate_interval(
             return bd_rates(a, b, min_overlap)
         return np.array([value_or_nan(compare, *pair) for pair in zip(a, b, strict=True)])
 
-    # Where the data themselves are refused, this says why.
+    # If the data themselves are refused, this raises the reason.
     compare(*(side.mean(axis=(0, 2)) for side in sides))
     return _interval(statistic, sides, samples, seed, seeds)
 
@@ -237,7 +237,7 @@ def lagrangian_interval(
 ) -> Interval:
     """Return ``lagrangian_percent`` with its interval over images and seeds; see `Seeds`.
 
-    Of one image, which shows nothing of what varies between them, it is an `IncompleteInterval`.
+    With a single image, which shows no variation, the result is an `IncompleteInterval`.
 
     Raises:
         LabError: the records are of different images or rates, or there is not one point per
@@ -268,7 +268,7 @@ def _as_paired(
 def _sides(
     anchor: Sequence[RdRecord], curve: Sequence[RdRecord], counted: Counted = "file"
 ) -> list[_Array]:
-    """Return all seeds of either side: (seeds, points, images, [bpp, mse, psnr_db])."""
+    """Return the values of both sides, each (seeds, points, images, [bpp, mse, psnr_db])."""
     check_images([*anchor, *curve])
     check_payloads([*anchor, *curve], counted)
     sides = []
@@ -279,7 +279,7 @@ def _sides(
         if len({tuple((p.rate, p.lmbda) for p in record.points) for record in seeds}) > 1:
             raise LabError(
                 f"records of {records[0].name} have different rates. "
-                "Evaluate every seed at the same."
+                "Evaluate every seed at the same rates."
             )
         points = [[point.images for point in record.points] for record in seeds]
         values = [
@@ -297,10 +297,10 @@ def _interval(
     seed: int,
     seeds: Seeds | None,
 ) -> Interval:
-    """Resample images together, and widen by what seeds vary by."""
+    """Bootstrap over images, the same for both sides, and add the variation between seeds."""
     seeds = seeds or Seeds()
     if seeds.paired and len(sides[0]) != len(sides[1]):
-        raise LabError(f"{len(sides[0])} and {len(sides[1])} seeds: can't be paired.")
+        raise LabError(f"{len(sides[0])} and {len(sides[1])} seeds cannot be paired.")
     if seeds.sd_percent is not None:
         noise = seeds.sd_percent / math.sqrt(min(map(len, sides)))
     else:
@@ -312,25 +312,25 @@ def _interval(
         return statistic(*(np.einsum("pic,ri->rpc", mean, images) for mean in means))
 
     units = {"images": means[0].shape[1]}
-    found = bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
-    return over_images(found)
+    interval = bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
+    return over_images(interval)
 
 
 def _between_seeds(
     statistic: Callable[[_Array, _Array], _Array], sides: Sequence[_Array], *, paired: bool
 ) -> float:
-    """Return the standard deviation that the seeds at hand give the statistic of their means."""
-    one, other = (side.mean(axis=2) for side in sides)  # (seeds, points, [bpp, mse, psnr_db])
+    """Return the standard deviation, due to the given seeds, of the statistic of their means."""
+    a, b = (side.mean(axis=2) for side in sides)  # (seeds, points, [bpp, mse, psnr_db])
     if paired:
-        found = [statistic(one, other)]
+        values = [statistic(a, b)]
     else:  # each side's seeds against the mean of the other's
-        found = [
-            statistic(one, other.mean(axis=0)[None].repeat(len(one), axis=0)),
-            statistic(one.mean(axis=0)[None].repeat(len(other), axis=0), other),
+        values = [
+            statistic(a, b.mean(axis=0)[None].repeat(len(a), axis=0)),
+            statistic(a.mean(axis=0)[None].repeat(len(b), axis=0), b),
         ]
-    if np.isnan(np.concatenate(found)).any():
-        raise LabError("no interval: a seed's own curve gives no value. Train it for longer.")
-    return math.hypot(*map(mean_noise, found))
+    if np.isnan(np.concatenate(values)).any():
+        raise LabError("no interval: the curve of one of the seeds has no value. Train it longer.")
+    return math.hypot(*map(mean_noise, values))
 
 
 def _log_costs(bpp: _Array, mse: _Array, lambdas: Sequence[float]) -> _Array:
@@ -341,18 +341,17 @@ def _log_costs(bpp: _Array, mse: _Array, lambdas: Sequence[float]) -> _Array:
 def _by_package(name: str, anchor: RdCurve, curve: RdCurve, method: Interpolation) -> float:
     import bjontegaard
 
-    # The package orders nothing itself and warns of overlap by a measure of its own.
+    # The package does not sort points, and warns of overlap by a criterion of its own.
     points = (anchor.bpp, anchor.psnr_db, curve.bpp, curve.psnr_db)
     delta = getattr(bjontegaard, name)
     with np.errstate(over="ignore"):
-        found = float(delta(*points, method, require_matching_points=False, min_overlap=0))
-    if not math.isfinite(found):
+        result = float(delta(*points, method, require_matching_points=False, min_overlap=0))
+    if not math.isfinite(result):
         raise LabError(
             f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'}: the fit by {method} "
-            "leaves all bounds between points of nearly equal PSNR. Leave one of them out, or "
-            "take pchip."
+            "diverges between points of nearly equal PSNR. Leave one of them out, or use pchip."
         )
-    return found
+    return result
 
 
 def _overlap(
@@ -362,9 +361,9 @@ def _overlap(
     min_overlap: float,
     axis: Literal["psnr_db", "bpp"],
 ) -> tuple[float, float]:
-    """Return the width that both curves cover (of rates: of log10), and its share of the narrower.
+    """Return the width of the range that both curves cover, and its share of the narrower range.
 
-    Curves that can't be compared by ``method`` are refused.
+    Widths of rates are those of their log10. Curves that ``method`` can't compare are refused.
     """
     check_same_count(anchor, curve)
     least = lookup(_MIN_POINTS, method, "interpolation")
@@ -377,24 +376,25 @@ def _overlap(
             )
         if list(points.psnr_db) != sorted(set(points.psnr_db)):
             raise LabError(
-                f"{title}: PSNR does not rise with the rate ({points.psnr_db}). Leave out the "
-                "points that others beat, or compare by lagrangian_percent."
+                f"{title}: PSNR does not rise with the rate ({points.psnr_db}). Leave out points "
+                "that are worse than others, or compare by lagrangian_percent."
             )
     if axis == "psnr_db":
         a, b = anchor.psnr_db, curve.psnr_db
     else:
-        a, b = (tuple(math.log10(rate) for rate in each.bpp) for each in (anchor, curve))
+        a, b = (tuple(math.log10(rate) for rate in side.bpp) for side in (anchor, curve))
     width = min(a[-1], b[-1]) - max(a[0], b[0])
     share = width / min(a[-1] - a[0], b[-1] - b[0])
     if share <= 0 or share < min_overlap:
         if share <= 0:
-            what = "do not overlap"
+            problem = "do not overlap"
         elif axis == "psnr_db":
-            what = f"share only {width:.2f} dB of PSNR"
+            problem = f"share only {width:.2f} dB of PSNR"
         else:
-            what = f"share only a factor of {10**width:.2f} of rate"
+            problem = f"share only a factor of {10**width:.2f} of rate"
         raise LabError(
-            f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {what}: a Bjontegaard "
-            "delta would be extrapolated. Measure nearer rates, or compare by lagrangian_percent."
+            f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {problem}: a "
+            "Bjontegaard delta would be extrapolated. Measure closer rates, or compare by "
+            "lagrangian_percent."
         )
     return width, share

@@ -1,4 +1,4 @@
-"""A rate-distortion curve as a value, and what may be said about two of them."""
+"""Rate-distortion curves as values: measured ones, and published ones."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError, lookup
 
 Counted: TypeAlias = Literal["file", "payload"]
-"""What a rate counts: whole files, or only what codes the image in them, without headers."""
+"""What a rate counts: whole files, or only their payload, which codes the image."""
 
 
 class RdCurve(Frozen):
     """Points of a codec on one set of images, by ascending rate.
 
     Attributes:
-        bpp: bits per pixel, distinct and positive; given in any order, kept ascending.
-        psnr_db: PSNR in RGB at each of them.
-        name: what legends call it.
+        bpp: bits per pixel, distinct and positive; accepted in any order, stored ascending.
+        psnr_db: PSNR in RGB at each of these rates.
+        name: name of the curve in legends.
         source: where the points are from.
         counted: what the rates count; curves that count differently are not compared.
 
     Raises:
-        ValueError: the lists differ in length, are empty, or hold impossible values.
+        ValueError: the lists differ in length, are empty, or contain impossible values.
     """
 
     bpp: tuple[float, ...]
@@ -43,7 +43,7 @@ class RdCurve(Frozen):
     @classmethod
     def _ascending(cls, values: Any) -> Any:
         if isinstance(values, dict) and "bpp" in values and "psnr_db" in values:
-            with suppress(TypeError, ValueError):  # of what the fields or `_check` refuse
+            with suppress(TypeError, ValueError):  # values that the fields or `_check` refuse
                 pairs = zip(values["bpp"], values["psnr_db"], strict=True)
                 points = sorted(pairs, key=lambda point: float(point[0]))
                 values = values | {
@@ -75,7 +75,7 @@ class RdCurve(Frozen):
         name: str = "",
         counted: Counted = "file",
     ) -> RdCurve:
-        """Return the curve of measured points: of several at one rate the best counts."""
+        """Return the curve of measured points, with the best of several at the same rate."""
         best: dict[float, float] = {}
         for rate, value in zip(bpp, psnr_db, strict=True):
             best[rate] = max(value, best.get(rate, value))
@@ -83,7 +83,7 @@ class RdCurve(Frozen):
 
     @property
     def mse(self) -> tuple[float, ...]:
-        """Mean squared error of images in [0, 1] that has this PSNR."""
+        """Mean squared error of images in [0, 1], from the PSNR of each point."""
         return tuple(10 ** (-value / 10) for value in self.psnr_db)
 
     def __len__(self) -> int:
@@ -91,15 +91,15 @@ class RdCurve(Frozen):
 
 
 def check_same_count(anchor: RdCurve, curve: RdCurve) -> None:
-    """Refuse two curves of which one counts whole files and the other payloads.
+    """Refuse to compare a curve that counts whole files with one that counts payloads.
 
     Raises:
-        LabError: the message names both.
+        LabError: the curves count differently; the message names both.
     """
     if anchor.counted != curve.counted:
         sides = ((anchor.name or "anchor", anchor), (curve.name or "curve", curve))
-        each = " and ".join(f"those of {name} count the {side.counted}" for name, side in sides)
-        raise LabError(f"rates: {each}. Give both as curve(counted=…) of one kind.")
+        counts = " and ".join(f"those of {name} count the {side.counted}" for name, side in sides)
+        raise LabError(f"rates: {counts}. Give both as curve(counted=…) with the same value.")
 
 
 @cache
@@ -113,10 +113,10 @@ def _published() -> dict[str, dict[str, RdCurve]]:
 
 
 def published_curves(dataset: str = "kodak") -> dict[str, RdCurve]:
-    """Return every published curve on ``kodak``, ``clic-pro-val`` or ``tecnick`` by its name.
+    """Return the published curves on ``kodak``, ``clic-pro-val`` or ``tecnick`` by name.
 
     Raises:
-        LabError: nothing is known of the data set.
+        LabError: there are no published curves on the data set.
     """
     return dict(lookup(_published(), dataset, "data set with published curves"))
 
@@ -125,6 +125,6 @@ def published_curve(name: str, dataset: str = "kodak") -> RdCurve:
     """Return a published curve, such as ``vtm`` or ``tcm-large``.
 
     Raises:
-        LabError: no such curve is known.
+        LabError: there is no such curve.
     """
     return lookup(published_curves(dataset), name, f"published curve on {dataset}")

@@ -1,4 +1,4 @@
-"""Rates and distortions of crops by one forward pass: what many codecs can be compared by."""
+"""Estimated rates and distortions of crops from one forward pass, to compare many codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tcm_lab.evaluation.quality import psnr_db
 from tcm_lab.evaluation.record import ImageResult, RdPoint, RdRecord
 from tcm_lab.training import Recipe
 
-_PIXELS = 2**20  # of a batch
+_PIXELS = 2**20  # per batch
 
 
 @torch.no_grad()
@@ -30,20 +30,21 @@ def evaluate_crops(
     name: str = "",
     recipe: Recipe | None = None,
 ) -> RdRecord:
-    """Estimate the bits of each image's middle, at every rate of a codec.
+    """Estimate the bits of each image's centre crop, at every rate of a codec.
 
     Nothing is written: the bits are those of the likelihoods, rounded, which agree with written
-    ones to some tenths of a percent. It takes a small part of the time of ``evaluate``.
+    bits to within some tenths of a percent. This takes a small fraction of the time of
+    ``evaluate``.
 
     Args:
-        codec: assembled here, or with CompressAI's interface.
-        images: whole images; of smaller ones their whole height or width is taken.
-        crop: side of the middle in pixels.
-        name: what the record calls the codec; by default its own name.
-        recipe: how the codec was trained.
+        codec: a codec assembled here, or with CompressAI's interface.
+        images: whole images; a height or width below the crop is used entirely.
+        crop: side of the crop in pixels.
+        name: name of the codec in the record; by default its own name.
+        recipe: recipe that the codec was trained with.
 
     Returns:
-        One point per rate, by ascending rate.
+        A record with one point per rate, by ascending rate.
 
     Raises:
         LabError: the set is empty, or an image is decoded to NaN.
@@ -53,55 +54,55 @@ def evaluate_crops(
     adapter = CodecAdapter(codec)
     with evaluating(codec), arithmetic("float32", adapter.device):
         results = [
-            _measure(adapter, title, _middle(pixels, crop).to(adapter.device).float())
+            _measure(adapter, title, _centre_crop(pixels, crop).to(adapter.device).float())
             for title, pixels in zip(images.names, images, strict=True)
         ]
     points = tuple(
-        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=found)
-        for rate, found in zip(positions(adapter), zip(*results, strict=True), strict=True)
+        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=at_rate)
+        for rate, at_rate in zip(positions(adapter), zip(*results, strict=True), strict=True)
     )
-    middles = hashlib.sha256(f"{images.fingerprint} middle {crop}".encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(f"{images.fingerprint} middle {crop}".encode()).hexdigest()[:16]
     return RdRecord(
         name=name or adapter.name,
         model=adapter.description,
         shapes=adapter.fingerprint if adapter.config is None else None,
         points=points,
         recipe=recipe,
-        data_fingerprint=middles,
+        data_fingerprint=fingerprint,
         skipped=images.skipped,
         environment=environment(adapter.device),
     )
 
 
-def _middle(pixels: Tensor, side: int) -> Tensor:
+def _centre_crop(pixels: Tensor, side: int) -> Tensor:
     top, left = (max(length - side, 0) // 2 for length in pixels.shape[-2:])
     return pixels[:, top : top + side, left : left + side]
 
 
-def _measure(adapter: CodecAdapter, name: str, middle: Tensor) -> list[ImageResult]:
-    """Measure an image (3, H, W) in [0, 255] at every rate, as many rates at once as memory has."""
-    height, width = middle.shape[-2:]
-    padded = adapter.pad(middle[None] / 255)
-    together = max(_PIXELS // (padded.shape[-2] * padded.shape[-1]), 1)
-    found = []
-    for rates in torch.arange(max(adapter.rate_levels, 1), device=middle.device).split(together):
+def _measure(adapter: CodecAdapter, name: str, image: Tensor) -> list[ImageResult]:
+    """Measure an image (3, H, W) in [0, 255] at every rate, in batches of limited size."""
+    height, width = image.shape[-2:]
+    padded = adapter.pad(image[None] / 255)
+    batch = max(_PIXELS // (padded.shape[-2] * padded.shape[-1]), 1)
+    results = []
+    for rates in torch.arange(max(adapter.rate_levels, 1), device=image.device).split(batch):
         options = {"rate": rates.to(padded.dtype)} if adapter.rate_levels else {}
         out = adapter.module(padded.expand(len(rates), -1, -1, -1), **options)
-        spent = bits(out["likelihoods"], torch.float64).tolist()
-        images = to_bytes(out["x_hat"][..., :height, :width])
-        refuse_no_numbers(name, images)
-        for each, estimated in zip(images, spent, strict=True):
-            found.append(
+        estimates = bits(out["likelihoods"], torch.float64).tolist()
+        decoded = to_bytes(out["x_hat"][..., :height, :width])
+        refuse_no_numbers(name, decoded)
+        for x_hat, estimated in zip(decoded, estimates, strict=True):
+            results.append(
                 ImageResult(
                     name=name,
                     height=height,
                     width=width,
                     bits=max(round(estimated), 1),
                     estimated_bits=estimated,
-                    psnr_db=psnr_db(middle[None], each[None]),
+                    psnr_db=psnr_db(image[None], x_hat[None]),
                     ms_ssim=None,
                     encode_ms=0.0,
                     decode_ms=0.0,
                 )
             )
-    return found
+    return results

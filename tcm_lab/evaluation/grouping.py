@@ -1,7 +1,7 @@
-"""Which records are one curve: points of different lambda, and seeds of the same.
+"""Groups records into curves: their points differ in lambda, their repetitions in the seed.
 
-Most codecs of the field have one set of weights per rate. Their records are points of a curve.
-Only records whose architecture, recipe and lambda agree are repetitions of one training, and only
+Most codecs in the field have one set of weights per rate, and their records are points of a curve.
+Only records with the same architecture, recipe and lambda are repetitions of one training, and only
 these are ever averaged.
 """
 
@@ -20,11 +20,11 @@ from tcm_lab.evaluation.curves import Counted, RdCurve
 from tcm_lab.evaluation.record import RdPoint, RdRecord, check_payloads
 
 _FREE = {"name", "lambdas", "seed", "checkpoint_every"}
-"""Fields of a recipe in which the trainings of one curve may differ."""
+"""Fields of a recipe that may differ between the trainings of one curve."""
 
 
 class _Key(NamedTuple):
-    """A rate: its lambda, or else a rate level and the lambdas of which it is a level."""
+    """A rate: its lambda, or a rate level and the lambdas that the levels belong to."""
 
     lmbda: float | None = None
     rate: float | None = None
@@ -35,7 +35,7 @@ class MeasuredCurve(Frozen):
     """One codec's curve.
 
     Attributes:
-        label: the codec's name, and what tells this curve from others of that name.
+        label: the codec's name, and what distinguishes this curve from others of that name.
         records: one per training seed, each with the points of all its lambdas.
     """
 
@@ -43,26 +43,26 @@ class MeasuredCurve(Frozen):
     records: tuple[RdRecord, ...]
 
     def curve(self, *, counted: Counted = "file") -> RdCurve:
-        """Return the means over the seeds; ``counted`` as for `RdRecord.curve`."""
+        """Return the means over the seeds; ``counted`` as in `RdRecord.curve`."""
         return mean_curve(self.records, self.label, counted=counted)
 
 
 def measured_curves(records: Sequence[RdRecord]) -> list[MeasuredCurve]:
-    """Sort records into curves, in the order of their first records.
+    """Group records into curves, in the order of their first records.
 
-    Records of one name, architecture, recipe and set of images form a curve: those of different
-    lambda are its points, those of different seeds its repetitions. What is not known to be
-    trained alike is never averaged: single rates of unknown lambda are points of one curve, and
-    other records are curves of their own. A measurement that is given twice counts once.
+    Records with the same name, architecture, recipe and set of images form a curve: those of
+    different lambda are its points, those of different seeds its repetitions. Records that are not
+    known to be trained alike are never averaged: single rates of unknown lambda are points of one
+    curve, and other records are curves of their own. Duplicate measurements count once.
     """
     families: dict[str, list[RdRecord]] = {}
     for record in _distinct(records):
         families.setdefault(_family(record), []).append(record)
-    sorted_out = [curve for family in families.values() for curve in _curves(family)]
-    labels = _labels([curve[0] for curve in sorted_out])
+    curves = [curve for family in families.values() for curve in _curves(family)]
+    labels = _labels([curve[0] for curve in curves])
     return [
         MeasuredCurve(label=label, records=tuple(curve))
-        for label, curve in zip(labels, sorted_out, strict=True)
+        for label, curve in zip(labels, curves, strict=True)
     ]
 
 
@@ -70,9 +70,9 @@ def join_records(records: Sequence[RdRecord], name: str = "") -> RdRecord:
     """Return the points of several trainings, one or more lambdas each, as one record.
 
     Args:
-        records: of the same images, no two of them at the same lambda.
-        name: of the record. With a name, architectures may differ, as they do between the
-            qualities of CompressAI's models; without, they must be the same.
+        records: records on the same images, no two of them at the same lambda.
+        name: name of the record. With a name, architectures may differ, as they do between the
+            qualities of CompressAI's models; without one, they must be the same.
 
     Raises:
         LabError: the records are of different images, recipes or architectures, or share a lambda.
@@ -83,8 +83,8 @@ def join_records(records: Sequence[RdRecord], name: str = "") -> RdRecord:
     repeated = [key for key, number in Counter(_keys(records)).items() if key and number > 1]
     if repeated:
         raise LabError(
-            f"records of {records[0].name}: two are at {_shown(repeated[0])}. The points of a "
-            "curve differ in it; trainings that differ by their seed alone stand side by side."
+            f"records of {records[0].name}: two are at {_shown(repeated[0])}, in which the points "
+            "of a curve must differ. Do not join trainings that differ only in their seed."
         )
     points = [point for record in records for point in record.points]
     known = sorted(point.lmbda for point in points if point.lmbda is not None)
@@ -97,13 +97,13 @@ def join_records(records: Sequence[RdRecord], name: str = "") -> RdRecord:
             "name": name or records[0].name,
             "points": tuple(points),
             "recipe": recipe and recipe.with_lambdas(*known),
-            "skipped": tuple(dict.fromkeys(each for r in records for each in r.skipped)),
+            "skipped": tuple(dict.fromkeys(image for r in records for image in r.skipped)),
         }
     )
 
 
 def by_seed(records: Sequence[RdRecord]) -> list[RdRecord]:
-    """Return one codec's records joined over the lambdas of each seed, if these are known.
+    """Return one codec's records, joined over the lambdas of each seed if these are known.
 
     Raises:
         LabError: the records are not of one codec, recipe and set of images.
@@ -113,7 +113,7 @@ def by_seed(records: Sequence[RdRecord]) -> list[RdRecord]:
     known = [(record.recipe.seed, record) for record in records if record.recipe is not None]
     if len(known) < max(len(records), 2) or None in keys:
         return list(records)
-    if len(set(keys)) == len(keys):  # each lambda once, by whatever seed
+    if len(set(keys)) == len(keys):  # each lambda once, with any seed
         return [join_records(records)]
     seeds: dict[int, list[RdRecord]] = {}
     for seed, record in known:
@@ -122,15 +122,15 @@ def by_seed(records: Sequence[RdRecord]) -> list[RdRecord]:
 
 
 def points_by_rate(records: Iterable[RdRecord]) -> list[list[RdPoint]]:
-    """Return the points of one codec's seeds: a list for each lambda or rate level.
+    """Return the points of one codec's seeds as one list per lambda or rate level.
 
-    Points of which neither is known stand alone.
+    A point with neither known is a list of its own.
     """
-    found: dict[object, list[RdPoint]] = {}
+    by_rate: dict[object, list[RdPoint]] = {}
     for number, record in enumerate(records):
-        for place, point in enumerate(record.points):
-            found.setdefault(_key(record, point) or (number, place), []).append(point)
-    return list(found.values())
+        for position, point in enumerate(record.points):
+            by_rate.setdefault(_key(record, point) or (number, position), []).append(point)
+    return list(by_rate.values())
 
 
 def mean_curve(
@@ -139,8 +139,8 @@ def mean_curve(
     """Return the curve of one codec: at each lambda or rate level, the mean over its seeds.
 
     Args:
-        records: one or more, of one codec.
-        name: of the curve; by default that of the first record.
+        records: one or more records of one codec.
+        name: name of the curve; by default that of the first record.
         counted: what the rates count.
 
     Raises:
@@ -160,13 +160,13 @@ def check_images(records: Sequence[RdRecord]) -> None:
     """Refuse records of different sets of images.
 
     Raises:
-        LabError: the message names the sets.
+        LabError: there are several sets; the message names them.
     """
     prints = list(dict.fromkeys(record.data_fingerprint for record in records))
     if len(prints) > 1:
         raise LabError(
             f"records are of {len(prints)} different sets of images ({', '.join(prints)}). "
-            "Evaluate all on the same folder, or take the records of one set at a time."
+            "Evaluate all on the same folder, or use the records of one set at a time."
         )
 
 
@@ -174,19 +174,19 @@ def check_alike(records: Sequence[RdRecord], *, architecture: bool = True) -> No
     """Refuse records that are not of one codec, one recipe and one set of images.
 
     Raises:
-        LabError: the message says in what they differ.
+        LabError: the records differ; the message says in what.
     """
     check_images(records)
     name = records[0].name
     if architecture and len({_architecture(record) for record in records}) > 1:
         raise LabError(
-            f"records of {name} are of different architectures, so they are no seeds of one "
-            "training. Compare them as curves of their own."
+            f"records of {name} are of different architectures, so they are not seeds of one "
+            "training. Compare them as separate curves."
         )
     if len(precisions := {record.precision for record in records}) > 1:
         raise LabError(
             f"records of {name} were measured in {' and '.join(sorted(precisions))}. Compare them "
-            "as curves of their own."
+            "as separate curves."
         )
     recipes = [_training(record) for record in records if record.recipe is not None]
     for other in recipes[1:]:
@@ -194,12 +194,12 @@ def check_alike(records: Sequence[RdRecord], *, architecture: bool = True) -> No
         if field is not None:
             raise LabError(
                 f"records of {name} were trained differently: {field} is {recipes[0][field]} and "
-                f"{other[field]}. Compare them as curves of their own."
+                f"{other[field]}. Compare them as separate curves."
             )
 
 
 def _curves(family: Sequence[RdRecord]) -> list[list[RdRecord]]:
-    """Sort the records of one family into curves of one record per seed."""
+    """Group the records of one family into curves with one record per seed."""
     if family[0].recipe is not None:
         try:
             return [by_seed(family)]
@@ -212,23 +212,23 @@ def _curves(family: Sequence[RdRecord]) -> list[list[RdRecord]]:
 
 
 def _distinct(records: Sequence[RdRecord]) -> list[RdRecord]:
-    """Return the records without repeated ones, times apart."""
+    """Return the records without duplicates, which may differ in their times."""
     times = {"encode_ms", "decode_ms"}
-    found: dict[str, RdRecord] = {}
+    distinct: dict[str, RdRecord] = {}
     for record in records:
         results = record.model_dump_json(
             include=dict.fromkeys(("name", "shapes", "recipe", "points", "data_fingerprint"), True),
             exclude={"points": {"__all__": {"images": {"__all__": times}}}},
         )
-        found.setdefault(results, record)
-    return list(found.values())
+        distinct.setdefault(results, record)
+    return list(distinct.values())
 
 
 def _labels(records: Sequence[RdRecord]) -> list[str]:
-    """Return the records' names, each with what tells it from others of its name."""
+    """Return the records' names, each with what distinguishes it from others of its name."""
     labels = []
     for record in records:
-        recipes = [_training(each) for each in records if each.name == record.name and each.recipe]
+        recipes = [_training(r) for r in records if r.name == record.name and r.recipe]
         differs = [
             f"{field} {value}"
             for field, value in _training(record).items()
@@ -250,7 +250,7 @@ def _architecture(record: RdRecord) -> str:
 
 
 def _training(record: RdRecord) -> dict[str, Any]:
-    """Return how it was trained, as far as one curve's trainings agree; nothing if unknown."""
+    """Return the recipe's fields that are common to the trainings of a curve; {} if unknown."""
     return record.recipe.model_dump(mode="json", exclude=_FREE) if record.recipe else {}
 
 
@@ -259,7 +259,7 @@ def _keys(records: Iterable[RdRecord]) -> list[_Key | None]:
 
 
 def _key(record: RdRecord, point: RdPoint) -> _Key | None:
-    """Return what tells a point from those at other rates; ``None`` if nothing does."""
+    """Return what distinguishes a point from those at other rates; ``None`` if nothing does."""
     if point.lmbda is not None:
         return _Key(lmbda=point.lmbda)
     if point.rate is None:

@@ -1,4 +1,4 @@
-"""Whole images coded to real bytes and decoded, by a codec or by JPEG and WebP, and measured."""
+"""Whole images, coded to real bytes and decoded by a codec or by JPEG and WebP, and measured."""
 
 from __future__ import annotations
 
@@ -60,27 +60,27 @@ def evaluate(
     """Code and decode every image at every rate.
 
     Args:
-        codec: assembled here, CompressAI's, or any module with its interface; images are padded
-            for one that doesn't pad them itself. Its entropy tables are made if it has none.
+        codec: a codec assembled here, CompressAI's, or any module with its interface; images are
+            padded for a codec that doesn't pad them itself. Missing entropy tables are made.
         images: whole images, coded one by one.
-        name: what the record calls the codec; by default its own name.
-        rates: positions between the levels of a rate-conditioned codec, 0 the cheapest; ``None``
-            for its levels themselves.
-        recipe: how the codec was trained, as far as that is known. Its weights tell which records
-            are points of one curve, and its seed which are repetitions.
-        metrics: measured on request beside the others: ``lpips``, ``dists``.
+        name: name of the codec in the record; by default its own name.
+        rates: positions between the levels of a rate-conditioned codec, 0 the lowest rate; ``None``
+            for the levels themselves.
+        recipe: recipe that the codec was trained with, if known. Its lambdas determine which
+            records are points of one curve, and its seed which are repetitions.
+        metrics: further metrics to measure: ``lpips``, ``dists``.
         precision: arithmetic of the networks: ``float32`` (on a GPU without TF32), ``tf32``, or
-            ``bfloat16`` and ``float16`` by autocast. Other than float32, it is part of the name.
-        on_progress: called with (images done, images in all), counting an image once per rate.
+            ``bfloat16`` and ``float16`` by autocast. Unless float32, it is added to the name.
+        on_progress: called with (images done, total images), counting an image once per rate.
 
     Returns:
-        One point per rate, by ascending rate. A gap over 1 % between written and estimated bits
-        is logged as a warning.
+        A record with one point per rate, by ascending rate. A gap over 1 % between written and
+        estimated bits is logged as a warning.
 
     Raises:
         LabError: the set is empty, rates are given for a codec that has one rate or lie outside
-            its levels, the device lacks the precision, an image is decoded to NaN, or a requested
-            metric's package or weights are missing.
+            its levels, the device does not support the precision, an image is decoded to NaN, or a
+            requested metric's package or weights are missing.
     """
     adapter = CodecAdapter(codec)
     chosen = positions(adapter, rates)
@@ -117,19 +117,19 @@ def evaluate_anchor(
     metrics: Sequence[str] = (),
     on_progress: OnDone | None = None,
 ) -> RdRecord:
-    """Code and decode every image at every quality; files are counted whole and by their payload.
+    """Code and decode every image at every quality; count both whole files and payloads.
 
     Args:
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
         images: whole images.
         qualities: Pillow's quality, 0 to 100.
-        metrics: as for ``evaluate``.
-        on_progress: called with (images done, images in all), counting an image once per quality.
+        metrics: as in ``evaluate``.
+        on_progress: called with (images done, total images), counting an image once per quality.
 
     Raises:
-        LabError: unknown codec, or one that Pillow was built without; no images; quality out of
-            range; the format can't hold an image; or a requested metric's package or weights are
-            missing.
+        LabError: the codec is unknown, or Pillow was built without it; there are no images; a
+            quality is out of range; the format can't hold an image; or a requested metric's package
+            or weights are missing.
     """
     options = lookup(_OPTIONS, codec, "anchor")
     if not features.check(_BUILT_WITH[codec]):
@@ -137,9 +137,9 @@ def evaluate_anchor(
             f"{codec}: this Pillow was built without it. Install a wheel of Pillow from PyPI, or "
             "compare without it."
         )
-    wrong = [quality for quality in qualities if not 0 <= quality <= 100]
-    if wrong or not qualities:
-        raise LabError(f"qualities {wrong or '()'}: give numbers from 0 to 100.")
+    outside = [quality for quality in qualities if not 0 <= quality <= 100]
+    if outside or not qualities:
+        raise LabError(f"qualities {outside or '()'}: give numbers from 0 to 100.")
     code = partial(_by_pillow, codec)
     points = measure_points(images, sorted(set(qualities)), code, on_progress, metrics)
     return RdRecord(
@@ -154,7 +154,7 @@ def evaluate_anchor(
 
 @dataclass(frozen=True)
 class Coded:
-    """One image, coded and decoded, in [0, 255]; its bits and times."""
+    """One image, coded and decoded, in [0, 255], with its bits and times."""
 
     x_hat: Tensor
     bits: int
@@ -172,9 +172,9 @@ def measure_points(
     metrics: Sequence[str] = (),
     recipe: Recipe | None = None,
 ) -> tuple[RdPoint, ...]:
-    """Code every image at every rate by ``code(name, pixels, rate)``, pixels being (3, H, W).
+    """Code every image at every rate by ``code(name, pixels, rate)``, with pixels (3, H, W).
 
-    The recipe tells the lambda of each rate.
+    The lambda of each rate is taken from the recipe.
     """
     if not len(images):
         raise LabError("images: the set is empty. Name a folder of images.")
@@ -182,11 +182,11 @@ def measure_points(
     results: dict[float | None, list[ImageResult]] = {rate: [] for rate in rates}
     done = 0
     for name, pixels in zip(images.names, images, strict=True):
-        for rate, found in results.items():
+        for rate, at_rate in results.items():
             coded = code(name, pixels, rate)
             refuse_no_numbers(name, coded.x_hat)
             x = pixels.to(coded.x_hat.device).float().unsqueeze(0)
-            found.append(
+            at_rate.append(
                 ImageResult(
                     name=name,
                     height=x.shape[2],
@@ -203,8 +203,8 @@ def measure_points(
             if on_progress is not None:
                 on_progress(done, len(images) * len(results))
     return tuple(
-        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=tuple(found))
-        for rate, found in results.items()
+        RdPoint(rate=rate, lmbda=lambda_of(recipe, rate), images=tuple(at_rate))
+        for rate, at_rate in results.items()
     )
 
 
@@ -212,7 +212,7 @@ def code_image(codec: nn.Module, image: Tensor, rate: float | None = None) -> Co
     """Code one image to real bytes, and decode it.
 
     Args:
-        codec: as for ``evaluate``.
+        codec: as in ``evaluate``.
         image: (3, H, W) of bytes.
         rate: position between the levels of a rate-conditioned codec.
 
@@ -279,10 +279,10 @@ def _written_bits(strings: Any) -> int:
 def positions(
     adapter: CodecAdapter, rates: Sequence[float] | None = None
 ) -> Sequence[float | None]:
-    """Return the rates of a codec, ascending: those that are given, or all its levels.
+    """Return the given rates of a codec, or all its levels, in ascending order.
 
     Raises:
-        LabError: it has one rate and some are given, or they lie outside its levels.
+        LabError: rates are given for a codec that has one rate, or lie outside its levels.
     """
     levels = adapter.rate_levels
     if not levels and rates is None:
@@ -300,7 +300,7 @@ def positions(
 
 
 def lambda_of(recipe: Recipe | None, rate: float | None) -> float | None:
-    """Return the weight that a rate was trained for; positions between the levels have none."""
+    """Return the lambda that a rate was trained for; None for positions between the levels."""
     lambdas = () if recipe is None else recipe.lambdas
     if rate is None:
         return lambdas[0] if len(lambdas) == 1 else None
@@ -314,18 +314,18 @@ def _now(x: Tensor) -> float:
 
 
 def refuse_no_numbers(name: str, x_hat: Tensor) -> None:
-    """Refuse an image that a codec decoded to NaN, of which no metric is a number.
+    """Refuse an image that a codec decoded to NaN, since its metrics would be NaN, too.
 
     Raises:
-        LabError: the message names the image.
+        LabError: a value is NaN; the message names the image.
     """
     if x_hat.isnan().any():
         raise LabError(
-            f"{name}: is decoded to values that are no numbers (NaN). Measure it in float32, or "
+            f"{name}: is decoded to values that are not numbers (NaN). Measure it in float32, or "
             "look for damaged weights."
         )
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Round an image in [0, 1] to the 256 levels that a file keeps, as float32 in [0, 255]."""
+    """Round an image in [0, 1] to the 256 levels of an image file, as float32 in [0, 255]."""
     return (image.float() * 255).clamp(0, 255).round()

@@ -1,7 +1,7 @@
-"""How close a decoded image is to its original: image metrics on 8-bit RGB, and their networks.
+"""Image metrics on 8-bit RGB of decoded images against their originals, and their networks.
 
-The cheap ones are measured always. LPIPS and DISTS take a network of more arithmetic than most
-codecs and are measured where they are asked for; their weights are never downloaded from here.
+The cheap ones are always measured. LPIPS and DISTS use networks that cost more arithmetic than most
+codecs, and are measured on request only; their weights are never downloaded here.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from tcm_lab._compat.torchvision import make_torchvision_importable
 from tcm_lab._utils.devices import arithmetic
 from tcm_lab.errors import LabError, lookup
 
-_LOSSLESS_DB = 100.0  # stands for infinity, which JSON cannot hold, and for what is above it
+_LOSSLESS_DB = 100.0  # the maximum, also for infinity, which JSON cannot represent
 _SSIM_MIN_SIDE = 11  # its window
 _MS_SSIM_MIN_SIDE = 161  # five scales of that window
-_NETWORK_MIN_SIDE = 64  # below, AlexNet has nothing left to pool
+_NETWORK_MIN_SIDE = 64  # below this, AlexNet has nothing left to pool
 _YUV_WEIGHTS = (6, 1, 1)
 
 
 def measure_quality(
     x: Tensor, x_hat: Tensor, requested: Sequence[str] = ()
 ) -> dict[str, float | None]:
-    """Return every image metric by name; ``None`` for one that the image is too small for.
+    """Return the image metrics by name; ``None`` for a metric that needs a larger image.
 
     Args:
         x: (1, 3, H, W) in [0, 255].
-        x_hat: the same, decoded and rounded to whole numbers.
-        requested: further metrics, of those that are measured on request.
+        x_hat: the same, decoded and rounded to integers.
+        requested: names of metrics to measure on request.
 
     Raises:
         LabError: a requested metric's package or weights are missing.
     """
-    with arithmetic("float32", x.device):  # whatever the codec computes in
-        found = {name: measure(x, x_hat) for name, measure in _ALWAYS.items()}
-        return found | {name: _ON_REQUEST[name](x, x_hat) for name in requested}
+    with arithmetic("float32", x.device):  # in any precision of the codec
+        values = {name: measure(x, x_hat) for name, measure in _ALWAYS.items()}
+        return values | {name: _ON_REQUEST[name](x, x_hat) for name in requested}
 
 
 def check_requested(names: Sequence[str]) -> None:
     """Refuse image metrics that can't be measured here, before anything is coded.
 
     Raises:
-        LabError: the name is unknown, a package is missing, or weights are not at hand; the
-            message says where to put them.
+        LabError: a name is unknown, a package is missing, or weights are missing; the message says
+            where to put them.
     """
     for name in names:
         lookup(_ON_REQUEST, name, "metric that is measured on request")
@@ -59,28 +59,28 @@ def check_requested(names: Sequence[str]) -> None:
 
 
 def psnr_db(x: Tensor, x_hat: Tensor) -> float:
-    """PSNR over the pixels and channels of two (1, 3, H, W) in [0, 255]; at most 100 dB."""
+    """Return the PSNR over pixels and channels of two (1, 3, H, W) in [0, 255]; at most 100 dB."""
     mse = float((x - x_hat).double().square().mean())
     return _LOSSLESS_DB if mse == 0 else min(10 * math.log10(255**2 / mse), _LOSSLESS_DB)
 
 
 def psnr_yuv_db(x: Tensor, x_hat: Tensor) -> float:
-    """PSNR-YUV of two (1, 3, H, W) in [0, 255]: (6 Y + U + V) / 8 of the components' PSNRs.
+    """Return PSNR-YUV of two (1, 3, H, W) in [0, 255]: (6 Y + U + V) / 8 of the components' PSNRs.
 
-    The components are BT.709's Y, Cb and Cr of full range at full resolution, not rounded, as in
+    The components are BT.709's Y, Cb and Cr in full range at full resolution, not rounded, as in
     CompressAI; the weights are those of JVET and JPEG AI.
     """
     from compressai.transforms.functional import rgb2ycbcr
 
-    pairs = zip(*(rgb2ycbcr(each.double() / 255).mul(255)[0] for each in (x, x_hat)), strict=True)
+    pairs = zip(*(rgb2ycbcr(rgb.double() / 255).mul(255)[0] for rgb in (x, x_hat)), strict=True)
     weighted = zip(_YUV_WEIGHTS, (psnr_db(*pair) for pair in pairs), strict=True)
     return sum(weight * value for weight, value in weighted) / sum(_YUV_WEIGHTS)
 
 
 def ssim(x: Tensor, x_hat: Tensor) -> float | None:
-    """SSIM (Wang et al. 2004) of two (1, 3, H, W) in [0, 255], the mean over the channels.
+    """Return SSIM (Wang et al. 2004) of two (1, 3, H, W) in [0, 255], the mean over channels.
 
-    Gaussian windows of 11 pixels that lie wholly inside; ``None`` for a side below that.
+    Gaussian windows of 11 pixels lie entirely inside; ``None`` for a side below that.
     """
     if min(x.shape[-2:]) < _SSIM_MIN_SIDE:
         return None
@@ -90,7 +90,7 @@ def ssim(x: Tensor, x_hat: Tensor) -> float | None:
 
 
 def ms_ssim(x: Tensor, x_hat: Tensor) -> float | None:
-    """MS-SSIM of two (1, 3, H, W) in [0, 255], or ``None`` for a side below 161 pixels."""
+    """Return MS-SSIM of two (1, 3, H, W) in [0, 255]; ``None`` for a side below 161 pixels."""
     if min(x.shape[-2:]) < _MS_SSIM_MIN_SIDE:
         return None
     from pytorch_msssim import ms_ssim as package_ms_ssim
@@ -99,7 +99,7 @@ def ms_ssim(x: Tensor, x_hat: Tensor) -> float | None:
 
 
 def lpips(x: Tensor, x_hat: Tensor) -> float | None:
-    """LPIPS 0.1 (Zhang et al. 2018) by AlexNet of two (1, 3, H, W) in [0, 255].
+    """Return LPIPS 0.1 (Zhang et al. 2018) with AlexNet of two (1, 3, H, W) in [0, 255].
 
     ``None`` for a side below 64 pixels.
     """
@@ -107,7 +107,7 @@ def lpips(x: Tensor, x_hat: Tensor) -> float | None:
 
 
 def dists(x: Tensor, x_hat: Tensor) -> float | None:
-    """DISTS (Ding et al. 2020) of two (1, 3, H, W) in [0, 255], at full resolution.
+    """Return DISTS (Ding et al. 2020) of two (1, 3, H, W) in [0, 255], at full resolution.
 
     ``None`` for a side below 64 pixels.
     """
@@ -135,8 +135,8 @@ def _distance(name: str, x: Tensor, x_hat: Tensor) -> float | None:
 def _network(name: str) -> nn.Module:
     """Return a metric's network with its weights.
 
-    The parts of LPIPS and DISTS themselves come with torchmetrics. Below them lies a classifier of
-    ImageNet from torchvision's catalogue, which torchvision would download if it were missing.
+    The weights of LPIPS and DISTS themselves come with torchmetrics. They build on an ImageNet
+    classifier from torchvision, which torchvision would download if it were missing.
     """
     if importlib.util.find_spec("torchmetrics") is None:
         raise LabError(f'{name}: needs torchmetrics; pip install "tcm-lab[perceptual]".')
@@ -144,38 +144,39 @@ def _network(name: str) -> nn.Module:
     from torchvision.models import AlexNet_Weights, VGG16_Weights
 
     weights = {"lpips": AlexNet_Weights.DEFAULT, "dists": VGG16_Weights.DEFAULT}[name]
-    _check_at_hand(name, weights.url)
-    made: Any
+    _check_weights(name, weights.url)
+    metric: Any
     if name == "lpips":
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        made = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
+        metric = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
     else:
         from torchmetrics.functional.image.dists import DISTSNetwork
 
-        made = DISTSNetwork()
-    network: nn.Module = made.eval()
+        metric = DISTSNetwork()
+    network: nn.Module = metric.eval()
     return network
 
 
-def _check_at_hand(name: str, url: str) -> None:
-    """Refuse to go on where torchvision would download, or would load another file.
+def _check_weights(name: str, url: str) -> None:
+    """Refuse to continue if torchvision would download weights or load a wrong file.
 
     Raises:
-        LabError: the file is not in torch's folder of checkpoints, or isn't what its name says.
+        LabError: the file is not in torch's folder of checkpoints, or has another content than its
+            name says.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not file.is_file():
         raise LabError(
-            f"{name}: needs the weights of {file.stem} for ImageNet, and nothing is downloaded "
-            f"unasked. Put {url} into {file.parent}, or set TORCH_HOME to a folder whose "
+            f"{name}: needs the ImageNet weights {file.stem}, and nothing is downloaded "
+            f"automatically. Put {url} into {file.parent}, or set TORCH_HOME to a folder whose "
             "hub/checkpoints has it."
         )
-    begins = file.stem.rpartition("-")[2]  # the first digits of its SHA-256
+    prefix = file.stem.rpartition("-")[2]  # the first digits of its SHA-256
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not digest.startswith(begins):
+    if not digest.startswith(prefix):
         raise LabError(
             f"{name}: {file} is damaged or another file: its SHA-256 begins with "
-            f"{digest[: len(begins)]}. Download {url} again."
+            f"{digest[: len(prefix)]}. Download {url} again."
         )

@@ -1,4 +1,4 @@
-"""The results of an evaluation, per image and rate, and their means for tables and plots."""
+"""Results of an evaluation per image and rate, and their means for tables and plots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Quality: TypeAlias = Literal["psnr_db", "psnr_yuv_db", "ssim", "ms_ssim_db", "lpips", "dists"]
-"""An image metric of a point, by the name that it has among the metrics, too."""
+"""An image metric of a point, by its name in the metric registry."""
 
 _COMPRESSAI_NAMES = {
     "ms_ssim": "ms-ssim-rgb",
@@ -31,7 +31,7 @@ _COMPRESSAI_NAMES = {
 }
 
 _NO_PAYLOAD = (
-    "its record is of an earlier version, which did not count payloads, and files of different "
+    "its record is from an earlier version, which did not count payloads, and files of different "
     "formats are compared without their headers. Measure it again."
 )
 
@@ -40,20 +40,20 @@ class ImageResult(Frozen):
     """One image at one rate.
 
     Attributes:
-        name: the image.
+        name: name of the image.
         height: pixels, before any padding.
         width: pixels, before any padding.
-        bits: of the whole file: the streams and what a ``.tcm`` file holds beside them, or an image
-            file as it is.
-        payload_bits: of the streams alone, or of what codes the image in an image file (which
-            bytes these are, `tcm_lab.evaluation.payload` says); ``None`` in older records.
+        bits: bits of the whole file: the streams and the rest of a ``.tcm`` file, or an image file
+            as it is.
+        payload_bits: bits of the streams alone, or of the data that code the image in an image file
+            (see `tcm_lab.evaluation.payload`); ``None`` in older records.
         estimated_bits: bits by the likelihoods; ``None`` for codecs that have none.
         psnr_db: PSNR in RGB after rounding to 8 bits.
         psnr_yuv_db: (6 Y + U + V) / 8 of the PSNRs in BT.709; ``None`` in older records.
         ssim: SSIM in RGB; ``None`` for images below 11 pixels, and in older records.
         ms_ssim: MS-SSIM in RGB; ``None`` for images below 161 pixels.
-        lpips: LPIPS by AlexNet; ``None`` where it wasn't requested.
-        dists: DISTS; likewise.
+        lpips: LPIPS with AlexNet; ``None`` if not requested.
+        dists: DISTS; ``None`` if not requested.
         encode_ms: wall time of coding.
         decode_ms: wall time of decoding.
     """
@@ -85,23 +85,23 @@ class ImageResult(Frozen):
 
     @property
     def coded_bits(self) -> int | None:
-        """Bits that code the image, without headers; ``None`` for an older record of a file.
+        """Bits that code the image, without headers; ``None`` in older records of image files.
 
-        Older records of codecs with likelihoods left out what a file holds beside its streams.
+        In older records of codecs with likelihoods, ``bits`` are those of the streams alone.
         """
         written = None if self.estimated_bits is None else self.bits
         return written if self.payload_bits is None else self.payload_bits
 
     def counted_bpp(self, counted: Counted) -> float:
-        """Return the bits per pixel of the file or of what codes the image in it.
+        """Return the bits per pixel of the file or of its payload.
 
         Raises:
-            LabError: the record doesn't hold what codes the image.
+            LabError: the record has no payload.
         """
-        found = self.bits if counted == "file" else self.coded_bits
-        if found is None:
+        total = self.bits if counted == "file" else self.coded_bits
+        if total is None:
             raise LabError(f"{self.name}: {_NO_PAYLOAD}")
-        return found / (self.height * self.width)
+        return total / (self.height * self.width)
 
     @property
     def mse(self) -> float:
@@ -114,9 +114,9 @@ class RdPoint(Frozen):
 
     Attributes:
         rate: rate level, JPEG quality or the like; ``None`` for a codec with one rate.
-        lmbda: the rate-distortion weight that the codec was trained for at this rate, by
+        lmbda: the rate-distortion weight λ for which the codec was trained at this rate, under
             CompressAI's name; ``None`` if unknown.
-        images: the images.
+        images: results of the images.
     """
 
     rate: float | None
@@ -134,10 +134,10 @@ class RdPoint(Frozen):
         return self._mean("payload_bpp")
 
     def counted_bpp(self, counted: Counted) -> float:
-        """Return the bits per pixel of the files or of what codes the images in them.
+        """Return the bits per pixel of the files or of their payloads.
 
         Raises:
-            LabError: the record doesn't hold what codes the images.
+            LabError: the record has no payloads.
         """
         return fmean(image.counted_bpp(counted) for image in self.images)
 
@@ -153,49 +153,49 @@ class RdPoint(Frozen):
 
     @property
     def ssim(self) -> float | None:
-        """SSIM; ``None`` where some image is too small, and in older records."""
+        """SSIM; ``None`` if an image is too small, and in older records."""
         return self._mean("ssim")
 
     @property
     def lpips(self) -> float | None:
-        """LPIPS, where it was requested."""
+        """LPIPS, if requested."""
         return self._mean("lpips")
 
     @property
     def dists(self) -> float | None:
-        """DISTS, where it was requested."""
+        """DISTS, if requested."""
         return self._mean("dists")
 
     @property
     def mse(self) -> float:
-        """Mean squared error, images in [0, 1]; not that of the mean PSNR."""
+        """Mean squared error, images in [0, 1]; the mean over images, not that of the mean PSNR."""
         return fmean(image.mse for image in self.images)
 
     @property
     def ms_ssim(self) -> float | None:
-        """MS-SSIM over the images that are large enough."""
+        """Mean MS-SSIM of the images that are large enough."""
         values = [image.ms_ssim for image in self.images if image.ms_ssim is not None]
         return fmean(values) if values else None
 
     @property
     def ms_ssim_db(self) -> float | None:
-        """The mean MS-SSIM as -10 log10(1 - MS-SSIM); 100 dB where it is 1."""
+        """The mean MS-SSIM as -10 log10(1 - MS-SSIM); 100 dB if it is 1."""
         if self.ms_ssim is None:
             return None
         return 100.0 if self.ms_ssim >= 1 else -10 * math.log10(1 - self.ms_ssim)
 
     def _mean(self, name: str) -> float | None:
-        """Return the mean of what every image has; ``None`` if one lacks it."""
+        """Return the mean of a metric over the images; ``None`` if one of them lacks it."""
         values = [getattr(image, name) for image in self.images]
         return None if None in values else fmean(values)
 
     @property
     def gap_percent(self) -> float | None:
-        """Bits of the streams above the estimated ones, in percent of these."""
+        """Excess of the streams' bits over the estimated bits, in percent of the latter."""
         estimates = [i.estimated_bits for i in self.images if i.estimated_bits is not None]
         if len(estimates) < len(self.images) or not sum(estimates):
             return None
-        written = sum(i.coded_bits or 0 for i in self.images)  # known, since estimates are
+        written = sum(i.coded_bits or 0 for i in self.images)  # never None if there are estimates
         return 100 * (written / sum(estimates) - 1)
 
     @property
@@ -213,14 +213,14 @@ class RdRecord(Frozen):
     """A complete evaluation of one codec.
 
     Attributes:
-        name: the codec.
-        model: its configuration, or its class name where it has none.
-        shapes: twelve hex digits of its parameters' shapes where it has no configuration; ``None``
-            in older records, too.
-        points: one per rate, by ascending rate, which is that of lambda.
-        recipe: how the weights were trained, seed and lambdas included; ``None`` if unknown.
-        data_fingerprint: stands for the images.
-        skipped: images that were left out, each with the reason.
+        name: name of the codec.
+        model: the codec's configuration, or its class name if it has none.
+        shapes: twelve hex digits over its parameters' shapes if it has no configuration, else
+            ``None``; ``None`` in older records, too.
+        points: one point per rate, by ascending rate, that is by ascending lambda.
+        recipe: recipe of the weights, including seed and lambdas; ``None`` if unknown.
+        data_fingerprint: digits that identify the images.
+        skipped: images that were skipped, each with the reason.
         precision: arithmetic of the networks.
         environment: device, threads, versions.
     """
@@ -237,7 +237,7 @@ class RdRecord(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_known(self, as_tree: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``shapes`` out where there are none, as records were before they had any."""
+        """Omit ``shapes`` if there are none, as in records from before the field existed."""
         tree: dict[str, Any] = as_tree(self)
         return {name: value for name, value in tree.items() if (name, value) != ("shapes", None)}
 
@@ -257,7 +257,7 @@ class RdRecord(Frozen):
         return tuple(point.mse for point in self.points)
 
     def to_frame(self) -> DataFrame:
-        """Return it as pandas' data frame: one row per rate and image."""
+        """Return a pandas data frame with one row per rate and image."""
         from pandas import DataFrame
 
         return DataFrame(
@@ -275,16 +275,16 @@ class RdRecord(Frozen):
 
     @property
     def has_payloads(self) -> bool:
-        """Whether it holds what codes each image, to be compared with files of other formats."""
+        """Whether every image has a payload, for comparison with files of other formats."""
         return all(i.coded_bits is not None for point in self.points for i in point.images)
 
     def curve(self, name: str = "", *, counted: Counted = "file") -> RdCurve:
-        """Return the means as a curve; of several points at one rate the best counts.
+        """Return the means as a curve, with the best of several points at the same rate.
 
         Args:
-            name: of the curve; by default the record's.
-            counted: what the rates count. Take ``payload`` to compare with JPEG and WebP, whose
-                headers weigh more the smaller the image is.
+            name: name of the curve; by default the record's.
+            counted: what the rates count. Use ``payload`` to compare with JPEG and WebP, whose
+                headers matter more the smaller the image is.
 
         Raises:
             LabError: the record is an older one of JPEG or WebP, without payloads.
@@ -294,9 +294,9 @@ class RdRecord(Frozen):
         return RdCurve.of_points(bpp, self.psnr_db, name or self.name, counted)
 
     def to_compressai_json(self) -> dict[str, Any]:
-        """Return the record in the form of CompressAI's result files; its plots read it.
+        """Return the record in the format of CompressAI's result files, for its plots.
 
-        Times are in seconds there, and metrics of RGB end in ``-rgb``.
+        There, times are in seconds and names of RGB metrics end in ``-rgb``.
         """
         results: dict[str, list[float]] = {"bpp": [*self.bpp], "psnr-rgb": [*self.psnr_db]}
         for name, theirs in _COMPRESSAI_NAMES.items():
@@ -310,10 +310,10 @@ class RdRecord(Frozen):
 
 
 def check_payloads(records: Sequence[RdRecord], counted: Counted = "payload") -> None:
-    """Refuse records that don't hold what is to be counted.
+    """Refuse records without payloads, if payloads are to be counted.
 
     Raises:
-        LabError: the message names the first.
+        LabError: a record has no payloads; the message names the first one.
     """
     for record in records:
         if counted == "payload" and not record.has_payloads:

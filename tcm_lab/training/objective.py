@@ -1,4 +1,4 @@
-"""The loss of one batch, and the random choices behind it: rate levels and noise of each step."""
+"""The loss of one batch, and its random choices: the rate levels and noise of each step."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tcm_lab.codec.seeds import begin_anew
 from tcm_lab.training.causal_context import CausalContext
 from tcm_lab.training.recipe import Recipe
 
-# One codec on many rates: without weights the highest lambda's loss, several times the others',
-# would own the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
+# One codec at many rates: without weights the loss of the highest lambda, several times the others,
+# would dominate the gradient. Optimal losses grow roughly as lambda^0.5 over the usual range.
 _LEVEL_EXPONENT = -0.5
 _CPU = torch.device("cpu")
 
 
 def level_weights(lambdas: tuple[float, ...]) -> list[float]:
-    """Weigh the levels so that none owns the gradient: lambda^-0.5, with mean 1."""
+    """Return weights of the levels so that none dominates the gradient: lambda^-0.5, mean 1."""
     raw = [value**_LEVEL_EXPONENT for value in lambdas]
     return [value * len(raw) / sum(raw) for value in raw]
 
 
 def draw_levels(levels: int, batch: int, seed: int, step: int) -> Tensor:
-    """Give every sample of the global batch of ``step`` a rate level, in balance.
+    """Draw a rate level for every sample of the global batch of ``step``, in balance.
 
-    Over ``levels`` samples in a row, across steps too, every level comes once.
+    Every level occurs once in each run of ``levels`` samples, which may cross steps.
 
     Returns:
         int64 (batch,), a pure function of the arguments.
@@ -47,15 +47,15 @@ def draw_levels(levels: int, batch: int, seed: int, step: int) -> Tensor:
 class RateDistortionLoss(nn.Module):
     """Runs a codec on a batch and returns its losses; one module, so that DDP sees all gradients.
 
-    The auxiliary loss touches only the quantiles and the rate-distortion loss touches all else, so
-    one backward pass through their sum gives both optimisers their gradients.
+    The auxiliary loss depends only on the quantiles and the rate-distortion loss on everything
+    else, so one backward pass through their sum gives both optimisers their gradients.
 
     Args:
         codec: called as ``codec(x)``, or ``codec(x, rate=level)`` if it is rate-conditioned.
         lambdas: one weight per rate level.
         metric: ``mse`` or ``ms-ssim``.
         orthogonality: weight of the wavelet paths' distance from orthogonal projections.
-        context: the auxiliary entropy model of CCA's loss; None: without it.
+        context: the auxiliary entropy model of CCA's loss; ``None`` without it.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class RateDistortionLoss(nn.Module):
             levels: (B,) rate level of each sample; ``None`` without rate conditioning.
 
         Returns:
-            scalars ``total`` (to be differentiated: with all that is added to the loss), ``loss``
+            scalars ``total`` (to differentiate: the loss with all additional terms), ``loss``
             (lambda D + bpp, the mean over the batch), ``bpp``, ``mse`` (images in [0, 1]), ``aux``
-            and ``log_loss`` (the mean of the logarithms); with CCA's loss ``cca``, the bpp of y
-            minus that by the auxiliary model (mostly below 0).
+            and ``log_loss`` (the mean of the logarithms); with CCA's loss also ``cca``, the bpp of
+            y minus that of the auxiliary model (mostly below 0).
         """
-        out, latent = self._run(x, levels)  # refuses what is no batch of images
+        out, latent = self._run(x, levels)  # refuses anything but a batch of images
         pixels = x.shape[2] * x.shape[3]
         bpp = bits(out["likelihoods"]) / pixels
         x_hat = out["x_hat"].float()
@@ -104,20 +104,20 @@ class RateDistortionLoss(nn.Module):
             goal = loss + self.context.weight * y_bpp + lagged_bpp
             measured["cca"] = (y_bpp - lagged_bpp).mean()
         total = (goal * self._weights[index]).mean()
-        has_aux = hasattr(self.codec, "aux_loss")  # as CompressAI's models, which fit quantiles
-        fitted: Any = self.codec.aux_loss() if has_aux else 0  # type: ignore[operator]
-        aux = torch.as_tensor(fitted, dtype=loss.dtype, device=loss.device)  # of no prior an int
+        has_aux = hasattr(self.codec, "aux_loss")  # CompressAI's models, which fit quantiles
+        aux_loss: Any = self.codec.aux_loss() if has_aux else 0  # type: ignore[operator]
+        aux = torch.as_tensor(aux_loss, dtype=loss.dtype, device=loss.device)  # an int of no priors
         measured |= {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
         measured["log_loss"] = loss.log().mean()
         detached = {name: value.detach() for name, value in measured.items()}
-        with torch.autocast(x.device.type, enabled=False):  # a small difference, too
+        with torch.autocast(x.device.type, enabled=False):  # small differences need float32
             for module in self.codec.modules():
                 if isinstance(module, HaarLinear):
                     total = total + self.orthogonality * module.orthogonality()
         return {"total": total + aux, **detached}
 
     def _run(self, x: Tensor, levels: Tensor | None) -> tuple[Any, Latent | None]:
-        """Return the codec's output; for CCA's loss its latent, too."""
+        """Return the codec's output, and its latent for CCA's loss."""
         rate = {} if levels is None else {"rate": levels.to(x.dtype)}
         if self.context is None:
             return self.codec(x, **rate), None
@@ -130,24 +130,24 @@ class RateDistortionLoss(nn.Module):
             return 255**2 * mse
         from pytorch_msssim import ms_ssim
 
-        # Its variances are small differences of large sums, of which 16 bits leave nothing.
+        # MS-SSIM's variances are small differences of large sums, which 16 bits lose.
         with torch.autocast(x.device.type, enabled=False):
             similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
         return 1 - similarity
 
 
-#: Makes a module that is called as `RateDistortionLoss` is, and returns what that returns.
+#: Makes a module with the signature and the results of `RateDistortionLoss`.
 MakeObjective = Callable[[nn.Module, Recipe, CausalContext | None], nn.Module]
 
 
 def rate_distortion(codec: nn.Module, recipe: Recipe, context: CausalContext | None) -> nn.Module:
-    """Return the loss that a recipe asks for, with the auxiliary model of CCA's if it has one."""
+    """Return the loss of a recipe, with the auxiliary model of CCA's loss if there is one."""
     return RateDistortionLoss(codec, recipe.lambdas, recipe.metric, recipe.orthogonality, context)
 
 
 @contextmanager
 def entropy_models_in_float32(codec: nn.Module) -> Iterator[None]:
-    """Keep autocast out of the entropy models: a likelihood in bfloat16 has two digits."""
+    """Disable autocast in the entropy models: a likelihood in bfloat16 has two digits."""
     from compressai.entropy_models import EntropyModel
 
     models = [module for module in codec.modules() if isinstance(module, EntropyModel)]
@@ -178,18 +178,18 @@ def _float32(value: Any) -> Any:
 
 
 def seed_step(seed: int, step: int, attempt: int, device: torch.device = _CPU) -> None:
-    """Seed torch on a device for one step, whose noise follows from (seed, step, attempt) alone."""
+    """Seed torch on a device for one step; its noise follows from (seed, step, attempt) alone."""
     state = np.random.SeedSequence((seed, 3, step, attempt)).generate_state(1, np.uint64)
     begin_anew(int(state[0]) >> 1, device)
 
 
 class SharedNoise(TorchFunctionMode):
-    """Draws the noise of the global batch in each process and hands out this rank's part.
+    """Draws the noise of the global batch in each process and returns this rank's part.
 
-    With it, the ranks' gradients average to those of one process on the whole batch, sample for
-    sample. It covers what quantisation by noise calls: ``uniform_`` and ``rand_like``. The batch
-    is the first dimension, but the last of (C, 1, B * ...), the layout of CompressAI's factorised
-    prior.
+    The ranks' gradients then average to those of one process on the whole batch, sample for sample.
+    It intercepts the functions that quantisation noise calls: ``uniform_`` and ``rand_like``. The
+    batch is the first dimension, except in the layout (C, 1, B * ...) of CompressAI's factorised
+    prior, where it is the last.
     """
 
     def __init__(self, rank: int, world: int) -> None:
@@ -211,6 +211,6 @@ class SharedNoise(TorchFunctionMode):
     def _part(self, like: Tensor, *bounds: float, **kwargs: Any) -> Tensor:
         dim = 2 if like.ndim == 3 and like.shape[1] == 1 else 0
         with torch._C.DisableTorchFunction():
-            # Numbers are drawn in the order of memory, which is that of the whole batch's layout.
+            # Numbers are drawn in memory order, which is that of the whole batch's layout.
             whole = torch.cat([like.detach()] * self._world, dim).uniform_(*bounds, **kwargs)
             return whole.narrow(dim, self._rank * like.shape[dim], like.shape[dim])

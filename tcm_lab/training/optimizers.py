@@ -1,4 +1,4 @@
-"""Optimisers of a codec: Muon for the matrices of its transforms, Adam for all else."""
+"""Optimisers of a codec: Muon for the matrices of its transforms, Adam for everything else."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Muon(Optimizer):
 
     An update has singular values near 1, times 0.2 √(larger side), so that its entries are about as
     large as Adam's (Liu et al. 2025, "Muon is scalable for LLM training"). A convolution's weight
-    is a matrix of output channels by all else. torch has had a Muon since 2.9, for two dimensions;
-    this one takes convolutions, and all matrices of one shape at once, which on a CPU is what makes
-    it cheap.
+    is a matrix of output channels by all other dimensions. torch has had a Muon for matrices since
+    2.9; this one also accepts convolutions, and updates all matrices of one shape at once, which
+    makes it cheap on a CPU.
 
     Args:
         parameters: weights of two dimensions or more.
         lr: learning rate.
-        momentum: decay of the gradients' average; Nesterov's form.
+        momentum: decay of the gradients' average, in Nesterov's form.
     """
 
     def __init__(self, parameters: ParamsT, lr: float, momentum: float = 0.95) -> None:
@@ -76,32 +76,33 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 def make_optimizers(
     codec: nn.Module, recipe: Recipe, context: nn.Module | None = None
 ) -> dict[str, Optimizer]:
-    """Share a codec's parameters out to optimisers, each group with its ``base_lr``.
+    """Assign a codec's parameters to optimisers, each group with its ``base_lr``.
 
     Parameters named ``…quantiles`` belong to ``aux``; those without a gradient to none.
 
     Args:
-        codec: what is trained.
-        recipe: says how.
-        context: an entropy model that is trained along.
+        codec: the codec to train.
+        recipe: recipe of the training.
+        context: an auxiliary entropy model to train with it.
 
     Returns:
-        By name: ``adam``, and where they have parameters ``muon``, ``aux`` and ``context``.
+        Optimisers by name: ``adam``, ``muon``, ``aux`` and ``context``, without those that have no
+        parameters.
     """
     groups: defaultdict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
     paths = {id(parameter) for parameter in shortcuts(codec)}
     for name, parameter in codec.named_parameters():
         if parameter.requires_grad:
-            place = ("adam", recipe.shortcut_lr)
+            key = ("adam", recipe.shortcut_lr)
             if id(parameter) not in paths:
-                place = _place(name, parameter, recipe)
-            groups[place].append(parameter)
+                key = _optimizer_of(name, parameter, recipe)
+            groups[key].append(parameter)
     optimizers: dict[str, Optimizer] = {}
     for kind in ("adam", "muon", "aux"):
         members: list[dict[str, Any]] = [
             {"params": parameters, "lr": lr, "base_lr": lr}
-            for (of, lr), parameters in groups.items()
-            if of == kind
+            for (optimizer, lr), parameters in groups.items()
+            if optimizer == kind
         ]
         if not members:
             continue
@@ -121,8 +122,8 @@ def _entropy_lr(recipe: Recipe) -> float:
     return recipe.lr if recipe.entropy_lr is None else recipe.entropy_lr
 
 
-def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, float]:
-    """Return the optimiser of a parameter that is no linear path's, and its learning rate."""
+def _optimizer_of(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, float]:
+    """Return the optimiser and the learning rate of a parameter outside the linear paths."""
     if name.endswith("quantiles"):
         return "aux", recipe.aux_lr
     if name.startswith(_ENTROPY_SIDE):
@@ -134,13 +135,13 @@ def _place(name: str, parameter: nn.Parameter, recipe: Recipe) -> tuple[str, flo
 
 
 def is_shortcut(name: str) -> bool:
-    """Say whether a parameter of a codec assembled here is that of a linear path, by its name."""
+    """Return whether a parameter's name, in a codec assembled here, is that of a linear path."""
     return _SHORTCUT.match(name) is not None
 
 
 def shortcuts(codec: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of a codec's linear paths; another's layers may have that name, too."""
-    if CodecAdapter(codec).config is None:
+    """Return the parameters of a codec's linear paths; none of one not assembled here."""
+    if CodecAdapter(codec).config is None:  # its layers may have such names, too
         return []
     return [parameter for name, parameter in codec.named_parameters() if is_shortcut(name)]
 

@@ -14,7 +14,7 @@ _FIXED = ("latent_channels", "rate_levels", "shortcut")
 
 
 class Span(NamedTuple):
-    """Consecutive stages of one transform; ``last`` None: the whole of it."""
+    """Consecutive stages of one transform, or all of it if ``last`` is None."""
 
     transform: str
     first: int
@@ -22,7 +22,7 @@ class Span(NamedTuple):
 
     @property
     def stages(self) -> range:
-        """The stages' numbers; none of a whole transform."""
+        """The stages' numbers; empty for a whole transform."""
         return range(0) if self.last is None else range(self.first, self.last + 1)
 
 
@@ -31,11 +31,11 @@ class Swap:
     """One option at one place.
 
     Attributes:
-        place: where, such as ``g_a.stages.1`` or ``entropy_model``.
-        config: the parent with the option there.
-        fresh: prefixes of the names of weights that start untrained.
-        trained: prefixes of the names of weights that are trained.
-        spans: stages whose outputs are imitated; none at the entropy model, whose output is a rate.
+        place: path of the place, such as ``g_a.stages.1`` or ``entropy_model``.
+        config: the parent's configuration with the option at this place.
+        fresh: name prefixes of the weights that start untrained.
+        trained: name prefixes of the weights to train.
+        spans: stages whose outputs are imitated; none for the entropy model, which outputs a rate.
     """
 
     place: str
@@ -46,23 +46,23 @@ class Swap:
 
     @property
     def name(self) -> str:
-        """What messages and folders call it."""
+        """Name in messages and of folders."""
         return f"{self.place} {self.config.fingerprint}"
 
 
 def swaps_of(parent: VariantConfig, variant: VariantConfig) -> tuple[Swap, ...]:
-    """Return the swaps that turn a codec into another, place by place.
+    """Return the swaps that turn the parent into a variant, place by place.
 
-    Neighbouring stages whose channels between them differ are one place.
+    Neighbouring stages are one place if the number of channels between them differs.
 
     Raises:
-        ConfigError: they differ in something that no stage is part of.
+        ConfigError: the two differ in something that no swap can change.
     """
     for field in _FIXED:
         ours, theirs = getattr(parent, field), getattr(variant, field)
         if ours != theirs:
             raise ConfigError(
-                f"{field} = {theirs!r}: the parent has {ours!r}, and no stage of it would fit; "
+                f"{field} = {theirs!r}: the parent has {ours!r}, and none of its stages would fit; "
                 "leave the axis out, or take another estimator"
             )
     if parent.stride != variant.stride:
@@ -70,19 +70,19 @@ def swaps_of(parent: VariantConfig, variant: VariantConfig) -> tuple[Swap, ...]:
             f"strides of {variant.stride}: the parent has {parent.stride}, and none of its "
             "features would fit; leave the axis out, or take another estimator"
         )
-    found = [*_of_transform("g_a", parent, variant), *_of_transform("g_s", parent, variant)]
+    swaps = [*_of_transform("g_a", parent, variant), *_of_transform("g_s", parent, variant)]
     if parent.hyper_channels != variant.hyper_channels:
-        found.append(_of_hyperprior(parent, variant))
+        swaps.append(_of_hyperprior(parent, variant))
     else:
-        found += [*_of_transform("h_a", parent, variant), *_of_transform("h_s", parent, variant)]
+        swaps += [*_of_transform("h_a", parent, variant), *_of_transform("h_s", parent, variant)]
     channels = parent.latent_channels
     if parent.entropy_model.canonical(channels) != variant.entropy_model.canonical(channels):
-        found.append(_of_entropy_model(parent, variant))
-    return tuple(found)
+        swaps.append(_of_entropy_model(parent, variant))
+    return tuple(swaps)
 
 
 def self_swap(swap: Swap, parent: VariantConfig) -> Swap:
-    """Return the swap of what the parent has at that place for the same, trained again."""
+    """Return the swap at the same place that keeps the parent's own option and trains it again."""
     theirs, ours = (f"{c.entropy_model.module_name}." for c in (swap.config, parent))
 
     def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ def self_swap(swap: Swap, parent: VariantConfig) -> Swap:
 
 
 def combined(parent: VariantConfig, swaps: Sequence[Swap]) -> VariantConfig:
-    """Return the parent with the options of several swaps, which are at different places."""
+    """Return the parent's configuration with the options of several swaps at different places."""
     before = parent.model_dump(mode="json")
     tree = parent.model_dump(mode="json")
     for swap in swaps:
@@ -116,7 +116,7 @@ def _changed(parent: VariantConfig, place: str, **fields: Any) -> VariantConfig:
 
 
 def _of_transform(name: str, parent: VariantConfig, variant: VariantConfig) -> list[Swap]:
-    """Return the swaps of a transform's stages, or of the whole where stages don't correspond."""
+    """Return the swaps of a transform's stages, or of all of it if stages don't correspond."""
     before, after = getattr(parent, name), getattr(variant, name)
     if before == after:
         return []
@@ -127,7 +127,7 @@ def _of_transform(name: str, parent: VariantConfig, variant: VariantConfig) -> l
         config = _changed(parent, name, **{name: after.model_dump(mode="json")})
         whole = tuple(Span(path, 0, None) for path in copies)
         return [Swap(name, config, (f"{name}.",), (f"{name}.",), whole)]
-    found = []
+    swaps = []
     for first, last in spans:
         stages = [
             (after if first <= i <= last else before).stages[i] for i in range(len(before.stages))
@@ -138,30 +138,30 @@ def _of_transform(name: str, parent: VariantConfig, variant: VariantConfig) -> l
         config = _changed(parent, place, **{name: tree})
         names = tuple(f"{path}.stages.{i}." for path in copies for i in range(first, last + 1))
         parts = tuple(Span(path, first, last) for path in copies)
-        found.append(Swap(place, config, names, names, parts))
-    return found
+        swaps.append(Swap(place, config, names, names, parts))
+    return swaps
 
 
 def _segments(before: TransformPlan, after: TransformPlan) -> list[tuple[int, int]] | None:
-    """Return first and last stage of each run that differs and ends at the same channels.
+    """Return the first and last stage of each run that differs but ends with the same channels.
 
-    None: the stages don't correspond one to one.
+    None means that the stages don't correspond one to one.
     """
     pairs = list(zip(before.stages(), after.stages(), strict=False))
     counts = len(before.config.stages), len(after.config.stages)
     widths_differ = any(a[2] != b[2] for a, b in pairs)
     factors_differ = any(a[0].resample.factor != b[0].resample.factor for a, b in pairs)
-    beside = before.shortcut == "wavelet" and widths_differ
-    if counts[0] != counts[1] or factors_differ or beside:
+    path_differs = before.shortcut == "wavelet" and widths_differ
+    if counts[0] != counts[1] or factors_differ or path_differs:
         return None
-    found, first, differs = [], 0, False
+    runs, first, differs = [], 0, False
     for i, (a, b) in enumerate(pairs):
         differs |= a[0] != b[0]
         if a[2] == b[2]:
             if differs:
-                found.append((first, i))
+                runs.append((first, i))
             first, differs = i + 1, False
-    return found
+    return runs
 
 
 def _of_hyperprior(parent: VariantConfig, variant: VariantConfig) -> Swap:

@@ -1,7 +1,8 @@
-"""Where a training's metrics go beside its own CSV file: TensorBoard, MLflow, W&B, trackio.
+"""Trackers that receive a training's metrics in addition to its CSV file.
 
-A tracker is anything with three methods. Those here are thin: a library's own environment variables
-and configuration decide where its data lie, and a resumed training continues its run.
+They are TensorBoard, MLflow, Weights & Biases and trackio. A tracker is any object with three
+methods. Those here are thin: a library's own environment variables and configuration determine
+where its data are stored, and a resumed training continues its run.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class TrackedRun:
     """A training as trackers know it.
 
     Attributes:
-        name: of the run.
-        directory: of the training; what a tracker keeps to continue its run lies there.
-        settings: of the recipe, by name.
-        step: steps that an earlier part has done.
+        name: name of the run.
+        directory: folder of the training; trackers store there what they need to continue the run.
+        settings: fields of the recipe by name.
+        step: steps done by earlier parts.
     """
 
     name: str
@@ -38,20 +39,20 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Receives a training's metrics; one that raises gets no more of them, and training goes on."""
+    """Receives a training's metrics. If it raises, it is dropped, and the training continues."""
 
     def begin(self, run: TrackedRun) -> None:
-        """Begin a run, or continue the one of an earlier part."""
+        """Begin a run, or continue that of an earlier part."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the metrics of a step."""
+        """Log the metrics of a step."""
 
     def end(self) -> None:
-        """End the run; nothing that was logged is lost."""
+        """End the run without losing anything that was logged."""
 
 
 class _ByLibrary:
-    """A tracker that is a thin cover of a library, by its module and its extra of this package."""
+    """A thin wrapper of a tracking library, given by its module and the package's extra."""
 
     module: ClassVar[str]
     extra: ClassVar[str]
@@ -60,7 +61,7 @@ class _ByLibrary:
         """Return the library.
 
         Raises:
-            LabError: it is not installed; the message says how to install it.
+            LabError: the library is not installed; the message says how to install it.
         """
         try:
             return importlib.import_module(self.module)
@@ -71,10 +72,10 @@ class _ByLibrary:
 
 
 def check_libraries(trackers: Sequence[Tracker]) -> None:
-    """Refuse trackers whose library is missing, before anything is trained for them.
+    """Refuse trackers whose library is missing, before any training.
 
     Raises:
-        LabError: one is; the message says how to install it.
+        LabError: a library is missing; the message says how to install it.
     """
     for tracker in trackers:
         if isinstance(tracker, _ByLibrary):
@@ -88,42 +89,42 @@ class TensorBoard(_ByLibrary):
     extra = "tensorboard"
 
     def begin(self, run: TrackedRun) -> None:
-        """Open the files; what was logged after the step is dropped."""
+        """Open the files, and drop metrics logged after the step."""
         tensorboard = self.library()
         folder = str(run.directory / "tensorboard")
         self._writer = tensorboard.SummaryWriter(folder, purge_step=run.step + 1)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Write the metrics, so that a process that is killed takes nothing with it."""
+        """Write the metrics and flush them, so that a killed process loses none."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def end(self) -> None:
-        """Close the files; ``log`` has warned of what could not be written."""
+        """Close the files; write errors have already been raised by ``log``."""
         with suppress(OSError):
             self._writer.close()
 
 
 class MLflow(_ByLibrary):
-    """A run of MLflow's, in the store that ``MLFLOW_TRACKING_URI`` names."""
+    """A run of MLflow in the store named by ``MLFLOW_TRACKING_URI``."""
 
     module = "mlflow"
     extra = "mlflow"
 
     def begin(self, run: TrackedRun) -> None:
-        """Create the run, or open the one whose identifier lies in the folder."""
-        self._client = self.library().MlflowClient()
-        kept = run.directory / "mlflow.run"
-        if run.step and kept.is_file():
-            self._run = kept.read_text(encoding="utf-8").strip()
+        """Create the run, or open the run whose identifier is stored in the folder."""
+        self._client = client = self.library().MlflowClient()
+        path = run.directory / "mlflow.run"
+        if run.step and path.is_file():
+            self._run = path.read_text(encoding="utf-8").strip()
             return
-        experiment = self._client.get_experiment_by_name(PROJECT)
-        where = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
-        self._run = self._client.create_run(where, run_name=run.name).info.run_id
+        existing = client.get_experiment_by_name(PROJECT)
+        experiment = existing.experiment_id if existing else client.create_experiment(PROJECT)
+        self._run = client.create_run(experiment, run_name=run.name).info.run_id
         for name, value in run.settings.items():
-            self._client.log_param(self._run, name, value)
-        write_atomically(kept, f"{self._run}\n")
+            client.log_param(self._run, name, value)
+        write_atomically(path, f"{self._run}\n")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send the metrics."""
@@ -163,7 +164,7 @@ class WandB(_ByLibrary):
 
 
 class Trackio(_ByLibrary):
-    """A run of trackio's, in the database below ``TRACKIO_DIR``."""
+    """A run of trackio in the database under ``TRACKIO_DIR``."""
 
     module = "trackio"
     extra = "trackio"
@@ -193,7 +194,7 @@ TRACKERS: Mapping[str, Callable[[], Tracker]] = {
 
 
 def open_trackers(names: Sequence[str]) -> list[Tracker]:
-    """Return trackers by name, none begun.
+    """Return trackers by name, before their runs begin.
 
     Raises:
         LabError: no tracker has the name.
@@ -202,8 +203,8 @@ def open_trackers(names: Sequence[str]) -> list[Tracker]:
 
 
 def _identifier(run: TrackedRun, file: str) -> str:
-    """Return the identifier of a run that may be continued; it is kept in the folder."""
-    kept = run.directory / file
-    if not (run.step and kept.is_file()):
-        write_atomically(kept, f"{os.urandom(8).hex()}\n")
-    return kept.read_text(encoding="utf-8").strip()
+    """Return the identifier of a run, stored in the folder so that the run can be continued."""
+    path = run.directory / file
+    if not (run.step and path.is_file()):
+        write_atomically(path, f"{os.urandom(8).hex()}\n")
+    return path.read_text(encoding="utf-8").strip()

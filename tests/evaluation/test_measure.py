@@ -247,7 +247,7 @@ def test_an_image_that_is_decoded_to_nan_is_named_and_gives_no_record(images: Im
             x_hat[..., -1, -1] = math.nan
             return {"x_hat": x_hat}
 
-    with pytest.raises(LabError, match=r"large\.png: is decoded to values that are no numbers"):
+    with pytest.raises(LabError, match=r"large\.png: is decoded to values that are not numbers"):
         evaluate(Damaged(), images)
 
 

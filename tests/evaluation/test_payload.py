@@ -162,7 +162,7 @@ def test_a_record_without_payloads_is_refused_or_read_by_what_it_holds(images: I
 
     assert record.has_payloads
     assert not earlier(None).has_payloads
-    with pytest.raises(LabError, match=r"^jpeg: its record is of an earlier .* Measure it again"):
+    with pytest.raises(LabError, match=r"^jpeg: its record is from an earlier .* Measure it again"):
         earlier(None).curve(counted="payload")
     with pytest.raises(LabError, match="jpeg: its record"):
         bd_rate_interval([earlier(None)], [record], counted="payload")

@@ -154,7 +154,7 @@ def stand_in(hub: Path, name: str, network: str) -> nn.Sequential:
 
 @pytest.fixture
 def any_weights(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(quality, "_check_at_hand", lambda name, url: None)
+    monkeypatch.setattr(quality, "_check_weights", lambda name, url: None)
     return hub
 
 

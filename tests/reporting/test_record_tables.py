@@ -257,7 +257,7 @@ def test_a_codec_beside_jpeg_is_compared_without_the_headers_of_either() -> None
     assert table.footer[0] == "BD-rate of own against jpeg: +0.0 % over 4.0 dB."
     assert any(WITHOUT_HEADERS in line for line in table.footer)
     earlier = with_headers(rd("jpeg"), 8 * 350, estimated_bits=None, payload_bits=None)
-    with pytest.raises(LabError, match="jpeg: its record is of an earlier version"):
+    with pytest.raises(LabError, match="jpeg: its record is from an earlier version"):
         beside_table(measured_curves([own]), [earlier])
 
 

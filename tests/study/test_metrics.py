@@ -267,7 +267,7 @@ def test_a_study_by_a_metric_on_request_measures_it_or_is_refused_before_it_begi
     }
     assert len(identities) == 3
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    with pytest.raises(LabError, match=r"lpips: needs the weights of alexnet.*nothing is"):
+    with pytest.raises(LabError, match=r"lpips: needs the ImageNet weights alexnet.*nothing is"):
         prepare(space, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr("tcm_lab.evaluation.quality._network", lambda name: None)
