@@ -1,4 +1,4 @@
-"""What trained codecs do inside: receptive fields, attention, latents, what each part is worth.
+"""What trained codecs do inside: receptive fields, attention, latents, the worth of each part.
 
 Everything here computes and returns records; `tcm_lab.reporting` draws them.
 """

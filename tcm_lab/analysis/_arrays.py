@@ -1,4 +1,4 @@
-"""Arrays inside frozen records: read-only, comparable, and one short text in JSON."""
+"""Arrays in frozen records: read-only, comparable, and compact in JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Array = Annotated[
 
 
 class ArrayRecord(Frozen):
-    """A record that may hold arrays; equal if all that it would write is."""
+    """A record that may hold arrays; records are equal if their JSON is."""
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self) or not isinstance(other, ArrayRecord):

@@ -1,4 +1,4 @@
-"""Running a codec on images, and capturing what happens inside it."""
+"""Runs a codec on images, and captures intermediate values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError, near
 
 Images = ImageSet | Sequence[Tensor] | Tensor
-"""An image set; or (3, H, W) images, or a batch (B, 3, H, W), uint8 or in [0, 1]."""
+"""An image set, a sequence of images (3, H, W), or a batch (B, 3, H, W); uint8 or in [0, 1]."""
 
 
 def image_names(images: Images) -> tuple[str, ...]:
@@ -37,12 +37,12 @@ def image_names(images: Images) -> tuple[str, ...]:
 def iterate_images(
     images: Images, model: nn.Module, on_image: OnDone | None = None
 ) -> Iterator[Tensor]:
-    """Yield each image as (1, 3, H, W) in [0, 1] on the model's device; report those done.
+    """Yield each image as (1, 3, H, W) in [0, 1] on the model's device, and report progress.
 
-    A model without g_a is any network, whose maps may have any channels and values.
+    For a model without g_a, which may be any network, inputs may have any channels and values.
 
     Raises:
-        LabError: one is no image.
+        LabError: an element is not an image.
     """
     adapter = CodecAdapter(model)
     is_codec, like = adapter.path_of("g_a") is not None, torch.empty(0, device=adapter.device)
@@ -70,20 +70,20 @@ def run(codec: nn.Module, x: Tensor, rate: float | None) -> Mapping[str, Any]:
 
 
 def pitch_px(codec: nn.Module, x: Tensor, rows: int) -> float:
-    """Return the pixels of the padded image per row of a map that has ``rows``."""
+    """Return the pixels of the padded image per row of a map with ``rows`` rows."""
     return CodecAdapter(codec).padded_size((x.shape[-2], x.shape[-1]))[0] / rows
 
 
 @contextmanager
 def outputs_of(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
-    """Give what each module returned last inside the ``with`` block, in the order of their runs."""
-    found: dict[str, Any] = {}
+    """Collect each module's last output inside the ``with`` block, in the order of execution."""
+    outputs: dict[str, Any] = {}
 
     def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        found[name] = output
+        outputs[name] = output
 
     with hooked([m.register_forward_hook(partial(keep, name)) for name, m in modules.items()]):
-        yield found
+        yield outputs
 
 
 class _Captured(Exception):
@@ -98,25 +98,25 @@ def capture(
     Raises:
         LabError: the module, called ``name`` in the message, does not run.
     """
-    found: list[Any] = []
+    captured: list[Any] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], *output: Any) -> None:
-        found.append(output[0] if argument is None else args[argument])
+        captured.append(output[0] if argument is None else args[argument])
         raise _Captured
 
     hook = module.register_forward_hook if argument is None else module.register_forward_pre_hook
     with hook(keep), suppress(_Captured):
         forward()
-    if not found:
+    if not captured:
         raise LabError(f"{name} does not run in a forward pass")
-    return found[0]
+    return captured[0]
 
 
 def module_named(model: nn.Module, name: str) -> nn.Module:
     """Return the submodule called ``name``.
 
     Raises:
-        LabError: the model has none; the message names the nearest.
+        LabError: there is no such module; the message names the most similar ones.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name not in modules:
@@ -130,21 +130,21 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
 def as_map(module: nn.Module, output: Any, name: str) -> Tensor:
     """Return a module's output as a feature map (B, C, H, W).
 
-    Layers of tokens keep their channels last: they are recognised by their type.
+    Layers on tokens have their channels last; they are recognised by their type.
 
     Raises:
-        LabError: the output is no feature map.
+        LabError: the output is not a feature map.
     """
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise LabError(f"layer '{name}' returns {shape}, which is no feature map (B, C, H, W)")
+        raise LabError(f"layer '{name}' returns {shape}, not a feature map (B, C, H, W)")
     last = module[-1] if type(module) is nn.Sequential else module
     tokens = isinstance(last, nn.LayerNorm | nn.Linear | WindowAttention)
     return output.permute(0, 3, 1, 2) if tokens else output
 
 
 def attention_modules(model: nn.Module) -> dict[str, WindowAttention]:
-    """Return the window attentions of ``model`` by name, in the order of its modules."""
+    """Return the window attention modules of ``model`` by name, in the order of its modules."""
     return {n: m for n, m in model.named_modules() if isinstance(m, WindowAttention)}
 
 
@@ -152,7 +152,7 @@ def attention_modules(model: nn.Module) -> dict[str, WindowAttention]:
 def attention_inputs(
     model: nn.Module, on_input: Callable[[str, WindowAttention, Tensor], None]
 ) -> Iterator[None]:
-    """Call ``on_input(name, module, x)`` for each window attention that runs in the block."""
+    """Call ``on_input(name, module, x)`` for each window attention that runs inside the block."""
 
     def call(name: str, module: WindowAttention, args: tuple[Tensor]) -> None:
         on_input(name, module, args[0])

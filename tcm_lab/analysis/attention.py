@@ -1,4 +1,4 @@
-"""Where window attention looks: its weights, how far they reach, and how they are spread."""
+"""Where window attention looks: its weights, their reach and their spread."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ class AttentionMetrics(Frozen):
     """Metrics of one layer's weights, means over all queries that are not padding.
 
     Attributes:
-        distance_px: weighted distance from the query to what it sees, in image pixels.
-        entropy_bits: of each query's weights; log2 of the tokens it sees if all weigh the same.
+        distance_px: weighted distance from the query to the tokens it sees, in image pixels.
+        entropy_bits: entropy of the query's weights; log2 of the number of tokens it sees if all
+            have the same weight.
         near_share: weight on the query itself and its eight neighbours.
     """
 
@@ -50,17 +51,17 @@ class AttentionMetrics(Frozen):
 
 
 class LayerAttention(Frozen):
-    """One window attention, over all images.
+    """One window attention layer, over all images.
 
     Attributes:
-        layer: its dotted name in the model.
-        shifted: whether it is SW-MSA.
+        layer: dotted name of the layer in the model.
+        shifted: whether its windows are shifted (SW-MSA).
         window_size: side of its windows in tokens.
         heads: number of heads.
         pitch_px: image pixels per token.
-        learned: with the relative position bias, as the model runs.
-        without_bias: by contents alone.
-        uniform: one image, one head: what equal weights on all visible tokens would give.
+        learned: metrics with the relative position bias, as the model runs.
+        without_bias: metrics by contents alone.
+        uniform: metrics of equal weights on all visible tokens, for one image and one head.
     """
 
     layer: str
@@ -74,7 +75,7 @@ class LayerAttention(Frozen):
 
     @property
     def stage(self) -> str:
-        """The stage of the transform, or the slice, that it belongs to."""
+        """The stage of the transform, or the slice, that the layer belongs to."""
         path = self.layer.split(".")
         if "stages" in path:
             return ".".join(path[: path.index("stages") + 2])
@@ -82,9 +83,9 @@ class LayerAttention(Frozen):
 
     @property
     def label(self) -> str:
-        """A short name: stage or slice, plain (W) or shifted (SW) windows, such as ``1 SW``.
+        """A short name: stage or slice, and plain (W) or shifted (SW) windows, such as ``1 SW``.
 
-        A transform of two paths, as h_s is, has theirs in front: ``mean 0 W``.
+        For a transform with two paths, such as h_s, the path comes first: ``mean 0 W``.
         """
         path, kind = self.layer.split("."), "SW" if self.shifted else "W"
         if "stages" in path:
@@ -101,7 +102,7 @@ class LayerAttention(Frozen):
 
 
 class AttentionRecord(Frozen):
-    """All window attentions of a model that ran, in the order in which they ran."""
+    """All window attention layers of a model that ran, in the order of execution."""
 
     model: str
     images: tuple[str, ...]
@@ -113,9 +114,9 @@ class AttentionRecord(Frozen):
         return tuple(layer for layer in self.layers if layer.layer.split(".")[0] == transform)
 
     def label_of(self, layer: LayerAttention) -> str:
-        """Return the label of one of the layers, without ``mean`` where that is scale's, too.
+        """Return the label of a layer, without ``mean`` if mean and scale share their layers.
 
-        ``#2`` marks the second layer of one label.
+        ``#2`` marks the second layer with the same label.
         """
         layers = self.layers_of(layer.layer.split(".")[0])
         label = numbered((other.label for other in layers), " #")[layers.index(layer)]
@@ -126,16 +127,17 @@ class AttentionRecord(Frozen):
         """Return the mean attention distance over a transform's layers, their heads and images.
 
         Raises:
-            LabError: no layer of that transform attends.
+            LabError: no layer of that transform has window attention.
         """
-        rows = [[np.mean(r) for r in x.learned.distance_px] for x in self.layers_of(transform)]
+        layers = self.layers_of(transform)
+        rows = [[np.mean(heads) for heads in layer.learned.distance_px] for layer in layers]
         if not rows:
             raise LabError(f"{self.model}: no layer of {transform} has window attention")
         return mean_interval([float(value) for value in np.mean(rows, axis=0)])
 
 
 class AttentionMap(ArrayRecord):
-    """What one query sees.
+    """The attention of one query.
 
     Attributes:
         model: name of the model.
@@ -143,10 +145,10 @@ class AttentionMap(ArrayRecord):
         layer: dotted name of the window attention.
         with_bias: whether the relative position bias was added.
         query: (row, column) of the query's token.
-        query_px: the image pixel that was asked for.
+        query_px: (row, column) of the requested image pixel.
         pitch_px: image pixels per token.
-        weights: (heads, h, w) weights on the map's tokens; zero outside of the query's window.
-            Each head's sum to one.
+        weights: (heads, h, w) weights on the map's tokens; zero outside the query's window. Those
+            of each head sum to one.
     """
 
     model: str
@@ -170,18 +172,18 @@ def measure_attention(
     """Measure every window attention that runs in a forward pass.
 
     Args:
-        codec: any codec with `WindowAttention` in it.
+        codec: any codec that contains `WindowAttention`.
         images: images of any size, one by one.
         rate: level of a rate-conditioned codec; None is the lowest.
-        on_image: callback receiving (images done, images in all).
+        on_image: callback receiving (images done, total images).
 
     Raises:
         LabError: the model has no window attention, or there are no images.
     """
     known = _window_attentions(codec)
     names = image_names(images)
-    # Each (3, heads) per image: with the bias, without it, and of equal weights.
-    found: dict[str, list[list[Tensor]]] = defaultdict(list)
+    # Per image, three (3, heads): with the bias, without it, and for equal weights.
+    metrics: dict[str, list[list[Tensor]]] = defaultdict(list)
     pitch: dict[str, float] = {}
     for x in iterate_images(images, codec, on_image):
 
@@ -190,13 +192,13 @@ def measure_attention(
             learned, plan = module.weights(tokens)
             bare, _ = module.weights(tokens, with_bias=False)
             equal = (bare > 0).to(bare)[:, :1]
-            every = (learned, bare, equal / equal.sum(-1, keepdim=True))
-            found[layer].append([_metrics(w, plan, module, pitch[layer]) for w in every])
+            kinds = (learned, bare, equal / equal.sum(-1, keepdim=True))
+            metrics[layer].append([_metrics(w, plan, module, pitch[layer]) for w in kinds])
 
         with attention_inputs(codec, on_input):
             run(codec, x, rate)
     layers = []
-    for layer, rows in found.items():
+    for layer, rows in metrics.items():
         learned, bare, equal = zip(*rows, strict=True)
         layers.append(
             LayerAttention(
@@ -230,25 +232,25 @@ def attention_map(
     with_bias: bool = True,
     rate: float | None = None,
 ) -> AttentionMap:
-    """Return what the token over one pixel sees in ``layer``.
+    """Return the attention of the token over one pixel in ``layer``.
 
     Args:
-        codec: any codec with `WindowAttention` in it.
+        codec: any codec that contains `WindowAttention`.
         image: (3, H, W), uint8 or in [0, 1].
         layer: dotted name of the window attention.
         query_px: (row, column) of the pixel.
-        name: of the image.
+        name: name of the image.
         with_bias: whether to add the relative position bias.
         rate: level of a rate-conditioned codec; None is the lowest.
 
     Raises:
-        LabError: the layer does not exist or does not run, or the pixel is outside of the image.
+        LabError: the layer does not exist or does not run, or the pixel is outside the image.
     """
     known = _window_attentions(codec)
     module = module_named(codec, layer)
     if not isinstance(module, WindowAttention):
         raise LabError(
-            f"layer '{layer}' is no window attention; the first ones are "
+            f"layer '{layer}' is not a window attention; the first ones are "
             f"{', '.join(list(known)[:6])}"
         )
     height, width = image.shape[-2:]
@@ -259,7 +261,7 @@ def attention_map(
     weights, plan = module.weights(tokens, with_bias=with_bias)
     _, rows, columns, _ = tokens.shape
     pitch = pitch_px(codec, x, rows)
-    row, column = (int(place / pitch) for place in query_px)
+    row, column = (int(pixel / pitch) for pixel in query_px)
     query = (min(row, rows - 1), min(column, columns - 1))
     return AttentionMap(
         model=CodecAdapter(codec).name,
@@ -276,39 +278,39 @@ def attention_map(
 def spread_over_map(
     weights: Tensor, plan: WindowPlan, size: tuple[int, int], query: tuple[int, int]
 ) -> Tensor:
-    """Return one query's weights (heads, h, w) laid out on the map that the windows were cut from.
+    """Return one query's weights (heads, h, w) on the map that the windows were cut from.
 
     Args:
         weights: (windows, heads, N, N) of one map.
-        plan: of the windows.
+        plan: layout of the windows.
         size: (h, w) of the map.
         query: (row, column) of the query's token.
     """
-    place = int(plan.target[query[0] * size[1] + query[1]])
-    window, token = divmod(place, plan.tokens)
+    target = int(plan.target[query[0] * size[1] + query[1]])
+    window, token = divmod(target, plan.tokens)
     row = weights[window, :, token]
     # The source of padding is row 0; its weight is zero, so it adds nothing there.
     source = plan.source[window * plan.tokens : (window + 1) * plan.tokens]
     flat = row.new_zeros(row.shape[0], size[0] * size[1])
-    laid: Tensor = flat.index_add_(1, source, row).unflatten(1, size)
-    return laid
+    spread: Tensor = flat.index_add_(1, source, row).unflatten(1, size)
+    return spread
 
 
 def _metrics(weights: Tensor, plan: WindowPlan, module: WindowAttention, pitch: float) -> Tensor:
     """Return the `AttentionMetrics` (3, heads) of one image's weights (windows, heads, N, N)."""
     axis = torch.arange(module.window_size, device=weights.device, dtype=torch.float64)
-    places = torch.cartesian_prod(axis, axis)
-    apart = places[:, None] - places
+    positions = torch.cartesian_prod(axis, axis)
+    offsets = positions[:, None] - positions
     real = weights.new_ones(weights.shape[0], plan.tokens, dtype=torch.float64)
     if plan.padding is not None:
         real = (~plan.padding).double().view_as(real)
     per_query = (
-        (weights * (apart.norm(dim=-1) * pitch).to(weights)).sum(-1),
+        (weights * (offsets.norm(dim=-1) * pitch).to(weights)).sum(-1),
         -torch.xlogy(weights, weights).sum(-1) / np.log(2),
-        (weights * (apart.abs().amax(-1) <= 1)).sum(-1),
+        (weights * (offsets.abs().amax(-1) <= 1)).sum(-1),
     )
     return torch.stack(
-        [torch.einsum("whn,wn->h", each.double(), real) / real.sum() for each in per_query]
+        [torch.einsum("whn,wn->h", values.double(), real) / real.sum() for values in per_query]
     )
 
 

@@ -1,4 +1,4 @@
-"""Effective receptive fields of a codec: of its encoder, its decoder and its entropy model."""
+"""Effective receptive fields of a codec's encoder, decoder and entropy model."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tcm_lab.errors import LabError, one_of
 def effective_receptive_field(
     codec: nn.Module, images: Images, *, on_image: OnDone | None = None, **options: Any
 ) -> ErfMap:
-    """Return what the middle of the latent depends on in the image, averaged over images.
+    """Return which pixels the centre of the latent depends on, averaged over images.
 
     Args:
         codec: see `erf_maps`.
         images: see `erf_maps`.
-        on_image: callback receiving (images done, images in all).
+        on_image: callback receiving (images done, total images).
         options: fields of `ErfOptions`, such as ``layer="g_a.stages.0"`` or ``probes=None``.
 
     Raises:
-        LabError: as for `erf_maps`, or an option is unknown or out of range.
+        LabError: as in `erf_maps`, or an option is unknown or out of range.
     """
     return mean_erf(erf_maps(codec, images, erf_options(**options), on_image=on_image))
 
 
 def erf_options(**options: Any) -> ErfOptions:
-    """Return `ErfOptions`.
+    """Return validated `ErfOptions`.
 
     Raises:
         LabError: an option is unknown or out of range; the message names it.
@@ -47,13 +47,13 @@ def erf_maps(
     *,
     on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return what one position of the latent, or of a layer, depends on in each image.
+    """Return which pixels one position of the latent, or of a layer, depends on in each image.
 
     Args:
         codec: any codec; or any module, whose output is then the latent.
-        images: images; their common middle is taken, in whole strides of the codec.
+        images: images; their common centre crop is used, in whole strides of the codec.
         options: layer, method, probes, position and crop; the rate matters only behind g_a.
-        on_image: callback receiving (images done, images in all).
+        on_image: callback receiving (images done, total images).
 
     Raises:
         LabError: an image is too small, the layer, position, channel or rate does not exist, or
@@ -65,13 +65,13 @@ def erf_maps(
     adapter.check_rate(rate)
     if adapter.path_of("g_a") is not None:
         multiple = adapter.latent_stride if _within_analysis(codec, layer) else adapter.stride
-    elif hasattr(codec, "decompress"):  # a codec, whose output is no map
+    elif hasattr(codec, "decompress"):  # a codec, whose output is not a map
         multiple = adapter.stride
         if layer is None:
             known = one_of(name for name, _ in codec.named_children())
             raise LabError(
-                f"{adapter.name}: which of its modules gives the latent is unknown. Name it as the "
-                f"layer (--layer), {known}, or map it to g_a by an attribute parts, such as "
+                f"{adapter.name}: the module that computes the latent is unknown. Name it as the "
+                f"layer (--layer), {known}, or map it to g_a in an attribute parts, such as "
                 "{'encoder': 'g_a'}."
             )
     dependence = Dependence(
@@ -94,11 +94,11 @@ def decoder_erf_maps(
 ) -> tuple[ErfMap, ...]:
     """Return which latents a pixel of the decoded image depends on, for each image.
 
-    Arguments are those of `erf_maps`, without a layer; the position is a pixel, which has three
-    channels, so all of them are differentiated.
+    Arguments are those of `erf_maps`, without a layer. The position is a pixel; its three channels
+    are all differentiated.
 
     Raises:
-        LabError: as for `erf_maps`, or the module has no g_s, or a layer is given.
+        LabError: as in `erf_maps`, or the module has no g_s, or a layer is given.
     """
     options = _without_layer(options)
     adapter = CodecAdapter(codec)
@@ -132,10 +132,10 @@ def entropy_model_erf_maps(
         images: see `erf_maps`.
         slice_index: the slice whose mean is analysed.
         options: see `erf_maps`, without a layer; the position is a latent.
-        on_image: callback receiving (images done, images in all).
+        on_image: callback receiving (images done, total images).
 
     Raises:
-        LabError: as for `erf_maps`, or the codec has no such slice, or a layer is given.
+        LabError: as in `erf_maps`, or the codec has no such slice, or a layer is given.
     """
     options = _without_layer(options)
     widths: tuple[int, ...] = getattr(codec, "slice_widths", ())
@@ -166,7 +166,7 @@ def _without_layer(options: ErfOptions | None) -> ErfOptions:
 
 
 def _within_analysis(model: nn.Module, layer: str | None) -> bool:
-    """Say whether running g_a alone is enough for ``layer``."""
+    """Return whether running g_a alone is enough for ``layer``."""
     path = CodecAdapter(model).path_of("g_a")
     if path is None:
         return not hasattr(model, "decompress")
@@ -189,7 +189,7 @@ def _layer_output(model: nn.Module, x: Tensor, layer: str | None, rate: float | 
 
 
 def _means(model: Any, y: Tensor, stride: int, rate: float | None) -> Tensor:
-    """Return the means that ``model`` predicts where y is given, (1, M, h, w)."""
+    """Return the means (1, M, h, w) that ``model`` predicts for a given y."""
     blank = y.new_zeros(1, 3, y.shape[-2] * stride, y.shape[-1] * stride)
     with model.g_a.register_forward_hook(lambda *_: y):
         means: Tensor = capture(

@@ -1,6 +1,6 @@
-"""Effective receptive fields as values, and what is measured on them.
+"""Effective receptive fields as values, and their measures.
 
-Measures are taken on the raw shares, so they do not depend on the gradient's scale.
+Measures use the raw shares, so they do not depend on the gradient's scale.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tcm_lab.stats import Draw, Interval, bootstrap
 from tcm_lab.stats import shares as image_weights
 
 ErfMethod = Literal["frobenius", "sum", "single-channel"]
-_Place = Annotated[int, Field(ge=0, le=2**16)]
+_Index = Annotated[int, Field(ge=0, le=2**16)]
 _SHARES = (0.2, 0.3, 0.5, 0.95, 0.99)
 _Floats = NDArray[np.float64]
 
@@ -29,18 +29,18 @@ class ErfOptions(Frozen):
     """How an effective receptive field is estimated.
 
     Attributes:
-        layer: dotted name of the module whose output is analysed; None is g_a's, which is y.
-        method: ``frobenius``: squared gradients of all channels, free of the latent's scale and of
-            any choice of a channel; ``sum``: absolute gradient of the channels' sum;
-            ``single-channel``: absolute gradient of one channel. The last two are what published
-            images show.
-        channel: for ``single-channel``; None takes the one that varies most.
-        probes: random sign vectors per image; None, or at least as many as there are channels,
-            differentiates every channel.
-        seed: of the probes.
+        layer: dotted name of the module whose output is analysed; None is g_a, whose output is y.
+        method: ``frobenius``: squared gradients of all channels, independent of the latent's scale
+            and of the choice of a channel; ``sum``: absolute gradient of the channels' sum;
+            ``single-channel``: absolute gradient of one channel. Published images show one of the
+            last two.
+        channel: the channel for ``single-channel``; None is the one that varies most.
+        probes: number of random sign vectors per image; None, or a number not below that of the
+            channels, differentiates every channel.
+        seed: seed of the probes.
         at: (row, column) of the position; None is (h // 2, w // 2).
-        side: maximum side of the crop from the middle of each image, in pixels; None takes all
-            that the images share.
+        side: maximum side of each image's centre crop, in pixels; None is the largest crop that the
+            images have in common.
         rate: level of a rate-conditioned codec; None is the lowest.
     """
 
@@ -49,19 +49,19 @@ class ErfOptions(Frozen):
     channel: int | None = Field(default=None, ge=0, le=2**16)
     probes: int | None = Field(default=16, ge=2, le=2**16)
     seed: int = Field(default=0, ge=0, le=2**32)
-    at: tuple[_Place, _Place] | None = None
+    at: tuple[_Index, _Index] | None = None
     side: int | None = Field(default=None, gt=0, le=2**16)
     rate: float | None = Field(default=None, ge=0, le=64)
 
 
 class WindowGrid(Frozen):
-    """Where the windows of an attention layer meet, in positions of the map that is drawn.
+    """The grid of an attention layer's windows, in positions of the `ErfMap`.
 
     Attributes:
-        layer: the attention's place in the model.
+        layer: dotted name of the attention in the model.
         window_size: side of a window.
-        offset: where the first window begins; not 0 where windows are shifted.
-        pitch: input positions per token.
+        offset: start of the first window; not 0 if windows are shifted.
+        pitch: positions per token.
     """
 
     layer: str
@@ -75,24 +75,24 @@ class ErfMap(ArrayRecord):
 
     Attributes:
         model: name of the model.
-        of: what the position belongs to: ``y``, a layer's name, ``x_hat``, ``mean of slice 2``.
-        wrt: what it depends on, which the map shows: ``image``, ``y`` or ``y_hat``.
+        of: map of the position: ``y``, a layer's name, ``x_hat``, ``mean of slice 2``.
+        wrt: map that the position depends on, which is shown: ``image``, ``y`` or ``y_hat``.
         method: see `ErfOptions`.
         channel: the channel, for ``single-channel``.
-        probes: random sign vectors per image; 0 where every channel was differentiated.
-        seed: of the probes.
-        images: names of the images. Each one's map sums to one before they are averaged, so that
-            all have the same weight.
-        position: (row, column) of ``of``'s map that was differentiated.
-        centre: (row, column) on this map of the middle of the position's field: of its
-            convolutions; or, where a linear shortcut holds most of the energy and lies elsewhere,
-            the energy's centre of mass to half a position.
+        probes: number of random sign vectors per image; 0 if every channel was differentiated.
+        seed: seed of the probes.
+        images: names of the images. Each image's map sums to one before averaging, so that all have
+            the same weight.
+        position: (row, column) of the position in the map ``of``.
+        centre: (row, column) of the field's centre on this map: that of its convolutions; or, with
+            a linear shortcut, which holds most of the energy and lies elsewhere, the energy's
+            centre of mass to half a position.
         pitch_px: image pixels per position of this map.
         scores: (H, W), each position's share; sums to one.
-        standard_error: (H, W) of the scores, from the probes alone; zero where all was computed.
-        convolutions: (H, W), 1 where a path of convolutions leads, attention left out.
-        grids: windows of the attention layers between the two; none of a codec with a shortcut,
-            whose blocks have the same edges.
+        standard_error: (H, W) of the scores, due to the probes alone; zero without probes.
+        convolutions: (H, W), 1 where a path of convolutions leads, without attention.
+        grids: windows of the attention layers between the two maps; empty for a codec with a
+            shortcut, whose blocks have the same edges.
         environment: device, threads, versions.
     """
 
@@ -120,16 +120,16 @@ class ErfMap(ArrayRecord):
         return height, width
 
     def profile(self) -> _Floats:
-        """Return the share held by the centred square of each side 1, 2, 3 … positions."""
+        """Return the share inside the centred square of side 1, 2, 3 … positions."""
         dy, dx = self._offsets()
         # Ring k is at Chebyshev distance k / 2, so that centres between two positions have rings.
         rings = np.round(2 * np.maximum(np.abs(dy)[:, None], np.abs(dx)[None, :])).astype(np.int64)
-        held = np.bincount(rings.ravel(), weights=self.scores.ravel().astype(np.float64)).cumsum()
-        inside: _Floats = held / held[-1]
+        total = np.bincount(rings.ravel(), weights=self.scores.ravel().astype(np.float64)).cumsum()
+        inside: _Floats = total / total[-1]
         return inside
 
     def _offsets(self) -> tuple[_Floats, _Floats]:
-        """Return the rows' and the columns' distance from the centre."""
+        """Return the distances of rows and columns from the centre."""
         height, width = self.shape
         return np.arange(height) - self.centre[0], np.arange(width) - self.centre[1]
 
@@ -138,7 +138,7 @@ def mean_erf(maps: Sequence[ErfMap]) -> ErfMap:
     """Return the average of several images' maps of the same position.
 
     Raises:
-        LabError: there are no maps, or they are not of the same thing.
+        LabError: there are no maps, or they do not belong together.
     """
     _check_alike(maps)
     scores = np.mean([m.scores.astype(np.float64) for m in maps], axis=0)
@@ -153,14 +153,14 @@ def mean_erf(maps: Sequence[ErfMap]) -> ErfMap:
 
 
 def _check_alike(maps: Sequence[ErfMap]) -> None:
-    """Refuse maps that are not of one thing and of one size, or none at all."""
+    """Refuse maps that differ in anything but the image, or none at all."""
     if not maps:
         raise LabError("no maps to average")
-    for what in ("model", "of", "wrt", "method", "channel", "position", "centre", "shape"):
-        found = list(dict.fromkeys(getattr(each, what) for each in maps))
-        if len(found) > 1:
+    for field in ("model", "of", "wrt", "method", "channel", "position", "centre", "shape"):
+        values = list(dict.fromkeys(getattr(erf, field) for erf in maps))
+        if len(values) > 1:
             raise LabError(
-                f"maps of different {what} cannot be averaged: {found[0]} and {found[1]}"
+                f"maps of different {field} cannot be averaged: {values[0]} and {values[1]}"
             )
 
 
@@ -169,16 +169,17 @@ class ErfMeasures(Frozen):
 
     Attributes:
         model: name of the model.
-        of: what the position belongs to.
+        of: map of the position.
         images: number of images.
-        side_px: by share of the contribution, the side of the smallest centred square that holds
-            it, in image pixels.
-        area: by share, that square's area over the whole map's.
+        side_px: by share of the contribution, the side of the smallest centred square with that
+            share, in image pixels.
+        area: by share, the area of that square over that of the whole map.
         radius_px: root of the mean squared distance from the centre, weighted by the shares.
-        within_convolutions: share that falls where a path of convolutions leads.
+        within_convolutions: share at positions that a path of convolutions reaches.
         anisotropy: longer over shorter axis of the field's second moments; 1 is round.
-        grid_visibility: by spacing and offset of the windows in pixels ("64+32"), how much more
-            the map changes between neighbours where windows meet than elsewhere; 1 is invisible.
+        grid_visibility: by spacing and offset of the windows in pixels ("64+32"), how many times
+            more the map changes between neighbours at window borders than elsewhere; 1 is
+            invisible.
     """
 
     model: str
@@ -198,12 +199,12 @@ def measure_erf(
     """Measure one map, or the average of several images' maps with intervals over the images.
 
     Args:
-        maps: one map; or one for each image, which are resampled for the intervals.
-        shares: of the contribution, each between 0 and 1.
-        seed: of the resampling.
+        maps: one map; or one per image, which are resampled for the intervals.
+        shares: shares of the contribution, each between 0 and 1.
+        seed: seed of the resampling.
 
     Raises:
-        LabError: there are no maps, they are of different things, or a share is out of range.
+        LabError: there are no maps, they do not belong together, or a share is out of range.
     """
     several = (maps,) if isinstance(maps, ErfMap) else tuple(maps)
     if any(not 0 < share <= 1 for share in shares):
@@ -230,9 +231,9 @@ def measure_erf(
         within_convolutions=interval(lambda sums: sums.moments[:, 3]),
         anisotropy=interval(_Sums.anisotropy),
         grid_visibility={
-            f"{grid.window_size * pitch:g}+{grid.offset * pitch:g}": seen
+            f"{grid.window_size * pitch:g}+{grid.offset * pitch:g}": visibility
             for grid in mean.grids
-            if (seen := grid_visibility(mean, grid)) is not None
+            if (visibility := grid_visibility(mean, grid)) is not None
         },
     )
 
@@ -244,22 +245,22 @@ def reach_ratio(
     *,
     seed: int = 0,
 ) -> Interval:
-    """Return how many times as far one codec's position reaches as another's.
+    """Return the ratio of one codec's reach to another's.
 
-    Images are resampled together, since what widens one field may widen the other.
+    Images are resampled together, since an image that widens one field may widen the other.
 
     Args:
         maps: one map per image.
-        baseline: the other codec's, of the same images in the same order.
-        share: compares the sides of the squares that hold it; None compares the radii.
-        seed: of the resampling.
+        baseline: the other codec's maps, of the same images in the same order.
+        share: compare the sides of the squares with this share; None compares the radii.
+        seed: seed of the resampling.
 
     Raises:
-        LabError: the maps are of different images, or those of one codec of different things.
+        LabError: the maps are of different images, or those of one codec do not belong together.
     """
     _check_alike(maps)
     _check_alike(baseline)
-    names = [tuple(name for one in side for name in one.images) for side in (maps, baseline)]
+    names = [tuple(name for erf in side for name in erf.images) for side in (maps, baseline)]
     if names[0] != names[1]:
         raise LabError(f"maps of different images cannot be compared: {names[0]} and {names[1]}")
     ours, theirs = _Sums.of(maps), _Sums.of(baseline)
@@ -278,11 +279,11 @@ def _over_images(statistic: Callable[[Draw], _Floats], images: int, seed: int) -
 
 
 def grid_visibility(erf: ErfMap, grid: WindowGrid) -> float | None:
-    """Return how much more a map changes where windows meet than elsewhere; None if none meet.
+    """Return how many times more a map changes at window borders than elsewhere; None without any.
 
     A change is Σ|a − b| over Σ(a + b) of neighbouring positions, so that it depends neither on
-    faint parts nor on the scale. A window's border lies between two tokens, which convolutions
-    blur over about one token: that is the width of the band in which changes count as the border's.
+    faint parts nor on the scale. A border lies between two tokens, and convolutions blur it over
+    about one token: that is the width of the band in which changes are counted as the border's.
     """
     scores = erf.scores.astype(np.float64)
     at_border, elsewhere = np.zeros(2), np.zeros(2)
@@ -290,10 +291,10 @@ def grid_visibility(erf: ErfMap, grid: WindowGrid) -> float | None:
         a, b = (scores, scores.T)[axis][:-1], (scores, scores.T)[axis][1:]
         changes = np.stack([np.abs(a - b).sum(1), (a + b).sum(1)], axis=1)
         # Token t lies at position t·pitch: windows meet half a pitch before their first token.
-        place = np.arange(len(changes)) + 0.5 - (grid.offset - grid.pitch / 2)
-        distance = np.abs((place + grid.window_size / 2) % grid.window_size - grid.window_size / 2)
+        offset = np.arange(len(changes)) + 0.5 - (grid.offset - grid.pitch / 2)
+        distance = np.abs((offset + grid.window_size / 2) % grid.window_size - grid.window_size / 2)
         near = distance <= grid.pitch / 2
-        changes[len(changes) + 1 - int(grid.pitch) :] = 0  # behind the last token none meet
+        changes[len(changes) + 1 - int(grid.pitch) :] = 0  # no windows meet behind the last token
         at_border += changes[near].sum(0)
         elsewhere += changes[~near].sum(0)
     if min(at_border[1], elsewhere[1]) <= 0:
@@ -303,12 +304,12 @@ def grid_visibility(erf: ErfMap, grid: WindowGrid) -> float | None:
 
 
 class _Sums(NamedTuple):
-    """What the measures follow from, so that resamples need not average whole maps.
+    """Sums that determine the measures, so that resamples need not average whole maps.
 
     Attributes:
-        profiles: (N, K) of each image, or of each resample: see `ErfMap.profile`.
-        moments: (N, 4): second moments of the rows, of the columns, mixed; and the share on the
-            convolutions' field.
+        profiles: (N, K) profile of each image, or of each resample; see `ErfMap.profile`.
+        moments: (N, 4) second moments: rows, columns, mixed; and the share within the convolutions'
+            field.
     """
 
     profiles: _Floats
@@ -329,7 +330,7 @@ class _Sums(NamedTuple):
         return _Sums(weights @ self.profiles, weights @ self.moments)
 
     def side(self, share: float) -> _Floats:
-        """Return the side of the smallest square that holds ``share``, in positions."""
+        """Return the side of the smallest square with ``share``, in positions."""
         side: _Floats = (self.profiles >= share - 1e-6).argmax(1) + 1.0
         return side
 

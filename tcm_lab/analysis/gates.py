@@ -1,4 +1,4 @@
-"""What SWAtten's gates pass, slice by slice."""
+"""The gates of SWAtten, slice by slice."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class SliceGate(ArrayRecord):
     """The gate of one SWAtten.
 
     Attributes:
-        layer: its dotted name in the model.
-        slice_index: which slice it serves.
-        path: whether it serves the mean or the scale, or both.
-        gate: (h, w) mean over its channels, in (0, 1).
-        mean: over channels and positions.
+        layer: dotted name of the SWAtten in the model.
+        slice_index: index of its slice.
+        path: whether it serves the mean, the scale, or both.
+        gate: (h, w) mean over channels, in (0, 1).
+        mean: mean over channels and positions.
         deviation: standard deviation over positions, averaged over channels: how much the gate
-            distinguishes within the image.
+            varies within the image.
     """
 
     layer: str
@@ -44,7 +44,7 @@ class GateRecord(Frozen):
         model: name of the model.
         image: name of the image.
         pitch_px: image pixels per position.
-        gates: by slice, the mean's path first.
+        gates: gates by slice, the mean's path first.
     """
 
     model: str
@@ -62,7 +62,7 @@ def gate_maps(
     Args:
         codec: a codec assembled by this package with SWAtten in its entropy model.
         image: (3, H, W), uint8 or in [0, 1].
-        name: of the image.
+        name: name of the image.
         rate: level of a rate-conditioned codec; None is the lowest.
 
     Raises:
@@ -78,18 +78,18 @@ def gate_maps(
             f"{CodecAdapter(codec).name} has no SWAtten in its entropy model, so no gates"
         )
     (x,) = iterate_images([image], codec)
-    with outputs_of({layer: module.conv_b for layer, module in modules.items()}) as found:
+    with outputs_of({layer: module.conv_b for layer, module in modules.items()}) as outputs:
         run(codec, x, rate)
-    served = Counter(layer.split(".")[1] for layer in modules)
+    gates_of_slice = Counter(layer.split(".")[1] for layer in modules)
     gates = []
-    for layer, before_sigmoid in found.items():
+    for layer, before_sigmoid in outputs.items():
         gate = torch.sigmoid(before_sigmoid)[0]
         _, index, _, path = layer.split(".")[:4]
         gates.append(
             SliceGate(
                 layer=layer,
                 slice_index=int(index),
-                path="both" if served[index] == 1 else "mean" if path == "0" else "scale",
+                path="both" if gates_of_slice[index] == 1 else "mean" if path == "0" else "scale",
                 gate=gate.mean(0).cpu().numpy(),
                 mean=float(gate.mean()),
                 deviation=float(gate.flatten(1).std(1, correction=0).mean()),

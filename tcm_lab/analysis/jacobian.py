@@ -1,9 +1,10 @@
-"""The energy of a position's Jacobian, and where convolutions alone would lead from it.
+"""The energy of a position's Jacobian, and the field that its convolutions alone can reach.
 
-The field of a position is the energy of its Jacobian (Luo et al. 2016, "Understanding the effective
-receptive field"), here of all its channels together: s(p) = Σ_c Σ_m (∂y_m / ∂x_c(p))², which does
-not depend on the latent's scale or on the choice of a channel. With random signs v of length M,
-E[Σ_c (∂ v·y / ∂x_c(p))²] = s(p): each backward pass is an unbiased sample of it.
+The effective receptive field of a position is the energy of its Jacobian (Luo et al. 2016,
+"Understanding the effective receptive field"), here of all its channels together:
+s(p) = Σ_c Σ_m (∂y_m / ∂x_c(p))², which does not depend on the latent's scale or on the choice of a
+channel. With random signs v of length M, E[Σ_c (∂ v·y / ∂x_c(p))²] = s(p): each backward pass is an
+unbiased sample of it.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Dependence:
-    """What is differentiated with respect to what.
+    """A map whose positions are differentiated with respect to another map.
 
     Attributes:
         of: name of the map that the position belongs to.
-        wrt: name of the map that it is differentiated by.
-        start: makes that map (1, C, H, W) from an image.
-        run: leads from it, in the given model, to the position's map (1, M, h, w).
-        pitch_px: image pixels per position of the start map.
-        multiple: what the sides of images are rounded down to.
-        same_grid: whether both maps have the same positions, so that a position is its own centre,
-            whatever else it depends on.
+        wrt: name of the map with respect to which it is differentiated.
+        start: computes the map ``wrt``, (1, C, H, W), from an image.
+        run: computes the map ``of``, (1, M, h, w), from the map ``wrt`` in the given model.
+        pitch_px: image pixels per position of the map ``wrt``.
+        multiple: the sides of images are rounded down to multiples of this.
+        same_grid: whether both maps have the same positions, so that a position is its own centre
+            regardless of what it depends on.
     """
 
     of: str
@@ -64,9 +65,9 @@ def jacobian_maps(
     options: ErfOptions,
     on_image: OnDone | None = None,
 ) -> tuple[ErfMap, ...]:
-    """Return the effective receptive field on each image's middle.
+    """Return the effective receptive field on each image's centre crop.
 
-    ``layer`` and ``rate`` of the options are in ``dependence`` already.
+    ``layer`` and ``rate`` of the options are already part of ``dependence``.
 
     Raises:
         LabError: an image is too small, the position or channel is out of range, or the position
@@ -112,26 +113,26 @@ def jacobian_maps(
                 on_image(len(maps), len(starts))
     by_transform = dependence.wrt != "y"  # the entropy model has no shortcut
     if by_transform and adapter.config is not None and adapter.config.shortcut != "none":
-        return _beside_shortcut(maps)
+        return _centred_by_energy(maps)
     return tuple(maps)
 
 
-def _beside_shortcut(maps: Sequence[ErfMap]) -> tuple[ErfMap, ...]:
-    """Return the maps of a codec with a linear shortcut, around their energy's centre of mass.
+def _centred_by_energy(maps: Sequence[ErfMap]) -> tuple[ErfMap, ...]:
+    """Return the maps of a codec with a linear shortcut, centred at their energy's centre of mass.
 
-    A shortcut's block begins where the convolutions' field has its middle, and holds most of the
-    energy; its edges are indistinguishable from those of windows.
+    A shortcut's block begins at the centre of the convolutions' field, and holds most of the
+    energy. Its edges cannot be distinguished from those of windows, so there are no grids.
     """
     scores = mean_erf(maps).scores.astype(np.float64)
     mass = np.tensordot(np.indices(scores.shape), scores) / scores.sum()
     centre = tuple((np.round(2 * mass) / 2).tolist())
-    return tuple(each.model_copy(update={"centre": centre, "grids": ()}) for each in maps)
+    return tuple(erf.model_copy(update={"centre": centre, "grids": ()}) for erf in maps)
 
 
 def _common_crops(
     images: Images, model: nn.Module, multiple: int, side: int | None
 ) -> Iterator[Tensor]:
-    """Yield each image's middle (1, 3, H, W), the largest that all have, in whole multiples."""
+    """Yield each image's centre crop (1, 3, H, W), the largest common one in whole multiples."""
     sizes = (
         images.sizes
         if isinstance(images, ImageSet)
@@ -159,7 +160,7 @@ def _energies(
     position: tuple[int, int],
     generator: torch.Generator,
 ) -> tuple[_Floats, int, tuple[WindowGrid, ...]]:
-    """Return samples (K, H, W) of one image's scores, the probes used, and the windows between."""
+    """Return samples (K, H, W) of one image's scores, the number of probes, and window grids."""
     x = start.clone().requires_grad_()
     attended: list[tuple[WindowGrid, Tensor]] = []
 
@@ -174,27 +175,27 @@ def _energies(
         values = dependence.run(model, x)[0, :, position[0], position[1]]
 
     def gradient(vector: Tensor) -> _Floats:
-        found, *reached = torch.autograd.grad(
+        image_gradient, *token_gradients = torch.autograd.grad(
             values,
             [x, *(tokens for _, tokens in attended)],
             vector.to(values),
             retain_graph=True,
             allow_unused=True,
         )
-        # What the position does not depend on is not between the two.
-        attended[:] = [a for a, g in zip(attended, reached, strict=True) if g is not None]
-        if found is None:
+        # Attention that the position does not depend on is not between the two maps.
+        attended[:] = [a for a, g in zip(attended, token_gradients, strict=True) if g is not None]
+        if image_gradient is None:
             raise LabError(
                 f"{dependence.of} does not depend on {dependence.wrt} by any differentiable path"
             )
-        per_channel = found[0].double()
+        per_channel = image_gradient[0].double()
         energy = per_channel.square() if options.method == "frobenius" else per_channel.abs()
         summed: _Floats = energy.sum(0).cpu().numpy()
         return summed
 
     vectors, probes = _vectors(options, dependence.of, len(values), generator)
     samples = np.stack([gradient(vector) for vector in vectors])
-    # Every channel's energy together is the score itself; each probe's is a sample of it.
+    # The energy of all channels together is the score itself; each probe's is a sample of it.
     samples = samples if probes else samples.sum(0, keepdims=True)
     return samples, probes, tuple(grid for grid, _ in attended)
 
@@ -202,7 +203,7 @@ def _energies(
 def _vectors(
     options: ErfOptions, of: str, channels: int, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """Return vectors (K, M) to differentiate M channels along, and how many are random signs."""
+    """Return vectors (K, M) along which to differentiate, and the number with random signs."""
     every = torch.eye(channels)
     if options.method == "sum":
         return torch.ones(1, channels), 0
@@ -246,7 +247,7 @@ def _strongest_channel(model: nn.Module, dependence: Dependence, starts: Sequenc
     return int(torch.stack(energy).sum(0).argmax())
 
 
-# So small that a tanh or sigmoid between layers is straight, yet a product of two is not zero.
+# Small enough that tanh and sigmoid are linear there, yet a product of two is not zero.
 _LEVEL = 1e-6
 _ACTIVATIONS = (nn.GELU, nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.Softplus, nn.Tanh)
 _SKIPPED = (*NORMALISATIONS, *_ACTIVATIONS, WindowAttention)
@@ -256,46 +257,46 @@ _SKIPPED_BY_NAME = ("GDN", "GDN1")  # CompressAI's, or a user's
 def convolution_field(
     model: nn.Module, dependence: Dependence, start: Tensor, at: tuple[int, int] | None
 ) -> tuple[tuple[int, int], NDArray[np.bool_], tuple[float, float]]:
-    """Return where the convolutions alone lead from a position of ``dependence``'s map.
+    """Return the field that a position of ``dependence``'s map reaches by convolutions alone.
 
-    The model is copied with every kernel made uniform and positive, every nonlinearity and
-    normalisation skipped, and every attention seeing its own position alone. The gradient of the
-    copy is then positive exactly where a path of convolutions leads, and symmetric around the
-    middle of the field, whatever the strides, paddings and sub-pixel steps on the way.
+    In a copy of the model, every kernel is uniform and positive, every nonlinearity and
+    normalisation is skipped, and every attention sees only its own position. The gradient of the
+    copy is then positive exactly at the positions that a path of convolutions reaches, and
+    symmetric around the centre of the field, regardless of strides, paddings and sub-pixel steps.
 
     Args:
-        model: is left as it is.
-        dependence: leads from ``start`` to the position's map.
+        model: left unchanged.
+        dependence: computes the position's map from ``start``.
         start: an input (1, C, H, W); only its shape and device matter.
         at: (row, column) of the position; None is (h // 2, w // 2).
 
     Returns:
-        The position; whether it depends on each input position, (H, W); and the middle of that
+        The position; whether it depends on each input position, (H, W); and the centre of that
         field, (row, column) to half a position.
 
     Raises:
-        LabError: the position is outside of the map.
+        LabError: the position is outside the map.
     """
     probe = torch.full_like(start, _LEVEL, dtype=torch.float64).requires_grad_()
     out = dependence.run(_uniform_and_linear(model), probe)
     height, width = out.shape[-2:]
     row, column = (height // 2, width // 2) if at is None else at
     if not (0 <= row < height and 0 <= column < width):
-        raise LabError(f"at = {at} is outside of {dependence.of}'s map of {height}x{width}")
+        raise LabError(f"at = {at} is outside {dependence.of}'s map of {height}x{width}")
     (gradient,) = torch.autograd.grad(out[0, :, row, column].sum(), probe)
     weight = gradient[0].sum(0).cpu().numpy()
     core = weight
     if max(weight[[0, -1]].max(), weight[:, [0, -1]].max()) > 0:
-        # Its flanks are cut off by the image's border, on one side more than on the other.
+        # The image's border cuts off the flanks, more on one side than on the other.
         core = np.where(weight >= weight.max() / 2, weight, 0)
-    # No field has no middle; that the position depends on nothing is said where it is measured.
-    middle = np.tensordot(np.indices(core.shape), core) / (core.sum() or 1.0)
-    rows, columns = (np.round(2 * middle) / 2).tolist()
+    # An empty field has no centre; the error is raised when its energy is measured.
+    centre = np.tensordot(np.indices(core.shape), core) / (core.sum() or 1.0)
+    rows, columns = (np.round(2 * centre) / 2).tolist()
     return (row, column), weight > 0, (rows, columns)
 
 
 def _uniform_and_linear(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of ``model`` whose gradients are positive along every convolution."""
+    """Return a float64 copy of ``model`` with positive gradients along every convolution."""
     linear = copy.deepcopy(model).double().eval()
     for module in linear.modules():
         if isinstance(module, _ConvNd | nn.Linear):

@@ -1,7 +1,7 @@
 """Loss against MACs: what a part of a codec costs, and what is lost without it.
 
-There are two ways to ask. Codecs *trained* with and without the part show what it is worth
-(`compare_trained`). A part *removed* from a trained codec shows what that codec has come to rely on
+There are two ways to measure this. Codecs *trained* with and without the part show its worth
+(`compare_trained`). A part *removed* from a trained codec shows how much that codec relies on it
 (`knock_out`): an upper bound, since nothing else was trained to replace it.
 """
 
@@ -36,16 +36,16 @@ _TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
 
 class TrainedBenefit(Frozen):
-    """A variant beside the codec that it varies.
+    """A trained variant in comparison with its baseline.
 
     Attributes:
-        name: the variant.
-        baseline: what it is compared with.
-        kmacs_per_px: its whole forward pass.
-        change_kmacs_per_px: its cost minus the baseline's.
-        parameters: its learnable scalars.
-        change_parameters: its parameters minus the baseline's.
-        loss_percent: how much higher its loss bpp + λ·255²·MSE is, over all rates.
+        name: name of the variant.
+        baseline: name of the baseline.
+        kmacs_per_px: cost of the variant's whole forward pass.
+        change_kmacs_per_px: that cost minus the baseline's.
+        parameters: number of the variant's learnable scalars.
+        change_parameters: that number minus the baseline's.
+        loss_percent: increase of the loss bpp + λ·255²·MSE over all rates.
     """
 
     name: str
@@ -62,12 +62,12 @@ def compare_trained(
     variants: Sequence[tuple[ComplexityRecord, Sequence[RdRecord]]],
     lambdas: Sequence[float],
 ) -> tuple[TrainedBenefit, ...]:
-    """Compare what trained variants cost and lose with a baseline.
+    """Compare the costs and losses of trained variants with a baseline's.
 
     Args:
         baseline: cost, and evaluations of one or several training seeds.
-        variants: the same for each; evaluated on the same images.
-        lambdas: of the rates, in their order.
+        variants: the same for each variant, evaluated on the same images.
+        lambdas: λ of the rates, in their order.
 
     Raises:
         LabError: the evaluations cannot be compared, or the costs are of different image sizes.
@@ -77,7 +77,7 @@ def compare_trained(
         if other.size != cost.size:
             raise LabError(
                 f"{other.model} is counted at {other.size}, {cost.model} at {cost.size}; "
-                "count both at one size"
+                "count both at the same size"
             )
     return tuple(
         TrainedBenefit(
@@ -94,15 +94,15 @@ def compare_trained(
 
 
 class PartWorth(Frozen):
-    """One part of a trained codec, and what happens without it.
+    """One part of a trained codec, and the effect of its removal.
 
     Attributes:
-        part: its name.
+        part: name of the part.
         kind: ``convolution branch``, ``transformer branch``, ``LRP`` or ``other``.
-        kmacs_per_px: what it costs at the analysed size.
-        loss_percent: how much higher the loss is without it.
-        rate_percent: how much higher the rate is.
-        psnr_db: mean change of PSNR.
+        kmacs_per_px: cost of the part at the analysed size.
+        loss_percent: increase of the loss without it.
+        rate_percent: increase of the rate without it.
+        psnr_db: mean change of PSNR without it.
     """
 
     part: str
@@ -114,16 +114,16 @@ class PartWorth(Frozen):
 
 
 class KnockOutRecord(Frozen):
-    """What a trained codec relies on.
+    """The parts that a trained codec relies on.
 
     Attributes:
         model: name of the model.
         images: names of the images.
-        size: (height, width) at which the MACs were counted: of the first image.
+        size: (height, width) of the first image, at which the MACs were counted.
         weight: λ of the loss bpp + λ·255²·MSE.
         bpp: estimated rate of the whole codec.
         psnr_db: mean PSNR of the whole codec, before rounding to bytes.
-        parts: in the order of the model's modules.
+        parts: parts in the order of the model's modules.
         environment: device, threads, versions.
     """
 
@@ -138,10 +138,10 @@ class KnockOutRecord(Frozen):
 
 
 def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the parts that can be removed from a codec assembled by this package, by module names.
+    """Return the removable parts of a codec assembled by this package, with their module names.
 
-    They are those whose output is added to what bypasses them: each block's convolution and
-    transformer branch, and LRP over all slices.
+    They are the residual ones: each block's convolution and transformer branch, and LRP over all
+    slices.
     """
     parts: dict[str, tuple[str, ...]] = {}
     lrp: tuple[str, ...] = ()
@@ -163,16 +163,16 @@ def knock_out(
     rate: float | None = None,
     on_part: OnDone | None = None,
 ) -> KnockOutRecord:
-    """Remove each part from a trained codec, one at a time, and measure what is lost.
+    """Remove each part from a trained codec, one at a time, and measure the loss without it.
 
     Args:
-        codec: one assembled by this package.
+        codec: a codec assembled by this package.
         images: images of any size.
         weight: λ that the codec was trained for.
-        parts: names of modules by part; None takes `removable_parts`. Modules of an LRP return
-            zero, any other returns its input.
+        parts: names of modules by part; by default `removable_parts`. A removed module of an LRP
+            returns zero, any other its input.
         rate: level of a rate-conditioned codec; None is the lowest.
-        on_part: callback receiving (parts done, parts in all).
+        on_part: callback receiving (parts done, total parts).
 
     Raises:
         LabError: there are no images or no parts, or a module does not exist or changes the shape.
@@ -194,7 +194,7 @@ def knock_out(
     bpp, psnr_db, loss = _measured(codec, images, rate, weight)
     worth: list[PartWorth] = []
     for part, members in chosen.items():
-        with hooked([modules[m].register_forward_hook(partial(_absent, m)) for m in members]):
+        with hooked([modules[m].register_forward_hook(partial(_bypass, m)) for m in members]):
             bpp_without, psnr_without, loss_without = _measured(codec, images, rate, weight)
         worth.append(
             PartWorth(
@@ -223,14 +223,14 @@ def knock_out(
 def _measured(
     codec: nn.Module, images: Images, rate: float | None, weight: float
 ) -> tuple[list[float], list[float], list[float]]:
-    """Return each image's bpp by the likelihoods, its PSNR clamped, in dB, and its loss."""
+    """Return each image's bpp by the likelihoods, its PSNR after clamping, and its loss."""
     rows = []
     for x in iterate_images(images, codec):
         out = run(codec, x, rate)
         bpp = float(bits(out["likelihoods"], torch.float64)) / (x.shape[-2] * x.shape[-1])
         mse = float((out["x_hat"].clamp(0, 1) - x).double().square().mean())
         rows.append((bpp, psnr_db(mse), bpp + weight * 255**2 * mse))
-    rates, qualities, losses = (list(each) for each in zip(*rows, strict=True))
+    rates, qualities, losses = (list(column) for column in zip(*rows, strict=True))
     return rates, qualities, losses
 
 
@@ -246,14 +246,14 @@ def _is_lrp(name: str) -> bool:
     return name.rpartition(".")[2] == "lrp"
 
 
-def _absent(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    """As a hook, return the module's input, or zero for an LRP."""
+def _bypass(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    """Replace a module's output by its input, or by zero for an LRP; a forward hook."""
     if _is_lrp(name):
         return torch.zeros_like(output)
     if args[0].shape != output.shape:
         raise LabError(
             f"parts: '{name}' turns {tuple(args[0].shape)} into {tuple(output.shape)}, so its "
-            "input cannot take its place; name modules that keep the shape"
+            "input cannot replace its output; name modules that keep the shape"
         )
     return args[0]
 

@@ -1,7 +1,7 @@
-"""What happens to the latent between encoder and decoder: deviation, bits, prediction, energy.
+"""The latent between encoder and decoder: its deviation, bits, prediction and energy.
 
-y is the latent, ŷ what the decoder receives, μ and σ what the entropy model predicts, all in steps
-of the quantiser.
+y is the latent, ŷ the decoder's input, and μ and σ are the entropy model's predictions, all in
+steps of the quantiser.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class LatentTrace:
     Attributes:
         y: (1, M, h, w) before quantisation.
         coded: ŷ as coded, round(y − μ) + μ.
-        y_hat: ŷ as the decoder receives it, refined by LRP where there is one.
+        y_hat: ŷ as the decoder receives it, refined by LRP if there is one.
         means: μ.
-        scales: σ, not below the coder's smallest.
+        scales: σ, bounded below by the coder's smallest.
         y_bits: −log2 of the likelihood of each element of y.
         z_bits: −log2 of the likelihood of each element of z, (1, N, p, q).
         widths: channels of each slice.
@@ -61,11 +61,11 @@ class LatentTrace:
 
 @torch.no_grad()
 def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> LatentTrace:
-    """Run ``codec`` on an image (1, 3, H, W) in [0, 1] and keep its latent at every step.
+    """Run ``codec`` on an image (1, 3, H, W) in [0, 1] and record its latent at every step.
 
     Args:
-        codec: one assembled by this package, or CompressAI's with one Gaussian conditional with
-            means.
+        codec: a codec assembled by this package, or one of CompressAI's with a single Gaussian
+            conditional with means.
         x: the image, of any size.
         rate: level of a rate-conditioned codec; None is the lowest.
 
@@ -77,10 +77,10 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
         raise LabError(
             f"{CodecAdapter(codec).name} has no Gaussian conditional, so no means and scales"
         )
-    given: list[tuple[Any, ...]] = []
+    inputs: list[tuple[Any, ...]] = []
 
     def keep_input(_: nn.Module, args: Any, kwargs: Any) -> None:
-        given.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
+        inputs.append((*args, *(kwargs[k] for k in ("scales", "means") if k in kwargs)))
 
     received: list[Tensor] = []
 
@@ -92,12 +92,12 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
         hooks.append(codec.entropy_model.register_forward_hook(keep_received))
     with hooked(hooks):
         out = run(codec, x, rate)
-    if len(given) != 1 or len(given[0]) != 3 or given[0][2] is None:
+    if len(inputs) != 1 or len(inputs[0]) != 3 or inputs[0][2] is None:
         raise LabError(
             f"{CodecAdapter(codec).name} predicts no means, or predicts slice by slice; this needs "
             "one Gaussian conditional with mean and scale, as in mbt2018-mean"
         )
-    y, scales, means = given[0]
+    y, scales, means = inputs[0]
     coded = (y - means).round() + means
     return LatentTrace(
         y=y,
@@ -112,13 +112,13 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
 
 
 class LatentErrors(Frozen):
-    """How far ŷ is from y, means over channels and positions.
+    """Distances of ŷ from y, as means over channels and positions.
 
     Attributes:
-        deviation: mean ``|y − ŷ|``, ŷ as the decoder receives it.
-        coded_deviation: the same before LRP; 1/4 for values spread evenly between two steps.
+        deviation: mean ``|y − ŷ|`` with ŷ as the decoder receives it.
+        coded_deviation: the same before LRP; 1/4 for values uniform between two steps.
         squared_error: mean (y − ŷ)².
-        coded_squared_error: the same before LRP; 1/12 for values spread evenly.
+        coded_squared_error: the same before LRP; 1/12 for uniform values.
     """
 
     deviation: float
@@ -128,7 +128,7 @@ class LatentErrors(Frozen):
 
 
 class SliceLatent(LatentErrors):
-    """One slice of one image, with its channels and its bits by the likelihoods."""
+    """One slice of one image, with its number of channels and its bits by the likelihoods."""
 
     channels: int
     bits: float
@@ -138,11 +138,11 @@ class ImageLatent(LatentErrors):
     """The latent of one image.
 
     Attributes:
-        name: the image.
-        pixels: of the image, unpadded.
-        z_bits: by the likelihoods.
-        magnitude: mean ``|y|``, what the deviation is scaled by.
-        slices: in the order of coding.
+        name: name of the image.
+        pixels: pixels of the unpadded image.
+        z_bits: bits of z by the likelihoods.
+        magnitude: mean ``|y|``, by which the deviation is scaled.
+        slices: slices in coding order.
     """
 
     name: str
@@ -163,9 +163,9 @@ class ImageLatent(LatentErrors):
 
     @property
     def scaled_deviation(self) -> float:
-        """Mean ``|y − ŷ|`` over mean ``|y|``: comparable across latents of different scales.
+        """Mean ``|y − ŷ|`` over mean ``|y|``, comparable across latents of different scales.
 
-        NaN of a latent that is zero everywhere, which has no scale.
+        It is NaN for a latent that is zero everywhere, which has no scale.
         """
         return self.deviation / self.magnitude if self.magnitude else math.nan
 
@@ -178,7 +178,7 @@ class LatentRecord(ArrayRecord):
         images: the latent of each image.
         channel_bits: (M,) mean bits of each channel per pixel of the image.
         channel_energy: (M,) mean square of each channel about its own mean over all images.
-        errors: of the normalised prediction error (y − μ) / σ.
+        errors: statistics of the normalised prediction error (y − μ) / σ.
         environment: device, threads, versions.
     """
 
@@ -204,9 +204,9 @@ class LatentRecord(ArrayRecord):
 
     @property
     def energy_held(self) -> NDArray[np.float64]:
-        """The share of the energy that the strongest 1, 2, 3 … channels hold, (M,)."""
-        held = np.sort(self.channel_energy.astype(np.float64))[::-1].cumsum()
-        share: NDArray[np.float64] = held / held[-1] if held[-1] else np.ones_like(held)
+        """The share of the energy in the strongest 1, 2, 3 … channels, (M,)."""
+        total = np.sort(self.channel_energy.astype(np.float64))[::-1].cumsum()
+        share: NDArray[np.float64] = total / total[-1] if total[-1] else np.ones_like(total)
         return share
 
     def channels_holding(self, share: float) -> int:
@@ -227,22 +227,22 @@ def measure_latents(
         codec: see `trace_latent`.
         images: images of any size, one by one.
         rate: level of a rate-conditioned codec; None is the lowest.
-        on_image: callback receiving (images done, images in all).
+        on_image: callback receiving (images done, total images).
 
     Returns:
-        The record; its bits are those of the likelihoods, which an evaluation reports as estimated.
+        The record. Its bits are those of the likelihoods, which an evaluation reports as estimated.
 
     Raises:
-        LabError: there are no images, or as for `trace_latent`.
+        LabError: there are no images, or as in `trace_latent`.
     """
     names = image_names(images)
-    found: list[ImageLatent] = []
+    latents: list[ImageLatent] = []
     errors: list[ErrorStatistics] = []
     bits, moments = [], []
     for name, x in zip(names, iterate_images(images, codec, on_image), strict=True):
         trace = trace_latent(codec, x, rate=rate)
         pixels = x.shape[-2] * x.shape[-1]
-        found.append(_image(name, pixels, trace))
+        latents.append(_image(name, pixels, trace))
         errors.append(ErrorStatistics.of(trace.error))
         bits.append(trace.y_bits[0].double().sum((1, 2)) / pixels)
         y = trace.y[0].double().flatten(1)
@@ -252,7 +252,7 @@ def measure_latents(
     adapter = CodecAdapter(codec)
     return LatentRecord(
         model=adapter.name,
-        images=tuple(found),
+        images=tuple(latents),
         channel_bits=torch.stack(bits).mean(0).cpu().numpy(),
         channel_energy=energy.cpu().numpy(),
         errors=reduce(add, errors),
@@ -261,7 +261,7 @@ def measure_latents(
 
 
 class LatentMaps(ArrayRecord):
-    """Where in one image bits are spent and deviation remains.
+    """Maps of where bits are spent and deviation remains in one image.
 
     Attributes:
         model: name of the model.
@@ -269,11 +269,11 @@ class LatentMaps(ArrayRecord):
         pitch_px: image pixels per position.
         bits: (slices, h, w) bits of each position, per slice.
         deviation: (h, w) ``|y − ŷ|`` averaged over channels.
-        scaled_deviation: (h, w) the same over the image's mean ``|y|``.
+        scaled_deviation: (h, w) the deviation divided by the image's mean ``|y|``.
         coded_deviation: (h, w) ``|y − ŷ|`` before LRP.
         scales: (h, w) σ averaged over channels.
         error: (h, w) normalised error (y − μ) / σ of ``channel``.
-        channel: the channel that costs most bits.
+        channel: the channel that costs the most bits.
     """
 
     model: str
@@ -315,9 +315,9 @@ def latent_maps(
 
 
 def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
-    y, coded, y_hat = (each.double() for each in (trace.y, trace.coded, trace.y_hat))
+    y, coded, y_hat = (latent.double() for latent in (trace.y, trace.coded, trace.y_hat))
     whole = (trace.y_bits.double(), y - y_hat, y - coded)
-    slices = zip(*(each.split(list(trace.widths), 1) for each in whole), strict=True)
+    slices = zip(*(maps.split(list(trace.widths), 1) for maps in whole), strict=True)
     return ImageLatent(
         name=name,
         pixels=pixels,

@@ -1,4 +1,4 @@
-"""Statistics of the entropy model's normalised prediction error, gathered image by image."""
+"""Statistics of the entropy model's normalised prediction error, accumulated over images."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ REACH = 3
 """Largest distance, in positions, at which correlation is measured."""
 
 EDGES = tuple(i / 4 for i in range(-20, 21))
-"""Borders of the histogram's bins; the outermost bins also count what lies outside."""
+"""Edges of the histogram's bins; the outermost bins also count values beyond the edges."""
 
 
 class ErrorStatistics(ArrayRecord):
-    """The normalised prediction error e = (y − μ) / σ over all channels and positions.
+    """Statistics of the error e = (y − μ) / σ over all channels and positions.
 
-    If the entropy model predicted all that can be predicted, e would be standard normal where σ is
+    If the entropy model predicted everything predictable, e would be standard normal where σ is
     well above a quantiser step, and no value would depend on its neighbours.
 
     Attributes:
         count: number of values.
         sums: sums of e and of e².
-        histogram: number of values between two of `EDGES`.
+        histogram: number of values in each bin of `EDGES`.
         products: (2R+1, 2R+1) sums of e(p)·e(p + Δ) over channels and positions, Δ = 0 at the
             centre.
         pairs: number of pairs in each sum.
@@ -82,11 +82,11 @@ class ErrorStatistics(ArrayRecord):
 
     @property
     def correlation(self) -> Array:
-        """Correlation of e with its neighbours, (2R+1, 2R+1); 1 in the middle."""
+        """Correlation of e with its neighbours, (2R+1, 2R+1); 1 at the centre."""
         energy = self.products[REACH, REACH] / self.pairs[REACH, REACH]
         with np.errstate(invalid="ignore"):
-            found: Array = self.products / self.pairs / energy
-        return found
+            correlation: Array = self.products / self.pairs / energy
+        return correlation
 
     @property
     def neighbour_correlation(self) -> float:

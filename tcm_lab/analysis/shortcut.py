@@ -1,4 +1,4 @@
-"""The share of the latent and of the image that the linear paths beside the transforms give."""
+"""The share of the latent and of the decoded image that comes from the linear shortcuts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tcm_lab.errors import LabError
 
 
 class ShortcutRecord(Frozen):
-    """The linear shortcut's share of what g_a and g_s return.
+    """The linear shortcut's share of the outputs of g_a and g_s.
 
     A transform returns the sum of its shortcut s and its stages. The share is Σ cov(s, out) / Σ
-    var(out) over channels, with covariances over positions: the shares of shortcut and stages add
-    to 1, and one is above 1 where the other takes some of it back.
+    var(out) over channels, with covariances over positions. The shares of shortcut and stages add
+    up to 1; one of them exceeds 1 if the other partly cancels it.
 
     Attributes:
         model: name of the model.
@@ -46,10 +46,10 @@ def measure_shortcut(
     """Measure the linear shortcut's share of the latent and of the decoded image.
 
     Args:
-        codec: one assembled by this package with ``shortcut: patch`` or ``staged``.
+        codec: a codec assembled by this package with ``shortcut: patch`` or ``staged``.
         images: images of any size.
         rate: level of a rate-conditioned codec; None is the lowest.
-        on_image: callback receiving (images done, images in all).
+        on_image: callback receiving (images done, total images).
 
     Raises:
         LabError: there are no images, or the codec has no shortcut.
@@ -57,17 +57,17 @@ def measure_shortcut(
     adapter = CodecAdapter(codec)
     if adapter.config is None or adapter.config.shortcut in ("none", "wavelet"):
         raise LabError(
-            f"{adapter.name} has no linear shortcut from end to end; shortcut: staged gives it one"
+            f"{adapter.name} has no end-to-end linear shortcut; shortcut: staged gives it one"
         )
-    names_of_parts = ("g_a", "g_a.shortcut", "g_s", "g_s.shortcut")
-    parts = {name: codec.get_submodule(name) for name in names_of_parts}
+    paths = ("g_a", "g_a.shortcut", "g_s", "g_s.shortcut")
+    parts = {path: codec.get_submodule(path) for path in paths}
     names = image_names(images)
     shares: dict[str, list[float]] = {"g_a": [], "g_s": []}
     for x in iterate_images(images, codec, on_image):
-        with outputs_of(parts) as found:
+        with outputs_of(parts) as outputs:
             run(codec, x, rate)
         for name, of_images in shares.items():
-            of_images.append(_share(found[f"{name}.shortcut"], found[name]))
+            of_images.append(_share(outputs[f"{name}.shortcut"], outputs[name]))
     return ShortcutRecord(
         model=adapter.name,
         images=names,
@@ -80,6 +80,6 @@ def measure_shortcut(
 def _share(part: Tensor, whole: Tensor) -> float:
     """Return Σ cov(part, whole) / Σ var(whole) of maps (1, C, H, W)."""
     part, whole = (
-        each.double() - each.double().mean((2, 3), keepdim=True) for each in (part, whole)
+        maps.double() - maps.double().mean((2, 3), keepdim=True) for maps in (part, whole)
     )
     return float((part * whole).sum() / whole.square().sum())

@@ -194,7 +194,7 @@ def test_mistakes_are_named(codec: Codec) -> None:
         measure_attention(bare, [image])
     with pytest.raises(LabError, match="no SWAtten"):
         gate_maps(bare, image)
-    with pytest.raises(LabError, match="is no window attention"):
+    with pytest.raises(LabError, match="is not a window attention"):
         attention_map(codec, image, "g_a.stages.0", (0, 0))
     with pytest.raises(LabError, match="64x64 pixels"):
         attention_map(codec, image, "g_a.stages.0.blocks.0.swin.attention", (64, 0))

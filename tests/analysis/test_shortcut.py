@@ -50,7 +50,7 @@ def test_shares_are_numpy_s_covariances(codec: Any) -> None:
 
 def test_a_codec_without_a_shortcut_is_refused() -> None:
     codec = tcm_lab.build("tcm-nano", {"shortcut": "none"})
-    refusal = "no linear shortcut from end to end; shortcut: staged gives it one"
+    refusal = "no end-to-end linear shortcut; shortcut: staged gives it one"
     with pytest.raises(LabError, match=refusal):
         measure_shortcut(codec, torch.rand(1, 3, 64, 64))
 
