@@ -1,4 +1,4 @@
-"""Tables, plots and pages, made from records alone: nothing here measures."""
+"""Tables, plots and pages, made from records alone; nothing here measures."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What the notes below tables say of sizes, devices and versions."""
+"""Texts of the notes below tables: sizes, devices and versions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from tcm_lab._utils.environment import Environment
 from tcm_lab.errors import LabError, one_of
 
 WITHOUT_HEADERS = (
-    "Rates without file headers on either side, which weigh more the smaller the image."
+    "Rates exclude file headers on both sides, since headers matter more the smaller the image."
 )
 
 
-def need(what: str, given: Sized) -> None:
+def need(what: str, values: Sized) -> None:
     """Refuse an empty collection.
 
     Raises:
-        LabError: nothing was given.
+        LabError: the collection is empty.
     """
-    if not given:
+    if not values:
         raise LabError(f"no {what} given")
 
 
@@ -34,15 +34,15 @@ def device_text(environment: Environment) -> str:
 
 
 def versions_text(versions: Iterable[Mapping[str, str]]) -> str:
-    """Return every package with its version, or all that there are, sorted by name."""
-    found: dict[str, dict[str, None]] = {}
-    for each in versions:
-        for name, version in each.items():
-            found.setdefault(name, {})[version] = None
-    return ", ".join(f"{name} {one_of(sorted(found[name]))}" for name in sorted(found))
+    """Return every package with its version, or its different versions, sorted by name."""
+    by_name: dict[str, dict[str, None]] = {}
+    for mapping in versions:
+        for name, version in mapping.items():
+            by_name.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {one_of(sorted(by_name[name]))}" for name in sorted(by_name))
 
 
 def environment_lines(environments: Iterable[Environment]) -> tuple[str, ...]:
-    """Return one line for each of the environments that differ: device, threads and versions."""
+    """Return one line per distinct environment: device, threads and versions."""
     lines = {f"{device_text(e)}; {versions_text([e.versions])}." for e in environments}
     return tuple(sorted(lines))

@@ -1,6 +1,6 @@
-"""What records, curves and tables look like in a notebook or a console: their tables.
+"""Tables as which notebooks and consoles show records, curves and tables.
 
-Importing this module registers them; `tcm_lab._utils.display` does when a value is shown.
+Importing this module registers them; `tcm_lab._utils.display` imports it when a value is shown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Records of every kind: their files, and the tables and plots that suit them."""
+"""Records of every kind: their files, and their tables and plots."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # tables are made without matplotlib
 
 AnyRecord: TypeAlias = ComplexityRecord | TimingRecord | RdRecord
 PlotKind: TypeAlias = Literal["parts", "parameters", "size", "roofline", "rd"]
-_Wanted = TypeVar("_Wanted")
+_T = TypeVar("_T")
 
-_DIGITS = 9  # more than a measurement means, and the same on every machine
+_DIGITS = 9  # more than any measurement's precision, and the same on every machine
 _ANCHORS = ("jpeg", "webp")
 
 _KINDS: Mapping[str, type[AnyRecord]] = {
@@ -47,12 +47,13 @@ _KINDS: Mapping[str, type[AnyRecord]] = {
 def records_json(records: Sequence[AnyRecord], *, convention: Convention = "all") -> str:
     """Return a JSON list with one object per record.
 
-    Each object begins with a summary, by names with units, and holds the whole record under
-    ``record``; ``read_records`` takes it back.
+    Each object begins with a summary, by names with units, and holds the complete record under
+    ``record``, which ``read_records`` reads.
 
     Args:
-        records: of any kinds.
-        convention: of the totals of complexity records; the other conventions stand beside them.
+        records: records of any kind.
+        convention: convention of the totals of complexity records; those of all conventions are
+            included separately.
     """
     entries = [
         {**rounded(_summary(record, convention), _DIGITS), "record": record.model_dump(mode="json")}
@@ -62,7 +63,7 @@ def records_json(records: Sequence[AnyRecord], *, convention: Convention = "all"
 
 
 def read_records(path: Path) -> list[AnyRecord]:
-    """Read the records in a file: one, a list of them, or what ``records_json`` wrote.
+    """Read the records in a file: one record, a list of them, or the output of ``records_json``.
 
     Raises:
         LabError: the file can't be read, or holds something else.
@@ -71,7 +72,7 @@ def read_records(path: Path) -> list[AnyRecord]:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LabError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    except (ValueError, RecursionError) as error:  # also of endless numbers and nesting
+    except (ValueError, RecursionError) as error:  # also for endless numbers and nesting
         raise LabError(f"{path}: not JSON ({error}).") from None
     entries = tree if isinstance(tree, list) else [tree]
     if not entries:
@@ -79,21 +80,21 @@ def read_records(path: Path) -> list[AnyRecord]:
     return [_record(entry, f"{path}, record {i}") for i, entry in enumerate(entries)]
 
 
-def _record(entry: Any, place: str) -> AnyRecord:
+def _record(entry: Any, origin: str) -> AnyRecord:
     fields = entry.get("record", entry) if isinstance(entry, Mapping) else None
     known = fields if isinstance(fields, Mapping) else {}
-    found = next((model for field, model in _KINDS.items() if field in known), None)
-    if found is None:
+    kind = next((kind for field, kind in _KINDS.items() if field in known), None)
+    if kind is None:
         raise LabError(
-            f"{place}: not a complexity, timing or rate-distortion record. Give files that were "
+            f"{origin}: not a complexity, timing or rate-distortion record. Give files that were "
             "written with --format json."
         )
     try:
-        return found.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
-        message = validation_message(error, found, fields)
+        message = validation_message(error, kind, fields)
         raise LabError(
-            f"{place}: {message}. It may be of another version; measure it again."
+            f"{origin}: {message}. It may be from another version; measure it again."
         ) from None
 
 
@@ -135,29 +136,29 @@ def tables_of(
     detail: Detail = "totals",
     published: bool = False,
 ) -> list[Table]:
-    """Return one table for each kind of record, costs first; times with their stages.
+    """Return one table for each kind of record, costs first; times also by stage.
 
     Args:
-        records: of any kinds.
-        convention: of costs: which operators are counted.
-        detail: of costs: totals, parts or kinds.
-        published: of costs: whether published values stand beside ours, in rows of their own.
+        records: records of any kind.
+        convention: for costs, the operators to count.
+        detail: for costs, totals, parts or kinds.
+        published: for costs, whether to add published values in rows of their own.
 
     Raises:
         LabError: no records given.
     """
     need("records", records)
-    found = []
+    result = []
     if costs := _only(ComplexityRecord, records):
         beside = tables.published_beside(costs, published_figures()) if published else ()
-        found.append(
+        result.append(
             tables.complexity_table(costs, convention=convention, detail=detail, published=beside)
         )
     if times := _only(TimingRecord, records):
-        found += [tables.timing_table(times), tables.stage_table(times)]
+        result += [tables.timing_table(times), tables.stage_table(times)]
     if curves := _only(RdRecord, records):
-        found.append(tables.rd_table(curves))
-    return found
+        result.append(tables.rd_table(curves))
+    return result
 
 
 def plot_of(
@@ -168,23 +169,23 @@ def plot_of(
     published: Sequence[RdCurve] = (),
     quality: Quality = "psnr_db",
 ) -> Figure:
-    """Return the plot called ``kind`` of the records that it can show.
+    """Return the plot called ``kind`` of those records that it can show.
 
     Args:
-        kind: what it shows.
-        records: of any kinds.
-        title: of the plot.
+        kind: the plot.
+        records: records of any kind.
+        title: title of the plot.
         published: curves to add to ``rd``.
-        quality: what ``rd`` draws over the rate.
+        quality: the metric that ``rd`` draws over the rate.
 
     Raises:
-        LabError: no plot is called that, none of the records suits it, evaluations are of different
-            images, it shows no published curves, or these are of another quality.
+        LabError: there is no such plot, it can show none of the records, evaluations are of
+            different images, it does not show published curves, or these are of another quality.
     """
     lookup(dict.fromkeys(get_args(PlotKind)), kind, "plot")
     costs = _only(ComplexityRecord, records)
     if published and kind != "rd":
-        raise LabError(f"plot {kind}: shows no published curves; rd does.")
+        raise LabError(f"plot {kind}: cannot show published curves; rd can.")
     if kind == "rd":
         figure = _rd(_only(RdRecord, records), published, quality)
     elif not costs:
@@ -209,7 +210,9 @@ def _rd(records: Sequence[RdRecord], published: Sequence[RdCurve], quality: Qual
         raise LabError("plot rd: needs a rate-distortion record, from tcm-lab evaluate.")
     check_images(records)
     if published and quality != "psnr_db":
-        raise LabError(f"plot rd: published curves have psnr_db, not {quality}. Leave one out.")
+        raise LabError(
+            f"plot rd: published curves have psnr_db, not {quality}. Leave out one of the two."
+        )
     series = [
         plots.series_of_records(
             curve.records,
@@ -235,10 +238,10 @@ def _roofline(costs: Sequence[ComplexityRecord], times: Sequence[TimingRecord]) 
             points = plots.roofline_points(cost, timing)
             return plots.roofline_plot(points, timing.device_peak, title=title)
     raise LabError(
-        "plot roofline: needs a complexity and a timing record of one model and size. "
+        "plot roofline: needs a complexity and a timing record of the same model and size. "
         "tcm-lab complexity and tcm-lab time write them with --format json."
     )
 
 
-def _only(kind: type[_Wanted], records: Iterable[object]) -> list[_Wanted]:
+def _only(kind: type[_T], records: Iterable[object]) -> list[_T]:
     return [record for record in records if isinstance(record, kind)]

@@ -1,7 +1,7 @@
-"""Tables as data: columns, rows and notes, in any format that `renderers` know.
+"""Tables as data: columns, rows and notes, for any format of `renderers`.
 
-A `Table` holds plain values with their units. Formats for readers round as each column says;
-formats for machines (CSV, JSON) keep seven significant digits and whole counts.
+A `Table` holds plain values with their units. Formats for readers round as each column specifies;
+formats for machines (CSV, JSON) keep seven significant digits and exact counts.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MARKS: Mapping[Mark, tuple[str, str]] = {
     "partial": ("‡", "stopped before the full budget"),
     "infeasible": ("\N{MULTIPLICATION SIGN}", "over a constraint"),
 }
-"""The sign behind a row's first cell, and its meaning."""
+"""The sign after a row's first cell, and its meaning."""
 
 PUBLISHED = "published by others"
-"""Heading over rows with a source."""
+"""Heading above rows with a source."""
 
 
 class Column(Frozen):
@@ -48,10 +48,10 @@ class Column(Frozen):
     Attributes:
         key: name for machines, with its unit, such as ``kmacs_per_px``.
         header: name for readers, without the unit.
-        group: heading over neighbouring columns that share it.
-        unit: of the displayed values.
-        format: a format specification such as ``.1f`` for numbers; empty for text.
-        scale: displayed values are the stored ones times this (``1e-6`` displays millions).
+        group: heading above neighbouring columns of the same group.
+        unit: unit of the displayed values.
+        format: format specification such as ``.1f`` for numbers; empty for text.
+        scale: factor from stored to displayed values (``1e-6`` displays millions).
         best: whether the lowest or the highest value is marked, if any.
     """
 
@@ -65,7 +65,7 @@ class Column(Frozen):
 
     @property
     def is_text(self) -> bool:
-        """Whether the column holds words."""
+        """Whether the column holds text."""
         return not self.format
 
     @property
@@ -74,37 +74,37 @@ class Column(Frozen):
         return f"{self.header} ({self.unit})" if self.unit else self.header
 
     def text(self, value: Value) -> str:
-        """Return ``value`` as displayed; an en dash for none."""
+        """Return ``value`` as displayed; an en dash for None."""
         if value is None:
             return "\N{EN DASH}"
         if isinstance(value, str):
             return value
         if isinstance(value, Interval):
-            if value.low == value.high:  # nothing was resampled
+            if value.low == value.high:  # no resampling
                 return self.text(value.value)
             low, high = self.text(value.low), self.text(value.high)
             return f"{self.text(value.value)} [{low}, {high}]"
         if not self.format:
             return str(value)
         text = format(value if self.scale == 1 else value * self.scale, self.format)
-        rounded_away = text.startswith("-") and not re.search("[1-9a-z]", text)
-        return format(0.0, self.format) if rounded_away else text  # zero has no sign
+        is_minus_zero = text.startswith("-") and not re.search("[1-9a-z]", text)
+        return format(0.0, self.format) if is_minus_zero else text
 
     def displayed(self, value: Value) -> float | None:
-        """Return a number in the column's unit, to the displayed digit; None for words."""
+        """Return a number in the column's unit, rounded to the displayed digit; None for text."""
         value = number(value)
         return None if value is None else float(self.text(value).replace(",", ""))
 
 
 def metric_column(name: str, **changes: Any) -> Column:
-    """Return the column of a metric as ``tcm_lab.metrics`` describes it, its best value marked.
+    """Return a metric's column, as ``tcm_lab.metrics`` describes it, with its best value marked.
 
     Args:
-        name: of a registered metric.
-        changes: fields of the column that differ here.
+        name: name of a registered metric.
+        changes: fields of the column to change.
 
     Raises:
-        ConfigError: no metric has that name.
+        ConfigError: there is no such metric.
     """
     metric = METRICS[name]
     column = Column(
@@ -120,19 +120,19 @@ def metric_column(name: str, **changes: Any) -> Column:
 
 
 def unmarked_column(name: str, **changes: Any) -> Column:
-    """Return the column of a metric under no heading of a group, its best value not marked."""
+    """Return the column of a metric without a group and without marking its best value."""
     return metric_column(name, **{"group": "", "best": None, **changes})
 
 
 class Row(Frozen):
-    """Values by column key.
+    """One row: values by column key.
 
     Attributes:
-        values: one per column key; a missing one, or ``None``, is unknown.
-        marks: shown behind the first cell.
-        name: what charts of the same page call it, so that either finds the other.
-        source: who published these values, unless they were measured here. Such rows stand under
-            a heading of their own, cite their source, and are never marked as best.
+        values: values by column key; a missing value, or ``None``, is unknown.
+        marks: marks shown after the first cell.
+        name: name of the row in charts of the same page, to link the two.
+        source: who published these values; empty if they were measured here. Published rows are
+            shown under a heading of their own, cite their source, and are never marked as best.
     """
 
     values: dict[str, Value]
@@ -141,14 +141,14 @@ class Row(Frozen):
     source: str = ""
 
     def within(self, columns: Iterable[Column]) -> Row:
-        """Return the row with only the values that have a column."""
+        """Return the row with only the values of these columns."""
         keys = {column.key for column in columns}
         values = {key: value for key, value in self.values.items() if key in keys}
         return self.model_copy(update={"values": values})
 
 
 class Cell(NamedTuple):
-    """A cell as displayed: its text, unescaped, and whether it is the best of its column."""
+    """A cell as displayed: its unescaped text, and whether it is the best of its column."""
 
     column: Column
     value: Value
@@ -157,17 +157,17 @@ class Cell(NamedTuple):
 
 
 class Table(Frozen):
-    """Columns, rows and the conditions under which they hold.
+    """Columns, rows and notes on the conditions of measurement.
 
     Attributes:
         title: one line.
-        columns: from left to right.
-        rows: from top to bottom, published ones last.
+        columns: columns from left to right.
+        rows: rows from top to bottom, published ones last.
         footer: conditions, conventions, versions; one line each.
 
     Raises:
-        ValueError: a row has a value for a column that does not exist, or a measured row stands
-            below a published one.
+        ValueError: a row has a value for a column that does not exist, or a measured row follows a
+            published one.
     """
 
     title: str
@@ -183,32 +183,32 @@ class Table(Frozen):
         if unknown := {key for row in self.rows for key in row.values} - set(keys):
             raise ValueError(f"row values {sorted(unknown)}: no such column")
         if [*self.measured, *self.published] != list(self.rows):
-            raise ValueError("rows: published ones must stand below those that were measured")
+            raise ValueError("rows: published ones must follow those that were measured")
         return self
 
     def without_empty_columns(self) -> Table:
-        """Return the table without the columns of which no row has a value."""
-        found = (item for row in self.rows for item in row.values.items())
-        filled = {key for key, value in found if value is not None}
+        """Return the table without the columns in which no row has a value."""
+        items = (item for row in self.rows for item in row.values.items())
+        filled = {key for key, value in items if value is not None}
         columns = tuple(column for column in self.columns if column.key in filled)
         return self.model_copy(update={"columns": columns})
 
     def values_by_column(self) -> dict[str, list[str | float | None]]:
-        """Return the values of each column from top to bottom, by its key.
+        """Return the values of each column from top to bottom, by column key.
 
-        An interval is its value, with columns ``…_low`` and ``…_high`` for its ends.
+        Intervals are given by their values, and by columns ``…_low`` and ``…_high`` for their ends.
         """
-        found: dict[str, list[str | float | None]] = {}
+        by_key: dict[str, list[str | float | None]] = {}
         for column in self.columns:
             values = [row.values.get(column.key) for row in self.rows]
-            found[column.key] = [v.value if isinstance(v, Interval) else v for v in values]
+            by_key[column.key] = [v.value if isinstance(v, Interval) else v for v in values]
             if any(isinstance(value, Interval) for value in values):
-                found[f"{column.key}_low"] = [getattr(value, "low", None) for value in values]
-                found[f"{column.key}_high"] = [getattr(value, "high", None) for value in values]
-        return found
+                by_key[f"{column.key}_low"] = [getattr(value, "low", None) for value in values]
+                by_key[f"{column.key}_high"] = [getattr(value, "high", None) for value in values]
+        return by_key
 
     def to_frame(self) -> DataFrame:
-        """Return the values as pandas' data frame; its columns are those of `values_by_column`."""
+        """Return the values as a pandas data frame with the columns of `values_by_column`."""
         from pandas import DataFrame
 
         return DataFrame(self.values_by_column())
@@ -225,41 +225,41 @@ class Table(Frozen):
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Headings over columns with the number of columns below each; empty without headings."""
+        """Group headings with the number of columns below each; empty without groups."""
         grouped = groupby(column.group for column in self.columns)
         runs = [(group, len(list(columns))) for group, columns in grouped]
         return runs if any(group for group, _ in runs) else []
 
     @property
     def sources(self) -> list[str]:
-        """Every cited source once, in the order of the rows."""
+        """The distinct cited sources, in the order of the rows."""
         return list(dict.fromkeys(row.source for row in self.published))
 
     def citation(self, row: Row) -> str:
-        """Return `` [1]`` and the like for a published row, and nothing for a measured one."""
+        """Return a citation such as `` [1]`` for a published row, "" for a measured one."""
         return f" [{self.sources.index(row.source) + 1}]" if row.source else ""
 
     @property
     def best(self) -> dict[str, float]:
-        """The best displayed value of each column that marks one, if at least two differ."""
-        found: dict[str, float] = {}
+        """The best displayed value of each column that marks it, if at least two values differ."""
+        best: dict[str, float] = {}
         for column in self.columns:
             if column.best is not None:
                 values = (column.displayed(row.values.get(column.key)) for row in self.measured)
                 known = {value for value in values if value is not None and not math.isnan(value)}
                 if len(known) > 1:
-                    found[column.key] = min(known) if column.best == "low" else max(known)
-        return found
+                    best[column.key] = min(known) if column.best == "low" else max(known)
+        return best
 
     def cells(self, rows: Iterable[Row]) -> Iterator[tuple[Row, list[Cell]]]:
-        """Yield each row with its cells; equal to the displayed digit, several are best.
+        """Yield each row with its cells; values equal to the displayed digit may all be best.
 
-        A value whose interval holds 0 is never best, nor is one without an interval, such as a
-        baseline's, beside it: either may be the other's equal.
+        A value whose interval contains 0 is never best. In a column with such a value, neither is a
+        value without an interval, such as the baseline's: the two may be equal.
         """
         best = self.best
         measured = ((key, value) for row in self.measured for key, value in row.values.items())
-        unsure = {key for key, value in measured if _holds_zero(value)}
+        undecided = {key for key, value in measured if _contains_zero(value)}
         for row in rows:
             cells = []
             for column in self.columns:
@@ -268,34 +268,35 @@ class Table(Frozen):
                     not row.source
                     and column.key in best
                     and column.displayed(value) == best[column.key]
-                    and not _holds_zero(value)
-                    and (isinstance(value, Interval) or column.key not in unsure)
+                    and not _contains_zero(value)
+                    and (isinstance(value, Interval) or column.key not in undecided)
                 )
                 cells.append(Cell(column, value, column.text(value), is_best))
             yield row, cells
 
     @property
     def notes(self) -> list[str]:
-        """The legend of the marks in use, then the footer, then the sources."""
+        """The legend of the marks used, then the footer, then the sources."""
         used = {mark for row in self.rows for mark in row.marks}
-        legend = ", ".join(f"{sign} {what}" for mark, (sign, what) in MARKS.items() if mark in used)
+        signs = [f"{sign} {meaning}" for mark, (sign, meaning) in MARKS.items() if mark in used]
+        legend = [f"{', '.join(signs)}."] if signs else []
         sources = [f"[{n}] {source.rstrip('.')}." for n, source in enumerate(self.sources, 1)]
-        return [*([f"{legend}."] if legend else []), *self.footer, *sources]
+        return [*legend, *self.footer, *sources]
 
 
-def _holds_zero(value: Value) -> bool:
+def _contains_zero(value: Value) -> bool:
     return isinstance(value, Interval) and not value.excludes_zero
 
 
 def number(value: Value) -> float | None:
-    """Return the number in a cell, or None for words."""
+    """Return the number in a cell, or None for text."""
     if isinstance(value, Interval):
         return value.value
     return None if isinstance(value, str) else value
 
 
 def rounded(tree: Any, digits: int) -> Any:
-    """Return a JSON tree whose floats have ``digits`` significant digits; not finite ones: null."""
+    """Return a JSON tree with floats of ``digits`` significant digits, null for not finite ones."""
     if isinstance(tree, Mapping):
         return {name: rounded(value, digits) for name, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -184,7 +184,7 @@ def test_conditions_that_differ_are_columns_and_shared_ones_stand_below() -> Non
     assert [row.values["precision"] for row in table.rows] == ["float32", "bfloat16"]
     assert "a processor, 2 threads" in table.footer[1]
     assert "float32" not in table.footer[1]
-    assert "do not compare" in table.footer[0]
+    assert "are not comparable" in table.footer[0]
 
 
 def test_ratios_stand_beside_the_model_that_they_are_of() -> None:

@@ -283,7 +283,7 @@ def test_a_value_without_a_column_and_a_measured_row_below_a_published_one_are_r
     with pytest.raises(ValueError, match="no such column"):
         Table(title="", columns=COLUMNS[:1], rows=(Row(values={"modle": "m"}),))
     rows = a_table().rows
-    with pytest.raises(ValueError, match="published ones must stand below"):
+    with pytest.raises(ValueError, match="published ones must follow"):
         Table(title="", columns=COLUMNS, rows=(rows[2], rows[0]))
 
 

@@ -1,7 +1,7 @@
-"""The style of every plot, the figures and panels that carry it, and their files.
+"""The style of every plot, styled figures and panels, and their files.
 
-Figures are made without pyplot, so nothing global is touched; the style holds while a figure is
-made and while it is written.
+Figures are made without pyplot, so no global state changes; the style holds while a figure is made
+and while it is written.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:  # a study needs `PlotAxis`, but not matplotlib
     from matplotlib.ticker import Locator
 
 COLUMN_INCHES = 3.5
-PAGE_INCHES = 7.16  # the width of a page of two columns
+PAGE_INCHES = 7.16  # width of a two-column page
 _DPI, _INLINE_DPI = 300, 140
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 _LABEL_CHARACTERS = 34
-_CHARACTER_EM = 0.55  # mean width of a character of the style's font, with some air
-_HANDLE_INCHES = 0.35  # of a legend, before each label
+_CHARACTER_EM = 0.55  # mean width of a character in the style's font, with some margin
+_HANDLE_INCHES = 0.35  # width of a legend's handle before each label
 
 INK, SOFT = "#1b1f24", "#57606a"  # as in the style's file
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 
 
 class PlotAxis(Frozen):
-    """An axis of a plot: its quantity and unit, its scale, and which end is the good one."""
+    """An axis of a plot: its quantity and unit, its scale, and which direction is better."""
 
     name: str
     unit: str = ""
@@ -52,27 +52,27 @@ class PlotAxis(Frozen):
 
 
 def palette(count: int) -> list[str]:
-    """Return ``count`` colours of seaborn's ``colorblind`` palette; beyond ten they repeat."""
+    """Return ``count`` colours of seaborn's ``colorblind`` palette; after ten they repeat."""
     import seaborn
 
-    # Its grey and yellow come last: grey is for what is not ours, yellow is faint on white.
-    ten = seaborn.color_palette("colorblind").as_hex()
+    # Its grey and yellow come last: grey means results of others, yellow is faint on white.
+    colours = seaborn.color_palette("colorblind").as_hex()
     order = [0, 1, 2, 3, 4, 9, 5, 6, 8, 7]
-    return [str(ten[order[index % len(order)]]) for index in range(count)]
+    return [str(colours[order[index % len(order)]]) for index in range(count)]
 
 
 def looks(count: int) -> list[dict[str, Any]]:
     """Return the ``color`` and ``marker`` of ``count`` series; up to a hundred differ."""
-    tens = len(MARKERS)  # as many as colours: the next ten of these take other markers
+    period = len(MARKERS)  # as many as colours: each further period shifts the markers by one
     return [
-        {"color": color, "marker": MARKERS[(i + i // tens) % tens]}
+        {"color": color, "marker": MARKERS[(i + i // period) % period]}
         for i, color in enumerate(palette(count))
     ]
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Hold our style over a block or a decorated function; the caller's stays as it was."""
+    """Apply our style to a block or a decorated function, then restore the caller's."""
     import matplotlib as mpl
     import seaborn
 
@@ -91,7 +91,7 @@ def new_figure(
     width: float = COLUMN_INCHES,
     height: float = 2.7,
 ) -> tuple[Figure, Axes]:
-    """Return a figure, its sides in inches, with one pair of axes; call it inside `style`."""
+    """Return a figure (sides in inches) with one pair of axes; call it inside `style`."""
     figure, (axes,) = panels(1, columns=1, height=height, width=width)
     if x is not None and y is not None:
         label_axes(axes, x, y)
@@ -101,14 +101,15 @@ def new_figure(
 def panels(
     count: int, *, columns: int, height: float, width: float | None = None, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` equal axes; call it inside `style`.
+    """Return a figure with ``count`` equal axes; call it inside `style`.
 
     Args:
         count: number of axes.
-        columns: maximum number beside each other.
-        height: inches of one row.
-        width: inches of the figure; None is a column's for two panels a row, a page's for more.
-        options: for ``Figure.subplots``.
+        columns: maximum number per row.
+        height: height of one row in inches.
+        width: width of the figure in inches; None is that of a column for up to two panels per row,
+            and of a page for more.
+        options: options of ``Figure.subplots``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -136,19 +137,19 @@ def map_panels(
     height: float,
     low: float | None = None,
 ) -> Figure:
-    """Return a figure of images and maps, all maps on one scale with one colour bar.
+    """Return a figure of images and maps, with one scale and one colour bar for all maps.
 
     Args:
         cells: title and contents of each panel: an image (H, W, 3) or (3, H, W), a map (h, w), or
-            None for an empty one.
-        label: of the colour bar.
-        columns: panels beside each other.
-        height: inches of one row.
+            None for an empty panel.
+        label: label of the colour bar.
+        columns: panels per row.
+        height: height of one row in inches.
         low: lower end of the scale; None is the smallest value of any map.
     """
     maps = [cell for _, cell in cells if cell is not None and cell.ndim == 2]
-    low = min(float(each.min()) for each in maps) if low is None else low
-    high = max(float(each.max()) for each in maps)
+    low = min(float(values.min()) for values in maps) if low is None else low
+    high = max(float(values.max()) for values in maps)
     figure, grid = panels(len(cells), columns=columns, height=height, width=PAGE_INCHES)
     for axes, (title, cell) in zip(grid, cells, strict=True):
         bare(axes, title)
@@ -161,7 +162,7 @@ def map_panels(
 
 
 def draw_map(axes: Axes, values: NDArray[Any], **options: Any) -> Any:
-    """Draw a map (h, w) in our colours, unless ``options`` of ``imshow`` say otherwise."""
+    """Draw a map (h, w) in our colours; ``options`` of ``imshow`` take precedence."""
     axes.grid(False)
     return axes.imshow(values, **{"cmap": "cividis", "interpolation": "none", **options})
 
@@ -172,7 +173,7 @@ def channels_last(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def bare(axes: Axes, title: str = "") -> None:
-    """Remove ticks and grid, which mean nothing on an image."""
+    """Remove ticks and grid, which have no meaning on an image."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
@@ -181,12 +182,12 @@ def bare(axes: Axes, title: str = "") -> None:
 
 
 def name_axes(axes: Axes, title: str, share: float = 0.85) -> None:
-    """Write a title over one of several equal axes, in lines no longer than they are wide.
+    """Write a title above one of several equal axes, wrapped to their width.
 
     Args:
         axes: one of `panels`.
-        title: may have several lines.
-        share: of the panel's width that the axes take, beside labels and a colour bar.
+        title: one or several lines.
+        share: share of the panel's width that is left for the axes by labels and a colour bar.
     """
     spec = axes.get_subplotspec()
     figure = axes.get_figure(root=True)
@@ -197,7 +198,7 @@ def name_axes(axes: Axes, title: str, share: float = 0.85) -> None:
 
 
 def wrapped(text: str, inches: float, font_pt: float = 7.5) -> str:
-    """Break each line of a text where it would be wider than so many inches."""
+    """Wrap each line of a text to a width in inches."""
     characters = max(6, int(72 * inches / (_CHARACTER_EM * font_pt)))
     return "\n".join(textwrap.fill(line, characters) for line in text.splitlines())
 
@@ -214,13 +215,13 @@ def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> 
 def stacked_bars(
     parts: Mapping[str, Sequence[float]], rows: Sequence[str], x: PlotAxis, *, form: str
 ) -> Figure:
-    """Return a figure of one bar per row, stacked by part.
+    """Return a figure with one bar per row, stacked by part.
 
     Args:
-        parts: by name, their length in each row.
+        parts: length of each part in each row, by the part's name.
         rows: names of the bars.
-        x: what the length shows.
-        form: of the total written at the end of a bar.
+        x: quantity that the lengths show.
+        form: format of the total at the end of a bar.
     """
     figure, axes = new_figure(height=1.1 + 0.3 * len(rows))
     left = np.zeros(len(rows))
@@ -243,19 +244,19 @@ def stacked_bars(
 
 
 def legend_below(figure: Figure, columns: int, **options: Any) -> None:
-    """Write the legend of all axes under them, in at most ``columns`` columns."""
+    """Write the legend of all axes below them, in up to ``columns`` columns."""
     options = {"loc": "outside lower center", "columnspacing": 1.0, **options}
     fitted_legend(figure, figure.get_figwidth(), columns, **options)
 
 
 def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: Any) -> None:
-    """Write a legend in as many columns as fit, and in broken lines where one is too wide.
+    """Write a legend in as many columns as fit, and wrap its lines if a single one is too wide.
 
     Args:
-        owner: whose ``legend`` writes it.
-        inches: width that it must not exceed.
+        owner: figure or axes of the legend.
+        inches: maximum width.
         columns: maximum number of columns.
-        options: for ``legend``.
+        options: options of ``legend``.
     """
     figure = owner.get_figure(root=True)
     assert figure is not None
@@ -270,15 +271,15 @@ def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: 
 
 
 def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
-    """Write the axes' names with units and set their scales."""
+    """Label the axes with names and units, and set their scales."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    for axis, described, set_scale in (
+    for axis, plot_axis, set_scale in (
         (axes.xaxis, x, axes.set_xscale),
         (axes.yaxis, y, axes.set_yscale),
     ):
-        axis.set_label_text(textwrap.fill(described.label, _LABEL_CHARACTERS))
-        if described.log:
+        axis.set_label_text(textwrap.fill(plot_axis.label, _LABEL_CHARACTERS))
+        if plot_axis.log:
             set_scale("log")
             axis.set_major_locator(log_ticks(1.0, 2.0, 5.0))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.12g}"))
@@ -286,10 +287,10 @@ def label_axes(axes: Axes, x: PlotAxis, y: PlotAxis) -> None:
 
 
 def log_ticks(*subs: float) -> Locator:
-    """Return what places the ticks of a logarithmic axis: at these multiples of powers of ten.
+    """Return a locator of ticks on a logarithmic axis, at these multiples of powers of ten.
 
-    Where these give fewer than two in view, so many decades there are or so few, powers of ten do,
-    or else evenly spaced ticks.
+    If fewer than two of these are in view, because there are too many decades or too few, ticks are
+    placed at powers of ten, or else evenly.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -298,26 +299,26 @@ def log_ticks(*subs: float) -> Locator:
     class Ticks(LogLocator):
         def tick_values(self, vmin: float, vmax: float) -> Any:
             usual: Any = super().tick_values(vmin, vmax)
-            every: list[Any] = [usual, *(other.tick_values(vmin, vmax) for other in others)]
-            enough = (t for t in every if np.count_nonzero((t >= vmin) & (t <= vmax)) > 1)
+            candidates: list[Any] = [usual, *(other.tick_values(vmin, vmax) for other in others)]
+            enough = (t for t in candidates if np.count_nonzero((t >= vmin) & (t <= vmax)) > 1)
             return next(enough, usual)
 
     return Ticks(subs=subs)
 
 
 def figure_svg(figure: Figure) -> str:
-    """Return the figure as an SVG document, the same bytes each time, on a clear background."""
+    """Return the figure as a reproducible SVG document with a transparent background."""
     return _written(figure, "svg", transparent=True).decode()
 
 
 def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write ``stem``.png and ``stem``.svg, each wholly or not at all; no date is in them.
+    """Write ``stem``.png and ``stem``.svg without dates, each completely or not at all.
 
     Returns:
         The two paths.
 
     Raises:
-        LabError: they can't be written.
+        LabError: a file can't be written.
     """
     png, svg = (stem.parent / f"{stem.name}.{kind}" for kind in ("png", "svg"))
     write_atomically(png, _written(figure, "png"))
@@ -326,7 +327,7 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def _inline(figure: Figure) -> tuple[bytes, dict[str, int]]:
-    """Return the image that a notebook shows, and its size there in pixels."""
+    """Return the image that a notebook shows, and its displayed size in pixels."""
     width, height = (round(_INLINE_DPI * inches) for inches in figure.get_size_inches())
     return _written(figure, "png"), {"width": width, "height": height}
 

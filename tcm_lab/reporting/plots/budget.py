@@ -1,4 +1,4 @@
-"""Plots of how differences move with the budget, and of predictions beside trainings."""
+"""Plots of differences over the budget, and of predictions against trainings."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SOLID, _FAINT = 1.2, 0.16
-_MOST_NAMED, _FARTHEST = 16, 8
+_ALL_NAMED, _FARTHEST = 16, 8  # name all points up to this number, else the farthest
 
 
 class BudgetSeries(Frozen):
-    """How one variant's difference from the baseline moves.
+    """One variant's difference from the baseline over the steps.
 
     Attributes:
-        label: of the variant.
-        steps: ascending; the end of each window.
-        windows: the difference in each.
-        evaluated: the difference of evaluated costs, by the steps of its training.
-        predicted: what is said of larger budgets, by their steps.
+        label: label of the variant.
+        steps: end of each window, ascending.
+        windows: difference in each window.
+        evaluated: difference of evaluated costs, by the steps of the training.
+        predicted: predicted differences at larger budgets, by their steps.
     """
 
     label: str
@@ -50,13 +50,13 @@ class BudgetSeries(Frozen):
 
 @style()
 def budget_plot(series: Sequence[BudgetSeries], y: PlotAxis) -> Figure:
-    """Draw each difference over the steps with its band, and what is predicted beyond them.
+    """Draw each difference over the steps with its band, and predictions beyond them.
 
-    Lines are training losses; dots with bars, evaluated costs; dashes lead to predictions.
+    Lines are training losses; dots with bars are evaluated costs; dashes lead to predictions.
 
     Args:
         series: the variants.
-        y: the difference.
+        y: the vertical axis, of the differences.
     """
     figure, axes = new_figure(PlotAxis(name="steps", log=True), y, width=5.6, height=3.0)
     axes.axhline(0, color=INK, lw=0.6, zorder=1)
@@ -65,17 +65,17 @@ def budget_plot(series: Sequence[BudgetSeries], y: PlotAxis) -> Figure:
         axes.plot(each.steps, values, color=color, lw=_SOLID, label=each.label, zorder=3)
         lows, highs = [w.low for w in each.windows], [w.high for w in each.windows]
         axes.fill_between(each.steps, lows, highs, color=color, alpha=_FAINT, lw=0)
-        for step, found in each.evaluated.items():
-            axes.plot((step, step), (found.low, found.high), color=color, lw=0.8, zorder=4)
-            axes.plot(step, found.value, look["marker"], color=color, ms=4, mec="white", mew=0.4)
+        for step, cost in each.evaluated.items():
+            axes.plot((step, step), (cost.low, cost.high), color=color, lw=0.8, zorder=4)
+            axes.plot(step, cost.value, look["marker"], color=color, ms=4, mec="white", mew=0.4)
         if each.predicted:
             ahead = [
                 (each.steps[-1], values[-1]),
                 *((s, w.value) for s, w in each.predicted.items()),
             ]
             axes.plot(*zip(*ahead, strict=True), color=color, lw=0.8, ls=(0, (3, 2)))
-            for step, found in each.predicted.items():
-                axes.plot((step, step), (found.low, found.high), color=color, lw=0.6, alpha=0.6)
+            for step, cost in each.predicted.items():
+                axes.plot((step, step), (cost.low, cost.high), color=color, lw=0.6, alpha=0.6)
     legend_below(figure, 3, handlelength=1.4)
     return figure
 
@@ -92,10 +92,10 @@ class AgreementPoint(Frozen):
 def agreement_plot(
     points: Sequence[AgreementPoint], predicted: PlotAxis, trained: PlotAxis
 ) -> Figure:
-    """Draw what was predicted against what training gave; on the line they are equal.
+    """Draw trained against predicted differences; they are equal on the line.
 
     Args:
-        points: the variants; of many, those that lie farthest from the rest are named.
+        points: the variants; if there are many, only the farthest from the rest are named.
         predicted: the horizontal axis.
         trained: the vertical axis.
     """
@@ -108,15 +108,15 @@ def agreement_plot(
         ]
     for ends in lines:
         axes.plot(*zip(*ends, strict=True), color=SOFT, lw=0.7, zorder=2)
-    places = [(p.predicted.value, p.trained.value) for p in points]
-    x, y = np.array(places).T
+    positions = [(p.predicted.value, p.trained.value) for p in points]
+    x, y = np.array(positions).T
     axes.scatter(x, y, color=palette(1)[0], s=18, zorder=3)
     axes.margins(0.12)
     axes.axline((0, 0), slope=1, color=INK, lw=0.6, zorder=1)
     labels = [p.label for p in points]
-    if len(points) > _MOST_NAMED:
-        apart = np.maximum(abs(x - np.median(x)), abs(y - np.median(y)))
-        far = set(np.argsort(-apart)[:_FARTHEST].tolist())
-        labels = [label if i in far else "" for i, label in enumerate(labels)]
-    label_points(axes, places, labels, lines)
+    if len(points) > _ALL_NAMED:
+        distances = np.maximum(abs(x - np.median(x)), abs(y - np.median(y)))
+        farthest = set(np.argsort(-distances)[:_FARTHEST].tolist())
+        labels = [label if i in farthest else "" for i, label in enumerate(labels)]
+    label_points(axes, positions, labels, lines)
     return figure

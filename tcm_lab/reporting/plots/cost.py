@@ -1,4 +1,4 @@
-"""Plots of what codecs cost: by part, over parameters and image sizes, against a device's peak."""
+"""Plots of codecs' costs: by part, over parameters and image sizes, against a device's peak."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ KMACS_PER_PX = PlotAxis(name="cost", unit="kMAC/px")
 PARAMETERS = PlotAxis(name="parameters", unit="M")
 
 _TRANSFORMS = ("g_a", "h_a", "h_s", "g_s")
-_NOT_RUN = ("prior", "gain")  # parts that are not stages of their own
+_NOT_RUN = ("prior", "gain")  # parts that are not separate stages
 _ENTROPY_MODELS = ("slices", "context_model")
-"""What the stages of an entropy model are called; together they run all of its parts."""
+"""Names of an entropy model's stages, which together run all of its parts."""
 
 
 def cost_by_part_plot(records: Sequence[ComplexityRecord]) -> Figure:
-    """Draw each model's cost as one bar, stacked by part; the total stands at its end.
+    """Draw each model's cost as one bar, stacked by part, with the total at its end.
 
     Raises:
         LabError: no records given, or no part costs anything.
@@ -75,7 +75,7 @@ def macs_parameters_plot(records: Sequence[ComplexityRecord]) -> Figure:
 
 
 def _names(records: Sequence[ComplexityRecord]) -> list[str]:
-    """Return the models' names, with the sizes of the images where these differ."""
+    """Return the models' names, with the image sizes if these differ."""
     if len({record.size for record in records}) == 1:
         return [record.model for record in records]
     return [f"{record.model}, {size_text(record.size)}" for record in records]
@@ -86,7 +86,7 @@ def cost_size_plot(records: Sequence[ComplexityRecord]) -> Figure:
     """Draw the cost per pixel over the image's size, which shows what padding adds.
 
     Args:
-        records: of one or several models, each at several sizes.
+        records: records of one or several models, each at several sizes.
 
     Raises:
         LabError: no records given.
@@ -97,12 +97,12 @@ def cost_size_plot(records: Sequence[ComplexityRecord]) -> Figure:
     curves = {(record.model, record.fingerprint): [] for record in records}
     for record in sorted(records, key=lambda record: record.pixels):
         curves[record.model, record.fingerprint].append((record.pixels, record.kmacs_per_px))
-        if not ticks or record.pixels > 1.5 * max(ticks):  # closer ones would touch
+        if not ticks or record.pixels > 1.5 * max(ticks):  # closer labels would touch
             ticks[record.pixels] = size_text(record.size)
     costs = [cost for curve in curves.values() for _, cost in curve]
     size = PlotAxis(name="image", unit="height x width", log=True)
     figure, axes = new_figure(size, _log_if_wide(KMACS_PER_PX, costs))
-    names = numbered((model for model, _ in curves), " #")  # a variant may have its base's
+    names = numbered((model for model, _ in curves), " #")  # a variant may have its base's name
     for name, curve, look in zip(names, curves.values(), looks(len(curves)), strict=True):
         axes.plot(*zip(*curve, strict=True), label=name, **look)
     axes.set_xticks(
@@ -122,16 +122,16 @@ def _log_if_wide(axis: PlotAxis, values: Sequence[float]) -> PlotAxis:
 
 @style()
 def part_loss_plot(record: KnockOutRecord) -> Figure:
-    """Draw what is lost without each part of a codec over what it costs.
+    """Draw the loss without each part of a codec over the part's cost.
 
-    The two parts without which most is lost are named.
+    The two parts whose removal loses most are named.
 
     Raises:
         LabError: no part costs anything.
     """
-    parts = [part for part in record.parts if part.kmacs_per_px]  # others have no place here
+    parts = [part for part in record.parts if part.kmacs_per_px]  # the cost axis is logarithmic
     need("parts with a product", parts)
-    # Parts without which the loss falls, or hardly rises, are drawn at the line at the bottom.
+    # Parts without which the loss falls, or hardly rises, are drawn on the line at the bottom.
     floor = 0.1
     points = [(p.kmacs_per_px, max(p.loss_percent.value, floor)) for p in parts]
     most = sorted(parts, key=lambda part: -part.loss_percent.value)[:2]
@@ -167,7 +167,7 @@ def _short(part: str) -> str:
 
 
 class RooflinePoint(Frozen):
-    """One part of a codec on the device: its MACs, and how long they took.
+    """One part of a codec on the device: its MACs, and the time they took.
 
     Bytes are those of weights and activations, each moved once.
     """
@@ -184,18 +184,18 @@ class RooflinePoint(Frozen):
 
     @property
     def gmacs_per_s(self) -> float:
-        """What was reached."""
+        """Speed reached."""
         return self.macs / self.ms / 1e6
 
 
 def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[RooflinePoint]:
-    """Return one point per transform and one for the entropy model, as encoding and decoding ran.
+    """Return one point per transform and one for the entropy model, from encoding and decoding.
 
     Bytes are those of the parameters and of the activations that are written, in the precision of
-    the timing: a lower bound, since what is read again is not counted.
+    the timing. This is a lower bound, since repeated reads are not counted.
 
     Raises:
-        LabError: the two are not of the same model and image size, or the counter counts no
+        LabError: the two are not of the same model and image size, or the counter does not count
             activations.
     """
     if (cost.fingerprint, cost.size) != (timing.fingerprint, timing.size):
@@ -205,7 +205,7 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
         )
     if not cost.whole.activations:
         raise LabError(
-            f"{cost.model}: {cost.counter} counts no activations, so the bytes that are moved are "
+            f"{cost.model}: {cost.counter} counts no activations, so the number of bytes moved is "
             "unknown. Count by formula or by torch."
         )
     element_bytes = 2 if timing.options.precision in ("bfloat16", "float16") else 4
@@ -215,8 +215,8 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
     for label in (*_TRANSFORMS[:3], *_ENTROPY_MODELS, _TRANSFORMS[3]):
         parts = entropy if label in _ENTROPY_MODELS else [label]
         runs = [
-            sum(s.median_ms for name, s in way.stages.items() if name.split(".")[0] == label)
-            for way in (timing.encode, timing.decode)
+            sum(s.median_ms for name, s in scope.stages.items() if name.split(".")[0] == label)
+            for scope in (timing.encode, timing.decode)
         ]
         runs = [ms for ms in runs if ms]
         work = batch * sum(macs.get(part, 0) for part in parts)
@@ -234,7 +234,7 @@ def roofline_points(cost: ComplexityRecord, timing: TimingRecord) -> list[Roofli
 def roofline_plot(
     points: Sequence[RooflinePoint], device_peak: DevicePeak, *, title: str = ""
 ) -> Figure:
-    """Draw what each part reaches under what the device allows at its arithmetic intensity.
+    """Draw the speed of each part below the device's limit at its arithmetic intensity.
 
     Raises:
         LabError: no points given.

@@ -1,7 +1,7 @@
-"""Charts for pages: what the plots show, as Vega-Lite specifications that a reader can point at.
+"""Interactive versions of plots for pages, as Vega-Lite specifications.
 
-A specification is a plain value and holds its data. The page draws it with its own copy of Vega;
-each mark knows its variant by name, so that a selected one is found in the tables, too.
+A specification is a plain value that includes its data. The page draws it with its own copy of
+Vega. Each mark has its variant's name, so that a selected variant is found in the tables, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KINDS = {
     "dominated": ("circle", _GREY),
     "stopped early": ("cross", _GREY),
 }
-"""The shape and colour of each kind of point."""
+"""Shape and colour of each kind of point."""
 _DASHES = {"measured": [1, 0], "baseline": [1, 0], "anchor": [6, 3], "published": [2, 3]}
 _SELECTED = "datum.name === chosen"
 _ZOOM = {
@@ -43,14 +43,14 @@ def pareto_chart(
     names: Sequence[str] = (),
     details: Sequence[Mapping[str, str]] = (),
 ) -> Spec:
-    """Return the chart of a Pareto plot; every point is named, with its values and intervals.
+    """Return the chart of a Pareto plot; tooltips show names, values and intervals.
 
     Args:
         points: variants.
         x: the horizontal objective.
         y: the vertical objective.
-        names: of the points, if not their labels.
-        details: more about each point, by what a reader knows it as, such as its axes.
+        names: names of the points, if not their labels.
+        details: further values of each point by display name, such as those of its axes.
     """
     rows = [
         {
@@ -109,12 +109,12 @@ def _interval_rule(axis: str, channels: Mapping[str, Any]) -> Spec:
 def rd_chart(
     series: Sequence[RdSeries], *, names: Sequence[str] = (), quality: Quality = "psnr_db"
 ) -> Spec:
-    """Return the chart of a rate-distortion plot; every point says its curve, rate and quality.
+    """Return the chart of a rate-distortion plot; tooltips show curve, rate and quality.
 
     Args:
         series: curves in the order of the legend.
-        names: of the curves in tables, if not their labels.
-        quality: what the series hold.
+        names: names of the curves in tables, if not their labels.
+        quality: quality metric of the series.
     """
     rates, levels = limits(series)
     axis = QUALITY[quality]
@@ -123,9 +123,9 @@ def rd_chart(
         about = {"name": names[i] if names else curve.label, "codec": curve.label}
         lows, highs = curve.low or curve.quality, curve.high or curve.quality
         for bpp, value, low, high in zip(curve.bpp, curve.quality, lows, highs, strict=True):
-            shown = _text(value, (low, high) if curve.low else None)
-            places = {"x": bpp, "y": value, "low": low, "high": high}
-            rows.append({**about, **places, BPP.label: f"{bpp:.4f}", axis.label: shown})
+            text = _text(value, (low, high) if curve.low else None)
+            position = {"x": bpp, "y": value, "low": low, "high": high}
+            rows.append({**about, **position, BPP.label: f"{bpp:.4f}", axis.label: text})
     labels = [curve.label for curve in series]
     channels: dict[str, Any] = {
         "x": {"field": "x", **_axis(BPP, rates)},
@@ -166,7 +166,7 @@ def _chart(rows: Sequence[Mapping[str, Any]], layers: Sequence[Spec]) -> Spec:
 
 
 def _fading(opacity: float) -> dict[str, Any]:
-    """Return the opacity of marks: so little for those that are not selected while one is."""
+    """Return the opacity of marks: ``opacity`` for the others while one is selected."""
     test = f"chosen === '' || {_SELECTED}"
     return {"condition": {"test": test, "value": 1}, "value": opacity}
 
@@ -184,7 +184,7 @@ def _axis(axis: PlotAxis, values: Sequence[float]) -> dict[str, Any]:
 
 def _nominal(field: str, domain: Sequence[str], **scale: Any) -> dict[str, Any]:
     longest = max(map(len, domain), default=0)
-    columns = 4 if longest <= 14 else 2 if longest <= 30 else 1  # of the legend, as many as fit
+    columns = 4 if longest <= 14 else 2 if longest <= 30 else 1  # as many as fit in the legend
     return {
         "field": field,
         "type": "nominal",
@@ -194,18 +194,18 @@ def _nominal(field: str, domain: Sequence[str], **scale: Any) -> dict[str, Any]:
 
 
 def _reach(name: str, points: Sequence[ParetoPoint]) -> list[float]:
-    """Return every value on an axis and every interval end, but no ends of stopped trainings."""
-    found: list[float] = [getattr(point, name) for point in points]
+    """Return all values on an axis and the ends of intervals, except those of stopped trainings."""
+    values: list[float] = [getattr(point, name) for point in points]
     for point in points:
         if not point.partial:
-            found += getattr(point, f"{name}_interval") or ()
-    return found
+            values += getattr(point, f"{name}_interval") or ()
+    return values
 
 
 def _fields(
     name: str, axis: PlotAxis, value: float, interval: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """Return a value with the ends of its interval, if any, and both in words."""
+    """Return a value with the ends of its interval, if any, and a text of both."""
     ends = {f"{name}_low": interval[0], f"{name}_high": interval[1]} if interval else {}
     return {name: value, **ends, axis.label: _text(value, interval)}
 
@@ -216,6 +216,6 @@ def _text(value: float, interval: tuple[float, float] | None) -> str:
 
 
 def _tip(field: str, title: str = "") -> dict[str, str]:
-    # Vega reads dots and brackets of a field as a path.
+    # Vega reads dots and brackets in a field's name as a path.
     plain = field.replace("\\", "\\\\").replace(".", "\\.").replace("[", "\\[").replace("]", "\\]")
     return {"field": plain, "type": "nominal", "title": title or field}

@@ -1,4 +1,4 @@
-"""Rate-distortion curves: ours, the anchors and published ones, each recognisable as what it is."""
+"""Rate-distortion plots, in which measured, anchor and published curves are distinguishable."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class RdSeries(Frozen):
     """One curve of a plot.
 
     Attributes:
-        label: what the legend calls it.
+        label: label in the legend.
         bpp: rates, ascending.
-        quality: PSNR or another image metric at each.
-        low: lower end of each point's interval, where known.
-        high: upper end.
+        quality: PSNR or another image metric at each rate.
+        low: lower end of each point's interval, if known.
+        high: upper end of each point's interval, if known.
         role: ``measured`` here, the measured ``baseline``, an ``anchor`` measured here (JPEG,
             WebP), or ``published`` by others.
     """
@@ -68,22 +68,22 @@ def series_of_records(
     role: Role = "measured",
     quality: Quality = "psnr_db",
 ) -> RdSeries:
-    """Return one codec's curve, of its evaluations by training seed, by lambda or by both.
+    """Return one codec's curve from its evaluations by training seed, by lambda or by both.
 
-    With several seeds a point is their mean and its interval their range; images are no source of
-    it, since a hard image is hard for every codec. Points of different lambda are never averaged.
+    With several seeds, a point is their mean and its interval their range. Images do not contribute
+    to the interval, since a hard image is hard for every codec. Points of different lambda are
+    never averaged.
 
     Raises:
-        LabError: no records given, or some rate lacks the quality.
+        LabError: no records given, or a rate lacks the quality.
     """
     need("records", records)
     seeds = points_by_rate(records)
     rows = [[getattr(point, quality) for point in points] for points in seeds]
     if any(value is None for row in rows for value in row):
         raise LabError(
-            f"{records[0].name}: {quality} is unknown: it wasn't measured, or its images are too "
-            "small for it. Draw psnr_db, or evaluate again, with --metrics where it is lpips or "
-            "dists."
+            f"{records[0].name}: {quality} is unknown: it was not measured, or the images are too "
+            "small for it. Draw psnr_db, or evaluate again, with --metrics for lpips or dists."
         )
     rates = [fmean(point.bpp for point in points) for points in seeds]
     ascending = sorted(zip(rates, rows, strict=True))
@@ -102,14 +102,14 @@ def series_of_records(
 def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figure:
     """Draw quality over rate.
 
-    What was measured here has lines in colour, the baseline a thick black one, anchors grey dashes,
-    and published points stand alone without a line: their images and conditions are not ours.
-    The plot shows the rates of what was measured here, and what anchors and published points have
-    at these rates; what lies outside of them is cut off.
+    Curves measured here are coloured lines, the baseline is thick and black, and anchors are grey
+    and dashed. Published points have no line, since their images and conditions are not ours. The
+    plot covers the rates measured here and the qualities of all curves at these rates; the rest of
+    the anchors and published points is cut off.
 
     Args:
         series: curves in the order of the legend.
-        quality: what the series hold.
+        quality: quality metric of the series.
     """
     figure, axes = new_figure(BPP, QUALITY[quality], height=3.0)
     own = iter(looks(len(series)))
@@ -134,7 +134,7 @@ def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figu
 
 
 def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
-    """Set the limits to what was measured here, with a margin; to everything if nothing was."""
+    """Set the limits to the curves measured here, with a margin; to all if none was measured."""
     if sum(len(curve.bpp) for curve in _ours(series)) < 2:
         return
     (left, right), (low, high) = limits(series)
@@ -144,11 +144,11 @@ def _show_measured(axes: Axes, series: Sequence[RdSeries]) -> None:
 
 
 def _ours(series: Sequence[RdSeries]) -> list[RdSeries]:
-    return [each for each in series if each.role in ("measured", "baseline")] or list(series)
+    return [curve for curve in series if curve.role in ("measured", "baseline")] or list(series)
 
 
 def limits(series: Sequence[RdSeries]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the rates that were measured here, and the qualities of all series at these rates."""
+    """Return the range of rates measured here, and that of all series' qualities at these rates."""
     rates: list[float] = []
     levels: list[float] = []
     for curve in _ours(series):

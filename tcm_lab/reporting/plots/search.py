@@ -1,4 +1,4 @@
-"""Plots of a search: its Pareto front, single changes, what its axes do, and how its front grew."""
+"""Plots of a search: its Pareto front, single changes, effects of axes, and growth of the front."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pareto_front(rows: Sequence[Sequence[float]]) -> list[bool]:
 
     Args:
         rows: one value per objective, all to be minimised; negate those to be maximised. Equal
-            rows are on the front together; a row with NaN never is, and dominates nothing.
+            rows are on the front together. A row with NaN is never on it, and dominates nothing.
     """
     values = np.array(rows, dtype=np.float64)
     return [
@@ -54,7 +54,7 @@ def pareto_front(rows: Sequence[Sequence[float]]) -> list[bool]:
 class ParetoPoint(Frozen):
     """One variant: its cost ``x`` and quality ``y``, with the ends of their intervals if known.
 
-    The label may be empty. A partial variant was stopped before its full budget.
+    The label may be empty. The training of a partial variant was stopped before its full budget.
     """
 
     x: float
@@ -68,7 +68,7 @@ class ParetoPoint(Frozen):
 
     @property
     def kind(self) -> str:
-        """What the legend calls it."""
+        """Kind of the point in the legend."""
         if self.baseline:
             return "baseline"
         if self.partial:
@@ -85,9 +85,9 @@ def pareto_plot(
     width: float = COLUMN_INCHES,
     height: float = 2.7,
 ) -> Figure:
-    """Draw the variants, the front as the border of what they dominate, and the baseline.
+    """Draw the variants, the front as the border of the region it dominates, and the baseline.
 
-    The front's variants and the baseline are named; all are where there are at most ten.
+    The front's variants and the baseline are named, or all variants if there are up to ten.
 
     Args:
         points: variants, in any order.
@@ -132,7 +132,7 @@ def _intervals(points: Sequence[ParetoPoint]) -> list[Line]:
 
 
 def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:
-    """Return the steps between the front's points, on the side that they dominate."""
+    """Return the steps between the front's points, on the side that these dominate."""
     lines: list[Line] = []
     for a, b in itertools.pairwise(sorted(front, key=lambda p: (p.x, p.y))):
         corner = (b.x, a.y) if x.lower_is_better else (a.x, b.y)
@@ -141,10 +141,10 @@ def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:
 
 
 class Change(Frozen):
-    """What one change of the baseline does to a quality, to be minimised, and to the cost.
+    """Effects of one change of the baseline on a quality, to be minimised, and on the cost.
 
-    The interval is the quality's, by its lower and upper end. One that is not complete leaves out
-    something that varies, and tells nothing from zero.
+    The interval is the quality's lower and upper end. An incomplete interval ignores a source of
+    variation, so it never distinguishes the change from zero.
     """
 
     label: str
@@ -155,7 +155,7 @@ class Change(Frozen):
 
     @property
     def verdict(self) -> str:
-        """Whether the interval lies on one side of zero, in a word."""
+        """The side of zero on which the interval lies, in words."""
         if not self.is_complete:
             return _VERDICTS[1]
         low, high = self.interval
@@ -164,7 +164,7 @@ class Change(Frozen):
 
 @style()
 def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) -> Figure:
-    """Draw a row per change: its effect on quality with the interval, and beside it on cost."""
+    """Draw one row per change: its effect on quality with the interval, and its effect on cost."""
     colors = dict(zip(_VERDICTS, (palette(4)[0], SOFT, palette(4)[3]), strict=True))
     words = _VERDICTS if quality.lower_is_better else _VERDICTS[::-1]
     height = 0.9 + 0.2 * len(changes)
@@ -178,15 +178,15 @@ def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) 
         right.barh(row, change.cost, height=0.6, color=SOFT)
     left.set_yticks(range(len(changes)), labels=[change.label for change in changes])
     left.invert_yaxis()
-    for axes, shown, characters in ((left, quality, 40), (right, cost, 18)):
+    for axes, plot_axis, characters in ((left, quality, 40), (right, cost, 18)):
         axes.axvline(0, color=INK, lw=0.6, zorder=1)
-        axes.set_xlabel(textwrap.fill(shown.label, characters))
+        axes.set_xlabel(textwrap.fill(plot_axis.label, characters))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     dots = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
-    known = {word: dots[word] for word in _VERDICTS if word in dots}
-    legend_below(figure, 3, handles=known.values(), labels=known, handletextpad=0.2)
+    handles = {verdict: dots[verdict] for verdict in _VERDICTS if verdict in dots}
+    legend_below(figure, 3, handles=handles.values(), labels=handles, handletextpad=0.2)
     return figure
 
 
@@ -197,16 +197,16 @@ def effects_plot(
     """Draw one panel per axis: the quality of every variant as a dot, the means as a line.
 
     Args:
-        effects: by axis, its values' words, each with the quality of every variant that has it.
-        quality: what the dots show.
+        effects: by axis, its values as text, each with the qualities of the variants that have it.
+        quality: the quality that the dots show.
     """
     figure, grid = _grid(len(effects), quality)
     for panel, (axis, values) in zip(grid, effects.items(), strict=True):
-        for place, (_, costs) in enumerate(values):
-            panel.plot([place] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
+        for x, (_, costs) in enumerate(values):
+            panel.plot([x] * len(costs), costs, "o", color=SOFT, ms=2, alpha=0.6, zorder=2)
         means = [fmean(costs) for _, costs in values]
         panel.plot(range(len(means)), means, "-o", color=palette(1)[0], zorder=3)
-        _name(panel, axis, [word for word, _ in values])
+        _label_panel(panel, axis, [text for text, _ in values])
     return figure
 
 
@@ -218,17 +218,17 @@ def interactions_plot(
     """Draw one panel per pair of axes: a line for each value of the second.
 
     Args:
-        pairs: both axes' names, and by the second's values the mean quality at each of the
-            first's.
-        quality: what the lines show.
+        pairs: names of both axes, and for each value of the second the mean quality at each value
+            of the first.
+        quality: the quality that the lines show.
     """
     figure, grid = _grid(len(pairs), quality, height=_SIDE_INCHES + 0.5)
     for panel, (a, b, lines) in zip(grid, pairs, strict=True):
-        words = list(dict.fromkeys(word for line in lines.values() for word, _ in line))
+        texts = list(dict.fromkeys(text for line in lines.values() for text, _ in line))
         for (value, line), look in zip(lines.items(), looks(len(lines)), strict=True):
-            places = [words.index(word) for word, _ in line]
-            panel.plot(places, [cost for _, cost in line], label=value, ms=3, **look)
-        _name(panel, a, words)
+            x = [texts.index(text) for text, _ in line]
+            panel.plot(x, [cost for _, cost in line], label=value, ms=3, **look)
+        _label_panel(panel, a, texts)
         fitted_legend(
             panel, _SIDE_INCHES, 3,
             title=wrapped(b, _SIDE_INCHES), title_fontsize=6.5, fontsize=6, handlelength=1.2,
@@ -242,7 +242,7 @@ def history_plot(history: Sequence[tuple[int, float]]) -> Figure:
     """Draw the share of the final front's hypervolume after each training.
 
     Args:
-        history: number of the training, and the share in [0, 1].
+        history: pairs of the training's number and the share in [0, 1].
     """
     figure, axes = new_figure(height=2.2)
     trainings, shares = zip(*history, strict=True)
@@ -260,8 +260,8 @@ def _grid(count: int, quality: PlotAxis, height: float = _SIDE_INCHES) -> tuple[
     return figure, grid
 
 
-def _name(panel: Axes, axis: str, words: Sequence[str]) -> None:
+def _label_panel(panel: Axes, axis: str, texts: Sequence[str]) -> None:
     panel.set_xlabel(wrapped(axis, _SIDE_INCHES))
-    long = sum(map(len, words)) > 24  # characters side by side
-    panel.set_xticks(range(len(words)), words, rotation=30 if long else 0)
+    long = sum(map(len, texts)) > 24  # characters side by side
+    panel.set_xticks(range(len(texts)), texts, rotation=30 if long else 0)
     panel.margins(x=0.15)

@@ -1,4 +1,4 @@
-"""Renderers: functions from tables to text, by the name of their format."""
+"""Renderers: functions from tables to text, by format name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUFFIXES: Mapping[str, Sequence[str]] = {
     "json": (".json",),
     "html": (".html", ".htm"),
 }
-"""Names of files in each format; the first is the usual one."""
+"""Suffixes of files in each format, the usual one first."""
 
 
 def render(table: Table, form: Format) -> str:
@@ -42,7 +42,7 @@ def render(table: Table, form: Format) -> str:
 
 
 def render_all(tables: Sequence[Table], form: Format) -> str:
-    """Return several tables in one format: one below the other, a JSON list, or one page.
+    """Return several tables in one format: in sequence, as a JSON list, or as one page.
 
     Raises:
         LabError: the format is unknown, or it is ``csv``, which holds one table only.

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages of tables, plots and text: no file beside them, no address in them."""
+"""Self-contained HTML pages of tables, plots and text, without other files or addresses."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ class PlotImage:
     """A plot in a page.
 
     Attributes:
-        svg: what ``figure_svg`` returns.
-        alt: a description for readers who cannot see it.
-        caption: one line under it.
-        chart: the same as a Vega-Lite specification, which takes the plot's place where scripts
-            run.
+        svg: the result of ``figure_svg``.
+        alt: a description for readers who cannot see the plot.
+        caption: one line below the plot.
+        chart: the plot as a Vega-Lite specification, which replaces it if scripts run.
     """
 
     svg: str
@@ -44,12 +43,12 @@ class PlotImage:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied, such as a command or YAML.
+    """Text to copy, such as a command or YAML.
 
     Attributes:
-        text: verbatim.
-        title: one line over it.
-        folded: whether it is shown on a click only.
+        text: the text, verbatim.
+        title: one line above the text.
+        folded: whether the text is shown only after a click.
     """
 
     text: str
@@ -59,12 +58,12 @@ class Code:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One of the images that are compared.
+    """One of the images of a comparison.
 
     Attributes:
-        data: what ``image_bytes`` returns.
-        name: of whose image it is: the original, or a variant by its name in tables and charts.
-        note: its rate and quality.
+        data: the result of ``image_bytes``.
+        name: ``original``, or the variant's name in tables and charts.
+        note: rate and quality of the image.
     """
 
     data: bytes
@@ -73,7 +72,7 @@ class ShownImage:
 
     @property
     def address(self) -> str:
-        """The image itself, as an address within the page."""
+        """The image as a data URL."""
         kind = "png" if self.data.startswith(b"\x89PNG") else "webp"
         return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
 
@@ -86,12 +85,12 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Images of one size, of which a reader lays any two over each other and moves the border.
+    """Images of the same size, of which a reader overlays any two and moves the border.
 
     Attributes:
-        images: the original first; without scripts they stand beside each other.
-        title: of what they are.
-        caption: one line under them.
+        images: images, the original first; without scripts they are shown side by side.
+        title: subject of the images.
+        caption: one line below the images.
     """
 
     images: tuple[ShownImage, ...]
@@ -100,11 +99,11 @@ class Comparison:
 
 
 def image_bytes(pixels: NDArray[np.uint8], kind: str = "") -> bytes:
-    """Return pixels (H, W, 3) as a lossless file: WebP, or PNG where Pillow was built without.
+    """Return pixels (H, W, 3) as a lossless file: WebP, or PNG if Pillow was built without WebP.
 
     Args:
         pixels: the image.
-        kind: ``PNG``, to have that anyway.
+        kind: ``PNG`` to force that format.
     """
     file = io.BytesIO()
     kind = kind or ("WEBP" if features.check("webp") else "PNG")
@@ -125,7 +124,7 @@ _KINDS: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its contents; a plain string is a paragraph."""
+    """A heading and its contents, in which a string is a paragraph."""
 
     heading: str
     pieces: tuple[Piece, ...]
@@ -134,13 +133,13 @@ class Section:
 def render_report(
     title: str, lead: Sequence[str], sections: Sequence[Section], *, footer: Sequence[str] = ()
 ) -> str:
-    """Return a whole page; every text is escaped.
+    """Return a complete page; all text is escaped.
 
     Args:
         title: heading of the page.
-        lead: paragraphs under it: the findings, in words.
-        sections: one heading each, also listed at the top if there are several.
-        footer: conditions and the command that makes the page again; one paragraph each.
+        lead: paragraphs below the heading: the findings in words.
+        sections: sections, also listed at the top if there are several.
+        footer: conditions, and the command that makes the page again; one paragraph each.
     """
     from markupsafe import Markup
 
@@ -176,15 +175,15 @@ def _vega() -> str:
 
 
 def html(tables: Sequence[Table]) -> str:
-    """Return one page of all tables."""
+    """Return one page with all tables."""
     title = ", ".join(table.title for table in tables) or "Table"
-    if len(tables) == 1:  # its title is the page's
+    if len(tables) == 1:  # its title becomes the page's
         tables = [tables[0].model_copy(update={"title": ""})]
     return render_report(title, (), [Section(heading="", pieces=tuple(tables))])
 
 
 def fragment(table: Table) -> str:
-    """Return a table with a style of its own, for a notebook."""
+    """Return a table with its own style, for a notebook."""
     macros: Any = _environment().get_template("table.html.j2").module
     return str(macros.fragment(table))
 
@@ -206,20 +205,20 @@ def _environment() -> Environment:
 
 
 def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[str, Iterator[Piece]]]:
-    """Return neighbouring pieces of one kind together, so that plots share a row if they fit."""
+    """Group neighbouring pieces of the same kind, so that plots share a row if they fit."""
     return groupby(pieces, key=lambda piece: _KINDS[type(piece)])
 
 
 def inline_svg(svg: str, label: str, prefix: str) -> str:
-    """Return an SVG document as an element of a page that grows and shrinks with the page.
+    """Return an SVG document as an element that scales with its page.
 
-    Its prologue, metadata and namespaces are removed, since a page needs none of them and they are
-    addresses; its ids get a prefix, since two plots would share them.
+    The prologue, metadata and namespaces are removed, since a page does not need them and they
+    contain addresses. Ids get a prefix, since two plots may have the same ones.
 
     Args:
         svg: the document.
         label: alternative text, escaped.
-        prefix: of the ids.
+        prefix: prefix of the ids.
     """
     inner = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     inner = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", inner)
@@ -230,6 +229,6 @@ def inline_svg(svg: str, label: str, prefix: str) -> str:
     opening = inner[: inner.index(">")]
     width = re.search(r'width="([\d.]+)pt"', opening)
     sized = re.sub(r'\s(width|height)="[^"]*"', "", opening)
-    # Points to CSS pixels, and a half more, so that type is as large as the page's own.
+    # From points to CSS pixels, and half as much again, so that type is as large as the page's.
     limit = f' style="max-width:{round(float(width[1]) * 2)}px"' if width else ""
     return f'{sized} role="img" aria-label="{label}"{limit}{inner[len(opening) :]}'

@@ -1,4 +1,4 @@
-"""Tables as LaTeX, set by booktabs."""
+"""Tables as LaTeX, with booktabs."""
 
 from __future__ import annotations
 
@@ -65,25 +65,25 @@ _ACCENTS = {
     "BREVE": "u", "DOT ABOVE": ".", "DIAERESIS": '"', "RING ABOVE": "r", "CARON": "v",
     "DOUBLE ACUTE ACCENT": "H", "CEDILLA": "c", "DOT BELOW": "d",
 }  # fmt: skip
-#: Characters that TeX joins to another one.
+#: Between characters that TeX would join.
 _JOINED = re.compile(r"(?<=-)(?=-)|(?<=`)(?=`)|(?<=')(?=')|(?<=[?!])(?=`)|(?<=,)(?=,)")
 
 
 def latex(tables: Sequence[Table]) -> str:
-    r"""Return a ``table`` environment each; they need ``\usepackage{booktabs}``."""
+    r"""Return one ``table`` environment per table; they need ``\usepackage{booktabs}``."""
     return "\n".join(map(_one, tables))
 
 
 def escape(text: str) -> str:
-    r"""Return ``text`` so that LaTeX prints it as it is, also right after a ``\\``."""
-    apart = _JOINED.split(unicodedata.normalize("NFC", text))
-    escaped = "{}".join("".join(map(_character, part)) for part in apart)
-    # ``\\`` would take a following ``*`` or ``[`` as its own.
+    r"""Escape ``text`` so that LaTeX prints it verbatim, also right after a ``\\``."""
+    parts = _JOINED.split(unicodedata.normalize("NFC", text))
+    escaped = "{}".join("".join(map(_character, part)) for part in parts)
+    # ``\\`` would take a following ``*`` or ``[`` as an argument.
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("*", "[")) else escaped
 
 
 def _character(character: str) -> str:
-    """Return one character for any engine; one that plain TeX has not by its number."""
+    """Return one character for any engine; by its code point if plain TeX lacks it."""
     if character in _SPECIAL:
         return _SPECIAL[character]
     if character.isspace():
@@ -127,7 +127,7 @@ def _one(table: Table) -> str:
 
 
 def _group_header(table: Table) -> list[str]:
-    """Return the row of groups and the rules under them, or nothing without groups."""
+    """Return the row of groups and the rules under them; empty without groups."""
     cells, rules, last = [], [], 0
     for group, width in table.groups:
         last += width

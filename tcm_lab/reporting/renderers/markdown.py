@@ -16,13 +16,13 @@ _WORD = re.compile(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^ ])+")  # a mapping in brace
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Return each table under its title, its notes below."""
+    """Return each table with its title above and its notes below."""
     return "\n".join(map(_one, tables))
 
 
 def _one(table: Table) -> str:
-    lines = [f"**{_beside(table.title)}**", ""] if table.title else []
-    # Markdown has one header row, so groups join their headers.
+    lines = [f"**{_escape_prose(table.title)}**", ""] if table.title else []
+    # Markdown has a single header row, so headers include their groups.
     header = [_escape(" ".join(filter(None, [c.group, c.label]))) for c in table.columns]
     body = [_row(table, row, cells) for row, cells in table.cells(table.measured)]
     if table.published:
@@ -39,7 +39,7 @@ def _one(table: Table) -> str:
             for cell, column, width in zip(cells, table.columns, widths, strict=True)
         ]
         lines.append(f"| {' | '.join(aligned)} |")
-    notes = "  \n".join(map(_beside, table.notes))
+    notes = "  \n".join(map(_escape_prose, table.notes))
     return "\n".join([*lines, *(["", notes] if notes else [])]) + "\n"
 
 
@@ -52,19 +52,19 @@ def _row(table: Table, row: Row, cells: Sequence[Cell]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Return a table's text that markdown shows as it is, and that a terminal does, too."""
-    return _WORD.sub(lambda found: _word(found[0]).replace("|", r"\|"), text.replace("\n", " "))
+    """Escape the text of a cell, so that markdown shows it verbatim; it stays readable as text."""
+    return _WORD.sub(lambda match: _word(match[0]).replace("|", r"\|"), text.replace("\n", " "))
 
 
-def _beside(text: str) -> str:
-    """Return the same outside a table, where a backslash before a bar would show within code."""
-    return _WORD.sub(lambda found: _word(found[0]), text.replace("\n", " "))
+def _escape_prose(text: str) -> str:
+    """Escape text outside a table, where a backslash before a bar would show within code."""
+    return _WORD.sub(lambda match: _word(match[0]), text.replace("\n", " "))
 
 
 def _word(word: str) -> str:
-    """Return a word; one that markdown would read as more, such as ``g_*.split``, as code."""
+    """Return a word; as code if markdown would read it as markup, such as ``g_*.split``."""
     if not _MARKUP.search(word):
         return word
-    if "`" in word or "\\" in word:  # neither can be told apart from markup within code
+    if "`" in word or "\\" in word:  # within code, these cannot be shown
         return re.sub(r"([^\w\s|])", r"\\\1", word)
     return f"`{word}`"

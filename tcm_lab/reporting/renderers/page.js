@@ -24,13 +24,13 @@ for (const table of document.querySelectorAll("table")) {
 function compare(a, b, sign) {
   const [x, y] = [a.dataset.value, b.dataset.value];
   if (x !== undefined && y !== undefined) return sign * (Number(x) - Number(y));
-  // What has no figure stands last either way.
+  // Cells without a number come last in either order.
   if (x !== undefined || y !== undefined) return x === undefined ? 1 : -1;
   return sign * a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
 }
 
-// Draws each chart in place of its plot, with the page's own copy of Vega. A point or a row that is
-// clicked is selected in every chart and table; Escape or a second click ends that.
+// Replaces each plot by its chart, drawn with the page's own copy of Vega. Clicking a point or a row
+// selects it in every chart and table; Escape or a second click deselects it.
 const views = [], shows = [];
 let chosen = "";
 function select(name) {
@@ -66,7 +66,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     figure.querySelector(":scope > svg").style.display = "none";
     const hint = document.createElement("p");
     hint.className = "hint";
-    hint.textContent = "Point at a mark for its values; click to find its row. Drag to move, Ctrl and wheel to zoom, double click for all.";
+    hint.textContent = "Hover over a mark for its values; click to find its row. Drag to move, Ctrl and wheel to zoom, double-click to reset.";
     drawn.after(hint);
     views.push(view);
     view.addEventListener("click", (_, item) => {
@@ -78,8 +78,8 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   }).catch(() => drawn.remove());
 }
 
-// Lays two images of each comparison over each other. The border follows a pointer or a finger; the
-// range under it is for keys and readers of screens.
+// Overlays two images of each comparison. The border follows a pointer or a finger; the range input
+// below is for keyboards and screen readers.
 for (const comparison of document.querySelectorAll(".comparison")) {
   const figures = [...comparison.querySelectorAll("figure")];
   const make = (tag, fields = {}) => Object.assign(document.createElement(tag), fields);

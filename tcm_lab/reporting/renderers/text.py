@@ -1,4 +1,4 @@
-"""Tables as CSV and JSON, for machines: values unscaled, to seven significant digits."""
+"""Tables as CSV and JSON, for machines: unscaled values with seven significant digits."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _DIGITS = 7
 def as_csv(tables: Sequence[Table]) -> str:
     """Return comma-separated values under the column keys.
 
-    An interval fills three columns; marks and sources have columns of their own.
+    An interval takes three columns; marks and sources have columns of their own.
 
     Raises:
-        LabError: the number of tables is not one.
+        LabError: there is not exactly one table.
     """
     if len(tables) != 1:
         titles = ", ".join(table.title for table in tables)
         raise LabError(
             f"format csv holds one table, and these are {len(tables)} ({titles}). "
-            "Make them one at a time."
+            "Write them one at a time."
         )
     (table,) = tables
     columns = table.values_by_column()
@@ -44,7 +44,7 @@ def as_csv(tables: Sequence[Table]) -> str:
 
 
 def as_json(tables: Sequence[Table]) -> str:
-    """Return one object, or a list of them; a row has every column's key, null if unknown."""
+    """Return one object, or a list of them; rows have all columns' keys, null if unknown."""
     texts = [json.dumps(_tree(table), indent=1, ensure_ascii=False) for table in tables]
     return f"{texts[0]}\n" if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]\n"
 

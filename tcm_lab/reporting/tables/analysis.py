@@ -1,4 +1,4 @@
-"""Tables of what was analysed: receptive fields, attention, latents, shortcuts."""
+"""Tables of analyses: receptive fields, attention, latents, shortcuts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
         LabError: no measures are given.
     """
     need("measures", measures)
-    of = " and ".join(dict.fromkeys(found.of for found in measures.values()))
-    shares = sorted({share for found in measures.values() for share in found.side_px})
+    of = " and ".join(dict.fromkeys(field.of for field in measures.values()))
+    shares = sorted({share for field in measures.values() for share in field.side_px})
     square = {"group": "side of the square that holds", "unit": "px", "format": ".0f"}
     return Table(
         title=title or f"Effective receptive field of {of}",
@@ -36,21 +36,21 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
             Row(
                 values={
                     "model": label,
-                    **{_side(share): side for share, side in found.side_px.items()},
-                    "radius_px": found.radius_px,
-                    "beyond_percent": _beyond_percent(found.within_convolutions),
-                    "anisotropy": found.anisotropy,
-                    "grid_visibility": max(found.grid_visibility.values(), default=None),
+                    **{_side(share): side for share, side in field.side_px.items()},
+                    "radius_px": field.radius_px,
+                    "beyond_percent": _beyond_percent(field.within_convolutions),
+                    "anisotropy": field.anisotropy,
+                    "grid_visibility": max(field.grid_visibility.values(), default=None),
                 }
             )
-            for label, found in measures.items()
+            for label, field in measures.items()
         ],
         footer=(
-            _over(found.images for found in measures.values()),
-            "Squares and radius are around the field's middle. Beyond its convolutions: where "
-            "attention alone leads. Anisotropy: the field's longer axis over its shorter.",
+            _over(field.images for field in measures.values()),
+            "Squares and radius are around the field's centre. Beyond its convolutions: reached by "
+            "attention only. Anisotropy: the field's longer axis over its shorter axis.",
             "Grid visibility: how many times larger changes are where windows meet than elsewhere; "
-            "1 is invisible. None beside a linear shortcut, whose blocks have the same edges.",
+            "1 is invisible. None with a linear shortcut, whose blocks have the same edges.",
         ),
     )
 
@@ -65,13 +65,11 @@ def _beyond_percent(within: Interval) -> Interval:
 
 
 def _over(counts: Iterable[int], also: str = "") -> str:
-    """Say how many images the rows are means of."""
+    """Return a note on the number of images that the rows average."""
     images = one_of(sorted(set(counts)))
     if images == "1":
         return f"Means over {also}one image, so without intervals."
-    return (
-        f"Means over {also}{images} images; brackets hold 95 % bootstrap intervals over the images."
-    )
+    return f"Means over {also}{images} images; brackets: 95 % bootstrap intervals over the images."
 
 
 def attention_table(records: Mapping[str, AttentionRecord], *, transform: str = "g_a") -> Table:
@@ -164,7 +162,7 @@ def latent_table(records: Mapping[str, LatentRecord], *, title: str = "") -> Tab
 
 
 def _if_known(record: LatentRecord, metric: str) -> Interval | None:
-    """Return a metric's interval over the images; none where an image has no value."""
+    """Return a metric's interval over the images; None if an image has no value."""
     values = (getattr(image, metric) for image in record.images)
     return None if any(map(math.isnan, values)) else record.interval(metric)
 
@@ -196,7 +194,7 @@ def shortcut_table(records: Mapping[str, ShortcutRecord]) -> Table:
         ],
         footer=(
             _over(len(record.images) for record in records.values()),
-            "Share: covariance of the shortcut's output with the transform's, over the variance of "
-            "that; the stages have the rest.",
+            "Share: covariance of the shortcut's and the transform's outputs, over the variance of "
+            "the latter; the rest is the stages'.",
         ),
     )

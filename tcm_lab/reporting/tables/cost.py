@@ -1,4 +1,4 @@
-"""Tables of what codecs cost: by direction, part and kind; how counters and publications differ."""
+"""Tables of codecs' costs by direction, part and kind; differences of counters and publications."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TITLES: Mapping[str, str] = {
     "kinds": "Cost by kind of operator",
 }
 _SCOPES: Mapping[str, Scope] = {"": "whole", "encode_": "encode", "decode_": "decode"}
-"""Prefix of a column's key, and what the column covers."""
+"""Prefix of a column's key, and the scope of the column."""
 _MEMORY = ("peak_memory_bytes", "decode_peak_memory_bytes")
 _PART_NAMES: Mapping[str, str] = {
     **{part: part for part in ("g_a", "h_a", "h_s")},
@@ -62,13 +62,13 @@ _UNITS = {"kmacs_per_px": "kMAC/px", "gmacs": "GMAC", "parameters_millions": "M 
 
 
 def part_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
-    """Return the parts that compute, in the order of the data's flow, with readers' names.
+    """Return the parts that compute, in the order of the data flow, with their display names.
 
     Parts without a name here, such as those of users' models, come last.
     """
-    found = {part for record in records for part, cost in record.parts.items() if cost.total_macs}
-    known = {part: name for part, name in _PART_NAMES.items() if part in found}
-    return {**known, **{part: part for part in sorted(found - set(known))}}
+    active = {part for record in records for part, cost in record.parts.items() if cost.total_macs}
+    known = {part: name for part, name in _PART_NAMES.items() if part in active}
+    return {**known, **{part: part for part in sorted(active - set(known))}}
 
 
 def complexity_table(
@@ -83,11 +83,11 @@ def complexity_table(
 
     Args:
         records: models, or one model at several sizes.
-        convention: which kinds of operators are counted.
+        convention: the kinds of operators to count.
         detail: ``totals`` (parameters, whole, encode, decode, memory), or the whole forward pass
             split by ``parts`` or ``kinds``.
-        published: what others reported, from ``published_beside``.
-        title: one line; by default what the table holds.
+        published: rows of published values, from ``published_beside``.
+        title: one line; by default a description of the contents.
 
     Raises:
         LabError: no records given, or the detail is unknown.
@@ -124,38 +124,38 @@ def complexity_table(
 def axis_table(
     axis: str, records: Mapping[str, ComplexityRecord], baseline: str, *, title: str = ""
 ) -> Table:
-    """Return one row per value of an axis: its cost, and the change against the baseline's.
+    """Return one row per value of an axis: its cost, and the change from the baseline's.
 
     Args:
-        axis: its name.
-        records: by the value, as displayed.
-        baseline: the value that the others are compared with.
+        axis: name of the axis.
+        records: records by the displayed value.
+        baseline: the value to compare the others with.
         title: one line.
 
     Raises:
-        LabError: no record is of the baseline.
+        LabError: there is no record of the baseline.
     """
     if baseline not in records:
         raise LabError(f"{axis} = {baseline}: no record of it. Known: {one_of(records)}.")
     costs = [metric_column("parameters", header="count", group="parameters", format=".2f")]
     for prefix, scope in _SCOPES.items():
-        look = {"header": "cost", "group": scope, "format": ".1f"}
-        costs.append(metric_column(f"{prefix}kmacs_per_px", **look))
+        changes = {"header": "cost", "group": scope, "format": ".1f"}
+        costs.append(metric_column(f"{prefix}kmacs_per_px", **changes))
     columns = [Column(key=axis, header=axis)]
     for cost in costs:
-        look = {"header": "change", "group": cost.group, "unit": "%", "format": "+.1f"}
-        columns += [cost, Column(key=f"{cost.key}_change_percent", **look)]
+        fields = {"header": "change", "group": cost.group, "unit": "%", "format": "+.1f"}
+        columns += [cost, Column(key=f"{cost.key}_change_percent", **fields)]
     before = totals(records[baseline], "all")
     rows = []
     for value, record in records.items():
         own = totals(record, "all")
-        changes = {
+        percents = {
             f"{key}_change_percent": 100 * (total / reference - 1)
             for key, total in own.items()
             if total is not None and (reference := before[key])
         }
         marks: tuple[Mark, ...] = ("baseline",) if value == baseline else ()
-        rows.append(Row(values={axis: value, **own, **changes}, marks=marks).within(columns))
+        rows.append(Row(values={axis: value, **own, **percents}, marks=marks).within(columns))
     return Table(
         title=title or f"What {axis} costs",
         columns=columns,
@@ -165,7 +165,7 @@ def axis_table(
 
 
 def check_table(reports: Sequence[CheckReport]) -> Table:
-    """Return the way from the reference count to each counter's total, step by named step.
+    """Return the named steps that lead from the reference count to each counter's total.
 
     Raises:
         LabError: no reports given.
@@ -180,8 +180,8 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
             if counter.unexplained:
                 steps.append(("unexplained", counter.unexplained))
             about = {"model": report.model, "counter": counter.counter}
-            for what, macs in (*steps, ("total", counter.total)):
-                rows.append(Row(values={**about, "step": what, "macs": macs}))
+            for step, macs in (*steps, ("total", counter.total)):
+                rows.append(Row(values={**about, "step": step, "macs": macs}))
             if counter.note:
                 notes.append(f"{report.model}, {counter.counter}: {counter.note}.")
     sizes = sorted({size_text(report.size) for report in reports})
@@ -191,10 +191,12 @@ def check_table(reports: Sequence[CheckReport]) -> Table:
         verdict = f"Not everything is explained: {'; '.join(questions)}."
     elif asides:
         by_formula = all(report.reference == "formula" for report in reports)
-        agree = "Formula and torch agree to the last MAC" if by_formula else "Torch knows it all"
-        verdict = f"{agree}; what other tools count otherwise follows."
+        agree = (
+            "Formula and torch agree to the last MAC" if by_formula else "Torch counts everything"
+        )
+        verdict = f"{agree}; the differences of other tools follow."
     else:
-        verdict = "Every counter's difference from the reference is named, to the last MAC."
+        verdict = "Every counter's difference from the reference is explained, to the last MAC."
     return Table(
         title=f"Counters on one forward pass at {one_of(sizes)}",
         columns=(
@@ -248,9 +250,9 @@ def explain_table(explanations: Sequence[Explanation]) -> Table:
         ],
         footer=(
             "all: convolutions, linear layers, attention products and GDN; "
-            "no-attention-products: without the products; conv-linear-only: without GDN too; "
-            "thop: as that, with transposed convolutions at the size of their output, which is as "
-            "many times too much as they enlarge the map.",
+            "no-attention-products: without the products; conv-linear-only: also without GDN; "
+            "thop: like conv-linear-only, but transposed convolutions are counted at the size of "
+            "their output, which is too much by the factor by which they enlarge the map.",
         ),
     )
 
@@ -258,15 +260,15 @@ def explain_table(explanations: Sequence[Explanation]) -> Table:
 def published_beside(
     records: Sequence[ComplexityRecord], figures: Sequence[PublishedFigure]
 ) -> list[Row]:
-    """Return what others reported of the records' models at the records' sizes.
+    """Return rows of the published figures for the records' models at the records' sizes.
 
-    A variant that has kept a model's name has no published figures.
+    A variant with the name of a model has no published figures.
 
-    Others count differently: each source is followed by the convention that comes closest to it,
-    and a count of parameters goes into the column that it is closest to. Values measured on
-    published code rather than read in a source are left out.
+    Others count differently: each source is followed by the closest convention, and a number of
+    parameters goes into the column that it is closest to. Values measured on published code rather
+    than read in a source are omitted.
     """
-    found: dict[tuple[str, str], dict[str, Value]] = defaultdict(dict)
+    by_source: dict[tuple[str, str], dict[str, Value]] = defaultdict(dict)
     for figure in figures:
         own = [record for record in records if figure.is_of(record)]
         if figure.quantity == "gmacs":
@@ -285,10 +287,10 @@ def published_beside(
             key = f"{'' if figure.scope == 'whole' else f'{figure.scope}_'}{figure.quantity}"
             closest = explain_figure(figure, own[0]).convention
             source = f"{source}, closest to convention {closest}"
-        found[figure.model, source][key] = value
+        by_source[figure.model, source][key] = value
     return [
         Row(values={"model": model, **values}, source=source)
-        for (model, source), values in sorted(found.items())
+        for (model, source), values in sorted(by_source.items())
     ]
 
 
@@ -325,12 +327,12 @@ def totals(record: ComplexityRecord, convention: Convention) -> dict[str, int | 
 
 
 def _kind_names(records: Sequence[ComplexityRecord]) -> dict[str, str]:
-    found = {kind for record in records for kind in record.macs_by_kind}
-    return {kind: name for kind, name in _KIND_NAMES.items() if kind in found}
+    kinds = {kind for record in records for kind in record.macs_by_kind}
+    return {kind: name for kind, name in _KIND_NAMES.items() if kind in kinds}
 
 
 def _left_out(records: Sequence[ComplexityRecord]) -> str:
-    """Say what encoding and decoding don't run, model by model where they differ."""
+    """Return a note on the parts that encoding and decoding don't run, by model if they differ."""
     models: dict[str, list[str]] = {}
     for record in records:
         encode, decode = (
@@ -340,7 +342,7 @@ def _left_out(records: Sequence[ComplexityRecord]) -> str:
     if len(models) == 1:
         return f"Encode {next(iter(models))}"
     return "Encode " + "; ".join(
-        f"of {', '.join(dict.fromkeys(names))} {what}" for what, names in models.items()
+        f"of {', '.join(dict.fromkeys(names))} {omission}" for omission, names in models.items()
     )
 
 
@@ -349,18 +351,18 @@ def _footer(
 ) -> list[str]:
     counted = f"Convention {convention}: MACs of {_COUNTED[convention]}; per pixel before padding."
     if detail == "kinds":
-        counted += f" The sum is under this convention; {_KIND_NAMES['normalisation']} is in none."
+        counted += " The sum follows this convention; no convention counts normalisation."
     lines = [counted]
     if detail == "totals":
         lines.append(f"{_left_out(records)}; whole is one forward pass.")
     if detail == "parts":
         portable = ", ".join(f"{r.portable_kmacs_per_px:.1f} of {r.model}" for r in records)
-        lines.append(f"A portable stream computes in float64, in kMAC/px: {portable}.")
+        lines.append(f"kMAC/px that a portable stream computes in float64: {portable}.")
     padded = sorted({(r.size, r.padded_size) for r in records if r.size != r.padded_size})
-    if sizes := [f"{size_text(size)} as {size_text(larger)}" for size, larger in padded]:
+    if sizes := [f"{size_text(size)} to {size_text(larger)}" for size, larger in padded]:
         lines.append(f"Images are padded: {'; '.join(sizes)}.")
     if unknown := sorted({name for record in records for name in record.unknown_operators}):
-        lines.append(f"Counted as nothing, since unknown: {', '.join(unknown)}.")
+        lines.append(f"Unknown operators, counted as 0: {', '.join(unknown)}.")
     counters = sorted({record.counter for record in records})
     versions = versions_text(
         {  # closed formulas don't depend on torch

@@ -36,7 +36,7 @@ def _option(name: str, field: FieldInfo) -> str:
 
 
 def plain(value: Any) -> str:
-    """Return a value as YAML would spell it on one line; a configuration by its type."""
+    """Return a value as one line of YAML; a configuration as its type."""
     if value is None:
         return "none"
     if isinstance(value, BaseModel):

@@ -32,8 +32,8 @@ def rd_table(
     """Return one row per codec, seed and rate, means over the images.
 
     Args:
-        records: evaluations on the same images; those of one codec stand together.
-        published: curves by others, in rows of their own.
+        records: evaluations on the same images; those of one codec become neighbouring rows.
+        published: published curves, in rows of their own.
         title: one line.
 
     Raises:
@@ -82,7 +82,7 @@ def rd_table(
 
 
 def _counted(records: Sequence[RdRecord]) -> str:
-    """Say what was counted; earlier versions left out what a file holds beside its streams."""
+    """Return what the rates count: earlier versions counted only the streams of a file."""
     points = [point for record in records for point in record.points]
     whole = all(p.payload_bpp is not None or p.gap_percent is None for p in points)
     return "whole files" if whole else "written bits"
@@ -91,10 +91,10 @@ def _counted(records: Sequence[RdRecord]) -> str:
 def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -> Table:
     """Return each codec's points, and the rates of anchors at the same PSNR on the same images.
 
-    Rates are of whole files and of what codes the image in them; the latter are compared.
+    Rates are given for whole files and for payloads; payloads are compared.
 
     Args:
-        curves: what is compared.
+        curves: curves of the codecs.
         anchors: JPEG and the like, measured on the same images.
 
     Raises:
@@ -114,13 +114,13 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
         group = f"{anchor.name} at this PSNR"
         columns += [
             _PAYLOAD.model_copy(update={"key": f"{anchor.name}_payload_bpp", "group": group}),
-            Column(key=f"{anchor.name}_percent", header="codec against it", group=group, unit="%",
-                   format="+.1f"),
+            Column(key=f"{anchor.name}_percent", header=f"codec vs. {anchor.name}", group=group,
+                   unit="%", format="+.1f"),
         ]  # fmt: skip
     first = curves[0].records[0]
     names = " and ".join(anchor.name for anchor in anchors)
     return Table(
-        title=f"Beside {names}" if anchors else "Rate and distortion",
+        title=f"Comparison with {names}" if anchors else "Rate and distortion",
         columns=columns,
         rows=[row for curve in curves for row in _beside_rows(curve, anchors)],
         footer=(
@@ -131,15 +131,15 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
             ),
             *([f"Compared: payloads. {WITHOUT_HEADERS}"] if anchors else []),
             f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
-            "rates are of whole files, payloads of what codes the image in them, over the pixels "
-            "before padding; a dash: the anchor does not reach this PSNR.",
+            "rates count whole files, payloads only the data that code the image, per pixel before "
+            "padding; a dash: the anchor does not reach this PSNR.",
             *environment_lines(record.environment for c in curves for record in c.records),
         ),
     ).without_empty_columns()
 
 
 def _beside_rows(curve: MeasuredCurve, anchors: Sequence[RdRecord]) -> list[Row]:
-    """Return a curve's points, with the anchors' rates at the same PSNR where they reach it."""
+    """Return a curve's points, with the anchors' rates at the same PSNR if they reach it."""
     means = curve.curve(counted="payload")
     seeds = {
         fmean(point.counted_bpp("payload") for point in points): points
@@ -166,20 +166,20 @@ def _beside_rows(curve: MeasuredCurve, anchors: Sequence[RdRecord]) -> list[Row]
 
 def _bd_note(curve: RdCurve, anchor: RdCurve) -> str:
     try:
-        found = bd_rate(anchor, curve)
+        delta = bd_rate(anchor, curve)
     except LabError as error:
         return f"No BD-rate of {curve.name} against {anchor.name}: {error}"
     return (
-        f"BD-rate of {curve.name} against {anchor.name}: {found.percent:+.1f} % over "
-        f"{found.overlap_db:.1f} dB."
+        f"BD-rate of {curve.name} against {anchor.name}: {delta.percent:+.1f} % over "
+        f"{delta.overlap_db:.1f} dB."
     )
 
 
 def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
-    """Return each curve's BD-rate against ``anchor`` by every interpolation; a note explains gaps.
+    """Return each curve's BD-rate against ``anchor`` by every interpolation; notes explain gaps.
 
     Args:
-        curves: by label; their rates count what the anchor's do.
+        curves: curves by label, with rates that count the same as the anchor's.
         anchor: the reference.
     """
     rates = [
@@ -191,12 +191,12 @@ def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
         values: dict[str, Value] = {"model": label}
         for method in _METHODS:
             try:
-                found = bd_rate(anchor, curve, method)
+                delta = bd_rate(anchor, curve, method)
             except LabError as error:
                 refusals.append(f"{label}: {error}")
             else:
-                values[f"{method}_bd_rate_percent"] = found.percent
-                values["overlap_db"] = found.overlap_db
+                values[f"{method}_bd_rate_percent"] = delta.percent
+                values["overlap_db"] = delta.overlap_db
         rows.append(Row(values=values))
     return Table(
         title=f"BD-rate against {anchor.name or 'the anchor'}",
@@ -209,15 +209,15 @@ def bd_rate_table(curves: Mapping[str, RdCurve], anchor: RdCurve) -> Table:
         rows=rows,
         footer=(
             "Mean change of rate at equal PSNR over the overlap; negative is better.",
-            _whose_rates(anchor),
+            _rates_note(anchor),
             *dict.fromkeys(refusals),
         ),
     )
 
 
-def _whose_rates(anchor: RdCurve) -> str:
-    """Say what the rates of a comparison count."""
+def _rates_note(anchor: RdCurve) -> str:
+    """Return a note on what the rates of a comparison count."""
     if anchor.counted == "payload":
         return WITHOUT_HEADERS
-    known = ", which is all that is published of the anchor" if anchor.source else ""
-    return f"Rates of whole files with their headers on either side{known}."
+    reason = ", since only these are published for the anchor" if anchor.source else ""
+    return f"Rates of whole files including headers on both sides{reason}."

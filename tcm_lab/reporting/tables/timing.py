@@ -1,4 +1,4 @@
-"""Tables of times: each model's medians and quartiles, its stages, and ratios within one run."""
+"""Tables of times: each model's medians and quartiles, its stages, and ratios within a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
     """Return one row per record: median and quartiles of the wall time, throughput, memory.
 
     Args:
-        records: of one run or of several; only those of one run may be compared.
-        ratios: of the same run; their first model is marked as the baseline.
+        records: records of one or several runs; only those of the same run may be compared.
+        ratios: ratios of that run; its first model is marked as the baseline.
 
     Raises:
         LabError: no records given.
@@ -31,7 +31,7 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
             metric_column(f"{scope}_ms", header="median [quartiles]", group=scope, format=".1f"),
             Column(key=f"{scope}_megapixels_per_s", header="throughput", group=scope, unit="Mpx/s",
                    format=".2f", best="high"),
-            Column(key=f"{scope}_ratio", header="over the first", group=scope, format=".3f"),
+            Column(key=f"{scope}_ratio", header="ratio to the first", group=scope, format=".3f"),
         ]  # fmt: skip
     columns.append(metric_column("peak_memory_bytes", key="peak_device_memory_bytes"))
     over = {(ratio.model, str(ratio.scope)): ratio.ratio for ratio in ratios}
@@ -50,9 +50,9 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
     compared: list[str] = []
     if ratios:
         level = f"{ratios[0].ratio.level:.0%}"
-        compared = [f"Ratios with their {level} intervals by bootstrap over shared turns."]
+        compared = [f"Ratios with {level} bootstrap intervals over shared turns."]
     elif len(records) > 1:
-        compared = ["Times of different runs do not compare."]
+        compared = ["Times of different runs are not comparable."]
     return Table(
         title="Coding time",
         columns=columns,
@@ -62,7 +62,7 @@ def timing_table(records: Sequence[TimingRecord], ratios: Sequence[TimeRatio] = 
 
 
 def stage_table(records: Sequence[TimingRecord]) -> Table:
-    """Return one row per model and stage; the stages of a model add up to its whole.
+    """Return one row per model and stage; the stages of a model add up to its total.
 
     Raises:
         LabError: no records given.
@@ -93,7 +93,7 @@ def stage_table(records: Sequence[TimingRecord]) -> Table:
 
 
 def spread_interval(spread: Spread) -> Interval:
-    """Return a median of turns with its quartiles, in milliseconds, as tables show it."""
+    """Return a median over turns and its quartiles, in milliseconds, as an interval for tables."""
     return Interval(
         value=spread.median_ms,
         low=spread.lower_quartile_ms,
@@ -103,12 +103,12 @@ def spread_interval(spread: Spread) -> Interval:
 
 
 def _all_conditions(record: TimingRecord) -> dict[str, str]:
-    """Return what a time depends on beside the model, by column key."""
-    place, on_cpu = record.environment, record.device_type == "cpu"
+    """Return the conditions that a time depends on, in addition to the model, by column key."""
+    environment, on_cpu = record.environment, record.device_type == "cpu"
     return {
         "size": size_text(record.size),
         "batch": str(record.options.batch),
-        "device": device_text(place) if on_cpu else place.device,
+        "device": device_text(environment) if on_cpu else environment.device,
         "precision": record.options.precision,
         "layout": "channels last" if record.options.channels_last else "channels first",
         "compiled": _compiled(record.options),
@@ -124,21 +124,24 @@ def _compiled(options: TimingOptions) -> str:
 
 
 def _conditions(records: Sequence[TimingRecord]) -> list[dict[str, str]]:
-    """Return the conditions of each record in which the records differ."""
-    every = [_all_conditions(record) for record in records]
-    differing = [key for key in every[0] if len({each[key] for each in every}) > 1]
-    return [{key: each[key] for key in differing} for each in every]
+    """Return those conditions of each record that differ between the records."""
+    conditions = [_all_conditions(record) for record in records]
+    differing = [key for key in conditions[0] if len({own[key] for own in conditions}) > 1]
+    return [{key: own[key] for key in differing} for own in conditions]
 
 
 def _footer(records: Sequence[TimingRecord]) -> list[str]:
     differing = _conditions(records)[0]
-    words = [
+    shared = [
         f"batch {text}" if key == "batch" else text
         for key, text in _all_conditions(records[0]).items()
         if key not in differing
     ]
     counts = sorted({(r.encode.wall.n, r.options.warm_up) for r in records})
-    repeats = "; ".join(f"{n} runs after {warm_up} to warm up" for n, warm_up in counts)
+    repeats = "; ".join(
+        f"{n} runs after {warm_up} warm-up {'run' if warm_up == 1 else 'runs'}"
+        for n, warm_up in counts
+    )
     peaks = sorted(
         {
             f"{peak.gmacs_per_s:.0f} GMAC/s in one large matrix product, "
@@ -147,6 +150,6 @@ def _footer(records: Sequence[TimingRecord]) -> list[str]:
             if peak is not None
         }
     )
-    allowed = [f"The device allowed {'; '.join(peaks)}."] if peaks else []
+    device_peak = [f"Device peak: {'; '.join(peaks)}."] if peaks else []
     versions = versions_text(record.environment.versions for record in records)
-    return [f"{', '.join(words)}; {repeats}.", *allowed, f"{versions}."]
+    return [f"{', '.join(shared)}; {repeats}.", *device_peak, f"{versions}."]
