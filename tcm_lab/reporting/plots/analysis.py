@@ -1,6 +1,6 @@
-"""What trained codecs do: receptive fields, attention and its gates, latents.
+"""Plots of analyses of trained codecs: receptive fields, attention and its gates, latents.
 
-Functions of several codecs take a mapping by label, and refuse an empty one.
+Functions for several codecs take a mapping by label, and refuse an empty one.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from tcm_lab.reporting.plots._style import (
 )
 
 _FLOOR = 1e-5
-_CUT_OFF = 1e-4  # share of a field that may lie outside of its panel
+_CUT_OFF = 1e-4  # share of a field that may lie outside its panel
 _SQUARES = {0.5: "-", 0.95: "--"}
-"""Shares whose squares are drawn, and their lines."""
+"""Shares whose squares are drawn, and their line styles."""
 _ATTENTION = {
     "distance_px": PlotAxis(name="mean attention distance", unit="px"),
     "entropy_bits": PlotAxis(name="entropy of the weights", unit="bit"),
@@ -65,15 +65,15 @@ _ATTENTION = {
 def erf_plot(
     maps: Mapping[str, ErfMap], *, squares: Mapping[str, ErfMeasures] = MappingProxyType({})
 ) -> Figure:
-    """Draw maps beside each other, each position's share over its map's largest.
+    """Draw maps side by side, with each position's share relative to the largest of its map.
 
-    For display alone, the shares are logarithmic and clipped at 1e-5 of the largest; measures are
-    taken on the shares themselves. The panels show the square that holds all but 1e-4 of each map.
+    Only for display, the shares are logarithmic and clipped at 1e-5 of the largest; measures use
+    the shares themselves. The panels show the square that holds all but 1e-4 of each map.
 
     Args:
-        maps: by the label of their panel; all of one pitch.
-        squares: by the same labels, measures whose 50 and 95 % squares are drawn, as far as they
-            have them; none by default.
+        maps: maps of the same pitch, by the label of their panel.
+        squares: measures by the same labels, whose 50 and 95 % squares are drawn if available;
+            none by default.
 
     Raises:
         LabError: no maps are given.
@@ -82,7 +82,7 @@ def erf_plot(
     columns = 2 if len(maps) == 4 else min(len(maps), 3)
     wide, height = (PAGE_INCHES * columns / 3, 2.5) if columns > 1 else (None, 2.9)
     figure, grid = panels(len(maps), columns=columns, height=height, width=wide)
-    figure.set_layout_engine("compressed")  # the other one clips labels beside square axes
+    figure.set_layout_engine("compressed")  # the default clips labels of square axes
     reach = max(_reach_of_field(erf) for erf in maps.values())
     for axes, (label, erf) in zip(grid, maps.items(), strict=True):
         relative = np.clip(erf.scores / erf.scores.max(), _FLOOR, 1)
@@ -95,7 +95,7 @@ def erf_plot(
         name_axes(axes, label)
         axes.set_xlabel("columns from the centre (px)", fontsize=7)
         sides = squares[label].side_px if label in squares else {}
-        for share in [each for each in _SQUARES if each in sides]:
+        for share in [share for share in _SQUARES if share in sides]:
             side, dashes = sides[share].value, _SQUARES[share]
             look: dict[str, Any] = {"fill": False, "ec": "white", "lw": 0.8, "ls": dashes}
             axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, **look))
@@ -106,17 +106,17 @@ def erf_plot(
 
 
 def _reach_of_field(erf: ErfMap) -> float:
-    """Return how far from its centre a field is drawn, in pixels."""
+    """Return the distance from its centre up to which a field is drawn, in pixels."""
     side = int(np.searchsorted(erf.profile(), 1 - _CUT_OFF)) + 1
     return (side / 2 + 1) * erf.pitch_px
 
 
 @style()
 def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]]) -> Figure:
-    """Draw how much of the contribution lies outside of a centred square, over its side.
+    """Draw the share of the contribution outside a centred square, over the square's side.
 
     Args:
-        maps: one list of images' maps per curve; a band spans the images' quartiles.
+        maps: the images' maps of each curve; a band spans the images' quartiles.
 
     Raises:
         LabError: no maps are given.
@@ -130,7 +130,7 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]]) -> Figure:
     for (label, erfs), color in zip(maps.items(), palette(len(maps)), strict=True):
         profiles = np.stack([1 - erf.profile() for erf in erfs])
         mean = profiles.mean(0)
-        shown = mean > 1e-6  # the last squares hold everything, which a logarithm cannot show
+        shown = mean > 1e-6  # outside the last squares lies nothing, which a log axis cannot show
         sides = (np.arange(len(mean)) + 1)[shown] * erfs[0].pitch_px
         low, high = np.quantile(profiles, [0.25, 0.75], axis=0).clip(1e-6)[:, shown]
         axes.plot(sides, mean[shown], label=label, color=color, ls=next(dashes))
@@ -146,73 +146,73 @@ def erf_profile_plot(maps: Mapping[str, Sequence[ErfMap]]) -> Figure:
 def attention_plot(
     records: Mapping[str, AttentionRecord], *, metric: str = "distance_px", transform: str = "g_a"
 ) -> Figure:
-    """Draw one metric of every layer of a transform, head by head, beside that of equal weights.
+    """Draw one metric of every layer of a transform, head by head, with that of equal weights.
 
     Args:
-        records: by label.
+        records: records by label.
         metric: ``distance_px``, ``entropy_bits`` or ``near_share``.
         transform: g_a, g_s, h_a, h_s or slices.
 
     Raises:
         LabError: no record has a layer there, or there is no such metric.
     """
-    shown = lookup(_ATTENTION, metric, "metric of attention")
-    found = [
+    metric_axis = lookup(_ATTENTION, metric, "metric of attention")
+    layers_by_record = [
         [(record.label_of(layer), layer) for layer in record.layers_of(transform)]
         for record in records.values()
     ]
-    names = dict.fromkeys(name for layers in found for name, _ in layers)
+    names = dict.fromkeys(name for layers in layers_by_record for name, _ in layers)
     if not names:
         raise LabError(f"no layer of {transform} has window attention in these records")
-    places = {name: place for place, name in enumerate(names)}
+    positions = {name: position for position, name in enumerate(names)}
     step = 0.7 / len(records)
-    many = len(places) > 8  # names are turned, which takes height
+    many = len(positions) > 8  # names are rotated, which takes height
     layer_axis = PlotAxis(name=f"attention layer of {transform}")
-    figure, axes = new_figure(layer_axis, shown, height=3.3 if many else 2.7)
-    for i, (label, layers) in enumerate(zip(records, found, strict=True)):
+    figure, axes = new_figure(layer_axis, metric_axis, height=3.3 if many else 2.7)
+    for i, (label, layers) in enumerate(zip(records, layers_by_record, strict=True)):
         x, y = [], []
         for name, layer in layers:
             heads = np.mean(getattr(layer.learned, metric), axis=0)
             spread = np.linspace(-0.25, 0.25, len(heads)) if len(heads) > 1 else np.zeros(1)
-            x += list(places[name] + (i - (len(records) - 1) / 2 + spread) * step)
+            x += list(positions[name] + (i - (len(records) - 1) / 2 + spread) * step)
             y += list(heads)
         axes.scatter(x, y, s=14, label=label, zorder=3, lw=0, **looks(len(records))[i])
     width = 0.84 / len(records)
     lines: dict[str, Any] = {"color": SOFT, "lw": 0.9, "ls": "--", "zorder": 1}
-    for i, layers in enumerate(found):  # each model's own, which its window and image decide
+    for i, layers in enumerate(layers_by_record):  # differs by model, window and image
         equal = [getattr(layer.uniform, metric)[0][0] for _, layer in layers]
-        begins = np.array([places[name] for name, _ in layers]) - 0.42 + i * width
-        axes.hlines(equal, begins, begins + width, label="" if i else "equal weights", **lines)
-    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(places)), places, **(turned if many else {}))
+        left = np.array([positions[name] for name, _ in layers]) - 0.42 + i * width
+        axes.hlines(equal, left, left + width, label="" if i else "equal weights", **lines)
+    rotated: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(positions)), positions, **(rotated if many else {}))
     axes.grid(False, axis="x")
     axes.set_ylim(bottom=0)
-    axes.set_xlim(-0.6, len(places) - 0.4)
+    axes.set_xlim(-0.6, len(positions) - 0.4)
     legend_below(figure, min(3, len(records) + 1))
     return figure
 
 
 @style()
 def attention_map_plot(maps: Mapping[str, AttentionMap], image: NDArray[np.uint8]) -> Figure:
-    """Draw what one query sees over the image around it, heads averaged, one panel per map.
+    """Draw the attention of one query over the image around it, averaged over heads.
 
-    Weights are drawn relative to each map's largest; all panels show the same part of the image,
-    twice as wide as what the map that reaches furthest sees.
+    There is one panel per map. Weights are relative to each map's largest. All panels show the same
+    part of the image, twice as wide as the area that the furthest-reaching map sees.
 
     Args:
-        maps: by label, of one image.
+        maps: maps of one image, by label.
         image: (3, H, W) or (H, W, 3) bytes.
 
     Raises:
         LabError: no maps are given.
     """
     need("maps", maps)
-    reach = 2 * max(_reach_px(found) for found in maps.values())
+    reach = 2 * max(_reach_px(attention) for attention in maps.values())
     height, width = channels_last(image).shape[:2]
     figure, grid = panels(len(maps), columns=3, height=PAGE_INCHES / 3 * 0.78)
-    for axes, (label, found) in zip(grid, maps.items(), strict=True):
-        drawn = _draw_weights(axes, found, image, label)
-        row, column = found.query_px
+    for axes, (label, attention) in zip(grid, maps.items(), strict=True):
+        drawn = _draw_weights(axes, attention, image, label)
+        row, column = attention.query_px
         axes.set_xlim(max(-0.5, column - reach), min(width - 0.5, column + reach))
         axes.set_ylim(min(height - 0.5, row + reach), max(-0.5, row - reach))
     colour_bar(figure, drawn, grid, "weight over the largest")
@@ -222,12 +222,12 @@ def attention_map_plot(maps: Mapping[str, AttentionMap], image: NDArray[np.uint8
 def connect_clicks(
     figure: Figure, image: NDArray[np.uint8], look: Callable[[tuple[int, int]], AttentionMap]
 ) -> int:
-    """Let a click on a figure's first axes draw what the clicked query sees; for live backends.
+    """Draw the attention of a query when it is clicked on a figure's first axes; in live backends.
 
     Args:
-        figure: with the image or an attention map on its first axes, in image pixels.
+        figure: a figure with the image or an attention map on its first axes, in image pixels.
         image: (3, H, W) or (H, W, 3) bytes.
-        look: gives the map of a query pixel (row, column).
+        look: returns the map of a query pixel (row, column).
 
     Returns:
         The connection, for ``figure.canvas.mpl_disconnect``.
@@ -237,24 +237,25 @@ def connect_clicks(
     def on_click(event: Any) -> None:
         axes = figure.axes[0]
         if event.inaxes is axes and event.xdata is not None:
-            found = look((round(event.ydata), round(event.xdata)))
+            attention = look((round(event.ydata), round(event.xdata)))
             axes.clear()
-            _draw_weights(axes, found, image, f"{found.layer},\nquery {found.query_px}")
+            label = f"{attention.layer},\nquery {attention.query_px}"
+            _draw_weights(axes, attention, image, label)
             figure.canvas.draw_idle()
 
     return figure.canvas.mpl_connect("button_press_event", on_click)
 
 
-def _draw_weights(axes: Axes, found: AttentionMap, image: NDArray[np.uint8], label: str) -> Any:
-    """Lay one map's weights over the grey image and mark its query."""
+def _draw_weights(axes: Axes, attention: AttentionMap, image: NDArray[np.uint8], label: str) -> Any:
+    """Draw one map's weights over the grey image and mark its query."""
     grey = channels_last(image).mean(2)
     draw_map(axes, grey, cmap="gray", vmin=-60, vmax=300)
-    mean = found.weights.mean(0)
+    mean = attention.weights.mean(0)
     relative = np.where(mean > 0, mean / mean.max(), np.nan)
-    bottom, right = (size * found.pitch_px - 0.5 for size in mean.shape)
+    bottom, right = (size * attention.pitch_px - 0.5 for size in mean.shape)
     extent = (-0.5, right, bottom, -0.5)
     drawn = draw_map(axes, relative, vmin=0, vmax=1, alpha=0.75, extent=extent)
-    row, column = found.query_px
+    row, column = attention.query_px
     for side, width, color in ((7, 1.4, INK), (5.5, 0.7, "w")):
         axes.plot(column, row, marker="+", ms=side, mew=width, color=color, zorder=4)
     axes.set_xlim(-0.5, grey.shape[1] - 0.5)
@@ -263,19 +264,19 @@ def _draw_weights(axes: Axes, found: AttentionMap, image: NDArray[np.uint8], lab
     return drawn
 
 
-def _reach_px(found: AttentionMap) -> float:
-    """Return how far the query's window reaches from it, rows or columns, in pixels."""
-    seen = np.argwhere(found.weights.max(0) > 0)
-    return float((np.abs(seen - found.query).max() + 1) * found.pitch_px)
+def _reach_px(attention: AttentionMap) -> float:
+    """Return how far the query's window reaches from the query, by row or column, in pixels."""
+    seen = np.argwhere(attention.weights.max(0) > 0)
+    return float((np.abs(seen - attention.query).max() + 1) * attention.pitch_px)
 
 
 def gate_plot(record: GateRecord, image: NDArray[np.uint8] | None = None) -> Figure:
-    """Draw the gates of every slice, the mean's path above the scale's; first the image, if given.
+    """Draw the gates of every slice, the mean's path above the scale's, after the image if given.
 
     The image has shape (3, H, W) or (H, W, 3).
     """
     gates = {(gate.path, gate.slice_index): gate.gate for gate in record.gates}
-    paths, slices = (sorted(set(each)) for each in zip(*gates, strict=True))
+    paths, slices = (sorted(set(keys)) for keys in zip(*gates, strict=True))
     cells: list[tuple[str, NDArray[Any] | None]] = []
     for path in paths:
         if image is not None:
@@ -289,12 +290,12 @@ def gate_plot(record: GateRecord, image: NDArray[np.uint8] | None = None) -> Fig
 
 
 def deviation_plot(maps: Mapping[str, LatentMaps], image: NDArray[np.uint8]) -> Figure:
-    """Draw |y − ŷ| averaged over channels, one panel per codec, all on one scale.
+    """Draw |y − ŷ| averaged over channels, one panel per codec, all on the same scale.
 
-    It is divided by the image's mean |y|, so that latents of any scale compare.
+    It is divided by the image's mean |y|, so that latents of different scales are comparable.
 
     Args:
-        maps: by label, of one image.
+        maps: maps of one image, by label.
         image: (3, H, W) or (H, W, 3) bytes.
 
     Raises:
@@ -313,7 +314,7 @@ def deviation_plot(maps: Mapping[str, LatentMaps], image: NDArray[np.uint8]) -> 
 
 
 def bits_plot(maps: LatentMaps, image: NDArray[np.uint8]) -> Figure:
-    """Draw where each slice's bits go, as bits per image pixel, on one scale."""
+    """Draw where each slice spends its bits, in bits per image pixel, on one scale."""
     slices = list(maps.bits / maps.pitch_px**2)
     cells = [(f"slice {i}: {each.mean():.3f} bpp", each) for i, each in enumerate(slices)]
     columns = min(len(slices) + 1, 6)
@@ -336,7 +337,7 @@ def slice_bits_plot(records: Mapping[str, LatentRecord]) -> Figure:
             for name, count in {**bits, "z": image.z_bits}.items():
                 lengths = parts.setdefault(name, [0.0] * len(records))
                 lengths[bar] += count / image.pixels / len(record.images)
-    parts["z"] = parts.pop("z")  # behind the slices that other codecs may have
+    parts["z"] = parts.pop("z")  # after all slices, of which other codecs may have more
     axis = PlotAxis(name="estimated rate", unit="bpp")
     return stacked_bars(parts, list(records), axis, form=".3f")
 
@@ -345,7 +346,7 @@ def slice_bits_plot(records: Mapping[str, LatentRecord]) -> Figure:
 def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     """Draw the distribution of the normalised error (y − μ) / σ, and its spatial correlation.
 
-    The left panel compares with the standard normal density that the coder assumes.
+    The left panel includes the standard normal density, which the coder assumes.
 
     Raises:
         LabError: no records are given.
@@ -380,7 +381,7 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
 
 @style()
 def energy_plot(records: Mapping[str, LatentRecord]) -> Figure:
-    """Draw the share of the latent's energy that its strongest channels hold.
+    """Draw the share of the latent's energy in its strongest channels.
 
     Raises:
         LabError: no records are given.
@@ -391,9 +392,9 @@ def energy_plot(records: Mapping[str, LatentRecord]) -> Figure:
         PlotAxis(name="share of the energy held"),
     )
     for (name, record), look in zip(records.items(), looks(len(records)), strict=True):
-        held = record.energy_held
+        shares = record.energy_held
         label = f"{name} ({record.coding_gain_db:.1f} dB)"
-        axes.plot(np.arange(len(held)) + 1, held, label=label, ms=2.5, **look)
+        axes.plot(np.arange(len(shares)) + 1, shares, label=label, ms=2.5, **look)
     axes.set_ylim(0, 1.03)
     legend_below(figure, min(2, len(records)), title="coding gain", title_fontsize=7)
     return figure
