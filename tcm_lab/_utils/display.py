@@ -13,12 +13,12 @@ _RENDERERS: dict[type, Callable[[Any, Form], str]] = {}
 _REGISTERS = "tcm_lab.reporting.display"  # imported only when a value is shown
 
 
-def shows(kind: type[T], render: Callable[[T, Form], str]) -> None:
+def register_renderer(kind: type[T], render: Callable[[T, Form], str]) -> None:
     """Register the function that renders values of a type as an HTML fragment or as text."""
     _RENDERERS[kind] = render
 
 
-def shown(value: object, form: Form) -> str | None:
+def rendered(value: object, form: Form) -> str | None:
     """Return a value as a table in the given form, or ``None`` if its type has no renderer."""
     importlib.import_module(_REGISTERS)
     render = next((_RENDERERS[kind] for kind in type(value).__mro__ if kind in _RENDERERS), None)

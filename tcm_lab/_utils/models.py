@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from tcm_lab._utils.display import shown
+from tcm_lab._utils.display import rendered
 from tcm_lab.errors import ConfigError, brief, validation_message
 
 NONE_AS_WORD = BeforeValidator(lambda value: None if value == "none" else value)
@@ -56,11 +56,11 @@ class Frozen(BaseModel):
 
     def _repr_html_(self) -> str | None:
         """Return the HTML table that a notebook shows, if the type has one."""
-        return shown(self, "html")
+        return rendered(self, "html")
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Print a table in IPython's console, or the plain form if the type has none."""
-        printer.text(shown(self, "text") or repr(self))
+        printer.text(rendered(self, "text") or repr(self))
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any], where: str = "") -> Self:

@@ -97,8 +97,8 @@ class ConfigRegistry(Registry[type[C]], Generic[C]):
             value = {"type": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             raise ConfigError(
-                f"{brief(repr(value))} is no {self.kind}; write a name, or a mapping with 'type' "
-                "and options"
+                f"{self.kind} {brief(repr(value))}: write a name, or a mapping with 'type' and "
+                "options"
             )
         name = value["type"]
         return self[name].parse(dict(value), f"{name}: ")

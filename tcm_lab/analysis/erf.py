@@ -176,14 +176,14 @@ def _within_analysis(model: nn.Module, layer: str | None) -> bool:
 def _layer_output(model: nn.Module, x: Tensor, layer: str | None, rate: float | None) -> Tensor:
     """Return g_a's output, or that of the module called ``layer``, as a map."""
     path = CodecAdapter(model).path_of("g_a")
-    whole = model if path is None else module_named(model, path)
+    analysis = model if path is None else module_named(model, path)
     if layer is None:
-        return as_map(whole, whole(x), "g_a")
+        return as_map(analysis, analysis(x), "g_a")
     module = module_named(model, layer)
     output = capture(
         f"layer '{layer}'",
         module,
-        lambda: whole(x) if _within_analysis(model, layer) else run(model, x, rate),
+        lambda: analysis(x) if _within_analysis(model, layer) else run(model, x, rate),
     )
     return as_map(module, output, layer)
 

@@ -224,26 +224,26 @@ def _shares(samples: _Floats, dependence: Dependence) -> tuple[_Floats, _Floats]
     e_k − s·t_k, where t_k is the k-th sample's sum.
     """
     totals = samples.sum(axis=(1, 2))
-    whole = float(totals.mean())
-    if not np.isfinite(whole) or whole <= 0:
+    total = float(totals.mean())
+    if not np.isfinite(total) or total <= 0:
         raise LabError(
-            f"{dependence.of} has a gradient of {whole} with respect to {dependence.wrt}: "
+            f"{dependence.of} has a gradient of {total} with respect to {dependence.wrt}: "
             "the position depends on nothing there, or the weights are not finite"
         )
-    shares = samples.mean(axis=0) / whole
+    shares = samples.mean(axis=0) / total
     count = len(samples)
     if count == 1:
         return shares, np.zeros_like(shares)
     residuals = samples - shares * totals[:, None, None]
     spread = np.sqrt((residuals**2).sum(axis=0) / (count - 1))
-    return shares, spread / whole / np.sqrt(count)
+    return shares, spread / total / np.sqrt(count)
 
 
 @torch.no_grad()
 def _strongest_channel(model: nn.Module, dependence: Dependence, starts: Sequence[Tensor]) -> int:
     """Return the channel that varies most over the images."""
     maps = [dependence.run(model, start)[0].flatten(1) for start in starts]
-    energy = [each.var(1, correction=0) for each in maps]  # 0 of a single position
+    energy = [values.var(1, correction=0) for values in maps]  # 0 for a single position
     return int(torch.stack(energy).sum(0).argmax())
 
 

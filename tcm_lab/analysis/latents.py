@@ -316,8 +316,8 @@ def latent_maps(
 
 def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
     y, coded, y_hat = (latent.double() for latent in (trace.y, trace.coded, trace.y_hat))
-    whole = (trace.y_bits.double(), y - y_hat, y - coded)
-    slices = zip(*(maps.split(list(trace.widths), 1) for maps in whole), strict=True)
+    tensors = (trace.y_bits.double(), y - y_hat, y - coded)
+    slices = zip(*(tensor.split(list(trace.widths), 1) for tensor in tensors), strict=True)
     return ImageLatent(
         name=name,
         pixels=pixels,
@@ -327,7 +327,7 @@ def _image(name: str, pixels: int, trace: LatentTrace) -> ImageLatent:
             SliceLatent(channels=bits.shape[1], bits=float(bits.sum()), **_errors(refined, before))
             for bits, refined, before in slices
         ),
-        **_errors(*whole[1:]),
+        **_errors(*tensors[1:]),
     )
 
 

@@ -48,8 +48,8 @@ class ErrorStatistics(ArrayRecord):
         counts = torch.bincount(bins.flatten() - 1, minlength=len(EDGES) - 1)
         height, width = e.shape[-2:]
         padded, steps = F.pad(e, [REACH] * 4), range(2 * REACH + 1)
-        apart = np.abs(np.arange(-REACH, REACH + 1))
-        overlap = np.outer(np.maximum(height - apart, 0), np.maximum(width - apart, 0))
+        shifts = np.abs(np.arange(-REACH, REACH + 1))
+        overlap = np.outer(np.maximum(height - shifts, 0), np.maximum(width - shifts, 0))
         return cls(
             count=e.numel(),
             sums=(float(e.sum()), float(e.square().sum())),

@@ -114,16 +114,16 @@ class ImageSet(Sequence[Tensor]):
         Raises:
             FileError: no image remains.
         """
-        kept = [entry for entry in self._entries if min(entry.size) >= side]
+        large = [entry for entry in self._entries if min(entry.size) >= side]
         small = [entry for entry in self._entries if min(entry.size) < side]
         reasons = [f"{e.name}: {e.size[0]}x{e.size[1]} is below {side}x{side}" for e in small]
-        if not kept:
+        if not large:
             raise FileError(
                 f"{self.origin}: every image is smaller than the crop of {side}x{side}. "
                 "Use a smaller crop or larger images."
             )
         _report(self.origin, reasons)
-        return self._with(kept, (*self.skipped, *reasons))
+        return self._with(large, (*self.skipped, *reasons))
 
     def _with(self, entries: Sequence[_Entry], skipped: Sequence[str]) -> ImageSet:
         return ImageSet(entries, skipped, embedded=self.embedded, origin=self.origin)
@@ -163,8 +163,8 @@ def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
             skipped.append(f"{name}: {reason}")
     _report(str(path), skipped)
     if not entries:
-        found = f"none of its {len(skipped)} images can be read" if skipped else "no image"
-        raise FileError(f"{path}: {found}. Put PNG, JPEG or WebP images there, or name another.")
+        problem = f"none of its {len(skipped)} images can be read" if skipped else "no image"
+        raise FileError(f"{path}: {problem}. Put PNG, JPEG or WebP images there, or name another.")
     return ImageSet(entries, skipped, embedded=False, origin=str(path))
 
 

@@ -83,7 +83,7 @@ def join_records(records: Sequence[RdRecord], name: str = "") -> RdRecord:
     repeated = [key for key, number in Counter(_keys(records)).items() if key and number > 1]
     if repeated:
         raise LabError(
-            f"records of {records[0].name}: two are at {_shown(repeated[0])}, in which the points "
+            f"records of {records[0].name}: two are at {_text(repeated[0])}, in which the points "
             "of a curve must differ. Do not join trainings that differ only in their seed."
         )
     points = [point for record in records for point in record.points]
@@ -267,5 +267,5 @@ def _key(record: RdRecord, point: RdPoint) -> _Key | None:
     return _Key(rate=point.rate, between=() if record.recipe is None else record.recipe.lambdas)
 
 
-def _shown(key: _Key) -> str:
+def _text(key: _Key) -> str:
     return f"rate {key.rate:g}" if key.lmbda is None else f"lambda {key.lmbda:g}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from tcm_lab._utils.display import Form, shows
+from tcm_lab._utils.display import Form, register_renderer
 from tcm_lab.analysis.latents import LatentRecord
 from tcm_lab.complexity import CheckReport, ComplexityRecord, TimingComparison, TimingRecord
 from tcm_lab.evaluation import MeasuredCurve, RdCurve, RdRecord
@@ -20,11 +20,11 @@ from tcm_lab.reporting.table import Column, Row, Table, unmarked_column
 T = TypeVar("T")
 
 
-def _shows(kind: type[T], table: Callable[[T], Table]) -> None:
-    def rendered(value: T, form: Form) -> str:
+def _register(kind: type[T], table: Callable[[T], Table]) -> None:
+    def render_value(value: T, form: Form) -> str:
         return fragment(table(value)) if form == "html" else render(table(value), "markdown")
 
-    shows(kind, rendered)
+    register_renderer(kind, render_value)
 
 
 def _curve(curve: RdCurve) -> Table:
@@ -38,12 +38,12 @@ def _curve(curve: RdCurve) -> Table:
     return Table(title=curve.name, columns=columns, rows=rows, footer=source)
 
 
-_shows(Table, lambda t: t)
-_shows(ComplexityRecord, lambda r: tables.complexity_table([r], detail="parts"))
-_shows(TimingRecord, lambda r: tables.stage_table([r]))
-_shows(TimingComparison, lambda c: tables.timing_table(c.records, c.ratios))
-_shows(CheckReport, lambda r: tables.check_table([r]))
-_shows(RdCurve, _curve)
-_shows(RdRecord, lambda r: tables.rd_table([r]))
-_shows(MeasuredCurve, lambda c: tables.rd_table(c.records))
-_shows(LatentRecord, lambda r: tables.latent_table({r.model: r}))
+_register(Table, lambda t: t)
+_register(ComplexityRecord, lambda r: tables.complexity_table([r], detail="parts"))
+_register(TimingRecord, lambda r: tables.stage_table([r]))
+_register(TimingComparison, lambda c: tables.timing_table(c.records, c.ratios))
+_register(CheckReport, lambda r: tables.check_table([r]))
+_register(RdCurve, _curve)
+_register(RdRecord, lambda r: tables.rd_table([r]))
+_register(MeasuredCurve, lambda c: tables.rd_table(c.records))
+_register(LatentRecord, lambda r: tables.latent_table({r.model: r}))

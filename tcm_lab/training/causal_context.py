@@ -82,12 +82,12 @@ class CausalContext(nn.Module):
         Minimising them teaches this model to code. The codec receives their gradient multiplied by
         ``-weight``, which teaches it to make the preceding slice informative.
         """
-        seen = Latent(
+        opposed = Latent(
             self._opposed(latent.y),
             [self._opposed(feature) for feature in latent.features],
             None if latent.steps is None else self._opposed(latent.steps),
         )
-        _, likelihoods = codec.estimate_latent(self.entropy_model, seen)
+        _, likelihoods = codec.estimate_latent(self.entropy_model, opposed)
         return bits({"y": likelihoods})
 
     def _opposed(self, value: Tensor) -> Tensor:

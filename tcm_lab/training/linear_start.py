@@ -207,8 +207,8 @@ def zero_branches(codec: Codec) -> None:
         return
     for transform in (codec.g_a, codec.g_s):
         for stage in _stages(transform):
-            beside = stage.shortcut is not None or transform.wavelet is not None
-            if beside or stage is _stages(transform)[-1]:
+            has_parallel_path = stage.shortcut is not None or transform.wavelet is not None
+            if has_parallel_path or stage is _stages(transform)[-1]:
                 zero_resampler(stage.resample)
 
 

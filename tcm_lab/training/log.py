@@ -195,8 +195,8 @@ class LossCurve(Frozen):
     def of(cls, rows: Mapping[int, float]) -> LossCurve:
         """Return the curve of means by step, at up to 400 points."""
         known = sorted((step, value) for step, value in rows.items() if math.isfinite(value))
-        each = -(-len(known) // _CURVE_POINTS) or 1
-        runs = [known[at : at + each] for at in range(0, len(known), each)]
+        size = -(-len(known) // _CURVE_POINTS) or 1
+        runs = [known[start : start + size] for start in range(0, len(known), size)]
         return cls(
             steps=tuple(run[-1][0] for run in runs),
             log_loss=tuple(round(fmean(value for _, value in run), 6) for run in runs),
@@ -350,8 +350,8 @@ def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[dict[str,
     with path.open(newline="", errors="replace") as file:
         # Logs of earlier versions have no log loss.
         rows = [{"log_loss": "nan", **row} for row in csv.DictReader(file)]
-    whole = [row for row in rows if set(row) == set(columns) and all(map(_is_number, row.values()))]
-    return [row for row in whole if row["step"].isdecimal() and int(row["step"]) <= step]
+    valid = [row for row in rows if set(row) == set(columns) and all(map(_is_number, row.values()))]
+    return [row for row in valid if row["step"].isdecimal() and int(row["step"]) <= step]
 
 
 def _is_number(text: str | None) -> bool:

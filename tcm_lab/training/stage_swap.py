@@ -79,18 +79,18 @@ def start_swap(parent: Codec, swap: Swap, crops: Tensor, seed: int = 0) -> Codec
         for path, module in codec.named_modules():
             if f"{path}.".startswith(swap.fresh):
                 zero_branch(module)
-                if isinstance(module, Stage) and _has_path_beside(codec, path):
+                if isinstance(module, Stage) and _has_parallel_path(codec, path):
                     zero_resampler(module.resample)
         if f"{swap.config.entropy_model.module_name}." in swap.fresh:
             start_entropy_model(codec, codec.g_a(whole_patches(crops, codec.config)))
     return codec
 
 
-def _has_path_beside(codec: Codec, stage: str) -> bool:
+def _has_parallel_path(codec: Codec, path: str) -> bool:
     """Return whether a linear path leads around a stage's resampler."""
-    transform: Any = codec.get_submodule(stage.partition(".stages.")[0])
-    beside: Any = codec.get_submodule(stage)
-    return beside.shortcut is not None or transform.wavelet is not None
+    transform: Any = codec.get_submodule(path.partition(".stages.")[0])
+    stage: Any = codec.get_submodule(path)
+    return stage.shortcut is not None or transform.wavelet is not None
 
 
 def _inherited(parent: Codec, codec: Codec, fresh: tuple[str, ...]) -> dict[str, Tensor]:

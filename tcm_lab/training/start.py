@@ -75,14 +75,16 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
         )
     for name, value in fitting.items():
         value.data.copy_(theirs[name])
-    kept = tuple(name for name in own if name not in fitting)
-    if kept:
-        logger.warning("%s: %d tensors keep their own values (%s …)", path, len(kept), kept[0])
+    missing = tuple(name for name in own if name not in fitting)
+    if missing:
+        logger.warning(
+            "%s: %d tensors keep their own values (%s …)", path, len(missing), missing[0]
+        )
     unused = [n for n in theirs if n not in own and own_name(n) not in (*TABLES, *CONSTANTS)]
     if assembled and unused:
-        logger.warning("%s: %d of its tensors have no place (%s …)", path, len(unused), unused[0])
+        logger.warning("%s: %d of its tensors are unused (%s …)", path, len(unused), unused[0])
     codec.warm_from = str(path)  # type: ignore[assignment]  # not a submodule
-    return kept
+    return missing
 
 
 def refuse_lost_weights(codec: nn.Module) -> None:

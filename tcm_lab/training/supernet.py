@@ -76,15 +76,15 @@ class SuperNet(nn.Module):
         self, configs: Sequence[VariantConfig], more: Iterable[VariantConfig] = ()
     ) -> None:
         super().__init__()
-        held = {config.fingerprint: config for config in (*reversed(configs), *more)}
-        check_shared(held.values())
+        distinct = {config.fingerprint: config for config in (*reversed(configs), *more)}
+        check_shared(distinct.values())
         self.configs = tuple(configs)
         self.config = self.configs[-1]
         self._places: dict[str, tuple[Mapping[str, str], Layout]] = {}
         self._modules_of: dict[str, Codec] = {}
         self.layout: Layout = {}
         covering = []
-        for config in held.values():
+        for config in distinct.values():
             codec = build(config, device="meta")
             joined = joined_layout([self.layout, self._own_layout(codec)])
             if joined != self.layout:
@@ -170,8 +170,8 @@ class SuperNet(nn.Module):
             LabError: the file cannot be written.
         """
         sizes = [config.model_dump(mode="json") for config in reversed(self.covering)]
-        spent = {} if cpu_s is None else {"cpu_s": cpu_s}
-        save_weights(self, path, {"configs": sizes, **spent})
+        time = {} if cpu_s is None else {"cpu_s": cpu_s}
+        save_weights(self, path, {"configs": sizes, **time})
 
     @classmethod
     def load(cls, path: Path) -> SuperNet:

@@ -258,7 +258,7 @@ def test_every_command_takes_it_with_its_weights(
     assert [len(each["bpp"]) for each in json.loads(records.read_text())] == [1, 1]
     out = ("--out", tmp_path / "analysis")
     assert run("analyze", "erf", OWN, *weights, *images, *out) == 2
-    assert "map it to g_a by an attribute parts" in capsys.readouterr().err
+    assert "map it to g_a in an attribute parts" in capsys.readouterr().err
     erf = ("--layer", "encoder", "--probes", "2", "--side", "64")
     assert run("analyze", "erf", OWN, *weights, *images, *out, *erf) == 0
 

@@ -74,7 +74,7 @@ def test_parts_sum_to_the_whole_and_normalisation_is_listed_beside_the_sum() -> 
 def test_sizes_have_a_column_only_where_they_differ_and_padding_is_stated() -> None:
     one = complexity_table([complexity("a"), complexity("b")])
     assert "size" not in [column.key for column in one.columns]
-    assert "100x200 as 128x256" in " ".join(one.footer)
+    assert "100x200 to 128x256" in " ".join(one.footer)
     two = complexity_table([complexity(), complexity(size=(64, 64))])
     assert [row.values["size"] for row in two.rows] == ["100x200", "64x64"]
 

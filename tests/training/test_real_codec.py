@@ -75,7 +75,7 @@ def test_units_that_a_codec_has_no_place_for_are_named(
     save_checkpoint(source, tmp_path / "source.safetensors")
     codec = build(source.config.override({"entropy_model.normalised": False}))
     warm_start(codec, tmp_path / "source.safetensors")
-    assert "1 of its tensors have no place (y_unit" in caplog.text
+    assert "1 of its tensors are unused (y_unit" in caplog.text
 
 
 def test_a_linear_start_does_not_replace_given_weights(folder: Path) -> None:

@@ -60,21 +60,21 @@ def budget_plot(series: Sequence[BudgetSeries], y: PlotAxis) -> Figure:
     """
     figure, axes = new_figure(PlotAxis(name="steps", log=True), y, width=5.6, height=3.0)
     axes.axhline(0, color=INK, lw=0.6, zorder=1)
-    for each, look in zip(series, looks(len(series)), strict=True):
-        color, values = look["color"], [w.value for w in each.windows]
-        axes.plot(each.steps, values, color=color, lw=_SOLID, label=each.label, zorder=3)
-        lows, highs = [w.low for w in each.windows], [w.high for w in each.windows]
-        axes.fill_between(each.steps, lows, highs, color=color, alpha=_FAINT, lw=0)
-        for step, cost in each.evaluated.items():
+    for curve, look in zip(series, looks(len(series)), strict=True):
+        color, values = look["color"], [w.value for w in curve.windows]
+        axes.plot(curve.steps, values, color=color, lw=_SOLID, label=curve.label, zorder=3)
+        lows, highs = [w.low for w in curve.windows], [w.high for w in curve.windows]
+        axes.fill_between(curve.steps, lows, highs, color=color, alpha=_FAINT, lw=0)
+        for step, cost in curve.evaluated.items():
             axes.plot((step, step), (cost.low, cost.high), color=color, lw=0.8, zorder=4)
             axes.plot(step, cost.value, look["marker"], color=color, ms=4, mec="white", mew=0.4)
-        if each.predicted:
-            ahead = [
-                (each.steps[-1], values[-1]),
-                *((s, w.value) for s, w in each.predicted.items()),
+        if curve.predicted:
+            prediction = [
+                (curve.steps[-1], values[-1]),
+                *((s, w.value) for s, w in curve.predicted.items()),
             ]
-            axes.plot(*zip(*ahead, strict=True), color=color, lw=0.8, ls=(0, (3, 2)))
-            for step, cost in each.predicted.items():
+            axes.plot(*zip(*prediction, strict=True), color=color, lw=0.8, ls=(0, (3, 2)))
+            for step, cost in curve.predicted.items():
                 axes.plot((step, step), (cost.low, cost.high), color=color, lw=0.6, alpha=0.6)
     legend_below(figure, 3, handlelength=1.4)
     return figure
