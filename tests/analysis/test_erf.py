@@ -300,7 +300,7 @@ def test_mistakes_are_named(small: nn.Module) -> None:
     codec = tcm_lab.build("tcm-nano-conv-only")
     for wrong, said in (
         ({"layer": "g_a.stage.0"}, "Did you mean"),
-        ({"at": (4, 0)}, "outside of y's map of 4x4"),
+        ({"at": (4, 0)}, "outside y's map of 4x4"),
         ({"method": "l1"}, "'frobenius', 'sum' or 'single-channel'"),
         ({"method": "single-channel", "channel": 64}, "channels 0 to 63"),
         ({"probes": 1}, "probes = 1: must be at least 2"),

@@ -108,7 +108,7 @@ def test_files_of_other_formats_and_cut_ones_are_refused(photograph: Image.Image
     jpeg, webp = saved(photograph, "jpeg"), saved(photograph, "webp")
     for read, data in ((jpeg_payload_bytes, jpeg), (webp_payload_bytes, webp)):
         for spoilt in (b"", data[:2], data[: len(data) // 2], data[:-2], b"P6" + data[2:]):
-            with pytest.raises(LabError, match="Give one that"):
+            with pytest.raises(LabError, match=r"Give (a complete one|one that does)\.$"):
                 read(spoilt)
 
 

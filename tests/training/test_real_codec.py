@@ -83,7 +83,7 @@ def test_a_linear_start_does_not_replace_given_weights(folder: Path) -> None:
     warm_start(codec, folder / "model.safetensors")
     before = {name: value.clone() for name, value in codec.state_dict().items()}
     linear = RECIPE.changed(start="linear", linear_steps=1)
-    with pytest.raises(LabError, match=r"model\.safetensors\. Train by recipe\.without_start"):
+    with pytest.raises(LabError, match=r"model\.safetensors\. Train with recipe\.without_start"):
         train(codec, linear, RandomCrops(64), accelerator="cpu")
     assert all(torch.equal(before[name], value) for name, value in codec.state_dict().items())
     train(codec, linear.without_start(), RandomCrops(64), accelerator="cpu")
