@@ -150,7 +150,7 @@ class CropSource:
 
 
 def check_shares(batch_size: int, world: int, name: str = "batch") -> None:
-    """Refuse a batch size, a recipe's field ``name``, that does not split equally over processes.
+    """Refuse a batch that ``world`` processes can't share equally; ``name`` is its recipe field.
 
     Raises:
         LabError: ``batch_size`` is not a multiple of ``world``.

@@ -132,11 +132,11 @@ class ImageSet(Sequence[Tensor]):
 def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
     """Find the images below ``path``, or the embedded ones for ``None``.
 
-    The search covers nested and linked folders and every format that Pillow reads. Hidden files and
-    folders, whose names begin with a dot, are ignored: previews often are hidden. An image that
-    Pillow can't open, turn upright or convert to 8-bit RGB without guessing is skipped and reported
-    once. Evaluation images are decoded completely here, so that a broken one is found before hours
-    of work; of training images only the headers are read. The path may also be a single image.
+    The search covers nested and linked folders and every format that Pillow reads. It ignores files
+    and folders whose names begin with a dot, such as previews. An image that Pillow can't open,
+    turn upright or convert to 8-bit RGB without guessing is skipped and reported once. Evaluation
+    images are decoded completely here, so that a broken one is found before hours of work; of
+    training images only the headers are read. The path may also be a single image.
 
     Raises:
         FileError: the folder is missing, or holds no usable image.

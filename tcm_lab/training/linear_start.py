@@ -226,7 +226,7 @@ def _units(codec: Codec, spread: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_entropy_model(codec: Codec, y: Tensor) -> None:
-    """Set the entropy model to the means and spreads of a latent (B, M, h, w), if it can be."""
+    """Start the entropy model at the means and spreads of a latent (B, M, h, w), if it can."""
     mean, spread = y.mean((0, 2, 3)), y.std((0, 2, 3))
     if codec.y_unit is not None:
         mean, spread = mean / codec.y_unit, spread / codec.y_unit

@@ -220,7 +220,7 @@ class Recipe(Frozen):
 
     @property
     def comparable_until(self) -> int:
-        """The last step at which no cooldown has lowered the loss yet."""
+        """The last step with a comparable loss: where a cooldown begins, or the end."""
         return self.cooldown_begins if self.schedule == "constant" else self.steps
 
     def lr_factor(self, step: int) -> float:
