@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tcm_lab import build, load_config
 from tcm_lab._utils import Frozen
@@ -24,6 +27,7 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab.data import CropSource, open_images
 from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
 from tcm_lab.reporting import Column, Row, Table, Value
+from tcm_lab.stats import bootstrap
 from tcm_lab.study.report import write_tables
 from tcm_lab.training import get_recipe, train
 
@@ -123,39 +127,55 @@ def read() -> list[Trial]:
     return [Trial.parse(json.loads(path.read_text())) for path in sorted(RECORDS.glob("*.json"))]
 
 
-def noise(trained: Sequence[Trial], differs: str) -> float:
-    """Return the noise between seeds of a variant's cost relative to the baseline, in percent.
+Costs = Mapping[tuple[str, str], NDArray[np.float64]]
+"""By variant and the kind that it does not share, the cost of each seed in percent, (SEEDS,)."""
+
+
+def costs_of(trained: Iterable[Trial]) -> Costs:
+    """Return the costs of all trials."""
+    ordered = sorted(trained, key=lambda trial: trial.seed)
+    kinds = {(trial.variant, trial.differs) for trial in ordered}
+    return {
+        kind: np.array([100 * t.log_cost for t in ordered if (t.variant, t.differs) == kind])
+        for kind in kinds
+    }
+
+
+def variance(costs: Costs, seeds: NDArray[np.int64], differs: str) -> float:
+    """Return the variance between seeds of a variant's cost relative to the baseline.
 
     Args:
-        trained: the trials.
+        costs: the costs, in percent.
+        seeds: the seeds to take.
         differs: the kind of random numbers that the baseline does not share; "" for none.
     """
-    costs = {(t.variant, t.seed, t.differs): 100 * t.log_cost for t in trained}
-    baseline = np.array([costs["baseline", seed, differs] for seed in range(SEEDS)])
-    own = np.array([[costs[name, seed, ""] for seed in range(SEEDS)] for name in VARIANTS])
-    return float(np.sqrt((own - baseline).var(axis=1, ddof=1).mean()))
+    own = np.array([costs[name, ""] for name in VARIANTS])
+    difference = (own - costs["baseline", differs])[:, seeds]
+    return float(difference.var(axis=1, ddof=1).mean())
 
 
-def noise_without_sharing(trained: Sequence[Trial]) -> float:
+def variance_without_sharing(costs: Costs, seeds: NDArray[np.int64]) -> float:
     """Return the same if nothing is shared: the variances of both sides add up."""
-    costs: dict[str, list[float]] = {}
-    for trial in trained:
-        if not trial.differs:
-            costs.setdefault(trial.variant, []).append(100 * trial.log_cost)
-    own = {name: np.var(each, ddof=1) for name, each in costs.items()}
-    return float(np.sqrt(np.mean([own[name] for name in VARIANTS]) + own["baseline"]))
+    of_each = {name: costs[name, ""][seeds].var(ddof=1) for name in ("baseline", *VARIANTS)}
+    return float(np.mean([of_each[name] for name in VARIANTS]) + of_each["baseline"])
 
 
 def table(trained: Sequence[Trial]) -> Table:
     """Return a table with a row for sharing everything, one without each kind, and one for none."""
-    shared = noise(trained, "")
-    rows: dict[str, float] = {ALL: shared}
-    rows |= {f"{ALL} but {KINDS[kind]}": noise(trained, kind) for kind in KINDS}
-    rows["nothing"] = noise_without_sharing(trained)
-    values: list[dict[str, Value]] = [
-        {"shared": name, "noise": value, "seeds": (value / shared) ** 2}
-        for name, value in rows.items()
-    ]
+    costs = costs_of(trained)
+    rows: dict[str, Callable[[NDArray[np.int64]], float]] = {
+        f"{ALL} but {name}": partial(variance, costs, differs=kind) for kind, name in KINDS.items()
+    }
+    rows["nothing"] = partial(variance_without_sharing, costs)
+    whole = np.arange(SEEDS)
+    shared = variance(costs, whole, "")
+    values: list[dict[str, Value]] = [{"shared": ALL, "noise": math.sqrt(shared), "seeds": 1.0}]
+    for name, own in rows.items():
+        ratio = bootstrap(
+            lambda draw, own=own: own(draw["seeds"]) / variance(costs, draw["seeds"], ""),
+            {"seeds": SEEDS},
+        )
+        values.append({"shared": name, "noise": math.sqrt(own(whole)), "seeds": ratio})
     return Table(
         title="What sharing random numbers is worth",
         columns=(
@@ -169,9 +189,14 @@ def table(trained: Sequence[Trial]) -> Table:
             f"and {STEPS} steps of recipe study, {SEEDS} seeds each. Noise: standard deviation "
             "between seeds of the Lagrangian cost relative to the baseline, by estimated bits of "
             "the central crops of the evaluation images. Seeds: number needed for the certainty "
-            "of one seed that shares everything.",
+            "of one seed that shares everything, with its 95 % bootstrap interval over seeds.",
         ),
     )
+
+
+def tables() -> dict[str, Table]:
+    """Return the table of the page by file name."""
+    return {"sharing": table(read())}
 
 
 def main() -> None:
@@ -186,7 +211,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.action == "run":
         run(args.train, args.eval)
-    for path in write_tables({"sharing": table(read())}, FOLDER):
+    for path in write_tables(tables(), FOLDER):
         print(path)
 
 
