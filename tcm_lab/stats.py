@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
 from typing import Any
@@ -122,17 +123,13 @@ def bootstrap(
     Raises:
         LabError: the statistic refuses the data, or more than a twentieth of the resamples.
     """
-    whole = {name: np.arange(count) for name, count in units.items()}
     resampled = {name: count for name, count in units.items() if count > 1}
-    rng = np.random.default_rng(seed)
-    draws = [
-        whole | {name: rng.integers(count, size=count) for name, count in resampled.items()}
-        for _ in range(samples if resampled else 0)
-    ]
+    count = samples if resampled else 0
+    rows = _draws(tuple(units.items()), count, seed)
     if vectorized:
-        rows = {name: np.stack([each[name] for each in (whole, *draws)]) for name in units}
         value, *values = np.asarray(statistic(rows), dtype=float).tolist()
     else:
+        whole, *draws = ({name: own[i] for name, own in rows.items()} for i in range(1 + count))
         value, values = float(statistic(whole)), [value_or_nan(statistic, draw) for draw in draws]
     if np.isnan(value):
         raise LabError("no interval: the data themselves give no value.")
@@ -156,6 +153,23 @@ def bootstrap(
         value=value, low=low, high=high, level=level,
         resampled=resampled, samples=len(valid), refused=refused, noise=noise,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _draws(units: tuple[tuple[str, int], ...], samples: int, seed: int) -> Draw:
+    """Return indexes of each unit, (1 + samples, N): the data as they are, then the resamples.
+
+    Reports compare hundreds of pairs over the same units, so the draws are cached.
+    """
+    rng = np.random.default_rng(seed)
+    rows = {name: [np.arange(count)] for name, count in units}
+    for _ in range(samples):
+        for name, count in units:
+            rows[name].append(rng.integers(count, size=count) if count > 1 else rows[name][0])
+    stacked = {name: np.stack(each) for name, each in rows.items()}
+    for each in stacked.values():
+        each.flags.writeable = False
+    return stacked
 
 
 def over_images(interval: Interval) -> Interval:

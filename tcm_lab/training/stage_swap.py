@@ -53,7 +53,7 @@ def splice(
     for swap, state in parts:
         own = {name: value for name, value in state.items() if name.startswith(swap.trained)}
         if replaced & own.keys():
-            raise LabError(f"{swap.place}: trains weights that another of the swaps trains, too.")
+            raise LabError(f"{swap.place}: trains weights that another of the swaps trains too.")
         replaced |= own.keys()
         tensors |= own
     codec.load_state_dict(tensors, strict=False)

@@ -147,7 +147,7 @@ def test_trained_variants_are_compared_with_their_baseline() -> None:
     saved = cost.macs_by_part()["attention"] / 64**2 / 1e3
     assert found.change_kmacs_per_px == pytest.approx(-saved)
     assert found.change_parameters < 0
-    with pytest.raises(LabError, match="one size"):
+    with pytest.raises(LabError, match="count both at the same size"):
         compare_trained(
             (cost, [evaluation("a", 1, 30)]),
             [(tcm_lab.measure_complexity("tcm-nano", (32, 32)), [evaluation("b", 1, 30)])],

@@ -165,7 +165,7 @@ def test_a_variant_over_a_constraint_is_never_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bound", "words"),
-    [(20, ["kmacs_per_px = 20", "34.0824", "baseline"]), (34.1, ["leave no variant", "raise"])],
+    [(20, ["kmacs_per_px = 20", "34.0824", "baseline"]), (34.1, ["leave no variant", "relax"])],
 )
 def test_a_constraint_that_nothing_meets_is_named_and_nothing_is_written(
     tmp_path: Path, bound: float, words: list[str]
@@ -194,7 +194,7 @@ def test_a_published_study_is_not_written_over(tmp_path: Path) -> None:
     published.mkdir()
     (published / "space.yaml").write_text(SPACE)
     (published / "records.jsonl").write_text("{}")
-    with pytest.raises(LabError, match=r"records\.jsonl: is of a published study.*--out"):
+    with pytest.raises(LabError, match=r"records\.jsonl: belongs to a published study.*--out"):
         run(tmp_path, out=published)
     assert {path.name for path in published.iterdir()} == {"space.yaml", "records.jsonl"}
 
@@ -667,9 +667,9 @@ def test_a_file_that_is_no_database_and_a_folder_that_is_a_file_are_named(tmp_pa
     with pytest.raises(LabError, match="file is not a database"):
         run(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(LabError, match=r"file: cannot be made.*--out"):
+    with pytest.raises(LabError, match=r"file: cannot be created.*--out"):
         run(tmp_path, out=tmp_path / "file")
-    with pytest.raises(LabError, match=r"file: cannot be made.*--cache"):
+    with pytest.raises(LabError, match=r"file: cannot be created.*--cache"):
         run(tmp_path, out=tmp_path / "other", cache=tmp_path / "file")
     assert not trained(tmp_path / "log")
 

@@ -125,7 +125,7 @@ def swaps_add_up(context: StudyContext, records: dict[str, TrialRecord]) -> None
     assert estimates[BASE].log_cost == pytest.approx(cost)
     assert set(advantages(trials)) == {"g_s.stages.2", "entropy_model"}
     said = context.space.estimator.findings(trials)
-    assert "1 pair of swaps, evaluated together, is off" in said[1]
+    assert "1 pair of swaps, evaluated together, differs from the sum of the two by" in said[1]
 
 
 def parts_are_tuned(context: StudyContext, records: dict[str, TrialRecord]) -> None:

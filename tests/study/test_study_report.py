@@ -586,7 +586,7 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
     assert any("against JPEG at equal PSNR" in text for text in summary.findings)
     assert "Against JPEG at equal PSNR" in read_page(folder)
 
-    assert "without file headers on either side" in (folder / "jpeg.md").read_text()
+    assert "exclude file headers on both sides" in (folder / "jpeg.md").read_text()
 
     other = jpeg.model_copy(update={"data_fingerprint": "other"})
     (folder / "jpeg.json").write_text(other.model_dump_json())
@@ -614,7 +614,7 @@ def test_jpeg_of_an_earlier_version_is_not_compared_but_measured_again(
 
     path.write_text(re.sub(r'"payload_bits":\d+', '"payload_bits":null', kept))
     measured = replace(result, out=tmp_path, records=())
-    with pytest.raises(LabError, match=r"jpeg.json: is of an earlier .* --eval-data IMAGES"):
+    with pytest.raises(LabError, match=r"jpeg.json: is from an earlier .* --eval-data IMAGES"):
         read_anchor(measured)
     measure_anchor(tmp_path, images)
     again = read_anchor(measured)

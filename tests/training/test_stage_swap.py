@@ -174,5 +174,5 @@ def test_swaps_at_several_places_make_one_codec(parent: Codec) -> None:
     for swap, each in zip(swaps, begun, strict=True):
         theirs = each.state_dict()
         assert all(torch.equal(ours[n], theirs[n]) for n in theirs if n.startswith(swap.trained))
-    with pytest.raises(LabError, match="overlaps"):
+    with pytest.raises(LabError, match="another of the swaps trains"):
         splice(parent, variant, [*parts, parts[0]])
