@@ -158,14 +158,16 @@ class CodecAdapter:
 
     def forward(self, x: Tensor, rate: float | None = None) -> Mapping[str, Any]:
         """Run a forward pass; without ``rate``, a codec with rate levels uses the lowest."""
-        return self.module(x, **self._rate_option(rate))  # type: ignore[no-any-return]
+        output: Mapping[str, Any] = self.module(x, **self._rate_option(rate))
+        return output
 
     def likelihoods(self, x: Tensor, rate: float | None = None) -> Mapping[str, Tensor] | None:
         """Return the likelihoods of the latents, or ``None`` for a codec without likelihoods."""
         if self.config is None:
             return self.forward(x, rate).get("likelihoods")
         module: Any = self.module
-        return module.likelihoods(x, **self._rate_option(rate))  # type: ignore[no-any-return]
+        likelihoods: Mapping[str, Tensor] = module.likelihoods(x, **self._rate_option(rate))
+        return likelihoods
 
     def _rate_option(self, rate: float | None) -> dict[str, float]:
         if rate is None:
