@@ -50,7 +50,7 @@ def lookup(known: Mapping[K, V], name: K, kind: str) -> V:
     """Return the entry called ``name``.
 
     Raises:
-        ConfigError: there is none; the message lists the known names, and the nearest.
+        ConfigError: the name is unknown; the message lists the known names, and the nearest.
     """
     if name not in known:
         names = one_of(sorted(known))

@@ -1,4 +1,4 @@
-"""Progress of a running study: bars on a terminal, or lines where there is none."""
+"""Progress of a running study: bars on a terminal, or plain lines elsewhere."""
 
 from __future__ import annotations
 

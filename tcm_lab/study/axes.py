@@ -104,7 +104,7 @@ class AxisBase(Frozen, ABC):
 
     @abstractmethod
     def base_key(self, name: str, base: VariantConfig) -> Key:
-        """Return the key that leaves ``base`` unchanged; raise ConfigError if there is none."""
+        """Return the key that leaves ``base`` unchanged; raise ConfigError if no key does."""
 
     def including(self, name: str, base: VariantConfig) -> AxisBase:
         """Return the axis with the base's own value among its choices, if choices can be added."""

@@ -33,7 +33,7 @@ def reset_fields(space: Space, variant: Variant) -> list[str]:
 
 
 def _layer(config: VariantConfig, path: str) -> Mapping[str, Any]:
-    """Return the layer at ``path``; empty if there is none, or several."""
+    """Return the layer at ``path``; empty unless exactly one is there."""
     try:
         value = read_field(config.model_dump(mode="json"), path)
     except ConfigError:  # no stage has a block left, or another change adds the field

@@ -297,7 +297,7 @@ def load_space(source: str | Path) -> Space:
     """Read a search space.
 
     Args:
-        source: a YAML file; if there is none, ``configs/<name>.yaml`` means the packaged one.
+        source: a YAML file; if it does not exist, ``configs/<name>.yaml`` means the packaged one.
 
     Raises:
         ConfigError: the message names the file, the field, its value and the fix.

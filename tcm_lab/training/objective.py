@@ -105,7 +105,7 @@ class RateDistortionLoss(nn.Module):
             measured["cca"] = (y_bpp - lagged_bpp).mean()
         total = (goal * self._weights[index]).mean()
         has_aux = hasattr(self.codec, "aux_loss")  # CompressAI's models, which fit quantiles
-        aux_loss: Any = self.codec.aux_loss() if has_aux else 0  # type: ignore[operator]
+        aux_loss: Any = self.codec.aux_loss() if has_aux else 0  # type: ignore[operator]  # a method
         aux = torch.as_tensor(aux_loss, dtype=loss.dtype, device=loss.device)  # may be an int
         measured |= {"loss": loss.mean(), "bpp": bpp.mean(), "mse": mse.mean(), "aux": aux}
         measured["log_loss"] = loss.log().mean()

@@ -64,7 +64,7 @@ class Outcome(Frozen):
         training: the finished training; ``None`` if it was stopped at a rung, or if no weights are
             trained for the variant alone.
         more: trainings of the further lambdas, if each has its own weights.
-        rd: an evaluation at the last step; ``None`` if there is none.
+        rd: an evaluation at the last step; ``None`` without one.
         estimate: the cost, if it is not that of ``rd``.
         steps: training steps done.
         reused_s: CPU seconds that another study spent on results that this work reuses.
