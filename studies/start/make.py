@@ -354,19 +354,18 @@ def _percent(anchor: Sequence[Trial], own: Sequence[Trial]) -> Interval:
     return lagrangian_interval(anchors, records, lambdas=lambdas, seeds=paired)
 
 
-def write() -> None:
-    """Write the table of each folder of records."""
-    tables = {}
+def tables() -> dict[str, Table]:
+    """Return the table of each folder of records, and of each complete set of courses."""
+    found = {}
     for folder in sorted(RECORDS.glob("*")):
         trials = [Trial.parse(json.loads(path.read_text())) for path in sorted(folder.iterdir())]
-        tables[folder.name] = table(trials)
+        found[folder.name] = table(trials)
     followed = [Course.parse(json.loads(path.read_text())) for path in COURSES.glob("*.json")]
     for base, data in sorted({(course.base, course.data) for course in followed}):
         own = {c.variant: c for c in followed if (c.base, c.data) == (base, data)}
         if own.keys() == FOLLOWED.keys():
-            tables[f"steps-{base}-{data}"] = steps_table([own[name] for name in FOLLOWED])
-    for path in write_tables(tables, FOLDER):
-        print(path)
+            found[f"steps-{base}-{data}"] = steps_table([own[name] for name in FOLLOWED])
+    return found
 
 
 def main() -> None:
@@ -383,7 +382,8 @@ def main() -> None:
         run(args.base, args.steps, args.seeds, args.folder)
     elif args.action == "courses":
         follow_all(args.base, args.folder)
-    write()
+    for path in write_tables(tables(), FOLDER):
+        print(path)
 
 
 if __name__ == "__main__":

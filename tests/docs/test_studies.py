@@ -31,7 +31,7 @@ from tcm_lab.training import read_recipe
 STUDIES = Path(__file__).parents[2] / "studies"
 PUBLISHED = sorted(path.parent for path in STUDIES.rglob("records.jsonl"))
 OVERVIEW = STUDIES / "README.md"
-KEPT = ("records.j*", "trainings.jsonl")
+KEPT = ("records.j*", "records/*/*.json", "trainings.jsonl")
 PAGES = sorted(
     page
     for page in STUDIES.rglob("*/README.md")
@@ -267,7 +267,9 @@ def test_the_family_is_whole_and_small_enough_to_be_in_the_wheel() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["estimators/make.py", "fidelity/make.py", "fidelity/sharing.py"])
+@pytest.mark.parametrize(
+    "name", ["estimators/make.py", "fidelity/make.py", "fidelity/sharing.py", "start/make.py"]
+)
 def test_the_page_of_a_study_of_studies_holds_what_the_records_say(name: str) -> None:
     folder = (STUDIES / name).parent
     page = rows((folder / "README.md").read_text())
