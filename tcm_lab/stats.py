@@ -43,7 +43,7 @@ class Interval(Frozen):
         samples: number of resamples that gave a value.
         refused: number of resamples that gave none.
         noise: standard deviation from sources that were not resampled, such as seeds; it moves the
-            ends further out.
+            ends further out. Of a ratio in percent, it is 100 times that of the logarithm.
     """
 
     value: float
@@ -170,6 +170,17 @@ def _draws(units: tuple[tuple[str, int], ...], samples: int, seed: int) -> Draw:
     for each in stacked.values():
         each.flags.writeable = False
     return stacked
+
+
+def as_percent(log_ratio: Interval) -> Interval:
+    """Return the interval of a ratio's natural logarithm as that of its change in percent.
+
+    Ratios vary by factors. Computed on the logarithm, no interval reaches beyond -100 %.
+    """
+    ends = {
+        end: 100 * math.expm1(getattr(log_ratio, end)) for end in ("value", "low", "high")
+    }  # fmt: skip
+    return log_ratio.model_copy(update={**ends, "noise": 100 * log_ratio.noise})
 
 
 def over_images(interval: Interval) -> Interval:

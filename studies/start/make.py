@@ -341,7 +341,8 @@ def table(trials: Sequence[Trial]) -> Table:
             "half the pixels of one of 256, and get twice the updates.",
             f"Trained on images {first.data}; rates are written bits, means over "
             f"{len(first.rd.points[0].images)} images (set {first.rd.data_fingerprint}).",
-            "Intervals: 95 % of paired bootstrap resamples of images and seeds.",
+            "Intervals: 95 % of paired bootstrap resamples of the images, widened by the variation "
+            "between seeds (Student's distribution).",
             "CPU time of one thread, measured while other work ran.",
         ),
     )  # fmt: skip

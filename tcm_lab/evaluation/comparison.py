@@ -24,6 +24,7 @@ from tcm_lab.stats import (
     RESAMPLES,
     Draw,
     Interval,
+    as_percent,
     bootstrap,
     mean_noise,
     over_images,
@@ -45,8 +46,9 @@ class Seeds(Frozen):
         paired: whether each seed of one side shares its random numbers with a seed of the other, so
             that their differences vary; else each side varies independently. Seeds are paired by
             number if the records' recipes give them, else by order.
-        sd_percent: standard deviation of one seed's paired difference, measured elsewhere; by
-            default it is estimated from the given seeds, by Student's distribution.
+        sd_percent: standard deviation of one seed's paired difference, measured elsewhere, as 100
+            times that of the ratio's logarithm; by default it is estimated from the given seeds, by
+            Student's distribution.
     """
 
     paired: bool = False
@@ -216,14 +218,17 @@ def bd_rate_interval(
         )
         return bd_rate(before, after, method, min_overlap=min_overlap).percent
 
-    def statistic(a: _Array, b: _Array) -> _Array:
+    def log_ratios(a: _Array, b: _Array) -> _Array:
         if method == "pchip":
-            return bd_rates(a, b, min_overlap)
-        return np.array([value_or_nan(compare, *pair) for pair in zip(a, b, strict=True)])
+            percent = bd_rates(a, b, min_overlap)
+        else:
+            percent = np.array([value_or_nan(compare, *pair) for pair in zip(a, b, strict=True)])
+        logs: _Array = np.log1p(percent / 100)
+        return logs
 
     # If the data themselves are refused, this raises the reason.
     compare(*(side.mean(axis=(0, 2)) for side in sides))
-    return _interval(statistic, sides, samples, seed, seeds)
+    return _interval(log_ratios, sides, samples, seed, seeds)
 
 
 def lagrangian_interval(
@@ -247,12 +252,11 @@ def lagrangian_interval(
     for records in (anchor, curve):
         lagrangian_cost(by_seed(records)[0], lambdas)  # refuses other lambdas
 
-    def statistic(a: _Array, b: _Array) -> _Array:
+    def log_ratios(a: _Array, b: _Array) -> _Array:
         before, after = (_log_costs(side[..., 0], side[..., 1], lambdas) for side in (a, b))
-        percent: _Array = 100 * np.expm1(after - before)
-        return percent
+        return after - before
 
-    return _interval(statistic, sides, samples, seed, seeds)
+    return _interval(log_ratios, sides, samples, seed, seeds)
 
 
 def _as_paired(
@@ -291,42 +295,45 @@ def _sides(
 
 
 def _interval(
-    statistic: Callable[[_Array, _Array], _Array],
+    log_ratios: Callable[[_Array, _Array], _Array],
     sides: Sequence[_Array],
     samples: int,
     seed: int,
     seeds: Seeds | None,
 ) -> Interval:
-    """Bootstrap over images, the same for both sides, and add the variation between seeds."""
+    """Bootstrap over images, the same for both sides, and add the variation between seeds.
+
+    ``log_ratios`` returns the natural logarithms of the curve's cost or rate over the anchor's.
+    """
     seeds = seeds or Seeds()
     if seeds.paired and len(sides[0]) != len(sides[1]):
         raise LabError(f"{len(sides[0])} and {len(sides[1])} seeds cannot be paired.")
     if seeds.sd_percent is not None:
-        noise = seeds.sd_percent / math.sqrt(min(map(len, sides)))
+        noise = seeds.sd_percent / 100 / math.sqrt(min(map(len, sides)))
     else:
-        noise = _between_seeds(statistic, sides, paired=seeds.paired)
+        noise = _between_seeds(log_ratios, sides, paired=seeds.paired)
     means = [side.mean(axis=0) for side in sides]  # (points, images, [bpp, mse, psnr_db])
 
     def of_draws(draw: Draw) -> _Array:
         images = shares(draw["images"])
-        return statistic(*(np.einsum("pic,ri->rpc", mean, images) for mean in means))
+        return log_ratios(*(np.einsum("pic,ri->rpc", mean, images) for mean in means))
 
     units = {"images": means[0].shape[1]}
     interval = bootstrap(of_draws, units, samples=samples, seed=seed, vectorized=True, noise=noise)
-    return over_images(interval)
+    return over_images(as_percent(interval))
 
 
 def _between_seeds(
-    statistic: Callable[[_Array, _Array], _Array], sides: Sequence[_Array], *, paired: bool
+    log_ratios: Callable[[_Array, _Array], _Array], sides: Sequence[_Array], *, paired: bool
 ) -> float:
-    """Return the standard deviation, due to the given seeds, of the statistic of their means."""
+    """Return the standard deviation, due to the given seeds, of the log ratio of their means."""
     a, b = (side.mean(axis=2) for side in sides)  # (seeds, points, [bpp, mse, psnr_db])
     if paired:
-        values = [statistic(a, b)]
+        values = [log_ratios(a, b)]
     else:  # each side's seeds against the mean of the other's
         values = [
-            statistic(a, b.mean(axis=0)[None].repeat(len(a), axis=0)),
-            statistic(a.mean(axis=0)[None].repeat(len(b), axis=0), b),
+            log_ratios(a, b.mean(axis=0)[None].repeat(len(a), axis=0)),
+            log_ratios(a.mean(axis=0)[None].repeat(len(b), axis=0), b),
         ]
     if np.isnan(np.concatenate(values)).any():
         raise LabError("no interval: the curve of one of the seeds has no value. Train it longer.")

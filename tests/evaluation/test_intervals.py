@@ -99,9 +99,24 @@ def test_seeds_vary_also_against_a_curve_of_more_rates() -> None:
     more = record().model_copy(update={"points": (*record().points, beyond)})
     curves = [record(0.9, noise=0.1, seed=seed) for seed in (1, 2, 3)]
     interval = bd_rate_interval([more], curves, samples=40)
-    each = [bd_rate(more.curve(), curve.curve()).percent for curve in curves]
+    logs = [np.log1p(bd_rate(more.curve(), curve.curve()).percent / 100) for curve in curves]
     wider = scipy.stats.t.ppf(0.975, df=2) / scipy.stats.norm.ppf(0.975)
-    assert interval.noise == pytest.approx(wider * np.std(each, ddof=1) / np.sqrt(3))
+    assert interval.noise == pytest.approx(100 * wider * np.std(logs, ddof=1) / np.sqrt(3))
+
+
+def test_exchanging_the_sides_gives_the_inverse_ratio_however_uncertain() -> None:
+    before = [record(1.5, noise=0.1, seed=1), record(1.0, noise=0.1, seed=2)]
+    after = [record(0.6, noise=0.1, seed=3), record(0.4, noise=0.1, seed=4)]
+    for compare in (bd_rate_interval, partial(lagrangian_interval, lambdas=LAMBDAS)):
+        there, back = (
+            compare(*sides, samples=100)  # type: ignore[operator]
+            for sides in ((before, after), (after, before))
+        )
+        assert -100 < there.low < there.value < there.high
+        assert there.high - there.value > 2 * (there.value - there.low)  # factors, not points
+        for end, other in (("value", "value"), ("low", "high"), ("high", "low")):
+            inverse = 100 / (1 + getattr(back, other) / 100) - 100
+            assert getattr(there, end) == pytest.approx(inverse, rel=0.02), end
 
 
 def rising(rng: np.random.Generator, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,15 +178,17 @@ def test_the_interval_is_that_of_curves_resampled_one_by_one() -> None:
         for records in (anchor, curve)
     ]
     rng = np.random.default_rng(3)
-    percents = []
+    logs = []
     for _ in range(40):
         images = rng.integers(12, size=12)
         means = [table[:, :, images].mean(axis=(0, 2)) for table in tables]
-        percents.append(bd_rate(*(RdCurve(bpp=m[:, 0], psnr_db=m[:, 1]) for m in means)).percent)
+        percent = bd_rate(*(RdCurve(bpp=m[:, 0], psnr_db=m[:, 1]) for m in means)).percent
+        logs.append(np.log1p(percent / 100))
     interval = bd_rate_interval(anchor, curve, samples=40, seed=3)
     few = scipy.stats.t.ppf(0.975, df=11) * np.sqrt(12 / 11)  # of twelve images; see Interval
-    ends = np.quantile(percents, scipy.stats.norm.cdf([-few, few]))
-    each = [bd_rate(anchor[0].curve(), seed.curve()).percent for seed in curve]
+    ends = np.quantile(logs, scipy.stats.norm.cdf([-few, few]))
+    each = [np.log1p(bd_rate(anchor[0].curve(), s.curve()).percent / 100) for s in curve]
     of_seeds = scipy.stats.t.ppf(0.975, df=1) * np.std(each, ddof=1) / np.sqrt(2)
-    expected = interval.value + np.array([-1, 1]) * np.hypot(ends - interval.value, of_seeds)
-    assert (interval.low, interval.high) == pytest.approx(tuple(expected), rel=1e-9)
+    value = np.log1p(interval.value / 100)
+    expected = value + np.array([-1, 1]) * np.hypot(ends - value, of_seeds)
+    assert (interval.low, interval.high) == pytest.approx(tuple(100 * np.expm1(expected)), rel=1e-9)

@@ -33,7 +33,7 @@ from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval, lagrangian_percent
-from tcm_lab.stats import NORMAL, Interval, mean_noise, over_images
+from tcm_lab.stats import NORMAL, Interval, as_percent, mean_noise, over_images
 from tcm_lab.training import Recipe, TrainingRecord
 
 if TYPE_CHECKING:
@@ -248,12 +248,12 @@ def _between_estimates(
     """Return the difference of the means; seeds share the images but vary independently."""
     logs = [[estimate.log_cost for estimate in side] for side in (own, baseline)]
     if paired:
-        of_seeds = mean_noise([100 * (one - other) for one, other in zip(*logs, strict=True)])
+        of_seeds = mean_noise([one - other for one, other in zip(*logs, strict=True)])
     else:
-        of_seeds = math.hypot(*(100 * mean_noise(side) for side in logs))
-    of_images = math.sqrt(fmean(estimate.sd_percent**2 for estimate in own))
-    percent = 100 * math.expm1(fmean(logs[0]) - fmean(logs[1]))
-    return normal_interval(percent, math.hypot(of_images, of_seeds))
+        of_seeds = math.hypot(*map(mean_noise, logs))
+    of_images = math.sqrt(fmean(estimate.sd_percent**2 for estimate in own)) / 100
+    log_ratio = fmean(logs[0]) - fmean(logs[1])
+    return as_percent(normal_interval(log_ratio, math.hypot(of_images, of_seeds)))
 
 
 def _between_evaluations(compared: Comparison) -> Interval:
