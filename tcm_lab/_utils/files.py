@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tcm_lab.errors import FileError, LabError
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FORMATS = frozenset(
     f".{name}"
     for names in (
@@ -91,9 +93,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             path.write_bytes(data)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise FileError(
-            f"{path}: cannot be written ({reason}). Free some space or name another folder."
-        ) from error
+        advice = "Free some space, or name another folder."
+        if isinstance(error, OSError) and error.errno in _NOT_ALLOWED:
+            advice = "Name another folder."
+        raise FileError(f"{path}: cannot be written ({reason}). {advice}") from error
 
 
 def _mode(path: Path) -> int:

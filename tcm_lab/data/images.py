@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tcm_lab._utils.files import as_text, is_file, is_folder
@@ -38,6 +38,7 @@ EMBEDDED: dict[Purpose, tuple[str, ...]] = {
     "eval": ("astronaut.png", "chelsea.png", "coffee.png"),
 }
 
+_WANTED = "Name a PNG, JPEG or WebP image, or a folder of them."
 _HEAD_BYTES = 4096
 #: Formats whose first frame is the image; the others are its previews or layers.
 _ONE_FIRST = ("MPO", "PSD")
@@ -159,9 +160,12 @@ def open_images(path: str | Path | None, purpose: Purpose) -> ImageSet:
         except Exception as error:  # Pillow's readers raise whatever they run into
             reason = str(error) or type(error).__name__
             if root != path:
-                raise FileError(f"{path}: cannot be used ({reason}).") from None
+                advice = f" {_WANTED}" if isinstance(error, UnidentifiedImageError) else ""
+                raise FileError(f"{path}: cannot be used ({reason}).{advice}") from None
             skipped.append(f"{name}: {reason}")
     _report(str(path), skipped)
+    if not entries and root != path:
+        raise FileError(f"{path}: is not an image. {_WANTED}")
     if not entries:
         problem = f"none of its {len(skipped)} images can be read" if skipped else "no image"
         raise FileError(f"{path}: {problem}. Put PNG, JPEG or WebP images there, or name another.")
@@ -271,4 +275,5 @@ def _refuse_transparency(image: Image.Image) -> None:
 def _report(origin: str, reasons: Sequence[str]) -> None:
     if reasons:
         shown = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")
-        logger.warning("%s: %d images left out (%s)", origin, len(reasons), shown)
+        noun = "image" if len(reasons) == 1 else "images"
+        logger.warning("%s: %d %s left out (%s)", origin, len(reasons), noun, shown)

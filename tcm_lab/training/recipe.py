@@ -171,10 +171,12 @@ class Recipe(Frozen):
                 return self.with_lambdas(math.sqrt(low * high))
             return self.with_lambdas(low, high).spread(rate_levels)
         if len(self.lambdas) != max(rate_levels, 1):
+            count = len(self.lambdas)
             needed = (
                 f"a codec with {rate_levels} rate levels needs {rate_levels} lambdas"
                 if rate_levels
-                else "a codec with one rate needs one lambda; set rate_levels for several rates"
+                else "a codec with one rate needs one lambda; for several, set rate_levels to "
+                f"{count} (--rate-levels {count})"
             )
             raise LabError(f"lambdas = {list(self.lambdas)}: {needed}.")
         if self.metric == "mse" and self.lambdas[-1] > _FAR_ABOVE * high:

@@ -62,7 +62,11 @@ class Snapshot:
         """
         theirs, ours = Recipe.parse(self.facts["recipe"], f"{path}: ").identity(), recipe.identity()
         names = dict.fromkeys((*ours, *theirs))
-        differing = [name for name in names if theirs.get(name) != ours.get(name)]
+        differing = [
+            f"{name} ({theirs.get(name)} there, {ours.get(name)} here)"
+            for name in names
+            if theirs.get(name) != ours.get(name)
+        ]
         if self.facts["data"] != data:
             differing.append("data")
         if "model" in self.facts:  # missing in states of earlier versions

@@ -136,7 +136,9 @@ def check_directory(directory: Path, *, resume: bool) -> None:
     if (directory / FILE_NAME).exists():
         if resume:
             return
-        raise LabError(f"{directory}: already holds a training. Resume it or choose another.")
+        raise LabError(
+            f"{directory}: already holds a training. Resume it (--resume) or choose another."
+        )
     for name in (_WEIGHTS, _RECORD):
         if (directory / name).exists():
             raise LabError(

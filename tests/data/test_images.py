@@ -82,6 +82,12 @@ def test_missing_and_empty_folders_are_named_with_the_fix(tmp_path: Path) -> Non
         open_images(tmp_path / "nowhere", "train")
     with pytest.raises(LabError, match=r"no image.*Put PNG"):
         open_images(tmp_path, "train")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(LabError, match=r"notes\.txt: is not an image\. Name a PNG"):
+        open_images(tmp_path / "notes.txt", "eval")
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(LabError, match=r"notes\.png: cannot be used.*Name a PNG"):
+        open_images(tmp_path / "notes.png", "eval")
 
 
 def test_the_fingerprint_follows_the_contents(tmp_path: Path) -> None:

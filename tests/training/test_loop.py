@@ -190,7 +190,10 @@ def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="already holds a training"):
         train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
     other = RECIPE.changed(lr=2e-3, seed=4)
-    with pytest.raises(LabError, match="began with a different lr, seed"):
+    with pytest.raises(
+        LabError,
+        match=r"began with a different lr \(0.001 there, 0.002 here\), seed \(0 there, 4 here\)",
+    ):
         train(codec(), other, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
     later = RECIPE.changed(orthogonality=0.2)
     with pytest.raises(LabError, match="began with a different orthogonality"):
@@ -406,7 +409,7 @@ def test_bfloat16_and_channels_last_train_with_float32_likelihoods() -> None:
 def test_a_recipe_that_does_not_fit_the_codec_is_refused() -> None:
     with pytest.raises(LabError, match="2 rate levels needs 2 lambdas"):
         train(codec(levels=2), RECIPE, RandomCrops(), accelerator="cpu")
-    with pytest.raises(LabError, match="one rate needs one lambda"):
+    with pytest.raises(LabError, match=r"one rate needs one lambda.*rate_levels to 2 "):
         train(codec(), RECIPE.with_lambdas(0.01, 0.02), RandomCrops(), accelerator="cpu")
 
 
