@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcm_lab._utils import Frozen
-from tcm_lab.errors import LabError, lookup
+from tcm_lab.errors import LabError
 from tcm_lab.evaluation.batched import bd_rates
-from tcm_lab.evaluation.curves import Counted, RdCurve, check_same_count
+from tcm_lab.evaluation.curves import Counted, RdCurve, check_same_count, shared_range
 from tcm_lab.evaluation.grouping import by_seed, check_images
 from tcm_lab.evaluation.record import RdRecord, check_payloads
 from tcm_lab.stats import (
@@ -33,7 +33,6 @@ from tcm_lab.stats import (
 )
 
 Interpolation = Literal["pchip", "cubic", "akima"]
-_MIN_POINTS: dict[str, int] = {"pchip": 2, "cubic": 4, "akima": 4}
 MIN_OVERLAP = 0.25
 
 _Array = NDArray[np.float64]
@@ -97,7 +96,7 @@ def bd_rate(
             rate, too little overlap, a fit that diverges, or one curve counts whole files and the
             other payloads.
     """
-    overlap_db, share = _overlap(anchor, curve, method, min_overlap, "psnr_db")
+    overlap_db, share = shared_range(anchor, curve, method, min_overlap, "psnr_db")
     percent = _by_package("bd_rate", anchor, curve, method)
     return BdRate(
         percent=percent, overlap_db=overlap_db, overlap=share, method=method, anchor=anchor.name
@@ -116,7 +115,7 @@ def bd_psnr(
     Raises:
         LabError: as ``bd_rate``, with the overlap of the rates.
     """
-    _overlap(anchor, curve, method, min_overlap, "bpp")
+    shared_range(anchor, curve, method, min_overlap, "bpp")
     return _by_package("bd_psnr", anchor, curve, method)
 
 
@@ -223,8 +222,7 @@ def bd_rate_interval(
             percent = bd_rates(a, b, min_overlap)
         else:
             percent = np.array([value_or_nan(compare, *pair) for pair in zip(a, b, strict=True)])
-        logs: _Array = np.log1p(percent / 100)
-        return logs
+        return np.asarray(np.log1p(percent / 100))
 
     # If the data themselves are refused, this raises the reason.
     compare(*(side.mean(axis=(0, 2)) for side in sides))
@@ -359,49 +357,3 @@ def _by_package(name: str, anchor: RdCurve, curve: RdCurve, method: Interpolatio
             "diverges between points of nearly equal PSNR. Leave one of them out, or use pchip."
         )
     return result
-
-
-def _overlap(
-    anchor: RdCurve,
-    curve: RdCurve,
-    method: str,
-    min_overlap: float,
-    axis: Literal["psnr_db", "bpp"],
-) -> tuple[float, float]:
-    """Return the width of the range that both curves cover, and its share of the narrower range.
-
-    Widths of rates are those of their log10. Curves that ``method`` can't compare are refused.
-    """
-    check_same_count(anchor, curve)
-    least = lookup(_MIN_POINTS, method, "interpolation")
-    for side, points in (("anchor", anchor), ("curve", curve)):
-        title = f"{side} {points.name}".strip()
-        if len(points) < least:
-            raise LabError(
-                f"{title}: {len(points)} points are too few for a Bjontegaard delta by {method}, "
-                f"which needs {least}. Measure more rates."
-            )
-        if list(points.psnr_db) != sorted(set(points.psnr_db)):
-            raise LabError(
-                f"{title}: PSNR does not rise with the rate ({points.psnr_db}). Leave out points "
-                "that are worse than others, or compare by lagrangian_percent."
-            )
-    if axis == "psnr_db":
-        a, b = anchor.psnr_db, curve.psnr_db
-    else:
-        a, b = (tuple(math.log10(rate) for rate in side.bpp) for side in (anchor, curve))
-    width = min(a[-1], b[-1]) - max(a[0], b[0])
-    share = width / min(a[-1] - a[0], b[-1] - b[0])
-    if share <= 0 or share < min_overlap:
-        if share <= 0:
-            problem = "do not overlap"
-        elif axis == "psnr_db":
-            problem = f"share only {width:.2f} dB of PSNR"
-        else:
-            problem = f"share only a factor of {10**width:.2f} of rate"
-        raise LabError(
-            f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {problem}: a "
-            "Bjontegaard delta would be extrapolated. Measure closer rates, or compare by "
-            "lagrangian_percent."
-        )
-    return width, share

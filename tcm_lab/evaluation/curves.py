@@ -17,6 +17,7 @@ from tcm_lab.errors import LabError, lookup
 
 Counted: TypeAlias = Literal["file", "payload"]
 """What a rate counts: whole files, or only their payload, which codes the image."""
+_MIN_POINTS: dict[str, int] = {"pchip": 2, "cubic": 4, "akima": 4}
 
 
 class RdCurve(Frozen):
@@ -100,6 +101,56 @@ def check_same_count(anchor: RdCurve, curve: RdCurve) -> None:
         sides = ((anchor.name or "anchor", anchor), (curve.name or "curve", curve))
         counts = " and ".join(f"those of {name} count the {side.counted}" for name, side in sides)
         raise LabError(f"rates: {counts}. Give both as curve(counted=…) with the same value.")
+
+
+def shared_range(
+    anchor: RdCurve,
+    curve: RdCurve,
+    method: str,
+    min_overlap: float,
+    axis: Literal["psnr_db", "bpp"],
+) -> tuple[float, float]:
+    """Return the width of the range that both curves cover, and its share of the narrower range.
+
+    Widths of rates are those of their log10.
+
+    Raises:
+        LabError: ``method`` cannot compare the curves: too few points, PSNR that does not rise with
+            the rate, or a common range below ``min_overlap``.
+    """
+    check_same_count(anchor, curve)
+    least = lookup(_MIN_POINTS, method, "interpolation")
+    for side, points in (("anchor", anchor), ("curve", curve)):
+        title = f"{side} {points.name}".strip()
+        if len(points) < least:
+            raise LabError(
+                f"{title}: {len(points)} points are too few for a Bjontegaard delta by {method}, "
+                f"which needs {least}. Measure more rates."
+            )
+        if list(points.psnr_db) != sorted(set(points.psnr_db)):
+            raise LabError(
+                f"{title}: PSNR does not rise with the rate ({points.psnr_db}). Leave out points "
+                "that are worse than others, or compare by lagrangian_percent."
+            )
+    if axis == "psnr_db":
+        a, b = anchor.psnr_db, curve.psnr_db
+    else:
+        a, b = (tuple(math.log10(rate) for rate in side.bpp) for side in (anchor, curve))
+    width = min(a[-1], b[-1]) - max(a[0], b[0])
+    share = width / min(a[-1] - a[0], b[-1] - b[0])
+    if share <= 0 or share < min_overlap:
+        if share <= 0:
+            problem = "do not overlap"
+        elif axis == "psnr_db":
+            problem = f"share only {width:.2f} dB of PSNR"
+        else:
+            problem = f"share only a factor of {10**width:.2f} of rate"
+        raise LabError(
+            f"curves {anchor.name or 'anchor'} and {curve.name or 'curve'} {problem}: a "
+            "Bjontegaard delta would be extrapolated. Measure closer rates, or compare by "
+            "lagrangian_percent."
+        )
+    return width, share
 
 
 @cache
