@@ -108,10 +108,7 @@ def test_exchanging_the_sides_gives_the_inverse_ratio_however_uncertain() -> Non
     before = [record(1.5, noise=0.1, seed=1), record(1.0, noise=0.1, seed=2)]
     after = [record(0.6, noise=0.1, seed=3), record(0.4, noise=0.1, seed=4)]
     for compare in (bd_rate_interval, partial(lagrangian_interval, lambdas=LAMBDAS)):
-        there, back = (
-            compare(*sides, samples=100)  # type: ignore[operator]
-            for sides in ((before, after), (after, before))
-        )
+        there, back = (compare(*sides, samples=100) for sides in ((before, after), (after, before)))
         assert -100 < there.low < there.value < there.high
         assert there.high - there.value > 2 * (there.value - there.low)  # factors, not points
         for end, other in (("value", "value"), ("low", "high"), ("high", "low")):
