@@ -342,6 +342,9 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("train", __file__), ("is code", "test_cli.py:NAME")),
         (("complexity", "none.yaml"), ("none.yaml", "no such file")),
         (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
+        (("train", "tcm-nano", "--lambdas", "1,2"), ("--lambdas 1,2", "as in --lambdas 1 2.")),
+        (("evaluate", "tcm-nano", "--anchors=jpeg, webp"), ("as in --anchors jpeg webp.",)),
+        (("decode", __file__, "a.png", "--checkpoint", "tcm-small"), ("no trained w", "tcm-nano")),
         (("train", "tcm-nano", "--recipe", "published"), ("--lambdas", "--rate-levels")),
         (("evaluate", "none.safetensors"), ("none.safetensors", "cannot be read")),
         (("decode", "none.tcm", "a.png", "--checkpoint", "c"), ("none.tcm", "cannot be read")),
@@ -459,14 +462,16 @@ def test_what_cannot_be_written_is_refused_before_the_work(
 
 
 def test_a_place_is_looked_for_behind_links_and_pipes_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "target" / "table.md")
-    monkeypatch.setattr("os.access", lambda place, _: Path(place) != tmp_path)
-    with pytest.raises(LabError, match="is not writable"):
+    (tmp_path / "link").symlink_to("/proc/table.md")  # where not even root can create a file
+    with pytest.raises(LabError, match=r"^--out .*link: /proc is not writable"):
         check_place(tmp_path / "link")
-    (tmp_path / "target").mkdir()
-    check_place(tmp_path / "link")
+    with pytest.raises(LabError, match=r"^/proc/image.png: /proc is not writable"):
+        check_place(Path("/proc/image.png"), "")
+    (tmp_path / "below").symlink_to(tmp_path / "target" / "table.md")
+    check_place(tmp_path / "below")
+    assert not (tmp_path / "target").exists()
     check_place(Path(os.devnull))
 
 

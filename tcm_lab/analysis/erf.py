@@ -63,7 +63,8 @@ def erf_maps(
     layer, rate = options.layer, options.rate
     multiple, adapter = 1, CodecAdapter(codec)
     adapter.check_rate(rate)
-    if adapter.path_of("g_a") is not None:
+    path = adapter.path_of("g_a")
+    if path is not None:
         multiple = adapter.latent_stride if _within_analysis(codec, layer) else adapter.stride
     elif hasattr(codec, "decompress"):  # a codec, whose output is not a map
         multiple = adapter.stride
@@ -81,6 +82,7 @@ def erf_maps(
         run=lambda model, x: _layer_output(model, x, layer, rate),
         pitch_px=1.0,
         multiple=multiple,
+        end_to_end=layer is None or layer == path or not _within_analysis(codec, layer),
     )
     return jacobian_maps(codec, dependence, images, options, on_image)
 

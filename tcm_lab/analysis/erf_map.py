@@ -93,6 +93,7 @@ class ErfMap(ArrayRecord):
         convolutions: (H, W), 1 where a path of convolutions leads, without attention.
         grids: windows of the attention layers between the two maps; empty for a codec with a
             shortcut, whose blocks have the same edges.
+        through_shortcut: whether a linear shortcut of the whole transform is part of the field.
         environment: device, threads, versions.
     """
 
@@ -111,6 +112,7 @@ class ErfMap(ArrayRecord):
     standard_error: Array
     convolutions: Array
     grids: tuple[WindowGrid, ...] = ()
+    through_shortcut: bool = False
     environment: Environment
 
     @property
@@ -180,6 +182,7 @@ class ErfMeasures(Frozen):
         grid_visibility: by spacing and offset of the windows in pixels ("64+32"), how many times
             more the map changes between neighbours at window borders than elsewhere; 1 is
             invisible.
+        through_shortcut: whether a linear shortcut of the whole transform is part of the field.
     """
 
     model: str
@@ -191,6 +194,7 @@ class ErfMeasures(Frozen):
     within_convolutions: Interval
     anisotropy: Interval
     grid_visibility: dict[str, float]
+    through_shortcut: bool = False
 
 
 def measure_erf(
@@ -235,6 +239,7 @@ def measure_erf(
             for grid in mean.grids
             if (visibility := grid_visibility(mean, grid)) is not None
         },
+        through_shortcut=mean.through_shortcut,
     )
 
 

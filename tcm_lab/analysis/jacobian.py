@@ -47,6 +47,8 @@ class Dependence:
         multiple: the sides of images are rounded down to multiples of this.
         same_grid: whether both maps have the same positions, so that a position is its own centre
             regardless of what it depends on.
+        end_to_end: whether the map ``of`` is that of a whole transform or lies behind one, so that
+            it includes the transform's linear shortcut, if the codec has one.
     """
 
     of: str
@@ -56,6 +58,7 @@ class Dependence:
     pitch_px: float
     multiple: int
     same_grid: bool = False
+    end_to_end: bool = True
 
 
 def jacobian_maps(
@@ -111,13 +114,14 @@ def jacobian_maps(
             )
             if on_image is not None:
                 on_image(len(maps), len(starts))
-    by_transform = dependence.wrt != "y"  # the entropy model has no shortcut
-    if by_transform and adapter.config is not None and adapter.config.shortcut != "none":
-        return _centred_by_energy(maps)
-    return tuple(maps)
+    shortcut = "none" if adapter.config is None else adapter.config.shortcut
+    if shortcut == "none" or dependence.wrt == "y":  # the entropy model has no shortcut
+        return tuple(maps)
+    # Wavelet steps are added stage by stage, maps of patches at the end.
+    return _centred_by_energy(maps, dependence.end_to_end or shortcut == "wavelet")
 
 
-def _centred_by_energy(maps: Sequence[ErfMap]) -> tuple[ErfMap, ...]:
+def _centred_by_energy(maps: Sequence[ErfMap], through_shortcut: bool) -> tuple[ErfMap, ...]:
     """Return the maps of a codec with a linear shortcut, centred at their energy's centre of mass.
 
     A shortcut's block begins at the centre of the convolutions' field, and holds most of the
@@ -126,7 +130,8 @@ def _centred_by_energy(maps: Sequence[ErfMap]) -> tuple[ErfMap, ...]:
     scores = mean_erf(maps).scores.astype(np.float64)
     mass = np.tensordot(np.indices(scores.shape), scores) / scores.sum()
     centre = tuple((np.round(2 * mass) / 2).tolist())
-    return tuple(erf.model_copy(update={"centre": centre, "grids": ()}) for erf in maps)
+    update = {"centre": centre, "grids": (), "through_shortcut": through_shortcut}
+    return tuple(erf.model_copy(update=update) for erf in maps)
 
 
 def _common_crops(

@@ -53,6 +53,7 @@ _RESUMING = {
     "train": "; rerun with --resume",
 }
 _LISTS = ("set", "checkpoint", "rates", "anchors", "metrics", "lambdas", "track", "slurm")
+_WITHOUT_COMMAS = ("--rates", "--anchors", "--metrics", "--lambdas", "--track")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TIMED = ("tcm_lab.data.", "tcm_lab.training.")  # loggers whose warnings the timing causes, too
 _logged: set[str] = set()
@@ -126,7 +127,11 @@ def _check_names(args: Sequence[str]) -> None:
 
 
 def _check_lists(args: Sequence[str]) -> None:
-    """Refuse an option of several values that is given twice: its first values would be lost."""
+    """Refuse options of several values that are given twice or with commas between the values.
+
+    Raises:
+        LabError: the first values would be lost, or all would be taken for one.
+    """
     words = [arg.partition("=")[0] for arg in args]
     sizes = ["size"] if args[:1] == ["complexity"] else []  # a single value elsewhere
     for option in (f"--{name}" for name in (*_LISTS, *sizes)):
@@ -135,6 +140,11 @@ def _check_lists(args: Sequence[str]) -> None:
                 f"{option}: is given {words.count(option)} times, and only the last would count. "
                 f"Give all its values after one {option}, separated by spaces."
             )
+    for word, arg, following in zip(words, args, [*args[1:], ""], strict=True):
+        value = arg.partition("=")[2] or following
+        if word in _WITHOUT_COMMAS and "," in value:
+            apart = " ".join(value.replace(",", " ").split())
+            raise LabError(f"{word} {value}: separate values by spaces, as in {word} {apart}.")
 
 
 def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandApp:

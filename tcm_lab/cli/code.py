@@ -39,6 +39,7 @@ def encode(
         raise LabError(f"{image}: no such image")
     check_suffix(out, [".tcm"], "a coded file", Image.registered_extensions())
     keep_inputs(out, image, checkpoint)
+    options.check_place(out, "")
     x = tcm_lab.data.open_images(image, "eval")[0]
     codec = tcm_lab.load_checkpoint(checkpoint)
     data = tcm_lab.codec.encode_image(codec, x.float().div(255), rate, portable=portable)
@@ -65,6 +66,7 @@ def decode(file: File, out: File, /, *, checkpoint: Path) -> None:
     if kinds.get(out.suffix.lower()) not in Image.SAVE:
         raise LabError(f"{out}: cannot write images as '{out.suffix}'. Write .png.")
     keep_inputs(out, file, checkpoint)
+    options.check_place(out, "")
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -119,6 +121,7 @@ def export(checkpoint: File, out: File, /, *, layout: str = "lab", half: Flag = 
     import torch
 
     keep_inputs(out, checkpoint)
+    options.check_place(out, "")
     codec = tcm_lab.load_checkpoint(checkpoint)
     written = options.choice("--layout", layout, ("lab", *tcm_lab.codec.LAYOUTS))
     if written == "lab":

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,25 +116,34 @@ def refuse_idle(other: str, given: Mapping[str, object]) -> None:
         )
 
 
-def check_place(path: Path, *, folder: bool = False) -> None:
-    """Refuse a file or folder of ``--out`` that cannot be written, before any work is done.
+def check_place(path: Path, option: str = "--out", *, folder: bool = False) -> None:
+    """Refuse an output file or folder that cannot be written, before any work is done.
+
+    Args:
+        path: the file or folder.
+        option: the option that names it, for messages; empty for a positional argument.
+        folder: whether it is a folder.
 
     Raises:
         LabError: there is something else at or above the path, or a folder is not writable.
     """
+    shown = f"{option} {path}".lstrip()
     kind, is_other = ("folder", is_file) if folder else ("file", is_folder)
     if is_other(path):
-        raise LabError(f"--out {path}: is a {'file' if folder else 'folder'}; give a {kind}.")
+        raise LabError(f"{shown}: is a {'file' if folder else 'folder'}; give a {kind}.")
     if os.path.exists(path) and not (is_file(path) or is_folder(path)):  # noqa: PTH110 - as is_file
         return  # a pipe or the like
     target = Path(os.path.realpath(path))
     for place in (target, *target.parents) if folder else target.parents:
         if is_folder(place):
-            if not os.access(place, os.W_OK | os.X_OK):
-                raise LabError(f"--out {path}: {place} is not writable. Choose another folder.")
+            try:
+                tempfile.TemporaryFile(dir=place).close()  # permissions alone do not tell
+            except OSError as error:
+                reason = f"{place} is not writable ({error.strerror})"
+                raise LabError(f"{shown}: {reason}. Choose another folder.") from None
             return
         if os.path.lexists(place):
-            raise LabError(f"--out {path}: {place} is not a folder. Choose another one.")
+            raise LabError(f"{shown}: {place} is not a folder. Choose another one.")
 
 
 def curves_on_kodak(names: Sequence[str], images: Iterable[str], origin: str) -> list[Any]:

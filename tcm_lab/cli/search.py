@@ -254,9 +254,9 @@ def _display(space: Space, todo: int, done: int) -> Iterator[OnEvent]:
     from rich.console import Console
 
     console = Console()
-    begun = f"resuming after {done} of" if done else "with"
+    begun = f"resuming after {done} of " if done else ""
     console.print(
-        f"Study {space.name} ({space.title or space.baseline.name}): {begun} {todo} trainings.",
+        f"Study {space.name} ({space.title or space.baseline.name}): {begun}{todo} trainings.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     shared = space.estimator.baseline_first

@@ -159,6 +159,7 @@ def train(
     if is_first:
         print(f"{name}: {_plan(chosen, beginning)}")
         if chosen.steps > _WORTH_TIMING and not (resume or compile or devices > 1):
+            print("Timing a few steps to estimate the duration.")
             pace = lab.measure_pace(lambda: copy.deepcopy(codec), chosen, images, accelerator)
             print(f"About {duration(pace.training_s(chosen.steps))} on this machine.")
     crops = tcm_lab.data.CropSource(images, crop=chosen.crop, seed=seed)

@@ -26,7 +26,7 @@ from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.cost import part_costs
 from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import Codec
-from tcm_lab.codec.names import about_code, checkpoint_file, trained_names
+from tcm_lab.codec.names import about_code, checkpoint_file, preset_names, trained_names
 from tcm_lab.codec.state_dicts import (
     CONSTANTS,
     TABLES,
@@ -226,6 +226,8 @@ def _head(path: Path) -> bytes:
         hint = ""
         if not path.suffix and path.parent == Path():  # perhaps a name was meant
             hint = f". Trained codecs of this package: {one_of(trained_names())}"
+        if str(path) in preset_names():
+            raise CheckpointError(f"{path}: this preset has no trained weights{hint}") from None
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}){hint}") from None
     if path.suffix == ".py":
         raise CheckpointError(about_code(path))

@@ -13,16 +13,19 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tcm_lab.codec.checkpoint import assembled
+from tcm_lab.codec.checkpoint import assembled, load_checkpoint
 from tcm_lab.codec.coding import CodingError
+from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.inputs import check_images
 from tcm_lab.codec.model import Codec
+from tcm_lab.codec.names import trained_names
 from tcm_lab.codec.state_dicts import COUNTS, constant_names, own_name, table_names
 from tcm_lab.errors import LabError
 
@@ -131,17 +134,9 @@ def decode_image(codec: nn.Module, data: bytes) -> Float[Tensor, "3 h w"]:
             device's results differ from those of the device that wrote them.
     """
     codec, header = assembled(codec, "decode by its own decompress()"), read_header(data)
-    if header.config != codec.config.fingerprint:
-        raise ContainerError(
-            f"written by a codec with another configuration ({header.config}; this one, "
-            f"{codec.config.name}, is {codec.config.fingerprint}); decode with that one"
-        )
     weights = weights_fingerprint(codec, header.version)
-    if header.weights != weights:
-        raise ContainerError(
-            f"written with other weights of {codec.config.name} "
-            f"({header.weights.hex()}; these are {weights.hex()})"
-        )
+    if (header.config, header.weights) != (codec.config.fingerprint, weights):
+        raise ContainerError(_other_codec(header, codec.config))
     _check_rate(codec, header.rate)
     streams = []
     start = header.length
@@ -202,6 +197,28 @@ def read_header(data: bytes) -> Header:
 def _least_bytes(height: int, width: int) -> int:
     """Return the fewest bytes that an image's streams may have."""
     return -(-height * width // _MAX_PIXELS_PER_BYTE) - 1
+
+
+def _other_codec(header: Header, config: VariantConfig) -> str:
+    """Describe the codec that wrote a file, which is not the given one."""
+    name = _trained(header.version).get((header.config, header.weights))
+    if name is not None:
+        return f"written by {name}, not by this codec ({config.name}); decode it with {name}"
+    if header.config == config.fingerprint:
+        what = f"with other weights of {config.name}"
+    else:
+        what = f"by a codec with another configuration than {config.name}"
+    return f"written {what}; decode it with the checkpoint that it was encoded with"
+
+
+@cache
+def _trained(version: int) -> dict[tuple[str, bytes], str]:
+    """Return the names of the package's trained codecs by their fingerprints."""
+    codecs = {name: load_checkpoint(name) for name in trained_names()}
+    return {
+        (codec.config.fingerprint, weights_fingerprint(codec, version)): name
+        for name, codec in codecs.items()
+    }
 
 
 def weights_fingerprint(codec: Codec, version: int) -> bytes:

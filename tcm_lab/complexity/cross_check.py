@@ -208,7 +208,7 @@ _OTHER_BIASES = "offsets of GDN and biases of other layers"
 _SOFTMAX = "softmax of attention, 1 per element"
 _SPELLED_OUT = "attention spelled out as its two products, which it would not see in fused form"
 _NOTES: Mapping[CounterName, str] = {
-    "fvcore": "{} of fused attention by a handler of ours; alone it counts them as 0",
+    "fvcore": "{:,} of fused attention by a handler of ours; alone it counts them as 0",
     "ptflops": _SPELLED_OUT,
     "ptflops-aten": _SPELLED_OUT,
 }

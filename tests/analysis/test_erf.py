@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tcm_lab.analysis import (
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.data import open_images
 from tcm_lab.errors import LabError
+from tcm_lab.reporting import erf_table, render
 
 
 def stack(*kernels: np.ndarray, stride: int = 1, padding: int = 1) -> nn.Sequential:
@@ -208,6 +210,25 @@ def test_beside_a_linear_shortcut_the_field_is_measured_around_the_shortcuts_blo
     measured = measure_erf(found)
     assert 16 / math.sqrt(2) <= measured.side_px[0.5].value <= 16  # a flat block's, or wider
     assert measured.anisotropy.value < 1.1
+
+
+@pytest.mark.parametrize("shortcut", ["patch", "staged", "wavelet"])
+@pytest.mark.parametrize("layer", [None, "g_a", "g_a.stages.3", "h_a.stages.0"])
+def test_a_field_says_whether_the_linear_shortcut_is_part_of_it(
+    shortcut: str, layer: str | None
+) -> None:
+    codec: Any = tcm_lab.build("tcm-nano", {"shortcut": shortcut}).eval()
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    options = ErfOptions(layer=layer, probes=2)
+    before = erf_maps(codec, image, options)
+    with torch.no_grad():
+        for weight in codec.g_a.linear_path.parameters():
+            weight.zero_()
+    after = erf_maps(codec, image, options)
+    changed = not np.array_equal(before[0].scores, after[0].scores)
+    assert measure_erf(before).through_shortcut == changed
+    note = "All fields include the linear shortcut"
+    assert (note in render(erf_table({"it": measure_erf(before)}), "markdown")) == changed
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ def test_other_weights_and_other_configurations_are_refused(codec: Any) -> None:
         decode_image(narrow, data)
 
 
+def test_a_file_of_a_trained_codec_names_it_to_another_one(codec: Any) -> None:
+    data = encode_image(tcm_lab.load_checkpoint("tcm-nano-conv-only"), torch.rand(3, 64, 64), 0.0)
+    with pytest.raises(LabError, match=r"written by tcm-nano-conv-only, not .* \(small\)"):
+        decode_image(codec, data)
+
+
 @pytest.mark.usefixtures("own_layers")
 @pytest.mark.parametrize("portable", [False, True])
 def test_other_statistics_of_a_layer_of_the_user_s_are_other_weights(portable: bool) -> None:

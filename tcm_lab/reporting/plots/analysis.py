@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -84,6 +85,7 @@ def erf_plot(
     figure, grid = panels(len(maps), columns=columns, height=height, width=wide)
     figure.set_layout_engine("compressed")  # the default clips labels of square axes
     reach = max(_reach_of_field(erf) for erf in maps.values())
+    named: dict[str, Line2D] = {}  # the squares are white on the maps, and dark in the legend
     for axes, (label, erf) in zip(grid, maps.items(), strict=True):
         relative = np.clip(erf.scores / erf.scores.max(), _FLOOR, 1)
         (height, width), (row, column) = erf.shape, erf.centre
@@ -99,9 +101,14 @@ def erf_plot(
             side, dashes = sides[share].value, _SQUARES[share]
             look: dict[str, Any] = {"fill": False, "ec": "white", "lw": 0.8, "ls": dashes}
             axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, **look))
+            named[f"square that holds {100 * share:g} %"] = Line2D(
+                [], [], color=INK, lw=0.8, ls=dashes
+            )
     for axes in grid[::columns]:
         axes.set_ylabel("rows from the centre (px)", fontsize=7)
     colour_bar(figure, drawn, grid, "share over the largest\n(log scale, clipped below 1e-5)")
+    if named:
+        legend_below(figure, len(named), handles=named.values(), labels=named)
     return figure
 
 

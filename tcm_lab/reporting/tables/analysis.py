@@ -51,8 +51,22 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
             "attention only. Anisotropy: the field's longer axis over its shorter axis.",
             "Grid visibility: how many times larger changes are where windows meet than elsewhere; "
             "1 is invisible. None with a linear shortcut, whose blocks have the same edges.",
+            *_shortcut_note(measures),
         ),
     )
+
+
+def _shortcut_note(measures: Mapping[str, ErfMeasures]) -> tuple[str, ...]:
+    """Return a note on the fields that include a linear shortcut, if any do."""
+    with_it = [label for label, field in measures.items() if field.through_shortcut]
+    if not with_it:
+        return ()
+    whose = (
+        "All fields" if len(with_it) == len(measures) else f"The fields of {' and '.join(with_it)}"
+    )
+    by_layer = all(measures[label].of == "y" for label in with_it)
+    advice = " To leave it out, name g_a's last stage as the layer." if by_layer else ""
+    return (f"{whose} include the linear shortcut, which may hold most of the energy.{advice}",)
 
 
 def _side(share: float) -> str:
