@@ -20,9 +20,14 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
+    paths = sorted(args.images.glob("*.png"))
+    if not paths:
+        parser.error(f"{args.images}: holds no PNG files")
     args.out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(args.images.glob("*.png")):
+    for path in paths:
         with Image.open(path) as image:
+            if min(image.size) < SIDE:
+                parser.error(f"{path}: is smaller than {SIDE}x{SIDE} pixels")
             left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
             image.crop((left, top, left + SIDE, top + SIDE)).save(args.out / path.name)
 

@@ -231,24 +231,27 @@ def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of one value per image with its interval."""
+    """Return the mean of one value per image with its interval, incomplete if of one image."""
     array = np.asarray(values, dtype=float)
 
     def mean(draw: Draw) -> Any:
         return shares(draw["images"]) @ array
 
-    return bootstrap(mean, {"images": len(array)}, vectorized=True)
+    return over_images(bootstrap(mean, {"images": len(array)}, vectorized=True))
 
 
 def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Return the change of the mean in percent, with the same images drawn on both sides."""
+    """Return the change of the mean in percent, with the same images drawn on both sides.
+
+    With a single image, the interval is incomplete.
+    """
     old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
 
     def change(draw: Draw) -> Any:
         weights = shares(draw["images"])
         return 100 * ((weights @ new) / (weights @ old) - 1)
 
-    return bootstrap(change, {"images": len(old)}, vectorized=True)
+    return over_images(bootstrap(change, {"images": len(old)}, vectorized=True))
 
 
 def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:

@@ -343,6 +343,7 @@ def test_trained_codecs_are_listed_with_their_cards_and_code_images_by_name(
         (("complexity", "none.yaml"), ("none.yaml", "no such file")),
         (("train", "tcm-nano", "--data", "nowhere", "--lambdas", "0.01"), ("nowhere", "folder")),
         (("train", "tcm-nano", "--lambdas", "1,2"), ("--lambdas 1,2", "as in --lambdas 1 2.")),
+        (("evaluate", "tcm-nano", "--rates", "0", "1,2"), ("--rates 1,2", "as in --rates 1 2.")),
         (("evaluate", "tcm-nano", "--anchors=jpeg, webp"), ("as in --anchors jpeg webp.",)),
         (("decode", __file__, "a.png", "--checkpoint", "tcm-small"), ("no trained w", "tcm-nano")),
         (("train", "tcm-nano", "--recipe", "published"), ("--lambdas", "--rate-levels")),
@@ -642,6 +643,20 @@ def test_vtm_and_bpg_are_anchors_by_name_on_kodak(
     code, _, err = run(*drawn, "--metric", "ssim", "--anchors", "vtm")
     assert code == 2
     assert "published curves have psnr_db, not ssim" in err
+
+
+def test_a_codec_with_the_name_of_a_published_one_is_compared_with_it(
+    run: Run, image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kodim01.png").write_bytes(image.read_bytes())
+    config = tcm_lab.load_config("tcm-nano").override({"name": "tcm-large", "rate_levels": 2})
+    tcm_lab.save_checkpoint(tcm_lab.build(config), tmp_path / "own.safetensors")
+    words = ("--data", tmp_path, "--bd-rate", "tcm-large")
+    code, out, _ = run("evaluate", tmp_path / "own.safetensors", *words)
+    assert code == 0
+    compared = out[out.index("BD-rate against") :]
+    rows = [line.split("|")[1].strip() for line in compared.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["tcm-large"]
 
 
 def test_an_anchor_that_pillow_was_built_without_is_left_out_after_a_training(

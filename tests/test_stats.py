@@ -147,6 +147,12 @@ def test_means_and_paired_changes_are_those_of_the_drawn_images() -> None:
     assert 45 < paired.low < paired.value < paired.high < 55
 
 
+def test_one_image_establishes_nothing() -> None:
+    for interval in (mean_interval([3.0]), percent_change([1.0], [1.2])):
+        assert interval.low == interval.value == interval.high
+        assert not interval.excludes_zero
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_two_share_a_letter_exactly_if_they_are_not_distinguishable(seed: int) -> None:
     rng = np.random.default_rng(seed)

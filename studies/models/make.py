@@ -230,6 +230,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the Kodak images")
     parser.add_argument("--half", action="store_true", help="store float16 whatever its effect")
     options = parser.parse_args()
+    if not options.runs and (options.data or options.half):
+        parser.error("--data and --half have no effect without a run")
     for run in options.runs:
         print(add(run, options.data, always_half=options.half))
     trained_names.cache_clear()

@@ -6,26 +6,28 @@ python studies/speed/make.py bench.json
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tcm_lab._utils.files import write_atomically
+
 HERE = Path(__file__).parent
 
 
-def main(paths: list[str]) -> None:
+def main() -> None:
     """Write ``records.json`` from pytest-benchmark's files, and ``table.md`` from it."""
-    if paths:
-        records = [
-            record
-            for path in paths
-            for record in records_of(json.loads(Path(path).read_text(encoding="utf-8")))
-        ]
-        (HERE / "records.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="results of pytest-benchmark")
+    files = parser.parse_args().files
+    if files:
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        records = [record for run in runs for record in records_of(run)]
+        write_atomically(HERE / "records.json", json.dumps(records, indent=1) + "\n")
     records = json.loads((HERE / "records.json").read_text(encoding="utf-8"))
-    (HERE / "table.md").write_text(table(records), encoding="utf-8")
+    write_atomically(HERE / "table.md", table(records))
 
 
 def records_of(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -64,4 +66,4 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -82,7 +82,7 @@ def erf_maps(
         run=lambda model, x: _layer_output(model, x, layer, rate),
         pitch_px=1.0,
         multiple=multiple,
-        end_to_end=layer is None or layer == path or not _within_analysis(codec, layer),
+        end_to_end=not f"{layer or path}.".startswith(f"{path}.stages."),
     )
     return jacobian_maps(codec, dependence, images, options, on_image)
 

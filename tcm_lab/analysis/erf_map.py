@@ -15,6 +15,7 @@ from pydantic import Field
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment
 from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.codec.config import Shortcut
 from tcm_lab.errors import LabError
 from tcm_lab.stats import Draw, Interval, bootstrap
 from tcm_lab.stats import shares as image_weights
@@ -85,15 +86,15 @@ class ErfMap(ArrayRecord):
             the same weight.
         position: (row, column) of the position in the map ``of``.
         centre: (row, column) of the field's centre on this map: that of its convolutions; or, with
-            a linear shortcut, which holds most of the energy and lies elsewhere, the energy's
+            linear shortcuts in it, which hold most of the energy and lie elsewhere, the energy's
             centre of mass to half a position.
         pitch_px: image pixels per position of this map.
         scores: (H, W), each position's share; sums to one.
         standard_error: (H, W) of the scores, due to the probes alone; zero without probes.
         convolutions: (H, W), 1 where a path of convolutions leads, without attention.
-        grids: windows of the attention layers between the two maps; empty for a codec with a
-            shortcut, whose blocks have the same edges.
-        through_shortcut: whether a linear shortcut of the whole transform is part of the field.
+        grids: windows of the attention layers between the two maps; empty with linear shortcuts in
+            the field, whose blocks have the same edges.
+        shortcut: linear shortcut of the whole transform that is part of the field, if any.
         environment: device, threads, versions.
     """
 
@@ -112,7 +113,7 @@ class ErfMap(ArrayRecord):
     standard_error: Array
     convolutions: Array
     grids: tuple[WindowGrid, ...] = ()
-    through_shortcut: bool = False
+    shortcut: Shortcut = "none"
     environment: Environment
 
     @property
@@ -182,7 +183,7 @@ class ErfMeasures(Frozen):
         grid_visibility: by spacing and offset of the windows in pixels ("64+32"), how many times
             more the map changes between neighbours at window borders than elsewhere; 1 is
             invisible.
-        through_shortcut: whether a linear shortcut of the whole transform is part of the field.
+        shortcut: linear shortcut of the whole transform that is part of the field, if any.
     """
 
     model: str
@@ -194,7 +195,7 @@ class ErfMeasures(Frozen):
     within_convolutions: Interval
     anisotropy: Interval
     grid_visibility: dict[str, float]
-    through_shortcut: bool = False
+    shortcut: Shortcut = "none"
 
 
 def measure_erf(
@@ -239,7 +240,7 @@ def measure_erf(
             for grid in mean.grids
             if (visibility := grid_visibility(mean, grid)) is not None
         },
-        through_shortcut=mean.through_shortcut,
+        shortcut=mean.shortcut,
     )
 
 

@@ -27,6 +27,7 @@ from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid, mean_erf
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.codec.adapter import evaluating
+from tcm_lab.codec.config import Shortcut
 from tcm_lab.complexity.counters.base import NORMALISATIONS
 from tcm_lab.data import ImageSet
 from tcm_lab.errors import LabError
@@ -47,8 +48,8 @@ class Dependence:
         multiple: the sides of images are rounded down to multiples of this.
         same_grid: whether both maps have the same positions, so that a position is its own centre
             regardless of what it depends on.
-        end_to_end: whether the map ``of`` is that of a whole transform or lies behind one, so that
-            it includes the transform's linear shortcut, if the codec has one.
+        end_to_end: whether the map ``of`` is that of a whole transform, lies behind one, or is that
+            of its linear shortcut, so that it includes the shortcut, if the codec has one.
     """
 
     of: str
@@ -117,12 +118,15 @@ def jacobian_maps(
     shortcut = "none" if adapter.config is None else adapter.config.shortcut
     if shortcut == "none" or dependence.wrt == "y":  # the entropy model has no shortcut
         return tuple(maps)
-    # Wavelet steps are added stage by stage, maps of patches at the end.
-    return _centred_by_energy(maps, dependence.end_to_end or shortcut == "wavelet")
+    # The map of whole patches is added last; the others have steps beside every stage, too.
+    if shortcut == "patch" and not dependence.end_to_end:
+        return tuple(maps)
+    whole = dependence.end_to_end or shortcut == "wavelet"
+    return _centred_by_energy(maps, shortcut if whole else "none")
 
 
-def _centred_by_energy(maps: Sequence[ErfMap], through_shortcut: bool) -> tuple[ErfMap, ...]:
-    """Return the maps of a codec with a linear shortcut, centred at their energy's centre of mass.
+def _centred_by_energy(maps: Sequence[ErfMap], shortcut: Shortcut) -> tuple[ErfMap, ...]:
+    """Return maps with linear shortcuts in them, centred at their energy's centre of mass.
 
     A shortcut's block begins at the centre of the convolutions' field, and holds most of the
     energy. Its edges cannot be distinguished from those of windows, so there are no grids.
@@ -130,7 +134,7 @@ def _centred_by_energy(maps: Sequence[ErfMap], through_shortcut: bool) -> tuple[
     scores = mean_erf(maps).scores.astype(np.float64)
     mass = np.tensordot(np.indices(scores.shape), scores) / scores.sum()
     centre = tuple((np.round(2 * mass) / 2).tolist())
-    update = {"centre": centre, "grids": (), "through_shortcut": through_shortcut}
+    update = {"centre": centre, "grids": (), "shortcut": shortcut}
     return tuple(erf.model_copy(update=update) for erf in maps)
 
 

@@ -140,11 +140,13 @@ def _check_lists(args: Sequence[str]) -> None:
                 f"{option}: is given {words.count(option)} times, and only the last would count. "
                 f"Give all its values after one {option}, separated by spaces."
             )
-    for word, arg, following in zip(words, args, [*args[1:], ""], strict=True):
-        value = arg.partition("=")[2] or following
-        if word in _WITHOUT_COMMAS and "," in value:
+    option = ""
+    for word, arg in zip(words, args, strict=True):
+        is_option = arg.startswith("--")
+        option, value = (word, arg.partition("=")[2]) if is_option else (option, arg)
+        if option in _WITHOUT_COMMAS and "," in value:
             apart = " ".join(value.replace(",", " ").split())
-            raise LabError(f"{word} {value}: separate values by spaces, as in {word} {apart}.")
+            raise LabError(f"{option} {value}: separate values by spaces, as in {option} {apart}.")
 
 
 def _app(commands: Mapping[str, Any], default: str | None = None) -> SubcommandApp:

@@ -105,13 +105,15 @@ def entries(models: Models, checkpoints: Weights, arguments: Arguments = ()) -> 
             f"--checkpoint: {len(checkpoints)} files for {len(foreign)} models "
             f"({', '.join(foreign)}). Give one for each, in the same order."
         )
-    own = {model: [weights] for model, weights in zip(foreign, checkpoints, strict=False)}
-    own |= {foreign[0]: [*checkpoints]} if len(foreign) == 1 and checkpoints else {}
-    return [
-        Entry(model, weights, arguments if model in foreign else ())
-        for model in models
-        for weights in own.get(model, [None])
-    ]
+    left = iter(checkpoints)
+    found: list[Entry] = []
+    for model in models:
+        if model not in foreign:
+            found.append(Entry(model))
+            continue
+        files = [*left] if len(foreign) == 1 else [next(left, None)]
+        found += [Entry(model, weights, arguments) for weights in files or [None]]
+    return found
 
 
 def loaded(

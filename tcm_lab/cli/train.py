@@ -329,9 +329,11 @@ def evaluate(
         counted: Counted = "payload" if bd_rate in runnable else "file"
         found_curves = lab.measured_curves(records)
         measured = {curve.label: curve.curve(counted=counted) for curve in found_curves}
-        known = measured | {curve.name: curve for curve in curves}
-        judged = {label: curve for label, curve in measured.items() if label != bd_rate}
-        tables.append(reporting.bd_rate_table(judged, known[bd_rate]))
+        if bd_rate in runnable:
+            anchor = measured.pop(bd_rate)
+        else:  # a codec of ours may have the name of the published one
+            anchor = next(curve for curve in curves if curve.name == bd_rate)
+        tables.append(reporting.bd_rate_table(measured, anchor))
     output.show_records(records, tables)
 
 

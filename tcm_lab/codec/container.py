@@ -202,13 +202,14 @@ def _least_bytes(height: int, width: int) -> int:
 def _other_codec(header: Header, config: VariantConfig) -> str:
     """Describe the codec that wrote a file, which is not the given one."""
     name = _trained(header.version).get((header.config, header.weights))
+    advice = "the checkpoint that it was encoded with"
     if name is not None:
-        return f"written by {name}, not by this codec ({config.name}); decode it with {name}"
+        advice = f"{name}, a trained codec of this package"
     if header.config == config.fingerprint:
         what = f"with other weights of {config.name}"
     else:
         what = f"by a codec with another configuration than {config.name}"
-    return f"written {what}; decode it with the checkpoint that it was encoded with"
+    return f"written {what}; decode it with {advice}"
 
 
 @cache

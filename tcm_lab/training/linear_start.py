@@ -8,6 +8,7 @@ at the latent's statistics. Training then begins at about JPEG's quality.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -75,13 +76,14 @@ def start_linear(
     images = torch.cat([crops.batch(step, 8) for step in range(_CROPS // 8)])
     images = whole_patches(images, codec.config).to(device)
     few = images[: _CROPS // 4]
+    initial = _weights_digest(codec)
     record = _become_linear(codec, images, recipe.middle_lambda)
     path = codec.g_a.linear_path
     if path is None:
         return record
     if recipe.linear_steps:
         started = time.perf_counter()
-        _train_or_load(codec, recipe, crops, train_phase, cache)
+        _train_or_load(codec, initial, recipe, crops, train_phase, cache)
         wall_s = time.perf_counter() - started
         record = record.model_copy(
             update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
@@ -113,14 +115,18 @@ def linear_phase(recipe: Recipe) -> Recipe:
 
 def _train_or_load(
     codec: Codec,
+    initial: str,
     recipe: Recipe,
     crops: Batches,
     train_phase: Callable[[Codec, Recipe], None],
     cache: Path | None,
 ) -> None:
-    """Train the entropy model on the shortcuts' latent, or load its weights from the cache."""
+    """Train the entropy model on the shortcuts' latent, or load its weights from the cache.
+
+    ``initial`` identifies the weights that the codec was built with.
+    """
     phase, view = linear_phase(recipe), linear_view(codec)
-    facts = _facts(view, phase, crops.fingerprint)
+    facts = _facts(view, initial, phase, crops.fingerprint)
     key = digest(facts)
     cached = None if cache is None else cache / f"linear-phase-{key}.safetensors"
     if cached is not None and cached.exists():
@@ -133,9 +139,20 @@ def _train_or_load(
         Snapshot(weights, facts).save(cached)
 
 
-def _facts(view: Codec, phase: Recipe, data: str) -> dict[str, Any]:
+def _weights_digest(codec: Codec) -> str:
+    """Return hex digits that identify the weights of all but the transforms."""
+    hashed = hashlib.sha256()
+    for name, weight in sorted(codec.named_parameters()):
+        if not name.startswith(("g_a.", "g_s.")):
+            hashed.update(name.encode())
+            hashed.update(weight.detach().double().cpu().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def _facts(view: Codec, initial: str, phase: Recipe, data: str) -> dict[str, Any]:
     """Return everything that determines the result of a linear phase."""
     facts: dict[str, Any] = {
+        "initial": initial,
         "recipe": phase.identity(),
         "data": data,
         "stride": view.config.stride,

@@ -105,7 +105,8 @@ class Meter:
         self._names = (*always, "cca") if recipe.cca else always
         self._fabric = fabric
         self._window = torch.zeros(len(self._names) + 1, device=fabric.device)
-        self._tail = [0.0] * (len(self._names) + 1)
+        self._row = self._nothing()
+        self._tail = self._nothing()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Add a step's metrics."""
@@ -126,9 +127,15 @@ class Meter:
         assert isinstance(reduced, Tensor)
         sums: list[float] = reduced.tolist()
         self._window.zero_()
+        self._row = _sums(self._row, sums)
         if counts:
-            self._tail = [old + new for old, new in zip(self._tail, sums, strict=True)]
+            self._tail = _sums(self._tail, sums)
         return self._means(sums)
+
+    def row(self) -> dict[str, float]:
+        """Return the means over all reports since the last row."""
+        means, self._row = self._means(self._row), self._nothing()
+        return means
 
     def tail(self) -> dict[str, float]:
         """Return the means over the tail, the last steps of the training."""
@@ -137,13 +144,17 @@ class Meter:
     def _means(self, sums: Sequence[float]) -> dict[str, float]:
         return {name: total / sums[-1] for name, total in zip(self._names, sums, strict=False)}
 
+    def _nothing(self) -> list[float]:
+        return [0.0] * (len(self._names) + 1)
+
     def facts(self) -> dict[str, Any]:
         """Return the state as plain values."""
-        return {"tail": self._tail, "window": self._window.tolist()}
+        return {"tail": self._tail, "row": self._row, "window": self._window.tolist()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Restore a state."""
         self._tail = self._complete(facts["tail"])
+        self._row = facts.get("row", self._nothing())  # states of earlier versions lack it
         self._window.copy_(torch.tensor(self._complete(facts["window"])))
 
     def _complete(self, sums: Sequence[float]) -> list[float]:
@@ -151,6 +162,10 @@ class Meter:
         place = self._names.index("log_loss")
         missing = len(sums) == len(self._names)
         return [*sums[:place], 0.0, *sums[place:]] if missing else [*sums]
+
+
+def _sums(sums: Sequence[float], more: Sequence[float]) -> list[float]:
+    return [old + new for old, new in zip(sums, more, strict=True)]
 
 
 class LinearStart(Frozen):
@@ -215,7 +230,7 @@ class TrainingRecord(Frozen):
         bpp: mean estimated rate over these steps.
         psnr_db: PSNR of the mean squared error over these steps.
         wall_s: seconds of training, summed over its resumed parts.
-        images_per_s: crops per second.
+        images_per_s: crops per second over the whole of ``wall_s``, which includes the start.
         rollbacks: number of times the training diverged and was rolled back.
         curve: the loss over the steps.
         start: measurements of a linear start; None for another start.

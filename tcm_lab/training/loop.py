@@ -176,10 +176,10 @@ class TrainingLoop:
             self._roll_back(means["loss"])
             log.rewind(self.step)
             return False
+        self._log(means, log)
         for folder, shorter in self.branches.items():
             if self.step == shorter.cooldown_begins and not (folder / FILE_NAME).exists():
                 self._snapshot(shorter).save(folder / FILE_NAME)
-        self._log(means, log)
         if saves:
             self._save()
         return True
@@ -187,21 +187,23 @@ class TrainingLoop:
     def _log(self, means: dict[str, float], log: TrainingLog) -> None:
         recipe = self.recipe
         pace = (time.perf_counter() - self.stepping) / max(self.step - self.first, 1)
-        metrics = {
-            **means,
-            "step": self.step,
-            "psnr_db": psnr_db(means["mse"]),
-            "lr": recipe.lr * self.lr_scale * recipe.lr_factor(self.step - 1),
-            "images_per_s": recipe.batch / pace,
-        }
+        images_per_s = recipe.batch / pace
         every = max(_WINDOW, recipe.steps // _LOG_ROWS // _WINDOW * _WINDOW)
         if self.step % every == 0 or self.step == recipe.steps:
-            log.write(metrics)
+            row = self.meter.row()
+            lr = recipe.lr * self.lr_scale * recipe.lr_factor(self.step - 1)
+            others = {"step": self.step, "lr": lr, "images_per_s": images_per_s}
+            log.write({**row, **others, "psnr_db": psnr_db(row["mse"])})
         if self.on_progress is not None and self.fabric.is_global_zero:
-            left_s = pace * (recipe.steps - self.step)
-            shown = {name: metrics[name] for name in ("loss", "bpp", "psnr_db", "images_per_s")}
             progress = TrainingProgress(
-                step=self.step, steps=recipe.steps, remaining_s=left_s, phase=self.phase, **shown
+                step=self.step,
+                steps=recipe.steps,
+                loss=means["loss"],
+                bpp=means["bpp"],
+                psnr_db=psnr_db(means["mse"]),
+                images_per_s=images_per_s,
+                remaining_s=pace * (recipe.steps - self.step),
+                phase=self.phase,
             )
             self.on_progress(progress)
 
@@ -293,6 +295,7 @@ class TrainingLoop:
                 f"{saved} Lower lr or clip_norm, or look for damaged images."
             )
         self.rollbacks, self.lr_scale = rollbacks + 1, scale / 2
+        self.first, self.stepping = self.step, time.perf_counter()
 
     def _wall_s(self) -> float:
         return self.earlier_s + time.perf_counter() - self.started

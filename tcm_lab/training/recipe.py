@@ -36,7 +36,8 @@ class Recipe(Frozen):
         optimizer: ``adam``, or ``muon`` for the matrices of g_a and g_s and Adam for the rest.
         lr: learning rate of Adam.
         matrix_lr: learning rate of Muon.
-        entropy_lr: learning rate of h_a, h_s and the entropy model; ``None`` is ``lr``.
+        entropy_lr: learning rate of h_a, h_s and the slices' networks; ``None`` is ``lr``, which
+            the factorised prior of z always has.
         orthogonality: weight in the loss of the distance from orthogonality of the projections of
             ``shortcut: wavelet``; 0.1 as published.
         cca: weight, where the rate's is 1, of the bits that a slice of the latent saves its

@@ -73,28 +73,24 @@ def train(
         accelerator: ``auto``, ``cpu`` or ``cuda``, as in Lightning Fabric.
         devices: number of processes, one device each.
         cache: folder that stores linear phases, for codecs that can share them.
-        trackers: further receivers of the log's rows, from ``open_trackers``.
+        trackers: further receivers of the log's rows, from ``open_trackers``; they need a
+            ``directory``, whose log a resumed run continues.
         objective: makes the loss from codec and recipe.
         branches: shorter trainings with a constant rate, by their folders. This training is their
             beginning: it saves its state there when their cooldown begins.
 
     Raises:
         LabError: recipe and codec don't match, a module saves something other than tensors,
-            ``directory`` holds another training, another process trains there, or the disk is full.
-            The last checkpoint stays intact.
+            ``directory`` holds another training, another process trains there, there are trackers
+            without a directory, or the disk is full. The last checkpoint stays intact.
         DivergedError: training diverges repeatedly. The last checkpoint stays intact.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     from lightning_fabric import Fabric
 
-    codec, recipe = as_itself(codec, recipe)
-    refuse_other_state(codec)
-    adapter = CodecAdapter(codec)
-    recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
-    adapter.check_crop(recipe.crop)
-    check_shares(recipe.batch, devices)
-    if recipe.linear_steps and adapter.config is not None and adapter.config.shortcut != "none":
-        check_shares(recipe.linear_batch, devices, "linear_batch")
+    codec, recipe = _suited(codec, recipe, devices)
+    if trackers and directory is None:
+        raise LabError("trackers: give a directory, too, whose log a resumed run continues.")
     # The layers with which CCA's auxiliary model would refine its last slices get no gradient.
     ddp = "ddp_find_unused_parameters_true" if recipe.cca else "ddp"
     strategy = ddp if devices > 1 else "auto"
@@ -123,6 +119,23 @@ def train(
             record = loop.run(trackers)
         _finish(codec, record, own_directory)
     return record
+
+
+def _suited(codec: nn.Module, recipe: Recipe, devices: int = 1) -> tuple[nn.Module, Recipe]:
+    """Return the codec itself, and the recipe with the λ that suit it.
+
+    Raises:
+        LabError: they don't match, or the codec saves something other than tensors.
+    """
+    codec, recipe = as_itself(codec, recipe)
+    refuse_other_state(codec)
+    adapter = CodecAdapter(codec)
+    recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
+    adapter.check_crop(recipe.crop)
+    check_shares(recipe.batch, devices)
+    if recipe.linear_steps and adapter.config is not None and adapter.config.shortcut != "none":
+        check_shares(recipe.linear_batch, devices, "linear_batch")
+    return codec, recipe
 
 
 def check_directory(directory: Path, *, resume: bool) -> None:
@@ -175,6 +188,7 @@ def begin(
     """
     from lightning_fabric import Fabric
 
+    codec, recipe = _suited(codec, recipe)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
     with conditions(codec, recipe, fabric.device):
         loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -212,8 +213,16 @@ def test_beside_a_linear_shortcut_the_field_is_measured_around_the_shortcuts_blo
     assert measured.anisotropy.value < 1.1
 
 
-@pytest.mark.parametrize("shortcut", ["patch", "staged", "wavelet"])
-@pytest.mark.parametrize("layer", [None, "g_a", "g_a.stages.3", "h_a.stages.0"])
+@pytest.mark.parametrize(
+    ("shortcut", "layer"),
+    [
+        *itertools.product(
+            ("patch", "staged", "wavelet"), (None, "g_a", "g_a.stages.3", "h_a.stages.0")
+        ),
+        ("patch", "g_a.shortcut"),
+        ("staged", "g_a.shortcut"),
+    ],
+)
 def test_a_field_says_whether_the_linear_shortcut_is_part_of_it(
     shortcut: str, layer: str | None
 ) -> None:
@@ -221,14 +230,20 @@ def test_a_field_says_whether_the_linear_shortcut_is_part_of_it(
     image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     options = ErfOptions(layer=layer, probes=2)
     before = erf_maps(codec, image, options)
+    assert before[0].shortcut == measure_erf(before).shortcut
+    if layer == "g_a.shortcut":  # without its weights there is no field
+        assert before[0].shortcut == shortcut
+        return
     with torch.no_grad():
         for weight in codec.g_a.linear_path.parameters():
             weight.zero_()
     after = erf_maps(codec, image, options)
     changed = not np.array_equal(before[0].scores, after[0].scores)
-    assert measure_erf(before).through_shortcut == changed
-    note = "All fields include the linear shortcut"
-    assert (note in render(erf_table({"it": measure_erf(before)}), "markdown")) == changed
+    assert before[0].shortcut == (shortcut if changed else "none")
+    text = render(erf_table({"it": measure_erf(before)}), "markdown")
+    assert ("All fields include the linear shortcut" in text) == changed
+    assert ("name g_a's last stage" in text) == (layer is None and shortcut != "wavelet")
+    assert (before[0].grids == ()) == (changed or shortcut == "staged")
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,13 @@ def test_other_weights_and_other_configurations_are_refused(codec: Any) -> None:
 
 
 def test_a_file_of_a_trained_codec_names_it_to_another_one(codec: Any) -> None:
-    data = encode_image(tcm_lab.load_checkpoint("tcm-nano-conv-only"), torch.rand(3, 64, 64), 0.0)
-    with pytest.raises(LabError, match=r"written by tcm-nano-conv-only, not .* \(small\)"):
+    trained = tcm_lab.load_checkpoint("tcm-nano-conv-only")
+    data = encode_image(trained, torch.rand(3, 64, 64), 0.0)
+    with pytest.raises(LabError, match=r"configuration than small; .* with tcm-nano-conv-only, a"):
         decode_image(codec, data)
+    own = tcm_lab.build(trained.config, seed=1).eval()
+    with pytest.raises(LabError, match=r"other weights of tcm.* with tcm-nano-conv-only, a tr"):
+        decode_image(own, data)
 
 
 @pytest.mark.usefixtures("own_layers")

@@ -18,6 +18,7 @@ import tcm_lab
 from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.analysis import decoder_erf_maps, erf_maps, erf_options, measure_latents
 from tcm_lab.cli import main
+from tcm_lab.cli.models import entries
 from tcm_lab.codec import CheckpointError, build, load_foreign, load_weights, save_weights
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
@@ -365,6 +366,16 @@ def test_one_with_rate_levels_is_trained_at_the_recipes_lambdas_spread_over_them
     recipe = read_recipe(tmp_path / "model.safetensors")
     assert recipe is not None
     assert recipe.lambdas == pytest.approx((0.0025, 0.05))
+
+
+def test_each_of_several_models_gets_its_own_weights_in_order() -> None:
+    first, second = Path("first.pth"), Path("second.pth")
+    for models in ((OWN, OWN), (OWN, f"{FILE}:make"), ("tcm-nano", OWN, OWN)):
+        found = [each.weights for each in entries(models, (first, second))]
+        assert found == [*([None] if models[0] == "tcm-nano" else []), first, second]
+    both = entries((OWN, "tcm-nano"), (first, second), ("width=16",))
+    assert [each.weights for each in both] == [first, second, None]
+    assert [each.arguments for each in both] == [("width=16",), ("width=16",), ()]
 
 
 def test_weights_that_belong_to_no_model_are_refused(

@@ -212,8 +212,8 @@ def test_the_first_step_codes_better_than_an_untrained_codec_by_far(shortcut: st
 def test_variants_that_differ_in_their_transforms_alone_share_the_linear_phase(
     tmp_path: Path,
 ) -> None:
-    def trained(changes: dict[str, object]) -> Codec:
-        codec = build("tcm-nano", {**SMALL, **changes}, seed=3)
+    def trained(changes: dict[str, object], seed: int = 3) -> Codec:
+        codec = build("tcm-nano", {**SMALL, **changes}, seed=seed)
         recipe = RECIPE.changed(linear_steps=3, linear_batch=2, steps=1)
         record = train(codec, recipe, photographs(), accelerator="cpu", cache=tmp_path)
         assert record.start is not None
@@ -237,6 +237,8 @@ def test_variants_that_differ_in_their_transforms_alone_share_the_linear_phase(
     for kept, changes in ((3, {}), (4, {"g_a.width": 16})):
         trained({"shortcut": "wavelet", **changes})
         assert len(list(tmp_path.iterdir())) == kept
+    trained({}, seed=4)  # begins with other weights
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_an_interrupted_linear_phase_resumes_to_the_same_weights(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +20,14 @@ from lightning_fabric import Fabric
 from run_training import run
 from safetensors.torch import load_file
 from stand_in import RandomCrops, TinyCodec
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcm_lab._utils.held import held
 from tcm_lab.codec import build
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.training import Recipe, Snapshot, TrainingProgress, TrainingRecord, train
 from tcm_lab.training.log import TrainingLog
+from tcm_lab.training.objective import rate_distortion
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
 
@@ -321,6 +324,69 @@ def test_what_is_trained_again_after_a_divergence_is_logged_once(tmp_path: Path)
     assert [step for step, _ in logged] == [10, 20, 30, 40, 50, 60]
     assert record.curve.steps == (10, 20, 30, 40, 50, 60)
     assert [lr for _, lr in logged] == pytest.approx([1e-3] * 3 + [5e-4] * 3)
+
+
+class Counting(nn.Module):
+    """The objective of a codec, whose logarithmic loss is replaced by the number of the step."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__()
+        self.objective, self.step = rate_distortion(*parts), 0
+
+    def forward(self, x: Tensor, levels: Tensor | None) -> dict[str, Tensor]:
+        self.step += 1
+        return {**self.objective(x, levels), "log_loss": torch.tensor(float(self.step))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows_kept", "means"),
+    [
+        ({"steps": 40, "checkpoint_every": 8}, 2000, {10: 5.5, 20: 15.5, 30: 25.5, 40: 35.5}),
+        ({"steps": 65, "checkpoint_every": 30}, 3, {20: 10.5, 40: 30.5, 60: 50.5, 65: 63.0}),
+    ],
+)
+def test_a_row_of_the_log_is_the_mean_of_all_steps_since_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, int],
+    rows_kept: int,
+    means: dict[int, float],
+) -> None:
+    monkeypatch.setattr("tcm_lab.training.loop._LOG_ROWS", rows_kept)
+    record = train(
+        codec(), RECIPE.changed(**changes), RandomCrops(), accelerator="cpu", objective=Counting
+    )
+    assert dict(zip(record.curve.steps, record.curve.log_loss, strict=True)) == means
+
+
+def test_a_row_of_the_log_is_whole_after_a_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tcm_lab.training.loop._LOG_ROWS", 3)
+    recipe, curves = RECIPE.changed(steps=65), []
+    for folder, crops in (
+        (tmp_path / "whole", RandomCrops()),
+        (tmp_path / "parts", RandomCrops(signal_at=(13, signal.SIGINT))),
+    ):
+        with contextlib.suppress(KeyboardInterrupt):
+            train(codec(), recipe, crops, directory=folder, accelerator="cpu")
+        options: dict[str, Any] = {"directory": folder, "resume": True, "accelerator": "cpu"}
+        curves.append(train(codec(), recipe, RandomCrops(), **options).curve)
+    assert curves[0].steps == (20, 40, 60, 65)
+    assert curves[1].log_loss == pytest.approx(curves[0].log_loss, abs=1e-5)
+
+
+def test_the_pace_after_a_rollback_is_that_of_the_steps_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter(range(1_000_000))  # each look at the clock takes a second
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))
+    seen: list[TrainingProgress] = []
+    recipe = RECIPE.changed(steps=200, checkpoint_every=20)
+    train(codec(), recipe, NanOnce(nan_at=195), on_progress=seen.append, accelerator="cpu")
+    undone = next(i for i, (a, b) in enumerate(itertools.pairwise(seen)) if b.step <= a.step)
+    before, after = seen[undone], seen[undone + 1]
+    assert after.step < 200
+    assert after.images_per_s > 0.5 * before.images_per_s
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\0\n", b"x,1,2\n", b"ten" + 9 * b",1" + b"\n"])

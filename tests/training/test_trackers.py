@@ -117,6 +117,11 @@ def test_a_tracker_that_cannot_begin_is_named_and_the_others_are_ended(tmp_path:
     assert first.seen == ["begin", "end"]
 
 
+def test_trackers_without_a_folder_are_refused() -> None:
+    with pytest.raises(LabError, match="trackers: give a directory"):
+        train(TinyCodec(), RECIPE, RandomCrops(), accelerator="cpu", trackers=[Failing("never")])
+
+
 def test_a_missing_library_is_named_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,14 +58,14 @@ def erf_table(measures: Mapping[str, ErfMeasures], *, title: str = "") -> Table:
 
 def _shortcut_note(measures: Mapping[str, ErfMeasures]) -> tuple[str, ...]:
     """Return a note on the fields that include a linear shortcut, if any do."""
-    with_it = [label for label, field in measures.items() if field.through_shortcut]
-    if not with_it:
+    including = {label: each for label, each in measures.items() if each.shortcut != "none"}
+    if not including:
         return ()
-    whose = (
-        "All fields" if len(with_it) == len(measures) else f"The fields of {' and '.join(with_it)}"
+    whose = "All fields" if len(including) == len(measures) else f"Fields of {', '.join(including)}"
+    can_leave_out = all(  # wavelet steps are part of every stage
+        each.of == "y" and each.shortcut != "wavelet" for each in including.values()
     )
-    by_layer = all(measures[label].of == "y" for label in with_it)
-    advice = " To leave it out, name g_a's last stage as the layer." if by_layer else ""
+    advice = " To leave it out, name g_a's last stage as the layer." if can_leave_out else ""
     return (f"{whose} include the linear shortcut, which may hold most of the energy.{advice}",)
 
 
