@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -87,8 +87,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         data = as_text(content).encode() if isinstance(content, str) else content
         mode = _mode(path)
-        if stat.S_ISREG(mode):
-            _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(mode))
+        if mode is None or stat.S_ISREG(mode):
+            _replace(Path(os.path.realpath(path)), data, mode)
         else:
             path.write_bytes(data)
     except (OSError, ValueError) as error:
@@ -99,27 +99,26 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise FileError(f"{path}: cannot be written ({reason}). {advice}") from error
 
 
-def _mode(path: Path) -> int:
-    """Return the type and permissions of the existing file, or those of a new one."""
+def _mode(path: Path) -> int | None:
+    """Return the type and permissions of an existing file; None without one."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
-        return stat.S_IFREG | 0o644
+        return None
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Replace ``path`` with a new file."""
-    temporary: Path | None = None
+def _replace(path: Path, data: bytes, mode: int | None) -> None:
+    """Replace ``path`` with a file of this mode; None: a new file's, as the umask has it."""
+    temporary = path.with_name(f".writing-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:
+            if mode is not None:
+                temporary.chmod(stat.S_IMODE(mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(mode)
         temporary.replace(path)
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

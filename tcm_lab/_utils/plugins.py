@@ -86,6 +86,12 @@ def _import_file(path: Path, label: str) -> None:
 
 
 def _import_module(name: str, label: str) -> None:
+    unknown = LabError(
+        f"{label}: no such module. Give the path of a .py file, or the dotted name of an installed "
+        "module."
+    )
+    if not all(step.isidentifier() for step in name.split(".")):
+        raise unknown
     here = str(Path.cwd())
     if not {"", here} & {*sys.path}:  # where python -m looks, and a script does not
         sys.path.append(here)
@@ -94,7 +100,4 @@ def _import_module(name: str, label: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the user's module exists, but imports a missing one
-        raise LabError(
-            f"{label}: no such module. Give the path of a .py file, or the dotted name "
-            "of an installed module."
-        ) from None
+        raise unknown from None

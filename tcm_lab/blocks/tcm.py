@@ -116,7 +116,7 @@ class TcmConfig(SwinConfig):
             raise ConfigError(
                 f"split = {self.split:g} of {channels} channels is "
                 f"{self.split * channels:g}, not whole heads of {self.head_dim}; "
-                f"nearest that work: {one_of(f'{n / channels:g}' for n in fits)} "
+                f"nearest that work: {one_of(f'{n / channels:.12g}' for n in fits)} "
                 "(or another head_dim)"
             )
 

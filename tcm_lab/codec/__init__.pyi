@@ -5,6 +5,7 @@ from .checkpoint import export_state as export_state
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import read_extra as read_extra
 from .checkpoint import read_state as read_state
+from .checkpoint import refuse_altered as refuse_altered
 from .checkpoint import save_checkpoint as save_checkpoint
 from .coding import CodingError as CodingError
 from .config import StageConfig as StageConfig
@@ -41,10 +42,10 @@ from .outputs import Latent as Latent
 from .overrides import find_fields as find_fields
 from .overrides import read_field as read_field
 from .portable_reference import PortableReference as PortableReference
-from .sharing import Layout as Layout
+from .sharing import Extents as Extents
 from .sharing import check_shared as check_shared
-from .sharing import joined_layout as joined_layout
-from .sharing import layout_of as layout_of
+from .sharing import extents_of as extents_of
+from .sharing import joined_extents as joined_extents
 from .sharing import part_of as part_of
 from .sharing import put_part as put_part
 from .sharing import shared_names as shared_names

@@ -39,7 +39,8 @@ from tcm_lab.codec.state_dicts import (
     table_names,
     write_tensors,
 )
-from tcm_lab.errors import ConfigError, LabError, lookup, one_of
+from tcm_lab.codec.zoo import build
+from tcm_lab.errors import LabError, lookup, one_of
 
 _FORMAT = "tcm_lab.codec/1"
 #: A configuration may claim this many weights (half a gigabyte), whatever the file holds.
@@ -73,11 +74,15 @@ def save_checkpoint(
             the original.
 
     Raises:
-        LabError: the codec was not assembled here, the state of a layer holds something other than
-            tensors, or the file cannot be written. An existing file is untouched.
+        LabError: the codec was not assembled here or was altered since, the state of a layer holds
+            something other than tensors, ``dtype`` is no floating-point type, or the file cannot be
+            written. An existing file is untouched.
     """
     codec = assembled(codec, "save its state_dict() by torch.save")
+    refuse_altered(codec)
     refuse_other_state(codec)
+    if dtype is not None and not dtype.is_floating_point:
+        raise LabError(f"dtype = {dtype}: must be a floating-point type, such as torch.float16")
     check_suffix(Path(path), [".safetensors"], "a safetensors file")
     write_tensors(
         Path(path),
@@ -156,6 +161,26 @@ def assembled(codec: nn.Module, otherwise: str) -> Codec:
         f"{type(inner).__name__} was not assembled by tcm_lab, so a file cannot describe it; "
         + (f"pass its {one_of(inside)}" if inside else otherwise)
     )
+
+
+def refuse_altered(codec: Codec) -> None:
+    """Refuse a codec whose parameters are no longer those of its configuration.
+
+    Raises:
+        LabError: the message names the first parameter that differs.
+    """
+    own, expected = (
+        {(name, tuple(value.shape)) for name, value in each.named_parameters()}
+        for each in (codec, build(codec.config, device="meta"))
+    )
+    if own != expected:
+        name, shape = min(own ^ expected)
+        raise LabError(
+            f"{codec.config.name} was altered after it was built: {name} "
+            f"({'x'.join(map(str, shape)) or 'one number'}) is "
+            f"{'not in its configuration' if (name, shape) in own else 'missing'}. Describe the "
+            "change in the configuration, with a registered layer of your own if necessary."
+        )
 
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:
@@ -281,7 +306,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
 def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origin: str) -> Codec:
     try:
         config = VariantConfig.parse(json.loads(metadata["config"]))
-    except (KeyError, json.JSONDecodeError, RecursionError, ConfigError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         imports = map(str, _metadata_field(metadata, "imports", []))
         missing = [source for source in imports if source not in imported_layers()]
         hint = f" It was saved with --import {' --import '.join(missing)}." if missing else ""
@@ -296,7 +321,7 @@ def _metadata_field(metadata: Mapping[str, str], field: str, empty: JsonValue) -
     """Return a field of the metadata, or ``empty`` if it is missing or damaged."""
     try:
         value = json.loads(metadata.get(field, "null"))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return empty
     return value if isinstance(value, type(empty)) else empty
 

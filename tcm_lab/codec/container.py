@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tcm_lab.codec.adapter import evaluating
 from tcm_lab.codec.checkpoint import assembled, load_checkpoint
 from tcm_lab.codec.coding import CodingError
 from tcm_lab.codec.config import VariantConfig
@@ -103,7 +104,8 @@ def encode_image(
     if max(height, width) > _MAX_SIDE:
         raise ContainerError(f"the image is {height}x{width}; a side is at most {_MAX_SIDE}")
     _check_rate(codec, rate)
-    coded = codec.compress(image[None], rate, portable=portable)
+    with evaluating(codec):
+        coded = codec.compress(image[None], rate, portable=portable)
     y, z, *decisions = (streams[0] for streams in coded["strings"])
     # Zeros after a stream change nothing; with fewer bytes, the header would look forged.
     missing = _least_bytes(height, width) - len(y) - len(z)
@@ -147,7 +149,8 @@ def decode_image(codec: nn.Module, data: bytes) -> Float[Tensor, "3 h w"]:
     stride = codec.config.stride[1]
     height, width = padded_size(codec.config, header.size)
     shape = height // stride, width // stride
-    decoded = codec.decompress(streams, shape, header.size, header.rate, header.checksum)
+    with evaluating(codec):
+        decoded = codec.decompress(streams, shape, header.size, header.rate, header.checksum)
     image = decoded["x_hat"][0]
     if not torch.isfinite(image).all():
         raise CodingError("the decoded image is not finite: the weights do not suit this file")

@@ -16,10 +16,10 @@ from tcm_lab.codec.state_dicts import refuse_other_state, table_names, tied_name
 from tcm_lab.errors import ConfigError
 
 #: The extents of every tensor, by its name in the state dict or among shared ones.
-Layout = Mapping[str, tuple[Extent, ...]]
+Extents = Mapping[str, tuple[Extent, ...]]
 
 
-def layout_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
+def extents_of(codec: Codec) -> dict[str, tuple[Extent, ...]]:
     """Return the groups in each dimension of a codec's tensors; meta tensors suffice.
 
     A layer whose channels form several groups (heads, gates, branches) declares them by its method
@@ -68,7 +68,7 @@ def shared_names(codec: Codec, largest: VariantConfig) -> dict[str, str]:
             steps += [step, ",".join(apart[path])] if path in apart else [step]
         return ".".join(steps)
 
-    return {name: shared(name) for name in layout_of(codec)}
+    return {name: shared(name) for name in extents_of(codec)}
 
 
 def _options_apart(codec: Codec, largest: VariantConfig) -> dict[str, list[str]]:
@@ -117,11 +117,11 @@ def _fixed_options(layer: LayerConfig) -> dict[str, Any]:
     return options
 
 
-def joined_layout(layouts: Iterable[Layout]) -> dict[str, tuple[Extent, ...]]:
-    """Return the smallest layout that holds each of several."""
+def joined_extents(several: Iterable[Extents]) -> dict[str, tuple[Extent, ...]]:
+    """Return the smallest extents that hold each of several."""
     whole: dict[str, tuple[Extent, ...]] = {}
-    for layout in layouts:
-        for name, own in layout.items():
+    for extents in several:
+        for name, own in extents.items():
             before = whole.get(name, own)
             whole[name] = tuple(a.joined(b) for a, b in zip(before, own, strict=True))
     return whole

@@ -61,7 +61,7 @@ def find_weights(
     Raises:
         CheckpointError: several fit.
     """
-    models = list(_models(tree, fits, "", set()))
+    models = list(_models(tree, fits, "", {}))
     if len(models) > 1:
         names = " and ".join(model.path for model in models)
         raise CheckpointError(f"{origin}: holds both {names}; save only one of them")
@@ -174,7 +174,10 @@ def write_tensors(
 
 
 def _models(
-    tree: Mapping[Any, Any], fits: Callable[[Tensors], bool], path: str, seen: set[int]
+    tree: Mapping[Any, Any],
+    fits: Callable[[Tensors], bool],
+    path: str,
+    seen: dict[int, Mapping[Any, Any]],
 ) -> Iterator[_Model]:
     tensors = _named(tree)
     if tensors and fits(tensors):
@@ -182,7 +185,7 @@ def _models(
         return
     if path.count(".") >= _DEEPEST or id(tree) in seen:
         return
-    seen.add(id(tree))
+    seen[id(tree)] = tree  # kept, so that no later group gets its id
     below: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         first, _, rest = name.partition(".")

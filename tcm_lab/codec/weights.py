@@ -14,8 +14,10 @@ from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
 from tcm_lab.codec.state_dicts import (
+    CONSTANTS,
     TABLES,
     CheckpointError,
+    constant_names,
     misfit,
     own_name,
     refuse_other_state,
@@ -40,10 +42,13 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
         CheckpointError: the file cannot be read, or its tensors are not the codec's.
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
-    own, tables = codec.state_dict(), table_names(codec)
+    own, derived = codec.state_dict(), table_names(codec) | constant_names(codec)
     tensors = read_state(source, own.keys())
-    expected = {name: value for name, value in own.items() if name not in tables}
-    given = {n: value for n, value in tensors.items() if n in expected or own_name(n) not in TABLES}
+    expected = {name: value for name, value in own.items() if name not in derived}
+    ignored = (*TABLES, *CONSTANTS)
+    given = {
+        n: value for n, value in tensors.items() if n in expected or own_name(n) not in ignored
+    }
     misfits = misfit(given, expected)
     faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in misfits[kind]]
     faults += misfits["of another shape"]

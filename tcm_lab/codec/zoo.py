@@ -248,6 +248,8 @@ def build_reference_model(name: str, *, quality: int | None = None) -> Any:
     compressai = import_compressai()
     if short in compressai.zoo.image_models:
         quality = _DEFAULT_QUALITY if quality is None else quality
+        if type(quality) is not int:  # a value from YAML, which may also be true
+            raise ConfigError(f"{COMPRESSAI}{short}: quality = {quality}: must be an integer")
         try:
             return compressai.zoo.image_models[short](quality=quality, pretrained=False)
         except ValueError as error:

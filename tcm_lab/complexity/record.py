@@ -121,10 +121,10 @@ class ComplexityRecord(Frozen):
         """Return the MACs of ``scope`` for one image, summed under ``convention``.
 
         Raises:
-            LabError: no convention has that name.
+            LabError: no convention or scope has that name.
         """
-        parts = self.macs_by_part(convention)
-        return sum(macs for part, macs in parts.items() if part not in self.absent[scope])
+        absent, parts = lookup(self.absent, scope, "scope"), self.macs_by_part(convention)
+        return sum(macs for part, macs in parts.items() if part not in absent)
 
     def total_kmacs_per_px(self, scope: Scope = "whole", convention: Convention = "all") -> float:
         """Return `total_macs` in thousands for each pixel of the unpadded image."""

@@ -51,9 +51,12 @@ class Target:
 
         Raises:
             ConfigError: it names neither a preset, nor a file, nor a model of CompressAI.
+            LabError: it is a codec of this package that was altered after it was built.
         """
         if isinstance(source, nn.Module):
             adapter = CodecAdapter(source)
+            if isinstance(adapter.module, codec.Codec):
+                codec.refuse_altered(adapter.module)
             return cls(adapter.name, adapter.config, None if adapter.config else source)
         if isinstance(source, str) and codec.is_own(source):
             return cls.of(codec.build(source))  # with data, since it may have to code an image

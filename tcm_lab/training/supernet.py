@@ -22,12 +22,12 @@ from torch.func import functional_call
 from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab.codec import (
     Codec,
-    Layout,
+    Extents,
     VariantConfig,
     build,
     check_shared,
-    joined_layout,
-    layout_of,
+    extents_of,
+    joined_extents,
     load_weights,
     part_of,
     put_part,
@@ -80,23 +80,23 @@ class SuperNet(nn.Module):
         check_shared(distinct.values())
         self.configs = tuple(configs)
         self.config = self.configs[-1]
-        self._places: dict[str, tuple[Mapping[str, str], Layout]] = {}
+        self._places: dict[str, tuple[Mapping[str, str], Extents]] = {}
         self._modules_of: dict[str, Codec] = {}
-        self.layout: Layout = {}
+        self.extents: Extents = {}
         covering = []
         for config in distinct.values():
             codec = build(config, device="meta")
-            joined = joined_layout([self.layout, self._own_layout(codec)])
-            if joined != self.layout:
-                self.layout = joined
+            joined = joined_extents([self.extents, self._own_extents(codec)])
+            if joined != self.extents:
+                self.extents = joined
                 covering.append(config)
         self.covering = tuple(covering)
         for config in self.covering:
             self._add_tensors(build(config, device="meta"))
 
-    def _own_layout(self, codec: Codec) -> Layout:
-        """Return the layout of a codec's tensors by their shared names."""
-        names, own = shared_names(codec, self.config), layout_of(codec)
+    def _own_extents(self, codec: Codec) -> Extents:
+        """Return the extents of a codec's tensors by their shared names."""
+        names, own = shared_names(codec, self.config), extents_of(codec)
         self._places[codec.config.fingerprint] = names, own
         return {names[name]: extents for name, extents in own.items()}
 
@@ -105,7 +105,7 @@ class SuperNet(nn.Module):
         names, own = self._places[codec.config.fingerprint]
         learned, state = dict(codec.named_parameters()), codec.state_dict()
         for name in own:
-            shape = [extent.size for extent in self.layout[names[name]]]
+            shape = [extent.size for extent in self.extents[names[name]]]
             zeros = torch.zeros(shape, dtype=state[name].dtype)
             _place(self, names[name], zeros, is_learned=name in learned)
 
@@ -119,10 +119,10 @@ class SuperNet(nn.Module):
         if config.fingerprint in self._places:
             return
         check_shared((self.config, config))
-        joined = joined_layout((self.layout, self._own_layout(codec)))
-        if joined != self.layout:
+        joined = joined_extents((self.extents, self._own_extents(codec)))
+        if joined != self.extents:
             del self._places[config.fingerprint]
-            new = next((name for name in joined if name not in self.layout), None)
+            new = next((name for name in joined if name not in self.extents), None)
             misfit = f"has layers ({new}) that are not in" if new else "is larger than"
             raise LabError(f"{config.name}: {misfit} the shared weights.")
 
@@ -134,11 +134,11 @@ class SuperNet(nn.Module):
         """
         if config.fingerprint not in self._places:
             self._fit(build(config, device="meta"))
-        names, layout = self._places[config.fingerprint]
+        names, extents = self._places[config.fingerprint]
         shared = self.state_dict(keep_vars=True)
         return {
-            name: _laid_out(part_of(shared[names[name]], own, self.layout[names[name]]))
-            for name, own in layout.items()
+            name: _laid_out(part_of(shared[names[name]], own, self.extents[names[name]]))
+            for name, own in extents.items()
         }
 
     def codec(self, config: VariantConfig) -> Codec:
@@ -153,11 +153,11 @@ class SuperNet(nn.Module):
     def take(self, codec: Codec) -> None:
         """Write a codec's weights to their places in the shared ones."""
         self._fit(codec)
-        names, layout = self._places[codec.config.fingerprint]
+        names, extents = self._places[codec.config.fingerprint]
         shared = self.state_dict(keep_vars=True)
         state = codec.state_dict()
-        for name, own in layout.items():
-            put_part(shared[names[name]], state[name], own, self.layout[names[name]])
+        for name, own in extents.items():
+            put_part(shared[names[name]], state[name], own, self.extents[names[name]])
 
     def save(self, path: Path, *, cpu_s: float | None = None) -> None:
         """Write the weights, and the configurations that determine their sizes.

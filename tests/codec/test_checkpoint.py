@@ -309,7 +309,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     assert str(path) in str(raised.value)
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "3", "null", '[{"a": 1}]', "[" * 100_000])
+@pytest.mark.parametrize(
+    "damaged", ["", "{", "3", "null", '[{"a": 1}]', "[" * 100_000, "1" * 5_000]
+)
 @pytest.mark.parametrize("fields", [("config",), ("config", "imports"), ("imports", "extra")])
 def test_damaged_metadata_end_in_one_error_or_do_not_matter(
     damaged: str, fields: tuple[str, ...], tmp_path: Path
@@ -592,6 +594,26 @@ def test_a_module_that_was_not_assembled_here_is_not_saved(tmp_path: Path) -> No
     assert not (tmp_path / "x").exists()
 
 
+def test_a_codec_that_was_altered_is_neither_saved_nor_counted(tmp_path: Path) -> None:
+    codec = tcm_lab.build("tcm-nano")
+    codec.g_s.stages[1].blocks = torch.nn.Sequential()
+    refusal = r"tcm-nano was altered after it was built: g_s\.stages\.1\.blocks\..* is missing"
+    with pytest.raises(LabError, match=refusal):
+        save_checkpoint(codec, tmp_path / "x.safetensors")
+    with pytest.raises(LabError, match=refusal):
+        tcm_lab.measure_complexity(codec)
+    assert list(tmp_path.iterdir()) == []
+    more = tcm_lab.build("tcm-nano")
+    more.g_a.extra = torch.nn.Linear(2, 3)
+    with pytest.raises(LabError, match=r"g_a\.extra\.bias \(3\) is not in its configuration"):
+        save_checkpoint(more, tmp_path / "x.safetensors")
+
+
+def test_weights_are_stored_in_no_type_of_integers(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"dtype = torch\.int8: must be a floating-point type"):
+        save_checkpoint(tcm_lab.build("tcm-nano"), tmp_path / "x.safetensors", dtype=torch.int8)
+
+
 @pytest.mark.parametrize(
     "tree",
     [
@@ -619,6 +641,10 @@ def test_a_module_that_was_not_assembled_here_is_not_saved(tmp_path: Path) -> No
         },
         lambda state: {n: v.double() if v.is_floating_point() else v for n, v in state.items()},
         lambda state: _cyclic({"model": state}),
+        lambda state: {
+            "discriminator": {f"net.{i}.weight": torch.zeros(3) for i in range(3)},
+            "state_dict": _below("module.model.", state) | {"ema.decay": torch.tensor(0.9)},
+        },
     ],
     ids=[
         "beside a tensor",
@@ -637,6 +663,7 @@ def test_a_module_that_was_not_assembled_here_is_not_saved(tmp_path: Path) -> No
         "parameters",
         "double",
         "in itself",
+        "behind another model",
     ],
 )
 def test_weights_are_found_in_what_a_training_loop_saves(

@@ -1,6 +1,7 @@
 """What a mistake in a configuration is answered with: the field, its value, and what works."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 import tcm_lab
 from tcm_lab.blocks import BLOCKS
+from tcm_lab.blocks.tcm import TcmConfig
 from tcm_lab.errors import ConfigError, one_of
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -207,10 +209,25 @@ def test_an_unknown_reference_model_is_answered_with_the_near_ones() -> None:
         tcm_lab.build("compressai/mbt2017")
 
 
+@pytest.mark.parametrize("width", [24, 40, 72, 88, 96, 128, 176])
+def test_the_splits_that_a_message_names_work(width: int) -> None:
+    for split in (0.1, 0.3, 0.47, 0.9):
+        block = TcmConfig(split=split, head_dim=8)
+        try:
+            block.check(width)
+        except ConfigError as error:
+            named = re.search(r"nearest that work: ([0-9.]+)(?: or ([0-9.]+))?", str(error))
+            assert named is not None
+            for each in filter(None, named.groups()):
+                TcmConfig(split=float(each), head_dim=8).check(width)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
         ("compressai/mbt2018", {"quality": 30}, "quality = 30"),
+        ("compressai/mbt2018", {"quality": "high"}, "quality = high: must be an integer"),
+        ("compressai/mbt2018", {"quality": True}, "quality = True: must be an integer"),
         ("compressai/mbt2018", {"g_a.split": 0}, "only quality can be set, not 'g_a.split'"),
         ("compressai/elic2022-official", {"quality": 3}, "has no quality setting"),
     ],

@@ -116,6 +116,30 @@ def test_other_statistics_of_a_layer_of_the_user_s_are_other_weights(portable: b
         decode_image(other, data)
 
 
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize("portable", [False, True])
+def test_a_codec_in_training_mode_writes_and_reads_what_it_would_in_evaluation_mode(
+    portable: bool,
+) -> None:
+    @tcm_lab.register_block("dropping")
+    class Dropping(torch.nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            dropped: torch.Tensor = self.drop(x)
+            return dropped
+
+    config = small_codec(0).config.override({"h_s.stages.0": _stage("dropping")})
+    codec, image = tcm_lab.build(config).train(), torch.rand(3, 48, 40)
+    data = encode_image(codec, image, portable=portable)
+    assert codec.training
+    assert data == encode_image(codec.eval(), image, portable=portable)
+    expected = decode_image(codec, data)
+    assert torch.equal(decode_image(codec.train(), data), expected)
+
+
 def _stage(block: str) -> dict[str, Any]:
     return {"resample": "conv", "width": 8, "depth": 1, "block": block}
 

@@ -11,6 +11,7 @@ import tcm_lab
 from tcm_lab.analysis.latents import trace_latent
 from tcm_lab.blocks import Cost, conv_cost
 from tcm_lab.codec import ENTROPY_MODELS, Channels, Coder, Elements, EntropyModelConfig
+from tcm_lab.codec.entropy_models.slices import SlicesConfig
 from tcm_lab.complexity.measure import UncountedWarning
 from tcm_lab.errors import ConfigError
 from tcm_lab.testing import LayerError, check_layer
@@ -150,6 +151,18 @@ def test_the_latent_has_the_sides_that_it_wants() -> None:
     with torch.no_grad():
         codec(torch.rand(1, 3, 200, 7), rate=0.0)
     assert shapes == [(24, 12)]
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_model_derived_from_slices_has_a_fingerprint_of_its_own() -> None:
+    @tcm_lab.register_entropy_model("derived")
+    class Derived(SlicesConfig):
+        pass
+
+    base = tcm_lab.load_config("tcm-nano")
+    own = base.override({"entropy_model.type": "derived"})
+    assert own.entropy_model.type == "derived"
+    assert own.fingerprint != base.fingerprint
 
 
 @pytest.mark.usefixtures("_registered")

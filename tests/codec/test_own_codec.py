@@ -19,7 +19,14 @@ from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab.analysis import decoder_erf_maps, erf_maps, erf_options, measure_latents
 from tcm_lab.cli import main
 from tcm_lab.cli.models import entries
-from tcm_lab.codec import CheckpointError, build, load_foreign, load_weights, save_weights
+from tcm_lab.codec import (
+    CheckpointError,
+    build,
+    load_foreign,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
 from tcm_lab.data import open_images
@@ -138,6 +145,21 @@ def test_tables_that_a_codec_has_follow_the_weights_that_it_is_given(folder: Pat
             codec.update()
         points += evaluate(load_weights(codec, trained.state_dict()), images).points
     assert points[0].bpp == points[1].bpp
+
+
+def test_weights_need_not_hold_what_every_codec_computes_itself(tmp_path: Path) -> None:
+    theirs = build("compressai/mbt2018-mean", {"quality": 1})
+    derived = ("target", "bound", "pedestal", "scale_bound")
+    old = {n: v for n, v in theirs.state_dict().items() if n.rpartition(".")[2] not in derived}
+    assert len(old) < len(theirs.state_dict())
+    again = load_weights(build("compressai/mbt2018-mean", {"quality": 1}, seed=1), old)
+    for name, value in theirs.named_parameters():
+        assert torch.equal(again.get_parameter(name), value)
+    ours = build("tcm-nano", seed=2)
+    save_checkpoint(ours, tmp_path / "ours.safetensors")
+    loaded = load_weights(build("tcm-nano"), tmp_path / "ours.safetensors")
+    for name, value in ours.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), value)
 
 
 def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_path: Path) -> None:

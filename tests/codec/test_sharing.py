@@ -11,8 +11,8 @@ from tcm_lab.codec import (
     VariantConfig,
     build,
     check_shared,
-    joined_layout,
-    layout_of,
+    extents_of,
+    joined_extents,
     load_config,
     part_of,
     put_part,
@@ -40,15 +40,15 @@ CROSSING = {
 
 
 def _random(config: VariantConfig) -> dict[str, torch.Tensor]:
-    layout = layout_of(build(config))
+    layout = extents_of(build(config))
     return {name: torch.randn([extent.size for extent in own]) for name, own in layout.items()}
 
 
 @pytest.mark.parametrize("change", [NESTED, CROSSING])
 def test_what_is_put_is_what_is_taken(change: dict[str, Any]) -> None:
     configs = NANO, NANO.override(change)
-    layouts = [layout_of(build(config)) for config in configs]
-    whole = joined_layout(layouts)
+    layouts = [extents_of(build(config)) for config in configs]
+    whole = joined_extents(layouts)
     for own, values in zip(layouts, map(_random, configs), strict=True):
         for name, value in values.items():
             shared = torch.zeros([extent.size for extent in whole[name]])
@@ -64,7 +64,7 @@ def test_a_codec_whose_other_weights_are_zero_computes_what_its_part_does(
     base: VariantConfig, change: dict[str, Any]
 ) -> None:
     small, large = build(base.override(change)).eval(), build(base).eval()
-    own, whole = layout_of(small), layout_of(large)
+    own, whole = extents_of(small), extents_of(large)
     state = {n: torch.zeros_like(v) for n, v in large.state_dict().items() if n in whole}
     for name, value in small.state_dict().items():
         if name in own:
@@ -78,13 +78,13 @@ def test_a_codec_whose_other_weights_are_zero_computes_what_its_part_does(
 def test_parts_are_whole_heads_the_middle_of_a_window_and_both_ends_of_a_mixture() -> None:
     large = build(NANO)
     small = NANO.override({"g_a.split": 0.25, "g_a.window_size": 4})
-    own = layout_of(build(small))
-    whole = joined_layout([layout_of(large), own])
+    own = extents_of(build(small))
+    whole = joined_extents([extents_of(large), own])
     assert whole["g_a.stages.0.blocks.0.mix_in.weight"][0].groups == (24, 16)
     state = large.state_dict()
 
     def part(name: str) -> torch.Tensor:
-        return part_of(state[name], own[name], layout_of(large)[name])
+        return part_of(state[name], own[name], extents_of(large)[name])
 
     swin = "g_a.stages.0.blocks.0.swin.attention"
     qkv = state[f"{swin}.qkv.weight"]
@@ -146,7 +146,7 @@ def test_gates_subbands_and_overlapping_windows_lie_in_groups() -> None:
     base = NANO.override(change)
     small = base.override({"g_*.width": 16})
     check_shared([base, small])
-    own, whole = (layout_of(build(c)) for c in (small, base))
+    own, whole = (extents_of(build(c)) for c in (small, base))
     assert own["g_a.wavelet.1.weight"][1].groups == (16,) * 4
     assert whole["g_s.wavelet.0.bias"][0].groups == (32,) * 4
     assert own["g_a.stages.0.blocks.0.layers.0.glu.expand.bias"][0].groups == (32, 32)

@@ -223,6 +223,8 @@ def test_encoding_leaves_out_synthesis_and_decoding_leaves_out_analysis() -> Non
     record = measure_complexity("tcm-nano")
     parts = record.macs_by_part()
     assert record.total_macs("whole") - record.total_macs("encode") == parts["g_s"]
+    with pytest.raises(LabError, match="encoder"):
+        record.total_macs("encoder")  # type: ignore[arg-type]  # the mistake
     assert record.total_macs("whole") - record.total_macs("decode") == parts["g_a"] + parts["h_a"]
 
 

@@ -66,6 +66,9 @@ def test_what_cannot_be_imported_is_named(tmp_path: Path) -> None:
         plugins.import_layers([tmp_path / "nowhere.py"])
     with pytest.raises(LabError, match=r"no_such_lens\.wide: no such module"):
         plugins.import_layers(["no_such_lens.wide"])
+    for mistyped in ("./lens", "../lens", "", "lens.", ".lens"):
+        with pytest.raises(LabError, match=r"no such module\. Give the path of a \.py file"):
+            plugins.import_layers([mistyped])
     dotted = tmp_path / "lens.v2.py"
     dotted.touch()
     with pytest.raises(LabError, match=r"lens\.v2\.py: .* must not contain a dot"):

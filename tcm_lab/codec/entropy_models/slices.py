@@ -156,9 +156,10 @@ class SlicesConfig(EntropyModelConfig):
         return child if child in ("attention", "lrp") else "slice_heads"
 
     def canonical(self, channels: int) -> dict[str, Any]:
-        """Return the options that have an effect, without ``type``, to keep old fingerprints."""
+        """Return the options that have an effect; ``slices`` without ``type``, as at first."""
         tree = super().canonical(channels)
-        del tree["type"]
+        if self.type == "slices":  # not a model derived from it
+            del tree["type"]
         # The last slice sees all earlier ones; a larger support has no effect.
         tree["support"] = min(self.support, len(self.slice_widths(channels)) - 1)
         if self.attention.type == "none" and self.lrp != "none":
