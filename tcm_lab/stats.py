@@ -187,7 +187,7 @@ def over_images(interval: Interval) -> Interval:
     """Return an interval over images, as an incomplete one if there was one image."""
     if "images" in interval.resampled:
         return interval
-    return IncompleteInterval(**dict(interval), of_one_image=True)
+    return IncompleteInterval(**{**dict(interval), "of_one_image": True})
 
 
 def student_factor(freedom: float) -> float:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TIMES: tuple[int, int] = (10, 100)
+_SEEDS, _ONE_SEED = " and seeds", ", and over seeds as far as their noise was measured"
 _MOST_SERIES, _MOST_ROWS = 8, 40
 
 
@@ -92,6 +93,7 @@ def budget_table(found: Sequence[Course]) -> Table:
     loss = {"group": "training loss vs baseline", "unit": "%", "format": "+.2f"}
     ahead = {"group": "predicted loss vs baseline", "unit": "%", "format": "+.2f"}
     steps = found[0].curve.steps
+    several = all(len(each.summary.records) > 1 for each in found)
     columns = (
         Column(key="variant", header="variant"),
         Column(key="half", header=f"at {steps // 2:,} steps", **loss),
@@ -123,7 +125,7 @@ def budget_table(found: Sequence[Course]) -> Table:
         footer=(
             f"Training losses on the same crops, noise and rates: means over windows of "
             f"{steps // len(found[0].curve.windows):,} steps, every rate with equal weight; "
-            "intervals over steps and seeds.",
+            f"intervals over steps{_SEEDS if several else _ONE_SEED}.",
             "Predictions: a power law of the steps, fitted from a fifth of them up to any "
             "cooldown; intervals include the uncertainty of its power. They hold for a longer "
             "training with the same schedule, and are hypotheses until trained.",

@@ -16,7 +16,7 @@ from tcm_lab.reporting import Column, Row, Table, Value
 from tcm_lab.stats import Draw, Interval, bootstrap
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.importance import hypervolume, reference_point
-from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
+from tcm_lab.study.record import TrialRecord, objective_losses
 from tcm_lab.study.result import StudyResult
 from tcm_lab.study.summary import VariantSummary, summarise
 from tcm_lab.study.tables import column_of
@@ -73,14 +73,13 @@ def _overview(
     studies: Mapping[str, StudyResult], summaries: Mapping[str, Sequence[VariantSummary]]
 ) -> Table:
     a, b = studies.values()
-    baseline = baseline_of(a.records)  # the same for both
 
-    def losses(records: Iterable[TrialRecord]) -> list[list[float]]:
-        rows = [objective_losses([record], [baseline], a.space) for record in records]
+    def losses(of: Iterable[VariantSummary], baseline: VariantSummary) -> list[list[float]]:
+        rows = [objective_losses(s.records, baseline.records, a.space) for s in of]
         return [row for row in rows if not any(map(isnan, row))]
 
-    fronts = {name: losses(s.first for s in of if s.on_front) for name, of in summaries.items()}
-    reference = reference_point(losses((*a.records, *b.records)))
+    fronts = {name: losses([s for s in of if s.on_front], of[0]) for name, of in summaries.items()}
+    reference = reference_point([row for of in summaries.values() for row in losses(of, of[0])])
     volumes = {name: hypervolume(points, reference) for name, points in fronts.items()}
     best = max(volumes.values()) or 1.0
     rows = []

@@ -87,7 +87,7 @@ def dry_run(
     survey = _survey(variants)
     kept = survey.kept
     if space.enumerated and survey.all and len(kept) < 2:
-        raise ConfigError("constraints: leave no variant besides the baseline; relax them")
+        raise variants.lone_baseline()
     about, trainings = "", len(kept)
     if not space.enumerated:
         trainings = min(context.trials, len(kept)) if survey.all else context.trials
@@ -95,7 +95,7 @@ def dry_run(
         about, share = "about ", len(kept) / len(survey.variants)
         trainings = round((variants.count() or 0) * share)
     trainings *= space.budget.seeds if space.trains_every_seed else 1
-    known = _known(context, kept)
+    known = min(_known(context, kept), trainings)
     lines = [_size_line(variants, survey), _budget_line(context, trainings, known, about)]
     if space.estimator == Train() or space.budget.finalists:
         lines.append(resolution_line(context, variants.recipe()))
@@ -234,7 +234,9 @@ def _known(context: StudyContext, variants: Sequence[Variant]) -> int:
 def _budget_line(context: StudyContext, trainings: int, known: int, about: str) -> str:
     space, recipe = context.space, context.variants.recipe()
     budget, kind = space.budget, space.estimator
-    kept = f"; {known:,} {'is' if known == 1 else 'are'} already finished" if known else ""
+    at_most = "" if space.enumerated else "up to "
+    verb = "is" if known == 1 else "are"
+    kept = f"; {at_most}{known:,} {verb} already finished" if known else ""
     if kind != Train():
         steps = kind.recipe(recipe).steps
         each = f" of {steps:,} steps ({recipe.name})" if kind.trains else ""

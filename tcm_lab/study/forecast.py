@@ -17,7 +17,7 @@ from tcm_lab.stats import NORMAL
 from tcm_lab.study.capacity import cores, visible_gpus
 from tcm_lab.study.context import StudyContext, StudyData
 from tcm_lab.study.estimators.linear_phase import BEYOND_LINEAR_PHASE
-from tcm_lab.study.noise import FEWEST, noise_in
+from tcm_lab.study.noise import FEWEST, design_of, noise_in
 from tcm_lab.study.variants import Variant
 from tcm_lab.training import Recipe
 
@@ -88,10 +88,11 @@ def resolution_line(context: StudyContext, recipe: Recipe) -> str:
             "images; give more with --eval-data."
         )
     size = noise.resolution(seeds, images)
-    base = context.variants.base.name
+    own = design_of(context.variants.base.model_dump(mode="json"))
     borrowed = (
-        f" It was measured for {noise.base}: intervals of {base} will use the study's own seeds."
-        if noise.base != base
+        f" It was measured for another baseline, {noise.base}: the study's intervals will use its "
+        "own seeds."
+        if noise.design != own
         else ""
     )
     return (

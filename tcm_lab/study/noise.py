@@ -9,9 +9,11 @@ which differences a study can tell from zero.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from contextlib import suppress
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from pydantic import Field
 
 from tcm_lab._utils import Frozen
 from tcm_lab._utils.yaml import read_yaml, to_yaml
+from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError, one_of
 from tcm_lab.stats import NORMAL, student_factor
 from tcm_lab.study.alone import options_alone
@@ -44,6 +47,7 @@ class Noise(Frozen):
         recipe: name of the recipe.
         steps: steps of each training.
         base: name of the baseline.
+        design: fingerprint of the baseline, as `design_of` returns it.
         variants: number of variants compared with the baseline.
         seeds: number of trainings of each variant.
         images: number of evaluation images, 2 or more.
@@ -60,6 +64,7 @@ class Noise(Frozen):
     recipe: str
     steps: int
     base: str
+    design: str
     variants: int
     seeds: int
     images: int = Field(ge=2)
@@ -115,19 +120,33 @@ def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -
 def noise_between(own: TrialRecord, other: TrialRecord) -> Noise | None:
     """Return the measured noise of a codec's difference from a baseline trained in the same way."""
     changes = changes_of([own.config], other.config)
-    return noise_of(other.recipe, changes=changes, base=design_of(other.config["name"]))
+    return noise_of(other.recipe, changes=changes, design=design_of(other.config))
 
 
 def noise_in(space: Space) -> Noise | None:
     """Return the noise expected in a space: measured for its baseline, or else for another one."""
     recipe, changes = space.budget.recipe_for(space.seed), _changes_in(space)
-    own = noise_of(recipe, changes=changes, base=design_of(space.baseline.name))
+    own = noise_of(recipe, changes=changes, design=_design_in(space))
     return own or noise_of(recipe, changes=changes)
 
 
-def design_of(name: str) -> str:
-    """Return the name that a configuration had before fields were overridden."""
-    return name.partition(" ")[0]
+def design_of(config: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a configuration as stored in a record, whatever its rate levels.
+
+    It is empty if the configuration cannot be read, for lack of a user's layers.
+    """
+    return _design(json.dumps(config, sort_keys=True))
+
+
+@lru_cache(maxsize=256)
+def _design(config: str) -> str:
+    with suppress(ConfigError):
+        return VariantConfig.parse(json.loads(config)).override({"rate_levels": 0}).fingerprint
+    return ""
+
+
+def _design_in(space: Space) -> str:
+    return design_of(space.baseline.model_dump(mode="json"))
 
 
 def _changes_in(space: Space) -> Changes:
@@ -156,7 +175,7 @@ def noise_of(
     known: Sequence[Noise] | None = None,
     *,
     changes: Changes = "any",
-    base: str | None = None,
+    design: str | None = None,
 ) -> Noise | None:
     """Return the noise of a recipe that was measured at a similar number of steps, or None.
 
@@ -166,19 +185,19 @@ def noise_of(
         recipe: recipe of the trainings.
         known: measurements to choose from; by default the package's.
         changes: what the variants change.
-        base: name of the baseline; by default, any.
+        design: the baseline's `design_of`; by default, that of any baseline.
     """
 
     def distance(noise: Noise) -> float:
         return abs(math.log(noise.steps / recipe.steps))
 
-    own = _at_any_steps(recipe, known_noise() if known is None else known, changes, base)
+    own = _at_any_steps(recipe, known_noise() if known is None else known, changes, design)
     nearest = min(own, key=distance, default=None)
     return nearest if nearest and distance(nearest) <= math.log(_NEAR) else None
 
 
 def _at_any_steps(
-    recipe: Recipe, known: Sequence[Noise], changes: Changes, base: str | None
+    recipe: Recipe, known: Sequence[Noise], changes: Changes, design: str | None
 ) -> list[Noise]:
     """Return the noise of a recipe, measured at any number of steps."""
     if recipe.name not in RECIPES:
@@ -186,7 +205,7 @@ def _at_any_steps(
     free = {"steps", "seed", "lambdas"}  # any other change makes it a different recipe
     if recipe.model_dump(exclude=free) != get_recipe(recipe.name).model_dump(exclude=free):
         return []
-    own = [n for n in known if n.recipe == recipe.name and base in (None, n.base)]
+    own = [n for n in known if n.recipe == recipe.name and design in (None, n.design)]
     return [n for n in own if n.changes == changes] or [n for n in own if n.changes == "any"]
 
 
@@ -211,8 +230,7 @@ def resolved(space: Space, images: int) -> Space:
         return space
     if budget.steps is None:
         conditions = budget.recipe_for(space.seed), known_noise(), _changes_in(space)
-        own_base = design_of(space.baseline.name)
-        known = _at_any_steps(*conditions, own_base) or _at_any_steps(*conditions, None)
+        known = _at_any_steps(*conditions, _design_in(space)) or _at_any_steps(*conditions, None)
     else:
         own = noise_in(space)
         known = [own] if own is not None else []

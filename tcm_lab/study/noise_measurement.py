@@ -68,11 +68,12 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
         LabError: no variant has two seeds in common with the baseline, or only one image was coded.
     """
     complete = [record for record in _trained(records) if record.state == "complete"]
-    seeds = {r.seed: r for r in complete if r.is_baseline}
+    # A record's own seed counts from its study's first one.
+    seeds = {r.recipe.seed: r for r in complete if r.is_baseline}
     groups: dict[str, dict[int, TrialRecord]] = {}
     for record in complete:
-        if not record.is_baseline and record.seed in seeds:
-            groups.setdefault(record.fingerprint, {})[record.seed] = record
+        if not record.is_baseline and record.recipe.seed in seeds:
+            groups.setdefault(record.fingerprint, {})[record.recipe.seed] = record
     variants = [
         {seed: (seeds[seed], own) for seed, own in sorted(group.items())}
         for group in groups.values()
@@ -96,7 +97,8 @@ def measure_noise(records: Sequence[TrialRecord]) -> Noise:
     return Noise(
         recipe=base.recipe.name,
         steps=base.recipe.steps,
-        base=design_of(base.config["name"]),
+        base=base.config["name"].partition(" ")[0],  # before fields were overridden
+        design=design_of(base.config),
         variants=len(variants),
         seeds=min(map(len, variants)),
         images=len(between[0]),

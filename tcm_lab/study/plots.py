@@ -102,6 +102,7 @@ def _pareto_points(
             front=summary.on_front,
             baseline=summary.is_baseline,
             partial=not summary.is_complete,
+            infeasible=not summary.first.feasible,
         )
         for summary in summaries
         if {cost, quality} <= summary.metrics.keys()

@@ -20,10 +20,12 @@ from typing import Any
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tcm_lab._utils.interrupts import hold_interrupts
+from tcm_lab.errors import LabError, validation_message
 from tcm_lab.metrics import Goal, Number
 from tcm_lab.study.axes import Key
 from tcm_lab.study.record import TrialRecord
@@ -108,7 +110,13 @@ class TrialQueue:
         if number in self._finished:
             return self._finished[number]
         own = {"number": number, "state": frozen.state.name}
-        trial = StudyTrial.model_validate({**frozen.user_attrs, **own})
+        try:
+            trial = StudyTrial.model_validate({**frozen.user_attrs, **own})
+        except ValidationError as error:
+            raise LabError(
+                f"trial {number}: cannot be read: {validation_message(error, StudyTrial)}. Use the "
+                "version of tcm-lab that began the study."
+            ) from None
         if frozen.state.is_finished():
             self._finished[number] = trial
         return trial
@@ -239,8 +247,9 @@ class TrialQueue:
             self.try_again(trial.number)
         for trial in waiting:
             trial_id = self._frozen(trial.number)._trial_id
-            self.storage.set_trial_user_attr(trial_id, "discarded", "moved in the queue")
-            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            with suppress(UpdateFinishedTrialError):  # another machine has moved it
+                self.storage.set_trial_user_attr(trial_id, "discarded", "moved in the queue")
+                self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     @hold_interrupts()
     def reclaim(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,14 +80,26 @@ def submit_study(
             )
         parameters.setdefault("slurm_gpus_per_node", 1)
         parameters.setdefault("slurm_cpus_per_task", max(context.threads, 1))
-    fill_queue(context)
-    try:
+    with _submitit_errors():
         executor = submitit.AutoExecutor(folder=context.out / "slurm", cluster=cluster)
         executor.update_parameters(**parameters)
+    fill_queue(context)
+    with _submitit_errors():
         return [executor.submit(SlurmJob(context, index)) for index in range(jobs)]
-    except (RuntimeError, FileNotFoundError, NameError, ValueError) as error:
+
+
+@contextmanager
+def _submitit_errors() -> Iterator[None]:
+    """Turn the block's errors into `LabError`: refused options, or no SLURM."""
+    try:
+        yield
+    except (AssertionError, NameError, ValueError) as error:  # how submitit refuses options
+        reason = first_line(error).rstrip(".")
+        raise LabError(f"slurm option: {reason}. Correct it, or leave it out.") from error
+    except (RuntimeError, FileNotFoundError) as error:
+        reason = first_line(error).rstrip(".")
         raise LabError(
-            f"launcher slurm: {first_line(error)}. Submit from a node where sbatch works."
+            f"launcher slurm: {reason}. Submit from a node where sbatch works."
         ) from error
 
 

@@ -360,7 +360,8 @@ def check_estimator(space: Space) -> None:
         return
     for field in ("objectives", "soft_constraints"):
         for name in getattr(space, field):
-            if METRICS[name].needs_training and name != ESTIMATED:
+            evaluated = name == ESTIMATED or estimator.type == "train"
+            if METRICS[name].needs_training and not evaluated:
                 raise ConfigError(
                     f"{field}: estimator {estimator.type} estimates {ESTIMATED}, not {name}; use "
                     f"{ESTIMATED}, or estimator: train"

@@ -55,7 +55,8 @@ class VariantSummary(Frozen):
         intervals: intervals of the metrics relative to the baseline.
         is_established: whether it is the baseline, or better in at least one objective. An
             objective known only after training counts if the interval of its difference excludes
-            0; an interval that leaves out the variation between seeds never counts.
+            0; an interval that leaves out the variation between seeds never counts, nor does a
+            measured time, which has no interval.
         on_front: whether it is Pareto-optimal among the complete variants that satisfy the soft
             constraints.
         number: number of its row, if a label is too long for a plot.
@@ -179,8 +180,10 @@ def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]
         return {}
 
     def differ(i: int, j: int) -> bool:
+        # Paired if the seeds of the one with fewer trainings are among the other's.
+        fewer, more = sorted((ranked[i].records, ranked[j].records), key=len)
         with suppress(LabError):
-            return _difference(metric, ranked[j].records, ranked[i].records, space).excludes_zero
+            return _difference(metric, fewer, more, space).excludes_zero
         return False
 
     letters = group_letters(len(ranked), differ)
@@ -227,7 +230,7 @@ def _summary(
         if is_objective and metric.needs_training:
             if difference is not None and difference.excludes_zero:
                 is_established |= metric.loss(difference.value) < 0
-        elif is_objective:
+        elif is_objective and metric.needs != "timing":
             pair = (value, _mean(metric, baseline))
             ours, theirs = (nan if each is None else metric.loss(each) for each in pair)
             is_established |= ours < theirs
@@ -250,7 +253,7 @@ def _difference(
     """Return the difference of two variants, with its interval over images and seeds.
 
     The interval is incomplete with a single image, or with a single training on one side and no
-    measured noise of the paired difference.
+    measured noise of the paired difference that the estimator takes into account.
 
     Raises:
         LabError: the evaluations are not comparable.
@@ -258,7 +261,7 @@ def _difference(
     interval = _over_images_and_seeds(metric, group, baseline, space)
     # Unpaired, the noise covers only the side with several trainings.
     is_known = interval.noise and of_same_seeds(group, baseline) is not None
-    if is_known or min(len(group), len(baseline)) > 1:
+    if isinstance(interval, IncompleteInterval) or is_known or min(len(group), len(baseline)) > 1:
         return interval
     return IncompleteInterval(**dict(interval))
 

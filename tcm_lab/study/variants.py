@@ -201,15 +201,24 @@ class Variants:
         """Return the variants of an enumerated space within the constraints, the baseline first.
 
         Raises:
-            ConfigError: the constraints leave no variant besides the baseline.
+            ConfigError: there is no variant besides the baseline.
         """
         kept = [v for v in self.all() if v.is_baseline or not self.exceeded(v)]
         if len(kept) < 2:
-            bounds = ", ".join(f"{name} = {b:g}" for name, b in self.space.constraints.items())
-            raise ConfigError(
-                f"constraints {bounds}: leave no variant besides the baseline; relax them"
-            )
+            raise self.lone_baseline()
         return kept
+
+    def lone_baseline(self) -> ConfigError:
+        """Return an error that says why there is no variant besides the baseline."""
+        if not self.space.constraints:
+            return ConfigError(
+                "axes: no variant besides the baseline, since every other value is the base's own "
+                "or cannot be built; add choices"
+            )
+        bounds = ", ".join(f"{name} = {b:g}" for name, b in self.space.constraints.items())
+        return ConfigError(
+            f"constraints {bounds}: leave no variant besides the baseline; relax them"
+        )
 
     def count(self) -> int | None:
         """Return the number of points that the axes span, or None if it is infinite."""

@@ -28,6 +28,7 @@ from tcm_lab.reporting import (
     cost_size_plot,
     figure_svg,
     macs_parameters_plot,
+    pareto_chart,
     pareto_front,
     pareto_plot,
     plot_of,
@@ -174,6 +175,22 @@ def test_the_front_is_what_no_other_row_dominates() -> None:
     rows = [(1.0, 5.0), (2.0, 3.0), (2.0, 3.0), (3.0, 3.0), (4.0, 1.0), (0.0, float("nan"))]
     assert pareto_front(rows) == [True, True, True, False, True, False]
     assert pareto_front([]) == []
+
+
+def test_the_drawn_front_borders_what_it_dominates_in_this_plane() -> None:
+    places = ((10.0, 0.0), (12.0, 2.0), (14.0, -1.0))  # the second is best in something else
+    points = [ParetoPoint(x=x, y=y, front=True) for x, y in places]
+    over = ParetoPoint(x=9.0, y=-3.0, infeasible=True)
+    cost, quality = PlotAxis(name="MACs"), PlotAxis(name="Lagrangian cost")
+    axes = pareto_plot([*points, over], cost, quality).axes[0]
+    ends = {tuple(map(float, at)) for line in axes.lines for at in line.get_xydata()}
+    assert ends == {(10.0, 0.0), (14.0, 0.0), (14.0, -1.0)}
+    assert over.kind == "over a constraint"
+    axis_values = [{"kind": "gated", "name": "a", "x": "1"} for _ in places]
+    chart = pareto_chart(points, cost, quality, details=axis_values)
+    rows = chart["data"]["values"]
+    assert [(row["x"], row["kind"]) for row in rows] == [(x, "Pareto front") for x, _ in places]
+    assert all(row["axis kind"] == "gated" for row in rows)
 
 
 def test_bars_end_at_each_records_total() -> None:

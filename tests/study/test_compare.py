@@ -131,6 +131,15 @@ def test_the_stand_ins_are_ordered_as_they_are_told() -> None:
     assert all(math.isfinite(cost) for cost in costs)
 
 
+def test_the_hypervolume_is_that_of_the_means_over_the_seeds() -> None:
+    space = parse_space(SPACE, "toy.yaml", None)
+    records = trainings((0.0, 0.3, -0.3), 2)
+    swapped = [r.model_copy(update={"seed": 1 - r.seed}) for r in records]
+    a, b = (StudyResult(space, Path(n), tuple(r), {}) for n, r in (("a", records), ("b", swapped)))
+    overview = compare_studies(a, b)[0]
+    assert [row.values["hypervolume"] for row in overview.rows] == [100.0, 100.0]
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_no_variant_of_two_studies_is_best_by_what_may_be_chance(seeds: int) -> None:
     space = parse_space(SPACE, "toy.yaml", None)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from surrogate import SPACE, Surrogate, curve, trained
@@ -176,6 +177,32 @@ def test_a_constraint_that_nothing_meets_is_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_choices_that_change_nothing_are_named_and_no_constraint_is(tmp_path: Path) -> None:
+    text = SPACE.replace("[0.0, 0.25, 0.5, 0.75, 1.0]", "[0.5]").replace("grid", "grid")
+    for attempt in (lambda: run(tmp_path, text), lambda: dry_run(prepare(parse(text)))):
+        with pytest.raises(LabError, match=r"^axes: no variant besides the baseline.*add choices"):
+            attempt()
+
+
+def test_shorter_trainings_are_evaluated_like_longer_ones(tmp_path: Path) -> None:
+    more = "objectives: [psnr_db, kmacs_per_px]\nestimator: "
+    result = run(tmp_path, SPACE + more + "{type: train, steps: 20}")
+    assert {record.steps for record in result.records} == {20}
+    with pytest.raises(LabError, match="estimator paired-loss estimates lagrangian_percent, not p"):
+        parse(SPACE + more + "{type: paired-loss, steps: 200}")
+
+
+def test_a_search_counts_no_more_finished_trainings_than_it_has(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(tmp_path, cache=cache)
+    text = SAMPLED.replace("trials: 10", "trials: 2, rate_levels: 4")
+    text = "".join(line for line in text.splitlines(True) if "slices" not in line)
+    text = text.replace("  window", "  # window")
+    context = prepare(parse(text), out=tmp_path / "other", cache=cache)
+    line = next(line for line in dry_run(context).lines if line.startswith("Budget"))
+    assert line.endswith("2 trainings of 40 steps (scratch); up to 2 are already finished.")
+
+
 def test_another_space_in_the_same_folder_is_refused_by_what_changed(tmp_path: Path) -> None:
     run(tmp_path)
     changed = SPACE.replace("0.75, 1.0", "1.0").replace("steps: 40", "steps: 50")
@@ -286,6 +313,30 @@ axes:
 sampler: tpe
 budget: {recipe: scratch, steps: 40, trials: 10}
 """
+
+
+def test_what_another_machine_has_moved_in_the_queue_meanwhile_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Surrogate(tmp_path / "log")
+    context = prepare(parse(SPACE), out=tmp_path / "toy", trainer=trainer)
+    fill_queue(context)
+    with open_queue(context.storage, context.name) as queue:
+        queue.requeue(queue.ask())  # the baseline is last now, and must be moved
+        again, ended = queue.try_again, list[int]()
+
+        def end_one_meanwhile(number: int, **changes: Any) -> None:
+            again(number, **changes)
+            if not ended:
+                ended.append(queue.trials("WAITING")[0].number)
+                trial_id = queue._frozen(ended[0])._trial_id
+                queue.storage.set_trial_state_values(trial_id, optuna.trial.TrialState.FAIL)
+
+        monkeypatch.setattr(queue, "try_again", end_one_meanwhile)
+        queue.reorder()
+    assert ended
+    assert splits(run(tmp_path, trainer=trainer)) == GRID
+    assert len(trained(tmp_path / "log")) == 5
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "nsga2"])

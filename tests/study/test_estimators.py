@@ -20,6 +20,7 @@ import tcm_lab
 from tcm_lab._utils.environment import Environment
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study.agreement import agreement, percents
 from tcm_lab.study.context import Event, StudyContext
 from tcm_lab.study.dry_run import dry_run
@@ -36,6 +37,7 @@ from tcm_lab.study.estimators import (
     Watch,
     register_estimator,
 )
+from tcm_lab.study.estimators.base import _between_estimates
 from tcm_lab.study.estimators.middles import MiddleCost
 from tcm_lab.study.plan import load_plan, run_plan
 from tcm_lab.study.prepare import prepare
@@ -45,6 +47,7 @@ from tcm_lab.study.report import write_report
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import parse_space
+from tcm_lab.study.summary import summarise
 from tcm_lab.study.worker import work
 from tcm_lab.training import LossCurve, Recipe, TrainingRecord
 
@@ -119,6 +122,25 @@ def test_a_training_of_one_study_is_read_by_the_other_estimator(
 ) -> None:
     assert len(trained(toys / "log")) == 5
     assert {record.estimator.type for record in by_loss.records} == {"paired-loss"}
+
+
+def test_one_seed_of_an_estimate_establishes_nothing(tmp_path: Path) -> None:
+    text = PAIRED.replace("steps: 100", "steps: 100, seeds: 2")
+    found = run(tmp_path, text.replace("sampler: grid", "mode: ablation"))
+    for seeds in (1, 2):
+        records = [record for record in found.records if record.seed < seeds]
+        _, *others = summarise(records, found.space)
+        assert len(others) == 4
+        for other in others:
+            interval = other.intervals["lagrangian_percent"]
+            assert isinstance(interval, IncompleteInterval) == (seeds == 1)
+            assert other.is_established == (interval.excludes_zero and interval.value < 0)
+    assert any(s.intervals["lagrangian_percent"].excludes_zero for s in others)
+    one, other = (Estimate(log_cost=cost, sd_percent=0.1) for cost in (0.10, 0.05))
+    assert isinstance(_between_estimates([one], [other], paired=True), IncompleteInterval)
+    two = _between_estimates([one, one], [other, other], paired=True)
+    assert two.excludes_zero
+    assert two.value == pytest.approx(100 * math.expm1(0.05))
 
 
 def test_paired_losses_are_compared_step_by_step(by_loss: StudyResult) -> None:

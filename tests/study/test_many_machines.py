@@ -103,6 +103,17 @@ def test_a_job_of_a_cluster_is_a_worker_like_any_other(
     assert len(open_result(tmp_path / "toy").records) == 5
 
 
+@pytest.mark.parametrize("option", ["timeout_min=2h", "cpus_per_task=4.5", "partitoin=gpu"])
+def test_an_option_that_submitit_refuses_is_named_before_anything_is_written(
+    tmp_path: Path, option: str
+) -> None:
+    pytest.importorskip("submitit", reason="the slurm extra is not installed")
+    context = prepare(parse_space(SPACE, "toy.yaml", None), out=tmp_path / "toy")
+    with pytest.raises(LabError, match=r"^slurm option: .*[^.]\. Correct it, or leave it out\.$"):
+        submit_study(context, 1, ["cluster=local", option])
+    assert not (tmp_path / "toy" / "study.db").exists()
+
+
 @pytest.mark.parametrize("workers", [0, -1])
 def test_a_cluster_gets_one_worker_at_least(tmp_path: Path, workers: int) -> None:
     context = prepare(parse_space(SPACE, "toy.yaml", None), out=tmp_path / "toy")

@@ -36,8 +36,8 @@ STUDIES = Path(__file__).parents[2] / "studies"
 LAMBDAS = (0.0025, 0.005, 0.01, 0.02)
 CONFIG = load_config("tcm-nano")
 MEASURED = Noise(
-    recipe="scratch", steps=40, base="tcm-nano", variants=4, seeds=3, images=24,
-    freedom=1000, seed_sd=0.3, image_sd=0.5, spread=1.0,
+    recipe="scratch", steps=40, base="tcm-nano", design=CONFIG.fingerprint, variants=4, seeds=3,
+    images=24, freedom=1000, seed_sd=0.3, image_sd=0.5, spread=1.0,
 )  # fmt: skip
 
 
@@ -126,6 +126,47 @@ def test_a_search_by_another_estimator_says_nothing_of_the_noise_of_its_finalist
         for record in study.records
     ]
     assert noise_of_studies([[*searched, *study.records]]) == noise_of_studies([study.records])
+
+
+def test_studies_that_begin_with_other_seeds_are_paired_by_the_trainings_seeds(
+    study: StudyResult,
+) -> None:
+    whole = measure_noise(study.records)
+    names = {r.label for r in study.records if not r.is_baseline}
+    first = sorted(names)[:2]
+
+    def later(record: TrialRecord) -> TrialRecord:
+        """As of a study that began with seed 100, whose seeds cost everything 2 % more."""
+        rd = evaluation_times(record.rd, 1.02 ** (1 + record.seed))
+        recipe = record.recipe.changed(seed=100 + record.recipe.seed)
+        return record.model_copy(update={"recipe": recipe, "rd": rd})
+
+    one = [r for r in study.records if r.is_baseline or r.label in first]
+    other = [later(r) for r in study.records if r.is_baseline or r.label not in first]
+    for order in ([*one, *other], [*other, *one]):
+        assert measure_noise(order).variants == whole.variants
+        assert measure_noise(order).seed_sd == pytest.approx(whole.seed_sd, rel=0.5)
+
+
+def evaluation_times(rd: RdRecord, factor: float) -> RdRecord:
+    """Return an evaluation with as many times the bits and the squared errors."""
+    points = [
+        point.model_copy(
+            update={
+                "images": tuple(
+                    image.model_copy(
+                        update={
+                            "bits": round(image.bits * factor),
+                            "psnr_db": image.psnr_db - 10 * np.log10(factor),
+                        }
+                    )
+                    for image in point.images
+                )
+            }
+        )
+        for point in rd.points
+    ]
+    return rd.model_copy(update={"points": tuple(points)})
 
 
 def of_one_image(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -267,10 +308,11 @@ def test_a_resolution_chooses_the_seeds_and_the_dry_run_promises_it(
     assert promised in dry_run(chosen).text()
     assert "use the study's own seeds" not in dry_run(chosen).text()
     monkeypatch.setattr(
-        noise, "known_noise", lambda: (measured.model_copy(update={"base": "tcm-small"}),)
+        noise, "known_noise", lambda: (measured.model_copy(update={"design": "other"}),)
     )
     borrowed = (
-        "It was measured for tcm-small: intervals of tcm-nano will use the study's own seeds."
+        "It was measured for another baseline, tcm-nano: the study's intervals will use its own "
+        "seeds."
     )
     assert borrowed in dry_run(chosen).text()
     monkeypatch.setattr(noise, "known_noise", lambda: (measured,))
@@ -308,7 +350,7 @@ def test_a_resolution_goes_by_the_noise_of_the_spaces_own_base_whatever_its_lamb
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = MEASURED.model_copy(update={"image_sd": 0.05})
-    of_another = {"base": "tcm-small", "seed_sd": 0.01, "changes": "transforms"}
+    of_another = {"design": "another", "seed_sd": 0.01, "changes": "transforms"}
     other = own.model_copy(update=of_another)
     assert own.seeds_for(0.4, 3) != other.seeds_for(0.4, 3)
     monkeypatch.setattr(noise, "known_noise", lambda: (other, own))

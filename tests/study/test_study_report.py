@@ -36,7 +36,7 @@ from tcm_lab.study.importance import (
     interactions,
     main_effects,
 )
-from tcm_lab.study.noise import Noise
+from tcm_lab.study.noise import Noise, design_of
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.report import findings, front_configs, write_report
 from tcm_lab.study.result import StudyResult, measure_anchor, open_result, read_anchor
@@ -397,14 +397,51 @@ def test_several_trainings_on_one_side_do_not_say_how_the_other_varies(tmp_path:
         assert isinstance(interval, IncompleteInterval) == is_incomplete
 
 
+def test_a_variant_with_fewer_seeds_than_the_baseline_shares_no_letter_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = parse_space(SPACE.replace("40", "40, seeds: 2"), "toy.yaml", None)
+    found = run_study(prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log")), 1)
+    base = space.baseline
+    known = Noise(
+        recipe="scratch", steps=40, base=base.name, design=design_of(base.model_dump(mode="json")),
+        variants=4, seeds=3, images=24, freedom=8, seed_sd=0.001, image_sd=0.5, spread=1.0,
+    )  # fmt: skip
+    monkeypatch.setattr(noise, "known_noise", lambda: (known,))
+    once = [record for record in found.records if record.is_baseline or record.seed == 0]
+    baseline, *others = summarise(once, space)
+    assert (len(baseline.records), {len(s.records) for s in others}) == (2, {1})
+    for other in others:
+        differs = other.intervals["lagrangian_percent"].excludes_zero
+        assert differs == (not set(other.group) & set(baseline.group)), other.label
+    assert any(other.intervals["lagrangian_percent"].excludes_zero for other in others)
+
+
+def test_a_time_that_was_measured_lower_establishes_nothing(result: StudyResult) -> None:
+    space = result.space.model_copy(update={"objectives": ("lagrangian_percent", "decode_ms")})
+    timed = []
+    for number, record in enumerate(result.records):
+        ms = 100.0 - number
+        timing = SimpleNamespace(encode_ms=ms, decode_ms=ms)
+        timed.append(record.model_copy(update={"timing": timing}))
+    baseline, *others = summarise(timed, space)
+    assert all(s.metrics["decode_ms"] < baseline.metrics["decode_ms"] for s in others)
+    for other in others:
+        interval = other.intervals["lagrangian_percent"]
+        assert other.is_established == (interval.excludes_zero and interval.value < 0)
+
+
 def test_noise_of_another_baseline_does_not_stand_for_seeds(
     result: StudyResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summaries = summarise(result.records, result.space)
-    for base, is_limited in (("tcm-nano", False), ("tcm-large", True)):
+    own = result.space.baseline
+    other = own.override({"g_a.depth": 1})  # of the same name
+    for base, is_limited in ((own, False), (other, True)):
+        design = design_of(base.model_dump(mode="json"))
         known = Noise(
-            recipe="scratch", steps=40, base=base, variants=4, seeds=3, images=24,
-            freedom=8, seed_sd=0.3, image_sd=0.5, spread=1.0,
+            recipe="scratch", steps=40, base=base.name, design=design,
+            variants=4, seeds=3, images=24, freedom=8, seed_sd=0.3, image_sd=0.5, spread=1.0,
         )  # fmt: skip
         monkeypatch.setattr(noise, "known_noise", lambda known=known: (known,))
         limits = findings(summaries, result.space)[-1]

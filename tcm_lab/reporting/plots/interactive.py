@@ -20,6 +20,7 @@ _KINDS = {
     "Pareto front": ("circle", "#0a5fb0"),
     "baseline": ("diamond", "#c0392b"),
     "dominated": ("circle", _GREY),
+    "over a constraint": ("triangle-down", _GREY),
     "stopped early": ("cross", _GREY),
 }
 """Shape and colour of each kind of point."""
@@ -58,7 +59,7 @@ def pareto_chart(
             "kind": point.kind,
             **_fields("x", x, point.x, point.x_interval),
             **_fields("y", y, point.y, point.y_interval),
-            **(details[i] if details else {}),
+            **({f"axis {name}": value for name, value in details[i].items()} if details else {}),
         }
         for i, point in enumerate(points)
     ]
@@ -78,7 +79,8 @@ def pareto_chart(
             "shape": _nominal("kind", kinds, range=shapes),
             "tooltip": [
                 _tip("name", "variant"),
-                *map(_tip, [x.label, y.label, *(details[0] if details else ())]),
+                *map(_tip, [x.label, y.label]),
+                *(_tip(f"axis {name}", name) for name in (details[0] if details else ())),
             ],
             "size": {"condition": {"test": _SELECTED, "value": 320}, "value": 90},
             "opacity": _fading(0.4),

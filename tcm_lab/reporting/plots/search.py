@@ -54,7 +54,8 @@ def pareto_front(rows: Sequence[Sequence[float]]) -> list[bool]:
 class ParetoPoint(Frozen):
     """One variant: its cost ``x`` and quality ``y``, with the ends of their intervals if known.
 
-    The label may be empty. The training of a partial variant was stopped before its full budget.
+    The label may be empty. The training of a partial variant was stopped before its full budget;
+    an infeasible one breaks a soft constraint.
     """
 
     x: float
@@ -65,6 +66,7 @@ class ParetoPoint(Frozen):
     front: bool = False
     baseline: bool = False
     partial: bool = False
+    infeasible: bool = False
 
     @property
     def kind(self) -> str:
@@ -73,6 +75,8 @@ class ParetoPoint(Frozen):
             return "baseline"
         if self.partial:
             return "stopped early"
+        if self.infeasible:
+            return "over a constraint"
         return "Pareto front" if self.front else "dominated"
 
 
@@ -87,6 +91,8 @@ def pareto_plot(
 ) -> Figure:
     """Draw the variants, the front as the border of the region it dominates, and the baseline.
 
+    With further objectives, variants of the front may lie within that region.
+
     The front's variants and the baseline are named, or all variants if there are up to ten.
 
     Args:
@@ -99,13 +105,14 @@ def pareto_plot(
     blue, _, _, red = palette(4)
     kinds: dict[str, dict[str, Any]] = {
         "stopped early": {"marker": "x", "color": SOFT, "s": 14, "lw": 0.8},
+        "over a constraint": {"marker": "+", "color": SOFT, "s": 18, "lw": 0.8},
         "dominated": {"facecolor": "white", "edgecolor": SOFT, "s": 16, "lw": 0.9},
         "Pareto front": {"color": blue, "s": 22, "lw": 0.9},
         "baseline": {"marker": "D", "color": red, "s": 24, "lw": 0.9},
     }
     figure, axes = new_figure(x, y, width=width, height=height)
     lines = _intervals(points)
-    border = _border([p for p in points if p.front], x)
+    border = _border([p for p in points if p.front], x, y)
     for ends in lines:
         axes.plot(*zip(*ends, strict=True), color=SOFT, lw=0.8, zorder=2)
     for ends in border:
@@ -131,10 +138,16 @@ def _intervals(points: Sequence[ParetoPoint]) -> list[Line]:
     ]
 
 
-def _border(front: Sequence[ParetoPoint], x: PlotAxis) -> list[Line]:
-    """Return the steps between the front's points, on the side that these dominate."""
+def _border(front: Sequence[ParetoPoint], x: PlotAxis, y: PlotAxis) -> list[Line]:
+    """Return the steps between the front's points, on the side that these dominate.
+
+    Points that are on the front only for another objective are skipped.
+    """
+    signs = [1 if axis.lower_is_better else -1 for axis in (x, y)]
+    outer = pareto_front([(signs[0] * p.x, signs[1] * p.y) for p in front])
+    corners = [p for p, is_outer in zip(front, outer, strict=True) if is_outer]
     lines: list[Line] = []
-    for a, b in itertools.pairwise(sorted(front, key=lambda p: (p.x, p.y))):
+    for a, b in itertools.pairwise(sorted(corners, key=lambda p: (p.x, p.y))):
         corner = (b.x, a.y) if x.lower_is_better else (a.x, b.y)
         lines += [((a.x, a.y), corner), (corner, (b.x, b.y))]
     return lines

@@ -33,7 +33,14 @@ from tcm_lab._utils import ConfigRegistry, Frozen, named_config
 from tcm_lab.codec import VariantConfig
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import RdRecord, Seeds, lagrangian_interval, lagrangian_percent
-from tcm_lab.stats import NORMAL, Interval, as_percent, mean_noise, over_images
+from tcm_lab.stats import (
+    NORMAL,
+    IncompleteInterval,
+    Interval,
+    as_percent,
+    mean_noise,
+    over_images,
+)
 from tcm_lab.training import Recipe, TrainingRecord
 
 if TYPE_CHECKING:
@@ -245,7 +252,10 @@ def normal_interval(value: float, sd: float) -> Interval:
 def _between_estimates(
     own: Sequence[Estimate], baseline: Sequence[Estimate], *, paired: bool
 ) -> Interval:
-    """Return the difference of the means; seeds share the images but vary independently."""
+    """Return the difference of the means; seeds share the images but vary independently.
+
+    With a single seed, the interval is incomplete.
+    """
     logs = [[estimate.log_cost for estimate in side] for side in (own, baseline)]
     if paired:
         of_seeds = mean_noise([one - other for one, other in zip(*logs, strict=True)])
@@ -253,7 +263,8 @@ def _between_estimates(
         of_seeds = math.hypot(*map(mean_noise, logs))
     of_images = math.sqrt(fmean(estimate.sd_percent**2 for estimate in own)) / 100
     log_ratio = fmean(logs[0]) - fmean(logs[1])
-    return as_percent(normal_interval(log_ratio, math.hypot(of_images, of_seeds)))
+    interval = as_percent(normal_interval(log_ratio, math.hypot(of_images, of_seeds)))
+    return interval if min(map(len, logs)) > 1 else IncompleteInterval(**dict(interval))
 
 
 def _between_evaluations(compared: Comparison) -> Interval:

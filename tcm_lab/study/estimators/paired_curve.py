@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from tcm_lab._utils import Frozen
 from tcm_lab.errors import LabError
-from tcm_lab.stats import LEVEL, NORMAL, Interval, mean_noise, student_factor
+from tcm_lab.stats import (
+    LEVEL,
+    NORMAL,
+    IncompleteInterval,
+    Interval,
+    mean_noise,
+    student_factor,
+)
 from tcm_lab.study.estimators.base import Comparison, normal_interval
 
 if TYPE_CHECKING:
@@ -167,6 +174,8 @@ def row_noise(data: _Array) -> float:
 def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
     """Return the mean of rows (S, N) with its 95 % interval over rows and seeds.
 
+    With a single seed and nothing measured elsewhere, the interval is incomplete.
+
     Args:
         data: rows of each seed.
         noise: standard deviation of one row, from `row_noise`.
@@ -175,9 +184,10 @@ def mean_of_rows(data: _Array, noise: float, seed_sd: float = 0.0) -> Interval:
     """
     seeds, count = data.shape
     between = seed_noise(data, seed_sd)
-    return normal_interval(
+    interval = normal_interval(
         float(data.mean()), math.hypot(noise / math.sqrt(seeds * count), between)
     )
+    return interval if seeds > 1 or seed_sd else IncompleteInterval(**dict(interval))
 
 
 def seed_noise(data: _Array, seed_sd: float) -> float:

@@ -60,7 +60,7 @@ class PairedLoss(LossEstimator):
 
     type: str = "paired-loss"
     bias = "sees only training crops with noise, without rounding or bytes, at this budget"
-    over = "steps and seeds"
+    over = "steps, and over seeds if there are several"
 
     window: Annotated[float, Field(gt=0, le=1)] = 0.4
 
