@@ -117,16 +117,24 @@ def changes_of(variants: Iterable[Mapping[str, Any]], base: Mapping[str, Any]) -
     return "transforms" if all(rest(variant) == rest(base) for variant in variants) else "any"
 
 
-def noise_between(own: TrialRecord, other: TrialRecord) -> Noise | None:
-    """Return the measured noise of a codec's difference from a baseline trained in the same way."""
+def noise_between(
+    own: TrialRecord, other: TrialRecord, *, design: str | None = None
+) -> Noise | None:
+    """Return the measured noise of the difference of two codecs trained in the same way.
+
+    Args:
+        own: a training of one codec.
+        other: a training of the other one.
+        design: `design_of` the baseline of their study, by default of ``other``.
+    """
     changes = changes_of([own.config], other.config)
-    return noise_of(other.recipe, changes=changes, design=design_of(other.config))
+    return noise_of(other.recipe, changes=changes, design=design or design_of(other.config))
 
 
 def noise_in(space: Space) -> Noise | None:
     """Return the noise expected in a space: measured for its baseline, or else for another one."""
     recipe, changes = space.budget.recipe_for(space.seed), _changes_in(space)
-    own = noise_of(recipe, changes=changes, design=_design_in(space))
+    own = noise_of(recipe, changes=changes, design=design_in(space))
     return own or noise_of(recipe, changes=changes)
 
 
@@ -145,7 +153,8 @@ def _design(config: str) -> str:
     return ""
 
 
-def _design_in(space: Space) -> str:
+def design_in(space: Space) -> str:
+    """Return `design_of` a space's baseline."""
     return design_of(space.baseline.model_dump(mode="json"))
 
 
@@ -230,7 +239,7 @@ def resolved(space: Space, images: int) -> Space:
         return space
     if budget.steps is None:
         conditions = budget.recipe_for(space.seed), known_noise(), _changes_in(space)
-        known = _at_any_steps(*conditions, _design_in(space)) or _at_any_steps(*conditions, None)
+        known = _at_any_steps(*conditions, design_in(space)) or _at_any_steps(*conditions, None)
     else:
         own = noise_in(space)
         known = [own] if own is not None else []

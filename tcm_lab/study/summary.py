@@ -34,7 +34,7 @@ from tcm_lab.stats import (
 )
 from tcm_lab.study.axes import show
 from tcm_lab.study.estimators import Comparison
-from tcm_lab.study.noise import Noise, noise_between
+from tcm_lab.study.noise import Noise, design_in, noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.space import Space
 
@@ -181,7 +181,7 @@ def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]
 
     def differ(i: int, j: int) -> bool:
         # Paired if the seeds of the one with fewer trainings are among the other's.
-        fewer, more = sorted((ranked[i].records, ranked[j].records), key=len)
+        fewer, more = sorted((ranked[j].records, ranked[i].records), key=len)
         with suppress(LabError):
             return _difference(metric, fewer, more, space).excludes_zero
         return False
@@ -275,13 +275,17 @@ def of_same_seeds(
     return pair if len(pair) == len(group) else None
 
 
-def noise_for(group: Sequence[TrialRecord], baseline: Sequence[TrialRecord]) -> Noise | None:
+def noise_for(
+    group: Sequence[TrialRecord], baseline: Sequence[TrialRecord], *, design: str | None = None
+) -> Noise | None:
     """Return the measured noise of two codecs' difference, unless their own seeds contradict it.
 
     They do if they vary by significantly more (one F-test in twenty says so by chance). The
-    available seeds then widen the interval, as if nothing had been measured.
+    available seeds then widen the interval, as if nothing had been measured. ``design`` is that of
+    `noise_between`.
     """
-    noise, pair = noise_between(group[0], baseline[0]), of_same_seeds(group, baseline)
+    noise = noise_between(group[0], baseline[0], design=design)
+    pair = of_same_seeds(group, baseline)
     if noise is None or pair is None or len(pair) < _FEWEST_SEEDS:
         return noise
     base = {record.seed: record for record in pair}
@@ -309,7 +313,7 @@ def _over_images_and_seeds(
     pair = of_same_seeds(group, baseline)
     paired, base = pair is not None, pair or baseline
     how: dict[str, Any] = {"samples": _SAMPLES, "seed": space.seed}
-    noise = noise_for(group, baseline)
+    noise = noise_for(group, baseline, design=design_in(space))
     if metric.name == ESTIMATED:
         compared = Comparison(group, base, paired=paired, noise=noise, **how)
         return group[0].estimator.difference(compared)

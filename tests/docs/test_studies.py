@@ -20,7 +20,7 @@ from tcm_lab.evaluation import evaluate
 from tcm_lab.reporting import Table, render
 from tcm_lab.study.estimators import Comparison, Train
 from tcm_lab.study.finalists import finalists_of
-from tcm_lab.study.noise import noise_between
+from tcm_lab.study.noise import design_in, noise_between
 from tcm_lab.study.record import TrialRecord, baseline_of
 from tcm_lab.study.report import study_tables
 from tcm_lab.study.result import StudyResult, open_result
@@ -180,8 +180,10 @@ def differences_in(study: StudyResult) -> Iterator[float]:
     whole = [
         g for g in groups.values() if [r.seed for r in g if r.state == "complete"] == [0, 1, 2]
     ]
+    design = design_in(study.space)
     for one, other in permutations(whole, 2):
-        found = Train().difference(Comparison(one, other, noise=noise_for(one, other)))
+        noise = noise_for(one, other, design=design)
+        found = Train().difference(Comparison(one, other, noise=noise))
         yield from (found.value, found.low, found.high)
 
 

@@ -36,7 +36,7 @@ from tcm_lab.study.importance import (
     interactions,
     main_effects,
 )
-from tcm_lab.study.noise import Noise, design_of
+from tcm_lab.study.noise import Noise, design_in, design_of
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.report import findings, front_configs, write_report
 from tcm_lab.study.result import StudyResult, measure_anchor, open_result, read_anchor
@@ -404,7 +404,7 @@ def test_a_variant_with_fewer_seeds_than_the_baseline_shares_no_letter_with_it(
     found = run_study(prepare(space, out=tmp_path / "toy", trainer=Surrogate(tmp_path / "log")), 1)
     base = space.baseline
     known = Noise(
-        recipe="scratch", steps=40, base=base.name, design=design_of(base.model_dump(mode="json")),
+        recipe="scratch", steps=40, base=base.name, design=design_in(space),
         variants=4, seeds=3, images=24, freedom=8, seed_sd=0.001, image_sd=0.5, spread=1.0,
     )  # fmt: skip
     monkeypatch.setattr(noise, "known_noise", lambda: (known,))
