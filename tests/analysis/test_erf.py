@@ -241,7 +241,9 @@ def test_a_field_says_whether_the_linear_shortcut_is_part_of_it(
     changed = not np.array_equal(before[0].scores, after[0].scores)
     assert before[0].shortcut == (shortcut if changed else "none")
     text = render(erf_table({"it": measure_erf(before)}), "markdown")
-    assert ("All fields include the linear shortcut" in text) == changed
+    assert (
+        "A linear shortcut may hold most of the energy. All fields include it." in text
+    ) == changed
     assert ("name g_a's last stage" in text) == (layer is None and shortcut != "wavelet")
     assert (before[0].grids == ()) == (changed or shortcut == "staged")
 

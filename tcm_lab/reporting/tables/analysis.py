@@ -61,12 +61,13 @@ def _shortcut_note(measures: Mapping[str, ErfMeasures]) -> tuple[str, ...]:
     including = {label: each for label, each in measures.items() if each.shortcut != "none"}
     if not including:
         return ()
-    whose = "All fields" if len(including) == len(measures) else f"Fields of {', '.join(including)}"
+    is_all = len(including) == len(measures)
+    which = "All fields include it" if is_all else f"Included in: {', '.join(including)}"
     can_leave_out = all(  # wavelet steps are part of every stage
         each.of == "y" and each.shortcut != "wavelet" for each in including.values()
     )
     advice = " To leave it out, name g_a's last stage as the layer." if can_leave_out else ""
-    return (f"{whose} include the linear shortcut, which may hold most of the energy.{advice}",)
+    return (f"A linear shortcut may hold most of the energy. {which}.{advice}",)
 
 
 def _side(share: float) -> str:
