@@ -20,8 +20,6 @@ from .analysis import bits_plot as bits_plot
 from .analysis import connect_clicks as connect_clicks
 from .analysis import deviation_plot as deviation_plot
 from .analysis import energy_plot as energy_plot
-from .analysis import erf_plot as erf_plot
-from .analysis import erf_profile_plot as erf_profile_plot
 from .analysis import gate_plot as gate_plot
 from .analysis import prediction_plot as prediction_plot
 from .analysis import slice_bits_plot as slice_bits_plot
@@ -36,6 +34,8 @@ from .cost import macs_parameters_plot as macs_parameters_plot
 from .cost import part_loss_plot as part_loss_plot
 from .cost import roofline_plot as roofline_plot
 from .cost import roofline_points as roofline_points
+from .fields import erf_plot as erf_plot
+from .fields import erf_profile_plot as erf_profile_plot
 from .interactive import pareto_chart as pareto_chart
 from .interactive import rd_chart as rd_chart
 from .rd import RdSeries as RdSeries
