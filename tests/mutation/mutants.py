@@ -1,10 +1,11 @@
 """Mutation testing of the core: a random sample of cosmic-ray's mutants.
 
 Each mutant is one small change to one file. The tests that cover its lines run on it, fastest
-first; the first one to fail kills it. Everything happens in copies of the tree, so no file is
-changed here. ``nox -s mutants`` runs the three steps in order. A second call resumes where the
-first one stopped and runs the current tests on the survivors. If a file has changed, all of its
-mutants are judged again.
+first; the first one to fail kills it. Every mutant first gets a minute and a half of tests; what
+survives them gets more. Everything happens in copies of the tree, so no file is changed here.
+``nox -s mutants`` runs the three steps in order. A second call resumes where the first one stopped
+and runs the current tests on the survivors. If a file has changed, all of its mutants are judged
+again.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _HEAVY = (
     "torch",
 )
 _BROKE = 99  # the tests could not run
-_QUICK_S = 30.0  # time limit per mutant for tests of other packages
+_PASSES_S = (90.0, 600.0)  # tests of a mutant in each pass, by their duration without a mutant
 
 
 def cover() -> None:
@@ -106,21 +107,29 @@ def _part(path: Path) -> str | None:
 
 def judge(count: int, seed: int, jobs: int) -> None:
     """Run the tests of each mutant, with ``jobs`` processes, and record the outcomes."""
-    settled = {
-        name for name, mutant in _known().items() if mutant["outcome"] in ("killed", "not made")
-    }
-    todo = [mutant for mutant in mutants(count, seed) if _identity(mutant) not in settled]
-    fresh = multiprocessing.get_context("spawn")
-    judges = [fresh.Process(target=_judge, args=(todo[job::jobs],)) for job in range(jobs)]
-    for each in judges:
-        each.start()
-    for each in judges:
-        each.join()
-    if any(each.exitcode for each in judges):
-        raise SystemExit(1)
+    drawn, fresh = mutants(count, seed), multiprocessing.get_context("spawn")
+    for most_s in _PASSES_S:
+        known = _known()
+        todo = [each for each in drawn if _is_open(known.get(_identity(each)), most_s)]
+        judges = [
+            fresh.Process(target=_judge, args=(todo[job::jobs], most_s)) for job in range(jobs)
+        ]
+        for each in judges:
+            each.start()
+        for each in judges:
+            each.join()
+        if any(each.exitcode for each in judges):
+            raise SystemExit(1)
 
 
-def _judge(todo: list[dict[str, Any]]) -> None:
+def _is_open(result: dict[str, Any] | None, most_s: float) -> bool:
+    """Return whether a mutant with this result, if any, belongs in a pass of so many seconds."""
+    if result is None:
+        return True
+    return result["outcome"] not in ("killed", "not made") and most_s == _PASSES_S[-1]
+
+
+def _judge(todo: list[dict[str, Any]], most_s: float) -> None:
     """Judge one share of the mutants in a separate copy of the tree."""
     from coverage import CoverageData
 
@@ -137,7 +146,7 @@ def _judge(todo: list[dict[str, Any]]) -> None:
             shutil.copy(ROOT / name, tree / name)
         _settle(tree)
         for number, mutant in enumerate(todo, 1):
-            tests = tests_of(mutant, data, durations)
+            tests = tests_of(mutant, data, durations, most_s)
             expected_s = sum(durations.get(name, 1.0) for name in tests)
             if number == 1 and _run(tests, tree.parent / "output.txt", _LIMIT_S + 3 * expected_s):
                 raise SystemExit(f"without a mutant: {(tree.parent / 'output.txt').read_text()}")
@@ -150,9 +159,12 @@ def _judge(todo: list[dict[str, Any]]) -> None:
             print(f"{number}/{len(todo)} {result['outcome']}: {_name(mutant)}", flush=True)
 
 
-def tests_of(mutant: dict[str, Any], data: CoverageData, durations: dict[str, float]) -> list[str]:
-    """Return the tests that cover a mutant's lines: the fastest, and all of the same package.
+def tests_of(
+    mutant: dict[str, Any], data: CoverageData, durations: dict[str, float], most_s: float
+) -> list[str]:
+    """Return tests that cover a mutant's lines, the fastest first.
 
+    Those of the same package may last ``most_s`` seconds together, those of others a third of it.
     Lines that run on import belong to no test. For them, every test that covers any line of the
     file counts.
     """
@@ -163,10 +175,12 @@ def tests_of(mutant: dict[str, Any], data: CoverageData, durations: dict[str, fl
         ran = {context for there in contexts.values() for context in there}
     names = {context.rpartition("|")[0] for context in ran if context}
     own_tests = f"tests/{Path(mutant['file']).parts[1]}/"
-    chosen, seconds = [], 0.0
+    chosen: list[str] = []
+    left_s = {True: most_s, False: most_s / 3}
     for name in sorted(names, key=lambda name: durations.get(name, 1.0)):
-        seconds += durations.get(name, 1.0)
-        if seconds <= _QUICK_S or name.startswith(own_tests):
+        is_own = name.startswith(own_tests)
+        left_s[is_own] -= durations.get(name, 1.0)
+        if left_s[is_own] >= 0 or not chosen:
             chosen.append(name)
     return chosen
 
