@@ -57,8 +57,11 @@ class Interval(Frozen):
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the whole interval lies on one side of zero; not if it has no width.
+
+        An interval without width shows no variation, as that of a single image.
+        """
+        return self.low < self.high and (self.low > 0 or self.high < 0)
 
     def __format__(self, form: str) -> str:
         """Return ``value [low, high]``, each in a format of numbers."""
@@ -231,27 +234,24 @@ def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of one value per image with its interval, incomplete if of one image."""
+    """Return the mean of one value per image with its interval."""
     array = np.asarray(values, dtype=float)
 
     def mean(draw: Draw) -> Any:
         return shares(draw["images"]) @ array
 
-    return over_images(bootstrap(mean, {"images": len(array)}, vectorized=True))
+    return bootstrap(mean, {"images": len(array)}, vectorized=True)
 
 
 def percent_change(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Return the change of the mean in percent, with the same images drawn on both sides.
-
-    With a single image, the interval is incomplete.
-    """
+    """Return the change of the mean in percent, with the same images drawn on both sides."""
     old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
 
     def change(draw: Draw) -> Any:
         weights = shares(draw["images"])
         return 100 * ((weights @ new) / (weights @ old) - 1)
 
-    return over_images(bootstrap(change, {"images": len(old)}, vectorized=True))
+    return bootstrap(change, {"images": len(old)}, vectorized=True)
 
 
 def group_letters(count: int, differ: Callable[[int, int], bool]) -> list[str]:
