@@ -343,7 +343,8 @@ def test_what_a_codec_tells_beside_its_bytes_and_an_update_without_options_are_t
     assert run("train", f"{FILE}:Wordy", *how, *where) == 0
     capsys.readouterr()
     assert run("train", f"{FILE}:Wordy", *how, "--crop", "100", *where[:3], tmp_path / "2") == 2
-    assert "crop = 100: Wordy takes sides that are multiples of 64" in capsys.readouterr().err
+    refusal = "crop = 100: Wordy takes sides that are multiples of 64, its downsampling_factor."
+    assert f"{refusal} Crop to 64 or 128." in capsys.readouterr().err
 
 
 def test_a_decoder_that_takes_what_the_encoder_does_not_return_is_one_message(folder: Path) -> None:

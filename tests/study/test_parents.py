@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -217,3 +218,17 @@ def test_what_another_study_spent_on_the_shared_weights_counts_for_the_baseline(
         assert baseline.is_baseline
         assert spent_s <= baseline.cpu_s < 2 * spent_s  # once, whoever trained them
         assert all(record.cpu_s < spent_s for record in others)
+
+
+def test_the_parents_own_stages_are_compared_with_the_mean_of_the_parents(tmp_path: Path) -> None:
+    def write(name: str, log_cost: float, **more: object) -> None:
+        record = {"log_cost": log_cost, "by_image": [1.0], **more}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+
+    assert advantages(tmp_path) == {}
+    write("parent-0", 0.10)
+    write("parent-1", 0.30)
+    write("swap-0", 0.21, place="g_s.stages.2", is_own=True)
+    write("swap-1", 0.23, place="g_s.stages.2", is_own=True)
+    write("swap-2", 0.90, place="g_s.stages.2", is_own=False)
+    assert advantages(tmp_path) == {"g_s.stages.2": pytest.approx(100 * math.expm1(0.02))}
