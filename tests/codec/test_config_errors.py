@@ -11,6 +11,7 @@ import torch
 import tcm_lab
 from tcm_lab.blocks import BLOCKS
 from tcm_lab.blocks.tcm import TcmConfig
+from tcm_lab.codec.entropy_models.slicing import check_slices
 from tcm_lab.errors import ConfigError, one_of
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -207,6 +208,11 @@ def test_a_name_that_is_no_configuration_is_answered_with_the_near_ones(
 def test_an_unknown_reference_model_is_answered_with_the_near_ones() -> None:
     with pytest.raises(ConfigError, match=r"CompressAI has no model 'mbt2017'\. Did you mean mbt"):
         tcm_lab.build("compressai/mbt2017")
+
+
+def test_the_latent_itself_is_a_number_of_slices_that_divides_it() -> None:
+    with pytest.raises(ConfigError, match="nearest that do: 1 or 7, or other entropy"):
+        check_slices(6, 7, ", or other entropy models")
 
 
 @pytest.mark.parametrize("width", [24, 40, 72, 88, 96, 128, 176])

@@ -147,6 +147,15 @@ def test_tables_that_a_codec_has_follow_the_weights_that_it_is_given(folder: Pat
     assert points[0].bpp == points[1].bpp
 
 
+def test_a_recipe_that_cannot_be_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(build("tcm-nano"), path, {"recipe": {"steps": -1}})
+    assert read_recipe(path) is None
+    assert f"{path}: its recipe cannot be read: steps = -1" in caplog.text
+
+
 def test_weights_need_not_hold_what_every_codec_computes_itself(tmp_path: Path) -> None:
     theirs = build("compressai/mbt2018-mean", {"quality": 1})
     derived = ("target", "bound", "pedestal", "scale_bound")
@@ -160,6 +169,19 @@ def test_weights_need_not_hold_what_every_codec_computes_itself(tmp_path: Path) 
     loaded = load_weights(build("tcm-nano"), tmp_path / "ours.safetensors")
     for name, value in ours.named_parameters():
         assert torch.equal(loaded.get_parameter(name), value)
+
+
+@pytest.mark.parametrize(("lost", "more"), [(2, ""), (3, ""), (4, "; 1 more"), (7, "; 4 more")])
+def test_weights_that_do_not_fit_name_three_faults_and_count_the_others(
+    lost: int, more: str
+) -> None:
+    codec = build("compressai/mbt2018-mean", {"quality": 1})
+    names = sorted(name for name, _ in codec.named_parameters())
+    state = {name: value for name, value in codec.state_dict().items() if name not in names[:lost]}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(build("compressai/mbt2018-mean", {"quality": 1}), state)
+    assert str(caught.value).count(" is missing") == min(lost, 3)
+    assert str(caught.value).endswith(f" is missing{more}")
 
 
 def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_path: Path) -> None:

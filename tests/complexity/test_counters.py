@@ -22,6 +22,7 @@ from tcm_lab.codec import VariantConfig, load_config
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
 from tcm_lab.complexity.counters.meta import FunctionMode, meta_pass
 from tcm_lab.complexity.counters.torch import counts_nothing
+from tcm_lab.complexity.cross_check import CheckReport, CounterCheck
 from tcm_lab.complexity.record import ComplexityRecord
 from tcm_lab.errors import ConfigError, LabError
 
@@ -544,3 +545,24 @@ def test_a_pass_without_data_gives_the_shapes_that_torch_gives(
             expected.dtype,
             expected.device,
         )
+
+
+@pytest.mark.parametrize(
+    ("unexplained", "disagreements", "questions"),
+    [
+        (0, (), ()),
+        (5, (), ("torch differs by +5 MACs without a known reason",)),
+        (5, ("g_a: 7 and 2 MACs",), ("g_a: 7 and 2 MACs",)),  # the whole is no further question
+    ],
+)
+def test_what_torch_counts_otherwise_is_asked_once(
+    unexplained: int, disagreements: tuple[str, ...], questions: tuple[str, ...]
+) -> None:
+    torch_check = CounterCheck(counter="torch", total=7, differences={}, unexplained=unexplained)
+    report = CheckReport(
+        model="m", fingerprint="f", size=(1, 1), padded_size=(1, 1), reference="formula",
+        reference_macs=2, counters=(torch_check,), disagreements=disagreements,
+        unknown_operators=(), versions={},
+    )  # fmt: skip
+    assert report.open_questions == questions
+    assert report.agrees == (not questions)
