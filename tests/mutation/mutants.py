@@ -203,9 +203,7 @@ def _outcome(
     path = tree / mutant["file"]
     code = path.read_text()
     try:
-        mutated = mutate_code(
-            code.encode(), get_operator(mutant["operator"])(), mutant["occurrence"]
-        )
+        mutated = mutate_code(code, get_operator(mutant["operator"])(), mutant["occurrence"])
     except AttributeError:  # raised by cosmic-ray for an exception named with its module
         mutated = None
     if mutated is None:
