@@ -209,6 +209,13 @@ def test_points_of_evaluations_are_their_means_and_the_gap_is_stated() -> None:
     assert table.rows[3].source == published_curve("vtm").source
 
 
+def test_a_perfect_ms_ssim_is_a_hundred_decibels() -> None:
+    (image,) = rd().points[0].images
+    for ms_ssim, db in ((1.0, 100.0), (0.99, pytest.approx(20)), (None, None)):
+        alone = image.model_copy(update={"ms_ssim": ms_ssim})
+        assert rd().points[0].model_copy(update={"images": (alone,)}).ms_ssim_db == db
+
+
 def test_a_column_that_no_evaluation_fills_is_left_out() -> None:
     assert "ms_ssim_db" not in [column.key for column in rd_table([rd(side=100)]).columns]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from real import REAL, interrupting, make_folder
 
@@ -17,7 +19,7 @@ from tcm_lab.codec import check_shared, load_checkpoint, read_extra
 from tcm_lab.errors import ConfigError
 from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
 from tcm_lab.study.context import Event, StudyContext
-from tcm_lab.study.estimators.middles import MiddleCost
+from tcm_lab.study.estimators.middles import MiddleCost, sd_over_images
 from tcm_lab.study.estimators.stage_swap import StageSwap, advantages, checked_pairs
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
@@ -232,3 +234,9 @@ def test_the_parents_own_stages_are_compared_with_the_mean_of_the_parents(tmp_pa
     write("swap-1", 0.23, place="g_s.stages.2", is_own=True)
     write("swap-2", 0.90, place="g_s.stages.2", is_own=False)
     assert advantages(tmp_path) == {"g_s.stages.2": pytest.approx(100 * math.expm1(0.02))}
+
+
+def test_one_image_has_no_deviation_and_several_that_of_their_mean() -> None:
+    assert sd_over_images(np.array([0.3])) == 0.0
+    expected = 100 * statistics.stdev([0.1, 0.4, -0.2]) / math.sqrt(3)
+    assert sd_over_images(np.array([0.1, 0.4, -0.2])) == pytest.approx(expected)

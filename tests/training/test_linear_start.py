@@ -83,6 +83,9 @@ def test_a_start_for_ms_ssim_takes_the_step_of_the_same_quality_of_squared_error
         codec = build("tcm-nano", SMALL)
         steps.append(start_linear(codec, recipe, RandomCrops(64), lambda *_: None, None).step)
     assert steps[1] == pytest.approx(steps[0], rel=0.02)
+    # High rate: bits fall by log2(step), the error of three colours rises by step^2 / 12 each.
+    middle = math.sqrt(0.0018 * 0.0483)
+    assert steps[0] == pytest.approx(math.sqrt(18 / (255**2 * math.log(2) * middle)), rel=1e-6)
 
 
 @pytest.mark.parametrize("shortcut", ["patch", "staged"])
