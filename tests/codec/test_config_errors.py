@@ -218,14 +218,12 @@ def test_the_latent_itself_is_a_number_of_slices_that_divides_it() -> None:
 @pytest.mark.parametrize("width", [24, 40, 72, 88, 96, 128, 176])
 def test_the_splits_that_a_message_names_work(width: int) -> None:
     for split in (0.1, 0.3, 0.47, 0.9):
-        block = TcmConfig(split=split, head_dim=8)
-        try:
-            block.check(width)
-        except ConfigError as error:
-            named = re.search(r"nearest that work: ([0-9.]+)(?: or ([0-9.]+))?", str(error))
-            assert named is not None
-            for each in filter(None, named.groups()):
-                TcmConfig(split=float(each), head_dim=8).check(width)
+        with pytest.raises(ConfigError) as caught:
+            TcmConfig(split=split, head_dim=8).check(width)
+        named = re.search(r"nearest that work: ([0-9.]+)(?: or ([0-9.]+))?", str(caught.value))
+        assert named is not None
+        for each in filter(None, named.groups()):
+            TcmConfig(split=float(each), head_dim=8).check(width)
 
 
 @pytest.mark.parametrize(

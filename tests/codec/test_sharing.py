@@ -40,16 +40,16 @@ CROSSING = {
 
 
 def _random(config: VariantConfig) -> dict[str, torch.Tensor]:
-    layout = extents_of(build(config))
-    return {name: torch.randn([extent.size for extent in own]) for name, own in layout.items()}
+    extents = extents_of(build(config))
+    return {name: torch.randn([extent.size for extent in own]) for name, own in extents.items()}
 
 
 @pytest.mark.parametrize("change", [NESTED, CROSSING])
 def test_what_is_put_is_what_is_taken(change: dict[str, Any]) -> None:
     configs = NANO, NANO.override(change)
-    layouts = [extents_of(build(config)) for config in configs]
-    whole = joined_extents(layouts)
-    for own, values in zip(layouts, map(_random, configs), strict=True):
+    several = [extents_of(build(config)) for config in configs]
+    whole = joined_extents(several)
+    for own, values in zip(several, map(_random, configs), strict=True):
         for name, value in values.items():
             shared = torch.zeros([extent.size for extent in whole[name]])
             put_part(shared, value, own[name], whole[name])
