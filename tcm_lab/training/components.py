@@ -25,9 +25,12 @@ def as_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def least_squares(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit targets (N, E) to inputs (N, D); return weights (D, E) and bias (E,)."""
+def least_squares(inputs: Tensor, targets: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Fit targets (N, E) to inputs (N, D); return weights (D, E) and bias (E,).
+
+    Directions in which the inputs have a variance far below ``ridge`` are left out.
+    """
     rows = torch.cat((inputs, inputs.new_ones(len(inputs), 1)), 1).double()
-    ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ targets.double()).float()
+    penalty = ridge * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    solution = torch.linalg.solve(rows.T @ rows + penalty, rows.T @ targets.double()).float()
     return solution[:-1], solution[-1]

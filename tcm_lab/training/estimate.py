@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from tcm_lab.codec import CodecAdapter
 from tcm_lab.data import CropSource, ImageSet
+from tcm_lab.training.linear_start import starts_linear
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.trainer import train
 
@@ -65,8 +65,7 @@ def _start_s(
     build: Callable[[], nn.Module], recipe: Recipe, images: ImageSet, accelerator: str
 ) -> float:
     """Return the seconds of a linear start and its phase; 0 for another start."""
-    config = CodecAdapter(build()).config
-    if not recipe.linear_steps or config is None or config.shortcut == "none":
+    if not recipe.linear_steps or not starts_linear(build()):
         return 0.0
     crops = CropSource(images, crop=recipe.crop, seed=recipe.seed)
 

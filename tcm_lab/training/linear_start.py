@@ -2,7 +2,8 @@
 
 An untrained codec spends most of a short training on becoming a transform at all. Here its linear
 shortcuts start as principal components, everything parallel to them at zero, and its entropy model
-at the latent's statistics. Training then begins at about JPEG's quality.
+at the latent's statistics. Without shortcuts, the main path takes their place. Training then begins
+at about JPEG's quality.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,21 @@ from tcm_lab._utils.digests import digest
 from tcm_lab.blocks.attention import GatedAttention
 from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Codec
-from tcm_lab.codec.transforms import Stage, Transform
+from tcm_lab.codec.config import IMAGE_CHANNELS
+from tcm_lab.codec.seeds import random_state
+from tcm_lab.codec.transforms import linear_map
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
-from tcm_lab.training.components import as_rows, components, least_squares
+from tcm_lab.training.components import as_rows, components
+from tcm_lab.training.linear_stages import (
+    carries_linear_map,
+    fit_main_path,
+    fit_shortcuts,
+    input_of_synthesis,
+    set_map,
+    stages_of,
+    zero,
+)
 from tcm_lab.training.log import LinearStart, psnr_db
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate, whole_patches
@@ -37,6 +49,7 @@ from tcm_lab.training.wavelet_start import fit_wavelet, scale_input
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _CROPS = 64  # of 256 pixels: twenty patches of 16x16 for each of their 768 dimensions
+_PIXELS = 2**20  # to which a main path is fitted: four positions of the latent per channel of 1,024
 _MIN_UNIT = 0.3  # in steps: a narrower channel is only noise after rounding
 _SCALE_SHARE = 0.7  # of a channel's spread: the network's predictions narrow it
 _GATE_CLOSED = -4.0
@@ -59,8 +72,10 @@ def start_linear(
     channel's mean and spread, and a normalised one uses that spread as its unit. The linear phase
     trains it further.
 
-    A codec without shortcuts gets everything except the components and the phase: residual branches
-    at zero, the latent scaled by `calibrate`, and the means and spreads.
+    Without shortcuts, the resamplers are set so that the main path computes such a transform. Where
+    a resampler cannot, as a ``patch`` with its layer norm, the codec gets everything except the
+    components and the phase: residual branches at zero, the latent scaled by `calibrate`, and the
+    means and spreads.
 
     Args:
         codec: changed in place.
@@ -77,22 +92,51 @@ def start_linear(
     images = whole_patches(images, codec.config).to(device)
     few = images[: _CROPS // 4]
     initial = _weights_digest(codec)
-    record = _become_linear(codec, images, recipe.middle_lambda)
-    path = codec.g_a.linear_path
-    if path is None:
-        return record
-    if recipe.linear_steps:
-        started = time.perf_counter()
-        _train_or_load(codec, initial, recipe, crops, train_phase, cache)
-        wall_s = time.perf_counter() - started
-        record = record.model_copy(
-            update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
-        )
+    has_shortcut = codec.g_a.linear_path is not None
+    with nullcontext() if has_shortcut else _temporary_shortcut(codec):
+        record = _become_linear(codec, images, recipe.middle_lambda)
+        path, back = codec.g_a.linear_path, codec.g_s.linear_path
+        if path is None or back is None:
+            return record
+        if recipe.linear_steps:
+            started = time.perf_counter()
+            _train_or_load(codec, initial, recipe, crops, train_phase, cache)
+            wall_s = time.perf_counter() - started
+            record = record.model_copy(
+                update={"phase_steps": recipe.linear_steps, "phase_wall_s": wall_s}
+            )
     with torch.no_grad():
-        if codec.g_a.wavelet is None:
-            _fit_stages(codec, few)
+        if not has_shortcut:
+            several = images[: max(len(few), _PIXELS // images[0, 0].numel())]
+            y = path(several)
+            fit_main_path(codec, several, y, back(input_of_synthesis(codec, y)))
+        elif codec.g_a.wavelet is None:
+            fit_shortcuts(codec, few)
         deviation = float((codec.g_a(few[:4]) - path(few[:4])).square().mean().sqrt())
     return record.model_copy(update={"deviation": deviation})
+
+
+def starts_linear(codec: nn.Module) -> bool:
+    """Return whether a linear start makes a codec a linear transform, with a linear phase."""
+    has_path = isinstance(codec, Codec) and codec.g_a.linear_path is not None
+    return has_path or carries_linear_map(codec)
+
+
+@contextmanager
+def _temporary_shortcut(codec: Codec) -> Iterator[None]:
+    """Give a codec a shortcut between image and latent, if its main path can take its place."""
+    if not carries_linear_map(codec):
+        yield
+        return
+    m, factor = codec.config.latent_channels, codec.config.stride[0]
+    colours, device = IMAGE_CHANNELS, next(codec.parameters()).device
+    with random_state(0):  # leaves the caller's random numbers alone
+        codec.g_a.shortcut = linear_map(colours, m, factor, "down").to(device)
+        codec.g_s.shortcut = linear_map(m, colours, factor, "up").to(device)
+    try:
+        yield
+    finally:
+        codec.g_a.shortcut = codec.g_s.shortcut = None
 
 
 def linear_phase(recipe: Recipe) -> Recipe:
@@ -223,9 +267,9 @@ def zero_branches(codec: Codec) -> None:
     if codec.g_a.linear_path is None:
         return
     for transform in (codec.g_a, codec.g_s):
-        for stage in _stages(transform):
+        for stage in stages_of(transform):
             has_parallel_path = stage.shortcut is not None or transform.wavelet is not None
-            if has_parallel_path or stage is _stages(transform)[-1]:
+            if has_parallel_path or stage is stages_of(transform)[-1]:
                 zero_resampler(stage.resample)
 
 
@@ -252,42 +296,32 @@ def start_entropy_model(codec: Codec, y: Tensor) -> None:
         entropy_model.start_at(mean, _SCALE_SHARE * spread, codec.h_s)
 
 
-def _stages(transform: Transform) -> list[Stage]:
-    return cast("list[Stage]", list(transform.stages))
-
-
-def _zero(layers: Iterable[nn.Module]) -> None:
-    for layer in layers:
-        for parameter in layer.parameters(recurse=False):
-            parameter.zero_()
-
-
 def zero_branch(module: Any) -> None:
     """Make a residual module the identity; leave any other module as it is.
 
     The method ``branch_ends()`` of a block returns the layers to set to zero for this.
     """
     if isinstance(module, import_compressai().layers.ResidualBlock):
-        _zero([module.conv2])
+        zero([module.conv2])
     elif isinstance(module, GatedAttention):
         gate: Any = module.conv_b[-1]
         nn.init.constant_(gate.bias, _GATE_CLOSED)
     elif hasattr(module, "branch_ends"):
-        _zero(module.branch_ends())
+        zero(module.branch_ends())
 
 
 def zero_resampler(module: Any) -> None:
     """Make a resampler's output zero."""
     layers = import_compressai().layers
     if isinstance(module, layers.ResidualBlockWithStride):
-        _zero([module.conv2, module.skip])
+        zero([module.conv2, module.skip])
     elif isinstance(module, layers.ResidualBlockUpsample):
-        _zero([module.conv, *(m for m in module.upsample.modules() if isinstance(m, nn.Conv2d))])
+        zero([module.conv, *(m for m in module.upsample.modules() if isinstance(m, nn.Conv2d))])
     elif hasattr(module, "branch_ends"):
-        _zero(module.branch_ends())
+        zero(module.branch_ends())
     else:
         kinds = (*_CONVOLUTIONS, nn.Linear)
-        _zero([part for part in module.modules() if isinstance(part, kinds)][-1:])
+        zero([part for part in module.modules() if isinstance(part, kinds)][-1:])
 
 
 def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, float]:
@@ -305,46 +339,5 @@ def _fit_patches(codec: Codec, crops: Tensor, step: float) -> tuple[Tensor, floa
     basis, variances, _ = components(as_rows(patches), m)
     down.weight.copy_((basis / step).view(down.weight.shape))
     down.bias.copy_(-(down.weight.sum((2, 3)) @ colour))
-    _set(up, basis * step, colour)
+    set_map(up, basis * step, colour)
     return down(crops), float(variances[m:].sum()) / variances.numel()
-
-
-def _fit_stages(codec: Codec, crops: Tensor) -> None:
-    """Set the stages' shortcuts to principal components of increasingly large patches.
-
-    In the analysis, each shortcut becomes the components of its input's patches. In the synthesis,
-    each is the least-squares fit from its input to the components at its own scale.
-    """
-    x = crops
-    for stage in _stages(codec.g_a):
-        if stage.shortcut is not None:
-            patches = as_rows(F.pixel_unshuffle(x, stage.shortcut.stride[0]))
-            basis, mean = _normalised_components(patches, stage.shortcut.out_channels)
-            _set(stage.shortcut, basis, -(basis @ mean))
-        x = stage(x)
-    if codec.g_s.shortcut is None or all(stage.shortcut is None for stage in _stages(codec.g_s)):
-        return
-    y = codec.g_a(crops)
-    x = y if codec.y_unit is None else y / codec.y_unit[:, None, None]
-    scale = codec.config.stride[0]
-    for stage in _stages(codec.g_s):
-        if stage.shortcut is not None:
-            factor, channels = stage.shortcut.stride[0], stage.shortcut.out_channels
-            scale //= factor
-            patches = F.pixel_unshuffle(crops, scale)
-            basis, mean = _normalised_components(as_rows(patches), channels)
-            target = F.conv2d(patches, basis[:, :, None, None], -(basis @ mean))
-            weight, bias = least_squares(as_rows(x), as_rows(F.pixel_unshuffle(target, factor)))
-            _set(stage.shortcut, weight, bias.view(channels, -1).mean(1))
-        x = stage(x)
-
-
-def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
-    layer.weight.copy_(weight.view(layer.weight.shape))
-    layer.bias.copy_(bias)
-
-
-def _normalised_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return components (count, D) of rows (N, D), of mean variance 1, and the rows' mean (D,)."""
-    basis, variances, mean = components(rows, count)
-    return basis / variances[:count].mean().sqrt(), mean

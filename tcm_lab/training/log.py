@@ -175,12 +175,13 @@ class LinearStart(Frozen):
         crops: number of crops used.
         pixels: side of a crop.
         kept: share of the variance of the crops' patches that the latent's components keep; None
-            without shortcuts.
-        floor_psnr_db: PSNR of the patches restored from these components, unrounded; None without
-            shortcuts.
+            if the codec could not become linear.
+        floor_psnr_db: PSNR of the patches restored from these components, unrounded; None if the
+            codec could not become linear.
         step: quantisation step for the middle λ, in pixel values (range 1).
-        deviation: root mean square of what g_a's stages add to the shortcut, in steps; 0 if every
-            layer can start as the identity.
+        deviation: root mean square of what g_a's stages add to the linear transform, in steps. With
+            shortcuts it is 0 if every layer can start as the identity; without, it is what the
+            stages' widths and activations change.
         phase_steps: updates of the linear phase; 0 without one.
         phase_wall_s: seconds of the linear phase; close to 0 if its weights came from the cache.
     """

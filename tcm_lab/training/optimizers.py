@@ -12,12 +12,15 @@ from torch.optim import Adam, Optimizer
 from torch.optim.optimizer import ParamsT
 
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.training.linear_stages import carries_linear_map
 from tcm_lab.training.recipe import Recipe
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MIN_SIDE = 8
 _ENTROPY_SIDE = ("h_a.", "h_s.", "slices.", "context_model.")
+_RESAMPLER = re.compile(r"g_[as]\.stages\.\d+\.resample\.")
+_CAREFUL = 0.1  # of the learning rate: the weights of a linear map are precise
 _SHORTCUT = re.compile(r"g_[as]\.(stages\.\d+\.)?shortcut\.")
 
 
@@ -78,7 +81,8 @@ def make_optimizers(
 ) -> dict[str, Optimizer]:
     """Assign a codec's parameters to optimisers, each group with its ``base_lr``.
 
-    Parameters named ``…quantiles`` belong to ``aux``; those without a gradient to none.
+    Parameters named ``…quantiles`` belong to ``aux``; those without a gradient to none. Where the
+    main path has become a linear transform, its resamplers learn at a tenth of the rate, by Adam.
 
     Args:
         codec: the codec to train.
@@ -91,11 +95,14 @@ def make_optimizers(
     """
     groups: defaultdict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
     paths = {id(parameter) for parameter in shortcuts(codec)}
+    careful = recipe.start == "linear" and carries_linear_map(codec)
     for name, parameter in codec.named_parameters():
         if parameter.requires_grad:
-            key = ("adam", recipe.shortcut_lr)
-            if id(parameter) not in paths:
-                key = _optimizer_of(name, parameter, recipe)
+            key = _optimizer_of(name, parameter, recipe)
+            if id(parameter) in paths:
+                key = ("adam", recipe.shortcut_lr)
+            elif careful and _RESAMPLER.match(name):
+                key = ("adam", _CAREFUL * recipe.lr)
             groups[key].append(parameter)
     optimizers: dict[str, Optimizer] = {}
     for kind in ("adam", "muon", "aux"):

@@ -57,11 +57,11 @@ class Recipe(Frozen):
         warmup: steps over which the rate rises linearly from zero.
         aux_lr: learning rate of the auxiliary optimiser (quantiles of the factorised prior).
         start: how the weights are prepared before the first update: ``linear`` makes the codec a
-            linear transform fitted to the data, as far as its shortcuts allow (codecs that are not
-            assembled here are calibrated); ``calibrate`` scales the latent up to the quantisation
-            step; ``none`` keeps the weights as they are, random or given.
+            linear transform fitted to the data, by its shortcuts or, without any, by its resamplers
+            (codecs that are not assembled here are calibrated); ``calibrate`` scales the latent up
+            to the quantisation step; ``none`` keeps the weights as they are, random or given.
         linear_steps: updates of the linear phase between a linear start and the first of ``steps``.
-            It trains the entropy model alone, on the latent of the linear shortcut, so variants
+            It trains the entropy model alone, on the latent of the linear transform, so variants
             that differ only in g_a and g_s share it; 0 skips the phase.
         linear_batch: crops per step of the linear phase.
         linear_lr: learning rate of the linear phase, decayed along a cosine.

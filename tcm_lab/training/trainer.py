@@ -18,7 +18,7 @@ from tcm_lab.codec.state_dicts import refuse_other_state
 from tcm_lab.data import Batches
 from tcm_lab.data.crops import check_shares
 from tcm_lab.errors import LabError
-from tcm_lab.training.linear_start import frozen, linear_view
+from tcm_lab.training.linear_start import frozen, linear_view, starts_linear
 from tcm_lab.training.log import OnProgress, TrainingRecord
 from tcm_lab.training.loop import TrainingLoop
 from tcm_lab.training.objective import (
@@ -133,7 +133,7 @@ def _suited(codec: nn.Module, recipe: Recipe, devices: int = 1) -> tuple[nn.Modu
     recipe = recipe.suited(adapter.latent_channels, adapter.rate_levels)
     adapter.check_crop(recipe.crop)
     check_shares(recipe.batch, devices)
-    if recipe.linear_steps and adapter.config is not None and adapter.config.shortcut != "none":
+    if recipe.linear_steps and starts_linear(codec):
         check_shares(recipe.linear_batch, devices, "linear_batch")
     return codec, recipe
 

@@ -17,6 +17,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
 from tcm_lab.training.linear_start import linear_view, start_entropy_model, start_linear
+from tcm_lab.training.optimizers import make_optimizers
 from tcm_lab.training.trainer import begin
 
 RECIPE = Recipe(
@@ -88,6 +89,15 @@ def test_a_start_for_ms_ssim_takes_the_step_of_the_same_quality_of_squared_error
     assert steps[0] == pytest.approx(math.sqrt(18 / (255**2 * math.log(2) * middle)), rel=1e-6)
 
 
+def centred(x: Tensor) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+    """Return patches of 16x16 pixels as rows, by numpy, minus their colours' and pixels' means."""
+    patches = x.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).numpy()
+    rows = patches.reshape(-1, 3, 256).astype(np.float64)
+    rows = (rows - x.mean((0, 2, 3)).numpy()[:, None]).reshape(-1, 768)
+    centred: np.ndarray[tuple[int, int], np.dtype[np.float64]] = rows - rows.mean(0)
+    return centred
+
+
 @pytest.mark.parametrize("shortcut", ["patch", "staged"])
 def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> None:
     codec = build("tcm-nano", {**LINEAR, "shortcut": shortcut})
@@ -99,10 +109,7 @@ def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> 
         assert codec.y_unit is not None
         x_hat = codec.g_s(y / codec.y_unit[:, None, None])
     # The same by numpy: singular values of the centred patches, and what 64 of them keep.
-    patches = x.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).numpy()
-    rows = patches.reshape(-1, 3, 256).astype(np.float64)
-    rows = (rows - x.mean((0, 2, 3)).numpy()[:, None]).reshape(-1, 768)
-    rows -= rows.mean(0)
+    rows = centred(x)
     energy = np.linalg.svd(rows, compute_uv=False) ** 2
     floor = -10 * math.log10(energy[64:].sum() / rows.size)
     assert record.start is not None
@@ -185,8 +192,98 @@ def test_an_entropy_model_without_a_convolution_to_begin_in_starts_as_it_is_buil
     assert all(torch.equal(value, before[name]) for name, value in codec.h_s.state_dict().items())
 
 
-def test_a_codec_without_shortcuts_starts_with_a_wide_latent_and_its_statistics() -> None:
-    codec = build("tcm-nano", {**LINEAR, "shortcut": "none"})
+CONV_GDN = {"type": "conv", "kernel": 5, "upsample": "transposed", "activation": "gdn"}
+
+
+@pytest.mark.parametrize(
+    "resample",
+    ["residual", {"type": "residual", "activation": "gelu"}, "conv", CONV_GDN,
+     {"type": "conv", "kernel": 4}, {"type": "conv", "kernel": 2}, "bottlenecks"],
+    ids=str,
+)  # fmt: skip
+def test_without_shortcuts_the_main_path_starts_as_the_components(resample: object) -> None:
+    # As wide as a linear transform of 16x16 patches needs, or wider.
+    wide = {"g_a.width": [16, 48, 192], "g_s.width": [192, 48, 16], "g_*.depth": 1}
+    codec = build("tcm-nano", {**LINEAR, **wide, "shortcut": "none", "g_*.resample": resample})
+    names = list(codec.state_dict())
+    record = train(codec, RECIPE, photographs(), accelerator="cpu")
+    assert list(codec.state_dict()) == names
+    x = seen(photographs())
+    energy = np.linalg.svd(centred(x), compute_uv=False) ** 2
+    with torch.no_grad():
+        y = codec.g_a(x)
+        assert codec.y_unit is not None
+        x_hat = codec.g_s(y / codec.y_unit[:, None, None])
+    floor = -10 * math.log10(energy[64:].sum() / x.numel())
+    psnr = -10 * math.log10((x_hat - x).square().mean().item())
+    assert psnr == pytest.approx(floor, abs=0.8)
+    assert record.start is not None
+    assert record.start.floor_psnr_db == pytest.approx(floor, abs=0.01)
+    assert 0 < record.start.deviation < 0.05
+    variances = y.var((0, 2, 3), unbiased=False).numpy() * record.start.step**2
+    assert np.allclose(np.sort(variances)[::-1], energy[:64] / (x.numel() / 768), rtol=0.05)
+
+
+@pytest.mark.parametrize("preset", ["tcm-nano", "dcae-nano", "hpcm-nano", "mlicpp-nano"])
+def test_a_narrow_main_path_starts_as_far_as_its_width_allows(preset: str) -> None:
+    codec = build(preset, {"shortcut": "none", "rate_levels": 3})
+    record = train(codec, RECIPE, photographs(), accelerator="cpu")
+    assert record.start is not None
+    assert record.start.deviation < 0.1
+    x = seen(photographs())
+    with torch.no_grad():
+        x_hat = codec(x, rate=1.0)["x_hat"]
+    # A codec that restores the mean colour of 8x8 pixels, and of 4x4.
+    coarse, fine = (
+        -10 * math.log10((F.interpolate(F.avg_pool2d(x, side), scale_factor=side) - x)
+                         .square().mean().item())
+        for side in (8, 4)
+    )  # fmt: skip
+    assert coarse + 1 < -10 * math.log10((x_hat - x).square().mean().item()) < fine + 3
+
+
+def test_the_main_path_learns_slowly_where_it_started_as_a_linear_transform() -> None:
+    def rates(recipe: Recipe, changes: dict[str, object]) -> set[float]:
+        codec = build("tcm-nano", {**LINEAR, **changes})
+        groups = [g for o in make_optimizers(codec, recipe).values() for g in o.param_groups]
+        resamplers = {
+            id(parameter)
+            for transform in (codec.g_a, codec.g_s)
+            for stage in transform.stages
+            for parameter in stage.resample.parameters()
+        }
+        return {
+            group["base_lr"]
+            for group in groups
+            if any(id(parameter) in resamplers for parameter in group["params"])
+        }
+
+    recipe = RECIPE.changed(optimizer="muon", lr=3e-3, matrix_lr=2e-3)
+    assert rates(recipe, {"shortcut": "none"}) == {0.1 * 3e-3}
+    assert rates(recipe.changed(start="none"), {"shortcut": "none"}) == {3e-3, 2e-3}
+    for changes in (
+        {"shortcut": "wavelet"},
+        {"shortcut": "none", "g_a.stages.0.resample": "patch"},
+    ):
+        assert rates(recipe, changes) == {3e-3, 2e-3}
+
+
+def test_an_interrupted_linear_phase_leaves_no_shortcut_behind() -> None:
+    codec = build("tcm-nano", {**SMALL, "shortcut": "none"})
+    names = list(codec.state_dict())
+    recipe = RECIPE.changed(linear_steps=6, linear_batch=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(codec, recipe, Interrupting(64, after=11), accelerator="cpu")
+    assert list(codec.state_dict()) == names
+
+
+def test_a_main_path_that_cannot_be_linear_starts_with_a_wide_latent_and_its_statistics() -> None:
+    changes = {
+        "shortcut": "none",
+        "g_a.stages.0.resample": "patch",
+        "g_s.stages.2.resample": "patch",
+    }
+    codec = build("tcm-nano", {**LINEAR, **changes})
     record = train(codec, RECIPE, photographs(), accelerator="cpu")
     assert TrainingRecord.model_validate_json(record.model_dump_json()) == record
     assert record.start is not None
@@ -198,7 +295,7 @@ def test_a_codec_without_shortcuts_starts_with_a_wide_latent_and_its_statistics(
     assert torch.allclose(codec.y_unit, y.std((0, 2, 3)).clamp(min=0.3), rtol=0.05)
 
 
-@pytest.mark.parametrize("shortcut", ["staged", "wavelet"])
+@pytest.mark.parametrize("shortcut", ["none", "staged", "wavelet"])
 def test_the_first_step_codes_better_than_an_untrained_codec_by_far(shortcut: str) -> None:
     x = photographs().batch(100, 4)
     codec = started({"shortcut": shortcut})
@@ -226,6 +323,8 @@ def test_variants_that_differ_in_their_transforms_alone_share_the_linear_phase(
     alone = trained({})
     assert len(list(tmp_path.iterdir())) == 1
     shared = trained({"g_a.split": 0.0, "g_s.depth": 0})
+    assert len(list(tmp_path.iterdir())) == 1
+    trained({"shortcut": "none"})
     assert len(list(tmp_path.iterdir())) == 1
     entropy = ("h_a.", "h_s.", "slices.", "entropy_bottleneck._", "y_gains.", "z_gains.")
     ours, theirs = alone.state_dict(), shared.state_dict()
