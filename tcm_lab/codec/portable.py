@@ -65,13 +65,15 @@ def float64(tensors: Iterable[Tensor]) -> Iterator[None]:
         (tensor, tensor.data) for tensor in dict.fromkeys(tensors) if tensor.is_floating_point()
     ]
     device = originals[0][1].device.type if originals else "cpu"
+    for_inference = any(data.is_inference() for _, data in originals)  # usable only in that mode
     try:
-        for tensor, data in originals:
-            tensor.data = data.double()
-        versions = [_version(tensor) for tensor, _ in originals]
-        with torch.autocast(device, enabled=False):
-            yield
-        is_changed = versions != [_version(tensor) for tensor, _ in originals]
+        with torch.inference_mode(for_inference or torch.is_inference_mode_enabled()):
+            for tensor, data in originals:
+                tensor.data = data.double()
+            versions = [_version(tensor) for tensor, _ in originals]
+            with torch.autocast(device, enabled=False):
+                yield
+            is_changed = versions != [_version(tensor) for tensor, _ in originals]
     finally:
         for tensor, data in originals:
             tensor.data = data

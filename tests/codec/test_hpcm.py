@@ -196,3 +196,11 @@ def test_its_schedule_goes_with_tcm_s_transforms(tmp_path: Any) -> None:
         assert (decoded - forward).abs().max() <= (0.05 if portable else 1e-4)
     with pytest.raises(tcm_lab.ConfigError, match=r"8 groups of channels, .*; .* 56 or 64"):
         tcm_lab.load_config(file).override({"latent_channels": 60})
+
+
+def test_the_width_of_every_stage_is_read_off_the_shapes() -> None:
+    changes = {"g_a.width": [64, 96, 160], "g_s.width": [160, 128, 96], "g_*.depth": [1, 2, 1]}
+    config = tcm_lab.load_config("hpcm-base").override(changes)
+    exported = export_state(tcm_lab.build(config), "hpcm")
+    read = tcm_lab.load_checkpoint(exported).config
+    assert read.fingerprint == config.fingerprint

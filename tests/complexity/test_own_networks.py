@@ -174,3 +174,14 @@ def test_a_network_that_keeps_a_map_of_its_last_pass_is_counted(looks: bool) -> 
     before = network(torch.rand(1, 3, 4, 4))
     assert measure_complexity(network, (SIDE, SIDE)).total_macs() == HEAD
     assert network.last is before
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(C), nn.BatchNorm2d(C, affine=False), nn.GroupNorm(2, C), nn.InstanceNorm2d(C)],
+    ids=str,
+)
+def test_what_each_tool_counts_of_a_normalisation_is_explained(norm: nn.Module) -> None:
+    report = check(Network(lambda x, norm: norm(x), norm=norm), (SIDE, SIDE))
+    assert report.agrees
+    assert {each.counter: each.unexplained for each in report.counters if each.unexplained} == {}

@@ -302,3 +302,10 @@ def test_files_of_the_cpu_decode_on_the_gpu_and_the_other_way_round(
     finally:
         torch.set_float32_matmul_precision(before)
     here.decompress(**coded)
+
+
+def test_weights_that_were_made_for_inference_code_portably() -> None:
+    with torch.inference_mode():
+        codec = small_codec("rates")
+    coded = codec.compress(image(40, 40)[None], 0.5, portable=True)
+    assert codec.decompress(**coded)["x_hat"].shape == (1, 3, 40, 40)

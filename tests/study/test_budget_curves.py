@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import curve_fit
 
 from tcm_lab.errors import ConfigError, LabError
-from tcm_lab.study.estimators.extrapolation import extrapolate
+from tcm_lab.study.estimators.extrapolation import Extrapolation, extrapolate
 from tcm_lab.study.estimators.paired_curve import PairedRows, paired_curve
 from tcm_lab.study.estimators.paired_loss import Extrapolated
 from tcm_lab.training import get_recipe
@@ -48,6 +48,7 @@ def test_noise_about_a_constant_hardly_ever_looks_like_a_crossing(
 def test_a_crossing_in_the_data_is_found_where_it_is() -> None:
     truth = power_law(STEPS, -1.5, 1.0, 0.7)  # 0 at 280 steps
     found = [paired_curve(rows(truth, 0.1, seed)).crossed for seed in range(40)]
+    assert paired_curve(rows(truth, 0.1, 0)).steps == STEPS[-1]
     known = [step for step in found if step is not None]
     assert len(known) >= 0.9 * len(found)
     assert 250 <= np.median(known) <= 400
@@ -162,8 +163,19 @@ def test_codecs_that_begin_alike_are_not_compared_without_noise() -> None:
 def test_where_a_curve_settles_is_the_first_window_that_agrees_with_the_last() -> None:
     truth = np.where(STEPS <= 200, 3.0, 1.0)
     assert paired_curve(rows(truth, 0.1, 0)).unchanged_since == 250
+    # Windows that differ from the last, though not from the one before it, don't count as settled.
+    slow = np.select([STEPS <= 400, STEPS <= 450], [1.12, 1.06], 1.0)
+    assert paired_curve(rows(slow, 0.05, 0)).unchanged_since == 450
     rising = np.linspace(0, 10, len(STEPS))
     assert paired_curve(rows(rising, 0.1, 0)).unchanged_since is None
+
+
+def test_a_sign_is_certain_up_to_the_budget_at_which_it_turns() -> None:
+    spread = np.linspace(0.99, 1.01, 100)
+    turning = Extrapolation(steps=100, a=-spread, b=1.5 * spread, c=spread)  # 0 at 150 steps
+    assert 1.3 < turning.widest() <= 1.5
+    staying = Extrapolation(steps=100, a=spread, b=1.5 * spread, c=spread)
+    assert staying.widest(50) == pytest.approx(50)
 
 
 def test_too_few_rows_say_nothing() -> None:

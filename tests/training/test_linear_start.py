@@ -16,7 +16,12 @@ from tcm_lab.data import CropSource, open_images
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
-from tcm_lab.training.linear_start import linear_view, start_entropy_model, start_linear
+from tcm_lab.training.linear_start import (
+    linear_view,
+    start_entropy_model,
+    start_linear,
+    zero_branches,
+)
 from tcm_lab.training.optimizers import make_optimizers
 from tcm_lab.training.trainer import begin
 
@@ -120,6 +125,62 @@ def test_the_start_is_the_principal_components_of_the_patches(shortcut: str) -> 
     variances = y.var((0, 2, 3), unbiased=False).numpy() * record.start.step**2
     assert np.allclose(np.sort(variances)[::-1], energy[:64] / len(rows), rtol=2e-3)
     assert record.start.deviation < 1e-3
+
+
+def test_the_shortcuts_between_stages_start_as_components_of_their_inputs() -> None:
+    codec = started({"shortcut": "staged"})
+    x = seen(photographs())[:16]
+    cells = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).numpy()
+    expected = np.linalg.eigvalsh(np.cov(cells.T, bias=True))[::-1]
+    with torch.no_grad():
+        first = codec.g_a.stages[0].shortcut(x)
+        second = codec.g_a.stages[1].shortcut(first)
+    for output in (first, second):
+        covariance = np.cov(as_rows(output).double().numpy().T, bias=True)
+        off_diagonal = covariance - np.diag(np.diag(covariance))
+        assert np.abs(off_diagonal).max() < 1e-3 * covariance.max()
+    found = np.diag(np.cov(as_rows(first).double().numpy().T, bias=True))
+    assert np.allclose(found[:12], expected / expected.mean(), rtol=1e-3)
+    assert not found[12:].any()
+
+
+_DICTIONARY = {"type": "dictionary", "slices": 2, "width": 32, "entries": 8}
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("tcm-nano", {}),
+        ("tcm-nano", {"entropy_model": {**_DICTIONARY, "lrp": True}}),
+        ("tcm-nano", {"entropy_model": {**_DICTIONARY, "lrp": False}}),
+        ("hpcm-nano", {}),
+        ("mlicpp-nano", {}),
+    ],
+    ids=str,
+)
+def test_no_entropy_model_refines_the_latent_at_first(
+    preset: str, changes: dict[str, object]
+) -> None:
+    codec = build(preset, {"rate_levels": 3, **changes}).eval()
+    zero_branches(codec)
+    taken: list[Tensor] = []
+    codec.g_s.register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+    with torch.no_grad():
+        x = photographs().batch(0, 2)
+        y = codec.g_a(x)
+        codec(x, rate=2.0)  # the middle rate, at which a step is 1
+    assert (taken[0] - y).abs().max() < 0.501
+
+
+def test_a_hierarchical_model_begins_with_the_hyper_synthesis_at_the_statistics() -> None:
+    codec = build("tcm-nano", {"entropy_model": {"type": "hierarchical", "head_dim": 16}})
+    y = 5 * torch.randn(2, codec.config.latent_channels, 8, 8) + 3
+    start_entropy_model(codec, y)
+    with torch.no_grad():
+        (hyper,) = codec.h_s(torch.zeros(1, codec.config.hyper_channels, 2, 2))
+    scale, mean = hyper.mean((0, 2, 3)).chunk(2)
+    assert torch.allclose(scale, 0.7 * y.std((0, 2, 3)), atol=0.3)
+    assert torch.allclose(mean, y.mean((0, 2, 3)), atol=0.3)
 
 
 def test_a_wavelet_path_starts_as_orthonormal_components_of_its_subbands() -> None:

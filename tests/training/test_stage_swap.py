@@ -176,3 +176,13 @@ def test_swaps_at_several_places_make_one_codec(parent: Codec) -> None:
         assert all(torch.equal(ours[n], theirs[n]) for n in theirs if n.startswith(swap.trained))
     with pytest.raises(LabError, match="another of the swaps trains"):
         splice(parent, variant, [*parts, parts[0]])
+
+
+def test_a_new_stage_starts_as_the_shortcut_beside_it(parent: Codec) -> None:
+    (swap,) = swaps_of(PARENT, PARENT.override({"g_a.stages.1.depth": 2}))
+    x = torch.rand(1, 3, 64, 64)
+    codec = start_swap(parent, swap, x)
+    with torch.no_grad():
+        between = codec.g_a.stages[0](x)
+        assert torch.equal(between, parent.g_a.stages[0](x))
+        assert torch.allclose(codec.g_a.stages[1](between), parent.g_a.stages[1].shortcut(between))
