@@ -127,3 +127,9 @@ def test_what_a_dictionary_cannot_have_is_refused() -> None:
         base.override({"entropy_model.slices": 3})
     with pytest.raises(ConfigError, match=r"entropy_model\.width = 60: head_dim = 16 does not"):
         base.override({"entropy_model.width": 60})
+
+
+def test_the_defaults_of_its_entropy_model_are_the_published_options() -> None:
+    published = tcm_lab.load_config("dcae")
+    defaults = published.override({"entropy_model": {"type": "dictionary", "slices": 5}})
+    assert defaults.entropy_model == published.entropy_model
