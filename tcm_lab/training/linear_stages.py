@@ -10,14 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab.blocks.resamplers import Bottlenecks
+from tcm_lab.blocks import ResamplerConfig
+from tcm_lab.blocks.resamplers import (
+    Bottlenecks,
+    BottlenecksConfig,
+    ConvResamplerConfig,
+    NoResamplerConfig,
+    ResidualResamplerConfig,
+)
 from tcm_lab.codec import Codec
 from tcm_lab.codec.transforms import Stage, Transform
 from tcm_lab.training.components import as_rows, components, least_squares
 
 _MARGIN = 6.0  # standard deviations between a feature's mean and the bend of its activation
 _BEND_OF_GELU = 3.0  # above, it is linear to 0.4 %; leaky ReLUs bend at 0
-
 _RIDGE = 1e-6  # the latent, and the image restored from it, are linear in the crops
 _GAMMA = 1e-3  # of GDN where its input has a variance of 1 or less: nearly the identity
 
@@ -76,10 +82,12 @@ def carries_linear_map(codec: nn.Module) -> bool:
     """Return whether a codec has no shortcuts and its main path can take their place."""
     if not isinstance(codec, Codec) or codec.g_a.linear_path is not None:
         return False
-    changing = [_changing(transform) for transform in (codec.g_a, codec.g_s)]
-    return all(changing) and not any(
-        _convolution(stage.resample) is None for stages in changing for stage in stages
-    )
+    for transform in (codec.config.g_a, codec.config.g_s):
+        configs = [stage.resample for stage in transform.stages]
+        changing = [config for config in configs if not isinstance(config, NoResamplerConfig)]
+        if not changing or not all(map(_can_carry, changing)):
+            return False
+    return True
 
 
 @torch.no_grad()
@@ -144,6 +152,18 @@ def _changing(transform: Transform) -> list[Stage]:
     return [s for s in stages_of(transform) if not isinstance(s.resample, nn.Identity)]
 
 
+def _can_carry(config: ResamplerConfig) -> bool:
+    """Return whether a resampler can become any linear map of patches.
+
+    What others build, in subclasses of their own as well, is not known.
+    """
+    if type(config) is ConvResamplerConfig:
+        return config.kernel >= config.stride and config.activation in ("none", "gdn")
+    if type(config) is BottlenecksConfig:
+        return config.kernel >= config.factor
+    return type(config) is ResidualResamplerConfig
+
+
 def input_of_synthesis(codec: Codec, y: Tensor) -> Tensor:
     """Return a latent (B, M, h, w) as the synthesis takes it: a normalised one in its unit."""
     return y if codec.y_unit is None else y / codec.y_unit[:, None, None]
@@ -170,40 +190,18 @@ def _to_target(
     return weight, bias.view(target.shape[1], -1).mean(1)
 
 
-def _convolution(resampler: Any) -> nn.Conv2d | nn.ConvTranspose2d | None:
-    """Return the convolution that can become any map of patches, if a resampler has one.
-
-    Whatever follows it there can be made linear or zero.
-    """
-    layers = import_compressai().layers
-    if isinstance(resampler, layers.ResidualBlockWithStride):
-        return cast("nn.Conv2d", resampler.conv1)
-    if isinstance(resampler, layers.ResidualBlockUpsample):
-        return cast("nn.Conv2d", resampler.upsample[0])
-    chain = resampler.conv if isinstance(resampler, Bottlenecks) else resampler
-    if not isinstance(chain, nn.Sequential):
-        return None
-    first, *rest = chain
-    is_linear = all(isinstance(layer, nn.PixelShuffle | layers.GDN) for layer in rest)
-    if is_linear and isinstance(first, nn.Conv2d | nn.ConvTranspose2d):
-        return first if first.kernel_size[0] >= first.stride[0] else None
-    return None
-
-
 def _carry(resampler: Any, weight: Tensor, bias: Tensor, x: Tensor) -> None:
     """Set the first channels of a resampler's output to a map of its input's first channels.
 
     Args:
-        resampler: one with a `_convolution`; changed in place.
+        resampler: built by a configuration that `_can_carry`; changed in place.
         weight: (C_out, C_in, f, f), where f is the factor by which it reduces or enlarges sides.
         bias: (C_out,).
         x: the resampler's input.
     """
-    layers = import_compressai().layers
-    convolution, carried = _convolution(resampler), len(bias)
-    assert convolution is not None
-    _set_taps(convolution, weight, bias)
+    layers, carried = import_compressai().layers, len(bias)
     if isinstance(resampler, layers.ResidualBlockWithStride):
+        _set_taps(resampler.conv1, weight, bias)
         before = resampler.conv1(x)[:, :carried]
         bend = _BEND_OF_GELU if isinstance(resampler.leaky_relu, nn.GELU) else 0.0
         shift = bend + _MARGIN * before.std((0, 2, 3)) - before.mean((0, 2, 3))
@@ -212,9 +210,11 @@ def _carry(resampler: Any, weight: Tensor, bias: Tensor, x: Tensor) -> None:
         _weaken(resampler.gdn, before)
         _zero_first(resampler.skip, carried)
     elif isinstance(resampler, layers.ResidualBlockUpsample):
+        _set_taps(resampler.upsample[0], weight, bias)
         _zero_first(resampler.conv, carried)
     else:
         chain: Any = resampler.conv if isinstance(resampler, Bottlenecks) else resampler
+        _set_taps(chain[0], weight, bias)
         if isinstance(chain[-1], layers.GDN):
             _weaken(chain[-1], chain[:-1](x)[:, :carried])
 
