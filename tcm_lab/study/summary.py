@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import cycle
-from math import nan
 from statistics import fmean, variance
 from typing import Any
 
@@ -192,8 +191,8 @@ def _groups(summaries: Sequence[VariantSummary], space: Space) -> dict[str, str]
 
 def _losses(summary: VariantSummary, space: Space) -> list[float]:
     if not (summary.is_complete and summary.first.feasible):
-        return [nan] * len(space.objectives)
-    return [METRICS[name].loss(summary.metrics.get(name, nan)) for name in space.objectives]
+        return [math.nan] * len(space.objectives)
+    return [METRICS[name].loss(summary.metrics.get(name, math.nan)) for name in space.objectives]
 
 
 def _change(summary: VariantSummary, baseline: VariantSummary, space: Space) -> str:
@@ -232,7 +231,7 @@ def _summary(
                 is_established |= metric.loss(difference.value) < 0
         elif is_objective and metric.needs != "timing":
             pair = (value, _mean(metric, baseline))
-            ours, theirs = (nan if each is None else metric.loss(each) for each in pair)
+            ours, theirs = (math.nan if each is None else metric.loss(each) for each in pair)
             is_established |= ours < theirs
     return VariantSummary(
         records=tuple(group), metrics=metrics, intervals=intervals, is_established=is_established
@@ -322,18 +321,26 @@ def _over_images_and_seeds(
         sd = noise.widened(noise.seed_sd_bd) if noise and noise.seed_sd_bd and paired else None
         return bd_rate_interval(anchor, curve, seeds=Seeds(paired=paired, sd_percent=sd), **how)
 
-    def differences(draw: Draw) -> list[float]:
-        result = []
-        for record, other in zip(group, cycle(base), strict=False):
-            own, drawn = _drawn(record, draw), _drawn(other, draw)
-            ours = metric.of(own, drawn)
-            theirs = 0 if metric.relative else metric.of(drawn, drawn)
-            result.append(nan if ours is None or theirs is None else ours - theirs)
-        return result
+    def difference(record: TrialRecord, other: TrialRecord, draw: Draw) -> float:
+        own, drawn = _drawn(record, draw), _drawn(other, draw)
+        ours = metric.of(own, drawn)
+        theirs = 0 if metric.relative else metric.of(drawn, drawn)
+        return math.nan if ours is None or theirs is None else ours - theirs
+
+    def differences(draw: Draw) -> list[list[float]]:
+        """Return each seed's difference to its partner, or to each of the baseline's seeds."""
+        others = [[other] for other in base] if paired else [base] * len(group)
+        return [
+            [difference(record, other, draw) for other in row]
+            for record, row in zip(group, others, strict=True)
+        ]
 
     units = {"images": len(group[0].evaluation.points[0].images)}
-    between = mean_noise(differences({"images": np.arange(units["images"])}))
-    interval = bootstrap(lambda draw: fmean(differences(draw)), units, noise=between, **how)
+    whole = np.array(differences({"images": np.arange(units["images"])}))
+    between = math.hypot(mean_noise(whole.mean(1)), mean_noise(whole.mean(0)))
+    interval = bootstrap(
+        lambda draw: float(np.mean(differences(draw))), units, noise=between, **how
+    )
     return over_images(interval)
 
 

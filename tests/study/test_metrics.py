@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 from surrogate import SPACE, Surrogate, curve, trained
 from test_compare import LAMBDAS, NANO, trainings
@@ -274,3 +275,44 @@ def test_a_study_by_a_metric_on_request_measures_it_or_is_refused_before_it_begi
     context = prepare(space, out=tmp_path / "out")
     assert isinstance(context.trainer, CodecTrainer)
     assert context.trainer.requested == ("lpips", "dists")
+
+
+@pytest.fixture
+def psnr_gain() -> Iterator[None]:
+    def gain(record: TrialRecord, baseline: TrialRecord | None) -> float | None:
+        return None if baseline is None else _psnr(record) - _psnr(baseline)
+
+    tcm_lab.register_metric("psnr_gain_db", needs="rd", relative=True)(gain)
+    yield
+    METRICS.unregister("psnr_gain_db")
+
+
+def _psnr(record: TrialRecord) -> float:
+    assert record.rd is not None
+    return fmean(point.psnr_db for point in record.rd.points)
+
+
+@pytest.mark.usefixtures("psnr_gain")
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 7), (7, 8), (0, 1, 7)])
+def test_every_seed_of_a_metric_s_difference_counts_once(seeds: tuple[int, ...]) -> None:
+    space = parse_space(f"{SPACE}objectives: [psnr_gain_db, kmacs_per_px]\n", "toy.yaml", None)
+    records = [
+        record.model_copy(update={"params": {"split": 0.5 * record.is_baseline}})
+        for record in trainings((0.0, 0.5), seeds=3, noise=0.3)
+    ]
+    base = [record for record in records if record.is_baseline]
+    own = [
+        record.model_copy(update={"seed": seed, "identity": f"own-{seed}"})
+        for record, seed in zip(records[3:], seeds, strict=False)
+    ]
+    assert len(own) == len(seeds)
+    paired = set(seeds) <= {0, 1, 2}
+    partners = base[: len(seeds)] if paired else base
+    ours, theirs = ([_psnr(record) for record in side] for side in (own, partners))
+    found = summarise([*base, *own], space)[1].intervals["psnr_gain_db"]
+    assert found.value == pytest.approx(fmean(ours) - fmean(theirs))
+    if paired:
+        expected = np.std(np.subtract(ours, theirs), ddof=1) / math.sqrt(len(ours))
+    else:
+        expected = math.hypot(*(np.std(s, ddof=1) / math.sqrt(len(s)) for s in (ours, theirs)))
+    assert expected < found.noise < 10 * expected  # Student's factors widen it
