@@ -136,46 +136,59 @@ def timed_codec(
         size: (height, width) of the image.
         options: the conditions.
     """
-    model: Any = adapter.module
-    watch, on_gpu = Stopwatch(adapter.device), adapter.device.type == "cuda"
+    model, device = adapter.module, adapter.device
+    watch, on_gpu = Stopwatch(device), device.type == "cuda"
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    image = adapter.pad(sample_image(size, options.batch).to(adapter.device))
+    image = adapter.pad(sample_image(size, options.batch).to(device))
     image = image.contiguous(memory_format=layout)
-    arguments: dict[str, Any] = {"rate": 0.0} if adapter.rate_levels else {}
-    coder: Any = model
-    if options.portable and adapter.config is None:
-        coder = PortableReference(model)
-    elif options.portable:
-        arguments["portable"] = True
-
+    coder, arguments = _coder(adapter, portable=options.portable)
     own_bytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers(), image))
 
     def once() -> Run:
         # Memory of other models that take turns with this one does not count.
-        others_bytes = torch.cuda.memory_allocated(adapter.device) - own_bytes if on_gpu else 0
+        others_bytes = torch.cuda.memory_allocated(device) - own_bytes if on_gpu else 0
         if on_gpu:
-            torch.cuda.reset_peak_memory_stats(adapter.device)
-        with (
-            torch.no_grad(),
-            arithmetic(options.precision, adapter.device),
-            listening(watch.stage),
-        ):
+            torch.cuda.reset_peak_memory_stats(device)
+        with torch.no_grad(), arithmetic(options.precision, device), listening(watch.stage):
             with watch.running():
                 coded = coder.compress(image, **arguments)
             encoded = watch.sample()
             with watch.running():
                 decompress(coder, coded)
             decoded = watch.sample()
-        peak = torch.cuda.max_memory_allocated(adapter.device) - others_bytes if on_gpu else None
+        peak = torch.cuda.max_memory_allocated(device) - others_bytes if on_gpu else None
         return Run(encoded, decoded, peak)
 
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        is_last = any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
-        before = torch.channels_last if is_last else torch.contiguous_format
-        stack.callback(model.to, memory_format=before)
-        model.to(memory_format=layout)
+    with _in_layout(model, layout), evaluating(model):
         adapter.make_tables()
+        with _hooked(model, watch, options):
+            yield once
+
+
+def _coder(adapter: CodecAdapter, *, portable: bool) -> tuple[Any, dict[str, Any]]:
+    """Return the object that codes, and the arguments of its ``compress``."""
+    arguments: dict[str, Any] = {"rate": 0.0} if adapter.rate_levels else {}
+    if portable and adapter.config is None:
+        return PortableReference(adapter.module), arguments
+    return adapter.module, arguments | ({"portable": True} if portable else {})
+
+
+@contextmanager
+def _in_layout(model: Any, layout: torch.memory_format) -> Iterator[None]:
+    """Hold a model's weights in a memory format."""
+    is_last = any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+    before = torch.channels_last if is_last else torch.contiguous_format
+    try:
+        model.to(memory_format=layout)
+        yield
+    finally:
+        model.to(memory_format=before)
+
+
+@contextmanager
+def _hooked(model: nn.Module, watch: Stopwatch, options: TimingOptions) -> Iterator[None]:
+    """Charge a model's stages and its entropy coding to a stopwatch, and compile as requested."""
+    with ExitStack() as stack:
         if options.compile:
             from torch._dynamo import config  # takes long to import
 
@@ -190,7 +203,7 @@ def timed_codec(
             for method in ("compress", "decompress"):
                 charged = watch.stage(ENTROPY_CODING)(getattr(entropy_model, method))
                 stack.enter_context(patch.object(entropy_model, method, charged))
-        yield once
+        yield
 
 
 def sample_image(size: tuple[int, int], batch: int) -> Tensor:
