@@ -295,7 +295,7 @@ def steps_table(courses: Sequence[Course]) -> Table:
             f"{', '.join(map(str, REACHED_AFTER))} steps.",
             "Steps of 256x256 pixels (two steps of 2 crops of 128 count as one) with a constant "
             "learning rate; CPU time includes the start and its linear phase. A dash: not within "
-            f"{' and '.join(f'{most:,} steps ({name})' for name, most in FOLLOWED.items())}.",
+            f"{', '.join(f'{most:,} steps ({name})' for name, most in FOLLOWED.items())}.",
         ),
     )
 
