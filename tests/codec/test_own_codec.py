@@ -24,6 +24,7 @@ from tcm_lab.codec import (
     build,
     load_foreign,
     load_weights,
+    read_state,
     save_checkpoint,
     save_weights,
 )
@@ -437,3 +438,11 @@ def test_weights_that_belong_to_no_model_are_refused(
 
 def test_python_takes_it_by_name_too() -> None:
     assert tcm_lab.measure_complexity(OWN, SIZE) == measure_complexity(build(OWN), SIZE)
+
+
+def test_a_models_tensors_are_found_beside_those_of_a_larger_one() -> None:
+    own = build(OWN).state_dict()
+    other = {f"layers.{i}.weight": torch.zeros(3) for i in range(2 * len(own))}
+    tree = {"codec": {f"module.{name}": v for name, v in own.items()}, "critic": other, "epoch": 3}
+    assert read_state(tree, own.keys()).keys() == own.keys()
+    assert own.keys().isdisjoint(read_state({"critic": other}, own.keys()))
