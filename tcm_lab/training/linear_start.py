@@ -62,7 +62,7 @@ def start_linear(
     train_phase: Callable[[Codec, Recipe], None],
     cache: Path | None,
 ) -> LinearStart:
-    """Make a codec the linear transform that fits the data, as far as its shortcuts allow.
+    """Make a codec the linear transform that fits the data, by its shortcuts or its main path.
 
     The shortcut between image and latent becomes the principal components of the crops' patches,
     divided by the step that suits the middle λ at high rate, Δ² = 6 / (255² ln 2 λ) times three
