@@ -84,6 +84,16 @@ def test_what_only_the_encoder_runs_is_not_charged_to_the_decoder(factory: str) 
     assert hyper <= record.parts.keys()
 
 
+def test_a_layer_with_a_parametrised_weight_is_charged_where_it_runs() -> None:
+    codec, plain = build(OWN), measure_complexity(OWN, SIZE)
+    for layer in codec.hyper["down"]:
+        if isinstance(layer, nn.Conv2d):
+            nn.utils.parametrizations.weight_norm(layer)
+    record = measure_complexity(codec, SIZE)
+    for scope in ("whole", "encode", "decode"):
+        assert record.total_macs(scope) == plain.total_macs(scope)
+
+
 def test_a_codec_that_cannot_code_is_counted_with_a_warning() -> None:
     with pytest.warns(UncountedWarning, match="every part is charged .* attribute parts"):
         record = measure_complexity(f"{FILE}:Mute", (64, 64))
