@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ def fit_shortcuts(codec: Codec, crops: Tensor) -> None:
         x = stage(x)
 
 
-def carries_linear_map(codec: nn.Module) -> bool:
+def carries_linear_map(codec: nn.Module) -> TypeGuard[Codec]:
     """Return whether a codec has no shortcuts and its main path can take their place."""
     if not isinstance(codec, Codec) or codec.g_a.linear_path is not None:
         return False

@@ -20,7 +20,7 @@ _ITERATIONS = 5
 _MIN_SIDE = 8
 _ENTROPY_SIDE = ("h_a.", "h_s.", "slices.", "context_model.")
 _RESAMPLER = re.compile(r"g_[as]\.stages\.\d+\.resample\.")
-_CAREFUL = 0.1  # of the learning rate: the weights of a linear map are precise
+_CAREFUL = 0.1  # of the learning rate, up to 64 latent channels: a linear map's weights are precise
 _SHORTCUT = re.compile(r"g_[as]\.(stages\.\d+\.)?shortcut\.")
 
 
@@ -82,7 +82,9 @@ def make_optimizers(
     """Assign a codec's parameters to optimisers, each group with its ``base_lr``.
 
     Parameters named ``…quantiles`` belong to ``aux``; those without a gradient to none. Where the
-    main path has become a linear transform, its resamplers learn at a tenth of the rate, by Adam.
+    main path has become a linear transform, its resamplers learn at a tenth of the rate, by Adam;
+    above 64 latent channels M at 64 / M of that, since an update of Adam changes what a layer
+    computes the more, the more channels it adds up.
 
     Args:
         codec: the codec to train.
@@ -95,14 +97,14 @@ def make_optimizers(
     """
     groups: defaultdict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
     paths = {id(parameter) for parameter in shortcuts(codec)}
-    careful = recipe.start == "linear" and carries_linear_map(codec)
+    careful = _careful_lr(codec, recipe)
     for name, parameter in codec.named_parameters():
         if parameter.requires_grad:
             key = _optimizer_of(name, parameter, recipe)
             if id(parameter) in paths:
                 key = ("adam", recipe.shortcut_lr)
-            elif careful and _RESAMPLER.match(name):
-                key = ("adam", _CAREFUL * recipe.lr)
+            elif careful is not None and _RESAMPLER.match(name):
+                key = ("adam", careful)
             groups[key].append(parameter)
     optimizers: dict[str, Optimizer] = {}
     for kind in ("adam", "muon", "aux"):
@@ -123,6 +125,13 @@ def make_optimizers(
         group = {"params": list(context.parameters()), "lr": lr, "base_lr": lr}
         optimizers["context"] = Adam([group], lr=lr, fused=True)
     return optimizers
+
+
+def _careful_lr(codec: nn.Module, recipe: Recipe) -> float | None:
+    """Return the rate of resamplers that became a linear map; None if they did not."""
+    if recipe.start != "linear" or not carries_linear_map(codec):
+        return None
+    return _CAREFUL * min(1.0, 64 / codec.config.latent_channels) * recipe.lr
 
 
 def _entropy_lr(recipe: Recipe) -> float:

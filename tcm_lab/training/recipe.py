@@ -64,7 +64,8 @@ class Recipe(Frozen):
             It trains the entropy model alone, on the latent of the linear transform, so variants
             that differ only in g_a and g_s share it; 0 skips the phase.
         linear_batch: crops per step of the linear phase.
-        linear_lr: learning rate of the linear phase, decayed along a cosine.
+        linear_lr: learning rate of the linear phase, decayed along a cosine; above 128 latent
+            channels M, times (128 / M)².
         clip_norm: bound on the norm of the main gradient.
         ema: decay of the exponential moving average of the weights; 0 is off.
         precision: ``32-true``, torch's float32: a GPU's convolutions then use TF32, unless

@@ -348,7 +348,7 @@ def train_supernet(
             sides = [p for n, p in supernet.named_parameters() if n.startswith(("g_a.", "g_s."))]
             with frozen(sides):
                 run(
-                    recipe=linear_phase(recipe),
+                    recipe=linear_phase(recipe, supernet.config.latent_channels),
                     directory=None if directory is None else directory / PHASE,
                     on_progress=_of_phase(on_progress),
                     objective=lambda _, phase, __: SandwichLoss(supernet, phase, 0.0, linear_view),

@@ -14,6 +14,7 @@ from torch import Tensor
 from tcm_lab.codec import Codec, build
 from tcm_lab.data import CropSource, open_images
 from tcm_lab.errors import LabError
+from tcm_lab.evaluation import evaluate_crops, lagrangian_cost
 from tcm_lab.training import Recipe, TrainingRecord, train
 from tcm_lab.training.components import as_rows, components
 from tcm_lab.training.linear_start import (
@@ -326,12 +327,33 @@ def test_the_main_path_learns_slowly_where_it_started_as_a_linear_transform() ->
 
     recipe = RECIPE.changed(optimizer="muon", lr=3e-3, matrix_lr=2e-3)
     assert rates(recipe, {"shortcut": "none"}) == {0.1 * 3e-3}
+    wide = {"shortcut": "none", "latent_channels": 320}
+    assert [*rates(recipe, wide)] == pytest.approx([0.1 * 3e-3 / 5])
     assert rates(recipe.changed(start="none"), {"shortcut": "none"}) == {3e-3, 2e-3}
     for changes in (
         {"shortcut": "wavelet"},
         {"shortcut": "none", "g_a.stages.0.resample": "patch"},
     ):
         assert rates(recipe, changes) == {3e-3, 2e-3}
+
+
+@pytest.mark.parametrize("latent_channels", [64, 320])
+def test_the_linear_phase_improves_entropy_models_of_any_width(latent_channels: int) -> None:
+    width = latent_channels // 64
+    changes: dict[str, object] = {
+        "latent_channels": latent_channels,
+        "entropy_model.hidden": [32 * width, 24 * width],
+        "entropy_model.attention": "none",
+    }
+    images, costs = open_images(None, "eval")[:1], []
+    for steps in (0, 20):
+        codec = build("tcm-nano", {**LINEAR, **changes})
+        recipe = RECIPE.changed(linear_steps=steps, linear_batch=4)
+        recipe = recipe.suited(latent_channels, codec.config.rate_levels)
+        begin(codec, recipe, photographs())
+        view = linear_view(codec).eval()
+        costs.append(lagrangian_cost(evaluate_crops(view, images), recipe.lambdas))
+    assert costs[1] < costs[0]
 
 
 def test_an_interrupted_linear_phase_leaves_no_shortcut_behind() -> None:
