@@ -2,7 +2,8 @@
 
 ``python studies/start/make.py run FOLDER`` trains every variant without a record, one after the
 other, on the images in FOLDER (default: the embedded ones), and writes a record of each to
-``records``; Ctrl-C loses only the current run. ``make.py courses FOLDER`` measures for three
+``records``; Ctrl-C loses only the current run. ``--base``, ``--steps`` and ``--variants`` choose
+another codec, budget and part of the variants. ``make.py courses FOLDER`` measures for three
 variants how many steps each needs to reach a cost. ``make.py table`` writes the tables of the
 records.
 """
@@ -188,19 +189,25 @@ def _merge(first: Change, second: Change) -> Change:
     return Change({**first.codec, **second.codec}, {**first.recipe, **second.recipe})
 
 
-def run(base: str, steps: int, seeds: int, data: str | None) -> None:
-    """Train every variant that has no record, finishing each seed before the next."""
+def run(base: str, steps: int, seeds: int, data: str | None, names: Sequence[str]) -> None:
+    """Train each variant in ``names`` that has no record, finishing each seed before the next.
+
+    A linear phase takes at most half as many steps.
+    """
     train_on, judge_on = open_images(data, purpose="train"), open_images(None, purpose="eval")
     folder = RECORDS / f"{base}-{steps}-{train_on.fingerprint}"
     for seed in range(seeds):
-        for name, change in variants().items():
+        for name in names:
+            change = variants()[name]
             path = folder / (re.sub(r"\W+", "-", f"{name} seed {seed}".lower()) + ".json")
             if path.exists():
                 continue
             config = load_config(base).override({"rate_levels": 4, **change.codec})
             recipe = get_recipe("minute").changed(name="start", seed=seed, **change.recipe)
             updates = round(steps * PIXELS / (recipe.batch * recipe.crop**2))
-            recipe = recipe.changed(steps=updates).suited(config.latent_channels, 4)
+            phase = min(recipe.linear_steps, steps // 2)
+            recipe = recipe.changed(steps=updates, linear_steps=phase)
+            recipe = recipe.suited(config.latent_channels, 4)
             codec = build(config, seed=seed)
             began = time.process_time()
             train(codec, recipe, CropSource(train_on, crop=recipe.crop, seed=seed))
@@ -377,10 +384,11 @@ def main() -> None:
     parser.add_argument("--base", default="tcm-nano")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=[*variants()], default=[*variants()])
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.action == "run":
-        run(args.base, args.steps, args.seeds, args.folder)
+        run(args.base, args.steps, args.seeds, args.folder, args.variants)
     elif args.action == "courses":
         follow_all(args.base, args.folder)
     for path in write_tables(tables(), FOLDER):

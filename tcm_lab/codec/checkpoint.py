@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,15 +28,12 @@ from tcm_lab.codec.layouts import LAYOUTS, Layout
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import about_code, checkpoint_file, preset_names, trained_names
 from tcm_lab.codec.state_dicts import (
-    CONSTANTS,
-    TABLES,
     CheckpointError,
-    constant_names,
+    fill,
     find_weights,
-    misfit,
-    own_name,
     refuse_other_state,
     table_names,
+    weights_of,
     write_tensors,
 )
 from tcm_lab.codec.zoo import build
@@ -86,7 +83,7 @@ def save_checkpoint(
     check_suffix(Path(path), [".safetensors"], "a safetensors file")
     write_tensors(
         Path(path),
-        _weights(codec),
+        weights_of(codec),
         _FORMAT,
         extra or {},
         dtype,
@@ -262,16 +259,6 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _weights(codec: Codec) -> dict[str, Tensor]:
-    """Return the entries that a file stores: all but tables and constants.
-
-    Old files lack some constants, and half precision would round a few to zero.
-    """
-    state: dict[str, Tensor] = codec.state_dict()
-    left_out = table_names(codec) | constant_names(codec)
-    return {name: value for name, value in state.items() if name not in left_out}
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
@@ -314,7 +301,10 @@ def _from_ours(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], origi
             f"{origin}: its configuration cannot be read: {error}{hint}"
         ) from None
     _check_size(config, tensors, origin)
-    return _fill(Codec(config), tensors, origin, str)
+    codec = Codec(config)
+    fill(codec, tensors, origin=origin, name=config.name)
+    codec.eval()
+    return codec
 
 
 def _metadata_field(metadata: Mapping[str, str], field: str, empty: JsonValue) -> JsonValue:
@@ -346,7 +336,13 @@ def _from_state(state: Mapping[str, Any], origin: str) -> Codec:
     ours = {layout.entry_name(name, config): name for name in codec.state_dict()}
     extra = layout.extra(config)
     renamed = {ours.get(name, name): v for name, v in tensors.items() if name not in extra}
-    return _fill(codec, renamed, origin, lambda name: layout.entry_name(name, config))
+
+    def shown(name: str) -> str:
+        return layout.entry_name(name, config)
+
+    fill(codec, renamed, origin=origin, name=config.name, shown=shown)
+    codec.eval()
+    return codec
 
 
 def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
@@ -366,24 +362,3 @@ def _check_size(config: VariantConfig, tensors: Mapping[str, Tensor], origin: st
             raise CheckpointError(
                 f"{origin}: holds {held:,} numbers, but {config.name} needs {needed:,}"
             )
-
-
-def _fill(
-    codec: Codec, tensors: Mapping[str, Tensor], origin: str, shown: Callable[[str], str]
-) -> Codec:
-    """Load tensors by our names; ``shown`` maps one of ours to the file's, for messages."""
-    expected = _weights(codec)
-    ignored = (*TABLES, *CONSTANTS)
-    tensors = {
-        n: value for n, value in tensors.items() if n in expected or own_name(n) not in ignored
-    }
-    faults = [
-        f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for fault, names in misfit(tensors, expected, shown).items()
-        if names
-    ]
-    if faults:
-        raise CheckpointError(f"{origin}: does not fit {codec.config.name}: {'; '.join(faults)}")
-    codec.load_state_dict(tensors, strict=False)
-    codec.eval()
-    return codec

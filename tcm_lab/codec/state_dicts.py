@@ -77,22 +77,54 @@ def find_weights(
     return model.tensors
 
 
-def misfit(
-    actual: Tensors, expected: Tensors, shown: Callable[[str], str] = str
-) -> dict[str, list[str]]:
-    """Return the differences between a file's tensors and those that a model needs, by kind.
+def weights_of(codec: nn.Module) -> dict[str, Tensor]:
+    """Return the entries of a codec's state that a file stores: all but tables and constants.
 
-    ``shown`` maps a name of the model to the file's.
+    Old files lack some constants, and half precision would round a few to zero.
     """
-    return {
-        "missing": [shown(name) for name in expected if name not in actual],
-        "unknown": [name for name in actual if name not in expected],
+    derived = table_names(codec) | constant_names(codec)
+    return {name: value for name, value in codec.state_dict().items() if name not in derived}
+
+
+def fill(
+    codec: nn.Module,
+    tensors: Tensors,
+    *,
+    origin: str,
+    name: str,
+    shown: Callable[[str], str] = str,
+) -> None:
+    """Load the tensors of a file, if they are a codec's weights; its tables are left as they are.
+
+    Args:
+        codec: changed in place.
+        tensors: by the codec's names; tables and constants among them are ignored.
+        origin: name of the file in messages.
+        name: name of the codec in messages.
+        shown: maps a name of the codec to the file's, for messages.
+
+    Raises:
+        CheckpointError: the message counts and names what is missing, unknown or of another shape.
+    """
+    expected, ignored = weights_of(codec), (*TABLES, *CONSTANTS)
+    given = {n: v for n, v in tensors.items() if n in expected or own_name(n) not in ignored}
+    reshaped = [n for n in expected if n in given and given[n].shape != expected[n].shape]
+    faults = {
+        "missing": [shown(n) for n in expected if n not in given],
+        "unknown": [n for n in given if n not in expected],
         "of another shape": [
-            f"{shown(name)} is {tuple(actual[name].shape)}, not {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in actual and actual[name].shape != value.shape
+            f"{shown(n)} is {tuple(given[n].shape)}, not {tuple(expected[n].shape)}"
+            for n in reshaped
         ],
     }
+    found = [
+        f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
+    ]
+    if found:
+        raise CheckpointError(f"{origin}: does not fit {name}: {'; '.join(found)}")
+    nn.Module.load_state_dict(codec, given, strict=False)  # CompressAI's own resizes tables
 
 
 def table_names(codec: nn.Module) -> set[str]:

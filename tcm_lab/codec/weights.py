@@ -14,14 +14,9 @@ from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
 from tcm_lab.codec.state_dicts import (
-    CONSTANTS,
-    TABLES,
     CheckpointError,
-    constant_names,
-    misfit,
-    own_name,
+    fill,
     refuse_other_state,
-    table_names,
     write_tensors,
 )
 from tcm_lab.codec.zoo import build, own_factory
@@ -42,22 +37,8 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
         CheckpointError: the file cannot be read, or its tensors are not the codec's.
     """
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
-    own, derived = codec.state_dict(), table_names(codec) | constant_names(codec)
-    tensors = read_state(source, own.keys())
-    expected = {name: value for name, value in own.items() if name not in derived}
-    ignored = (*TABLES, *CONSTANTS)
-    given = {
-        n: value for n, value in tensors.items() if n in expected or own_name(n) not in ignored
-    }
-    misfits = misfit(given, expected)
-    faults = [f"{name} is {kind}" for kind in ("missing", "unknown") for name in misfits[kind]]
-    faults += misfits["of another shape"]
-    if faults:
-        more = f"; {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(
-            f"{origin}: does not fit {type(codec).__name__}: {'; '.join(faults[:3])}{more}"
-        )
-    nn.Module.load_state_dict(codec, given, strict=False)
+    tensors = read_state(source, codec.state_dict().keys())
+    fill(codec, tensors, origin=origin, name=type(codec).__name__)
     kind = import_compressai().entropy_models.EntropyBottleneck
     for prior in codec.modules():
         if isinstance(prior, kind) and prior._quantized_cdf.numel():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tcm_lab.codec import CodecAdapter, VariantConfig, load_checkpoint, read_extra, read_state
 from tcm_lab.codec.adapter import unwrapped
-from tcm_lab.codec.state_dicts import CONSTANTS, TABLES, constant_names, own_name, table_names
+from tcm_lab.codec.state_dicts import CONSTANTS, TABLES, own_name, weights_of
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.training.recipe import Recipe
 
@@ -62,9 +62,7 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     assembled = CodecAdapter(codec).config is not None
     parameters = dict(codec.named_parameters())
     theirs = load_checkpoint(path).state_dict() if assembled else read_state(path, parameters)
-    state = {n: v for n, v in codec.state_dict().items() if isinstance(v, Tensor)}
-    derived = table_names(codec) | constant_names(codec)
-    own = {name: value for name, value in state.items() if name not in derived}
+    own = {n: v for n, v in weights_of(codec).items() if isinstance(v, Tensor)}
     fitting = {n: v for n, v in own.items() if n in theirs and theirs[n].shape == v.shape}
     matched = sum(fitting[n].numel() for n in parameters if n in fitting)
     total = sum(p.numel() for p in parameters.values())
