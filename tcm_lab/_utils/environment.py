@@ -22,23 +22,27 @@ class Environment(Frozen):
         threads: threads that torch uses for one operator on the CPU.
         python: version of the interpreter.
         versions: installed version by distribution.
+        instructions: vector instructions that torch uses on the CPU, such as AVX512; "" on a GPU,
+            and in records from before this was recorded.
     """
 
     device: str
     threads: int
     python: str
     versions: dict[str, str]
+    instructions: str = ""
 
 
 def environment(device: torch.device | str = "cpu") -> Environment:
     """Describe the conditions under which this process works on ``device``."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    on_gpu = device.type == "cuda"
     return Environment(
-        device=name,
+        device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         versions=versions(*_PACKAGES),
+        instructions="" if on_gpu else torch.backends.cpu.get_cpu_capability(),
     )
 
 
@@ -55,9 +59,22 @@ def _version(name: str) -> str:
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        name = processor_name(Path("/proc/cpuinfo").read_text("utf-8", "replace"))
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        name = ""
+    return name or platform.processor() or platform.machine()
+
+
+def processor_name(cpuinfo: str) -> str:
+    """Return the name of the first processor in the text of Linux's ``/proc/cpuinfo``.
+
+    A name without a model number, as virtual machines show, gets the family and model, since
+    processors of different generations share it. "" if there is no name.
+    """
+    first = cpuinfo.partition("\n\n")[0]
+    fields = [line.partition(":") for line in first.splitlines()]
+    found = {key.strip(): value.strip() for key, _, value in fields}
+    name = found.get("model name", "")
+    if not name or any(character.isdigit() for character in name):
+        return name
+    return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"

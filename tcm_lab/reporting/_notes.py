@@ -28,9 +28,10 @@ def size_text(size: Sequence[int]) -> str:
 
 
 def device_text(environment: Environment) -> str:
-    """Return the device and the number of threads."""
+    """Return the device, its vector instructions if known, and the number of threads."""
     threads = environment.threads
-    return f"{environment.device}, {threads} {'thread' if threads == 1 else 'threads'}"
+    instructions = f", {environment.instructions}" if environment.instructions else ""
+    return f"{environment.device}{instructions}, {threads} thread{'s' * (threads != 1)}"
 
 
 def versions_text(versions: Iterable[Mapping[str, str]]) -> str:

@@ -93,6 +93,11 @@ class TrialRecord(Frozen):
         """The codec's configuration, validated."""
         return VariantConfig.parse(self.config)
 
+    @property
+    def trainings(self) -> tuple[TrainingRecord, ...]:
+        """The records of all training runs that reached the end."""
+        return () if self.training is None else (self.training, *self.more)
+
     def lagrangian_percent(self, baseline: TrialRecord) -> float:
         """Return how far the estimated Lagrangian cost is above the baseline's, in percent.
 

@@ -303,8 +303,15 @@ def footer(
             "(95 % interval of each pairwise difference)."
         )
     lines += _without_bd_rate(summaries)
-    evaluations = [rd for summary in summaries for rd in summary.evaluations]
-    return (*lines, *environment_lines(rd.environment for rd in evaluations))
+    trainings = [run for s in summaries for record in s.records for run in record.trainings]
+    places = [run.environment for run in trainings]
+    if len(environment_lines(places)) > 1:
+        lines.append(
+            "Training ran under the different conditions below. They round differently, so runs "
+            "with the same seed pair less exactly than on one kind of machine."
+        )
+    places += [rd.environment for summary in summaries for rd in summary.evaluations]
+    return (*lines, *environment_lines(places))
 
 
 def _without_bd_rate(summaries: Sequence[VariantSummary]) -> list[str]:

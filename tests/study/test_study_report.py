@@ -38,6 +38,7 @@ from tcm_lab.study.importance import (
 )
 from tcm_lab.study.noise import Noise, design_in, design_of
 from tcm_lab.study.prepare import prepare
+from tcm_lab.study.record import TrialRecord
 from tcm_lab.study.report import findings, front_configs, write_report
 from tcm_lab.study.result import StudyResult, measure_anchor, open_result, read_anchor
 from tcm_lab.study.run import run_study
@@ -46,6 +47,7 @@ from tcm_lab.study.summary import summarise
 from tcm_lab.study.tables import trial_table
 
 COMMAND = "tcm-lab study --space toy.yaml"
+STUDIES = Path(__file__).parents[2] / "studies"
 
 
 def read_page(folder: Path) -> str:
@@ -429,6 +431,23 @@ def test_a_time_that_was_measured_lower_establishes_nothing(result: StudyResult)
     for other in others:
         interval = other.intervals["lagrangian_percent"]
         assert other.is_established == (interval.excludes_zero and interval.value < 0)
+
+
+def test_runs_that_were_trained_on_different_machines_are_said_to_pair_less_exactly() -> None:
+    published = open_result(STUDIES / "split")
+    space = published.space
+
+    def lines(records: list[TrialRecord]) -> list[str]:
+        footer = trial_table(summarise(records, space), space).footer
+        return [line for line in footer if line.startswith("Training ran under")]
+
+    *others, last = published.records
+    assert lines([*others, last]) == []
+    assert last.training is not None
+    elsewhere = last.training.environment.model_copy(update={"instructions": "AVX2"})
+    moved = last.training.model_copy(update={"environment": elsewhere})
+    (line,) = lines([*others, last.model_copy(update={"training": moved})])
+    assert "pair less exactly" in line
 
 
 def test_noise_of_another_baseline_does_not_stand_for_seeds(

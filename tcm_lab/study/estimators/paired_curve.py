@@ -75,8 +75,7 @@ def paired_rows(compared: Comparison) -> PairedRows:
 
 def _losses(record: TrialRecord) -> dict[int, float]:
     """Return the mean log loss by step; over all sets of weights if each rate has its own."""
-    trainings = [t for t in (record.training, *record.more) if t is not None]
-    curves = [dict(zip(t.curve.steps, t.curve.log_loss, strict=True)) for t in trainings]
+    curves = [dict(zip(t.curve.steps, t.curve.log_loss, strict=True)) for t in record.trainings]
     if not curves:
         return {}
     return {
