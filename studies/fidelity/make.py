@@ -6,6 +6,7 @@ trained.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -41,6 +42,13 @@ def trainings() -> tuple[TrialRecord, ...]:
         for record in open_result(FOLDER.parent / name).records:
             records.setdefault(record.identity, record)
     return tuple(records.values())
+
+
+def of_estimators() -> list[TrialRecord]:
+    """Return the runs of the sixteen variants of the study of estimators, which differ more."""
+    lines = (FOLDER.parent / "estimators" / "trainings.jsonl").read_text().splitlines()
+    variants = {json.loads(line)["fingerprint"] for line in lines}
+    return [record for record in trainings() if record.fingerprint in variants]
 
 
 def noise_and_spread(records: Sequence[TrialRecord]) -> dict[str, float]:
@@ -90,6 +98,12 @@ def table() -> Table:
     unpaired: dict[str, Value] = {"measure": "… against a baseline of another seed"}
     rows.append(Row(values=end | noise_and_spread(truth)))
     rows.append(Row(values=unpaired | without_sharing(truth)))
+    some = of_estimators()
+    distinct: dict[str, Value] = {
+        "measure": "… of the sixteen variants of estimators",
+        "between": agreement(some, some).rank.ceilings[1],
+    }
+    rows.append(Row(values=distinct | noise_and_spread(some)))
     return Table(
         title="How early training losses rank variants",
         columns=(

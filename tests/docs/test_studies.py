@@ -270,7 +270,14 @@ def test_the_family_is_whole_and_small_enough_to_be_in_the_wheel() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["estimators/make.py", "fidelity/make.py", "fidelity/sharing.py", "start/make.py"]
+    "name",
+    [
+        "estimators/make.py",
+        "fidelity/make.py",
+        "fidelity/machines.py",
+        "fidelity/sharing.py",
+        "start/make.py",
+    ],
 )
 def test_the_page_of_a_study_of_studies_holds_what_the_records_say(name: str) -> None:
     folder = (STUDIES / name).parent
