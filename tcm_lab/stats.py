@@ -24,6 +24,8 @@ LEVEL = 0.95
 NORMAL = NormalDist().inv_cdf((1 + LEVEL) / 2)
 """Half of a 95 % interval, in standard deviations."""
 RESAMPLES = 1000
+FEW = 6
+"""Number of units from which percentiles of resamples hold; fewer get Student's interval."""
 MAX_REFUSED_SHARE = 0.05
 
 Draw = Mapping[str, NDArray[np.int64]]
@@ -32,13 +34,13 @@ at once."""
 
 
 class Interval(Frozen):
-    """A value and its percentile bootstrap interval.
+    """A value and its bootstrap interval.
 
     Attributes:
         value: value of the data as they are.
         low: lower end; the value itself if there is nothing to resample.
         high: upper end.
-        level: share of the resamples between the two ends.
+        level: share of such intervals that hold the true value.
         resampled: the units drawn with replacement, and their numbers: ``{"images": 24}``.
         samples: number of resamples that gave a value.
         refused: number of resamples that gave none.
@@ -105,8 +107,10 @@ def bootstrap(
 
     Resamples of few units vary less than new units would, so the percentiles lie further out the
     fewer there are: the expanded percentile interval of Hesterberg ("What teachers should know
-    about the bootstrap", 2015). Of several units the most numerous decides: three seeds have too
-    few resamples to hold 95 % of them, and belong in ``noise``.
+    about the bootstrap", 2015). No percentile reaches beyond the data, so fewer than `FEW` units
+    get Student's interval instead, with the standard deviation of the resamples. Of several units
+    the most numerous decides: three seeds have too few resamples to hold 95 % of them, and belong
+    in ``noise``.
 
     A comparison is paired by using one draw on both of its sides: an image that is hard for one
     codec is hard for the other.
@@ -147,8 +151,7 @@ def bootstrap(
             f"{refused} of {samples} resamples gave no value: the data are too few or too noisy. "
             "Measure more rates, images or seeds."
         )
-    tail = _tail(level, max(resampled.values()))
-    low, high = np.quantile(valid, [tail, 1 - tail]).tolist()
+    low, high = _ends(value, valid, level, max(resampled.values()))
     if noise:  # two independent parts: their half-widths add as standard deviations do
         low = value - math.hypot(value - low, margin)
         high = value + math.hypot(high - value, margin)
@@ -186,6 +189,12 @@ def as_percent(log_ratio: Interval) -> Interval:
     return log_ratio.model_copy(update={**ends, "noise": 100 * log_ratio.noise})
 
 
+def within(interval: Interval, low: float, high: float) -> Interval:
+    """Return an interval whose ends lie within the range of its statistic."""
+    ends = {"low": float(max(low, interval.low)), "high": float(min(high, interval.high))}
+    return interval.model_copy(update=ends)
+
+
 def over_images(interval: Interval) -> Interval:
     """Return an interval over images, as an incomplete one if there was one image."""
     if "images" in interval.resampled:
@@ -215,12 +224,19 @@ def mean_noise(values: Sequence[float] | NDArray[np.float64]) -> float:
     return student_factor(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
 
 
-def _tail(level: float, count: int) -> float:
-    """Return the share of resamples on each side of an interval over ``count`` units."""
+def _ends(
+    value: float, resampled: NDArray[np.float64], level: float, count: int
+) -> tuple[float, float]:
+    """Return the ends of an interval around a value from its resamples over ``count`` units."""
     from scipy.special import ndtr, stdtrit
 
-    student = stdtrit(count - 1, (1 - level) / 2)
-    return float(ndtr(math.sqrt(count / (count - 1)) * student))
+    student, expanded = stdtrit(count - 1, (1 + level) / 2), math.sqrt(count / (count - 1))
+    if count < FEW:
+        half = float(student * expanded * resampled.std())
+        return value - half, value + half
+    tail = float(ndtr(-expanded * student))
+    low, high = np.quantile(resampled, [tail, 1 - tail]).tolist()
+    return low, high
 
 
 def shares(indexes: NDArray[np.int64]) -> NDArray[np.float64]:

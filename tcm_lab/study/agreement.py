@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tcm_lab._utils import Frozen
 from tcm_lab.reporting import Column, Row, Table, Value
-from tcm_lab.stats import Draw, Interval, bootstrap
+from tcm_lab.stats import Draw, Interval, bootstrap, within
 from tcm_lab.study.compare import RankAgreement, rank_agreement
 from tcm_lab.study.estimators import PairedLoss
 from tcm_lab.study.record import TrialRecord, baseline_of
@@ -86,9 +87,10 @@ def agreement(
     def bias(draw: Draw) -> float:
         return float(gaps[draw["variants"]].mean())
 
+    ahead = bootstrap(regret, {"variants": len(shared)}, samples=samples)
     return Agreement(
         rank=rank,
-        regret=bootstrap(regret, {"variants": len(shared)}, samples=samples),
+        regret=within(ahead, 0, math.inf),
         bias=bootstrap(bias, {"variants": len(gaps)}, samples=samples),
         error_percent=float(np.sqrt((gaps**2).mean())),
         cpu_s=_cpu_s(estimated),

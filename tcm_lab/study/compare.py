@@ -13,7 +13,7 @@ from tcm_lab.errors import LabError
 from tcm_lab.evaluation import lagrangian_cost
 from tcm_lab.metrics import METRICS
 from tcm_lab.reporting import Column, Row, Table, Value
-from tcm_lab.stats import Draw, Interval, bootstrap
+from tcm_lab.stats import Draw, Interval, bootstrap, within
 from tcm_lab.study.estimators import Train
 from tcm_lab.study.importance import hypervolume, reference_point
 from tcm_lab.study.record import TrialRecord, objective_losses
@@ -193,7 +193,7 @@ def rank_agreement(
         for side, of_side in zip(sides, drawn_as, strict=True)
         for name, unit in of_side.items()
     }
-    interval = bootstrap(tau, {"variants": len(shared), **units}, samples=samples)
+    interval = within(bootstrap(tau, {"variants": len(shared), **units}, samples=samples), -1, 1)
     first_most, second_most = (max(len(side[name]) for name in shared) for side in sides)
     resampled = {"variants": len(shared), "seeds": max(first_most, second_most)}
     return RankAgreement(
