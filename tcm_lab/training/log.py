@@ -120,6 +120,8 @@ class Meter:
     def report(self, *, counts: bool) -> dict[str, float]:
         """Return the means since the last report over all processes, and reset them.
 
+        ``steps`` is the number of steps.
+
         Args:
             counts: whether these steps belong to the tail.
         """
@@ -130,7 +132,7 @@ class Meter:
         self._row = _sums(self._row, sums)
         if counts:
             self._tail = _sums(self._tail, sums)
-        return self._means(sums)
+        return {**self._means(sums), "steps": sums[-1]}
 
     def row(self) -> dict[str, float]:
         """Return the means over all reports since the last row."""

@@ -19,7 +19,7 @@ from tcm_lab._utils.interrupts import hold_interrupts
 from tcm_lab.codec import Codec, CodecAdapter
 from tcm_lab.data import Batches, prefetch
 from tcm_lab.training.causal_context import CausalContext
-from tcm_lab.training.guard import MAX_ROLLBACKS, DivergedError, DivergenceGuard
+from tcm_lab.training.guard import MAX_ROLLBACKS, WINDOW, DivergedError, DivergenceGuard
 from tcm_lab.training.linear_start import start_linear
 from tcm_lab.training.log import (
     LinearStart,
@@ -47,8 +47,6 @@ from tcm_lab.training.trackers import Tracker
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# Metrics are fetched from the device once per this number of steps, so that a GPU need not wait.
-_WINDOW = 10
 _TAIL = 0.05  # share of the steps over which the record's metrics are averaged
 _LOG_ROWS = 2000
 
@@ -169,10 +167,10 @@ class TrainingLoop:
         """Report the metrics when they are due; return False after rolling back."""
         done = self.step == self.recipe.steps
         saves = done or self.step % self.recipe.checkpoint_every == 0
-        if not (saves or self.step % _WINDOW == 0):
+        if not (saves or self.step % WINDOW == 0):
             return True
         means = self.meter.report(counts=self.step > (1 - _TAIL) * self.recipe.steps)
-        if not self.guard.accepts(means["loss"], means["gradient_norm"]):
+        if not self.guard.accepts(means):
             self._roll_back(means["loss"])
             log.rewind(self.step)
             return False
@@ -180,7 +178,7 @@ class TrainingLoop:
         for folder, shorter in self.branches.items():
             if self.step == shorter.cooldown_begins and not (folder / FILE_NAME).exists():
                 self._snapshot(shorter).save(folder / FILE_NAME)
-        if saves:
+        if done or (saves and not self.guard.in_doubt):
             self._save()
         return True
 
@@ -188,7 +186,7 @@ class TrainingLoop:
         recipe = self.recipe
         pace = (time.perf_counter() - self.stepping) / max(self.step - self.first, 1)
         images_per_s = recipe.batch / pace
-        every = max(_WINDOW, recipe.steps // _LOG_ROWS // _WINDOW * _WINDOW)
+        every = max(WINDOW, recipe.steps // _LOG_ROWS // WINDOW * WINDOW)
         if self.step % every == 0 or self.step == recipe.steps:
             row = self.meter.row()
             lr = recipe.lr * self.lr_scale * recipe.lr_factor(self.step - 1)

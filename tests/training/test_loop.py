@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from tcm_lab.errors import FileError, LabError
 from tcm_lab.training import Recipe, Snapshot, TrainingProgress, TrainingRecord, train
 from tcm_lab.training.log import TrainingLog
 from tcm_lab.training.objective import rate_distortion
+from tcm_lab.training.state import FILE_NAME
 
 RECIPE = Recipe(lambdas=(0.01,), steps=20, batch=4, crop=16, lr=1e-3, checkpoint_every=5)
 
@@ -326,8 +328,50 @@ def test_what_is_trained_again_after_a_divergence_is_logged_once(tmp_path: Path)
     assert [lr for _, lr in logged] == pytest.approx([1e-3] * 3 + [5e-4] * 3)
 
 
+class Alternating(nn.Module):
+    """The objective of a codec, with a loss that is a thousand times as high at some steps."""
+
+    def __init__(self, high: Collection[int], *parts: Any) -> None:
+        super().__init__()
+        self.objective, self.high, self.step = rate_distortion(*parts), high, 0
+
+    def forward(self, x: Tensor, levels: Tensor | None) -> dict[str, Tensor]:
+        self.step += 1
+        losses = self.objective(x, levels)
+        factor = 1000.0 if self.step in self.high else 1.0
+        loss, log_loss = factor * losses["loss"], losses["log_loss"] + math.log(factor)
+        return {**losses, "loss": loss, "log_loss": log_loss}
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpoint_every": 1}, {"steps": 121}])
+def test_crops_of_high_loss_are_no_divergence(changes: dict[str, int], tmp_path: Path) -> None:
+    recipe, seen = RECIPE.changed(**{"steps": 120, "checkpoint_every": 10} | changes), set[int]()
+
+    def on_progress(state: TrainingProgress) -> None:
+        if (tmp_path / FILE_NAME).exists():
+            seen.add(Snapshot.load(tmp_path / FILE_NAME).facts["step"])
+
+    record = train(
+        codec(), recipe, RandomCrops(), directory=tmp_path, accelerator="cpu",
+        on_progress=on_progress, objective=partial(Alternating, (57, 84, 88, 89, 121)),
+    )  # fmt: skip
+    assert record.rollbacks == 0
+    assert seen.isdisjoint({57, 84, 88, 89})  # none of these states is kept
+
+
+def test_an_explosion_that_lasts_is_rolled_back_to_the_state_before_it() -> None:
+    recipe, steps = RECIPE.changed(steps=120, checkpoint_every=10), list[int]()
+    record = train(
+        codec(), recipe, RandomCrops(), accelerator="cpu",
+        on_progress=lambda p: steps.append(p.step),
+        objective=partial(Alternating, range(61, 81)),
+    )  # fmt: skip
+    assert record.rollbacks == 1
+    assert steps == [*range(10, 71, 10), *range(70, 121, 10)]
+
+
 class Counting(nn.Module):
-    """The objective of a codec, whose logarithmic loss is replaced by the number of the step."""
+    """The objective of a codec, whose logarithmic loss is replaced by hundredths of the step."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__()
@@ -335,14 +379,18 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor, levels: Tensor | None) -> dict[str, Tensor]:
         self.step += 1
-        return {**self.objective(x, levels), "log_loss": torch.tensor(float(self.step))}
+        return {**self.objective(x, levels), "log_loss": torch.tensor(self.step / 100)}
 
 
 @pytest.mark.parametrize(
     ("changes", "rows_kept", "means"),
     [
-        ({"steps": 40, "checkpoint_every": 8}, 2000, {10: 5.5, 20: 15.5, 30: 25.5, 40: 35.5}),
-        ({"steps": 65, "checkpoint_every": 30}, 3, {20: 10.5, 40: 30.5, 60: 50.5, 65: 63.0}),
+        (
+            {"steps": 40, "checkpoint_every": 8},
+            2000,
+            {10: 0.055, 20: 0.155, 30: 0.255, 40: 0.355},
+        ),
+        ({"steps": 65, "checkpoint_every": 30}, 3, {20: 0.105, 40: 0.305, 60: 0.505, 65: 0.63}),
     ],
 )
 def test_a_row_of_the_log_is_the_mean_of_all_steps_since_the_last(

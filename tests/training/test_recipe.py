@@ -1,4 +1,6 @@
 import math
+import random
+from statistics import fmean
 
 import pytest
 
@@ -106,13 +108,36 @@ def test_mistakes_name_the_field_and_the_fix() -> None:
         get_recipe("scratch", metric="ms-ssim")
 
 
-def test_the_guard_trips_on_what_is_not_a_number_and_on_explosions_only() -> None:
+def window(*losses: float, gradient_norm: float = 1.0) -> dict[str, float]:
+    log_loss = fmean(math.log(loss) for loss in losses)
+    means = {"loss": fmean(losses), "log_loss": log_loss, "gradient_norm": gradient_norm}
+    return {**means, "steps": len(losses)}
+
+
+def test_the_guard_trips_on_what_is_not_a_number_and_on_explosions_that_last() -> None:
     guard = DivergenceGuard()
-    assert guard.accepts(100.0, 1.0)
-    for loss in (80.0, 40.0, 20.0, 60.0):
-        assert guard.accepts(loss, 1.0)
+    for loss in (100.0, 80.0, 40.0, 20.0, 60.0):
+        assert guard.accepts(window(*10 * [loss]))
+        assert not guard.in_doubt
     before = guard.smoothed
-    assert not guard.accepts(float("nan"), 1.0)
-    assert not guard.accepts(10.0, float("inf"))
-    assert not guard.accepts(5000.0, 1.0)
+    assert not guard.accepts(window(*10 * [math.nan]))
+    assert not guard.accepts(window(*10 * [10.0], gradient_norm=math.inf))
+    assert guard.accepts(window(*10 * [5000.0]))
+    assert guard.in_doubt
+    assert not guard.accepts(window(*10 * [1500.0]))
     assert guard.smoothed == before
+
+
+@pytest.mark.parametrize("every", [1, 3, 10])
+def test_the_guard_knows_crops_of_high_loss_from_an_explosion(every: int) -> None:
+    rng = random.Random(0)
+
+    def accepted(losses: list[float]) -> list[bool]:
+        parts = [losses[start : start + every] for start in range(0, len(losses), every)]
+        return [guard.accepts(window(*part)) for part in parts]
+
+    guard = DivergenceGuard()
+    mixed = [10.0 if rng.random() < 0.1 else 0.01 for _ in range(3000)]
+    assert all(accepted(mixed))
+    assert all(accepted(30 * [0.01] + 10 * [100.0] + 30 * [0.01]))
+    assert not all(accepted(40 * [100.0]))
