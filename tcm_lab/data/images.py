@@ -42,7 +42,8 @@ _WANTED = "Name a PNG, JPEG or WebP image, or a folder of them."
 _HEAD_BYTES = 4096
 #: Formats whose first frame is the image; the others are its previews or layers.
 _ONE_FIRST = ("MPO", "PSD")
-_BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # TIFF tags, and a value of the second
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 256, 257, 258, 262  # TIFF tags
+_BLACK_IS_ZERO = 1  # a value of the last
 
 
 class _Entry(NamedTuple):
@@ -227,8 +228,10 @@ def _entry(name: str, path: Path, *, whole: bool) -> _Entry:
         with Image.open(path) as image:
             _refuse_guesses(image)
             width, height = image.size
+            tags = getattr(image, "tag_v2", {})  # recent versions of Pillow swap a TIFF's sides
+            is_swapped = (tags.get(_WIDTH, width), tags.get(_HEIGHT, height)) != image.size
             exif = Image.Image.getexif(image)  # PNG's own decodes the image to look behind it
-            if exif.get(0x0112) in (5, 6, 7, 8):  # orientations that swap the sides
+            if exif.get(0x0112) in (5, 6, 7, 8) and not is_swapped:  # these swap the sides
                 width, height = height, width
     return _Entry(name, path, (height, width), digest)
 
@@ -236,6 +239,8 @@ def _entry(name: str, path: Path, *, whole: bool) -> _Entry:
 def _decode(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         _refuse_guesses(image)
+        if image.format == "TIFF":  # Pillow maps a named file to memory with its sides swapped
+            image.filename = ""
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
             grey = (np.asarray(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)

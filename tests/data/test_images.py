@@ -137,6 +137,23 @@ def test_a_rotated_photograph_is_turned_upright(tmp_path: Path, ending: str) -> 
         assert images[0].shape == (3, 40, 30)
 
 
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGB", "RGBA", "CMYK"])
+def test_a_rotated_tiff_is_turned_upright(
+    tmp_path: Path, mode: str, compression: str | None, purpose: Purpose
+) -> None:
+    values = np.arange(40 * 64, dtype=np.uint8).reshape(40, 64)
+    image = Image.fromarray(values).convert("RGBA" if mode == "RGBA" else "L")
+    image = Image.fromarray(values * np.uint16(257)) if mode == "I;16" else image.convert(mode)
+    for name, orientation in (("plain", 1), ("turned", 6)):
+        path = tmp_path / f"{name}.tif"
+        image.save(path, tiffinfo={0x0112: orientation}, compression=compression)
+    images = open_images(tmp_path, purpose)
+    assert images.sizes == ((40, 64), (64, 40))
+    assert torch.equal(images[1], images[0].rot90(-1, (1, 2)))
+
+
 def grey(dtype: str, value: float) -> Image.Image:
     return Image.fromarray(np.full((40, 40), value, dtype))
 
