@@ -269,7 +269,7 @@ class TrainingLog:
         trackers: further receivers of the rows.
 
     Raises:
-        LabError: a file can't be written, or a tracker can't begin its run.
+        LabError: a file can't be written, or one of ``trackers`` can't begin its run.
     """
 
     def __init__(
@@ -289,7 +289,9 @@ class TrainingLog:
         self.rewind(step)
         run = TrackedRun(directory.name, directory, recipe.model_dump(mode="json"), step)
         if importlib.util.find_spec("tensorboard") and TensorBoard not in map(type, trackers):
-            trackers = (TensorBoard(), *trackers)
+            automatic = TensorBoard()
+            self._trackers.append(automatic)
+            self._notify(automatic, partial(automatic.begin, run))
         for tracker in trackers:
             try:
                 tracker.begin(run)

@@ -39,7 +39,11 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Receives a training's metrics. If it raises, it is dropped, and the training continues."""
+    """Receives a training's metrics.
+
+    If it raises, it is dropped with a warning, and the training continues. Only a requested tracker
+    that can't begin its run is an error, since nothing has been trained yet.
+    """
 
     def begin(self, run: TrackedRun) -> None:
         """Begin a run, or continue that of an earlier part."""

@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from stand_in import RandomCrops, TinyCodec
@@ -115,6 +117,22 @@ def test_a_tracker_that_cannot_begin_is_named_and_the_others_are_ended(tmp_path:
             trackers=[first, Failing("begin")],
         )  # fmt: skip
     assert first.seen == ["begin", "end"]
+
+
+def test_a_broken_tensorboard_costs_no_training_unless_it_was_requested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", ModuleType("without a writer"))
+    kept, requested = tmp_path / "kept", open_trackers(["tensorboard"])
+    train(TinyCodec(), RECIPE, RandomCrops(), directory=kept, accelerator="cpu")
+    assert (kept / "model.safetensors").is_file()
+    assert caplog.text.count("tracker TensorBoard: failed and receives no more metrics") == 1
+    with pytest.raises(LabError, match="tracker TensorBoard: cannot begin its run"):
+        train(
+            TinyCodec(), RECIPE, RandomCrops(), directory=tmp_path / "refused", accelerator="cpu",
+            trackers=requested,
+        )  # fmt: skip
 
 
 def test_trackers_without_a_folder_are_refused() -> None:
