@@ -111,8 +111,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if list(self.lambdas) != sorted(self.lambdas):
-            raise ConfigError(f"lambdas {self.lambdas}: give values in ascending order.")
+        if list(self.lambdas) != sorted(set(self.lambdas)):
+            raise ConfigError(f"lambdas {self.lambdas}: give distinct values in ascending order.")
         if self.metric == "ms-ssim" and self.crop <= 160:
             raise ConfigError(
                 f"crop {self.crop}: MS-SSIM's five scales need crops above 160; use 192 or 256."
