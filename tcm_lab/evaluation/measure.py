@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -122,14 +123,14 @@ def evaluate_anchor(
     Args:
         codec: ``jpeg`` (4:2:0, optimised Huffman tables) or ``webp``.
         images: whole images.
-        qualities: Pillow's quality, 0 to 100.
+        qualities: Pillow's quality, whole numbers from 0 to 100.
         metrics: as in ``evaluate``.
         on_progress: called with (images done, total images), counting an image once per quality.
 
     Raises:
         LabError: the codec is unknown, or Pillow was built without it; there are no images; a
-            quality is out of range; the format can't hold an image; or a requested metric's package
-            or weights are missing.
+            quality is no whole number or out of range; the format can't hold an image; or a
+            requested metric's package or weights are missing.
     """
     options = lookup(_OPTIONS, codec, "anchor")
     if not features.check(_BUILT_WITH[codec]):
@@ -137,11 +138,8 @@ def evaluate_anchor(
             f"{codec}: this Pillow was built without it. Install a wheel of Pillow from PyPI, or "
             "compare without it."
         )
-    outside = [quality for quality in qualities if not 0 <= quality <= 100]
-    if outside or not qualities:
-        raise LabError(f"qualities {outside or '()'}: give numbers from 0 to 100.")
     code = partial(_by_pillow, codec)
-    points = measure_points(images, sorted(set(qualities)), code, on_progress, metrics)
+    points = measure_points(images, _whole_numbers(qualities), code, on_progress, metrics)
     return RdRecord(
         name=codec,
         model=f"Pillow {options}",
@@ -150,6 +148,21 @@ def evaluate_anchor(
         skipped=images.skipped,
         environment=environment(),
     )
+
+
+def _whole_numbers(qualities: Sequence[int]) -> list[int]:
+    """Return the distinct qualities in ascending order.
+
+    Raises:
+        LabError: there are none, or one is no whole number from 0 to 100.
+    """
+    try:
+        numbers = sorted({operator.index(quality) for quality in qualities})
+    except TypeError:
+        numbers = []
+    if not numbers or numbers[0] < 0 or numbers[-1] > 100:
+        raise LabError(f"qualities {qualities}: give whole numbers from 0 to 100.")
+    return numbers
 
 
 @dataclass(frozen=True)
