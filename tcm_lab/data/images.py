@@ -74,6 +74,7 @@ class ImageSet(Sequence[Tensor]):
         self.skipped = tuple(skipped)
         self.embedded = embedded
         self.origin = origin
+        self._reported: set[int] = set()  # sides below which images were left out
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -111,7 +112,9 @@ class ImageSet(Sequence[Tensor]):
         return digest.hexdigest()[:16]
 
     def at_least(self, side: int) -> ImageSet:
-        """Return the images without those that have a side below ``side`` pixels; report these.
+        """Return the images without those that have a side below ``side`` pixels.
+
+        These are reported once.
 
         Raises:
             FileError: no image remains.
@@ -124,7 +127,9 @@ class ImageSet(Sequence[Tensor]):
                 f"{self.origin}: every image is smaller than the crop of {side}x{side}. "
                 "Use a smaller crop or larger images."
             )
-        _report(self.origin, reasons)
+        if side not in self._reported:
+            self._reported.add(side)
+            _report(self.origin, reasons)
         return self._with(large, (*self.skipped, *reasons))
 
     def _with(self, entries: Sequence[_Entry], skipped: Sequence[str]) -> ImageSet:

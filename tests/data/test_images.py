@@ -67,12 +67,17 @@ def test_a_truncated_evaluation_image_is_found_before_it_is_needed(tmp_path: Pat
     assert open_images(tmp_path, "eval").names == ("whole.png",)
 
 
-def test_images_below_the_crop_are_counted_and_none_left_is_an_error(tmp_path: Path) -> None:
+def test_images_below_the_crop_are_reported_once_and_none_left_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path / "small.png", (100, 20))
     save(tmp_path / "large.png", (100, 90))
-    images = open_images(tmp_path, "train").at_least(64)
-    assert images.names == ("large.png",)
-    assert images.skipped == ("small.png: 20x100 is below 64x64",)
+    every = open_images(tmp_path, "train")
+    for _ in range(2):
+        images = every.at_least(64)
+        assert images.names == ("large.png",)
+        assert images.skipped == ("small.png: 20x100 is below 64x64",)
+    assert caplog.text.count("1 image left out (small.png: 20x100 is below 64x64)") == 1
     with pytest.raises(LabError, match="smaller than the crop of 128x128"):
         images.at_least(128)
 
