@@ -80,15 +80,6 @@ class ScaleTables:
         return torch.bucketize(scale.contiguous(), self.bounds, out_int32=True)
 
 
-def likelihoods_as_coded(
-    likelihoods: Tensor, y: Tensor, means: Tensor, scales: Tensor, distribution: Distribution
-) -> Tensor:
-    """Return likelihoods of y whose logarithms are the bits that rANS spends, outliers included."""
-    steps = (y - means).round().abs()
-    reach = (distribution.reach * scales.clamp(min=distribution.lowest)).ceil()
-    return torch.where(steps > reach, _BEYOND, likelihoods.clamp(min=_LEAST))
-
-
 def round_to_mean(y: Tensor, mean: Tensor) -> Tensor:
     """Quantise ``y`` to whole steps from ``mean``, with the gradient of the identity to ``y``."""
     offset = y - mean
@@ -118,6 +109,22 @@ class Estimator:
         places.put(self.means, mean)
         places.put(self.scales, scale)
         return places.masked(round_to_mean(places.of(self._y), mean))
+
+    def likelihoods(self, conditional: Any, coded: Distribution | None) -> Tensor:
+        """Return y's likelihoods, once every element has a mean and a scale.
+
+        Args:
+            conditional: CompressAI's Gaussian conditional, or one like it.
+            coded: the distribution of the coder's tables, if the logarithms are to be the bits that
+                rANS spends, large scales and outliers included.
+        """
+        scales = self.scales if coded is None else self.scales.clamp(max=coded.highest)
+        likelihoods: Tensor = conditional(self._y, scales, self.means)[1]
+        if coded is None:
+            return likelihoods
+        steps = (self._y - self.means).round().abs()
+        reach = (coded.reach * scales.clamp(min=coded.lowest)).ceil()
+        return torch.where(steps > reach, _BEYOND, likelihoods.clamp(min=_LEAST))
 
 
 class SymbolEncoder:

@@ -22,7 +22,6 @@ from tcm_lab.codec.coding import (
     SymbolDecoder,
     SymbolEncoder,
     guard_stream,
-    likelihoods_as_coded,
     refuse_large_symbols,
     refuse_other_symbols,
     round_to_mean,
@@ -131,12 +130,9 @@ class Codec(_CompressionModel):
         estimator = Estimator(latent.y)
         code = Coder(estimator, latent.steps)
         y_hat = code.in_steps(entropy_model(latent.features, code))
-        means, scales = estimator.means, estimator.scales
-        _, likelihoods = self.gaussian_conditional(latent.y, scales, means)
         distribution = self.config.entropy_model.distribution
-        if not self.training and distribution.nearest:
-            likelihoods = likelihoods_as_coded(likelihoods, latent.y, means, scales, distribution)
-        return y_hat, likelihoods
+        coded = distribution if distribution.nearest and not self.training else None
+        return y_hat, estimator.likelihoods(self.gaussian_conditional, coded)
 
     def _checked(self, x: Tensor, rate: Rate) -> Tensor | None:
         """Check images and rate; return the level of each image, (B,), or None without levels."""

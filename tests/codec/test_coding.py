@@ -91,6 +91,17 @@ def test_untrained_codecs_write_as_many_bytes_as_estimated(name: str) -> None:
 
 
 @torch.no_grad()
+def test_scales_above_the_largest_table_take_as_many_bytes_as_estimated(codec: Any) -> None:
+    unsure = copy.deepcopy(codec)
+    for slice_codec in unsure.slices:
+        slice_codec.networks[1][-1].bias.fill_(1000)
+        slice_codec.networks[1][-1].weight.zero_()
+    x = torch.rand(1, 3, 256, 384)
+    bits = -unsure(x)["likelihoods"]["y"].log2().sum().item()
+    assert 8 * len(unsure.compress(x)["strings"][0][0]) == pytest.approx(bits, rel=0.002)
+
+
+@torch.no_grad()
 def test_outliers_take_as_many_bytes_as_estimated(
     codec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
