@@ -48,7 +48,7 @@ def measure_pace(
         LabError: the training itself would be refused or fail.
     """
     codec = build()
-    plain = recipe.changed(start="none", linear_steps=0, warmup=0)
+    plain = recipe.without_start().changed(warmup=0)
     crops = CropSource(images, crop=recipe.crop, seed=recipe.seed)
 
     def whole_s(steps: int) -> float:

@@ -102,7 +102,7 @@ def make_optimizers(
         if parameter.requires_grad:
             key = _optimizer_of(name, parameter, recipe)
             if id(parameter) in paths:
-                key = ("adam", recipe.shortcut_lr)
+                key = ("adam", recipe.lr if recipe.shortcut_lr is None else recipe.shortcut_lr)
             elif careful is not None and _RESAMPLER.match(name):
                 key = ("adam", careful)
             groups[key].append(parameter)

@@ -44,8 +44,9 @@ class Recipe(Frozen):
             successor. The loss subtracts them, which moves information into early slices (Han et
             al. 2024, "Causal Context Adjustment Loss"). 0 turns it off; the paper's values lie
             between about 0.07 and 3. Needs an entropy model with slices, and trains a second one.
-        shortcut_lr: learning rate of the shortcuts ``patch`` and ``staged``; 0 keeps the weights
-            given by the start. Wavelet paths learn like all other layers.
+        shortcut_lr: learning rate of the shortcuts ``patch`` and ``staged``; 0 keeps their weights.
+            ``None`` is 0 after a linear start, which fits them, and ``lr`` otherwise. Wavelet paths
+            learn like all other layers.
         schedule: ``drops`` multiplies ``lr`` by 0.1 at each of ``lr_drops``; ``cosine`` lowers it
             to a hundredth along half a cosine; ``constant`` keeps it and lowers it only at the end,
             over ``cooldown``. Until then a training is the beginning of any longer one, so budgets
@@ -91,7 +92,7 @@ class Recipe(Frozen):
     entropy_lr: float | None = Field(default=None, gt=0, le=_LARGEST)
     orthogonality: float = Field(default=0.1, ge=0, le=_LARGEST)
     cca: float = Field(default=0.0, ge=0, le=_LARGEST)
-    shortcut_lr: float = Field(default=0.0, ge=0, le=_LARGEST)
+    shortcut_lr: float | None = Field(default=None, ge=0, le=_LARGEST)
     schedule: Literal["drops", "cosine", "constant"] = "drops"
     lr_drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     cooldown: float = Field(default=0.2, gt=0, lt=1)
@@ -119,6 +120,9 @@ class Recipe(Frozen):
             )
         if self.linear_steps and self.start != "linear":
             raise ConfigError(f"linear_steps {self.linear_steps}: requires start linear.")
+        if self.shortcut_lr is None and self.start == "linear":
+            object.__setattr__(self, "shortcut_lr", 0.0)
+            self.model_fields_set.discard("shortcut_lr")  # so it is None again after another start
         return self
 
     @property
@@ -201,11 +205,14 @@ class Recipe(Frozen):
         Raises:
             ConfigError: a field is unknown or out of range.
         """
-        return Recipe.parse(self.model_dump() | fields, "recipe: ")
+        return Recipe.parse(self.model_dump(exclude_unset=True) | fields, "recipe: ")
 
     def without_start(self) -> Recipe:
-        """Return this recipe without its start, which would replace the codec's weights."""
-        return self.changed(start="none", linear_steps=0)
+        """Return this recipe without its start, which would replace the codec's weights.
+
+        It treats the shortcuts as this one does: after a linear start, they keep their weights.
+        """
+        return self.changed(start="none", linear_steps=0, shortcut_lr=self.shortcut_lr)
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that determine the trained weights.

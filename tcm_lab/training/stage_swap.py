@@ -248,7 +248,7 @@ def train_swap(
             ema=0.0,
             cca=0.0,
             compile=False,
-            shortcut_lr=recipe.shortcut_lr or (recipe.lr if has_new_maps else 0.0),
+            shortcut_lr=recipe.shortcut_lr or (recipe.lr if has_new_maps else recipe.shortcut_lr),
         )
         train(
             codec,

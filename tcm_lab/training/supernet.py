@@ -354,7 +354,7 @@ def train_supernet(
                     objective=lambda _, phase, __: SandwichLoss(supernet, phase, 0.0, linear_view),
                 )
     return run(
-        recipe=recipe.changed(start="none", linear_steps=0, compile=False, cca=0.0),
+        recipe=recipe.without_start().changed(compile=False, cca=0.0),
         directory=directory,
         on_progress=on_progress,
         objective=lambda _, suited, __: SandwichLoss(supernet, suited, distillation),

@@ -230,6 +230,6 @@ def conditions(codec: nn.Module, recipe: Recipe, device: torch.device) -> Iterat
             stack.enter_context(safe_strided_convolutions(codec))
         if recipe.precision != "32-true":
             stack.enter_context(entropy_models_in_float32(codec))
-        if not recipe.shortcut_lr:
+        if recipe.shortcut_lr == 0:
             stack.enter_context(frozen(shortcuts(codec)))
         yield

@@ -88,6 +88,7 @@ def test_every_named_recipe_calls_itself_so(name: str) -> None:
 def test_a_training_from_before_a_field_existed_is_the_same_training() -> None:
     recipe = get_recipe("laptop")
     assert "orthogonality" not in recipe.identity()
+    assert recipe.identity()["shortcut_lr"] == 0  # as in records from before it could be left out
     assert recipe.changed(orthogonality=0.2).identity()["orthogonality"] == 0.2
     assert recipe.changed(name="mine", checkpoint_every=7).identity() == recipe.identity()
     assert recipe.changed(lr=1e-3).identity() != recipe.identity()

@@ -166,9 +166,8 @@ def _loaded(path: str, _: int) -> SuperNet:
 
 
 def _tuning(recipe: Recipe, steps: int) -> Recipe:
-    return recipe.changed(
-        steps=steps, warmup=min(recipe.warmup, steps // 10), start="none", linear_steps=0, ema=0.0
-    )
+    warmup = min(recipe.warmup, steps // 10)
+    return recipe.without_start().changed(steps=steps, warmup=warmup, ema=0.0)
 
 
 def _report(watch: Watch, what: str, spent: CpuTime | None = None) -> OnProgress:
