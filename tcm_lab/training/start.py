@@ -16,12 +16,14 @@ from tcm_lab.codec import CodecAdapter, VariantConfig, load_checkpoint, read_ext
 from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.state_dicts import CONSTANTS, TABLES, own_name, weights_of
 from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.training.optimizers import is_shortcut
 from tcm_lab.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 TARGET_STD = 3.0
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_ROUNDING = 1e-3  # of an image's norm: what a calibration changes at most
 
 
 def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
@@ -44,8 +46,9 @@ def as_itself(codec: nn.Module, recipe: Recipe) -> tuple[nn.Module, Recipe]:
 def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     """Copy the tensors of a checkpoint whose names and shapes match the codec's.
 
-    They are parameters, and buffers such as the units of a normalised latent. A recipe's linear
-    start would replace them: train with its ``without_start()``.
+    They are parameters, and buffers such as the units of a normalised latent. Linear shortcuts that
+    the checkpoint lacks become zero, so that they change nothing. A recipe's linear start would
+    replace all of them: train with its ``without_start()``.
 
     Args:
         codec: changed in place.
@@ -53,8 +56,9 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
             that was not assembled here, any file with its tensors.
 
     Returns:
-        The names of the codec's tensors that keep their own values, such as the gains of a
-        rate-conditioned codec that starts from a single-rate one.
+        The names of the codec's tensors that the checkpoint lacks, such as the gains of a
+        rate-conditioned codec that starts from a single-rate one. All but shortcuts keep their own
+        values.
 
     Raises:
         LabError: the checkpoint can't be read, or holds less than half of the codec's weights.
@@ -74,10 +78,11 @@ def warm_start(codec: nn.Module, path: Path) -> tuple[str, ...]:
     for name, value in fitting.items():
         value.data.copy_(theirs[name])
     missing = tuple(name for name in own if name not in fitting)
+    for name in missing:
+        if assembled and is_shortcut(name):
+            own[name].data.zero_()
     if missing:
-        logger.warning(
-            "%s: %d tensors keep their own values (%s …)", path, len(missing), missing[0]
-        )
+        logger.warning("%s: lacks %d of the codec's tensors (%s …)", path, len(missing), missing[0])
     unused = [n for n in theirs if n not in own and own_name(n) not in (*TABLES, *CONSTANTS)]
     if assembled and unused:
         logger.warning("%s: %d of its tensors are unused (%s …)", path, len(unused), unused[0])
@@ -126,9 +131,9 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
 
     Args:
         codec: changed in place. It is left as it is without ``g_a`` and ``g_s``, if its analysis
-            does not end in a convolution, or if its latent is wide enough already; a codec that was
-            not assembled here also if ``g_s`` does not accept the output of ``g_a``, with a
-            warning.
+            does not end in a convolution (and a linear path) or its synthesis does not begin with
+            one, or if its latent is wide enough already; a codec that was not assembled here also
+            if ``g_s`` does not accept the output of ``g_a``, with a warning.
         batch: (B, 3, H, W) in [0, 1].
 
     Returns:
@@ -142,7 +147,7 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
     if config is not None:
         batch = whole_patches(batch, config)
     try:
-        y, calls = _traced(g_a, g_s, batch)
+        y, x_hat, calls = _traced(g_a, g_s, batch)
     except Exception as error:  # whatever a user's code raises
         if is_own:
             raise
@@ -151,31 +156,39 @@ def calibrate(codec: nn.Module, batch: Tensor) -> float:
             *(CodecAdapter(codec).name, type(error).__name__, error),
         )
         return 1.0
-    down, up = (g_a.wavelet, g_s.wavelet) if is_own else (None, None)
-    if down is None:
-        last = [m for m, _, output in calls if _same(output, y)]
-    else:  # y is the sum of two ends
-        last = [m for m, _, output in calls if m in _ends(g_a) and output.shape == y.shape]
+    has_path = is_own and g_a.linear_path is not None
+    if has_path:  # y is the sum of two ends
+        last = [m for m, _, output in calls if m in _ends(g_a) and output.shape == y.shape][-1:]
+        beside = [m for m, _, _ in calls if m is g_a.shortcut]
+    else:
+        last, beside = [m for m, _, output in calls if _same(output, y)][-1:], []
     first = [module for module, inputs, _ in calls if _same(inputs, y)]
     spread = (y - y.mean((0, 2, 3), keepdim=True)).std().item()
     if not last or not first or not 0 < spread < TARGET_STD:
         return 1.0
     factor: float = TARGET_STD / spread
-    for parameter in last[-1].parameters(recurse=False):
-        parameter.mul_(factor)
+    steps = [g_a.wavelet[-1], g_s.wavelet[0]] if has_path and g_a.wavelet is not None else []
+    changed = dict.fromkeys((*last, *beside, *first, *steps))
+    before = {p: p.clone() for m in changed for p in m.parameters(recurse=False)}
+    for module in (*last, *beside):
+        for parameter in module.parameters(recurse=False):
+            parameter.mul_(factor)
     for module in dict.fromkeys(first):
         module.weight.div_(factor)
-    if down is not None and up is not None:
-        for step in (down[-1], up[0]):  # gains, so that projections are unchanged
-            step.log_gain.add_(math.log(factor))
-            step.bias.mul_(factor)
+    for step in steps:  # gains, so that projections are unchanged
+        step.log_gain.add_(math.log(factor))
+        step.bias.mul_(factor)
+    if has_path and (g_s(g_a(batch)) - x_hat).norm() > _ROUNDING * x_hat.norm():
+        for parameter, value in before.items():  # something else takes part in an end
+            parameter.copy_(value)
+        return 1.0
     return factor
 
 
 def _traced(
     g_a: nn.Module, g_s: nn.Module, batch: Tensor
-) -> tuple[Tensor, list[tuple[Any, Tensor, Tensor]]]:
-    """Return the latent, and each convolution that ran, with its input and its output."""
+) -> tuple[Tensor, Tensor, list[tuple[Any, Tensor, Tensor]]]:
+    """Return latent, image, and each convolution that ran, with its input and its output."""
     calls: list[tuple[Any, Tensor, Tensor]] = []
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
@@ -188,8 +201,8 @@ def _traced(
         y = g_a(batch)
         if not isinstance(y, Tensor):
             raise TypeError(f"g_a gives a {type(y).__name__}")
-        g_s(y)
-    return y, calls
+        x_hat = g_s(y)
+    return y, x_hat, calls
 
 
 def _ends(g_a: Any) -> list[nn.Module]:

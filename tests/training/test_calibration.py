@@ -6,6 +6,7 @@ import torch
 from stand_in import RandomCrops, TinyCodec
 from torch import Tensor, nn
 
+from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import build
 from tcm_lab.training import Recipe, train
 from tcm_lab.training.start import TARGET_STD, calibrate
@@ -49,19 +50,31 @@ def test_only_recipes_that_ask_for_it_calibrate() -> None:
 
 
 @torch.no_grad()
-def test_calibration_scales_both_ends_of_a_wavelet_path() -> None:
-    codec = build("tcm-nano", {"shortcut": "wavelet", "?_?.depth": 1})
+@pytest.mark.parametrize("shortcut", ["patch", "staged", "wavelet"])
+def test_calibration_scales_both_ends_of_a_linear_path(shortcut: str) -> None:
+    codec = build("tcm-nano", {"shortcut": shortcut, "?_?.depth": 1})
     batch = torch.rand(2, 3, 64, 64)
     before = codec.g_a(batch)
     plain = codec.g_s(before)
-    apart = codec.g_a.wavelet[3].orthogonality()
+    steps = [m for m in codec.g_a.modules() if isinstance(m, HaarLinear)]
+    apart = [step.orthogonality() for step in steps]
     factor = calibrate(codec, batch)
     after = codec.g_a(batch)
     assert factor > 1
     torch.testing.assert_close(after, factor * before, rtol=1e-4, atol=1e-5)
     assert (after - after.mean((0, 2, 3), keepdim=True)).std() == pytest.approx(3, rel=1e-3)
     torch.testing.assert_close(codec.g_s(after), plain, rtol=1e-3, atol=1e-4)
-    assert codec.g_a.wavelet[3].orthogonality() == apart
+    assert [step.orthogonality() for step in steps] == apart
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("end", ["patch", "residual"])
+def test_a_codec_whose_analysis_ends_otherwise_keeps_its_weights(end: str) -> None:
+    changes = {"shortcut": "patch", "?_?.depth": 1, "g_a.stages.3.resample": end}
+    codec = build("tcm-nano", changes)
+    before = copy.deepcopy(codec.state_dict())
+    assert calibrate(codec, torch.rand(2, 3, 64, 64)) == 1
+    assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
 
 
 @pytest.mark.parametrize("given", ["two arguments", "a tuple"])

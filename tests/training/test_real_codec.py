@@ -54,6 +54,18 @@ def test_a_warm_start_takes_what_fits_and_names_what_does_not(folder: Path) -> N
         warm_start(build("tcm-small"), folder / "model.safetensors")
 
 
+@torch.no_grad()
+def test_shortcuts_that_a_checkpoint_lacks_change_nothing(tmp_path: Path) -> None:
+    source = build("tcm-nano", {"shortcut": "none"}, seed=1).eval()
+    save_checkpoint(source, tmp_path / "source.safetensors")
+    codec = build(source.config.override({"shortcut": "staged"}), seed=2).eval()
+    kept = warm_start(codec, tmp_path / "source.safetensors")
+    assert kept
+    assert all("shortcut" in name for name in kept)
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(codec(x)["x_hat"], source(x)["x_hat"])
+
+
 def test_a_warm_started_codec_is_its_source_buffers_included(tmp_path: Path) -> None:
     source = build("tcm-nano", {"entropy_model.normalised": True}, seed=1)
     assert source.y_unit is not None
