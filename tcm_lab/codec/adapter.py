@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tcm_lab._compat.torchvision import import_compressai
 from tcm_lab._utils.digests import digest
 from tcm_lab.codec.config import VariantConfig
 from tcm_lab.codec.inputs import InputError, padded
@@ -202,7 +203,7 @@ class CodecAdapter:
         return hasattr(self.module, "compress") and hasattr(self.module, "decompress")
 
     def make_tables(self) -> None:
-        """Make the entropy coder's tables unless they exist.
+        """Make the entropy coder's tables, or make them anew where the weights may have changed.
 
         Raises:
             LabError: the codec cannot code, or has entropy models but no ``update()``.
@@ -214,6 +215,8 @@ class CodecAdapter:
             )
         buffers = self.module.named_buffers()
         if all(table.numel() for name, table in buffers if name.endswith("_quantized_cdf")):
+            if self.config is None:  # one assembled here notices changed weights itself
+                self.renew_tables()
             return
         if not hasattr(self.module, "update"):
             raise LabError(
@@ -221,6 +224,15 @@ class CodecAdapter:
                 "give the codec an update() that does so, as CompressAI's CompressionModel has."
             )
         self.update_tables()
+
+    def renew_tables(self) -> None:
+        """Rebuild the tables that follow from weights, where they exist."""
+        kind = import_compressai().entropy_models.EntropyBottleneck
+        plain = torch.autocast(self.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), plain:
+            for prior in self.module.modules():
+                if isinstance(prior, kind) and prior._quantized_cdf.numel():
+                    prior.update(force=True)
 
     def update_tables(self) -> None:
         """Rebuild the entropy coder's tables from the weights, if the codec has ``update()``."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.codec.adapter import CodecAdapter
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
@@ -39,10 +39,7 @@ def load_weights(codec: nn.Module, source: str | Path | Mapping[str, Any]) -> nn
     origin = "the state dict" if isinstance(source, Mapping) else str(source)
     tensors = read_state(source, codec.state_dict().keys())
     fill(codec, tensors, origin=origin, name=type(codec).__name__)
-    kind = import_compressai().entropy_models.EntropyBottleneck
-    for prior in codec.modules():
-        if isinstance(prior, kind) and prior._quantized_cdf.numel():
-            prior.update(force=True)
+    CodecAdapter(codec).renew_tables()
     return codec.eval()
 
 

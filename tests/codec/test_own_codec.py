@@ -193,6 +193,18 @@ def test_weights_that_do_not_fit_name_three_faults_and_count_all(lost: int) -> N
     assert str(caught.value).endswith(f": {lost} missing ({listed})")
 
 
+def test_tables_follow_weights_that_change_between_evaluations(folder: Path) -> None:
+    images = open_images(folder / "images", "eval")
+    used, fresh = (build("compressai/bmshj2018-factorized", {"quality": 1}) for _ in range(2))
+    evaluate(used, images)
+    for codec in (used, fresh):
+        with torch.no_grad():
+            codec.entropy_bottleneck.quantiles.mul_(5)
+            codec.entropy_bottleneck.matrices[0].sub_(2)
+    rates = [evaluate(codec, images).points[0].bpp for codec in (used, fresh)]
+    assert rates[0] == rates[1]
+
+
 def test_a_class_finds_its_widths_in_the_weights_as_compressais_models_do(tmp_path: Path) -> None:
     import_compressai()
     wide = build("compressai/mbt2018-mean", {"quality": 8})
