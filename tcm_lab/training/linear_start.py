@@ -28,6 +28,7 @@ from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import Codec
 from tcm_lab.codec.config import IMAGE_CHANNELS
 from tcm_lab.codec.seeds import random_state
+from tcm_lab.codec.state_dicts import fill, weights_of
 from tcm_lab.codec.transforms import linear_map
 from tcm_lab.data import Batches
 from tcm_lab.errors import LabError
@@ -44,7 +45,7 @@ from tcm_lab.training.linear_stages import (
 from tcm_lab.training.log import LinearStart, psnr_db
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate, whole_patches
-from tcm_lab.training.state import Snapshot, load_weights
+from tcm_lab.training.state import Snapshot
 from tcm_lab.training.wavelet_start import fit_wavelet, scale_input
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -181,12 +182,13 @@ def _train_or_load(
     key = digest(facts)
     cached = None if cache is None else cache / f"linear-phase-{key}.safetensors"
     if cached is not None and cached.exists():
-        load_weights(view, Snapshot.load(cached).tensors)
+        tensors = Snapshot.load(cached).tensors
+        fill(view, tensors, origin=str(cached), name=codec.config.name)
         return
     with frozen((*view.g_a.parameters(), *view.g_s.parameters())):
         train_phase(view, phase)
     if cached is not None:
-        weights = {n: v.detach().cpu().contiguous() for n, v in view.state_dict().items()}
+        weights = {n: v.detach().cpu().contiguous() for n, v in weights_of(view).items()}
         Snapshot(weights, facts).save(cached)
 
 

@@ -41,7 +41,15 @@ from tcm_lab.training.objective import (
 from tcm_lab.training.optimizers import make_optimizers
 from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import calibrate, refuse_lost_weights
-from tcm_lab.training.state import FILE_NAME, PHASE, Snapshot, described, put, take
+from tcm_lab.training.state import (
+    FILE_NAME,
+    PHASE,
+    Snapshot,
+    described,
+    put,
+    take,
+    trained_names,
+)
 from tcm_lab.training.trackers import Tracker
 
 if TYPE_CHECKING:
@@ -254,12 +262,13 @@ class TrainingLoop:
             "recipe": (recipe or self.recipe).model_dump(mode="json"),
             "data": self.crops.fingerprint,
             "model": described(self.codec),
+            "trained": trained_names(self.codec),
             "start": None if self.start is None else self.start.model_dump(mode="json"),
         }
         return take(self.modules, self.optimizers, self.averages, facts)
 
     def _restore(self, snapshot: Snapshot) -> None:
-        put(snapshot, self.modules, self.optimizers, self.averages)
+        put(snapshot, self.modules, self.optimizers, self.averages, str(self.file))
         facts = snapshot.facts
         self.step = facts["step"]
         self.meter.restore(facts)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.trees import leaves
 from tcm_lab.codec import CodecAdapter, VariantConfig
+from tcm_lab.codec.state_dicts import fill, weights_of
 from tcm_lab.errors import FileError, LabError
 from tcm_lab.training.recipe import Recipe
 
@@ -23,6 +24,10 @@ FILE_NAME = "training.safetensors"
 PHASE = "linear-phase"
 """Folder of a linear phase's state, inside that of its training."""
 _FORMAT = "tcm-lab-training-1"
+_REFROZEN = (
+    "{}: began with a different set of frozen parameters. Resume with the same, or choose another "
+    "folder."
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Snapshot:
             differing.append("data")
         if "model" in self.facts:  # missing in states of earlier versions
             differing += _differences(self.facts["model"], described(codec))
+        if "trained" in self.facts:  # missing, too
+            differing += _refrozen(codec, self.facts["trained"])
         if differing:
             raise LabError(
                 f"{path}: began with a different {', '.join(differing)}. "
@@ -147,12 +154,14 @@ def take(
     tensors = {
         f"{title}/{name}": value
         for title, module in modules.items()
-        for name, value in module.state_dict().items()
+        for name, value in weights_of(module).items()
     }
     tensors |= {f"ema/{name}": value for name, value in averages.items()}
+    names = _names(modules)
     for title, optimizer in optimizers.items():
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"{title}/{index}/{name}": value for name, value in moments.items()}
+        for parameter, moments in optimizer.state.items():
+            below = f"{title}/{names[parameter]}"
+            tensors |= {f"{below}/{moment}": value for moment, value in moments.items()}
     copies = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in tensors.items()
@@ -166,40 +175,72 @@ def put(
     modules: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
     averages: dict[str, Tensor],
+    origin: str,
 ) -> None:
-    """Set weights, optimisers and averages to what ``take`` copied."""
+    """Set weights, optimisers and averages to what ``take`` copied; messages name the ``origin``.
+
+    Raises:
+        LabError: they are not those of these modules, or other parameters were trained.
+    """
     for title, module in modules.items():
-        load_weights(module, _below(snapshot, title))
-    for name, value in _below(snapshot, "ema").items():
+        name = CodecAdapter(module).name
+        fill(module, _below(snapshot, title), origin=origin, name=name)
+    kept = _below(snapshot, "ema")
+    if kept.keys() != averages.keys():
+        raise LabError(_REFROZEN.format(origin))
+    for name, value in kept.items():
         averages[name].copy_(value)
+    names = _names(modules)
     for title, optimizer in optimizers.items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        indices = {names[parameter]: index for index, parameter in enumerate(parameters)}
+        indices |= {str(index): index for index in range(len(parameters))}  # of earlier versions
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below(snapshot, title).items():
-            index, moment = name.split("/")
+        for path, value in _below(snapshot, title).items():
+            name, _, moment = path.rpartition("/")
+            index = indices.get(name)
+            if index is None or (value.ndim and value.shape != parameters[index].shape):
+                raise LabError(_REFROZEN.format(origin))
             # Moments share their parameter's memory format, or the fused optimiser is slow.
-            like = parameters[int(index)] if value.ndim else value
-            state.setdefault(int(index), {})[moment] = torch.empty_like(like).copy_(value)
+            like = parameters[index] if value.ndim else value
+            state.setdefault(index, {})[moment] = torch.empty_like(like).copy_(value)
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
 
 
-def load_weights(codec: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load a state dict whose entropy tables, filled by ``update``, may differ in length."""
-    own = codec.state_dict()
-    other = {
-        name for name, value in weights.items() if name in own and own[name].shape != value.shape
-    }
-    fitting = {name: value for name, value in weights.items() if name not in other}
-    missing, unexpected = codec.load_state_dict(fitting, strict=False)
-    tables = other - dict(codec.named_parameters()).keys()
-    misfits = [name for name in (*missing, *unexpected) if name not in tables]
-    if misfits:
-        raise LabError(
-            f"weights do not fit the codec ({', '.join(misfits[:3])} …). "
-            "Resume with the configuration that the training began with."
-        )
+def _names(modules: dict[str, nn.Module]) -> dict[Tensor, str]:
+    """Return the name of each parameter of the modules."""
+    return {p: name for module in modules.values() for name, p in module.named_parameters()}
+
+
+def trained_names(codec: nn.Module) -> list[str]:
+    """Return the names of the parameters that are not frozen."""
+    return [name for name, parameter in codec.named_parameters() if parameter.requires_grad]
+
+
+def _refrozen(codec: nn.Module, trained: list[str]) -> list[str]:
+    """Describe which of a codec's parameters are frozen now, or were when these were trained."""
+    every = [name for name, _ in codec.named_parameters()]
+    here, there = set(trained_names(codec)), set(trained)
+    found = []
+    for names, how in (
+        (here - there, "frozen there, trained here"),
+        (there - here, "trained there, frozen here"),
+    ):
+        parts = (_part(name, every, names) for name in every if name in names)
+        listed = [*dict.fromkeys(parts)]
+        if listed:
+            more = ", …" if len(listed) > 3 else ""
+            found.append(f"{', '.join(listed[:3])}{more} {how}")
+    return [f"set of frozen parameters ({'; '.join(found)})"] if found else []
+
+
+def _part(name: str, every: list[str], names: set[str]) -> str:
+    """Return the part that a parameter belongs to, if ``names`` has all of it, or its name."""
+    part = name.partition(".")[0]
+    whole = {other for other in every if other.partition(".")[0] == part}
+    return part if whole <= names else name
 
 
 def _below(snapshot: Snapshot, title: str) -> dict[str, Tensor]:

@@ -207,11 +207,71 @@ def test_a_folder_with_another_training_is_left_alone(tmp_path: Path) -> None:
 
 def test_another_width_of_a_codec_is_not_resumed(tmp_path: Path) -> None:
     train(codec(), RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
-    with pytest.raises(LabError, match="weights do not fit"):
+    with pytest.raises(LabError, match=r"safetensors: does not fit TinyCodec: .* of another shape"):
         train(
             TinyCodec(width=8), RECIPE, RandomCrops(), directory=tmp_path, resume=True,
             accelerator="cpu",
         )  # fmt: skip
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_training_that_began_with_coding_tables_is_resumed_without_them(tmp_path: Path) -> None:
+    begun, resumed, whole = codec(), codec(), codec()
+    begun.update()
+    crops = RandomCrops(signal_at=(12, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(begun, RECIPE, crops, directory=tmp_path, accelerator="cpu")
+    train(whole, RECIPE, RandomCrops(), accelerator="cpu")
+    for model in (resumed, begun):  # the second time, to the end that it has reached already
+        train(model, RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+        for name, value in weights(whole).items():
+            assert torch.equal(weights(model)[name], value), name
+
+
+@pytest.mark.parametrize("version", ["this", "an earlier one"])
+def test_a_training_is_not_resumed_with_other_frozen_weights(tmp_path: Path, version: str) -> None:
+    begun, other = codec(), codec()
+    begun.g_a.requires_grad_(False)
+    train(begun, RECIPE, RandomCrops(), directory=tmp_path, accelerator="cpu")
+    other.h_a.requires_grad_(False)
+    other.g_s.bias.requires_grad_(False)
+    message = r"\(g_a frozen there, trained here; h_a, g_s\.bias trained there, frozen here\)"
+    if version == "an earlier one":
+        numbered(tmp_path / "training.safetensors", begun)
+        message = r"training\.safetensors: began with a different set of frozen parameters\. "
+    with pytest.raises(LabError, match=message):
+        train(other, RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+
+
+def numbered(path: Path, model: TinyCodec) -> None:
+    """Rewrite a state as earlier versions did, with its moments by their parameters' numbers."""
+    state = Snapshot.load(path)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    main = [name for name in trained if not name.endswith("quantiles")]
+    numbers = {f"adam/{name}/": f"adam/{number}/" for number, name in enumerate(main)}
+    numbers["aux/entropy_bottleneck.quantiles/"] = "aux/0/"
+
+    def before(name: str) -> str:
+        path, slash, moment = name.rpartition("/")
+        return numbers.get(path + slash, path + slash) + moment
+
+    tensors = {before(name): value for name, value in state.tensors.items()}
+    assert tensors.keys() != state.tensors.keys()
+    facts = {name: value for name, value in state.facts.items() if name != "trained"}
+    Snapshot(tensors, facts).save(path)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_state_whose_moments_have_numbers_is_resumed(tmp_path: Path) -> None:
+    whole, begun, resumed = codec(), codec(), codec()
+    train(whole, RECIPE, RandomCrops(), accelerator="cpu")
+    crops = RandomCrops(signal_at=(12, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(begun, RECIPE, crops, directory=tmp_path, accelerator="cpu")
+    numbered(tmp_path / "training.safetensors", begun)
+    train(resumed, RECIPE, RandomCrops(), directory=tmp_path, resume=True, accelerator="cpu")
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
 
 
 @pytest.mark.parametrize("resume", [False, True])
