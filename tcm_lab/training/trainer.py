@@ -80,15 +80,15 @@ def train(
             beginning: it saves its state there when their cooldown begins.
 
     Raises:
-        LabError: recipe and codec don't match, a module saves something other than tensors,
-            ``directory`` holds another training, another process trains there, there are trackers
-            without a directory, or the disk is full. The last checkpoint stays intact.
+        LabError: recipe and codec or crops don't match, a module saves something other than
+            tensors, ``directory`` holds another training, another process trains there, there are
+            trackers without a directory, or the disk is full. The last checkpoint stays intact.
         DivergedError: training diverges repeatedly. The last checkpoint stays intact.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     from lightning_fabric import Fabric
 
-    codec, recipe = _suited(codec, recipe, devices)
+    codec, recipe = _suited(codec, recipe, crops, devices)
     if trackers and directory is None:
         raise LabError("trackers: give a directory, too, whose log a resumed run continues.")
     # The layers with which CCA's auxiliary model would refine its last slices get no gradient.
@@ -121,12 +121,21 @@ def train(
     return record
 
 
-def _suited(codec: nn.Module, recipe: Recipe, devices: int = 1) -> tuple[nn.Module, Recipe]:
+def _suited(
+    codec: nn.Module, recipe: Recipe, crops: Batches, devices: int = 1
+) -> tuple[nn.Module, Recipe]:
     """Return the codec itself, and the recipe with the λ that suit it.
 
     Raises:
-        LabError: they don't match, or the codec saves something other than tensors.
+        LabError: they don't match, the crops have another size than the recipe's, or the codec
+            saves something other than tensors.
     """
+    side = getattr(crops, "crop", recipe.crop)
+    if side != recipe.crop:
+        raise LabError(
+            f"crop = {recipe.crop}: these crops are {side}x{side}. Make the CropSource with "
+            "crop=recipe.crop."
+        )
     codec, recipe = as_itself(codec, recipe)
     refuse_other_state(codec)
     adapter = CodecAdapter(codec)
@@ -188,7 +197,7 @@ def begin(
     """
     from lightning_fabric import Fabric
 
-    codec, recipe = _suited(codec, recipe)
+    codec, recipe = _suited(codec, recipe, crops)
     fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.precision)
     with conditions(codec, recipe, fabric.device):
         loop = TrainingLoop(codec, recipe, crops, fabric, directory, on_progress)

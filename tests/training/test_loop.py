@@ -340,6 +340,8 @@ def test_nan_batches_end_in_one_message_with_the_last_checkpoint_intact(tmp_path
 class NoCrops(RandomCrops):
     """Fails if it is asked for a batch."""
 
+    crop = RECIPE.crop
+
     def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Tensor:
         pytest.fail("trained")
 
@@ -354,6 +356,13 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_the_work(tmp_path
         with pytest.raises(LabError, match=f"^{name} cannot be shared by 2 processes"):
             train(model, recipe, NoCrops(), directory=tmp_path, accelerator="cpu", devices=2)
     assert not [*tmp_path.iterdir()]
+
+
+def test_crops_of_another_size_than_the_recipe_records_are_refused() -> None:
+    crops = NoCrops(64)
+    crops.crop = 64
+    with pytest.raises(LabError, match=r"^crop = 16: these crops are 64x64\. Make the CropSource"):
+        train(codec(), RECIPE, crops, accelerator="cpu")
 
 
 class NanOnce(RandomCrops):
