@@ -9,6 +9,7 @@ one-shot, Guo et al. 2020).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -50,6 +51,8 @@ from tcm_lab.training.recipe import Recipe
 from tcm_lab.training.start import whole_patches
 from tcm_lab.training.state import FILE_NAME, PHASE
 from tcm_lab.training.trainer import begin, train
+
+logger = logging.getLogger(__name__)
 
 _CACHED = 256  # modules kept to be run with parts of the shared weights
 _START_CROPS = 8  # crops whose latent starts the entropy models
@@ -324,7 +327,8 @@ def train_supernet(
     """Train the codecs of a supernet together; resumable like `train`.
 
     The weights start as those of the largest codec with this recipe; weights that it lacks start as
-    other codecs'. A linear phase trains the entropy models of all codecs.
+    other codecs'. A linear phase trains the entropy models of all codecs; it needs their shortcuts,
+    so it is left out, with a warning, where the largest codec has none.
 
     Args:
         supernet: changed in place.
@@ -340,11 +344,17 @@ def train_supernet(
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
     recipe = recipe.suited(supernet.config.latent_channels, supernet.config.rate_levels)
-
     run = partial(train, supernet, crops=crops, resume=True, accelerator=accelerator)
     if directory is None or not (directory / FILE_NAME).exists():
         _begin(supernet, recipe, crops, accelerator)
-        if recipe.linear_steps and supernet.config.shortcut != "none":
+        has_path = supernet.config.shortcut != "none"
+        if recipe.linear_steps and not has_path:
+            logger.warning(
+                "linear_steps %d: left out, since a supernet with shortcut none has no linear path "
+                "to train on. Choose another shortcut, or set linear_steps to 0.",
+                recipe.linear_steps,
+            )
+        if recipe.linear_steps and has_path:
             sides = [p for n, p in supernet.named_parameters() if n.startswith(("g_a.", "g_s."))]
             with frozen(sides):
                 run(

@@ -86,6 +86,15 @@ def test_gradients_land_in_the_part_and_are_the_codec_s_own(supernet: SuperNet) 
             assert expected.count_nonzero() == own[name].count_nonzero()
 
 
+def test_a_linear_phase_without_a_linear_path_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    net = SuperNet([LARGEST.override({"shortcut": "none", "?_?.depth": 0})])
+    recipe = RECIPE.changed(steps=1, start="linear", linear_steps=2)
+    train_supernet(net, recipe, RandomCrops(64), accelerator="cpu")
+    assert "linear_steps 2: left out, since a supernet with shortcut none" in caplog.text
+
+
 def test_a_supernet_of_one_codec_trains_as_that_codec_does() -> None:
     start = {"start": "linear", "linear_steps": 2, "linear_batch": 1}
     codec, recipe = build(LARGEST), RECIPE.changed(steps=2, **start)

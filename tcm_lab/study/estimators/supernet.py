@@ -48,7 +48,8 @@ class Supernet(Estimator):
 
     The budget's recipe trains the shared weights; each step trains the largest variant, the
     smallest and two others. Options that can't be cut from one layer, such as two blocks, have
-    separate weights. Evaluations use estimated bits on the centre crop of each image.
+    separate weights. A recipe's linear phase is left out if the largest variant has no shortcut.
+    Evaluations use estimated bits on the centre crop of each image.
 
     Attributes:
         steps: updates of the shared weights, instead of the budget's.
