@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,7 +29,18 @@ from tcm_lab.blocks import (
     ResampleDirection,
     ResamplerConfig,
 )
-from tcm_lab.codec import ENTROPY_MODELS, Coder, EntropyModelConfig, Places, VariantConfig, build
+from tcm_lab.codec import (
+    ENTROPY_MODELS,
+    Coder,
+    EntropyModelConfig,
+    Places,
+    VariantConfig,
+    build,
+    decode_image,
+    encode_image,
+    load_checkpoint,
+    save_checkpoint,
+)
 from tcm_lab.codec.seeds import random_state
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import LabError
@@ -57,7 +70,7 @@ def check_layer(
     portable streams need. Its closed formula, if it has one, gives its number of parameters, and
     the MACs that torch's ``FlopCounterMode`` counts when a codec with it runs. An entropy model
     also codes every element of the latent once, and its real bytes, portable or not, can be
-    decoded.
+    decoded with the weights in a file.
 
     Args:
         layer: a registered name, with the default options, or a configuration.
@@ -276,11 +289,17 @@ def _check_entropy_model(config: EntropyModelConfig, channels: int) -> None:
 
 
 def _check_bytes(config: EntropyModelConfig, channels: int) -> None:
+    """Code with a codec, and decode with the one that is loaded from its file."""
     codec = build(_codec_of(config, channels)).eval()
+    with TemporaryDirectory() as folder:
+        save_checkpoint(codec, Path(folder) / "weights.safetensors")
+        loaded = load_checkpoint(Path(folder) / "weights.safetensors")
     for portable in (False, True):
         for batch, size in ((1, (1, 1)), (2, (33, 50))):
             with _refusing(f"a codec with it does not code images of {size[0]}x{size[1]}:"):
-                codec.decompress(**codec.compress(torch.rand(batch, 3, *size), portable=portable))
+                x = torch.rand(batch, 3, *size)
+                loaded.decompress(**codec.compress(x, portable=portable))
+                decode_image(loaded, encode_image(codec, x[0], portable=portable))
 
 
 def _check_formula(config: LayerConfig, channels: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,11 @@ _INSERTED = re.compile(
 COUNTS = ("total_ops", "total_params")
 _DEEPEST = 8
 #: Coding tables of CompressAI's entropy models, which ``update()`` computes from the weights.
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+_INTEGER_TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
+TABLES = (*_INTEGER_TABLES, "scale_table")
 #: Bounds of its layers, which are the same in every codec of one configuration.
 CONSTANTS = ("pedestal", "bound", "scale_bound", "target")
+_WITH_CONSTANTS = ("compressai.entropy_models", "compressai.ops")
 
 
 class CheckpointError(LabError):
@@ -129,19 +131,39 @@ def fill(
 
 def table_names(codec: nn.Module) -> set[str]:
     """Return the names of a codec's coding tables in its state dict: buffers, not weights."""
-    buffers = codec.named_buffers(remove_duplicate=False)
-    return {name for name, _ in buffers if own_name(name) in TABLES}
+    return _buffer_names(codec, TABLES, _has_tables)
 
 
 def constant_names(codec: nn.Module) -> set[str]:
     """Return the names of the constants that CompressAI's layers keep in a codec's state dict."""
+    return _buffer_names(codec, CONSTANTS, _has_constants)
+
+
+def _buffer_names(
+    codec: nn.Module, kept: Collection[str], by: Callable[[nn.Module], bool]
+) -> set[str]:
+    """Return the names of the buffers called as in ``kept``, of the modules that keep such."""
     return {
-        f"{path}.{name}" if path else name
+        _join(path, name)
         for path, module in codec.named_modules(remove_duplicate=False)
-        if any(kind.__module__.partition(".")[0] == "compressai" for kind in type(module).__mro__)
-        for name, _ in module.named_buffers(recurse=False)
-        if name in CONSTANTS
+        if by(module)
+        for name, _ in module.named_buffers(recurse=False, remove_duplicate=False)
+        if name in kept
     }
+
+
+def _has_tables(module: nn.Module) -> bool:
+    """Return whether a module is an entropy model, CompressAI's or a copy, by its integer tables.
+
+    A buffer of a user's layer may have the name of one of them.
+    """
+    tables = (getattr(module, name, None) for name in _INTEGER_TABLES)
+    return all(isinstance(t, Tensor) and not t.is_floating_point() for t in tables)
+
+
+def _has_constants(module: nn.Module) -> bool:
+    origins = (kind.__module__ for kind in type(module).__mro__)
+    return any(origin.startswith(_WITH_CONSTANTS) for origin in origins)
 
 
 def tied_names(codec: nn.Module) -> set[str]:

@@ -25,11 +25,14 @@ from tcm_lab.codec import (
     save_checkpoint,
     save_weights,
 )
+from tcm_lab.codec.container import weights_fingerprint
 from tcm_lab.errors import LabError
 from tcm_lab.training import Recipe, SuperNet, train
 from tcm_lab.training.start import warm_start
 
 State = dict[str, Tensor]
+#: Names of the coding tables of CompressAI's entropy models.
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 #: The paper's architecture, narrow: M = 40 in 5 slices, one block in each stage.
 NARROW = {
     "?_?.width": 16,
@@ -401,11 +404,13 @@ def test_a_layer_s_entries_are_kept_whatever_it_calls_them(tmp_path: Path) -> No
             self.pixel_offset = torch.nn.Parameter(torch.zeros(channels, 1, 1))
             self.target = torch.nn.Parameter(torch.ones(channels, 1, 1))
             self.register_buffer("upper_bound", torch.ones(channels, 1, 1))
-            self.register_buffer("bound", torch.ones(channels, 1, 1))
+            for name in ("bound", *TABLES):
+                self.register_buffer(name, torch.ones(channels, 1, 1))
 
         def forward(self, x: Tensor) -> Tensor:
             lowest, highest = -self.get_buffer("bound"), self.get_buffer("upper_bound")
-            return x.clamp(lowest, highest) * self.target + self.pixel_offset
+            shift = sum(self.get_buffer(name) for name in TABLES)
+            return x.clamp(lowest, highest) * self.target + self.pixel_offset + shift
 
     changes = {"?_?.depth": 0, "g_a.depth": 1, "g_a.block": "named"}
     codec, again, warm = (tcm_lab.build("tcm-nano", changes, seed=seed) for seed in range(3))
@@ -414,7 +419,11 @@ def test_a_layer_s_entries_are_kept_whatever_it_calls_them(tmp_path: Path) -> No
         for name, value in codec.state_dict().items()
         if name.startswith("g_a.") and ".blocks." in name
     }
-    assert len(own) == 4 * sum(stage.depth for stage in codec.config.g_a.stages)
+    assert len(own) == 8 * sum(stage.depth for stage in codec.config.g_a.stages)
+    before = {weights_fingerprint(codec, version) for version in (2, 3)}
+    tables = {name: value for name, value in own.items() if name.endswith(TABLES)}
+    codec.load_state_dict(tables, strict=False)
+    assert before.isdisjoint(weights_fingerprint(codec, version) for version in (2, 3))
     codec.load_state_dict(own, strict=False)
     path = tmp_path / "weights.safetensors"
     save_checkpoint(codec, path)

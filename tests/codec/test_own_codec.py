@@ -268,7 +268,8 @@ def test_a_weight_is_loaded_though_its_name_ends_as_a_table_s(tmp_path: Path) ->
         def __init__(self) -> None:
             super().__init__()
             self.pixel_offset = nn.Parameter(torch.zeros(3, 1, 1))
-            self.register_buffer("_offset", torch.zeros(0, dtype=torch.int32))
+            for table in ("_offset", "_cdf_length", "_quantized_cdf"):
+                self.register_buffer(table, torch.zeros(0, dtype=torch.int32))
 
     trained, fresh = Shifted(), Shifted()
     with torch.no_grad():
