@@ -106,9 +106,10 @@ class Estimator:
 
     def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
         """Quantise the places to whole steps from their means."""
+        y = _at(places, self._y, mean)
         places.put(self.means, mean)
         places.put(self.scales, scale)
-        return places.masked(round_to_mean(places.of(self._y), mean))
+        return places.masked(round_to_mean(y, mean))
 
     def likelihoods(self, conditional: Any, coded: Distribution | None) -> Tensor:
         """Return y's likelihoods, once every element has a mean and a scale.
@@ -139,7 +140,7 @@ class SymbolEncoder:
 
     def __call__(self, places: Places, mean: Tensor, scale: Tensor) -> Tensor:
         """Quantise the places and record their symbols."""
-        symbols = places.flat((places.of(self._y) - mean).round())
+        symbols = places.flat((_at(places, self._y, mean) - mean).round())
         if symbols.numel():
             self._largest = torch.maximum(self._largest, symbols.abs().max())
         self._symbols.append(symbols.int())
@@ -204,6 +205,21 @@ class SymbolDecoder:
         return _checksum(self._symbols)
 
 
+def _at(places: Places, latent: Tensor, mean: Tensor) -> Tensor:
+    """Return a latent at the places.
+
+    Raises:
+        LabError: the means have another shape.
+    """
+    values = places.of(latent)
+    if values.shape != mean.shape:
+        raise LabError(
+            f"the entropy model gives means and scales {tuple(mean.shape)} for places of shape "
+            f"{tuple(values.shape)}; expand one of them to this shape"
+        )
+    return values
+
+
 def refuse_large_symbols(latent: str, largest: Tensor) -> None:
     """Refuse to code a latent whose largest magnitude, in steps, the coder cannot write.
 
@@ -236,9 +252,15 @@ def refuse_other_symbols(name: str, *, portable: bool) -> NoReturn:
 
 
 def write_stream(symbols: Int32[Tensor, " n"], indexes: Int32[Tensor, " n"], cdfs: Cdfs) -> bytes:
-    """Code symbols with the distributions at ``indexes`` into one rANS stream, all on the CPU."""
+    """Code symbols with the distributions at ``indexes`` into one rANS stream, all on the CPU.
+
+    Raises:
+        CodingError: there are not as many indexes as symbols.
+    """
     from compressai.ans import RansEncoder
 
+    if len(symbols) != len(indexes):  # the coder reads beyond the shorter list
+        raise CodingError(f"{len(symbols)} symbols need as many indexes, not {len(indexes)}")
     numbers, needed = _numbers(symbols + _SHIFT), _needed(cdfs, indexes)
     stream: bytes = RansEncoder().encode_with_indexes(numbers, _numbers(indexes), *needed)
     return stream

@@ -13,7 +13,7 @@ from tcm_lab.blocks import Cost, conv_cost
 from tcm_lab.codec import ENTROPY_MODELS, Channels, Coder, Elements, EntropyModelConfig
 from tcm_lab.codec.entropy_models.slices import SlicesConfig
 from tcm_lab.complexity.measure import UncountedWarning
-from tcm_lab.errors import ConfigError
+from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.testing import LayerError, check_layer
 
 
@@ -294,3 +294,52 @@ class Mine(nn.Module):
     with pytest.raises(ConfigError, match=words):
         tcm_lab.register_entropy_model("mine")(scope["Mine"])
     assert "mine" not in ENTROPY_MODELS
+
+
+class PerChannel(nn.Module):
+    """Predicts the ``constants`` by one number per channel, and the others by the hyperprior."""
+
+    def __init__(self, channels: int, constants: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.channels, self.constants = channels, constants
+        self.head = nn.Conv2d(2 * channels, channels, 1)
+        self.numbers = nn.Parameter(torch.rand(1, channels, 1, 1) + 0.5)
+
+    def forward(self, features: Sequence[Tensor], code: Coder) -> Tensor:
+        mean, scale = (
+            self.numbers if kind in self.constants else self.head(features[0])
+            for kind in ("mean", "scale")
+        )
+        return code(Channels(0, self.channels), mean, scale)
+
+
+@pytest.mark.usefixtures("own_layers")
+@pytest.mark.parametrize("constant", ["mean", "scale"])
+def test_one_mean_or_scale_per_channel_is_coded_as_the_same_number_everywhere(
+    constant: str,
+) -> None:
+    tcm_lab.register_entropy_model("per-channel")(PerChannel)
+    config = ENTROPY_MODELS.parse({"type": "per-channel", "constants": [constant]})
+    check_layer(config, channels=8)
+    module, others = config.build(8), []
+
+    def code(places: Any, mean: Tensor, scale: Tensor) -> Tensor:
+        others.append((mean, scale)[constant == "scale"])
+        return torch.zeros_like(mean)
+
+    module([torch.randn(2, 16, 3, 5)], Coder(code))
+    assert torch.equal(others[0], module.numbers.expand(2, 8, 3, 5))  # type: ignore[operator]  # a parameter
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_means_and_scales_that_do_not_fit_the_places_are_refused_from_the_first_estimate() -> None:
+    tcm_lab.register_entropy_model("per-channel")(PerChannel)
+    model = {"type": "per-channel", "constants": ["mean", "scale"]}
+    codec = tcm_lab.build("tcm-nano", {"?_?.depth": 0, "entropy_model": model})
+    words = r"means and scales \(1, 64, 1, 1\) for places of shape \(2, 64, 8, 4\)"
+    for use in (codec, codec.eval(), codec.compress):
+        with pytest.raises(LabError, match=words):
+            use(torch.rand(2, 3, 128, 64))
+    mean, scale = torch.zeros(2, 3, 1, 1), torch.ones(2, 4, 1, 1)
+    with pytest.raises(LabError, match=r"means \(2, 3, 1, 1\) and scales \(2, 4, 1, 1\)"):
+        Coder(lambda *_: torch.zeros(0))(Channels(0, 3), mean, scale)

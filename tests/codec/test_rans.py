@@ -131,6 +131,13 @@ def test_a_stream_that_claims_endless_digits_is_refused(length: int) -> None:
         guard_stream(b"\xff" * length, 4000)
 
 
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_a_symbol_without_an_index_is_refused(count: int) -> None:
+    symbols, indexes = torch.zeros(4, dtype=torch.int32), torch.zeros(count, dtype=torch.int32)
+    with pytest.raises(LabError, match=f"4 symbols need as many indexes, not {count}"):
+        write_stream(symbols, indexes, TABLES["plain"])
+
+
 @pytest.mark.parametrize("count", [4, 5, 6, 7])
 def test_four_symbols_or_more_fit_the_coders_buffer(count: int) -> None:
     """It has a word for each symbol; the rarest take half of one, and the state takes two."""

@@ -10,13 +10,15 @@ Shape suffixes: M latent channels, S some of them, h w sides of the latent, N pl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from tcm_lab.errors import LabError
 
 
 class Places(ABC):
@@ -191,11 +193,17 @@ class Coder:
         Args:
             places: elements that have not been coded yet.
             mean: means of their distributions, in the shape that ``places.of`` returns.
-            scale: scales of their distributions, in the same shape.
+            scale: scales of their distributions, in the same shape. One of the two may be smaller,
+                such as one scale per channel (1, S, 1, 1), and is broadcast to the other.
 
         Returns:
             Their ŷ = round(y − mean) + mean in this shape, and 0 where nothing is coded.
+
+        Raises:
+            LabError: the shapes do not fit each other, or the places.
         """
+        if mean.shape != scale.shape:
+            mean, scale = _broadcast(mean, scale)
         if self._gain is None:
             return self._code(places, mean, scale)
         gain = places.per_channel(self._gain)
@@ -220,3 +228,14 @@ class Coder:
     def in_steps(self, y_hat: Float[Tensor, "b m h w"]) -> Float[Tensor, "b m h w"]:
         """Return the whole ŷ in quantisation steps."""
         return y_hat if self._gain is None else y_hat * self._gain
+
+
+def _broadcast(mean: Tensor, scale: Tensor) -> Sequence[Tensor]:
+    try:
+        both: Sequence[Tensor] = torch.broadcast_tensors(mean, scale)
+        return both
+    except RuntimeError:
+        raise LabError(
+            f"the entropy model gives means {tuple(mean.shape)} and scales {tuple(scale.shape)}: "
+            "they must have one shape, or broadcast to it"
+        ) from None
