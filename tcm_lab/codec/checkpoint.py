@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tcm_lab._compat.onednn import StridedPointwise
 from tcm_lab._utils.files import check_suffix, write_atomically
 from tcm_lab._utils.plugins import imported_layers
 from tcm_lab._utils.trees import leaves
@@ -31,6 +32,8 @@ from tcm_lab.codec.state_dicts import (
     CheckpointError,
     fill,
     find_weights,
+    own_tensors,
+    plain_name,
     refuse_other_state,
     table_names,
     weights_of,
@@ -42,6 +45,8 @@ from tcm_lab.errors import LabError, lookup, one_of
 _FORMAT = "tcm_lab.codec/1"
 #: A configuration may claim this many weights (half a gigabyte), whatever the file holds.
 _MANY_WEIGHTS = 2**27
+#: Classes that training gives layers in place of others with the same weights and results.
+_SWAPPED = (StridedPointwise, nn.SyncBatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _PICKLED = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
 #: First bytes of files that are downloaded by mistake instead of a checkpoint.
 _NOT_WEIGHTS = {
@@ -83,7 +88,7 @@ def save_checkpoint(
     check_suffix(Path(path), [".safetensors"], "a safetensors file")
     write_tensors(
         Path(path),
-        weights_of(codec),
+        own_tensors(weights_of(codec)),
         _FORMAT,
         extra or {},
         dtype,
@@ -120,15 +125,17 @@ def export_state(codec: Codec, layout: str = "lic_tcm") -> dict[str, Tensor]:
     Only the entropy coder's scale table may differ, since no layout stores it.
 
     Raises:
-        LabError: there is no such layout, or it cannot hold the codec; the message says why.
+        LabError: there is no such layout, it cannot hold the codec, or the codec was altered after
+            it was built; the message says why.
     """
     codec = assembled(codec, "save its state_dict() by torch.save")
     chosen, config = lookup(LAYOUTS, layout, "layout"), codec.config
+    refuse_altered(codec)
     tables = table_names(codec)
-    state = {
-        chosen.entry_name(name, config): value.new_zeros(0) if name in tables else value
-        for name, value in codec.state_dict().items()
-    }
+    own = own_tensors(
+        {n: v.new_zeros(0) if n in tables else v for n, v in codec.state_dict().items()}
+    )
+    state = {chosen.entry_name(name, config): value for name, value in own.items()}
     state |= chosen.extra(config)
     refusal = f"{config.name} cannot be written in the layout {layout}"
     if not chosen.recognises(state):
@@ -161,23 +168,41 @@ def assembled(codec: nn.Module, otherwise: str) -> Codec:
 
 
 def refuse_altered(codec: Codec) -> None:
-    """Refuse a codec whose parameters are no longer those of its configuration.
+    """Refuse a codec whose tensors or layers are no longer those of its configuration.
 
     Raises:
-        LabError: the message names the first parameter that differs.
+        LabError: the message names the first that differs.
     """
-    own, expected = (
-        {(name, tuple(value.shape)) for name, value in each.named_parameters()}
-        for each in (codec, build(codec.config, device="meta"))
-    )
-    if own != expected:
-        name, shape = min(own ^ expected)
-        raise LabError(
-            f"{codec.config.name} was altered after it was built: {name} "
-            f"({'x'.join(map(str, shape)) or 'one number'}) is "
-            f"{'not in its configuration' if (name, shape) in own else 'missing'}. Describe the "
-            "change in the configuration, with a registered layer of your own if necessary."
+    planned = build(codec.config, device="meta")
+    for parts in (_tensors, _layers):
+        own, expected = (set(parts(each).items()) for each in (codec, planned))
+        if own != expected:
+            name, what = min(own ^ expected)
+            raise LabError(
+                f"{codec.config.name} was altered after it was built: {name} ({what}) is "
+                f"{'not in its configuration' if (name, what) in own else 'missing'}. Describe "
+                "the change in the configuration, with a registered layer of your own if necessary."
+            )
+
+
+def _tensors(codec: Codec) -> dict[str, str]:
+    """Return the shape of each tensor that a file stores."""
+    return {
+        name: "x".join(map(str, value.shape)) or "one number"
+        for name, value in own_tensors(weights_of(codec)).items()
+    }
+
+
+def _layers(codec: Codec) -> dict[str, str]:
+    """Return the class of each module by its path, of a wrapped one that of the module inside."""
+    return {
+        plain_name(f"{path}.").rstrip("."): next(
+            f"{kind.__module__}.{kind.__qualname__}"
+            for kind in type(module).__mro__
+            if kind not in _SWAPPED and not kind.__module__.startswith("torch.distributed.")
         )
+        for path, module in codec.named_modules(remove_duplicate=False)
+    }
 
 
 def _difference(config: VariantConfig, read: VariantConfig) -> str:

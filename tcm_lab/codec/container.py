@@ -27,7 +27,7 @@ from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.inputs import check_images
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import trained_names
-from tcm_lab.codec.state_dicts import COUNTS, constant_names, own_name, table_names
+from tcm_lab.codec.state_dicts import COUNTS, constant_names, own_name, plain_name, table_names
 from tcm_lab.errors import LabError
 
 MAGIC = b"TCM1"
@@ -232,7 +232,7 @@ def weights_fingerprint(codec: Codec, version: int) -> bytes:
     For version 3 the bytes do not depend on names, so that files survive a renaming.
     """
     tensors = {**dict(codec.named_parameters()), **_saved_buffers(codec)}
-    named = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    named = {plain_name(name): value for name, value in tensors.items()}
     weights = {
         name: value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
         for name, value in sorted(named.items())

@@ -68,7 +68,7 @@ def find_weights(
         names = " and ".join(model.path for model in models)
         raise CheckpointError(f"{origin}: holds both {names}; save only one of them")
     if not models:
-        groups = [_named(mapping) for mapping in _mappings(tree, set())]
+        groups = [own_tensors(mapping) for mapping in _mappings(tree, set())]
         return _without_common_prefix(max(groups, key=len, default={}))
     (model,) = models
     if model.beside:
@@ -180,6 +180,20 @@ def own_name(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def plain_name(name: str) -> str:
+    """Return a name, or a module's path with a dot behind it, without what wrappers insert."""
+    return _INSERTED.sub("", name)
+
+
+def own_tensors(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a mapping by the names that the model itself gives them."""
+    return {
+        plain_name(str(name)): value
+        for name, value in tree.items()
+        if isinstance(value, torch.Tensor) and own_name(str(name)) not in COUNTS
+    }
+
+
 def refuse_other_state(codec: nn.Module) -> None:
     """Refuse a codec whose state holds something other than tensors, which no file can hold.
 
@@ -233,7 +247,7 @@ def _models(
     path: str,
     seen: dict[int, Mapping[Any, Any]],
 ) -> Iterator[_Model]:
-    tensors = _named(tree)
+    tensors = own_tensors(tree)
     if tensors and fits(tensors):
         yield _Model(path, tensors)
         return
@@ -275,15 +289,6 @@ def _mappings(tree: Mapping[Any, Any], seen: set[int]) -> Iterator[Mapping[Any, 
         for value in tree.values():
             if isinstance(value, Mapping):
                 yield from _mappings(value, seen)
-
-
-def _named(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a mapping by the names that the model itself gives them."""
-    return {
-        _INSERTED.sub("", str(name)): value
-        for name, value in tree.items()
-        if isinstance(value, torch.Tensor) and own_name(str(name)) not in COUNTS
-    }
 
 
 def _without_common_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 import tcm_lab
+from tcm_lab._compat.onednn import safe_strided_convolutions
 from tcm_lab.codec import (
     LAYOUTS,
     CodecAdapter,
@@ -616,6 +617,52 @@ def test_a_codec_that_was_altered_is_neither_saved_nor_counted(tmp_path: Path) -
     more.g_a.extra = torch.nn.Linear(2, 3)
     with pytest.raises(LabError, match=r"g_a\.extra\.bias \(3\) is not in its configuration"):
         save_checkpoint(more, tmp_path / "x.safetensors")
+
+
+def _narrow_mlp() -> torch.nn.Module:
+    layers = torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 8)
+    return torch.nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (
+            lambda codec: codec.register_buffer("steps_done", torch.tensor(5)),
+            r"steps_done \(one number\) is not in its configuration",
+        ),
+        (
+            lambda codec: codec.g_a.stages[0].blocks[0].swin.mlp.__setitem__(1, torch.nn.ReLU()),
+            r"g_a\.stages\.0\.blocks\.0\.swin\.mlp\.1 \(.*GELU\) is missing",
+        ),
+        (
+            lambda codec: setattr(codec.g_a.stages[0].blocks[0].swin, "mlp", _narrow_mlp()),
+            r"g_a\.stages\.0\.blocks\.0\.swin\.mlp\.0\.bias \(16\) is not in its configuration",
+        ),
+    ],
+    ids=["buffer", "activation", "narrower"],
+)
+def test_no_file_is_written_of_what_it_could_not_describe(
+    codec: Any, alter: Callable[[Any], object], words: str, tmp_path: Path
+) -> None:
+    altered = copy.deepcopy(codec)
+    alter(altered)
+    with pytest.raises(LabError, match=f"tcm-small was altered after it was built: {words}"):
+        save_checkpoint(altered, tmp_path / "x.safetensors")
+    with pytest.raises(LabError, match=words):
+        export_checkpoint(altered, tmp_path / "x.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_training_and_tools_do_to_parts_is_no_alteration(codec: Any, tmp_path: Path) -> None:
+    treated = copy.deepcopy(codec)
+    treated.g_a = torch.compile(treated.g_a, backend="eager")
+    treated.g_s.register_buffer("total_ops", torch.zeros(1))
+    with safe_strided_convolutions(treated):
+        save_checkpoint(treated, tmp_path / "x.safetensors")
+        export_checkpoint(treated, tmp_path / "x.pth")
+    for name in ("x.safetensors", "x.pth"):
+        _assert_equal(_weights(tcm_lab.load_checkpoint(tmp_path / name)), _weights(codec))
 
 
 def test_weights_are_stored_in_no_type_of_integers(tmp_path: Path) -> None:
