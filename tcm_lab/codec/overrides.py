@@ -28,6 +28,12 @@ Tree = dict[str, Any]
 
 TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 
+#: The fields of a stage that are layers.
+_LAYERS: Mapping[str, LayerRegistry[Any]] = {
+    "block": BLOCKS,
+    "attention": ATTENTIONS,
+    "resample": RESAMPLERS,
+}
 #: Fields that are empty in some stages.
 _OF_STAGES = ("block", "depth", "width")
 #: How many parts of a path are matched so far, and how many of the next steps are implied.
@@ -146,22 +152,37 @@ def _parts(path: str, value: Any, fields: list[Field]) -> list[Any]:
 
 
 def _whole(field: Field, value: Any) -> Any:
-    """Fill in the defaults of a layer's missing options, so that a later path can reach them."""
+    """Fill in the defaults of what a value leaves out, so that a later path can reach them."""
     key, before = field.key, field.holder[field.key]
-    registries: dict[str, LayerRegistry[Any]] = {
-        "block": BLOCKS,
-        "attention": ATTENTIONS,
-        "resample": RESAMPLERS,
-    }
-    if key in TRANSFORMS:
-        return borrowed(key, value)
+    if field.path[0] in TRANSFORMS and len(field.path) <= 3:
+        return _whole_transform(field.path, value)
     if key == "entropy_model":
         with suppress(ValidationError):  # the whole tree's validation will report it by path
             return ENTROPY_MODELS.validate(value).model_dump(mode="json")
     is_layer = before is None or isinstance(before, dict)  # rather than an option of that name
-    if key in registries and is_layer and value is not None:
-        return registries[key].parse(value).model_dump(mode="json")
+    if key in _LAYERS and is_layer and value is not None:
+        return _LAYERS[key].parse(value).model_dump(mode="json")
     return value
+
+
+def _whole_transform(path: Sequence[str], value: Any) -> Any:
+    """Fill in the defaults of a transform, of its list of stages, or of one of them."""
+    if len(path) == 1:
+        value = borrowed(path[0], value)
+        if not isinstance(value, Mapping) or "stages" not in value:
+            return value
+        return {**value, "stages": _whole_transform((*path, "stages"), value["stages"])}
+    if len(path) == 2:
+        is_list = isinstance(value, list | tuple)
+        return [_whole_transform((*path, ""), stage) for stage in value] if is_list else value
+    if not isinstance(value, Mapping):
+        return value
+    stage = {"width": None, "depth": 0, "block": None, "attention": "none", **value}
+    for key, registry in _LAYERS.items():
+        with suppress(ConfigError):  # as above
+            if stage.get(key) is not None:
+                stage[key] = registry.parse(stage[key]).model_dump(mode="json")
+    return stage
 
 
 def _lost(tree: Tree, path: str, parts: list[str]) -> str:

@@ -298,6 +298,25 @@ def test_a_path_into_a_value_that_an_override_gave_changes_it_at_one_place_alone
     assert tcm_lab.load_config("tcm-nano").override({"h_a": "tcm-small"}).h_a == one.h_a
 
 
+def test_a_path_reaches_the_defaults_of_a_transform_or_stage_set_just_before() -> None:
+    config = tcm_lab.load_config("tcm-nano")
+    stage = {"resample": "conv", "width": 32, "depth": 2, "block": "tcm"}
+    given: dict[str, Any] = {
+        "g_a": "dcae-nano",
+        "h_a": "mlicpp-nano",
+        "g_s.stages.0": stage,
+        "h_s.stages": [stage, {"resample": "conv", "depth": 0, "block": "swin"}],
+    }
+    later = {"g_a.mlp_ratio": 2, "g_s.stages.0.mlp_ratio": 3, "h_a.stages.0.attention": "none"}
+    at_once = config.override({**given, **later})
+    assert at_once == config.override(given).override(later)
+    ratios = {stage.block.mlp_ratio for stage in at_once.g_a.stages if stage.block}
+    assert ratios == {2}
+    assert at_once.g_s.stages[0].block.mlp_ratio == 3  # type: ignore[union-attr]  # a block of type tcm
+    deeper = config.override({**given, "h_s.stages.1.depth": 1})
+    assert [stage.block.type for stage in deeper.h_s.stages if stage.block] == ["tcm", "swin"]
+
+
 def test_the_fingerprint_is_of_what_acts() -> None:
     config = tcm_lab.load_config("tcm-nano")
     assert config.override({"name": "other"}).fingerprint == config.fingerprint
