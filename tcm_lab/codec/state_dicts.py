@@ -106,7 +106,8 @@ def fill(
         shown: maps a name of the codec to the file's, for messages.
 
     Raises:
-        CheckpointError: the message counts and names what is missing, unknown or of another shape.
+        CheckpointError: the message counts and names what is missing, unknown, of another shape or
+            no floating-point numbers.
     """
     expected, ignored = weights_of(codec), (*TABLES, *CONSTANTS)
     given = {n: v for n, v in tensors.items() if n in expected or own_name(n) not in ignored}
@@ -118,6 +119,11 @@ def fill(
             f"{shown(n)} is {tuple(given[n].shape)}, not {tuple(expected[n].shape)}"
             for n in reshaped
         ],
+        "not plain floating-point numbers": [
+            f"{shown(n)} is {_kind(given[n])}"
+            for n, value in expected.items()
+            if n in given and not _holds_like(given[n], value)
+        ],
     }
     found = [
         f"{len(names)} {fault} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
@@ -127,6 +133,20 @@ def fill(
     if found:
         raise CheckpointError(f"{origin}: does not fit {name}: {'; '.join(found)}")
     nn.Module.load_state_dict(codec, given, strict=False)  # CompressAI's own resizes tables
+
+
+def _holds_like(given: Tensor, expected: Tensor) -> bool:
+    """Return whether a tensor is stored plainly, and is floating-point where the codec's is."""
+    plain = given.layout is torch.strided and not (given.is_meta or given.is_quantized)
+    return plain and (given.is_floating_point() or not expected.is_floating_point())
+
+
+def _kind(value: Tensor) -> str:
+    """Return how a tensor is stored, in one word: its place, its layout or its type."""
+    if value.is_meta:
+        return "meta"
+    kind = value.dtype if value.layout is torch.strided else value.layout
+    return str(kind).removeprefix("torch.")
 
 
 def table_names(codec: nn.Module) -> set[str]:

@@ -269,6 +269,29 @@ def test_an_unknown_tensor_is_named(theirs: State) -> None:
         tcm_lab.load_checkpoint({**theirs, "h_x.weight": torch.zeros(1)})
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda value: value.to(torch.int8), "int8"),
+        (lambda value: value > 0, "bool"),
+        (lambda value: value.to(torch.complex64), "complex64"),
+        (lambda value: value.to("meta"), "meta"),
+        (lambda value: value.to_sparse(), "sparse_coo"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "qint8"),
+    ],
+)
+def test_a_tensor_of_other_numbers_is_named_with_its_kind(
+    codec: Any, change: Callable[[Tensor], Tensor], kind: str
+) -> None:
+    state = codec.state_dict()
+    name = "g_a.stages.0.resample.conv1.weight"
+    state[name] = change(state[name])
+    words = rf"1 not plain floating-point numbers \(g_a\.stages\.0\..*weight is {kind}\)"
+    with pytest.raises(LabError, match=words):
+        load_weights(copy.deepcopy(codec), state)
+
+
 class _Payload:
     """What a hostile file would run when it is unpickled."""
 
