@@ -27,6 +27,11 @@ from tcm_lab.errors import LabError, one_of
 _FOREIGN_STRIDE = 64
 _FOREIGN_LATENT_STRIDE = 16
 _FOREIGN_LATENT_CHANNELS = 320
+#: Packages whose wrappers do what their ``module`` does.
+_WRAPPING = (
+    *("torch", "lightning", "lightning_fabric", "pytorch_lightning"),
+    *("accelerate", "apex", "colossalai", "deepspeed", "fairscale", "horovod", "torch_xla"),
+)
 _TOP_PARTS = {
     "entropy_bottleneck": "prior",
     "gaussian_conditional": "prior",
@@ -307,10 +312,12 @@ def _wrapped(model: nn.Module) -> nn.Module:
     """Return the ``module`` of a wrapper without parameters of its own, or ``model`` itself.
 
     Data parallelism (DataParallel, DDP, FSDP, DeepSpeed, Fabric) and weight averaging
-    (AveragedModel) have such wrappers.
+    (AveragedModel) have such wrappers, with a library's ``forward``. A user's may do something.
     """
     inner = getattr(model, "module", None)
     if not isinstance(inner, nn.Module) or hasattr(type(model), "decompress"):
+        return model
+    if type(model).forward.__module__.partition(".")[0] not in _WRAPPING:
         return model
     own = {id(parameter) for parameter in model.parameters()}
     return inner if own == {id(parameter) for parameter in inner.parameters()} else model

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tcm_lab.codec.adapter import CodecAdapter
+from tcm_lab.codec.adapter import CodecAdapter, unwrapped
 from tcm_lab.codec.checkpoint import read_state, save_checkpoint
 from tcm_lab.codec.model import Codec
 from tcm_lab.codec.names import is_own
@@ -47,7 +47,8 @@ def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None
     """Write a codec's tensors and ``extra``; for a codec assembled here, a checkpoint.
 
     Args:
-        codec: the codec; the configuration of a foreign one is the user's code.
+        codec: the codec, which ``torch.compile`` or data parallelism may wrap; the configuration of
+            a foreign one is the user's code.
         path: the file, to be read by ``load_checkpoint``, or by ``load_weights`` for a foreign
             codec.
         extra: JSON values for ``read_extra``.
@@ -56,6 +57,7 @@ def save_weights(codec: nn.Module, path: Path, extra: Mapping[str, Any]) -> None
         LabError: the state of a module holds something other than tensors, or the file cannot be
             written. An existing file is untouched.
     """
+    codec = unwrapped(codec)
     if isinstance(codec, Codec):
         save_checkpoint(codec, path, extra)
         return

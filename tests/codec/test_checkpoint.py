@@ -579,6 +579,28 @@ def test_what_is_put_around_a_codec_is_not_saved(codec: Any, wrap: Any, tmp_path
     assert export_state(wrap(codec)).keys() == export_state(codec).keys()
 
 
+def test_weights_of_a_compiled_codec_are_a_checkpoint(codec: Any, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(torch.compile(codec, backend="eager"), path, {})  # type: ignore[arg-type]  # a module
+    _assert_equal(_weights(tcm_lab.load_checkpoint(path)), _weights(codec))
+
+
+def test_a_user_s_wrapper_that_does_something_is_not_removed(codec: Any, tmp_path: Path) -> None:
+    class Shift(Engine):
+        def forward(self, x: Tensor) -> Any:
+            output = self.module(x)
+            return {**output, "x_hat": output["x_hat"] + 100}
+
+    class Named(torch.nn.DataParallel):  # as CompressAI's training script has one
+        pass
+
+    x = torch.rand(1, 3, 64, 64)
+    assert CodecAdapter(Shift(codec)).forward(x)["x_hat"].mean() > 50
+    with pytest.raises(LabError, match=r"Shift was not assembled by tcm_lab.*pass its module"):
+        save_checkpoint(Shift(codec), tmp_path / "x.safetensors")  # type: ignore[arg-type]  # the mistake
+    assert CodecAdapter(Named(codec)).module is codec
+
+
 @pytest.mark.usefixtures("one_process")
 def test_a_codec_in_shards_is_saved_whole(codec: Any, tmp_path: Path) -> None:
     from torch.distributed.fsdp import fully_shard
