@@ -47,11 +47,12 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
         )
     if len(space.axes) > 1:
         pieces.append(importance_table(firsts, space))
-    draw(
-        reporting.effects_plot(main_effects(firsts, space), axis),
-        f"{metric.label} by the value of each axis.",
-        "Main effects: each dot is a variant, the line is the mean.",
-    )
+    if effects := main_effects(firsts, space):
+        draw(
+            reporting.effects_plot(effects, axis),
+            f"{metric.label} by the value of each axis.",
+            "Main effects: each dot is a variant, the line is the mean.",
+        )
     if pairs := interactions(firsts, space):
         draw(
             reporting.interactions_plot(pairs, axis),

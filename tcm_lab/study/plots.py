@@ -29,17 +29,19 @@ def study_plots(
     anchor: RdRecord | None = None,
     finalists: Finalists | None = None,
 ) -> dict[str, Figure]:
-    """Return a study's plots by file name."""
+    """Return a study's plots by file name, those without data left out."""
     costs, plots = _costs(space), {}
     for stem, cost in costs.items():
-        points, axes = _pareto_points(summaries, cost, space)
-        plots[stem] = reporting.pareto_plot([*points.values()], *axes)
+        points, (x, y) = _pareto_points(summaries, cost, space)
+        if points:
+            plots[stem] = reporting.pareto_plot([*points.values()], x, y)
     if finalists is not None:
         plots["predicted"] = predicted_plot(finalists, space.estimator.type)
     if series := _rd_series(trained_of(finalists, summaries), anchor):
         plots["rd"] = reporting.rd_plot([*series.values()])
-    if space.mode == "ablation":
-        plots["ablation"] = _ablation_plot(summaries, costs["pareto"], space)
+    if space.mode == "ablation" and (changes := _changes(summaries, costs["pareto"], space)):
+        axes = [_plot_axis(name, space, "Δ ") for name in (_compared(space), costs["pareto"])]
+        plots["ablation"] = reporting.ablation_plot(changes, *axes)
     return plots
 
 
@@ -54,9 +56,10 @@ def study_charts(
     for stem, cost in _costs(space).items():
         points, axes = _pareto_points(summaries, cost, space)
         details = [space.cells(s.first.params) for s in summaries if s.name in points]
-        charts[stem] = reporting.pareto_chart(
-            [*points.values()], *axes, names=[*points], details=details
-        )
+        if points:
+            charts[stem] = reporting.pareto_chart(
+                [*points.values()], *axes, names=[*points], details=details
+            )
     if series := _rd_series(trained_of(finalists, summaries), anchor):
         charts["rd"] = reporting.rd_chart([*series.values()], names=[*series])
     return charts
@@ -110,10 +113,17 @@ def _pareto_points(
     return points, (_plot_axis(cost, space), _plot_axis(quality, space))
 
 
-def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space) -> Figure:
-    """Draw each change's effect on quality and on the first cost among the objectives."""
-    quality = space.quality.name if space.quality.relative else ESTIMATED
-    changes = [
+def _compared(space: Space) -> str:
+    """Return the metric by which single changes are compared with the baseline."""
+    return space.quality.name if space.quality.relative else ESTIMATED
+
+
+def _changes(
+    summaries: Sequence[VariantSummary], cost: str, space: Space
+) -> list[reporting.Change]:
+    """Return each change's effect on quality and on the first cost among the objectives."""
+    quality = _compared(space)
+    return [
         reporting.Change(
             label=summary.name,
             quality=_shown(summary, quality),
@@ -124,9 +134,6 @@ def _ablation_plot(summaries: Sequence[VariantSummary], cost: str, space: Space)
         for summary in summaries[1:]
         if (interval := _ends(summary, quality)) is not None and cost in summary.metrics
     ]
-    return reporting.ablation_plot(
-        changes, _plot_axis(quality, space, "Δ "), _plot_axis(cost, space, "Δ ")
-    )
 
 
 def _rd_series(summaries: Sequence[VariantSummary], anchor: RdRecord | None) -> dict[str, RdSeries]:

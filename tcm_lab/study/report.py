@@ -266,7 +266,7 @@ def _sections(
         "Finalists, trained": [images["predicted"], tables["predicted"], tables["finalists"]]
         if "predicted" in images
         else [],
-        "Ablation": [images["ablation"], tables["ablation"]] if "ablation" in tables else [],
+        "Ablation": [images["ablation"], tables["ablation"]] if "ablation" in images else [],
         "Rate and distortion": [images["rd"], *jpeg, tables["rates"]] if "rd" in images else [],
         "Original and decoded": decoded,
         "How the differences move with the budget": [images["budget"], tables["budget"]]

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 
 import pytest
 
-from tcm_lab.reporting import effects_plot, figure_svg, history_plot, interactions_plot
+from tcm_lab.errors import LabError
+from tcm_lab.reporting import (
+    PlotAxis,
+    effects_plot,
+    figure_svg,
+    history_plot,
+    interactions_plot,
+    plots,
+)
+
+X = PlotAxis(name="cost")
 
 EFFECTS = {
     "split": [("0", [4.0]), ("0.5", [1.0, 3.0]), ("1", [8.0])],
@@ -35,6 +46,26 @@ def test_a_value_that_was_not_trained_with_another_leaves_a_gap() -> None:
 def test_the_front_s_growth_is_in_percent_of_its_end() -> None:
     (panel,) = history_plot(HISTORY).axes
     assert list(panel.lines[0].get_ydata()) == [25.0, 25.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.ablation_plot([], X, X),
+        lambda: plots.agreement_plot([], X, X),
+        lambda: plots.budget_plot([], X),
+        lambda: plots.effects_plot({}),
+        lambda: plots.history_plot([]),
+        lambda: plots.interactions_plot([]),
+        lambda: plots.pareto_chart([], X, X),
+        lambda: plots.pareto_plot([], X, X),
+        lambda: plots.rd_chart([]),
+        lambda: plots.rd_plot([]),
+    ],
+)
+def test_nothing_is_not_drawn(draw: Callable[[], object]) -> None:
+    with pytest.raises(LabError, match=r"^no [a-z ]+ given$"):
+        draw()
 
 
 @pytest.mark.parametrize("draw", [effects_plot, interactions_plot, history_plot])

@@ -368,6 +368,19 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
     assert drawn.startswith(b"<?xml")
 
 
+def test_an_ablation_of_which_only_the_baseline_is_trained_has_a_report(tmp_path: Path) -> None:
+    shutil.copy(STUDIES / "split" / "space.yaml", tmp_path)
+    lines = (STUDIES / "split" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    alone = [line for line in lines if json.loads(line)["is_baseline"]]
+    (tmp_path / "records.jsonl").write_text("\n".join(alone), encoding="utf-8")
+    found = open_result(tmp_path)
+    assert found.space.mode == "ablation"
+    files = {path.name for path in write_report(found, COMMAND).files["Plots"]}
+    assert {"pareto.png", "rd.png"} <= files
+    assert "ablation.png" not in files
+    read_page(tmp_path)
+
+
 def test_several_seeds_are_one_row_with_their_mean(tmp_path: Path) -> None:
     space = parse_space(SPACE.replace("40", "40, seeds: 2"), "toy.yaml", None)
     trainer = Surrogate(tmp_path / "log", seed_noise=0.05)

@@ -252,6 +252,8 @@ def legend_below(figure: Figure, columns: int, **options: Any) -> None:
 def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: Any) -> None:
     """Write a legend in as many columns as fit, and wrap its lines if a single one is too wide.
 
+    Without anything to explain, there is none.
+
     Args:
         owner: figure or axes of the legend.
         inches: maximum width.
@@ -262,6 +264,9 @@ def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: 
     assert figure is not None
     for count in range(columns, 0, -1):
         legend = owner.legend(ncols=count, **options)
+        if not legend.get_texts():
+            legend.remove()
+            return
         if legend.get_window_extent().width <= inches * figure.dpi:
             return
         if count > 1:

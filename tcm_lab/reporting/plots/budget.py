@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from tcm_lab._utils import Frozen
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._labels import label_points
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
@@ -57,7 +58,11 @@ def budget_plot(series: Sequence[BudgetSeries], y: PlotAxis) -> Figure:
     Args:
         series: the variants.
         y: the vertical axis, of the differences.
+
+    Raises:
+        LabError: no series given.
     """
+    need("series", series)
     figure, axes = new_figure(PlotAxis(name="steps", log=True), y, width=5.6, height=3.0)
     axes.axhline(0, color=INK, lw=0.6, zorder=1)
     for curve, look in zip(series, looks(len(series)), strict=True):
@@ -98,7 +103,11 @@ def agreement_plot(
         points: the variants; if there are many, only the farthest from the rest are named.
         predicted: the horizontal axis.
         trained: the vertical axis.
+
+    Raises:
+        LabError: no points given.
     """
+    need("points", points)
     figure, axes = new_figure(predicted, trained, height=COLUMN_INCHES)
     lines = []
     for p in points:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tcm_lab.evaluation import Quality
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._style import PlotAxis
 from tcm_lab.reporting.plots.rd import BPP, QUALITY, RdSeries, limits
 from tcm_lab.reporting.plots.search import ParetoPoint
@@ -52,7 +53,11 @@ def pareto_chart(
         y: the vertical objective.
         names: names of the points, if not their labels.
         details: further values of each point by display name, such as those of its axes.
+
+    Raises:
+        LabError: no points given.
     """
+    need("points", points)
     rows = [
         {
             "name": names[i] if names else point.label or point.kind,
@@ -117,7 +122,11 @@ def rd_chart(
         series: curves in the order of the legend.
         names: names of the curves in tables, if not their labels.
         quality: quality metric of the series.
+
+    Raises:
+        LabError: no series given.
     """
+    need("series", series)
     rates, levels = limits(series)
     axis = QUALITY[quality]
     rows = []

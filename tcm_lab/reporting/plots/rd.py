@@ -110,7 +110,11 @@ def rd_plot(series: Sequence[RdSeries], *, quality: Quality = "psnr_db") -> Figu
     Args:
         series: curves in the order of the legend.
         quality: quality metric of the series.
+
+    Raises:
+        LabError: no series given.
     """
+    need("series", series)
     figure, axes = new_figure(BPP, QUALITY[quality], height=3.0)
     own = iter(looks(len(series)))
     dashes = itertools.cycle(("--", ":", "-."))

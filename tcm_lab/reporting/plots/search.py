@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tcm_lab._utils import Frozen
+from tcm_lab.reporting._notes import need
 from tcm_lab.reporting.plots._labels import Line, label_points
 from tcm_lab.reporting.plots._style import (
     COLUMN_INCHES,
@@ -101,7 +102,11 @@ def pareto_plot(
         y: the vertical objective.
         width: inches.
         height: inches.
+
+    Raises:
+        LabError: no points given.
     """
+    need("points", points)
     blue, _, _, red = palette(4)
     kinds: dict[str, dict[str, Any]] = {
         "stopped early": {"marker": "x", "color": SOFT, "s": 14, "lw": 0.8},
@@ -177,7 +182,12 @@ class Change(Frozen):
 
 @style()
 def ablation_plot(changes: Sequence[Change], quality: PlotAxis, cost: PlotAxis) -> Figure:
-    """Draw one row per change: its effect on quality with the interval, and its effect on cost."""
+    """Draw one row per change: its effect on quality with the interval, and its effect on cost.
+
+    Raises:
+        LabError: no changes given.
+    """
+    need("changes", changes)
     colors = dict(zip(_VERDICTS, (palette(4)[0], SOFT, palette(4)[3]), strict=True))
     words = _VERDICTS if quality.lower_is_better else _VERDICTS[::-1]
     height = 0.9 + 0.2 * len(changes)
@@ -212,7 +222,11 @@ def effects_plot(
     Args:
         effects: by axis, its values as text, each with the qualities of the variants that have it.
         quality: the quality that the dots show.
+
+    Raises:
+        LabError: no axes given.
     """
+    need("axes", effects)
     figure, grid = _grid(len(effects), quality)
     for panel, (axis, values) in zip(grid, effects.items(), strict=True):
         for x, (_, costs) in enumerate(values):
@@ -234,7 +248,11 @@ def interactions_plot(
         pairs: names of both axes, and for each value of the second the mean quality at each value
             of the first.
         quality: the quality that the lines show.
+
+    Raises:
+        LabError: no pairs given.
     """
+    need("pairs of axes", pairs)
     figure, grid = _grid(len(pairs), quality, height=_SIDE_INCHES + 0.5)
     for panel, (a, b, lines) in zip(grid, pairs, strict=True):
         texts = list(dict.fromkeys(text for line in lines.values() for text, _ in line))
@@ -256,7 +274,11 @@ def history_plot(history: Sequence[tuple[int, float]]) -> Figure:
 
     Args:
         history: pairs of the training's number and the share in [0, 1].
+
+    Raises:
+        LabError: no trainings given.
     """
+    need("trainings", history)
     figure, axes = new_figure(height=2.2)
     trainings, shares = zip(*history, strict=True)
     axes.step(trainings, [100 * share for share in shares], where="post", color=palette(1)[0])
