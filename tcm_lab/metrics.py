@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from tcm_lab._utils import Registry
-from tcm_lab.errors import LabError
+from tcm_lab.errors import ConfigError, LabError
 
 Needs: TypeAlias = Literal["complexity", "memory", "timing", "rd"]
 """What must be measured first: counts, peak memory, encoding and decoding times, or a training."""
@@ -48,7 +48,7 @@ class Metric:
         group: heading over neighbouring columns.
         unit: unit of displayed values, which are the values times ``scale``.
         scale: ``1e-6`` displays a count in millions.
-        format: a format specification for displayed values, such as ``.1f``.
+        format: a format specification for displayed values, such as ``.1f``; ``d`` rounds them.
         direction: whether low or high values are better.
         needs: what must be measured first.
         relative: whether it compares with the baseline, whose own value is 0. Relative metrics get
@@ -112,6 +112,16 @@ METRICS: Registry[Metric] = Registry("metric")
 """Metrics by name, in the order in which tables list them."""
 
 
+def formatted(value: Number, form: str) -> str:
+    """Return a number in a format, which may be one of integers: a mean of counts has a fraction.
+
+    Raises:
+        ValueError: numbers have no such format.
+    """
+    is_integer = form.endswith("d") and math.isfinite(value)
+    return format(round(value) if is_integer else value, form)
+
+
 def register_metric(
     name: str,
     *,
@@ -132,9 +142,17 @@ def register_metric(
     ``needs="rd"``. The other arguments are those of `Metric`.
 
     Raises:
-        ConfigError: the name is taken, or YAML would not read it as a name.
+        ConfigError: the name is taken, YAML would not read it as a name, or numbers have no such
+            format.
     """
     METRICS.check_name(name)
+    try:
+        formatted(1.5, f"+{format.removeprefix('+')}")  # as a change is shown
+    except ValueError:
+        raise ConfigError(
+            f"metric '{name}': format {format!r} does not fit numbers such as 1.5; use one such as "
+            "'.1f', ',d', '.3g' or '.1%'"
+        ) from None
 
     def register(compute: F) -> F:
         metric = Metric(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from pydantic import AfterValidator, model_validator
 
 from tcm_lab._utils import Frozen
-from tcm_lab.metrics import METRICS
+from tcm_lab.metrics import METRICS, formatted
 from tcm_lab.stats import Interval
 
 if TYPE_CHECKING:
@@ -86,14 +86,9 @@ class Column(Frozen):
             return f"{self.text(value.value)} [{low}, {high}]"
         if not self.format:
             return str(value)
-        text = format(value if self.scale == 1 else value * self.scale, self.format)
+        text = formatted(value if self.scale == 1 else value * self.scale, self.format)
         is_minus_zero = text.startswith("-") and not re.search("[1-9a-z]", text)
-        return format(0.0, self.format) if is_minus_zero else text
-
-    def displayed(self, value: Value) -> float | None:
-        """Return a number in the column's unit, rounded to the displayed digit; None for text."""
-        value = number(value)
-        return None if value is None else float(self.text(value).replace(",", ""))
+        return formatted(0, self.format) if is_minus_zero else text
 
 
 def metric_column(name: str, **changes: Any) -> Column:
@@ -241,13 +236,13 @@ class Table(Frozen):
 
     @property
     def best(self) -> dict[str, float]:
-        """The best displayed value of each column that marks it, if at least two values differ."""
+        """The best value of each column that marks it, if at least two are displayed differently."""
         best: dict[str, float] = {}
         for column in self.columns:
             if column.best is not None:
-                values = (column.displayed(row.values.get(column.key)) for row in self.measured)
-                known = {value for value in values if value is not None and not math.isnan(value)}
-                if len(known) > 1:
+                values = (number(row.values.get(column.key)) for row in self.measured)
+                known = [value for value in values if value is not None and not math.isnan(value)]
+                if len({column.text(value) for value in known}) > 1:
                     best[column.key] = min(known) if column.best == "low" else max(known)
         return best
 
@@ -267,7 +262,7 @@ class Table(Frozen):
                 is_best = (
                     not row.source
                     and column.key in best
-                    and column.displayed(value) == best[column.key]
+                    and column.text(number(value)) == column.text(best[column.key])
                     and not _contains_zero(value)
                     and (isinstance(value, Interval) or column.key not in undecided)
                 )

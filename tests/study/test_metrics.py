@@ -205,6 +205,33 @@ def test_a_report_shows_a_metric_of_ones_own_with_its_interval(maximised: StudyR
         METRICS.unregister("gain_db")
 
 
+@pytest.mark.parametrize(("form", "shown"), [(",d", "1,235"), (".1%", "123456.7%")])
+def test_a_mean_over_seeds_is_shown_in_every_format_that_is_taken(
+    maximised: StudyResult, form: str, shown: str
+) -> None:
+    @tcm_lab.register_metric("count", format=form, needs="rd")
+    def count(record: TrialRecord, baseline: TrialRecord | None) -> float:
+        return 1234 if record.label == "split 1" else 1234.567
+
+    try:
+        objectives = {"objectives": ("count", "kmacs_per_px"), "soft_constraints": {}}
+        space = maximised.space.model_copy(update={**objectives, "mode": "ablation"})
+        summaries = summarise(maximised.records, space)
+        for table in (trial_table(summaries, space), ablation_table(summaries, space)):
+            assert all(table.cells(table.rows))
+        table = trial_table(summaries, space)
+        texts = {cell.text for _, cells in table.cells(table.rows) for cell in cells}
+        assert shown in texts
+    finally:
+        METRICS.unregister("count")
+
+
+@pytest.mark.parametrize("form", ["x", "-.2f", "d.2", "%d", ".2d"])
+def test_a_format_that_a_table_could_not_show_is_refused_at_once(form: str) -> None:
+    with pytest.raises(ConfigError, match=r"metric 'own': format '.*' does not fit numbers such"):
+        tcm_lab.register_metric("own", format=form)
+
+
 def test_only_a_variant_that_is_better_beyond_its_interval_is_said_to_code_better() -> None:
     def said(*others: tuple[float, ...]) -> str:
         seeds = zip(*([0.0] * len(others[0]), *others), strict=True)
