@@ -11,6 +11,7 @@ so a metric that is registered here is usable everywhere::
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -113,13 +114,17 @@ METRICS: Registry[Metric] = Registry("metric")
 
 
 def formatted(value: Number, form: str) -> str:
-    """Return a number in a format, which may be one of integers: a mean of counts has a fraction.
+    """Return a number in a format, without a minus if only zeros are left of it.
+
+    The format may be one of integers, for a mean of counts, too.
 
     Raises:
         ValueError: numbers have no such format.
     """
     is_integer = form.endswith("d") and math.isfinite(value)
-    return format(round(value) if is_integer else value, form)
+    text = format(round(value) if is_integer else value, form)
+    is_minus_zero = text.startswith("-") and not re.search("[1-9a-df-z]", text)
+    return formatted(abs(value), form) if is_minus_zero else text
 
 
 def register_metric(

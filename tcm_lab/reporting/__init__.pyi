@@ -1,6 +1,8 @@
 from . import plots as plots
 from ._notes import WITHOUT_HEADERS as WITHOUT_HEADERS
+from ._notes import count_text as count_text
 from ._notes import environment_lines as environment_lines
+from ._notes import images_text as images_text
 from .plots import AgreementPoint as AgreementPoint
 from .plots import BudgetSeries as BudgetSeries
 from .plots import Change as Change

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 
 from tcm_lab._utils.environment import Environment
 from tcm_lab.errors import LabError, one_of
+from tcm_lab.evaluation import RdRecord
 
 WITHOUT_HEADERS = (
     "Rates exclude file headers on both sides, since headers matter more the smaller the image."
@@ -22,6 +23,16 @@ def need(what: str, values: Sized) -> None:
         raise LabError(f"no {what} given")
 
 
+def count_text(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 image`` or ``24 images``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def images_text(record: RdRecord) -> str:
+    """Return the number and the fingerprint of a record's images."""
+    return f"{count_text(len(record.points[0].images), 'image')} (set {record.data_fingerprint})"
+
+
 def size_text(size: Sequence[int]) -> str:
     """Return ``HxW``."""
     return "x".join(map(str, size))
@@ -29,9 +40,8 @@ def size_text(size: Sequence[int]) -> str:
 
 def device_text(environment: Environment) -> str:
     """Return the device, its vector instructions if known, and the number of threads."""
-    threads = environment.threads
     instructions = f", {environment.instructions}" if environment.instructions else ""
-    return f"{environment.device}{instructions}, {threads} thread{'s' * (threads != 1)}"
+    return f"{environment.device}{instructions}, {count_text(environment.threads, 'thread')}"
 
 
 def versions_text(versions: Iterable[Mapping[str, str]]) -> str:

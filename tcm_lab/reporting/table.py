@@ -7,7 +7,6 @@ formats for machines (CSV, JSON) keep seven significant digits and exact counts.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -86,9 +85,7 @@ class Column(Frozen):
             return f"{self.text(value.value)} [{low}, {high}]"
         if not self.format:
             return str(value)
-        text = formatted(value if self.scale == 1 else value * self.scale, self.format)
-        is_minus_zero = text.startswith("-") and not re.search("[1-9a-z]", text)
-        return formatted(0, self.format) if is_minus_zero else text
+        return formatted(value if self.scale == 1 else value * self.scale, self.format)
 
 
 def metric_column(name: str, **changes: Any) -> Column:
@@ -236,7 +233,7 @@ class Table(Frozen):
 
     @property
     def best(self) -> dict[str, float]:
-        """The best value of each column that marks it, if at least two are displayed differently."""
+        """The best value of each column that marks it, if at least two look different."""
         best: dict[str, float] = {}
         for column in self.columns:
             if column.best is not None:

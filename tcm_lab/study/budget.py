@@ -92,11 +92,11 @@ def budget_table(found: Sequence[Course]) -> Table:
     """Return a table of each difference during training, when it settled, and its prediction."""
     loss = {"group": "training loss vs baseline", "unit": "%", "format": "+.2f"}
     ahead = {"group": "predicted loss vs baseline", "unit": "%", "format": "+.2f"}
-    steps = found[0].curve.steps
+    steps, halfway = found[0].curve.steps, _halfway(found[0].curve)
     several = all(len(each.summary.records) > 1 for each in found)
     columns = (
         Column(key="variant", header="variant"),
-        Column(key="half", header=f"at {steps // 2:,} steps", **loss),
+        Column(key="half", header=f"at {found[0].curve.ends[halfway]:,} steps", **loss),
         Column(key="end", header=f"at {steps:,}", **loss),
         Column(key="evaluated", header="evaluated cost vs baseline", unit="%", format="+.2f"),
         Column(key="course", header="course"),
@@ -106,10 +106,9 @@ def budget_table(found: Sequence[Course]) -> Table:
     rows = []
     for each in found:
         curve = each.curve
-        halves = [w for end, w in zip(curve.ends, curve.windows, strict=True) if end <= steps / 2]
         values: dict[str, Value] = {
             "variant": each.summary.called,
-            "half": (halves or curve.windows)[-1],
+            "half": curve.windows[_halfway(curve)],
             "end": curve.last,
             "evaluated": each.summary.intervals.get(ESTIMATED),
             "course": _course(each),
@@ -131,6 +130,11 @@ def budget_table(found: Sequence[Course]) -> Table:
             "training with the same schedule, and are hypotheses until trained.",
         ),
     )
+
+
+def _halfway(curve: PairedCurve) -> int:
+    """Return the index of the last window in the first half of the steps, or else of the first."""
+    return max(sum(end <= curve.steps / 2 for end in curve.ends) - 1, 0)
 
 
 def _course(each: Course) -> str:

@@ -13,8 +13,8 @@ from tcm_lab._utils.files import write_atomically
 from tcm_lab._utils.yaml import to_yaml
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import RdRecord, rate_percents
-from tcm_lab.metrics import ESTIMATED, METRICS
-from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table
+from tcm_lab.metrics import ESTIMATED, METRICS, formatted
+from tcm_lab.reporting import Code, Format, Piece, PlotImage, Section, Table, count_text
 from tcm_lab.stats import IncompleteInterval
 from tcm_lab.study.budget import TIMES, budget_plot, budget_table, courses
 from tcm_lab.study.decoded import comparisons
@@ -129,7 +129,7 @@ def write_report(result: StudyResult, command: str) -> ReportSummary:
     plots = study_plots(summaries, space, anchor, finalists)
     front = front_configs(trained, space)
     curves = courses(trained)
-    sentences = findings(summaries, space) + space.estimator.findings(out / TRIALS)
+    sentences = findings(summaries, space, finalists) + space.estimator.findings(out / TRIALS)
     if finalists is not None:
         sentences.append(finalist_finding(finalists, space.estimator.type))
     if curves:
@@ -250,7 +250,7 @@ def _sections(
     space = result.space
     number = ", labelled by its number in the table" if summaries[0].number else ""
     names = ", ".join(summary.called for summary in summaries if summary.on_front)
-    alt = f"Scatter plot of {len(summaries)} variants; on the front: {names}."
+    alt = f"Scatter plot of {count_text(len(summaries), 'variant')}; on the front: {names}."
     scatter = (alt, f"Each point is a variant{number}.")
     images = {
         stem: PlotImage(
@@ -281,8 +281,13 @@ def _sections(
     return [Section(heading, tuple(below)) for heading, below in pieces.items() if below]
 
 
-def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
-    """Return a study's findings, in one or two sentences each."""
+def findings(
+    summaries: Sequence[VariantSummary], space: Space, finalists: Finalists | None = None
+) -> list[str]:
+    """Return a study's findings, in one or two sentences each.
+
+    If there are finalists, the best is named among them, as they were trained.
+    """
     complete = [summary for summary in summaries if summary.is_complete]
     stopped = len(summaries) - len(complete)
     early = f"; {stopped} more stopped early" if stopped else ""
@@ -292,7 +297,7 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
     kind = space.estimator
     how = "trained and measured" if kind == Train() else f"estimated by {kind.type}"
     sentences = [
-        f"{len(complete)} variants of {space.baseline.name} {how}{early}. "
+        f"{count_text(len(complete), 'variant')} of {space.baseline.name} {how}{early}. "
         f"Pareto-optimal for {objectives}: {'; '.join(established) or 'none'}."
     ]
     unsure = [s.called for s in front if not s.is_established]
@@ -303,7 +308,8 @@ def findings(summaries: Sequence[VariantSummary], space: Space) -> list[str]:
         )
     if kind != Train():
         sentences.append(f"These are estimates: {kind.type} {kind.bias}.")
-    return [*sentences, _lowest_cost(complete), *_limits(summaries)]
+    trained = [summary for summary in trained_of(finalists, summaries) if summary.is_complete]
+    return [*sentences, *_lowest_cost(trained, space), *_limits(summaries)]
 
 
 def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> list[str]:
@@ -318,39 +324,54 @@ def anchor_findings(summaries: Sequence[VariantSummary], anchor: RdRecord) -> li
     if not known:
         return []
     alone = len(evaluated) == 1 and evaluated[0].is_baseline
+    whose, need = ("its", "the baseline needs") if alone else ("their", "the variants need")
+    rates = min(_LOWEST_RATES, max(len(each.evaluations[0].points) for each in evaluated))
+    lowest = f"{rates} lowest rates" if rates > 1 else "lowest rate"
     return [
-        f"At {'its' if alone else 'their'} {_LOWEST_RATES} lowest rates "
-        f"{'the baseline spends' if alone else 'the variants spend'} {min(known):+.1f} to "
-        f"{max(known):+.1f} % bits against JPEG at equal PSNR, without file headers on either side."
+        f"At {whose} {lowest} {need} {_fewer_or_more(min(known), max(known))} bits than JPEG at "
+        "equal PSNR, without file headers on either side."
     ]
 
 
-def _lowest_cost(complete: Sequence[VariantSummary]) -> str:
-    """Name the variant that codes best, if the data can tell."""
+def _fewer_or_more(low: float, high: float) -> str:
+    """Describe a range of changes in percent, such as ``29.7 to 44.1 % fewer``."""
+    if low < 0 < high:
+        return f"{-low:.1f} % fewer to {high:.1f} % more"
+    ends = sorted((f"{abs(end):.1f}" for end in {low, high}), key=float)
+    return f"{' to '.join(dict.fromkeys(ends))} % {'fewer' if low < 0 else 'more'}"
+
+
+def _lowest_cost(complete: Sequence[VariantSummary], space: Space) -> list[str]:
+    """Name the variant that codes best, if the data can tell, and if any was compared."""
     baseline, *others = complete
+    if not any(ESTIMATED in s.intervals for s in others):
+        return []
     lower = [s for s in others if ESTIMATED in s.intervals and s.metrics[ESTIMATED] < 0]
     better = [s for s in lower if s.intervals[ESTIMATED].excludes_zero]
     best = min(better or lower, key=lambda s: s.metrics[ESTIMATED], default=None)
     if best is None:
-        return f"No variant codes better than the baseline, {baseline.called}."
+        return [f"No variant codes better than the baseline, {baseline.called}."]
     interval = best.intervals[ESTIMATED]
     lacks = interval.lacks if isinstance(interval, IncompleteInterval) else ""
     covered, compared, more = _LACKING.get(lacks, ("", "", ""))
-    value = (
-        f"{interval.value:+.2f} % of Lagrangian cost "
-        f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f} %{covered})."
+    mean, low, high = (
+        formatted(each, "+.2f") for each in (interval.value, interval.low, interval.high)
     )
+    value = f"{mean} % of Lagrangian cost (95 % interval {low} to {high} %{covered})."
+    takes = f"more {lacks} ({more})"
+    if space.budget.finalists and best.first.estimator != Train():
+        takes = "trainings of the finalists"
     if lacks:
-        return (
+        return [
             f"{best.called} has the lowest cost of {compared}, {value} Telling whether it codes "
-            f"better than the baseline, {baseline.called}, takes more {lacks} ({more})."
-        )
+            f"better than the baseline, {baseline.called}, takes {takes}."
+        ]
     if better:
-        return f"{best.called} codes better than the baseline, {baseline.called}: {value}"
-    return (
+        return [f"{best.called} codes better than the baseline, {baseline.called}: {value}"]
+    return [
         f"No variant is distinguishably better than the baseline, {baseline.called}: the lowest "
         f"mean is that of {best.called}, {value}"
-    )
+    ]
 
 
 def _limits(summaries: Sequence[VariantSummary]) -> list[str]:

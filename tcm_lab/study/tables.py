@@ -16,6 +16,7 @@ from tcm_lab.reporting import (
     Table,
     Value,
     environment_lines,
+    images_text,
     metric_column,
     rd_table,
 )
@@ -284,10 +285,7 @@ def footer(
             f"{first.estimator.bias}; its intervals: 95 % over {first.estimator.over}."
         )
     if (rd := first.rd) and "bpp" in _known_metrics(summaries, space):
-        lines.append(
-            f"Rates are written bits, means over {len(rd.points[0].images)} images "
-            f"(set {rd.data_fingerprint})."
-        )
+        lines.append(f"Rates are written bits, means over {images_text(rd)}.")
     if any(summary.intervals for summary in summaries) and first.estimator == Train():
         if len(first.evaluation.points[0].images) < FEWEST:
             lines.append(f"Intervals: {_OF_ONE_IMAGE}; they cannot tell variants apart.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
 from tcm_lab.errors import ConfigError, LabError
+from tcm_lab.study.budget import Course, budget_table
 from tcm_lab.study.estimators.extrapolation import Extrapolation, extrapolate
 from tcm_lab.study.estimators.paired_curve import PairedRows, paired_curve
 from tcm_lab.study.estimators.paired_loss import Extrapolated
@@ -184,3 +187,16 @@ def test_too_few_rows_say_nothing() -> None:
         extrapolate(few, begin=0)
     with pytest.raises(LabError, match="0 losses"):  # of a training that is all cooldown
         extrapolate(rows(np.zeros(len(STEPS)), 0.1, 0), end=0)
+
+
+@pytest.mark.parametrize(("count", "first"), [(12, 40), (16, 80), (50, 250)])
+def test_the_column_of_the_first_half_says_where_its_window_ends(count: int, first: int) -> None:
+    percent = tuple(float(n) for n in range(count))
+    curve = paired_curve(PairedRows(steps=tuple(STEPS[:count].tolist()), percent=(percent,)))
+    summary = SimpleNamespace(called="a", name="a", intervals={}, records=(0,))
+    table = budget_table([Course(summary, curve, None, {})])
+    column = next(column for column in table.columns if column.key == "half")
+    assert column.header == f"at {first} steps"
+    shown = table.rows[0].values["half"].value
+    window = next(w for end, w in zip(curve.ends, curve.windows, strict=True) if end == first)
+    assert shown == window.value

@@ -43,7 +43,7 @@ from tcm_lab.study.plan import load_plan, run_plan
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.queue import open_queue
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.report import write_report
+from tcm_lab.study.report import findings, write_report
 from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import parse_space
@@ -196,9 +196,14 @@ def test_finalists_are_trained_and_stand_beside_what_was_predicted(tmp_path: Pat
     assert len(finals) == 2 * 3  # the baseline and two others, two seeds each
     summary = write_report(result, "tcm-lab study")
     assert any("Kendall's τ between predicted and trained" in line for line in summary.findings)
+    (said,) = [line for line in summary.findings if "of Lagrangian cost" in line]
     rows = list(csv.DictReader(io.StringIO((result.out / "predicted.csv").read_text())))
     by_estimator, by_training = percents(result.searched), percents(finals)
     names = {r.label: r.fingerprint for r in finals}
+    best = min(names, key=lambda label: np.mean(by_training[names[label]]))
+    assert f"{best} codes better than the baseline" in said
+    before = findings(summarise(result.searched, result.space), result.space)
+    assert any("takes trainings of the finalists." in line for line in before)
     for row in rows:
         name = names[row["variant"].rstrip(" ★†()")]
         assert float(row["predicted"]) == pytest.approx(by_estimator[name][0], abs=1e-4)

@@ -16,7 +16,7 @@ import tcm_lab
 from tcm_lab.complexity import measure_complexity
 from tcm_lab.errors import ConfigError, LabError
 from tcm_lab.evaluation import bd_rate, lagrangian_percent
-from tcm_lab.metrics import METRICS
+from tcm_lab.metrics import METRICS, formatted
 from tcm_lab.stats import Interval
 from tcm_lab.study.importance import hypervolume_history
 from tcm_lab.study.plots import study_plots
@@ -224,6 +224,15 @@ def test_a_mean_over_seeds_is_shown_in_every_format_that_is_taken(
         assert shown in texts
     finally:
         METRICS.unregister("count")
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [(-0.004, "+.2f", "+0.00"), (-0.4, "d", "0"), (-0.006, "+.2f", "-0.01"), (-0.0, ".1%", "0.0%"),
+     (-math.inf, ".1f", "-inf"), (-1e-9, ".1e", "-1.0e-09"), (-0.0, ".1e", "0.0e+00")],
+)  # fmt: skip
+def test_no_zero_has_a_minus(value: float, form: str, text: str) -> None:
+    assert formatted(value, form) == text
 
 
 @pytest.mark.parametrize("form", ["x", "-.2f", "d.2", "%d", ".2d"])

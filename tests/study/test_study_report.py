@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -39,11 +40,11 @@ from tcm_lab.study.importance import (
 from tcm_lab.study.noise import Noise, design_in, design_of
 from tcm_lab.study.prepare import prepare
 from tcm_lab.study.record import TrialRecord
-from tcm_lab.study.report import findings, front_configs, write_report
+from tcm_lab.study.report import anchor_findings, findings, front_configs, write_report
 from tcm_lab.study.result import StudyResult, measure_anchor, open_result, read_anchor
 from tcm_lab.study.run import run_study
 from tcm_lab.study.space import parse_space
-from tcm_lab.study.summary import summarise
+from tcm_lab.study.summary import VariantSummary, summarise
 from tcm_lab.study.tables import trial_table
 
 COMMAND = "tcm-lab study --space toy.yaml"
@@ -368,6 +369,40 @@ def test_an_ablation_tells_each_change_against_the_baseline(tmp_path: Path) -> N
     assert drawn.startswith(b"<?xml")
 
 
+@pytest.mark.parametrize(
+    ("percents", "words"),
+    [
+        ((-44.1, -29.7), "their lowest rate the variants need 29.7 to 44.1 % fewer bits"),
+        ((3.0, 5.5), "their lowest rate the variants need 3.0 to 5.5 % more bits"),
+        ((-2.0, 5.5), "their lowest rate the variants need 2.0 % fewer to 5.5 % more bits"),
+        ((3.0, 3.0), "their lowest rate the variants need 3.0 % more bits"),
+    ],
+)
+def test_how_many_bits_variants_need_is_said_in_words(
+    result: StudyResult,
+    monkeypatch: pytest.MonkeyPatch,
+    percents: tuple[float, float],
+    words: str,
+) -> None:
+    records = [
+        record.model_copy(
+            update={"rd": record.rd.model_copy(update={"points": record.rd.points[:1]})}
+        )
+        for record in result.records
+    ]
+    summaries = summarise(result.records, result.space)
+    summaries = [
+        summary.model_copy(update={"records": (record,)})
+        for summary, record in zip(summaries, records, strict=True)
+    ]
+    ends = itertools.cycle(percents)
+    monkeypatch.setattr(report, "rate_percents", lambda jpeg, own: (next(ends),))
+    monkeypatch.setattr(VariantSummary, "payload_curve", None)
+    anchor = SimpleNamespace(curve=lambda counted: None)
+    (said,) = anchor_findings(summaries, anchor)
+    assert f"At {words} than JPEG" in said
+
+
 def test_an_ablation_of_which_only_the_baseline_is_trained_has_a_report(tmp_path: Path) -> None:
     shutil.copy(STUDIES / "split" / "space.yaml", tmp_path)
     lines = (STUDIES / "split" / "records.jsonl").read_text(encoding="utf-8").splitlines()
@@ -375,7 +410,10 @@ def test_an_ablation_of_which_only_the_baseline_is_trained_has_a_report(tmp_path
     (tmp_path / "records.jsonl").write_text("\n".join(alone), encoding="utf-8")
     found = open_result(tmp_path)
     assert found.space.mode == "ablation"
-    files = {path.name for path in write_report(found, COMMAND).files["Plots"]}
+    summary = write_report(found, COMMAND)
+    files = {path.name for path in summary.files["Plots"]}
+    assert "1 variant of tcm-nano trained" in summary.findings[0]
+    assert not any("codes better" in text for text in summary.findings)
     assert {"pareto.png", "rd.png"} <= files
     assert "ablation.png" not in files
     read_page(tmp_path)
@@ -652,7 +690,15 @@ def test_variants_are_compared_with_jpeg_at_their_own_qualities(
             assert float(row[f"level{level}"]) == pytest.approx(expected, rel=1e-3)
         assert float(row["bd"]) == pytest.approx(expected, rel=1e-2)
         assert float(row["bd_low"]) <= float(row["bd"]) <= float(row["bd_high"]) < 0
-    assert any("against JPEG at equal PSNR" in text for text in summary.findings)
+    spent = [
+        float(row[f"level{level}"])
+        for row in csv.DictReader(io.StringIO((folder / "jpeg.csv").read_text()))
+        for level in range(2)
+    ]
+    fewer = sorted(-each for each in spent)
+    assert fewer[0] > 0
+    said = f"need {fewer[0]:.1f} to {fewer[-1]:.1f} % fewer bits than JPEG at equal PSNR"
+    assert any(said in text for text in summary.findings)
     assert "Against JPEG at equal PSNR" in read_page(folder)
 
     assert "exclude file headers on both sides" in (folder / "jpeg.md").read_text()

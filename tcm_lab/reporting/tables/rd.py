@@ -19,7 +19,7 @@ from tcm_lab.evaluation import (
     rate_percents,
 )
 from tcm_lab.evaluation.grouping import check_images
-from tcm_lab.reporting._notes import WITHOUT_HEADERS, environment_lines, need
+from tcm_lab.reporting._notes import WITHOUT_HEADERS, environment_lines, images_text, need
 from tcm_lab.reporting.table import Column, Row, Table, Value, unmarked_column
 
 _PAYLOAD = Column(key="payload_bpp", header="payload", unit="bpp", format=".4f")
@@ -74,7 +74,7 @@ def rd_table(
         columns=(Column(key="model", header="model"), seed_column, *measured),
         rows=rows,
         footer=(
-            f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
+            f"Means over {images_text(first)}; "
             f"rates are of {_counted(records)} over the pixels before padding.",
             *environment_lines(record.environment for record in records),
         ),
@@ -130,7 +130,7 @@ def beside_table(curves: Sequence[MeasuredCurve], anchors: Sequence[RdRecord]) -
                 for anchor in anchors
             ),
             *([f"Compared: payloads. {WITHOUT_HEADERS}"] if anchors else []),
-            f"Means over {len(first.points[0].images)} images (set {first.data_fingerprint}); "
+            f"Means over {images_text(first)}; "
             "rates count whole files, payloads only the data that code the image, per pixel before "
             "padding; a dash: the anchor does not reach this PSNR.",
             *environment_lines(record.environment for c in curves for record in c.records),
