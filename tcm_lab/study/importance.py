@@ -11,11 +11,12 @@ from math import isnan
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import optuna
+import numpy as np
+from numpy.typing import NDArray
 
 from tcm_lab import reporting
 from tcm_lab.metrics import METRICS
-from tcm_lab.reporting import Column, Piece, PlotAxis, PlotImage, Row, Table
+from tcm_lab.reporting import Column, Piece, PlotAxis, PlotImage, Row, Table, pareto_front
 from tcm_lab.study.axes import Key, show
 from tcm_lab.study.record import TrialRecord, baseline_of, objective_losses
 from tcm_lab.study.space import Space
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _FEWEST_TRIALS = 8
 _MAX_PAIRS = 6
+_MOST_PARTS = 5  # of a range
 
 
 def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Piece, ...]:
@@ -63,9 +65,9 @@ def importance_pieces(records: Sequence[TrialRecord], space: Space) -> tuple[Pie
 
 
 def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
-    """Return how much of each objective's variation among the best trials each axis explains.
+    """Return how much of each objective's variance over the trials each axis explains.
 
-    Computed by Optuna's PED-ANOVA (Watanabe et al. 2023). A constant objective has no shares.
+    A constant objective has no shares.
     """
     baseline = baseline_of(records)
     rows = [objective_losses([record], [baseline], space) for record in records]
@@ -83,29 +85,70 @@ def importance_table(records: Sequence[TrialRecord], space: Space) -> Table:
             Row(values={"axis": axis, **{name: of.get(axis) for name, of in shares.items()}})
             for axis in sorted(space.axes, key=lambda axis: -first.get(axis, 0.0))
         ),
-        footer=("Shares by PED-ANOVA over the trials; axes that act in only some are left out.",),
+        footer=(
+            "Shares of the variance over the trials that the means by an axis's values explain, "
+            "less what chance would (adjusted R²). What two axes explain together counts for both. "
+            f"Ranges of more than {_MOST_PARTS} values are divided into parts; axes that act in "
+            "only some trials are left out.",
+        ),
     )
 
 
 def _shares(
     records: Sequence[TrialRecord], losses: Sequence[float], space: Space
 ) -> dict[str, float]:
-    """Return the share of each axis in the variation of losses.
+    """Return the share of each axis in the variance of losses.
 
     Axes that act only in some records, and records without a loss, are left out.
     """
     known = [pair for pair in zip(records, losses, strict=True) if not isnan(pair[1])]
-    if len({loss for _, loss in known}) < 2:
+    y = np.array([loss for _, loss in known])
+    if len({*y.tolist()}) < 2:
         return {}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize")
-    always = {n: axis for n, axis in space.axes.items() if all(n in r.params for r in records)}
-    distributions = {name: axis.distribution() for name, axis in always.items()}
-    for record, loss in known:
-        params = {name: axis.encode(record.params[name]) for name, axis in always.items()}
-        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=loss))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    shares = {}
+    for name, axis in space.axes.items():
+        if all(name in record.params for record in records):
+            keys = [record.params[name] for record, _ in known]
+            groups = _parts(keys) if axis.kind in ("integer", "float") else keys
+            share = _explained(y, groups)
+            if share is not None:
+                shares[name] = share
+    return shares
+
+
+def _parts(keys: Sequence[Key]) -> list[Key]:
+    """Return the part of a range in which each of its values lies, parts being equally full."""
+    if len({*keys}) <= _MOST_PARTS:
+        return [*keys]
+    values = np.array(keys, dtype=float)
+    edges = np.quantile(values, np.arange(1, _MOST_PARTS) / _MOST_PARTS)
+    return [int(part) for part in np.searchsorted(edges, values, side="right")]
+
+
+def _explained(y: NDArray[np.float64], groups: Sequence[Key]) -> float | None:
+    """Return the share of the variance of (N,) values that the means of their groups explain.
+
+    It is the adjusted R², 0 if negative; None if each value is a group of its own.
+    """
+    residual, freedom = _residual(y, [groups])
+    if not freedom:
+        return None
+    total = float(((y - y.mean()) ** 2).sum())
+    return max(0.0, 1 - residual / freedom * (len(y) - 1) / total)
+
+
+def _residual(y: NDArray[np.float64], factors: Sequence[Sequence[Key]]) -> tuple[float, int]:
+    """Return what the best sum of one effect per value of each factor leaves of (N,) values.
+
+    Returns:
+        The sum of squares of the residuals, and their degrees of freedom.
+    """
+    columns = [
+        [each == value for each in factor] for factor in factors for value in dict.fromkeys(factor)
+    ]
+    design = np.array(columns, dtype=float).T
+    fit, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    return float(((y - design @ fit) ** 2).sum()), len(y) - int(rank)
 
 
 def main_effects(
@@ -127,10 +170,11 @@ def main_effects(
 
 def interactions(
     records: Sequence[TrialRecord], space: Space
-) -> list[tuple[str, str, dict[str, list[tuple[str, float]]]]]:
+) -> list[tuple[str, str, list[str], dict[str, list[tuple[str, float]]]]]:
     """Return, for pairs of axes, the mean quality at every pair of values that was trained.
 
-    The pairs with the strongest interactions come first.
+    The pairs with the strongest interactions come first. Each has the names of both axes, the
+    values of the first in order, and a line for each value of the second.
     """
     valued = _valued(records, space)
     found = []
@@ -150,17 +194,15 @@ def interactions(
             show(kb): [(show(ka), means[ka, kb]) for ka in keys_a if (ka, kb) in means]
             for kb in keys_b
         }
-        found.append((_unexplained(means), (a, b, lines)))
+        found.append((_unexplained(means), (a, b, [*map(show, keys_a)], lines)))
     found.sort(key=lambda entry: -entry[0])
     return [entry for _, entry in found[:_MAX_PAIRS]]
 
 
 def _unexplained(means: dict[tuple[Key, Key], float]) -> float:
-    """Return the variation of the cells that two main effects do not explain."""
-    overall = fmean(means.values())
-    rows = {a: fmean(v for (x, _), v in means.items() if x == a) for a, _ in means}
-    columns = {b: fmean(v for (_, y), v in means.items() if y == b) for _, b in means}
-    return sum((v - rows[a] - columns[b] + overall) ** 2 for (a, b), v in means.items())
+    """Return the variance of the cells that two main effects do not explain."""
+    residual, freedom = _residual(np.array([*means.values()]), [*zip(*means, strict=True)])
+    return residual / freedom if freedom else 0.0
 
 
 def _valued(records: Sequence[TrialRecord], space: Space) -> list[tuple[TrialRecord, float]]:
@@ -189,8 +231,20 @@ def hypervolume_history(records: Sequence[TrialRecord], space: Space) -> list[tu
     if len(rows) < 2:
         return []
     reference = reference_point(rows)
-    whole = hypervolume(rows, reference)
-    return [(n, hypervolume(rows[:n], reference) / whole) for n in range(1, len(rows) + 1)]
+    front: list[list[float]] = []
+    volumes: list[float] = []
+    volume = 0.0
+    for row in rows:
+        if not any(_covers(point, row) for point in front):
+            shared = [list(map(max, row, point)) for point in front]
+            volume += max(hypervolume([row], reference) - hypervolume(shared, reference), 0.0)
+            front = [*(point for point in front if not _covers(row, point)), row]
+        volumes.append(volume)
+    return [(n, each / volume) for n, each in enumerate(volumes, 1)]
+
+
+def _covers(point: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(point, other, strict=True))
 
 
 def reference_point(points: Sequence[Sequence[float]]) -> list[float]:
@@ -209,13 +263,15 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
         points: one row per point, all objectives to be minimised.
         reference: the corner that bounds the volume; points beyond it add nothing.
     """
-    inside = [tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    inside = {tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))}
     if not inside:
         return 0.0
     if len(reference) == 1:
         return reference[0] - min(p[0] for p in inside)
     if len(reference) == 2:
         return _area(inside, (reference[0], reference[1]))
+    rows = [*inside]
+    inside = {row for row, is_outer in zip(rows, pareto_front(rows), strict=True) if is_outer}
     levels = sorted({p[-1] for p in inside})
     total = 0.0
     for low, high in zip(levels, [*levels[1:], reference[-1]], strict=True):
@@ -224,7 +280,7 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
     return total
 
 
-def _area(points: list[tuple[float, ...]], reference: tuple[float, float]) -> float:
+def _area(points: set[tuple[float, ...]], reference: tuple[float, float]) -> float:
     area, edge = 0.0, reference[1]
     for x, y in sorted(points):
         if y < edge:

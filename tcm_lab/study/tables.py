@@ -280,9 +280,11 @@ def footer(
     else:
         lines.append(f"Recipe {recipe.name}{changed}, λ = {lambdas} (λ·255²·MSE + bpp).")
     if first.estimator != Train():
+        over = first.estimator.over
+        seeds = " and seeds" * (several and "seeds" not in over)
         lines.append(
             f"The Lagrangian cost is that of the estimator {first.estimator.type}, which "
-            f"{first.estimator.bias}; its intervals: 95 % over {first.estimator.over}."
+            f"{first.estimator.bias}; its intervals: 95 % over {over}{seeds}."
         )
     if (rd := first.rd) and "bpp" in _known_metrics(summaries, space):
         lines.append(f"Rates are written bits, means over {images_text(rd)}.")

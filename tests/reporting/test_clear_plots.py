@@ -102,7 +102,9 @@ def drawn() -> dict[str, Figure]:
         "erf_profile_plot": plots.erf_profile_plot(maps),
         "gate_plot": plots.gate_plot(gate_maps(codec, images[0]), photograph),
         "history_plot": plots.history_plot([(i, 1 - 1 / (i + 1)) for i in range(20)]),
-        "interactions_plot": plots.interactions_plot([("window", LONG, lines)] * 3, COST),
+        "interactions_plot": plots.interactions_plot(
+            [("window", LONG, ["4 px", "8 px"], lines)] * 3, COST
+        ),
         "macs_parameters_plot": known["parameters"],
         "pareto_plot": plots.pareto_plot(points(), PlotAxis(name="MACs", unit="kMAC/px"), COST),
         "part_loss_plot": plots.part_loss_plot(knock_out(codec, images, 0.01)),

@@ -24,7 +24,12 @@ EFFECTS = {
     "block": [("tcm", [1.0, 4.0]), ("swin", [3.0])],
 }
 PAIRS = [
-    ("split", "window", {"4": [("0", 1.0), ("0.5", 2.0)], "8": [("0.5", 3.0), ("1", 4.0)]}),
+    (
+        "split",
+        "window",
+        ["0", "0.5", "1"],
+        {"4": [("0.5", 3.0), ("1", 4.0)], "8": [("0", 1.0), ("0.5", 2.0)]},
+    ),
 ]
 HISTORY = [(1, 0.25), (2, 0.25), (3, 1.0)]
 
@@ -39,7 +44,8 @@ def test_every_variant_is_a_dot_and_the_line_goes_through_the_means() -> None:
 
 def test_a_value_that_was_not_trained_with_another_leaves_a_gap() -> None:
     (panel,) = interactions_plot(PAIRS).axes
-    assert [list(line.get_xdata()) for line in panel.lines] == [[0, 1], [1, 2]]
+    assert [list(line.get_xdata()) for line in panel.lines] == [[1, 2], [0, 1]]
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["0", "0.5", "1"]
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["4", "8"]
 
 

@@ -48,6 +48,7 @@ from tcm_lab.study.result import StudyResult, open_result
 from tcm_lab.study.run import fill_queue, run_study
 from tcm_lab.study.space import parse_space
 from tcm_lab.study.summary import summarise
+from tcm_lab.study.tables import trial_table
 from tcm_lab.study.worker import work
 from tcm_lab.training import LossCurve, Recipe, TrainingRecord
 
@@ -141,6 +142,40 @@ def test_one_seed_of_an_estimate_establishes_nothing(tmp_path: Path) -> None:
     two = _between_estimates([one, one], [other, other], paired=True)
     assert two.excludes_zero
     assert two.value == pytest.approx(100 * math.expm1(0.05))
+
+
+def test_letters_of_estimates_agree_with_the_intervals_against_the_baseline(
+    by_training: StudyResult,
+) -> None:
+    costs = {"split 0": -0.010, "split 0.25": -0.012, "split 0.75": 0.004, "split 1": 0.011}
+    estimator = ESTIMATORS.parse("linear-phase")
+    rng = np.random.default_rng(0)
+    records = []
+    for record in by_training.records:
+        for seed in range(2):
+            log_cost = costs.get(record.label, 0.0) + rng.normal(0, 1e-5)
+            estimate = Estimate(log_cost=log_cost, sd_percent=0.0 if record.is_baseline else 0.4)
+            changed = {"estimator": estimator, "estimate": estimate, "rd": None, "seed": seed}
+            records.append(record.model_copy(update=changed))
+    space = by_training.space.model_copy(update={"estimator": estimator})
+    summaries = summarise(records, space)
+    baseline, *others = summaries
+    differ = {s.label: s.intervals["lagrangian_percent"].excludes_zero for s in others}
+    assert differ == {"split 0": True, "split 0.25": True, "split 0.75": False, "split 1": True}
+    for other in others:
+        assert differ[other.label] == (not set(other.group) & set(baseline.group)), other.label
+    footer = trial_table(summaries, space).footer
+    assert any(line.endswith("intervals: 95 % over images and seeds.") for line in footer)
+
+    def is_of_one(estimate: Estimate) -> bool:
+        same = [record.model_copy(update={"estimate": estimate}) for record in records[:2]]
+        compared = Comparison(same, [r for r in records if r.is_baseline])
+        return isinstance(estimator.difference(compared), IncompleteInterval)
+
+    base = Estimate(log_cost=0.01, sd_percent=0)
+    assert is_of_one(Estimate(log_cost=0.02, sd_percent=0))
+    records = [r.model_copy(update={"estimate": base}) if r.is_baseline else r for r in records]
+    assert not is_of_one(base)  # but ties with the baseline
 
 
 def test_paired_losses_are_compared_step_by_step(by_loss: StudyResult) -> None:

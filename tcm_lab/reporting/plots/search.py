@@ -239,14 +239,14 @@ def effects_plot(
 
 @style()
 def interactions_plot(
-    pairs: Sequence[tuple[str, str, Mapping[str, Sequence[tuple[str, float]]]]],
+    pairs: Sequence[tuple[str, str, Sequence[str], Mapping[str, Sequence[tuple[str, float]]]]],
     quality: PlotAxis = COST,
 ) -> Figure:
     """Draw one panel per pair of axes: a line for each value of the second.
 
     Args:
-        pairs: names of both axes, and for each value of the second the mean quality at each value
-            of the first.
+        pairs: names of both axes, the values of the first in order, and for each value of the
+            second the mean quality at each value of the first.
         quality: the quality that the lines show.
 
     Raises:
@@ -254,8 +254,7 @@ def interactions_plot(
     """
     need("pairs of axes", pairs)
     figure, grid = _grid(len(pairs), quality, height=_SIDE_INCHES + 0.5)
-    for panel, (a, b, lines) in zip(grid, pairs, strict=True):
-        texts = list(dict.fromkeys(text for line in lines.values() for text, _ in line))
+    for panel, (a, b, texts, lines) in zip(grid, pairs, strict=True):
         for (value, line), look in zip(lines.items(), looks(len(lines)), strict=True):
             x = [texts.index(text) for text, _ in line]
             panel.plot(x, [cost for _, cost in line], label=value, ms=3, **look)

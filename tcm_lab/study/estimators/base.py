@@ -221,7 +221,9 @@ class Estimator(Frozen):
         )
         if (len(own), len(baseline)) == (len(compared.own), len(compared.baseline)):
             interval = _between_estimates(own, baseline, paired=compared.paired)
-            is_of_one = self.over == "images" and not any(each.sd_percent for each in own)
+            # Of several images, no spread on either side means a tie with the study's baseline.
+            has_spread = any(each.sd_percent for each in (*own, *baseline))
+            is_of_one = self.over == "images" and interval.value and not has_spread
             return over_images(interval) if is_of_one else interval
         return _between_evaluations(compared)
 
@@ -254,16 +256,18 @@ def _between_estimates(
 ) -> Interval:
     """Return the difference of the means; seeds share the images but vary independently.
 
-    With a single seed, the interval is incomplete.
+    Each side states the deviation of its difference from the study's baseline, which states 0. Of
+    two other variants, the two deviations count as independent. With a single seed, the interval is
+    incomplete.
     """
     logs = [[estimate.log_cost for estimate in side] for side in (own, baseline)]
     if paired:
         of_seeds = mean_noise([one - other for one, other in zip(*logs, strict=True)])
     else:
         of_seeds = math.hypot(*map(mean_noise, logs))
-    of_images = math.sqrt(fmean(estimate.sd_percent**2 for estimate in own)) / 100
+    of_images = math.sqrt(sum(fmean(e.sd_percent**2 for e in side) for side in (own, baseline)))
     log_ratio = fmean(logs[0]) - fmean(logs[1])
-    interval = as_percent(normal_interval(log_ratio, math.hypot(of_images, of_seeds)))
+    interval = as_percent(normal_interval(log_ratio, math.hypot(of_images / 100, of_seeds)))
     return interval if min(map(len, logs)) > 1 else IncompleteInterval(**dict(interval))
 
 
