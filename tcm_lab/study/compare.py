@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
+from itertools import chain, combinations
 from math import isnan, log1p
 from statistics import fmean
 
@@ -93,7 +93,17 @@ def _overview(
             "hypervolume": 100 * volumes[name] / best,
         }
         rows.append(Row(values=values))
-    return Table(
+    note = "Both hypervolumes share a reference point, beyond the worst of both studies."
+    bases = {of[0].first.fingerprint for of in summaries.values()}
+    if len(bases) > 1 and any(METRICS[name].relative for name in a.space.objectives):
+        rows = [
+            Row(values={k: v for k, v in row.values.items() if k != "hypervolume"}) for row in rows
+        ]
+        note = (
+            "The studies have different baselines, to which their percentages refer, so their "
+            "hypervolumes are not comparable."
+        )
+    table = Table(
         title=f"{a.space.name} and {b.space.name}",
         columns=(
             Column(key="study", header="study"),
@@ -104,14 +114,18 @@ def _overview(
             Column(key="hypervolume", header="hypervolume", unit="% of the larger", format=".1f"),
         ),
         rows=tuple(rows),
-        footer=("Both hypervolumes share a reference point, beyond the worst of both studies.",),
+        footer=(note,),
     )
+    return table.without_empty_columns()
 
 
 def _variants(
     summaries: Mapping[str, Sequence[VariantSummary]], objectives: Sequence[str]
 ) -> Table:
-    """Return a table of objectives; Pareto marks must hold in each study that has the variant."""
+    """Return a table of objectives.
+
+    Pareto marks must hold in each study that has the variant, other marks in one of them.
+    """
     columns = [Column(key="variant", header="variant")]
     variants: dict[str, dict[str, VariantSummary]] = {}
     for side, of_side in summaries.items():
@@ -126,13 +140,17 @@ def _variants(
         values: dict[str, Value] = {"variant": first.label}
         for side, summary in by_side.items():
             values |= {f"{side}_{name}": summary.value(name) for name in objectives}
+        of_sides = [each.marks for each in by_side.values()]
         marks = (
             mark
-            for mark in first.marks
-            if "pareto" not in mark or all(mark in each.marks for each in by_side.values())
+            for mark in dict.fromkeys(chain(*of_sides))
+            if "pareto" not in mark or all(mark in each for each in of_sides)
         )
         rows.append(Row(values=values, marks=tuple(marks)))
-    note = "A variant is marked Pareto-optimal if it is so in every study that has it."
+    note = (
+        "A variant is marked Pareto-optimal if it is so in every study that has it, and with the "
+        "other marks if they hold in one."
+    )
     return Table(title="Variants", columns=tuple(columns), rows=tuple(rows), footer=(note,))
 
 

@@ -140,6 +140,21 @@ def test_the_hypervolume_is_that_of_the_means_over_the_seeds() -> None:
     assert [row.values["hypervolume"] for row in overview.rows] == [100.0, 100.0]
 
 
+def test_percentages_of_different_baselines_have_no_common_volume() -> None:
+    space = parse_space(SPACE, "toy.yaml", None)
+    records = trainings((0.0, 0.3, -0.3))
+    moved = [r.model_copy(update={"is_baseline": r.label == "2"}) for r in records]
+    moved[1] = moved[1].model_copy(update={"violations": {"kmacs_per_px": 1.0}})
+    a, b = (StudyResult(space, Path(n), tuple(r), {}) for n, r in (("a", records), ("b", moved)))
+    same, other = compare_studies(a, a)[0], compare_studies(a, b)[0]
+    assert [column.key for column in same.columns][-1] == "hypervolume"
+    assert "hypervolume" not in [column.key for column in other.columns]
+    assert "different baselines" in other.footer[0]
+    marks = {row.values["variant"]: row.marks for row in compare_studies(a, b)[-1].rows}
+    assert {label for label, of in marks.items() if "baseline" in of} == {"0", "2"}
+    assert "infeasible" in marks["1"]
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_no_variant_of_two_studies_is_best_by_what_may_be_chance(seeds: int) -> None:
     space = parse_space(SPACE, "toy.yaml", None)
