@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 
 
 class SharedLock:
-    """Lets many threads read at once, or one thread alone write.
+    """Lets many threads read at once, or one thread alone write, in the order in which they come.
 
-    A copied or unpickled lock is a new lock. A thread that is alone may also read; a reading thread
-    must not ask to be alone.
+    Nobody waits for ever: who comes after a thread that wants to be alone waits, too. But a thread
+    that has access may read once more at once, and one that is alone may ask to be alone again. A
+    reading thread must not ask to be alone. A copied or unpickled lock is a new lock.
     """
 
     def __init__(self) -> None:
-        self._free = threading.Condition()
-        self._readers: set[object] = set()
+        self._changed = threading.Condition()
+        #: Thread, and whether it is to be alone, of those that have access or wait for it.
+        self._queue: dict[object, tuple[int, bool]] = {}
 
     def __reduce__(self) -> tuple[type[SharedLock], tuple[()]]:
         return SharedLock, ()
@@ -24,19 +27,33 @@ class SharedLock:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Keep away threads that want to be alone."""
-        reader = object()
-        try:  # wherever a Ctrl-C lands: discarding is safe even before the reader was added
-            with self._free:
-                self._readers.add(reader)
+        with self._access(alone=False):
             yield
-        finally:
-            with self._free:
-                self._readers.discard(reader)
-                self._free.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep all other threads away."""
-        with self._free:
-            self._free.wait_for(lambda: not self._readers)
+        with self._access(alone=True):
             yield
+
+    @contextmanager
+    def _access(self, *, alone: bool) -> Iterator[None]:
+        place = object()
+        try:  # wherever a Ctrl-C lands: leaving is safe even before the place was taken
+            with self._changed:
+                self._queue[place] = threading.get_ident(), alone
+                self._changed.wait_for(lambda: self._is_next(place))
+            yield
+        finally:
+            with self._changed:
+                self._queue.pop(place, None)
+                self._changed.notify_all()
+
+    def _is_next(self, place: object) -> bool:
+        """Return whether nobody before a place in the queue keeps its thread away."""
+        thread, alone = self._queue[place]
+        before = [self._queue[other] for other in takewhile(lambda p: p is not place, self._queue)]
+        own = [was_alone for other, was_alone in before if other == thread]
+        if alone and own and not any(own):
+            raise RuntimeError("a reading thread must not ask to be alone")
+        return bool(own) or not any(alone or other_alone for _, other_alone in before)
