@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ _TOP_PARTS = {
     "y_gains": "gain",
     "z_gains": "gain",
 }
+#: The modes in which `evaluating` found each module, by its identity: one for each open block.
+_MODES: dict[int, list[bool]] = {}
+_SWITCHING = Lock()
 
 
 @dataclass(frozen=True)
@@ -291,14 +295,23 @@ def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dic
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch ``model`` to evaluation mode, and restore the mode of each module afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Switch ``model`` to evaluation mode, and restore the mode of each module afterwards.
+
+    Of several threads that do so at once, the last one restores it.
+    """
+    modules = [*model.modules()]
+    with _SWITCHING:
+        for module in modules:
+            _MODES.setdefault(id(module), []).append(module.training)
+        model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _SWITCHING:
+            for module in modules:
+                module.training = _MODES[id(module)].pop()
+                if not _MODES[id(module)]:
+                    del _MODES[id(module)]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

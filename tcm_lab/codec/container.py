@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -231,7 +232,12 @@ def weights_fingerprint(codec: Codec, version: int) -> bytes:
     Buffers of a user's layers, such as the statistics of a batch normalisation, count as weights.
     For version 3 the bytes do not depend on names, so that files survive a renaming.
     """
-    tensors = {**dict(codec.named_parameters()), **_saved_buffers(codec)}
+    with codec.reading():
+        tensors = {**dict(codec.named_parameters()), **_saved_buffers(codec)}
+        return _fingerprint(tensors, version)
+
+
+def _fingerprint(tensors: Mapping[str, Tensor], version: int) -> bytes:
     named = {plain_name(name): value for name, value in tensors.items()}
     weights = {
         name: value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

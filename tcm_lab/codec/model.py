@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tcm_lab._compat.torchvision import import_compressai
-from tcm_lab._utils.locks import SharedLock
 from tcm_lab.codec.coding import (
     CodingError,
     Estimator,
@@ -30,6 +28,7 @@ from tcm_lab.codec.config import VariantConfig, transform_plan
 from tcm_lab.codec.cost import padded_size
 from tcm_lab.codec.entropy_models import Coder
 from tcm_lab.codec.gains import RateGains
+from tcm_lab.codec.guarded import GuardedModel
 from tcm_lab.codec.inputs import (
     InputError,
     check_images,
@@ -42,16 +41,12 @@ from tcm_lab.codec.outputs import CodecOutput, Coded, Latent, Likelihoods
 from tcm_lab.codec.portable import Agreement, PortablePath, PortableTables, float64
 from tcm_lab.codec.priors import PRIORS
 from tcm_lab.codec.seeds import seeded
-from tcm_lab.codec.state_dicts import table_names
 from tcm_lab.codec.transforms import HyperSynthesis, Transform
-
-_compressai = import_compressai()
-_CompressionModel: Any = _compressai.models.CompressionModel
 
 Rate = float | Tensor | None
 
 
-class Codec(_CompressionModel):
+class Codec(GuardedModel):
     """A learned image codec assembled from its configuration; a CompressAI ``CompressionModel``."""
 
     def __init__(self, config: VariantConfig) -> None:
@@ -72,7 +67,6 @@ class Codec(_CompressionModel):
         self.y_unit: Tensor | None
         self.register_buffer("y_unit", torch.ones(m) if entropy.normalised else None)
         self._tables: tuple[ScaleTables, Tensor] | None = None
-        self._lock = SharedLock()  # portable coding holds the weights in float64 meanwhile
         # Not to(), which refuses weights of three-dimensional convolutions.
         self._apply(lambda t: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t)
 
@@ -105,7 +99,7 @@ class Codec(_CompressionModel):
     def estimate(self, x: Tensor, rate: Rate = None) -> tuple[CodecOutput, Latent]:
         """Return the result of ``forward``, and the latent with its entropy model's inputs."""
         levels = self._checked(x, rate)
-        with nullcontext() if torch.compiler.is_compiling() else self._lock.shared():
+        with self.reading():
             latent, y_hat, likelihoods = self._estimate(x, levels)
             x_hat = self._synthesise(y_hat, levels, (x.shape[-2], x.shape[-1]))
         return {"x_hat": x_hat, "likelihoods": likelihoods}, latent
@@ -113,7 +107,7 @@ class Codec(_CompressionModel):
     def likelihoods(self, x: Tensor, rate: Rate = None) -> Likelihoods:
         """Return the likelihoods that ``forward`` returns, without decoding to an image."""
         levels = self._checked(x, rate)
-        with self._lock.shared():
+        with self.reading():
             return self._estimate(x, levels)[2]
 
     def _estimate(self, x: Tensor, levels: Tensor | None) -> tuple[Latent, Tensor, Likelihoods]:
@@ -233,7 +227,7 @@ class Codec(_CompressionModel):
         levels = self._checked(x, rate)
         if levels is not None and torch.as_tensor(rate).numel() > 1:
             raise InputError("bytes are written at one rate; give a single value")
-        with self._lock.shared():
+        with self.reading():
             y = self._analyse(x, levels)
             z = self._hyper_latent(y, self._steps_per_unit(levels), levels)
             largest = (z - self.entropy_bottleneck.medians()).abs().max()
@@ -252,7 +246,7 @@ class Codec(_CompressionModel):
         return coded
 
     def _encode(self, y: Tensor, z: Tensor, levels: Tensor | None) -> tuple[list[list[bytes]], int]:
-        with self._lock.shared():
+        with self.reading():
             encoder = SymbolEncoder(y, self._current_tables())
             z_strings: list[bytes] = self.entropy_bottleneck.compress(z.contiguous())
             features = self._hyper(self._laid_out(self._quantise_z(z)), levels)
@@ -306,14 +300,14 @@ class Codec(_CompressionModel):
         y_hat, decoded_checksum = decode(strings, shape, levels)
         if checksum is not None and decoded_checksum != checksum:
             refuse_other_symbols(self.config.name, portable=portable)
-        with self._lock.shared():
+        with self.reading():
             x_hat = self._synthesise(y_hat, levels, size)
         return {"x_hat": x_hat.clamp(0, 1)}
 
     def _decode(
         self, strings: Sequence[Sequence[bytes]], shape: Sequence[int], levels: Tensor | None
     ) -> tuple[Tensor, int]:
-        with self._lock.shared():
+        with self.reading():
             tables = self._current_tables()
             y_strings, z_strings = strings
             symbols = self.config.hyper_channels * math.prod(shape)
@@ -334,7 +328,7 @@ class Codec(_CompressionModel):
             decoder = SymbolDecoder(y_strings, self._symbols(features), path.tables)
             y_hat = self._walk(features, path.coder(decoder, self._steps_per_unit(levels)))
             checksum = path.agree.checksum(decoder.checksum())
-        with self._lock.shared():
+        with self.reading():
             return y_hat.to(self.entropy_bottleneck.medians().dtype), checksum
 
     def _symbols(self, features: Sequence[Tensor]) -> int:
@@ -359,29 +353,9 @@ class Codec(_CompressionModel):
 
     def _make_tables(self, *args: Any, **kwargs: Any) -> bool:
         """Make the tables as buffers that can be loaded into, even in inference mode."""
-        with torch.inference_mode(False), torch.no_grad():
+        with self.reading(), torch.inference_mode(False), torch.no_grad():
             updated: bool = super().update(*args, **kwargs)
         return updated
-
-    def aux_loss(self) -> Tensor:
-        """Return the loss that trains the quantiles of z's prior; zero for one without them."""
-        device = self.entropy_bottleneck.medians().device
-        loss: Tensor = torch.as_tensor(super().aux_loss(), device=device)
-        return loss
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; the coding tables are rebuilt when they are next needed."""
-        return nn.Module.load_state_dict(self, state_dict, strict=strict, assign=assign)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Keep the current tables, also when an outer module is loaded.
-
-        Tables in ``state_dict``, which is torch's own copy, have sizes that depend on its weights.
-        """
-        tables = table_names(self)
-        own = {name: value for name, value in self.state_dict().items() if name in tables}
-        state_dict.update({f"{prefix}{name}": value for name, value in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _current_tables(self) -> ScaleTables:
         """Return the coding tables for the current weights."""

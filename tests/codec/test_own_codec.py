@@ -290,6 +290,18 @@ def test_evaluating_leaves_each_module_in_its_own_mode() -> None:
     assert [module.training for module in codec.modules()] == [True, True, False]
 
 
+def test_of_those_who_evaluate_at_once_the_last_restores_the_modes() -> None:
+    codec = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    before = [module.training for module in codec.modules()]
+    first, second = evaluating(nn.Sequential(codec)), evaluating(codec)
+    for block in (first, second):
+        block.__enter__()
+    first.__exit__(None, None, None)  # as a thread may that came first
+    assert not any(module.training for module in codec.modules())
+    second.__exit__(None, None, None)
+    assert [module.training for module in codec.modules()] == before
+
+
 def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
     state = build(OWN).state_dict()
     state["mixing"] = torch.eye(3)

@@ -1,6 +1,7 @@
 import copy
 import pickle
 import struct
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,19 @@ import pytest
 import torch
 from arithmetics import ARITHMETICS, noise
 from portable_codecs import SMALL, fill, image, small_codec
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tcm_lab
 from tcm_lab.blocks import ATTENTIONS, BLOCKS, RESAMPLERS
-from tcm_lab.codec import PortableReference, decode_image, encode_image, portable, read_header
+from tcm_lab.codec import (
+    PortableReference,
+    decode_image,
+    encode_image,
+    portable,
+    read_header,
+    save_checkpoint,
+)
 from tcm_lab.errors import LabError
 
 FILES = Path(__file__).parent / "files"
@@ -146,19 +155,41 @@ def test_threads_code_as_one_does_and_leave_the_weights_as_they_were() -> None:
     assert pickle.loads(pickle.dumps(codec)).compress(images[0], 0.5) == expected[False][0]
 
 
-def test_a_forward_pass_waits_until_the_weights_are_as_they_were() -> None:
-    codec, x = small_codec("rates"), image(40, 40)[None]
-    expected, passes = codec(x, 0.5)["x_hat"], list[Future[Tensor]]()
+def test_whoever_reads_the_weights_waits_until_they_are_as_they_were(tmp_path: Path) -> None:
+    codec, x = small_codec("rates"), image(40, 40)
+    file = tmp_path / "codec.safetensors"
+
+    def saved() -> list[object]:
+        save_checkpoint(codec, file)
+        return [(value.dtype, value.tolist()) for _, value in sorted(load_file(file).items())]
+
+    uses: list[Callable[[], object]] = [
+        lambda: codec(x[None], 0.5)["x_hat"].tolist(),
+        lambda: encode_image(codec, x, 0.5),
+        lambda: [value.tolist() for value in copy.deepcopy(codec).state_dict().values()],
+        lambda: codec.aux_loss().item(),
+        saved,
+    ]
+    expected = [use() for use in uses]
+    begun = list[Future[object]]()
 
     def meanwhile(*_: object) -> None:
         hook.remove()
-        passes.append(threads.submit(lambda: codec(x, 0.5)["x_hat"]))
-        wait(passes, 0.2)
+        begun.extend(map(threads.submit, uses))
+        wait(begun, 0.2)
 
     hook = codec.entropy_model.register_forward_pre_hook(meanwhile)
-    with ThreadPoolExecutor(1) as threads:
-        codec.compress(x, 0.5, portable=True)
-    assert torch.equal(passes[0].result(), expected)
+    with ThreadPoolExecutor(len(uses)) as threads:
+        codec.compress(x[None], 0.5, portable=True)
+    assert [each.result() for each in begun] == expected
+
+
+def test_files_that_threads_write_at_once_are_those_of_one() -> None:
+    codec, x = small_codec("rates").train(), image(40, 40)
+    expected = encode_image(codec, x, 0.5, portable=True)
+    with ThreadPoolExecutor(3) as threads:
+        files = threads.map(lambda _: encode_image(codec, x, 0.5, portable=True), range(9))
+    assert {*files} == {expected}
 
 
 def test_a_training_step_while_a_portable_stream_is_coded_is_not_lost_without_a_word() -> None:
