@@ -6,12 +6,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fuzzing import fuzz, mutants, small_codec, written
 
 import tcm_lab
-from tcm_lab.codec import decode_image, encode_image, read_header
+from tcm_lab.codec import container, decode_image, encode_image, read_header
 from tcm_lab.codec.container import weights_fingerprint
 from tcm_lab.errors import LabError
 
@@ -151,6 +152,40 @@ def test_what_is_no_weight_leaves_the_fingerprint_as_it_was(version: int) -> Non
     codec.update(force=True)  # makes the coding tables
     codec.g_a.register_buffer("total_ops", torch.ones(1))  # as thop does
     assert weights_fingerprint(codec, version) == before
+
+
+def test_a_fingerprint_is_made_once_and_again_after_any_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codec, made = small_codec(), list[int]()
+    fingerprint = container._fingerprint
+
+    def counted(tensors: Any, version: int) -> bytes:
+        made.append(version)
+        return fingerprint(tensors, version)
+
+    monkeypatch.setattr(container, "_fingerprint", counted)
+    seen = {weights_fingerprint(codec, 3)}
+    encode_image(codec, torch.rand(3, 9, 9), 0.0, portable=True)  # changes weights for a while
+    assert made == [3]
+    weight: Any = next(codec.h_s.parameters())
+
+    def through(mode: Any) -> None:
+        with mode:
+            weight.mul_(1.5)
+
+    changes: list[Callable[[], object]] = [
+        lambda: through(torch.no_grad()),
+        lambda: through(torch.inference_mode()),
+        lambda: weight.data.mul_(1.5),
+        lambda: setattr(weight, "data", weight.data * 1.5),
+        lambda: np.multiply(weight.detach().numpy(), 1.5, out=weight.detach().numpy()),
+    ]
+    for change in changes:
+        change()
+        assert weights_fingerprint(codec, 3) == weights_fingerprint(copy.deepcopy(codec), 3)
+        seen.add(weights_fingerprint(codec, 3))
+    assert len(seen) == 1 + len(changes)
 
 
 def test_a_decoder_that_computes_something_else_says_so(codec: Any) -> None:
