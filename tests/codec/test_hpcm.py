@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -155,20 +156,37 @@ def test_every_element_is_coded_once_and_no_lattice_misplaces_its_hyper_paramete
     h, w = size
     walk = lattices(16, size, torch.device("cpu"), nominal=False)
     steps = [step for lattice in walk for step in lattice.steps]
-    assert torch.equal(torch.cat([s.latent for s in steps]).sort()[0], torch.arange(16 * h * w))
+    everything = torch.arange(16 * h * w, dtype=torch.int32)
+    assert torch.equal(torch.cat([s.latent for s in steps]).sort()[0], everything)
     # A sixteenth, three and twelve.
     assert [sum(len(s.latent) for s in lattice.steps) for lattice in walk] == [
         h * w, 3 * h * w, 12 * h * w
     ]  # fmt: skip
-    before = torch.zeros(0, dtype=torch.long)
+    before = everything[:0]
     for lattice in walk:
-        sources = torch.cat((before, torch.arange(16 * h * w)))
+        sources = torch.cat((before, everything))
         assert torch.equal(sources[lattice.entry], lattice.latent)
         for step in lattice.steps:
             assert torch.equal(lattice.latent.flatten()[step.here], step.latent)
             channel, row, column = step.places.channel, step.places.row, step.places.column
-            assert torch.equal((channel * h + row) * w + column, step.latent)
+            assert torch.equal((channel * h + row) * w + column, step.latent.long())
         before = lattice.latent.flatten()
+
+
+def test_few_sizes_are_kept_and_serve_inference_and_training_alike() -> None:
+    def bytes_kept() -> int:
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if type(each) is Tensor]
+        return sum({t.untyped_storage()._cdata: t.nbytes for t in tensors}.values())
+
+    before, size, elements = bytes_kept(), (64, 64), 320 * 64 * 64
+    with torch.inference_mode():
+        made = lattices(320, size, torch.device("cpu"), nominal=False)
+    assert lattices(320, size, torch.device("cpu"), nominal=False) is made
+    assert bytes_kept() - before < 20 * elements
+    for side in range(4, 68, 4):
+        lattices(320, (side, 64), torch.device("cpu"), nominal=False)
+    assert bytes_kept() - before < 5 * 20 * elements
 
 
 def test_the_authors_pick_another_place_for_most_of_the_half_lattice() -> None:

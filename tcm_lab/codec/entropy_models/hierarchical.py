@@ -231,7 +231,7 @@ class HierarchicalModel(nn.Module):
                     y_hat = coded.new_zeros(batch, 1, maps.shape[2])
                 elif step is not walk[-1].steps[-1]:
                     context = self.attentions[i](current, context)
-                target = step.latent.expand(batch, 1, -1)
+                target = step.latent.long().expand(batch, 1, -1)
                 y_hat = y_hat.scatter(2, target, coded[:, None])
         assert y_hat is not None  # there are steps
         return y_hat.view(batch, both // 2, *size)

@@ -7,8 +7,8 @@ that depends on the channel's group. In each step, every position of the lattice
 group of channels, the *owner* of the position, so that the coded elements fold to a dense map of
 fewer channels.
 
-This module makes lists of indices into flattened maps, once for each size and device. They do not
-depend on a codec's weights or data.
+This module makes lists of indices into flattened maps. They do not depend on a codec's weights or
+data, so those of the last few sizes are kept: 18 bytes for each element of the latent.
 
 Shape suffixes: M channels of the latent, h w its sides.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32
 from torch import Tensor
 
 from tcm_lab.codec.entropy_models.coder import Elements
@@ -86,12 +86,19 @@ class Step:
     Attributes:
         here: indices of the elements in the lattice's flattened map.
         latent: their indices in the flattened latent.
-        places: the same elements by channel, row and column.
+        size: (h, w) of the latent.
     """
 
-    here: Int64[Tensor, " n"]
-    latent: Int64[Tensor, " n"]
-    places: Elements
+    here: Int32[Tensor, " n"]
+    latent: Int32[Tensor, " n"]
+    size: tuple[int, int]
+
+    @property
+    def places(self) -> Elements:
+        """The same elements by channel, row and column."""
+        h, w = self.size
+        place = self.latent.long()
+        return Elements(place // (h * w), place // w % h, place % w)
 
 
 @dataclass(frozen=True)
@@ -106,12 +113,12 @@ class Lattice:
         steps: the steps, in order.
     """
 
-    latent: Int64[Tensor, "m p q"]
-    entry: Int64[Tensor, "m p q"]
+    latent: Int32[Tensor, "m p q"]
+    entry: Int32[Tensor, "m p q"]
     steps: tuple[Step, ...]
 
 
-def take(maps: Float[Tensor, "b k n"], places: Int64[Tensor, "*shape"]) -> Float[Tensor, "b k _"]:
+def take(maps: Float[Tensor, "b k n"], places: Int32[Tensor, "*shape"]) -> Float[Tensor, "b k _"]:
     """Return the elements of flattened maps at flattened ``places``."""
     return maps.index_select(2, places.flatten())
 
@@ -131,13 +138,13 @@ def lattices(
     """
     if torch.compiler.is_compiling():  # the compiler traces the indices into its graph
         return _lattices.__wrapped__(channels, size, device, nominal)
-    # Tensors made in inference mode cannot be used in training, so each mode has its own indices.
-    return _lattices(channels, size, device, nominal, torch.is_inference_mode_enabled())
+    with torch.inference_mode(False):  # tensors made in that mode cannot be used in training
+        return _lattices(channels, size, device, nominal)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def _lattices(
-    channels: int, size: tuple[int, int], device: torch.device, nominal: bool, *_mode: bool
+    channels: int, size: tuple[int, int], device: torch.device, nominal: bool
 ) -> tuple[Lattice, ...]:
     with torch.device("cpu"):  # the indices are computed here, in any device context
         full = torch.arange(channels * size[0] * size[1]).view(channels, *size)
@@ -147,8 +154,8 @@ def _lattices(
         entries = (quarter, _entry(picked, _QUARTER), _entry(full, _HALF))
         return tuple(
             Lattice(
-                latent.to(device),
-                entry.to(device),
+                latent.to(device, torch.int32),
+                entry.to(device, torch.int32),
                 tuple(_step(owners, latent, size, device) for owners in steps),
             )
             for latent, entry, steps in zip((quarter, half, full), entries, STEPS, strict=True)
@@ -195,10 +202,4 @@ def _step(owners: Owners, latent: Tensor, size: tuple[int, int], device: torch.d
     channel = owner * width + torch.arange(width)[:, None, None]
     here = (channel * (rows * columns) + torch.arange(rows * columns).view(rows, columns)).flatten()
     there = latent.flatten()[here]
-    area = size[0] * size[1]
-    place = (there // area, there % area // size[1], there % size[1])
-    return Step(
-        here=here.to(device),
-        latent=there.to(device),
-        places=Elements(*(index.to(device) for index in place)),
-    )
+    return Step(here.to(device, torch.int32), there.to(device, torch.int32), size)
