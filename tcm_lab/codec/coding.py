@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, Int32
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcm_lab._utils.sections import section
 from tcm_lab.codec.distributions import Distribution
@@ -30,6 +30,9 @@ class CodingError(LabError):
 _LEAST, _BEYOND = 2**-16, 2**-24
 #: From this magnitude on, CompressAI's coder shifts a 32-bit word by 32 bits and never ends.
 SYMBOL_LIMIT = 2**27
+#: Symbols in a table of z. Each takes at least one of 2¹⁶ parts, and the time to share them out
+#: grows with the square of their number.
+_LONGEST = 2**15
 #: Added to symbols for the coder and subtracted afterwards, so that most of them fit into a byte.
 _SHIFT = 128
 #: A run of ones that no valid stream contains, and bytes for the digits that a shorter run counts.
@@ -230,6 +233,26 @@ def refuse_large_symbols(latent: str, largest: Tensor) -> None:
         raise CodingError(
             f"{latent} holds a symbol of magnitude {float(largest):.4g}, but the entropy coder "
             f"writes only those below {SYMBOL_LIMIT}: the weights are damaged or not trained."
+        )
+
+
+def refuse_damaged_prior(prior: nn.Module, lengths: Float[Tensor, " n"]) -> None:
+    """Refuse a prior of z that has no coding tables, before they are made.
+
+    Args:
+        prior: the prior.
+        lengths: number of symbols in each channel's table.
+
+    Raises:
+        CodingError: a weight is NaN, or a table is not finite or too long.
+    """
+    longest = lengths.max()  # NaN, if there is one
+    if any(bool(weight.isnan().any()) for weight in prior.parameters()):
+        longest = longest * torch.nan
+    if not longest <= _LONGEST:
+        raise CodingError(
+            f"the prior of z asks for a table of {float(longest):.4g} symbols, but the entropy "
+            f"coder takes up to {_LONGEST}: the weights are damaged or not trained"
         )
 
 

@@ -34,6 +34,7 @@ from tcm_lab.codec.coding import (
     CodingError,
     guard_stream,
     read_symbols,
+    refuse_damaged_prior,
     refuse_large_symbols,
     write_stream,
 )
@@ -282,6 +283,18 @@ def _cdf(counts: Tensor) -> list[int]:
     return cdf
 
 
+def bottleneck_reach(prior: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the medians of CompressAI's entropy bottleneck, and its tables' steps to either side.
+
+    Raises:
+        CodingError: as `refuse_damaged_prior`.
+    """
+    lowest, median, highest = prior.quantiles[:, 0].detach().unbind(1)
+    below, above = ((side.ceil().clamp(min=0)) for side in (median - lowest, highest - median))
+    refuse_damaged_prior(prior, below + above + 1)
+    return median, below, above
+
+
 class PriorCoder:
     """Codes z with one table for each of its channels.
 
@@ -309,8 +322,7 @@ class PriorCoder:
     @classmethod
     def of_bottleneck(cls, prior: Any, agree: Agreement) -> PriorCoder:
         """Return the coder of CompressAI's entropy bottleneck, with counts agreed on in float64."""
-        lowest, median, highest = prior.quantiles[:, 0].detach().unbind(1)
-        below, above = ((side.ceil().clamp(min=0)) for side in (median - lowest, highest - median))
+        median, below, above = bottleneck_reach(prior)
         start = (median - below)[:, None, None]
         length = (below + above + 1).long()
         samples = start + torch.arange(int(length.max()), device=start.device)

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tcm_lab._compat.torchvision import import_compressai
+from tcm_lab.codec.coding import refuse_damaged_prior
 from tcm_lab.codec.generalised_gaussian import LOWEST_SCALE, REACH, interval, tabulated, tail
-from tcm_lab.codec.portable import Agreement, PriorCoder
+from tcm_lab.codec.portable import Agreement, PriorCoder, bottleneck_reach
 
 _compressai = import_compressai()
 _EntropyModel: Any = _compressai.entropy_models.EntropyModel
@@ -44,6 +45,16 @@ class FactorisedPrior(_EntropyBottleneck):
         """Return the medians, from which symbols count whole steps."""
         medians: Tensor = self._get_medians().detach()[None]
         return medians.squeeze(-1)[..., None]
+
+    def update(self, *args: Any, **kwargs: Any) -> bool:
+        """Rebuild the coding tables, as CompressAI's does.
+
+        Raises:
+            CodingError: as `refuse_damaged_prior`.
+        """
+        bottleneck_reach(self)
+        updated: bool = super().update(*args, **kwargs)
+        return updated
 
     def portable(self, agree: Agreement) -> PriorCoder:
         """Return a coder of z that is the same on every machine; called in float64."""
@@ -86,6 +97,7 @@ class GeneralisedGaussianPrior(_EntropyModel):
     def _coder(self, agree: Callable[[Tensor], Tensor]) -> PriorCoder:
         scales = self.scales.detach().flatten(1).clamp(min=LOWEST_SCALE).T
         reach = (scales * REACH).ceil()
+        refuse_damaged_prior(self, 2 * reach[:, 0] + 1)
         steps = torch.arange(2 * int(reach.max()) + 1, device=scales.device) - reach
         # The last column holds both tails, which begin half a step beyond the last symbol.
         masses = (tabulated(steps, scales), 2 * tail((reach + 0.5) / scales))

@@ -308,3 +308,23 @@ def test_the_largest_symbols_that_the_coder_writes_come_back(
     broken = _with_latents(codec, latent, value)
     coded = broken.compress(torch.rand(1, 3, 64, 64))
     assert broken.decompress(**coded)["x_hat"].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "value"),
+    [
+        *(("tcm-nano", "quantiles", value) for value in (math.inf, math.nan, 3e8, 7e4, 65_534)),
+        ("tcm-nano", "matrices.0", math.nan),
+        ("hpcm-nano", "scales", math.nan),
+        ("hpcm-nano", "scales", math.inf),
+    ],
+)
+def test_a_prior_without_tables_is_refused_before_they_are_made(
+    name: str, weight: str, value: float
+) -> None:
+    codec, x = tcm_lab.build(name).eval(), torch.rand(1, 3, 64, 64)
+    prior: Any = codec.entropy_bottleneck
+    prior.get_parameter(weight).data.view(-1)[-1] = value
+    for portable in (False, True):
+        with pytest.raises(LabError, match="the prior of z asks for a table of"):
+            codec.compress(x, portable=portable)
