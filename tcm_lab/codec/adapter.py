@@ -6,6 +6,7 @@ handled here and nowhere else.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -125,6 +126,12 @@ class CodecAdapter:
         """Device of the parameters."""
         tensor = next(self.module.parameters(), None)
         return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters, in which images are given."""
+        tensor = next(self.module.parameters(), None)
+        return torch.float32 if tensor is None else tensor.dtype
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) that an image of ``size`` is padded to."""
@@ -312,6 +319,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.training = _MODES[id(module)].pop()
                 if not _MODES[id(module)]:
                     del _MODES[id(module)]
+
+
+def copied(model: nn.Module, *, bare: bool = False) -> nn.Module:
+    """Return a copy of ``model``; a bare one is on the meta device, and no data is copied.
+
+    A tensor of an earlier pass that a module keeps as an attribute is copied without its history.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()] if bare else ():
+        memo[id(tensor)] = torch.empty_like(tensor, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            memo[id(tensor)] = nn.Parameter(memo[id(tensor)], tensor.requires_grad)
+    for value in (value for module in model.modules() for value in vars(module).values()):
+        if isinstance(value, Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach().to("meta") if bare else value.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

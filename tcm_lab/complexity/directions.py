@@ -1,9 +1,9 @@
 """Find the parts of a codec that only its encoder runs, and those that only its decoder runs.
 
 Names show it if they are CompressAI's (g_a, h_a, g_s) or the codec maps its own to them by an
-attribute ``parts``. Any other codec codes one small image, and the layers that run in ``compress``
-and in ``decompress`` are recorded. A layer that runs in neither, such as one for likelihoods,
-counts for both.
+attribute ``parts``. Of any other codec, a copy codes one small image, and the modules that run in
+``compress`` and in ``decompress`` are recorded. One that runs in neither belongs to the direction
+of all that it holds; a layer that runs in neither, such as one for likelihoods, counts for both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 
 from tcm_lab._utils.hooks import hooked
 from tcm_lab.codec import CodecAdapter
-from tcm_lab.codec.adapter import decompress, evaluating
+from tcm_lab.codec.adapter import copied, decompress, evaluating
 from tcm_lab.complexity.record import ABSENT, Scope
 
 _SIDE = 128
@@ -50,7 +51,7 @@ def directions_of(adapter: CodecAdapter) -> Directions:
     if adapter.has_named_parts or not adapter.can_code:  # or it is no codec
         return Directions(adapter.part_of, ABSENT)
     try:
-        runs = _watch(adapter)
+        runs = _watch(CodecAdapter(copied(adapter.module)))
     except Exception as error:  # whatever a user's code raises
         warnings.warn(
             f"{adapter.name}: every part is charged to encoding and to decoding, since neither "
@@ -65,7 +66,7 @@ def directions_of(adapter: CodecAdapter) -> Directions:
 
 
 def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
-    """Return for each layer the passes in which it runs: encode, decode and whole."""
+    """Return for each module the passes in which it runs: encode, decode and whole."""
     model, runs = adapter.module, dict[str, set[str]]()
     phase = ["whole"]
 
@@ -74,13 +75,13 @@ def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
 
     height, width = adapter.padded_size((_SIDE, _SIDE))
     x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    x = x.to(adapter.device)
-    layers = [
+    x = x.to(adapter.device, adapter.dtype)
+    modules = [
         module.register_forward_pre_hook(partial(record, name))
         for name, module in model.named_modules()
-        if name and ([*module.parameters(recurse=False)] or not any(module.children()))
+        if name
     ]
-    with hooked(layers), evaluating(model), torch.no_grad():
+    with hooked(modules), evaluating(model), torch.no_grad():
         adapter.make_tables()
         adapter.forward(x)
         phase[0] = "encode"
@@ -91,12 +92,17 @@ def _watch(adapter: CodecAdapter) -> dict[str, set[str]]:
 
 
 def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
-    """Return parts by the top module that holds a layer, and by the directions that run it."""
-    directions: dict[str, str] = {}  # the only direction that runs a layer; "" for both
+    """Return parts by the top module that holds a module, and by the directions that run it."""
+    directions: dict[str, str] = {}  # the only direction that runs a module; "" for both
     for name, seen in runs.items():
-        coding = seen - {"whole"}
+        held = (passes for inner, passes in runs.items() if inner.startswith(f"{name}."))
+        coding = seen - {"whole"} or set[str]().union(*held) - {"whole"}
         directions[name] = coding.pop() if len(coding) == 1 else ""
-    uncounted = sorted(name for name, seen in runs.items() if "whole" not in seen)
+    uncounted = sorted(
+        name
+        for name, seen in runs.items()
+        if "whole" not in seen and _computes(adapter.module.get_submodule(name))
+    )
     if uncounted:
         warnings.warn(
             f"{adapter.name}: counted as nothing, since they run while coding but not in a forward "
@@ -122,3 +128,8 @@ def _by_runs(adapter: CodecAdapter, runs: Mapping[str, set[str]]) -> Directions:
 
     absent: dict[Scope, frozenset[str]] = {"encode": run_by("decode"), "decode": run_by("encode")}
     return Directions(part_of, {**absent, "whole": frozenset()})
+
+
+def _computes(module: nn.Module) -> bool:
+    """Return whether a module is a layer, and not only a container of layers."""
+    return not any(module.children()) or any(True for _ in module.parameters(recurse=False))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from tcm_lab import codec
 from tcm_lab.codec import VariantConfig, load_config
-from tcm_lab.codec.adapter import CodecAdapter
+from tcm_lab.codec.adapter import CodecAdapter, copied, unwrapped
 from tcm_lab.complexity.directions import Directions, directions_of
 from tcm_lab.complexity.record import ABSENT, Scope
 
@@ -54,10 +52,10 @@ class Target:
             LabError: it is a codec of this package that was altered after it was built.
         """
         if isinstance(source, nn.Module):
-            adapter = CodecAdapter(source)
+            adapter = CodecAdapter(unwrapped(source))
             if isinstance(adapter.module, codec.Codec):
                 codec.refuse_altered(adapter.module)
-            return cls(adapter.name, adapter.config, None if adapter.config else source)
+            return cls(adapter.name, adapter.config, None if adapter.config else adapter.module)
         if isinstance(source, str) and codec.is_own(source):
             return cls.of(codec.build(source))  # with data, since it may have to code an image
         if isinstance(source, str) and codec.is_foreign(source):
@@ -82,7 +80,7 @@ class Target:
         if self.config is None:
             _ = self.directions  # may code an image, which is impossible during a count
             foreign = self._foreign.module
-            return RunnableCodec(_copied(foreign, bare=not self.with_data))
+            return RunnableCodec(copied(foreign, bare=not self.with_data))
         return RunnableCodec(codec.build(self.config, device="cpu" if self.with_data else "meta"))
 
     @property
@@ -129,19 +127,3 @@ class RunnableCodec(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Run the codec's forward pass; with rate levels, at the lowest rate."""
         return CodecAdapter(self.codec).forward(x)
-
-
-def _copied(model: nn.Module, *, bare: bool) -> nn.Module:
-    """Return a copy of ``model``; a bare one is on the meta device, and no data is copied.
-
-    A tensor of an earlier pass that a module keeps as an attribute is copied without its history.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()] if bare else ():
-        memo[id(tensor)] = torch.empty_like(tensor, device="meta")
-        if isinstance(tensor, nn.Parameter):
-            memo[id(tensor)] = nn.Parameter(memo[id(tensor)], tensor.requires_grad)
-    for value in (value for module in model.modules() for value in vars(module).values()):
-        if isinstance(value, Tensor) and not value.is_leaf:
-            memo[id(value)] = value.detach().to("meta") if bare else value.detach().clone()
-    return copy.deepcopy(model, memo)

@@ -139,7 +139,7 @@ def timed_codec(
     model, device = adapter.module, adapter.device
     watch, on_gpu = Stopwatch(device), device.type == "cuda"
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    image = adapter.pad(sample_image(size, options.batch).to(device))
+    image = adapter.pad(sample_image(size, options.batch).to(device, adapter.dtype))
     image = image.contiguous(memory_format=layout)
     coder, arguments = _coder(adapter, portable=options.portable)
     own_bytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers(), image))
@@ -159,7 +159,7 @@ def timed_codec(
         peak = torch.cuda.max_memory_allocated(device) - others_bytes if on_gpu else None
         return Run(encoded, decoded, peak)
 
-    with _in_layout(model, layout), evaluating(model):
+    with _in_layout(model, layout), evaluating(model), _buffers_kept(adapter):
         adapter.make_tables()
         with _hooked(model, watch, options):
             yield once
@@ -183,6 +183,22 @@ def _in_layout(model: Any, layout: torch.memory_format) -> Iterator[None]:
         yield
     finally:
         model.to(memory_format=before)
+
+
+@contextmanager
+def _buffers_kept(adapter: CodecAdapter) -> Iterator[None]:
+    """Restore a foreign codec's buffers, whose tables it would not renew after training.
+
+    A codec that is assembled here renews its own.
+    """
+    modules = [] if adapter.config is not None else [*adapter.module.modules()]
+    before = [dict(module.named_buffers(recurse=False)) for module in modules]
+    try:
+        yield
+    finally:
+        for module, buffers in zip(modules, before, strict=True):
+            for name, buffer in buffers.items():
+                setattr(module, name, buffer)
 
 
 @contextmanager

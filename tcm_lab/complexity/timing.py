@@ -27,6 +27,7 @@ from tcm_lab._utils.environment import environment
 from tcm_lab._utils.numbered import numbered
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.codec.inputs import sides_of
 from tcm_lab.complexity.target import Measurable
 from tcm_lab.complexity.timed_codec import Run, Sample, Stopwatch, timed_codec
@@ -231,7 +232,8 @@ def measure_device_peak(
     device = torch.device(device)
     side, copied = _SIDE[device.type], _COPIED_BYTES[device.type]
     dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
-    a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in "ab")
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = torch.rand(2, side, side, generator=generator, device=device, dtype=dtype)
     product = torch.empty_like(a)
     source = torch.empty(copied, dtype=torch.uint8, device=device).zero_()
     target = torch.empty_like(source).zero_()  # written once, so that its pages exist
@@ -254,7 +256,7 @@ def _fastest_ms(device: torch.device, work: Callable[[], object]) -> float:
 
 def _with_weights(model: Measurable) -> CodecAdapter:
     """Return a codec with weights."""
-    adapter = CodecAdapter(model if isinstance(model, nn.Module) else codec.build(model))
+    adapter = CodecAdapter(unwrapped(model) if isinstance(model, nn.Module) else codec.build(model))
     if any(parameter.is_meta for parameter in adapter.module.parameters()):
         raise LabError(
             "this model is on the meta device and has no weights; build it on a real device"

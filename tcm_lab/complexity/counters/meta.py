@@ -93,7 +93,8 @@ def _attention(
 
 def image_for(model: nn.Module, size: tuple[int, int]) -> Tensor:
     """Return an image (1, 3, H, W) of ``size``; on the meta device it has a shape, and no data."""
-    return torch.full((1, 3, *size), 0.5, device=CodecAdapter(model).device)
+    adapter = CodecAdapter(model)
+    return torch.full((1, 3, *size), 0.5, device=adapter.device, dtype=adapter.dtype)
 
 
 @contextmanager
