@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity import UncountedWarning, check, measure_complexity
+from tcm_lab.errors import LabError
 
 C, SIDE = 8, 64
 PLACES = SIDE * SIDE
@@ -131,6 +133,17 @@ def test_layers_that_are_called_by_name_are_explained_too() -> None:
     assert report.agrees
     by_name = {each.counter: each.unexplained for each in report.counters}
     assert (by_name["torch"], by_name["fvcore"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LayerNorm(C), nn.Linear(C, C)], ids=["a normalisation", "a product"]
+)
+def test_a_network_that_torch_refuses_to_run_is_not_counted(layer: nn.Module) -> None:
+    network = Network(lambda x, layer: layer(x), layer=layer)  # it needs its channels last
+    with pytest.raises(RuntimeError) as refused:
+        network(torch.rand(1, 3, SIDE, SIDE))
+    with pytest.raises(LabError, match=re.escape(str(refused.value)[:24])):
+        measure_complexity(network, (SIDE, SIDE))
 
 
 class Sharing(nn.Module):

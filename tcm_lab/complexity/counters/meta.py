@@ -26,6 +26,8 @@ from tcm_lab.complexity.directions import UncountedWarning
 from tcm_lab.complexity.target import Target
 from tcm_lab.errors import LabError, first_line
 
+aten = torch.ops.aten
+
 
 class OperatorMode(TorchDispatchMode):
     """Replaces some of torch's operators; subclasses that look at all of them override `operate`.
@@ -77,10 +79,10 @@ def spelled_out_attention(others: Mapping[Any, Callable[..., Any]] | None = None
     Args:
         others: replacements of further functions.
     """
-    return FunctionMode({F.scaled_dot_product_attention: _attention, **(others or {})})
+    return FunctionMode({F.scaled_dot_product_attention: attention, **(others or {})})
 
 
-def _attention(
+def attention(
     query: Tensor, key: Tensor, value: Tensor, *_: Any, enable_gqa: bool = False, **__: Any
 ) -> Tensor:
     """Compute softmax(q·kᵀ)·v for its shapes and products, which a mask does not change."""
@@ -119,18 +121,28 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _layer_norm(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, epsilon: float
+) -> Any:
+    if [*x.shape[-len(shape) :]] != [*shape]:
+        return aten.native_layer_norm.default(x, shape, weight, bias, epsilon)
     reduced = (*x.shape[: -len(shape)], *(1 for _ in shape))
     return x.new_empty(x.shape), x.new_empty(reduced), x.new_empty(reduced)
 
 
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, **factors: float) -> Any:
+    if a.shape[1] != b.shape[0]:
+        return aten.addmm.default(bias, a, b, **factors)
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
 _QUICK_SHAPES: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten._safe_softmax.default: lambda x, _, dtype=None: torch.empty_like(x, dtype=dtype),
-    torch.ops.aten.native_layer_norm.default: _layer_norm,
-    torch.ops.aten.addmm.default: lambda _, a, b, **__: a.new_empty(a.shape[0], b.shape[1]),
+    aten._safe_softmax.default: lambda x, _, dtype=None: torch.empty_like(x, dtype=dtype),
+    aten.native_layer_norm.default: _layer_norm,
+    aten.addmm.default: _addmm,
 }
 """Direct rules for output shapes; torch's general rules take half the time of a pass without
-data."""
+data. Shapes that do not fit each other are left to torch, which refuses them."""
 
 
 def bottleneck_products(module: nn.Module, z: Tensor) -> int:
