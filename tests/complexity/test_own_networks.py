@@ -198,3 +198,32 @@ def test_what_each_tool_counts_of_a_normalisation_is_explained(norm: nn.Module) 
     report = check(Network(lambda x, norm: norm(x), norm=norm), (SIDE, SIDE))
     assert report.agrees
     assert {each.counter: each.unexplained for each in report.counters if each.unexplained} == {}
+
+
+@pytest.mark.parametrize("product", ["einsum", "bmm", "baddbmm"])
+def test_a_product_with_a_weight_is_a_layer_however_it_is_written(product: str) -> None:
+    def compute(x: Tensor, layer: nn.Module) -> Any:
+        tokens, weight = x.flatten(2).mT, next(layer.parameters())
+        if product == "einsum":
+            return torch.einsum("bnhc,hcd->bnhd", tokens.unflatten(2, (2, C // 2)), weight)
+        tokens = tokens.unflatten(2, (2, C // 2)).transpose(1, 2).flatten(0, 1)
+        if product == "bmm":
+            return torch.bmm(tokens, weight)
+        return torch.baddbmm(torch.zeros(1, 1, C // 2, device=x.device), tokens, 2 * weight)
+
+    weights = nn.ParameterList([torch.zeros(2, C // 2, C // 2)])
+    record = measure_complexity(Network(compute, layer=weights), (SIDE, SIDE))
+    assert record.macs_by_kind == {Kind.CONVOLUTION: HEAD, Kind.LINEAR: C * C // 2 * PLACES}
+
+
+def test_attention_to_what_is_learnt_stays_attention() -> None:
+    def compute(x: Tensor, entries: nn.Module, to_keys: nn.Module, **_: nn.Module) -> Any:
+        tokens, learnt = x.flatten(2).mT, next(entries.parameters())[None]
+        found = torch.softmax(torch.bmm(tokens, to_keys(learnt).mT), -1)
+        return F.scaled_dot_product_attention(learnt, tokens, tokens), found
+
+    network = Network(
+        compute, entries=nn.ParameterList([torch.zeros(5, C)]), to_keys=nn.Linear(C, C)
+    )
+    record = measure_complexity(network, (SIDE, SIDE))
+    assert record.macs_by_kind[Kind.ATTENTION] == 3 * 5 * C * PLACES

@@ -107,7 +107,7 @@ def meta_pass(model: nn.Module) -> Iterator[None]:
     of its axes in a tensor on the input's device and reads it back, which fails without data;
     inside the block the same is computed without that tensor.
     """
-    model.eval()
+    model.eval().requires_grad_(False)  # torch's counter looks for the history of what requires it
     with (
         ExitStack() as stack,
         OperatorMode(_QUICK_SHAPES if CodecAdapter(model).device.type == "meta" else {}),

@@ -7,7 +7,7 @@ product inside GDN is a convolution to torch and GDN to us.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from tcm_lab.blocks.cost import Kind
 from tcm_lab.complexity.counters.base import Count, Tally, operator_kind
 from tcm_lab.complexity.counters.meta import (
     OperatorMode,
+    attention,
     image_for,
     meta_pass,
     spelled_out_attention,
@@ -30,6 +31,7 @@ from tcm_lab.complexity.target import Target
 aten = torch.ops.aten
 _FUSED_ON_CPU = aten._scaled_dot_product_flash_attention_for_cpu
 
+_BATCHED = ("bmm", "baddbmm")
 _NORMALISATIONS = [
     getattr(aten, name)
     for name in (
@@ -56,11 +58,7 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
 
         def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
             flops: int = formula(*args, out_val=out_val, **kwargs)
-            # Neither factor is a weight if both are computed from the image.
-            is_attention = own_kind is Kind.LINEAR and all(
-                factor in watch.of_the_image for factor in args[-2:]
-            )
-            kind = tally.kind or (Kind.ATTENTION if is_attention else own_kind)
+            kind = tally.kind or watch.kind_of(operator.__name__, args[-2:], own_kind)
             tally.macs[tally.part][kind] += flops // 2
             if kind not in (Kind.NORMALISATION, Kind.PRIOR):
                 written = out_val if isinstance(out_val, Tensor) else out_val[0]
@@ -78,7 +76,14 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
         out = torch.rms_norm(*args, **kwargs)
         if macs[kind] == before:  # it was not fused
             macs[kind] += out.numel()
+        watch.computed[out] = None
         return out
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute attention, which a learnt query does not make a layer with weights."""
+        factors = tuple(each.detach() for each in (query, key, value))
+        watch.computed.update(dict.fromkeys(factors))
+        return attention(*factors, *args, **kwargs)
 
     packets = torch._ops.OpOverloadPacket
     formulas = {op: formula for op, formula in flop_registry.items() if isinstance(op, packets)}
@@ -90,7 +95,11 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
     watch = _Watch(set(mapping), image)
     counting = FlopCounterMode(display=False, custom_mapping=mapping)
     functions = spelled_out_attention(
-        {F.rms_norm: root_mean_square, torch.rms_norm: root_mean_square}
+        {
+            F.rms_norm: root_mean_square,
+            torch.rms_norm: root_mean_square,
+            F.scaled_dot_product_attention: attend,
+        }
     )
     with meta_pass(model), functions, tally.following(), watch, counting:
         model(image)
@@ -98,7 +107,7 @@ def count_with_torch(target: Target, size: tuple[int, int]) -> Count:
 
 
 class _Watch(OperatorMode):
-    """Collects the operators without a known formula, and the tensors computed from the image.
+    """Collects the operators without a known formula, and where tensors come from.
 
     Args:
         counted: operators with a formula.
@@ -107,6 +116,8 @@ class _Watch(OperatorMode):
     Attributes:
         unknown: names of operators without a formula.
         of_the_image: every tensor that is computed from the image.
+        computed: these, and every tensor that is computed from weights by an operator with a
+            formula. All others are weights, constants, or copies of them.
     """
 
     def __init__(self, counted: set[Any], image: Tensor) -> None:
@@ -114,15 +125,34 @@ class _Watch(OperatorMode):
         self.unknown: set[str] = set()
         self._counted = counted
         self.of_the_image = WeakIdKeyDictionary({image: None})
+        self.computed = WeakIdKeyDictionary({image: None})
 
     def operate(self, operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run the operator, and record it if it is unknown."""
-        if operator.overloadpacket not in self._counted and not counts_nothing(operator):
+        is_counted = operator.overloadpacket in self._counted
+        if not is_counted and not counts_nothing(operator):
             self.unknown.add(operator._schema.name)
         out = operator(*args, **kwargs)
-        if any(each in self.of_the_image for each in _tensors((args, kwargs))):
-            self.of_the_image.update(dict.fromkeys(_tensors(out)))
+        given, results = _tensors((args, kwargs)), dict.fromkeys(_tensors(out))
+        if any(each in self.of_the_image for each in given):
+            self.of_the_image.update(results)
+        if is_counted or any(each in self.computed for each in given):
+            self.computed.update(results)
         return out
+
+    def kind_of(self, product: str, factors: Sequence[Any], kind: Kind) -> Kind:
+        """Return the kind of a product, by where its factors come from.
+
+        Args:
+            product: name of the operator.
+            factors: its last two arguments.
+            kind: the kind by its name alone.
+        """
+        if kind is Kind.LINEAR and all(each in self.of_the_image for each in factors):
+            return Kind.ATTENTION
+        if product in _BATCHED and any(each not in self.computed for each in factors):
+            return Kind.LINEAR
+        return kind
 
 
 def _tensors(tree: Any) -> list[Tensor]:
