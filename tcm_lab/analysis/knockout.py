@@ -7,10 +7,12 @@ There are two ways to measure this. Codecs *trained* with and without the part s
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +22,10 @@ from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.hooks import hooked
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import Images, image_names, iterate_images, run
-from tcm_lab.blocks import Cost
 from tcm_lab.blocks.swin import SwinLayer
 from tcm_lab.blocks.tcm import ConvBranch
 from tcm_lab.codec import CodecAdapter, bits
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.complexity import CONVENTIONS, ComplexityRecord, Target
 from tcm_lab.complexity.counters import count_by
 from tcm_lab.complexity.counters.meta import tried
@@ -145,7 +147,7 @@ def removable_parts(codec: nn.Module) -> dict[str, tuple[str, ...]]:
     """
     parts: dict[str, tuple[str, ...]] = {}
     lrp: tuple[str, ...] = ()
-    for name, module in codec.named_modules():
+    for name, module in unwrapped(codec).named_modules():
         if _is_lrp(name):
             lrp += (name,)
         elif name.split(".")[0] in _TRANSFORMS and isinstance(module, ConvBranch | SwinLayer):
@@ -169,19 +171,21 @@ def knock_out(
         codec: a codec assembled by this package.
         images: images of any size.
         weight: λ that the codec was trained for.
-        parts: names of modules by part; by default `removable_parts`. A removed module of an LRP
-            returns zero, any other its input.
+        parts: names of modules by part, which may overlap; by default `removable_parts`. A removed
+            module of an LRP returns zero, any other its input.
         rate: level of a rate-conditioned codec; None is the lowest.
         on_part: callback receiving (parts done, total parts).
 
     Raises:
-        LabError: there are no images or no parts, or a module does not exist or changes the shape.
+        LabError: there are no images or no parts, or a module does not exist, does not run, or
+            changes the shape.
     """
+    codec = unwrapped(codec)
     adapter = CodecAdapter(codec)
     chosen = removable_parts(codec) if parts is None else {k: tuple(v) for k, v in parts.items()}
     if not chosen:
         raise LabError(f"{adapter.name} has no part that can be removed")
-    modules: dict[str, nn.Module] = dict(codec.named_modules())
+    modules = dict(codec.named_modules(remove_duplicate=False))
     missing = [m for names in chosen.values() for m in names if m not in modules]
     if missing:
         raise LabError(f"parts: {adapter.name} has no module '{missing[0]}'")
@@ -190,8 +194,17 @@ def knock_out(
     names = image_names(images)
     first = next(iter(iterate_images(images, codec)))
     size = (int(first.shape[-2]), int(first.shape[-1]))
-    macs = _macs(codec, size, chosen)
-    bpp, psnr_db, loss = _measured(codec, images, rate, weight)
+    macs, ran = _macs(codec, size, chosen), set[str]()
+    every = dict.fromkeys(m for members in chosen.values() for m in members)
+    with hooked(
+        [modules[m].register_forward_hook(partial(_check_removable, ran, m)) for m in every]
+    ):
+        bpp, psnr_db, loss = _measured(codec, images, rate, weight)
+    if idle := [m for m in every if m not in ran]:
+        raise LabError(
+            f"parts: '{idle[0]}' does not run in a forward pass, so it cannot be removed; name "
+            "modules that run, such as those in it"
+        )
     worth: list[PartWorth] = []
     for part, members in chosen.items():
         with hooked([modules[m].register_forward_hook(partial(_bypass, m)) for m in members]):
@@ -246,30 +259,50 @@ def _is_lrp(name: str) -> bool:
     return name.rpartition(".")[2] == "lrp"
 
 
-def _bypass(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-    """Replace a module's output by its input, or by zero for an LRP; a forward hook."""
-    if _is_lrp(name):
-        return torch.zeros_like(output)
-    if args[0].shape != output.shape:
+def _check_removable(
+    ran: set[str], name: str, module: nn.Module, args: tuple[Any, ...], output: Any
+) -> None:
+    """Add a module to those that ran, and refuse one that nothing can replace; a forward hook."""
+    ran.add(name)
+    if not isinstance(output, Tensor):
         raise LabError(
-            f"parts: '{name}' turns {tuple(args[0].shape)} into {tuple(output.shape)}, so its "
-            "input cannot replace its output; name modules that keep the shape"
+            f"parts: '{name}' returns {type(output).__name__}, not a tensor; name modules that "
+            "return one"
         )
-    return args[0]
+    given = args[0] if args else None
+    if _is_lrp(name) or (isinstance(given, Tensor) and given.shape == output.shape):
+        return
+    taken = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    raise LabError(
+        f"parts: '{name}' turns {taken} into {tuple(output.shape)}, so its input cannot replace "
+        "its output; name modules that keep the shape"
+    )
+
+
+def _bypass(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Replace a module's output by its input, or by zero for an LRP; a forward hook."""
+    return torch.zeros_like(output) if _is_lrp(name) else args[0]
 
 
 def _macs(
     codec: nn.Module, size: tuple[int, int], parts: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
-    """Return the MACs of each part on one image, padded as the codec pads it."""
-    owner = {member: part for part, members in parts.items() for member in members}
+    """Return the MACs of each part on one image, padded as the codec pads it.
 
-    def part_of(module: str) -> str:
-        while module and module not in owner:
-            module = module.rpartition(".")[0]
-        return owner.get(module, "")
-
-    target = tried(replace(Target.of(codec), group_of=part_of))
+    They are counted once, by module; parts may overlap.
+    """
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in codec.named_modules(remove_duplicate=False):
+        names[module].append(f"{name}.")
+    target = tried(replace(Target.of(codec), group_of="{}.".format))
     counted = count_by("torch", target, target.padded_size(size)).parts
-    macs = {part: counted.get(part, Cost()).macs for part in parts}
-    return {part: sum(macs[part].get(kind, 0) for kind in CONVENTIONS["all"]) for part in parts}
+    macs = {
+        name: sum(cost.macs.get(kind, 0) for kind in CONVENTIONS["all"])
+        for name, cost in counted.items()
+    }
+
+    def of(members: Sequence[str]) -> int:
+        paths = tuple(path for each in members for path in names[codec.get_submodule(each)])
+        return sum(own for name, own in macs.items() if name.startswith(paths))
+
+    return {part: of(members) for part, members in parts.items()}

@@ -153,3 +153,29 @@ def test_trained_variants_are_compared_with_their_baseline() -> None:
             [(tcm_lab.measure_complexity("tcm-nano", (32, 32)), [evaluation("b", 1, 30)])],
             [WEIGHT],
         )
+
+
+def test_parts_that_overlap_cost_and_lose_what_each_does_alone() -> None:
+    codec, image = tcm_lab.build("tcm-nano").eval(), torch.rand(1, 3, 64, 64)
+    block = "g_s.stages.2.blocks.0"
+    parts = {"block": [block], "inner": [f"{block}.swin"], "both": [block, f"{block}.swin"]}
+    found = knock_out(codec, image, WEIGHT, parts=parts).parts
+    alone = [knock_out(codec, image, WEIGHT, parts={"": parts[key]}).parts[0] for key in parts]
+    assert [part.kmacs_per_px for part in found] == [part.kmacs_per_px for part in alone]
+    assert found[0].kmacs_per_px == found[2].kmacs_per_px > found[1].kmacs_per_px > 0
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ("unused", "'unused' does not run"),
+        ("h_s", "'h_s' returns list, not a tensor"),
+        ("entropy_bottleneck", "'entropy_bottleneck' returns tuple, not a tensor"),
+        ("slices.0", r"'slices.0' turns list into \(1, 16, 4, 4\)"),
+    ],
+)
+def test_a_part_that_cannot_be_removed_is_refused(part: str, told: str) -> None:
+    codec = tcm_lab.build("tcm-nano").eval()
+    codec.unused = torch.nn.ModuleList()
+    with pytest.raises(LabError, match=told):
+        knock_out(codec, torch.rand(1, 3, 64, 64), WEIGHT, parts={part: [part]})
