@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -45,7 +46,10 @@ def iterate_images(
         LabError: an element is not an image.
     """
     adapter = CodecAdapter(model)
-    is_codec, like = adapter.path_of("g_a") is not None, torch.empty(0, device=adapter.device)
+    is_codec, like = (
+        adapter.path_of("g_a") is not None,
+        torch.empty(0, device=adapter.device, dtype=adapter.dtype),
+    )
     for done, image in enumerate(images, 1):
         x = image
         if isinstance(image, Tensor):
@@ -127,20 +131,45 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
-def as_map(module: nn.Module, output: Any, name: str) -> Tensor:
-    """Return a module's output as a feature map (B, C, H, W).
+def as_map(name: str, compute: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """Return what a layer computes from ``x`` as a feature map (B, C, H, W).
 
-    Layers on tokens have their channels last; they are recognised by their type.
+    Layers on tokens have their channels last. The two axes that keep the image's aspect are rows
+    and columns; where that leaves a choice, they are the axes that a wider image changes.
+
+    Args:
+        name: name of the layer, for messages.
+        compute: returns the layer's output for images (B, 3, H, W).
+        x: the images.
 
     Raises:
         LabError: the output is not a feature map.
     """
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise LabError(f"layer '{name}' returns {shape}, not a feature map (B, C, H, W)")
-    last = module[-1] if type(module) is nn.Sequential else module
-    tokens = isinstance(last, nn.LayerNorm | nn.Linear | WindowAttention)
-    return output.permute(0, 3, 1, 2) if tokens else output
+    output = compute(x)
+    if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(x):
+        raise LabError(f"layer '{name}' returns {_shape(output)}, not a feature map (B, C, H, W)")
+    first, last = (_has_aspect(x, *output.shape[a : a + 2]) for a in (2, 1))
+    if first == last:
+        with torch.no_grad():
+            wider = compute(torch.cat((x, x), -1))
+        first, last = (_shape(wider)[a] != output.shape[a] for a in (3, 2))
+    if first == last:
+        raise LabError(
+            f"layer '{name}' returns {_shape(output)}, and {_shape(wider)} for an image twice as "
+            "wide, so it is unclear which axes are rows and columns; name a layer whose map is as "
+            "wide as its image"
+        )
+    return output if first else output.permute(0, 3, 1, 2)
+
+
+def _has_aspect(x: Tensor, rows: int, columns: int) -> bool:
+    """Return whether a map has the aspect of an image, to the rounding of its sides."""
+    height, width = x.shape[-2:]
+    return abs(math.log((rows * width) / (columns * height))) < 0.1
+
+
+def _shape(output: Any) -> Any:
+    return tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
 
 
 def attention_modules(model: nn.Module) -> dict[str, WindowAttention]:

@@ -11,6 +11,7 @@ from tcm_lab.analysis._probe import Images, as_map, capture, module_named, run
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, mean_erf
 from tcm_lab.analysis.jacobian import Dependence, jacobian_maps
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.errors import LabError, one_of
 
 
@@ -60,7 +61,7 @@ def erf_maps(
             the position depends on nothing.
     """
     options = options or ErfOptions()
-    layer, rate = options.layer, options.rate
+    codec, layer, rate = unwrapped(codec), options.layer, options.rate
     multiple, adapter = 1, CodecAdapter(codec)
     adapter.check_rate(rate)
     path = adapter.path_of("g_a")
@@ -80,7 +81,6 @@ def erf_maps(
         wrt="image",
         start=lambda x: x,
         run=lambda model, x: _layer_output(model, x, layer, rate),
-        pitch_px=1.0,
         multiple=multiple,
         end_to_end=not f"{layer or path}.".startswith(f"{path}.stages."),
     )
@@ -102,7 +102,7 @@ def decoder_erf_maps(
     Raises:
         LabError: as in `erf_maps`, or the module has no g_s, or a layer is given.
     """
-    options = _without_layer(options)
+    codec, options = unwrapped(codec), _without_layer(options)
     adapter = CodecAdapter(codec)
     path = adapter.path_of("g_s") or "g_s"
     decoder = module_named(codec, path)
@@ -111,7 +111,6 @@ def decoder_erf_maps(
         wrt="y_hat",
         start=lambda x: capture("g_s", decoder, lambda: run(codec, x, options.rate), 0),
         run=lambda model, y_hat: module_named(model, path)(y_hat),
-        pitch_px=float(adapter.latent_stride),
         multiple=adapter.stride,
     )
     return jacobian_maps(codec, dependence, images, options, on_image)
@@ -139,7 +138,7 @@ def entropy_model_erf_maps(
     Raises:
         LabError: as in `erf_maps`, or the codec has no such slice, or a layer is given.
     """
-    options = _without_layer(options)
+    codec, options = unwrapped(codec), _without_layer(options)
     widths: tuple[int, ...] = getattr(codec, "slice_widths", ())
     if not 0 <= slice_index < len(widths):
         raise LabError(
@@ -154,7 +153,6 @@ def entropy_model_erf_maps(
         wrt="y",
         start=lambda x: codec.g_a(x),  # type: ignore[operator]  # nn.Module's typing
         run=lambda model, y: _means(model, y, stride, options.rate)[:, channels],
-        pitch_px=float(stride),
         multiple=CodecAdapter(codec).stride,
         same_grid=True,
     )
@@ -180,14 +178,17 @@ def _layer_output(model: nn.Module, x: Tensor, layer: str | None, rate: float | 
     path = CodecAdapter(model).path_of("g_a")
     analysis = model if path is None else module_named(model, path)
     if layer is None:
-        return as_map(analysis, analysis(x), "g_a")
+        return as_map("g_a", analysis, x)
     module = module_named(model, layer)
-    output = capture(
-        f"layer '{layer}'",
-        module,
-        lambda: analysis(x) if _within_analysis(model, layer) else run(model, x, rate),
-    )
-    return as_map(module, output, layer)
+
+    def output(x: Tensor) -> Any:
+        return capture(
+            f"layer '{layer}'",
+            module,
+            lambda: analysis(x) if _within_analysis(model, layer) else run(model, x, rate),
+        )
+
+    return as_map(layer, output, x)
 
 
 def _means(model: Any, y: Tensor, stride: int, rate: float | None) -> Tensor:

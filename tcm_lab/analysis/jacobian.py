@@ -25,6 +25,7 @@ from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import Images, attention_inputs, image_names, iterate_images
 from tcm_lab.analysis.erf_map import ErfMap, ErfOptions, WindowGrid, mean_erf
 from tcm_lab.blocks import WindowAttention
+from tcm_lab.blocks.wavelet import HaarLinear
 from tcm_lab.codec import CodecAdapter
 from tcm_lab.codec.adapter import evaluating
 from tcm_lab.codec.config import Shortcut
@@ -44,7 +45,6 @@ class Dependence:
         wrt: name of the map with respect to which it is differentiated.
         start: computes the map ``wrt``, (1, C, H, W), from an image.
         run: computes the map ``of``, (1, M, h, w), from the map ``wrt`` in the given model.
-        pitch_px: image pixels per position of the map ``wrt``.
         multiple: the sides of images are rounded down to multiples of this.
         same_grid: whether both maps have the same positions, so that a position is its own centre
             regardless of what it depends on.
@@ -56,7 +56,6 @@ class Dependence:
     wrt: Literal["image", "y", "y_hat"]
     start: Callable[[Tensor], Tensor]
     run: Callable[[nn.Module, Tensor], Tensor]
-    pitch_px: float
     multiple: int
     same_grid: bool = False
     end_to_end: bool = True
@@ -82,7 +81,9 @@ def jacobian_maps(
     with evaluating(model):
         crops = _common_crops(images, model, dependence.multiple, options.side)
         with torch.no_grad():
-            starts = [dependence.start(x) for x in crops]
+            pairs = [(x.shape[-2], dependence.start(x)) for x in crops]
+        starts = [start for _, start in pairs]
+        pitch = pairs[0][0] / starts[0].shape[-2]  # image pixels per position
         if options.method == "single-channel" and options.channel is None:
             strongest = _strongest_channel(model, dependence, starts)
             options = options.model_copy(update={"channel": strongest})
@@ -105,7 +106,7 @@ def jacobian_maps(
                     images=(name,),
                     position=position,
                     centre=position if dependence.same_grid else centre,
-                    pitch_px=dependence.pitch_px,
+                    pitch_px=pitch,
                     scores=scores,
                     standard_error=standard_error,
                     convolutions=within,
@@ -312,6 +313,8 @@ def _uniform_and_linear(model: nn.Module) -> nn.Module:
             nn.init.constant_(module.weight, 1 / module.weight[0].numel())
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if isinstance(module, HaarLinear):
+            module.keep_means_()
         if isinstance(module, _SKIPPED) or type(module).__name__ in _SKIPPED_BY_NAME:
             module.register_forward_hook(lambda module, args, output: args[0])
     return linear

@@ -65,6 +65,12 @@ class HaarLinear(nn.Linear):
             return {**gains, "weight": (None, maps)}
         return {**gains, "weight": (maps, None), "bias": (maps,)}
 
+    @torch.no_grad()
+    def keep_means_(self) -> None:
+        """Set the weights of all subbands but LL to zero, in place."""
+        weight = self.weight if self.direction == "down" else self.weight.mT
+        weight[:, weight.shape[1] // self.factor**2 :] = 0
+
     def orthogonality(self) -> Float[Tensor, ""]:
         """Return how far the projection is from orthogonal.
 

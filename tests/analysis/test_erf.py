@@ -374,3 +374,59 @@ def test_a_layer_that_rounding_cuts_off_is_refused_without_a_warning() -> None:
     codec = tcm_lab.build("compressai/bmshj2018-hyperprior").eval()
     with pytest.raises(LabError, match="depends on nothing"):
         erf_maps(codec, torch.rand(1, 3, 64, 64), ErfOptions(probes=2, layer="g_s"))
+
+
+@pytest.mark.parametrize("shortcut", ["none", "wavelet"])
+def test_nothing_but_attention_sees_beyond_the_convolutions(shortcut: str) -> None:
+    codec = tcm_lab.build("tcm-nano-conv-only", {"shortcut": shortcut})
+    images, options = torch.rand(1, 3, 128, 128), ErfOptions(probes=2)
+    fields = (
+        effective_receptive_field(codec, images, layer="g_a.stages.0", probes=2),
+        mean_erf(decoder_erf_maps(codec, images, options)),
+    )
+    for field in fields:
+        assert measure_erf(field).within_convolutions.value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (64, 72)])
+@pytest.mark.parametrize("channels", [8, 16, 32])
+def test_channels_are_found_wherever_a_layer_has_them(size: tuple[int, int], channels: int) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, channels, 4, 4)
+            self.swapped = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
+            self.nothing = nn.Sequential()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.swapped(self.first(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            out: Tensor = self.nothing(x)
+            return out
+
+    model, images = Tokens(), torch.rand(1, 3, *size)
+    for layer in ("first", "swapped", "swapped.0", "swapped.1", "nothing"):
+        field = effective_receptive_field(model, images, layer=layer, probes=2)
+        assert field.position == (size[0] // 8, size[1] // 8)
+        rows, columns = np.nonzero(field.scores)
+        assert (np.ptp(rows), np.ptp(columns)) == (3, 3)
+
+
+def test_a_layer_without_rows_and_columns_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(2))
+    with pytest.raises(LabError, match=r"'1' returns \(1, 4, 2, 2\).*rows and columns"):
+        effective_receptive_field(model, torch.rand(1, 3, 32, 64), layer="1", probes=2)
+
+
+def test_a_foreign_decoders_field_is_measured_in_its_own_latents() -> None:
+    class Foreign(nn.Module):
+        downsampling_factor = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.g_a, self.g_s = nn.Conv2d(3, 4, 8, 8), nn.ConvTranspose2d(4, 3, 8, 8)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"x_hat": self.g_s(self.g_a(x))}
+
+    (field,) = decoder_erf_maps(Foreign(), torch.rand(1, 3, 32, 64), ErfOptions(probes=2))
+    assert (field.shape, field.pitch_px) == ((4, 8), 8)
