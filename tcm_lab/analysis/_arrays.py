@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator
+from torch import Tensor
 
 from tcm_lab._utils import Frozen
 
@@ -31,6 +32,12 @@ Array = Annotated[
     NDArray[np.float32], PlainValidator(_read), PlainSerializer(_write, return_type=dict[str, Any])
 ]
 """A float32 array; in JSON its shape and its little-endian bytes, compressed, in base 64."""
+
+
+def as_array(values: Tensor) -> NDArray[np.float32]:
+    """Return the values of a tensor of any floating-point type, on any device."""
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array
 
 
 class ArrayRecord(Frozen):

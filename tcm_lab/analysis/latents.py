@@ -1,7 +1,7 @@
 """The latent between encoder and decoder: its deviation, bits, prediction and energy.
 
-y is the latent, ŷ the decoder's input, and μ and σ are the entropy model's predictions, all in
-steps of the quantiser.
+y is the latent, ŷ the decoder's input, and μ and σ are the mean and standard deviation that the
+entropy model predicts, all in steps of the quantiser.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.hooks import hooked
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.analysis._arrays import Array, ArrayRecord, as_array
 from tcm_lab.analysis._probe import Images, image_names, iterate_images, pitch_px, run
 from tcm_lab.analysis.prediction_error import ErrorStatistics
 from tcm_lab.codec import Codec, CodecAdapter
+from tcm_lab.codec.adapter import unwrapped
+from tcm_lab.codec.distributions import Distribution
 from tcm_lab.errors import LabError
 from tcm_lab.stats import Interval, mean_interval
 
@@ -38,10 +40,11 @@ class LatentTrace:
         coded: ŷ as coded, round(y − μ) + μ.
         y_hat: ŷ as the decoder receives it, refined by LRP if there is one.
         means: μ.
-        scales: σ, bounded below by the coder's smallest.
+        scales: scales of the coder's distribution, bounded below by its smallest.
         y_bits: −log2 of the likelihood of each element of y.
         z_bits: −log2 of the likelihood of each element of z, (1, N, p, q).
         widths: channels of each slice.
+        distribution: the distribution that the coder assumes.
     """
 
     y: Tensor
@@ -52,11 +55,12 @@ class LatentTrace:
     y_bits: Tensor
     z_bits: Tensor
     widths: tuple[int, ...]
+    distribution: Distribution
 
     @property
     def error(self) -> Tensor:
         """The normalised prediction error (y − μ) / σ, (1, M, h, w)."""
-        return (self.y - self.means) / self.scales
+        return (self.y - self.means) / (self.scales * self.distribution.deviation)
 
 
 @torch.no_grad()
@@ -72,6 +76,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
     Raises:
         LabError: the codec does not predict means and scales of its whole latent at once.
     """
+    codec = unwrapped(codec)
     conditional: Any = getattr(codec, "gaussian_conditional", None)
     if conditional is None:
         raise LabError(
@@ -97,7 +102,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
             f"{CodecAdapter(codec).name} predicts no means, or predicts slice by slice; this needs "
             "one Gaussian conditional with mean and scale, as in mbt2018-mean"
         )
-    y, scales, means = inputs[0]
+    (y, scales, means), config = inputs[0], CodecAdapter(codec).config
     coded = (y - means).round() + means
     return LatentTrace(
         y=y,
@@ -108,6 +113,7 @@ def trace_latent(codec: nn.Module, x: Tensor, *, rate: float | None = None) -> L
         y_bits=-out["likelihoods"]["y"].log2(),
         z_bits=-out["likelihoods"]["z"].log2(),
         widths=tuple(getattr(codec, "slice_widths", (y.shape[1],))),
+        distribution=Distribution() if config is None else config.entropy_model.distribution,
     )
 
 
@@ -179,6 +185,7 @@ class LatentRecord(ArrayRecord):
         channel_bits: (M,) mean bits of each channel per pixel of the image.
         channel_energy: (M,) mean square of each channel about its own mean over all images.
         errors: statistics of the normalised prediction error (y − μ) / σ.
+        shape: exponent of the distance in the density that the coder assumes; 2 for a Gaussian.
         environment: device, threads, versions.
     """
 
@@ -187,6 +194,7 @@ class LatentRecord(ArrayRecord):
     channel_bits: Array
     channel_energy: Array
     errors: ErrorStatistics
+    shape: float = 2.0
     environment: Environment
 
     def interval(self, metric: str) -> Interval:
@@ -253,9 +261,10 @@ def measure_latents(
     return LatentRecord(
         model=adapter.name,
         images=tuple(latents),
-        channel_bits=torch.stack(bits).mean(0).cpu().numpy(),
-        channel_energy=energy.cpu().numpy(),
+        channel_bits=as_array(torch.stack(bits).mean(0)),
+        channel_energy=as_array(energy),
         errors=reduce(add, errors),
+        shape=trace.distribution.shape,
         environment=environment(adapter.device),
     )
 
@@ -271,7 +280,7 @@ class LatentMaps(ArrayRecord):
         deviation: (h, w) ``|y − ŷ|`` averaged over channels.
         scaled_deviation: (h, w) the deviation divided by the image's mean ``|y|``.
         coded_deviation: (h, w) ``|y − ŷ|`` before LRP.
-        scales: (h, w) σ averaged over channels.
+        scales: (h, w) scales of the coder's distribution, averaged over channels.
         error: (h, w) normalised error (y − μ) / σ of ``channel``.
         channel: the channel that costs the most bits.
     """
@@ -304,12 +313,12 @@ def latent_maps(
         model=CodecAdapter(codec).name,
         image=name,
         pitch_px=pitch_px(codec, x, trace.y.shape[-2]),
-        bits=torch.stack([part.sum(0) for part in parts]).cpu().numpy(),
-        deviation=deviation.cpu().numpy(),
-        scaled_deviation=(deviation / trace.y.abs().mean().clamp_min(1e-9)).cpu().numpy(),
-        coded_deviation=(trace.y - trace.coded)[0].abs().mean(0).cpu().numpy(),
-        scales=trace.scales[0].mean(0).cpu().numpy(),
-        error=trace.error[0, channel].cpu().numpy(),
+        bits=as_array(torch.stack([part.sum(0) for part in parts])),
+        deviation=as_array(deviation),
+        scaled_deviation=as_array(deviation / trace.y.abs().mean().clamp_min(1e-9)),
+        coded_deviation=as_array((trace.y - trace.coded)[0].abs().mean(0)),
+        scales=as_array(trace.scales[0].mean(0)),
+        error=as_array(trace.error[0, channel]),
         channel=channel,
     )
 

@@ -22,8 +22,9 @@ EDGES = tuple(i / 4 for i in range(-20, 21))
 class ErrorStatistics(ArrayRecord):
     """Statistics of the error e = (y − μ) / σ over all channels and positions.
 
-    If the entropy model predicted everything predictable, e would be standard normal where σ is
-    well above a quantiser step, and no value would depend on its neighbours.
+    If the entropy model predicted everything predictable, e would have the distribution that the
+    coder assumes, of unit deviation, where σ is well above a quantiser step, and no value would
+    depend on its neighbours.
 
     Attributes:
         count: number of values.

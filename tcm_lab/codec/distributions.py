@@ -27,6 +27,10 @@ class Distribution:
         highest: the largest scale.
     """
 
+    #: Exponent of the distance in the density: 2 for a Gaussian.
+    shape: ClassVar[float] = 2.0
+    #: Standard deviation, in scales.
+    deviation: ClassVar[float] = 1.0
     #: Distance from the mean, in scales, at which a table ends; the tails beyond sum to 1e-9.
     reach: ClassVar[float] = 6.109410204869
 
@@ -58,6 +62,8 @@ class Distribution:
 class GeneralisedGaussian(Distribution):
     """A generalised Gaussian of shape 1.5 about the mean."""
 
+    shape: ClassVar[float] = generalised_gaussian.SHAPE
+    deviation: ClassVar[float] = generalised_gaussian.DEVIATION
     reach: ClassVar[float] = generalised_gaussian.REACH
 
     lowest: float = generalised_gaussian.LOWEST_SCALE

@@ -16,6 +16,8 @@ from torch import Tensor
 from tcm_lab._compat.torchvision import import_compressai
 
 SHAPE = 1.5
+#: Standard deviation, in scales.
+DEVIATION = math.sqrt(math.gamma(3 / SHAPE) / math.gamma(1 / SHAPE))
 #: Probability of both tails beyond `REACH` scales, where the coder's tables end.
 TAIL_MASS = 1e-6
 REACH = 5.42691097558631

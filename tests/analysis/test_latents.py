@@ -1,9 +1,12 @@
+import dataclasses
 import math
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import tcm_lab
@@ -14,6 +17,7 @@ from tcm_lab.codec import Codec
 from tcm_lab.data import ImageSet, open_images
 from tcm_lab.errors import LabError
 from tcm_lab.evaluation import evaluate
+from tcm_lab.reporting.plots import prediction_plot
 from tcm_lab.reporting.tables import latent_table
 from tcm_lab.stats import Interval
 
@@ -204,3 +208,18 @@ def test_a_latent_that_is_zero_everywhere_is_measured_and_drawn() -> None:
     assert isinstance(row.values["deviation"], Interval)
     maps = latent_maps(codec, images[0])
     assert np.isfinite(maps.scaled_deviation).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "density"),
+    [("tcm-nano", scipy.stats.norm()), ("hpcm-nano", scipy.stats.gennorm(1.5))],
+)
+def test_errors_drawn_as_the_coder_assumes_have_unit_deviation(model: str, density: Any) -> None:
+    codec, image = tcm_lab.build(model).eval(), torch.rand(1, 3, 128, 128)
+    trace = trace_latent(codec, image)
+    drawn = torch.from_numpy(density.rvs(trace.y.shape, random_state=0))
+    exact = dataclasses.replace(trace, y=trace.means + trace.scales * drawn)
+    assert ErrorStatistics.of(exact.error).deviation == pytest.approx(1, abs=0.04)
+    assumed = prediction_plot({model: measure_latents(codec, image)}).axes[0].lines[0]
+    expected = density.pdf(np.asarray(assumed.get_xdata()) * density.std()) * density.std()
+    np.testing.assert_allclose(assumed.get_ydata(), expected, rtol=1e-6)

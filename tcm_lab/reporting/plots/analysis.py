@@ -5,6 +5,7 @@ Functions for several codecs take a mapping by label, and refuse an empty one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -255,7 +256,8 @@ def slice_bits_plot(records: Mapping[str, LatentRecord]) -> Figure:
 def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     """Draw the distribution of the normalised error (y − μ) / σ, and its spatial correlation.
 
-    The left panel includes the standard normal density, which the coder assumes.
+    The left panel includes the densities that the coders assume: standard normal, or a generalised
+    Gaussian of unit deviation.
 
     Raises:
         LabError: no records are given.
@@ -265,9 +267,13 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     need("records", records)
     count = 1 + len(records)
     middles = (np.array(EDGES[1:]) + EDGES[:-1]) / 2
-    normal = np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
     figure, (left, *grid) = panels(count, columns=min(count, 4), height=2.3, width=PAGE_INCHES)
-    left.plot(middles, normal, color=SOFT, ls="--", lw=1.0, label="standard normal")
+    for shape in dict.fromkeys(record.shape for record in records.values()):
+        name, dashes = (
+            ("standard normal", "--") if shape == 2 else (f"generalised, shape {shape:g}", ":")
+        )
+        density = _unit_density(middles, shape)
+        left.plot(middles, density, color=SOFT, ls=dashes, lw=1.0, label=name)
     colors = palette(len(records))
     for axes, (label, record), color in zip(grid, records.items(), colors, strict=True):
         errors = record.errors
@@ -289,6 +295,14 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     legend_below(figure, min(4, count))
     colour_bar(figure, drawn, grid, "correlation with the neighbour")
     return figure
+
+
+def _unit_density(distance: NDArray[np.float64], shape: float) -> NDArray[np.float64]:
+    """Return the density of a generalised Gaussian of mean 0 and deviation 1."""
+    scale = math.sqrt(math.gamma(1 / shape) / math.gamma(3 / shape))
+    peak = shape / (2 * scale * math.gamma(1 / shape))
+    density: NDArray[np.float64] = peak * np.exp(-((np.abs(distance) / scale) ** shape))
+    return density
 
 
 @style()
