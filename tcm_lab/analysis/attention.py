@@ -13,7 +13,7 @@ from tcm_lab._utils import Frozen
 from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.numbered import numbered
 from tcm_lab._utils.progress import OnDone
-from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.analysis._arrays import Array, ArrayRecord, as_array
 from tcm_lab.analysis._probe import (
     Images,
     attention_inputs,
@@ -28,6 +28,7 @@ from tcm_lab.analysis._probe import (
 from tcm_lab.blocks import WindowAttention
 from tcm_lab.blocks.windows import WindowPlan
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.errors import LabError
 from tcm_lab.stats import Interval, mean_interval
 
@@ -180,6 +181,7 @@ def measure_attention(
     Raises:
         LabError: the model has no window attention, or there are no images.
     """
+    codec = unwrapped(codec)
     known = _window_attentions(codec)
     names = image_names(images)
     # Per image, three (3, heads): with the bias, without it, and for equal weights.
@@ -221,6 +223,17 @@ def measure_attention(
     )
 
 
+def check_query(query_px: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse a (row, column) outside an image of ``size`` (height, width).
+
+    Raises:
+        LabError: the message gives both.
+    """
+    (row, column), (height, width) = query_px, size
+    if not (0 <= row < height and 0 <= column < width):
+        raise LabError(f"query_px = {query_px}: the image is {height}x{width} pixels")
+
+
 @torch.no_grad()
 def attention_map(
     codec: nn.Module,
@@ -246,6 +259,7 @@ def attention_map(
     Raises:
         LabError: the layer does not exist or does not run, or the pixel is outside the image.
     """
+    codec = unwrapped(codec)
     known = _window_attentions(codec)
     module = module_named(codec, layer)
     if not isinstance(module, WindowAttention):
@@ -253,9 +267,8 @@ def attention_map(
             f"layer '{layer}' is not a window attention; the first ones are "
             f"{', '.join(list(known)[:6])}"
         )
-    height, width = image.shape[-2:]
-    if not (0 <= query_px[0] < height and 0 <= query_px[1] < width):
-        raise LabError(f"query_px = {query_px}: the image is {height}x{width} pixels")
+    height, width = (int(side) for side in image.shape[-2:])
+    check_query(query_px, (height, width))
     (x,) = iterate_images([image], codec)
     tokens: Tensor = capture(f"layer '{layer}'", module, lambda: run(codec, x, rate), 0)
     weights, plan = module.weights(tokens, with_bias=with_bias)
@@ -271,7 +284,7 @@ def attention_map(
         query=query,
         query_px=query_px,
         pitch_px=pitch,
-        weights=spread_over_map(weights, plan, (rows, columns), query).cpu().numpy(),
+        weights=as_array(spread_over_map(weights, plan, (rows, columns), query)),
     )
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tcm_lab._utils import Frozen
-from tcm_lab.analysis._arrays import Array, ArrayRecord
+from tcm_lab.analysis._arrays import Array, ArrayRecord, as_array
 from tcm_lab.analysis._probe import iterate_images, outputs_of, pitch_px, run
 from tcm_lab.blocks.attention import SwinGatedAttention
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.errors import LabError
 
 
@@ -68,6 +69,7 @@ def gate_maps(
     Raises:
         LabError: the entropy model has no SWAtten.
     """
+    codec = unwrapped(codec)
     modules = {
         layer: module
         for layer, module in codec.named_modules()
@@ -90,7 +92,7 @@ def gate_maps(
                 layer=layer,
                 slice_index=int(index),
                 path="both" if gates_of_slice[index] == 1 else "mean" if path == "0" else "scale",
-                gate=gate.mean(0).cpu().numpy(),
+                gate=as_array(gate.mean(0)),
                 mean=float(gate.mean()),
                 deviation=float(gate.flatten(1).std(1, correction=0).mean()),
             )

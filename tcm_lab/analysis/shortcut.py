@@ -10,6 +10,7 @@ from tcm_lab._utils.environment import Environment, environment
 from tcm_lab._utils.progress import OnDone
 from tcm_lab.analysis._probe import Images, image_names, iterate_images, outputs_of, run
 from tcm_lab.codec import CodecAdapter
+from tcm_lab.codec.adapter import unwrapped
 from tcm_lab.errors import LabError
 
 
@@ -54,6 +55,7 @@ def measure_shortcut(
     Raises:
         LabError: there are no images, or the codec has no shortcut.
     """
+    codec = unwrapped(codec)
     adapter = CodecAdapter(codec)
     if adapter.config is None or adapter.config.shortcut in ("none", "wavelet"):
         raise LabError(

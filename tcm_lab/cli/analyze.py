@@ -152,11 +152,14 @@ def attention(
         query: Row and column of the pixel in the first image whose attention is drawn; by default
             the centre.
     """
+    from tcm_lab.analysis.attention import check_query
+
     lab, plots = tcm_lab.analysis, tcm_lab.reporting.plots
     part = options.choice("--transform", transform, ("g_a", "g_s", "h_a", "h_s", "slices"))
     images, rate = common.images(), common.rate
     height, width = images.sizes[0]
     pixel = (height // 2, width // 2) if query is None else query
+    check_query(pixel, (height, width))
     records, figures = {}, {}
     for model, codec, on_image in common.codecs(models):
         record = lab.measure_attention(codec, images, rate=rate, on_image=on_image)

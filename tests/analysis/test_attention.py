@@ -1,9 +1,10 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tcm_lab
@@ -12,6 +13,7 @@ from tcm_lab.analysis import (
     GateRecord,
     attention_map,
     gate_maps,
+    latent_maps,
     measure_attention,
 )
 from tcm_lab.analysis._probe import attention_inputs, attention_modules
@@ -234,3 +236,13 @@ def test_a_path_of_mean_and_scale_is_not_called_the_mean_s() -> None:
     axes = attention_plot({"shared": shared, "apart": apart}, transform="slices").axes[0]
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown == ["0 W", "0 SW", "1 W", "1 SW", *cells]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda codec: codec.bfloat16()])
+def test_a_codec_is_analysed_inside_its_wrapper_and_in_its_own_type(wrap: Any) -> None:
+    codec = wrap(tcm_lab.build("tcm-nano"))
+    image = torch.rand(3, 64, 64)
+    assert len(gate_maps(codec, image).gates) == 8
+    assert latent_maps(codec, image).bits.shape == (4, 4, 4)
+    weights = attention_map(codec, image, "g_a.stages.0.blocks.0.swin.attention", (3, 3)).weights
+    np.testing.assert_allclose(weights.sum((1, 2)), 1, rtol=1e-2)

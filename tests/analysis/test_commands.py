@@ -121,3 +121,13 @@ def test_a_click_draws_what_the_clicked_query_sees() -> None:
     event = MouseEvent("button_press_event", figure.canvas, 0, 0, MouseButton.LEFT)
     figure.canvas.callbacks.process("button_press_event", event)
     assert len(asked) == 2
+
+
+def test_a_query_outside_the_image_is_refused_before_anything_is_measured(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcm_lab.analysis, "measure_attention", None)
+    code, _, err = run(
+        "attention", "tcm-nano", "--data", folder, "--out", tmp_path, "--query", 5000, 5000
+    )
+    assert (code, "(5000, 5000)" in err) == (2, True)
