@@ -54,16 +54,6 @@ def test_the_front_s_growth_is_in_percent_of_its_end() -> None:
     assert list(panel.lines[0].get_ydata()) == [25.0, 25.0, 100.0]
 
 
-@pytest.mark.parametrize("label", ["a$_b_$c", "costs $5, not $6", "$\\foo$"])
-def test_a_label_is_written_as_it_is(label: str) -> None:
-    change = plots.Change(label=label, quality=0.1, interval=(-0.2, 0.4), cost=1.0)
-    figure = plots.ablation_plot([change], X, X)
-    assert figure_svg(figure)
-    (text,) = figure.axes[0].get_yticklabels()
-    assert text.get_text() == label
-    assert not text.get_parse_math()
-
-
 @pytest.mark.parametrize(
     "draw",
     [

@@ -217,7 +217,7 @@ def deviation_plot(maps: Mapping[str, LatentMaps], image: NDArray[np.uint8]) -> 
     columns = min(len(maps) + 1, 4)
     return map_panels(
         [(next(iter(maps.values())).image, image), *cells],
-        "|y - ŷ| over mean |y|",
+        r"$|y - \hat{y}|$ over mean $|y|$",
         columns=columns,
         height=PAGE_INCHES / columns * 0.75,
     )
@@ -262,8 +262,6 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
     Raises:
         LabError: no records are given.
     """
-    from matplotlib.ticker import FuncFormatter
-
     need("records", records)
     count = 1 + len(records)
     middles = (np.array(EDGES[1:]) + EDGES[:-1]) / 2
@@ -288,9 +286,8 @@ def prediction_plot(records: Mapping[str, LatentRecord]) -> Figure:
         axes.set_xlabel("columns away (latents)")
     grid[0].set_ylabel("rows away (latents)")
     left.set_yscale("log")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_ylim(1e-5, 4)
-    left.set_xlabel("(y - μ) / σ")  # noqa: RUF001  # a standard deviation
+    left.set_xlabel(r"$(y - \mu) / \sigma$")
     left.set_ylabel("density")
     legend_below(figure, min(4, count))
     colour_bar(figure, drawn, grid, "correlation with the neighbour")
