@@ -9,10 +9,10 @@ from itertools import takewhile
 
 
 class SharedLock:
-    """Lets many threads read at once, or one thread alone write, in the order in which they come.
+    """Lets many threads read together, or one thread write alone, in order of arrival.
 
-    Nobody waits for ever: who comes after a thread that wants to be alone waits, too. But a thread
-    that has access may read once more at once, and one that is alone may ask to be alone again. A
+    No thread waits indefinitely: readers that arrive after a writer wait for it. A thread that
+    already has access may read again without waiting, and a writer may ask to be alone again. A
     reading thread must not ask to be alone. A copied or unpickled lock is a new lock.
     """
 
@@ -50,7 +50,7 @@ class SharedLock:
                 self._changed.notify_all()
 
     def _is_next(self, place: object) -> bool:
-        """Return whether nobody before a place in the queue keeps its thread away."""
+        """Return whether no thread ahead in the queue blocks the one at this place."""
         thread, alone = self._queue[place]
         before = [self._queue[other] for other in takewhile(lambda p: p is not place, self._queue)]
         own = [was_alone for other, was_alone in before if other == thread]

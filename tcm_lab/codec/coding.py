@@ -252,7 +252,7 @@ def refuse_damaged_prior(prior: nn.Module, lengths: Float[Tensor, " n"]) -> None
     if not longest <= _LONGEST:
         raise CodingError(
             f"the prior of z asks for a table of {float(longest):.4g} symbols, but the entropy "
-            f"coder takes up to {_LONGEST}: the weights are damaged or not trained"
+            f"coder supports at most {_LONGEST}: the weights are damaged or not trained"
         )
 
 

@@ -1,4 +1,4 @@
-"""A model whose weights are read only while nobody holds them in another precision."""
+"""A model whose weights are read only while no thread has converted their precision."""
 
 from __future__ import annotations
 

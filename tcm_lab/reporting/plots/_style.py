@@ -252,7 +252,7 @@ def legend_below(figure: Figure, columns: int, **options: Any) -> None:
 def fitted_legend(owner: Figure | Axes, inches: float, columns: int, **options: Any) -> None:
     """Write a legend in as many columns as fit, and wrap its lines if a single one is too wide.
 
-    Without anything to explain, there is none.
+    Without labelled artists, no legend is drawn.
 
     Args:
         owner: figure or axes of the legend.
